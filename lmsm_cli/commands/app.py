@@ -1,0 +1,69 @@
+"""The command line: ties the subcommands together and turns errors into messages and exit codes."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from lmsm_cli import __version__
+from lmsm_cli.commands.compare import compare
+from lmsm_cli.commands.console import stderr_console
+from lmsm_cli.commands.demo import demo
+from lmsm_cli.commands.evaluate import evaluate
+from lmsm_cli.commands.presets import presets
+from lmsm_cli.commands.train import train
+from lmsm_cli.errors import LmsmError
+
+app = typer.Typer(
+    name="lmsm",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _command in (("demo", demo), ("train", train), ("eval", evaluate), ("compare", compare), ("presets", presets)):  # fmt: skip
+    app.command(_name)(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lmsm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:  # fmt: skip
+    """Train, evaluate and compare large-margin classifiers on balanced and long-tailed images."""
+
+
+def script() -> None:
+    """Run the command line as the `lmsm` program."""
+    sys.exit(main())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code (see lmsm_cli.errors)."""
+    try:
+        app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except LmsmError as error:
+        _print_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader has gone, as in `lmsm compare runs | head`; say nothing when Python flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _print_error(error: LmsmError) -> None:
+    console = stderr_console()
+    lines = str(error).splitlines() or [type(error).__name__]
+    console.print("[bold red]error:[/] ", end="")
+    if len(lines) > 1:
+        console.print(f"{len(lines)} problems")
+    for line in lines:
+        console.print(("  " if len(lines) > 1 else "") + line, markup=False, highlight=False, soft_wrap=True)  # fmt: skip

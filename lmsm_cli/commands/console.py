@@ -1,0 +1,81 @@
+"""The two consoles: results go to stdout, progress and messages to stderr.
+
+On a terminal rich may draw; piped, in CI, without UTF-8, with NO_COLOR or TERM=dumb there are plain
+lines, and a pipe is so wide that nothing is wrapped or cut. Text is printed as it is: no markup,
+no emoji codes, so a class named `[red]` stays `[red]`. Give styles by `style=` or rich's Text.
+"""
+
+import codecs
+import io
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Wider than any table of ours; tables and lines are not stretched to it.
+_PIPE_WIDTH = 4000
+
+# What rich and our tables write beyond ASCII; anything else becomes a question mark.
+_ASCII = {"±": "+-", "…": "...", "→": "->", "•": "*", "━": "-"}
+
+
+def _spell_in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    return "".join(_ASCII.get(character, "?") for character in lost), error.end
+
+
+codecs.register_error("lmsm", _spell_in_ascii)
+
+
+def stdout_console() -> "Console":
+    """Return a console for results."""
+    return _console(sys.stdout)
+
+
+def stderr_console() -> "Console":
+    """Return a console for progress and messages."""
+    return _console(sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout, in ASCII. Raises ValueError for NaN and infinities."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    stdout_console().out(text, highlight=False)
+
+
+def is_plain(stream: TextIO) -> bool:
+    """Return whether the stream gets plain lines: no colour, no cursor movement, no bars."""
+    wishes = ("NO_COLOR", "CI")
+    return (
+        not stream.isatty()
+        or any(os.environ.get(name) for name in wishes)
+        or os.environ.get("TERM") in ("dumb", "unknown")
+        or not _is_utf8(stream)
+    )
+
+
+def _console(stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    if isinstance(stream, io.TextIOWrapper) and not _is_utf8(stream):
+        stream.reconfigure(errors="lmsm")
+    plain = is_plain(stream)
+    return Console(
+        file=stream,
+        force_terminal=False if plain else None,
+        color_system=None if plain else "auto",
+        width=None if stream.isatty() else _PIPE_WIDTH,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    # a stream without an encoding holds text, as io.StringIO does
+    return (stream.encoding or "utf-8").lower().replace("_", "-").startswith("utf")

@@ -1,0 +1,78 @@
+"""`lmsm demo`: the whole tool on embedded data in under a minute: softmax against L-Softmax."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.config import Config, Layer, resolve
+
+if TYPE_CHECKING:
+    from lmsm_cli.experiment import Display
+
+_LOSSES = ("softmax", "lsoftmax:margin=2", "lsoftmax:margin=4")
+_MARGINS = (1, 2, 3, 4)
+# The paper's figure 2: two features, all images, the full margin at the end.
+_PICTURE = {"imbalance": "none", "factor": 1.0, "model": "paper-2d", "neck": "linear", "seed": 0}
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder that the demo's folder is made in.")] = Path("runs"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each loss.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:  # fmt: skip
+    """Compare softmax with L-Softmax on real digits, made imbalanced; draw the paper's picture.
+
+    Needs no download and no GPU, and takes under a minute on two cores.
+    """
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.reports.comparison import compare_runs
+    from lmsm_cli.reports.tables import comparison_tables
+    from lmsm_cli.runs.folder import RunFolder, find_runs, read_run
+
+    folder = RunFolder.create(out, f"demo-{datetime.now():%Y%m%d-%H%M%S}").path
+    with new_display() as display:
+        _compare_losses(folder, seeds, display)
+        picture = _draw_features(folder, display)
+    comparison = compare_runs([read_run(path) for path in find_runs([folder / "comparison"])])
+    if json:
+        print_json(comparison.to_json() | {"picture": str(picture)})
+        return
+    console = stdout_console()
+    for table in comparison_tables(comparison):
+        console.print(table)
+    console.print(f"2-D features under margins 1 to 4: {picture}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+    console.print(f"all runs: lmsm compare {folder / 'comparison'}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
+    from lmsm_cli import experiment
+
+    for loss in _LOSSES:
+        for seed in range(seeds):
+            config = _config(folder / "comparison", loss=loss, seed=seed)
+            display.say(f"{loss}, seed {seed}")
+            experiment.run(config, display, with_plots=False)
+
+
+def _draw_features(folder: Path, display: "Display") -> Path:
+    """Train one 2-D net for each margin and draw what it makes of the test images."""
+    from lmsm_cli import experiment
+    from lmsm_cli.reports.plots import plot_features
+
+    panels = []
+    for margin in _MARGINS:
+        config = _config(folder / "picture", loss=f"lsoftmax:margin={margin}", **_PICTURE)
+        display.say(f"2-D features, margin {margin}")
+        run = experiment.run(config, display, with_plots=False)
+        features, labels, classes = experiment.features(run.path, display)
+        panels.append((f"m = {margin}", features, labels))
+    plot_features(panels, classes, folder / "features.png")
+    return folder / "features.png"
+
+
+def _config(out: Path, **values: Any) -> Config:
+    layer = Layer.of_flags(values | {"out": out, "device": "auto"})
+    return resolve([Layer.of_preset("digits"), layer]).config

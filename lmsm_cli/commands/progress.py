@@ -1,0 +1,142 @@
+"""How a run shows itself on stderr: bars on a terminal, one line an epoch elsewhere."""
+
+import time
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from lmsm_cli.commands.console import stderr_console
+from lmsm_cli.engine.train import Epoch, Step
+
+# Seconds between two looks at the running loss: each waits for the device.
+_LOOK_EVERY = 0.25
+
+
+class PlainDisplay:
+    """One line an epoch and a message: for logs, pipes and CI."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or stderr_console()
+        self._reported: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave nothing behind."""
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Name each piece of work once, when it starts."""
+        if what not in self._reported:
+            self._reported.add(what)
+            self.say(what)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a line that stands out."""
+        self._console.print(f"[bold red]WARNING: {escape(text)}[/]", highlight=False, soft_wrap=True)
+
+    def step(self, step: Step) -> None:
+        """Show nothing: a log wants no line for each step."""
+
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+        """Print the epoch's line."""
+        self.say(epoch_line(epoch, num_epochs))
+
+
+class BarDisplay:
+    """Bars for the epochs and their steps, with the epochs' lines above; a context manager."""
+
+    def __init__(self) -> None:
+        self._console = stderr_console()
+        self._plain = PlainDisplay(self._console)
+        self._bars = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            console=self._console, transient=True,
+        )  # fmt: skip
+        self._tasks: dict[str, TaskID] = {}
+        self._looked = self._started = 0.0
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Move the bar of a piece of work; it goes when the work is done."""
+        self._move(what, done, total or None)
+        if total and done >= total:
+            self._drop(what)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._plain.say(text)
+
+    def warn(self, text: str) -> None:
+        """Print a line that stands out above the bars."""
+        self._plain.warn(text)
+
+    def step(self, step: Step) -> None:
+        """Move the bar of the epoch's steps, now and then with the loss."""
+        now = time.monotonic()
+        if step.step == 1:
+            self._started = now
+        if now - self._looked < _LOOK_EVERY:
+            return
+        self._looked = now
+        speed = step.num_images / max(1e-9, now - self._started)
+        note = f"loss {step.loss.item():.3f}, {speed:,.0f} images/s"
+        self._move(f"epoch {step.epoch}", step.step, step.num_steps, note)
+
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+        """Print the epoch's line and move the bar of epochs."""
+        self._drop(f"epoch {epoch.epoch}")
+        self._plain.epoch(epoch, num_epochs)
+        self._move("epochs", epoch.epoch, num_epochs)
+        if epoch.epoch == num_epochs:
+            self._drop("epochs")
+
+    def _move(self, name: str, done: int, total: int | None, note: str = "") -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(escape(name), total=total, note="")
+        self._bars.update(self._tasks[name], completed=done, total=total, note=note)
+
+    def _drop(self, name: str) -> None:
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+
+
+def epoch_line(epoch: Epoch, num_epochs: int) -> str:
+    """Return the line of an epoch; accuracies are margin-free."""
+    pieces = [
+        f"epoch {epoch.epoch:>{len(str(num_epochs))}}/{num_epochs}",
+        f"train loss {epoch.train_loss:.3f} acc {epoch.train_accuracy:.3f}",
+    ]
+    if epoch.val_loss is not None:
+        pieces.append(f"val loss {epoch.val_loss:.3f} acc {epoch.val_accuracy:.3f} balanced {epoch.val_balanced_accuracy:.3f}")  # fmt: skip
+    if epoch.lam is not None:
+        pieces.append(f"lambda {epoch.lam:.3g} (effective margin {epoch.effective_margin:.2f})")
+    pieces.append(f"lr {epoch.lr:.3g}")
+    pieces.append(f"{epoch.images_per_second:,.0f} images/s")
+    return " | ".join(pieces)
+
+
+def new_display() -> BarDisplay | PlainDisplay:
+    """Return bars where stderr is a terminal that can move its cursor, else lines."""
+    return BarDisplay() if stderr_console().is_interactive else PlainDisplay()

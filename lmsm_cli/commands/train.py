@@ -1,0 +1,64 @@
+"""`lmsm train`: one run from flags, presets and files."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import with_config_flags
+from lmsm_cli.config import Layer, Resolved, dump, resolve
+
+
+@with_config_flags
+def train(
+    *,
+    preset: Annotated[str | None, typer.Option(help="Start from a shipped preset (`lmsm presets` lists them).")] = None,
+    config: Annotated[Path | None, typer.Option(help="Start from a YAML file, over the preset.")] = None,
+    margin: Annotated[str | None, typer.Option(metavar="M", help="Short for margin=M in --loss.", rich_help_panel="Loss")] = None,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print each value with where it came from, and stop.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    **flags: Any,
+) -> None:  # fmt: skip
+    """Train a classifier and write a run folder; ends with a per-class accuracy table.
+
+    A value comes from the highest of: default < preset < --config FILE < flag.
+    """
+    layers = [Layer.of_preset(preset)] if preset else []
+    layers += [Layer.of_file(config)] if config else []
+    layers.append(Layer.of_flags(flags | {"margin": margin}))
+    from lmsm_cli.losses import check_loss  # imports torch, which --help must not wait for
+
+    resolved = resolve(layers, check_loss)
+    if show_config:
+        _show(resolved, json=json)
+    else:
+        _run(resolved, json=json)
+
+
+def _show(resolved: Resolved, *, json: bool) -> None:
+    values = dump(resolved.config)
+    if json:
+        print_json({key: {"value": values[key], "from": place} for key, place in resolved.origins.items()})  # fmt: skip
+        return
+    from lmsm_cli.reports.tables import config_table
+
+    stdout_console().print(config_table(values, resolved.origins))
+
+
+def _run(resolved: Resolved, *, json: bool) -> None:
+    from lmsm_cli import experiment
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.reports.tables import per_class_table, summary_table
+    from lmsm_cli.runs.folder import read_run
+
+    with new_display() as display:
+        folder = experiment.run(resolved.config, display)
+    scores = read_run(folder.path).scores or {}
+    if json:
+        print_json({"run": str(folder.path), **scores})
+        return
+    console = stdout_console()
+    console.print(per_class_table(scores))
+    console.print(summary_table(scores))
+    console.print(f"run folder: {folder.path}", markup=False, highlight=False, soft_wrap=True)

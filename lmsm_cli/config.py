@@ -1,0 +1,295 @@
+"""Config: every choice that decides a run, and where each came from.
+
+A value comes from the highest layer that gives it: built-in default < preset < `--config FILE` <
+flag. To add a choice, add a field with its docstring: the flag, its help and its YAML key follow.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lmsm_cli.errors import LmsmError, did_you_mean
+from lmsm_cli.spec import with_option
+from lmsm_cli.strict_yaml import read_mapping
+
+Dataset = Literal[
+    "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits", "folder"
+]  # fmt: skip
+Model = Literal[
+    "resnet18", "vgg16", "vgg16_bn", "resnet18-cifar", "resnet32",
+    "paper-mnist", "paper-cifar10", "paper-cifar100", "paper-2d",
+]  # fmt: skip
+
+# What stands between the backbone's features and the head where nothing else is asked for. BatchNorm
+# features cannot die under a margin (benchmarks/LOG.md), and one neck for every loss keeps a
+# comparison fair. The CIFAR ResNets keep the field's direct connection; two features stay plain.
+_USUAL_NECK: dict[str, str] = {"resnet18-cifar": "none", "resnet32": "none", "paper-2d": "linear"}
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would take true for 1
+        raise ValueError("true and false are not numbers")
+    return value
+
+
+def _split_commas(value: Any) -> Any:
+    return tuple(piece.strip() for piece in value.split(",")) if isinstance(value, str) else value
+
+
+def _check_device(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdecimal())):
+        raise ValueError(f"{value!r} is not auto, cpu, cuda or cuda:N")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_not_bool)]
+Float = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+
+
+def _panel(name: str) -> dict[str, Any]:
+    return {"panel": name}
+
+
+_DATA, _MODEL, _LOSS = _panel("Data"), _panel("Model"), _panel("Loss")
+_TRAINING, _RUN = _panel("Training"), _panel("Run")
+
+
+class Config(BaseModel):
+    """Every choice that decides a run; frozen, complete and checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    dataset: Dataset = Field("cifar10", json_schema_extra=_DATA)
+    """Data set; `balanced` and `imbalanced` are CIFAR-10, `folder` is class folders in --data-dir."""
+    data_dir: Path = Field(Path("data"), json_schema_extra=_DATA)
+    """Where the data is or will be downloaded to [default: $LMSM_DATA_DIR, else data]."""
+    imbalance: Literal["none", "exp", "step"] = Field("none", json_schema_extra=_DATA)
+    """Long-tailed profile of the training images [default: exp for `imbalanced`]."""
+    factor: Float = Field(1.0, gt=0, le=1, json_schema_extra=_DATA)
+    """Images in the smallest class / images in the largest [default: 0.1 with a profile]."""
+    validation: Float = Field(0.1, ge=0, lt=1, json_schema_extra=_DATA)
+    """Share of the training images, class by class, that is held out for validation."""
+    split_seed: Int = Field(0, ge=0, lt=2**32, json_schema_extra=_DATA)
+    """Seed of the validation split; apart from --seed, so that seeds share one split."""
+    augment: Literal["none", "flip", "crop-flip"] = Field("none", json_schema_extra=_DATA)
+    """Random changes to the training images; crop pads by 4 pixels."""
+    image_size: Int = Field(32, ge=8, le=1024, json_schema_extra=_DATA)
+    """Side in pixels that the images of `folder` are brought to."""
+
+    model: Model = Field("resnet18", json_schema_extra=_MODEL)
+    """Backbone."""
+    neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
+    """Last layers before the head; `relu` can die under a margin [default: none for CIFAR ResNets]."""
+    pretrained: str | None = Field(None, json_schema_extra=_MODEL)
+    """`imagenet` for torchvision's weights, or the path of a state-dict file."""
+
+    loss: str = Field("softmax", json_schema_extra=_LOSS)
+    """Loss as name or name:key=value,..., as in lsoftmax:margin=4,lambda_min=5."""
+
+    epochs: Int = Field(10, ge=1, json_schema_extra=_TRAINING)
+    """Passes over the training images."""
+    batch_size: Int = Field(128, ge=2, json_schema_extra=_TRAINING)
+    """Images in a training step."""
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", json_schema_extra=_TRAINING)
+    """Optimiser."""
+    lr: Float = Field(0.001, gt=0, json_schema_extra=_TRAINING)
+    """Learning rate before the schedule."""
+    momentum: Float = Field(0.9, ge=0, lt=1, json_schema_extra=_TRAINING)
+    """Momentum of sgd."""
+    weight_decay: Float = Field(0.0005, ge=0, json_schema_extra=_TRAINING)
+    """Weight decay."""
+    schedule: Literal["constant", "step", "multistep", "cosine"] = Field("step", json_schema_extra=_TRAINING)  # fmt: skip
+    """How the learning rate falls, epoch by epoch."""
+    step_size: Int = Field(2, ge=1, json_schema_extra=_TRAINING)
+    """Epochs between the falls of `step`."""
+    milestones: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], BeforeValidator(_split_commas)] = Field((160, 180), json_schema_extra=_TRAINING)  # fmt: skip
+    """Epochs after which `multistep` falls, as in 160,180."""
+    gamma: Float = Field(0.9, gt=0, le=1, json_schema_extra=_TRAINING)
+    """What a fall multiplies the learning rate by."""
+    warmup: Int = Field(0, ge=0, json_schema_extra=_TRAINING)
+    """Epochs over which the learning rate first rises in a line."""
+    best_tolerance: Float = Field(0.01, ge=0, json_schema_extra=_TRAINING)
+    """best.pt is replaced only by a validation score better by more than this."""
+
+    seed: Int = Field(42, ge=0, lt=2**32, json_schema_extra=_RUN)
+    """Seed of weights, shuffling, augmentation and dropout."""
+    device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", json_schema_extra=_RUN)
+    """Arithmetic of the backbone; auto takes bf16 where the hardware has it; the head is fp32."""
+    out: Path = Field(Path("runs"), json_schema_extra=_RUN)
+    """Folder that the run folder is made in."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_derived(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, (value, _) in derived_defaults(values).items()} | values
+
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, value: str, info: ValidationInfo) -> str:
+        """Check the spec by the caller's `check_loss`; the losses are not known down here."""
+        check = (info.context or {}).get("check_loss")
+        if check:
+            try:
+                check(value)
+            except LmsmError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Config":
+        if self.dataset == "balanced" and self.imbalance != "none":
+            raise ValueError("dataset 'balanced' excludes an imbalance; take 'imbalanced' or 'cifar10'")
+        if self.dataset == "imbalanced" and self.imbalance == "none":
+            raise ValueError("dataset 'imbalanced' needs an imbalance; take 'balanced' or 'cifar10'")
+        if self.imbalance == "none" and self.factor != 1:
+            raise ValueError(f"factor {self.factor} has no effect without an imbalance (exp or step)")
+        if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {self.milestones} do not rise")
+        return self
+
+
+def derived_defaults(given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return the defaults that follow from other values: key -> (value, reason)."""
+    derived: dict[str, tuple[Any, str]] = {}
+    if os.environ.get("LMSM_DATA_DIR"):
+        derived["data_dir"] = (os.environ["LMSM_DATA_DIR"], "environment LMSM_DATA_DIR")
+    if given.get("dataset") == "imbalanced":
+        derived["imbalance"] = ("exp", "dataset imbalanced")
+    imbalance = given.get("imbalance", derived.get("imbalance", ("none",))[0])
+    if imbalance != "none":
+        derived["factor"] = (0.1, f"imbalance {imbalance}")
+    model = str(given.get("model"))
+    if model in _USUAL_NECK:
+        derived["neck"] = (_USUAL_NECK[model], f"model {model}")
+    return {key: value for key, value in derived.items() if key not in given}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one place, each with the place's name for messages and `--show-config`."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+    @classmethod
+    def of_file(cls, path: Path, name: str | None = None) -> "Layer":
+        """Read a YAML file; `name` stands for the path in origins."""
+        entries = read_mapping(path)
+        return cls(
+            {key: entry.value for key, entry in entries.items()},
+            {key: f"{name or path}:{entry.line}" for key, entry in entries.items()},
+        )
+
+    @classmethod
+    def of_preset(cls, name: str) -> "Layer":
+        """Read a shipped preset."""
+        return cls.of_file(preset_path(name), f"preset {name}")
+
+    @classmethod
+    def of_flags(cls, flags: Mapping[str, Any]) -> "Layer":
+        """Take the flags that were given; None means not given."""
+        given = {key: value for key, value in flags.items() if value is not None}
+        return cls(given, {key: flag_name(key) for key in given})
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked config and where each of its values came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
+def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None = None) -> Resolved:
+    """Return the config that the layers give, lowest first.
+
+    `margin` is a key of layers only: short for the `margin=` of the loss spec in force there.
+    `check_loss` raises LmsmError for a bad loss spec. Raises LmsmError that lists every mistake.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: list[str] = []
+    for layer in layers:
+        values |= layer.values
+        origins |= layer.origins
+        if "margin" in values:
+            try:
+                values["loss"] = with_option(str(values.get("loss", "softmax")), "margin", values.pop("margin"))
+            except LmsmError as error:
+                problems.append(f"{origins['margin']}: {error}")
+            origins["loss"] = origins.pop("margin")
+    try:
+        config = Config.model_validate(values, context={"check_loss": check_loss})
+    except ValidationError as error:
+        problems += [_explain(problem, origins) for problem in error.errors()]
+    if problems:
+        raise LmsmError("\n".join(problems))
+    reasons = {key: reason for key, (_, reason) in derived_defaults(values).items()}
+    named = {key: origins.get(key, reasons.get(key, "default")) for key in Config.model_fields}
+    return Resolved(config, named)
+
+
+def _explain(problem: Any, origins: Mapping[str, str]) -> str:
+    """Return one pydantic problem as `place: what is wrong (nearest right thing)`."""
+    key = str(problem["loc"][0]) if problem["loc"] else ""
+    place = origins.get(key, key)
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key {key!r}{did_you_mean(key, [*Config.model_fields, 'margin'])}"
+    if problem["type"] == "literal_error":
+        choices = get_args(Config.model_fields[key].annotation)
+        return f"{place}: {key} has no value {problem['input']!r}{did_you_mean(str(problem['input']), choices)}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{place}: {key} is {problem['input']!r}: {message}" if key else message
+
+
+def flag_name(key: str) -> str:
+    """Return the flag of a config key: weight_decay -> --weight-decay."""
+    return "--" + key.replace("_", "-")
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """Return the config as plain types, ready for YAML and JSON."""
+    return config.model_dump(mode="json")
+
+
+def dump_yaml(config: Config) -> str:
+    """Return the config as YAML text that `--config` reads back."""
+    text: str = yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def preset_folder() -> Path:
+    """Return the folder of the shipped presets: inside an installed wheel, else in the checkout."""
+    package = Path(__file__).parent
+    inside = package / "presets"
+    return inside if inside.is_dir() else package.parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """Return the file of a preset. Raises LmsmError with the nearest name where there is none."""
+    if name not in preset_names():
+        raise LmsmError(f"no preset {name!r}{did_you_mean(name, preset_names())}")
+    return preset_folder() / f"{name}.yaml"

@@ -1,0 +1,1 @@
+"""Data: read it, fetch it, make it imbalanced, batch it."""

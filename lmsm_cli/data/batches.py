@@ -1,0 +1,80 @@
+"""Shuffled, augmented batches, on the device that holds the images.
+
+Everything random in an epoch is drawn before it, from a generator that depends only on (seed,
+epoch): an epoch can be repeated exactly, and entered at any batch. The draws are made on the CPU,
+so they are the same on every device.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Pixels of zeros around an image before the random crop: the field's recipe for CIFAR.
+_PADDING = 4
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """All random choices of one epoch: order (N,), flips (N,) or None, crop corners (N, 2) or None."""
+
+    order: Tensor
+    flips: Tensor | None
+    corners: Tensor | None
+
+
+def plan_epoch(num_images: int, augment: str, *, seed: int, epoch: int) -> EpochPlan:
+    """Draw the choices of an epoch; `augment` is `none`, `flip` or `crop-flip`."""
+    # NumPy mixes both numbers; torch's CPU generator would keep only 32 bits of a joint seed.
+    generator = np.random.default_rng((seed, epoch))
+    order = torch.from_numpy(generator.permutation(num_images))
+    flips = corners = None
+    if augment != "none":
+        flips = torch.from_numpy(generator.random(num_images) < 0.5)
+    if augment == "crop-flip":
+        corners = torch.from_numpy(generator.integers(2 * _PADDING + 1, size=(num_images, 2)))
+    return EpochPlan(order, flips, corners)
+
+
+def num_batches(num_images: int, batch_size: int) -> int:
+    """Return the batches of an epoch; a last batch of one image is left out.
+
+    BatchNorm has no variance over a single image.
+    """
+    full, rest = divmod(num_images, batch_size)
+    return full + (rest > 1)
+
+
+def batches(
+    images: Tensor, labels: Tensor, plan: EpochPlan, batch_size: int, *, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images, labels) from batch `start` on, for uint8 images (N, H, W, C) on any device.
+
+    A batch is uint8 (B, C, H, W) in channels-last layout, labels (B,).
+    """
+    for i in range(start, num_batches(len(labels), batch_size)):
+        part = slice(i * batch_size, (i + 1) * batch_size)
+        chosen = plan.order[part].to(images.device)
+        flips = None if plan.flips is None else plan.flips[part].to(images.device)
+        corners = None if plan.corners is None else plan.corners[part].to(images.device)
+        yield augmented(images[chosen], flips, corners).permute(0, 3, 1, 2), labels[chosen]
+
+
+def augmented(images: Tensor, flips: Tensor | None, corners: Tensor | None) -> Tensor:
+    """Return the batch (B, H, W, C) cropped at `corners` of its padded self, then flipped."""
+    count, height, width, _ = images.shape
+    device = images.device
+    rows = torch.arange(height, device=device).expand(count, height)
+    columns = torch.arange(width, device=device).expand(count, width)
+    if flips is not None:
+        columns = torch.where(flips[:, None], width - 1 - columns, columns)
+    if corners is not None:
+        images = functional.pad(images, (0, 0, _PADDING, _PADDING, _PADDING, _PADDING))
+        rows, columns = rows + corners[:, :1], columns + corners[:, 1:]
+    elif flips is None:
+        return images
+    batch = torch.arange(count, device=device)[:, None, None]
+    return images[batch, rows[:, :, None], columns[:, None, :]]

@@ -1,0 +1,252 @@
+"""Read a data set into an ImageSet: uint8 images in memory, labels, class names, normalisation.
+
+To add a data set that torchvision knows, add it to SOURCES here and to PUBLISHED; what else there
+is comes as class folders (`folder`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmsm_cli.data.class_folders import Listing, has_folders, list_class_folders, read_images
+from lmsm_cli.data.fetch import Report as Report
+from lmsm_cli.data.fetch import silent as silent
+from lmsm_cli.data.published import PUBLISHED, Content
+from lmsm_cli.data.published import Split as Split
+from lmsm_cli.errors import DataError, LmsmError, did_you_mean
+
+_TEST_SHARE = 0.2  # of class folders that come without train/ and test/
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images in host memory."""
+
+    images: Tensor  # uint8 (N, H, W, C), contiguous: a gathered batch is channels-last
+    labels: Tensor  # int64 (N,)
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]  # per channel, in units of [0, 1]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def counts(self) -> list[int]:
+        """Return the number of images of each class."""
+        counts: list[int] = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return counts
+
+    def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
+        """Return the images at the indices, in their order, copied."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of a data set before anything is read."""
+
+    name: str  # the data set behind an alias; its class folders are below a folder of this name
+    train_counts: tuple[int, ...] | None  # as published; None where only the folder knows
+    channels: int
+    size: int  # side in pixels; of `folder` only a default
+    mean: tuple[float, ...] | None = None  # None: worked out from the training images
+    std: tuple[float, ...] | None = None
+
+
+# The means and deviations that the field uses: CIFAR's as in LDAM-DRW (Cao et al. 2019).
+_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_CIFAR10 = Source("cifar10", (5000,) * 10, 3, 32, *_CIFAR)
+_MNIST_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+_SVHN_COUNTS = (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659)
+_DIGITS_COUNTS = (119, 121, 118, 122, 121, 121, 121, 119, 116, 120)
+
+SOURCES: dict[str, Source] = {
+    "balanced": _CIFAR10,
+    "imbalanced": _CIFAR10,
+    "cifar10": _CIFAR10,
+    "cifar100": Source("cifar100", (500,) * 100, 3, 32, *_CIFAR),
+    "mnist": Source("mnist", _MNIST_COUNTS, 1, 28, (0.1307,), (0.3081,)),
+    "fashion-mnist": Source("fashion-mnist", (6000,) * 10, 1, 28, (0.2860,), (0.3530,)),
+    "svhn": Source("svhn", _SVHN_COUNTS, 3, 32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "digits": Source("digits", _DIGITS_COUNTS, 1, 8),
+    "folder": Source("folder", None, 3, 32),
+}
+
+
+def source_of(dataset: str) -> Source:
+    """Return what is known of a data set. Raises LmsmError with the nearest name."""
+    if dataset not in SOURCES:
+        raise LmsmError(f"no data set {dataset!r}{did_you_mean(dataset, SOURCES)}")
+    return SOURCES[dataset]
+
+
+def load(
+    dataset: str,
+    data_dir: Path,
+    split: Split,
+    *,
+    image_size: int = 32,
+    report: Report = silent,
+) -> ImageSet:
+    """Return the training or test images of a data set; what is missing is downloaded first.
+
+    `image_size` counts for `folder` only. Raises DataError that names the file and the way out,
+    DiskError where a download cannot be written.
+    """
+    source = source_of(dataset)
+    if source.name == "digits":
+        return _load_digits(split)
+    if source.name == "folder":
+        return _load_own_folder(data_dir, split, image_size=image_size, report=report)
+    assert source.mean is not None and source.std is not None
+    content = _read_known(source, data_dir, split, report)
+    return _image_set(content, source.mean, source.std)
+
+
+def load_folder(
+    path: Path,
+    *,
+    image_size: int,
+    channels: int = 3,
+    classes: Sequence[str] | None = None,
+    report: Report = silent,
+) -> ImageSet:
+    """Return all images below the class folders of `path`.
+
+    With `classes`, labels are places in it, and a class may have no folder. The normalisation is
+    that of these images: for a trained model, take its own. Raises DataError for a folder that is
+    no class.
+    """
+    listing = list_class_folders(path)
+    content = _read_listing(listing, image_size, channels, report)
+    if classes is not None:
+        strange = [name for name in listing.classes if name not in classes]
+        if strange:
+            raise DataError(
+                f"{path} has class folders that are none of the classes: {_few(strange)}; "
+                f"the classes are {_few(classes)}"
+            )
+        places = np.array([list(classes).index(name) for name in listing.classes])
+        content = Content(content.images, places[content.labels], tuple(classes))
+    return _image_set(content, *_normalisation(content.images))
+
+
+def _load_digits(split: Split) -> ImageSet:
+    """Return scikit-learn's 1,797 digits, a third of them for the test."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    labels = digits.target.astype(np.int64)
+    parts = train_test_split(
+        np.arange(len(labels)), test_size=1 / 3, random_state=0, stratify=labels
+    )
+    train, test = (np.sort(part) for part in parts)
+    # the file holds 0..16
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    names = tuple(str(name) for name in digits.target_names)
+    keep = train if split == "train" else test
+    return _image_set(Content(images[keep], labels[keep], names), *_normalisation(images[train]))
+
+
+def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: Report) -> ImageSet:
+    """Return a split of the user's class folders, with or without train/ and test/."""
+    if not any(has_folders(data_dir / name) for name in ("train", "test")):
+        listing = list_class_folders(data_dir)
+        content = _read_listing(listing, image_size, 3, report)
+        train, test = _split_by_class(content.labels, listing)
+        keep = train if split == "train" else test
+        kept = Content(content.images[keep], content.labels[keep], content.classes)
+        return _image_set(kept, *_normalisation(content.images[train]))
+    listings = {name: list_class_folders(data_dir / name) for name in ("train", "test")}
+    differing = set(listings["train"].classes) ^ set(listings["test"].classes)
+    if differing:
+        raise DataError(
+            f"{data_dir / 'train'} and {data_dir / 'test'} must hold the same class folders; "
+            f"only one of them has {_few(sorted(differing))}"
+        )
+    train_content = _read_listing(listings["train"], image_size, 3, report)
+    mean, std = _normalisation(train_content.images)
+    if split == "train":
+        return _image_set(train_content, mean, std)
+    del train_content
+    return _image_set(_read_listing(listings["test"], image_size, 3, report), mean, std)
+
+
+def _split_by_class(labels: np.ndarray, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of a fixed split, at least one image of each class on both sides."""
+    draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label, name in enumerate(listing.classes):
+        own = np.flatnonzero(labels == label)
+        if len(own) < 2:
+            raise DataError(
+                f"the class folder {listing.root / name} holds 1 image; training and test need "
+                "one each: add images, or make train/ and test/"
+            )
+        is_test[draws.permutation(own)[: max(1, round(_TEST_SHARE * len(own)))]] = True
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def _read_known(source: Source, data_dir: Path, split: Split, report: Report) -> Content:
+    """Return a published data set: its own files, else class folders, else a download."""
+    published = PUBLISHED[source.name]
+    roots = published.roots(data_dir, source.name)
+    root = next((root for root in roots if published.is_complete(root)), None)
+    if root is None:
+        homes = [data_dir / source.name]
+        if data_dir.resolve().name == source.name:
+            homes.append(data_dir)
+        for home in homes:
+            if any(has_folders(home / name) for name in ("train", "test")):
+                return _read_known_folders(source, home / split, report)
+        root = roots[0]
+        published.fetch(root, report=report)
+    return published.read(root, split)
+
+
+def _read_known_folders(source: Source, path: Path, report: Report) -> Content:
+    listing = list_class_folders(path)
+    expected = len(source.train_counts or ())
+    if len(listing.classes) != expected:
+        raise DataError(
+            f"{path} holds {len(listing.classes)} class folders, {source.name} has {expected}; "
+            "complete it, or read it as it is with --dataset folder"
+        )
+    return _read_listing(listing, source.size, source.channels, report)
+
+
+def _read_listing(listing: Listing, size: int, channels: int, report: Report) -> Content:
+    images = read_images(listing, size=size, channels=channels, report=report)
+    return Content(images, np.array(listing.labels, dtype=np.int64), listing.classes)
+
+
+def _image_set(content: Content, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
+    images, labels = torch.from_numpy(content.images), torch.from_numpy(content.labels)
+    return ImageSet(images.contiguous(), labels, content.classes, mean, std)
+
+
+def _normalisation(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, in units of [0, 1]."""
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        # exact, and without a floating-point copy of the images
+        pixels = torch.from_numpy(np.ascontiguousarray(images[..., channel])).flatten()
+        shares = torch.bincount(pixels, minlength=256).numpy() / pixels.numel()
+        mean = float(shares @ levels)
+        means.append(mean)
+        # one grey level at least: images of one colour must not divide by zero
+        deviations.append(max(float(np.sqrt(shares @ (levels - mean) ** 2)), 1 / 255))
+    return tuple(means), tuple(deviations)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

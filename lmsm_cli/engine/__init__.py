@@ -1,0 +1,1 @@
+"""Train and evaluate a classifier on a device; knows no files and no screen."""

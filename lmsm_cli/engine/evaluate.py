@@ -1,0 +1,41 @@
+"""What a trained classifier says of images, without any margin."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lmsm_cli.engine.device import Runtime
+from lmsm_cli.models import Classifier
+
+# Larger than a training batch: no activations are kept for a backward pass.
+_BATCH = 250
+
+
+@torch.inference_mode()
+def scores_of(model: Classifier, images: Tensor, runtime: Runtime) -> Tensor:
+    """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device."""
+    return torch.cat([model.head.logits(features) for features in _embedded(model, images, runtime)])
+
+
+@torch.inference_mode()
+def features_of(model: Classifier, images: Tensor, runtime: Runtime) -> Tensor:
+    """Return the head's input features (N, D) of uint8 images (N, H, W, C)."""
+    return torch.cat([features.float() for features in _embedded(model, images, runtime)])
+
+
+def _embedded(model: Classifier, images: Tensor, runtime: Runtime) -> Iterator[Tensor]:
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in images.split(_BATCH):
+            with runtime.autocast():
+                yield model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
+    finally:
+        model.train(was_training)
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> float:
+    """Return the margin-free loss of logits (N, C) against labels (N,)."""
+    return functional.cross_entropy(logits, labels.to(logits.device)).item()

@@ -1,0 +1,58 @@
+"""What can go wrong in a way that the user can mend, and the exit code of each kind.
+
+LmsmError (2, usage and config)
+|- RunError         1  the run failed
+|- DataError        3  data missing or bad
+|- CheckpointError  4  checkpoint unusable
+|- DivergedError    5  the loss is no longer finite
+`- DiskError        6  disk or other I/O
+
+A message is one sentence: the fact, the value given, the way out; lower case, no full stop.
+Exit codes 130 and 143 (interrupted by SIGINT, SIGTERM) belong to signals, not to errors.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LmsmError(Exception):
+    """A mistake in usage or configuration, shown as one message without a traceback."""
+
+    exit_code = 2
+
+
+class RunError(LmsmError):
+    """A run that could not be finished."""
+
+    exit_code = 1
+
+
+class DataError(LmsmError):
+    """Data that is missing or damaged."""
+
+    exit_code = 3
+
+
+class CheckpointError(LmsmError):
+    """A checkpoint that cannot be used."""
+
+    exit_code = 4
+
+
+class DivergedError(LmsmError):
+    """A training whose loss is infinite or not a number."""
+
+    exit_code = 5
+
+
+class DiskError(LmsmError):
+    """A file that cannot be written."""
+
+    exit_code = 6
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the known name nearest to `name`, else the known names."""
+    names = sorted(known)
+    near = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(names)})"

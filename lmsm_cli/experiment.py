@@ -1,0 +1,303 @@
+"""From a Config to a finished run: the one road that train, demo and every later command take."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from lmsm_cli import config as configs
+from lmsm_cli.config import Config
+from lmsm_cli.data import sources
+from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
+from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.engine.device import Runtime, choose_runtime
+from lmsm_cli.engine.evaluate import features_of, scores_of
+from lmsm_cli.engine.train import Epoch, Step, new_optimizer, train
+from lmsm_cli.errors import CheckpointError, LmsmError
+from lmsm_cli.models import Classifier, build_classifier
+from lmsm_cli.reports import plots
+from lmsm_cli.runs import checkpoint, environment
+from lmsm_cli.runs.folder import RunFolder, read_run, run_name
+from lmsm_cli.scores import Scores, score
+from lmsm_cli.spec import parse_spec
+
+
+class Display(Protocol):
+    """What a run tells while it goes; the loop knows no screen."""
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Show progress before the training; `total` 0 means unknown."""
+
+    def say(self, text: str) -> None:
+        """Show a message."""
+
+    def warn(self, text: str) -> None:
+        """Show a message that must not be overlooked."""
+
+    def step(self, step: Step) -> None:
+        """Show a finished step."""
+
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+        """Show a finished epoch."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run; `train_counts` are the training images per class."""
+
+    training: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+
+    @property
+    def train_counts(self) -> list[int]:
+        """Training images per class, validation excluded."""
+        return self.training.counts()
+
+
+def check(config: Config) -> None:
+    """Raise LmsmError for what cannot work, before any data is read."""
+    available = sources.source_of(config.dataset).train_counts
+    if available is not None:
+        _check_counts(config, available)
+    choose_runtime(config.device, config.precision)
+
+
+def _check_counts(config: Config, available: tuple[int, ...]) -> None:
+    kept = kept_counts(available, config.imbalance, config.factor)
+    left = sum(kept) - sum(validation_counts(kept, config.validation))
+    if config.batch_size > left:
+        raise LmsmError(f"batch_size is {config.batch_size}: only {left} training images are left; use at most {left}")  # fmt: skip
+
+
+def load_training(config: Config, report: sources.Report) -> tuple[ImageSet, ImageSet | None]:
+    """Return the long-tailed training images and the validation images split off them."""
+    full = sources.load(config.dataset, config.data_dir, "train", image_size=config.image_size, report=report)  # fmt: skip
+    _check_counts(config, tuple(full.counts()))
+    if config.imbalance != "none":
+        counts = kept_counts(full.counts(), config.imbalance, config.factor)
+        full = full.subset(torch.from_numpy(kept_indices(full.labels.numpy(), counts)))
+    if config.validation == 0:
+        return full, None
+    train_part, held_out = split(full.labels.numpy(), len(full.classes), config.validation, config.split_seed)  # fmt: skip
+    if len(held_out) == 0:
+        raise LmsmError(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0")  # fmt: skip
+    return full.subset(torch.from_numpy(train_part)), full.subset(torch.from_numpy(held_out))
+
+
+def load_test(config: Config, report: sources.Report) -> ImageSet:
+    """Return the test images."""
+    return sources.load(config.dataset, config.data_dir, "test", image_size=config.image_size, report=report)  # fmt: skip
+
+
+def build_model(config: Config, data: Data, runtime: Runtime) -> Classifier:
+    """Return the config's classifier, freshly drawn from its seed, on the device."""
+    torch.manual_seed(config.seed)
+    side = data.training.images.shape[1]
+    model = build_classifier(
+        config.model, config.neck, config.loss,
+        classes=data.training.classes, mean=data.training.mean, std=data.training.std,
+        class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained, image_size=side,
+    )  # fmt: skip
+    return model.to(runtime.device, memory_format=torch.channels_last)
+
+
+def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder:
+    """Train, test and write the run folder; return it.
+
+    Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
+    """
+    check(config)
+    runtime = choose_runtime(config.device, config.precision)
+    training, validation = load_training(config, display.report)
+    data = Data(training, validation, load_test(config, display.report))
+    model = build_model(config, data, runtime)
+    folder = _new_folder(config, runtime)
+    display.say(f"{folder.path}: {len(training.labels)} training images on {runtime}")
+    with _status(folder):
+        last, best = _train(model, config, data, runtime, folder, display)
+        folder.write_scores(_test(model, data, runtime, folder, last, best))
+        if with_plots:
+            _draw(folder, data)
+    return folder
+
+
+def _new_folder(config: Config, runtime: Runtime) -> RunFolder:
+    name = run_name(config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now())  # fmt: skip
+    folder = RunFolder.create(config.out, name)
+    folder.write_config(configs.dump_yaml(config))
+    folder.write_environment(environment.describe(str(runtime)))
+    return folder
+
+
+@contextmanager
+def _status(folder: RunFolder) -> Iterator[None]:
+    """Keep status.json true: running, then completed, failed or interrupted."""
+    folder.write_status("running")
+    try:
+        yield
+    except LmsmError as error:
+        folder.write_status("failed", str(error), error.exit_code)
+        raise
+    except KeyboardInterrupt:
+        folder.write_status("interrupted", "SIGINT", 130)
+        raise
+    except BaseException as error:
+        folder.write_status("failed", f"{type(error).__name__}: {error}", 1)
+        raise
+    folder.write_status("completed", exit_code=0)
+
+
+def _train(model: Classifier, config: Config, data: Data, runtime: Runtime, folder: RunFolder, display: Display) -> tuple[Epoch, Epoch | None]:  # fmt: skip
+    """Train to the end, saving every epoch; return the last epoch and that of best.pt."""
+    optimizer = new_optimizer(model, config)
+    best: Epoch | None = None
+    warned: set[str] = set()
+    for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step):  # fmt: skip
+        state = checkpoint.state_of(
+            model, configs.dump(config), train_counts=data.train_counts, epoch=epoch.epoch,
+            image_shape=list(data.training.images.shape[1:]),
+            optimizer=optimizer.state_dict(), versions={"torch": str(torch.__version__)},
+        )  # fmt: skip
+        if folder.checkpoint.exists():
+            checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
+        checkpoint.save(state, folder.checkpoint)
+        folder.append_metrics(epoch.to_row())
+        if _is_better(epoch, best, config.best_tolerance):
+            checkpoint.duplicate(folder.checkpoint, folder.best_checkpoint)
+            best = epoch
+        display.epoch(epoch, config.epochs)
+        folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")
+        _warn(epoch, warned, folder, display)
+    return epoch, best
+
+
+def _is_better(epoch: Epoch, best: Epoch | None, tolerance: float) -> bool:
+    if epoch.val_balanced_accuracy is None:
+        return False
+    return best is None or epoch.val_balanced_accuracy > (best.val_balanced_accuracy or 0) + tolerance
+
+
+def _warn(epoch: Epoch, warned: set[str], folder: RunFolder, display: Display) -> None:
+    """Say loudly what looks collapsed, the first time that each sign shows."""
+    for sign in epoch.signs.keys() - warned:
+        warned.add(sign)
+        text = f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}"
+        folder.log_line(f"WARNING {text}")
+        display.warn(text)
+
+
+def _test(model: Classifier, data: Data, runtime: Runtime, folder: RunFolder, last: Epoch, best: Epoch | None) -> dict[str, Any]:  # fmt: skip
+    """Return scores.json: the last epoch's test scores, and what best.pt would have given."""
+    document = score_images(model, data.test, data.train_counts, runtime).to_json()
+    document |= {
+        "checkpoint": folder.checkpoint.name,
+        "epoch": last.epoch,
+        "lambda": model.head.lambda_at(1.0),
+        "effective_margin": model.head.effective_margin_at(1.0),
+        "best_on_validation": None,
+    }
+    if best is not None:
+        chosen = checkpoint.load_checkpoint(folder.best_checkpoint).to(runtime.device, memory_format=torch.channels_last)  # fmt: skip
+        scores = score_images(chosen, data.test, data.train_counts, runtime)
+        document["best_on_validation"] = {
+            "epoch": best.epoch,
+            "val_balanced_accuracy": best.val_balanced_accuracy,
+            "accuracy": scores.accuracy,
+            "balanced_accuracy": scores.balanced_accuracy,
+        }
+    return document
+
+
+def score_images(model: Classifier, images: ImageSet, train_counts: list[int], runtime: Runtime) -> Scores:  # fmt: skip
+    """Return the scores of a classifier on labelled images."""
+    predicted = scores_of(model, images.images, runtime).argmax(dim=1).cpu().numpy()
+    return score(model.classes, images.labels.numpy(), predicted, train_counts)
+
+
+def _draw(folder: RunFolder, data: Data) -> None:
+    """Draw the plots from the files of the run folder."""
+    record = read_run(folder.path)
+    assert record.scores is not None
+    plots.plot_class_distribution(data.train_counts, data.training.classes, folder.plots)
+    plots.plot_training_history(record.metrics, folder.plots)
+    plots.plot_confusion(record.scores, folder.plots)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A checkpoint file, read back."""
+
+    file: Path
+    model: Classifier
+    config: Config
+    train_counts: list[int]
+    image_shape: list[int]
+    epoch: int
+
+
+def _read(path: Path, data_dir: Path | None) -> _Saved:
+    file = checkpoint.find(path)
+    state = checkpoint.load(file)
+    model = checkpoint.restore(state, file)
+    override = {"data_dir": data_dir} if data_dir else {}
+    try:
+        config = Config.model_validate(state["config"] | override)
+    except ValidationError as error:
+        raise CheckpointError(f"{file} holds a config that this lmsm does not know: {error.errors()[0]['msg']}") from None  # fmt: skip
+    return _Saved(file, model, config, state["train_counts"], state["image_shape"], state["epoch"])
+
+
+def evaluate(
+    path: Path,
+    display: Display,
+    *,
+    split_name: str = "test",
+    images: Path | None = None,
+    data_dir: Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Return the scores of a checkpoint file or run folder, on its own data or on class folders.
+
+    `split_name` is `test` or `validation`; `images` are class folders whose names are among the
+    checkpoint's classes. Raises CheckpointError or DataError.
+    """
+    saved = _read(path, data_dir)
+    labelled = _labelled(saved, split_name, images, display)
+    runtime = choose_runtime(device, saved.config.precision)
+    model = saved.model.to(runtime.device, memory_format=torch.channels_last)
+    document = score_images(model, labelled, saved.train_counts, runtime).to_json()
+    return document | {
+        "checkpoint": str(saved.file),
+        "epoch": saved.epoch,
+        "split": str(images) if images else split_name,
+        "effective_margin": model.head.effective_margin_at(1.0),
+    }
+
+
+def _labelled(saved: _Saved, split_name: str, images: Path | None, display: Display) -> ImageSet:
+    config = saved.config
+    if images is not None:
+        side, channels = saved.image_shape[0], saved.image_shape[2]
+        return sources.load_folder(images, image_size=side, channels=channels, classes=saved.model.classes, report=display.report)  # fmt: skip
+    if split_name == "test":
+        return load_test(config, display.report)
+    held_out = load_training(config, display.report)[1]
+    if held_out is None:
+        raise LmsmError("the run held out no validation images (validation 0); evaluate its test images")  # fmt: skip
+    return held_out
+
+
+def features(path: Path, display: Display) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, ...]]:  # fmt: skip
+    """Return a run's test features (N, D), labels (N,) and class names."""
+    saved = _read(path, None)
+    test = load_test(saved.config, display.report)
+    runtime = choose_runtime("cpu", "fp32")
+    return features_of(saved.model, test.images, runtime).numpy(), test.labels.numpy(), test.classes

@@ -1,0 +1,227 @@
+"""Plots of a run, as PNG and PDF, drawn with matplotlib's object API: no window, no global state.
+
+To add a plot, add a function that takes plain data, makes a figure with `_figure` and ends in
+`_save`. Class names are shown as they are: `parse_math=False`, since `$` is no formula there.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmsm_cli.errors import DiskError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy import floating, integer
+    from numpy.typing import NDArray
+
+    Panel = tuple[str, NDArray[floating[Any]], NDArray[integer[Any]]]
+
+# Beyond this, names and numbers of single classes cannot be read in a figure.
+_NAMED_CLASSES = 20
+_BLUE, _ORANGE, _GREEN, _GREY = "#1f77b4", "#ff7f0e", "#2ca02c", "#6b7280"
+
+
+def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folder: Path) -> None:
+    """Draw the training images of each class, largest first, as class_distribution.{png,pdf}."""
+    order = sorted(range(len(counts)), key=lambda number: -counts[number])
+    heights = [counts[number] for number in order]
+    named = len(counts) <= _NAMED_CLASSES
+    figure, (axes,) = _figure(1, 1, width=max(5.0, 0.6 * len(counts)) if named else 8.0, height=3.8)
+    axes.bar(range(len(order)), heights, width=0.8 if named else 1.0, color=_BLUE)
+    ratio = f", largest : smallest = {heights[0] / heights[-1]:.4g} : 1" if heights[-1] else ""
+    axes.set_title(f"{sum(counts):,} training images in {len(counts)} classes{ratio}", fontsize=10)
+    axes.set_ylabel("training images")
+    if named:
+        _name_ticks(axes, [classes[number] for number in order], "x")
+        for place, height in enumerate(heights):
+            axes.annotate(str(height), (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+        axes.margins(y=0.1)
+    else:
+        axes.set_xlabel("classes, by number of training images")
+        axes.margins(x=0.01)
+    _save(figure, folder / "class_distribution")
+
+
+def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Draw the epochs of metrics.jsonl as training_history.{png,pdf}: loss, accuracy, lr, lambda.
+
+    Values that are missing or null leave a gap; lambda has a panel only where the loss has one.
+    """
+    has_lambda = any(row.get("lambda") is not None for row in rows)
+    figure, panels = _figure(2, 2, width=9.0, height=6.0) if has_lambda else _figure(1, 3, width=12.0, height=3.4)  # fmt: skip
+    _draw_lines(panels[0], rows, "loss", {"training": "train_loss", "validation": "val_loss"})
+    shares = {
+        "training": "train_accuracy",
+        "validation": "val_accuracy",
+        "validation, balanced": "val_balanced_accuracy",
+    }
+    _draw_lines(panels[1], rows, "accuracy", shares)
+    _draw_lines(panels[2], rows, "learning rate", {"learning rate": "lr"})
+    if has_lambda:
+        _draw_lines(panels[3], rows, "lambda", {"lambda": "lambda"})
+        # lambda falls over orders of magnitude, and may reach 0
+        panels[3].set_yscale("symlog", linthresh=1)
+        panels[3].set_ylim(bottom=0)
+    _save(figure, folder / "training_history")
+
+
+def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
+    """Draw the share of each class's test images by predicted class as confusion.{png,pdf}."""
+    import numpy as np
+
+    matrix = np.array(scores["confusion"], dtype=float)
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
+    names = [row["name"] for row in scores["per_class"]]
+    named = len(names) <= _NAMED_CLASSES
+    side = 3.0 + 0.42 * len(names) if named else 7.5
+    figure, (axes,) = _figure(1, 1, width=side + 0.8, height=side)
+    axes.set_facecolor("#e5e7eb")  # shows through where a class has no test image
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(f"Test accuracy {100 * scores['accuracy']:.1f}%", fontsize=10)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    if named:
+        _name_ticks(axes, names, "x")
+        _name_ticks(axes, names, "y")
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:  # what rounds to 0% stays empty
+                colour = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)  # fmt: skip
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    _save(figure, folder / "confusion")
+
+
+def plot_features(panels: Sequence["Panel"], classes: Sequence[str], path: Path) -> None:
+    """Draw 2-D features, one panel for each (title, features (N, 2), labels (N,)), to `path`.
+
+    As figure 2 of Liu et al. 2016: points coloured by class, and each class's mean direction as a
+    thin line from the origin.
+    """
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure, all_axes = _figure(rows, columns, width=3.4 * columns, height=3.5 * rows + 0.6)
+    colours = _class_colours(len(classes))
+    for axes, (title, features, labels) in zip(all_axes, panels, strict=False):
+        _draw_features(axes, features, labels, colours)
+        axes.set_title(title, fontsize=11, parse_math=False)
+    for axes in all_axes[len(panels) :]:
+        axes.set_visible(False)
+    if len(classes) <= _NAMED_CLASSES:
+        _name_colours(figure, classes, colours)
+    _save(figure, path.with_suffix(""), (path.suffix,))
+
+
+def _draw_features(
+    axes: "Axes",
+    features: "NDArray[floating[Any]]",
+    labels: "NDArray[integer[Any]]",
+    colours: Sequence[Any],
+) -> None:
+    import numpy as np
+
+    for number, colour in enumerate(colours):
+        points = features[labels == number]
+        if not len(points):
+            continue
+        axes.scatter(points[:, 0], points[:, 1], s=5, color=colour, alpha=0.6, linewidths=0)
+        mean = points.mean(axis=0)
+        length = float(np.linalg.norm(mean))
+        if length > 0:
+            tip = mean / length * np.linalg.norm(points, axis=1).max()
+            axes.plot([0, tip[0]], [0, tip[1]], color=colour, linewidth=0.9)
+    axes.axhline(0, color=_GREY, linewidth=0.4, zorder=0)
+    axes.axvline(0, color=_GREY, linewidth=0.4, zorder=0)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.tick_params(labelsize=7)
+    axes.grid(visible=False)
+
+
+def _draw_lines(
+    axes: "Axes", rows: Sequence[Mapping[str, Any]], title: str, keys: Mapping[str, str]
+) -> None:
+    """Draw one line for each key that any row has, against the epoch."""
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in rows]
+    for (name, key), colour in zip(keys.items(), (_BLUE, _ORANGE, _GREEN), strict=False):
+        values = [math.nan if row.get(key) is None else row[key] for row in rows]
+        if not all(map(math.isnan, values)):
+            marker = "o" if len(rows) <= 30 else ""
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=name)
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(axes.lines) > 1:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _class_colours(num_classes: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    if num_classes <= 10:
+        return [colormaps["tab10"](number) for number in range(num_classes)]
+    return [colormaps["turbo"](number / (num_classes - 1)) for number in range(num_classes)]
+
+
+def _name_colours(figure: "Figure", classes: Sequence[str], colours: Sequence[Any]) -> None:
+    from matplotlib.lines import Line2D
+
+    dots = [
+        Line2D([], [], color=colour, marker="o", linestyle="", markersize=4) for colour in colours
+    ]
+    blanks = [" "] * len(classes)  # matplotlib would drop a name that starts with an underscore
+    legend = figure.legend(
+        dots,
+        blanks,
+        loc="outside lower center",
+        ncols=10,
+        fontsize=8,
+        frameon=False,
+        handletextpad=0.1,  # fmt: skip
+    )
+    for text, name in zip(legend.get_texts(), classes, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
+
+
+def _name_ticks(axes: "Axes", names: Sequence[str], axis: str) -> None:
+    """Put class names at the ticks, slanted below a figure where they are long."""
+    one = axes.xaxis if axis == "x" else axes.yaxis
+    one.set_ticks(range(len(names)), labels=names, fontsize=8, parse_math=False)
+    if axis == "x" and max(map(len, names)) > 3:
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
+
+
+def _figure(rows: int, columns: int, *, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of that size in inches with its axes, row by row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, axis="y", linewidth=0.4, alpha=0.6)
+        axes.set_axisbelow(True)
+    return figure, list(panels.flat)
+
+
+def _save(figure: "Figure", stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> None:
+    """Write the figure beside itself in each format. Raises DiskError where that fails."""
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            # the font lacks letters of some scripts; a box stands for them, and that is all
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            for suffix in suffixes:
+                figure.savefig(stem.with_name(stem.name + suffix), dpi=150)
+    except OSError as error:
+        raise DiskError(f"cannot write {stem}: {error.strerror or error}") from None

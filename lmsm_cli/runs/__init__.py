@@ -1,0 +1,1 @@
+"""What a training leaves on disk: the run folder and its checkpoints."""

@@ -1,0 +1,137 @@
+"""Checkpoints: saved whole or not at all, verified before they replace anything, plain data only.
+
+torch.save alone leaves a broken file when it is killed, and torch.load takes a flipped byte for
+data. So: write beside the target, flush to the disk, verify every CRC, then rename.
+"""
+
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmsm_cli.errors import CheckpointError, DiskError
+from lmsm_cli.models import Classifier, build_classifier
+
+SCHEMA = 1
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write `state`, tensors and plain types only, to `path` by way of a verified temporary file.
+
+    Raises DiskError where the file cannot be written; what stood at `path` is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _verify(temporary)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError, CheckpointError) as error:  # torch reports a full disk as RuntimeError
+        raise DiskError(f"checkpoint {path} could not be saved: {error}; the one before is kept") from None  # fmt: skip
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Make `target` the same checkpoint as the verified `source`, replacing it whole."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise DiskError(f"checkpoint {target} could not be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint file; nothing in it is executed.
+
+    Raises CheckpointError where the file is missing, damaged, no checkpoint, or holds objects.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    _verify(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path} holds objects that are no plain data; nothing was executed") from None  # fmt: skip
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no lmsm checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or "schema" not in state:
+        raise CheckpointError(f"{path} is no lmsm checkpoint: it holds no schema number")
+    if state["schema"] != SCHEMA:
+        raise CheckpointError(f"{path} has schema {state['schema']}, this lmsm reads {SCHEMA}")
+    return state
+
+
+def find(path: Path) -> Path:
+    """Return the checkpoint file that a path names: itself, or a run folder's checkpoint.pt."""
+    return path / "checkpoint.pt" if path.is_dir() else path
+
+
+def state_of(model: Classifier, config: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return what a checkpoint holds: the model, all that is needed to rebuild it, and `more`."""
+    return {
+        "schema": SCHEMA,
+        "config": config,
+        "classes": list(model.classes),
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+        "model": {key: value.detach().cpu() for key, value in model.state_dict().items()},
+        **more,
+    }
+
+
+def restore(state: dict[str, Any], path: Path) -> Classifier:
+    """Return the classifier of a loaded state, in eval mode, on the CPU."""
+    try:
+        config = state["config"]
+        model = build_classifier(
+            config["model"], config["neck"], config["loss"],
+            classes=state["classes"], mean=state["mean"], std=state["std"],
+            class_counts=torch.tensor(state["train_counts"]),
+        )  # fmt: skip
+        model.load_state_dict(state["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit this lmsm: {error}") from None
+    return model.eval()
+
+
+def load_checkpoint(path: str | Path) -> Classifier:
+    """Return the classifier of a checkpoint file or run folder, ready to predict.
+
+    It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W). Raises CheckpointError.
+    """
+    file = find(Path(path))
+    return restore(load(file), file)
+
+
+def _verify(path: Path) -> None:
+    """Check every CRC of the archive: torch.load does not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from None
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: bad checksum in {damaged}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,42 @@
+"""What a run ran on: versions, device, git state, command line."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Return the contents of environment.json; `device` is the runtime in words."""
+    from lmsm_cli import __version__
+
+    return {
+        "lmsm": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "device": device,
+        "git": _git_state(),
+        "command": sys.argv,
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Return commit and dirtiness of the checkout that lmsm runs from, None outside one."""
+    commit = _git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))} if commit else None
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

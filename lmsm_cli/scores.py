@@ -1,0 +1,146 @@
+"""Scores: everything that is computed from labels and predictions.
+
+Every metric is scikit-learn's; what is decided here is only which classes a mean runs over and
+which classes are many, medium and few. To add a score, add a field to `Scores` and fill it in
+`score`; `to_json` and the check of a scores.json on disk follow.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from lmsm_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy import integer
+    from numpy.typing import NDArray
+
+# Liu et al. 2019 (OLTR): many-shot > 100, medium-shot 20 to 100, few-shot < 20 training images
+_FIELD_MANY, _FIELD_FEW = 100, 20
+_FIELD_CLASSES = 100
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The scores of one class; None where it has no test image, so that nothing can be said."""
+
+    name: str
+    train_count: int
+    test_count: int
+    accuracy: float | None  # share of the class's own images that are right, that is recall
+    precision: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of one set of predictions, as fractions; macro means are over classes present."""
+
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    macro_precision: float
+    macro_recall: float
+    per_class: tuple[ClassScore, ...]
+    confusion: tuple[tuple[int, ...], ...]  # rows = true class
+    groups: dict[str, float | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores as plain lists and dicts, with the keys of scores.json."""
+        document = asdict(self)
+        document["per_class"] = list(document["per_class"])
+        document["confusion"] = [list(row) for row in self.confusion]
+        return document
+
+
+def score(
+    classes: Sequence[str],
+    labels: "NDArray[integer[Any]]",
+    predictions: "NDArray[integer[Any]]",
+    train_counts: Sequence[int],
+) -> Scores:
+    """Return the scores of `predictions` (N,) against `labels` (N,), both class numbers.
+
+    `train_counts` (C,) are the training images of each class. A class without a test image has no
+    scores of its own and no part in any mean; a class that is never predicted has precision 0.
+    Raises DataError where there is no image, or a label beyond the classes.
+    """
+    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+    if len(labels) == 0:
+        raise DataError("there are no images to score")
+    if min(labels) < 0 or max(labels) >= len(classes):
+        raise DataError(
+            f"labels run from {min(labels)} to {max(labels)} for {len(classes)} classes"
+        )
+    numbers = range(len(classes))
+    columns = precision_recall_fscore_support(
+        labels, predictions, labels=numbers, average=None, zero_division=0
+    )
+    precision, recall, f1, support = (column.tolist() for column in columns)
+    present = [number for number in numbers if support[number]]
+    macro_precision, macro_recall, macro_f1, _ = precision_recall_fscore_support(
+        labels, predictions, labels=present, average="macro", zero_division=0
+    )
+    per_class = tuple(
+        ClassScore(name, int(count), n, *(values if n else (None, None, None)))
+        for name, count, n, *values in zip(
+            classes, train_counts, support, recall, precision, f1, strict=True
+        )
+    )
+    matrix = confusion_matrix(labels, predictions, labels=numbers)
+    return Scores(
+        accuracy=float(accuracy_score(labels, predictions)),
+        balanced_accuracy=float(macro_recall),
+        macro_f1=float(macro_f1),
+        macro_precision=float(macro_precision),
+        macro_recall=float(macro_recall),
+        per_class=per_class,
+        confusion=tuple(tuple(row) for row in matrix.tolist()),
+        groups=_group_accuracies(per_class),
+    )
+
+
+def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
+    """Return the class numbers that are many, medium and few; {} where all counts are equal.
+
+    From 100 classes on by the field's bounds (> 100, 20 to 100, < 20 training images); below by
+    thirds of the classes, where classes with equal counts stay together.
+    """
+    if len(set(train_counts)) < 2:
+        return {}
+    many_from, few_to = _bounds(train_counts)
+    groups: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
+    for number, count in enumerate(train_counts):
+        name = "many" if count >= many_from else "few" if count <= few_to else "medium"
+        groups[name].append(number)
+    return groups
+
+
+def _bounds(train_counts: Sequence[int]) -> tuple[float, float]:
+    """Return the least count of a `many` class and the greatest count of a `few` class."""
+    if len(train_counts) >= _FIELD_CLASSES:
+        return _FIELD_MANY + 1, _FIELD_FEW - 1
+    ordered = sorted(train_counts)
+    third = max(1, len(ordered) // 3)
+    many_from, few_to = ordered[-third], ordered[third - 1]
+    if many_from > few_to:
+        return many_from, few_to
+    # One count fills the middle and both borders: it belongs to the side that has no other count.
+    if few_to == ordered[0]:
+        return few_to + 1, few_to
+    if many_from == ordered[-1]:
+        return many_from, many_from - 1
+    return many_from + 1, few_to - 1
+
+
+def _group_accuracies(per_class: Sequence[ClassScore]) -> dict[str, float | None]:
+    members = shot_groups([one.train_count for one in per_class])
+    return {
+        name: _mean(per_class[i].accuracy for i in numbers) for name, numbers in members.items()
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

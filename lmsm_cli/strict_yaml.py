@@ -1,0 +1,110 @@
+"""Read a flat YAML mapping strictly: line numbers, no duplicate keys, no tags, `1e-4` is a number.
+
+PyYAML follows YAML 1.1, where `1e-4` is a string, `no` is false and `12:30` is 750; a config
+wants the YAML 1.2 core rules, which is what `_Loader` resolves by.
+"""
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmsm_cli.errors import LmsmError
+
+# A config is a page of text; a file beyond this is something else, given by mistake.
+_LARGEST_FILE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value of a YAML file and the line it stands on, counted from 1."""
+
+    value: Any
+    line: int
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's core scalars instead of 1.1's."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.nan|\.NaN|\.NAN", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
+    )
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value)  # SafeLoader would read 0777 as octal
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def read_mapping(path: Path) -> dict[str, Entry]:
+    """Return the keys of a flat YAML file, each with its value and line; {} for an empty file.
+
+    Raises LmsmError naming file, line and column for anything that is not a flat mapping of plain
+    values with distinct keys.
+    """
+    try:
+        text = _read_text(path)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            return {} if node is None else _entries(loader, node, path)
+        finally:
+            loader.dispose()  # type: ignore[no-untyped-call]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise LmsmError(f"{path}{place}: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise LmsmError(f"{path}: not a YAML file: {error}") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise LmsmError(f"{path}: larger than {_LARGEST_FILE:,} bytes, so not a config")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise LmsmError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise LmsmError(f"{path}: is not UTF-8 text, so not a YAML config") from None
+
+
+def _entries(loader: _Loader, node: yaml.Node, path: Path) -> dict[str, Entry]:
+    if not isinstance(node, yaml.MappingNode):
+        raise LmsmError(f"{path}:{node.start_mark.line + 1}: expected `key: value` lines")
+    entries: dict[str, Entry] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = _plain(loader, key_node, path)
+        if not isinstance(key, str):
+            raise LmsmError(f"{path}:{line}: the key {key!r} is not a name")
+        if key in entries:
+            raise LmsmError(f"{path}:{line}: {key!r} is given twice, before on line {entries[key].line}")
+        entries[key] = Entry(_plain(loader, value_node, path), line)
+    return entries
+
+
+def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Hashable:
+    """Return a scalar, or a flat list of scalars as a tuple."""
+    if isinstance(node, yaml.SequenceNode) and all(
+        isinstance(item, yaml.ScalarNode) for item in node.value
+    ):
+        return tuple(loader.construct_object(item) for item in node.value)  # type: ignore[no-untyped-call]
+    if isinstance(node, yaml.ScalarNode):
+        value: Hashable = loader.construct_object(node)  # type: ignore[no-untyped-call]
+        return value
+    raise LmsmError(f"{path}:{node.start_mark.line + 1}: a nested value; a config is flat")
