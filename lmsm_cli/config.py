@@ -78,11 +78,11 @@ class Config(BaseModel):
     dataset: Dataset = Field("cifar10", json_schema_extra=_DATA)
     """Data set; `balanced` and `imbalanced` are CIFAR-10, `folder` is class folders in --data-dir."""
     data_dir: Path = Field(Path("data"), json_schema_extra=_DATA)
-    """Where the data is or will be downloaded to [default: $LMSM_DATA_DIR, else data]."""
+    """Where the data is or will be downloaded to (default: $LMSM_DATA_DIR, else data)."""
     imbalance: Literal["none", "exp", "step"] = Field("none", json_schema_extra=_DATA)
-    """Long-tailed profile of the training images [default: exp for `imbalanced`]."""
+    """Long-tailed profile of the training images (default: exp for `imbalanced`)."""
     factor: Float = Field(1.0, gt=0, le=1, json_schema_extra=_DATA)
-    """Images in the smallest class / images in the largest [default: 0.1 with a profile]."""
+    """Images in the smallest class / images in the largest (default: 0.1 with a profile)."""
     validation: Float = Field(0.1, ge=0, lt=1, json_schema_extra=_DATA)
     """Share of the training images, class by class, that is held out for validation."""
     split_seed: Int = Field(0, ge=0, lt=2**32, json_schema_extra=_DATA)
@@ -95,7 +95,7 @@ class Config(BaseModel):
     model: Model = Field("resnet18", json_schema_extra=_MODEL)
     """Backbone."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
-    """Last layers before the head; `relu` can die under a margin [default: none for CIFAR ResNets]."""
+    """Last layers before the head; `relu` can die under a margin (default: bn; none for CIFAR ResNets)."""
     pretrained: str | None = Field(None, json_schema_extra=_MODEL)
     """`imagenet` for torchvision's weights, or the path of a state-dict file."""
 
@@ -156,11 +156,17 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> "Config":
         if self.dataset == "balanced" and self.imbalance != "none":
-            raise ValueError("dataset 'balanced' excludes an imbalance; take 'imbalanced' or 'cifar10'")
+            raise ValueError(
+                "dataset 'balanced' excludes an imbalance; take 'imbalanced' or 'cifar10'"
+            )
         if self.dataset == "imbalanced" and self.imbalance == "none":
-            raise ValueError("dataset 'imbalanced' needs an imbalance; take 'balanced' or 'cifar10'")
+            raise ValueError(
+                "dataset 'imbalanced' needs an imbalance; take 'balanced' or 'cifar10'"
+            )
         if self.imbalance == "none" and self.factor != 1:
-            raise ValueError(f"factor {self.factor} has no effect without an imbalance (exp or step)")
+            raise ValueError(
+                f"factor {self.factor} has no effect without an imbalance (exp or step)"
+            )
         if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones {self.milestones} do not rise")
         return self
@@ -232,7 +238,9 @@ def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None 
         origins |= layer.origins
         if "margin" in values:
             try:
-                values["loss"] = with_option(str(values.get("loss", "softmax")), "margin", values.pop("margin"))
+                values["loss"] = with_option(
+                    str(values.get("loss", "softmax")), "margin", values.pop("margin")
+                )
             except LmsmError as error:
                 problems.append(f"{origins['margin']}: {error}")
             origins["loss"] = origins.pop("margin")

@@ -24,7 +24,8 @@ from lmsm_cli.errors import CheckpointError, LmsmError
 from lmsm_cli.models import Classifier, build_classifier
 from lmsm_cli.reports import plots
 from lmsm_cli.runs import checkpoint, environment
-from lmsm_cli.runs.folder import RunFolder, read_run, run_name
+from lmsm_cli.runs.folder import RunFolder, run_name
+from lmsm_cli.runs.record import read_run
 from lmsm_cli.scores import Scores, score
 from lmsm_cli.spec import parse_spec
 
@@ -106,7 +107,7 @@ def build_model(config: Config, data: Data, runtime: Runtime) -> Classifier:
         classes=data.training.classes, mean=data.training.mean, std=data.training.std,
         class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained, image_size=side,
     )  # fmt: skip
-    return model.to(runtime.device, memory_format=torch.channels_last)
+    return runtime.place(model)
 
 
 def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder:
@@ -182,7 +183,9 @@ def _train(model: Classifier, config: Config, data: Data, runtime: Runtime, fold
 def _is_better(epoch: Epoch, best: Epoch | None, tolerance: float) -> bool:
     if epoch.val_balanced_accuracy is None:
         return False
-    return best is None or epoch.val_balanced_accuracy > (best.val_balanced_accuracy or 0) + tolerance
+    return (
+        best is None or epoch.val_balanced_accuracy > (best.val_balanced_accuracy or 0) + tolerance
+    )
 
 
 def _warn(epoch: Epoch, warned: set[str], folder: RunFolder, display: Display) -> None:
@@ -205,7 +208,7 @@ def _test(model: Classifier, data: Data, runtime: Runtime, folder: RunFolder, la
         "best_on_validation": None,
     }
     if best is not None:
-        chosen = checkpoint.load_checkpoint(folder.best_checkpoint).to(runtime.device, memory_format=torch.channels_last)  # fmt: skip
+        chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
         scores = score_images(chosen, data.test, data.train_counts, runtime)
         document["best_on_validation"] = {
             "epoch": best.epoch,
@@ -272,7 +275,7 @@ def evaluate(
     saved = _read(path, data_dir)
     labelled = _labelled(saved, split_name, images, display)
     runtime = choose_runtime(device, saved.config.precision)
-    model = saved.model.to(runtime.device, memory_format=torch.channels_last)
+    model = runtime.place(saved.model)
     document = score_images(model, labelled, saved.train_counts, runtime).to_json()
     return document | {
         "checkpoint": str(saved.file),

@@ -59,7 +59,8 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Return the most likely class of each uint8 image (N, C, H, W) as indices (N,)."""
-        return self(images).argmax(dim=1)
+        scores: Tensor = self(images)
+        return scores.argmax(dim=1)
 
 
 def build_classifier(
@@ -122,7 +123,7 @@ def _cifar_resnet18(channels: int) -> Backbone:
 def _resnet18(channels: int, *, pool: bool) -> nn.Module:
     from torchvision.models import resnet18
 
-    net = resnet18(weights=None)
+    net: nn.Module = resnet18(weights=None)
     net.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     if not pool:
@@ -225,7 +226,9 @@ def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
     Raises LmsmError where the model has no such weights or the file does not hold them.
     """
     if model not in _TORCHVISION:
-        raise LmsmError(f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have")
+        raise LmsmError(
+            f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have"
+        )
     given = _imagenet_weights(model) if source == "imagenet" else _read_weights(Path(source))
     own = backbone.state_dict()
     if model.startswith("vgg"):  # our features sit one level deeper

@@ -63,7 +63,7 @@ def read_mapping(path: Path) -> dict[str, Entry]:
             node = loader.get_single_node()
             return {} if node is None else _entries(loader, node, path)
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -84,7 +84,7 @@ def _read_text(path: Path) -> str:
 
 
 def _entries(loader: _Loader, node: yaml.Node, path: Path) -> dict[str, Entry]:
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode) or node.tag != "tag:yaml.org,2002:map":
         raise LmsmError(f"{path}:{node.start_mark.line + 1}: expected `key: value` lines")
     entries: dict[str, Entry] = {}
     for key_node, value_node in node.value:
@@ -93,18 +93,21 @@ def _entries(loader: _Loader, node: yaml.Node, path: Path) -> dict[str, Entry]:
         if not isinstance(key, str):
             raise LmsmError(f"{path}:{line}: the key {key!r} is not a name")
         if key in entries:
-            raise LmsmError(f"{path}:{line}: {key!r} is given twice, before on line {entries[key].line}")
+            raise LmsmError(
+                f"{path}:{line}: {key!r} is given twice, before on line {entries[key].line}"
+            )
         entries[key] = Entry(_plain(loader, value_node, path), line)
     return entries
 
 
 def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Hashable:
     """Return a scalar, or a flat list of scalars as a tuple."""
-    if isinstance(node, yaml.SequenceNode) and all(
-        isinstance(item, yaml.ScalarNode) for item in node.value
-    ):
-        return tuple(loader.construct_object(item) for item in node.value)  # type: ignore[no-untyped-call]
+    is_list = isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq"
+    if is_list and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return tuple(loader.construct_object(item) for item in node.value)
     if isinstance(node, yaml.ScalarNode):
-        value: Hashable = loader.construct_object(node)  # type: ignore[no-untyped-call]
+        value: Hashable = loader.construct_object(node)
         return value
-    raise LmsmError(f"{path}:{node.start_mark.line + 1}: a nested value; a config is flat")
+    raise LmsmError(
+        f"{path}:{node.start_mark.line + 1}: neither a plain value nor a flat list of them"
+    )

@@ -28,7 +28,9 @@ def test_tensor_progress_gives_the_same_lambda():
     assert lam.item() == pytest.approx(power_law(0.25, **CIFAR10, minimum=0.0))
 
 
-@pytest.mark.parametrize(("margin", "lam", "wanted"), [(4, 0, 4), (4, 5, 1.5), (2, 1, 1.5), (1, 7, 1)])
+@pytest.mark.parametrize(
+    ("margin", "lam", "wanted"), [(4, 0, 4), (4, 5, 1.5), (2, 1, 1.5), (1, 7, 1)]
+)
 def test_effective_margin(margin, lam, wanted):
     """Lambda 5 leaves 1.5 of margin 4, as the SphereFace authors' own setting is read."""
     assert effective_margin(margin, lam) == pytest.approx(wanted)

@@ -46,7 +46,9 @@ def test_softmax_by_hand():
 def test_margin_one_is_softmax(lam):
     """Margin 1 equals cross-entropy in value and in both gradients, whatever lambda."""
     features, weight, labels = draw()
-    ours = torch.autograd.grad(l_softmax_loss(features, weight, labels, 1, lam=lam), (features, weight))
+    ours = torch.autograd.grad(
+        l_softmax_loss(features, weight, labels, 1, lam=lam), (features, weight)
+    )
     theirs = torch.autograd.grad(functional.cross_entropy(features @ weight.T, labels), (features, weight))  # fmt: skip
     for mine, wanted in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, wanted, atol=1e-12)

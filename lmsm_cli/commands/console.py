@@ -1,8 +1,8 @@
 """The two consoles: results go to stdout, progress and messages to stderr.
 
 On a terminal rich may draw; piped, in CI, without UTF-8, with NO_COLOR or TERM=dumb there are plain
-lines, and a pipe is so wide that nothing is wrapped or cut. Text is printed as it is: no markup,
-no emoji codes, so a class named `[red]` stays `[red]`. Give styles by `style=` or rich's Text.
+lines, and a pipe is so wide that nothing is wrapped or cut. Numbers are not coloured and `:name:` is
+no emoji; markup works, so text of a user's needs `rich.markup.escape` or a rich Text.
 """
 
 import codecs
@@ -68,9 +68,7 @@ def _console(stream: TextIO) -> "Console":
     return Console(
         file=stream,
         force_terminal=False if plain else None,
-        color_system=None if plain else "auto",
         width=None if stream.isatty() else _PIPE_WIDTH,
-        markup=False,
         highlight=False,
         emoji=False,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lmsm_cli.commands.compare import print_comparison
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.config import Config, Layer, resolve
 
@@ -29,8 +30,8 @@ def demo(
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.comparison import compare_runs
-    from lmsm_cli.reports.tables import comparison_tables
-    from lmsm_cli.runs.folder import RunFolder, find_runs, read_run
+    from lmsm_cli.runs.folder import RunFolder
+    from lmsm_cli.runs.record import find_runs, read_run
 
     folder = RunFolder.create(out, f"demo-{datetime.now():%Y%m%d-%H%M%S}").path
     with new_display() as display:
@@ -40,9 +41,8 @@ def demo(
     if json:
         print_json(comparison.to_json() | {"picture": str(picture)})
         return
+    print_comparison(comparison)
     console = stdout_console()
-    for table in comparison_tables(comparison):
-        console.print(table)
     console.print(f"2-D features under margins 1 to 4: {picture}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
     console.print(f"all runs: lmsm compare {folder / 'comparison'}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
 

@@ -12,7 +12,7 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt, or a run folder.")],
     split: Annotated[Literal["test", "validation"], typer.Option(help="Which of the run's own images.")] = "test",
     images: Annotated[Path | None, typer.Option(help="Class folders to evaluate on instead.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is [default: as in the run].")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is (default: as in the run).")] = None,
     confusion: Annotated[bool, typer.Option("--confusion", help="Print the confusion matrix too.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,

@@ -31,7 +31,11 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     extra = field.json_schema_extra
     assert isinstance(extra, dict)
     text = field.description or ""
-    default = "" if field.default is None or "[default:" in text else f" [default: {_shown(field.default)}]"
+    default = (
+        ""
+        if field.default is None or "(default:" in text
+        else f" (default: {_shown(field.default)})"
+    )
     option = typer.Option(
         flag_name(name),
         help=text + default,
@@ -52,5 +56,6 @@ def _metavar(field: FieldInfo) -> str:
     choices = get_args(field.annotation)
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)
-    names = {int: "INTEGER", float: "NUMBER"}
-    return names.get(field.annotation, "TEXT")  # type: ignore[call-overload,no-any-return]
+    if field.annotation is int:
+        return "INTEGER"
+    return "NUMBER" if field.annotation is float else "TEXT"

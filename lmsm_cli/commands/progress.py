@@ -47,7 +47,9 @@ class PlainDisplay:
 
     def warn(self, text: str) -> None:
         """Print a line that stands out."""
-        self._console.print(f"[bold red]WARNING: {escape(text)}[/]", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"[bold red]WARNING: {escape(text)}[/]", highlight=False, soft_wrap=True
+        )
 
     def step(self, step: Step) -> None:
         """Show nothing: a log wants no line for each step."""
@@ -79,7 +81,10 @@ class BarDisplay:
         self._bars.stop()
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Move the bar of a piece of work; it goes when the work is done."""
+        """Move the bar of a piece of work; it goes when the work is done. No amounts: a message."""
+        if not done and not total:
+            self.say(what)
+            return
         self._move(what, done, total or None)
         if total and done >= total:
             self._drop(what)

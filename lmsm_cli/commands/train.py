@@ -50,7 +50,7 @@ def _run(resolved: Resolved, *, json: bool) -> None:
     from lmsm_cli import experiment
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables import per_class_table, summary_table
-    from lmsm_cli.runs.folder import read_run
+    from lmsm_cli.runs.record import read_run
 
     with new_display() as display:
         folder = experiment.run(resolved.config, display)

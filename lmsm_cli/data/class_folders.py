@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lmsm_cli.data.fetch import Report, silent
 from lmsm_cli.errors import DataError
@@ -29,8 +29,9 @@ Pixels = NDArray[np.uint8]  # (N, H, W, C)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 # Named, so that a file with a harmless name is never handed to, say, PostScript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+_TEST_SHARE = 0.2  # where the folders come without train/ and test/
 _CACHE_VERSION = b"1"
-_CHUNK = 256  # images; between two reports
+_CHUNK = 256  # images between two reports
 # Decoding small files is bound by Python itself: more threads stop helping early.
 _THREADS = min(4, os.cpu_count() or 1)
 
@@ -55,6 +56,17 @@ class Listing:
     fingerprint: str  # changes whenever a file is changed, added or removed
 
 
+@contextmanager
+def reading(root: Path) -> Iterator[None]:
+    """Turn an OSError into a DataError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename or root}: {error.strerror or error}"
+        ) from None
+
+
 def has_folders(path: Path) -> bool:
     """Return whether there is such a folder and it holds folders that are not hidden."""
     return path.is_dir() and bool(_folder_names(path))
@@ -63,29 +75,48 @@ def has_folders(path: Path) -> bool:
 def list_class_folders(root: Path) -> Listing:
     """Return the images below each class folder of `root`.
 
-    Raises DataError where there is no class folder, or one without images.
+    Raises DataError where there is no class folder, or one without images; OSError where a
+    folder cannot be listed (see `reading`).
     """
-    wanted = f"expected {root / '<class>' / '*'}{{{','.join(SUFFIXES)}}}"
+    wanted = f"expected {root / '<class>' / '*.jpg'} (or {', '.join(SUFFIXES[1:])})"
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; {wanted}")
-    with _reading(root):
-        names = _folder_names(root)
-        if not names:
-            raise DataError(f"{root} holds no class folders; {wanted}")
-        files: list[str] = []
-        labels: list[int] = []
-        digest = hashlib.sha256(_CACHE_VERSION)
-        for label, name in enumerate(names):
-            entries = _image_entries(root / name)
-            if not entries:
-                raise DataError(f"the class folder {root / name} holds no images; {wanted}")
-            for entry in entries:
-                file, stat = f"{name}/{entry.name}", entry.stat()
-                digest.update(os.fsencode(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
-                files.append(file)
-            labels += [label] * len(entries)
+    names = _folder_names(root)
+    if not names:
+        raise DataError(f"{root} holds no class folders; {wanted}")
+    files: list[str] = []
+    labels: list[int] = []
+    digest = hashlib.sha256(_CACHE_VERSION)
+    for label, name in enumerate(names):
+        entries = _image_entries(root / name)
+        if not entries:
+            raise DataError(f"the class folder {root / name} holds no images; {wanted}")
+        for entry in entries:
+            file, stat = f"{name}/{entry.name}", entry.stat()
+            digest.update(os.fsencode(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+            files.append(file)
+        labels += [label] * len(entries)
     classes = tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
     return Listing(root, classes, tuple(files), tuple(labels), digest.hexdigest())
+
+
+def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the training and test indices of a fixed split that is the same share of each class.
+
+    Raises DataError where a class has no two images to share out.
+    """
+    draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
+    labels = np.array(listing.labels)
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label, name in enumerate(listing.classes):
+        own = np.flatnonzero(labels == label)
+        if len(own) < 2:
+            raise DataError(
+                f"the class folder {listing.root / name} holds 1 image; training and test need "
+                "one each: add images, or make train/ and test/"
+            )
+        is_test[draws.permutation(own)[: max(1, round(_TEST_SHARE * len(own)))]] = True
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
 def read_images(listing: Listing, *, size: int, channels: int, report: Report = silent) -> Pixels:
@@ -106,7 +137,7 @@ def read_images(listing: Listing, *, size: int, channels: int, report: Report = 
 
 
 def cache_path(root: Path, *, size: int, channels: int) -> Path:
-    """Return where the decoded images of class folders are kept: beside train/ or test/, or inside."""
+    """Return where decoded images are kept: beside a train/ or test/, else inside the folder."""
     shape = f"{size}x{size}x{channels}.npz"
     if root.name in ("train", "test"):
         return root.parent / f".lmsm-{root.name}-{shape}"
@@ -126,7 +157,7 @@ def read_image(path: Path, *, size: int, channels: int) -> Pixels:
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
         return np.asarray(image).reshape(size, size, channels)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise DataError(f"{path} is not an image that can be read; replace or remove it") from None
     except _UNREADABLE_IMAGE as error:
         why = getattr(error, "strerror", None) or error
@@ -167,7 +198,8 @@ def _decode(listing: Listing, shape: tuple[int, ...], report: Report) -> Pixels:
 def _read_cache(cache: Path, fingerprint: str, shape: tuple[int, ...]) -> Pixels | None:
     """Return the cached images; None where there are none, or old, or damaged ones."""
     try:
-        with np.load(cache, allow_pickle=False) as stored:
+        # opened here: np.load leaves a damaged file open
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["fingerprint"]) != fingerprint:
                 return None
             images: Pixels = stored["images"]
@@ -194,14 +226,6 @@ def _folder_names(root: Path) -> list[str]:
 
 def _image_entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        images = [e for e in entries if e.name.lower().endswith(SUFFIXES) and e.name[0] != "."]
+        shown = [e for e in entries if not e.name.startswith(".")]
+    images = [e for e in shown if e.name.lower().endswith(SUFFIXES) and not e.is_dir()]
     return sorted(images, key=lambda entry: entry.name)
-
-
-@contextmanager
-def _reading(root: Path) -> Iterator[None]:
-    """Turn an OSError into a DataError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from None

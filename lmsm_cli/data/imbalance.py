@@ -27,7 +27,9 @@ def kept_counts(available: Sequence[int], profile: str, factor: float) -> list[i
     if profile == "none":
         return list(available)
     if profile == "exp":
-        wanted = [int(largest * factor ** (c / max(1, num_classes - 1))) for c in range(num_classes)]
+        wanted = [
+            int(largest * factor ** (c / max(1, num_classes - 1))) for c in range(num_classes)
+        ]
     else:
         # An odd number of classes: the middle one is large (LDAM-DRW's code would lose a class).
         half = num_classes - num_classes // 2

@@ -103,8 +103,8 @@ class Cifar(Published):
         for path, md5 in self._checksums(root).items():
             _check_md5(path, md5)
         with warnings.catch_warnings():
-            # the pickles are of 2009; NumPy deprecates how they write a dtype
-            warnings.simplefilter("ignore")
+            # NumPy 2.4.0 to 2.4.4 warn of how these pickles of 2009 write a dtype (numpy#31177)
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align")
             data = self.torchvision(str(root), train=split == "train", download=False)
         labels = np.asarray(data.targets, dtype=np.int64)
         return Content(np.ascontiguousarray(data.data), labels, tuple(data.classes))

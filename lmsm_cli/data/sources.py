@@ -12,14 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsm_cli.data.class_folders import Listing, has_folders, list_class_folders, read_images
+from lmsm_cli.data.class_folders import (
+    Listing,
+    has_folders,
+    list_class_folders,
+    read_images,
+    reading,
+    split_by_class,
+)
 from lmsm_cli.data.fetch import Report as Report
 from lmsm_cli.data.fetch import silent as silent
 from lmsm_cli.data.published import PUBLISHED, Content
 from lmsm_cli.data.published import Split as Split
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean
-
-_TEST_SHARE = 0.2  # of class folders that come without train/ and test/
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,12 @@ def load(
     source = source_of(dataset)
     if source.name == "digits":
         return _load_digits(split)
-    if source.name == "folder":
-        return _load_own_folder(data_dir, split, image_size=image_size, report=report)
-    assert source.mean is not None and source.std is not None
-    content = _read_known(source, data_dir, split, report)
+    with reading(data_dir):
+        if source.name == "folder":
+            return _load_own_folder(data_dir, split, image_size=image_size, report=report)
+        content = _read_known(source, data_dir, split, report)
+    assert source.mean is not None
+    assert source.std is not None
     return _image_set(content, source.mean, source.std)
 
 
@@ -123,8 +130,8 @@ def load_folder(
     that of these images: for a trained model, take its own. Raises DataError for a folder that is
     no class.
     """
-    listing = list_class_folders(path)
-    content = _read_listing(listing, image_size, channels, report)
+    with reading(path):
+        listing = list_class_folders(path)
     if classes is not None:
         strange = [name for name in listing.classes if name not in classes]
         if strange:
@@ -132,6 +139,8 @@ def load_folder(
                 f"{path} has class folders that are none of the classes: {_few(strange)}; "
                 f"the classes are {_few(classes)}"
             )
+    content = _read_listing(listing, image_size, channels, report)
+    if classes is not None:
         places = np.array([list(classes).index(name) for name in listing.classes])
         content = Content(content.images, places[content.labels], tuple(classes))
     return _image_set(content, *_normalisation(content.images))
@@ -160,7 +169,7 @@ def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: R
     if not any(has_folders(data_dir / name) for name in ("train", "test")):
         listing = list_class_folders(data_dir)
         content = _read_listing(listing, image_size, 3, report)
-        train, test = _split_by_class(content.labels, listing)
+        train, test = split_by_class(listing)
         keep = train if split == "train" else test
         kept = Content(content.images[keep], content.labels[keep], content.classes)
         return _image_set(kept, *_normalisation(content.images[train]))
@@ -177,21 +186,6 @@ def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: R
         return _image_set(train_content, mean, std)
     del train_content
     return _image_set(_read_listing(listings["test"], image_size, 3, report), mean, std)
-
-
-def _split_by_class(labels: np.ndarray, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of a fixed split, at least one image of each class on both sides."""
-    draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
-    is_test = np.zeros(len(labels), dtype=bool)
-    for label, name in enumerate(listing.classes):
-        own = np.flatnonzero(labels == label)
-        if len(own) < 2:
-            raise DataError(
-                f"the class folder {listing.root / name} holds 1 image; training and test need "
-                "one each: add images, or make train/ and test/"
-            )
-        is_test[draws.permutation(own)[: max(1, round(_TEST_SHARE * len(own)))]] = True
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
 def _read_known(source: Source, data_dir: Path, split: Split, report: Report) -> Content:

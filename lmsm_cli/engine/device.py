@@ -4,10 +4,14 @@ import ctypes
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from lmsm_cli.errors import LmsmError
+
+M = TypeVar("M", bound=nn.Module)
 
 # From glibc's malloc.h.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
@@ -23,6 +27,10 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the backbone computes."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def place(self, model: M) -> M:
+        """Return the model on the device, in the layout that its convolutions are fastest in."""
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"  # fmt: skip

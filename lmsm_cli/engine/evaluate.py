@@ -16,7 +16,9 @@ _BATCH = 250
 @torch.inference_mode()
 def scores_of(model: Classifier, images: Tensor, runtime: Runtime) -> Tensor:
     """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device."""
-    return torch.cat([model.head.logits(features) for features in _embedded(model, images, runtime)])
+    return torch.cat(
+        [model.head.logits(features) for features in _embedded(model, images, runtime)]
+    )
 
 
 @torch.inference_mode()
@@ -29,7 +31,7 @@ def _embedded(model: Classifier, images: Tensor, runtime: Runtime) -> Iterator[T
     was_training = model.training
     model.eval()
     try:
-        for batch in images.split(_BATCH):
+        for batch in torch.split(images, _BATCH):
             with runtime.autocast():
                 yield model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
     finally:

@@ -64,7 +64,9 @@ class Watch:
         zeros, norm, objective = (self._sums / max(1, self._steps)).tolist()
         norms = weight.detach().float().norm(dim=1)
         missing = (~self._predicted).nonzero()[:, 0].tolist()
-        return Vitals(zeros, norm, norms.min().item(), norms.median().item(), objective, tuple(missing))
+        return Vitals(
+            zeros, norm, norms.min().item(), norms.median().item(), objective, tuple(missing)
+        )
 
 
 def collapse_signs(vitals: Vitals, classes: tuple[str, ...], *, progress: float) -> dict[str, str]:

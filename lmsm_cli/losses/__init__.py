@@ -63,7 +63,9 @@ def _convert(text: str, annotation: Any, place: str) -> Any:
         annotation = next(kind for kind in get_args(annotation) if kind is not NoneType)
     if get_origin(annotation) is Literal:
         if text not in get_args(annotation):
-            raise LmsmError(f"{place} has no value {text!r}{did_you_mean(text, get_args(annotation))}")
+            raise LmsmError(
+                f"{place} has no value {text!r}{did_you_mean(text, get_args(annotation))}"
+            )
         return text
     try:
         return annotation(text)

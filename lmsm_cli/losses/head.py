@@ -24,17 +24,13 @@ class Head(nn.Module, ABC):
         """Return plain class scores (N, C) of features (N, D): no labels, hence no margin."""
 
     @abstractmethod
-    def losses(
-        self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0
-    ) -> Tensor:
+    def losses(self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0) -> Tensor:
         """Return the loss of each image, (N,), for features (N, D) and labels (N,).
 
         `progress` runs from 0 at the start of the training to 1 at its end.
         """
 
-    def forward(
-        self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0
-    ) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0) -> Tensor:
         """Return the mean of `losses`."""
         return self.losses(features, labels, progress).mean()
 

@@ -37,7 +37,8 @@ def l_softmax_loss(
     """
     check_margin(margin)
     with torch.autocast(features.device.type, enabled=False):
-        losses: Tensor = _LSoftmax.apply(full_precision(features), full_precision(weight), labels, margin, lam)  # type: ignore[no-untyped-call]
+        inputs = full_precision(features), full_precision(weight)
+        losses: Tensor = _LSoftmax.apply(*inputs, labels, margin, lam)
     match reduction:
         case "none":
             return losses
@@ -76,13 +77,14 @@ class _LSoftmax(torch.autograd.Function):
         bent, slope = psi_and_slope(cos, margin)
         bent, slope = (lam * cos + bent) / (1 + lam), (lam + slope) / (1 + lam)
         logits.scatter_(1, targets, (scale * bent)[:, None])
-        normaliser = logits.logsumexp(dim=1)
+        normaliser: Tensor = logits.logsumexp(dim=1)
         ctx.save_for_backward(
             features, weight, labels, logits, normaliser, slope,
             (bent - cos * slope) * weight_norms / feature_norms.clamp_min(_SMALLEST_NORM),
             (bent - cos * slope) * feature_norms / weight_norms.clamp_min(_SMALLEST_NORM),
         )  # fmt: skip
-        return normaliser - scale * bent
+        losses: Tensor = normaliser - scale * bent
+        return losses
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -138,7 +140,12 @@ class LSoftmaxLoss(Head):
             if not 0 <= value < float("inf"):
                 raise LmsmError(f"{name} is {value}: give a finite number of at least 0")
         self.margin, self.anneal = margin, anneal
-        self.lambda_start, self.gamma, self.power, self.lambda_min = lambda_start, gamma, power, lambda_min
+        self.lambda_start, self.gamma, self.power, self.lambda_min = (
+            lambda_start,
+            gamma,
+            power,
+            lambda_min,
+        )
         self.weight = new_weight(num_classes, num_features)
         mean_norm = self.weight.detach().norm(dim=1).mean()
         self.shared_norm = torch.nn.Parameter(mean_norm) if weight_norm == "shared" else None
@@ -154,9 +161,7 @@ class LSoftmaxLoss(Head):
         with torch.autocast(features.device.type, enabled=False):
             return functional.linear(full_precision(features), self.class_weights())
 
-    def losses(
-        self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0
-    ) -> Tensor:
+    def losses(self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0) -> Tensor:
         """Return the annealed L-Softmax loss of each image, (N,)."""
         with torch.autocast(features.device.type, enabled=False):
             weight = self.class_weights()

@@ -24,8 +24,6 @@ class SoftmaxLoss(Head):
         with torch.autocast(features.device.type, enabled=False):
             return functional.linear(full_precision(features), self.weight)
 
-    def losses(
-        self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0
-    ) -> Tensor:
+    def losses(self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0) -> Tensor:
         """Return the cross-entropy of each image, (N,)."""
         return functional.cross_entropy(self.logits(features), labels, reduction="none")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any
 
-from lmsm_cli.runs.folder import RunRecord
+from lmsm_cli.runs.record import RunRecord
 
 # What a run is allowed to differ in from the other runs of its group.
 FREE_KEYS = ("seed", "out", "data_dir", "device")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import DiskError
+from lmsm_cli.reports.tables import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,23 +66,23 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
         _draw_lines(panels[3], rows, "lambda", {"lambda": "lambda"})
         # lambda falls over orders of magnitude, and may reach 0
         panels[3].set_yscale("symlog", linthresh=1)
-        panels[3].set_ylim(bottom=0)
+        panels[3].set_ylim(0, max(1, *(2 * (row.get("lambda") or 0) for row in rows)))
     _save(figure, folder / "training_history")
 
 
 def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
-    """Draw the share of each class's test images by predicted class as confusion.{png,pdf}."""
+    """Draw the percent of each class's test images by predicted class as confusion.{png,pdf}."""
     import numpy as np
 
     matrix = np.array(scores["confusion"], dtype=float)
     totals = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
+    percent = np.divide(100 * matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
     names = [row["name"] for row in scores["per_class"]]
     named = len(names) <= _NAMED_CLASSES
     side = 3.0 + 0.42 * len(names) if named else 7.5
     figure, (axes,) = _figure(1, 1, width=side + 0.8, height=side)
     axes.set_facecolor("#e5e7eb")  # shows through where a class has no test image
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(f"Test accuracy {100 * scores['accuracy']:.1f}%", fontsize=10)
     axes.spines[:].set_visible(False)
@@ -89,12 +90,12 @@ def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
     if named:
         _name_ticks(axes, names, "x")
         _name_ticks(axes, names, "y")
-        for (row, column), share in np.ndenumerate(shares):
-            if share >= 0.005:  # what rounds to 0% stays empty
-                colour = "white" if share > 0.5 else "black"
-                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)  # fmt: skip
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+        for (row, column), share in np.ndenumerate(percent):
+            if share > 0.5:  # what rounds to 0 stays empty
+                colour = "white" if share > 50 else "black"
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)  # fmt: skip
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class's images")
+    bar.outline.set_visible(False)
     _save(figure, folder / "confusion")
 
 
@@ -110,7 +111,7 @@ def plot_features(panels: Sequence["Panel"], classes: Sequence[str], path: Path)
     colours = _class_colours(len(classes))
     for axes, (title, features, labels) in zip(all_axes, panels, strict=False):
         _draw_features(axes, features, labels, colours)
-        axes.set_title(title, fontsize=11, parse_math=False)
+        axes.set_title(visible(title), fontsize=11, parse_math=False)
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
     if len(classes) <= _NAMED_CLASSES:
@@ -157,6 +158,8 @@ def _draw_lines(
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=name)
     axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     if len(axes.lines) > 1:
         axes.legend(fontsize=8, frameon=False)
 
@@ -183,17 +186,17 @@ def _name_colours(figure: "Figure", classes: Sequence[str], colours: Sequence[An
         ncols=10,
         fontsize=8,
         frameon=False,
-        handletextpad=0.1,  # fmt: skip
+        handletextpad=0.1,
     )
     for text, name in zip(legend.get_texts(), classes, strict=True):
         text.set_parse_math(False)
-        text.set_text(name)
+        text.set_text(visible(name))
 
 
 def _name_ticks(axes: "Axes", names: Sequence[str], axis: str) -> None:
     """Put class names at the ticks, slanted below a figure where they are long."""
     one = axes.xaxis if axis == "x" else axes.yaxis
-    one.set_ticks(range(len(names)), labels=names, fontsize=8, parse_math=False)
+    one.set_ticks(range(len(names)), labels=list(map(visible, names)), fontsize=8, parse_math=False)
     if axis == "x" and max(map(len, names)) > 3:
         for label in axes.get_xticklabels():
             label.set(rotation=40, ha="right", rotation_mode="anchor")

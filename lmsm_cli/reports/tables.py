@@ -59,6 +59,14 @@ def summary_table(scores: Mapping[str, Any]) -> Table:
     return table
 
 
+def config_table(values: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
+    """Return each key of a config with its value and where that came from."""
+    table = _table("Config", "key", "value", "from")
+    for key, origin in origins.items():
+        table.add_row(key, shown(values[key]), shown(origin))
+    return table
+
+
 def confusion_table(scores: Mapping[str, Any]) -> Table:
     """Return images by true class (rows) and predicted class; the commonest errors for many."""
     names = [shown(row["name"]) for row in scores["per_class"]]
@@ -191,13 +199,12 @@ def _mean_and_sd(value: "Statistic | None") -> str:
 
 def shown(text: object) -> Text:
     """Return the text for a cell: markup is plain text there, control characters are spelled."""
-    return Text("".join(map(_visible, str(text))))
+    return Text(visible(str(text)))
 
 
-def _visible(character: str) -> str:
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+def visible(text: str) -> str:
+    r"""Return the text with what has no visible form spelled out, as \x1b or \u202e."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def percent(share: float | None) -> str:

@@ -31,9 +31,13 @@ def save(state: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         _verify(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError, CheckpointError) as error:  # torch reports a full disk as RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+        CheckpointError,
+    ) as error:  # torch reports a full disk as RuntimeError
         raise DiskError(f"checkpoint {path} could not be saved: {error}; the one before is kept") from None  # fmt: skip
     finally:
         temporary.unlink(missing_ok=True)
@@ -47,7 +51,7 @@ def duplicate(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
             shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         raise DiskError(f"checkpoint {target} could not be written: {error}") from None
     finally:
@@ -66,8 +70,18 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} holds objects that are no plain data; nothing was executed") from None  # fmt: skip
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no lmsm checkpoint: {str(error).splitlines()[0]}") from None
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} is no lmsm checkpoint: {str(error).splitlines()[0]}"
+        ) from None
     if not isinstance(state, dict) or "schema" not in state:
         raise CheckpointError(f"{path} is no lmsm checkpoint: it holds no schema number")
     if state["schema"] != SCHEMA:

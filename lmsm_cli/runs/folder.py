@@ -1,8 +1,7 @@
-"""The run folder: how it is made, written while a run goes on, and read back.
+"""The run folder as a run writes it; runs/record.py reads it back.
 
-Whole files are replaced atomically, so a reader finds the old text or the new one. Reading is
-tolerant: a run that was killed, is still going or was damaged is described, never a crash.
-To add a file, add a writer or a path to `RunFolder` and, where reports need it, to `read_run`.
+Whole files are replaced atomically, so a reader finds the old text or the new one. To add a file,
+add a writer or a path to `RunFolder` and, where reports need it, to `read_run`.
 """
 
 import contextlib
@@ -11,17 +10,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from lmsm_cli.errors import DiskError, LmsmError
-from lmsm_cli.scores import Scores
-from lmsm_cli.strict_yaml import read_mapping
+from lmsm_cli.errors import DiskError
 
-T = TypeVar("T")
 State = Literal["running", "interrupted", "failed", "completed"]
 
 
@@ -53,7 +49,7 @@ class RunFolder:
                     return cls(path)
         except OSError as error:
             raise DiskError(
-                f"cannot make a run folder in {out}: {_reason(error)}; choose another with --out"
+                f"cannot make a run folder in {out}: {reason_of(error)}; choose another with --out"
             ) from None
         raise AssertionError("count() has no end")
 
@@ -104,129 +100,16 @@ class RunFolder:
 
         Half a line that a killed run left at the end is cut off first.
         """
-        line = json.dumps(_finite(row), allow_nan=False) + "\n"
         path = self.path / "metrics.jsonl"
-        try:
-            with path.open("ab+") as file:
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-                file.write(line.encode("ascii"))
-        except OSError as error:
-            raise DiskError(f"cannot write {path}: {_reason(error)}") from None
+        with _writing(path), path.open("ab+") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(_encode(json.dumps(_finite(row), allow_nan=False) + "\n"))
 
     def log_line(self, text: str) -> None:
         """Append one line to train.log."""
-        try:
-            with self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text + "\n")
-        except OSError as error:
-            raise DiskError(f"cannot write {self.log}: {_reason(error)}") from None
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run folder says, for reports; None and [] stand for what is missing or damaged."""
-
-    path: Path
-    config: dict[str, Any] | None
-    status: dict[str, Any] | None
-    metrics: list[dict[str, Any]]
-    scores: dict[str, Any] | None
-    problem: str | None  # what is missing or damaged, and why the run has no scores
-
-    @property
-    def state(self) -> str:
-        """Where the run stands, `unknown` where status.json does not say."""
-        return str((self.status or {}).get("state", "unknown"))
-
-
-def read_run(path: Path) -> RunRecord:
-    """Return what the run folder says; whatever is missing or damaged becomes its `problem`."""
-    problems: list[str] = []
-    config = _attempt(_read_config, path / "config.yaml", problems)
-    status = _attempt(_read_json, path / "status.json", problems)
-    metrics = _attempt(_read_metrics, path / "metrics.jsonl", problems)
-    scores = _attempt(_read_scores, path / "scores.json", problems)
-    if scores is None and status is not None:
-        reason = f": {status['reason']}" if status.get("reason") else ""
-        problems.append(f"status {status.get('state', 'unknown')}{reason}")
-    return RunRecord(path, config, status, metrics or [], scores, "; ".join(problems) or None)
-
-
-def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Return the run folders that the paths are or directly hold, each once, in order of name.
-
-    A run folder has a config.yaml or a status.json. Raises LmsmError where a path does not exist
-    or holds no run.
-    """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise LmsmError(f"{path} is not a folder" if path.exists() else f"there is no {path}")
-        try:
-            runs = [path] if _is_run(path) else sorted(filter(_is_run, path.iterdir()))
-        except OSError as error:
-            raise LmsmError(f"cannot read {path}: {_reason(error)}") from None
-        if not runs:
-            raise LmsmError(f"{path} holds no run (a folder with config.yaml or status.json)")
-        for run in runs:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() or (path / "status.json").is_file()
-
-
-def _attempt(read: Callable[[Path], T], path: Path, problems: list[str]) -> T | None:
-    try:
-        return read(path)
-    except FileNotFoundError:
-        problems.append(f"no {path.name}")
-    except OSError as error:
-        problems.append(f"{path.name} cannot be read: {_reason(error)}")
-    except (ValueError, RecursionError):
-        problems.append(f"{path.name} is damaged")
-    except LmsmError as error:
-        problems.append(str(error))
-    return None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(path)
-    return {key: entry.value for key, entry in read_mapping(path).items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return _mapping(path.read_text(encoding="utf-8"))
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows; what stands after the last line end is half a line, and ignored."""
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [_mapping(line) for line in lines]
-
-
-def _read_scores(path: Path) -> dict[str, Any]:
-    """Return scores.json, checked against the fields of Scores; further keys are kept."""
-    from pydantic import TypeAdapter
-
-    document = _read_json(path)
-    TypeAdapter(Scores).validate_python(document)
-    return document
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    """Return a JSON object. Raises ValueError for other JSON, NaN and infinities included."""
-    document = json.loads(text, parse_constant=_refuse)
-    if not isinstance(document, dict):
-        raise ValueError("not a JSON object")
-    return document
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+        with _writing(self.log), self.log.open("ab") as file:
+            file.write(_encode(text + "\n"))
 
 
 def _finite(value: Any) -> Any:
@@ -242,22 +125,33 @@ def _pretty(document: Mapping[str, Any]) -> str:
     return json.dumps(_finite(document), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def _encode(text: str) -> bytes:
+    # a lone surrogate (an odd file name) becomes \udcxx, which is also JSON's way to write it
+    return text.encode("utf-8", "backslashreplace")
+
+
 def _replace(path: Path, text: str) -> None:
     """Write the file beside its place and move it there, so that it is never half written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # a lone surrogate (an odd file name) becomes \udcxx, which is also JSON's way to write it
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with _writing(path), temporary.open("wb") as file:
+            file.write(_encode(text))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {_reason(error)}") from None
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def _reason(error: OSError) -> str:
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {reason_of(error)}") from None
+
+
+def reason_of(error: OSError) -> str:
+    """Return the system's own words for an error."""
     return error.strerror or str(error)

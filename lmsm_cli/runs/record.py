@@ -1,0 +1,124 @@
+"""A run folder read back, for reports.
+
+Reading is tolerant: a run that was killed, is still going or was damaged is described, never a
+crash.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.runs.folder import reason_of
+from lmsm_cli.scores import Scores
+from lmsm_cli.strict_yaml import read_mapping
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says, for reports; None and [] stand for what is missing or damaged."""
+
+    path: Path
+    config: dict[str, Any] | None
+    status: dict[str, Any] | None
+    metrics: list[dict[str, Any]]
+    scores: dict[str, Any] | None
+    problem: str | None  # what is missing or damaged, and why the run has no scores
+
+    @property
+    def state(self) -> str:
+        """Where the run stands, `unknown` where status.json does not say."""
+        return str((self.status or {}).get("state", "unknown"))
+
+
+def read_run(path: Path) -> RunRecord:
+    """Return what the run folder says; whatever is missing or damaged becomes its `problem`."""
+    problems: list[str] = []
+    config = _attempt(_read_config, path / "config.yaml", problems)
+    status = _attempt(_read_json, path / "status.json", problems)
+    metrics = _attempt(_read_metrics, path / "metrics.jsonl", problems)
+    scores = _attempt(_read_scores, path / "scores.json", problems)
+    if scores is None and status is not None:
+        reason = f": {status['reason']}" if status.get("reason") else ""
+        problems.append(f"status {status.get('state', 'unknown')}{reason}")
+    return RunRecord(path, config, status, metrics or [], scores, "; ".join(problems) or None)
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Return the run folders that the paths are or directly hold, each once, in order of name.
+
+    A run folder has a config.yaml or a status.json. Raises LmsmError where a path does not exist
+    or holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise LmsmError(f"{path} is not a folder" if path.exists() else f"there is no {path}")
+        try:
+            runs = [path] if _is_run(path) else sorted(filter(_is_run, path.iterdir()))
+        except OSError as error:
+            raise LmsmError(f"cannot read {path}: {reason_of(error)}") from None
+        if not runs:
+            raise LmsmError(f"{path} holds no run (a folder with config.yaml or status.json)")
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file() or (path / "status.json").is_file()
+
+
+def _attempt(read: Callable[[Path], T], path: Path, problems: list[str]) -> T | None:
+    try:
+        return read(path)
+    except FileNotFoundError:
+        problems.append(f"no {path.name}")
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read: {reason_of(error)}")
+    except (ValueError, RecursionError):
+        problems.append(f"{path.name} is damaged")
+    except LmsmError as error:
+        problems.append(str(error))
+    return None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return {key: entry.value for key, entry in read_mapping(path).items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _mapping(path.read_text(encoding="utf-8"))
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows; what stands after the last line end is half a line, and ignored."""
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [_mapping(line) for line in lines]
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    """Return scores.json, checked against the fields of Scores; further keys are kept."""
+    from pydantic import TypeAdapter
+
+    document = _read_json(path)
+    TypeAdapter(Scores).validate_python(document)
+    return document
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError for other JSON, NaN and infinities included."""
+    document = json.loads(text, parse_constant=_refuse)
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")
+    return document
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,1 @@
+"""Tests of lmsm_cli, one file a module."""

@@ -1,0 +1,137 @@
+"""Checkpoints: whole or untouched, verified, plain data, and nothing executed."""
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from lmsm_cli import load_checkpoint
+from lmsm_cli.errors import CheckpointError, DiskError
+from lmsm_cli.models import build_classifier
+from lmsm_cli.runs import checkpoint
+
+CONFIG = {"model": "paper-2d", "neck": "linear", "loss": "lsoftmax:margin=3"}
+
+
+@pytest.fixture
+def model():
+    """A small untrained classifier."""
+    torch.manual_seed(0)
+    return build_classifier(**CONFIG, classes=("cat", "dog"), mean=(0.4,), std=(0.2,))
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    """Its checkpoint file."""
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(checkpoint.state_of(model, CONFIG, train_counts=[5, 5], epoch=1), path)
+    return path
+
+
+def test_a_checkpoint_gives_the_same_predictions(model, saved):
+    """Loaded from the file or from its folder, the classifier scores images as the saved one."""
+    images = torch.randint(256, (6, 1, 28, 28), dtype=torch.uint8)
+    model.eval()
+    for path in (saved, str(saved), saved.parent):
+        loaded = load_checkpoint(path)
+        assert not loaded.training
+        assert loaded.classes == ("cat", "dog")
+        assert torch.equal(loaded(images), model(images))
+        assert torch.equal(loaded.predict(images), model.predict(images))
+
+
+def test_only_plain_data_is_stored(saved):
+    """torch's own weights-only reader takes every value in the file."""
+    state = torch.load(saved, weights_only=True)
+    assert state["schema"] == checkpoint.SCHEMA
+    assert type(state["classes"]) is list
+    assert not list(saved.parent.glob(".*.tmp"))
+
+
+def damage(path, kind):
+    """Damage a file in one of the ways that disks and downloads do."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes({
+        "empty": b"",
+        "half": content[:middle],
+        "short by one": content[:-1],
+        "flipped byte": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        "html": b"<html>404 not found</html>",
+        "pickle": pickle.dumps({"schema": 1}),
+    }[kind])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "half", "short by one", "flipped byte", "html", "pickle"]
+)
+def test_damaged_files_are_refused(saved, kind):
+    """Whatever is no whole checkpoint is refused with exit code 4 and its name."""
+    damage(saved, kind)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt") as error:
+        load_checkpoint(saved)
+    assert error.value.exit_code == 4
+
+
+class Bomb:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    """A pickled object is refused with exit code 4, and its code does not run."""
+    torch.save({"schema": 1, "model": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pt")
+    with pytest.raises(CheckpointError, match="nothing was executed"):
+        load_checkpoint(tmp_path / "bomb.pt")
+    assert not (tmp_path / "boom").exists()
+    torch.load(tmp_path / "bomb.pt", weights_only=False)  # the bomb is real
+    assert (tmp_path / "boom").exists()
+
+
+def test_other_files_are_refused(tmp_path):
+    """A zip file, a tensor, a foreign state dict and a missing file say what they are not."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("hello", "world")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "state.pt")
+    torch.save({"schema": 99}, tmp_path / "future.pt")
+    torch.save({"schema": 1, "config": CONFIG}, tmp_path / "hollow.pt")
+    for name, message in [("a.zip", "no lmsm checkpoint"), ("tensor.pt", "no schema"), ("state.pt", "no schema"), ("future.pt", "has schema 99"), ("hollow.pt", "does not fit"), ("none.pt", "no checkpoint at")]:  # fmt: skip
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(tmp_path / name)
+
+
+def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
+    """When the disk is full in the middle, the previous checkpoint stays and no scrap is left."""
+    before = saved.read_bytes()
+
+    def full(state, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DiskError, match="No space left on device") as error:
+        checkpoint.save({"schema": 1}, saved)
+    assert error.value.exit_code == 6
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_duplicate_is_a_copy_that_outlives_its_source(saved, monkeypatch, links):
+    """The copy holds the same bytes after the source is replaced, with and without hard links."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    before = saved.read_bytes()
+    best = saved.with_name("best.pt")
+    checkpoint.duplicate(saved, best)
+    checkpoint.save({"schema": 1, "other": 2}, saved)
+    assert best.read_bytes() == before
+    assert saved.read_bytes() != before

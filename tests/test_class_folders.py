@@ -1,0 +1,370 @@
+"""What class_folders.py promises."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lmsm_cli.data import class_folders
+from lmsm_cli.data.class_folders import (
+    cache_path,
+    list_class_folders,
+    read_image,
+    read_images,
+    reading,
+    split_by_class,
+)
+from lmsm_cli.errors import DataError
+
+
+def noise(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
+    """Return random pixels."""
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    """Write pixels as an image file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def read(root: Path, size: int = 8, channels: int = 3, **kwargs) -> np.ndarray:
+    """Return all images below class folders."""
+    return read_images(list_class_folders(root), size=size, channels=channels, **kwargs)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Two classes of three images, in train/."""
+    root = tmp_path / "train"
+    for seed, name in enumerate(["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png", "dog/2.png"]):  # fmt: skip
+        save(root / name, noise(seed))
+    return root
+
+
+def test_labels_follow_sorted_folders_and_images_sorted_files(tmp_path):
+    """An index means the same image every time: folders and files are taken in sorted order."""
+    for name in ("zebra/b.png", "zebra/a.png", "ant/10.png", "ant/9.PNG", "Bee/x.jpeg"):
+        save(tmp_path / name, noise(0))
+    listing = list_class_folders(tmp_path)
+    assert listing.classes == ("Bee", "ant", "zebra")
+    assert listing.files == ("Bee/x.jpeg", "ant/10.png", "ant/9.PNG", "zebra/a.png", "zebra/b.png")
+    assert listing.labels == (0, 1, 1, 2, 2)
+
+
+def test_hidden_and_foreign_files_are_ignored(pets):
+    """Names with a leading dot, files that are no images and loose files are not data."""
+    before = list_class_folders(pets)
+    save(pets / ".thumbnails" / "0.png", noise(1))
+    save(pets / "cat" / ".0.png", noise(1))
+    (pets / "cat" / "notes.txt").write_text("meow")
+    (pets / "cat" / "album.png").mkdir()
+    (pets / "readme.png").write_bytes(b"")
+    assert list_class_folders(pets) == before
+
+
+def test_pixels_of_the_right_size_are_untouched(pets):
+    """An image that already has the right size is not resampled."""
+    images = read(pets)
+    assert images.shape == (6, 8, 8, 3)
+    assert images.dtype == np.uint8
+    for index in range(6):
+        assert np.array_equal(images[index], noise(index))
+
+
+def test_shorter_side_is_resized_and_the_middle_kept(tmp_path):
+    """Of a wide picture of three stripes, the middle stripe is what is left."""
+    stripes = np.zeros((20, 60, 3), np.uint8)
+    for stripe in range(3):
+        stripes[:, 20 * stripe : 20 * stripe + 20, stripe] = 255
+    image = read_image(save(tmp_path / "x.png", stripes), size=10, channels=3)
+    assert image.shape == (10, 10, 3)
+    assert np.array_equal(image[:, 1:-1], np.full((10, 8, 3), (0, 255, 0)))
+
+
+def test_shrinking_averages_instead_of_skipping(tmp_path):
+    """A fine chess-board shrinks to grey: the filter is antialiased."""
+    board = np.indices((64, 64)).sum(0) % 2 * 255
+    image = read_image(save(tmp_path / "x.png", board.astype(np.uint8)), size=8, channels=1)
+    assert np.abs(image.astype(int) - 127).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix", "rgb"),
+    [
+        (Image.new("L", (8, 8), 100), "png", (100, 100, 100)),
+        (Image.new("1", (8, 8), 1), "png", (255, 255, 255)),
+        (Image.fromarray(np.full((8, 8), 0x8012, np.uint16)), "png", (128, 128, 128)),
+        (Image.fromarray(np.full((8, 8), 0x8012, np.uint16)), "tiff", (128, 128, 128)),
+        (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "tiff", (255, 0, 0)),
+        (Image.new("RGB", (8, 8), (9, 8, 7)).quantize(4), "png", (9, 8, 7)),
+        (Image.new("RGBA", (8, 8), (0, 0, 255, 255)), "png", (0, 0, 255)),
+        (Image.new("RGBA", (8, 8), (0, 0, 255, 0)), "png", (255, 255, 255)),
+        (Image.new("LA", (8, 8), (50, 255)), "png", (50, 50, 50)),
+        (Image.new("RGB", (8, 8), (1, 2, 3)), "bmp", (1, 2, 3)),
+        (Image.new("RGB", (8, 8), (255, 0, 0)), "gif", (255, 0, 0)),
+    ],
+    ids=["L", "1", "I;16", "I;16 tiff", "CMYK", "P", "opaque", "clear", "LA", "bmp", "gif"],
+)
+def test_every_mode_becomes_rgb(tmp_path, image, suffix, rgb):
+    """Grey is spread, 16 bits are scaled, see-through becomes white, palettes are looked up."""
+    path = tmp_path / f"x.{suffix}"
+    image.save(path)
+    assert np.array_equal(read_image(path, size=8, channels=3), np.full((8, 8, 3), rgb))
+
+
+def test_one_channel_is_grey(tmp_path):
+    """A colour image read with one channel becomes its luma, 0.299 R + 0.587 G + 0.114 B."""
+    pixels = np.full((8, 8, 3), (200, 100, 50), np.uint8)
+    grey = read_image(save(tmp_path / "x.png", pixels), size=8, channels=1)
+    assert grey.shape == (8, 8, 1)
+    assert set(grey.flatten()) == {124}  # 59.8 + 58.7 + 5.7 = 124.2
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    """EXIF orientation 3 means upside down: the stored top row comes out at the bottom."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    assert read_image(tmp_path / "x.png", size=8, channels=3)[-1].min() == 255
+
+
+def swap_content(path: Path) -> None:
+    """Put other pixels into a bitmap behind its back: same size, same time of change."""
+    times = path.stat()
+    size = times.st_size
+    save(path, noise(99))
+    assert path.stat().st_size == size
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_second_reading_comes_from_the_cache(tmp_path):
+    """Images are decoded once: the second time not even a swapped file is looked into."""
+    path = save(tmp_path / "train" / "cat" / "0.bmp", noise(0))
+    read(tmp_path / "train")
+    swap_content(path)
+    assert np.array_equal(read(tmp_path / "train")[0], noise(0))
+    assert (tmp_path / ".lmsm-train-8x8x3.npz").is_file()
+
+
+def test_cache_is_by_size_and_channels(pets):
+    """The same folder read in another size or as grey is decoded anew."""
+    assert read(pets).shape == (6, 8, 8, 3)
+    assert read(pets, size=4).shape == (6, 4, 4, 3)
+    assert read(pets, channels=1).shape == (6, 8, 8, 1)
+
+
+def change(path: Path) -> None:
+    """Rewrite a file in the same size, a moment later."""
+    swap_content(path)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize(
+    ("happen", "expected"),
+    [
+        (change, [99, 1]),
+        (lambda path: path.unlink(), [1]),
+        (lambda path: path.rename(path.with_name("2.bmp")), [1, 0]),
+        (lambda path: save(path.with_name("00.bmp"), noise(5)), [0, 5, 1]),
+    ],
+    ids=["changed", "removed", "renamed", "added"],
+)
+def test_cache_notices_changed_files(tmp_path, happen, expected):
+    """A changed, removed, renamed or added file is seen at the next reading."""
+    first = save(tmp_path / "cat" / "0.bmp", noise(0))
+    save(tmp_path / "cat" / "1.bmp", noise(1))
+    read(tmp_path)
+    happen(first)
+    order = [path.name for path in sorted((tmp_path / "cat").iterdir())]
+    images = read(tmp_path)
+    assert len(images) == len(order) == len(expected)
+    for image, seed in zip(images, expected, strict=True):
+        assert np.array_equal(image, noise(seed))
+
+
+def test_damaged_cache_is_rebuilt(pets):
+    """Whatever the cache file holds, the images are those of the files."""
+    expected = read(pets)
+    cache = cache_path(pets, size=8, channels=3)
+    whole = cache.read_bytes()
+    draws = np.random.default_rng(0)
+    damaged = [b"", b"PK", b"no zip at all", whole[:-30], whole[: len(whole) // 2], whole[50:]]
+    for position in [*range(0, 60, 3), *draws.integers(0, len(whole), 60), *range(-150, 0, 5)]:
+        bent = bytearray(whole)
+        bent[position] ^= 0xFF
+        damaged.append(bytes(bent))
+    for content in damaged:
+        cache.write_bytes(content)
+        assert np.array_equal(read(pets), expected)
+
+
+def test_cache_never_executes_a_pickle(pets, tmp_path):
+    """A cache with a pickled object inside is rebuilt, and the object never comes to life."""
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (trap,))
+
+    expected = read(pets)
+    np.savez(cache_path(pets, size=8, channels=3), fingerprint=np.array(Trap(), object), images=expected)  # fmt: skip
+    assert np.array_equal(read(pets), expected)
+    assert not trap.exists()
+
+
+def test_folder_that_cannot_be_written_gets_no_cache(pets):
+    """Where no cache can be written, reading goes on, says so once, and leaves nothing behind."""
+    (cache_path(pets, size=8, channels=3) / "in the way").mkdir(parents=True)
+    said = []
+    images = read(pets, report=lambda what, done, total: said.append(what))
+    assert len(images) == 6
+    assert sum("no cache" in what for what in said) == 1
+    assert [path.name for path in pets.parent.glob(".*")] == [".lmsm-train-8x8x3.npz"]
+
+
+def test_progress_ends_at_the_total(pets, monkeypatch):
+    """Progress rises and ends at the number of images; the cache needs none."""
+    monkeypatch.setattr(class_folders, "_CHUNK", 4)
+    seen = []
+    read(pets, report=lambda what, done, total: seen.append((done, total)))
+    assert seen == [(4, 6), (6, 6)]
+    read(pets, report=lambda *_: pytest.fail("decoded again"))
+
+
+def half(path: Path) -> bytes:
+    """Return the first half of a file."""
+    return path.read_bytes()[: path.stat().st_size // 2]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "tiff", "webp"])
+def test_truncated_image_is_named(tmp_path, suffix):
+    """A cut image file stops with an error that names it; no half-grey image is trained on."""
+    path = save(tmp_path / "cat" / f"cut.{suffix}", noise(0, (64, 64, 3)))
+    path.write_bytes(half(path))
+    with pytest.raises(DataError, match=rf"cut\.{suffix}.*replace or remove"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>not found</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"],
+    ids=["empty", "html", "postscript"],
+)
+def test_file_that_is_no_image_is_named(tmp_path, content):
+    """What only bears an image's name is an error; PostScript is not run."""
+    path = tmp_path / "cat" / "fake.jpg"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"fake\.jpg is not an image"):
+        read(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, on what it skips
+def test_random_damage_never_escapes_as_another_error(tmp_path):
+    """Bytes flipped anywhere in an image give an image or a DataError."""
+    draws = np.random.default_rng(1)
+    for suffix in ("png", "jpg", "gif", "tiff", "webp"):
+        path = save(tmp_path / f"x.{suffix}", noise(0, (16, 16, 3)))
+        whole = path.read_bytes()
+        for _ in range(25):
+            bent = bytearray(whole)
+            for position in draws.integers(0, len(whole), 3):
+                bent[position] = draws.integers(256)
+            path.write_bytes(bent)
+            with suppress(DataError):
+                assert read_image(path, size=16, channels=3).shape == (16, 16, 3)
+
+
+def test_float_pixels_are_refused(tmp_path):
+    """Floating-point pixels have no known range, so guessing one is refused."""
+    path = tmp_path / "x.tiff"
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(path)
+    with pytest.raises(DataError, match="floating-point"):
+        read_image(path, size=8, channels=3)
+
+
+def test_broken_link_is_named(tmp_path):
+    """A link to a file that is gone is an error, not a smaller data set."""
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"cannot read .*gone\.png"), reading(tmp_path):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ([], "holds no class folders"),
+        (["cat"], "cat holds no images"),
+        (["cat/inner"], "cat holds no images"),
+        (None, "there is no folder"),
+    ],
+    ids=["nothing", "empty class", "nested", "no folder"],
+)
+def test_missing_images_say_what_was_expected_where(tmp_path, made, said):
+    """Without class folders or images the error names the folder and shows the layout."""
+    root = tmp_path / "pets"
+    for name in made or ():
+        (root / name).mkdir(parents=True)
+    if made is not None:
+        root.mkdir(exist_ok=True)
+    with pytest.raises(DataError, match=said) as caught:
+        list_class_folders(root)
+    assert str(root / "<class>" / "*.jpg") in str(caught.value)
+
+
+def test_control_characters_in_names_are_data(tmp_path):
+    """Strange folder names are names like any other, also those that are not UTF-8."""
+    save(tmp_path / "a\x1b[31m\n" / "0.png", noise(0))
+    save(tmp_path / os.fsdecode(b"b\xff") / "0.png", noise(1))
+    listing = list_class_folders(tmp_path)
+    assert listing.classes == ("a\x1b[31m\n", "b\\xff")
+    assert np.array_equal(read_images(listing, size=8, channels=3)[1], noise(1))
+
+
+def test_split_takes_a_fifth_of_each_class(tmp_path):
+    """The fixed split puts 20% of each class, at least one image, into the test, and repeats."""
+    for name, count in {"few": 2, "many": 20, "some": 7}.items():
+        for index in range(count):
+            save(tmp_path / name / f"{index:02}.png", noise(0, (1, 1)))
+    listing = list_class_folders(tmp_path)
+    train, test = split_by_class(listing)
+    labels = np.array(listing.labels)
+    assert np.bincount(labels[test]).tolist() == [1, 4, 1]
+    assert sorted([*train, *test]) == list(range(29))
+    assert all(np.array_equal(a, b) for a, b in zip(split_by_class(listing), (train, test), strict=True))  # fmt: skip
+
+
+def test_split_needs_two_images_of_a_class(tmp_path):
+    """A class of one image cannot be trained and tested; the error names it."""
+    save(tmp_path / "lonely" / "0.png", noise(0))
+    with pytest.raises(DataError, match="lonely holds 1 image"):
+        split_by_class(list_class_folders(tmp_path))
+
+
+@pytest.mark.realdata
+def test_real_cifar10_folders_and_their_cache(tmp_path):
+    """Of real CIFAR-10, a copy of a few files is cached, and one touched file is noticed."""
+    source = Path(os.environ.get("LMSM_DATA_DIR", "")) / "cifar10" / "train"
+    if "LMSM_DATA_DIR" not in os.environ or not source.is_dir():
+        pytest.skip("no class folders of CIFAR-10 below LMSM_DATA_DIR")
+    assert np.bincount(list_class_folders(source).labels).tolist() == [5000] * 10
+    for folder in sorted(source.iterdir())[:2]:
+        (tmp_path / folder.name).mkdir()
+        for file in sorted(folder.iterdir())[:20]:
+            (tmp_path / folder.name / file.name).write_bytes(file.read_bytes())
+    steps = []
+    first = read(tmp_path, size=32, report=lambda *step: steps.append(step))
+    again = read(tmp_path, size=32, report=lambda *step: steps.append(step))
+    assert len(steps) == 1
+    assert np.array_equal(first, again)
+    next(tmp_path.glob("*/*.jpg")).touch()
+    read(tmp_path, size=32, report=lambda *step: steps.append(step))
+    assert len(steps) == 2

@@ -1,0 +1,160 @@
+"""Config: precedence, strictness, derived defaults, messages."""
+
+import pytest
+
+from lmsm_cli.config import (
+    Config,
+    Layer,
+    dump_yaml,
+    preset_names,
+    resolve,
+)
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.losses import check_loss
+from lmsm_cli.models import BACKBONES
+
+
+def flags(**values):
+    """Return a layer of flags."""
+    return Layer.of_flags(values)
+
+
+def problems_of(*layers):
+    """Return the lines of the message that the layers are refused with."""
+    with pytest.raises(LmsmError) as error:
+        resolve(layers, check_loss)
+    assert error.value.exit_code == 2
+    return str(error.value).splitlines()
+
+
+def test_precedence_is_default_preset_file_flag(tmp_path):
+    """Each higher layer wins, and --show-config can say which one did."""
+    file = tmp_path / "my.yaml"
+    file.write_text("lr: 0.01\nepochs: 3\n")
+    resolved = resolve([Layer.of_preset("imbalanced-resnet18"), Layer.of_file(file), flags(epochs="5")])  # fmt: skip
+    config, origins = resolved.config, resolved.origins
+    assert (config.momentum, origins["momentum"]) == (0.9, "default")
+    assert config.batch_size == 32
+    assert origins["batch_size"].startswith("preset imbalanced-resnet18:")
+    assert (config.lr, origins["lr"]) == (0.01, f"{file}:1")
+    assert (config.epochs, origins["epochs"]) == (5, "--epochs")
+
+
+def test_imbalanced_means_cifar10_exp_a_tenth():
+    """`imbalanced` brings its profile and factor, and says so; flags still win."""
+    resolved = resolve([flags(dataset="imbalanced")])
+    assert (resolved.config.imbalance, resolved.config.factor) == ("exp", 0.1)
+    assert resolved.origins["imbalance"] == "dataset imbalanced"
+    step = resolve([flags(dataset="imbalanced", imbalance="step", factor="0.01")]).config
+    assert (step.imbalance, step.factor) == ("step", 0.01)
+
+
+def test_data_dir_comes_from_the_environment(monkeypatch):
+    """LMSM_DATA_DIR stands below every other layer."""
+    monkeypatch.setenv("LMSM_DATA_DIR", "/somewhere")
+    assert str(resolve([]).config.data_dir) == "/somewhere"
+    assert resolve([]).origins["data_dir"] == "environment LMSM_DATA_DIR"
+    assert str(resolve([flags(data_dir="here")]).config.data_dir) == "here"
+
+
+def test_the_neck_follows_the_model_alone():
+    """Every loss gets the same neck, so that a comparison differs in the loss alone."""
+    for loss in ("softmax", "lsoftmax"):
+        assert resolve([flags(loss=loss)]).config.neck == "bn"
+        assert resolve([flags(loss=loss, model="resnet32")]).config.neck == "none"
+
+
+@pytest.mark.parametrize(
+    ("layers", "loss"),
+    [
+        ([{"loss": "lsoftmax:margin=2", "margin": 4}], "lsoftmax:margin=4"),
+        (
+            [{"loss": "lsoftmax:margin=2,lambda_min=1"}, {"margin": 3}],
+            "lsoftmax:margin=3,lambda_min=1",
+        ),
+        ([{"loss": "lsoftmax", "margin": 3}, {"loss": "softmax"}], "softmax"),
+    ],
+)
+def test_margin_is_short_for_the_specs(layers, loss):
+    """`margin` sets the option of the loss in force at its layer, and goes with that loss."""
+    assert resolve([flags(**layer) for layer in layers], check_loss).config.loss == loss
+
+
+def test_a_written_config_reads_back(tmp_path):
+    """config.yaml of a run, given to --config, is the same config."""
+    config = resolve([Layer.of_preset("lsoftmax-resnet18"), flags(milestones="3,7")]).config
+    (tmp_path / "config.yaml").write_text(dump_yaml(config))
+    assert resolve([Layer.of_file(tmp_path / "config.yaml")], check_loss).config == config
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid(name):
+    """Every shipped preset resolves, loss spec included, and opens with its command."""
+    layer = Layer.of_preset(name)
+    assert resolve([layer], check_loss).config.dataset == layer.values["dataset"]
+
+
+def test_all_mistakes_are_found_at_once(tmp_path):
+    """One message lists every mistake with its place and the nearest right thing."""
+    file = tmp_path / "bad.yaml"
+    file.write_text("modle: resnet18\nepochs: 0\nmodel: resnet81\n")
+    found = problems_of(Layer.of_file(file), flags(lr="nan", loss="lsoftmx"))
+    assert len(found) == 5
+    assert any(f"{file}:1: unknown key 'modle' (did you mean 'model'?)" in line for line in found)
+    assert any(f"{file}:2: epochs is 0" in line for line in found)
+    assert any(f"{file}:3: model has no value 'resnet81' (did you mean 'resnet18'?)" in line for line in found)  # fmt: skip
+    assert any("--lr: lr is 'nan'" in line for line in found)
+    assert any("did you mean 'lsoftmax'?" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": "cifar"}, "did you mean 'cifar10'?"),
+        ({"dataset": "imbalanced", "factor": "0"}, "--factor: factor is '0'"),
+        ({"dataset": "imbalanced", "factor": "1.5"}, "--factor: factor is '1.5'"),
+        ({"dataset": "imbalanced", "factor": "nan"}, "--factor"),
+        ({"epochs": "many"}, "--epochs: epochs is 'many'"),
+        ({"epochs": "2.5"}, "--epochs: epochs is '2.5'"),
+        ({"lr": "inf"}, "--lr"),
+        ({"lr": "-1"}, "--lr"),
+        ({"batch_size": "1"}, "--batch-size"),
+        ({"margin": "0", "loss": "lsoftmax"}, "margin is 0"),
+        ({"margin": "2"}, "loss 'softmax' has no option 'margin'"),
+        ({"device": "gpu"}, "'gpu' is not auto, cpu, cuda or cuda:N"),
+        ({"dataset": "balanced", "imbalance": "exp"}, "'balanced' excludes an imbalance"),
+        ({"factor": "0.5"}, "factor 0.5 has no effect without an imbalance"),
+        ({"schedule": "multistep", "milestones": "9,3"}, "do not rise"),
+        ({"milestones": "a"}, "milestones"),
+        ({"loss": "lsoftmax:margin=4,"}, "is not key=value"),
+    ],
+)
+def test_bad_values_are_explained(values, message):
+    """Each bad value is refused with exit code 2 and a message that names it."""
+    assert any(message in line for line in problems_of(flags(**values)))
+
+
+def test_true_is_not_a_number(tmp_path):
+    """`epochs: true` is a mistake, not one epoch."""
+    file = tmp_path / "c.yaml"
+    file.write_text("epochs: true\n")
+    assert "true and false are not numbers" in problems_of(Layer.of_file(file))[0]
+
+
+def test_unknown_preset_names_the_nearest():
+    """A misspelt preset is refused with the one that was meant."""
+    with pytest.raises(LmsmError, match="did you mean 'balanced-resnet18'"):
+        Layer.of_preset("balanced-resnet-18")
+
+
+def test_models_of_the_config_are_those_that_exist():
+    """Config's list of models, which --help shows without torch, is the list of backbones."""
+    schema = Config.model_json_schema()["properties"]["model"]
+    assert set(schema["enum"]) == set(BACKBONES)
+
+
+def test_every_field_has_help_and_a_panel():
+    """A field's docstring is its flag's help: none is missing."""
+    for name, field in Config.model_fields.items():
+        assert field.description, name
+        assert field.json_schema_extra["panel"], name

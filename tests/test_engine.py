@@ -1,0 +1,233 @@
+"""The training loop on small data: it learns, repeats exactly, and reports without the margin."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lmsm_cli.config import Config
+from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.engine import train as training
+from lmsm_cli.engine.device import Runtime, choose_runtime
+from lmsm_cli.engine.evaluate import features_of, scores_of
+from lmsm_cli.engine.schedule import learning_rate
+from lmsm_cli.engine.watch import Vitals, Watch, collapse_signs
+from lmsm_cli.errors import DivergedError, LmsmError
+from lmsm_cli.losses import build_head
+from lmsm_cli.models import Classifier
+
+CPU = Runtime(torch.device("cpu"), bf16=False)
+
+
+def easy_images(per_class=20, num_classes=3, seed=0):
+    """Noise in which two bright rows tell the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_classes).repeat_interleave(per_class)
+    pixels = torch.randint(100, (len(labels), 8, 8, 1), generator=generator, dtype=torch.uint8)
+    for i, label in enumerate(labels.tolist()):
+        pixels[i, 2 * label + 1 : 2 * label + 3] += 120
+    return ImageSet(pixels, labels, tuple("abc"[:num_classes]), (0.5,), (0.3,))
+
+
+def small_model(loss="softmax", *, relu=False, dropout=0.0):
+    """Return a two-layer classifier for `easy_images`."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(dropout)
+    )
+    neck = nn.ReLU() if relu else nn.Identity()
+    return Classifier(
+        backbone, neck, build_head(loss, 16, 3), classes="abc", mean=(0.5,), std=(0.3,)
+    )
+
+
+def fit(model, config, held_out=None, data=None):
+    """Train on `easy_images` and return the epochs."""
+    optimizer = training.new_optimizer(model, config)
+    return list(training.train(model, optimizer, config, data or easy_images(), held_out, CPU))
+
+
+CONFIG = Config(epochs=3, batch_size=16, lr=0.01, device="cpu")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("loss", ["softmax", "lsoftmax:margin=2", "lsoftmax:margin=4"])
+def test_it_learns(optimizer, loss):
+    """Every optimiser and loss gets an easy set nearly right in a few epochs."""
+    config = CONFIG.model_copy(update={"optimizer": optimizer, "epochs": 8})
+    last = fit(small_model(loss), config, easy_images(seed=1))[-1]
+    assert last.val_accuracy > 0.95
+    assert last.train_accuracy > 0.95
+
+
+def test_the_same_seed_repeats_exactly_and_another_does_not():
+    """Weights after training depend on the seed alone, shuffling and dropout included."""
+    weights = []
+    for seed in (1, 1, 2):
+        model = small_model(dropout=0.5)
+        fit(model, CONFIG.model_copy(update={"seed": seed, "augment": "crop-flip"}))
+        weights.append(model.head.weight.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_reported_accuracy_and_loss_are_margin_free():
+    """With frozen weights the reported numbers are plain softmax's, though the objective is not."""
+    model = small_model("lsoftmax:margin=4,anneal=none")
+    data = easy_images()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval = module.train = lambda *_, m=module: m  # keep statistics fixed
+            module.training = False
+    config = CONFIG.model_copy(update={"lr": 1e-30, "epochs": 1, "weight_decay": 0.0})
+    epoch = fit(model, config, data)[0]
+    logits = scores_of(model, data.images, CPU)
+    plain = nn.functional.cross_entropy(logits, data.labels).item()
+    accuracy = (logits.argmax(1) == data.labels).float().mean().item()
+    assert epoch.train_loss == pytest.approx(plain, rel=1e-4)
+    assert epoch.val_loss == pytest.approx(plain, rel=1e-4)
+    assert epoch.train_accuracy == pytest.approx(accuracy, abs=1e-6)
+    assert epoch.val_accuracy == pytest.approx(accuracy, abs=1e-6)
+    assert epoch.vitals.objective > plain + 0.5
+
+
+def test_progress_runs_from_zero_to_one(monkeypatch):
+    """The head sees 0 at the first step and nearly 1 at the last; lambda is that of the epoch's end."""
+    seen = []
+    model = small_model("lsoftmax")
+    original = model.head.losses
+    monkeypatch.setattr(model.head, "losses", lambda x, y, p: seen.append(p) or original(x, y, p))
+    epochs = fit(model, CONFIG)
+    assert seen == pytest.approx([i / 12 for i in range(12)])
+    assert [e.lam for e in epochs] == pytest.approx(
+        [model.head.lambda_at(t) for t in (1 / 3, 2 / 3, 1)]
+    )
+
+
+def test_a_non_finite_loss_stops_the_training():
+    """NaN in the weights ends the run with exit code 5, naming epoch and step."""
+    model = small_model()
+    model.head.weight.data[0, 0] = float("nan")
+    with pytest.raises(
+        DivergedError, match="no longer finite in epoch 1, at or before step 1"
+    ) as error:
+        fit(model, CONFIG)
+    assert error.value.exit_code == 5
+
+
+def test_unheld_validation_is_reported_as_none():
+    """Without validation images its three scores are None, not 0."""
+    epoch = fit(small_model(), CONFIG)[0]
+    assert (epoch.val_loss, epoch.val_accuracy, epoch.val_balanced_accuracy) == (None, None, None)
+
+
+def test_balanced_accuracy_counts_each_class_once():
+    """On 20 / 20 / 2 held-out images it is the mean of the three class accuracies."""
+    data = easy_images()
+    uneven = data.subset([*range(40), 40, 41])
+    model = small_model()
+    predicted = scores_of(model, uneven.images, CPU).argmax(1)
+    shares = [(predicted[uneven.labels == c] == c).float().mean().item() for c in range(3)]
+    assert training.validate(model, uneven, CPU)["val_balanced_accuracy"] == pytest.approx(
+        np.mean(shares)
+    )
+
+
+def test_evaluation_leaves_the_mode_as_it_was():
+    """Scoring puts the model into eval mode and back."""
+    model = small_model(dropout=0.9).train()
+    first = scores_of(model, easy_images().images, CPU)
+    assert model.training
+    assert torch.equal(first, scores_of(model, easy_images().images, CPU))
+    assert features_of(model, easy_images().images, CPU).shape == (60, 16)
+
+
+@pytest.mark.parametrize(
+    ("choice", "wanted"),
+    [
+        ({"schedule": "step", "step_size": 2, "gamma": 0.9}, [1, 1, 0.9, 0.9, 0.81, 0.81]),
+        ({"schedule": "constant"}, [1] * 6),
+        ({"schedule": "multistep", "milestones": (3, 5), "gamma": 0.01}, [1, 1, 1, 0.01, 0.01, 0.0001]),
+        ({"schedule": "multistep", "milestones": (4,), "gamma": 0.1, "warmup": 2}, [0.5, 1, 1, 1, 0.1, 0.1]),
+        ({"schedule": "cosine", "epochs": 4}, [1, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4]),
+    ],
+)  # fmt: skip
+def test_learning_rates_by_hand(choice, wanted):
+    """Each schedule gives the rates worked by hand, warm-up as in LDAM-DRW."""
+    config = Config(lr=1.0, **({"epochs": 6} | choice))
+    assert [learning_rate(config, epoch) for epoch in range(config.epochs)] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("schedule", ["step", "multistep"])
+def test_schedules_are_torchs(schedule):
+    """Step and multistep fall where torch's own schedulers do."""
+    config = Config(lr=0.1, schedule=schedule, step_size=3, milestones=(2, 5), gamma=0.5, epochs=8)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedulers = torch.optim.lr_scheduler
+    theirs = schedulers.StepLR(optimizer, 3, 0.5) if schedule == "step" else schedulers.MultiStepLR(optimizer, [2, 5], 0.5)  # fmt: skip
+    for epoch in range(8):
+        assert learning_rate(config, epoch) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+HEALTHY = Vitals(0.4, 5.0, 0.5, 0.6, 1.1, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "progress", "sign"),
+    [
+        ({}, 1.0, None),
+        ({"zero_features": 0.99}, 0.1, "dead features"),
+        ({"zero_features": 0.75}, 1.0, None),
+        ({"objective": math.log(3) + 0.001}, 0.1, "stuck loss"),
+        ({"weight_norm_min": 0.001}, 0.1, "shrunken class weight"),
+        ({"never_predicted": (2,)}, 0.5, "missing classes"),
+        ({"never_predicted": (2,)}, 0.1, None),
+    ],
+)
+def test_signs_of_collapse(change, progress, sign):
+    """Each sign is found where it stands, and a healthy epoch has none."""
+    vitals = Vitals(**(vars(HEALTHY) | {"objective": 0.5} | change))
+    assert list(collapse_signs(vitals, ("a", "b", "c"), progress=progress)) == (
+        [sign] if sign else []
+    )
+
+
+def test_the_watch_sees_what_happened():
+    """Zero share, norms and predicted classes of an epoch are those worked by hand."""
+    watch = Watch(3, 2, torch.device("cpu"))
+    watch.see(0, torch.ones(2, 2), torch.tensor(9.0), torch.tensor([0, 0]))
+    watch.see(1, torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor(1.5), torch.tensor([2, 2]))
+    vitals = watch.vitals(torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 2.0]]))
+    assert vitals.never_predicted == (1,)
+    assert (vitals.zero_features, vitals.feature_norm, vitals.objective) == (0.5, 2.5, 1.5)
+    assert (vitals.weight_norm_min, vitals.weight_norm_median) == (1.0, 2.0)
+
+
+def test_the_full_margin_on_relu_features_is_called_a_collapse():
+    """The seed's setting, L-Softmax without annealing on ReLU features, is found out in epoch 1."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (600, 8, 8, 1), generator=generator, dtype=torch.uint8)
+    data = ImageSet(
+        noise, torch.randint(3, (600,), generator=generator), ("a", "b", "c"), (0.5,), (0.3,)
+    )
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16))
+    head = build_head("lsoftmax:margin=4,anneal=none", 16, 3)
+    model = Classifier(backbone, nn.ReLU(), head, classes="abc", mean=(0.5,), std=(0.3,))
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 4, "lr": 0.01})
+    signs = fit(model, config, data=data)[0].signs
+    assert "dead features" in signs
+    assert "stuck loss" in signs
+
+
+def test_cuda_is_refused_where_there_is_none():
+    """An explicit --device cuda without CUDA is a usage error; auto falls back to the CPU."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(LmsmError, match="finds no CUDA device"):
+        choose_runtime("cuda", "auto")
+    assert choose_runtime("auto", "fp32") == CPU

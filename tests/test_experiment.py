@@ -1,0 +1,199 @@
+"""Whole runs on small real and made data: the run folder's contract, evaluation, failures."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+from lmsm_cli import experiment, load_checkpoint
+from lmsm_cli.config import Config, Layer, resolve
+from lmsm_cli.data.sources import load
+from lmsm_cli.errors import DataError, DivergedError, LmsmError
+from lmsm_cli.losses import check_loss
+from lmsm_cli.runs.record import read_run
+from tests.conftest import CIFAR10_CLASSES, SilentDisplay, write_class_folders
+
+
+def quick(out, **values):
+    """Return a config of a few seconds on the digits."""
+    return resolve([Layer.of_preset("digits"), Layer.of_flags({"epochs": 2, "out": out, "device": "cpu", **values})], check_loss).config  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run on the digits, and what its display was told."""
+    display = SilentDisplay()
+    folder = experiment.run(quick(tmp_path_factory.mktemp("runs"), epochs=3), display)
+    return folder, display
+
+
+def test_the_run_folder_keeps_its_contract(finished):
+    """Every file of the design is there, named and filled as other people's scripts expect."""
+    path = finished[0].path
+    names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    plots = {f"plots/{name}.{kind}" for name in ("class_distribution", "training_history", "confusion") for kind in ("png", "pdf")}  # fmt: skip
+    assert names == plots | {"config.yaml", "environment.json", "status.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt", "best.pt", "scores.json", "train.log"}  # fmt: skip
+    assert json.loads((path / "status.json").read_text())["exit_code"] == 0
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    wanted = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy", "lambda", "lr", "images_per_second", "seconds"}  # fmt: skip
+    assert wanted <= rows[0].keys()
+    environment = json.loads((path / "environment.json").read_text())
+    assert {"torch", "device", "git", "command"} <= environment.keys()
+    assert path.name.split("-", 2)[2] == "digits-paper-mnist-lsoftmax-s42"
+
+
+def test_config_yaml_repeats_the_run(finished):
+    """The written config, read back, is the run's, all values named."""
+    path = finished[0].path
+    again = resolve([Layer.of_file(path / "config.yaml")], check_loss).config
+    assert yaml.safe_load((path / "config.yaml").read_text())["loss"] == "lsoftmax:margin=2"
+    assert again == quick(path.parent, epochs=3)
+
+
+def test_scores_are_those_of_the_checkpoint(finished):
+    """scores.json equals scikit-learn's scores of what the loaded checkpoint predicts."""
+    path = finished[0].path
+    scores = json.loads((path / "scores.json").read_text())
+    test = load("digits", path, "test")
+    predicted = load_checkpoint(path).predict(test.images.permute(0, 3, 1, 2)).numpy()
+    labels = test.labels.numpy()
+    precision, recall, f1, count = precision_recall_fscore_support(
+        labels, predicted, zero_division=0
+    )
+    # the run computes in bf16 where the CPU has it: allow a few images
+    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, predicted), abs=0.01)
+    for c, row in enumerate(scores["per_class"]):
+        assert row["test_count"] == count[c]
+        assert row["accuracy"] == pytest.approx(recall[c], abs=0.05)
+        assert row["precision"] == pytest.approx(precision[c], abs=0.1)
+        assert row["f1"] == pytest.approx(f1[c], abs=0.1)
+    assert np.array(scores["confusion"]).sum() == len(labels)
+    assert scores["effective_margin"] == 1.5
+    assert [row["train_count"] for row in scores["per_class"]] == sorted((row["train_count"] for row in scores["per_class"]), reverse=True)  # fmt: skip
+
+
+def test_evaluate_repeats_the_runs_scores(finished):
+    """Evaluating the run folder or its checkpoint gives the scores that the run printed."""
+    path = finished[0].path
+    wanted = json.loads((path / "scores.json").read_text())
+    for target in (path, path / "checkpoint.pt"):
+        found = experiment.evaluate(target, SilentDisplay())
+        assert found["per_class"] == wanted["per_class"]
+        assert found["confusion"] == wanted["confusion"]
+
+
+def test_evaluate_on_validation_and_best(finished):
+    """The validation split of the run can be scored, and best.pt like any checkpoint."""
+    path = finished[0].path
+    rows = read_run(path).metrics
+    scores = experiment.evaluate(path, SilentDisplay(), split_name="validation")
+    assert scores["accuracy"] == pytest.approx(rows[-1]["val_accuracy"])
+    best = experiment.evaluate(path / "best.pt", SilentDisplay())
+    assert best["accuracy"] == read_run(path).scores["best_on_validation"]["accuracy"]
+
+
+def test_the_same_config_repeats_the_run_exactly(finished, tmp_path):
+    """A second run of the same config ends with the same weights, bit for bit, and the same rows."""
+    again = experiment.run(quick(tmp_path, epochs=3), SilentDisplay())
+    first, second = load_checkpoint(finished[0].path), load_checkpoint(again.path)
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert a.equal(b), name
+    timing = ("seconds", "images_per_second")
+    rows = [[{k: v for k, v in row.items() if k not in timing} for row in read_run(f.path).metrics] for f in (finished[0], again)]  # fmt: skip
+    assert rows[0] == rows[1]
+
+
+def test_class_folders_train_and_evaluate(tmp_path):
+    """`folder` data trains, and a checkpoint scores other class folders by their names."""
+    write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
+    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="none", factor=1.0, image_size=12, batch_size=8)  # fmt: skip
+    folder = experiment.run(config, SilentDisplay())
+    assert [row["name"] for row in read_run(folder.path).scores["per_class"]] == [
+        "ant",
+        "bee",
+        "cow",
+    ]
+    write_class_folders(tmp_path / "other", ("cow",), 4, size=12)
+    scores = experiment.evaluate(folder.path, SilentDisplay(), images=tmp_path / "other")
+    assert [row["test_count"] for row in scores["per_class"]] == [0, 0, 4]
+    write_class_folders(tmp_path / "strange", ("yak",), 2, size=12)
+    with pytest.raises(DataError, match="yak"):
+        experiment.evaluate(folder.path, SilentDisplay(), images=tmp_path / "strange")
+
+
+@pytest.mark.parametrize("profile", ["none", "exp", "step"])
+def test_the_training_images_follow_the_profile(tiny_cifar, profile):
+    """12 images a class under each profile, a quarter of them held out, class by class."""
+    factor = 1.0 if profile == "none" else 1 / 3
+    config = Config(dataset="cifar10", data_dir=tiny_cifar, imbalance=profile, factor=factor, validation=0.25)  # fmt: skip
+    training, validation = experiment.load_training(config.model_copy(update={"batch_size": 4}), lambda *_: None)  # fmt: skip
+    kept = [a + b for a, b in zip(training.counts(), validation.counts(), strict=True)]
+    exponential = [int(12 * (1 / 3) ** (c / 9)) for c in range(10)]
+    assert kept == {"none": [12] * 10, "exp": exponential, "step": [12] * 5 + [4] * 5}[profile]
+    assert training.classes == CIFAR10_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": "cifar10", "factor": 0.0001}, "class 9 would keep 0 of 5000 images"),
+        ({"dataset": "cifar10", "batch_size": 20_000}, "only 18387 training images are left"),
+        ({"dataset": "cifar100", "factor": 0.001}, "would keep 0 of 500 images"),
+    ],
+)
+def test_impossible_choices_are_refused_before_data_is_read(tmp_path, values, message):
+    """With no data on disk the message is about the choice, not about the data."""
+    config = quick(tmp_path / "runs", data_dir=tmp_path / "nothing", model="resnet32", **values)
+    with pytest.raises(LmsmError, match=message) as error:
+        experiment.run(config, SilentDisplay())
+    assert error.value.exit_code == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_checkpoint(tmp_path):
+    """A learning rate beyond reason ends with exit code 5, in status.json too."""
+    config = quick(tmp_path, lr=1e18, epochs=4, optimizer="sgd", schedule="constant", neck="linear")
+    with pytest.raises(DivergedError):
+        experiment.run(config, SilentDisplay())
+    (path,) = tmp_path.iterdir()
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 5)
+
+
+def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
+    """Ctrl-C leaves status `interrupted` with exit code 130."""
+
+    class Impatient(SilentDisplay):
+        def step(self, step):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(quick(tmp_path), Impatient())
+    (path,) = tmp_path.iterdir()
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 130)
+
+
+def test_a_collapse_is_told_once_and_logged(tmp_path):
+    """A sign of collapse reaches the display and train.log, once."""
+    display = SilentDisplay()
+    config = quick(tmp_path, loss="lsoftmax:margin=4,anneal=none", neck="relu", model="paper-2d", epochs=4, lr=0.03, schedule="constant")  # fmt: skip
+    folder = experiment.run(config, display, with_plots=False)
+    dead = [text for text in display.warned if "dead features" in text]
+    assert len(dead) == 1
+    assert "epoch 1" in dead[0]
+    assert folder.log.read_text().count("WARNING collapse in epoch 1: dead features") == 1
+
+
+def test_best_keeps_the_tolerance(finished):
+    """best.pt changes only for a validation score better by more than best_tolerance."""
+    rows = read_run(finished[0].path).metrics
+    best = None
+    for row in rows:
+        if best is None or row["val_balanced_accuracy"] > best["val_balanced_accuracy"] + 0.01:
+            best = row
+    chosen = read_run(finished[0].path).scores["best_on_validation"]
+    assert chosen["epoch"] == best["epoch"]

@@ -1,0 +1,186 @@
+"""The run folder: making it, writing to it, reading it back."""
+
+import errno
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+import pytest
+
+from lmsm_cli.errors import DiskError, LmsmError
+from lmsm_cli.runs.folder import RunFolder, run_name
+from lmsm_cli.runs.record import find_runs, read_run
+
+SCORES = {
+    "accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 0.5, "macro_precision": 0.5, "macro_recall": 0.5,
+    "per_class": [{"name": "cat", "train_count": 3, "test_count": 2, "accuracy": 0.5, "precision": None, "f1": 0.5}],
+    "confusion": [[2]], "groups": {}, "lambda": None, "checkpoint": "best.pt",
+}  # fmt: skip
+
+
+def complete_run(folder: RunFolder) -> RunFolder:
+    """Write every file of a run that ended well."""
+    folder.write_config("loss: softmax\nlr: 1e-3\nmilestones: [160, 180]\n")
+    folder.write_environment({"python": "3.11"})
+    folder.append_metrics({"epoch": 1})
+    folder.append_metrics({"epoch": 2})
+    folder.write_scores(SCORES)
+    folder.write_status("completed", exit_code=0)
+    return folder
+
+
+def test_run_name_has_time_what_ran_and_seed_and_no_odd_characters():
+    """A run is named <time>-<dataset>-<model>-<loss>-s<seed>, safe as a file name."""
+    now = datetime(2026, 1, 2, 3, 4, 5)
+    assert run_name("digits", "resnet18", "lsoftmax", 7, now) == "20260102-030405-digits-resnet18-lsoftmax-s7"  # fmt: skip
+    assert run_name("a/b", "m", "x y", 1, now) == "20260102-030405-a-b-m-x-y-s1"
+
+
+def test_runs_started_in_the_same_moment_get_folders_of_their_own(tmp_path):
+    """Ten makers of one name at once get ten folders: name, name-2, ... name-10."""
+    with ThreadPoolExecutor(10) as pool:
+        made = pool.map(
+            lambda _: RunFolder.create(tmp_path / "new" / "runs", "run").path, range(10)
+        )
+        names = {path.name for path in made}
+    assert names == {"run", *(f"run-{number}" for number in range(2, 11))}
+
+
+def test_folder_that_cannot_be_made_is_a_disk_error(tmp_path):
+    """Where --out is a file, or below one, the message names it and the exit code is 6."""
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DiskError, match="--out") as caught:
+            RunFolder.create(out, "run")
+        assert caught.value.exit_code == 6
+
+
+def test_complete_run_is_read_back_as_written(tmp_path):
+    """Everything that was written comes back, YAML's 1e-3 as a number, and there is no problem."""
+    run = complete_run(RunFolder.create(tmp_path, "run"))
+    record = read_run(run.path)
+    assert record.config == {"loss": "softmax", "lr": 0.001, "milestones": (160, 180)}
+    assert record.status == {"state": "completed", "reason": "", "exit_code": 0}
+    assert record.metrics == [{"epoch": 1}, {"epoch": 2}]
+    assert record.scores == SCORES
+    assert record.problem is None
+    assert json.loads((run.path / "environment.json").read_text()) == {"python": "3.11"}
+
+
+def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    """A disk that is full while a file is replaced costs the new text, never the old one."""
+    run = complete_run(RunFolder.create(tmp_path, "run"))
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match=r"cannot write .*scores\.json: No space left on device"):
+        run.write_scores({"accuracy": 1.0})
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+@pytest.mark.parametrize("write", [
+    lambda run: run.write_status("running"),
+    lambda run: run.append_metrics({}),
+    lambda run: run.log_line("x"),
+])  # fmt: skip
+def test_run_folder_deleted_while_training_is_a_disk_error(tmp_path, write):
+    """Writing into a folder that is gone says so; it is not made again."""
+    run = RunFolder(tmp_path / "gone")
+    with pytest.raises(DiskError, match="gone"):
+        write(run)
+    assert not run.path.exists()
+
+
+def test_undefined_numbers_become_null(tmp_path):
+    """NaN and infinities, at any depth, are null: every line and file is strict JSON."""
+    run = RunFolder.create(tmp_path, "run")
+    run.append_metrics({"a": float("nan"), "b": [1.5, float("-inf")]})
+    run.write_scores({"c": {"d": float("inf")}})
+    assert (run.path / "metrics.jsonl").read_text() == '{"a": null, "b": [1.5, null]}\n'
+    assert json.loads((run.path / "scores.json").read_text()) == {"c": {"d": None}}
+
+
+def test_half_a_last_line_is_ignored_and_then_replaced(tmp_path):
+    """What a killed run left of a row is no row, and the next row does not stick to it."""
+    run = complete_run(RunFolder.create(tmp_path, "run"))
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "tra')
+    assert read_run(run.path).metrics == [{"epoch": 1}, {"epoch": 2}]
+    assert read_run(run.path).problem is None
+    run.append_metrics({"epoch": 3})
+    assert read_run(run.path).metrics == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
+
+
+def test_odd_names_are_written_all_the_same(tmp_path):
+    """File names that are no UTF-8 (lone surrogates) and other scripts reach JSON and log."""
+    run = RunFolder.create(tmp_path, "run")
+    run.write_environment({"argv": "\udc80 ü 日本"})
+    run.log_line("\udc80 ü 日本")
+    assert json.loads((run.path / "environment.json").read_text("utf-8"))["argv"] == "\udc80 ü 日本"
+    assert run.log.read_text("utf-8") == "\\udc80 ü 日本\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("scores.json", None, "no scores.json; status completed"),
+        ("scores.json", b"", "scores.json is damaged; status completed"),
+        ("scores.json", b'{"accuracy": 0.5', "scores.json is damaged"),
+        ("scores.json", b'{"accuracy": 0.5}', "scores.json is damaged"),
+        ("scores.json", b"[" * 100_000, "scores.json is damaged"),
+        ("scores.json", json.dumps(SCORES).replace("0.5", "NaN").encode(), "scores.json is damaged"),
+        ("scores.json", json.dumps(SCORES).replace('"cat"', "7").encode(), "scores.json is damaged"),
+        ("status.json", b"\xff\xfe\x00", "status.json is damaged"),
+        ("status.json", b"[1]", "status.json is damaged"),
+        ("metrics.jsonl", b"nonsense\n", "metrics.jsonl is damaged"),
+        ("config.yaml", None, "no config.yaml"),
+        ("config.yaml", b"a: b: c", "config.yaml:1"),
+        ("config.yaml", b"\xff\xfe\xfa", "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_missing_and_damaged_files_become_the_problem(tmp_path, name, content, problem):
+    """A damaged run folder is described in words, and its other files are still read."""
+    run = complete_run(RunFolder.create(tmp_path, "run"))
+    (run.path / name).unlink()
+    if content is not None:
+        (run.path / name).write_bytes(content)
+    record = read_run(run.path)
+    assert problem in record.problem
+    lost = {"scores.json": "scores", "status.json": "status", "metrics.jsonl": "metrics", "config.yaml": "config"}[name]  # fmt: skip
+    for part in {"scores", "status", "metrics", "config"} - {lost}:
+        assert getattr(record, part)
+    assert not getattr(record, lost)
+
+
+def test_problem_of_a_failed_run_gives_its_reason(tmp_path):
+    """A run that ended without scores says how it ended."""
+    run = complete_run(RunFolder.create(tmp_path, "run"))
+    (run.path / "scores.json").unlink()
+    run.write_status("failed", "the loss is not finite", 5)
+    assert read_run(run.path).problem == "no scores.json; status failed: the loss is not finite"
+
+
+def test_find_runs_takes_run_folders_and_folders_of_runs(tmp_path):
+    """Runs come once each, in order of name; other files and folders beside them are passed over."""
+    for name in ("b", "a"):
+        RunFolder.create(tmp_path, name).write_status("running")
+    RunFolder.create(tmp_path, "c").write_config("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    a, b, c = (tmp_path / name for name in "abc")
+    assert find_runs([tmp_path]) == [a, b, c]
+    assert find_runs([b, tmp_path, b]) == [b, a, c]
+
+
+@pytest.mark.parametrize(("name", "message"), [("nowhere", "there is no"), ("file", "is not a folder"), ("empty", "holds no run")])  # fmt: skip
+def test_path_without_runs_is_a_usage_error(tmp_path, name, message):
+    """A path that does not exist or holds no run ends in one message and exit code 2."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LmsmError, match=message) as caught:
+        find_runs([tmp_path / name])
+    assert caught.value.exit_code == 2

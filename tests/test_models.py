@@ -1,0 +1,150 @@
+"""Backbones, necks and the classifier: shapes, parameter counts, normalisation, pretrained files."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.models import BACKBONES, build_classifier
+
+CLASSES = tuple("abcdefghij")
+
+
+def build(model="resnet18", neck="bn", loss="softmax", channels=3, **more):
+    """Return a small-image classifier of ten classes."""
+    torch.manual_seed(0)
+    return build_classifier(model, neck, loss, classes=CLASSES, mean=(0.5,) * channels, std=(0.25,) * channels, **more)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", BACKBONES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_model_scores_images(model, channels):
+    """Every backbone takes grey and colour images and gives one score a class."""
+    images = torch.randint(256, (2, channels, 32, 32), dtype=torch.uint8)
+    assert build(model, "bn", channels=channels).eval()(images).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "neck", "parameters"),
+    [
+        # seed's: 11,168,832 (ResNet-18, 3x3 stem, no fc) + 512 x 64 + 64 + 64 x 10
+        ("resnet18", "relu", 11_168_832 + 512 * 64 + 64 + 640),
+        ("resnet18-cifar", "none", 11_168_832 + 5120),
+        # He et al. 2016, table 6: 0.46 million for ResNet-32
+        ("resnet32", "none", 463_504 + 640),
+        # torchvision's VGG-16 features hold 14,714,688
+        ("vgg16", "relu", 14_714_688 + 512 * 128 + 128 + 128 * 32 + 32 + 320),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(model, neck, parameters):
+    """The nets are the ones that they are named after, to the last weight."""
+    assert sum(p.numel() for p in build(model, neck).parameters()) == parameters
+
+
+def test_resnet18_is_the_seeds():
+    """3x3 stem of stride 1 without bias, max-pool kept; Linear-ReLU-Dropout(.25) before the head."""
+    model = build("resnet18", "relu")
+    stem = model.backbone.conv1
+    assert (stem.kernel_size, stem.stride, stem.bias) == ((3, 3), (1, 1), None)
+    assert isinstance(model.backbone.maxpool, nn.MaxPool2d)
+    assert [type(layer) for layer in model.neck] == [nn.Linear, nn.ReLU, nn.Dropout]
+    assert model.neck[2].p == 0.25
+
+
+def test_option_a_shortcuts_have_no_parameters():
+    """A block that halves the image subsamples its input and pads the channels with zeros."""
+    from lmsm_cli.models import _Block
+
+    block = _Block(16, 32, 2).eval()
+    nn.init.zeros_(block.conv2.weight)  # leaves the shortcut alone
+    x = torch.rand(1, 16, 8, 8)
+    out = block(x)
+    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
+    assert out[:, :8].abs().sum() == out[:, 24:].abs().sum() == 0
+
+
+def test_the_classifier_normalises():
+    """A uint8 image reaches the backbone as (image / 255 - mean) / std."""
+    model = build()
+    seen = []
+    model.backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 512))
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    model.eval()(image)
+    assert torch.allclose(seen[0], torch.full((1, 3, 32, 32), (1 - 0.5) / 0.25))
+
+
+def test_predict_gives_the_highest_score():
+    """`predict` is the arg-max of the margin-free scores, without a gradient."""
+    model = build(loss="lsoftmax:margin=4").eval()
+    images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(model.predict(images), model(images).argmax(1))
+    assert not model.predict(images).requires_grad
+
+
+@pytest.mark.parametrize(("neck", "can_die"), [("relu", True), ("prelu", False), ("bn", False), ("linear", False)])  # fmt: skip
+def test_only_the_relu_neck_can_die(neck, can_die):
+    """Far below its threshold a ReLU neck passes no gradient; every other neck still does."""
+    model = build("paper-mnist", neck).train()
+    layers = model.neck
+    with torch.no_grad():
+        for parameter in layers[0].parameters():
+            parameter.zero_()
+        if layers[0].bias is not None:
+            layers[0].bias.fill_(-5.0)
+    x = torch.randn(8, layers[0].in_features, requires_grad=True)
+    layers(x).sum().backward()
+    grads = layers[0].bias.grad if layers[0].bias is not None else layers[1].bias.grad
+    assert bool((grads == 0).all()) is can_die
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "vgg16_bn"])
+def test_pretrained_file_fills_the_backbone(tmp_path, name):
+    """A torchvision state dict from a file is found in the backbone; adapted layers stay fresh."""
+    torch.manual_seed(1)
+    theirs = getattr(torchvision.models, name)(weights=None)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    model = build(name, "relu", pretrained=str(tmp_path / "w.pth"))
+    if name == "resnet18":
+        assert torch.equal(model.backbone.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
+        assert model.backbone.conv1.weight.shape == (64, 3, 3, 3)
+    else:
+        assert torch.equal(model.backbone[0][0].weight, theirs.features[0].weight)
+
+
+def test_imagenet_weights_come_by_download(tmp_path, monkeypatch):
+    """`--pretrained imagenet` takes torchvision's file, here from its cache folder."""
+    import hashlib
+
+    from torchvision.models import ResNet18_Weights
+
+    torch.manual_seed(1)
+    theirs = torchvision.models.resnet18(weights=None)
+    file = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]
+    file.parent.mkdir(parents=True)
+    torch.save(theirs.state_dict(), file)
+    assert hashlib.sha256(file.read_bytes()).hexdigest()  # a cached file is trusted by torch.hub
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = build("resnet18", "relu", pretrained="imagenet")
+    assert torch.equal(model.backbone.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
+
+
+def test_bad_pretrained_files_are_refused(tmp_path):
+    """A missing file, another net's weights, a damaged file and an unsuitable model are explained."""
+    torch.save(
+        torchvision.models.vgg16(weights=None).features[:2].state_dict(), tmp_path / "vgg.pth"
+    )
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"a": 1}, tmp_path / "numbers.pth")
+    for name, message in [("none.pth", "does not exist"), ("vgg.pth", "does not fit resnet18"), ("text.pth", "no state dict"), ("numbers.pth", "no state dict of tensors")]:  # fmt: skip
+        with pytest.raises(LmsmError, match=message):
+            build(pretrained=str(tmp_path / name))
+    with pytest.raises(LmsmError, match="'resnet32' has no pretrained weights"):
+        build("resnet32", pretrained="imagenet")
+
+
+def test_too_small_images_are_refused():
+    """VGG halves five times: an 8-pixel digit is an error before the first step."""
+    with pytest.raises(LmsmError, match="vgg16 needs images of at least 32 pixels, these have 8"):
+        build("vgg16", channels=1, image_size=8)

@@ -1,0 +1,108 @@
+"""Plots: files that open, of a size that can be looked at, whatever the data."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lmsm_cli.errors import DiskError
+from lmsm_cli.reports.plots import (
+    plot_class_distribution,
+    plot_confusion,
+    plot_features,
+    plot_training_history,
+)
+from lmsm_cli.scores import score
+
+ODD_NAMES = [
+    "$a_b$",
+    "$",
+    "_x",
+    "new\nline",
+    "nul\x00",
+    "\udc80",
+    "日本",
+    "{",
+    "$\\frac$",
+    "t" * 40,
+]
+NAMES = {10: ODD_NAMES, 100: [f"class {number}" for number in range(100)]}
+
+
+def assert_drawn(folder, name):
+    """Check that PNG and PDF are there, and that the PNG is a picture and not a blank."""
+    assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(folder / f"{name}.png") as image:
+        assert min(image.size) > 300
+        assert max(image.size) < 2500
+        assert len(image.convert("L").getcolors(256)) > 10
+
+
+@pytest.mark.parametrize("num_classes", [10, 100])
+def test_class_distribution_and_confusion_are_drawn(tmp_path, num_classes):
+    """Odd names, a class without test images and many classes draw without a warning."""
+    counts = [500 // (number + 1) for number in range(num_classes)]
+    labels = np.arange(400) % num_classes
+    labels = labels[labels != 3]
+    names = NAMES[num_classes]
+    scores = score(names, labels, np.roll(labels, 1) % 4, counts).to_json()
+    plot_class_distribution(counts, names, tmp_path / "plots")
+    plot_confusion(scores, tmp_path / "plots")
+    assert_drawn(tmp_path / "plots", "class_distribution")
+    assert_drawn(tmp_path / "plots", "confusion")
+
+
+def test_class_without_training_images_is_drawn(tmp_path):
+    """A count of 0 makes no division by zero."""
+    plot_class_distribution([5, 0], ["cat", "dog"], tmp_path)
+    assert_drawn(tmp_path, "class_distribution")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"epoch": 1, "train_loss": 2.0, "lr": 0.1, "lambda": 0.0}],
+        [{"epoch": n, "train_loss": 1 / n, "val_loss": None, "lr": 0.1, "lambda": None} for n in range(1, 40)],
+        [{"epoch": n, "train_loss": None, "val_accuracy": 0.1 * n, "lr": 0.1, "lambda": 10.0**-n} for n in (1, 2)],
+    ],
+    ids=["none", "one", "no-lambda", "gaps"],
+)  # fmt: skip
+def test_history_is_drawn_with_gaps_and_few_epochs(tmp_path, rows):
+    """No epoch, one epoch, null values and missing keys all give a picture without a warning."""
+    plot_training_history(rows, tmp_path)
+    assert_drawn(tmp_path, "training_history")
+
+
+@pytest.mark.parametrize("num_panels", [1, 4, 5])
+def test_features_are_drawn_one_panel_a_margin(tmp_path, num_panels):
+    """The file is exactly the asked one; a class without points or with mean zero is no trouble."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 9
+    features = rng.normal(size=(90, 2)).astype(np.float32)
+    features[labels == 2] = 0
+    panels = [(f"m = {m}", features, labels) for m in range(1, num_panels + 1)]
+    plot_features(panels, ODD_NAMES, tmp_path / "new" / "features.png")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["features.png"]
+    with Image.open(tmp_path / "new" / "features.png") as image:
+        assert len(image.convert("RGB").getcolors(10**6)) > 50
+
+
+def test_folder_that_cannot_be_written_is_a_disk_error(tmp_path):
+    """A plot that finds no room ends in a message that names it."""
+    (tmp_path / "plots").write_text("")
+    with pytest.raises(DiskError, match=r"cannot write .*plots"):
+        plot_training_history([], tmp_path / "plots")
+
+
+def test_reports_need_neither_torch_nor_pyplot():
+    """Importing the reports loads no torch and no matplotlib; drawing makes no global figures."""
+    code = """
+import sys
+import lmsm_cli.reports.comparison, lmsm_cli.reports.plots, lmsm_cli.reports.tables, lmsm_cli.scores
+import lmsm_cli.commands.compare, lmsm_cli.commands.console, lmsm_cli.runs.folder
+assert not {"torch", "matplotlib", "sklearn", "numpy"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

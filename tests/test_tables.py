@@ -1,0 +1,206 @@
+"""Tables, and the consoles that they are printed on."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from lmsm_cli.commands import console as consoles
+from lmsm_cli.reports.comparison import ClassStatistic, Comparison, Group, Statistic, Unscored
+from lmsm_cli.reports.tables import (
+    comparison_tables,
+    config_table,
+    confusion_table,
+    per_class_table,
+    summary_table,
+)
+
+SCORES = {
+    "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_f1": 0.7494,
+    "per_class": [
+        {"name": "cat", "train_count": 30, "test_count": 4, "accuracy": 0.75, "precision": 1.0, "f1": 6 / 7},
+        {"name": "dog", "train_count": 20, "test_count": 2, "accuracy": 0.5, "precision": 0.5, "f1": 0.5},
+        {"name": "bat", "train_count": 10, "test_count": 0, "accuracy": None, "precision": None, "f1": None},
+    ],
+    "confusion": [[3, 1, 0], [1, 1, 0], [0, 0, 0]],
+    "groups": {"many": 0.75, "medium": 0.5, "few": None},
+    "effective_margin": 1.702,
+}  # fmt: skip
+
+
+def drawn(table, width=200):
+    """Return the table as text on a plain console of that width."""
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(table)
+    return file.getvalue()
+
+
+def rows(table, width=200):
+    """Return the words of each line of the drawn table."""
+    return [line.split() for line in drawn(table, width).splitlines()]
+
+
+def test_per_class_table_has_counts_and_percents():
+    """Each class shows its images and scores in percent, and `-` where nothing can be said."""
+    lines = rows(per_class_table(SCORES))
+    assert ["cat", "30", "4", "75.0", "100.0", "85.7"] in lines
+    assert ["bat", "10", "0", "-", "-", "-"] in lines
+
+
+def test_summary_table_has_groups_and_the_margin_where_there_is_one():
+    """Overall scores, groups and effective margin; a loss without a margin has no such row."""
+    lines = rows(summary_table(SCORES))
+    assert ["balanced", "accuracy", "75.0"] in lines
+    assert ["accuracy,", "few", "-"] in lines
+    assert ["effective", "margin", "1.70"] in lines
+    assert "margin" not in drawn(summary_table(SCORES | {"effective_margin": None}))
+
+
+def test_confusion_table_is_the_matrix():
+    """For few classes every count stands in its row and column."""
+    lines = rows(confusion_table(SCORES))
+    assert ["true", "class", "0", "1", "2"] in lines
+    assert ["0", "cat", "3", "1", "0"] in lines
+
+
+def test_confusion_table_lists_the_commonest_errors_of_many_classes():
+    """100 classes fit no screen: the errors are listed, most images first, with their share."""
+    confusion = [[8 if row == column else 0 for column in range(100)] for row in range(100)]
+    confusion[7][3] = 2
+    confusion[5][1] = 8
+    per_class = [{"name": f"c{number}"} for number in range(100)]
+    lines = rows(confusion_table({"confusion": confusion, "per_class": per_class}))
+    first = lines.index(["c5", "c1", "8", "50.0"])
+    assert lines[first + 1] == ["c7", "c3", "2", "20.0"]
+    assert len(drawn(confusion_table({"confusion": confusion, "per_class": per_class})).splitlines()) < 10  # fmt: skip
+
+
+@pytest.mark.parametrize("table", [per_class_table, confusion_table])
+def test_class_names_cannot_style_the_terminal(table):
+    """Markup stays text; escape codes and other control characters are spelled out."""
+    names = ("[bold red]x[/]", "a\x1b[31m\nb", ":smile:\u202e\udc80")
+    scores = SCORES | {"per_class": [row | {"name": name} for row, name in zip(SCORES["per_class"], names, strict=True)]}  # fmt: skip
+    text = drawn(table(scores))
+    assert "[bold red]x[/]" in text
+    assert r"a\x1b[31m\nb" in text
+    assert r":smile:\u202e\udc80" in text
+    assert "\x1b" not in text
+
+
+def test_config_table_shows_values_and_origins():
+    """Each key has its value and where that came from, as text."""
+    assert ["loss", "[x]", "--loss"] in rows(config_table({"loss": "[x]"}, {"loss": "--loss"}))
+
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "many", "medium", "few", "effective_margin")
+
+
+def group(label, mean, test_set=0, per_class=(0.5, 0.5), train=(30, 3)):
+    """Return a group of two runs whose metrics are all `mean`, sd 0.01."""
+    metrics = {name: Statistic(mean, 0.01, 2) for name in METRICS} | {"effective_margin": None}
+    classes = zip(("cat", "dog"), train, per_class, strict=True)
+    statistics = tuple(ClassStatistic(name, n, Statistic(a, None, 1)) for name, n, a in classes)
+    return Group(label, {"loss": label}, test_set, (1, 2), ("r1", "r2"), metrics, statistics)
+
+
+def test_the_best_of_each_column_and_class_is_marked():
+    """The best mean has a `*`, in the table of groups by column and in that of classes by row."""
+    groups = (group("softmax", 0.6, per_class=(0.9, 0.1)), group("lsoftmax", 0.7, per_class=(0.8, 0.3)))  # fmt: skip
+    overall, classes = comparison_tables(Comparison(("loss",), groups, ()))
+    assert ["1", "softmax", "2", *["60.0±1.0"] * 6] in rows(overall)
+    assert ["2", "lsoftmax", "2", *["70.0±1.0*"] * 6] in rows(overall)
+    assert ["cat", "30", "90.0*", "80.0"] in rows(classes)
+    assert ["dog", "3", "10.0", "30.0*"] in rows(classes)
+
+
+def test_nothing_is_best_among_equals_or_across_test_sets():
+    """No mark where all are equal, and none between runs that saw different test images."""
+    alike = Comparison(("loss",), (group("a", 0.6), group("b", 0.6)), ())
+    apart = Comparison(("loss",), (group("a", 0.6), group("b", 0.7, test_set=1)), ())
+    for comparison in (alike, apart):
+        for table in comparison_tables(comparison):
+            assert not any(word.endswith("*") for line in rows(table)[2:] for word in line)
+    assert len(comparison_tables(apart)) == 3
+
+
+def test_classes_with_other_training_counts_show_them_in_each_cell():
+    """Where groups had different training images, a count stands with each accuracy."""
+    groups = (group("a", 0.6), group("b", 0.7, train=(30, 30), per_class=(0.5, 0.9)))
+    _, classes = comparison_tables(Comparison(("loss",), groups, ()))
+    assert ["dog", "3:", "50.0", "30:", "90.0*"] in rows(classes)
+
+
+def test_run_without_scores_has_a_row_that_says_why():
+    """A run in no group is named with its reason, in the wide and in the narrow form."""
+    comparison = Comparison((), (), (Unscored("runs/x", "no scores.json; status failed"),))
+    for narrow in (False, True):
+        text = "".join(drawn(table) for table in comparison_tables(comparison, narrow=narrow))
+        assert "x: no scores.json; status failed" in text
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_no_cell_is_cut_on_a_narrow_terminal(narrow):
+    """At 80 columns text folds, it is never cut to an ellipsis; narrow, numbers stay whole."""
+    label = "lsoftmax:margin=4,lambda_min=5 neck=relu"
+    groups = (group(label, 0.6), group(label + "x", 0.7))
+    text = "".join(drawn(t, 80) for t in comparison_tables(Comparison((), groups, ()), narrow=narrow))  # fmt: skip
+    assert "…" not in text
+    if narrow:
+        assert text.count("70.0±1.0*") == 6
+
+
+def terminal(monkeypatch, **environment):
+    """Return a stream that is a terminal, in an environment without wishes but the given."""
+    for name in ("NO_COLOR", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    _, slave = pty.openpty()
+    return os.fdopen(slave, "w", encoding=environment.get("encoding", "utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "plain"),
+    [({}, False), ({"NO_COLOR": "1"}, True), ({"NO_COLOR": ""}, False), ({"CI": "true"}, True),
+     ({"TERM": "dumb"}, True), ({"encoding": "latin-1"}, True)],
+)  # fmt: skip
+def test_terminal_is_plain_when_asked(monkeypatch, environment, plain):
+    """NO_COLOR, CI, TERM=dumb and other encodings turn drawing off on a terminal."""
+    with terminal(monkeypatch, **environment) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        made = consoles.stderr_console()
+        assert consoles.is_plain(stream) is plain
+        assert made.is_terminal is not plain
+        assert (made.color_system is None) is plain
+
+
+def test_pipe_neither_wraps_nor_colours(capsys, monkeypatch):
+    """Piped, a line of 1000 letters stays one line, even where colour is forced elsewhere."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    consoles.stdout_console().print("x" * 1000, style="red")
+    assert capsys.readouterr().out == "x" * 1000 + "\n"
+
+
+def test_ascii_stream_spells_what_it_can():
+    """Without UTF-8 nothing raises: ± is +-, and a letter that cannot be shown is a `?`."""
+    code = "from lmsm_cli.commands.console import stderr_console as c; c().print('1±2 ä…')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)  # fmt: skip
+    assert done.stderr == b"1+-2 ?...\n"
+
+
+def test_json_is_strict_and_whole(capsys):
+    """One document, parseable, ASCII, not wrapped; NaN is refused."""
+    document = {"name": "ü\udc80[red]", "long": "x" * 5000}
+    consoles.print_json(document)
+    out = capsys.readouterr().out
+    assert json.loads(out) == document
+    assert out.isascii()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        consoles.print_json(float("nan"))
