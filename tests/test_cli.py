@@ -1,0 +1,216 @@
+"""The command line from outside: exit codes, streams, JSON, tables; products on disk."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lmsm_cli.commands.app import main
+from tests.conftest import write_class_folders
+
+QUICK = ["train", "--preset", "digits", "--epochs", "2", "--device", "cpu"]
+
+
+def run_json(capsys, *arguments):
+    """Run the command line; return its JSON document."""
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three runs on the digits: softmax with two seeds, L-Softmax with one."""
+    out = tmp_path_factory.mktemp("runs")
+    for loss, seed in (("softmax", "0"), ("softmax", "1"), ("lsoftmax:margin=2", "0")):
+        assert main([*QUICK, "--loss", loss, "--seed", seed, "--out", str(out)]) == 0
+    return out
+
+
+def only_run(runs, text):
+    """Return the run folder whose name holds the text."""
+    (path,) = [path for path in runs.iterdir() if text in path.name]
+    return path
+
+
+def test_train_prints_the_table_and_writes_the_folder(tmp_path, capsys):
+    """Results go to stdout, progress to stderr, one line an epoch where there is no terminal."""
+    assert main([*QUICK, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    (folder,) = tmp_path.iterdir()
+    scores = json.loads((folder / "scores.json").read_text())
+    for row in scores["per_class"]:
+        line = next(line for line in printed.out.splitlines() if line.split()[:1] == [row["name"]])
+        assert line.split()[1:4] == [str(row["train_count"]), str(row["test_count"]), f"{100 * row['accuracy']:.1f}"]  # fmt: skip
+    assert "effective margin" in printed.out
+    assert str(folder) in printed.out
+    assert "epoch" not in printed.out
+    assert [line.split("|")[0].strip() for line in printed.err.splitlines() if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]  # fmt: skip
+    assert "lambda" in printed.err
+
+
+def test_train_json_is_one_document(tmp_path, capsys):
+    """--json prints the scores and the folder's place, and nothing else on stdout."""
+    document = run_json(capsys, *QUICK, "--out", tmp_path)
+    assert document["run"] == str(next(tmp_path.iterdir()))
+    assert len(document["per_class"]) == 10
+
+
+def test_eval_takes_a_checkpoint_or_a_folder(runs, capsys):
+    """`lmsm eval RUN` and `lmsm eval RUN/checkpoint.pt` give the run's own scores."""
+    folder = only_run(runs, "lsoftmax")
+    wanted = json.loads((folder / "scores.json").read_text())
+    for target in (folder, folder / "checkpoint.pt"):
+        assert run_json(capsys, "eval", target)["per_class"] == wanted["per_class"]
+    assert main(["eval", str(folder), "--confusion", "--split", "validation"]) == 0
+    assert "Images by true class" in capsys.readouterr().out
+
+
+def test_compare_groups_over_seeds(runs, capsys):
+    """Two seeds of softmax become one row of mean and sd, L-Softmax a row of its own."""
+    groups = {group["label"]: group for group in run_json(capsys, "compare", runs)["groups"]}
+    assert len(groups) == 2
+    softmax = next(group for label, group in groups.items() if "lsoftmax" not in label)
+    assert sorted(softmax["seeds"]) == [0, 1]
+    each = [json.loads((p / "scores.json").read_text())["accuracy"] for p in runs.iterdir() if "-softmax-" in p.name]  # fmt: skip
+    statistic = softmax["metrics"]["accuracy"]
+    assert statistic["mean"] == pytest.approx(sum(each) / 2)
+    assert statistic["sd"] == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
+    assert main(["compare", str(runs)]) == 0
+    assert "±" in capsys.readouterr().out
+
+
+def test_compare_shows_a_run_without_scores(runs, tmp_path, capsys):
+    """A run that has no scores gets a row that says so, and the others are shown."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.yaml").write_text("dataset: digits\n")
+    assert main(["compare", str(broken), str(only_run(runs, "-softmax-s0"))]) == 0
+    printed = capsys.readouterr().out
+    assert "broken" in printed
+    assert "no scores.json" in printed
+
+
+def test_show_config_names_every_origin(capsys):
+    """Each value comes with the preset's line, the flag or the default it came from."""
+    document = run_json(capsys, "train", "--preset", "imbalanced-vgg16", "--lr", "0.5", "--show-config")
+    assert document["lr"] == {"value": 0.5, "from": "--lr"}
+    assert document["model"]["value"] == "vgg16"
+    assert document["model"]["from"].startswith("preset imbalanced-vgg16:")
+    assert document["split_seed"]["from"] == "default"
+    assert main(["train", "--show-config"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "--preset", "balanced-resnet"], 2, "did you mean 'balanced-resnet18'?"),
+        (["train", "--dataset", "cifar11"], 2, "did you mean 'cifar10'?"),
+        (["train", "--model", "resnet19"], 2, "did you mean 'resnet18'?"),
+        (["train", "--loss", "lsoftmx"], 2, "did you mean 'lsoftmax'?"),
+        (["train", "--epochs", "0"], 2, "--epochs"),
+        (["train", "--lr", "nan"], 2, "--lr"),
+        (["train", "--dataset", "imbalanced", "--factor", "2"], 2, "--factor"),
+        (["train", "--dataset", "imbalanced", "--factor", "0.0001"], 2, "would keep 0 of 5000"),
+        (["train", "--dataset", "digits", "--batch-size", "5000"], 2, "training images are left"),
+        (["train", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["train", "--dataset", "folder", "--data-dir", "nowhere"], 3, "nowhere"),
+        (["trian"], 2, "train"),
+        (["train", "--epoch", "3"], 2, "--epochs"),
+        (["eval", "nowhere.pt"], 4, "nowhere.pt"),
+        (["eval", "text.pt"], 4, "text.pt"),
+        (["compare", "nowhere"], 2, "nowhere"),
+        (["compare", "."], 2, "no run"),
+        (["presets", "digit"], 2, "did you mean 'digits'?"),
+    ],
+)
+def test_mistakes_have_exit_codes_and_a_hint(tmp_path, monkeypatch, capsys, arguments, code, message):
+    """A mistake prints one message without a traceback, and leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pt").write_text("hello")
+    assert main(arguments) == code
+    printed = capsys.readouterr()
+    assert message in " ".join(printed.err.replace("│", " ").split())
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["text.pt"]
+
+
+def test_missing_data_names_the_way_out(tmp_path, monkeypatch, capsys):
+    """Offline and without data: exit 3, the file to fetch, where to put it, and the digits."""
+    import torchvision
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert main(["train", "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "runs")]) == 3
+    message = " ".join(capsys.readouterr().err.split())
+    for piece in ("http://127.0.0.1:9/cifar-10-python.tar.gz", str(tmp_path / "data"), "--dataset digits"):
+        assert piece in message
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vgg16"])
+@pytest.mark.parametrize("profile", [[], ["--imbalance", "exp", "--factor", "0.5"], ["--imbalance", "step", "--factor", "0.5"]], ids=["balanced", "exp", "step"])  # fmt: skip
+def test_seed_presets_run_under_every_profile(tiny_cifar, tmp_path, capsys, model, profile):
+    """The six presets of the re-implemented project run balanced and imbalanced."""
+    family = "balanced" if not profile else "lsoftmax"
+    document = run_json(capsys, "train", "--preset", f"{family}-{model}", *profile, "--epochs", 1, "--batch-size", 8, "--data-dir", tiny_cifar, "--out", tmp_path)  # fmt: skip
+    assert len(document["per_class"]) == 10
+
+
+def test_class_folders_from_the_command_line(tmp_path, capsys):
+    """Users' own images train with --dataset folder and are scored with eval --images."""
+    write_class_folders(tmp_path / "data", ("ant", "bee"), 20, size=16)
+    document = run_json(capsys, "train", "--dataset", "folder", "--data-dir", tmp_path / "data", "--image-size", 16, "--model", "paper-2d", "--batch-size", 8, "--epochs", 1, "--out", tmp_path / "runs")  # fmt: skip
+    scores = run_json(capsys, "eval", document["run"], "--images", tmp_path / "data")
+    assert sum(row["test_count"] for row in scores["per_class"]) == 40
+
+
+def test_demo_compares_and_draws(tmp_path, capsys):
+    """The demo leaves a comparison of three losses and the picture of four margins."""
+    document = run_json(capsys, "demo", "--seeds", 1, "--out", tmp_path)
+    assert len(document["groups"]) == 3
+    (folder,) = tmp_path.iterdir()
+    assert document["picture"] == str(folder / "features.png")
+    assert (folder / "features.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((folder / "picture").iterdir())) == 4
+
+
+def lmsm(*arguments, **kwargs):
+    """Run the program in a process of its own."""
+    command = [sys.executable, "-m", "lmsm_cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, **kwargs)
+
+
+def test_piped_output_is_never_cut(runs):
+    """Without a terminal tables are plain and whole, in UTF-8 and in ASCII."""
+    for encoding in ("utf-8", "ascii"):
+        done = lmsm("compare", runs, env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "40"})
+        assert done.returncode == 0, done.stderr
+        text = done.stdout.decode(encoding)
+        assert "…" not in text
+        assert "..." not in text
+        assert "\x1b" not in text
+        assert "lsoftmax" in text
+
+
+def test_a_closed_pipe_is_no_traceback(runs):
+    """`lmsm compare RUNS | head -1` ends quietly."""
+    command = f"{sys.executable} -m lmsm_cli compare {runs} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert b"Traceback" not in done.stderr
+    assert b"BrokenPipe" not in done.stderr
+
+
+def test_help_names_every_flag_and_default():
+    """`lmsm train --help` shows each field of Config as a flag with its default."""
+    text = lmsm("train", "--help", env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}).stdout.decode()
+    for piece in ("--weight-decay", "(default: 0.0005)", "--margin", "(default: exp for `imbalanced`)", "resnet18-cifar"):  # fmt: skip
+        assert piece in text
+
+
+def test_version():
+    """`lmsm --version` prints the package's version."""
+    from lmsm_cli import __version__
+
+    assert lmsm("--version").stdout.decode().strip() == f"lmsm {__version__}"

@@ -1,0 +1,78 @@
+"""The README's commands and code run as written; its tree is the tree."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lmsm_cli import config
+from lmsm_cli.commands.app import main
+from tests.conftest import CIFAR10_CLASSES, write_class_folders
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    """Return the README's code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("console") for line in block.splitlines() if line.startswith("lmsm ")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a small CIFAR-10 in DATA and data/, where commands leave runs."""
+    root = tmp_path_factory.mktemp("work")
+    write_class_folders(root / "DATA" / "cifar10" / "train", CIFAR10_CLASSES, 60)
+    write_class_folders(root / "DATA" / "cifar10" / "test", CIFAR10_CLASSES, 3, seed=1)
+    (root / "data").symlink_to(root / "DATA")
+    return root
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "lmsm demo"])  # tested in test_cli
+def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
+    """Every `lmsm` line of the README ends with exit code 0, on small images."""
+    monkeypatch.chdir(workplace)
+    runs = sorted(workplace.glob("runs/*"))
+    words = [str(runs[-1]) + w.removeprefix("runs/NAME") if w.startswith("runs/NAME") else w for w in shlex.split(command)[1:]]  # fmt: skip
+    assert main(words) == 0
+    assert capsys.readouterr().out
+
+
+def test_the_python_code_runs():
+    """The library example runs, and its loss is finite."""
+    names = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["loss"].isfinite()
+    assert names["scores"].shape == (32, 10)
+
+
+def test_the_tree_is_the_tree():
+    """Every file that the README's tree names exists, and every module is named."""
+    (tree,) = [block for block in blocks("") if block.startswith("lmsm_cli/")]
+    modules = {p.relative_to(ROOT / "lmsm_cli") for p in (ROOT / "lmsm_cli").rglob("*.py")}
+    named = set(re.findall(r"\b(\w+\.py)\b", tree))
+    unnamed = {str(m) for m in modules if m.name not in named and not m.name.startswith("__") and m.parts[0] != "commands"}  # fmt: skip
+    assert not unnamed
+    assert named <= {m.name for m in modules}
+    for name in re.findall(r"^(\S+?)/? {2,}", tree, flags=re.MULTILINE):
+        assert (ROOT / name).exists(), name
+
+
+def test_pictures_and_links_exist():
+    """No picture or relative link of the README is broken."""
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", config.preset_names())
+def test_presets_open_with_their_command_and_outcome(name):
+    """A preset's first comment is its command, its second what that gave."""
+    lines = config.preset_path(name).read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith(f"# lmsm train --preset {name}")
+    assert re.search(r"accuracy|not measured", lines[1])
