@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmsm_cli.losses.annealing import effective_margin, power_law
+from lmsm_cli.losses.annealing import effective_margin, lambda_for, power_law
 
 CIFAR10 = {"start": 1000.0, "gamma": 2e-5 * 18_000, "power": 45.0}
 
@@ -34,3 +34,10 @@ def test_tensor_progress_gives_the_same_lambda():
 def test_effective_margin(margin, lam, wanted):
     """Lambda 5 leaves 1.5 of margin 4, as the SphereFace authors' own setting is read."""
     assert effective_margin(margin, lam) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("margin", [2, 3, 4, 7])
+def test_lambda_for_leaves_the_margin_that_was_asked_for(margin):
+    """2 m - 3 leaves an effective margin of 1.5: 1 for margin 2, the authors' 5 for margin 4."""
+    assert lambda_for(margin, 1.5) == pytest.approx(2 * margin - 3)
+    assert effective_margin(margin, lambda_for(margin, 1.2)) == pytest.approx(1.2)

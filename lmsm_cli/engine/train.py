@@ -159,7 +159,7 @@ def _one_epoch(
             _check_finite(sums, epoch, step)
         on_step(Step(epoch + 1, step + 1, num_steps, seen, loss))
     total_loss, hits, _ = sums.tolist()
-    return (total_loss, hits, seen), watch.vitals(model.head.weight)
+    return (total_loss, hits, seen), watch.vitals(model.head.class_weights())
 
 
 @torch.no_grad()

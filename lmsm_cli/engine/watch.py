@@ -21,7 +21,7 @@ _SHRUNK_SHARE = 0.05
 # Means are over the end of an epoch: its beginning is still the epoch before.
 _LAST_SHARE = 0.5
 # Share of the training after which a class must have been predicted: rare ones are found late.
-_FAIR_START = 0.25
+_FAIR_START = 0.5
 
 
 @dataclass(frozen=True)

@@ -26,3 +26,8 @@ def effective_margin(margin: float, lam: float) -> float:
     (1 - margin) / (1 + lambda): the margin whose own psi has that value.
     """
     return 1 + (margin - 1) / (1 + lam)
+
+
+def lambda_for(margin: float, effective: float) -> float:
+    """Return the lambda that leaves `effective` of the margin: the inverse of `effective_margin`."""
+    return (margin - 1) / (effective - 1) - 1

@@ -34,6 +34,10 @@ class Head(nn.Module, ABC):
         """Return the mean of `losses`."""
         return self.losses(features, labels, progress).mean()
 
+    def class_weights(self) -> Tensor:
+        """Return the class weights in force, (C, D), where they are not `weight` itself."""
+        return self.weight
+
     def lambda_at(self, progress: float) -> float | None:
         """Return the annealing lambda, None for a loss that has none."""
         return None

@@ -7,12 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.annealing import effective_margin, power_law
+from lmsm_cli.losses.annealing import effective_margin, lambda_for, power_law
 from lmsm_cli.losses.head import Head, full_precision, new_weight
 from lmsm_cli.losses.margins import psi_and_slope
 
-# On long tails a margin without a floor under lambda lets rare classes die (benchmarks/LOG.md).
-_LAMBDA_MIN_IMBALANCED = 1.0
+# On long tails the full margin lets rare classes die (benchmarks/LOG.md). There lambda stays where
+# this much margin is left; for margin 4 that is lambda 5, the authors' own value for hard data.
+_EFFECTIVE_MARGIN_IMBALANCED = 1.5
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
 _SMALLEST_NORM = 1e-12
 
@@ -111,9 +112,10 @@ class LSoftmaxLoss(Head):
 
     `margin`: integer >= 1. `anneal`: `power` lowers lambda from `lambda_start` by the authors' law
     start (1 + gamma progress)^-power to `lambda_min`; `none` keeps lambda at 0, the full margin
-    from the first step, which collapses on real images. `lambda_min` None is 1 where
-    `class_counts` are unequal, else 0. `weight_norm`: `free`, or `shared` for one learned norm s of
-    all classes, W_c = s w_c / |w_c|, so that no class is relieved of its margin by shrinking.
+    from the first step, which collapses on real images. `weight_norm`: `free` as in the paper, or
+    `shared` for one learned norm s of all classes, W_c = s w_c / |w_c|, so that no class is relieved
+    of its margin by shrinking. Where `class_counts` are unequal, `lambda_min` is 2 margin - 3 by
+    default (an effective margin of 1.5) and `weight_norm` is shared; else they are 0 and free.
     Raises LmsmError for values out of range.
     """
 
@@ -129,13 +131,15 @@ class LSoftmaxLoss(Head):
         gamma: float = 0.36,
         power: float = 45.0,
         lambda_min: float | None = None,
-        weight_norm: Literal["free", "shared"] = "free",
+        weight_norm: Literal["free", "shared"] | None = None,
     ) -> None:
         super().__init__()
         check_margin(margin)
+        imbalanced = class_counts is not None and bool((class_counts != class_counts[0]).any())
         if lambda_min is None:
-            imbalanced = class_counts is not None and bool((class_counts != class_counts[0]).any())
-            lambda_min = _LAMBDA_MIN_IMBALANCED if imbalanced else 0.0
+            floor = lambda_for(margin, _EFFECTIVE_MARGIN_IMBALANCED) if margin > 1 else 0.0
+            lambda_min = floor if imbalanced else 0.0
+        weight_norm = weight_norm or ("shared" if imbalanced else "free")
         for name, value in (("lambda_start", lambda_start), ("gamma", gamma), ("power", power), ("lambda_min", lambda_min)):  # fmt: skip
             if not 0 <= value < float("inf"):
                 raise LmsmError(f"{name} is {value}: give a finite number of at least 0")

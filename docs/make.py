@@ -1,0 +1,32 @@
+"""Make the README's pictures from a finished demo: python docs/make.py runs/demo-...
+
+demo.svg is what `lmsm demo` prints, drawn by rich; features.png is the demo's own picture.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from lmsm_cli.reports.comparison import compare_runs
+from lmsm_cli.reports.tables import comparison_tables
+from lmsm_cli.runs.record import find_runs, read_run
+
+HERE = Path(__file__).parent
+
+
+def main(demo: Path) -> None:
+    """Draw the comparison's tables and copy the picture."""
+    comparison = compare_runs([read_run(path) for path in find_runs([demo / "comparison"])])
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=104, file=nowhere, force_terminal=True)
+        console.print("$ lmsm demo", style="bold green")
+        for table in comparison_tables(comparison):
+            console.print(table)
+        console.save_svg(str(HERE / "demo.svg"), title="softmax against L-Softmax, long-tailed digits")
+    shutil.copy(demo / "features.png", HERE / "features.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
