@@ -130,7 +130,7 @@ def seed_loop(clock: Clock) -> dict[str, float]:
 
 def config_of(**choices: Any) -> Any:
     """Return the Config of `lmsm train --preset ... --device cpu` with the given flags."""
-    from lmsm_cli.config import Layer, resolve
+    from lmsm_cli.layers import Layer, resolve
     from lmsm_cli.losses import check_loss
 
     flags = Layer.of_flags({"device": "cpu", **choices})

@@ -94,7 +94,9 @@ def test_compare_shows_a_run_without_scores(runs, tmp_path, capsys):
 
 def test_show_config_names_every_origin(capsys):
     """Each value comes with the preset's line, the flag or the default it came from."""
-    document = run_json(capsys, "train", "--preset", "imbalanced-vgg16", "--lr", "0.5", "--show-config")
+    document = run_json(
+        capsys, "train", "--preset", "imbalanced-vgg16", "--lr", "0.5", "--show-config"
+    )
     assert document["lr"] == {"value": 0.5, "from": "--lr"}
     assert document["model"]["value"] == "vgg16"
     assert document["model"]["from"].startswith("preset imbalanced-vgg16:")
@@ -125,7 +127,9 @@ def test_show_config_names_every_origin(capsys):
         (["presets", "digit"], 2, "did you mean 'digits'?"),
     ],
 )
-def test_mistakes_have_exit_codes_and_a_hint(tmp_path, monkeypatch, capsys, arguments, code, message):
+def test_mistakes_have_exit_codes_and_a_hint(
+    tmp_path, monkeypatch, capsys, arguments, code, message
+):
     """A mistake prints one message without a traceback, and leaves nothing behind."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.pt").write_text("hello")
@@ -141,11 +145,19 @@ def test_missing_data_names_the_way_out(tmp_path, monkeypatch, capsys):
     """Offline and without data: exit 3, the file to fetch, where to put it, and the digits."""
     import torchvision
 
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    monkeypatch.setattr(
+        torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz"
+    )
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    assert main(["train", "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "runs")]) == 3
+    assert (
+        main(["train", "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "runs")]) == 3
+    )
     message = " ".join(capsys.readouterr().err.split())
-    for piece in ("http://127.0.0.1:9/cifar-10-python.tar.gz", str(tmp_path / "data"), "--dataset digits"):
+    for piece in (
+        "http://127.0.0.1:9/cifar-10-python.tar.gz",
+        str(tmp_path / "data"),
+        "--dataset digits",
+    ):
         assert piece in message
 
 
@@ -185,7 +197,9 @@ def lmsm(*arguments, **kwargs):
 def test_piped_output_is_never_cut(runs):
     """Without a terminal tables are plain and whole, in UTF-8 and in ASCII."""
     for encoding in ("utf-8", "ascii"):
-        done = lmsm("compare", runs, env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "40"})
+        done = lmsm(
+            "compare", runs, env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "40"}
+        )
         assert done.returncode == 0, done.stderr
         text = done.stdout.decode(encoding)
         assert "…" not in text
@@ -204,7 +218,9 @@ def test_a_closed_pipe_is_no_traceback(runs):
 
 def test_help_names_every_flag_and_default():
     """`lmsm train --help` shows each field of Config as a flag with its default."""
-    text = lmsm("train", "--help", env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}).stdout.decode()
+    text = lmsm(
+        "train", "--help", env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    ).stdout.decode()
     for piece in ("--weight-decay", "(default: 0.0005)", "--margin", "(default: exp for `imbalanced`)", "resnet18-cifar"):  # fmt: skip
         assert piece in text
 

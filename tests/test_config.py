@@ -2,14 +2,9 @@
 
 import pytest
 
-from lmsm_cli.config import (
-    Config,
-    Layer,
-    dump_yaml,
-    preset_names,
-    resolve,
-)
+from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.layers import Layer, preset_names, resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.models import BACKBONES
 

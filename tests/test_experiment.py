@@ -8,9 +8,11 @@ import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from lmsm_cli import experiment, load_checkpoint
-from lmsm_cli.config import Config, Layer, resolve
+from lmsm_cli.config import Config
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DivergedError, LmsmError
+from lmsm_cli.evaluation import evaluate
+from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.runs.record import read_run
 from tests.conftest import CIFAR10_CLASSES, SilentDisplay, write_class_folders
@@ -80,7 +82,7 @@ def test_evaluate_repeats_the_runs_scores(finished):
     path = finished[0].path
     wanted = json.loads((path / "scores.json").read_text())
     for target in (path, path / "checkpoint.pt"):
-        found = experiment.evaluate(target, SilentDisplay())
+        found = evaluate(target, SilentDisplay())
         assert found["per_class"] == wanted["per_class"]
         assert found["confusion"] == wanted["confusion"]
 
@@ -89,9 +91,9 @@ def test_evaluate_on_validation_and_best(finished):
     """The validation split of the run can be scored, and best.pt like any checkpoint."""
     path = finished[0].path
     rows = read_run(path).metrics
-    scores = experiment.evaluate(path, SilentDisplay(), split_name="validation")
+    scores = evaluate(path, SilentDisplay(), split_name="validation")
     assert scores["accuracy"] == pytest.approx(rows[-1]["val_accuracy"])
-    best = experiment.evaluate(path / "best.pt", SilentDisplay())
+    best = evaluate(path / "best.pt", SilentDisplay())
     assert best["accuracy"] == read_run(path).scores["best_on_validation"]["accuracy"]
 
 
@@ -117,11 +119,11 @@ def test_class_folders_train_and_evaluate(tmp_path):
         "cow",
     ]
     write_class_folders(tmp_path / "other", ("cow",), 4, size=12)
-    scores = experiment.evaluate(folder.path, SilentDisplay(), images=tmp_path / "other")
+    scores = evaluate(folder.path, SilentDisplay(), images=tmp_path / "other")
     assert [row["test_count"] for row in scores["per_class"]] == [0, 0, 4]
     write_class_folders(tmp_path / "strange", ("yak",), 2, size=12)
     with pytest.raises(DataError, match="yak"):
-        experiment.evaluate(folder.path, SilentDisplay(), images=tmp_path / "strange")
+        evaluate(folder.path, SilentDisplay(), images=tmp_path / "strange")
 
 
 @pytest.mark.parametrize("profile", ["none", "exp", "step"])

@@ -8,7 +8,8 @@ import typer
 
 from lmsm_cli.commands.compare import print_comparison
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.config import Config, Layer, resolve
+from lmsm_cli.config import Config
+from lmsm_cli.layers import Layer, resolve
 
 if TYPE_CHECKING:
     from lmsm_cli.experiment import Display
@@ -17,7 +18,15 @@ _LOSSES = ("softmax", "lsoftmax:margin=2", "lsoftmax:margin=4")
 _MARGINS = (1, 2, 3, 4)
 # The paper's figure 2: two features, all images, the full margin at the end. Under free norms
 # margin 4 drops three of the ten classes (benchmarks/LOG.md).
-_PICTURE = {"imbalance": "none", "factor": 1.0, "model": "paper-2d", "neck": "linear", "lr": 0.01, "epochs": 8, "seed": 0}
+_PICTURE = {
+    "imbalance": "none",
+    "factor": 1.0,
+    "model": "paper-2d",
+    "neck": "linear",
+    "lr": 0.01,
+    "epochs": 8,
+    "seed": 0,
+}
 _PICTURE_LOSS = "lsoftmax:margin={},weight_norm=shared"
 
 
@@ -61,7 +70,7 @@ def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
 
 def _draw_features(folder: Path, display: "Display") -> Path:
     """Train one 2-D net for each margin and draw what it makes of the test images."""
-    from lmsm_cli import experiment
+    from lmsm_cli import evaluation, experiment
     from lmsm_cli.reports.plots import plot_features
 
     panels = []
@@ -69,7 +78,7 @@ def _draw_features(folder: Path, display: "Display") -> Path:
         config = _config(folder / "picture", loss=_PICTURE_LOSS.format(margin), **_PICTURE)
         display.say(f"2-D features, margin {margin}")
         run = experiment.run(config, display, with_plots=False)
-        features, labels, classes = experiment.features(run.path, display)
+        features, labels, classes = evaluation.features(run.path, display)
         panels.append((f"m = {margin}", features, labels))
     plot_features(panels, classes, folder / "features.png")
     return folder / "features.png"

@@ -18,12 +18,12 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:  # fmt: skip
     """Evaluate a checkpoint or run folder: per-class accuracy, precision and F1."""
-    from lmsm_cli import experiment
+    from lmsm_cli import evaluation
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables import confusion_table, per_class_table, summary_table
 
     with new_display() as display:
-        scores = experiment.evaluate(checkpoint, display, split_name=split, images=images, data_dir=data_dir, device=device)  # fmt: skip
+        scores = evaluation.evaluate(checkpoint, display, split_name=split, images=images, data_dir=data_dir, device=device)  # fmt: skip
     if json:
         print_json(scores)
         return

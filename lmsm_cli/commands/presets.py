@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.config import preset_names, preset_path
+from lmsm_cli.layers import preset_names, preset_path
 
 
 def presets(

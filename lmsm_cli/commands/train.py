@@ -7,7 +7,8 @@ import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import with_config_flags
-from lmsm_cli.config import Layer, Resolved, dump, resolve
+from lmsm_cli.config import dump
+from lmsm_cli.layers import Layer, Resolved, resolve
 
 
 @with_config_flags
