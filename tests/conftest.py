@@ -13,20 +13,17 @@ torch.set_num_threads(1)  # test processes run side by side, and small nets gain
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _no_data_dir(request, monkeypatch):
-    """Keep LMSM_DATA_DIR out of all tests but those on real data."""
-    if "realdata" not in request.keywords:
-        monkeypatch.delenv("LMSM_DATA_DIR", raising=False)
+# Renamed in the environment, so that no test but those on real data sees it; worker processes do.
+if "LMSM_DATA_DIR" in os.environ:
+    os.environ["LMSM_REAL_DATA"] = os.environ.pop("LMSM_DATA_DIR")
 
 
 @pytest.fixture
 def real_data() -> Path:
     """The folder of the unpacked real data sets; skips where it is not given."""
-    folder = os.environ.get("LMSM_DATA_DIR")
-    if not folder:
+    if "LMSM_REAL_DATA" not in os.environ:
         pytest.skip("LMSM_DATA_DIR is not set")
-    return Path(folder)
+    return Path(os.environ["LMSM_REAL_DATA"])
 
 
 def write_class_folders(root: Path, classes, per_class: int, *, size: int = 32, seed: int = 0) -> None:  # fmt: skip

@@ -350,11 +350,9 @@ def test_split_needs_two_images_of_a_class(tmp_path):
 
 
 @pytest.mark.realdata
-def test_real_cifar10_folders_and_their_cache(tmp_path):
+def test_real_cifar10_folders_and_their_cache(real_data, tmp_path):
     """Of real CIFAR-10, a copy of a few files is cached, and one touched file is noticed."""
-    source = Path(os.environ.get("LMSM_DATA_DIR", "")) / "cifar10" / "train"
-    if "LMSM_DATA_DIR" not in os.environ or not source.is_dir():
-        pytest.skip("no class folders of CIFAR-10 below LMSM_DATA_DIR")
+    source = real_data / "cifar10" / "train"
     assert np.bincount(list_class_folders(source).labels).tolist() == [5000] * 10
     for folder in sorted(source.iterdir())[:2]:
         (tmp_path / folder.name).mkdir()

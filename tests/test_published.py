@@ -4,7 +4,6 @@ import copyreg
 import gzip
 import hashlib
 import io
-import os
 import pickle
 import struct
 import tarfile
@@ -284,12 +283,9 @@ def test_every_layout_knows_its_torchvision_class():
 
 
 @pytest.mark.realdata
-def test_real_mnist():
+def test_real_mnist(real_data):
     """Real MNIST has its published counts and its normalisation."""
-    data_dir = Path(os.environ.get("LMSM_DATA_DIR", ""))
-    if "LMSM_DATA_DIR" not in os.environ or not (data_dir / "MNIST").is_dir():
-        pytest.skip("no MNIST below LMSM_DATA_DIR")
-    train, test = (load("mnist", data_dir, split) for split in ("train", "test"))
+    train, test = (load("mnist", real_data, split) for split in ("train", "test"))
     assert train.counts() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert test.counts() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     pixels = train.images.double() / 255

@@ -1,6 +1,5 @@
 """What sources.py promises."""
 
-import os
 import runpy
 import sys
 from pathlib import Path
@@ -230,12 +229,9 @@ def test_load_folder_refuses_foreign_classes(tmp_path):
 
 
 @pytest.mark.realdata
-def test_real_cifar10():
+def test_real_cifar10(real_data):
     """Real CIFAR-10 has 5,000 and 1,000 images a class and the pixels' mean that is published."""
-    data_dir = Path(os.environ.get("LMSM_DATA_DIR", ""))
-    if "LMSM_DATA_DIR" not in os.environ or not (data_dir / "cifar10").is_dir():
-        pytest.skip("no CIFAR-10 below LMSM_DATA_DIR")
-    train, test = (load("cifar10", data_dir, split) for split in ("train", "test"))
+    train, test = (load("cifar10", real_data, split) for split in ("train", "test"))
     assert train.counts() == [5000] * 10
     assert test.counts() == [1000] * 10
     assert train.classes[0] == "airplane"
