@@ -105,9 +105,13 @@ class BarDisplay:
         if now - self._looked < _LOOK_EVERY:
             return
         self._looked = now
+        self._move(f"epoch {step.epoch}", step.step, step.num_steps, self._note(step, now))
+
+    def _note(self, step: Step, now: float) -> str:
+        lam = "" if step.lam is None else f" lambda {step.lam:.3g}"
+        accuracy = step.hits.item() / step.num_images
         speed = step.num_images / max(1e-9, now - self._started)
-        note = f"loss {step.loss.item():.3f}, {speed:,.0f} images/s"
-        self._move(f"epoch {step.epoch}", step.step, step.num_steps, note)
+        return f"loss {step.loss.item():.3f} acc {accuracy:.3f}{lam} lr {step.lr:.3g} {speed:,.0f} images/s"
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Print the epoch's line and move the bar of epochs."""

@@ -25,6 +25,12 @@ class EpochPlan:
     flips: Tensor | None
     corners: Tensor | None
 
+    def to(self, device: torch.device) -> "EpochPlan":
+        """Return the plan on a device: one transfer an epoch, none in a step."""
+        flips = None if self.flips is None else self.flips.to(device)
+        corners = None if self.corners is None else self.corners.to(device)
+        return EpochPlan(self.order.to(device), flips, corners)
+
 
 def plan_epoch(num_images: int, augment: str, *, seed: int, epoch: int) -> EpochPlan:
     """Draw the choices of an epoch; `augment` is `none`, `flip` or `crop-flip`."""
@@ -55,11 +61,12 @@ def batches(
 
     A batch is uint8 (B, C, H, W) in channels-last layout, labels (B,).
     """
+    plan = plan.to(images.device)
     for i in range(start, num_batches(len(labels), batch_size)):
         part = slice(i * batch_size, (i + 1) * batch_size)
-        chosen = plan.order[part].to(images.device)
-        flips = None if plan.flips is None else plan.flips[part].to(images.device)
-        corners = None if plan.corners is None else plan.corners[part].to(images.device)
+        chosen = plan.order[part]
+        flips = None if plan.flips is None else plan.flips[part]
+        corners = None if plan.corners is None else plan.corners[part]
         yield augmented(images[chosen], flips, corners).permute(0, 3, 1, 2), labels[chosen]
 
 

@@ -38,7 +38,13 @@ class Step:
     step: int
     num_steps: int
     num_images: int
+    """Images of the epoch so far."""
     loss: Tensor
+    """Margin-free loss of the step."""
+    hits: Tensor
+    """Images of the epoch so far that were taken for their own class."""
+    lam: float | None
+    lr: float
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,9 @@ def _one_epoch(
     # Dropout draws from the global generator; apart from the plan's stream.
     torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, 1)).generate_state(1)[0]))
     num_steps = num_batches(len(labels), config.batch_size)
+    lr = learning_rate(config, epoch)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, epoch)
+        group["lr"] = lr
     watch = Watch(len(model.classes), num_steps, runtime.device)
     sums = torch.zeros(3, device=runtime.device)
     seen = 0
@@ -157,7 +164,8 @@ def _one_epoch(
         seen += len(targets)
         if step % _LOOK_EVERY == 0 or step == num_steps - 1:
             _check_finite(sums, epoch, step)
-        on_step(Step(epoch + 1, step + 1, num_steps, seen, loss))
+        lam = model.head.lambda_at(progress)
+        on_step(Step(epoch + 1, step + 1, num_steps, seen, loss, sums[1], lam, lr))
     total_loss, hits, _ = sums.tolist()
     return (total_loss, hits, seen), watch.vitals(model.head.class_weights())
 

@@ -1,0 +1,57 @@
+"""The display: bars carry what a user watches, lines stay plain."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from lmsm_cli.commands import progress
+from lmsm_cli.engine.train import Epoch, Step
+from lmsm_cli.engine.watch import Vitals
+
+EPOCH = Epoch(
+    epoch=3, train_loss=1.0, train_accuracy=0.5, val_loss=1.2, val_accuracy=0.4, val_balanced_accuracy=0.3,
+    lam=5.0, effective_margin=1.5, lr=0.001, images_per_second=1234.0, seconds=2.0,
+    vitals=Vitals(0.0, 1.0, 1.0, 1.0, 1.0, ()), signs={},
+)  # fmt: skip
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal of 160 columns that keeps what was drawn."""
+    console = Console(file=io.StringIO(), force_terminal=True, force_interactive=True, width=160)
+    monkeypatch.setattr(progress, "stderr_console", lambda: console)
+    return console.file
+
+
+def test_bars_show_what_a_user_watches(screen):
+    """Epoch and batch bars carry loss, accuracy, lambda, lr and images/s; the epoch leaves its line."""
+    with progress.new_display() as display:
+        assert isinstance(display, progress.BarDisplay)
+        display.report("decoding", 1, 2)
+        display.report("decoding", 2, 2)
+        display.report("no cache here", 0, 0)
+        display.step(Step(3, 5, 10, 500, torch.tensor(0.75), torch.tensor(250.0), 5.0, 0.001))
+        display._bars.refresh()
+        display.epoch(EPOCH, 4)
+        display.warn("[bold]careful")
+    drawn = screen.getvalue()
+    for piece in ("decoding", "no cache here", "5/10", "loss 0.750 acc 0.500 lambda 5 lr 0.001", "images/s", "epoch 3/4", "WARNING: [bold]careful"):  # fmt: skip
+        assert piece in drawn
+
+
+def test_a_line_tells_the_epoch():
+    """The line of an epoch holds margin-free scores, lambda with the margin in force, lr and speed."""
+    assert progress.epoch_line(EPOCH, 10) == (
+        "epoch  3/10 | train loss 1.000 acc 0.500 | val loss 1.200 acc 0.400 balanced 0.300 | "
+        "lambda 5 (effective margin 1.50) | lr 0.001 | 1,234 images/s"
+    )
+
+
+def test_plain_display_names_work_once(capsys):
+    """In a log each piece of work is one line, however often it reports."""
+    display = progress.PlainDisplay(Console(file=io.StringIO(), width=200))
+    for done in range(5):
+        display.report("downloading x", done, 5)
+    assert display._console.file.getvalue().splitlines() == ["downloading x"]
