@@ -148,12 +148,12 @@ def test_a_fresh_head_starts_near_chance():
 
 @pytest.mark.parametrize(("margin", "lam"), [(2, 1.0), (4, 5.0)])
 def test_imbalance_brings_its_own_defaults(margin, lam):
-    """On unequal class counts a margin of 1.5 is left and norms are shared; on equal ones neither."""
+    """On unequal counts a margin of 1.5 is left, and norms are shared beyond 2; on equal ones neither."""
     tail = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 20, 5]))
     flat = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 50, 50]))
     assert tail.lambda_at(1.0) == lam
     assert tail.effective_margin_at(1.0) == 1.5
-    assert tail.shared_norm is not None
+    assert (tail.shared_norm is not None) == (margin > 2)
     assert flat.lambda_at(1.0) < 0.01
     assert flat.shared_norm is None
     assert LSoftmaxLoss(2, 3, margin=margin, lambda_min=0.0, weight_norm="free", class_counts=torch.tensor([50, 5, 5])).shared_norm is None  # fmt: skip

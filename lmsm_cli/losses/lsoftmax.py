@@ -14,6 +14,8 @@ from lmsm_cli.losses.margins import psi_and_slope
 # On long tails the full margin lets rare classes die (benchmarks/LOG.md). There lambda stays where
 # this much margin is left; for margin 4 that is lambda 5, the authors' own value for hard data.
 _EFFECTIVE_MARGIN_IMBALANCED = 1.5
+# Up to this margin the classes of a long tail were seen to live with norms of their own.
+_LARGEST_FREE_MARGIN = 2
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
 _SMALLEST_NORM = 1e-12
 
@@ -115,7 +117,8 @@ class LSoftmaxLoss(Head):
     from the first step, which collapses on real images. `weight_norm`: `free` as in the paper, or
     `shared` for one learned norm s of all classes, W_c = s w_c / |w_c|, so that no class is relieved
     of its margin by shrinking. Where `class_counts` are unequal, `lambda_min` is 2 margin - 3 by
-    default (an effective margin of 1.5) and `weight_norm` is shared; else they are 0 and free.
+    default (an effective margin of 1.5), and `weight_norm` is shared beyond margin 2; else they are
+    0 and free.
     Raises LmsmError for values out of range.
     """
 
@@ -139,7 +142,8 @@ class LSoftmaxLoss(Head):
         if lambda_min is None:
             floor = lambda_for(margin, _EFFECTIVE_MARGIN_IMBALANCED) if margin > 1 else 0.0
             lambda_min = floor if imbalanced else 0.0
-        weight_norm = weight_norm or ("shared" if imbalanced else "free")
+        if weight_norm is None:
+            weight_norm = "shared" if imbalanced and margin > _LARGEST_FREE_MARGIN else "free"
         for name, value in (("lambda_start", lambda_start), ("gamma", gamma), ("power", power), ("lambda_min", lambda_min)):  # fmt: skip
             if not 0 <= value < float("inf"):
                 raise LmsmError(f"{name} is {value}: give a finite number of at least 0")

@@ -180,12 +180,15 @@ def _classes_table(peers: Sequence[tuple[int, "Group"]], *, named: bool) -> Tabl
 
 
 def _marked(values: Sequence["Statistic | None"]) -> list[Text]:
-    """Return `64.9±1.2` for each value, the best in bold with a `*` unless all are equal."""
-    means = [value.mean for value in values if value]
+    """Return `64.9±1.2` for each value, the best in bold with a `*` unless all are equal.
+
+    Values that are shown as equal are equal: means over the same images differ by rounding.
+    """
+    means = [round(value.mean, 3) for value in values if value]
     best = max(means) if len(set(means)) > 1 else None
     return [
         Text(_mean_and_sd(value) + "*", style="bold")
-        if value and value.mean == best
+        if value and round(value.mean, 3) == best
         else Text(_mean_and_sd(value) + " ")
         for value in values
     ]
