@@ -162,6 +162,8 @@ class Config(BaseModel):
             raise ValueError(
                 f"factor {self.factor} has no effect without an imbalance (exp or step)"
             )
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup {self.warmup} leaves none of the {self.epochs} epochs")
         if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones {self.milestones} do not rise")
         return self

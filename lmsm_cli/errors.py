@@ -11,6 +11,7 @@ A message is one sentence: the fact, the value given, the way out; lower case, n
 Exit codes 130 and 143 (interrupted by SIGINT, SIGTERM) belong to signals, not to errors.
 """
 
+import pickle
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -49,6 +50,18 @@ class DiskError(LmsmError):
     """A file that cannot be written."""
 
     exit_code = 6
+
+
+# What readers of pickles, archives and state dicts raise for content that is not theirs.
+MALFORMED = (
+    OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the kind of an error that has none."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,10 +1,11 @@
 """What a saved checkpoint says of images: scores for `lmsm eval`, features for pictures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import choose_runtime
 from lmsm_cli.engine.evaluate import features_of
-from lmsm_cli.errors import CheckpointError, LmsmError
+from lmsm_cli.errors import CheckpointError, DataError, LmsmError
 from lmsm_cli.experiment import Display, load_test, load_training, score_images
 from lmsm_cli.models import Classifier
 from lmsm_cli.runs import checkpoint
@@ -58,15 +59,15 @@ def evaluate(
     checkpoint's classes. Raises CheckpointError or DataError.
     """
     saved = _read(path, data_dir)
-    labelled = _labelled(saved, split_name, images, display)
     runtime = choose_runtime(device, saved.config.precision)
+    labelled = _with_labels_of(saved.model, _labelled(saved, split_name, images, display))
     model = runtime.place(saved.model)
     document = score_images(model, labelled, saved.train_counts, runtime).to_json()
     return document | {
         "checkpoint": str(saved.file),
         "epoch": saved.epoch,
         "split": str(images) if images else split_name,
-        "effective_margin": model.head.effective_margin_at(1.0),
+        "effective_margin": model.head.effective_margin_at(saved.epoch / saved.config.epochs),
     }
 
 
@@ -83,9 +84,25 @@ def _labelled(saved: _Saved, split_name: str, images: Path | None, display: Disp
     return held_out
 
 
+def _with_labels_of(model: Classifier, images: ImageSet) -> ImageSet:
+    """Return the images with labels counted as the model counts its classes.
+
+    A data set can number its classes differently in another layout: names decide. Raises DataError
+    where the names are not the model's.
+    """
+    if images.classes == model.classes:
+        return images
+    strange = sorted(set(images.classes) ^ set(model.classes))
+    if strange:
+        raise DataError(f"the data's classes are not the checkpoint's: only one of them has {', '.join(strange[:5])}; give the run's data with --data-dir")  # fmt: skip
+    places = torch.tensor([model.classes.index(name) for name in images.classes])
+    return replace(images, labels=places[images.labels], classes=model.classes)
+
+
 def features(path: Path, display: Display) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, ...]]:  # fmt: skip
     """Return a run's test features (N, D), labels (N,) and class names."""
     saved = _read(path, None)
     test = load_test(saved.config, display.report)
     runtime = choose_runtime("cpu", "fp32")
+    test = _with_labels_of(saved.model, test)
     return features_of(saved.model, test.images, runtime).numpy(), test.labels.numpy(), test.classes

@@ -1,9 +1,11 @@
 """From a Config to a finished run: the one road that train, demo and every later command take."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,14 +18,15 @@ from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import Runtime, choose_runtime
 from lmsm_cli.engine.evaluate import scores_of
 from lmsm_cli.engine.train import Epoch, Step, new_optimizer, train
-from lmsm_cli.errors import LmsmError
-from lmsm_cli.models import Classifier, build_classifier
+from lmsm_cli.errors import DiskError, LmsmError
+from lmsm_cli.losses import Head
+from lmsm_cli.models import Classifier, build_classifier, check_model
 from lmsm_cli.reports import plots
 from lmsm_cli.runs import checkpoint, environment
 from lmsm_cli.runs.folder import RunFolder, run_name
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.scores import Scores, score
-from lmsm_cli.spec import parse_spec
+from lmsm_cli.spec import parse_spec, with_option
 
 
 class Display(Protocol):
@@ -61,15 +64,29 @@ class Data:
 
 def check(config: Config) -> None:
     """Raise LmsmError for what cannot work, before any data is read."""
-    available = sources.source_of(config.dataset).train_counts
-    if available is not None:
-        _check_counts(config, available)
+    source = sources.source_of(config.dataset)
+    if source.train_counts is not None:
+        _check_counts(config, source.train_counts)
+        check_model(
+            config.model, config.pretrained, channels=source.channels, image_size=source.size
+        )
     choose_runtime(config.device, config.precision)
+    _check_out(config.out)
+
+
+def _check_out(out: Path) -> None:
+    """Raise DiskError where no folder can be made at `out`; make none yet."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise DiskError(f"cannot make a run folder in {out}: {there} is no folder that can be written to; choose another with --out")  # fmt: skip
 
 
 def _check_counts(config: Config, available: tuple[int, ...]) -> None:
     kept = kept_counts(available, config.imbalance, config.factor)
-    left = sum(kept) - sum(validation_counts(kept, config.validation))
+    held_out = sum(validation_counts(kept, config.validation))
+    if config.validation > 0 and held_out == 0:
+        raise LmsmError(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more")  # fmt: skip
+    left = sum(kept) - held_out
     if config.batch_size > left:
         raise LmsmError(f"batch_size is {config.batch_size}: only {left} training images are left; use at most {left}")  # fmt: skip
 
@@ -84,8 +101,6 @@ def load_training(config: Config, report: sources.Report) -> tuple[ImageSet, Ima
     if config.validation == 0:
         return full, None
     train_part, held_out = split(full.labels.numpy(), len(full.classes), config.validation, config.split_seed)  # fmt: skip
-    if len(held_out) == 0:
-        raise LmsmError(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0")  # fmt: skip
     return full.subset(torch.from_numpy(train_part)), full.subset(torch.from_numpy(held_out))
 
 
@@ -97,11 +112,12 @@ def load_test(config: Config, report: sources.Report) -> ImageSet:
 def build_model(config: Config, data: Data, runtime: Runtime) -> Classifier:
     """Return the config's classifier, freshly drawn from its seed, on the device."""
     torch.manual_seed(config.seed)
-    side = data.training.images.shape[1]
+    _, side, _, channels = data.training.images.shape
+    check_model(config.model, config.pretrained, channels=channels, image_size=side)
     model = build_classifier(
         config.model, config.neck, config.loss,
         classes=data.training.classes, mean=data.training.mean, std=data.training.std,
-        class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained, image_size=side,
+        class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained,
     )  # fmt: skip
     return runtime.place(model)
 
@@ -116,6 +132,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     training, validation = load_training(config, display.report)
     data = Data(training, validation, load_test(config, display.report))
     model = build_model(config, data, runtime)
+    config = config.model_copy(update={"loss": _resolved_spec(config.loss, model.head)})
     folder = _new_folder(config, runtime)
     display.say(f"{folder.path}: {len(training.labels)} training images on {runtime}")
     with _status(folder):
@@ -124,6 +141,13 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
         if with_plots:
             _draw(folder, data)
     return folder
+
+
+def _resolved_spec(spec: str, head: Head) -> str:
+    """Return the loss spec with the options that the head worked out from the data."""
+    for key, value in head.resolved_options().items():
+        spec = with_option(spec, key, f"{value:g}" if isinstance(value, float) else value)
+    return spec
 
 
 def _new_folder(config: Config, runtime: Runtime) -> RunFolder:

@@ -62,6 +62,9 @@ def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None 
     origins: dict[str, str] = {}
     problems: list[str] = []
     for layer in layers:
+        if layer.values.get("imbalance") == "none" and "factor" not in layer.values:
+            values.pop("factor", None)  # a lower layer's factor goes with its profile
+            origins.pop("factor", None)
         values |= layer.values
         origins |= layer.origins
         if "margin" in values:

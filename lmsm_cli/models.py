@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import MALFORMED, LmsmError, first_line
 from lmsm_cli.losses import Head, build_head
 
 
@@ -73,22 +73,33 @@ def build_classifier(
     std: Iterable[float],
     class_counts: Tensor | None = None,
     pretrained: str | None = None,
-    image_size: int | None = None,
 ) -> Classifier:
     """Return a fresh classifier; weights come from torch's global generator.
 
-    `mean` has one entry a channel; `image_size`, where given, is checked against the backbone.
-    Raises LmsmError for unusable losses and weights, and images too small for the model.
+    `mean` has one entry a channel. Raises LmsmError for unusable losses and weights.
     """
     classes, mean = tuple(classes), tuple(mean)
     backbone = BACKBONES[model](len(mean))
-    if image_size is not None and image_size < backbone.smallest_image:
-        raise LmsmError(f"{model} needs images of at least {backbone.smallest_image} pixels, these have {image_size}; take resnet18 or a paper- net")  # fmt: skip
     if pretrained:
         load_pretrained(backbone.module, model, pretrained)
     layers, num_features = build_neck(neck, backbone)
     head = build_head(loss, num_features, len(classes), class_counts)
     return Classifier(backbone.module, layers, head, classes=classes, mean=mean, std=std)
+
+
+def check_model(model: str, pretrained: str | None, *, channels: int, image_size: int) -> None:
+    """Raise LmsmError where the model cannot take such images or has no such weights.
+
+    Builds the backbone without memory, so that it can be asked before any data is read.
+    """
+    with torch.device("meta"):
+        smallest = BACKBONES[model](channels).smallest_image
+    if image_size < smallest:
+        raise LmsmError(f"{model} needs images of at least {smallest} pixels, these have {image_size}; take resnet18 or a paper- net")  # fmt: skip
+    if pretrained and model not in _TORCHVISION:
+        raise LmsmError(f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have")  # fmt: skip
+    if pretrained and pretrained != "imagenet" and not Path(pretrained).is_file():
+        raise LmsmError(f"pretrained file {pretrained} does not exist")
 
 
 def build_neck(kind: str, backbone: Backbone) -> tuple[nn.Module, int]:
@@ -225,10 +236,6 @@ def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
     Layers that were adapted to small images (a ResNet's stem) and the classifier stay fresh.
     Raises LmsmError where the model has no such weights or the file does not hold them.
     """
-    if model not in _TORCHVISION:
-        raise LmsmError(
-            f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have"
-        )
     given = _imagenet_weights(model) if source == "imagenet" else _read_weights(Path(source))
     own = backbone.state_dict()
     if model.startswith("vgg"):  # our features sit one level deeper
@@ -255,15 +262,10 @@ def _imagenet_weights(model: str) -> Mapping[str, Tensor]:
 
 
 def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    import pickle
-
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise LmsmError(f"pretrained file {path} does not exist") from None
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LmsmError(f"pretrained file {path} is no state dict: {reason}") from None
+    except MALFORMED as error:
+        raise LmsmError(f"pretrained file {path} is no state dict: {first_line(error)}") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise LmsmError(f"pretrained file {path} is no state dict of tensors")
     return state

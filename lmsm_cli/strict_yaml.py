@@ -104,10 +104,18 @@ def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Hashable:
     """Return a scalar, or a flat list of scalars as a tuple."""
     is_list = isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq"
     if is_list and all(isinstance(item, yaml.ScalarNode) for item in node.value):
-        return tuple(loader.construct_object(item) for item in node.value)
+        return tuple(_scalar(loader, item, path) for item in node.value)
     if isinstance(node, yaml.ScalarNode):
-        value: Hashable = loader.construct_object(node)
-        return value
+        return _scalar(loader, node, path)
     raise LmsmError(
         f"{path}:{node.start_mark.line + 1}: neither a plain value nor a flat list of them"
     )
+
+
+def _scalar(loader: _Loader, node: yaml.ScalarNode, path: Path) -> Hashable:
+    try:
+        value: Hashable = loader.construct_object(node)
+    except (ValueError, LookupError, AttributeError):  # a tag that the text does not fit
+        place = f"{path}:{node.start_mark.line + 1}"
+        raise LmsmError(f"{place}: {node.value[:40]!r} is no {node.tag.rsplit(':')[-1]}") from None
+    return value

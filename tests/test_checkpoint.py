@@ -1,5 +1,6 @@
 """Checkpoints: whole or untouched, verified, plain data, and nothing executed."""
 
+import io
 import os
 import pickle
 import zipfile
@@ -26,7 +27,10 @@ def model():
 def saved(model, tmp_path):
     """Its checkpoint file."""
     path = tmp_path / "checkpoint.pt"
-    checkpoint.save(checkpoint.state_of(model, CONFIG, train_counts=[5, 5], epoch=1), path)
+    checkpoint.save(
+        checkpoint.state_of(model, CONFIG, train_counts=[5, 5], image_shape=[28, 28, 1], epoch=1),
+        path,
+    )
     return path
 
 
@@ -50,6 +54,22 @@ def test_only_plain_data_is_stored(saved):
     assert not list(saved.parent.glob(".*.tmp"))
 
 
+def zipped(members):
+    """Return the bytes of a zip archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def saved_bytes(state):
+    """Return the bytes of a torch file."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
 def damage(path, kind):
     """Damage a file in one of the ways that disks and downloads do."""
     content = path.read_bytes()
@@ -61,11 +81,25 @@ def damage(path, kind):
         "flipped byte": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
         "html": b"<html>404 not found</html>",
         "pickle": pickle.dumps({"schema": 1}),
+        "zip of an empty pickle": zipped({"data.pkl": b""}),
+        "zip of a bad pickle": zipped({"archive/data.pkl": b"]", "archive/version": b"3"}),
+        "other schema": saved_bytes({"schema": 1, "config": 3}),
     }[kind])  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "kind", ["empty", "half", "short by one", "flipped byte", "html", "pickle"]
+    "kind",
+    [
+        "empty",
+        "half",
+        "short by one",
+        "flipped byte",
+        "html",
+        "pickle",
+        "zip of an empty pickle",
+        "zip of a bad pickle",
+        "other schema",
+    ],
 )
 def test_damaged_files_are_refused(saved, kind):
     """Whatever is no whole checkpoint is refused with exit code 4 and its name."""
@@ -103,7 +137,7 @@ def test_other_files_are_refused(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "state.pt")
     torch.save({"schema": 99}, tmp_path / "future.pt")
     torch.save({"schema": 1, "config": CONFIG}, tmp_path / "hollow.pt")
-    for name, message in [("a.zip", "no lmsm checkpoint"), ("tensor.pt", "no schema"), ("state.pt", "no schema"), ("future.pt", "has schema 99"), ("hollow.pt", "does not fit"), ("none.pt", "no checkpoint at")]:  # fmt: skip
+    for name, message in [("a.zip", "no lmsm checkpoint"), ("tensor.pt", "no schema"), ("state.pt", "no schema"), ("future.pt", "has schema 99"), ("hollow.pt", "it lacks classes"), ("none.pt", "no checkpoint at")]:  # fmt: skip
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(tmp_path / name)
 
@@ -135,3 +169,16 @@ def test_duplicate_is_a_copy_that_outlives_its_source(saved, monkeypatch, links)
     checkpoint.save({"schema": 1, "other": 2}, saved)
     assert best.read_bytes() == before
     assert saved.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"config": {**CONFIG, "loss": "nosuch"}}, {"train_counts": []}, {"model": {}}, {"classes": 3}, {"mean": "x"}],
+)  # fmt: skip
+def test_unfitting_contents_are_refused(saved, change):
+    """A whole file whose parts do not fit each other, or this lmsm, is exit code 4 too."""
+    state = torch.load(saved, weights_only=True) | change
+    torch.save(state, saved)
+    with pytest.raises(CheckpointError, match="does not fit") as error:
+        load_checkpoint(saved)
+    assert error.value.exit_code == 4

@@ -121,6 +121,7 @@ def test_show_config_names_every_origin(capsys):
         (["trian"], 2, "train"),
         (["train", "--epoch", "3"], 2, "--epochs"),
         (["eval", "nowhere.pt"], 4, "nowhere.pt"),
+        (["train", "--dataset", "digits", "--model", "vgg16"], 2, "at least 32 pixels"),
         (["eval", "text.pt"], 4, "text.pt"),
         (["compare", "nowhere"], 2, "nowhere"),
         (["compare", "."], 2, "no run"),
@@ -185,7 +186,8 @@ def test_demo_compares_and_draws(tmp_path, capsys):
     (folder,) = tmp_path.iterdir()
     assert document["picture"] == str(folder / "features.png")
     assert (folder / "features.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((folder / "picture").iterdir())) == 4
+    margins = [json.loads((p / "scores.json").read_text())["effective_margin"] for p in sorted((folder / "picture").iterdir())]  # fmt: skip
+    assert margins == pytest.approx([1, 2, 3, 4], abs=0.01)
 
 
 def lmsm(*arguments, **kwargs):

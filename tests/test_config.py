@@ -153,3 +153,10 @@ def test_every_field_has_help_and_a_panel():
     for name, field in Config.model_fields.items():
         assert field.description, name
         assert field.json_schema_extra["panel"], name
+
+
+def test_switching_the_profile_off_takes_the_presets_factor_along():
+    """`--preset imbalanced-resnet18 --imbalance none` is the balanced set, not a mistake."""
+    config = resolve([Layer.of_preset("imbalanced-resnet18"), flags(imbalance="none")]).config
+    assert (config.imbalance, config.factor) == ("none", 1.0)
+    assert "has no effect" in problems_of(flags(imbalance="none", factor="0.1"))[0]

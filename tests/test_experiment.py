@@ -10,10 +10,11 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from lmsm_cli import experiment, load_checkpoint
 from lmsm_cli.config import Config
 from lmsm_cli.data.sources import load
-from lmsm_cli.errors import DataError, DivergedError, LmsmError
+from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
 from lmsm_cli.evaluation import evaluate
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
+from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
 from tests.conftest import CIFAR10_CLASSES, SilentDisplay, write_class_folders
 
@@ -51,8 +52,9 @@ def test_config_yaml_repeats_the_run(finished):
     """The written config, read back, is the run's, all values named."""
     path = finished[0].path
     again = resolve([Layer.of_file(path / "config.yaml")], check_loss).config
-    assert yaml.safe_load((path / "config.yaml").read_text())["loss"] == "lsoftmax:margin=2"
-    assert again == quick(path.parent, epochs=3)
+    loss = "lsoftmax:margin=2,lambda_min=1,weight_norm=free"  # what margin=2 means on a long tail
+    assert yaml.safe_load((path / "config.yaml").read_text())["loss"] == loss
+    assert again == quick(path.parent, epochs=3, loss=loss)
 
 
 def test_scores_are_those_of_the_checkpoint(finished):
@@ -144,11 +146,23 @@ def test_the_training_images_follow_the_profile(tiny_cifar, profile):
         ({"dataset": "cifar10", "factor": 0.0001}, "class 9 would keep 0 of 5000 images"),
         ({"dataset": "cifar10", "batch_size": 20_000}, "only 18387 training images are left"),
         ({"dataset": "cifar100", "factor": 0.001}, "would keep 0 of 500 images"),
+        (
+            {"dataset": "cifar10", "validation": 0.00001},
+            "no class is large enough to hold out an image",
+        ),
+        (
+            {"dataset": "mnist", "model": "vgg16"},
+            "vgg16 needs images of at least 32 pixels, these have 28",
+        ),
+        ({"dataset": "cifar10", "pretrained": "imagenet"}, "'resnet32' has no pretrained weights"),
+        ({"dataset": "cifar10", "device": "cuda:99"}, "device is 'cuda:99'"),
     ],
 )
 def test_impossible_choices_are_refused_before_data_is_read(tmp_path, values, message):
     """With no data on disk the message is about the choice, not about the data."""
-    config = quick(tmp_path / "runs", data_dir=tmp_path / "nothing", model="resnet32", **values)
+    config = quick(
+        tmp_path / "runs", **({"data_dir": tmp_path / "nothing", "model": "resnet32"} | values)
+    )
     with pytest.raises(LmsmError, match=message) as error:
         experiment.run(config, SilentDisplay())
     assert error.value.exit_code == 2
@@ -199,3 +213,39 @@ def test_best_keeps_the_tolerance(finished):
             best = row
     chosen = read_run(finished[0].path).scores["best_on_validation"]
     assert chosen["epoch"] == best["epoch"]
+
+
+def test_a_place_that_cannot_hold_runs_is_refused_before_data_is_read(tmp_path):
+    """An --out below a file is exit code 6, with no data on disk to read."""
+    (tmp_path / "file").write_text("")
+    config = quick(
+        tmp_path / "file" / "runs", dataset="cifar10", data_dir=tmp_path, model="resnet32"
+    )
+    with pytest.raises(DiskError, match="choose another with --out"):
+        experiment.run(config, SilentDisplay())
+
+
+def test_evaluation_goes_by_class_names(tmp_path):
+    """Labels follow the checkpoint's classes where the data counts them differently; else exit 3."""
+    write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
+    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="none", factor=1.0, image_size=12, batch_size=8)  # fmt: skip
+    path = experiment.run(config, SilentDisplay()).path
+    wanted = evaluate(path, SilentDisplay())
+    state = checkpoint.load(path / "checkpoint.pt")
+    order = [2, 0, 1]  # as if the net had been trained with the classes numbered otherwise
+    state["classes"] = [state["classes"][i] for i in order]
+    state["model"]["head.weight"] = state["model"]["head.weight"][order]
+    checkpoint.save(state, path / "checkpoint.pt")
+    found = {row["name"]: row["accuracy"] for row in evaluate(path, SilentDisplay())["per_class"]}
+    assert found == {row["name"]: row["accuracy"] for row in wanted["per_class"]}
+    (tmp_path / "data" / "cow").rename(tmp_path / "data" / "yak")
+    with pytest.raises(DataError, match="only one of them has cow, yak"):
+        evaluate(path, SilentDisplay())
+
+
+def test_the_margin_of_best_is_that_of_its_epoch(finished):
+    """`eval` on a checkpoint from the middle of a run shows the margin that was in force there."""
+    path = finished[0].path
+    scores = evaluate(path / "best.pt", SilentDisplay())
+    row = read_run(path).metrics[scores["epoch"] - 1]
+    assert scores["effective_margin"] == pytest.approx(row["effective_margin"])

@@ -101,6 +101,15 @@ def test_a_class_without_an_image_is_an_error():
         kept_counts([5000] * 10, "exp", 0.0001)
 
 
+@pytest.mark.parametrize("available", [[119, 121, 118], [7] * 10, [333] * 3])
+def test_the_factor_that_is_advised_works(available):
+    """Following the message's advice leaves no class empty."""
+    with pytest.raises(LmsmError) as error:
+        kept_counts(available, "exp", 1e-6)
+    advised = float(str(error.value).rsplit(" ", 1)[1])
+    assert min(kept_counts(available, "exp", advised)) >= 1
+
+
 def test_the_split_is_stratified_disjoint_and_repeatable():
     """Each class gives its rounded share; the parts cover all; the seed alone decides."""
     labels = np.random.RandomState(0).permutation(np.repeat([0, 1, 2], [100, 37, 5]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss
+from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss, psi
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses import HEADS, check_loss
 
@@ -148,9 +148,9 @@ def test_a_fresh_head_starts_near_chance():
 
 @pytest.mark.parametrize(("margin", "lam"), [(2, 1.0), (4, 5.0)])
 def test_imbalance_brings_its_own_defaults(margin, lam):
-    """On unequal counts a margin of 1.5 is left, and norms are shared beyond 2; on equal ones neither."""
+    """On a long tail a margin of 1.5 is left, and norms are shared beyond 2; on near-equal ones neither."""
     tail = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 20, 5]))
-    flat = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 50, 50]))
+    flat = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 47, 52]))
     assert tail.lambda_at(1.0) == lam
     assert tail.effective_margin_at(1.0) == 1.5
     assert (tail.shared_norm is not None) == (margin > 2)
@@ -211,3 +211,32 @@ def test_every_head_keeps_the_contract(name):
     losses = head.losses(features, labels, 0.5)
     assert losses.shape == (4,)
     assert torch.isclose(head(features, labels, 0.5), losses.mean())
+
+
+def test_resolved_options_rebuild_the_head():
+    """Spelled out in the spec, what was worked out from the data gives the same head without it."""
+    counts = torch.tensor([50, 20, 5])
+    head = build_head("lsoftmax:margin=3", 6, 3, counts)
+    assert head.resolved_options() == {"margin": 3, "lambda_min": 3.0, "weight_norm": "shared"}
+    again = build_head("lsoftmax:margin=3,lambda_min=3,weight_norm=shared", 6, 3)
+    assert again.state_dict().keys() == head.state_dict().keys()
+    assert again.lambda_at(1.0) == head.lambda_at(1.0)
+
+
+def test_backward_inside_autocast_is_float32():
+    """Differentiating under autocast gives the gradient of full precision, bit for bit."""
+    features, weight, labels = draw(num_features=64, dtype=torch.float32)
+    plain = torch.autograd.grad(l_softmax_loss(features, weight, labels, 3), (features, weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = torch.autograd.grad(l_softmax_loss(features, weight, labels, 3), (features, weight))
+    assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
+
+
+@pytest.mark.parametrize("margin", [0, -1, 2.0, 2.5, float("nan"), True])
+def test_bad_margins_are_refused(margin):
+    """A margin that is no integer of at least 1 is an LmsmError, in the function and in psi."""
+    features, weight, labels = draw()
+    with pytest.raises(LmsmError, match="margin is"):
+        l_softmax_loss(features, weight, labels, margin)
+    with pytest.raises(LmsmError, match="margin is"):
+        psi(torch.zeros(1), margin)

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.models import BACKBONES, build_classifier
+from lmsm_cli.models import BACKBONES, build_classifier, check_model
 
 CLASSES = tuple("abcdefghij")
 
@@ -137,14 +137,16 @@ def test_bad_pretrained_files_are_refused(tmp_path):
     )
     (tmp_path / "text.pth").write_text("hello")
     torch.save({"a": 1}, tmp_path / "numbers.pth")
-    for name, message in [("none.pth", "does not exist"), ("vgg.pth", "does not fit resnet18"), ("text.pth", "no state dict"), ("numbers.pth", "no state dict of tensors")]:  # fmt: skip
+    for name, message in [("vgg.pth", "does not fit resnet18"), ("text.pth", "no state dict"), ("numbers.pth", "no state dict of tensors")]:  # fmt: skip
         with pytest.raises(LmsmError, match=message):
             build(pretrained=str(tmp_path / name))
     with pytest.raises(LmsmError, match="'resnet32' has no pretrained weights"):
-        build("resnet32", pretrained="imagenet")
+        check_model("resnet32", "imagenet", channels=3, image_size=32)
+    with pytest.raises(LmsmError, match=r"none\.pth does not exist"):
+        check_model("resnet18", str(tmp_path / "none.pth"), channels=3, image_size=32)
 
 
 def test_too_small_images_are_refused():
     """VGG halves five times: an 8-pixel digit is an error before the first step."""
     with pytest.raises(LmsmError, match="vgg16 needs images of at least 32 pixels, these have 8"):
-        build("vgg16", channels=1, image_size=8)
+        check_model("vgg16", None, channels=1, image_size=8)

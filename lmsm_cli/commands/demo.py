@@ -27,7 +27,7 @@ _PICTURE = {
     "epochs": 8,
     "seed": 0,
 }
-_PICTURE_LOSS = "lsoftmax:margin={},weight_norm=shared"
+_PICTURE_LOSS = "lsoftmax:margin={},lambda_min=0,weight_norm=shared"
 
 
 def demo(

@@ -5,6 +5,7 @@ Counts and choice are those of LDAM-DRW's `imbalance_cifar.py` with `rand_number
 the one in which published CIFAR-LT numbers were measured.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,7 +38,7 @@ def kept_counts(available: Sequence[int], profile: str, factor: float) -> list[i
     kept = [min(want, have) for want, have in zip(wanted, available, strict=True)]
     if min(kept) < 1:
         c = kept.index(min(kept))
-        raise LmsmError(f"factor is {factor}: class {c} would keep 0 of {available[c]} images; use at least {1 / largest:.2g}")  # fmt: skip
+        raise LmsmError(f"factor is {factor}: class {c} would keep 0 of {available[c]} images; use at least {math.ceil(1e6 / largest) / 1e6}")  # fmt: skip
     return kept
 
 

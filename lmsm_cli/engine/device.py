@@ -1,6 +1,7 @@
 """Where and in which arithmetic to compute: device, precision, memory layout."""
 
 import ctypes
+import re
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ def choose_runtime(device: str, precision: str) -> Runtime:
 
     Raises LmsmError where CUDA is asked for and there is none.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise LmsmError(f"device is {device!r}: give auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise LmsmError(f"device is {device!r}: torch {torch.__version__} finds no CUDA device here; use --device cpu or auto")  # fmt: skip
     if device == "auto":

@@ -33,7 +33,8 @@ def _embedded(model: Classifier, images: Tensor, runtime: Runtime) -> Iterator[T
     try:
         for batch in torch.split(images, _BATCH):
             with runtime.autocast():
-                yield model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
+                features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
+            yield features
     finally:
         model.train(was_training)
 

@@ -38,6 +38,10 @@ class Head(nn.Module, ABC):
         """Return the class weights in force, (C, D), where they are not `weight` itself."""
         return self.weight
 
+    def resolved_options(self) -> dict[str, object]:
+        """Return the options whose defaults depend on the data, as they are in force."""
+        return {}
+
     def lambda_at(self, progress: float) -> float | None:
         """Return the annealing lambda, None for a loss that has none."""
         return None

@@ -9,11 +9,13 @@ from torch.nn import functional
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.annealing import effective_margin, lambda_for, power_law
 from lmsm_cli.losses.head import Head, full_precision, new_weight
-from lmsm_cli.losses.margins import psi_and_slope
+from lmsm_cli.losses.margins import check_margin, psi_and_slope
 
 # On long tails the full margin lets rare classes die (benchmarks/LOG.md). There lambda stays where
 # this much margin is left; for margin 4 that is lambda 5, the authors' own value for hard data.
 _EFFECTIVE_MARGIN_IMBALANCED = 1.5
+# Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
+_BALANCED_RATIO = 2.0
 # Up to this margin the classes of a long tail were seen to live with norms of their own.
 _LARGEST_FREE_MARGIN = 2
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
@@ -52,12 +54,6 @@ def l_softmax_loss(
     raise LmsmError(f"reduction {reduction!r} is not mean, sum or none")
 
 
-def check_margin(margin: int) -> None:
-    """Raise LmsmError where `margin` is not an integer >= 1."""
-    if isinstance(margin, bool) or margin != int(margin) or margin < 1:
-        raise LmsmError(f"margin is {margin}: give an integer of at least 1 (1 is plain softmax)")
-
-
 class _LSoftmax(torch.autograd.Function):
     """The loss of each image, with the gradient carried by the two matrix products of softmax.
 
@@ -94,18 +90,23 @@ class _LSoftmax(torch.autograd.Function):
         """Return the gradients of features and weight."""
         if torch.is_grad_enabled():  # create_graph=True: a silent zero would follow
             raise LmsmError("the L-Softmax loss can be differentiated only once")
-        features, weight, labels, logits, normaliser, slope, pull_x, pull_w = ctx.saved_tensors
-        targets = labels[:, None]
-        share = (logits - normaliser[:, None]).exp_()
-        excess = (share.gather(1, targets)[:, 0] - 1) * grad
-        share.mul_(grad[:, None]).scatter_(1, targets, (excess * slope)[:, None])
-        grad_features = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_features = torch.addcmul(share @ weight, features, (excess * pull_x)[:, None])
-        if ctx.needs_input_grad[1]:
-            radial = torch.zeros_like(weight[:, 0]).index_add_(0, labels, excess * pull_w)
-            grad_weight = torch.addcmul(share.T @ features, weight, radial[:, None])
-        return grad_features, grad_weight, None, None, None
+        with torch.autocast(grad.device.type, enabled=False):
+            return _gradients(ctx, grad)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    features, weight, labels, logits, normaliser, slope, pull_x, pull_w = ctx.saved_tensors
+    targets = labels[:, None]
+    share = (logits - normaliser[:, None]).exp_()
+    excess = (share.gather(1, targets)[:, 0] - 1) * grad
+    share.mul_(grad[:, None]).scatter_(1, targets, (excess * slope)[:, None])
+    grad_features = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_features = torch.addcmul(share @ weight, features, (excess * pull_x)[:, None])
+    if ctx.needs_input_grad[1]:
+        radial = torch.zeros_like(weight[:, 0]).index_add_(0, labels, excess * pull_w)
+        grad_weight = torch.addcmul(share.T @ features, weight, radial[:, None])
+    return grad_features, grad_weight, None, None, None
 
 
 @final
@@ -116,7 +117,7 @@ class LSoftmaxLoss(Head):
     start (1 + gamma progress)^-power to `lambda_min`; `none` keeps lambda at 0, the full margin
     from the first step, which collapses on real images. `weight_norm`: `free` as in the paper, or
     `shared` for one learned norm s of all classes, W_c = s w_c / |w_c|, so that no class is relieved
-    of its margin by shrinking. Where `class_counts` are unequal, `lambda_min` is 2 margin - 3 by
+    of its margin by shrinking. Where the largest of `class_counts` is over twice the smallest, `lambda_min` is 2 margin - 3 by
     default (an effective margin of 1.5), and `weight_norm` is shared beyond margin 2; else they are
     0 and free.
     Raises LmsmError for values out of range.
@@ -138,7 +139,7 @@ class LSoftmaxLoss(Head):
     ) -> None:
         super().__init__()
         check_margin(margin)
-        imbalanced = class_counts is not None and bool((class_counts != class_counts[0]).any())
+        imbalanced = class_counts is not None and bool(class_counts.max() > _BALANCED_RATIO * class_counts.min())  # fmt: skip
         if lambda_min is None:
             floor = lambda_for(margin, _EFFECTIVE_MARGIN_IMBALANCED) if margin > 1 else 0.0
             lambda_min = floor if imbalanced else 0.0
@@ -154,6 +155,7 @@ class LSoftmaxLoss(Head):
             power,
             lambda_min,
         )
+        self.weight_norm = weight_norm
         self.weight = new_weight(num_classes, num_features)
         mean_norm = self.weight.detach().norm(dim=1).mean()
         self.shared_norm = torch.nn.Parameter(mean_norm) if weight_norm == "shared" else None
@@ -175,6 +177,11 @@ class LSoftmaxLoss(Head):
             weight = self.class_weights()
         lam = self._lambda(progress)
         return l_softmax_loss(features, weight, labels, self.margin, lam=lam, reduction="none")
+
+    def resolved_options(self) -> dict[str, object]:
+        """Return margin, lambda_min (where lambda is annealed) and weight_norm as they are in force."""
+        floor = {} if self.anneal == "none" else {"lambda_min": self.lambda_min}
+        return {"margin": self.margin, **floor, "weight_norm": self.weight_norm}
 
     def lambda_at(self, progress: float) -> float:
         """Return lambda at a point of the training."""

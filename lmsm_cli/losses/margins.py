@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from lmsm_cli.errors import LmsmError
+
 
 def psi(cos: Tensor, margin: int) -> Tensor:
     """Return psi of the angle whose cosine is `cos`, the L-Softmax target function.
@@ -18,7 +20,14 @@ def psi(cos: Tensor, margin: int) -> Tensor:
     |d psi / d cos| <= margin^2. Liu et al. 2016, "Large-Margin Softmax Loss for Convolutional
     Neural Networks", eq. 6 and 7.
     """
+    check_margin(margin)
     return psi_and_slope(cos, margin)[0]
+
+
+def check_margin(margin: int) -> None:
+    """Raise LmsmError where `margin` is not an integer >= 1."""
+    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 1:
+        raise LmsmError(f"margin is {margin}: give an integer of at least 1 (1 is plain softmax)")
 
 
 def psi_and_slope(cos: Tensor, margin: int) -> tuple[Tensor, Tensor]:

@@ -8,15 +8,17 @@ import os
 import pickle
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmsm_cli.errors import CheckpointError, DiskError
+from lmsm_cli.errors import MALFORMED, CheckpointError, DiskError, LmsmError, first_line
 from lmsm_cli.models import Classifier, build_classifier
 
 SCHEMA = 1
+_KEYS = ("config", "classes", "mean", "std", "model", "train_counts", "image_shape", "epoch")
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -70,22 +72,15 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} holds objects that are no plain data; nothing was executed") from None  # fmt: skip
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise CheckpointError(
-            f"{path} is no lmsm checkpoint: {str(error).splitlines()[0]}"
-        ) from None
+    except MALFORMED as error:
+        raise CheckpointError(f"{path} is no lmsm checkpoint: {first_line(error)}") from None
     if not isinstance(state, dict) or "schema" not in state:
         raise CheckpointError(f"{path} is no lmsm checkpoint: it holds no schema number")
     if state["schema"] != SCHEMA:
         raise CheckpointError(f"{path} has schema {state['schema']}, this lmsm reads {SCHEMA}")
+    missing = [key for key in _KEYS if key not in state]
+    if missing:
+        raise CheckpointError(f"{path} is incomplete: it lacks {', '.join(missing)}")
     return state
 
 
@@ -94,14 +89,20 @@ def find(path: Path) -> Path:
     return path / "checkpoint.pt" if path.is_dir() else path
 
 
-def state_of(model: Classifier, config: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Return what a checkpoint holds: the model, all that is needed to rebuild it, and `more`."""
+def state_of(model: Classifier, config: dict[str, Any], *, train_counts: list[int], image_shape: list[int], epoch: int, **more: Any) -> dict[str, Any]:  # fmt: skip
+    """Return what a checkpoint holds: the model, all that is needed to rebuild it, and `more`.
+
+    `image_shape` is (H, W, C); `train_counts` has the training images of each class.
+    """
     return {
         "schema": SCHEMA,
         "config": config,
         "classes": list(model.classes),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
+        "train_counts": train_counts,
+        "image_shape": image_shape,
+        "epoch": epoch,
         "model": {key: value.detach().cpu() for key, value in model.state_dict().items()},
         **more,
     }
@@ -117,8 +118,8 @@ def restore(state: dict[str, Any], path: Path) -> Classifier:
             class_counts=torch.tensor(state["train_counts"]),
         )  # fmt: skip
         model.load_state_dict(state["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit this lmsm: {error}") from None
+    except (LmsmError, *MALFORMED) as error:
+        raise CheckpointError(f"{path} does not fit this lmsm: {first_line(error)}") from None
     return model.eval()
 
 
@@ -136,8 +137,8 @@ def _verify(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from None
+    except (zipfile.BadZipFile, zlib.error, *MALFORMED) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {first_line(error)}") from None
     if damaged:
         raise CheckpointError(f"{path} is damaged: bad checksum in {damaged}")
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+_CHECKOUT = Path(__file__).parents[2]
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 
@@ -29,12 +30,14 @@ def describe(device: str) -> dict[str, Any]:
 
 def _git_state() -> dict[str, Any] | None:
     """Return commit and dirtiness of the checkout that lmsm runs from, None outside one."""
+    if not (_CHECKOUT / ".git").exists():  # installed: whatever repository lies around is not ours
+        return None
     commit = _git("rev-parse", "HEAD")
     return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))} if commit else None
 
 
 def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "-C", str(_CHECKOUT), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
