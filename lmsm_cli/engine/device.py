@@ -54,6 +54,8 @@ def choose_runtime(device: str, precision: str) -> Runtime:
         raise LmsmError(f"device is {device!r}: there are {torch.cuda.device_count()} CUDA devices")
     if chosen.type == "cpu":
         _keep_freed_memory()
+        # Numbers below 1e-38, as in the second moments of dead weights, cost microcode each.
+        torch.set_flush_denormal(True)
     return Runtime(chosen, precision == "bf16" or (precision == "auto" and _has_fast_bf16(chosen)))
 
 
