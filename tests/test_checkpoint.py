@@ -182,3 +182,12 @@ def test_unfitting_contents_are_refused(saved, change):
     with pytest.raises(CheckpointError, match="does not fit") as error:
         load_checkpoint(saved)
     assert error.value.exit_code == 4
+
+
+def test_what_was_written_badly_never_replaces_what_was_good(saved, monkeypatch):
+    """A file that the disk garbled is found before the rename: the old checkpoint stays."""
+    before = saved.read_bytes()
+    monkeypatch.setattr(torch, "save", lambda state, file: file.write(before[:-100]))
+    with pytest.raises(DiskError, match="the one before is kept"):
+        checkpoint.save({"schema": 1}, saved)
+    assert saved.read_bytes() == before
