@@ -20,7 +20,7 @@ def main(demo: Path) -> None:
     """Draw the comparison's tables and copy the picture."""
     comparison = compare_runs([read_run(path) for path in find_runs([demo / "comparison"])])
     with Path("/dev/null").open("w") as nowhere:
-        console = Console(record=True, width=136, file=nowhere, force_terminal=True)
+        console = Console(record=True, width=156, file=nowhere, force_terminal=True)
         console.print("$ lmsm demo", style="bold green")
         for table in comparison_tables(comparison):
             console.print(table)
