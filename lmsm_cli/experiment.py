@@ -62,16 +62,16 @@ class Data:
         return self.training.counts()
 
 
-def check(config: Config) -> None:
-    """Raise LmsmError for what cannot work, before any data is read."""
+def check(config: Config) -> Runtime:
+    """Return the runtime; raise LmsmError for what cannot work, before any data is read."""
     source = sources.source_of(config.dataset)
     if source.train_counts is not None:
         _check_counts(config, source.train_counts)
         check_model(
             config.model, config.pretrained, channels=source.channels, image_size=source.size
         )
-    choose_runtime(config.device, config.precision)
     _check_out(config.out)
+    return choose_runtime(config.device, config.precision)
 
 
 def _check_out(out: Path) -> None:
@@ -127,8 +127,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
 
     Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
     """
-    check(config)
-    runtime = choose_runtime(config.device, config.precision)
+    runtime = check(config)
     training, validation = load_training(config, display.report)
     data = Data(training, validation, load_test(config, display.report))
     model = build_model(config, data, runtime)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LOSSES = ("softmax", "lsoftmax:margin=2", "lsoftmax:margin=4")
 _MARGINS = (1, 2, 3, 4)
 # The paper's figure 2: two features, all images, the full margin at the end. Under free norms
-# margin 4 drops three of the ten classes (benchmarks/LOG.md).
+# margin 4 lets classes die (benchmarks/LOG.md).
 _PICTURE = {
     "imbalance": "none",
     "factor": 1.0,
