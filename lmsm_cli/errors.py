@@ -1,6 +1,7 @@
 """What can go wrong in a way that the user can mend, and the exit code of each kind.
 
 LmsmError (2, usage and config)
+|- ArgumentError    2  a value that a function of the library cannot take; a ValueError too
 |- RunError         1  the run failed
 |- DataError        3  data missing or bad
 |- CheckpointError  4  checkpoint unusable
@@ -20,6 +21,10 @@ class LmsmError(Exception):
     """A mistake in usage or configuration, shown as one message without a traceback."""
 
     exit_code = 2
+
+
+class ArgumentError(LmsmError, ValueError):
+    """A value that a function of the library cannot take: the loss, the value, what it takes."""
 
 
 class RunError(LmsmError):

@@ -4,22 +4,38 @@
 head's own constructor, converted and checked by their annotations.
 """
 
-import inspect
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
+import torch
 from torch import Tensor
 
 from lmsm_cli.errors import LmsmError, did_you_mean
-from lmsm_cli.losses.head import Head
+from lmsm_cli.losses.angular import ArcFaceLoss, ASoftmaxLoss, CosFaceLoss
+from lmsm_cli.losses.annealing import Annealing
+from lmsm_cli.losses.head import Head, options_of
 from lmsm_cli.losses.lsoftmax import LSoftmaxLoss, l_softmax_loss
 from lmsm_cli.losses.margins import psi
-from lmsm_cli.losses.plain import SoftmaxLoss
+from lmsm_cli.losses.plain import FocalLoss, LargeMarginInSoftmaxLoss, SoftmaxLoss
+from lmsm_cli.losses.prior import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, VSLoss
 from lmsm_cli.spec import parse_spec
 
-HEADS: dict[str, type[Head]] = {"softmax": SoftmaxLoss, "lsoftmax": LSoftmaxLoss}
+HEADS: dict[str, type[Head]] = {
+    "softmax": SoftmaxLoss,
+    "lsoftmax": LSoftmaxLoss,
+    "asoftmax": ASoftmaxLoss,
+    "cosface": CosFaceLoss,
+    "arcface": ArcFaceLoss,
+    "large-margin-in-softmax": LargeMarginInSoftmaxLoss,
+    "ldam": LDAMLoss,
+    "balanced-softmax": BalancedSoftmaxLoss,
+    "logit-adjusted": LogitAdjustedLoss,
+    "vs": VSLoss,
+    "focal": FocalLoss,
+}
 
-__all__ = ["HEADS", "Head", "LSoftmaxLoss", "SoftmaxLoss", "build_head", "check_loss", "l_softmax_loss", "psi"]  # fmt: skip
+__all__ = ["HEADS", "Annealing", "Head", "LSoftmaxLoss", "build_head", "check_loss", "l_softmax_loss", "psi"]  # fmt: skip
 
 
 def build_head(
@@ -29,46 +45,46 @@ def build_head(
 
     `class_counts` (C,) are the training images per class. Raises LmsmError for an unknown name or
     option, with the nearest one, and for values out of range.
+
+    >>> build_head("cosface:scale=20", num_features=64, num_classes=10)
+    CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0, class_chunk=None)
     """
     name, texts = parse_spec(spec)
     if name not in HEADS:
         raise LmsmError(f"no loss {name!r}{did_you_mean(name, HEADS)}")
-    known = _options(HEADS[name])
+    known = options_of(HEADS[name])
     own: dict[str, Any] = {}
     for key, text in texts.items():
         if key not in known:
             hint = did_you_mean(key, known) if known else " (it has none)"
             raise LmsmError(f"loss {name!r} has no option {key!r}{hint}")
-        own[key] = _convert(text, known[key], f"{name}:{key}")
-    return HEADS[name](num_features, num_classes, class_counts=class_counts, **own)
+        own[key] = _convert(text, known[key].annotation, f"{name}:{key}")
+    make: Callable[..., Head] = HEADS[name]
+    try:
+        return make(num_features, num_classes, class_counts=class_counts, **own)
+    except LmsmError as error:
+        raise LmsmError(f"loss {spec!r}: {error}") from None
 
 
 def check_loss(spec: str) -> None:
     """Raise LmsmError where `build_head` would, by building a tiny head and dropping it."""
-    build_head(spec, 2, 2)
-
-
-def _options(head: type[Head]) -> dict[str, Any]:
-    parameters = inspect.signature(head.__init__, eval_str=True).parameters.values()
-    return {
-        parameter.name: parameter.annotation
-        for parameter in parameters
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "class_counts"
-    }
+    build_head(spec, 2, 2, torch.tensor([2, 1]))
 
 
 def _convert(text: str, annotation: Any, place: str) -> Any:
     """Return the text as the annotated type: a number, or one of a Literal's names."""
-    if get_origin(annotation) in (Union, UnionType):
-        annotation = next(kind for kind in get_args(annotation) if kind is not NoneType)
+    kinds = set(get_args(annotation) or (annotation,)) - {NoneType, Tensor}
     if get_origin(annotation) is Literal:
-        if text not in get_args(annotation):
-            raise LmsmError(
-                f"{place} has no value {text!r}{did_you_mean(text, get_args(annotation))}"
-            )
+        kinds = {annotation}
+    names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+    if text in names:
         return text
-    try:
-        return annotation(text)
-    except ValueError:
-        kind = {int: "an integer", float: "a number"}[annotation]
-        raise LmsmError(f"{place} is {text!r}: give {kind}") from None
+    numbers = kinds & {int, float}
+    for number in numbers:
+        try:
+            return number(text)
+        except ValueError:
+            kind = {int: "an integer", float: "a number"}[number]
+            or_name = f" or {', '.join(names)}" if names else ""
+            raise LmsmError(f"{place} is {text!r}: give {kind}{or_name}") from None
+    raise LmsmError(f"{place} has no value {text!r}{did_you_mean(text, names)}")

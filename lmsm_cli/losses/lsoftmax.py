@@ -1,127 +1,128 @@
 """L-Softmax: the large-margin softmax loss with annealing, as a function and as a head."""
 
-from typing import Any, Literal, final
+import math
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.annealing import effective_margin, lambda_for, power_law
-from lmsm_cli.losses.head import Head, full_precision, new_weight
-from lmsm_cli.losses.margins import check_margin, psi_and_slope
+from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, lambda_for
+from lmsm_cli.losses.cross_entropy import check_batch, margin_losses
+from lmsm_cli.losses.head import AnnealedHead, checked_chunk, checked_counts, in_range, largest
+from lmsm_cli.losses.margins import annealed, check_margin
+from lmsm_cli.losses.prior import log_prior, rarity
 
-# On long tails the full margin lets rare classes die (benchmarks/LOG.md). There lambda stays where
-# this much margin is left; for margin 4 that is lambda 5, the authors' own value for hard data.
-_EFFECTIVE_MARGIN_IMBALANCED = 1.5
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
 _BALANCED_RATIO = 2.0
 # Up to this margin the classes of a long tail were seen to live with norms of their own.
 _LARGEST_FREE_MARGIN = 2
-# Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
-_SMALLEST_NORM = 1e-12
+
+Reduction = Literal["mean", "sum", "none"]
 
 
 def l_softmax_loss(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
-    margin: int,
+    margin: float | Tensor,
     *,
     lam: float | Tensor = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    class_chunk: int | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Return the L-Softmax loss of features (N, D) under class weights (C, D) and labels (N,).
 
     The target logit |w||x| cos(theta) becomes |w||x| (lam cos(theta) + psi(theta)) / (1 + lam), the
-    others stay: margin 1 is softmax. `margin` is an integer >= 1, `lam` >= 0. Only the N target
-    entries are bent, and the gradient is written in closed form on those N entries, so the cost
-    over softmax is O(N D). Zero features and cosines of +-1 have finite gradients. Half-precision
-    inputs are computed in float32. Can be differentiated once. Liu et al. 2016, arXiv 1612.02295.
-    Raises LmsmError for a margin or a reduction that is none.
+    others stay: margin 1 is softmax. `margin` is a number >= 1 or a tensor (C,) of one per class,
+    `lam` >= 0. `class_chunk` holds the logits of that many classes at a time, for very many of
+    them; None holds all, (N, C). `reduction` is "mean" (), "sum" () or "none" (N,).
+
+    The margin costs O(N D) over softmax: the gradient is written in closed form on the N target
+    entries. Zero features, zero weights and cosines of +-1 have finite losses and gradients. Half
+    precision inputs are computed in float32 and give float32 losses and gradients of their own
+    type. Can be differentiated once. On CUDA the gradient of repeated labels is summed in no fixed
+    order, unless torch.use_deterministic_algorithms asks for one. Liu et al. 2016, arXiv 1612.02295.
+    Raises ArgumentError, a ValueError, for margins, shapes, labels and reductions that it cannot
+    take.
+
+    >>> features, weight = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> l_softmax_loss(features, weight, torch.tensor([0]), margin=2)  # ln(1 + e^4)
+    tensor(4.0181)
     """
-    check_margin(margin)
-    with torch.autocast(features.device.type, enabled=False):
-        inputs = full_precision(features), full_precision(weight)
-        losses: Tensor = _LSoftmax.apply(*inputs, labels, margin, lam)
-    match reduction:
-        case "none":
-            return losses
-        case "mean":
-            return losses.mean()
-        case "sum":
-            return losses.sum()
-    raise LmsmError(f"reduction {reduction!r} is not mean, sum or none")
+    try:
+        check_batch(features, weight, labels)
+        margin = check_margin(margin)
+        _check_lambda(lam)
+        checked_chunk(class_chunk)
+        if isinstance(margin, Tensor) and margin.shape not in ((), weight.shape[:1]):
+            raise ArgumentError(f"margin has shape {tuple(margin.shape)}: expected one number or ({len(weight)},), one per class")  # fmt: skip
+        if reduction not in ("mean", "sum", "none"):
+            raise ArgumentError(f"reduction is {reduction!r}: give mean, sum or none")
+    except ArgumentError as error:
+        raise ArgumentError(f"l_softmax_loss: {error}") from None
+    losses = _l_softmax_losses(features, weight, labels, margin, lam, None, class_chunk)
+    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
-class _LSoftmax(torch.autograd.Function):
-    """The loss of each image, with the gradient carried by the two matrix products of softmax.
+def _check_lambda(lam: float | Tensor) -> None:
+    if not isinstance(lam, Tensor) and not 0 <= lam < math.inf:
+        raise ArgumentError(f"lam is {lam}: give a finite number of at least 0")
 
-    With g(c) = (lam c + psi(c)) / (1 + lam), target logit |w||x| g(c), q = softmax of the bent
-    logits and e = q_y - 1:
-        dx   = G W + e (g - c g') |w| x / |x|     G = q, but e g' in the target column
-        dW_y = (G^T x)_y + sum over its images of e (g - c g') |x| w / |w|
+
+def _l_softmax_losses(
+    features: Tensor, weight: Tensor, labels: Tensor, margin: float | Tensor, lam: float | Tensor,
+    offset: Tensor | None, class_chunk: int | None,
+) -> Tensor:  # fmt: skip
+    if isinstance(margin, Tensor) and margin.ndim:
+        margin = margin.index_select(0, labels)
+    return margin_losses(features, weight, labels, lambda cos: annealed(cos, margin, lam), offset=offset, class_chunk=class_chunk)  # fmt: skip
+
+
+def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
+    """Return margins (C,) that rise with n_c^(-1/4) from `low`, the largest class's, to `high`.
+
+    m_c = low + (high - low) (n_c^(-1/4) - n_max^(-1/4)) / (n_min^(-1/4) - n_max^(-1/4)), and `high`
+    for all where all classes are as large. Cao et al. 2019 (LDAM) derive the exponent: a class of n
+    images has a generalisation error of order 1 / (margin sqrt(n)), and the sum of them over the
+    classes, at a given sum of margins, is least for margins in proportion to n^(-1/4). Theirs are
+    distances in the logit; these are L-Softmax's multiples of the angle.
     """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, margin: int, lam: float | Tensor) -> Tensor:  # fmt: skip
-        """Return the losses (N,)."""
-        targets = labels[:, None]
-        logits = features @ weight.T
-        feature_norms = features.norm(dim=1)
-        weight_norms = weight.norm(dim=1)[labels]
-        scale = feature_norms * weight_norms
-        # A zero feature has no angle: its cosine counts as 0, and its target logit is 0 regardless.
-        cos = (logits.gather(1, targets)[:, 0] / scale.clamp_min(_SMALLEST_NORM)).clamp(-1, 1)
-        bent, slope = psi_and_slope(cos, margin)
-        bent, slope = (lam * cos + bent) / (1 + lam), (lam + slope) / (1 + lam)
-        logits.scatter_(1, targets, (scale * bent)[:, None])
-        normaliser: Tensor = logits.logsumexp(dim=1)
-        ctx.save_for_backward(
-            features, weight, labels, logits, normaliser, slope,
-            (bent - cos * slope) * weight_norms / feature_norms.clamp_min(_SMALLEST_NORM),
-            (bent - cos * slope) * feature_norms / weight_norms.clamp_min(_SMALLEST_NORM),
-        )  # fmt: skip
-        losses: Tensor = normaliser - scale * bent
-        return losses
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of features and weight."""
-        if torch.is_grad_enabled():  # create_graph=True: a silent zero would follow
-            raise LmsmError("the L-Softmax loss can be differentiated only once")
-        with torch.autocast(grad.device.type, enabled=False):
-            return _gradients(ctx, grad)
-
-
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    features, weight, labels, logits, normaliser, slope, pull_x, pull_w = ctx.saved_tensors
-    targets = labels[:, None]
-    share = (logits - normaliser[:, None]).exp_()
-    excess = (share.gather(1, targets)[:, 0] - 1) * grad
-    share.mul_(grad[:, None]).scatter_(1, targets, (excess * slope)[:, None])
-    grad_features = grad_weight = None
-    if ctx.needs_input_grad[0]:
-        grad_features = torch.addcmul(share @ weight, features, (excess * pull_x)[:, None])
-    if ctx.needs_input_grad[1]:
-        radial = torch.zeros_like(weight[:, 0]).index_add_(0, labels, excess * pull_w)
-        grad_weight = torch.addcmul(share.T @ features, weight, radial[:, None])
-    return grad_features, grad_weight, None, None, None
+    rare = rarity(class_counts)
+    spread = rare.max() - rare.min()
+    if spread == 0:
+        return torch.full_like(rare, high)
+    return low + (high - low) * (rare - rare.min()) / spread
 
 
 @final
-class LSoftmaxLoss(Head):
-    """The large-margin softmax loss as a last layer: `loss = LSoftmaxLoss(64, 10)(features, labels, progress)`.
+class LSoftmaxLoss(AnnealedHead):
+    """The large-margin softmax loss as a last layer: `LSoftmaxLoss(64, 10)(features, labels, progress)`.
 
-    `margin`: integer >= 1. `anneal`: `power` lowers lambda from `lambda_start` by the authors' law
-    start (1 + gamma progress)^-power to `lambda_min`; `none` keeps lambda at 0, the full margin
-    from the first step, which collapses on real images. `weight_norm`: `free` as in the paper, or
-    `shared` for one learned norm s of all classes, W_c = s w_c / |w_c|, so that no class is relieved
-    of its margin by shrinking. Where the largest of `class_counts` is over twice the smallest, `lambda_min` is 2 margin - 3 by
-    default (an effective margin of 1.5), and `weight_norm` is shared beyond margin 2; else they are
-    0 and free.
-    Raises LmsmError for values out of range.
+    `margin`: a number >= 1; a tensor (C,) of one per class; or `auto`, which gives rare classes the
+    larger ones, from `margin_min` to `margin_max` (`margins_by_rarity`; needs class_counts).
+    Lambda: `anneal`, `lambda_start`, `lambda_min`, `anneal_end`, `gamma`, `power` (see `Annealing`);
+    `none` is the full margin from the first step, which collapses on real images.
+    `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes, W_c = s
+    w_c / |w_c|: a class whose target logit is negative is else relieved by shrinking |W_c|, until it
+    is never predicted. Equal norms are also what tau-normalisation restores on long tails.
+    `tau`: adds tau ln pi to every logit, the bent one included, with pi the classes' shares of the
+    training images (needs class_counts): the margin asks for the same distance from everybody, the
+    prior for more from whoever is common (logit adjustment, Menon et al. 2021).
+    `class_chunk`: hold the logits of that many classes at a time.
+    Where the largest of `class_counts` is over twice the smallest, `lambda_min` leaves an effective
+    margin of 1.5 by default (2 margin - 3), and `weight_norm` is shared beyond margin 2; else they
+    are 0 and free. The state dict holds `weight` alone, and `shared_norm` where there is one.
+    Raises ArgumentError, a ValueError, for values out of range.
+
+    >>> head = LSoftmaxLoss(64, 10, margin=1.5)
+    >>> features, labels = torch.randn(32, 64), torch.randint(10, (32,))
+    >>> head(features, labels, progress=0.5).shape, head.logits(features).shape
+    (torch.Size([]), torch.Size([32, 10]))
     """
+
+    prior: Tensor | None
 
     def __init__(
         self,
@@ -129,69 +130,64 @@ class LSoftmaxLoss(Head):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
-        margin: int = 2,
-        anneal: Literal["power", "none"] = "power",
-        lambda_start: float = 1000.0,
+        margin: float | Tensor | Literal["auto"] = 2,
+        margin_min: float = 1.0,
+        margin_max: float = 4.0,
+        anneal: Form = "power",
+        lambda_start: float | None = None,
+        lambda_min: float | None = None,
+        anneal_end: float = 1.0,
         gamma: float = 0.36,
         power: float = 45.0,
-        lambda_min: float | None = None,
         weight_norm: Literal["free", "shared"] | None = None,
+        tau: float = 0.0,
+        class_chunk: int | None = None,
     ) -> None:
-        super().__init__()
-        check_margin(margin)
-        imbalanced = class_counts is not None and bool(class_counts.max() > _BALANCED_RATIO * class_counts.min())  # fmt: skip
+        margins = _margins(margin, margin_min, margin_max, class_counts, num_classes)
+        tailed = class_counts is not None and bool(class_counts.max() > _BALANCED_RATIO * class_counts.min())  # fmt: skip
         if lambda_min is None:
-            floor = lambda_for(margin, _EFFECTIVE_MARGIN_IMBALANCED) if margin > 1 else 0.0
-            lambda_min = floor if imbalanced else 0.0
+            lambda_min = lambda_for(largest(margins), USUAL_EFFECTIVE_MARGIN) if tailed else 0.0
         if weight_norm is None:
-            weight_norm = "shared" if imbalanced and margin > _LARGEST_FREE_MARGIN else "free"
-        for name, value in (("lambda_start", lambda_start), ("gamma", gamma), ("power", power), ("lambda_min", lambda_min)):  # fmt: skip
-            if not 0 <= value < float("inf"):
-                raise LmsmError(f"{name} is {value}: give a finite number of at least 0")
-        self.margin, self.anneal = margin, anneal
-        self.lambda_start, self.gamma, self.power, self.lambda_min = (
-            lambda_start,
-            gamma,
-            power,
-            lambda_min,
-        )
+            weight_norm = "shared" if tailed and largest(margins) > _LARGEST_FREE_MARGIN else "free"
+        annealing = Annealing(anneal, lambda_start, lambda_min, anneal_end, gamma, power)
+        super().__init__(num_features, num_classes, margins, annealing)
+        self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
         self.weight_norm = weight_norm
-        self.weight = new_weight(num_classes, num_features)
         mean_norm = self.weight.detach().norm(dim=1).mean()
         self.shared_norm = torch.nn.Parameter(mean_norm) if weight_norm == "shared" else None
+        self.tau = in_range("tau", tau, 0)
+        prior = tau * log_prior(class_counts, num_classes, "lsoftmax with tau") if tau else None
+        self.register_buffer("prior", prior, persistent=False)
+        self.class_chunk = checked_chunk(class_chunk)
 
     def class_weights(self) -> Tensor:
         """Return the class weights in force, (C, D)."""
+        weight = super().class_weights()
         if self.shared_norm is None:
-            return self.weight
-        return self.shared_norm * functional.normalize(self.weight, dim=1)
+            return weight
+        return self.shared_norm * functional.normalize(weight, dim=1)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Return features (N, D) times the class weights, (N, C): no margin."""
-        with torch.autocast(features.device.type, enabled=False):
-            return functional.linear(full_precision(features), self.class_weights())
-
-    def losses(self, features: Tensor, labels: Tensor, progress: float | Tensor = 1.0) -> Tensor:
-        """Return the annealed L-Softmax loss of each image, (N,)."""
-        with torch.autocast(features.device.type, enabled=False):
-            weight = self.class_weights()
-        lam = self._lambda(progress)
-        return l_softmax_loss(features, weight, labels, self.margin, lam=lam, reduction="none")
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        lam = self.annealing(progress)
+        return _l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, self.prior, self.class_chunk)  # fmt: skip
 
     def resolved_options(self) -> dict[str, object]:
-        """Return margin, lambda_min (where lambda is annealed) and weight_norm as they are in force."""
-        floor = {} if self.anneal == "none" else {"lambda_min": self.lambda_min}
-        return {"margin": self.margin, **floor, "weight_norm": self.weight_norm}
+        """Return the margin as it was given, lambda_min and weight_norm as they are in force."""
+        named = {} if isinstance(self.spec_margin, Tensor) else {"margin": self.spec_margin}
+        return named | super().resolved_options() | {"weight_norm": self.weight_norm}
 
-    def lambda_at(self, progress: float) -> float:
-        """Return lambda at a point of the training."""
-        return float(self._lambda(progress))
 
-    def effective_margin_at(self, progress: float) -> float:
-        """Return the margin that is left under lambda at a point of the training."""
-        return effective_margin(self.margin, self.lambda_at(progress))
-
-    def _lambda(self, progress: float | Tensor) -> float | Tensor:
-        if self.anneal == "none":
-            return 0.0
-        return power_law(progress, start=self.lambda_start, gamma=self.gamma, power=self.power, minimum=self.lambda_min)  # fmt: skip
+def _margins(
+    margin: float | Tensor | str, low: float, high: float, class_counts: Tensor | None, num_classes: int,
+) -> int | float | Tensor:  # fmt: skip
+    """Return the margin, or the margins (C,) that `auto` works out from the class counts."""
+    if isinstance(margin, str):
+        if margin != "auto":
+            raise ArgumentError(f"margin is {margin!r}: give a number, one per class, or auto")
+        in_range("margin_min", low, 1)
+        in_range("margin_max", high, low)
+        return margins_by_rarity(checked_counts(class_counts, num_classes, "lsoftmax with margin=auto"), low, high)  # fmt: skip
+    checked = check_margin(margin)
+    if isinstance(checked, Tensor) and checked.shape not in ((), (num_classes,)):
+        raise ArgumentError(f"margin has shape {tuple(checked.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip
+    return checked

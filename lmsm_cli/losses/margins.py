@@ -1,52 +1,150 @@
-"""The angular margins as pure functions of the cosine: no arccos, finite slopes everywhere.
+"""The margins as pure functions of the cosine between a feature and its class weight.
 
-psi(theta) = (-1)^k cos(m theta) - 2k for theta in [k pi/m, (k+1) pi/m] falls from 1 at 0 to 1 - 2m
-at pi. With c = cos(theta), cos(m theta) is the Chebyshev polynomial T_m(c), and k only needs c
-compared with the borders cos(j pi/m), so the angle itself is never formed.
+A bend maps cosines (N,) to the bent target value g(cos), which replaces cos in the target logit
+|w||x| cos, and its slope d g / d cos. Slopes are finite everywhere. To add a margin, write its bend.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import ArgumentError
+
+Bend = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+# Radians from the poles within which a slope with 1 / sin(theta) counts as if it were this far away:
+# its share of the gradient, slope sin(theta), stays bounded, and so must the slope in float32.
+_POLE = 1e-3
 
 
-def psi(cos: Tensor, margin: int) -> Tensor:
+def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
     """Return psi of the angle whose cosine is `cos`, the L-Softmax target function.
 
-    `cos` has any shape, with values in [-1, 1]; `margin` is an integer >= 1. Differentiable, with
-    |d psi / d cos| <= margin^2. Liu et al. 2016, "Large-Margin Softmax Loss for Convolutional
-    Neural Networks", eq. 6 and 7.
+    psi(theta) = (-1)^k cos(m theta) - 2k for theta in [k pi/m, (k+1) pi/m]: it falls from 1 at 0 to
+    1 - 2m at pi (integer m). `cos` has any shape, with values in [-1, 1]; `margin` is a number >= 1
+    or a tensor of them that broadcasts to `cos`. Can be differentiated once by `cos`; the slope is
+    at most m^2 for an integer m, and at most 1000 m for any other, where the true one is unbounded
+    as theta -> pi. Raises ArgumentError, a ValueError, for a margin below 1. Liu et al. 2016,
+    "Large-Margin Softmax Loss for Convolutional Neural Networks", eq. 6 and 7.
+
+    >>> psi(torch.tensor([1.0, 0.0, -1.0]), 2)
+    tensor([ 1., -1., -3.])
     """
-    check_margin(margin)
-    return psi_and_slope(cos, margin)[0]
+    result: Tensor = _Psi.apply(cos, check_margin(margin))
+    return result
 
 
-def check_margin(margin: int) -> None:
-    """Raise LmsmError where `margin` is not an integer >= 1."""
-    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 1:
-        raise LmsmError(f"margin is {margin}: give an integer of at least 1 (1 is plain softmax)")
+def check_margin(margin: Any) -> int | float | Tensor:
+    """Return the margin, whole ones as int. Raises ArgumentError where one is not a number >= 1."""
+    if isinstance(margin, Tensor):
+        if not _readable(margin) or bool(((margin >= 1) & margin.isfinite()).all()):
+            return margin
+        worst = margin.detach().flatten().double().nan_to_num(nan=-math.inf).min().item()
+        raise ArgumentError(f"margin is a tensor that holds {worst:g}: give numbers of at least 1 (1 is plain softmax)")  # fmt: skip
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 1 <= margin < math.inf:  # fmt: skip
+        raise ArgumentError(
+            f"margin is {margin}: give a number of at least 1 (1 is plain softmax), or one per class"
+        )
+    return int(margin) if margin == int(margin) else margin
 
 
-def psi_and_slope(cos: Tensor, margin: int) -> tuple[Tensor, Tensor]:
-    """Return psi and d psi / d cos = (-1)^k m U_{m-1}(cos), both of the shape of `cos`."""
+def _readable(values: Tensor) -> bool:
+    """Return whether looking at the values costs no wait for an accelerator and breaks no graph."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def psi_and_slope(cos: Tensor, margin: int | float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return psi and d psi / d cos = (-1)^k m sin(m theta) / sin(theta), of the shape of `cos`.
+
+    An int takes the polynomials of the cosine, without an angle; any other margin takes arccos.
+    """
+    return _by_polynomial(cos, margin) if isinstance(margin, int) else _by_angle(cos, margin)
+
+
+def _by_polynomial(cos: Tensor, margin: int) -> tuple[Tensor, Tensor]:
+    """With c = cos(theta), cos(m theta) = T_m(c), and k follows from c at the borders cos(j pi/m)."""
+    if margin == 1:
+        return cos, torch.ones_like(cos)
     # psi is smooth in theta at the borders (sin(m theta) = 0 there), so rounding of k is harmless.
-    borders = [math.cos(j * math.pi / margin) for j in range(1, margin)]
-    k = torch.zeros_like(cos)
-    for border in borders:
-        k = k + (cos < border)
+    k = (cos < math.cos(math.pi / margin)).to(cos.dtype)
+    for j in range(2, margin):
+        k += cos < math.cos(j * math.pi / margin)
     sign = 1 - 2 * (k % 2)
     first, second = _chebyshev(cos, margin)
-    return sign * first - 2 * k, sign * margin * second
+    return sign * first - 2 * k, margin * sign * second
 
 
 def _chebyshev(cos: Tensor, degree: int) -> tuple[Tensor, Tensor]:
-    """Return T_degree(cos) = cos(degree theta) and U_{degree-1}(cos) = sin(degree theta)/sin(theta)."""
-    first, next_first = torch.ones_like(cos), cos
-    second, next_second = torch.zeros_like(cos), torch.ones_like(cos)
-    for _ in range(degree):
-        first, next_first = next_first, 2 * cos * next_first - first
-        second, next_second = next_second, 2 * cos * next_second - second
+    """Return T_degree(cos) = cos(degree theta) and U_{degree-1}(cos) = sin(degree theta)/sin(theta).
+
+    `degree` is at least 2.
+    """
+    twice = 2 * cos
+    first_before, first = cos, twice * cos - 1
+    second_before, second = torch.ones_like(cos), twice
+    for _ in range(degree - 2):
+        first_before, first = first, twice * first - first_before
+        second_before, second = second, twice * second - second_before
     return first, second
+
+
+def _by_angle(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
+    theta = cos.acos()
+    k = (margin * theta / math.pi).floor()
+    sign = 1 - 2 * (k % 2)
+    # At 0 the ratio of the sines is 0 / 0 with the limit m. At pi it has none unless m is whole.
+    ratio = (margin * theta).sin() / _sine(cos).clamp_min(_POLE)
+    ratio = torch.where(cos > math.cos(_POLE), torch.as_tensor(margin).to(ratio), ratio)
+    return sign * (margin * theta).cos() - 2 * k, margin * sign * ratio
+
+
+def _sine(cos: Tensor) -> Tensor:
+    return ((1 - cos) * (1 + cos)).sqrt()
+
+
+class _Psi(torch.autograd.Function):
+    """psi, differentiated by its closed-form slope: through arccos it would be infinite at +-1."""
+
+    @staticmethod
+    def forward(ctx: Any, cos: Tensor, margin: int | float | Tensor) -> Tensor:
+        """Return psi."""
+        value, slope = psi_and_slope(cos, margin)
+        ctx.save_for_backward(slope)
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the cosine."""
+        return grad * ctx.saved_tensors[0], None
+
+
+def annealed(cos: Tensor, margin: int | float | Tensor, lam: float | Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Bend by L-Softmax's (lam cos + psi) / (1 + lam)."""
+    value, slope = psi_and_slope(cos, margin)
+    plain = lam / (1 + lam)
+    return torch.lerp(value, cos, plain), slope * (1 - plain) + plain
+
+
+def subtracted(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Bend by cos - m: CosFace (Wang et al. 2018), LDAM (Cao et al. 2019) with m per image."""
+    return cos - margin, torch.ones_like(cos)
+
+
+def added_to_angle(cos: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Bend by cos(theta + m), ArcFace (Deng et al. 2019), `margin` in radians.
+
+    Where theta + m would pass pi and the cosine rise again, cos - m sin(m) takes its place, as in
+    the authors' code. The slope is bounded by 1000 at theta -> 0, where the true one is infinite.
+    """
+    sine = _sine(cos)
+    value = cos * math.cos(margin) - sine * math.sin(margin)
+    slope = math.cos(margin) + cos * math.sin(margin) / sine.clamp_min(_POLE)
+    past = cos < -math.cos(margin)
+    return (
+        torch.where(past, cos - margin * math.sin(margin), value),
+        torch.where(past, torch.ones_like(cos), slope),
+    )

@@ -1,0 +1,111 @@
+"""The margins on normalised class weights, as in face recognition."""
+
+import math
+from typing import final
+
+from torch import Tensor
+
+from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, lambda_for
+from lmsm_cli.losses.cross_entropy import margin_losses
+from lmsm_cli.losses.head import AnnealedHead, NormalisedHead, checked_chunk, in_range, unit
+from lmsm_cli.losses.margins import added_to_angle, annealed, check_margin, subtracted
+
+
+@final
+class ASoftmaxLoss(AnnealedHead):
+    """A-Softmax, SphereFace: L-Softmax on class weights of length 1 (Liu et al. 2017).
+
+    `margin`: any number >= 1, 4 as published; lambda as in `lsoftmax`, with lambda_min 2 margin - 3
+    by default, which for margin 4 is the authors' 5.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        margin: float = 4,
+        anneal: Form = "power",
+        lambda_start: float | None = None,
+        lambda_min: float | None = None,
+        anneal_end: float = 1.0,
+        gamma: float = 0.36,
+        power: float = 45.0,
+        class_chunk: int | None = None,
+    ) -> None:
+        check_margin(margin)
+        if lambda_min is None:
+            lambda_min = lambda_for(margin, USUAL_EFFECTIVE_MARGIN)
+        annealing = Annealing(anneal, lambda_start, lambda_min, anneal_end, gamma, power)
+        super().__init__(num_features, num_classes, check_margin(margin), annealing)
+        self.class_chunk = checked_chunk(class_chunk)
+
+    def class_weights(self) -> Tensor:
+        """Return the class weights at length 1, (C, D)."""
+        return unit(super().class_weights())
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        lam = self.annealing(progress)
+        return margin_losses(
+            features, self.class_weights(), labels, lambda cos: annealed(cos, self.margin, lam),
+            class_chunk=self.class_chunk,
+        )  # fmt: skip
+
+
+@final
+class CosFaceLoss(NormalisedHead):
+    """CosFace: s (cos - margin) for the target, everything normalised (Wang et al. 2018).
+
+    `margin` in [0, 2], 0.35 as published; `scale` is s: 30 for few classes, 64 for faces.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        margin: float = 0.35,
+        scale: float = 30.0,
+        class_chunk: int | None = None,
+    ) -> None:
+        super().__init__(num_features, num_classes, scale)
+        self.margin = in_range("margin", margin, 0, 2)
+        self.class_chunk = checked_chunk(class_chunk)
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        return margin_losses(
+            features, self.class_weights(), labels, lambda cos: subtracted(cos, self.margin),
+            class_chunk=self.class_chunk,
+        )  # fmt: skip
+
+
+@final
+class ArcFaceLoss(NormalisedHead):
+    """ArcFace: s cos(theta + margin) for the target, everything normalised (Deng et al. 2019).
+
+    `margin` in radians within [0, pi/2], 0.5 as published; past theta = pi - margin the target is
+    cos - margin sin(margin), as in the authors' code. `scale` is s: 30 for few classes, 64 for
+    faces.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        margin: float = 0.5,
+        scale: float = 30.0,
+        class_chunk: int | None = None,
+    ) -> None:
+        super().__init__(num_features, num_classes, scale)
+        self.margin = in_range("margin", margin, 0, math.pi / 2)
+        self.class_chunk = checked_chunk(class_chunk)
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        return margin_losses(
+            features, self.class_weights(), labels, lambda cos: added_to_angle(cos, self.margin),
+            class_chunk=self.class_chunk,
+        )  # fmt: skip

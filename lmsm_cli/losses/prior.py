@@ -1,0 +1,126 @@
+"""The losses that know how rare each class is: margins and logit offsets from the class counts."""
+
+from typing import final
+
+from torch import Tensor
+from torch.nn import functional
+
+from lmsm_cli.losses.cross_entropy import margin_losses
+from lmsm_cli.losses.head import Head, NormalisedHead, checked_counts, in_range
+from lmsm_cli.losses.margins import subtracted
+
+
+def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
+    """Return ln pi (C,), the log of each class's share of the training images."""
+    counts = checked_counts(class_counts, num_classes, loss)
+    return (counts / counts.sum()).log()
+
+
+def rarity(class_counts: Tensor) -> Tensor:
+    """Return n_c^(-1/4) (C,), scaled so that the rarest class has 1 (LDAM, Cao et al. 2019)."""
+    return (class_counts.min() / class_counts) ** 0.25
+
+
+@final
+class LogitAdjustedLoss(Head):
+    """Logit-adjusted softmax: cross-entropy of z + tau ln pi (Menon et al. 2021).
+
+    A rare class must win by more while training, so that plain z serves a balanced test. `tau` >= 0.
+    """
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        tau: float = 1.0,
+    ) -> None:
+        super().__init__(num_features, num_classes)
+        self.tau = in_range("tau", tau, 0)
+        prior = log_prior(class_counts, num_classes, "logit-adjusted")
+        self.register_buffer("prior", prior, persistent=False)
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        logits = functional.linear(features, self.class_weights(), self.tau * self.prior)
+        return functional.cross_entropy(logits, labels, reduction="none")
+
+
+@final
+class BalancedSoftmaxLoss(Head):
+    """Balanced softmax: cross-entropy of z + ln n (Ren et al. 2020), logit adjustment with tau 1."""
+
+    log_counts: Tensor
+
+    def __init__(
+        self, num_features: int, num_classes: int, *, class_counts: Tensor | None = None
+    ) -> None:
+        super().__init__(num_features, num_classes)
+        counts = checked_counts(class_counts, num_classes, "balanced-softmax")
+        self.register_buffer("log_counts", counts.log(), persistent=False)
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        logits = functional.linear(features, self.class_weights(), self.log_counts)
+        return functional.cross_entropy(logits, labels, reduction="none")
+
+
+@final
+class VSLoss(Head):
+    """Vector scaling: cross-entropy of z (n_c / n_max)^gamma + tau ln pi (Kini et al. 2021).
+
+    `gamma` >= 0 and `tau` >= 0; 0.3 and 1 in the authors' code. gamma 0 is logit adjustment, tau 0
+    is CDT (Ye et al. 2020).
+    """
+
+    factors: Tensor
+    prior: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        gamma: float = 0.3,
+        tau: float = 1.0,
+    ) -> None:
+        super().__init__(num_features, num_classes)
+        self.gamma, self.tau = in_range("gamma", gamma, 0), in_range("tau", tau, 0)
+        counts = checked_counts(class_counts, num_classes, "vs")
+        self.register_buffer("factors", (counts / counts.max()) ** gamma, persistent=False)
+        self.register_buffer("prior", log_prior(counts, num_classes, "vs"), persistent=False)
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        logits = functional.linear(features, self.class_weights()) * self.factors
+        return functional.cross_entropy(logits + self.tau * self.prior, labels, reduction="none")
+
+
+@final
+class LDAMLoss(NormalisedHead):
+    """LDAM: s (cos - margin_c) for the target, margin_c = max_margin (n_min / n_c)^(1/4).
+
+    Label-distribution-aware margins (Cao et al. 2019): features and class weights are normalised,
+    the rarest class has `max_margin`, 0.5 as published; `scale` is s, 30 as published.
+    """
+
+    margins: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+    ) -> None:
+        super().__init__(num_features, num_classes, scale)
+        self.max_margin = in_range("max_margin", max_margin, 0, 2)
+        counts = checked_counts(class_counts, num_classes, "ldam")
+        self.register_buffer("margins", max_margin * rarity(counts), persistent=False)
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        margins = self.margins.index_select(0, labels)
+        return margin_losses(features, self.class_weights(), labels, lambda cos: subtracted(cos, margins))  # fmt: skip
