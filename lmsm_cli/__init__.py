@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Annealing": "lmsm_cli.losses",
     "LSoftmaxLoss": "lmsm_cli.losses",
     "build_head": "lmsm_cli.losses",
     "l_softmax_loss": "lmsm_cli.losses",

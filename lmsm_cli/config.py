@@ -95,7 +95,7 @@ class Config(BaseModel):
     """`imagenet` for torchvision's weights, or the path of a state-dict file."""
 
     loss: str = Field("softmax", json_schema_extra=_LOSS)
-    """Loss as name or name:key=value,..., as in lsoftmax:margin=4,lambda_min=5."""
+    """Loss as name or name:key=value,..., as in lsoftmax:margin=4 (`lmsm losses` lists them)."""
 
     epochs: Int = Field(10, ge=1, json_schema_extra=_TRAINING)
     """Passes over the training images."""

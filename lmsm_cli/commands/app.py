@@ -12,6 +12,7 @@ from lmsm_cli.commands.compare import compare
 from lmsm_cli.commands.console import stderr_console
 from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.evaluate import evaluate
+from lmsm_cli.commands.losses import losses
 from lmsm_cli.commands.presets import presets
 from lmsm_cli.commands.train import train
 from lmsm_cli.errors import LmsmError
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _command in (("demo", demo), ("train", train), ("eval", evaluate), ("compare", compare), ("presets", presets)):  # fmt: skip
+for _name, _command in (("demo", demo), ("train", train), ("eval", evaluate), ("compare", compare), ("presets", presets), ("losses", losses)):  # fmt: skip
     app.command(_name)(_command)
 
 

@@ -98,10 +98,10 @@ def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
 
 @final
 class LSoftmaxLoss(AnnealedHead):
-    """The large-margin softmax loss as a last layer: `LSoftmaxLoss(64, 10)(features, labels, progress)`.
+    """L-Softmax, the large-margin softmax loss: the target's angle counts m times (Liu et al. 2016).
 
     `margin`: a number >= 1; a tensor (C,) of one per class; or `auto`, which gives rare classes the
-    larger ones, from `margin_min` to `margin_max` (`margins_by_rarity`; needs class_counts).
+    larger ones, from `margin_min` (1) to `margin_max` (4) (`margins_by_rarity`; needs class_counts).
     Lambda: `anneal`, `lambda_start`, `lambda_min`, `anneal_end`, `gamma`, `power` (see `Annealing`);
     `none` is the full margin from the first step, which collapses on real images.
     `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes, W_c = s
@@ -131,8 +131,8 @@ class LSoftmaxLoss(AnnealedHead):
         *,
         class_counts: Tensor | None = None,
         margin: float | Tensor | Literal["auto"] = 2,
-        margin_min: float = 1.0,
-        margin_max: float = 4.0,
+        margin_min: float | None = None,
+        margin_max: float | None = None,
         anneal: Form = "power",
         lambda_start: float | None = None,
         lambda_min: float | None = None,
@@ -178,15 +178,16 @@ class LSoftmaxLoss(AnnealedHead):
 
 
 def _margins(
-    margin: float | Tensor | str, low: float, high: float, class_counts: Tensor | None, num_classes: int,
+    margin: float | Tensor | str, low: float | None, high: float | None, class_counts: Tensor | None,
+    num_classes: int,
 ) -> int | float | Tensor:  # fmt: skip
     """Return the margin, or the margins (C,) that `auto` works out from the class counts."""
-    if isinstance(margin, str):
-        if margin != "auto":
-            raise ArgumentError(f"margin is {margin!r}: give a number, one per class, or auto")
-        in_range("margin_min", low, 1)
-        in_range("margin_max", high, low)
+    if isinstance(margin, str) and margin == "auto":
+        low = in_range("margin_min", 1.0 if low is None else low, 1)
+        high = in_range("margin_max", max(4.0, low) if high is None else high, low)
         return margins_by_rarity(checked_counts(class_counts, num_classes, "lsoftmax with margin=auto"), low, high)  # fmt: skip
+    if low is not None or high is not None:
+        raise ArgumentError(f"margin_min and margin_max are the bounds of margin=auto; margin is {margin}")  # fmt: skip
     checked = check_margin(margin)
     if isinstance(checked, Tensor) and checked.shape not in ((), (num_classes,)):
         raise ArgumentError(f"margin has shape {tuple(checked.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip

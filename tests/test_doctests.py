@@ -1,0 +1,28 @@
+"""The examples in docstrings run and print what they say."""
+
+import doctest
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+PACKAGE = Path(__file__).parent.parent / "lmsm_cli"
+MODULES = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+def test_the_losses_have_examples():
+    """The names that a library user meets first show how they are used."""
+    assert {"lmsm_cli.losses", "lmsm_cli.losses.lsoftmax", "lmsm_cli.losses.annealing"} <= set(MODULES)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module):
+    """Each example gives exactly the output that stands below it."""
+    outcome = doctest.testmod(import_module(module), extraglobs={"torch": torch})
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
