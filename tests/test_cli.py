@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.losses import HEADS
 from tests.conftest import write_class_folders
 
 QUICK = ["train", "--preset", "digits", "--epochs", "2", "--device", "cpu"]
@@ -225,6 +226,42 @@ def test_help_names_every_flag_and_default():
     ).stdout.decode()
     for piece in ("--weight-decay", "(default: 0.0005)", "--margin", "(default: exp for `imbalanced`)", "resnet18-cifar"):  # fmt: skip
         assert piece in text
+
+
+def test_losses_lists_every_loss_with_its_options(capsys):
+    """Each name that --loss takes is there, with each option and its default."""
+    listed = run_json(capsys, "losses")
+    assert listed.keys() == HEADS.keys()
+    assert listed["vs"]["options"] == {"gamma": 0.3, "tau": 1.0}
+    assert listed["balanced-softmax"]["options"] == {}
+    assert main(["losses"]) == 0
+    table = capsys.readouterr().out
+    for name, loss in listed.items():
+        assert f"\n{name}" in "\n" + table
+        assert loss["description"] in table
+
+
+def test_losses_explains_one(capsys):
+    """A loss's name prints its whole description; a misspelt one names the nearest."""
+    assert main(["losses", "cosface"]) == 0
+    assert "0.35 as published" in capsys.readouterr().out
+    assert main(["losses", "cosfase"]) == 2
+    assert "did you mean 'cosface'?" in capsys.readouterr().err
+
+
+EVERY_LOSS = [*HEADS, "lsoftmax:margin=1.5", "lsoftmax:margin=auto,margin_max=3", "lsoftmax:margin=3,class_chunk=4,tau=0.5"]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_every_loss_trains_and_is_restored(loss, tmp_path, capsys):
+    """From its spec each loss learns something of the long-tailed digits in two epochs."""
+    assert main([*QUICK, "--loss", loss, "--out", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    accuracy = json.loads((folder / "scores.json").read_text())["accuracy"]
+    assert accuracy > 0.2
+    capsys.readouterr()
+    # eval builds the head from the resolved spec and the checkpoint alone
+    assert run_json(capsys, "eval", folder)["accuracy"] == accuracy
 
 
 def test_version():
