@@ -96,6 +96,14 @@ class Config(BaseModel):
 
     loss: str = Field("softmax", json_schema_extra=_LOSS)
     """Loss as name or name:key=value,..., as in lsoftmax:margin=4 (`lmsm losses` lists them)."""
+    reweight: Literal["none", "inverse", "effective"] = Field("none", json_schema_extra=_LOSS)
+    """Weight of a class in the loss: 1 / images, or 1 / effective number of images (Cui et al. 2019)."""
+    reweight_beta: Float = Field(0.9999, ge=0, lt=1, json_schema_extra=_LOSS)
+    """Beta of `effective`: 0 weighs all classes alike, towards 1 it becomes `inverse`."""
+    sampling: Literal["shuffle", "balanced"] = Field("shuffle", json_schema_extra=_LOSS)
+    """Images of an epoch: each once, or as many drawn anew, every class equally likely."""
+    rebalance_from: Int = Field(1, ge=1, json_schema_extra=_LOSS)
+    """First epoch, from 1, in which --reweight and --sampling hold; a later one defers them (DRW, DRS)."""
 
     epochs: Int = Field(10, ge=1, json_schema_extra=_TRAINING)
     """Passes over the training images."""
@@ -166,6 +174,19 @@ class Config(BaseModel):
             raise ValueError(f"warmup {self.warmup} leaves none of the {self.epochs} epochs")
         if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones {self.milestones} do not rise")
+        return self
+
+    @model_validator(mode="after")
+    def _check_rebalancing(self) -> "Config":
+        start, beta = self.rebalance_from, self.reweight_beta
+        if beta != type(self).model_fields["reweight_beta"].default and self.reweight != "effective":  # fmt: skip
+            raise ValueError(
+                f"reweight_beta {beta} has no effect with reweight {self.reweight!r}; take 'effective'"
+            )
+        if start > 1 and self.reweight == "none" and self.sampling == "shuffle":
+            raise ValueError(f"rebalance_from {start} has no effect without a reweight (inverse or effective) or sampling 'balanced'; add one, or take 1")  # fmt: skip
+        if start > self.epochs:
+            raise ValueError(f"rebalance_from {start} is after the last of the {self.epochs} epochs, so nothing would be rebalanced; take at most {self.epochs}")  # fmt: skip
         return self
 
 

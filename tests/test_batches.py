@@ -95,3 +95,44 @@ def test_augmentation_is_about_fair():
     assert plan.corners.min() == 0
     assert plan.corners.max() == 8
     assert torch.bincount(plan.corners[:, 0], minlength=9).min() > 1900
+
+
+def test_a_shuffle_is_the_one_it_always_was():
+    """Runs repeat across versions: the draws of an epoch are those once written down."""
+    plan = plan_epoch(8, "crop-flip", seed=42, epoch=3)
+    assert plan.order.tolist() == [3, 1, 2, 7, 0, 5, 4, 6]
+    assert plan.flips.int().tolist() == [0, 1, 1, 0, 1, 0, 0, 1]
+    assert plan.corners.tolist() == [[5, 6], [6, 6], [7, 7], [4, 2], [7, 7], [6, 4], [5, 5], [6, 6]]
+
+
+# Classes of 9,000, 900 and 100 images in a mixed order; class 2 has none.
+UNEVEN = torch.tensor([0] * 9000 + [1] * 900 + [3] * 100)[
+    torch.randperm(10_000, generator=torch.Generator().manual_seed(0))
+]
+
+
+def balanced_order(seed, epoch, augment="none"):
+    """Return the order of a class-balanced epoch over UNEVEN."""
+    return plan_epoch(len(UNEVEN), augment, seed=seed, epoch=epoch, balanced_over=UNEVEN).order
+
+
+def test_balanced_draws_take_classes_alike_and_images_of_a_class_alike():
+    """As many draws as images, a third to each class that has any, evenly within a class."""
+    order = balanced_order(0, 0)
+    assert len(order) == len(UNEVEN)
+    draws = torch.bincount(UNEVEN[order], minlength=4)
+    assert draws[2] == 0
+    # three standard deviations of a binomial of 10,000 draws at a third: 141
+    assert draws[[0, 1, 3]].tolist() == pytest.approx([10_000 / 3] * 3, abs=141)
+    times = torch.bincount(order, minlength=len(UNEVEN))
+    for label in (1, 3):
+        each = times[UNEVEN.eq(label)].double()
+        assert each.var().item() == pytest.approx(each.mean().item(), rel=0.3)  # Poisson's
+
+
+def test_balanced_draws_depend_on_seed_and_epoch_alone():
+    """The same pair gives the same order, whatever the augmentation; every other pair another."""
+    torch.rand(5), np.random.rand(5)
+    assert torch.equal(balanced_order(1, 2), balanced_order(1, 2, "crop-flip"))
+    orders = {tuple(balanced_order(s, e).tolist()) for s in range(3) for e in range(3)}
+    assert len(orders) == 9

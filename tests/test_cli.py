@@ -112,6 +112,13 @@ def test_show_config_names_every_origin(capsys):
         (["train", "--dataset", "cifar11"], 2, "did you mean 'cifar10'?"),
         (["train", "--model", "resnet19"], 2, "did you mean 'resnet18'?"),
         (["train", "--loss", "lsoftmx"], 2, "did you mean 'lsoftmax'?"),
+        (["train", "--reweight", "invers"], 2, "did you mean 'inverse'?"),
+        (["train", "--sampling", "shufle"], 2, "did you mean 'shuffle'?"),
+        (
+            ["train", "--reweight", "inverse", "--rebalance-from", "161"],
+            2,
+            "after the last of the 10 epochs",
+        ),
         (["train", "--epochs", "0"], 2, "--epochs"),
         (["train", "--lr", "nan"], 2, "--lr"),
         (["train", "--dataset", "imbalanced", "--factor", "2"], 2, "--factor"),
@@ -169,6 +176,14 @@ def test_seed_presets_run_under_every_profile(tiny_cifar, tmp_path, capsys, mode
     """The six presets of the re-implemented project run balanced and imbalanced."""
     family = "balanced" if not profile else "lsoftmax"
     document = run_json(capsys, "train", "--preset", f"{family}-{model}", *profile, "--epochs", 1, "--batch-size", 8, "--data-dir", tiny_cifar, "--out", tmp_path)  # fmt: skip
+    assert len(document["per_class"]) == 10
+
+
+def test_deferred_rebalancing_from_the_command_line(tmp_path, capsys):
+    """A long-tailed run re-weighted and re-sampled from epoch 2 on keeps that in its config."""
+    document = run_json(capsys, *QUICK, "--reweight", "effective", "--reweight-beta", "0.99", "--sampling", "balanced", "--rebalance-from", 2, "--out", tmp_path)  # fmt: skip
+    config = (next(tmp_path.iterdir()) / "config.yaml").read_text().splitlines()
+    assert {"reweight: effective", "reweight_beta: 0.99", "sampling: balanced", "rebalance_from: 2"} <= set(config)  # fmt: skip
     assert len(document["per_class"]) == 10
 
 

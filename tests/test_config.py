@@ -122,11 +122,26 @@ def test_all_mistakes_are_found_at_once(tmp_path):
         ({"schedule": "multistep", "milestones": "9,3"}, "do not rise"),
         ({"milestones": "a"}, "milestones"),
         ({"loss": "lsoftmax:margin=4,"}, "is not key=value"),
+        ({"reweight": "effectiv"}, "did you mean 'effective'?"),
+        ({"sampling": "balance"}, "did you mean 'balanced'?"),
+        ({"reweight": "effective", "reweight_beta": "1"}, "--reweight-beta: reweight_beta is '1'"),
+        ({"reweight": "effective", "reweight_beta": "-0.1"}, "--reweight-beta"),
+        ({"reweight_beta": "0.99"}, "reweight_beta 0.99 has no effect with reweight 'none'"),
+        ({"reweight": "inverse", "reweight_beta": "0.99"}, "no effect with reweight 'inverse'"),
+        ({"rebalance_from": "0", "sampling": "balanced"}, "--rebalance-from"),
+        ({"rebalance_from": "2"}, "rebalance_from 2 has no effect without a reweight"),
+        ({"rebalance_from": "11", "reweight": "inverse"}, "after the last of the 10 epochs"),
     ],
 )
 def test_bad_values_are_explained(values, message):
     """Each bad value is refused with exit code 2 and a message that names it."""
     assert any(message in line for line in problems_of(flags(**values)))
+
+
+def test_rebalancing_in_the_last_epoch_alone_is_allowed():
+    """--rebalance-from counts from 1 to the number of epochs, for either way of rebalancing."""
+    for choice in ({"reweight": "effective", "reweight_beta": "0.99"}, {"sampling": "balanced"}):
+        assert resolve([flags(**choice, rebalance_from="10")]).config.rebalance_from == 10
 
 
 def test_true_is_not_a_number(tmp_path):

@@ -93,6 +93,79 @@ def test_reported_accuracy_and_loss_are_margin_free():
     assert epoch.vitals.objective > plain + 0.5
 
 
+UNEVEN = easy_images().subset([*range(20), *range(20, 30), *range(40, 44)])  # 20, 10 and 4 images
+REBALANCED = [{"reweight": "inverse"}, {"reweight": "effective"}, {"sampling": "balanced"}]
+
+
+def weights_by_epoch(loss="softmax", **choice):
+    """Return the head's weight after each of three epochs on UNEVEN."""
+    model = small_model(loss, dropout=0.5)
+    config = Config(**({"epochs": 3, "batch_size": 8, "lr": 0.01} | choice))
+    epochs = training.train(model, training.new_optimizer(model, config), config, UNEVEN, None, CPU)
+    return [model.head.weight.detach().clone() for _ in epochs]
+
+
+@pytest.mark.parametrize("choice", REBALANCED)
+@pytest.mark.parametrize("loss", ["softmax", "lsoftmax:margin=2"])
+def test_rebalancing_holds_from_its_epoch_on(loss, choice):
+    """Before --rebalance-from a run is the plain one bit for bit; from that epoch on it is not."""
+    plain = weights_by_epoch(loss)
+    for start in (1, 2, 3):
+        ours = weights_by_epoch(loss, **choice, rebalance_from=start)
+        same = [torch.equal(a, b) for a, b in zip(ours, plain, strict=True)]
+        assert same == [True] * (start - 1) + [False] * (4 - start)
+
+
+def test_a_reweighted_step_is_one_on_torchs_weighted_loss():
+    """A step of SGD over the whole set moves the head as cross_entropy(weight=...) does."""
+    config = Config(epochs=1, batch_size=34, lr=0.5, optimizer="sgd", momentum=0.0, weight_decay=0.0, reweight="inverse")  # fmt: skip
+    model, theirs = small_model(), small_model()
+    fit(model, config, data=UNEVEN)
+    per_class = torch.tensor([1 / 20, 1 / 10, 1 / 4])
+    logits = theirs.head.logits(theirs.embed(UNEVEN.images.permute(0, 3, 1, 2)))
+    nn.functional.cross_entropy(logits, UNEVEN.labels, weight=per_class).backward()
+    wanted = theirs.head.weight - 0.5 * theirs.head.weight.grad
+    torch.testing.assert_close(model.head.weight, wanted)
+
+
+def test_reported_losses_and_accuracies_stay_unweighted():
+    """Weights of classes change the objective of a step, not the loss that is reported of it."""
+    config = Config(epochs=1, batch_size=34, lr=1e-30, weight_decay=0.0)
+    plain = fit(small_model(), config, UNEVEN, UNEVEN)[0]
+    weighted = fit(small_model(), config.model_copy(update={"reweight": "inverse"}), UNEVEN, UNEVEN)[0]  # fmt: skip
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        assert getattr(plain, name) == getattr(weighted, name), name
+    assert abs(weighted.vitals.objective - plain.vitals.objective) > 0.01
+
+
+def test_balanced_sampling_reaches_the_steps(monkeypatch):
+    """Steps see each image once, and from the chosen epoch on every class about as often."""
+    model = small_model()
+    seen = []
+    original = model.head.losses
+    monkeypatch.setattr(model.head, "losses", lambda x, y, p: seen.append(y) or original(x, y, p))
+    config = Config(epochs=41, batch_size=34, sampling="balanced", rebalance_from=2)
+    fit(model, config, data=UNEVEN)
+    assert torch.bincount(seen[0]).tolist() == [20, 10, 4]
+    drawn = torch.bincount(torch.cat(seen[1:]))
+    assert drawn.sum() == 40 * 34
+    assert drawn.tolist() == pytest.approx([40 * 34 / 3] * 3, rel=0.15)
+
+
+def test_a_class_without_images_is_refused_before_the_first_epoch():
+    """Deferred re-weighting does not let a long run fail in its last part."""
+    config = CONFIG.model_copy(update={"reweight": "effective", "rebalance_from": 3})
+    steps = []
+    model = small_model()
+    epochs = training.train(
+        model, training.new_optimizer(model, config), config, UNEVEN.subset(range(30)), None, CPU,
+        on_step=steps.append,
+    )  # fmt: skip
+    with pytest.raises(LmsmError, match="class 2 has 0 training images"):
+        next(epochs)
+    assert not steps
+
+
 def test_progress_runs_from_zero_to_one(monkeypatch):
     """The head sees 0 at the first step and nearly 1 at the last; lambda is that of the epoch's end."""
     seen = []

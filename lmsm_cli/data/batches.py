@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,17 +33,35 @@ class EpochPlan:
         return EpochPlan(self.order.to(device), flips, corners)
 
 
-def plan_epoch(num_images: int, augment: str, *, seed: int, epoch: int) -> EpochPlan:
-    """Draw the choices of an epoch; `augment` is `none`, `flip` or `crop-flip`."""
+def plan_epoch(
+    num_images: int, augment: str, *, seed: int, epoch: int, balanced_over: Tensor | None = None
+) -> EpochPlan:
+    """Draw the choices of an epoch; `augment` is `none`, `flip` or `crop-flip`.
+
+    The order is a shuffle. With the images' labels (N,) in `balanced_over` it is as many draws with
+    replacement: a class, each as likely as the others, then one of its images.
+    """
     # NumPy mixes both numbers; torch's CPU generator would keep only 32 bits of a joint seed.
     generator = np.random.default_rng((seed, epoch))
-    order = torch.from_numpy(generator.permutation(num_images))
+    if balanced_over is None:
+        order = torch.from_numpy(generator.permutation(num_images))
+    else:
+        order = torch.from_numpy(_balanced_draws(balanced_over.numpy(force=True), generator))
     flips = corners = None
     if augment != "none":
         flips = torch.from_numpy(generator.random(num_images) < 0.5)
     if augment == "crop-flip":
         corners = torch.from_numpy(generator.integers(2 * _PADDING + 1, size=(num_images, 2)))
     return EpochPlan(order, flips, corners)
+
+
+def _balanced_draws(labels: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return as many indices as there are labels; classes without images are never drawn."""
+    by_class = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    drawn = generator.integers(len(counts), size=len(labels))
+    indices: NDArray[np.int64] = by_class[starts[drawn] + generator.integers(counts[drawn])]
+    return indices
 
 
 def num_batches(num_images: int, batch_size: int) -> int:

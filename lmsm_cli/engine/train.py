@@ -1,7 +1,8 @@
 """The training loop: a generator that yields one Epoch record at a time.
 
 The loop knows no files and no screen: the caller saves, shows and stops. Progress display is a
-callable argument. Everything random in an epoch follows from (seed, epoch).
+callable argument. Everything random in an epoch follows from (seed, epoch), and whether classes are
+rebalanced in it from the epoch alone. Re-weighting and re-sampling are here, once, for every loss.
 """
 
 import time
@@ -17,13 +18,14 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lmsm_cli.config import Config
-from lmsm_cli.data.batches import batches, num_batches, plan_epoch
+from lmsm_cli.data.batches import EpochPlan, batches, num_batches, plan_epoch
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.evaluate import mean_cross_entropy, scores_of
 from lmsm_cli.engine.schedule import learning_rate
 from lmsm_cli.engine.watch import Vitals, Watch, as_row, collapse_signs
 from lmsm_cli.errors import DivergedError
+from lmsm_cli.losses.reweighting import loss_weights, weighted_mean
 from lmsm_cli.models import Classifier
 
 # Steps between looks at the loss. A look waits for the device, and a non-finite loss can wait.
@@ -49,7 +51,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch, counted from 1. Losses and accuracies are margin-free."""
+    """One finished epoch, counted from 1. Losses and accuracies are margin-free and unweighted.
+
+    Those of the training are over the images as they were drawn.
+    """
 
     epoch: int
     train_loss: float
@@ -84,12 +89,16 @@ def train(
 ) -> Iterator[Epoch]:
     """Train `model` in place, yielding after every epoch; stop by not asking for more.
 
-    Raises DivergedError when the loss is no longer finite.
+    Raises DivergedError when the loss is no longer finite, LmsmError before the first step for a
+    class without images that the config wants re-weighted.
     """
     images, labels = training.images.to(runtime.device), training.labels.to(runtime.device)
+    weights = _class_weights(config, training.counts(), runtime.device)
     for epoch in range(config.epochs):
         started = time.perf_counter()
-        sums, vitals = _one_epoch(model, optimizer, config, images, labels, runtime, epoch, on_step)
+        plan = _plan(config, training.labels, epoch)
+        in_force = weights if _is_rebalanced(config, epoch) else None
+        sums, vitals = _one_epoch(model, optimizer, config, images, labels, plan, in_force, runtime, epoch, on_step)  # fmt: skip
         seconds = time.perf_counter() - started
         loss, accuracy, num_images = sums
         end = (epoch + 1) / config.epochs
@@ -134,12 +143,33 @@ def validate(model: Classifier, held_out: ImageSet | None, runtime: Runtime) -> 
     return dict(zip(names, (loss, accuracy_score(labels, predicted), balanced), strict=True))
 
 
+def _is_rebalanced(config: Config, epoch: int) -> bool:
+    """Say whether re-weighting and re-sampling hold in an epoch, counted from 0."""
+    return epoch + 1 >= config.rebalance_from
+
+
+def _class_weights(config: Config, class_counts: list[int], device: torch.device) -> Tensor | None:
+    """Return the class weights of the loss (C,), None where all count alike."""
+    if config.reweight == "none":
+        return None
+    counts = torch.tensor(class_counts)
+    return loss_weights(counts, config.reweight, beta=config.reweight_beta).to(device)
+
+
+def _plan(config: Config, labels: Tensor, epoch: int) -> EpochPlan:
+    """Draw the choices of an epoch, counted from 0, over the training labels (N,)."""
+    balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
+    return plan_epoch(
+        len(labels), config.augment, seed=config.seed, epoch=epoch,
+        balanced_over=labels if balanced else None,
+    )  # fmt: skip
+
+
 def _one_epoch(
     model: Classifier, optimizer: Optimizer, config: Config, images: Tensor, labels: Tensor,
-    runtime: Runtime, epoch: int, on_step: Callable[[Step], None],
+    plan: EpochPlan, weights: Tensor | None, runtime: Runtime, epoch: int, on_step: Callable[[Step], None],
 ) -> tuple[tuple[float, float, int], Vitals]:  # fmt: skip
-    """Run one epoch; return (sum of losses, hits, images) and the vitals."""
-    plan = plan_epoch(len(labels), config.augment, seed=config.seed, epoch=epoch)
+    """Run one epoch under class weights (C,); return (sum of losses, hits, images) and the vitals."""
     # Dropout draws from the global generator; apart from the plan's stream.
     torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, 1)).generate_state(1)[0]))
     num_steps = num_batches(len(labels), config.batch_size)
@@ -154,7 +184,10 @@ def _one_epoch(
         progress = (epoch + step / num_steps) / config.epochs
         with runtime.autocast():
             features = model.embed(batch)
-        objective = model.head(features, targets, progress)
+        if weights is None:
+            objective = model.head(features, targets, progress)
+        else:
+            objective = weighted_mean(model.head.losses(features, targets, progress), targets, weights)  # fmt: skip
         optimizer.zero_grad(set_to_none=True)
         objective.backward()
         optimizer.step()

@@ -34,7 +34,7 @@ class Vitals:
     weight_norm_min: float
     weight_norm_median: float
     objective: float
-    """Mean of the optimised loss, margin included."""
+    """Mean of the optimised loss, margin and class weights included."""
     never_predicted: tuple[int, ...]
     """Classes that no training image of the whole epoch was taken for, margin-free."""
 
