@@ -78,10 +78,22 @@ def _labelled(saved: _Saved, split_name: str, images: Path | None, display: Disp
         return sources.load_folder(images, image_size=side, channels=channels, classes=saved.model.classes, report=display.report)  # fmt: skip
     if split_name == "test":
         return load_test(config, display.report)
-    held_out = load_training(config, display.report)[1]
-    if held_out is None:
+    if config.validation == 0:
         raise LmsmError("the run held out no validation images (validation 0); evaluate its test images")  # fmt: skip
-    return held_out
+    return _held_out(saved, display)
+
+
+def _held_out(saved: _Saved, display: Display) -> ImageSet:
+    """Return the validation images of a run that has some, labelled as the model counts.
+
+    Raises DataError where the data is not the run's: its split would be another, and hold out
+    images that the run was trained on.
+    """
+    training, held_out = load_training(saved.config, display.report)
+    assert held_out is not None
+    if _with_labels_of(saved.model, training).counts() != saved.train_counts:
+        raise DataError(f"{saved.config.data_dir} holds other training images than the run had, so which it held out cannot be known; give the run's data with --data-dir")  # fmt: skip
+    return _with_labels_of(saved.model, held_out)
 
 
 def _with_labels_of(model: Classifier, images: ImageSet) -> ImageSet:
