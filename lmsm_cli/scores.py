@@ -101,6 +101,16 @@ def score(
     )
 
 
+def balanced_accuracy(
+    labels: "NDArray[integer[Any]]", predictions: "NDArray[integer[Any]]"
+) -> float:
+    """Return the mean recall over the classes that `labels` (N,) hold."""
+    from numpy import unique
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(labels, predictions, labels=unique(labels), average="macro"))
+
+
 def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
     """Return the class numbers that are many, medium and few; {} where all counts are equal.
 

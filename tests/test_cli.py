@@ -68,6 +68,18 @@ def test_eval_takes_a_checkpoint_or_a_folder(runs, capsys):
     assert "Images by true class" in capsys.readouterr().out
 
 
+def test_eval_prints_what_a_correction_did(runs, capsys):
+    """--adjust ends with both rows of scores and the line of tau and its source; JSON has the same."""
+    folder = only_run(runs, "-softmax-s0")
+    told = run_json(capsys, "eval", folder, "--adjust", "auto")["adjustment"]
+    assert main(["eval", str(folder), "--adjust", "auto"]) == 0
+    *_, trained, adjusted, _, line = capsys.readouterr().out.splitlines()
+    assert trained.split()[:3] == ["as", "trained", f"{100 * told['unadjusted']['accuracy']:.1f}"]
+    assert adjusted.split()[:2] == ["tau", f"{told['tau']:g}"]
+    assert line.startswith(f"logit adjustment with tau {told['tau']:g}, chosen on {told['chosen_on']['num_images']} validation images")  # fmt: skip
+    assert run_json(capsys, "eval", folder, "--tau-norm", "0.5")["adjustment"]["method"] == "tau-norm"  # fmt: skip
+
+
 def test_compare_groups_over_seeds(runs, capsys):
     """Two seeds of softmax become one row of mean and sd, L-Softmax a row of its own."""
     groups = {group["label"]: group for group in run_json(capsys, "compare", runs)["groups"]}
@@ -131,6 +143,15 @@ def test_show_config_names_every_origin(capsys):
         (["eval", "nowhere.pt"], 4, "nowhere.pt"),
         (["train", "--dataset", "digits", "--model", "vgg16"], 2, "at least 32 pixels"),
         (["eval", "text.pt"], 4, "text.pt"),
+        (
+            ["eval", "text.pt", "--adjust", "x"],
+            2,
+            "--adjust is 'x': give a number of at least 0, or auto",
+        ),
+        (["eval", "text.pt", "--adjust", "-1"], 2, "--adjust is '-1'"),
+        (["eval", "text.pt", "--adjust", "nan"], 2, "--adjust is 'nan'"),
+        (["eval", "text.pt", "--tau-norm", "inf"], 2, "--tau-norm is 'inf'"),
+        (["eval", "text.pt", "--adjust", "1", "--tau-norm", "auto"], 2, "exclude each other"),
         (["compare", "nowhere"], 2, "nowhere"),
         (["compare", "."], 2, "no run"),
         (["presets", "digit"], 2, "did you mean 'digits'?"),

@@ -99,6 +99,16 @@ def test_evaluate_on_validation_and_best(finished):
     assert best["accuracy"] == read_run(path).scores["best_on_validation"]["accuracy"]
 
 
+def test_other_data_than_the_runs_has_no_validation_split(finished, tmp_path):
+    """Where the training images are others, the split would hold out images trained on: exit 3."""
+    state = checkpoint.load(finished[0].path / "checkpoint.pt")
+    state["config"]["factor"] = 0.5  # as if there were more images than in training
+    checkpoint.save(state, tmp_path / "c.pt")
+    with pytest.raises(DataError, match="other training images than the run had"):
+        evaluate(tmp_path / "c.pt", SilentDisplay(), split_name="validation")
+    assert evaluate(tmp_path / "c.pt", SilentDisplay())["split"] == "test"
+
+
 def test_the_same_config_repeats_the_run_exactly(finished, tmp_path):
     """A second run of the same config ends with the same weights, bit for bit, and the same rows."""
     again = experiment.run(quick(tmp_path, epochs=3), SilentDisplay())

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from lmsm_cli.errors import DataError
-from lmsm_cli.scores import score, shot_groups
+from lmsm_cli.scores import balanced_accuracy, score, shot_groups
 
 # 4 cats: 3 right, 1 called dog; 2 dogs: 1 right, 1 called owl; 4 owls: all right
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
@@ -27,6 +27,12 @@ def test_scores_equal_a_hand_worked_confusion_matrix():
     assert scores.macro_f1 == pytest.approx((6 / 7 + 1 / 2 + 8 / 9) / 3)
     assert [(one.train_count, one.test_count) for one in scores.per_class] == [(30, 4), (20, 2), (10, 4)]  # fmt: skip
     assert scores.groups == {"many": 3 / 4, "medium": 1 / 2, "few": 1.0}
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_classes_present():
+    """Each class that has an image counts once; a class that is only guessed has no part."""
+    assert balanced_accuracy(LABELS, PREDICTIONS) == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    assert balanced_accuracy(LABELS[:6], PREDICTIONS[:6]) == pytest.approx((3 / 4 + 1 / 2) / 2)
 
 
 def test_scores_equal_scikit_learn_with_all_classes_present():

@@ -13,6 +13,8 @@ from rich.console import Console
 from lmsm_cli.commands import console as consoles
 from lmsm_cli.reports.comparison import ClassStatistic, Comparison, Group, Statistic, Unscored
 from lmsm_cli.reports.tables import (
+    adjustment_line,
+    adjustment_table,
     comparison_tables,
     config_table,
     confusion_table,
@@ -90,6 +92,19 @@ def test_class_names_cannot_style_the_terminal(table):
     assert r"a\x1b[31m\nb" in text
     assert r":smile:\u202e\udc80" in text
     assert "\x1b" not in text
+
+
+def test_what_an_adjustment_did_stands_in_one_look():
+    """Scores as trained stand above the adjusted ones, and the line tells tau and its source."""
+    unadjusted = {"accuracy": 0.7, "balanced_accuracy": 0.65, "macro_f1": 0.6, "groups": {"many": 0.8, "medium": 0.4, "few": None}}  # fmt: skip
+    chosen_on = {"num_images": 58, "balanced_accuracy": 0.912, "balanced_accuracy_unadjusted": 0.871}  # fmt: skip
+    adjustment = {"method": "adjust", "tau": 1.15, "chosen_on": chosen_on, "unadjusted": unadjusted}
+    lines = rows(adjustment_table(SCORES | {"adjustment": adjustment}))
+    assert ["as", "trained", "70.0", "65.0", "60.0", "80.0", "40.0", "-"] in lines
+    assert ["tau", "1.15", "80.0", "75.0", "74.9", "75.0", "50.0", "-"] in lines
+    assert adjustment_line(adjustment) == "logit adjustment with tau 1.15, chosen on 58 validation images of the run (balanced accuracy 0.912, at tau 0: 0.871)"  # fmt: skip
+    given = {"method": "tau-norm", "tau": 0.5, "chosen_on": None}
+    assert adjustment_line(given) == "tau-normalisation with tau 0.5, as given"
 
 
 def test_config_table_shows_values_and_origins():

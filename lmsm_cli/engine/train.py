@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, recall_score
+from sklearn.metrics import accuracy_score
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -27,6 +27,7 @@ from lmsm_cli.engine.watch import Vitals, Watch, as_row, collapse_signs
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.losses.reweighting import loss_weights, weighted_mean
 from lmsm_cli.models import Classifier
+from lmsm_cli.scores import balanced_accuracy
 
 # Steps between looks at the loss. A look waits for the device, and a non-finite loss can wait.
 _LOOK_EVERY = 16
@@ -137,8 +138,8 @@ def validate(model: Classifier, held_out: ImageSet | None, runtime: Runtime) -> 
     logits = scores_of(model, held_out.images, runtime).cpu()
     labels = held_out.labels.numpy()
     predicted = logits.argmax(dim=1).numpy()
-    # recall_score over the held-out classes: a class of one image has none to hold out.
-    balanced = recall_score(labels, predicted, labels=np.unique(labels), average="macro")
+    # over the held-out classes: a class of one image has none to hold out
+    balanced = balanced_accuracy(labels, predicted)
     loss = mean_cross_entropy(logits, held_out.labels)
     return dict(zip(names, (loss, accuracy_score(labels, predicted), balanced), strict=True))
 

@@ -20,6 +20,7 @@ _NOTHING = "-"
 # A confusion matrix of more classes fits no screen: its largest entries are listed instead.
 _MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 30
+_ADJUSTMENTS = {"adjust": "logit adjustment", "tau-norm": "tau-normalisation"}
 _COMPARED = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced",
@@ -57,6 +58,31 @@ def summary_table(scores: Mapping[str, Any]) -> Table:
     if scores.get("effective_margin") is not None:
         table.add_row("effective margin", f"{scores['effective_margin']:.2f}")
     return table
+
+
+def adjustment_table(scores: Mapping[str, Any]) -> Table:
+    """Return the overall scores and groups of the classifier as trained and as adjusted."""
+    adjustment = scores["adjustment"]
+    table = _table(f"What {_ADJUSTMENTS[adjustment['method']]} did, in percent", "")
+    for title in ("accuracy", "balanced", "macro F1", *scores["groups"]):
+        table.add_column(title, justify="right", overflow="fold")
+    for name, row in (("as trained", adjustment["unadjusted"]), (f"tau {adjustment['tau']:g}", scores)):  # fmt: skip
+        overall = (row[key] for key in ("accuracy", "balanced_accuracy", "macro_f1"))
+        table.add_row(name, *map(percent, (*overall, *row["groups"].values())))
+    return table
+
+
+def adjustment_line(adjustment: Mapping[str, Any]) -> str:
+    """Return a sentence that names the correction, its tau and where that is from."""
+    what = f"{_ADJUSTMENTS[adjustment['method']]} with tau {adjustment['tau']:g}"
+    chosen_on = adjustment["chosen_on"]
+    if chosen_on is None:
+        return f"{what}, as given"
+    return (
+        f"{what}, chosen on {chosen_on['num_images']} validation images of the run "
+        f"(balanced accuracy {chosen_on['balanced_accuracy']:.3f}, "
+        f"at tau 0: {chosen_on['balanced_accuracy_unadjusted']:.3f})"
+    )
 
 
 def config_table(values: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
