@@ -1,7 +1,7 @@
 """From a Config to a finished run: the one road that train, demo and every later command take."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,36 +65,46 @@ class Data:
 def check(config: Config) -> Runtime:
     """Return the runtime; raise LmsmError for what cannot work, before any data is read."""
     source = sources.source_of(config.dataset)
-    if source.train_counts is not None:
-        _check_counts(config, source.train_counts)
+    if planned_counts(config) is not None:
         check_model(
             config.model, config.pretrained, channels=source.channels, image_size=source.size
         )
-    _check_out(config.out)
+    check_folder(config.out, "--out")
     return choose_runtime(config.device, config.precision)
 
 
-def _check_out(out: Path) -> None:
-    """Raise DiskError where no folder can be made at `out`; make none yet."""
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+def planned_counts(config: Config) -> list[int] | None:
+    """Return the training images per class that a run will have, by the published counts.
+
+    Nothing is read; None where only the data itself knows. Raises LmsmError as `check`.
+    """
+    published = sources.source_of(config.dataset).train_counts
+    return None if published is None else _counts_left(config, published)
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Raise DiskError where nothing can be written in `folder`, given by `flag`; make none yet."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise DiskError(f"cannot make a run folder in {out}: {there} is no folder that can be written to; choose another with --out")  # fmt: skip
+        raise DiskError(f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}")  # fmt: skip
 
 
-def _check_counts(config: Config, available: tuple[int, ...]) -> None:
+def _counts_left(config: Config, available: Sequence[int]) -> list[int]:
+    """Return what the profile and the validation leave of each class; raise where that is too few."""
     kept = kept_counts(available, config.imbalance, config.factor)
-    held_out = sum(validation_counts(kept, config.validation))
-    if config.validation > 0 and held_out == 0:
+    held_out = [max(0, count) for count in validation_counts(kept, config.validation)]
+    if config.validation > 0 and sum(held_out) == 0:
         raise LmsmError(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more")  # fmt: skip
-    left = sum(kept) - held_out
-    if config.batch_size > left:
-        raise LmsmError(f"batch_size is {config.batch_size}: only {left} training images are left; use at most {left}")  # fmt: skip
+    left = [count - held for count, held in zip(kept, held_out, strict=True)]
+    if config.batch_size > sum(left):
+        raise LmsmError(f"batch_size is {config.batch_size}: only {sum(left)} training images are left; use at most {sum(left)}")  # fmt: skip
+    return left
 
 
 def load_training(config: Config, report: sources.Report) -> tuple[ImageSet, ImageSet | None]:
     """Return the long-tailed training images and the validation images split off them."""
     full = sources.load(config.dataset, config.data_dir, "train", image_size=config.image_size, report=report)  # fmt: skip
-    _check_counts(config, tuple(full.counts()))
+    _counts_left(config, full.counts())
     if config.imbalance != "none":
         counts = kept_counts(full.counts(), config.imbalance, config.factor)
         full = full.subset(torch.from_numpy(kept_indices(full.labels.numpy(), counts)))
@@ -131,7 +141,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     training, validation = load_training(config, display.report)
     data = Data(training, validation, load_test(config, display.report))
     model = build_model(config, data, runtime)
-    config = config.model_copy(update={"loss": _resolved_spec(config.loss, model.head)})
+    config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
     folder = _new_folder(config, runtime)
     display.say(f"{folder.path}: {len(training.labels)} training images on {runtime}")
     with _status(folder):
@@ -142,7 +152,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     return folder
 
 
-def _resolved_spec(spec: str, head: Head) -> str:
+def resolved_spec(spec: str, head: Head) -> str:
     """Return the loss spec with the options that the head worked out from the data."""
     for key, value in head.resolved_options().items():
         spec = with_option(spec, key, f"{value:g}" if isinstance(value, float) else value)

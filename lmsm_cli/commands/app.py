@@ -14,6 +14,7 @@ from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.evaluate import evaluate
 from lmsm_cli.commands.losses import losses
 from lmsm_cli.commands.presets import presets
+from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.train import train
 from lmsm_cli.errors import LmsmError
 
@@ -23,7 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _command in (("demo", demo), ("train", train), ("eval", evaluate), ("compare", compare), ("presets", presets), ("losses", losses)):  # fmt: skip
+_COMMANDS = (
+    ("demo", demo), ("train", train), ("eval", evaluate), ("compare", compare),
+    ("schedule", schedule), ("presets", presets), ("losses", losses),
+)  # fmt: skip
+for _name, _command in _COMMANDS:
     app.command(_name)(_command)
 
 

@@ -1,13 +1,23 @@
-"""Typer options made from the fields of Config, so that no choice is written twice."""
+"""Typer options made from the fields of Config, so that no choice is written twice.
+
+A command that takes a run's choices declares `Preset`, `ConfigFile` and `Margin`, is decorated with
+`with_config_flags`, and hands what it got to `resolve_options`.
+"""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 from pydantic.fields import FieldInfo
 
 from lmsm_cli.config import Config, flag_name
+from lmsm_cli.layers import Layer, Resolved, resolve
+
+Preset = Annotated[str | None, typer.Option(help="Start from a shipped preset (`lmsm presets` lists them).")]  # fmt: skip
+ConfigFile = Annotated[Path | None, typer.Option(help="Start from a YAML file, over the preset.")]
+Margin = Annotated[str | None, typer.Option(metavar="M", help="Short for margin=M in --loss.", rich_help_panel="Loss")]  # fmt: skip
 
 
 def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -25,6 +35,21 @@ def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__signature__ = inspect.Signature([*own, *fields])  # type: ignore[attr-defined]
     return wrapped
+
+
+def resolve_options(
+    preset: str | None, config: Path | None, margin: str | None, flags: Mapping[str, Any]
+) -> Resolved:
+    """Return the config of default < preset < config file < flags, with the origin of each value.
+
+    Raises LmsmError that lists every mistake.
+    """
+    layers = [Layer.of_preset(preset)] if preset else []
+    layers += [Layer.of_file(config)] if config else []
+    layers.append(Layer.of_flags({**flags, "margin": margin}))
+    from lmsm_cli.losses import check_loss  # imports torch, which --help must not wait for
+
+    return resolve(layers, check_loss)
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:

@@ -1,22 +1,27 @@
 """`lmsm train`: one run from flags, presets and files."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import with_config_flags
+from lmsm_cli.commands.options import (
+    ConfigFile,
+    Margin,
+    Preset,
+    resolve_options,
+    with_config_flags,
+)
 from lmsm_cli.config import dump
-from lmsm_cli.layers import Layer, Resolved, resolve
+from lmsm_cli.layers import Resolved
 
 
 @with_config_flags
 def train(
     *,
-    preset: Annotated[str | None, typer.Option(help="Start from a shipped preset (`lmsm presets` lists them).")] = None,
-    config: Annotated[Path | None, typer.Option(help="Start from a YAML file, over the preset.")] = None,
-    margin: Annotated[str | None, typer.Option(metavar="M", help="Short for margin=M in --loss.", rich_help_panel="Loss")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    margin: Margin = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print each value with where it came from, and stop.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     **flags: Any,
@@ -25,12 +30,7 @@ def train(
 
     A value comes from the highest of: default < preset < --config FILE < flag.
     """
-    layers = [Layer.of_preset(preset)] if preset else []
-    layers += [Layer.of_file(config)] if config else []
-    layers.append(Layer.of_flags(flags | {"margin": margin}))
-    from lmsm_cli.losses import check_loss  # imports torch, which --help must not wait for
-
-    resolved = resolve(layers, check_loss)
+    resolved = resolve_options(preset, config, margin, flags)
     if show_config:
         _show(resolved, json=json)
     else:

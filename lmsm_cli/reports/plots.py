@@ -70,6 +70,66 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
     _save(figure, folder / "training_history")
 
 
+def plot_schedule(
+    epochs: Sequence[Mapping[str, Any]],
+    curve: Sequence[Mapping[str, Any]],
+    title: str,
+    path: Path,
+) -> None:
+    """Draw the planned learning rate, lambda and effective margin over the epochs to `path`.
+
+    `epochs` have the values at each epoch's end, `curve` those between. Lambda and margin have
+    panels only where the loss has them.
+    """
+    keys = [k for k in ("lambda", "effective_margin") if any(row[k] is not None for row in epochs)]
+    figure, panels = _figure(1, 1 + len(keys), width=max(5.0, 4.0 * (1 + len(keys))), height=3.4)
+    figure.suptitle(visible(title), fontsize=10, parse_math=False)
+    panels[0].stairs([row["lr"] for row in epochs], range(len(epochs) + 1), baseline=None, color=_BLUE, linewidth=1.5)  # fmt: skip
+    panels[0].set_title("learning rate")
+    panels[0].set_ylim(0, 1.08 * max(row["lr"] for row in epochs))
+    for axes, key in zip(panels[1:], keys, strict=True):
+        _draw_annealing(axes, epochs, curve, key)
+    for axes in panels:
+        _count_epochs(axes)
+        axes.set_xlim(0, len(epochs))
+    _save(figure, path.with_suffix(""), (path.suffix,))
+
+
+def _draw_annealing(
+    axes: "Axes",
+    epochs: Sequence[Mapping[str, Any]],
+    curve: Sequence[Mapping[str, Any]],
+    key: str,
+) -> None:
+    """Draw lambda or the effective margin as a curve, with dots at the ends of few epochs."""
+    values = [row[key] for row in curve]
+    # not clipped: the last dot, and a lambda of 0, lie on the frame
+    axes.plot([row["epoch"] for row in curve], values, color=_BLUE, clip_on=False)
+    if len(epochs) <= 30:
+        axes.plot([row["epoch"] for row in epochs], [row[key] for row in epochs], "o", color=_BLUE, markersize=3, clip_on=False)  # fmt: skip
+    axes.set_title(key.replace("_", " "))
+    if key == "lambda":
+        _scale_lambda(axes, min(values), max(values))
+    else:
+        lowest, highest = min(1, *values), max(values)  # 1 is no margin
+        room = 0.05 * (highest - lowest) or 0.05
+        axes.set_ylim(lowest - room, highest + room)
+
+
+def _scale_lambda(axes: "Axes", lowest: float, highest: float) -> None:
+    """Give lambda a log axis, whose end is 0 where lambda falls to next to nothing."""
+    from matplotlib.ticker import LogFormatter
+
+    if lowest >= 1e-4:
+        axes.set_yscale("log")
+        axes.set_ylim(lowest / 2, 2 * highest)
+        axes.yaxis.set_minor_formatter(LogFormatter())
+    else:
+        axes.set_yscale("symlog", linthresh=0.001)
+        axes.set_ylim(0, 2 * highest or 1)
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
 def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
     """Draw the percent of each class's test images by predicted class as confusion.{png,pdf}."""
     import numpy as np
@@ -148,20 +208,25 @@ def _draw_lines(
     axes: "Axes", rows: Sequence[Mapping[str, Any]], title: str, keys: Mapping[str, str]
 ) -> None:
     """Draw one line for each key that any row has, against the epoch."""
-    from matplotlib.ticker import MaxNLocator
-
     epochs = [row["epoch"] for row in rows]
     for (name, key), colour in zip(keys.items(), (_BLUE, _ORANGE, _GREEN), strict=False):
         values = [math.nan if row.get(key) is None else row[key] for row in rows]
         if not all(map(math.isnan, values)):
             marker = "o" if len(rows) <= 30 else ""
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=name)
-    axes.set(title=title, xlabel="epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(title)
+    _count_epochs(axes)
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     if len(axes.lines) > 1:
         axes.legend(fontsize=8, frameon=False)
+
+
+def _count_epochs(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _class_colours(num_classes: int) -> list[Any]:
@@ -227,4 +292,6 @@ def _save(figure: "Figure", stem: Path, suffixes: Sequence[str] = (".png", ".pdf
             for suffix in suffixes:
                 figure.savefig(stem.with_name(stem.name + suffix), dpi=150)
     except OSError as error:
-        raise DiskError(f"cannot write {stem}: {error.strerror or error}") from None
+        raise DiskError(
+            f"cannot write {error.filename or stem}: {error.strerror or error}"
+        ) from None

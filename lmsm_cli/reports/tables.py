@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,9 @@ _NOTHING = "-"
 _MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 30
 _ADJUSTMENTS = {"adjust": "logit adjustment", "tau-norm": "tau-normalisation"}
+# Rows of a schedule between the first and the last: one screen.
+_EPOCHS_SHOWN = 20
+_BAR_WIDTH = 24
 _COMPARED = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced",
@@ -91,6 +95,47 @@ def config_table(values: Mapping[str, Any], origins: Mapping[str, str]) -> Table
     for key, origin in origins.items():
         table.add_row(key, shown(values[key]), shown(origin))
     return table
+
+
+def schedule_table(epochs: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row an epoch: learning rate, lambda, effective margin and a bar of the margin.
+
+    The bar starts at 1, which is no margin. Of many epochs the first, the last and those at equal,
+    round distances between them are shown.
+    """
+    largest = max((row["effective_margin"] or 1 for row in epochs), default=1)
+    table = _table("Schedule, at the end of each epoch")
+    for title in ("epoch", "learning rate", "lambda", "effective margin"):
+        table.add_column(title, justify="right", overflow="fold")
+    if largest > 1:
+        table.add_column(f"1 to {largest:.3g}", max_width=_BAR_WIDTH)
+    distance = _round_distance(len(epochs))
+    for row in epochs:
+        if row["epoch"] in (1, len(epochs)) or row["epoch"] % distance == 0:
+            lam, margin = row["lambda"], row["effective_margin"]
+            numbers = [_significant(row["lr"]), _significant(lam), _NOTHING if margin is None else f"{margin:.3f}"]  # fmt: skip
+            bars = [_bar((margin or 1) - 1, largest - 1)] if largest > 1 else []
+            table.add_row(str(row["epoch"]), *numbers, *bars)
+    if distance > 1:
+        table.caption = f"shown: {table.row_count} of {len(epochs)} epochs; --json gives all"
+        table.caption_justify = "left"
+    return table
+
+
+def _round_distance(num_epochs: int) -> int:
+    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that leaves no more rows than fit."""
+    step = 1
+    while num_epochs > step * _EPOCHS_SHOWN:
+        step = step * 5 // 2 if str(step)[0] == "2" else step * 2
+    return step
+
+
+def _significant(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.4g}"
+
+
+def _bar(value: float, largest: float) -> ProgressBar:
+    return ProgressBar(largest, value, complete_style="", finished_style="")
 
 
 def confusion_table(scores: Mapping[str, Any]) -> Table:

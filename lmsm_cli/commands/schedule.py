@@ -1,0 +1,91 @@
+"""`lmsm schedule`: what a run's schedules will do, before any training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import (
+    ConfigFile,
+    Margin,
+    Preset,
+    resolve_options,
+    with_config_flags,
+)
+from lmsm_cli.errors import LmsmError
+
+if TYPE_CHECKING:
+    from lmsm_cli.config import Config
+    from lmsm_cli.losses import Head
+
+_FORMATS = (".png", ".pdf", ".svg")
+
+
+@with_config_flags
+def schedule(
+    *,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    margin: Margin = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the schedules to a png, pdf or svg file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print every epoch as JSON.")] = False,
+    **flags: Any,
+) -> None:  # fmt: skip
+    """Show a run's learning rate, lambda and effective margin by epoch, before any training.
+
+    Takes the flags of `lmsm train` and reads no data: class counts are the published ones.
+    """
+    resolved = resolve_options(preset, config, margin, flags).config
+    if plot:
+        _check_plot(plot)
+    from lmsm_cli.engine.schedule import annealing_curve, planned_epochs
+    from lmsm_cli.experiment import planned_counts, resolved_spec
+
+    counts = planned_counts(resolved)
+    head = _head(resolved, counts)
+    loss, epochs = resolved_spec(resolved.loss, head), planned_epochs(resolved, head)
+    if plot:
+        from lmsm_cli.reports.plots import plot_schedule
+
+        plot_schedule(epochs, annealing_curve(resolved, head), loss, plot)
+    if json:
+        print_json({"loss": loss, "class_counts": counts, "epochs": epochs})
+    else:
+        _print(loss, counts, epochs)
+
+
+def _check_plot(plot: Path) -> None:
+    """Raise LmsmError for a format that is not drawn, DiskError for a place that takes no file."""
+    from lmsm_cli.experiment import check_folder
+
+    if plot.suffix.lower() not in _FORMATS:
+        raise LmsmError(f"--plot is {str(plot)!r}: end the name in {', '.join(_FORMATS)}")
+    check_folder(plot.parent, "--plot")
+
+
+def _head(config: "Config", counts: list[int] | None) -> "Head":
+    """Return the run's head on two features, for two equal classes where the counts are unknown.
+
+    No schedule depends on the number of features, nor on that of equal classes.
+    """
+    import torch
+
+    from lmsm_cli.losses import build_head
+
+    known = counts or [1, 1]
+    return build_head(config.loss, 2, len(known), torch.tensor(known))
+
+
+def _print(loss: str, counts: list[int] | None, epochs: list[dict[str, Any]]) -> None:
+    from lmsm_cli.reports.tables import schedule_table
+
+    if counts is None:
+        known = "class counts are known only from the data: shown are the defaults of balanced data"
+    else:
+        sizes = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        known = f"{len(counts)} classes of {sizes} training images"
+    console = stdout_console()
+    for line in (f"loss: {loss}", known):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(schedule_table(epochs))
