@@ -1,9 +1,9 @@
 """Measure time, memory and rounding of the L-Softmax loss against softmax, in one run.
 
 `python benchmarks/loss.py`; see README.md beside this file. The reference is functional.linear and
-functional.cross_entropy on the same inputs in the same dtype. The arms of a comparison take turns
-call by call (softmax, margin 2, margin 4, softmax again, softmax, ...), so that a slow moment of the
-machine meets them all. Of the two margins the slower counts.
+functional.cross_entropy on the same inputs in the same dtype. The arms of a comparison (softmax,
+margin 2, margin 4, softmax again) take turns call by call, in a new order each turn, so that a slow
+moment of the machine meets them all. Of the two margins the slower counts.
 
 Transient memory on the CPU is what a call needs beyond its inputs and its two gradients. A fresh
 process makes the inputs, makes one call with 256 classes, so that libraries and threads have what
