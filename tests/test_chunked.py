@@ -52,6 +52,29 @@ def test_chunks_change_nothing(batch):
     assert_near(chunked, whole, 1e-9)
 
 
+@settings(deadline=None, max_examples=50)
+@given(batches())
+def test_chunks_change_nothing_in_half_precision(batch):
+    """The losses of bfloat16 inputs are float32's; their gradients agree as far as bfloat16 tells."""
+    features, weight, labels, chunk, margin, _ = batch
+    given_half = (features.bfloat16(), weight.bfloat16(), labels, margin)
+    losses, *gradients = loss_and_gradients(*given_half, chunk, torch.ones(len(labels)))
+    wanted, *wanted_gradients = loss_and_gradients(*given_half, None, torch.ones(len(labels)))
+    assert losses.dtype == torch.float32
+    assert gradients[0].dtype == gradients[1].dtype == torch.bfloat16
+    assert (losses - wanted).abs().max() <= 1e-5 * (1 + wanted.abs().max())
+    assert_near(gradients, wanted_gradients, 2 * torch.finfo(torch.bfloat16).eps)
+
+
+def test_half_precision_rounds_the_gradient_once():
+    """A feature opposite to its class weight: large terms of its gradient cancel before they are rounded."""
+    features, weight = torch.tensor([[1.5]]), torch.tensor([[-0.25], [-2.0]])
+    one = torch.ones(1)
+    _, _, gradient = loss_and_gradients(features.bfloat16(), weight.bfloat16(), torch.tensor([0]), 1.5, 1, one)  # fmt: skip
+    _, _, wanted = loss_and_gradients(features.double(), weight.double(), torch.tensor([0]), 1.5, 1, one)  # fmt: skip
+    torch.testing.assert_close(gradient.double(), wanted, rtol=torch.finfo(torch.bfloat16).eps, atol=0)  # fmt: skip
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64, 100, 1000])
 def test_chunks_change_nothing_in_float32(chunk):
     """Of 100 classes and 40 images in float32, value and gradients agree to 1e-6."""

@@ -117,14 +117,14 @@ class _MarginCrossEntropy(torch.autograd.Function):
         excess = gap.sigmoid().mul_(grad)
         with without_autocast(grad):
             scaled = features * excess[:, None]
+            pulls = rows * (excess * pull_weight)[:, None]
             if ctx.class_chunk is None:
                 grad_features, grad_weight = more[0] @ weight, more[0].T @ scaled
+                grad_weight.index_add_(0, labels, pulls, alpha=-1)
             else:
                 rest, slope, offset = more
-                grad_features, grad_weight = chunked.products(features, weight, labels, scaled, rest, slope, offset, ctx.class_chunk)  # fmt: skip
+                grad_features, grad_weight = chunked.products(features, weight, labels, scaled, pulls, rest, slope, offset, ctx.class_chunk)  # fmt: skip
             grad_features.mul_(excess[:, None]).addcmul_(scaled, pull_features[:, None], value=-1)
-            pulls = rows * excess.mul_(pull_weight)[:, None]
-            grad_weight.index_add_(0, labels, pulls.to(grad_weight.dtype), alpha=-1)
         return grad_features, grad_weight, *[None] * 8
 
 
