@@ -23,6 +23,8 @@ BAD_BATCHES = [
     (torch.zeros(3, 6), torch.tensor([0, 1, 2]), "features have shape (3, 6): expected (N, 4)"),
     (torch.zeros(4), torch.tensor([0]), "features have shape (4,): expected (N, 4)"),
     (torch.zeros(0, 4), torch.zeros(0).long(), "the batch is empty: features have shape (0, 4)"),
+    (BATCH.double(), torch.tensor([0, 1, 2]), "features are torch.float64: expected torch.float32"),
+    (BATCH.long(), torch.tensor([0, 1, 2]), "features are torch.int64: expected torch.float32"),
 ]  # fmt: skip
 
 
@@ -61,6 +63,8 @@ BAD_ARGUMENTS = [
     ({"class_chunk": 0}, "class_chunk is 0: give a number of classes, at least 1"),
     ({"class_chunk": -3}, "class_chunk is -3: give a number of classes, at least 1"),
     ({"reduction": "avg"}, "reduction is 'avg': give mean, sum or none"),
+    ({"weight": torch.zeros(4)}, "class weights have shape (4,): expected (C, D), two classes at least"),
+    ({"weight": torch.zeros(1, 4)}, "class weights have shape (1, 4): expected (C, D), two classes at least"),
     ({"labels": torch.tensor([0, 1, 9])}, "labels run from 0 to 9: expected 0 to 4"),
     ({"features": torch.zeros(3, 6)}, "features have shape (3, 6): expected (N, 4)"),
 ]  # fmt: skip
