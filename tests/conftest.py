@@ -1,4 +1,4 @@
-"""What tests share: a quiet display, tiny data sets on disk, and the real ones where they are."""
+"""What tests share: a quiet display, small batches, tiny data sets on disk, the real ones where they are."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from lmsm_cli import build_head
 
 torch.set_num_threads(1)  # test processes run side by side, and small nets gain nothing from two
 
@@ -44,6 +46,43 @@ def tiny_cifar(tmp_path_factory) -> Path:
     write_class_folders(root / "cifar10" / "train", CIFAR10_CLASSES, 12)
     write_class_folders(root / "cifar10" / "test", CIFAR10_CLASSES, 3, seed=1)
     return root
+
+
+# Every 180 / m degrees psi passes from one branch to the next: these meet all of them up to m = 5,
+# and ArcFace's past pi - margin, and none stands on a border.
+ALL_BRANCHES = (0.5, 10, 40, 75, 100, 115, 130, 145, 155, 170)
+
+
+def batch_at(degrees=ALL_BRANCHES, num_classes=5, num_features=6, *, dtype=torch.float64, seed=0):
+    """Return features (N, D), class weights (C, D) and labels (N,), features[i] standing at degrees[i].
+
+    The angle is the one to its own class weight; norms are drawn; the last class is in no label.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(num_classes, num_features, generator=generator, dtype=torch.float64)
+    labels = torch.arange(len(degrees)) % (num_classes - 1)
+    along = torch.nn.functional.normalize(weight[labels])
+    across = torch.randn(along.shape, generator=generator, dtype=torch.float64)
+    across -= (across * along).sum(1, keepdim=True) * along
+    across = torch.nn.functional.normalize(across)
+    angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))[:, None]
+    norms = 0.5 + 2 * torch.rand(len(degrees), 1, generator=generator, dtype=torch.float64)
+    features = norms * (angles.cos() * along + angles.sin() * across)
+    return features.to(dtype), weight.to(dtype), labels
+
+
+def head_with(spec, weight, class_counts=None):
+    """Return the head of a spec on the given class weights (C, D), and in their type.
+
+    A norm shared by the classes is 1.3. Without `class_counts` the classes are about equal.
+    """
+    num_classes, num_features = weight.shape
+    counts = 20 + torch.arange(num_classes) if class_counts is None else class_counts
+    head = build_head(spec, num_features, num_classes, counts).to(weight.dtype)
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            parameter.copy_(weight if name == "weight" else torch.tensor(1.3))
+    return head
 
 
 class SilentDisplay:

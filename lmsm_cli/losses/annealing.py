@@ -7,7 +7,7 @@ its case to `Annealing`.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -52,6 +52,8 @@ class Annealing:
     power: float = 45.0
 
     def __post_init__(self) -> None:
+        if self.form not in get_args(Form):
+            raise ArgumentError(f"anneal is {self.form!r}: give {', '.join(get_args(Form))}")
         _check_range(lambda_min=self.minimum, gamma=self.gamma, power=self.power)
         if self.start is None:
             usual = _USUAL_START.get(self.form, 0.0)

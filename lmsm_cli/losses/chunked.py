@@ -25,12 +25,13 @@ def rest(features: Tensor, weight: Tensor, labels: Tensor, offset: Tensor | None
 
 
 def products(
-    features: Tensor, weight: Tensor, labels: Tensor, scaled: Tensor, total: Tensor, slope: Tensor,
-    offset: Tensor | None, chunk: int,
+    features: Tensor, weight: Tensor, labels: Tensor, scaled: Tensor, pulls: Tensor, total: Tensor,
+    slope: Tensor, offset: Tensor | None, chunk: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return q W (N, D) and q^T `scaled` (C, D), q being exp(logits - total), -slope at the label.
+    """Return q W (N, D), and q^T `scaled` less the `pulls` on the labels' rows (C, D).
 
-    `total` and `slope` are (N,), `scaled` (N, D). The second product has the type of `weight`.
+    q is exp(logits - total), -slope at the label; `total` and `slope` are (N,), `scaled` and `pulls`
+    (N, D). The second result has the type of `weight`.
     """
     by_image = torch.zeros_like(features)
     by_class = torch.empty_like(weight)
@@ -39,7 +40,10 @@ def products(
         shares = logits.sub_(total[:, None]).exp_()
         _put(shares, places, inside, -slope)
         by_image.addmm_(shares, rows)
-        by_class[part] = shares.T @ scaled
+        # In full precision: where psi is steep, product and pulls are large and nearly cancel.
+        gradient = shares.T @ scaled
+        gradient.index_add_(0, places, torch.where(inside[:, None], pulls, 0.0), alpha=-1)
+        by_class[part] = gradient
     return by_image, by_class
 
 

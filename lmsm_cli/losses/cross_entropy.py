@@ -21,6 +21,8 @@ from lmsm_cli.losses.margins import Bend
 
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
 _SMALLEST_NORM = 1e-12
+# The types that losses do not compute in, and the one they are computed in instead.
+_HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class Target(NamedTuple):
@@ -117,14 +119,14 @@ class _MarginCrossEntropy(torch.autograd.Function):
         excess = gap.sigmoid().mul_(grad)
         with without_autocast(grad):
             scaled = features * excess[:, None]
+            pulls = rows * (excess * pull_weight)[:, None]
             if ctx.class_chunk is None:
                 grad_features, grad_weight = more[0] @ weight, more[0].T @ scaled
+                grad_weight.index_add_(0, labels, pulls, alpha=-1)
             else:
                 rest, slope, offset = more
-                grad_features, grad_weight = chunked.products(features, weight, labels, scaled, rest, slope, offset, ctx.class_chunk)  # fmt: skip
+                grad_features, grad_weight = chunked.products(features, weight, labels, scaled, pulls, rest, slope, offset, ctx.class_chunk)  # fmt: skip
             grad_features.mul_(excess[:, None]).addcmul_(scaled, pull_features[:, None], value=-1)
-            pulls = rows * excess.mul_(pull_weight)[:, None]
-            grad_weight.index_add_(0, labels, pulls.to(grad_weight.dtype), alpha=-1)
         return grad_features, grad_weight, *[None] * 8
 
 
@@ -146,7 +148,16 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
 
 def full_precision(values: Tensor) -> Tensor:
     """Return the values in at least float32, in which every loss computes."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    return values.to(_HALF.get(values.dtype, values.dtype))
+
+
+def check_features(features: Tensor, weight: Tensor) -> None:
+    """Raise ArgumentError where features are not (N, D), in half precision or the weight's type."""
+    if features.ndim != 2 or features.shape[1] != weight.shape[1]:
+        raise ArgumentError(f"features have shape {tuple(features.shape)}: expected (N, {weight.shape[1]}), as wide as the class weights")  # fmt: skip
+    wanted = _HALF.get(weight.dtype, weight.dtype)
+    if _HALF.get(features.dtype, features.dtype) != wanted:
+        raise ArgumentError(f"features are {features.dtype}: expected {wanted} as the class weights, or half precision")  # fmt: skip
 
 
 def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
@@ -155,18 +166,16 @@ def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
     The labels' range is looked at on the CPU; an accelerator reports it by its own assertion, since
     looking would make every step wait.
     """
-    num_classes, num_features = weight.shape
-    if features.ndim != 2 or features.shape[1] != num_features:
-        raise ArgumentError(f"features have shape {tuple(features.shape)}: expected (N, {num_features}), as wide as the class weights")  # fmt: skip
+    if weight.ndim != 2 or len(weight) < 2:
+        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected (C, D), two classes at least")  # fmt: skip
+    check_features(features, weight)
     if not features.shape[0]:
         raise ArgumentError(f"the batch is empty: features have shape {tuple(features.shape)}")
     if labels.shape != features.shape[:1]:
         raise ArgumentError(f"labels have shape {tuple(labels.shape)}: expected ({features.shape[0]},), one per image")  # fmt: skip
     if labels.dtype != torch.int64:
         raise ArgumentError(f"labels are {labels.dtype}: expected torch.int64 class numbers")
-    if num_classes < 2:
-        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected two classes at least")  # fmt: skip
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         low, high = (int(extreme) for extreme in labels.aminmax())
-        if low < 0 or high >= num_classes:
-            raise ArgumentError(f"labels run from {low} to {high}: expected 0 to {num_classes - 1}, there are {num_classes} classes")  # fmt: skip
+        if low < 0 or high >= len(weight):
+            raise ArgumentError(f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, there are {len(weight)} classes")  # fmt: skip

@@ -16,14 +16,19 @@ from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.annealing import Annealing, effective_margin
-from lmsm_cli.losses.cross_entropy import check_batch, full_precision, without_autocast
+from lmsm_cli.losses.cross_entropy import (
+    check_batch,
+    check_features,
+    full_precision,
+    without_autocast,
+)
 
 
 class Head(nn.Module, ABC):
     """The classifier layer and its loss; `weight` is (num_classes, num_features), float32.
 
-    Computes in float32 at least, whatever the features and whatever autocast says, and returns
-    float32. Labels, features and options that it cannot take raise ArgumentError, a ValueError.
+    Computes and returns float32, for half-precision features and under autocast too; float64 after
+    `head.double()`, for float64 features. Labels, features and options that it cannot take raise ArgumentError, a ValueError.
     """
 
     weight: nn.Parameter
@@ -34,8 +39,10 @@ class Head(nn.Module, ABC):
 
     def logits(self, features: Tensor) -> Tensor:
         """Return plain class scores (N, C) of features (N, D): no labels, hence no margin."""
-        if features.ndim != 2 or features.shape[1] != self.weight.shape[1]:
-            raise ArgumentError(f"{type(self).__name__}: features have shape {tuple(features.shape)}: expected (N, {self.weight.shape[1]})")  # fmt: skip
+        try:
+            check_features(features, self.weight)
+        except ArgumentError as error:
+            raise ArgumentError(f"{type(self).__name__}: {error}") from None
         with without_autocast(features):
             return functional.linear(self._scaled(full_precision(features)), self.class_weights())
 

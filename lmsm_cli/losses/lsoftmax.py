@@ -11,7 +11,7 @@ from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, lambda_for
 from lmsm_cli.losses.cross_entropy import check_batch, margin_losses
 from lmsm_cli.losses.head import AnnealedHead, checked_chunk, checked_counts, in_range, largest
-from lmsm_cli.losses.margins import annealed, check_margin
+from lmsm_cli.losses.margins import annealed, check_margin, readable
 from lmsm_cli.losses.prior import log_prior, rarity
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
@@ -67,8 +67,9 @@ def l_softmax_loss(
 
 
 def _check_lambda(lam: float | Tensor) -> None:
-    if not isinstance(lam, Tensor) and not 0 <= lam < math.inf:
-        raise ArgumentError(f"lam is {lam}: give a finite number of at least 0")
+    known = readable(lam) if isinstance(lam, Tensor) else True
+    if known and not 0 <= lam < math.inf:
+        raise ArgumentError(f"lam is {float(lam):g}: give a finite number of at least 0")
 
 
 def _l_softmax_losses(
@@ -149,6 +150,8 @@ class LSoftmaxLoss(AnnealedHead):
             lambda_min = lambda_for(largest(margins), USUAL_EFFECTIVE_MARGIN) if tailed else 0.0
         if weight_norm is None:
             weight_norm = "shared" if tailed and largest(margins) > _LARGEST_FREE_MARGIN else "free"
+        if weight_norm not in ("free", "shared"):
+            raise ArgumentError(f"weight_norm is {weight_norm!r}: give free or shared")
         annealing = Annealing(anneal, lambda_start, lambda_min, anneal_end, gamma, power)
         super().__init__(num_features, num_classes, margins, annealing)
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max

@@ -40,10 +40,12 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
 def check_margin(margin: Any) -> int | float | Tensor:
     """Return the margin, whole ones as int. Raises ArgumentError where one is not a number >= 1."""
     if isinstance(margin, Tensor):
-        if not _readable(margin) or bool(((margin >= 1) & margin.isfinite()).all()):
+        if not readable(margin):
             return margin
-        worst = margin.detach().flatten().double().nan_to_num(nan=-math.inf).min().item()
-        raise ArgumentError(f"margin is a tensor that holds {worst:g}: give numbers of at least 1 (1 is plain softmax)")  # fmt: skip
+        wrong = margin.detach()[~((margin >= 1) & margin.isfinite())]
+        if not len(wrong):
+            return margin
+        raise ArgumentError(f"margin is a tensor that holds {wrong[0].item():g}: give numbers of at least 1 (1 is plain softmax)")  # fmt: skip
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 1 <= margin < math.inf:  # fmt: skip
         raise ArgumentError(
             f"margin is {margin}: give a number of at least 1 (1 is plain softmax), or one per class"
@@ -51,7 +53,7 @@ def check_margin(margin: Any) -> int | float | Tensor:
     return int(margin) if margin == int(margin) else margin
 
 
-def _readable(values: Tensor) -> bool:
+def readable(values: Tensor) -> bool:
     """Return whether looking at the values costs no wait for an accelerator and breaks no graph."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 

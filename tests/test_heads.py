@@ -1,0 +1,275 @@
+"""The contract of every head: shapes, types, copies, finiteness and gradients."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+from torch import nn
+
+from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss
+from lmsm_cli.losses import HEADS
+from lmsm_cli.losses.head import options_of
+from tests.conftest import batch_at, head_with
+
+SPECS = [
+    *HEADS,
+    "lsoftmax:margin=1.5", "lsoftmax:margin=auto", "lsoftmax:margin=3,tau=1",
+    "lsoftmax:weight_norm=shared", "lsoftmax:class_chunk=3",
+    "asoftmax:class_chunk=2", "cosface:class_chunk=2", "arcface:class_chunk=1",
+]  # fmt: skip
+HALF = [torch.float16, torch.bfloat16]
+
+every_head = pytest.mark.parametrize("spec", SPECS)
+
+
+def gradients(head, features, labels, progress=1.0):
+    """Return the gradients of features and parameters of the mean loss."""
+    features = features.detach().clone().requires_grad_()
+    loss = head(features, labels, progress)
+    return torch.autograd.grad(loss, (features, *head.parameters()))
+
+
+@every_head
+def test_weight_is_made_in_float32(spec):
+    """A new head owns a float32 weight, (C, D), that can be trained."""
+    weight = build_head(spec, 6, 5, torch.tensor([9, 8, 7, 6, 5])).weight
+    assert weight.shape == (5, 6)
+    assert weight.dtype == torch.float32
+    assert weight.requires_grad
+
+
+@every_head
+def test_shapes(spec):
+    """Scores are (N, C), losses (N,), and the loss is their mean."""
+    features, weight, labels = batch_at(dtype=torch.float32)
+    head = head_with(spec, weight)
+    losses = head.losses(features, labels, 0.5)
+    assert head.logits(features).shape == (10, 5)
+    assert losses.shape == (10,)
+    assert head(features, labels, 0.5).item() == pytest.approx(losses.mean().item(), rel=1e-6)
+
+
+@every_head
+def test_nothing_is_written_to(spec):
+    """Features, labels, class counts and parameters are the same bits after forward and backward."""
+    features, weight, labels = batch_at(dtype=torch.float32)
+    counts = torch.tensor([9, 8, 7, 6, 5])
+    head = head_with(spec, weight, counts)
+    given = features.requires_grad_() * 1.0  # no leaf, so that autograd would let a write pass
+    held = [given, labels, counts, *head.parameters()]
+    before = [tensor.detach().clone() for tensor in held]
+    head(given, labels, 0.9).backward()
+    head.logits(given)
+    assert all(torch.equal(a, b) for a, b in zip(before, held, strict=True))
+
+
+CASES = ["zero", "zero weight", "parallel", "opposite", "scores of 1e4", "tiny"]
+
+
+# a power below 1 is steep where nothing is missing any more
+@pytest.mark.parametrize("spec", [*SPECS, "lsoftmax:margin=1.5,anneal=none", "focal:gamma=0.5"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALF])
+@pytest.mark.parametrize("case", CASES)
+def test_finite_everywhere(spec, dtype, case):
+    """Loss and gradients are finite without an angle, at cosines of exactly +-1, at extreme norms."""
+    weight = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.5, 0.0], [-1.0, 2.0]], dtype=torch.float32)
+    weight[1] = weight[1] if case == "zero weight" else torch.tensor([1.0, -1.0])
+    scale = {"zero": 0.0, "opposite": -2.0, "scores of 1e4": 400.0, "tiny": 1e-30}.get(case, 2.0)
+    labels = torch.tensor([0, 1, 2])
+    rows = weight[:1].repeat(3, 1) if case == "zero weight" else weight[labels]
+    head = head_with(spec, weight)
+    if dtype == torch.float64:
+        head.double()
+    features = (rows * scale).to(dtype)
+    assert head.losses(features, labels).isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in gradients(head, features, labels))
+
+
+@every_head
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_features_are_computed_in_float32(spec, dtype):
+    """Half features give the float32 losses of the same numbers, a half gradient, a float32 weight."""
+    features, weight, labels = batch_at(dtype=torch.float32)
+    head, features = head_with(spec, weight), features.to(dtype)
+    assert head.logits(features).dtype == torch.float32
+    assert torch.equal(head.losses(features, labels), head.losses(features.float(), labels))
+    for_features, *for_parameters = gradients(head, features, labels)
+    assert for_features.dtype == dtype
+    assert all(gradient.dtype == torch.float32 for gradient in for_parameters)
+    assert all(parameter.dtype == torch.float32 for parameter in head.parameters())
+
+
+@every_head
+def test_autocast_changes_nothing(spec):
+    """Under autocast scores, losses and gradients are those of full precision, bit for bit."""
+    features, weight, labels = batch_at(num_features=32, dtype=torch.float32)
+    head = head_with(spec, weight)
+    found = []
+    for enabled in (False, True):
+        given = features.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            scores, losses = head.logits(given), head.losses(given, labels, 0.9)
+        slopes = torch.autograd.grad(losses.mean(), (given, *head.parameters()))
+        found.append([scores, losses, *slopes])
+    assert all(torch.equal(plain, mixed) for plain, mixed in zip(*found, strict=True))
+
+
+@every_head
+def test_logits_carry_no_margin_and_no_prior(spec):
+    """Scores are w.x, of the directions alone where the head normalises, however long the tail."""
+    features, weight, _ = batch_at()
+    scores = head_with(spec, weight, torch.tensor([500, 100, 50, 10, 2])).logits(features)
+    x, w = features.numpy(), weight.numpy()
+    if spec.startswith(("cosface", "arcface", "ldam")):
+        x = 30 * x / np.linalg.norm(x, axis=1, keepdims=True)
+    if spec.startswith(("cosface", "arcface", "ldam", "asoftmax")):
+        w = w / np.linalg.norm(w, axis=1, keepdims=True)
+    if spec == "lsoftmax:margin=auto" or "shared" in spec:  # auto goes to 4: shared on a long tail
+        w = 1.3 * w / np.linalg.norm(w, axis=1, keepdims=True)
+    if spec == "lsoftmax:margin=3,tau=1":
+        w = 1.3 * w / np.linalg.norm(w, axis=1, keepdims=True)
+    np.testing.assert_allclose(scores.detach().numpy(), x @ w.T, rtol=1e-6)
+
+
+@every_head
+def test_state_dict_is_the_weight(spec):
+    """Nothing but what is learned is saved: priors and margins come back from the class counts."""
+    learned = {"weight", "shared_norm"} if "shared" in spec else {"weight"}
+    assert head_with(spec, torch.randn(5, 6)).state_dict().keys() == learned
+
+
+@every_head
+def test_options_are_shown(spec):
+    """Printing a head shows its sizes, every option it has, and the values it was given."""
+    shown = repr(head_with(spec, torch.randn(5, 6)))
+    assert "num_features=6, num_classes=5" in shown
+    assert all(f"{option}=" in shown for option in options_of(HEADS[spec.partition(":")[0]]))
+    for given in spec.partition(":")[2].split(","):
+        assert given.replace("auto", "1..4") in shown
+
+
+@every_head
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda head: pickle.loads(pickle.dumps(head))])
+def test_copies_give_the_same_losses(spec, copied):
+    """A copied or unpickled head gives the same losses, on a weight of its own."""
+    features, weight, labels = batch_at(dtype=torch.float32)
+    head = head_with(spec, weight)
+    twin = copied(head)
+    assert torch.equal(head.losses(features, labels, 0.7), twin.losses(features, labels, 0.7))
+    assert head.weight.data_ptr() != twin.weight.data_ptr()
+
+
+@every_head
+def test_double_computes_in_float64(spec):
+    """head.double() takes float64 features, gives float64 losses, near the float32 ones."""
+    features, weight, labels = batch_at(dtype=torch.float32)
+    head = head_with(spec, weight)
+    single = head.losses(features, labels).tolist()
+    losses = head.double().losses(features.double(), labels)
+    assert losses.dtype == head.logits(features.double()).dtype == torch.float64
+    assert losses.tolist() == pytest.approx(single, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["lsoftmax:margin=1.5,tau=1,class_chunk=3", "arcface"])
+def test_compiles_to_one_graph(spec):
+    """Compiled without a break, with the progress as a tensor, loss and gradients are the same."""
+    features, weight, labels = batch_at()
+    head, progress = head_with(spec, weight), torch.tensor(0.8, dtype=torch.float64)
+    torch.compiler.reset()
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    assert compiled(features, labels, progress).item() == pytest.approx(head(features, labels, 0.8).item(), rel=1e-7)  # fmt: skip
+    pairs = zip(gradients(compiled, features, labels, progress), gradients(head, features, labels, 0.8), strict=True)  # fmt: skip
+    assert all(torch.allclose(ours, wanted, rtol=1e-6, atol=1e-9) for ours, wanted in pairs)
+
+
+class Losses(nn.Module):
+    """The losses of each image as a module, so that parameters can be handed in as arguments."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, features, labels):
+        """Return the losses at the end of the training."""
+        return self.head.losses(features, labels, 1.0)
+
+
+def has_the_gradient_of_its_losses(head, features, labels):
+    """Whether the gradients of features and parameters agree with finite differences, all of them."""
+    names = [f"head.{name}" for name, _ in head.named_parameters()]
+
+    def losses(x, *parameters):
+        return torch.func.functional_call(Losses(head), dict(zip(names, parameters, strict=True)), (x, labels))  # fmt: skip
+
+    given = [p.detach().clone().requires_grad_() for p in (features, *head.parameters())]
+    return torch.autograd.gradcheck(losses, given)
+
+
+FULL_MARGINS = [f"{name}:margin={m},anneal=none" for name in ("lsoftmax", "asoftmax") for m in (1, 1.5, 2, 2.7, 3, 4, 5)]  # fmt: skip
+OPTIONS = [
+    "softmax:label_smoothing=0.1", "focal:gamma=0.5", "large-margin-in-softmax:strength=2",
+    "lsoftmax:margin=2.7,tau=1,weight_norm=shared,class_chunk=2,anneal=constant,lambda_min=0.5",
+    "arcface:margin=1.2,scale=4", "cosface:scale=3", "ldam:scale=2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", [*SPECS, *FULL_MARGINS, *OPTIONS])
+def test_gradient_is_the_slope_of_the_losses(spec):
+    """In float64 the gradient agrees with finite differences on every branch of every margin."""
+    features, weight, labels = batch_at(num_classes=4, num_features=3)
+    assert has_the_gradient_of_its_losses(head_with(spec, weight), features, labels)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_gradient_of_margins_per_class(chunk):
+    """The same with a margin for each class, whole ones and others."""
+    features, weight, labels = batch_at(num_classes=4, num_features=3)
+    margins = torch.tensor([1.0, 2.7, 4.0, 1.5], dtype=torch.float64)
+    head = LSoftmaxLoss(3, 4, margin=margins, anneal="none", class_chunk=chunk).double()
+    head.weight.data = weight
+    assert has_the_gradient_of_its_losses(head, features, labels)
+
+
+def on_a_target_that_has_won(margin, loss):
+    """Return a float32 batch scaled so that its first image has the given L-Softmax loss."""
+    features, weight, labels = batch_at([8.0, 5.0], num_classes=4, dtype=torch.float32)
+    reached = brentq(lambda s: won_losses(s * features.double(), weight, labels, margin)[0] / loss - 1, 1, 200)  # fmt: skip
+    return reached * features, weight, labels
+
+
+def won_losses(features, weight, labels, margin):
+    """Liu et al. 2016, eq. 4, in float64 for angles below 180 / margin degrees, where psi = cos(m theta)."""
+    x, w = features.double().numpy(), weight.double().numpy()
+    y = labels.numpy()
+    scores, lengths = x @ w.T, np.linalg.norm(x, axis=1) * np.linalg.norm(w[y], axis=1)
+    theta = np.arccos(np.take_along_axis(scores, y[:, None], 1)[:, 0] / lengths)
+    target = lengths * np.cos(margin * theta)
+    others = np.delete(scores.copy(), 0, axis=1)
+    others = np.stack([np.delete(row, label) for row, label in zip(scores, y, strict=True)])
+    return np.log1p(np.exp(others - target[:, None]).sum(1))
+
+
+@pytest.mark.parametrize("margin", [1, 1.5, 2, 4])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_confident_losses_keep_their_digits(margin, chunk):
+    """A loss of 1e-12 is right to five digits in float32, where the log of a softmax is 0, and pulls.
+
+    The rounding of the cosine comes back times the slope of psi, at most m^2.
+    """
+    features, weight, labels = on_a_target_that_has_won(margin, 1e-12)
+    features.requires_grad_()
+    losses = l_softmax_loss(features, weight, labels, margin, class_chunk=chunk, reduction="none")
+    wanted = won_losses(features.detach(), weight, labels, margin)
+    assert wanted[0] == pytest.approx(1e-12, rel=1e-3)
+    np.testing.assert_allclose(losses.detach().numpy(), wanted, rtol=1e-5 * margin**2)
+    (gradient,) = torch.autograd.grad(losses[0], features)
+    assert gradient.isfinite().all()
+    # a step down the gradient lowers the loss by what the gradient promises
+    step = 1e-3 * (gradient[0] / gradient[0].norm()).double()
+    moved = features.detach().double().clone()
+    moved[0] -= step
+    fall = wanted[0] - won_losses(moved, weight, labels, margin)[0]
+    assert fall == pytest.approx((gradient[0].double() @ step).item(), rel=0.02)
