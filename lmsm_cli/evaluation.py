@@ -78,7 +78,7 @@ def evaluate(
     if adjust is not None and tau_norm is not None:
         raise LmsmError("--adjust and --tau-norm exclude each other; give one of them")
     saved = _read(path, data_dir)
-    wanted = _wanted_correction(saved, adjust, tau_norm)
+    wanted = _wanted_correction(saved, adjust, tau_norm, display)
     runtime = choose_runtime(device, saved.config.precision)
     runtime.place(saved.model)
     adjustment = _with_tau(*wanted, saved, runtime, display) if wanted else None
@@ -93,7 +93,7 @@ def evaluate(
     }
 
 
-def _wanted_correction(saved: _Saved, adjust: Tau | None, tau_norm: Tau | None) -> tuple[Correction, Tau] | None:  # fmt: skip
+def _wanted_correction(saved: _Saved, adjust: Tau | None, tau_norm: Tau | None, display: Display) -> tuple[Correction, Tau] | None:  # fmt: skip
     """Return the correction and tau that are asked for; refuse, before any data is read, what can't be had."""
     tau = tau_norm if adjust is None else adjust
     if tau is None:
@@ -101,8 +101,22 @@ def _wanted_correction(saved: _Saved, adjust: Tau | None, tau_norm: Tau | None) 
     if tau == "auto" and saved.config.validation == 0:
         raise LmsmError("the run held out no validation images (validation 0) to choose tau on; give a number instead of auto")  # fmt: skip
     if tau_norm is None:
-        return logit_adjustment(saved.train_counts), tau
+        return logit_adjustment(saved.train_counts, _adjusted_in_training(saved, display)), tau
     return tau_normalisation(saved.model.head.class_weights()), tau
+
+
+def _adjusted_in_training(saved: _Saved, display: Display) -> float:
+    """Return how much of the logit adjustment the training did already; say so where it did."""
+    config = saved.config
+    if config.reweight != "none" or config.sampling == "balanced":
+        display.warn(
+            "the training rebalanced the classes already; theory's tau for its logits is 0"
+        )
+        return 1.0
+    strength = saved.model.head.prior_strength()
+    if strength:
+        display.warn(f"the loss {config.loss!r} adjusted its logits with tau {strength:g} already; theory's tau for what is left is {max(0.0, 1 - strength):g}")  # fmt: skip
+    return strength
 
 
 def _with_tau(correction: Correction, tau: Tau, saved: _Saved, runtime: Runtime, display: Display) -> _Adjustment:  # fmt: skip

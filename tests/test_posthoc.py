@@ -112,6 +112,14 @@ def test_tau_by_hand(images, tau, reached, plain):
     assert (choice.balanced_accuracy, choice.balanced_accuracy_unadjusted) == pytest.approx((reached, plain))  # fmt: skip
 
 
+@pytest.mark.parametrize(("done", "tau"), [(0.0, 0.8), (0.3, 0.7), (1.0, 0.4), (1.5, 0.4)])
+def test_ties_go_to_what_the_training_left_to_do(done, tau):
+    """All of 0.4 to 0.8 is right: after a loss with tau 0.3 of its own, theory says 0.7."""
+    images = [(1, rare(0.375)), (0, frequent(0.825))]
+    logits = torch.tensor([z for _, z in images])
+    assert choose_tau(logit_adjustment([90, 10], done), logits, np.array([1, 0])).tau == tau
+
+
 def test_ties_are_seen_through_rounding():
     """Recalls 1, 1, 1/3 and 1, 1/3, 1 have one mean, though the floats of the first add up to more."""
     labels = np.repeat([0, 1, 2], 3)
@@ -253,6 +261,23 @@ def test_scores_of_the_images_that_tau_was_chosen_on_come_with_a_warning(run):
     assert scores["balanced_accuracy"] == scores["adjustment"]["chosen_on"]["balanced_accuracy"]
     evaluate(run, display, split_name="validation", adjust=1.0)
     assert len(display.warned) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"loss": "balanced-softmax"}, "adjusted its logits with tau 1 already"),
+        ({"loss": "vs:tau=0.6"}, "what is left is 0.4"),
+        ({"loss": "lsoftmax:tau=0.25"}, "what is left is 0.75"),
+        ({"reweight": "effective"}, "rebalanced the classes already"),
+        ({"sampling": "balanced"}, "rebalanced the classes already"),
+    ],
+)
+def test_correcting_twice_is_said(run, tmp_path, changes, told):
+    """Where loss, weights or sampling corrected for the counts already, a warning says so."""
+    display = SilentDisplay()
+    evaluate(altered(run, tmp_path / "c.pt", **changes), display, adjust=1.0)
+    assert [told in text for text in display.warned] == [True]
 
 
 def test_classes_that_validation_lacks_are_named(run, tmp_path):

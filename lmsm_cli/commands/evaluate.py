@@ -17,7 +17,7 @@ def evaluate(
     split: Annotated[Literal["test", "validation"], typer.Option(help="Which of the run's own images.")] = "test",
     images: Annotated[Path | None, typer.Option(help="Class folders to evaluate on instead.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is (default: as in the run).")] = None,
-    adjust: Annotated[str | None, typer.Option(metavar="TAU|auto", help="Correct for a long tail by logit adjustment: logits minus TAU log of the class's share of the training images. 1 is the theory's value; auto takes the best on the run's validation images.")] = None,
+    adjust: Annotated[str | None, typer.Option(metavar="TAU|auto", help="Correct for a long tail by logit adjustment: logits minus TAU log of the class's share of the training images. 1 is theory's value for a loss that knows no class counts; auto takes the best on the run's validation images.")] = None,
     tau_norm: Annotated[str | None, typer.Option(metavar="TAU|auto", help="Correct for a long tail by tau-normalisation: class weights divided by their norm to the power of TAU, 0 to 1; auto as above.")] = None,
     confusion: Annotated[bool, typer.Option("--confusion", help="Print the confusion matrix too.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",

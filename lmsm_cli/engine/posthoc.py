@@ -31,6 +31,7 @@ class Correction:
     method: str
     correct: Callable[[Tensor, float], Tensor]
     largest_tau: float  # up to which `choose_tau` looks
+    theory: float = 1.0  # the tau that is right where the training left the long tail alone
 
     def predict(self, logits: Tensor, tau: float) -> NDArray[np.int64]:
         """Return the class numbers (N,) that corrected logits (N, C) name."""
@@ -71,16 +72,22 @@ def tau_normalise(logits: Tensor, weight_norms: Tensor, tau: float) -> Tensor:
     return logits.double() * scale
 
 
-def logit_adjustment(train_counts: Sequence[int]) -> Correction:
+def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correction:
     """Return the correction by the training images per class, (C,).
 
+    `done` is how much of it the training did already, from 0 to 1: theory's tau is what is left.
     Raises LmsmError where it can change nothing, and for a class without training images.
     """
     if min(train_counts) < 1:
         raise LmsmError(f"class {list(train_counts).index(min(train_counts))} has no training image, hence no prior to adjust by")  # fmt: skip
     if min(train_counts) == max(train_counts):
         raise LmsmError(f"logit adjustment changes nothing here: every class has {train_counts[0]} training images; evaluate without --adjust")  # fmt: skip
-    return Correction("adjust", lambda logits, tau: adjust_logits(logits, train_counts, tau), 2.0)
+    return Correction(
+        "adjust",
+        lambda logits, tau: adjust_logits(logits, train_counts, tau),
+        2.0,
+        max(0.0, 1.0 - done),
+    )
 
 
 def tau_normalisation(class_weights: Tensor) -> Correction:
@@ -98,16 +105,16 @@ def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]
     """Return the tau of 0, 0.05, ... `largest_tau` with the best balanced accuracy on these images.
 
     `logits` (N, C) and `labels` (N,) are of validation images; classes without one do not count.
-    Among equals the tau nearest to 1 wins.
+    Among equals the tau nearest to theory's wins.
     """
     steps = range(round(_STEPS * correction.largest_tau) + 1)
     reached = [balanced_accuracy(labels, correction.predict(logits, step / _STEPS)) for step in steps]  # fmt: skip
     # Ties are wide, because a rare class has one or two validation images, and theory then decides.
-    # Logit adjustment is Fisher-consistent at 1. Norms grow with a class's images, and at 1 they
+    # Logit adjustment is Fisher-consistent at 1, less what the loss did itself. Norms grow with a class's images, and at 1 they
     # have no say; the smallest of equals would keep a bias that validation is too small to see
     # (benchmarks/LOG.md). The margin is for means of the same recalls added in another order.
     tied = [step for step in steps if reached[step] > max(reached) - 1e-9]
-    chosen = min(tied, key=lambda step: abs(step - _STEPS))
+    chosen = min(tied, key=lambda step: abs(step / _STEPS - correction.theory))
     return Choice(chosen / _STEPS, reached[chosen], reached[0])
 
 

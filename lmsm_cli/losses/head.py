@@ -78,6 +78,10 @@ class Head(nn.Module, ABC):
         """Return the options whose defaults depend on the data, as they are in force."""
         return {}
 
+    def prior_strength(self) -> float:
+        """Return the tau with which the loss itself adds tau ln pi to the logits, 0 for none."""
+        return 0.0
+
     def lambda_at(self, progress: float) -> float | None:
         """Return the annealing lambda, None for a loss that has none."""
         return None

@@ -174,6 +174,10 @@ class LSoftmaxLoss(AnnealedHead):
         lam = self.annealing(progress)
         return _l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, self.prior, self.class_chunk)  # fmt: skip
 
+    def prior_strength(self) -> float:
+        """Return the tau of the prior in the loss."""
+        return self.tau
+
     def resolved_options(self) -> dict[str, object]:
         """Return the margin as it was given, lambda_min and weight_norm as they are in force."""
         named = {} if isinstance(self.spec_margin, Tensor) else {"margin": self.spec_margin}

@@ -43,6 +43,10 @@ class LogitAdjustedLoss(Head):
         prior = log_prior(class_counts, num_classes, "logit-adjusted")
         self.register_buffer("prior", prior, persistent=False)
 
+    def prior_strength(self) -> float:
+        """Return the tau of the prior in the loss."""
+        return self.tau
+
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = functional.linear(features, self.class_weights(), self.tau * self.prior)
         return functional.cross_entropy(logits, labels, reduction="none")
@@ -60,6 +64,10 @@ class BalancedSoftmaxLoss(Head):
         super().__init__(num_features, num_classes)
         counts = checked_counts(class_counts, num_classes, "balanced-softmax")
         self.register_buffer("log_counts", counts.log(), persistent=False)
+
+    def prior_strength(self) -> float:
+        """Return the tau of the prior in the loss."""
+        return 1.0
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = functional.linear(features, self.class_weights(), self.log_counts)
@@ -91,6 +99,10 @@ class VSLoss(Head):
         counts = checked_counts(class_counts, num_classes, "vs")
         self.register_buffer("factors", (counts / counts.max()) ** gamma, persistent=False)
         self.register_buffer("prior", log_prior(counts, num_classes, "vs"), persistent=False)
+
+    def prior_strength(self) -> float:
+        """Return the tau of the prior in the loss."""
+        return self.tau
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = functional.linear(features, self.class_weights()) * self.factors
