@@ -13,7 +13,7 @@ from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
 from lmsm_cli.evaluation import evaluate
 from lmsm_cli.layers import Layer, resolve
-from lmsm_cli.losses import check_loss
+from lmsm_cli.losses import HEADS, check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
 from tests.conftest import CIFAR10_CLASSES, SilentDisplay, write_class_folders
@@ -259,3 +259,18 @@ def test_the_margin_of_best_is_that_of_its_epoch(finished):
     scores = evaluate(path / "best.pt", SilentDisplay())
     row = read_run(path).metrics[scores["epoch"] - 1]
     assert scores["effective_margin"] == pytest.approx(row["effective_margin"])
+
+
+EVERY_LOSS = [*HEADS, "lsoftmax:margin=1.5", "lsoftmax:margin=auto,margin_max=3", "lsoftmax:margin=3,class_chunk=4,tau=0.5"]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_every_loss_trains_and_is_restored(loss, tmp_path):
+    """From its spec each loss is far from chance in one epoch; its checkpoint alone rebuilds it."""
+    config = quick(tmp_path, loss=loss, epochs=1, factor=0.4, optimizer="adam", lr=0.002)
+    folder = experiment.run(config, SilentDisplay(), with_plots=False)
+    accuracy = read_run(folder.path).scores["accuracy"]
+    assert accuracy > 0.4
+    test = load("digits", tmp_path, "test")
+    predicted = load_checkpoint(folder.path).predict(test.images.permute(0, 3, 1, 2))
+    assert (predicted == test.labels).double().mean().item() == pytest.approx(accuracy, abs=0.02)

@@ -144,6 +144,8 @@ class LSoftmaxLoss(AnnealedHead):
         tau: float = 0.0,
         class_chunk: int | None = None,
     ) -> None:
+        if class_counts is not None:
+            class_counts = checked_counts(class_counts, num_classes, "lsoftmax")
         margins = _margins(margin, margin_min, margin_max, class_counts, num_classes)
         tailed = class_counts is not None and bool(class_counts.max() > _BALANCED_RATIO * class_counts.min())  # fmt: skip
         if lambda_min is None:
