@@ -16,6 +16,7 @@ _PUBLIC = {
     "l_softmax_loss": "lmsm_cli.losses",
     "load_checkpoint": "lmsm_cli.runs.checkpoint",
     "psi": "lmsm_cli.losses",
+    "sharded_l_softmax_loss": "lmsm_cli.losses",
 }
 
 __all__ = [

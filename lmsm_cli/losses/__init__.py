@@ -19,6 +19,7 @@ from lmsm_cli.losses.lsoftmax import LSoftmaxLoss, l_softmax_loss
 from lmsm_cli.losses.margins import psi
 from lmsm_cli.losses.plain import FocalLoss, LargeMarginInSoftmaxLoss, SoftmaxLoss
 from lmsm_cli.losses.prior import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, VSLoss
+from lmsm_cli.losses.sharded import sharded_l_softmax_loss
 from lmsm_cli.spec import parse_spec
 
 HEADS: dict[str, type[Head]] = {
@@ -35,7 +36,7 @@ HEADS: dict[str, type[Head]] = {
     "focal": FocalLoss,
 }
 
-__all__ = ["HEADS", "Annealing", "Head", "LSoftmaxLoss", "build_head", "check_loss", "l_softmax_loss", "psi"]  # fmt: skip
+__all__ = ["HEADS", "Annealing", "Head", "LSoftmaxLoss", "build_head", "check_loss", "l_softmax_loss", "psi", "sharded_l_softmax_loss"]  # fmt: skip
 
 
 def build_head(

@@ -113,8 +113,7 @@ class _MarginCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of features and weight."""
-        if torch.is_grad_enabled():  # create_graph=True: a silent zero would follow
-            raise LmsmError("a margin loss can be differentiated only once")
+        refuse_second_derivative()
         features, weight, labels, rows, gap, pull_features, pull_weight, *more = ctx.saved_tensors
         excess = gap.sigmoid().mul_(grad)
         with without_autocast(grad):
@@ -128,6 +127,12 @@ class _MarginCrossEntropy(torch.autograd.Function):
                 grad_features, grad_weight = chunked.products(features, weight, labels, scaled, pulls, rest, slope, offset, ctx.class_chunk)  # fmt: skip
             grad_features.mul_(excess[:, None]).addcmul_(scaled, pull_features[:, None], value=-1)
         return grad_features, grad_weight, *[None] * 8
+
+
+def refuse_second_derivative() -> None:
+    """Raise LmsmError in a backward pass with create_graph=True: a silent zero would follow."""
+    if torch.is_grad_enabled():
+        raise LmsmError("a margin loss can be differentiated only once")
 
 
 def rest_and_shares(features: Tensor, weight: Tensor, labels: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -168,6 +173,15 @@ def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
     """
     if weight.ndim != 2 or len(weight) < 2:
         raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected (C, D), two classes at least")  # fmt: skip
+    check_images(features, weight, labels)
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(extreme) for extreme in labels.aminmax())
+        if low < 0 or high >= len(weight):
+            raise ArgumentError(f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, there are {len(weight)} classes")  # fmt: skip
+
+
+def check_images(features: Tensor, weight: Tensor, labels: Tensor) -> None:
+    """Raise ArgumentError for features that `check_features` refuses or N = 0, or labels not int64 (N,)."""
     check_features(features, weight)
     if not features.shape[0]:
         raise ArgumentError(f"the batch is empty: features have shape {tuple(features.shape)}")
@@ -175,7 +189,3 @@ def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
         raise ArgumentError(f"labels have shape {tuple(labels.shape)}: expected ({features.shape[0]},), one per image")  # fmt: skip
     if labels.dtype != torch.int64:
         raise ArgumentError(f"labels are {labels.dtype}: expected torch.int64 class numbers")
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = (int(extreme) for extreme in labels.aminmax())
-        if low < 0 or high >= len(weight):
-            raise ArgumentError(f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, there are {len(weight)} classes")  # fmt: skip

@@ -53,23 +53,32 @@ def l_softmax_loss(
     """
     try:
         check_batch(features, weight, labels)
-        margin = check_margin(margin)
-        _check_lambda(lam)
-        checked_chunk(class_chunk)
-        if isinstance(margin, Tensor) and margin.shape not in ((), weight.shape[:1]):
-            raise ArgumentError(f"margin has shape {tuple(margin.shape)}: expected one number or ({len(weight)},), one per class")  # fmt: skip
-        if reduction not in ("mean", "sum", "none"):
-            raise ArgumentError(f"reduction is {reduction!r}: give mean, sum or none")
+        margin = checked_options(margin, len(weight), lam, class_chunk, reduction)
     except ArgumentError as error:
         raise ArgumentError(f"l_softmax_loss: {error}") from None
     losses = _l_softmax_losses(features, weight, labels, margin, lam, None, class_chunk)
-    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
+    return reduced(losses, reduction)
 
 
-def _check_lambda(lam: float | Tensor) -> None:
+def checked_options(
+    margin: float | Tensor, num_classes: int, lam: float | Tensor, class_chunk: int | None, reduction: str,
+) -> int | float | Tensor:  # fmt: skip
+    """Return the margin, whole ones as int. Raises ArgumentError for what `l_softmax_loss` refuses."""
+    margin = check_margin(margin)
+    if isinstance(margin, Tensor) and margin.shape not in ((), (num_classes,)):
+        raise ArgumentError(f"margin has shape {tuple(margin.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip
     known = readable(lam) if isinstance(lam, Tensor) else True
     if known and not 0 <= lam < math.inf:
         raise ArgumentError(f"lam is {float(lam):g}: give a finite number of at least 0")
+    checked_chunk(class_chunk)
+    if reduction not in ("mean", "sum", "none"):
+        raise ArgumentError(f"reduction is {reduction!r}: give mean, sum or none")
+    return margin
+
+
+def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
+    """Return the losses (N,) as they are for "none", else their mean or sum, ()."""
+    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
 def _l_softmax_losses(

@@ -1,0 +1,166 @@
+"""L-Softmax with the classes sharded over ranks: each holds its own rows of the class weights.
+
+The loss of an image is softplus(r - t), as in `cross_entropy`, and both terms fall apart by class.
+r is the log-sum-exp over the ranks of each rank's own (`chunked.rest` with labels counted from the
+rank's first class: a label of another rank masks no column); t is bent by the rank that owns the
+class. What crosses ranks is therefore a few numbers per image and, in the backward pass, one
+gradient per feature.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from lmsm_cli.errors import ArgumentError, LmsmError
+from lmsm_cli.losses import chunked
+from lmsm_cli.losses.cross_entropy import (
+    Target,
+    bent_target,
+    check_images,
+    full_precision,
+    refuse_second_derivative,
+    without_autocast,
+)
+from lmsm_cli.losses.lsoftmax import Reduction, checked_options, reduced
+from lmsm_cli.losses.margins import annealed, readable
+
+
+def sharded_l_softmax_loss(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    margin: float | Tensor,
+    *,
+    first_class: int,
+    lam: float | Tensor = 0.0,
+    class_chunk: int | None = None,
+    group: "dist.ProcessGroup | None" = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Return `l_softmax_loss` of classes that are sharded over the ranks of `group`.
+
+    `features` (N, D), gathered from all ranks, and `labels` (N,), counted over all classes, are the
+    same on every rank. `weight` (C_local, D) are the rank's own rows, those of the classes
+    first_class .. first_class + C_local - 1; the shards may differ in size, at least one class
+    each, and together are all classes once. `margin` is a number >= 1 or a tensor (C_local,) of
+    one per class of the rank, `lam` >= 0, `class_chunk` how many classes' logits a rank holds at a
+    time, None for its (N, C_local). `group` None is all ranks. `reduction` is "mean" (), "sum" ()
+    or "none" (N,), over all N images, on every rank the same.
+
+    Every rank must call it, and go backward with the same gradient. Forward is two all-reduces, of N
+    and 2 N numbers; backward is one, of the feature gradient (N, D) in float32 at least, of which
+    each rank then has the sum: take the slice of your own images, don't reduce it again. The
+    gradient of the rank's own rows needs none. It costs 8 N D C_local operations, and no logits
+    are kept between the passes. Precision, autocast and derivatives are as in `l_softmax_loss`.
+
+    Raises ArgumentError, a ValueError, for what it cannot take, and LmsmError where
+    torch.distributed is not initialised or the process not in `group`; an error of one rank alone
+    leaves the others waiting. A label that no rank owns is found in the sum, hence by all: it raises
+    on the CPU, and is a NaN loss on an accelerator, which looking would make wait.
+    Liu et al. 2016, arXiv 1612.02295; classes in parallel as in An et al. 2022, arXiv 2203.15565.
+    """
+    try:
+        _check_group(group)
+        _check_shard(features, weight, labels, first_class, dist.get_world_size(group))
+        margin = checked_options(margin, len(weight), lam, class_chunk, reduction)
+        losses = _losses(features, weight, labels, margin, first_class, lam, class_chunk, group)
+    except LmsmError as error:
+        raise type(error)(f"sharded_l_softmax_loss: {error}") from None
+    return reduced(losses, reduction)
+
+
+def _check_group(group: "dist.ProcessGroup | None") -> None:
+    if not (dist.is_available() and dist.is_initialized()):
+        raise LmsmError("torch.distributed is not initialised: call torch.distributed.init_process_group first, or l_softmax_loss where one process holds all classes")  # fmt: skip
+    if dist.get_rank(group) < 0:
+        raise LmsmError(f"rank {dist.get_rank()} is not in the group: call it on the group's ranks only")  # fmt: skip
+
+
+def _check_shard(
+    features: Tensor, weight: Tensor, labels: Tensor, first_class: int, num_ranks: int
+) -> None:
+    least = 2 if num_ranks == 1 else 1
+    if weight.ndim != 2 or len(weight) < least:
+        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected (C_local, D), at least {least} of the classes on one of {num_ranks} ranks")  # fmt: skip
+    check_images(features, weight, labels)
+    if isinstance(first_class, bool) or not isinstance(first_class, int) or first_class < 0:
+        raise ArgumentError(f"first_class is {first_class!r}: give the number of the rank's first class, from 0")  # fmt: skip
+    if readable(labels) and labels.min() < 0:
+        raise ArgumentError(f"labels run from {int(labels.min())}: expected class numbers from 0")
+
+
+def _losses(
+    features: Tensor, weight: Tensor, labels: Tensor, margin: float | Tensor, first_class: int,
+    lam: float | Tensor, class_chunk: int | None, group: "dist.ProcessGroup | None",
+) -> Tensor:  # fmt: skip
+    """Return the losses (N,) for checked arguments."""
+    chunk = len(weight) if class_chunk is None else class_chunk
+    places = labels - first_class
+    owned = (places >= 0) & (places < len(weight))
+    nearest = places.clamp(0, len(weight) - 1)
+    if isinstance(margin, Tensor) and margin.ndim:
+        margin = margin.index_select(0, nearest)
+    with without_autocast(features):
+        features = full_precision(features)
+        with torch.no_grad():
+            rows = full_precision(weight.index_select(0, nearest))
+            target = bent_target(features, rows, lambda cos: annealed(cos, margin, lam))
+            target = Target(*(torch.where(owned, values, 0.0) for values in target))
+            local = chunked.rest(features, weight, places, None, chunk)
+            rest, logit = _across_ranks(local, target.logit, owned, labels, group)
+        losses: Tensor = _ShardedCrossEntropy.apply(
+            features, weight, places, rows, rest, chunk, group, *target._replace(logit=logit)
+        )  # fmt: skip
+        return losses
+
+
+def _across_ranks(
+    local: Tensor, logit: Tensor, owned: Tensor, labels: Tensor, group: "dist.ProcessGroup | None"
+) -> tuple[Tensor, Tensor]:
+    """Return the log-sum-exp and the target logits over all ranks, (N,), from each rank's own."""
+    top = local.clone()
+    dist.all_reduce(top, dist.ReduceOp.MAX, group)
+    # Who does not own the label adds -0, who does never: a sum of -0 has had no owner.
+    logit = logit.masked_fill(logit.abs() < torch.finfo(logit.dtype).tiny, 0.0)
+    logit = logit.masked_fill(~owned, -0.0)
+    sums = torch.stack([(local - top).exp(), logit])
+    dist.all_reduce(sums, dist.ReduceOp.SUM, group)
+    ownerless = (sums[1] == 0) & sums[1].signbit()
+    if readable(ownerless) and ownerless.any():
+        raise ArgumentError(f"labels hold {int(labels[ownerless][0])}: expected a class of some rank, the shards are first_class .. first_class + C_local - 1")  # fmt: skip
+    return top + sums[0].log(), sums[1].masked_fill(ownerless, float("nan"))
+
+
+class _ShardedCrossEntropy(torch.autograd.Function):
+    """softplus(r - t) and its gradient; all but features and weight come without a graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, places: Tensor, rows: Tensor, rest: Tensor, chunk: int,
+        group: "dist.ProcessGroup | None", *target: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Return the losses (N,)."""
+        logit, *differential = target
+        gap = rest - logit
+        ctx.chunk, ctx.group = chunk, group
+        ctx.save_for_backward(features, weight, places, rows, rest, gap, *differential)
+        return functional.softplus(gap)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of features, summed over the ranks, and of the rank's weight."""
+        refuse_second_derivative()
+        features, weight, places, rows, rest, gap, slope, pull_features, pull_weight = (
+            ctx.saved_tensors
+        )
+        excess = gap.sigmoid().mul_(grad)
+        with without_autocast(grad):
+            scaled = features * excess[:, None]
+            pulls = rows * (excess * pull_weight)[:, None]
+            grad_features, grad_weight = chunked.products(features, weight, places, scaled, pulls, rest, slope, None, ctx.chunk)  # fmt: skip
+            grad_features.mul_(excess[:, None]).addcmul_(scaled, pull_features[:, None], value=-1)
+        dist.all_reduce(grad_features, dist.ReduceOp.SUM, ctx.group)
+        return grad_features, grad_weight, *[None] * 9

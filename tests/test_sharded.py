@@ -1,0 +1,308 @@
+"""The sharded loss: ranks with some classes each compute what one process with all of them does."""
+
+import math
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from lmsm_cli import l_softmax_loss, sharded_l_softmax_loss
+from lmsm_cli.errors import LmsmError
+
+SECONDS = 60  # after which a rank that waits for another is given up
+# Classes of each rank: of a group of all three processes, and of a group of two of them.
+THREE, TWO = (1, 4, 2), (4, 3)
+MEMBERS = {THREE: (0, 1, 2), TWO: (0, 2)}
+NUM_IMAGES, NUM_FEATURES, NUM_CLASSES = 9, 5, 7
+COLLECTIVES = ["all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "all_to_all", "broadcast", "gather", "reduce", "reduce_scatter", "reduce_scatter_tensor"]  # fmt: skip
+
+
+class Case(NamedTuple):
+    """Arguments of the loss; features are random ones, or `along` times their class's weight."""
+
+    margin: float | tuple[float, ...] = 2
+    lam: float = 0.0
+    reduction: str = "mean"
+    dtype: torch.dtype = torch.float64
+    class_chunk: int | None = None
+    along: float | None = None
+    labels: tuple[int, ...] = (0, 5, 3, 3, 6, 0, 4, 1, 3)
+    autocast: bool = False
+
+
+CASES = {
+    "margin 2": Case(),
+    "margin 1.5": Case(margin=1.5),
+    "annealed, one loss an image": Case(margin=4, lam=0.7, reduction="none"),
+    "a margin per class, summed": Case(margin=(1, 1.5, 2, 3, 4, 2.5, 1.2), reduction="sum"),
+    "a few classes at a time": Case(margin=3, lam=0.7, class_chunk=3),
+    "the first class only": Case(margin=3, labels=(0,) * NUM_IMAGES),
+    "the last class only": Case(margin=3, labels=(NUM_CLASSES - 1,) * NUM_IMAGES),
+    "zero features": Case(along=0.0),
+    "opposite features": Case(margin=4, along=-300.0),
+    "float32": Case(lam=0.7, dtype=torch.float32),
+    "float32 under autocast": Case(lam=0.7, dtype=torch.float32, autocast=True),
+    "bfloat16": Case(dtype=torch.bfloat16),
+}
+FAR_AHEAD = Case(margin=1, along=4.0, dtype=torch.float32, reduction="none", labels=(3,) * NUM_IMAGES)  # fmt: skip
+
+
+def draw(case):
+    """Return features (9, 5), weights of all 7 classes and labels of a case."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(NUM_CLASSES, NUM_FEATURES, generator=generator, dtype=torch.float64)
+    features = torch.randn(NUM_IMAGES, NUM_FEATURES, generator=generator, dtype=torch.float64)
+    labels = torch.tensor(case.labels)
+    if case.along is not None:
+        features = case.along * weight[labels]
+    return features.to(case.dtype), weight.to(case.dtype), labels
+
+
+def differentiated(loss, features, weight):
+    """Return the loss with the gradients of features and weight; images count differently."""
+    upstream = torch.linspace(0.5, 2, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+    return [loss.detach(), *torch.autograd.grad(loss, (features, weight), upstream)]
+
+
+def in_one_process(case):
+    """Return loss and gradients in float64 of the values that the case's type holds."""
+    features, weight, labels = draw(case)
+    features, weight = features.double().requires_grad_(), weight.double().requires_grad_()
+    margin = torch.tensor(case.margin) if isinstance(case.margin, tuple) else case.margin
+    loss = l_softmax_loss(features, weight, labels, margin, lam=case.lam, reduction=case.reduction)
+    return differentiated(loss, features, weight)
+
+
+def shard(case, shards, position):
+    """Return the positional arguments and the first class of the shard at a position."""
+    features, weight, labels = draw(case)
+    first = sum(shards[:position])
+    own = slice(first, first + shards[position])
+    margin = torch.tensor(case.margin[own]) if isinstance(case.margin, tuple) else case.margin
+    return (features.requires_grad_(), weight[own].clone().requires_grad_(), labels, margin), first
+
+
+def on_one_rank(case, shards, position, group=None):
+    """Return loss and gradients as the rank at a position of `shards` has them."""
+    (features, weight, labels, margin), first = shard(case, shards, position)
+    with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):
+        loss = sharded_l_softmax_loss(
+            features, weight, labels, margin, first_class=first, lam=case.lam,
+            class_chunk=case.class_chunk, group=group, reduction=case.reduction,
+        )  # fmt: skip
+        return differentiated(loss, features, weight)
+
+
+def message(call):
+    """Return the kind and text of the LmsmError that a call raises."""
+    try:
+        call()
+    except LmsmError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing raised"
+
+
+def start(rank, num_ranks, folder):
+    """Join the group of `num_ranks` processes that meet in a folder."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks, timeout=timedelta(seconds=SECONDS))  # fmt: skip
+
+
+def record_collectives():
+    """Return a list that each collective of torch.distributed adds itself to: its name, op, size."""
+    seen = []
+
+    def recording(name):
+        collective = getattr(dist, name)
+
+        def recorded(tensor, *rest, **named):
+            seen.append((name, *(op for op in rest if isinstance(op, dist.ReduceOp.RedOpType)), tensor.numel()))  # fmt: skip
+            return collective(tensor, *rest, **named)
+
+        return recorded
+
+    for name in COLLECTIVES:
+        setattr(dist, name, recording(name))
+    return seen
+
+
+def work(rank, folder):
+    """Compute everything that the tests below look at, as one of three ranks, and save it."""
+    start(rank, 3, folder)
+    groups = {THREE: None, TWO: dist.new_group(MEMBERS[TWO])}
+    found = {}
+    for shards, members in MEMBERS.items():
+        if rank in members:
+            found[shards] = outcomes(shards, members.index(rank), groups[shards])
+        else:
+            found["outside"] = message(lambda: on_one_rank(Case(), TWO, 0, groups[TWO]))
+    seen = record_collectives()
+    on_one_rank(Case(), THREE, rank)
+    found["collectives"] = [tuple(map(str, one)) for one in seen]
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def outcomes(shards, position, group):
+    """Return what the rank at a position of `shards` finds."""
+    # The errors come first, so that what follows shows that no rank was left behind.
+    args, first = shard(Case(labels=(0, 5, 3, 3, 6, 0, 4, 1, 7)), shards, position)
+    ownerless = message(lambda: sharded_l_softmax_loss(*args, first_class=first, group=group))
+    args, first = shard(Case(), shards, position)
+    loss = sharded_l_softmax_loss(*args, first_class=first, group=group)
+    twice = message(lambda: torch.autograd.grad(loss, args[0], create_graph=True))
+    found = {name: on_one_rank(case, shards, position, group) for name, case in CASES.items()}
+    far = on_one_rank(FAR_AHEAD, shards, position, group)
+    return found | {"far ahead": far, "ownerless": ownerless, "twice": twice}
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What each of three processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    code = "import sys; from tests.test_sharded import work; work(int(sys.argv[1]), sys.argv[2])"
+    root = Path(__file__).parent.parent
+    logs = [folder / f"{rank}.log" for rank in range(3)]
+    running = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as output:
+            command = [sys.executable, "-c", code, str(rank), str(folder)]
+            running.append(subprocess.Popen(command, cwd=root, stdout=output, stderr=output))
+    deadline = time.monotonic() + SECONDS
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0, deadline - time.monotonic()))
+    for process in running:
+        process.kill()
+        process.wait()
+    for process, log in zip(running, logs, strict=True):
+        assert process.returncode == 0, log.read_text()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(3)]
+
+
+@pytest.fixture(params=MEMBERS, ids=["three ranks", "two ranks"])
+def found(request, processes):
+    """What each rank of a group found, a dict a rank."""
+    return [processes[rank][request.param] for rank in MEMBERS[request.param]]
+
+
+def assert_equal_to_one_process(outcomes, case):
+    """Compare each rank's loss and feature gradient, and the ranks' rows together, with the whole."""
+    loss, grad_features, grad_weight = in_one_process(case)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2}[case.dtype]
+    loss_tolerance = min(tolerance, 1e-6)  # bfloat16 is computed in float32
+    for outcome in outcomes:
+        assert outcome[0].dtype == (torch.float32 if case.dtype == torch.bfloat16 else case.dtype)
+        assert outcome[1].dtype == outcome[2].dtype == case.dtype
+        torch.testing.assert_close(outcome[0].double(), loss, rtol=loss_tolerance, atol=loss_tolerance)  # fmt: skip
+        torch.testing.assert_close(outcome[1].double(), grad_features, rtol=tolerance, atol=tolerance)  # fmt: skip
+    rows = torch.cat([outcome[2] for outcome in outcomes])
+    torch.testing.assert_close(rows.double(), grad_weight, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_compute_what_one_process_does(found, name):
+    """Loss and feature gradient are those of all classes on every rank, weight gradients the rank's rows."""
+    assert_equal_to_one_process([rank[name] for rank in found], CASES[name])
+
+
+def test_a_target_far_ahead_keeps_its_small_loss(found):
+    """A loss of 1e-9 has the digits of float32: the target is masked, not taken out afterwards."""
+    loss, *_ = in_one_process(FAR_AHEAD)
+    assert loss.max() < 1e-7
+    for rank in found:
+        torch.testing.assert_close(rank["far ahead"][0].double(), loss, rtol=1e-4, atol=0)
+
+
+def test_three_all_reduces_and_nothing_else(processes):
+    """N and 2 N numbers cross ranks forward and N D backward, by no other collective."""
+    n, nd = NUM_IMAGES, NUM_IMAGES * NUM_FEATURES
+    wanted = [("all_reduce", "RedOpType.MAX", str(n)), ("all_reduce", "RedOpType.SUM", str(2 * n)), ("all_reduce", "RedOpType.SUM", str(nd))]  # fmt: skip
+    for rank in processes:
+        assert rank["collectives"] == wanted
+
+
+def test_a_label_of_no_rank_is_an_error_on_every_rank(found):
+    """Label 7 of classes 0 to 6 raises on all ranks, so that none waits for another."""
+    for rank in found:
+        assert rank["ownerless"].startswith(
+            "ArgumentError: sharded_l_softmax_loss: labels hold 7: "
+        )
+
+
+def test_second_derivative_is_refused_on_every_rank(found):
+    """Differentiating the gradient says that it cannot be, before any rank waits."""
+    for rank in found:
+        assert rank["twice"] == "LmsmError: a margin loss can be differentiated only once"
+
+
+def test_a_rank_outside_the_group_is_told(processes):
+    """The process that is not of the two is told so, instead of computing a loss of its own."""
+    assert processes[1]["outside"].startswith("LmsmError: sharded_l_softmax_loss: rank 1 is not in")
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A group of this process only."""
+    start(0, 1, tmp_path)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_one_rank_with_all_classes_is_the_plain_loss():
+    """A group of one process gives l_softmax_loss."""
+    assert_equal_to_one_process([on_one_rank(Case(), (NUM_CLASSES,), 0)], Case())
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_target_of_minus_zero_has_an_owner():
+    """x = (1e18, -1e-30), w0 = w1 = (0, 1): the cosine rounds to -0, and the loss is ln 2."""
+    features, weight = torch.tensor([[1e18, -1e-30]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    loss = sharded_l_softmax_loss(features, weight, torch.tensor([0]), 1, first_class=0, lam=3.0)
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+X, W, Y = torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 9])
+BAD_ARGUMENTS = {
+    "features have shape (2, 5): expected (N, 3)": {"features": torch.ones(2, 5)},
+    "the batch is empty": {"features": torch.ones(0, 3), "labels": Y[:0]},
+    "features are torch.float64: expected torch.float32": {"features": torch.ones(2, 3).double()},
+    "labels have shape (1,): expected (2,)": {"labels": Y[:1]},
+    "labels are torch.float32: expected torch.int64": {"labels": Y.float()},
+    "labels run from -1: expected class numbers from 0": {"labels": torch.tensor([-1, 3])},
+    "class weights have shape (3,): expected (C_local, D)": {"weight": W[0]},
+    "class weights have shape (0, 3): expected (C_local, D)": {"weight": W[:0]},
+    "class weights have shape (1, 3): expected (C_local, D), at least 2": {"weight": W[:1]},
+    "margin is 0.5: give a number of at least 1": {"margin": 0.5},
+    "margin has shape (10,): expected one number or (4,)": {"margin": torch.full((10,), 2.0)},
+    "lam is -1: give": {"lam": -1},
+    "first_class is -4: give": {"first_class": -4},
+    "first_class is 2.0: give": {"first_class": 2.0},
+    "class_chunk is 0: give": {"class_chunk": 0},
+    "reduction is 'avg': give mean, sum or none": {"reduction": "avg"},
+}
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("text", BAD_ARGUMENTS)
+def test_bad_arguments_are_explained(text):
+    """What the loss cannot take is a ValueError with its name, the value and what was expected."""
+    good = {"features": X, "weight": W, "labels": Y, "margin": 2, "first_class": 6}
+    with pytest.raises(ValueError, match=r"^sharded_l_softmax_loss: ") as error:
+        sharded_l_softmax_loss(**good | BAD_ARGUMENTS[text])
+    assert text in str(error.value)
+
+
+def test_without_a_process_group_it_says_how_to_start_one():
+    """Called where torch.distributed is not initialised, the error names the call that is missing."""
+    with pytest.raises(LmsmError, match=r"not initialised: call torch\.distributed\.init_process_group"):  # fmt: skip
+        sharded_l_softmax_loss(X, W, Y, 2, first_class=6)
