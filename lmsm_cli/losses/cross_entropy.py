@@ -37,25 +37,28 @@ class Target(NamedTuple):
     pull_weight: Tensor
 
 
-def bent_target(features: Tensor, rows: Tensor, bend: Bend) -> Target:
-    """Return the target |w||x| g(cos) for features (N, D) and their class weights `rows` (N, D).
+def bent_target(features: Tensor, weight: Tensor, labels: Tensor, bend: Bend, product: Tensor | None = None) -> Target:  # fmt: skip
+    """Return the target |w||x| g(cos) for features (N, D), class weights (C, D) and labels (N,).
 
-    Carries no graph: its differential is given in closed form.
+    `product` are the x . w_y (N,) where they are known. Carries no graph: its differential is given
+    in closed form.
     """
     with torch.no_grad():
         # A zero feature has no angle: its cosine counts as 0, and its target logit is 0 regardless.
         feature_norms = torch.linalg.vector_norm(features, dim=1).clamp_min_(_SMALLEST_NORM)
-        row_norms = torch.linalg.vector_norm(rows, dim=1).clamp_min_(_SMALLEST_NORM)
-        scale = feature_norms * row_norms
-        cos = (torch.linalg.vecdot(features, rows) / scale).clamp_(-1, 1)
+        if product is None or len(weight) > len(labels):
+            rows = full_precision(weight.index_select(0, labels))
+            weight_norms = torch.linalg.vector_norm(rows, dim=1)
+            product = torch.linalg.vecdot(features, rows) if product is None else product
+        else:
+            weight_norms = torch.linalg.vector_norm(weight, dim=1).index_select(0, labels)
+        weight_norms.clamp_min_(_SMALLEST_NORM)
+        scale = feature_norms * weight_norms
+        cos = (product / scale).clamp_(-1, 1)
         value, slope = bend(cos)
-        radial = value - cos * slope
-        return Target(
-            scale * value,
-            slope,
-            radial * row_norms / feature_norms,
-            radial * feature_norms / row_norms,
-        )
+        radial = torch.addcmul(value, cos, slope, value=-1)
+        ratio = weight_norms / feature_norms
+        return Target(scale * value, slope, radial * ratio, radial / ratio)
 
 
 def margin_losses(
@@ -75,58 +78,82 @@ def margin_losses(
     """
     with without_autocast(features):
         features = full_precision(features)
-        rows = full_precision(weight.detach().index_select(0, labels))
-        target = bent_target(features.detach(), rows, bend)
-        if offset is not None:
-            target = target._replace(logit=target.logit + offset.index_select(0, labels))
+        logits = product = None
         if class_chunk is None:
             # A chunk is brought to full precision by itself: of all weights it would be a copy.
             weight = full_precision(weight)
+            with torch.no_grad():
+                logits = functional.linear(features, weight)
+                product = logits.gather(1, labels[:, None])[:, 0]
+                logits = logits if offset is None else logits.add_(offset)
+        target = bent_target(features.detach(), weight.detach(), labels, bend, product)
+        if offset is not None:
+            target = target._replace(logit=target.logit + offset.index_select(0, labels))
         losses: Tensor = _MarginCrossEntropy.apply(
-            features, weight, labels, rows, offset, class_chunk, *target
+            features, weight, labels, logits, offset, class_chunk, *target
         )
         return losses
 
 
 class _MarginCrossEntropy(torch.autograd.Function):
-    """softplus(r - t) and its gradient; rows are the targets' class weights, without a graph."""
+    """softplus(r - t) and its gradient; `logits` (N, C) are None in chunks, and taken over else."""
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, rows: Tensor, offset: Tensor | None,
+        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, logits: Tensor | None, offset: Tensor | None,
         class_chunk: int | None, *target: Tensor,
     ) -> Tensor:  # fmt: skip
         """Return the losses (N,)."""
         logit, slope, *pulls = target
-        shares = None
-        if class_chunk is None:
-            rest, shares = rest_and_shares(features, weight, labels, offset)
-            # The target's share of both products, put in here where it costs no product of its own.
-            shares.scatter_(1, labels[:, None], -slope[:, None])
-        else:
+        if logits is None:
+            assert class_chunk is not None
             rest = chunked.rest(features, weight, labels, offset, class_chunk)
+            kept: tuple[Tensor | None, ...] = (rest, slope, offset)
+        else:
+            rest, shares = rest_and_shares(logits, labels)
+            # The target's share of both products, put in here where it costs no product of its own.
+            kept = (shares.scatter_(1, labels[:, None], -slope[:, None]),)
         gap = rest - logit
         ctx.class_chunk = class_chunk
-        ctx.save_for_backward(features, weight, labels, rows, gap, *pulls, *([rest, slope, offset] if shares is None else [shares]))  # fmt: skip
+        ctx.save_for_backward(features, weight, labels, gap, *pulls, *kept)
         return functional.softplus(gap)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of features and weight."""
         refuse_second_derivative()
-        features, weight, labels, rows, gap, pull_features, pull_weight, *more = ctx.saved_tensors
+        features, weight, labels, gap, pull_features, pull_weight, *kept = ctx.saved_tensors
         excess = gap.sigmoid().mul_(grad)
         with without_autocast(grad):
-            scaled = features * excess[:, None]
-            pulls = rows * (excess * pull_weight)[:, None]
+            pull_features, pull_weight = excess * pull_features, excess * pull_weight
             if ctx.class_chunk is None:
-                grad_features, grad_weight = more[0] @ weight, more[0].T @ scaled
-                grad_weight.index_add_(0, labels, pulls, alpha=-1)
+                grad_features, grad_weight = _products(kept[0], features, weight, excess)
+                _pull(grad_weight, weight, labels, pull_weight)
             else:
-                rest, slope, offset = more
-                grad_features, grad_weight = chunked.products(features, weight, labels, scaled, pulls, rest, slope, offset, ctx.class_chunk)  # fmt: skip
-            grad_features.mul_(excess[:, None]).addcmul_(scaled, pull_features[:, None], value=-1)
+                rest, slope, offset = kept
+                rows = full_precision(weight.index_select(0, labels))
+                grad_features, grad_weight = chunked.products(features, weight, labels, features * excess[:, None], rows * pull_weight[:, None], rest, slope, offset, ctx.class_chunk)  # fmt: skip
+                grad_features.mul_(excess[:, None])
+            grad_features.addcmul_(features, pull_features[:, None], value=-1)
         return grad_features, grad_weight, *[None] * 8
+
+
+def _products(shares: Tensor, features: Tensor, weight: Tensor, excess: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return a q W (N, D) and q^T (a x) (C, D); `excess` is a (N,), which goes where it costs less."""
+    if shares.shape[1] <= features.shape[1]:
+        shares = shares * excess[:, None]
+        return shares @ weight, shares.T @ features
+    return (shares @ weight).mul_(excess[:, None]), shares.T @ (features * excess[:, None])
+
+
+def _pull(grad_weight: Tensor, weight: Tensor, labels: Tensor, pulls: Tensor) -> None:
+    """Subtract each image's pull (N,) times its class weight from the gradient (C, D), in place."""
+    if len(weight) <= len(labels):
+        by_class = torch.zeros_like(weight[:, 0]).index_add_(0, labels, pulls)
+        grad_weight.addcmul_(weight, by_class[:, None], value=-1)
+    else:  # of many classes few have an image
+        rows = weight.index_select(0, labels) * pulls[:, None]
+        grad_weight.index_add_(0, labels, rows, alpha=-1)
 
 
 def refuse_second_derivative() -> None:
@@ -135,9 +162,11 @@ def refuse_second_derivative() -> None:
         raise LmsmError("a margin loss can be differentiated only once")
 
 
-def rest_and_shares(features: Tensor, weight: Tensor, labels: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the log-sum-exp (N,) of the other classes' logits, and their softmax (N, C)."""
-    logits = functional.linear(features, weight, offset)
+def rest_and_shares(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-sum-exp (N,) of the other classes' logits, and their softmax (N, C).
+
+    Writes -inf into the labels' places of `logits` (N, C).
+    """
     logits.scatter_(1, labels[:, None], float("-inf"))
     shares = logits.softmax(dim=1)
     # The largest share is exp(top - rest): cheaper than a pass of logsumexp over all logits.

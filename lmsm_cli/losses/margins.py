@@ -74,7 +74,7 @@ def _by_polynomial(cos: Tensor, margin: int) -> tuple[Tensor, Tensor]:
     k = (cos < math.cos(math.pi / margin)).to(cos.dtype)
     for j in range(2, margin):
         k += cos < math.cos(j * math.pi / margin)
-    sign = 1 - 2 * (k % 2)
+    sign = 1 - 2 * (k % 2 if margin > 2 else k)
     first, second = _chebyshev(cos, margin)
     return sign * first - 2 * k, margin * sign * second
 

@@ -107,7 +107,7 @@ def _losses(
         features = full_precision(features)
         with torch.no_grad():
             rows = full_precision(weight.index_select(0, nearest))
-            target = bent_target(features, rows, lambda cos: annealed(cos, margin, lam))
+            target = bent_target(features, weight, nearest, lambda cos: annealed(cos, margin, lam))
             target = Target(*(torch.where(owned, values, 0.0) for values in target))
             local = chunked.rest(features, weight, places, None, chunk)
             rest, logit = _across_ranks(local, target.logit, owned, labels, group)
