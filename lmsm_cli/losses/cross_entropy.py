@@ -21,6 +21,9 @@ from lmsm_cli.losses.margins import Bend
 
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
 _SMALLEST_NORM = 1e-12
+# Up to this many classes an image, a pass over all class weights costs less than picking and adding
+# the batch's rows, which fill memory that is new to the cache (benchmarks/LOG.md).
+_FEW = 16
 # The types that losses do not compute in, and the one they are computed in instead.
 _HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -46,7 +49,7 @@ def bent_target(features: Tensor, weight: Tensor, labels: Tensor, bend: Bend, pr
     with torch.no_grad():
         # A zero feature has no angle: its cosine counts as 0, and its target logit is 0 regardless.
         feature_norms = torch.linalg.vector_norm(features, dim=1).clamp_min_(_SMALLEST_NORM)
-        if product is None or len(weight) > len(labels):
+        if product is None or len(weight) > _FEW * len(labels):
             rows = full_precision(weight.index_select(0, labels))
             weight_norms = torch.linalg.vector_norm(rows, dim=1)
             product = torch.linalg.vecdot(features, rows) if product is None else product
@@ -108,11 +111,10 @@ class _MarginCrossEntropy(torch.autograd.Function):
         if logits is None:
             assert class_chunk is not None
             rest = chunked.rest(features, weight, labels, offset, class_chunk)
-            kept: tuple[Tensor | None, ...] = (rest, slope, offset)
+            kept: list[Tensor | None] = [rest, slope, offset]
         else:
-            rest, shares = rest_and_shares(logits, labels)
-            # The target's share of both products, put in here where it costs no product of its own.
-            kept = (shares.scatter_(1, labels[:, None], -slope[:, None]),)
+            rest, weights, total = _weigh(logits, labels, slope)
+            kept = [weights, total]
         gap = rest - logit
         ctx.class_chunk = class_chunk
         ctx.save_for_backward(features, weight, labels, gap, *pulls, *kept)
@@ -127,7 +129,8 @@ class _MarginCrossEntropy(torch.autograd.Function):
         with without_autocast(grad):
             pull_features, pull_weight = excess * pull_features, excess * pull_weight
             if ctx.class_chunk is None:
-                grad_features, grad_weight = _products(kept[0], features, weight, excess)
+                weights, total = kept
+                grad_features, grad_weight = _products(weights, features, weight, excess / total)
                 _pull(grad_weight, weight, labels, pull_weight)
             else:
                 rest, slope, offset = kept
@@ -138,21 +141,21 @@ class _MarginCrossEntropy(torch.autograd.Function):
         return grad_features, grad_weight, *[None] * 8
 
 
-def _products(shares: Tensor, features: Tensor, weight: Tensor, excess: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return a q W (N, D) and q^T (a x) (C, D); `excess` is a (N,), which goes where it costs less."""
-    if shares.shape[1] <= features.shape[1]:
-        shares = shares * excess[:, None]
-        return shares @ weight, shares.T @ features
-    return (shares @ weight).mul_(excess[:, None]), shares.T @ (features * excess[:, None])
+def _products(weights: Tensor, features: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return (s q) W (N, D) and (s q)^T x (C, D) for weights q (N, C), with s (N,) where it is cheap."""
+    if weights.shape[1] <= features.shape[1]:
+        weights = weights * scale[:, None]
+        return weights @ weight, weights.T @ features
+    return (weights @ weight).mul_(scale[:, None]), weights.T @ (features * scale[:, None])
 
 
 def _pull(grad_weight: Tensor, weight: Tensor, labels: Tensor, pulls: Tensor) -> None:
     """Subtract each image's pull (N,) times its class weight from the gradient (C, D), in place."""
-    if len(weight) <= len(labels):
+    if len(weight) <= _FEW * len(labels):
         by_class = torch.zeros_like(weight[:, 0]).index_add_(0, labels, pulls)
         grad_weight.addcmul_(weight, by_class[:, None], value=-1)
-    else:  # of many classes few have an image
-        rows = weight.index_select(0, labels) * pulls[:, None]
+    else:
+        rows = weight.index_select(0, labels).mul_(pulls[:, None])
         grad_weight.index_add_(0, labels, rows, alpha=-1)
 
 
@@ -162,15 +165,20 @@ def refuse_second_derivative() -> None:
         raise LmsmError("a margin loss can be differentiated only once")
 
 
-def rest_and_shares(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-sum-exp (N,) of the other classes' logits, and their softmax (N, C).
+def _weigh(logits: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the log-sum-exp of the other logits (N,), q times `total` (N, C), and `total` (N,).
 
-    Writes -inf into the labels' places of `logits` (N, C).
+    q is their softmax, with -slope (N,) in the labels' places: the target's share of both products of
+    the gradient, where it costs no product of its own. q takes the place of `logits`: a second
+    (N, C) would cost its page faults, and a division a pass over it.
     """
-    logits.scatter_(1, labels[:, None], float("-inf"))
-    shares = logits.softmax(dim=1)
-    # The largest share is exp(top - rest): cheaper than a pass of logsumexp over all logits.
-    return logits.amax(dim=1) - shares.amax(dim=1).log(), shares
+    targets = labels[:, None]
+    logits.scatter_(1, targets, float("-inf"))
+    top = logits.amax(dim=1)
+    weights = logits.sub_(top[:, None]).exp_()
+    total = weights.sum(dim=1)
+    weights.scatter_(1, targets, (-slope * total)[:, None])
+    return top + total.log(), weights, total
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
