@@ -12,8 +12,9 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-from lmsm_cli import l_softmax_loss, sharded_l_softmax_loss
+from lmsm_cli import LSoftmaxLoss, l_softmax_loss, sharded_l_softmax_loss
 from lmsm_cli.errors import LmsmError
 
 SECONDS = 60  # after which a rank that waits for another is given up
@@ -143,12 +144,29 @@ def work(rank, folder):
             found[shards] = outcomes(shards, members.index(rank), groups[shards])
         else:
             found["outside"] = message(lambda: on_one_rank(Case(), TWO, 0, groups[TWO]))
+    found["data parallel"] = data_parallel_gradient(rank, 3)
     seen = record_collectives()
     on_one_rank(Case(), THREE, rank)
     found["collectives"] = [tuple(map(str, one)) for one in seen]
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def whole_head():
+    """Return an L-Softmax head with the weights of all classes."""
+    _, weight, _ = draw(Case())
+    head = LSoftmaxLoss(NUM_FEATURES, NUM_CLASSES, margin=1.5, anneal="none").double()
+    head.weight.data = weight
+    return head
+
+
+def data_parallel_gradient(rank, num_ranks):
+    """Return the weight gradient of a head under DistributedDataParallel, for the rank's own images."""
+    features, _, labels = draw(Case())
+    head = DistributedDataParallel(whole_head())
+    head(features[rank::num_ranks], labels[rank::num_ranks]).backward()
+    return head.module.weight.grad
 
 
 def outcomes(shards, position, group):
@@ -228,6 +246,15 @@ def test_three_all_reduces_and_nothing_else(processes):
     wanted = [("all_reduce", "RedOpType.MAX", str(n)), ("all_reduce", "RedOpType.SUM", str(2 * n)), ("all_reduce", "RedOpType.SUM", str(nd))]  # fmt: skip
     for rank in processes:
         assert rank["collectives"] == wanted
+
+
+def test_heads_train_data_parallel(processes):
+    """Under DistributedDataParallel every rank has the gradient of the whole batch."""
+    features, _, labels = draw(Case())
+    head = whole_head()
+    head(features, labels).backward()
+    for rank in processes:
+        torch.testing.assert_close(rank["data parallel"], head.weight.grad, rtol=1e-12, atol=1e-12)
 
 
 def test_a_label_of_no_rank_is_an_error_on_every_rank(found):
