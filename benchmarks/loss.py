@@ -213,7 +213,7 @@ def line_of(row: Row) -> str:
     """Return a row in aligned columns."""
     value = "-" if row.value is None else f"{row.value:.3g} {row.unit}"
     between = "" if row.low is None else f"{row.low:.3g} to {row.high:.3g}"
-    cells = f"{row.name:<18}{row.what:<33}{value:>16}  {between:<21}{row.target:<9}{row.verdict:<5}"
+    cells = f"{row.name:<24}{row.what:<33}{value:>16}  {between:<21}{row.target:<9}{row.verdict:<5}"
     return f"{cells}{row.turns or '':>5}  {row.note}".rstrip()
 
 
@@ -247,7 +247,7 @@ def main() -> None:
     facts, measured = machine(), []
     if not options.json:
         print(", ".join(f"{key}: {value}" for key, value in facts.items()), end="\n\n")
-        print(f"{'row':<51}{'value':>16}  {'p20 to p80':<21}{'target':<14}turns  medians")
+        print(f"{'row':<57}{'value':>16}  {'p20 to p80':<21}{'target':<14}turns  medians")
     turns = options.turns
     for row in time_heads(turns or HEAD_TURNS) if options.heads else measure(options.rows, turns):
         measured.append(asdict(row) | {"verdict": row.verdict})
