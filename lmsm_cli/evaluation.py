@@ -108,7 +108,8 @@ def _wanted_correction(saved: _Saved, adjust: Tau | None, tau_norm: Tau | None, 
 def _adjusted_in_training(saved: _Saved, display: Display) -> float:
     """Return how much of the logit adjustment the training did already; say so where it did."""
     config = saved.config
-    if config.reweight != "none" or config.sampling == "balanced":
+    weighs = config.reweight != "none" and (config.reweight, config.reweight_beta) != ("effective", 0)  # fmt: skip
+    if saved.epoch >= config.rebalance_from and (weighs or config.sampling == "balanced"):
         display.warn(
             "the training rebalanced the classes already; theory's tau for its logits is 0"
         )

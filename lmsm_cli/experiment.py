@@ -19,7 +19,7 @@ from lmsm_cli.engine.device import Runtime, choose_runtime
 from lmsm_cli.engine.evaluate import scores_of
 from lmsm_cli.engine.train import Epoch, Step, new_optimizer, train
 from lmsm_cli.errors import DiskError, LmsmError
-from lmsm_cli.losses import Head
+from lmsm_cli.losses import Head, build_head
 from lmsm_cli.models import Classifier, build_classifier, check_model
 from lmsm_cli.reports import plots
 from lmsm_cli.runs import checkpoint, environment
@@ -65,7 +65,9 @@ class Data:
 def check(config: Config) -> Runtime:
     """Return the runtime; raise LmsmError for what cannot work, before any data is read."""
     source = sources.source_of(config.dataset)
-    if planned_counts(config) is not None:
+    counts = planned_counts(config)
+    if counts is not None:
+        build_head(config.loss, 2, len(counts), torch.tensor(counts))
         check_model(
             config.model, config.pretrained, channels=source.channels, image_size=source.size
         )
@@ -154,8 +156,10 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
 
 def resolved_spec(spec: str, head: Head) -> str:
     """Return the loss spec with the options that the head worked out from the data."""
+    given = parse_spec(spec)[1]
     for key, value in head.resolved_options().items():
-        spec = with_option(spec, key, f"{value:g}" if isinstance(value, float) else value)
+        if key not in given:
+            spec = with_option(spec, key, str(value).removesuffix(".0"))
     return spec
 
 

@@ -44,6 +44,13 @@ def test_forms_by_hand(form, wanted):
     assert [halved(progress) for progress in (0, 0.125, 0.25, 0.5, 0.75)] == pytest.approx([*wanted, 3])  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["power", "exponential", "cosine", "linear"])
+def test_a_large_minimum_raises_the_start(form):
+    """Lambda falls to its minimum from above it, however large the minimum is."""
+    lam = Annealing(form, minimum=2000)
+    assert lam(0.0) >= 4 * lam(1.0) == pytest.approx(8000, rel=1e-6)
+
+
 def test_exponential_lets_the_margin_grow_geometrically():
     """Equal steps of progress multiply effective margin - 1 by the same factor, down to lambda 0."""
     lam = Annealing("exponential", start=255, minimum=0)

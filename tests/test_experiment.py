@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
@@ -13,7 +14,7 @@ from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
 from lmsm_cli.evaluation import evaluate
 from lmsm_cli.layers import Layer, resolve
-from lmsm_cli.losses import HEADS, check_loss
+from lmsm_cli.losses import HEADS, build_head, check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
 from tests.conftest import CIFAR10_CLASSES, SilentDisplay, write_class_folders
@@ -55,6 +56,22 @@ def test_config_yaml_repeats_the_run(finished):
     loss = "lsoftmax:margin=2,lambda_min=1,weight_norm=free"  # what margin=2 means on a long tail
     assert yaml.safe_load((path / "config.yaml").read_text())["loss"] == loss
     assert again == quick(path.parent, epochs=3, loss=loss)
+
+
+def test_options_are_written_to_the_last_digit():
+    """What the user gave stays as given; what follows from the data is not rounded."""
+    spec = "lsoftmax:margin=1.23456789,anneal=none"
+    assert experiment.resolved_spec(spec, build_head(spec, 2, 2)) == spec + ",weight_norm=free"
+    head = build_head("lsoftmax:margin=3.14159265", 2, 3, torch.tensor([9, 3, 1]))
+    written = experiment.resolved_spec("lsoftmax:margin=3.14159265", head)
+    assert build_head(written, 2, 3).lambda_at(1.0) == head.lambda_at(1.0) == 2 * 3.14159265 - 3
+
+
+def test_a_loss_that_does_not_fit_the_data_is_found_before_it_is_read(tmp_path):
+    """The class counts of a run are known beforehand, and the loss is built for them at once."""
+    config = quick(tmp_path, loss="lsoftmax:margin=4,lambda_start=1")
+    with pytest.raises(LmsmError, match="lambda_min 5 is above lambda_start 1"):
+        experiment.check(config)
 
 
 def test_scores_are_those_of_the_checkpoint(finished):

@@ -271,6 +271,7 @@ def test_scores_of_the_images_that_tau_was_chosen_on_come_with_a_warning(run):
         ({"loss": "lsoftmax:tau=0.25"}, "what is left is 0.75"),
         ({"reweight": "effective"}, "rebalanced the classes already"),
         ({"sampling": "balanced"}, "rebalanced the classes already"),
+        ({"sampling": "balanced", "rebalance_from": 4}, "rebalanced the classes already"),
     ],
 )
 def test_correcting_twice_is_said(run, tmp_path, changes, told):
@@ -278,6 +279,14 @@ def test_correcting_twice_is_said(run, tmp_path, changes, told):
     display = SilentDisplay()
     evaluate(altered(run, tmp_path / "c.pt", **changes), display, adjust=1.0)
     assert [told in text for text in display.warned] == [True]
+
+
+@pytest.mark.parametrize("changes", [{"reweight": "inverse", "rebalance_from": 5, "epochs": 6}, {"reweight": "effective", "reweight_beta": 0.0}])  # fmt: skip
+def test_correcting_for_the_first_time_is_not_called_twice(run, tmp_path, changes):
+    """A checkpoint of before the deferred weights, or of equal ones, is not rebalanced."""
+    display = SilentDisplay()
+    evaluate(altered(run, tmp_path / "c.pt", **changes), display, adjust=1.0)
+    assert not display.warned
 
 
 def test_classes_that_validation_lacks_are_named(run, tmp_path):

@@ -3,10 +3,11 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss
+from lmsm_cli import Annealing, LSoftmaxLoss, build_head, l_softmax_loss
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses import HEADS
 from tests.conftest import head_with
@@ -103,11 +104,62 @@ def test_bad_options_are_refused(options, message):
         LSoftmaxLoss(4, 3, **options)
 
 
+IDLE_OPTIONS = [
+    ("lsoftmax:anneal=none,lambda_min=7", "lambda_min has no effect with anneal=none"),
+    ("asoftmax:anneal=constant,lambda_start=3", "lambda_start has no effect with anneal=constant"),
+    ("lsoftmax:anneal=cosine,gamma=9", "gamma has no effect with anneal=cosine"),
+    ("lsoftmax:margin=2,margin_max=3", "margin_min and margin_max are the bounds of margin=auto"),
+    ("lsoftmax:margin=4,lambda_start=1", "lambda_min 5 is above lambda_start 1: lambda falls; give both"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "message"), IDLE_OPTIONS)
+def test_options_without_effect_are_refused(spec, message):
+    """No option is taken and then ignored."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build_head(spec, 4, 3, torch.tensor([50, 20, 5]))
+
+
+@pytest.mark.parametrize("progress", [37, -0.1, math.nan])
+def test_a_progress_that_is_no_share_is_refused(progress):
+    """An epoch's number in place of the progress is an error, not a full margin."""
+    with pytest.raises(ValueError, match="progress is"):
+        LSoftmaxLoss(4, 3)(torch.zeros(2, 4), torch.tensor([0, 1]), progress)
+    with pytest.raises(ValueError, match="step is -5 of 10"):
+        Annealing().at_step(-5, 10)
+
+
+@pytest.mark.parametrize("name", ["margin", "lam"])
+def test_constants_cannot_be_learned(name):
+    """A margin or lambda that asks for a gradient would silently get none."""
+    options = {"margin": 2.0, "lam": 0.5, name: torch.tensor(2.0, requires_grad=True)}
+    with pytest.raises(ValueError, match=f"{name} requires a gradient"):
+        l_softmax_loss(torch.zeros(2, 4), torch.ones(3, 4), torch.tensor([0, 1]), **options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    """A margin from a NumPy array is as good as Python's; class counts may be a list."""
+    assert LSoftmaxLoss(4, 3, margin=np.float32(2.5)).margin == 2.5
+    assert build_head("vs", 4, 3, [3, 2, 1]).factors[0] == 1
+
+
+@pytest.mark.parametrize("spec", HEADS)
+def test_half_precision_heads_compute(spec):
+    """A head that was cast whole to bfloat16 gives a finite float32 loss."""
+    head = build_head(spec, 4, 3, torch.tensor([5, 3, 2])).bfloat16()
+    loss = head(torch.ones(2, 4).bfloat16(), torch.tensor([0, 1]), 0.5)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+
+
 NEED_COUNTS = ["ldam", "balanced-softmax", "logit-adjusted", "vs", "lsoftmax:tau=1", "lsoftmax:margin=auto"]  # fmt: skip
 BAD_COUNTS = [
     (None, "needs class_counts: the training images of each class, (3,)"),
-    (torch.tensor([5, 4]), "class_counts has shape (2,) and least value 4: expected (3,) counts"),
-    (torch.tensor([5, 0, 4]), "class_counts has shape (3,) and least value 0: expected (3,) counts of at least 1"),
+    (torch.tensor([5, 4]), "class_counts has shape (2,): expected (3,), one per class"),
+    ([5, 4, 3, 2], "class_counts has shape (4,): expected (3,), one per class"),
+    (torch.tensor([]), "class_counts has shape (0,): expected (3,), one per class"),
+    (torch.tensor([1, math.inf, 2]), "class_counts holds inf: expected training images"),
+    (torch.tensor([5, 0, 4]), "class_counts holds 0: expected training images, at least 1 of each class"),
 ]  # fmt: skip
 
 
@@ -117,6 +169,7 @@ def test_bad_class_counts_are_refused(spec, counts, message):
     """A loss that lives on the class counts says so, with exit code 2 for the command line."""
     with pytest.raises(LmsmError, match=f"^loss '{spec}': .*{re.escape(message)}") as error:
         build_head(spec, 4, 3, counts)
+    assert isinstance(error.value, ValueError)
     assert error.value.exit_code == 2
 
 

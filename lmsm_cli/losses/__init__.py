@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import Tensor
 
-from lmsm_cli.errors import LmsmError, did_you_mean
+from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
 from lmsm_cli.losses.angular import ArcFaceLoss, ASoftmaxLoss, CosFaceLoss
 from lmsm_cli.losses.annealing import Annealing
 from lmsm_cli.losses.head import Head, options_of
@@ -44,7 +44,7 @@ def build_head(
 ) -> Head:
     """Return the head that a spec such as `lsoftmax:margin=4` names.
 
-    `class_counts` (C,) are the training images per class. Raises LmsmError for an unknown name or
+    `class_counts` (C,) are the training images per class. Raises ArgumentError, a ValueError, for an unknown name or
     option, with the nearest one, and for values out of range.
 
     >>> build_head("cosface:scale=20", num_features=64, num_classes=10)
@@ -52,19 +52,19 @@ def build_head(
     """
     name, texts = parse_spec(spec)
     if name not in HEADS:
-        raise LmsmError(f"no loss {name!r}{did_you_mean(name, HEADS)}")
+        raise ArgumentError(f"no loss {name!r}{did_you_mean(name, HEADS)}")
     known = options_of(HEADS[name])
     own: dict[str, Any] = {}
     for key, text in texts.items():
         if key not in known:
             hint = did_you_mean(key, known) if known else " (it has none)"
-            raise LmsmError(f"loss {name!r} has no option {key!r}{hint}")
+            raise ArgumentError(f"loss {name!r} has no option {key!r}{hint}")
         own[key] = _convert(text, known[key].annotation, f"{name}:{key}")
     make: Callable[..., Head] = HEADS[name]
     try:
         return make(num_features, num_classes, class_counts=class_counts, **own)
     except LmsmError as error:
-        raise LmsmError(f"loss {spec!r}: {error}") from None
+        raise ArgumentError(f"loss {spec!r}: {error}") from None
 
 
 def check_loss(spec: str) -> None:
@@ -87,5 +87,5 @@ def _convert(text: str, annotation: Any, place: str) -> Any:
         except ValueError:
             kind = {int: "an integer", float: "a number"}[number]
             or_name = f" or {', '.join(names)}" if names else ""
-            raise LmsmError(f"{place} is {text!r}: give {kind}{or_name}") from None
-    raise LmsmError(f"{place} has no value {text!r}{did_you_mean(text, names)}")
+            raise ArgumentError(f"{place} is {text!r}: give {kind}{or_name}") from None
+    raise ArgumentError(f"{place} has no value {text!r}{did_you_mean(text, names)}")

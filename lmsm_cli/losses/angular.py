@@ -29,15 +29,15 @@ class ASoftmaxLoss(AnnealedHead):
         anneal: Form = "power",
         lambda_start: float | None = None,
         lambda_min: float | None = None,
-        anneal_end: float = 1.0,
-        gamma: float = 0.36,
-        power: float = 45.0,
+        anneal_end: float | None = None,
+        gamma: float | None = None,
+        power: float | None = None,
         class_chunk: int | None = None,
     ) -> None:
         check_margin(margin)
-        if lambda_min is None:
+        if lambda_min is None and anneal != "none":
             lambda_min = lambda_for(margin, USUAL_EFFECTIVE_MARGIN)
-        annealing = Annealing(anneal, lambda_start, lambda_min, anneal_end, gamma, power)
+        annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
         super().__init__(num_features, num_classes, check_margin(margin), annealing)
         self.class_chunk = checked_chunk(class_chunk)
 

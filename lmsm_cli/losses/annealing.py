@@ -21,6 +21,14 @@ USUAL_EFFECTIVE_MARGIN = 1.5
 # 1000 is the authors' start. Cosine and linear spend half the run above half their start, so a
 # start at which the margin is not felt would postpone it to the last steps.
 _USUAL_START = {"power": 1000.0, "exponential": 1000.0, "cosine": 10.0, "linear": 10.0}
+_OPTIONS = {
+    "power": {"start", "minimum", "end", "gamma", "power"},
+    **{form: {"start", "minimum", "end"} for form in ("exponential", "cosine", "linear")},
+    "constant": {"minimum"},
+    "none": set(),
+}
+# What the heads call them.
+_SPEC_NAMES = {"start": "lambda_start", "minimum": "lambda_min", "end": "anneal_end"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Annealing:
     * `cosine`: minimum + (start - minimum) (1 + cos(pi x)) / 2.
     * `linear`: start + (minimum - start) x.
     * `constant`: minimum. `none`: 0, the full margin from the first step.
-    `start` is 1000 by default, 10 for cosine and linear. `end` is the progress at which the minimum
+    `start` is 1000 by default, 10 for cosine and linear, and at least 4 times the minimum. `end` is the progress at which the minimum
     is reached (`power`: the law has run its course). Raises ArgumentError for values out of range.
 
     >>> Annealing("linear", start=10, minimum=1)(0.5)
@@ -57,12 +65,24 @@ class Annealing:
         _check_range(lambda_min=self.minimum, gamma=self.gamma, power=self.power)
         if self.start is None:
             usual = _USUAL_START.get(self.form, 0.0)
-            object.__setattr__(self, "start", max(usual, self.minimum))
+            falls = 4 * self.minimum if self.form in _USUAL_START else self.minimum
+            object.__setattr__(self, "start", max(usual, falls))
         _check_range(lambda_start=self.start)
         if not 0 < self.end <= 1:
             raise ArgumentError(f"anneal_end is {self.end}: give a share of the training, above 0 and at most 1")  # fmt: skip
         if self._start < self.minimum and self.form not in ("constant", "none"):
-            raise ArgumentError(f"lambda_min {self.minimum:g} is above lambda_start {self._start:g}: lambda falls")  # fmt: skip
+            raise ArgumentError(f"lambda_min {self.minimum:g} is above lambda_start {self._start:g}: lambda falls; give both")  # fmt: skip
+
+    @classmethod
+    def of(cls, form: Form, **given: float | None) -> "Annealing":
+        """Return the annealing of the given options, None for one that is not given.
+
+        Raises ArgumentError for an option that the form does not use.
+        """
+        options = {name: value for name, value in given.items() if value is not None}
+        for name in options.keys() - _OPTIONS.get(form, options.keys()):
+            raise ArgumentError(f"{_SPEC_NAMES.get(name, name)} has no effect with anneal={form}")
+        return cls(form, **options)
 
     @property
     def _start(self) -> float:
@@ -70,6 +90,8 @@ class Annealing:
 
     def __call__(self, progress: float | Tensor) -> float | Tensor:
         """Return lambda at a progress in [0, 1], of its type."""
+        if not isinstance(progress, Tensor) and not 0 <= progress <= 1:
+            raise ArgumentError(f"progress is {progress}: give the share of the training that is done, 0 to 1")  # fmt: skip
         x = progress / self.end
         x = x.clamp(max=1.0) if isinstance(x, Tensor) else min(x, 1.0)
         match self.form:
@@ -94,6 +116,10 @@ class Annealing:
 
         The state is the step, so a training that goes on from a saved step goes on with its lambda.
         """
+        if step < 0 or num_steps < 1:
+            raise ArgumentError(
+                f"step is {step} of {num_steps}: give a step from 0 of at least one"
+            )
         return float(self(min(step / num_steps, 1.0)))
 
 

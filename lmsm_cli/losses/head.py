@@ -186,9 +186,13 @@ def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> 
     """Return the training images per class (C,) as float32. Raises ArgumentError without them."""
     if class_counts is None:
         raise ArgumentError(f"{loss} needs class_counts: the training images of each class, ({num_classes},)")  # fmt: skip
-    if class_counts.shape != (num_classes,) or not bool((class_counts > 0).all()):
-        raise ArgumentError(f"{loss}: class_counts has shape {tuple(class_counts.shape)} and least value {class_counts.min()}: expected ({num_classes},) counts of at least 1")  # fmt: skip
-    return class_counts.to(torch.float32)
+    counts = torch.as_tensor(class_counts)
+    if counts.shape != (num_classes,):
+        raise ArgumentError(f"{loss}: class_counts has shape {tuple(counts.shape)}: expected ({num_classes},), one per class")  # fmt: skip
+    wrong = counts[~((counts >= 1) & counts.isfinite())]
+    if len(wrong):
+        raise ArgumentError(f"{loss}: class_counts holds {wrong[0].item():g}: expected training images, at least 1 of each class")  # fmt: skip
+    return counts.to(torch.float32)
 
 
 def in_range(name: str, value: float, low: float, high: float = math.inf) -> float:

@@ -70,6 +70,11 @@ def checked_options(
     known = readable(lam) if isinstance(lam, Tensor) else True
     if known and not 0 <= lam < math.inf:
         raise ArgumentError(f"lam is {float(lam):g}: give a finite number of at least 0")
+    for name, value in (("margin", margin), ("lam", lam)):
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise ArgumentError(
+                f"{name} requires a gradient: it is a constant of the loss; detach it"
+            )
     checked_chunk(class_chunk)
     if reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"reduction is {reduction!r}: give mean, sum or none")
@@ -112,8 +117,9 @@ class LSoftmaxLoss(AnnealedHead):
 
     `margin`: a number >= 1; a tensor (C,) of one per class; or `auto`, which gives rare classes the
     larger ones, from `margin_min` (1) to `margin_max` (4) (`margins_by_rarity`; needs class_counts).
-    Lambda: `anneal`, `lambda_start`, `lambda_min`, `anneal_end`, `gamma`, `power` (see `Annealing`);
-    `none` is the full margin from the first step, which collapses on real images.
+    Lambda: `anneal` is power, exponential, cosine, linear, constant or none, with `lambda_start` (1000;
+    10 for cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45) (see
+    `Annealing`); `none` is the full margin from the first step, which collapses on real images.
     `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes, W_c = s
     w_c / |w_c|: a class whose target logit is negative is else relieved by shrinking |W_c|, until it
     is never predicted. Equal norms are also what tau-normalisation restores on long tails.
@@ -146,9 +152,9 @@ class LSoftmaxLoss(AnnealedHead):
         anneal: Form = "power",
         lambda_start: float | None = None,
         lambda_min: float | None = None,
-        anneal_end: float = 1.0,
-        gamma: float = 0.36,
-        power: float = 45.0,
+        anneal_end: float | None = None,
+        gamma: float | None = None,
+        power: float | None = None,
         weight_norm: Literal["free", "shared"] | None = None,
         tau: float = 0.0,
         class_chunk: int | None = None,
@@ -157,13 +163,13 @@ class LSoftmaxLoss(AnnealedHead):
             class_counts = checked_counts(class_counts, num_classes, "lsoftmax")
         margins = _margins(margin, margin_min, margin_max, class_counts, num_classes)
         tailed = class_counts is not None and bool(class_counts.max() > _BALANCED_RATIO * class_counts.min())  # fmt: skip
-        if lambda_min is None:
+        if lambda_min is None and anneal != "none":
             lambda_min = lambda_for(largest(margins), USUAL_EFFECTIVE_MARGIN) if tailed else 0.0
         if weight_norm is None:
             weight_norm = "shared" if tailed and largest(margins) > _LARGEST_FREE_MARGIN else "free"
         if weight_norm not in ("free", "shared"):
             raise ArgumentError(f"weight_norm is {weight_norm!r}: give free or shared")
-        annealing = Annealing(anneal, lambda_start, lambda_min, anneal_end, gamma, power)
+        annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
         super().__init__(num_features, num_classes, margins, annealing)
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
         self.weight_norm = weight_norm

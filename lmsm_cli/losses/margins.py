@@ -6,6 +6,7 @@ A bend maps cosines (N,) to the bent target value g(cos), which replaces cos in 
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -46,11 +47,12 @@ def check_margin(margin: Any) -> int | float | Tensor:
         if not len(wrong):
             return margin
         raise ArgumentError(f"margin is a tensor that holds {wrong[0].item():g}: give numbers of at least 1 (1 is plain softmax)")  # fmt: skip
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 1 <= margin < math.inf:  # fmt: skip
+    if isinstance(margin, bool) or not isinstance(margin, Real) or not 1 <= float(margin) < math.inf:  # fmt: skip
         raise ArgumentError(
-            f"margin is {margin}: give a number of at least 1 (1 is plain softmax), or one per class"
+            f"margin is {margin}: give a number of at least 1 (1 is plain softmax), or a tensor (C,) of one per class"
         )
-    return int(margin) if margin == int(margin) else margin
+    number = float(margin)
+    return int(number) if number.is_integer() else number
 
 
 def readable(values: Tensor) -> bool:

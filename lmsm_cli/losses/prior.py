@@ -5,7 +5,7 @@ from typing import final
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.losses.cross_entropy import margin_losses
+from lmsm_cli.losses.cross_entropy import full_precision, margin_losses
 from lmsm_cli.losses.head import Head, NormalisedHead, checked_counts, in_range
 from lmsm_cli.losses.margins import subtracted
 
@@ -48,7 +48,9 @@ class LogitAdjustedLoss(Head):
         return self.tau
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(features, self.class_weights(), self.tau * self.prior)
+        logits = functional.linear(
+            features, self.class_weights(), self.tau * full_precision(self.prior)
+        )
         return functional.cross_entropy(logits, labels, reduction="none")
 
 
@@ -70,7 +72,7 @@ class BalancedSoftmaxLoss(Head):
         return 1.0
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(features, self.class_weights(), self.log_counts)
+        logits = functional.linear(features, self.class_weights(), full_precision(self.log_counts))
         return functional.cross_entropy(logits, labels, reduction="none")
 
 
@@ -105,8 +107,10 @@ class VSLoss(Head):
         return self.tau
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(features, self.class_weights()) * self.factors
-        return functional.cross_entropy(logits + self.tau * self.prior, labels, reduction="none")
+        logits = functional.linear(features, self.class_weights()) * full_precision(self.factors)
+        return functional.cross_entropy(
+            logits + self.tau * full_precision(self.prior), labels, reduction="none"
+        )
 
 
 @final
