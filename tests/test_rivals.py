@@ -8,8 +8,9 @@ import torch
 from pytorch_metric_learning import losses as pml
 from scipy.special import log_softmax, softmax
 
-from lmsm_cli import l_softmax_loss
+from lmsm_cli import build_head, l_softmax_loss
 from lmsm_cli.losses import HEADS
+from lmsm_cli.losses.angular import ASoftmaxLoss
 from tests.conftest import batch_at, head_with
 
 # pytorch-metric-learning hands tensors to a SciPy function
@@ -298,3 +299,16 @@ def test_equal_margins_per_class_are_one_margin(margin, chunk):
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-12)
     for one, other in zip(*(torch.autograd.grad(loss, given) for loss in losses), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)  # 0.5 degrees: the pole's cap
+
+
+def test_asoftmax_takes_a_margin_per_class():
+    """Each image has its own class's margin, also where there are as many images as classes."""
+    margins = torch.tensor([1.0, 2.5, 4.0], dtype=torch.float64)
+    features, labels = torch.randn(3, 5, dtype=torch.float64), torch.tensor([2, 0, 2])
+    weight = build_head("asoftmax", 5, 3).double().weight.data
+    for image, label in enumerate(labels.tolist()):
+        losses = [ASoftmaxLoss(5, 3, margin=m, anneal="none").double() for m in (margins, margins[label].item())]  # fmt: skip
+        for head in losses:
+            head.weight.data = weight
+        several, one = (head.losses(features, labels)[image] for head in losses)
+        assert torch.isclose(several, one, rtol=1e-9)

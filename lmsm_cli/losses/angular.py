@@ -7,16 +7,24 @@ from torch import Tensor
 
 from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, lambda_for
 from lmsm_cli.losses.cross_entropy import margin_losses
-from lmsm_cli.losses.head import AnnealedHead, NormalisedHead, checked_chunk, in_range, unit
-from lmsm_cli.losses.margins import added_to_angle, annealed, check_margin, subtracted
+from lmsm_cli.losses.head import (
+    AnnealedHead,
+    NormalisedHead,
+    checked_chunk,
+    in_range,
+    largest,
+    unit,
+)
+from lmsm_cli.losses.lsoftmax import l_softmax_losses
+from lmsm_cli.losses.margins import added_to_angle, check_margin, subtracted
 
 
 @final
 class ASoftmaxLoss(AnnealedHead):
     """A-Softmax, SphereFace: L-Softmax on class weights of length 1 (Liu et al. 2017).
 
-    `margin`: any number >= 1, 4 as published; lambda as in `lsoftmax`, with lambda_min 2 margin - 3
-    by default, which for margin 4 is the authors' 5.
+    `margin`: any number >= 1, 4 as published, or a tensor (C,) of one per class; lambda as in
+    `lsoftmax`, with lambda_min 2 margin - 3 by default, which for margin 4 is the authors' 5.
     """
 
     def __init__(
@@ -25,7 +33,7 @@ class ASoftmaxLoss(AnnealedHead):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
-        margin: float = 4,
+        margin: float | Tensor = 4,
         anneal: Form = "power",
         lambda_start: float | None = None,
         lambda_min: float | None = None,
@@ -34,11 +42,11 @@ class ASoftmaxLoss(AnnealedHead):
         power: float | None = None,
         class_chunk: int | None = None,
     ) -> None:
-        check_margin(margin)
+        checked = check_margin(margin, num_classes)
         if lambda_min is None and anneal != "none":
-            lambda_min = lambda_for(margin, USUAL_EFFECTIVE_MARGIN)
+            lambda_min = lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN)
         annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
-        super().__init__(num_features, num_classes, check_margin(margin), annealing)
+        super().__init__(num_features, num_classes, checked, annealing)
         self.class_chunk = checked_chunk(class_chunk)
 
     def class_weights(self) -> Tensor:
@@ -47,10 +55,7 @@ class ASoftmaxLoss(AnnealedHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         lam = self.annealing(progress)
-        return margin_losses(
-            features, self.class_weights(), labels, lambda cos: annealed(cos, self.margin, lam),
-            class_chunk=self.class_chunk,
-        )  # fmt: skip
+        return l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, None, self.class_chunk)  # fmt: skip
 
 
 @final

@@ -45,8 +45,8 @@ class Annealing:
     * `cosine`: minimum + (start - minimum) (1 + cos(pi x)) / 2.
     * `linear`: start + (minimum - start) x.
     * `constant`: minimum. `none`: 0, the full margin from the first step.
-    `start` is 1000 by default, 10 for cosine and linear, and at least 4 times the minimum. `end` is the progress at which the minimum
-    is reached (`power`: the law has run its course). Raises ArgumentError for values out of range.
+    `start` is 1000 by default, 10 for cosine and linear, and at least 4 times the minimum. `end` is
+    the progress at which the minimum is reached (`power`: the law has run its course). Raises ArgumentError for values out of range.
 
     >>> Annealing("linear", start=10, minimum=1)(0.5)
     5.5

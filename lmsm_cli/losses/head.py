@@ -28,7 +28,8 @@ class Head(nn.Module, ABC):
     """The classifier layer and its loss; `weight` is (num_classes, num_features), float32.
 
     Computes and returns float32, for half-precision features and under autocast too; float64 after
-    `head.double()`, for float64 features. Labels, features and options that it cannot take raise ArgumentError, a ValueError.
+    `head.double()`, for float64 features. Labels, features and options that it cannot take raise
+    ArgumentError, a ValueError.
     """
 
     weight: nn.Parameter

@@ -56,7 +56,7 @@ def l_softmax_loss(
         margin = checked_options(margin, len(weight), lam, class_chunk, reduction)
     except ArgumentError as error:
         raise ArgumentError(f"l_softmax_loss: {error}") from None
-    losses = _l_softmax_losses(features, weight, labels, margin, lam, None, class_chunk)
+    losses = l_softmax_losses(features, weight, labels, margin, lam, None, class_chunk)
     return reduced(losses, reduction)
 
 
@@ -64,9 +64,7 @@ def checked_options(
     margin: float | Tensor, num_classes: int, lam: float | Tensor, class_chunk: int | None, reduction: str,
 ) -> int | float | Tensor:  # fmt: skip
     """Return the margin, whole ones as int. Raises ArgumentError for what `l_softmax_loss` refuses."""
-    margin = check_margin(margin)
-    if isinstance(margin, Tensor) and margin.shape not in ((), (num_classes,)):
-        raise ArgumentError(f"margin has shape {tuple(margin.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip
+    margin = check_margin(margin, num_classes)
     known = readable(lam) if isinstance(lam, Tensor) else True
     if known and not 0 <= lam < math.inf:
         raise ArgumentError(f"lam is {float(lam):g}: give a finite number of at least 0")
@@ -86,10 +84,11 @@ def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
     return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
-def _l_softmax_losses(
+def l_softmax_losses(
     features: Tensor, weight: Tensor, labels: Tensor, margin: float | Tensor, lam: float | Tensor,
     offset: Tensor | None, class_chunk: int | None,
 ) -> Tensor:  # fmt: skip
+    """Return the loss of each image, (N,), for checked arguments; `offset` (C,) is on all logits."""
     if isinstance(margin, Tensor) and margin.ndim:
         margin = margin.index_select(0, labels)
     return margin_losses(features, weight, labels, lambda cos: annealed(cos, margin, lam), offset=offset, class_chunk=class_chunk)  # fmt: skip
@@ -189,7 +188,7 @@ class LSoftmaxLoss(AnnealedHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         lam = self.annealing(progress)
-        return _l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, self.prior, self.class_chunk)  # fmt: skip
+        return l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, self.prior, self.class_chunk)  # fmt: skip
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""
@@ -212,7 +211,4 @@ def _margins(
         return margins_by_rarity(checked_counts(class_counts, num_classes, "lsoftmax with margin=auto"), low, high)  # fmt: skip
     if low is not None or high is not None:
         raise ArgumentError(f"margin_min and margin_max are the bounds of margin=auto; margin is {margin}")  # fmt: skip
-    checked = check_margin(margin)
-    if isinstance(checked, Tensor) and checked.shape not in ((), (num_classes,)):
-        raise ArgumentError(f"margin has shape {tuple(checked.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip
-    return checked
+    return check_margin(margin, num_classes)

@@ -38,9 +38,15 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
     return result
 
 
-def check_margin(margin: Any) -> int | float | Tensor:
-    """Return the margin, whole ones as int. Raises ArgumentError where one is not a number >= 1."""
+def check_margin(margin: Any, num_classes: int | None = None) -> int | float | Tensor:
+    """Return the margin, whole ones as int.
+
+    Raises ArgumentError where one is not a number >= 1, or, with `num_classes`, where a tensor is
+    not one number or one per class.
+    """
     if isinstance(margin, Tensor):
+        if num_classes is not None and margin.shape not in ((), (num_classes,)):
+            raise ArgumentError(f"margin has shape {tuple(margin.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip
         if not readable(margin):
             return margin
         wrong = margin.detach()[~((margin >= 1) & margin.isfinite())]
