@@ -134,8 +134,16 @@ class Config(BaseModel):
     """Seed of weights, shuffling, augmentation and dropout."""
     device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
     """auto, cpu, cuda or cuda:N."""
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", json_schema_extra=_RUN)
-    """Arithmetic of the backbone; auto takes bf16 where the hardware has it; the head is fp32."""
+    precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = Field("auto", json_schema_extra=_RUN)
+    """Arithmetic of the backbone; on the CPU auto measures once which is fastest. The head is fp32."""
+    layout: Literal["auto", "channels-last", "contiguous"] = Field("auto", json_schema_extra=_RUN)
+    """Order of images and features in memory; auto as --precision."""
+    threads: Int = Field(0, ge=0, le=1024, json_schema_extra=_RUN)
+    """CPU threads of a process; 0 as --precision auto."""
+    cuda_graph: bool = Field(True, json_schema_extra=_RUN)
+    """On a GPU, replay each training step as one CUDA graph."""
+    compile: bool = Field(False, json_schema_extra=_RUN)
+    """Compile the model with torch.compile: slow to start (tens of seconds), not always faster."""
     out: Path = Field(Path("runs"), json_schema_extra=_RUN)
     """Folder that the run folder is made in."""
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.engine.device import Runtime, choose_runtime
+from lmsm_cli.engine.device import Runtime, choose_device, choose_runtime
 from lmsm_cli.engine.evaluate import features_of, scores_of
 from lmsm_cli.engine.posthoc import Correction, choose_tau, logit_adjustment, tau_normalisation
 from lmsm_cli.errors import CheckpointError, DataError, LmsmError
@@ -79,7 +79,7 @@ def evaluate(
         raise LmsmError("--adjust and --tau-norm exclude each other; give one of them")
     saved = _read(path, data_dir)
     wanted = _wanted_correction(saved, adjust, tau_norm, display)
-    runtime = choose_runtime(device, saved.config.precision)
+    runtime = _runtime(saved.config, device)
     runtime.place(saved.model)
     adjustment = _with_tau(*wanted, saved, runtime, display) if wanted else None
     labelled = _with_labels_of(saved.model, _labelled(saved, split_name, images, display))
@@ -91,6 +91,15 @@ def evaluate(
         "split": str(images) if images else split_name,
         "effective_margin": saved.model.head.effective_margin_at(saved.epoch / saved.config.epochs),
     }
+
+
+def _runtime(config: Config, device: str) -> Runtime:
+    """Return the arithmetic of the run on a device, as near as that device has it."""
+    on_cuda = choose_device(device).type == "cuda"
+    precision = "bf16" if on_cuda and config.precision == "bf16-conv" else config.precision
+    runtime = choose_runtime(device, precision, config.layout, config.threads)
+    runtime.apply()
+    return runtime
 
 
 def _wanted_correction(saved: _Saved, adjust: Tau | None, tau_norm: Tau | None, display: Display) -> tuple[Correction, Tau] | None:  # fmt: skip

@@ -1,9 +1,9 @@
 """From a Config to a finished run: the one road that train, demo and every later command take."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,9 +15,11 @@ from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.engine.device import Runtime, choose_runtime
+from lmsm_cli.engine.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.engine.evaluate import scores_of
-from lmsm_cli.engine.train import Epoch, Step, new_optimizer, train
+from lmsm_cli.engine.probe import probe
+from lmsm_cli.engine.step import new_optimizer
+from lmsm_cli.engine.train import Epoch, Step, train
 from lmsm_cli.errors import DiskError, LmsmError
 from lmsm_cli.losses import Head, build_head
 from lmsm_cli.models import Classifier, build_classifier, check_model
@@ -62,8 +64,8 @@ class Data:
         return self.training.counts()
 
 
-def check(config: Config) -> Runtime:
-    """Return the runtime; raise LmsmError for what cannot work, before any data is read."""
+def check(config: Config) -> torch.device:
+    """Return the device; raise LmsmError for what cannot work, before any data is read."""
     source = sources.source_of(config.dataset)
     counts = planned_counts(config)
     if counts is not None:
@@ -72,7 +74,9 @@ def check(config: Config) -> Runtime:
             config.model, config.pretrained, channels=source.channels, image_size=source.size
         )
     check_folder(config.out, "--out")
-    return choose_runtime(config.device, config.precision)
+    device = choose_device(config.device)
+    check_precision(config.precision, device)
+    return device
 
 
 def planned_counts(config: Config) -> list[int] | None:
@@ -121,17 +125,44 @@ def load_test(config: Config, report: sources.Report) -> ImageSet:
     return sources.load(config.dataset, config.data_dir, "test", image_size=config.image_size, report=report)  # fmt: skip
 
 
-def build_model(config: Config, data: Data, runtime: Runtime) -> Classifier:
-    """Return the config's classifier, freshly drawn from its seed, on the device."""
+def build_model(config: Config, data: Data) -> Classifier:
+    """Return the config's classifier, freshly drawn from its seed, on the CPU."""
     torch.manual_seed(config.seed)
     _, side, _, channels = data.training.images.shape
     check_model(config.model, config.pretrained, channels=channels, image_size=side)
-    model = build_classifier(
+    return build_classifier(
         config.model, config.neck, config.loss,
         classes=data.training.classes, mean=data.training.mean, std=data.training.std,
         class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained,
     )  # fmt: skip
-    return runtime.place(model)
+
+
+def settle(config: Config, model: Classifier, image_shape: tuple[int, ...], say: Callable[[str], None]) -> Config:  # fmt: skip
+    """Return the config with the arithmetic that is in force, on the CPU the fastest there.
+
+    `image_shape` is (H, W, C). What the config says already stays.
+    """
+    runtime = choose_runtime(config.device, config.precision, config.layout, config.threads)
+    if runtime.device.type == "cpu":
+        given = {"precision": config.precision, "layout": config.layout, "threads": config.threads}
+        wanted = {key: value for key, value in given.items() if value not in ("auto", 0)}
+        if "precision" not in wanted:
+            name = f"{config.model}, neck {config.neck}"
+            best = probe(model, image_shape, config.batch_size, name=name, wanted=wanted, say=say)
+            runtime = replace(runtime, precision=best.precision, layout=best.layout, threads=best.threads)  # fmt: skip
+            say(f"fastest arithmetic on this CPU, {'as measured before' if best.remembered else 'measured now'}: {_shown(best.milliseconds)}")  # fmt: skip
+    return config.model_copy(
+        update={
+            "precision": runtime.precision,
+            "layout": runtime.layout,
+            "threads": runtime.threads if runtime.device.type == "cpu" else 0,
+        }
+    )
+
+
+def _shown(milliseconds: Mapping[str, float]) -> str:
+    ranked = sorted(milliseconds.items(), key=lambda arm: arm[1])
+    return "; ".join(f"{arm.removeprefix('CPU, ')} {time:.1f} ms" for arm, time in ranked)
 
 
 def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder:
@@ -139,11 +170,15 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
 
     Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
     """
-    runtime = check(config)
+    check(config)
     training, validation = load_training(config, display.report)
     data = Data(training, validation, load_test(config, display.report))
-    model = build_model(config, data, runtime)
+    model = build_model(config, data)
+    config = settle(config, model, tuple(training.images.shape[1:]), display.say)
     config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
+    runtime = choose_runtime(config.device, config.precision, config.layout, config.threads)
+    runtime.apply()
+    model = runtime.place(model)
     folder = _new_folder(config, runtime)
     display.say(f"{folder.path}: {len(training.labels)} training images on {runtime}")
     with _status(folder):
@@ -194,7 +229,7 @@ def _train(model: Classifier, config: Config, data: Data, runtime: Runtime, fold
     optimizer = new_optimizer(model, config)
     best: Epoch | None = None
     warned: set[str] = set()
-    for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step):  # fmt: skip
+    for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step, say=display.say):  # fmt: skip
         state = checkpoint.state_of(
             model, configs.dump(config), train_counts=data.train_counts, epoch=epoch.epoch,
             image_shape=list(data.training.images.shape[1:]),

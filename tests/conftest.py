@@ -1,6 +1,8 @@
 """What tests share: a quiet display, small batches, tiny data sets on disk, the real ones where they are."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,18 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 # Renamed in the environment, so that no test but those on real data sees it; worker processes do.
 if "LMSM_DATA_DIR" in os.environ:
     os.environ["LMSM_REAL_DATA"] = os.environ.pop("LMSM_DATA_DIR")
+
+
+# A cache folder of this test run's own, shared by its processes: the choice of arithmetic goes there.
+_owns_cache = "LMSM_TEST_CACHE" not in os.environ
+if _owns_cache:
+    os.environ["LMSM_TEST_CACHE"] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
+
+
+def pytest_unconfigure() -> None:
+    """Remove the cache folder."""
+    if _owns_cache:
+        shutil.rmtree(os.environ["LMSM_TEST_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from lmsm_cli.engine import train as training
 from lmsm_cli.engine.device import Runtime, choose_runtime
 from lmsm_cli.engine.evaluate import features_of, scores_of
 from lmsm_cli.engine.schedule import learning_rate
-from lmsm_cli.engine.watch import Vitals, Watch, collapse_signs
+from lmsm_cli.engine.step import new_optimizer
+from lmsm_cli.engine.watch import Glance, Vitals, Watch, collapse_signs
 from lmsm_cli.errors import DivergedError, LmsmError
 from lmsm_cli.losses import build_head
 from lmsm_cli.models import Classifier
 
-CPU = Runtime(torch.device("cpu"), bf16=False)
+CPU = Runtime(torch.device("cpu"))
 
 
 def easy_images(per_class=20, num_classes=3, seed=0):
@@ -45,7 +46,7 @@ def small_model(loss="softmax", *, relu=False, dropout=0.0):
 
 def fit(model, config, held_out=None, data=None):
     """Train on `easy_images` and return the epochs."""
-    optimizer = training.new_optimizer(model, config)
+    optimizer = new_optimizer(model, config)
     return list(training.train(model, optimizer, config, data or easy_images(), held_out, CPU))
 
 
@@ -101,7 +102,7 @@ def weights_by_epoch(loss="softmax", **choice):
     """Return the head's weight after each of three epochs on UNEVEN."""
     model = small_model(loss, dropout=0.5)
     config = Config(**({"epochs": 3, "batch_size": 8, "lr": 0.01} | choice))
-    epochs = training.train(model, training.new_optimizer(model, config), config, UNEVEN, None, CPU)
+    epochs = training.train(model, new_optimizer(model, config), config, UNEVEN, None, CPU)
     return [model.head.weight.detach().clone() for _ in epochs]
 
 
@@ -158,7 +159,7 @@ def test_a_class_without_images_is_refused_before_the_first_epoch():
     steps = []
     model = small_model()
     epochs = training.train(
-        model, training.new_optimizer(model, config), config, UNEVEN.subset(range(30)), None, CPU,
+        model, new_optimizer(model, config), config, UNEVEN.subset(range(30)), None, CPU,
         on_step=steps.append,
     )  # fmt: skip
     with pytest.raises(LmsmError, match="class 2 has 0 training images"):
@@ -171,7 +172,9 @@ def test_progress_runs_from_zero_to_one(monkeypatch):
     seen = []
     model = small_model("lsoftmax")
     original = model.head.losses
-    monkeypatch.setattr(model.head, "losses", lambda x, y, p: seen.append(p) or original(x, y, p))
+    monkeypatch.setattr(
+        model.head, "losses", lambda x, y, p: seen.append(float(p)) or original(x, y, p)
+    )
     epochs = fit(model, CONFIG)
     assert seen == pytest.approx([i / 12 for i in range(12)])
     assert [e.lam for e in epochs] == pytest.approx(
@@ -271,9 +274,13 @@ def test_signs_of_collapse(change, progress, sign):
 
 def test_the_watch_sees_what_happened():
     """Zero share, norms and predicted classes of an epoch are those worked by hand."""
-    watch = Watch(3, 2, torch.device("cpu"))
-    watch.see(0, torch.ones(2, 2), torch.tensor(9.0), torch.tensor([0, 0]))
-    watch.see(1, torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor(1.5), torch.tensor([2, 2]))
+    watch = Watch(3, torch.device("cpu"))
+    watch.start(2)
+    steps = [(torch.ones(2, 2), [0, 0], 9.0), (torch.tensor([[3.0, 4.0], [0.0, 0.0]]), [2, 2], 1.5)]
+    for features, predicted, objective in steps:
+        watch.next(2, 2)
+        watch.see(features, torch.tensor(predicted), *map(torch.tensor, (4.0, 1.0, objective)))
+    assert watch.total() == Glance(2, 4, 2.0, 0.5, True)
     vitals = watch.vitals(torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 2.0]]))
     assert vitals.never_predicted == (1,)
     assert (vitals.zero_features, vitals.feature_norm, vitals.objective) == (0.5, 2.5, 1.5)

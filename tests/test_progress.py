@@ -3,12 +3,11 @@
 import io
 
 import pytest
-import torch
 from rich.console import Console
 
 from lmsm_cli.commands import progress
 from lmsm_cli.engine.train import Epoch, Step
-from lmsm_cli.engine.watch import Vitals
+from lmsm_cli.engine.watch import Glance, Vitals
 
 EPOCH = Epoch(
     epoch=3, train_loss=1.0, train_accuracy=0.5, val_loss=1.2, val_accuracy=0.4, val_balanced_accuracy=0.3,
@@ -32,7 +31,7 @@ def test_bars_show_what_a_user_watches(screen):
         display.report("decoding", 1, 2)
         display.report("decoding", 2, 2)
         display.report("no cache here", 0, 0)
-        display.step(Step(3, 5, 10, 500, torch.tensor(0.75), torch.tensor(250.0), 5.0, 0.001))
+        display.step(Step(3, 5, 10, 500, Glance(5, 500, 0.75, 0.5, True), 5.0, 0.001))
         display._bars.refresh()
         display.epoch(EPOCH, 4)
         display.warn("[bold]careful")

@@ -61,15 +61,21 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         if field.default is None or "(default:" in text
         else f" (default: {_shown(field.default)})"
     )
+    flag = flag_name(name)
+    is_switch = field.annotation is bool
     option = typer.Option(
-        flag_name(name),
+        f"{flag}/--no-{flag.removeprefix('--')}" if is_switch else flag,
         help=text + default,
-        metavar=_metavar(field),
+        metavar=None if is_switch else _metavar(field),
         rich_help_panel=str(extra["panel"]),
         show_default=False,
     )
+    kind = bool if is_switch else str
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
     )
 
 

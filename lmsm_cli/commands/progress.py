@@ -18,7 +18,7 @@ from rich.progress import (
 from lmsm_cli.commands.console import stderr_console
 from lmsm_cli.engine.train import Epoch, Step
 
-# Seconds between two looks at the running loss: each waits for the device.
+# Seconds between two movements of the bars: a terminal costs time too.
 _LOOK_EVERY = 0.25
 
 
@@ -109,9 +109,9 @@ class BarDisplay:
 
     def _note(self, step: Step, now: float) -> str:
         lam = "" if step.lam is None else f" lambda {step.lam:.3g}"
-        accuracy = step.hits.item() / step.num_images
+        seen = "" if step.seen is None else f"loss {step.seen.loss:.3f} acc {step.seen.accuracy:.3f}"  # fmt: skip
         speed = step.num_images / max(1e-9, now - self._started)
-        return f"loss {step.loss.item():.3f} acc {accuracy:.3f}{lam} lr {step.lr:.3g} {speed:,.0f} images/s"
+        return f"{seen}{lam} lr {step.lr:.3g} {speed:,.0f} images/s"
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Print the epoch's line and move the bar of epochs."""

@@ -51,6 +51,10 @@ class ImageSet:
         index = torch.as_tensor(indices, dtype=torch.int64)
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def to(self, device: torch.device) -> "ImageSet":
+        """Return the same images and labels in the memory of a device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Source:

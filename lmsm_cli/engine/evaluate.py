@@ -32,7 +32,7 @@ def _embedded(model: Classifier, images: Tensor, runtime: Runtime) -> Iterator[T
     model.eval()
     try:
         for batch in torch.split(images, _BATCH):
-            with runtime.autocast():
+            with runtime.arithmetic():
                 features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
             yield features
     finally:

@@ -7,6 +7,7 @@ rebalanced in it from the epoch alone. Re-weighting and re-sampling are here, on
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,7 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
 from torch import Tensor
-from torch.nn import functional
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import EpochPlan, batches, num_batches, plan_epoch
@@ -23,29 +23,25 @@ from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.evaluate import mean_cross_entropy, scores_of
 from lmsm_cli.engine.schedule import learning_rate
-from lmsm_cli.engine.watch import Vitals, Watch, as_row, collapse_signs
+from lmsm_cli.engine.step import Stepper, set_learning_rate
+from lmsm_cli.engine.watch import Glance, Vitals, as_row, collapse_signs
 from lmsm_cli.errors import DivergedError
-from lmsm_cli.losses.reweighting import loss_weights, weighted_mean
+from lmsm_cli.losses.reweighting import loss_weights
 from lmsm_cli.models import Classifier
 from lmsm_cli.scores import balanced_accuracy
-
-# Steps between looks at the loss. A look waits for the device, and a non-finite loss can wait.
-_LOOK_EVERY = 16
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the display may show after a step; tensors, so that only a look costs a wait."""
+    """What the display may show after a step."""
 
     epoch: int
     step: int
     num_steps: int
     num_images: int
     """Images of the epoch so far."""
-    loss: Tensor
-    """Margin-free loss of the step."""
-    hits: Tensor
-    """Images of the epoch so far that were taken for their own class."""
+    seen: Glance | None
+    """Margin-free loss and accuracy of the epoch, as far as they are known without a wait."""
     lam: float | None
     lr: float
 
@@ -87,47 +83,38 @@ def train(
     runtime: Runtime,
     *,
     on_step: Callable[[Step], None] = lambda step: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Epoch]:
     """Train `model` in place, yielding after every epoch; stop by not asking for more.
 
-    Raises DivergedError when the loss is no longer finite, LmsmError before the first step for a
-    class without images that the config wants re-weighted.
+    `say` is told of compiling and of a CUDA graph that could not be made. Raises DivergedError when
+    the loss is no longer finite, LmsmError before the first step for a class without images that
+    the config wants re-weighted.
     """
-    images, labels = training.images.to(runtime.device), training.labels.to(runtime.device)
     weights = _class_weights(config, training.counts(), runtime.device)
+    training, validation = training.to(runtime.device), validation and validation.to(runtime.device)
+    stream = _side_stream(runtime.device)
+    with stream():
+        stepper = Stepper(model, optimizer, config, weights, runtime, say)
     for epoch in range(config.epochs):
         started = time.perf_counter()
-        plan = _plan(config, training.labels, epoch)
-        in_force = weights if _is_rebalanced(config, epoch) else None
-        sums, vitals = _one_epoch(model, optimizer, config, images, labels, plan, in_force, runtime, epoch, on_step)  # fmt: skip
+        with stream():
+            seen, vitals = _one_epoch(stepper, optimizer, config, training, epoch, on_step)
         seconds = time.perf_counter() - started
-        loss, accuracy, num_images = sums
         end = (epoch + 1) / config.epochs
         yield Epoch(
             epoch=epoch + 1,
-            train_loss=loss / num_images,
-            train_accuracy=accuracy / num_images,
+            train_loss=seen.loss,
+            train_accuracy=seen.accuracy,
             **validate(model, validation, runtime),
             lam=model.head.lambda_at(end),
             effective_margin=model.head.effective_margin_at(end),
             lr=learning_rate(config, epoch),
-            images_per_second=num_images / seconds,
+            images_per_second=seen.num_images / seconds,
             seconds=seconds,
             vitals=vitals,
             signs=collapse_signs(vitals, model.classes, progress=end),
         )
-
-
-def new_optimizer(model: Classifier, config: Config) -> Optimizer:
-    """Return the config's optimiser over all parameters, in its fused form."""
-    parameters, decay = model.parameters(), config.weight_decay
-    match config.optimizer:
-        case "sgd":
-            return SGD(parameters, config.lr, config.momentum, weight_decay=decay, fused=True)
-        case "adam":
-            return Adam(parameters, config.lr, weight_decay=decay, fused=True)
-        case "adamw":
-            return AdamW(parameters, config.lr, weight_decay=decay, fused=True)
 
 
 def validate(model: Classifier, held_out: ImageSet | None, runtime: Runtime) -> dict[str, Any]:
@@ -167,50 +154,49 @@ def _plan(config: Config, labels: Tensor, epoch: int) -> EpochPlan:
 
 
 def _one_epoch(
-    model: Classifier, optimizer: Optimizer, config: Config, images: Tensor, labels: Tensor,
-    plan: EpochPlan, weights: Tensor | None, runtime: Runtime, epoch: int, on_step: Callable[[Step], None],
-) -> tuple[tuple[float, float, int], Vitals]:  # fmt: skip
-    """Run one epoch under class weights (C,); return (sum of losses, hits, images) and the vitals."""
+    stepper: Stepper, optimizer: Optimizer, config: Config, training: ImageSet, epoch: int,
+    on_step: Callable[[Step], None],
+) -> tuple[Glance, Vitals]:  # fmt: skip
+    """Run one epoch, counted from 0; return its sums and its vitals."""
     # Dropout draws from the global generator; apart from the plan's stream.
     torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, 1)).generate_state(1)[0]))
-    num_steps = num_batches(len(labels), config.batch_size)
-    lr = learning_rate(config, epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    watch = Watch(len(model.classes), num_steps, runtime.device)
-    sums = torch.zeros(3, device=runtime.device)
-    seen = 0
-    model.train()
-    for step, (batch, targets) in enumerate(batches(images, labels, plan, config.batch_size)):
-        progress = (epoch + step / num_steps) / config.epochs
-        with runtime.autocast():
-            features = model.embed(batch)
-        if weights is None:
-            objective = model.head(features, targets, progress)
-        else:
-            objective = weighted_mean(model.head.losses(features, targets, progress), targets, weights)  # fmt: skip
-        optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        optimizer.step()
-        loss, predicted = _margin_free(model, features.detach(), targets)
-        sums += torch.stack([loss * len(targets), (predicted == targets).sum(), objective.detach()])
-        watch.see(step, features.detach(), objective.detach(), predicted)
-        seen += len(targets)
-        if step % _LOOK_EVERY == 0 or step == num_steps - 1:
-            _check_finite(sums, epoch, step)
-        lam = model.head.lambda_at(progress)
-        on_step(Step(epoch + 1, step + 1, num_steps, seen, loss, sums[1], lam, lr))
-    total_loss, hits, _ = sums.tolist()
-    return (total_loss, hits, seen), watch.vitals(model.head.class_weights())
+    model, watch = stepper.model.train(), stepper.watch
+    num_steps, lr = num_batches(len(training), config.batch_size), learning_rate(config, epoch)
+    set_learning_rate(optimizer, lr)
+    watch.start(num_steps)
+    plan, num_images = _plan(config, training.labels, epoch), 0
+    for n, (images, labels) in enumerate(batches(training.images, training.labels, plan, config.batch_size)):  # fmt: skip
+        progress = (epoch + n / num_steps) / config.epochs
+        watch.next(len(labels), len(labels))
+        stepper.take(images, labels, progress, weighted=_is_rebalanced(config, epoch))
+        num_images += len(labels)
+        seen = _checked(watch.glance(), epoch)
+        on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, model.head.lambda_at(progress), lr))  # fmt: skip
+    total = _checked(watch.total(), epoch)
+    assert total is not None
+    return total, watch.vitals(model.head.class_weights())
 
 
-@torch.no_grad()
-def _margin_free(model: Classifier, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the plain cross-entropy () and the predicted classes (N,) of training features."""
-    logits = model.head.logits(features)
-    return functional.cross_entropy(logits, labels), logits.argmax(dim=1)
+def _checked(seen: Glance | None, epoch: int) -> Glance | None:
+    """Return what was seen of an epoch, counted from 0. Raises DivergedError for what is not finite."""
+    if seen is not None and not seen.is_finite:
+        raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1}, at or before step {seen.step}; lower --lr, or raise the loss's lambda_min")  # fmt: skip
+    return seen
 
 
-def _check_finite(sums: Tensor, epoch: int, step: int) -> None:
-    if not bool(sums.isfinite().all()):
-        raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1}, at or before step {step + 1}; lower --lr, or raise the loss's lambda_min")  # fmt: skip
+def _side_stream(device: torch.device) -> Callable[[], AbstractContextManager[None]]:
+    """Return what makes an epoch run on a CUDA stream that can be captured; elsewhere nothing.
+
+    Work of the default stream, as validation, comes before and after: each epoch ends with a wait.
+    """
+    if device.type != "cuda":
+        return nullcontext
+    cuda: Any = torch.cuda  # typed in some releases only
+    side = cuda.Stream(device)
+
+    def enter() -> AbstractContextManager[None]:
+        side.wait_stream(cuda.current_stream(device))
+        context: AbstractContextManager[None] = cuda.stream(side)
+        return context
+
+    return enter

@@ -1,4 +1,4 @@
-"""The collapse watch: what an epoch looked like from inside, and what is wrong with it.
+"""The watch over an epoch: its sums, what the host may see of them, and the signs of a collapse.
 
 A margin that comes too early is answered by features or class weights that shrink to nothing
 (benchmarks/LOG.md): accuracy falls to chance while the loss rests at ln C. Statistics stay tensors
@@ -22,6 +22,9 @@ _SHRUNK_SHARE = 0.05
 _LAST_SHARE = 0.5
 # Share of the training after which a class must have been predicted: rare ones are found late.
 _FAIR_START = 0.5
+# Steps between looks at an accelerator's sums; on the CPU a look costs nothing.
+_LOOK_EVERY = 16
+_cuda: Any = torch.cuda  # typed in some releases only
 
 
 @dataclass(frozen=True)
@@ -39,34 +42,128 @@ class Vitals:
     """Classes that no training image of the whole epoch was taken for, margin-free."""
 
 
-class Watch:
-    """Collects the vitals of one epoch of `num_steps` steps."""
+@dataclass(frozen=True)
+class Glance:
+    """What the host has seen of an epoch up to a step, counted from 1, margin-free."""
 
-    def __init__(self, num_classes: int, num_steps: int, device: torch.device) -> None:
-        self._first = int(num_steps * (1 - _LAST_SHARE))
-        self._steps = 0
-        self._sums = torch.zeros(3, device=device)
-        self._predicted = torch.zeros(num_classes, dtype=torch.bool, device=device)
+    step: int
+    num_images: int
+    loss: float
+    accuracy: float
+    is_finite: bool
+
+
+class Watch:
+    """Sums up one epoch after the other on the device.
+
+    `see` is all tensors and changes the same ones in place, so that a CUDA graph can hold it.
+    Several ranks each watch their own images; `sums` and `predicted` add up over them.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        # Loss, hits and objective of all steps; objective, zeros and norms of the watched ones.
+        self.sums = torch.zeros(6, dtype=torch.float64, device=device)
+        self.predicted = torch.zeros(num_classes, dtype=torch.bool, device=device)
+        self._watching = torch.zeros((), dtype=torch.float64, device=device)
+        self._reader = _reader(device)
+
+    def start(self, num_steps: int) -> None:
+        """Forget everything before an epoch of `num_steps` steps."""
+        for tensor in (self.sums, self.predicted, self._watching):
+            tensor.zero_()
+        self._first, self._step = int(num_steps * (1 - _LAST_SHARE)), 0
+        self._images = self._own_images = self._watched_images = self._watched_steps = 0
+        self._reader = _reader(self.sums.device)
+
+    def next(self, num_images: int, num_own: int) -> None:
+        """Note on the host that a step over `num_images` images comes now, `num_own` of them here."""
+        if self._step == self._first:
+            self._watching.fill_(1)
+        if self._step >= self._first:
+            self._watched_images += num_images
+            self._watched_steps += 1
+        self._images += num_images
+        self._own_images += num_own
+        self._step += 1
 
     @torch.no_grad()
-    def see(self, step: int, features: Tensor, objective: Tensor, predicted: Tensor) -> None:
-        """Take one step's features (N, D), objective () and predicted classes (N,)."""
-        self._predicted[predicted] = True
-        if step < self._first:
-            return
-        self._steps += 1
-        zeros = (features == 0).float().mean()
-        norm = features.float().norm(dim=1).mean()
-        self._sums += torch.stack([zeros, norm, objective.float()])
+    def see(self, features: Tensor, predicted: Tensor, loss: Tensor, hits: Tensor, objective: Tensor) -> None:  # fmt: skip
+        """Take a step's features (N, D), predicted classes (N,), and sums: loss, hits, objective ()."""
+        self.predicted.index_fill_(0, predicted, True)
+        zeros = (features == 0).sum() / features.shape[1]
+        norms = features.float().norm(dim=1).sum()
+        watched = self._watching * torch.stack([objective, zeros, norms])
+        self.sums += torch.cat([torch.stack([loss, hits, objective]), watched])
+
+    def glance(self) -> Glance | None:
+        """Return what the host knows of this rank's images without waiting for the device, if any."""
+        if self._step % self._reader.every == 0 or self._step == 1:
+            self._reader.ask(self.sums, (self._step, self._own_images))
+        seen = self._reader.read()
+        if seen is None:
+            return None
+        (loss, hits, objective, *_), (step, images) = seen
+        return Glance(step, images, loss / images, hits / images, math.isfinite(loss + objective))
+
+    def total(self) -> Glance:
+        """Return what the sums over all ranks say of the whole epoch; waits for the device."""
+        loss, hits, objective, *_ = self.sums.tolist()
+        images = self._images
+        return Glance(self._step, images, loss / images, hits / images, math.isfinite(loss + objective))  # fmt: skip
 
     def vitals(self, weight: Tensor) -> Vitals:
         """Return the epoch's vitals, given the class weights (C, D) at its end."""
-        zeros, norm, objective = (self._sums / max(1, self._steps)).tolist()
-        norms = weight.detach().float().norm(dim=1)
-        missing = (~self._predicted).nonzero()[:, 0].tolist()
+        objective, zeros, norms = self.sums[3:].tolist()
+        images, steps = max(1, self._watched_images), max(1, self._watched_steps)
+        weight_norms = weight.detach().float().norm(dim=1)
+        missing = (~self.predicted).nonzero()[:, 0].tolist()
         return Vitals(
-            zeros, norm, norms.min().item(), norms.median().item(), objective, tuple(missing)
-        )
+            zeros / images, norms / images, weight_norms.min().item(), weight_norms.median().item(),
+            objective / steps, tuple(missing),
+        )  # fmt: skip
+
+
+class _DirectReader:
+    """Reads a tensor of the host: nothing to wait for."""
+
+    every = 1
+
+    def ask(self, tensor: Tensor, note: tuple[int, int]) -> None:
+        self._seen = tensor.tolist(), note
+
+    def read(self) -> tuple[list[float], tuple[int, int]] | None:
+        return self._seen
+
+
+class _AsyncReader:
+    """Reads a tensor of an accelerator: a copy is asked for, and read once it has arrived."""
+
+    every = _LOOK_EVERY
+
+    def __init__(self) -> None:
+        self._arrived = _cuda.Event()
+        self._copy: Tensor | None = None
+        self._asked: tuple[int, int] | None = None
+        self._seen: tuple[list[float], tuple[int, int]] | None = None
+
+    def ask(self, tensor: Tensor, note: tuple[int, int]) -> None:
+        if self._asked is not None:  # the last copy is still on its way
+            return
+        if self._copy is None:
+            self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._copy.copy_(tensor, non_blocking=True)
+        self._arrived.record()
+        self._asked = note
+
+    def read(self) -> tuple[list[float], tuple[int, int]] | None:
+        if self._asked is not None and self._arrived.query():
+            assert self._copy is not None
+            self._seen, self._asked = (self._copy.tolist(), self._asked), None
+        return self._seen
+
+
+def _reader(device: torch.device) -> _DirectReader | _AsyncReader:
+    return _AsyncReader() if device.type == "cuda" else _DirectReader()
 
 
 def collapse_signs(vitals: Vitals, classes: tuple[str, ...], *, progress: float) -> dict[str, str]:

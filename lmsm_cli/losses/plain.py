@@ -79,7 +79,7 @@ class LargeMarginInSoftmaxLoss(Head):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = functional.linear(features, self.class_weights())
-        target = functional.one_hot(labels, logits.shape[1]).bool()
+        target = torch.arange(logits.shape[1], device=labels.device) == labels[:, None]
         others = logits.masked_fill(target, float("-inf")).log_softmax(dim=1)
         excess = others.exp() - 1 / (logits.shape[1] - 1)
         # Only then is 0 put for the target's -inf: times 0 it would be no number.

@@ -13,8 +13,9 @@ from typing import Any
 
 from lmsm_cli.runs.record import RunRecord
 
-# What a run is allowed to differ in from the other runs of its group.
-FREE_KEYS = ("seed", "out", "data_dir", "device")
+# What a run is allowed to differ in from the other runs of its group: nothing that moves a result
+# beyond rounding.
+FREE_KEYS = ("seed", "out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile")
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "accuracy": ("accuracy",),

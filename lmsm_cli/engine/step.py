@@ -1,0 +1,118 @@
+"""One optimisation step: eager, compiled, or captured as a CUDA graph, on one rank or on several.
+
+Everything that a step needs comes in as tensors, and everything that it leaves is in tensors: the
+weights, the optimiser's state and the epoch's watch. Hence it never waits for the device.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from lmsm_cli.config import Config
+from lmsm_cli.engine.device import Runtime
+from lmsm_cli.engine.graph import Graphed, cuda_capture
+from lmsm_cli.engine.watch import Watch
+from lmsm_cli.models import Classifier
+
+
+class Objective(nn.Module):
+    """What a step minimises, as one module, so that it can be compiled or shared out as a whole."""
+
+    def __init__(self, model: Classifier, runtime: Runtime) -> None:
+        super().__init__()
+        self.model, self._runtime = model, runtime
+
+    def forward(self, images: Tensor, labels: Tensor, progress: Tensor, weights: Tensor | None, total: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return sum(w_y loss) / total () and the features (N, D) of uint8 images (N, C, H, W).
+
+        `weights` are per class (C,), or None for 1; `total` () is their sum over the whole batch,
+        whose other images may be on other ranks.
+        """
+        with self._runtime.arithmetic():
+            features = self.model.embed(images)
+        losses = self.model.head.losses(features, labels, progress)
+        if weights is not None:
+            losses = weights[labels] * losses
+        return losses.sum() / total, features
+
+
+class Stepper:
+    """Takes the steps of a training; `watch` sums up what they did.
+
+    `say` is told what a user should know: what compiling took, and that there is no graph.
+    """
+
+    def __init__(self, model: Classifier, optimizer: Optimizer, config: Config, weights: Tensor | None, runtime: Runtime, say: Callable[[str], None]) -> None:  # fmt: skip
+        self.model, self._optimizer, self._weights = model, optimizer, weights
+        self.watch = Watch(len(model.classes), runtime.device)
+        self._objective: Callable[..., tuple[Tensor, Tensor]] = Objective(model, runtime)
+        self._progress = torch.zeros((), device=runtime.device)
+        self._run: Callable[..., None] = self._step
+        self._say, self._uncompiled = say, config.compile
+        if config.compile:
+            self._objective = torch.compile(self._objective, dynamic=False)
+        if runtime.device.type == "cuda" and config.cuda_graph:
+            self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), say)
+
+    def take(self, images: Tensor, labels: Tensor, progress: float, *, weighted: bool) -> None:
+        """Take a step on uint8 images (N, C, H, W) with labels (N,) at a progress of the training.
+
+        `weighted` applies the class weights.
+        """
+        self._progress.fill_(progress)
+        total = self._weights[labels].sum() if weighted and self._weights is not None else self._progress.new_full((), len(labels))  # fmt: skip
+        started = time.perf_counter()
+        self._run(weighted, images, labels, self._progress, total)
+        if self._uncompiled:
+            self._uncompiled = False
+            self._say(f"compiled in {time.perf_counter() - started:.1f} s, which the first epoch's time contains")  # fmt: skip
+
+    def _step(self, weighted: bool, images: Tensor, labels: Tensor, progress: Tensor, total: Tensor) -> None:  # fmt: skip
+        """Do the step; holds no number that changes from step to step but in a tensor."""
+        weights = self._weights if weighted else None
+        objective, features = self._objective(images, labels, progress, weights, total)
+        self._optimizer.zero_grad(set_to_none=True)
+        objective.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        with torch.no_grad():
+            features = features.detach()
+            logits = self.model.head.logits(features)
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            predicted = logits.argmax(dim=1)
+            self.watch.see(
+                features, predicted, loss, (predicted == labels).sum(), objective.detach()
+            )
+
+
+def new_optimizer(model: Classifier, config: Config) -> Optimizer:
+    """Return the config's optimiser over all parameters, in its fused form.
+
+    On CUDA the learning rate is a tensor there, which a captured step reads anew at each replay.
+    """
+    parameters, decay = model.parameters(), config.weight_decay
+    device = model.head.weight.device
+    on_cuda = device.type == "cuda"
+    lr = torch.tensor(config.lr, device=device) if on_cuda else config.lr
+    if on_cuda:  # the first steps are taken without a graph on purpose
+        warnings.filterwarnings("ignore", message="This instance was constructed with capturable")
+    match config.optimizer:
+        case "sgd":
+            return SGD(parameters, lr, config.momentum, weight_decay=decay, fused=True)
+        case "adam":
+            return Adam(parameters, lr, weight_decay=decay, fused=True, capturable=on_cuda)
+        case "adamw":
+            return AdamW(parameters, lr, weight_decay=decay, fused=True, capturable=on_cuda)
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -1,0 +1,198 @@
+"""A training step holds nothing that changes but in tensors, and never looks at them: a graph can hold it.
+
+The machine that tests has no GPU, so a capture is emulated on the CPU: the step's operations are
+written down with the very tensors they read and wrote, and a replay repeats just those. Numbers of
+Python are frozen as in a CUDA graph, and a look at a tensor's value is refused.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lmsm_cli.config import Config
+from lmsm_cli.engine import train as training
+from lmsm_cli.engine.graph import Graphed
+from lmsm_cli.engine.step import Stepper, new_optimizer
+from lmsm_cli.losses import HEADS, build_head
+from lmsm_cli.losses.cross_entropy import check_images
+from tests.test_engine import CPU, UNEVEN, easy_images, fit, small_model
+
+CONFIG = Config(epochs=5, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", device="cpu")
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+
+
+class Tape(TorchDispatchMode):
+    """Writes down operations; `play` repeats them on the same tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.__name__.partition(".")[0] in WAITS:
+            raise RuntimeError(f"{func} waits for the device")
+        results = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, results))
+        return results
+
+    def play(self):
+        """Repeat the operations."""
+        with torch._C._AutoDispatchBelowAutograd():  # where they were written down
+            for func, args, kwargs, results in self.operations:
+                aliases = [r.alias_info for r in func._schema.returns if r.alias_info]
+                if aliases and not any(alias.is_write for alias in aliases):
+                    continue  # a view is one still
+                again = func(*args, **kwargs)
+                if not aliases:  # else it was in place
+                    for old, new in zip(tensors(results), tensors(again), strict=True):
+                        old.copy_(new)
+
+
+def tensors(results):
+    """Return the tensors among an operation's results."""
+    parts = results if isinstance(results, tuple | list) else [results]
+    return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
+def emulated_capture(stepper):
+    """Return a capture for the CPU that, as CUDA's, leaves everything as it was."""
+
+    def capture(function):
+        held = [*stepper.model.state_dict().values(), stepper.watch.sums, stepper.watch.predicted]
+        held += [t for state in stepper._optimizer.state.values() for t in tensors(list(state.values()))]  # fmt: skip
+        before = [tensor.clone() for tensor in held]
+        random = torch.get_rng_state()
+        try:
+            with Tape() as tape:
+                function()
+        finally:
+            torch.set_rng_state(random)
+            for tensor, value in zip(held, before, strict=True):
+                tensor.detach().copy_(value)
+        return tape.play
+
+    return capture
+
+
+def with_graph(monkeypatch, capture=emulated_capture, said=None):
+    """Let every training of this test replay its steps; return the list of its Graphed."""
+    made = []
+    # Labels are looked at on the CPU alone.
+    monkeypatch.setattr("lmsm_cli.losses.head.check_batch", check_images)
+
+    def stepper(*args):
+        new = Stepper(*args)
+        new._run = Graphed(new._step, capture(new), (said if said is not None else []).append)
+        made.append(new._run)
+        return new
+
+    monkeypatch.setattr(training, "Stepper", stepper)
+    return made
+
+
+def fit_with_tensor_rate(model, config, data):
+    """Train with the learning rate in a tensor, as on CUDA; return the rows and the weights."""
+    optimizer = new_optimizer(model, config)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(config.lr)
+    epochs = list(training.train(model, optimizer, config, data, None, CPU))
+    rows = [{k: v for k, v in e.to_row().items() if "second" not in k} for e in epochs]
+    return rows, model.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"reweight": "inverse", "rebalance_from": 3},
+        {"sampling": "balanced", "augment": "crop-flip"},
+    ],
+)
+def test_replayed_steps_are_the_eager_ones(monkeypatch, optimizer, choice):
+    """Weights, statistics and reported numbers are the same bit for bit, schedules, dropout and last batches included."""
+    config = CONFIG.model_copy(update=choice | {"optimizer": optimizer})
+    runs = []
+    for graphed in (False, True):
+        made = with_graph(monkeypatch) if graphed else []
+        model = small_model("lsoftmax:margin=4", dropout=0.3)
+        runs.append(fit_with_tensor_rate(model, config, easy_images()))
+    assert runs[0][0] == runs[1][0]
+    for name, value in runs[0][1].items():
+        assert torch.equal(value, runs[1][1][name]), name
+    # full and last batches; with deferred weights full ones without and with, since the few last
+    # ones of each are all warm-up
+    assert len(made[0]._graphs) == 2
+
+
+@pytest.mark.parametrize("loss", HEADS)
+def test_no_loss_looks_at_the_device_in_a_step(monkeypatch, loss):
+    """A step of every loss can be captured: after it, `say` was told nothing."""
+    said = []
+    made = with_graph(monkeypatch, said=said)
+    model = small_model()
+    model.head = build_head(loss, 16, 3, torch.tensor([20, 20, 20]))
+    fit(model, CONFIG.model_copy(update={"epochs": 2}), data=easy_images())
+    assert said == []
+    assert made[0]._graphs
+
+
+def test_where_capture_fails_training_goes_on_and_says_so_once(monkeypatch):
+    """A device that refuses gives the eager run's weights and one message."""
+    said = []
+
+    def refuse(stepper):
+        def capture(function):
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+        return capture
+
+    plain, refused = small_model(), small_model()
+    fit(plain, CONFIG)
+    with_graph(monkeypatch, refuse, said)
+    fit(refused, CONFIG)
+    assert said == ["the training step could not be captured as a CUDA graph (operation not permitted when stream is capturing); it goes on without, more slowly"]  # fmt: skip
+    assert torch.equal(plain.head.weight, refused.head.weight)
+
+
+def test_what_a_graph_freezes_is_noticed_here(monkeypatch):
+    """The emulation is no rubber stamp: a learning rate outside a tensor changes the run."""
+    eager, frozen = small_model(), small_model()
+    fit(eager, CONFIG)
+    with_graph(monkeypatch)
+    fit(frozen, CONFIG)
+    assert not torch.equal(eager.head.weight, frozen.head.weight)
+
+
+def test_compiling_changes_rounding_only_and_tells_its_cost():
+    """--compile gives the eager weights to rounding and says what it took."""
+    said, weights = [], []
+    for compiled in (False, True):
+        model = small_model("lsoftmax:margin=2")
+        config = CONFIG.model_copy(update={"epochs": 2, "compile": compiled})
+        list(training.train(model, new_optimizer(model, config), config, UNEVEN, None, CPU, say=said.append))  # fmt: skip
+        weights.append(model.head.weight.detach().clone())
+        assert not any("_orig_mod" in key for key in model.state_dict())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
+    assert len(said) == 1
+    assert said[0].startswith("compiled in ")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_on_cuda_a_graph_gives_the_eager_numbers(optimizer):
+    """With and without the graph a run on the GPU agrees to rounding."""
+    weights = []
+    for graphed in (False, True):
+        config = CONFIG.model_copy(update={"optimizer": optimizer, "cuda_graph": graphed, "device": "cuda"})  # fmt: skip
+        runtime = replace(CPU, device=torch.device("cuda"))
+        model = runtime.place(small_model("lsoftmax:margin=4"))
+        list(
+            training.train(
+                model, new_optimizer(model, config), config, easy_images(), None, runtime
+            )
+        )
+        weights.append(model.head.weight.detach().cpu())
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
