@@ -1,0 +1,222 @@
+"""Measure what lmsm promises of whole trainings, on real CIFAR-10, in one run.
+
+`python benchmarks/train.py`; see README.md beside this file. The arms of a comparison take turns,
+each in a fresh process: `lmsm` tunes malloc for its whole process, and the seed's loop must not
+profit. An arm that fails marks its rows and nothing else. To add a measurement, write an arm
+(train_arms.py) or flags of `lmsm train`, and a function that yields its rows, named in `SECTIONS`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import train_arms
+import train_gpu
+import train_gpu_arms
+from train_children import ROOT, ArmError, fresh, in_turns, lmsm_help, run_child, trained
+from train_rows import HEADING, Row, difference_of_means, pairwise_differences, scaling_rows
+
+ARMS = train_arms.ARMS | train_gpu_arms.ARMS
+PRESET = ("--preset", "imbalanced-resnet18", "--batch-size", "128", "--device", "cpu")
+DIGITS = ("--dataset", "digits", "--epochs", "1", "--device", "cpu")
+SEEDS = 3  # of each precision
+STARTS = 5
+RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def speed(options: argparse.Namespace) -> Iterator[Row]:
+    """Compare the throughput of ResNet-18 with that of the seed's loop."""
+    arms = ("seed-32", "lmsm-32", "lmsm-128", "seed-128")
+    got = in_turns({name: fresh(name, options) for name in arms}, options.rounds)
+    seed, larger, ours, ours_larger = (f"{name}.images_per_second" for name in ("seed-32", "seed-128", "lmsm-32", "lmsm-128"))  # fmt: skip
+    yield got.row("seed's loop, batch 32", "img/s", seed)
+    yield got.row("lmsm, batch 32", "img/s", ours, seed, ">= 2.0")
+    yield got.row("lmsm, batch 128", "img/s", ours_larger, seed, ">= 3.0")
+    yield got.row("seed's loop, batch 128", "img/s", larger, seed)
+    yield got.row("lmsm / seed's loop, both batch 128", "img/s", ours_larger, larger)
+
+
+def speed_vgg(options: argparse.Namespace) -> Iterator[Row]:
+    """Compare the throughput of VGG-16 with that of the seed's loop."""
+    arms = ("seed-vgg-32", "lmsm-vgg-128", "seed-vgg-128")
+    got = in_turns({name: fresh(name, options) for name in arms}, options.rounds)
+    seed, ours, larger = (f"{name}.images_per_second" for name in arms)
+    yield got.row("seed's VGG-16 loop, batch 32", "img/s", seed)
+    yield got.row("lmsm VGG-16, batch 128", "img/s", ours, seed, ">= 2.0")
+    yield got.row("seed's VGG-16 loop, batch 128", "img/s", larger, seed)
+    yield got.row("lmsm / seed's VGG-16, both batch 128", "img/s", ours, larger)
+
+
+def accuracy(options: argparse.Namespace) -> Iterator[Row]:
+    """Compare the test accuracy after two epochs in bf16 and in fp32, over the same seeds."""
+    flags = (*PRESET, "--neck", "bn", "--epochs", "2", "--precision")
+    arms = {precision: trained(options, *flags, precision) for precision in ("bf16", "fp32")}
+    got = in_turns(arms, 1 if options.steps else SEEDS)
+    for precision in arms:
+        yield got.row(f"test accuracy, {precision}", "share", f"{precision}.accuracy", average="mean")  # fmt: skip
+    yield got.derived("difference of the means", "share", ["bf16.accuracy", "fp32.accuracy"], difference_of_means, "<= 0.01")  # fmt: skip
+
+
+def start(options: argparse.Namespace) -> Iterator[Row]:
+    """Time the shortest training, from process start to finished run folder, and the help."""
+    turns, thrown_away = (1, 0) if options.steps else (STARTS, 1)  # bytecode, files, caches
+    got = in_turns({"digits": trained(options, *DIGITS), "help": lmsm_help}, turns, thrown_away)
+    yield got.row("lmsm train on digits, 1 epoch", "s", "digits.wall", target="< 8")
+    yield got.row("lmsm --help", "s", "help.wall", target="<= 0.4")
+
+
+def scaling(options: argparse.Namespace) -> Iterator[Row]:
+    """Measure whether the seconds of an epoch are a line over the number of images."""
+    got = in_turns({"scaling": fresh("scaling", options)}, min(options.rounds, 2))
+    yield from scaling_rows(got, "an epoch", ("", "> 0.99"))
+
+
+def ranks(options: argparse.Namespace) -> Iterator[Row]:
+    """Compare two ranks of one thread with one process of two threads, by seconds of training."""
+    flags = (*PRESET, "--epochs", "1", "--factor", "0.02")
+    arms = {
+        "one": trained(options, *flags, env={"OMP_NUM_THREADS": "2"}),
+        "two": trained(options, *flags, launcher=RANKS, env={"OMP_NUM_THREADS": "1"}),
+    }
+    got = in_turns(arms, options.rounds)
+    yield got.row("one process, two threads", "s", "one.seconds")
+    yield got.row("two ranks, one thread each", "s", "two.seconds", "one.seconds", "<= 1.20")
+
+
+def augment(options: argparse.Namespace) -> Iterator[Row]:
+    """Measure the share of making an augmented batch in a step."""
+    got = in_turns({"arm": fresh("augmentation", options)}, options.rounds)
+    yield got.row("crop-flip step, batch 128", "ms", "arm.step")
+    yield got.row("of it: making the batch", "ms", "arm.batch", "arm.step", "<= 0.03")
+
+
+def loss(options: argparse.Namespace) -> Iterator[Row]:
+    """Compare a training step with L-Softmax and with softmax."""
+    got = in_turns({"arm": fresh("losses", options)}, options.rounds)
+    yield got.row("softmax step, batch 128", "ms", "arm.softmax")
+    yield got.row("L-Softmax step", "ms", "arm.lsoftmax", "arm.softmax", "<= 1.02")
+    yield got.row("softmax step again (noise)", "ms", "arm.softmax_again", "arm.softmax")
+
+
+def memory(options: argparse.Namespace) -> Iterator[Row]:
+    """Measure the peak memory of a whole run, test and plots included."""
+    got = in_turns({"arm": trained(options, *PRESET, "--epochs", "1")}, 1)
+    yield got.row("peak memory, batch 128", "GiB", "arm.peak", target="<= 2.5")
+
+
+def probe(options: argparse.Namespace) -> Iterator[Row]:
+    """Measure what a first run on a machine takes longer: it tries which precision is faster."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(turn: int) -> dict[str, float]:
+            # matplotlib's font cache takes seconds too, and is no matter of ours
+            cache, fonts = Path(folder, str(turn)), Path(folder, "matplotlib")
+            cache.mkdir(exist_ok=True)
+            env = {"XDG_CACHE_HOME": str(cache), "MPLCONFIGDIR": str(fonts)}
+            return trained(options, *DIGITS, env=env)(turn)
+
+        got = in_turns({"first": run, "later": run}, 1 if options.steps else STARTS, thrown_away=1)
+    yield got.row("first run, empty user cache", "s", "first.wall")
+    yield got.row("run after it", "s", "later.wall")
+    yield got.derived("what the first takes longer", "s", ["first.wall", "later.wall"], pairwise_differences, "<= 2.5")  # fmt: skip
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "speed": speed,
+    "speed-vgg": speed_vgg,
+    "accuracy": accuracy,
+    "start": start,
+    "scaling": scaling,
+    "ranks": ranks,
+    "augment": augment,
+    "loss": loss,
+    "memory": memory,
+    "probe": probe,
+} | train_gpu.SECTIONS
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    load = round(os.getloadavg()[0], 2)
+    gpu = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')"  # fmt: skip
+    git = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)  # fmt: skip
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": run_child(["-c", gpu]).output.strip(),
+        "load_at_start": load,
+        "lmsm_computes_on": computes_on(),
+        "torch": version("torch"),
+        "torchvision": version("torchvision"),
+        "python": platform.python_version(),
+        "commit": git.stdout.strip() or "unknown",
+        "date": datetime.now().astimezone().isoformat(timespec="minutes"),
+    }
+
+
+def computes_on() -> str:
+    """Return what `--device cpu --precision auto` gives here."""
+    ask = "from lmsm_cli.engine.device import choose_runtime; print(choose_runtime('cpu', 'auto'))"
+    try:
+        return run_child(["-c", ask]).output.strip()
+    except ArmError as error:
+        return f"unknown: {error}"
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each arm takes (default 3)")  # fmt: skip
+    parser.add_argument("--seconds-per-arm", type=float, default=20, help="timed seconds of a throughput arm in a round (default 20)")  # fmt: skip
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION", help=f"sections to measure (default all): {', '.join(SECTIONS)}")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+    parser.add_argument("--steps", type=int, help="this many timed steps instead, and whole trainings on a few digits: tries the script, measures nothing")  # fmt: skip
+    parser.add_argument("--airbench", type=Path, metavar="FILE", help="airbench94_muon.py of KellerJordan/cifar10-airbench, for its row")  # fmt: skip
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--turn", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Measure the chosen sections, printing each row as it comes: an hour's rows outlive a crash."""
+    print(HEADING, flush=True)
+    measured = []
+    for name in options.only:
+        print(f"section {name}", file=sys.stderr)
+        for row in SECTIONS[name](options):
+            print(row.line(), flush=True)
+            measured.append(row)
+    return measured
+
+
+def main() -> None:
+    """Run one arm (in a child), or all of the benchmark."""
+    options = parse()
+    if options.arm:
+        plan = train_arms.Plan(options.seconds_per_arm, options.steps, options.turn)
+        print(json.dumps(ARMS[options.arm](plan)))
+        return
+    facts = machine()
+    options.no_gpu = "no CUDA device here" if facts["gpu"] == "none" else ""
+    measured = measure(options)
+    print("\n" + "\n".join(f"{key}: {value}" for key, value in facts.items()))
+    if options.steps:
+        print(f"\n{options.steps} steps an arm: this tries the script, the numbers mean nothing")
+    if options.json:
+        document = {"machine": facts, "rounds": options.rounds, "seconds_per_arm": options.seconds_per_arm, "steps": options.steps, "rows": [row.to_json() for row in measured]}  # fmt: skip
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
