@@ -6,7 +6,8 @@ LmsmError (2, usage and config)
 |- DataError        3  data missing or bad
 |- CheckpointError  4  checkpoint unusable
 |- DivergedError    5  the loss is no longer finite
-`- DiskError        6  disk or other I/O
+|- DiskError        6  disk or other I/O
+`- OutOfMemoryError 7  the host's or the device's memory was not enough
 
 A message is one sentence: the fact, the value given, the way out; lower case, no full stop.
 Exit codes 130 and 143 (interrupted by SIGINT, SIGTERM) belong to signals, not to errors.
@@ -55,6 +56,12 @@ class DiskError(LmsmError):
     """A file that cannot be written."""
 
     exit_code = 6
+
+
+class OutOfMemoryError(LmsmError):
+    """A training that needs more memory than there is."""
+
+    exit_code = 7
 
 
 # What readers of pickles, archives and state dicts raise for content that is not theirs.

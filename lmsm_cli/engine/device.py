@@ -1,8 +1,10 @@
 """Where and in which arithmetic to compute: device, precision, memory layout, threads."""
 
 import ctypes
+import gc
 import re
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -124,7 +126,19 @@ def _keep_freed_memory() -> None:
     A step frees and takes activations of tens of megabytes; each return costs their page faults
     again (benchmarks/LOG.md). Does nothing where there is no glibc.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    if mallopt := _of_libc("mallopt"):
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory(device: torch.device) -> None:
+    """Give back what the allocators keep of a device, for those that would take it otherwise."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif malloc_trim := _of_libc("malloc_trim"):
+        malloc_trim(0)
+
+
+def _of_libc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -1,0 +1,84 @@
+"""Out of memory: exit code 7 with what a user needs to choose a batch that fits."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lmsm_cli.engine.memory import fitting_batch, is_out_of_memory, reported_memory, training_bytes
+from lmsm_cli.errors import OutOfMemoryError
+from lmsm_cli.losses import build_head
+from lmsm_cli.models import Classifier
+from tests.test_engine import CPU
+
+# Runs the real command under a limit on the address space, set once torch is loaded.
+LIMITED = """
+import resource, sys
+import torch, torchvision, sklearn.metrics, matplotlib.pyplot
+import lmsm_cli.experiment
+from lmsm_cli.commands.app import main
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, -1))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
+def test_a_batch_that_does_not_fit_ends_with_code_7_and_one_that_fits(tmp_path):
+    """Under 300 MiB more than start-up takes, `lmsm train` names batch, peak and a smaller batch; with that batch it runs."""
+
+    def train(batch_size):
+        flags = ["--dataset", "digits", "--model", "resnet18-cifar", "--epochs", "1", "--threads", "1", "--precision", "fp32"]  # fmt: skip
+        command = ["train", *flags, "--batch-size", str(batch_size), "--out", str(tmp_path)]
+        return subprocess.run([sys.executable, "-c", LIMITED, *command], capture_output=True, text=True, check=False)  # fmt: skip
+
+    done = train(1000)
+    assert done.returncode == 7, done.stderr
+    message = re.search(r"error: out of memory with batch_size 1000, at a peak of (\S+) GiB .*; --batch-size (\d+) would have fitted", done.stderr)  # fmt: skip
+    assert message, done.stderr
+    assert 0.1 < float(message[1]) < 5
+    assert "Traceback" not in done.stderr
+    (folder,) = tmp_path.iterdir()
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 7)
+    again = train(int(message[2]))
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_out_of_memory(error, is_one):
+    """torch's and Python's own ways to say it are known, other errors stay what they are."""
+    assert is_out_of_memory(error) == is_one
+    with pytest.raises(OutOfMemoryError if is_one else type(error)):
+        with reported_memory(CPU, 8, lambda: 1.0):
+            raise error
+
+
+def test_the_fitting_batch_is_the_largest_half_that_the_bytes_allow():
+    """Of 100 images of 10 bytes, 260 bytes hold 25, 30 bytes 3, and 19 not even 2."""
+    assert [fitting_batch(100, available, 10) for available in (260, 30, 19)] == [25, 3, None]
+
+
+def test_an_image_takes_what_autograd_keeps_of_it():
+    """Of two linear layers around a ReLU: the images, the ReLU's output, by hand, and half of it in bf16."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 8))
+    model = Classifier(backbone, nn.Identity(), build_head("softmax", 8, 3), classes="abc", mean=(0.5,), std=(0.3,))  # fmt: skip
+    kept = 4 * (64 + 16)
+    assert training_bytes(model, CPU, (8, 8, 1)) == 1.5 * kept
+    assert training_bytes(model, replace(CPU, precision="bf16"), (8, 8, 1)) == 0.75 * kept
