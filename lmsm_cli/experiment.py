@@ -17,7 +17,7 @@ from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.engine.evaluate import scores_of
-from lmsm_cli.engine.memory import reported_memory, training_bytes
+from lmsm_cli.engine.memory import reported_memory
 from lmsm_cli.engine.probe import probe
 from lmsm_cli.engine.step import new_optimizer
 from lmsm_cli.engine.train import Epoch, Step, train
@@ -183,10 +183,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     folder = _new_folder(config, runtime)
     display.say(f"{folder.path}: {len(training.labels)} training images on {runtime}")
     shape = tuple(training.images.shape[1:])
-    with (
-        _status(folder),
-        reported_memory(runtime, config.batch_size, lambda: training_bytes(model, runtime, shape)),
-    ):  # fmt: skip
+    with _status(folder), reported_memory(runtime, model, config.batch_size, shape):
         last, best = _train(model, config, data, runtime, folder, display)
         folder.write_scores(_test(model, data, runtime, folder, last, best))
         if with_plots:

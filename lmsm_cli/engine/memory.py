@@ -16,7 +16,7 @@ from lmsm_cli.models import Classifier
 # How torch's CPU allocator, the C++ library and oneDNN say it; CUDA has an exception of its own.
 _WORDS = ("allocate memory", "not enough memory", "bad_alloc", "out of memory", "could not create a memory")  # fmt: skip
 # Gradients and work space of the layer at hand, on top of what is kept for the backward pass.
-_OVERHEAD = 1.5
+_OVERHEAD = 2.0
 # Gradients and an optimiser's two moments, each as large as the parameters.
 _COPIES = 3
 
