@@ -139,7 +139,7 @@ class Config(BaseModel):
     layout: Literal["auto", "channels-last", "contiguous"] = Field("auto", json_schema_extra=_RUN)
     """Order of images and features in memory; auto as --precision."""
     threads: Int = Field(0, ge=0, le=1024, json_schema_extra=_RUN)
-    """CPU threads of a process; 0 as --precision auto."""
+    """CPU threads, which torchrun's processes share; 0 as --precision auto."""
     cuda_graph: bool = Field(True, json_schema_extra=_RUN)
     """On a GPU, replay each training step as one CUDA graph."""
     compile: bool = Field(False, json_schema_extra=_RUN)

@@ -3,6 +3,7 @@
 LmsmError (2, usage and config)
 |- ArgumentError    2  a value that a function of the library cannot take; a ValueError too
 |- RunError         1  the run failed
+|  `- RankError     *  another process of the run failed; its exit code
 |- DataError        3  data missing or bad
 |- CheckpointError  4  checkpoint unusable
 |- DivergedError    5  the loss is no longer finite
@@ -22,6 +23,8 @@ class LmsmError(Exception):
     """A mistake in usage or configuration, shown as one message without a traceback."""
 
     exit_code = 2
+    shown_elsewhere = False
+    """Whether another process of the same run shows the message, so that this one need not."""
 
 
 class ArgumentError(LmsmError, ValueError):
@@ -32,6 +35,10 @@ class RunError(LmsmError):
     """A run that could not be finished."""
 
     exit_code = 1
+
+
+class RankError(RunError):
+    """The failure of another process of the run, with that one's exit code."""
 
 
 class DataError(LmsmError):

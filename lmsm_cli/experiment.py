@@ -16,7 +16,9 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import Runtime, check_precision, choose_device, choose_runtime
+from lmsm_cli.engine.distributed import ALONE, Ranks, joined
 from lmsm_cli.engine.evaluate import scores_of
+from lmsm_cli.engine.global_batch_norm import synchronised
 from lmsm_cli.engine.memory import reported_memory
 from lmsm_cli.engine.probe import probe
 from lmsm_cli.engine.step import new_optimizer
@@ -49,6 +51,25 @@ class Display(Protocol):
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Show a finished epoch."""
+
+
+class Silence:
+    """Tells nothing: for the ranks that leave the telling to the first, and for measurements."""
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def warn(self, text: str) -> None:
+        """Do nothing."""
+
+    def step(self, step: Step) -> None:
+        """Do nothing."""
+
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +164,7 @@ def settle(config: Config, model: Classifier, image_shape: tuple[int, ...], say:
 
     `image_shape` is (H, W, C). What the config says already stays.
     """
-    runtime = choose_runtime(config.device, config.precision, config.layout, config.threads)
+    runtime = runtime_of(config)
     if runtime.device.type == "cpu":
         given = {"precision": config.precision, "layout": config.layout, "threads": config.threads}
         wanted = {key: value for key, value in given.items() if value not in ("auto", 0)}
@@ -166,29 +187,45 @@ def _shown(milliseconds: Mapping[str, float]) -> str:
     return "; ".join(f"{arm.removeprefix('CPU, ')} {time:.1f} ms" for arm, time in ranked)
 
 
-def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder:
-    """Train, test and write the run folder; return it.
+def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
+    """Train, test and write the run folder; return it, None on all but the first rank.
 
     Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
     """
-    check(config)
-    training, validation = load_training(config, display.report)
-    data = Data(training, validation, load_test(config, display.report))
+    with joined(config.device) as ranks:
+        return _run(config, display if ranks.is_first else Silence(), ranks, with_plots)
+
+
+def _run(config: Config, display: Display, ranks: Ranks, with_plots: bool) -> RunFolder | None:
+    device = ranks.take_device(check(config))
+    ranks.check_batch_size(config.batch_size)
+    with ranks.first():  # what it downloads and decodes, the others find
+        training, validation = load_training(config, display.report)
+        data = Data(training, validation, load_test(config, display.report))
     model = build_model(config, data)
-    config = settle(config, model, tuple(training.images.shape[1:]), display.say)
+    shape = tuple(training.images.shape[1:])
+    config = ranks.agree(settle(config, model, shape, display.say) if ranks.is_first else config)
     config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
-    runtime = choose_runtime(config.device, config.precision, config.layout, config.threads)
+    runtime = replace(runtime_of(config, processes=ranks.local_size), device=device)
     runtime.apply()
     model = runtime.place(model)
-    folder = _new_folder(config, runtime)
-    display.say(f"{folder.path}: {len(training.labels)} training images on {runtime}")
-    shape = tuple(training.images.shape[1:])
+    where = f"{runtime}, {ranks.size} processes" if ranks.size > 1 else str(runtime)
+    folder = _new_folder(config, where) if ranks.is_first else None
+    if folder:
+        display.say(f"{folder.path}: {len(training)} training images on {where}")
     with _status(folder), reported_memory(runtime, model, config.batch_size, shape):
-        last, best = _train(model, config, data, runtime, folder, display)
-        folder.write_scores(_test(model, data, runtime, folder, last, best))
-        if with_plots:
-            _draw(folder, data)
+        last, best = _train(model, config, data, runtime, ranks, folder, display)
+        scores = score_images(model, data.test, data.train_counts, runtime, ranks)
+        if folder:
+            folder.write_scores(_documented(scores, model, data, runtime, folder, last, best))
+            if with_plots:
+                _draw(folder, data)
     return folder
+
+
+def runtime_of(config: Config, *, processes: int = 1) -> Runtime:
+    """Return the arithmetic that a settled config names, on the device that it asks for."""
+    return choose_runtime(config.device, config.precision, config.layout, config.threads, processes=processes)  # fmt: skip
 
 
 def resolved_spec(spec: str, head: Head) -> str:
@@ -200,17 +237,20 @@ def resolved_spec(spec: str, head: Head) -> str:
     return spec
 
 
-def _new_folder(config: Config, runtime: Runtime) -> RunFolder:
+def _new_folder(config: Config, where: str) -> RunFolder:
     name = run_name(config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now())  # fmt: skip
     folder = RunFolder.create(config.out, name)
     folder.write_config(configs.dump_yaml(config))
-    folder.write_environment(environment.describe(str(runtime)))
+    folder.write_environment(environment.describe(where))
     return folder
 
 
 @contextmanager
-def _status(folder: RunFolder) -> Iterator[None]:
+def _status(folder: RunFolder | None) -> Iterator[None]:
     """Keep status.json true: running, then completed, failed or interrupted."""
+    if folder is None:
+        yield
+        return
     folder.write_status("running")
     try:
         yield
@@ -226,12 +266,16 @@ def _status(folder: RunFolder) -> Iterator[None]:
     folder.write_status("completed", exit_code=0)
 
 
-def _train(model: Classifier, config: Config, data: Data, runtime: Runtime, folder: RunFolder, display: Display) -> tuple[Epoch, Epoch | None]:  # fmt: skip
-    """Train to the end, saving every epoch; return the last epoch and that of best.pt."""
+def _train(model: Classifier, config: Config, data: Data, runtime: Runtime, ranks: Ranks, folder: RunFolder | None, display: Display) -> tuple[Epoch, Epoch | None]:  # fmt: skip
+    """Train to the end, saving every epoch into the folder; return the last epoch and that of best.pt."""
+    if ranks.size > 1:
+        synchronised(model, runtime.device)
     optimizer = new_optimizer(model, config)
     best: Epoch | None = None
     warned: set[str] = set()
-    for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step, say=display.say):  # fmt: skip
+    for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step, say=display.say, ranks=ranks):  # fmt: skip
+        if folder is None:
+            continue
         state = checkpoint.state_of(
             model, configs.dump(config), train_counts=data.train_counts, epoch=epoch.epoch,
             image_shape=list(data.training.images.shape[1:]),
@@ -267,10 +311,9 @@ def _warn(epoch: Epoch, warned: set[str], folder: RunFolder, display: Display) -
         display.warn(text)
 
 
-def _test(model: Classifier, data: Data, runtime: Runtime, folder: RunFolder, last: Epoch, best: Epoch | None) -> dict[str, Any]:  # fmt: skip
+def _documented(scores: Scores, model: Classifier, data: Data, runtime: Runtime, folder: RunFolder, last: Epoch, best: Epoch | None) -> dict[str, Any]:  # fmt: skip
     """Return scores.json: the last epoch's test scores, and what best.pt would have given."""
-    document = score_images(model, data.test, data.train_counts, runtime).to_json()
-    document |= {
+    document = scores.to_json() | {
         "checkpoint": folder.checkpoint.name,
         "epoch": last.epoch,
         "lambda": model.head.lambda_at(1.0),
@@ -279,19 +322,19 @@ def _test(model: Classifier, data: Data, runtime: Runtime, folder: RunFolder, la
     }
     if best is not None:
         chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
-        scores = score_images(chosen, data.test, data.train_counts, runtime)
+        of_best = score_images(chosen, data.test, data.train_counts, runtime)
         document["best_on_validation"] = {
             "epoch": best.epoch,
             "val_balanced_accuracy": best.val_balanced_accuracy,
-            "accuracy": scores.accuracy,
-            "balanced_accuracy": scores.balanced_accuracy,
+            "accuracy": of_best.accuracy,
+            "balanced_accuracy": of_best.balanced_accuracy,
         }
     return document
 
 
-def score_images(model: Classifier, images: ImageSet, train_counts: list[int], runtime: Runtime) -> Scores:  # fmt: skip
-    """Return the scores of a classifier on labelled images."""
-    predicted = scores_of(model, images.images, runtime).argmax(dim=1).cpu().numpy()
+def score_images(model: Classifier, images: ImageSet, train_counts: list[int], runtime: Runtime, ranks: Ranks = ALONE) -> Scores:  # fmt: skip
+    """Return the scores of a classifier on labelled images, which several ranks share."""
+    predicted = scores_of(model, images.images, runtime, ranks).argmax(dim=1).cpu().numpy()
     return score(model.classes, images.labels.numpy(), predicted, train_counts)
 
 

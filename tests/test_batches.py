@@ -76,7 +76,7 @@ def test_flip_alone_mirrors_the_columns():
 def test_batches_are_uint8_channels_last(numbered):
     """The model gets (B, C, H, W) with channels innermost in memory, still uint8."""
     plan = plan_epoch(12, "crop-flip", seed=0, epoch=0)
-    images, _ = next(batches(*numbered, plan, 4))
+    images = next(batches(*numbered, plan, 4)).images
     assert images.shape == (4, 3, 8, 8)
     assert images.dtype == torch.uint8
     assert images.is_contiguous(memory_format=torch.channels_last)

@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except LmsmError as error:
-        _print_error(error)
+        if not error.shown_elsewhere:
+            _print_error(error)
         return error.exit_code
     except BrokenPipeError:
         # The reader has gone, as in `lmsm compare runs | head`; say nothing when Python flushes.

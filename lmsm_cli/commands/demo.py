@@ -78,6 +78,7 @@ def _draw_features(folder: Path, display: "Display") -> Path:
         config = _config(folder / "picture", loss=_PICTURE_LOSS.format(margin), **_PICTURE)
         display.say(f"2-D features, margin {margin}")
         run = experiment.run(config, display, with_plots=False)
+        assert run is not None
         features, labels, classes = evaluation.features(run.path, display)
         panels.append((f"m = {margin}", features, labels))
     plot_features(panels, classes, folder / "features.png")

@@ -55,6 +55,8 @@ def _run(resolved: Resolved, *, json: bool) -> None:
 
     with new_display() as display:
         folder = experiment.run(resolved.config, display)
+    if folder is None:  # the first rank prints
+        return
     scores = read_run(folder.path).scores or {}
     if json:
         print_json({"run": str(folder.path), **scores})

@@ -5,8 +5,9 @@ epoch): an epoch can be repeated exactly, and entered at any batch. The draws ar
 so they are the same on every device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,14 @@ class EpochPlan:
         flips = None if self.flips is None else self.flips.to(device)
         corners = None if self.corners is None else self.corners.to(device)
         return EpochPlan(self.order.to(device), flips, corners)
+
+
+class Batch(NamedTuple):
+    """A rank's part of a batch, ready for the model; without ranks, all of it."""
+
+    images: Tensor  # uint8 (B, C, H, W), channels-last in memory
+    labels: Tensor  # (B,)
+    all_labels: Tensor  # of the whole batch, in order of rank
 
 
 def plan_epoch(
@@ -74,19 +83,22 @@ def num_batches(num_images: int, batch_size: int) -> int:
 
 
 def batches(
-    images: Tensor, labels: Tensor, plan: EpochPlan, batch_size: int, *, start: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels) from batch `start` on, for uint8 images (N, H, W, C) on any device.
+    images: Tensor, labels: Tensor, plan: EpochPlan, batch_size: int, *, start: int = 0,
+    share: Callable[[int], slice] = slice,
+) -> Iterator[Batch]:  # fmt: skip
+    """Yield the batches from batch `start` on, for uint8 images (N, H, W, C) on any device.
 
-    A batch is uint8 (B, C, H, W) in channels-last layout, labels (B,).
+    `share` gives the part of a batch of so many images that is wanted, by default all of it.
     """
     plan = plan.to(images.device)
     for i in range(start, num_batches(len(labels), batch_size)):
-        part = slice(i * batch_size, (i + 1) * batch_size)
-        chosen = plan.order[part]
-        flips = None if plan.flips is None else plan.flips[part]
-        corners = None if plan.corners is None else plan.corners[part]
-        yield augmented(images[chosen], flips, corners).permute(0, 3, 1, 2), labels[chosen]
+        whole = slice(i * batch_size, (i + 1) * batch_size)
+        all_labels = labels[plan.order[whole]]
+        part = share(len(all_labels))
+        flips = None if plan.flips is None else plan.flips[whole][part]
+        corners = None if plan.corners is None else plan.corners[whole][part]
+        pixels = augmented(images[plan.order[whole][part]], flips, corners)
+        yield Batch(pixels.permute(0, 3, 1, 2), all_labels[part], all_labels)
 
 
 def augmented(images: Tensor, flips: Tensor | None, corners: Tensor | None) -> Tensor:

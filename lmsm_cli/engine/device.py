@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -19,8 +20,21 @@ M = TypeVar("M", bound=nn.Module)
 Precision = Literal["fp32", "bf16", "bf16-conv"]
 Layout = Literal["channels-last", "contiguous"]
 
-# What torch found or was given (OMP_NUM_THREADS), before any run took fewer.
-ALL_THREADS = torch.get_num_threads()
+
+def _all_threads() -> int:
+    """Return the threads of a host: what torch found or was given (OMP_NUM_THREADS).
+
+    torchrun sets that to 1 where nobody else did, for its processes not to get into each other's
+    way; here they share the cores.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return torch.get_num_threads()
+
+
+# Before any run took fewer.
+ALL_THREADS = _all_threads()
 
 # From glibc's malloc.h.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
@@ -87,8 +101,10 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_runtime(device: str, precision: str, layout: str = "auto", threads: int = 0) -> Runtime:
+def choose_runtime(device: str, precision: str, layout: str = "auto", threads: int = 0, *, processes: int = 1) -> Runtime:  # fmt: skip
     """Return the runtime of a config's values; `auto` and 0 take what is usual, unmeasured.
+
+    The `processes` of a host share the threads.
 
     Raises LmsmError for a device or an arithmetic that is not to be had.
     """
@@ -98,7 +114,7 @@ def choose_runtime(device: str, precision: str, layout: str = "auto", threads: i
         chosen,
         ("bf16" if has_fast_bf16(chosen) else "fp32") if precision == "auto" else precision,  # type: ignore[arg-type]
         "channels-last" if layout == "auto" else layout,  # type: ignore[arg-type]
-        threads or ALL_THREADS,
+        max(1, (threads or ALL_THREADS) // processes),
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.engine.device import Runtime
+from lmsm_cli.engine.distributed import ALONE, Ranks
 from lmsm_cli.models import Classifier
 
 # Larger than a training batch: no activations are kept for a backward pass.
@@ -14,11 +15,14 @@ _BATCH = 250
 
 
 @torch.inference_mode()
-def scores_of(model: Classifier, images: Tensor, runtime: Runtime) -> Tensor:
-    """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device."""
-    return torch.cat(
-        [model.head.logits(features) for features in _embedded(model, images, runtime)]
-    )
+def scores_of(model: Classifier, images: Tensor, runtime: Runtime, ranks: Ranks = ALONE) -> Tensor:
+    """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device.
+
+    Several `ranks` with the same model share the images; each returns all logits.
+    """
+    own = images[ranks.share(len(images))]
+    logits = [model.head.logits(features) for features in _embedded(model, own, runtime)]
+    return ranks.gather(torch.cat(logits))
 
 
 @torch.inference_mode()

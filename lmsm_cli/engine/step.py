@@ -14,7 +14,9 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lmsm_cli.config import Config
+from lmsm_cli.data.batches import Batch
 from lmsm_cli.engine.device import Runtime
+from lmsm_cli.engine.distributed import ALONE, Ranks, data_parallel, zero_objective
 from lmsm_cli.engine.graph import Graphed, cuda_capture
 from lmsm_cli.engine.watch import Watch
 from lmsm_cli.models import Classifier
@@ -31,10 +33,12 @@ class Objective(nn.Module):
         """Return sum(w_y loss) / total () and the features (N, D) of uint8 images (N, C, H, W).
 
         `weights` are per class (C,), or None for 1; `total` () is their sum over the whole batch,
-        whose other images may be on other ranks.
+        whose other images may be on other ranks. No images give 0, for ranks that have none left.
         """
         with self._runtime.arithmetic():
             features = self.model.embed(images)
+        if not len(labels):
+            return zero_objective(features, self.model.head.parameters()), features
         losses = self.model.head.losses(features, labels, progress)
         if weights is not None:
             losses = weights[labels] * losses
@@ -47,27 +51,30 @@ class Stepper:
     `say` is told what a user should know: what compiling took, and that there is no graph.
     """
 
-    def __init__(self, model: Classifier, optimizer: Optimizer, config: Config, weights: Tensor | None, runtime: Runtime, say: Callable[[str], None]) -> None:  # fmt: skip
+    def __init__(self, model: Classifier, optimizer: Optimizer, config: Config, weights: Tensor | None, runtime: Runtime, say: Callable[[str], None], ranks: Ranks = ALONE) -> None:  # fmt: skip
         self.model, self._optimizer, self._weights = model, optimizer, weights
+        self._num_ranks = ranks.size
         self.watch = Watch(len(model.classes), runtime.device)
-        self._objective: Callable[..., tuple[Tensor, Tensor]] = Objective(model, runtime)
+        objective: nn.Module = Objective(model, runtime)
         self._progress = torch.zeros((), device=runtime.device)
         self._run: Callable[..., None] = self._step
         self._say, self._uncompiled = say, config.compile
         if config.compile:
-            self._objective = torch.compile(self._objective, dynamic=False)
-        if runtime.device.type == "cuda" and config.cuda_graph:
+            objective = torch.compile(objective, dynamic=False)
+        self._objective = data_parallel(objective, runtime.device) if ranks.size > 1 else objective
+        # Capturing the exchange of gradients is for the day when it can be tried.
+        if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
             self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), say)
 
-    def take(self, images: Tensor, labels: Tensor, progress: float, *, weighted: bool) -> None:
-        """Take a step on uint8 images (N, C, H, W) with labels (N,) at a progress of the training.
-
-        `weighted` applies the class weights.
-        """
+    def take(self, batch: Batch, progress: float, *, weighted: bool) -> None:
+        """Take a step at a progress of the training; `weighted` applies the class weights."""
         self._progress.fill_(progress)
-        total = self._weights[labels].sum() if weighted and self._weights is not None else self._progress.new_full((), len(labels))  # fmt: skip
+        total = self._progress.new_full((), len(batch.all_labels))
+        if weighted and self._weights is not None:
+            total = self._weights[batch.all_labels].sum()
         started = time.perf_counter()
-        self._run(weighted, images, labels, self._progress, total)
+        self.watch.next(len(batch.all_labels), len(batch.labels))
+        self._run(weighted, batch.images, batch.labels, self._progress, total)
         if self._uncompiled:
             self._uncompiled = False
             self._say(f"compiled in {time.perf_counter() - started:.1f} s, which the first epoch's time contains")  # fmt: skip
@@ -77,7 +84,8 @@ class Stepper:
         weights = self._weights if weighted else None
         objective, features = self._objective(images, labels, progress, weights, total)
         self._optimizer.zero_grad(set_to_none=True)
-        objective.backward()  # type: ignore[no-untyped-call]
+        # DistributedDataParallel takes the mean over the ranks, and the objective is a sum.
+        (objective * self._num_ranks).backward()
         self._optimizer.step()
         with torch.no_grad():
             features = features.detach()

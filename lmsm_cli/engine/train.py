@@ -21,6 +21,7 @@ from lmsm_cli.config import Config
 from lmsm_cli.data.batches import EpochPlan, batches, num_batches, plan_epoch
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import Runtime
+from lmsm_cli.engine.distributed import ALONE, Ranks
 from lmsm_cli.engine.evaluate import mean_cross_entropy, scores_of
 from lmsm_cli.engine.schedule import learning_rate
 from lmsm_cli.engine.step import Stepper, set_learning_rate
@@ -84,9 +85,11 @@ def train(
     *,
     on_step: Callable[[Step], None] = lambda step: None,
     say: Callable[[str], None] = lambda text: None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train `model` in place, yielding after every epoch; stop by not asking for more.
 
+    Of several `ranks` each computes its part of every batch, and all yield the same epochs.
     `say` is told of compiling and of a CUDA graph that could not be made. Raises DivergedError when
     the loss is no longer finite, LmsmError before the first step for a class without images that
     the config wants re-weighted.
@@ -95,18 +98,18 @@ def train(
     training, validation = training.to(runtime.device), validation and validation.to(runtime.device)
     stream = _side_stream(runtime.device)
     with stream():
-        stepper = Stepper(model, optimizer, config, weights, runtime, say)
+        stepper = Stepper(model, optimizer, config, weights, runtime, say, ranks)
     for epoch in range(config.epochs):
         started = time.perf_counter()
         with stream():
-            seen, vitals = _one_epoch(stepper, optimizer, config, training, epoch, on_step)
+            seen, vitals = _one_epoch(stepper, optimizer, config, training, epoch, on_step, ranks)
         seconds = time.perf_counter() - started
         end = (epoch + 1) / config.epochs
         yield Epoch(
             epoch=epoch + 1,
             train_loss=seen.loss,
             train_accuracy=seen.accuracy,
-            **validate(model, validation, runtime),
+            **validate(model, validation, runtime, ranks),
             lam=model.head.lambda_at(end),
             effective_margin=model.head.effective_margin_at(end),
             lr=learning_rate(config, epoch),
@@ -117,13 +120,13 @@ def train(
         )
 
 
-def validate(model: Classifier, held_out: ImageSet | None, runtime: Runtime) -> dict[str, Any]:
+def validate(model: Classifier, held_out: ImageSet | None, runtime: Runtime, ranks: Ranks = ALONE) -> dict[str, Any]:  # fmt: skip
     """Return val_loss, val_accuracy and val_balanced_accuracy; None each without images."""
     names = ("val_loss", "val_accuracy", "val_balanced_accuracy")
     if held_out is None:
         return dict.fromkeys(names)
-    logits = scores_of(model, held_out.images, runtime).cpu()
-    labels = held_out.labels.numpy()
+    logits = scores_of(model, held_out.images, runtime, ranks).cpu()
+    labels = held_out.labels.numpy(force=True)
     predicted = logits.argmax(dim=1).numpy()
     # over the held-out classes: a class of one image has none to hold out
     balanced = balanced_accuracy(labels, predicted)
@@ -155,23 +158,24 @@ def _plan(config: Config, labels: Tensor, epoch: int) -> EpochPlan:
 
 def _one_epoch(
     stepper: Stepper, optimizer: Optimizer, config: Config, training: ImageSet, epoch: int,
-    on_step: Callable[[Step], None],
+    on_step: Callable[[Step], None], ranks: Ranks,
 ) -> tuple[Glance, Vitals]:  # fmt: skip
     """Run one epoch, counted from 0; return its sums and its vitals."""
-    # Dropout draws from the global generator; apart from the plan's stream.
-    torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, 1)).generate_state(1)[0]))
+    # Dropout draws from the global generator; apart from the plan's stream and the other ranks'.
+    torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, 1 + ranks.rank)).generate_state(1)[0]))  # fmt: skip
     model, watch = stepper.model.train(), stepper.watch
     num_steps, lr = num_batches(len(training), config.batch_size), learning_rate(config, epoch)
     set_learning_rate(optimizer, lr)
     watch.start(num_steps)
     plan, num_images = _plan(config, training.labels, epoch), 0
-    for n, (images, labels) in enumerate(batches(training.images, training.labels, plan, config.batch_size)):  # fmt: skip
+    for n, batch in enumerate(batches(training.images, training.labels, plan, config.batch_size, share=ranks.share)):  # fmt: skip
         progress = (epoch + n / num_steps) / config.epochs
-        watch.next(len(labels), len(labels))
-        stepper.take(images, labels, progress, weighted=_is_rebalanced(config, epoch))
-        num_images += len(labels)
+        stepper.take(batch, progress, weighted=_is_rebalanced(config, epoch))
+        num_images += len(batch.all_labels)
         seen = _checked(watch.glance(), epoch)
         on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, model.head.lambda_at(progress), lr))  # fmt: skip
+    ranks.add_(watch.sums)
+    ranks.any_(watch.predicted)
     total = _checked(watch.total(), epoch)
     assert total is not None
     return total, watch.vitals(model.head.class_weights())

@@ -1,0 +1,523 @@
+"""Ranks: several processes compute what one does, and end together when one of them fails."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from lmsm_cli import LSoftmaxLoss
+from lmsm_cli.engine import failures as rank_failures
+from lmsm_cli.engine.distributed import (
+    ALONE,
+    Ranks,
+    data_parallel,
+    joined,
+    threads_for,
+    zero_objective,
+)
+from lmsm_cli.engine.global_batch_norm import GlobalBatchNorm, synchronised
+from lmsm_cli.errors import ArgumentError, DataError, DiskError, LmsmError
+from lmsm_cli.losses.reweighting import weighted_mean
+
+SECONDS = 60  # after which processes that wait for each other are given up
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
+
+
+@contextmanager
+def started(work, folder, size, ports, *, agent=False):
+    """Give the processes that run a function of this file on a folder, as torchrun starts them.
+
+    They meet at the first port. With `agent`, stores listen there already, as torchrun's does.
+    """
+    code = (
+        f"import sys; from tests.test_distributed import {work.__name__} as work; work(sys.argv[1])"
+    )
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0], "PORTS": " ".join(map(str, ports))}  # fmt: skip
+    if agent:
+        shared |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+    processes = []
+    for rank in range(size):
+        given = {key: str(value) for key, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}  # fmt: skip
+        with (folder / f"{rank}.log").open("w") as log:
+            command = [sys.executable, "-c", code, str(folder)]
+            processes.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | given))  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def finished(work, folder, size, num_stores=1):
+    """Run a function of this file on `size` ranks; return their exit codes and logs."""
+    stores = [
+        dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        for _ in range(num_stores)
+    ]
+    deadline = time.monotonic() + SECONDS
+    with started(work, folder, size, [store.port for store in stores], agent=True) as processes:
+        codes = [process.wait(max(0, deadline - time.monotonic())) for process in processes]
+    return codes, [(folder / f"{rank}.log").read_text() for rank in range(size)]
+
+
+# --- what each of several ranks computes
+
+SHAPES = {
+    "vectors": (7, 6),
+    "maps": (7, 6, 4, 3),
+    "sequences": (7, 6, 5),
+    "fewer images than ranks": (1, 6, 4, 3),
+    "half precision": (7, 6, 4, 3),
+    "no weights, mean of all batches": (7, 6, 4, 3),
+}
+
+
+def two_layers(name):
+    """Return two BatchNorms, one after the other, of a case."""
+    kind = nn.BatchNorm2d if len(SHAPES[name]) == 4 else nn.BatchNorm1d
+    options = {"affine": False, "momentum": None} if name.startswith("no weights") else {"momentum": 0.3}  # fmt: skip
+    layers = nn.Sequential(kind(6, **options), nn.Tanh(), kind(6, **options))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in layers.parameters():
+        parameter.data = 0.5 + torch.rand(parameter.shape, generator=generator)
+    return layers
+
+
+def two_batches(name):
+    """Return two batches of a case and what each output counts in the objective, in its type."""
+    generator = torch.Generator().manual_seed(2)
+    kind = torch.bfloat16 if name == "half precision" else torch.float32
+    drawn = torch.randn(2, 2, *SHAPES[name], generator=generator).to(kind)
+    if drawn.ndim == 6:
+        drawn = drawn.movedim(3, -1).contiguous().movedim(-1, 3)  # channels-last images
+    return [(images * 2 + 3, coefficients) for images, coefficients in drawn]
+
+
+def normalised(layers, batches, ranks=ALONE):
+    """Return outputs, input gradients, parameter gradients and state after a rank's two batches."""
+    found = []
+    for images, coefficients in batches:
+        own = ranks.share(len(images))
+        images = images[own].clone(memory_format=torch.preserve_format).requires_grad_()
+        output = layers(images)
+        (output * coefficients[own]).sum().backward()
+        found += [output.detach(), images.grad]
+    return {
+        "images": found,
+        "gradients": [parameter.grad for parameter in layers.parameters()],
+        "state": layers.state_dict(),
+        "in evaluation": layers.eval()(batches[0][0]).detach(),
+    }
+
+
+# Type of the weights and tolerance; float32 is trained under autocast to bf16.
+TRAINED = {torch.float64: 1e-10, torch.float32: 0.05}
+
+
+class Objective(nn.Module):
+    """A small net and the sum of its losses over `total`, times the number of ranks."""
+
+    def __init__(self, size=1):
+        super().__init__()
+        conv = nn.Conv2d(2, 5, 3, padding=1, bias=False)
+        self.body = nn.Sequential(conv, nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(5, 4), nn.BatchNorm1d(4))  # fmt: skip
+        self.head = LSoftmaxLoss(4, 3, margin=2, anneal="none")
+        self.size = size
+
+    def forward(self, images, labels, weights, total):
+        """Return the rank's share of the objective."""
+        features = self.body(images)
+        if not len(labels):
+            return zero_objective(features, self.head.parameters())
+        return (weights[labels] * self.head.losses(features, labels)).sum() * (self.size / total)
+
+
+def training_batches(dtype):
+    """Return batches of 6, 6, 5 and 2 images (B, 2, 4, 4) with labels, and class weights for each."""
+    generator = torch.Generator().manual_seed(5)
+    for count, weights in ((6, (1, 1, 1)), (6, (0.3, 1, 1.7)), (5, (1, 1, 1)), (2, (0.3, 1, 1.7))):
+        images = torch.randn(count, 2, 4, 4, generator=generator, dtype=dtype)
+        labels = torch.randint(3, (count,), generator=generator)
+        yield images, labels, torch.tensor(weights, dtype=dtype)
+
+
+def fresh_objective(dtype, size=1):
+    """Return the objective with the weights that all tests start from."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return Objective(size).to(dtype).to(memory_format=torch.channels_last)
+
+
+def trained_in_parallel(ranks, dtype):
+    """Return the state dict after a rank's part of the training."""
+    objective = fresh_objective(dtype, ranks.size)
+    synchronised(objective, CPU)
+    parallel = data_parallel(objective, CPU)
+    optimizer = torch.optim.SGD(objective.parameters(), 0.2, momentum=0.9, fused=True)
+    for images, labels, weights in training_batches(dtype):
+        own = ranks.share(len(images))
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            value = parallel(images[own], labels[own], weights, weights[labels].sum())
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+    return {key: value.clone() for key, value in objective.state_dict().items()}
+
+
+def trained_alone(dtype):
+    """Return the state dict after the training in one process, by the mean of the head."""
+    objective = fresh_objective(dtype)
+    optimizer = torch.optim.SGD(objective.parameters(), 0.2, momentum=0.9)
+    for images, labels, weights in training_batches(dtype):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            features = objective.body(images)
+        loss = weighted_mean(objective.head.losses(features, labels), labels, weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return objective.state_dict()
+
+
+def exchanged(ranks, folder):
+    """Return what the methods of Ranks give."""
+    rank = ranks.rank
+    found = {
+        "add": ranks.add_(torch.tensor([rank, 10])),
+        "any": ranks.any_(torch.tensor([rank == 1, False, True])),
+        "bf16 rows": ranks.gather(torch.full((rank, 2), rank, dtype=torch.bfloat16)),
+        "int64 rows": ranks.gather(torch.full((2,), rank)),
+    }
+    with ranks.first():
+        found["was made before"] = (folder / "made").exists()
+        time.sleep(0.2 if rank == 0 else 0)
+        (folder / "made").touch()
+    ranks.wait()
+    return found
+
+
+def compute(folder):
+    """Save everything that the tests of equality look at, as one rank."""
+    folder = Path(folder)
+    torch.set_num_threads(1)
+    with joined("cpu", timeout=timedelta(seconds=SECONDS)) as ranks:
+        found = exchanged(ranks, folder)
+        found["ranks"] = (ranks.rank, ranks.size, ranks.local_rank, ranks.local_size)
+        for name in SHAPES:
+            layers = synchronised(two_layers(name), CPU)
+            found[name] = normalised(layers, two_batches(name), ranks)
+        found |= {dtype: trained_in_parallel(ranks, dtype) for dtype in TRAINED}
+        try:
+            GlobalBatchNorm(3)(torch.ones(int(ranks.is_first), 3))
+        except ValueError as error:
+            found["one value"] = str(error)
+        torch.save(found, folder / f"{ranks.rank}.pt")
+    assert not dist.is_initialized()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def found(request, tmp_path_factory):
+    """What each of two or three ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    codes, logs = finished(compute, folder, request.param)
+    assert codes == [0] * request.param, "\n".join(logs)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+def assert_close(values, truth, tolerance):
+    """Compare with the truth, relative to its largest value."""
+    assert values.shape == truth.shape
+    assert (values.double() - truth).abs().max() <= tolerance * truth.abs().max()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_batch_norm_is_that_of_the_whole_batch(found, name):
+    """Outputs, gradients and running statistics are nn.BatchNorm's on all ranks' images together."""
+    batches = [(images.double(), coefficients.double()) for images, coefficients in two_batches(name)]  # fmt: skip
+    truth = normalised(two_layers(name).double(), batches)
+    tolerance = 0.03 if name == "half precision" else 1e-5
+    for i, wanted in enumerate(truth["images"]):
+        assert_close(torch.cat([rank[name]["images"][i] for rank in found]), wanted, tolerance)
+    for i, wanted in enumerate(truth["gradients"]):
+        assert_close(sum(rank[name]["gradients"][i] for rank in found), wanted, tolerance)
+    for rank in found:
+        assert list(rank[name]["state"]) == list(truth["state"])
+        assert_close(rank[name]["in evaluation"], truth["in evaluation"], tolerance)
+        for key, wanted in truth["state"].items():
+            assert_close(rank[name]["state"][key], wanted.double(), tolerance)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_rank_has_the_same_statistics_to_the_bit(found, name):
+    """Running statistics need no broadcast: they are equal on all ranks, not only close."""
+    for rank in found[1:]:
+        for key, value in found[0][name]["state"].items():
+            assert torch.equal(rank[name]["state"][key], value)
+
+
+def test_one_value_a_channel_is_refused_on_every_rank(found):
+    """A single value has no variance, and no rank is left waiting when that is said."""
+    for rank in found:
+        assert rank["one value"].startswith("BatchNorm has 1 values a channel")
+
+
+@pytest.mark.parametrize("dtype", TRAINED)
+def test_training_in_parallel_is_training_alone(found, dtype):
+    """Steps with momentum, class weights, uneven and empty parts give one process's weights."""
+    wanted = trained_alone(dtype)
+    for rank in found:
+        assert list(rank[dtype]) == list(wanted)
+        for name, value in wanted.items():
+            assert_close(rank[dtype][name], value.double(), TRAINED[dtype])
+            assert torch.equal(rank[dtype][name], found[0][dtype][name])
+
+
+def test_ranks_exchange_values(found):
+    """Sums, any and rows of uneven length, or none, are the same on every rank."""
+    size = len(found)
+    for r, rank in enumerate(found):
+        assert rank["ranks"] == (r, size, r, size)
+        assert rank["add"].tolist() == [sum(range(size)), 10 * size]
+        assert rank["any"].tolist() == [True, False, True]
+        assert rank["bf16 rows"].tolist() == [[i, i] for i in range(size) for _ in range(i)]
+        assert rank["bf16 rows"].dtype == torch.bfloat16
+        assert rank["int64 rows"].tolist() == [i for i in range(size) for _ in range(2)]
+
+
+def test_rank_0_goes_first(found):
+    """The body of `first` has run on rank 0 when it starts on the others."""
+    assert [rank["was made before"] for rank in found] == [r > 0 for r in range(len(found))]
+
+
+# --- how ranks end
+
+
+def attempt(number, body):
+    """Join once more and run a body; return what came of it, or the error, as plain values."""
+    os.environ["MASTER_PORT"] = os.environ["PORTS"].split()[number]
+    began = time.monotonic()
+    try:
+        with joined("cpu", timeout=timedelta(seconds=SECONDS)) as ranks:
+            body(ranks)
+    except (LmsmError, ZeroDivisionError) as error:
+        shown = not getattr(error, "shown_elsewhere", False)
+        code = getattr(error, "exit_code", 1)
+        return [type(error).__name__, str(error), code, shown, time.monotonic() - began]
+    return ["nothing raised"]
+
+
+def fail_alike(ranks):
+    """Raise the same mistake on every rank, on rank 0 last."""
+    time.sleep(0.3 if ranks.is_first else 0)
+    raise LmsmError("factor is 2")
+
+
+def fail_first(ranks):
+    """Raise on rank 0 while the others wait for it."""
+    with ranks.first():
+        if ranks.is_first:
+            raise DataError("no images")
+
+
+def fail_by_a_bug(ranks):
+    """Raise what is no LmsmError on rank 0 while the others wait for it."""
+    with ranks.first():
+        _ = 1 // ranks.rank
+
+
+def fail_in_a_loop(ranks):
+    """Raise on rank 1 while the others are in collectives."""
+    model = data_parallel(nn.Linear(2, 2), CPU)
+    for i in range(10**6):
+        model(torch.ones(1, 2)).sum().backward()
+        if ranks.rank == 1 and i == 5:
+            raise DiskError("disk full")
+
+
+def fail(folder):
+    """Save what this rank says to several failures; the last one needs the process to end."""
+    rank_failures._HEAD_START = 0.5  # it keeps torchrun from ending who speaks; there is none here
+    found = [
+        attempt(0, fail_alike),
+        attempt(1, fail_first),
+        attempt(2, fail_by_a_bug),
+        attempt(3, fail_in_a_loop),
+    ]
+    (Path(folder) / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory):
+    """What each of three ranks said to each of several failures."""
+    folder = tmp_path_factory.mktemp("failures")
+    codes, logs = finished(fail, folder, 3, num_stores=4)
+    assert codes == [0] * 3, "\n".join(logs)
+    ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
+    return list(zip(*ranks, strict=True))
+
+
+OTHERS = "RankError"
+OUTCOMES = [
+    [["LmsmError", "factor is 2", 2, rank == 0] for rank in range(3)],
+    [["DataError", "no images", 3, True], *[[OTHERS, "rank 0 failed: no images", 3, False]] * 2],
+    [["ZeroDivisionError", "integer division or modulo by zero", 1, True], *[[OTHERS, "rank 0 failed: ZeroDivisionError: integer division or modulo by zero", 1, False]] * 2],
+    [[OTHERS, "rank 1 failed: disk full", 6, False], ["DiskError", "disk full", 6, True], [OTHERS, "rank 1 failed: disk full", 6, False]],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(4), ids=["alike", "rank 0 goes first", "a bug", "in a loop"])  # fmt: skip
+def test_a_failure_ends_all_ranks_and_is_shown_once(failures, number):
+    """Every rank has the error and exit code of the one that failed, which alone shows it; rank 0 does where all fail."""
+    assert [outcome[:4] for outcome in failures[number]] == OUTCOMES[number]
+    assert all(outcome[4] < 20 for outcome in failures[number])
+
+
+def add_for_ever(folder):
+    """Add numbers over the ranks until that fails; show the error as the command line does."""
+    torch.set_num_threads(1)
+    try:
+        with joined("cpu", timeout=timedelta(seconds=25)) as ranks:
+            for i in range(10**9):
+                ranks.add_(torch.ones(1000))
+                if i == 10:
+                    (Path(folder) / f"{ranks.rank}.ready").touch()
+    except LmsmError as error:
+        if not error.shown_elsewhere:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_other(tmp_path, victim):
+    """When one of two ranks is killed in the middle, the other ends within 30 s and says which."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with started(add_for_ever, tmp_path, 2, [port]) as processes:
+        deadline = time.monotonic() + SECONDS
+        while not all((tmp_path / f"{rank}.ready").exists() for rank in range(2)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        processes[victim].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        code = processes[1 - victim].wait(SECONDS)
+        assert time.monotonic() - killed < 30
+    assert code == 1
+    log = (tmp_path / f"{1 - victim}.log").read_text()
+    assert log.splitlines()[-1] == f"error: rank {victim} was lost"
+
+
+# --- what needs no second process
+
+
+def test_alone_every_method_leaves_things_as_they_are():
+    """One process needs no process group, and keeps its batch, values and rows."""
+    values, flags, rows = torch.tensor([1.0, 2]), torch.tensor([True, False]), torch.ones(3, 2)
+    with joined() as ranks, ranks.first():
+        assert ranks is ALONE
+        assert ranks.is_first
+        assert ranks.share(5) == slice(0, 5)
+        assert ranks.add_(values) is values
+        assert ranks.any_(flags) is flags
+        assert ranks.gather(rows) is rows
+        assert ranks.take_device(torch.device("cuda:1")) == torch.device("cuda:1")
+        ranks.check_batch_size(7)
+        ranks.wait()
+    assert values.tolist() == [1, 2]
+    assert flags.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_parts_are_those_of_array_split(size):
+    """Parts follow each other, cover the batch, and differ by one image at most."""
+    for n in range(10):
+        wanted = [part.tolist() for part in np.array_split(np.arange(n), size)]
+        assert [list(range(n))[Ranks(rank, size).share(n)] for rank in range(size)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "size", "nearest"), [(32, 3, "30 or 33"), (2, 4, "4"), (130, 4, "128 or 132")]
+)
+def test_a_batch_that_cannot_be_shared_is_refused(batch_size, size, nearest):
+    """The error gives the batch size, the processes and the nearest sizes that work."""
+    with pytest.raises(LmsmError) as error:
+        Ranks(0, size).check_batch_size(batch_size)
+    assert str(error.value) == f"batch_size is {batch_size}: {size} processes cannot share it equally; use {nearest}"  # fmt: skip
+    assert error.value.exit_code == 2
+
+
+def test_a_numbered_cuda_device_cannot_be_shared():
+    """Two processes on one host cannot both take the device that was asked for by number."""
+    with pytest.raises(LmsmError, match="device is 'cuda:1': 2 processes cannot share it"):
+        Ranks(0, 2, 0, 2).take_device(torch.device("cuda:1"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", None), ("WORLD_SIZE", "two")])
+def test_an_incomplete_environment_is_explained(monkeypatch, name, value):
+    """Half of torchrun's variables is a usage mistake, named in the message."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    if value is not None:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LmsmError, match=f"^{name} is {value!r} in the environment"), joined("cpu"):
+        pass
+
+
+def test_ranks_that_never_come_are_given_up(monkeypatch):
+    """A rank that waits alone for the others ends after the timeout, and says so."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LmsmError, match=r"^rank 0 did not find the other 1 processes"), joined("cpu", timeout=timedelta(seconds=1)):  # fmt: skip
+        pass
+
+
+def test_ranks_share_the_cores(monkeypatch):
+    """Each rank gets its part of the cores that the process may use, and at least one."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    assert [threads_for(size) for size in (1, 2, 4, 7)] == [6, 3, 1, 1]
+
+
+def test_synchronising_keeps_parameters_and_mode():
+    """The converted model holds the same parameters, in the same mode, and only BatchNorms change."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=0.1), nn.Sequential(nn.BatchNorm1d(4, affine=False)))  # fmt: skip
+    model[2].eval()
+    before = list(model.parameters())
+    buffers = {name: value.data_ptr() for name, value in model.named_buffers()}
+    assert synchronised(model, CPU) is model
+    assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
+    assert {name: value.data_ptr() for name, value in model.named_buffers()} == buffers
+    assert [type(layer) for layer in model.modules()].count(GlobalBatchNorm) == 2
+    assert model[1].eps == 0.1
+    assert model[1].training
+    assert not model[2][0].training
+    model[1].load_state_dict(nn.BatchNorm2d(4).state_dict())
+
+
+def test_batch_norm_takes_images_only():
+    """A tensor without channels is an error that shows its shape."""
+    with pytest.raises(ArgumentError, match=r"not \(3,\)"):
+        GlobalBatchNorm(3)(torch.ones(3))
+
+
+def test_a_rank_without_images_has_a_gradient_for_everything():
+    """The objective of an empty part is 0, and so is the gradient of each parameter."""
+    layer, head = nn.Linear(3, 2), nn.Linear(2, 4)
+    objective = zero_objective(layer(torch.ones(0, 3)), head.parameters())
+    objective.backward()
+    assert objective.item() == 0
+    for parameter in (*layer.parameters(), *head.parameters()):
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
