@@ -1,4 +1,4 @@
-"""Shuffled, augmented batches, on the device that holds the images.
+"""Shuffled, augmented batches, on the device that holds the labels.
 
 Everything random in an epoch is drawn before it, from a generator that depends only on (seed,
 epoch): an epoch can be repeated exactly, and entered at any batch. The draws are made on the CPU,
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from lmsm_cli.data.decoded import Images, MappedImages
 
 # Pixels of zeros around an image before the random crop: the field's recipe for CIFAR.
 _PADDING = 4
@@ -74,19 +76,30 @@ def num_batches(num_images: int, batch_size: int) -> int:
 
 
 def batches(
-    images: Tensor, labels: Tensor, plan: EpochPlan, batch_size: int, *, start: int = 0
+    images: Images, labels: Tensor, plan: EpochPlan, batch_size: int, *, start: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images, labels) from batch `start` on, for uint8 images (N, H, W, C) on any device.
 
-    A batch is uint8 (B, C, H, W) in channels-last layout, labels (B,).
+    Images and labels are on the same device, or the images stay in their file and are gathered
+    batch by batch. A batch is uint8 (B, C, H, W) in channels-last layout, labels (B,).
     """
-    plan = plan.to(images.device)
+    host_order = plan.order.cpu()
+    plan = plan.to(labels.device)
     for i in range(start, num_batches(len(labels), batch_size)):
         part = slice(i * batch_size, (i + 1) * batch_size)
         chosen = plan.order[part]
         flips = None if plan.flips is None else plan.flips[part]
         corners = None if plan.corners is None else plan.corners[part]
-        yield augmented(images[chosen], flips, corners).permute(0, 3, 1, 2), labels[chosen]
+        if isinstance(images, MappedImages):
+            gathered = _sent(images[host_order[part]], labels.device)
+        else:
+            gathered = images[chosen]
+        yield augmented(gathered, flips, corners).permute(0, 3, 1, 2), labels[chosen]
+
+
+def _sent(batch: Tensor, device: torch.device) -> Tensor:
+    """Return a batch of the host on the device; CUDA takes it while the host goes on."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch
 
 
 def augmented(images: Tensor, flips: Tensor | None, corners: Tensor | None) -> Tensor:

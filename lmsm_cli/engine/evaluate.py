@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lmsm_cli.data.decoded import Images
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.models import Classifier
 
@@ -14,7 +15,7 @@ _BATCH = 250
 
 
 @torch.inference_mode()
-def scores_of(model: Classifier, images: Tensor, runtime: Runtime) -> Tensor:
+def scores_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
     """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device."""
     return torch.cat(
         [model.head.logits(features) for features in _embedded(model, images, runtime)]
@@ -22,16 +23,17 @@ def scores_of(model: Classifier, images: Tensor, runtime: Runtime) -> Tensor:
 
 
 @torch.inference_mode()
-def features_of(model: Classifier, images: Tensor, runtime: Runtime) -> Tensor:
+def features_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
     """Return the head's input features (N, D) of uint8 images (N, H, W, C)."""
     return torch.cat([features.float() for features in _embedded(model, images, runtime)])
 
 
-def _embedded(model: Classifier, images: Tensor, runtime: Runtime) -> Iterator[Tensor]:
+def _embedded(model: Classifier, images: Images, runtime: Runtime) -> Iterator[Tensor]:
     was_training = model.training
     model.eval()
     try:
-        for batch in torch.split(images, _BATCH):
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
             with runtime.arithmetic():
                 features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
             yield features
