@@ -34,7 +34,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 def read(root: Path, size: int = 8, channels: int = 3, **kwargs) -> np.ndarray:
     """Return all images below class folders."""
-    return read_images(list_class_folders(root), size=size, channels=channels, **kwargs)
+    return read_images(list_class_folders(root), size=size, channels=channels, **kwargs).numpy()
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_second_reading_comes_from_the_cache(tmp_path):
     read(tmp_path / "train")
     swap_content(path)
     assert np.array_equal(read(tmp_path / "train")[0], noise(0))
-    assert (tmp_path / ".lmsm-train-8x8x3.npz").is_file()
+    assert (tmp_path / ".lmsm-train-8x8x3.pixels").is_file()
 
 
 def test_cache_is_by_size_and_channels(pets):
@@ -226,12 +226,12 @@ def test_folder_that_cannot_be_written_gets_no_cache(pets):
     images = read(pets, report=lambda what, done, total: said.append(what))
     assert len(images) == 6
     assert sum("no cache" in what for what in said) == 1
-    assert [path.name for path in pets.parent.glob(".*")] == [".lmsm-train-8x8x3.npz"]
+    assert [path.name for path in pets.parent.glob(".*")] == [".lmsm-train-8x8x3.pixels"]
 
 
 def test_progress_ends_at_the_total(pets, monkeypatch):
     """Progress rises and ends at the number of images; the cache needs none."""
-    monkeypatch.setattr(class_folders, "_CHUNK", 4)
+    monkeypatch.setattr(class_folders, "_CHUNK_BYTES", 4 * 8 * 8 * 3)
     seen = []
     read(pets, report=lambda what, done, total: seen.append((done, total)))
     assert seen == [(4, 6), (6, 6)]

@@ -10,6 +10,8 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from lmsm_cli import experiment, load_checkpoint
 from lmsm_cli.config import Config
+from lmsm_cli.data import class_folders
+from lmsm_cli.data.decoded import MappedImages
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
 from lmsm_cli.evaluation import evaluate
@@ -155,6 +157,21 @@ def test_class_folders_train_and_evaluate(tmp_path):
     write_class_folders(tmp_path / "strange", ("yak",), 2, size=12)
     with pytest.raises(DataError, match="yak"):
         evaluate(folder.path, SilentDisplay(), images=tmp_path / "strange")
+
+
+def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
+    """Images that stay in their file give the metrics and scores that images in memory give."""
+    write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
+    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="exp", factor=0.5, validation=0.2, image_size=12, batch_size=8, augment="crop-flip", precision="fp32")  # fmt: skip
+    records = []
+    for limit in (1 << 30, 0):
+        monkeypatch.setattr(class_folders, "IN_MEMORY_BYTES", limit)
+        folder = experiment.run(config, SilentDisplay(), with_plots=False)
+        record, scores = read_run(folder.path), evaluate(folder.path, SilentDisplay())
+        rows = [[row[key] for key in ("train_loss", "val_loss", "val_accuracy")] for row in record.metrics]  # fmt: skip
+        records.append((rows, record.scores["confusion"], scores["confusion"]))
+    assert isinstance(load("folder", tmp_path / "data", "test", image_size=12).images, MappedImages)
+    assert records[0] == records[1]
 
 
 @pytest.mark.parametrize("profile", ["none", "exp", "step"])

@@ -1,4 +1,4 @@
-"""Shuffled, augmented batches, on the device that holds the images.
+"""Shuffled, augmented batches, on the device that holds the labels.
 
 Everything random in an epoch is drawn before it, from a generator that depends only on (seed,
 epoch): an epoch can be repeated exactly, and entered at any batch. The draws are made on the CPU,
@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from lmsm_cli.data.decoded import Images, MappedImages
 
 # Pixels of zeros around an image before the random crop: the field's recipe for CIFAR.
 _PADDING = 4
@@ -83,22 +85,34 @@ def num_batches(num_images: int, batch_size: int) -> int:
 
 
 def batches(
-    images: Tensor, labels: Tensor, plan: EpochPlan, batch_size: int, *, start: int = 0,
+    images: Images, labels: Tensor, plan: EpochPlan, batch_size: int, *, start: int = 0,
     share: Callable[[int], slice] = slice,
 ) -> Iterator[Batch]:  # fmt: skip
     """Yield the batches from batch `start` on, for uint8 images (N, H, W, C) on any device.
 
-    `share` gives the part of a batch of so many images that is wanted, by default all of it.
+    Images and labels are on the same device, or the images stay in their file and are gathered
+    batch by batch. `share` gives the part of a batch of so many images that is wanted, by default
+    all of it.
     """
-    plan = plan.to(images.device)
+    host_order = plan.order.cpu()
+    plan = plan.to(labels.device)
     for i in range(start, num_batches(len(labels), batch_size)):
         whole = slice(i * batch_size, (i + 1) * batch_size)
         all_labels = labels[plan.order[whole]]
         part = share(len(all_labels))
         flips = None if plan.flips is None else plan.flips[whole][part]
         corners = None if plan.corners is None else plan.corners[whole][part]
-        pixels = augmented(images[plan.order[whole][part]], flips, corners)
-        yield Batch(pixels.permute(0, 3, 1, 2), all_labels[part], all_labels)
+        if isinstance(images, MappedImages):
+            gathered = _sent(images[host_order[whole][part]], labels.device)
+        else:
+            gathered = images[plan.order[whole][part]]
+        pixels = augmented(gathered, flips, corners).permute(0, 3, 1, 2)
+        yield Batch(pixels, all_labels[part], all_labels)
+
+
+def _sent(batch: Tensor, device: torch.device) -> Tensor:
+    """Return a batch of the host on the device; CUDA takes it while the host goes on."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch
 
 
 def augmented(images: Tensor, flips: Tensor | None, corners: Tensor | None) -> Tensor:

@@ -2,36 +2,44 @@
 
 Class labels follow the alphabetical order of the folder names, images the sorted order of the file
 names, so an index means the same image every time. Names with a leading dot are ignored. Images
-are decoded once and then cached beside the data; the cache notices changed files.
+are decoded once, into a file beside the data that notices changed files; what is small is then read
+into memory, what is large stays in the file.
 """
 
+import errno
 import hashlib
 import os
 import struct
-import tokenize
-import zipfile
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from platformdirs import user_cache_path
+from torch import Tensor
 
+from lmsm_cli.data.decoded import DecodedFile, Images, MappedImages, Pixels
 from lmsm_cli.data.fetch import Report, silent
-from lmsm_cli.errors import DataError
+from lmsm_cli.errors import DataError, DiskError
 
-Pixels = NDArray[np.uint8]  # (N, H, W, C)
+# Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
+IN_MEMORY_BYTES = 1 << 30
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 # Named, so that a file with a harmless name is never handed to, say, PostScript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _TEST_SHARE = 0.2  # where the folders come without train/ and test/
-_CACHE_VERSION = b"1"
-_CHUNK = 256  # images between two reports
+_CACHE_VERSION = b"2"
+# Decoded at once by a thread, then written and synced: little enough to lose, enough for the disk.
+_CHUNK_BYTES = 1 << 23
 # Decoding small files is bound by Python itself: more threads stop helping early.
 _THREADS = min(4, os.cpu_count() or 1)
 
@@ -39,10 +47,8 @@ _UNREADABLE_IMAGE = (
     OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-_UNREADABLE_CACHE = (
-    OSError, ValueError, SyntaxError, TypeError, KeyError, EOFError, RuntimeError, MemoryError,
-    OverflowError, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError,
-)  # fmt: skip
+
+_Read = TypeVar("_Read", Tensor, MappedImages)
 
 
 @dataclass(frozen=True)
@@ -119,26 +125,32 @@ def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
-def read_images(listing: Listing, *, size: int, channels: int, report: Report = silent) -> Pixels:
-    """Return the listed images, from the cache where it still fits, else decoded and then cached.
+def read_images(listing: Listing, *, size: int, channels: int, report: Report = silent) -> Images:
+    """Return the listed images, from the file of decoded ones where it still fits, else decoded.
 
-    A folder that cannot be written gets no cache, which `report` says once.
+    More than IN_MEMORY_BYTES stay in that file. Where none can be made beside the data, `report` says
+    so once and the images are only held in memory, or, if they are too large, kept in the user's
+    cache folder. Raises DataError for an image, DiskError where a large set finds no room.
     """
-    cache = cache_path(listing.root, size=size, channels=channels)
     shape = (len(listing.files), size, size, channels)
-    images = _read_cache(cache, listing.fingerprint, shape)
-    if images is None:
-        images = _decode(listing, shape, report)
-        try:
-            _write_cache(cache, listing.fingerprint, images)
-        except OSError as error:
-            report(f"no cache of decoded images: cannot write {cache}: {error.strerror}", 0, 0)
-    return images
+    file = DecodedFile(cache_path(listing.root, size=size, channels=channels), listing.fingerprint, shape)  # fmt: skip
+    if len(listing.files) * size * size * channels > IN_MEMORY_BYTES:
+        return _mapped(listing, file, report)
+    try:
+        return _read_or_make(listing, file, file.read, report)
+    except OSError as error:
+        why = f"cannot write {file.path}: {error.strerror}"
+    except DiskError as error:
+        why = str(error)
+        with suppress(OSError):
+            file.part.unlink()
+    report(f"no cache of decoded images: {why}", 0, 0)
+    return torch.from_numpy(np.concatenate(list(_decoded(listing, shape, 0, report))))
 
 
 def cache_path(root: Path, *, size: int, channels: int) -> Path:
     """Return where decoded images are kept: beside a train/ or test/, else inside the folder."""
-    shape = f"{size}x{size}x{channels}.npz"
+    shape = f"{size}x{size}x{channels}.pixels"
     if root.name in ("train", "test"):
         return root.parent / f".lmsm-{root.name}-{shape}"
     return root / f".lmsm-images-{shape}"
@@ -177,46 +189,65 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _decode(listing: Listing, shape: tuple[int, ...], report: Report) -> Pixels:
-    """Return the listed images, decoded by a few threads (Pillow works without the GIL)."""
-    images = np.empty(shape, np.uint8)
-    count, size, _, channels = shape
+def _mapped(listing: Listing, beside: DecodedFile, report: Report) -> MappedImages:
+    """Return the images mapped from beside the data, or else from the user's cache folder."""
+    problems = []
+    for file in (beside, _elsewhere(listing, beside)):
+        try:
+            if file is not beside:
+                file.path.parent.mkdir(parents=True, exist_ok=True)
+            return _read_or_make(listing, file, file.map, report)
+        except OSError as error:
+            problems.append(f"{file.path}: {error.strerror or error}")
+    raise DiskError(
+        f"the decoded images of {listing.root} take {beside.num_bytes:,} bytes and can be kept nowhere "
+        f"({'; '.join(problems)}); make one of these folders writable"
+    )
 
-    def fill(start: int) -> int:
-        stop = min(start + _CHUNK, count)
-        for index in range(start, stop):
-            path = listing.root / listing.files[index]
-            images[index] = read_image(path, size=size, channels=channels)
-        return stop
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for done in threads.map(fill, range(0, count, _CHUNK)):
-            report(f"decoding {listing.root}", done, count)
+def _elsewhere(listing: Listing, beside: DecodedFile) -> DecodedFile:
+    """Return the file of decoded images in the user's cache folder, one for each data folder."""
+    key = hashlib.sha256(os.fsencode(listing.root.resolve())).hexdigest()[:16]
+    name = beside.path.name.replace(".lmsm", key)
+    path = user_cache_path("lmsm") / "decoded" / name
+    return DecodedFile(path, beside.fingerprint, beside.shape)
+
+
+def _read_or_make(listing: Listing, file: DecodedFile, read: Callable[[], _Read | None], report: Report) -> _Read:  # fmt: skip
+    """Return what `read` makes of the file, decoding into it first unless it is there."""
+    images = read()
+    if images is None:
+        with file.locked(report):
+            images = read()  # another process may have made it while this one waited
+            if images is None:
+                file.make(lambda start: _decoded(listing, file.shape, start, report))
+                images = read()
+    if images is None:
+        raise OSError(errno.EIO, "it reads back otherwise than it was written", str(file.path))
     return images
 
 
-def _read_cache(cache: Path, fingerprint: str, shape: tuple[int, ...]) -> Pixels | None:
-    """Return the cached images; None where there are none, or old, or damaged ones."""
-    try:
-        # opened here: np.load leaves a damaged file open
-        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored["fingerprint"]) != fingerprint:
-                return None
-            images: Pixels = stored["images"]
-    except _UNREADABLE_CACHE:
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
+def _decoded(listing: Listing, shape: tuple[int, int, int, int], start: int, report: Report) -> Iterator[Pixels]:  # fmt: skip
+    """Yield the listed images from the `start`th on, chunk after chunk.
 
+    They are decoded by a few threads (Pillow works without the GIL), which are never more than a
+    few chunks ahead. A chunk is reported when the next one is asked for.
+    """
+    count, size, _, channels = shape
+    step = max(1, _CHUNK_BYTES // (size * size * channels))
 
-def _write_cache(cache: Path, fingerprint: str, images: Pixels) -> None:
-    """Write the cache under another name first: a reader never sees half of it."""
-    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, fingerprint=np.array(fingerprint), images=images)
-        part.replace(cache)
-    finally:
-        part.unlink(missing_ok=True)
+    def decode(first: int) -> Pixels:
+        paths = [listing.root / name for name in listing.files[first : first + step]]
+        return np.stack([read_image(path, size=size, channels=channels) for path in paths])
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        starts = iter(range(start, count, step))
+        ahead: deque[Future[Pixels]] = deque()
+        for done in range(start, count, step):
+            while len(ahead) <= _THREADS and (first := next(starts, None)) is not None:
+                ahead.append(threads.submit(decode, first))
+            yield ahead.popleft().result()
+            report(f"decoding {listing.root}", min(done + step, count), count)
 
 
 def _folder_names(root: Path) -> list[str]:

@@ -1,12 +1,14 @@
-"""Read a data set into an ImageSet: uint8 images in memory, labels, class names, normalisation.
+"""Read a data set into an ImageSet: uint8 images, labels, class names, normalisation.
 
 To add a data set that torchvision knows, add it to SOURCES here and to PUBLISHED; what else there
 is comes as class folders (`folder`).
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,18 +22,19 @@ from lmsm_cli.data.class_folders import (
     reading,
     split_by_class,
 )
+from lmsm_cli.data.decoded import Images, MappedImages, placed, select
 from lmsm_cli.data.fetch import Report as Report
 from lmsm_cli.data.fetch import silent as silent
-from lmsm_cli.data.published import PUBLISHED, Content
+from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images in host memory."""
+    """Labelled images in host memory, or, if they are large, in their file."""
 
-    images: Tensor  # uint8 (N, H, W, C), contiguous: a gathered batch is channels-last
+    images: Images  # uint8 (N, H, W, C), contiguous: a gathered batch is channels-last
     labels: Tensor  # int64 (N,)
     classes: tuple[str, ...]
     mean: tuple[float, ...]  # per channel, in units of [0, 1]
@@ -47,13 +50,21 @@ class ImageSet:
         return counts
 
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
-        """Return the images at the indices, in their order, copied."""
+        """Return the images at the indices, in their order, copied unless they stay in their file."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        return replace(self, images=select(self.images, index), labels=self.labels[index])
 
     def to(self, device: torch.device) -> "ImageSet":
-        """Return the same images and labels in the memory of a device."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        """Return the same images and labels in the memory of a device; large images stay in their file."""
+        return replace(self, images=placed(self.images, device), labels=self.labels.to(device))
+
+
+class Labelled(NamedTuple):
+    """Images (N, H, W, C), labels (N,) and class names, as read."""
+
+    images: Images
+    labels: Tensor
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,9 @@ _CIFAR10 = Source("cifar10", (5000,) * 10, 3, 32, *_CIFAR)
 _MNIST_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 _SVHN_COUNTS = (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659)
 _DIGITS_COUNTS = (119, 121, 118, 122, 121, 121, 121, 119, 116, 120)
+
+# For the normalisation: images a thread reads at once (10 MB of 224 x 224 pixels), and threads.
+_BLOCK, _THREADS = 64, 4
 
 SOURCES: dict[str, Source] = {
     "balanced": _CIFAR10,
@@ -114,10 +128,10 @@ def load(
     with reading(data_dir):
         if source.name == "folder":
             return _load_own_folder(data_dir, split, image_size=image_size, report=report)
-        content = _read_known(source, data_dir, split, report)
+        labelled = _read_known(source, data_dir, split, report)
     assert source.mean is not None
     assert source.std is not None
-    return _image_set(content, source.mean, source.std)
+    return ImageSet(*labelled, source.mean, source.std)
 
 
 def load_folder(
@@ -143,11 +157,11 @@ def load_folder(
                 f"{path} has class folders that are none of the classes: {_few(strange)}; "
                 f"the classes are {_few(classes)}"
             )
-    content = _read_listing(listing, image_size, channels, report)
+    images, labels, names = _read_listing(listing, image_size, channels, report)
     if classes is not None:
-        places = np.array([list(classes).index(name) for name in listing.classes])
-        content = Content(content.images, places[content.labels], tuple(classes))
-    return _image_set(content, *_normalisation(content.images))
+        places = torch.tensor([list(classes).index(name) for name in names])
+        labels, names = places[labels], tuple(classes)
+    return ImageSet(images, labels, names, *_normalisation(images, report))
 
 
 def _load_digits(split: Split) -> ImageSet:
@@ -160,23 +174,22 @@ def _load_digits(split: Split) -> ImageSet:
     parts = train_test_split(
         np.arange(len(labels)), test_size=1 / 3, random_state=0, stratify=labels
     )
-    train, test = (np.sort(part) for part in parts)
+    train, test = (torch.from_numpy(np.sort(part)) for part in parts)
     # the file holds 0..16
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None])
     names = tuple(str(name) for name in digits.target_names)
-    keep = train if split == "train" else test
-    return _image_set(Content(images[keep], labels[keep], names), *_normalisation(images[train]))
+    whole = ImageSet(images, torch.from_numpy(labels), names, *_normalisation(images[train]))
+    return whole.subset(train if split == "train" else test)
 
 
 def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: Report) -> ImageSet:
     """Return a split of the user's class folders, with or without train/ and test/."""
     if not any(has_folders(data_dir / name) for name in ("train", "test")):
         listing = list_class_folders(data_dir)
-        content = _read_listing(listing, image_size, 3, report)
-        train, test = split_by_class(listing)
-        keep = train if split == "train" else test
-        kept = Content(content.images[keep], content.labels[keep], content.classes)
-        return _image_set(kept, *_normalisation(content.images[train]))
+        images, labels, classes = _read_listing(listing, image_size, 3, report)
+        train, test = (torch.from_numpy(part) for part in split_by_class(listing))
+        whole = ImageSet(images, labels, classes, *_normalisation(select(images, train), report))
+        return whole.subset(train if split == "train" else test)
     listings = {name: list_class_folders(data_dir / name) for name in ("train", "test")}
     differing = set(listings["train"].classes) ^ set(listings["test"].classes)
     if differing:
@@ -184,15 +197,15 @@ def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: R
             f"{data_dir / 'train'} and {data_dir / 'test'} must hold the same class folders; "
             f"only one of them has {_few(sorted(differing))}"
         )
-    train_content = _read_listing(listings["train"], image_size, 3, report)
-    mean, std = _normalisation(train_content.images)
+    training = _read_listing(listings["train"], image_size, 3, report)
+    mean, std = _normalisation(training.images, report)
     if split == "train":
-        return _image_set(train_content, mean, std)
-    del train_content
-    return _image_set(_read_listing(listings["test"], image_size, 3, report), mean, std)
+        return ImageSet(*training, mean, std)
+    del training
+    return ImageSet(*_read_listing(listings["test"], image_size, 3, report), mean, std)
 
 
-def _read_known(source: Source, data_dir: Path, split: Split, report: Report) -> Content:
+def _read_known(source: Source, data_dir: Path, split: Split, report: Report) -> Labelled:
     """Return a published data set: its own files, else class folders, else a download."""
     published = PUBLISHED[source.name]
     roots = published.roots(data_dir, source.name)
@@ -206,10 +219,12 @@ def _read_known(source: Source, data_dir: Path, split: Split, report: Report) ->
                 return _read_known_folders(source, home / split, report)
         root = roots[0]
         published.fetch(root, report=report)
-    return published.read(root, split)
+    content = published.read(root, split)
+    images = torch.from_numpy(content.images).contiguous()
+    return Labelled(images, torch.from_numpy(content.labels), content.classes)
 
 
-def _read_known_folders(source: Source, path: Path, report: Report) -> Content:
+def _read_known_folders(source: Source, path: Path, report: Report) -> Labelled:
     listing = list_class_folders(path)
     expected = len(source.train_counts or ())
     if len(listing.classes) != expected:
@@ -220,29 +235,44 @@ def _read_known_folders(source: Source, path: Path, report: Report) -> Content:
     return _read_listing(listing, source.size, source.channels, report)
 
 
-def _read_listing(listing: Listing, size: int, channels: int, report: Report) -> Content:
+def _read_listing(listing: Listing, size: int, channels: int, report: Report) -> Labelled:
     images = read_images(listing, size=size, channels=channels, report=report)
-    return Content(images, np.array(listing.labels, dtype=np.int64), listing.classes)
+    return Labelled(images, torch.tensor(listing.labels), listing.classes)
 
 
-def _image_set(content: Content, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
-    images, labels = torch.from_numpy(content.images), torch.from_numpy(content.labels)
-    return ImageSet(images.contiguous(), labels, content.classes, mean, std)
-
-
-def _normalisation(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(images: Images, report: Report = silent) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
     """Return mean and standard deviation of each channel, in units of [0, 1]."""
+    counts = _level_counts(images, report).numpy()
     levels = np.arange(256) / 255
     means, deviations = [], []
-    for channel in range(images.shape[-1]):
-        # exact, and without a floating-point copy of the images
-        pixels = torch.from_numpy(np.ascontiguousarray(images[..., channel])).flatten()
-        shares = torch.bincount(pixels, minlength=256).numpy() / pixels.numel()
+    for channel in counts:
+        shares = channel / channel.sum()
         mean = float(shares @ levels)
         means.append(mean)
         # one grey level at least: images of one colour must not divide by zero
         deviations.append(max(float(np.sqrt(shares @ (levels - mean) ** 2)), 1 / 255))
     return tuple(means), tuple(deviations)
+
+
+def _level_counts(images: Images, report: Report) -> Tensor:
+    """Return how often each channel has each grey level, (C, 256).
+
+    Exact, a few images at a time, and without a floating-point copy of them. `report` hears of it
+    where it takes long: where the images stay in their file.
+    """
+
+    def count(start: int) -> Tensor:
+        block = images[start : start + _BLOCK]
+        return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in block.unbind(-1)])  # fmt: skip
+
+    counts = torch.zeros(images.shape[-1], 256, dtype=torch.int64)
+    starts = range(0, len(images), _BLOCK)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for start, part in zip(starts, threads.map(count, starts), strict=True):
+            counts += part
+            if isinstance(images, MappedImages):
+                report("mean and deviation of the pixels", min(start + _BLOCK, len(images)), len(images))  # fmt: skip
+    return counts
 
 
 def _few(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lmsm_cli.data.decoded import Images
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.distributed import ALONE, Ranks
 from lmsm_cli.models import Classifier
@@ -15,27 +16,31 @@ _BATCH = 250
 
 
 @torch.inference_mode()
-def scores_of(model: Classifier, images: Tensor, runtime: Runtime, ranks: Ranks = ALONE) -> Tensor:
+def scores_of(model: Classifier, images: Images, runtime: Runtime, ranks: Ranks = ALONE) -> Tensor:
     """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device.
 
     Several `ranks` with the same model share the images; each returns all logits.
     """
-    own = images[ranks.share(len(images))]
-    logits = [model.head.logits(features) for features in _embedded(model, own, runtime)]
+    own = ranks.share(len(images))
+    logits = [model.head.logits(features) for features in _embedded(model, images, runtime, own)]
     return ranks.gather(torch.cat(logits))
 
 
 @torch.inference_mode()
-def features_of(model: Classifier, images: Tensor, runtime: Runtime) -> Tensor:
+def features_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
     """Return the head's input features (N, D) of uint8 images (N, H, W, C)."""
-    return torch.cat([features.float() for features in _embedded(model, images, runtime)])
+    return torch.cat(
+        [features.float() for features in _embedded(model, images, runtime, slice(0, len(images)))]
+    )
 
 
-def _embedded(model: Classifier, images: Tensor, runtime: Runtime) -> Iterator[Tensor]:
+def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) -> Iterator[Tensor]:  # fmt: skip
+    """Yield the features of a part of the images, batch by batch; of an empty part, one without rows."""
     was_training = model.training
     model.eval()
     try:
-        for batch in torch.split(images, _BATCH):
+        for start in range(part.start, max(part.stop, part.start + 1), _BATCH):
+            batch = images[start : min(start + _BATCH, part.stop)]
             with runtime.arithmetic():
                 features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
             yield features

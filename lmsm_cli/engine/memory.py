@@ -13,10 +13,12 @@ from lmsm_cli.engine.device import Runtime
 from lmsm_cli.errors import OutOfMemoryError, first_line
 from lmsm_cli.models import Classifier
 
-# How torch's CPU allocator, the C++ library and oneDNN say it; CUDA has an exception of its own.
-_WORDS = ("allocate memory", "not enough memory", "bad_alloc", "out of memory", "could not create a memory")  # fmt: skip
-# Gradients and work space of the layer at hand, on top of what is kept for the backward pass.
-_OVERHEAD = 2.0
+# How torch's CPU allocator, the C++ library and oneDNN say it (which lacks memory for a kernel's
+# code); CUDA has an exception of its own.
+_WORDS = ("allocate memory", "not enough memory", "bad_alloc", "out of memory", "could not create a")  # fmt: skip
+# Gradients, work space and what allocators waste, on top of what is kept for the backward pass:
+# a batch that is named must fit.
+_OVERHEAD = 3.0
 # Gradients and an optimiser's two moments, each as large as the parameters.
 _COPIES = 3
 

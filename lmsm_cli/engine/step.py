@@ -60,7 +60,7 @@ class Stepper:
         self._run: Callable[..., None] = self._step
         self._say, self._uncompiled = say, config.compile
         if config.compile:
-            objective = torch.compile(objective, dynamic=False)
+            objective.compile(dynamic=False)  # in place: names of parameters stay
         self._objective = data_parallel(objective, runtime.device) if ranks.size > 1 else objective
         # Capturing the exchange of gradients is for the day when it can be tried.
         if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
