@@ -5,6 +5,7 @@ must stay small (train_children.py). To add an arm, write a function of `Plan` a
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -174,14 +175,17 @@ def build(config: Any, training: Any) -> tuple[Any, ...]:
     """Return (model, config, training images, runtime) as experiment.run makes them."""
     from lmsm_cli import experiment
 
-    runtime = experiment.choose_runtime(config.device, config.precision)
-    model = experiment.build_model(config, experiment.Data(training, None, training), runtime)
-    return model, config, training, runtime
+    model = experiment.build_model(config, experiment.Data(training, None, training))
+    config = experiment.settle(config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr))  # fmt: skip
+    runtime = experiment.runtime_of(config)
+    runtime.apply()
+    return runtime.place(model), config, training, runtime
 
 
 def drive(model: Any, config: Any, training: Any, runtime: Any, on_step: Callable[[int], None] = lambda num_images: None) -> None:  # fmt: skip
     """Run lmsm's own training loop, telling `on_step` the images of each step."""
-    from lmsm_cli.engine.train import Step, new_optimizer, train
+    from lmsm_cli.engine.step import new_optimizer
+    from lmsm_cli.engine.train import Step, train
 
     def tell(step: Step) -> None:
         on_step(step.num_images - (step.step - 1) * config.batch_size)
@@ -242,8 +246,8 @@ def endless_labels(training: Any, config: Any, device: str = "cpu") -> Iterator[
     images, labels = training.images.to(device), training.labels.to(device)
     for epoch in count():
         plan = plan_epoch(len(labels), config.augment, seed=config.seed, epoch=epoch)
-        for _, targets in batches(images, labels, plan, config.batch_size):
-            yield targets
+        for batch in batches(images, labels, plan, config.batch_size):
+            yield batch.labels
 
 
 def scaling(plan: Plan, device: str = "cpu", epochs: int = 1, batch_size: int = 128) -> dict[str, float]:  # fmt: skip

@@ -7,6 +7,7 @@ of a comparison never differ in it. It is of the kind that changes results by ro
 import copy
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -29,9 +30,11 @@ from lmsm_cli.models import Classifier
 # Seconds for everything; an arm that is not reached is not taken.
 _BUDGET = 2.0
 # Seconds that one step may take; larger batches are probed by a part.
-_STEP = 0.06
+_STEP = 0.04
 # What another arithmetic must save over a plainer one to be taken: less is noise.
 _CLEARLY = 0.95
+# Times the best so far after which an arm is not measured any better.
+_HOPELESS = 1.3
 _VERSION = 1
 
 
@@ -84,7 +87,7 @@ def measure(model: Classifier, image_shape: tuple[int, ...], batch_size: int, wa
             arm = replace(best, **change)
             if str(arm) in times or time.perf_counter() - started > _BUDGET * 0.8:
                 continue
-            times[str(arm)] = _milliseconds(model, arm, images, labels)
+            times[str(arm)] = _milliseconds(model, arm, images, labels, hopeless=_HOPELESS * times[str(best)])  # fmt: skip
             if times[str(arm)] < _CLEARLY * times[str(best)]:
                 best = arm
     return Choice(best.precision, best.layout, best.threads, times)
@@ -92,10 +95,12 @@ def measure(model: Classifier, image_shape: tuple[int, ...], batch_size: int, wa
 
 def _changes(wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield what is tried instead of the best so far, the likeliest gains first."""
+    rounds = "precision" not in wanted and has_fast_bf16(torch.device("cpu"))
+    if rounds:
+        yield {"precision": "bf16"}
     if "threads" not in wanted and ALL_THREADS > 1:
         yield {"threads": max(1, ALL_THREADS // 2)}
-    if "precision" not in wanted and has_fast_bf16(torch.device("cpu")):
-        yield {"precision": "bf16"}
+    if rounds:
         yield {"precision": "bf16-conv"}
     if "layout" not in wanted:
         yield {"layout": "contiguous"}
@@ -109,22 +114,28 @@ def _batch(model: Classifier, image_shape: tuple[int, ...], batch_size: int) -> 
 def _affordable(model: Classifier, runtime: Runtime, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return as much of the batch as a step has time for."""
     few = min(8, len(labels))
-    seconds = _milliseconds(model, runtime, images[:few], labels[:few]) / 1000
+    seconds = _milliseconds(model, runtime, images[:few], labels[:few], hopeless=0) / 1000
     count = max(few, min(len(labels), int(few * _STEP / seconds)))
     return images[:count], labels[:count]
 
 
-def _milliseconds(model: Classifier, runtime: Runtime, images: Tensor, labels: Tensor) -> float:
-    """Return the median time of a forward and backward pass, after one to warm up."""
+def _milliseconds(model: Classifier, runtime: Runtime, images: Tensor, labels: Tensor, hopeless: float = math.inf) -> float:  # fmt: skip
+    """Return the median time of a forward and backward pass, after one to warm up.
+
+    The first time is enough where it is more than `hopeless`.
+    """
     runtime.apply()
     objective = Objective(runtime.place(copy.deepcopy(model)), runtime).train()
     progress, total = torch.tensor(0.5), torch.tensor(float(len(labels)))
-    times = []
-    for _ in range(4):
+    times: list[float] = []
+    for n in range(4):
         started = time.perf_counter()
         objective(images, labels, progress, None, total)[0].backward()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times[1:])
+        if n:
+            times.append(1000 * (time.perf_counter() - started))
+        if times and times[0] > hopeless:
+            break
+    return statistics.median(times)
 
 
 def _machine() -> dict[str, Any]:
