@@ -5,18 +5,24 @@ written down with the very tensors they read and wrote, and a replay repeats jus
 Python are frozen as in a CUDA graph, and a look at a tensor's value is refused.
 """
 
+import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmsm_cli.config import Config
+from lmsm_cli.data.batches import batches, plan_epoch
 from lmsm_cli.engine import train as training
 from lmsm_cli.engine.graph import Graphed
 from lmsm_cli.engine.step import Stepper, new_optimizer
 from lmsm_cli.losses import HEADS, build_head
 from lmsm_cli.losses.cross_entropy import check_images
+from lmsm_cli.models import Classifier
 from tests.test_engine import CPU, UNEVEN, easy_images, fit, small_model
 
 CONFIG = Config(epochs=5, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", device="cpu")
@@ -196,3 +202,24 @@ def test_on_cuda_a_graph_gives_the_eager_numbers(optimizer):
         )
         weights.append(model.head.weight.detach().cpu())
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_convolutions_move_as_torchs_plain_optimiser_moves_them(optimizer):
+    """Weights in channels-last order, which the fused optimiser sees as another shape, take its steps."""
+    torch.manual_seed(0)
+    convolutions = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
+    model = CPU.place(Classifier(convolutions, nn.Identity(), build_head("softmax", 128, 3), classes="abc", mean=(0.5,), std=(0.3,)))  # fmt: skip
+    twin = copy.deepcopy(model)
+    config = CONFIG.model_copy(update={"optimizer": optimizer, "epochs": 2, "schedule": "constant"})
+    fit(model, config)
+    kinds = {"sgd": partial(SGD, momentum=0.9), "adam": Adam, "adamw": AdamW}
+    plain = kinds[optimizer](twin.parameters(), lr=0.05, weight_decay=5e-4, foreach=False)
+    data = easy_images()
+    for epoch in range(2):
+        for batch in batches(data.images, data.labels, plan_epoch(60, "none", seed=42, epoch=epoch), 16):  # fmt: skip
+            plain.zero_grad()
+            twin.head(twin.embed(batch.images), batch.labels).backward()
+            plain.step()
+    for own, wanted in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5)
