@@ -1,0 +1,120 @@
+"""Several processes of one training, as torchrun starts them, through the real command."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from lmsm_cli import load_checkpoint
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+DIGITS = ["train", "--preset", "digits", "--device", "cpu"]
+
+
+def run(command, **options):
+    """Run a command to its end; return it with its output."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **options)  # fmt: skip
+
+
+def finished(out):
+    """Return the one run folder's scores and rows."""
+    (folder,) = out.iterdir()
+    assert json.loads((folder / "status.json").read_text())["state"] == "completed"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return json.loads((folder / "scores.json").read_text()), rows
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The digits preset on one process and on two, one thread each: (scores, rows), twice, and what two printed."""
+    root = tmp_path_factory.mktemp("ranks")
+    flags = [*DIGITS, "--precision", "fp32"]
+    one = run([sys.executable, "-m", "lmsm_cli", *flags, "--threads", "1", "--out", str(root / "1")])  # fmt: skip
+    two = run([*TORCHRUN, "-m", "lmsm_cli", *flags, "--threads", "2", "--out", str(root / "2")])
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    return finished(root / "1"), finished(root / "2"), two
+
+
+def test_two_ranks_give_the_scores_of_one_process(both):
+    """The first epoch's mean loss agrees to 1%, and the test accuracy after ten to two points.
+
+    Sums are rounded in another order; from step to step the recipe's learning rate of 0.05 lets
+    that grow (with float64 two ranks equal one to 1e-10, tests/test_distributed.py).
+    """
+    (scores, rows), (others, other_rows), _ = both
+    assert other_rows[0]["train_loss"] == pytest.approx(rows[0]["train_loss"], rel=0.01)
+    assert other_rows[0]["objective"] == pytest.approx(rows[0]["objective"], rel=0.02)
+    for name in ("accuracy", "balanced_accuracy"):
+        assert others[name] == pytest.approx(scores[name], abs=0.02)
+    assert others["per_class"][0]["train_count"] == scores["per_class"][0]["train_count"]
+
+
+def test_the_first_rank_alone_prints_and_writes(both):
+    """There is one table, one line an epoch, and one run folder that names the processes."""
+    two = both[2]
+    assert two.stdout.count("Per class, in percent") == 1
+    assert two.stderr.count("epoch  1/10") == 1
+    assert "2 processes" in two.stderr
+
+
+def test_a_small_learning_rate_shows_that_the_rest_is_rounding(tmp_path):
+    """With lr 0.001 the losses of three epochs agree to 1e-3, last batches and validation included."""
+    flags = [*DIGITS, "--precision", "fp32", "--epochs", "3", "--lr", "0.001", "--loss", "softmax", "--reweight", "inverse"]  # fmt: skip
+    one = run([sys.executable, "-m", "lmsm_cli", *flags, "--threads", "1", "--out", str(tmp_path / "1")])  # fmt: skip
+    two = run([*TORCHRUN, "-m", "lmsm_cli", *flags, "--threads", "2", "--out", str(tmp_path / "2")])
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    (_, rows), (_, others) = finished(tmp_path / "1"), finished(tmp_path / "2")
+    for own, other in zip(rows, others, strict=True):
+        for name in ("train_loss", "val_loss", "objective", "feature_norm"):
+            assert other[name] == pytest.approx(own[name], rel=1e-3), name
+
+
+def ranks_environment(rank):
+    """Return what torchrun sets for one of two processes, on a free port."""
+    return os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}  # fmt: skip
+
+
+def test_a_batch_that_two_ranks_cannot_share_is_refused_once(tmp_path):
+    """Both processes end with code 2, and one of them says which batch sizes work."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = {"MASTER_PORT": str(free.getsockname()[1])}
+    command = [sys.executable, "-m", "lmsm_cli", *DIGITS, "--batch-size", "33", "--out", str(tmp_path / "runs")]  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            command, env=ranks_environment(r) | port, stderr=subprocess.PIPE, text=True
+        )  # fmt: skip
+        for r in (0, 1)
+    ]
+    said = "".join(process.communicate(timeout=60)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    assert said.count("batch_size is 33: 2 processes cannot share it equally; use 32 or 34") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_others_and_the_checkpoint_stays(tmp_path, victim):
+    """Within 30 s of a SIGKILL nothing runs any more, the exit code tells, and checkpoint.pt loads."""
+    command = [*TORCHRUN, "-m", "lmsm_cli", *DIGITS, "--epochs", "500", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as agent:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*/checkpoint.pt")):
+            assert time.monotonic() < deadline
+            assert agent.poll() is None
+            time.sleep(0.2)
+        ranks = psutil.Process(agent.pid).children()
+        numbered = {int(rank.environ()["RANK"]): rank for rank in ranks}
+        numbered[victim].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        assert agent.wait(timeout=60) != 0
+        _, alive = psutil.wait_procs(ranks, timeout=10)
+        assert not alive
+        assert time.monotonic() - killed < 30
+    (folder,) = tmp_path.iterdir()
+    assert load_checkpoint(folder).classes == tuple("0123456789")
