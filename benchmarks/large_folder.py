@@ -71,7 +71,7 @@ def measure(root: Path, size: int) -> dict[str, float]:
     test = load("folder", root, "test", image_size=size)
     plan = plan_epoch(len(training), "none", seed=0, epoch=0)
     before = time.perf_counter()
-    seen = sum(len(labels) for _, labels in batches(training.images, training.labels, plan, 128))
+    seen = sum(len(batch.labels) for batch in batches(training.images, training.labels, plan, 128))
     gathered = time.perf_counter()
     return {
         "images": len(listing.files),

@@ -89,7 +89,7 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(tmp_path):
     processes = [
         subprocess.Popen(
             command, env=ranks_environment(r) | port, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
+        )
         for r in (0, 1)
     ]
     said = "".join(process.communicate(timeout=60)[1] for process in processes)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmsm_cli import __version__
+from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
 from lmsm_cli.commands.console import stderr_console
 from lmsm_cli.commands.demo import demo
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     ("demo", demo), ("train", train), ("eval", evaluate), ("compare", compare),
-    ("schedule", schedule), ("presets", presets), ("losses", losses),
+    ("schedule", schedule), ("presets", presets), ("losses", losses), ("bench", bench),
 )  # fmt: skip
 for _name, _command in _COMMANDS:
     app.command(_name)(_command)

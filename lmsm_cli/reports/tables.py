@@ -281,6 +281,32 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def models_bench_table(document: Mapping[str, Any]) -> Table:
+    """Return a row for each model and precision of `lmsm bench`."""
+    peaks = ", ".join(f"{name} {value:,.0f}" for name, value in document["peak_gflops"].items())
+    table = _table(f"Training at batch {document['batch_size']}; peak of a matrix product in GFLOP/s: {peaks}", "model", "precision")  # fmt: skip
+    for title in ("images/s", "% of peak", "GFLOP/image", "CIFAR-10 epoch, s"):
+        table.add_column(title, justify="right", overflow="fold")
+    for row in document["models"]:
+        rate, epoch = row["images_per_second"], row["seconds_per_epoch"]
+        table.add_row(
+            row["model"], row["precision"],
+            "out of memory" if rate is None else f"{rate:,.0f}", percent(row["share_of_peak"]),
+            f"{row['gflop_per_image']:.2f}", _NOTHING if epoch is None else f"{epoch:,.1f}",
+        )  # fmt: skip
+    return table
+
+
+def losses_bench_table(document: Mapping[str, Any]) -> Table:
+    """Return a row for each loss of `lmsm bench`."""
+    table = _table("Losses alone, forward and backward, 64 features and 10 classes", "loss")
+    for title in ("ms", "over softmax"):
+        table.add_column(title, justify="right", overflow="fold")
+    for row in document["losses"]:
+        table.add_row(row["loss"], f"{row['milliseconds']:.2f}", f"{row['over_softmax']:.2f}")
+    return table
+
+
 def percent(share: float | None) -> str:
     """Return a fraction as percent with one decimal, `-` for None."""
     return _NOTHING if share is None else f"{100 * share:.1f}"

@@ -1,0 +1,53 @@
+"""`lmsm bench`: what this machine trains at."""
+
+from typing import Annotated
+
+import typer
+
+from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.errors import LmsmError, did_you_mean
+
+_USUAL = "resnet18,resnet18-cifar,resnet32,vgg16,vgg16_bn,paper-cifar10"
+
+
+def bench(
+    models: Annotated[str, typer.Option(metavar="M,...", help="Models to measure, or `all`.")] = _USUAL,
+    precision: Annotated[str, typer.Option(metavar="P,...", help="fp32, bf16, bf16-conv (CPU).")] = "fp32,bf16",
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in a training step.")] = 128,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds of each model and precision.")] = 2.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:  # fmt: skip
+    """Measure training on this machine: images/s, share of its peak, time of an epoch, cost of each loss.
+
+    On drawn images of 32x32 pixels, so that no data is needed; takes under a minute on two cores.
+    """
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.engine import measure
+    from lmsm_cli.engine.device import choose_runtime
+    from lmsm_cli.reports.tables import losses_bench_table, models_bench_table
+    from lmsm_cli.runs.environment import describe
+
+    chosen = _checked(models, measure.known_models(), "model", everything=True)
+    precisions = _checked(precision, ["fp32", "bf16", "bf16-conv"], "precision")
+    runtimes = [choose_runtime(device, name) for name in precisions]
+    with new_display() as display:
+        document = measure.survey(chosen, runtimes, batch_size, seconds, display.report)
+    document = {"environment": describe(str(runtimes[0])), "batch_size": batch_size, **document}
+    if json:
+        print_json(document)
+        return
+    console = stdout_console()
+    console.print(models_bench_table(document))
+    console.print(losses_bench_table(document))
+
+
+def _checked(text: str, known: list[str], what: str, *, everything: bool = False) -> list[str]:
+    """Return the names of a comma-separated list. Raises LmsmError for the first unknown one."""
+    if everything and text == "all":
+        return known
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise LmsmError(f"no {what} {name!r}{did_you_mean(name, known)}")
+    return names
