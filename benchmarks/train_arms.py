@@ -166,7 +166,7 @@ def config_of(preset: str, **choices: Any) -> Any:
 def training_images(config: Any) -> Any:
     """Return the training images of a config's run, decoded."""
     from lmsm_cli.data.fetch import silent
-    from lmsm_cli.experiment import load_training
+    from lmsm_cli.splits import load_training
 
     return load_training(config, silent)[0]
 
@@ -174,10 +174,11 @@ def training_images(config: Any) -> Any:
 def build(config: Any, training: Any) -> tuple[Any, ...]:
     """Return (model, config, training images, runtime) as experiment.run makes them."""
     from lmsm_cli import experiment
+    from lmsm_cli.engine import arithmetic
 
     model = experiment.build_model(config, experiment.Data(training, None, training))
-    config = experiment.settle(config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr))  # fmt: skip
-    runtime = experiment.runtime_of(config)
+    config = arithmetic.settle(config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr))  # fmt: skip
+    runtime = arithmetic.runtime_of(config)
     runtime.apply()
     return runtime.place(model), config, training, runtime
 

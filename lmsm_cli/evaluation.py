@@ -16,10 +16,11 @@ from lmsm_cli.engine.device import Runtime, choose_device, choose_runtime
 from lmsm_cli.engine.evaluate import features_of, scores_of
 from lmsm_cli.engine.posthoc import Correction, choose_tau, logit_adjustment, tau_normalisation
 from lmsm_cli.errors import CheckpointError, DataError, LmsmError
-from lmsm_cli.experiment import Display, load_test, load_training
+from lmsm_cli.experiment import Display
 from lmsm_cli.models import Classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.scores import score
+from lmsm_cli.splits import load_test, load_training
 
 Tau = float | Literal["auto"]
 

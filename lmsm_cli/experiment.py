@@ -1,7 +1,7 @@
 """From a Config to a finished run: the one road that train, demo and every later command take."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,14 +13,13 @@ import torch
 from lmsm_cli import config as configs
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
-from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.engine.device import Runtime, check_precision, choose_device, choose_runtime
+from lmsm_cli.engine.arithmetic import runtime_of, settle
+from lmsm_cli.engine.device import Runtime, check_precision, choose_device
 from lmsm_cli.engine.distributed import ALONE, Ranks, joined
 from lmsm_cli.engine.evaluate import scores_of
 from lmsm_cli.engine.global_batch_norm import synchronised
 from lmsm_cli.engine.memory import reported_memory
-from lmsm_cli.engine.probe import probe
 from lmsm_cli.engine.step import new_optimizer
 from lmsm_cli.engine.train import Epoch, Step, train
 from lmsm_cli.errors import DiskError, LmsmError
@@ -32,6 +31,7 @@ from lmsm_cli.runs.folder import RunFolder, run_name
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.scores import Scores, score
 from lmsm_cli.spec import parse_spec, with_option
+from lmsm_cli.splits import load_test, load_training, planned_counts
 
 
 class Display(Protocol):
@@ -101,50 +101,11 @@ def check(config: Config) -> torch.device:
     return device
 
 
-def planned_counts(config: Config) -> list[int] | None:
-    """Return the training images per class that a run will have, by the published counts.
-
-    Nothing is read; None where only the data itself knows. Raises LmsmError as `check`.
-    """
-    published = sources.source_of(config.dataset).train_counts
-    return None if published is None else _counts_left(config, published)
-
-
 def check_folder(folder: Path, flag: str) -> None:
     """Raise DiskError where nothing can be written in `folder`, given by `flag`; make none yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise DiskError(f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}")  # fmt: skip
-
-
-def _counts_left(config: Config, available: Sequence[int]) -> list[int]:
-    """Return what the profile and the validation leave of each class; raise where that is too few."""
-    kept = kept_counts(available, config.imbalance, config.factor)
-    held_out = [max(0, count) for count in validation_counts(kept, config.validation)]
-    if config.validation > 0 and sum(held_out) == 0:
-        raise LmsmError(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more")  # fmt: skip
-    left = [count - held for count, held in zip(kept, held_out, strict=True)]
-    if config.batch_size > sum(left):
-        raise LmsmError(f"batch_size is {config.batch_size}: only {sum(left)} training images are left; use at most {sum(left)}")  # fmt: skip
-    return left
-
-
-def load_training(config: Config, report: sources.Report) -> tuple[ImageSet, ImageSet | None]:
-    """Return the long-tailed training images and the validation images split off them."""
-    full = sources.load(config.dataset, config.data_dir, "train", image_size=config.image_size, report=report)  # fmt: skip
-    _counts_left(config, full.counts())
-    if config.imbalance != "none":
-        counts = kept_counts(full.counts(), config.imbalance, config.factor)
-        full = full.subset(torch.from_numpy(kept_indices(full.labels.numpy(), counts)))
-    if config.validation == 0:
-        return full, None
-    train_part, held_out = split(full.labels.numpy(), len(full.classes), config.validation, config.split_seed)  # fmt: skip
-    return full.subset(torch.from_numpy(train_part)), full.subset(torch.from_numpy(held_out))
-
-
-def load_test(config: Config, report: sources.Report) -> ImageSet:
-    """Return the test images."""
-    return sources.load(config.dataset, config.data_dir, "test", image_size=config.image_size, report=report)  # fmt: skip
 
 
 def build_model(config: Config, data: Data) -> Classifier:
@@ -157,34 +118,6 @@ def build_model(config: Config, data: Data) -> Classifier:
         classes=data.training.classes, mean=data.training.mean, std=data.training.std,
         class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained,
     )  # fmt: skip
-
-
-def settle(config: Config, model: Classifier, image_shape: tuple[int, ...], say: Callable[[str], None]) -> Config:  # fmt: skip
-    """Return the config with the arithmetic that is in force, on the CPU the fastest there.
-
-    `image_shape` is (H, W, C). What the config says already stays.
-    """
-    runtime = runtime_of(config)
-    if runtime.device.type == "cpu":
-        given = {"precision": config.precision, "layout": config.layout, "threads": config.threads}
-        wanted = {key: value for key, value in given.items() if value not in ("auto", 0)}
-        if "precision" not in wanted:
-            name = f"{config.model}, neck {config.neck}"
-            best = probe(model, image_shape, config.batch_size, name=name, wanted=wanted, say=say)
-            runtime = replace(runtime, precision=best.precision, layout=best.layout, threads=best.threads)  # fmt: skip
-            say(f"fastest arithmetic on this CPU, {'as measured before' if best.remembered else 'measured now'}: {_shown(best.milliseconds)}")  # fmt: skip
-    return config.model_copy(
-        update={
-            "precision": runtime.precision,
-            "layout": runtime.layout,
-            "threads": runtime.threads if runtime.device.type == "cpu" else 0,
-        }
-    )
-
-
-def _shown(milliseconds: Mapping[str, float]) -> str:
-    ranked = sorted(milliseconds.items(), key=lambda arm: arm[1])
-    return "; ".join(f"{arm.removeprefix('CPU, ')} {time:.1f} ms" for arm, time in ranked)
 
 
 def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
@@ -221,11 +154,6 @@ def _run(config: Config, display: Display, ranks: Ranks, with_plots: bool) -> Ru
             if with_plots:
                 _draw(folder, data)
     return folder
-
-
-def runtime_of(config: Config, *, processes: int = 1) -> Runtime:
-    """Return the arithmetic that a settled config names, on the device that it asks for."""
-    return choose_runtime(config.device, config.precision, config.layout, config.threads, processes=processes)  # fmt: skip
 
 
 def resolved_spec(spec: str, head: Head) -> str:

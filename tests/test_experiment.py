@@ -8,7 +8,7 @@ import torch
 import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from lmsm_cli import experiment, load_checkpoint
+from lmsm_cli import experiment, load_checkpoint, splits
 from lmsm_cli.config import Config
 from lmsm_cli.data import class_folders
 from lmsm_cli.data.decoded import MappedImages
@@ -179,7 +179,7 @@ def test_the_training_images_follow_the_profile(tiny_cifar, profile):
     """12 images a class under each profile, a quarter of them held out, class by class."""
     factor = 1.0 if profile == "none" else 1 / 3
     config = Config(dataset="cifar10", data_dir=tiny_cifar, imbalance=profile, factor=factor, validation=0.25)  # fmt: skip
-    training, validation = experiment.load_training(config.model_copy(update={"batch_size": 4}), lambda *_: None)  # fmt: skip
+    training, validation = splits.load_training(config.model_copy(update={"batch_size": 4}), lambda *_: None)  # fmt: skip
     kept = [a + b for a, b in zip(training.counts(), validation.counts(), strict=True)]
     exponential = [int(12 * (1 / 3) ** (c / 9)) for c in range(10)]
     assert kept == {"none": [12] * 10, "exp": exponential, "step": [12] * 5 + [4] * 5}[profile]

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from lmsm_cli import experiment
 from lmsm_cli.config import Config
+from lmsm_cli.engine import arithmetic
 from lmsm_cli.engine import probe as probing
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.probe import Choice, measure, probe
@@ -126,18 +126,18 @@ def test_it_takes_two_seconds_at_most_and_leaves_no_trace():
 
 def test_a_given_precision_switches_it_off(monkeypatch):
     """--precision fp32 is fp32, unmeasured, in the usual layout."""
-    monkeypatch.setattr(experiment, "probe", lambda *_, **__: pytest.fail("probed"))
-    settled = experiment.settle(Config(precision="fp32", device="cpu"), small_model(), (8, 8, 1), print)  # fmt: skip
+    monkeypatch.setattr(arithmetic, "probe", lambda *_, **__: pytest.fail("probed"))
+    settled = arithmetic.settle(Config(precision="fp32", device="cpu"), small_model(), (8, 8, 1), print)  # fmt: skip
     assert (settled.precision, settled.layout) == ("fp32", "channels-last")
 
 
 def test_a_settled_config_is_not_measured_again(monkeypatch):
     """The config.yaml of a run repeats it, whatever would be faster by now."""
-    monkeypatch.setattr(experiment, "probe", lambda *_, **__: Choice("bf16", "contiguous", 1, {}))
-    settled = experiment.settle(Config(device="cpu"), small_model(), (8, 8, 1), lambda text: None)
+    monkeypatch.setattr(arithmetic, "probe", lambda *_, **__: Choice("bf16", "contiguous", 1, {}))
+    settled = arithmetic.settle(Config(device="cpu"), small_model(), (8, 8, 1), lambda text: None)
     assert (settled.precision, settled.layout, settled.threads) == ("bf16", "contiguous", 1)
-    monkeypatch.setattr(experiment, "probe", lambda *_, **__: pytest.fail("probed"))
-    assert experiment.settle(settled, small_model(), (8, 8, 1), print) == settled
+    monkeypatch.setattr(arithmetic, "probe", lambda *_, **__: pytest.fail("probed"))
+    assert arithmetic.settle(settled, small_model(), (8, 8, 1), print) == settled
 
 
 def test_a_runtime_sets_what_it_says(monkeypatch):

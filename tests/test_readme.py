@@ -33,7 +33,9 @@ def workplace(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "lmsm demo"])  # tested in test_cli
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c not in ("lmsm demo", "lmsm bench")]
+)  # in tests of their own
 def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
     """Every `lmsm` line of the README ends with exit code 0, on small images."""
     monkeypatch.chdir(workplace)

@@ -40,7 +40,8 @@ def schedule(
     if plot:
         _check_plot(plot)
     from lmsm_cli.engine.schedule import annealing_curve, planned_epochs
-    from lmsm_cli.experiment import planned_counts, resolved_spec
+    from lmsm_cli.experiment import resolved_spec
+    from lmsm_cli.splits import planned_counts
 
     counts = planned_counts(resolved)
     head = _head(resolved, counts)
