@@ -146,7 +146,7 @@ def _run(config: Config, display: Display, ranks: Ranks, with_plots: bool) -> Ru
     folder = _new_folder(config, where) if ranks.is_first else None
     if folder:
         display.say(f"{folder.path}: {len(training)} training images on {where}")
-    with _status(folder), reported_memory(runtime, model, config.batch_size, shape):
+    with _status(folder), reported_memory(runtime, model, config.batch_size, shape, ranks.size):
         last, best = _train(model, config, data, runtime, ranks, folder, display)
         scores = score_images(model, data.test, data.train_counts, runtime, ranks)
         if folder:

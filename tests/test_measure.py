@@ -27,7 +27,7 @@ def test_flops_are_the_literatures(model, forward_mmacs, stem_mmacs):
 def test_throughput_is_images_over_the_time_of_a_step(monkeypatch):
     """With a clock that gives every step 0.25 s, 8 images a step are 32 images/s."""
     monkeypatch.setattr(measure, "_timed", lambda function, device: function() or 0.25)
-    assert measure.throughput("paper-2d", CPU, 8, seconds=1.0) == 32
+    assert measure.throughput("paper-2d", CPU, 8, 1.0, print) == 32
 
 
 def test_a_model_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
@@ -40,10 +40,10 @@ def test_a_model_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
         return call
 
     monkeypatch.setattr(nn.Conv2d, "forward", fail(RuntimeError("CUDA out of memory")))
-    assert measure.throughput("paper-2d", CPU, 8, seconds=0.1) is None
+    assert measure.throughput("paper-2d", CPU, 8, 0.1, print) is None
     monkeypatch.setattr(nn.Conv2d, "forward", fail(RuntimeError("shape mismatch")))
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        measure.throughput("paper-2d", CPU, 8, seconds=0.1)
+        measure.throughput("paper-2d", CPU, 8, 0.1, print)
 
 
 def test_the_command_prints_models_losses_and_json(capsys):

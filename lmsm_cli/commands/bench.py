@@ -32,7 +32,9 @@ def bench(
     precisions = _checked(precision, ["fp32", "bf16", "bf16-conv"], "precision")
     runtimes = [choose_runtime(device, name) for name in precisions]
     with new_display() as display:
-        document = measure.survey(chosen, runtimes, batch_size, seconds, display.report)
+        document = measure.survey(
+            chosen, runtimes, batch_size, seconds, display.report, display.say
+        )
     document = {"environment": describe(str(runtimes[0])), "batch_size": batch_size, **document}
     if json:
         print_json(document)

@@ -6,7 +6,9 @@ numbers are frozen when the graph is captured. Where capture can't work, the cal
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from lmsm_cli.errors import first_line
 
 Function = Callable[..., None]  # of tensors, for its effects on other tensors
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
+
+_cuda: Any = torch.cuda  # typed in some releases only
 
 # Calls of a kind before it is captured: cuDNN chooses its kernels and the optimiser makes its state
 # in the first ones. They are real steps, so nothing has to be undone.
@@ -81,3 +85,20 @@ def cuda_capture(stream: torch.cuda.Stream) -> Capture:
         return graph.replay
 
     return capture
+
+
+def side_stream(device: torch.device) -> Callable[[], AbstractContextManager[None]]:
+    """Return what makes steps run on a CUDA stream that can be captured; elsewhere it does nothing.
+
+    Work of the default stream, as validation, comes before; who leaves must wait for the side stream.
+    """
+    if device.type != "cuda":
+        return nullcontext
+    side = _cuda.Stream(device)
+
+    def enter() -> AbstractContextManager[None]:
+        side.wait_stream(_cuda.current_stream(device))
+        context: AbstractContextManager[None] = _cuda.stream(side)
+        return context
+
+    return enter

@@ -14,6 +14,7 @@ from torch import Tensor
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch
 from lmsm_cli.engine.device import Precision, Runtime
+from lmsm_cli.engine.graph import side_stream
 from lmsm_cli.engine.memory import is_out_of_memory
 from lmsm_cli.engine.step import Stepper, new_optimizer
 from lmsm_cli.losses import HEADS, build_head
@@ -49,14 +50,18 @@ def training_gflop(model: str) -> float:
     return float(counter.get_total_flops()) / 2e9
 
 
-def throughput(model: str, runtime: Runtime, batch_size: int, seconds: float) -> float | None:
-    """Return the images/s of training a model for some seconds; None where it does not fit."""
+def throughput(model: str, runtime: Runtime, batch_size: int, seconds: float, say: Callable[[str], None]) -> float | None:  # fmt: skip
+    """Return the images/s of training a model for some seconds; None where it does not fit.
+
+    `say` is told where there is no CUDA graph.
+    """
     config = Config.model_validate({"model": model, "batch_size": batch_size})
     runtime.apply()
     try:
         net = runtime.place(_classifier(model)).train()
-        stepper = Stepper(net, new_optimizer(net, config), config, None, runtime, lambda text: None)
-        return batch_size / _median_step(stepper, _batch(runtime.device, batch_size), seconds)
+        with side_stream(runtime.device)():
+            stepper = Stepper(net, new_optimizer(net, config), config, None, runtime, say)
+            return batch_size / _median_step(stepper, _batch(runtime.device, batch_size), seconds)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             return None
@@ -81,8 +86,8 @@ def loss_milliseconds(
     return {name: 1000 * statistics.median(values[10:]) for name, values in times.items()}
 
 
-def survey(models: Sequence[str], runtimes: Sequence[Runtime], batch_size: int, seconds: float, report: Callable[[str, int, int], None]) -> dict[str, Any]:  # fmt: skip
-    """Return peaks, models and losses as plain data; `report` is told what is measured."""
+def survey(models: Sequence[str], runtimes: Sequence[Runtime], batch_size: int, seconds: float, report: Callable[[str, int, int], None], say: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
+    """Return peaks, models and losses as plain data; `report` is told how far it is."""
     peaks = {runtime.precision: peak(runtime) for runtime in runtimes}
     rows: list[dict[str, Any]] = []
     total = len(models) * len(runtimes)
@@ -90,7 +95,7 @@ def survey(models: Sequence[str], runtimes: Sequence[Runtime], batch_size: int, 
         gflop = training_gflop(model)
         for runtime in runtimes:
             report("measuring models", len(rows), total)
-            rate = throughput(model, runtime, batch_size, seconds)
+            rate = throughput(model, runtime, batch_size, seconds, say)
             rows.append(_row(model, runtime.precision, rate, gflop, peaks[runtime.precision]))
     report("measuring models", total, total)
     losses = loss_milliseconds(runtimes[0], batch_size)

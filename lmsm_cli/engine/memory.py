@@ -24,11 +24,11 @@ _COPIES = 3
 
 
 @contextmanager
-def reported_memory(runtime: Runtime, model: Classifier, batch_size: int, image_shape: tuple[int, ...]) -> Iterator[None]:  # fmt: skip
+def reported_memory(runtime: Runtime, model: Classifier, batch_size: int, image_shape: tuple[int, ...], ranks: int = 1) -> Iterator[None]:  # fmt: skip
     """Turn out of memory inside into OutOfMemoryError, which names a batch that would have fitted.
 
     It follows from the memory that there was, and from what an image takes in training. Nothing is
-    tried: so near the limit libraries crash. Images are (H, W, C).
+    tried: so near the limit libraries crash. Images are (H, W, C), a batch is shared by `ranks`.
     """
     before = memory_in_use(runtime.device)
     try:
@@ -39,7 +39,7 @@ def reported_memory(runtime: Runtime, model: Classifier, batch_size: int, image_
         traceback.clear_frames(error.__traceback__)  # they hold the memory of the failed step
         peak = peak_memory(runtime.device)
         once = _COPIES * sum(p.numel() * p.element_size() for p in model.parameters())
-        fitting = fitting_batch(batch_size, peak - before - once, training_bytes(model, runtime, image_shape))  # fmt: skip
+        fitting = fitting_batch(batch_size, peak - before - once, training_bytes(model, runtime, image_shape) / ranks)  # fmt: skip
         advice = f"--batch-size {fitting} would have fitted" if fitting else "take a smaller --batch-size, model or image size"  # fmt: skip
         raise OutOfMemoryError(f"out of memory with batch_size {batch_size}, at a peak of {peak / 2**30:.2f} GiB ({first_line(error)}); {advice}") from None  # fmt: skip
 
@@ -84,7 +84,8 @@ def training_bytes(model: Classifier, runtime: Runtime, image_shape: tuple[int, 
     """
     shapes: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta")) for p in model.parameters()}  # fmt: skip
     shapes |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
-    model = copy.deepcopy(model, dict(shapes)).train()
+    # Not in training: BatchNorm keeps as much, and would wait for other ranks.
+    model = copy.deepcopy(model, dict(shapes)).eval()
     kept = [_kept(model, image_shape, count) for count in (2, 4)]
     size = 0.5 if runtime.precision == "bf16" else 1.0  # of the float32 that shapes are counted in
     return _OVERHEAD * size * (kept[1] - kept[0]) / 2

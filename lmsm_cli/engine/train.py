@@ -7,7 +7,6 @@ rebalanced in it from the epoch alone. Re-weighting and re-sampling are here, on
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.distributed import ALONE, Ranks
 from lmsm_cli.engine.evaluate import mean_cross_entropy, scores_of
+from lmsm_cli.engine.graph import side_stream
 from lmsm_cli.engine.schedule import learning_rate
 from lmsm_cli.engine.step import Stepper, set_learning_rate
 from lmsm_cli.engine.watch import Glance, Vitals, as_row, collapse_signs
@@ -96,7 +96,7 @@ def train(
     """
     weights = _class_weights(config, training.counts(), runtime.device)
     training, validation = training.to(runtime.device), validation and validation.to(runtime.device)
-    stream = _side_stream(runtime.device)
+    stream = side_stream(runtime.device)
     with stream():
         stepper = Stepper(model, optimizer, config, weights, runtime, say, ranks)
     for epoch in range(config.epochs):
@@ -186,21 +186,3 @@ def _checked(seen: Glance | None, epoch: int) -> Glance | None:
     if seen is not None and not seen.is_finite:
         raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1}, at or before step {seen.step}; lower --lr, or raise the loss's lambda_min")  # fmt: skip
     return seen
-
-
-def _side_stream(device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """Return what makes an epoch run on a CUDA stream that can be captured; elsewhere nothing.
-
-    Work of the default stream, as validation, comes before and after: each epoch ends with a wait.
-    """
-    if device.type != "cuda":
-        return nullcontext
-    cuda: Any = torch.cuda  # typed in some releases only
-    side = cuda.Stream(device)
-
-    def enter() -> AbstractContextManager[None]:
-        side.wait_stream(cuda.current_stream(device))
-        context: AbstractContextManager[None] = cuda.stream(side)
-        return context
-
-    return enter

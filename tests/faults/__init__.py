@@ -1,0 +1,1 @@
+"""Whole processes that are killed, starved or started together: minutes, not seconds."""
