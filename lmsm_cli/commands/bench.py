@@ -1,10 +1,11 @@
 """`lmsm bench`: what this machine trains at."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError, did_you_mean
 
 _USUAL = "resnet18,resnet18-cifar,resnet32,vgg16,vgg16_bn,paper-cifar10"
@@ -23,14 +24,16 @@ def bench(
     On drawn images of 32x32 pixels, so that no data is needed; takes about a minute on two cores. The share counts the
     products with padding, which fast convolutions skip, against a plain matrix product: it can pass 100%.
     """
+    known = list(get_args(Config.model_fields["model"].annotation))
+    chosen = _checked(models, known, "model", everything=True)
+    precisions = _checked(precision, ["fp32", "bf16", "bf16-conv"], "precision")
+    # These import torch, which a mistyped name must not wait for.
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.engine import measure
     from lmsm_cli.engine.device import choose_runtime
     from lmsm_cli.reports.tables import losses_bench_table, models_bench_table
     from lmsm_cli.runs.environment import describe
 
-    chosen = _checked(models, measure.known_models(), "model", everything=True)
-    precisions = _checked(precision, ["fp32", "bf16", "bf16-conv"], "precision")
     runtimes = [choose_runtime(device, name) for name in precisions]
     with new_display() as display:
         document = measure.survey(

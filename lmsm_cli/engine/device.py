@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
+from lmsm_cli.engine.distributed import threads_for
 from lmsm_cli.engine.window_conv import with_window_convolutions
 from lmsm_cli.errors import LmsmError
 
@@ -28,8 +29,7 @@ def _all_threads() -> int:
     way; here they share the cores.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
-        affinity = getattr(os, "sched_getaffinity", None)
-        return len(affinity(0)) if affinity else os.cpu_count() or 1
+        return threads_for(1)
     return torch.get_num_threads()
 
 

@@ -18,7 +18,7 @@ from lmsm_cli.engine.graph import side_stream
 from lmsm_cli.engine.memory import is_out_of_memory
 from lmsm_cli.engine.step import Stepper, new_optimizer
 from lmsm_cli.losses import HEADS, build_head
-from lmsm_cli.models import BACKBONES, Classifier, build_classifier
+from lmsm_cli.models import Classifier, build_classifier
 
 # CIFAR-10's, and the training images that 10% validation leaves of it.
 _SIDE, _CHANNELS, _CLASSES, EPOCH_IMAGES = 32, 3, 10, 45_000
@@ -156,8 +156,3 @@ def _timed(function: Callable[[], Tensor | None], device: torch.device) -> float
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def known_models() -> list[str]:
-    """Return the models that can be measured."""
-    return list(BACKBONES)
