@@ -197,7 +197,7 @@ def _status(folder: RunFolder | None) -> Iterator[None]:
 def _train(model: Classifier, config: Config, data: Data, runtime: Runtime, ranks: Ranks, folder: RunFolder | None, display: Display) -> tuple[Epoch, Epoch | None]:  # fmt: skip
     """Train to the end, saving every epoch into the folder; return the last epoch and that of best.pt."""
     if ranks.size > 1:
-        synchronised(model, runtime.device)
+        synchronised(model, runtime.device, ranks)
     optimizer = new_optimizer(model, config)
     best: Epoch | None = None
     warned: set[str] = set()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from lmsm_cli import LSoftmaxLoss
+from lmsm_cli.engine import distributed
 from lmsm_cli.engine import failures as rank_failures
 from lmsm_cli.engine.distributed import (
     ALONE,
@@ -129,21 +131,20 @@ TRAINED = {torch.float64: 1e-10, torch.float32: 0.05}
 
 
 class Objective(nn.Module):
-    """A small net and the sum of its losses over `total`, times the number of ranks."""
+    """A small net and the sum of its losses over `total`."""
 
-    def __init__(self, size=1):
+    def __init__(self):
         super().__init__()
         conv = nn.Conv2d(2, 5, 3, padding=1, bias=False)
         self.body = nn.Sequential(conv, nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(5, 4), nn.BatchNorm1d(4))  # fmt: skip
         self.head = LSoftmaxLoss(4, 3, margin=2, anneal="none")
-        self.size = size
 
     def forward(self, images, labels, weights, total):
         """Return the rank's share of the objective."""
         features = self.body(images)
         if not len(labels):
             return zero_objective(features, self.head.parameters())
-        return (weights[labels] * self.head.losses(features, labels)).sum() * (self.size / total)
+        return (weights[labels] * self.head.losses(features, labels)).sum() / total
 
 
 def training_batches(dtype):
@@ -155,18 +156,18 @@ def training_batches(dtype):
         yield images, labels, torch.tensor(weights, dtype=dtype)
 
 
-def fresh_objective(dtype, size=1):
+def fresh_objective(dtype):
     """Return the objective with the weights that all tests start from."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        return Objective(size).to(dtype).to(memory_format=torch.channels_last)
+        return Objective().to(dtype).to(memory_format=torch.channels_last)
 
 
 def trained_in_parallel(ranks, dtype):
     """Return the state dict after a rank's part of the training."""
-    objective = fresh_objective(dtype, ranks.size)
-    synchronised(objective, CPU)
-    parallel = data_parallel(objective, CPU)
+    objective = fresh_objective(dtype)
+    synchronised(objective, CPU, ranks)
+    parallel = data_parallel(objective, CPU, ranks)
     optimizer = torch.optim.SGD(objective.parameters(), 0.2, momentum=0.9, fused=True)
     for images, labels, weights in training_batches(dtype):
         own = ranks.share(len(images))
@@ -200,6 +201,7 @@ def exchanged(ranks, folder):
         "any": ranks.any_(torch.tensor([rank == 1, False, True])),
         "bf16 rows": ranks.gather(torch.full((rank, 2), rank, dtype=torch.bfloat16)),
         "int64 rows": ranks.gather(torch.full((2,), rank)),
+        "stacked": ranks.stack(torch.full((2, 3), rank, dtype=torch.float64)),
     }
     with ranks.first():
         found["was made before"] = (folder / "made").exists()
@@ -209,32 +211,50 @@ def exchanged(ranks, folder):
     return found
 
 
-def compute(folder):
+def compute_through_memory(folder):
+    """Compute as on a host with a core for each rank."""
+    distributed.num_cores = lambda: int(os.environ["WORLD_SIZE"])
+    compute(folder, through_memory=True)
+
+
+def compute_through_sockets(folder):
+    """Compute as on hosts that share no memory."""
+    distributed.opened = lambda *_: None
+    compute(folder, through_memory=False)
+
+
+def compute(folder, *, through_memory):
     """Save everything that the tests of equality look at, as one rank."""
     folder = Path(folder)
     torch.set_num_threads(1)
     with joined("cpu", timeout=timedelta(seconds=SECONDS)) as ranks:
+        assert (ranks._memory is not None) == through_memory
         found = exchanged(ranks, folder)
         found["ranks"] = (ranks.rank, ranks.size, ranks.local_rank, ranks.local_size)
         for name in SHAPES:
-            layers = synchronised(two_layers(name), CPU)
+            layers = synchronised(two_layers(name), CPU, ranks)
             found[name] = normalised(layers, two_batches(name), ranks)
         found |= {dtype: trained_in_parallel(ranks, dtype) for dtype in TRAINED}
         try:
-            GlobalBatchNorm(3)(torch.ones(int(ranks.is_first), 3))
+            GlobalBatchNorm(ranks, 3)(torch.ones(int(ranks.is_first), 3))
         except ValueError as error:
             found["one value"] = str(error)
         torch.save(found, folder / f"{ranks.rank}.pt")
     assert not dist.is_initialized()
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+HAS_MEMORY = sys.platform == "linux" and platform.machine() == "x86_64"
+COMPUTED = [(compute_through_sockets, 3), *[(compute_through_memory, size) for size in (2, 3) if HAS_MEMORY]]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=COMPUTED, ids=lambda case: f"{case[1]}-{case[0].__name__}")
 def found(request, tmp_path_factory):
     """What each of two or three ranks found."""
+    work, size = request.param
     folder = tmp_path_factory.mktemp("ranks")
-    codes, logs = finished(compute, folder, request.param)
-    assert codes == [0] * request.param, "\n".join(logs)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+    codes, logs = finished(work, folder, size)
+    assert codes == [0] * size, "\n".join(logs)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
 
 
 def assert_close(values, truth, tolerance):
@@ -294,6 +314,7 @@ def test_ranks_exchange_values(found):
         assert rank["any"].tolist() == [True, False, True]
         assert rank["bf16 rows"].tolist() == [[i, i] for i in range(size) for _ in range(i)]
         assert rank["bf16 rows"].dtype == torch.bfloat16
+        assert rank["stacked"].tolist() == [[[i] * 3] * 2 for i in range(size)]
         assert rank["int64 rows"].tolist() == [i for i in range(size) for _ in range(2)]
 
 
@@ -340,7 +361,7 @@ def fail_by_a_bug(ranks):
 
 def fail_in_a_loop(ranks):
     """Raise on rank 1 while the others are in collectives."""
-    model = data_parallel(nn.Linear(2, 2), CPU)
+    model = data_parallel(nn.Linear(2, 2), CPU, ranks)
     for i in range(10**6):
         model(torch.ones(1, 2)).sum().backward()
         if ranks.rank == 1 and i == 5:
@@ -433,6 +454,7 @@ def test_alone_every_method_leaves_things_as_they_are():
         assert ranks.add_(values) is values
         assert ranks.any_(flags) is flags
         assert ranks.gather(rows) is rows
+        assert ranks.stack(rows).tolist() == [rows.tolist()]
         assert ranks.take_device(torch.device("cuda:1")) == torch.device("cuda:1")
         ranks.check_batch_size(7)
         ranks.wait()
@@ -496,7 +518,7 @@ def test_synchronising_keeps_parameters_and_mode():
     model[2].eval()
     before = list(model.parameters())
     buffers = {name: value.data_ptr() for name, value in model.named_buffers()}
-    assert synchronised(model, CPU) is model
+    assert synchronised(model, CPU, ALONE) is model
     assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
     assert {name: value.data_ptr() for name, value in model.named_buffers()} == buffers
     assert [type(layer) for layer in model.modules()].count(GlobalBatchNorm) == 2
@@ -509,7 +531,7 @@ def test_synchronising_keeps_parameters_and_mode():
 def test_batch_norm_takes_images_only():
     """A tensor without channels is an error that shows its shape."""
     with pytest.raises(ArgumentError, match=r"not \(3,\)"):
-        GlobalBatchNorm(3)(torch.ones(3))
+        GlobalBatchNorm(ALONE, 3)(torch.ones(3))
 
 
 def test_a_rank_without_images_has_a_gradient_for_everything():

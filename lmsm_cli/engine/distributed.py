@@ -1,9 +1,7 @@
 """The ranks of a run: the processes that `torchrun --nproc-per-node N -m lmsm_cli ...` starts.
 
 Each rank takes a part of every batch; together they compute what one process would. `joined` gives
-a process its Ranks, and `ALONE`, whose methods do nothing, where there is only one. An objective
-that is a sum over the images of a rank is multiplied by `Ranks.size` before it is differentiated,
-because DistributedDataParallel divides the sum of the ranks' gradients by it.
+a process its Ranks, and `ALONE`, whose methods do nothing, where there is only one.
 """
 
 import os
@@ -18,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from lmsm_cli.engine.failures import leave, shared_failure, wait_for, wait_for_leave
+from lmsm_cli.engine.shared_memory import SharedMemory, opened
 from lmsm_cli.errors import LmsmError, RunError, first_line
 
 if TYPE_CHECKING:  # a torch built without distributed has none
@@ -44,6 +44,7 @@ class Ranks:
     """This process among those of its host."""
     local_size: int = 1
     _store: "Store | None" = field(default=None, repr=False)
+    _memory: SharedMemory | None = field(default=None, repr=False)
     _turns: Iterator[int] = field(default_factory=count, repr=False)
 
     @property
@@ -87,9 +88,21 @@ class Ranks:
 
     def add_(self, values: Tensor) -> Tensor:
         """Replace a contiguous tensor by its sum over the ranks; return it."""
+        if self._memory and values.device.type == "cpu":
+            return self._memory.add_(values)
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def stack(self, values: Tensor) -> Tensor:
+        """Return the values of all ranks (R, ...), which must have the same shape and type."""
+        if self._memory and values.device.type == "cpu":
+            return self._memory.stack(values)
+        if self.size == 1:
+            return values[None]
+        stacked = values.new_empty(self.size, *values.shape)
+        dist.all_gather(list(stacked), values.contiguous())
+        return stacked
 
     def any_(self, flags: Tensor) -> Tensor:
         """Replace a contiguous bool tensor by what is true on any rank; return it."""
@@ -107,9 +120,8 @@ class Ranks:
         *each, longest = [*self.add_(lengths).tolist(), int(lengths.max())]
         padded = rows.new_zeros(longest, *rows.shape[1:])
         padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in each]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:length] for part, length in zip(parts, each, strict=True)])
+        parts = zip(self.stack(padded), each, strict=True)
+        return torch.cat([part[:length] for part, length in parts])
 
     def agree(self, value: T) -> T:
         """Return rank 0's value, of plain types."""
@@ -194,7 +206,10 @@ def _start(backend: str, timeout: timedelta) -> "tuple[Ranks, Store]":
     except (RuntimeError, ValueError) as error:
         raise RunError(f"rank {rank} did not find the other {size - 1} processes within {timeout}: {first_line(error)}") from None  # fmt: skip
     store = PrefixStore("lmsm", shared)
-    return Ranks(rank, size, local_rank, local_size, store), store
+    # Ranks that wait in turns for a core of their own would only keep each other from it.
+    is_roomy = local_size == size <= num_cores()
+    memory = opened(rank, size, timeout) if is_roomy else None
+    return Ranks(rank, size, local_rank, local_size, store, memory), store
 
 
 def _abort(uses_cuda: bool) -> None:
@@ -217,15 +232,18 @@ def _number(name: str, default: int | None = None) -> int:
 
 def threads_for(local_size: int) -> int:
     """Return the cores for each of `local_size` processes on this host, at least 1."""
+    return max(1, num_cores() // local_size)
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, cores // local_size)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def data_parallel(objective: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """Return an objective module whose parameters get the mean of the ranks' gradients.
+def data_parallel(objective: nn.Module, device: torch.device, ranks: Ranks) -> DistributedDataParallel:  # fmt: skip
+    """Return an objective module whose parameters get the sum of the ranks' gradients.
 
     The ranks' parameters become rank 0's. Every parameter must get a gradient in every step.
     """
@@ -241,7 +259,19 @@ def data_parallel(objective: nn.Module, device: torch.device) -> DistributedData
         # One copy of the gradients instead of two.
         "gradient_as_bucket_view": True,
     }
-    return DistributedDataParallel(objective, **options)
+    parallel = DistributedDataParallel(objective, **options)
+    parallel.register_comm_hook(None, lambda _, bucket: _sum(ranks, bucket.buffer()))
+    return parallel
+
+
+def _sum(ranks: Ranks, gradients: Tensor) -> Future[Tensor]:
+    """Sum a flat bucket of gradients; left to itself, DistributedDataParallel takes the mean."""
+    if ranks._memory and gradients.device.type == "cpu":
+        done: Future[Tensor] = Future()
+        done.set_result(ranks.add_(gradients))
+        return done
+    work = dist.all_reduce(gradients, async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])
 
 
 def zero_objective(features: Tensor, parameters: Iterable[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
+from lmsm_cli.engine.shared_memory import LostRankError
 from lmsm_cli.errors import LmsmError, RankError, first_line
 
 if TYPE_CHECKING:  # a torch built without distributed has none
@@ -53,7 +54,7 @@ def shared_failure(store: "Store", rank: int, size: int) -> Iterator[None]:
 def is_broken(error: BaseException) -> bool:
     """Return whether an error says that a collective, or the store, has lost a rank."""
     # gloo raises plain RuntimeErrors, each opening with the place in its source.
-    return isinstance(error, dist.DistError) or (
+    return isinstance(error, dist.DistError | LostRankError) or (
         isinstance(error, RuntimeError) and "gloo/" in str(error)
     )
 

@@ -5,21 +5,23 @@ the native kernels of nn.BatchNorm. One collective crosses the ranks in each dir
 buffers and state dict are those of nn.BatchNorm.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lmsm_cli.engine.distributed import Ranks
 from lmsm_cli.errors import ArgumentError
 
 _native = torch.ops.aten
 
 
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronised(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     """Return the model with every BatchNorm replaced, in place, by one over all ranks.
 
     The replacements hold the same parameters and buffers, by the same names: optimisers made before
@@ -27,14 +29,14 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     """
     if type(model) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         assert isinstance(model, _BatchNorm)
-        kind = CudaBatchNorm if device.type == "cuda" else GlobalBatchNorm
+        kind = CudaBatchNorm if device.type == "cuda" else partial(GlobalBatchNorm, ranks)
         return _replaced(model, kind)
     for name, child in model.named_children():
-        setattr(model, name, synchronised(child, device))
+        setattr(model, name, synchronised(child, device, ranks))
     return model
 
 
-def _replaced(norm: _BatchNorm, kind: "type[CudaBatchNorm | GlobalBatchNorm]") -> nn.Module:
+def _replaced(norm: _BatchNorm, kind: Callable[..., nn.Module]) -> nn.Module:
     """Return a layer of another kind that shares the parameters and buffers of `norm`."""
     with torch.device("meta"):
         layer = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)  # fmt: skip
@@ -61,6 +63,10 @@ class GlobalBatchNorm(_BatchNorm):
     nn.BatchNorm's. Raises ArgumentError on every rank where a channel has fewer than two values.
     """
 
+    def __init__(self, ranks: Ranks, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._ranks = ranks
+
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
             raise ArgumentError(f"BatchNorm takes (N, C, ...), not {tuple(input.shape)}")
@@ -71,11 +77,11 @@ class GlobalBatchNorm(_BatchNorm):
         if not self.training and self.running_mean is not None:
             return functional.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)  # fmt: skip
         images = _dense(input)
-        count, mean, var = global_statistics(images)
+        count, mean, var = global_statistics(images, self._ranks)
         if self.training and self.running_mean is not None:
             self._remember(mean, var * (count / (count - 1)))
         output: Tensor = _Normalise.apply(
-            images, self.weight, self.bias, mean, var, count, self.eps
+            images, self.weight, self.bias, mean, var, count, self.eps, self._ranks
         )
         return output
 
@@ -92,7 +98,7 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 @torch.no_grad()
-def global_statistics(images: Tensor) -> tuple[int, Tensor, Tensor]:
+def global_statistics(images: Tensor, ranks: Ranks) -> tuple[int, Tensor, Tensor]:
     """Return the values a channel, their mean (C,) and biased variance (C,), over all ranks.
 
     `images` (N, C, ...) are the rank's own, N may be 0. float32 at least. Every rank gets the same
@@ -107,9 +113,7 @@ def global_statistics(images: Tensor) -> tuple[int, Tensor, Tensor]:
         unused = packed[:channels]
         mean, var = _native.batch_norm_update_stats(images, unused, unused, 0.0)
         packed[:channels], packed[channels:-1], packed[-1] = mean, var, own
-    ranks = packed.new_empty(dist.get_world_size(), len(packed))
-    dist.all_gather(list(ranks), packed)
-    means, variances, counts = torch.split(ranks, [channels, channels, 1], dim=1)
+    means, variances, counts = torch.split(ranks.stack(packed), [channels, channels, 1], dim=1)
     count = int(counts.sum())
     if count < 2:
         raise ArgumentError(f"BatchNorm has {count} values a channel in training: give it at least 2 over all ranks")  # fmt: skip
@@ -126,11 +130,11 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, images: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor,
-        count: int, eps: float,
+        count: int, eps: float, ranks: Ranks,
     ) -> Tensor:  # fmt: skip
         """Return (images - mean) / sqrt(var + eps) * weight + bias."""
         ctx.save_for_backward(images, weight, mean, var)
-        ctx.count, ctx.eps = count, eps
+        ctx.count, ctx.eps, ctx.ranks = count, eps, ranks
         if not images.numel():
             return torch.empty_like(images)
         return functional.batch_norm(images, mean, var, weight, bias, eps=eps)
@@ -150,14 +154,13 @@ class _Normalise(torch.autograd.Function):
             _, own[1], own[0] = _native.native_batch_norm_backward(
                 grad, images, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
             )
-        total = own.clone()
-        dist.all_reduce(total)
+        total = ctx.ranks.add_(own.clone())
         inverse = (var + ctx.eps).rsqrt()
         a = inverse if weight is None else inverse * weight
         b = -a * inverse * total[1] / ctx.count
         c = -a * total[0] / ctx.count - b * mean
         grad_weight, grad_bias = (None, None) if weight is None else (own[1], own[0])
-        return _combined(grad, a, images, b, c), grad_weight, grad_bias, None, None, None, None
+        return _combined(grad, a, images, b, c), grad_weight, grad_bias, *[None] * 5
 
 
 def _combined(grad: Tensor, a: Tensor, images: Tensor, b: Tensor, c: Tensor) -> Tensor:

@@ -55,7 +55,6 @@ class Stepper:
         self.model, self._optimizer, self._weights = model, optimizer, weights
         optimised = [p for group in optimizer.param_groups for p in group["params"]]
         self._views = [(p, view) for p, view in zip(model.parameters(), optimised, strict=True) if p is not view]  # fmt: skip
-        self._num_ranks = ranks.size
         self.watch = Watch(len(model.classes), runtime.device)
         objective: nn.Module = Objective(model, runtime)
         self._progress = torch.zeros((), device=runtime.device)
@@ -63,7 +62,7 @@ class Stepper:
         self._say, self._uncompiled = say, config.compile
         if config.compile:
             objective.compile(dynamic=False)  # in place: names of parameters stay
-        self._objective = data_parallel(objective, runtime.device) if ranks.size > 1 else objective
+        self._objective = data_parallel(objective, runtime.device, ranks) if ranks.size > 1 else objective  # fmt: skip
         # Capturing the exchange of gradients is for the day when it can be tried.
         if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
             self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), say)
@@ -86,8 +85,7 @@ class Stepper:
         weights = self._weights if weighted else None
         objective, features = self._objective(images, labels, progress, weights, total)
         self.model.zero_grad(set_to_none=True)
-        # DistributedDataParallel takes the mean over the ranks, and the objective is a sum.
-        (objective * self._num_ranks).backward()
+        objective.backward()
         for parameter, view in self._views:
             assert parameter.grad is not None
             view.grad = parameter.grad.permute(0, 2, 3, 1)
