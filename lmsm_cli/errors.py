@@ -3,7 +3,8 @@
 LmsmError (2, usage and config)
 |- ArgumentError    2  a value that a function of the library cannot take; a ValueError too
 |- RunError         1  the run failed
-|  `- RankError     *  another process of the run failed; its exit code
+|  |- RankError     *  another process of the run failed; its exit code
+|  `- StoppedError  *  a signal stopped the run after a step, and its state was saved
 |- DataError        3  data missing or bad
 |- CheckpointError  4  checkpoint unusable
 |- DivergedError    5  the loss is no longer finite
@@ -11,7 +12,7 @@ LmsmError (2, usage and config)
 `- OutOfMemoryError 7  the host's or the device's memory was not enough
 
 A message is one sentence: the fact, the value given, the way out; lower case, no full stop.
-Exit codes 130 and 143 (interrupted by SIGINT, SIGTERM) belong to signals, not to errors.
+Exit codes 130 and 143 are those of SIGINT and SIGTERM.
 """
 
 import pickle
@@ -39,6 +40,14 @@ class RunError(LmsmError):
 
 class RankError(RunError):
     """The failure of another process of the run, with that one's exit code."""
+
+
+class StoppedError(RunError):
+    """A run that a signal stopped; 128 plus its number is the exit code, as in a shell."""
+
+    def __init__(self, text: str, signal: int) -> None:
+        super().__init__(text)
+        self.exit_code = 128 + signal
 
 
 class DataError(LmsmError):

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.display import Display
 from lmsm_cli.engine.device import Runtime, choose_device, choose_runtime
 from lmsm_cli.engine.evaluate import features_of, scores_of
 from lmsm_cli.engine.posthoc import Correction, choose_tau, logit_adjustment, tau_normalisation
 from lmsm_cli.errors import CheckpointError, DataError, LmsmError
-from lmsm_cli.experiment import Display
 from lmsm_cli.models import Classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.scores import score

@@ -1,28 +1,34 @@
 """From a Config to a finished run: the one road that train, demo and every later command take."""
 
 import os
+import shlex
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from lmsm_cli import config as configs
+from lmsm_cli import journal as journals
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.display import Display, Silence
 from lmsm_cli.engine.arithmetic import runtime_of, settle
 from lmsm_cli.engine.device import Runtime, check_precision, choose_device
 from lmsm_cli.engine.distributed import ALONE, Ranks, joined
 from lmsm_cli.engine.evaluate import scores_of
 from lmsm_cli.engine.global_batch_norm import synchronised
 from lmsm_cli.engine.memory import reported_memory
+from lmsm_cli.engine.signals import Terminated, deferred, lasting
 from lmsm_cli.engine.step import new_optimizer
-from lmsm_cli.engine.train import Epoch, Step, train
-from lmsm_cli.errors import DiskError, LmsmError
+from lmsm_cli.engine.train import Epoch, PausedError, Position, train
+from lmsm_cli.errors import DiskError, LmsmError, StoppedError
+from lmsm_cli.journal import Journal, Saved
 from lmsm_cli.losses import Head, build_head
 from lmsm_cli.models import Classifier, build_classifier, check_model
 from lmsm_cli.reports import plots
@@ -32,44 +38,6 @@ from lmsm_cli.runs.record import read_run
 from lmsm_cli.scores import Scores, score
 from lmsm_cli.spec import parse_spec, with_option
 from lmsm_cli.splits import load_test, load_training, planned_counts
-
-
-class Display(Protocol):
-    """What a run tells while it goes; the loop knows no screen."""
-
-    def report(self, what: str, done: int, total: int) -> None:
-        """Show progress before the training; `total` 0 means unknown."""
-
-    def say(self, text: str) -> None:
-        """Show a message."""
-
-    def warn(self, text: str) -> None:
-        """Show a message that must not be overlooked."""
-
-    def step(self, step: Step) -> None:
-        """Show a finished step."""
-
-    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
-        """Show a finished epoch."""
-
-
-class Silence:
-    """Tells nothing: for the ranks that leave the telling to the first, and for measurements."""
-
-    def report(self, what: str, done: int, total: int) -> None:
-        """Do nothing."""
-
-    def say(self, text: str) -> None:
-        """Do nothing."""
-
-    def warn(self, text: str) -> None:
-        """Do nothing."""
-
-    def step(self, step: Step) -> None:
-        """Do nothing."""
-
-    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +92,75 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     """Train, test and write the run folder; return it, None on all but the first rank.
 
     Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
+    StoppedError, once a signal has ended the training after a step: `resume` goes on from there.
     """
-    with joined(config.device) as ranks:
-        return _run(config, display if ranks.is_first else Silence(), ranks, with_plots)
+    with joined(config.device) as ranks, lasting():
+        told = display if ranks.is_first else Silence()
+        parts = _prepared(config, told, ranks)
+        if not ranks.is_first:
+            _finish(parts, told, with_plots)
+            return None
+        folder = _new_folder(parts.config, parts.where)
+        with folder.locked():
+            told.say(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
+            _finish(replace(parts, folder=folder), told, with_plots)
+        return folder
 
 
-def _run(config: Config, display: Display, ranks: Ranks, with_plots: bool) -> RunFolder | None:
+def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, *, strict: bool = False, with_plots: bool = True) -> RunFolder | None:  # fmt: skip
+    """Go on with a run from its folder, with changed values of its config; finish as `run` does.
+
+    On the same machine's CPU, in as many processes, the end has the bits of a run that nobody
+    stopped. A finished run is returned as it is, unless it gets more epochs. With `strict` a
+    damaged checkpoint is an error, else the one before is taken. Raises LmsmError for a change
+    that would make it another run, CheckpointError where no checkpoint is good.
+    """
+    folder = RunFolder(path)
+    if not path.is_dir():
+        raise LmsmError(f"there is no run folder {path}")
+    with joined((changes or {}).get("device") or "auto") as ranks, lasting():
+        told = display if ranks.is_first else Silence()
+        with folder.locked() if ranks.is_first else nullcontext():
+            saved = ranks.agree(journals.read(folder, changes or {}, told.warn, strict=strict) if ranks.is_first else None)  # fmt: skip
+            assert saved is not None
+            if saved.is_finished:
+                told.say(f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on")  # fmt: skip
+                return folder if ranks.is_first else None
+            parts = _prepared(saved.config, told, ranks)
+            if not ranks.is_first:
+                _finish(replace(parts, saved=saved), told, with_plots)
+                return None
+            _note_resumption(folder, saved, parts, told)
+            _finish(replace(parts, saved=saved, folder=folder), told, with_plots)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is put together from; `folder` is the first rank's."""
+
+    config: Config
+    data: Data
+    model: Classifier
+    runtime: Runtime
+    ranks: Ranks
+    saved: Saved | None = None
+    folder: RunFolder | None = None
+
+    @property
+    def where(self) -> str:
+        """What computes, in words."""
+        size = self.ranks.size
+        return f"{self.runtime}, {size} processes" if size > 1 else str(self.runtime)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of an image."""
+        return tuple(self.data.training.images.shape[1:])
+
+
+def _prepared(config: Config, display: Display, ranks: Ranks) -> _Parts:
+    """Read the data, build the model, and settle the config."""
     device = ranks.take_device(check(config))
     ranks.check_batch_size(config.batch_size)
     with ranks.first():  # what it downloads and decodes, the others find
@@ -141,19 +172,31 @@ def _run(config: Config, display: Display, ranks: Ranks, with_plots: bool) -> Ru
     config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, processes=ranks.local_size), device=device)
     runtime.apply()
-    model = runtime.place(model)
-    where = f"{runtime}, {ranks.size} processes" if ranks.size > 1 else str(runtime)
-    folder = _new_folder(config, where) if ranks.is_first else None
-    if folder:
-        display.say(f"{folder.path}: {len(training)} training images on {where}")
-    with _status(folder), reported_memory(runtime, model, config.batch_size, shape, ranks.size):
-        last, best = _train(model, config, data, runtime, ranks, folder, display)
-        scores = score_images(model, data.test, data.train_counts, runtime, ranks)
+    return _Parts(config, data, runtime.place(model), runtime, ranks)
+
+
+def _finish(parts: _Parts, display: Display, with_plots: bool) -> None:
+    """Train to the end, test, and write what belongs into the run folder."""
+    model, runtime, ranks, folder = parts.model, parts.runtime, parts.ranks, parts.folder
+    where = ranks.agree(str(folder.path) if folder else "")
+    memory = reported_memory(runtime, model, parts.config.batch_size, parts.image_shape, ranks.size)
+    with _status(folder), memory:
+        journal = _train(parts, where, display)
+        scores = score_images(model, parts.data.test, parts.data.train_counts, runtime, ranks)
         if folder:
-            folder.write_scores(_documented(scores, model, data, runtime, folder, last, best))
+            folder.write_scores(_documented(scores, parts, folder, journal))
             if with_plots:
-                _draw(folder, data)
-    return folder
+                _draw(folder, parts.data)
+
+
+def _note_resumption(folder: RunFolder, saved: Saved, parts: _Parts, display: Display) -> None:
+    """Bring the other files to where the checkpoint stands, and say where that is."""
+    folder.write_metrics(saved.journal.rows)
+    folder.write_config(configs.dump_yaml(parts.config))
+    place = f"epoch {saved.position.epoch}" + (f", step {saved.position.step}" if saved.position.step else "")  # fmt: skip
+    text = f"{folder.path}: goes on after {place} on {parts.where}"
+    folder.log_line(text)
+    display.say(text)
 
 
 def resolved_spec(spec: str, head: Head) -> str:
@@ -182,11 +225,15 @@ def _status(folder: RunFolder | None) -> Iterator[None]:
     folder.write_status("running")
     try:
         yield
+    except StoppedError as error:
+        folder.write_status("interrupted", str(error), error.exit_code)
+        raise
     except LmsmError as error:
         folder.write_status("failed", str(error), error.exit_code)
         raise
-    except KeyboardInterrupt:
-        folder.write_status("interrupted", "SIGINT", 130)
+    except KeyboardInterrupt as error:
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        folder.write_status("interrupted", signal.Signals(number).name, 128 + number)
         raise
     except BaseException as error:
         folder.write_status("failed", f"{type(error).__name__}: {error}", 1)
@@ -194,66 +241,66 @@ def _status(folder: RunFolder | None) -> Iterator[None]:
     folder.write_status("completed", exit_code=0)
 
 
-def _train(model: Classifier, config: Config, data: Data, runtime: Runtime, ranks: Ranks, folder: RunFolder | None, display: Display) -> tuple[Epoch, Epoch | None]:  # fmt: skip
-    """Train to the end, saving every epoch into the folder; return the last epoch and that of best.pt."""
+def _train(parts: _Parts, where: str, display: Display) -> Journal:
+    """Train to the end, saving every epoch into the folder; return what was done.
+
+    `where` is the run folder's path on every rank. Raises StoppedError after a signal.
+    """
+    model, config, data, runtime, ranks = parts.model, parts.config, parts.data, parts.runtime, parts.ranks  # fmt: skip
     if ranks.size > 1:
         synchronised(model, runtime.device, ranks)
     optimizer = new_optimizer(model, config)
-    best: Epoch | None = None
-    warned: set[str] = set()
-    for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step, say=display.say, ranks=ranks):  # fmt: skip
-        if folder is None:
-            continue
-        state = checkpoint.state_of(
-            model, configs.dump(config), train_counts=data.train_counts, epoch=epoch.epoch,
-            image_shape=list(data.training.images.shape[1:]),
-            optimizer=optimizer.state_dict(), versions={"torch": str(torch.__version__)},
-        )  # fmt: skip
-        if folder.checkpoint.exists():
-            checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
-        checkpoint.save(state, folder.checkpoint)
-        folder.append_metrics(epoch.to_row())
-        if _is_better(epoch, best, config.best_tolerance):
-            checkpoint.duplicate(folder.checkpoint, folder.best_checkpoint)
-            best = epoch
-        display.epoch(epoch, config.epochs)
-        folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")
-        _warn(epoch, warned, folder, display)
-    return epoch, best
+    journal, start = Journal(), Position()
+    if parts.saved:
+        parts.saved.restore(model, optimizer)
+        journal, start = parts.saved.journal, parts.saved.position
+
+    def save(position: Position) -> None:
+        if parts.folder:
+            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape))  # fmt: skip
+
+    with deferred(once_more=ranks.size == 1) as stop:
+        try:
+            for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step, say=display.say, ranks=ranks, start=start, stop=stop):  # fmt: skip
+                signs = [sign for sign in epoch.signs if sign not in journal.warned]
+                journal.add(epoch, config.best_tolerance)
+                journal.warned += signs
+                save(Position(epoch.epoch))
+                if parts.folder:
+                    _tell(epoch, signs, config, parts.folder, display)
+        except PausedError as paused:
+            if paused.position.step:
+                save(paused.position)
+            name = signal.Signals(paused.signal).name
+            raise StoppedError(f"stopped by {name} in epoch {paused.position.epoch + 1}, and saved; `lmsm resume {shlex.quote(where)}` goes on", paused.signal) from None  # fmt: skip
+    return journal
 
 
-def _is_better(epoch: Epoch, best: Epoch | None, tolerance: float) -> bool:
-    if epoch.val_balanced_accuracy is None:
-        return False
-    return (
-        best is None or epoch.val_balanced_accuracy > (best.val_balanced_accuracy or 0) + tolerance
-    )
-
-
-def _warn(epoch: Epoch, warned: set[str], folder: RunFolder, display: Display) -> None:
-    """Say loudly what looks collapsed, the first time that each sign shows."""
-    for sign in epoch.signs.keys() - warned:
-        warned.add(sign)
+def _tell(epoch: Epoch, signs: list[str], config: Config, folder: RunFolder, display: Display) -> None:  # fmt: skip
+    """Write a finished epoch down and show it; say loudly what looks collapsed for the first time."""
+    folder.append_metrics(epoch.to_row())
+    folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")
+    display.epoch(epoch, config.epochs)
+    for sign in signs:
         text = f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}"
         folder.log_line(f"WARNING {text}")
         display.warn(text)
 
 
-def _documented(scores: Scores, model: Classifier, data: Data, runtime: Runtime, folder: RunFolder, last: Epoch, best: Epoch | None) -> dict[str, Any]:  # fmt: skip
+def _documented(scores: Scores, parts: _Parts, folder: RunFolder, journal: Journal) -> dict[str, Any]:  # fmt: skip
     """Return scores.json: the last epoch's test scores, and what best.pt would have given."""
+    head, data, runtime, best = parts.model.head, parts.data, parts.runtime, journal.best
     document = scores.to_json() | {
         "checkpoint": folder.checkpoint.name,
-        "epoch": last.epoch,
-        "lambda": model.head.lambda_at(1.0),
-        "effective_margin": model.head.effective_margin_at(1.0),
+        "epoch": len(journal.rows),
+        "lambda": head.lambda_at(1.0),
+        "effective_margin": head.effective_margin_at(1.0),
         "best_on_validation": None,
     }
     if best is not None:
         chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
         of_best = score_images(chosen, data.test, data.train_counts, runtime)
-        document["best_on_validation"] = {
-            "epoch": best.epoch,
-            "val_balanced_accuracy": best.val_balanced_accuracy,
+        document["best_on_validation"] = best | {
             "accuracy": of_best.accuracy,
             "balanced_accuracy": of_best.balanced_accuracy,
         }

@@ -177,8 +177,7 @@ def test_duplicate_is_a_copy_that_outlives_its_source(saved, monkeypatch, links)
 )  # fmt: skip
 def test_unfitting_contents_are_refused(saved, change):
     """A whole file whose parts do not fit each other, or this lmsm, is exit code 4 too."""
-    state = torch.load(saved, weights_only=True) | change
-    torch.save(state, saved)
+    checkpoint.save(torch.load(saved, weights_only=True) | change, saved)
     with pytest.raises(CheckpointError, match="does not fit") as error:
         load_checkpoint(saved)
     assert error.value.exit_code == 4

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -61,7 +62,7 @@ def test_complete_run_is_read_back_as_written(tmp_path):
     run = complete_run(RunFolder.create(tmp_path, "run"))
     record = read_run(run.path)
     assert record.config == {"loss": "softmax", "lr": 0.001, "milestones": (160, 180)}
-    assert record.status == {"state": "completed", "reason": "", "exit_code": 0}
+    assert record.status == {"state": "completed", "reason": "", "exit_code": 0, "pid": os.getpid(), "host": platform.node()}  # fmt: skip
     assert record.metrics == [{"epoch": 1}, {"epoch": 2}]
     assert record.scores == SCORES
     assert record.problem is None

@@ -1,6 +1,8 @@
 """The command line: ties the subcommands together and turns errors into messages and exit codes."""
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,9 +17,11 @@ from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.evaluate import evaluate
 from lmsm_cli.commands.losses import losses
 from lmsm_cli.commands.presets import presets
+from lmsm_cli.commands.resume import resume
 from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.train import train
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.engine.signals import Terminated, terminable
+from lmsm_cli.errors import LmsmError, StoppedError
 
 app = typer.Typer(
     name="lmsm",
@@ -26,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    ("demo", demo), ("train", train), ("eval", evaluate), ("compare", compare),
+    ("demo", demo), ("train", train), ("resume", resume), ("eval", evaluate), ("compare", compare),
     ("schedule", schedule), ("presets", presets), ("losses", losses), ("bench", bench),
 )  # fmt: skip
 for _name, _command in _COMMANDS:
@@ -54,17 +58,41 @@ def script() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (see lmsm_cli.errors)."""
     try:
+        with terminable():
+            return _run(arguments)
+    except KeyboardInterrupt as error:
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
     except SystemExit as done:
+        if interrupt := _interrupt_of(done):
+            raise interrupt from None
         return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except StoppedError as stopped:
+        if not stopped.shown_elsewhere:
+            stderr_console().print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        return stopped.exit_code
     except LmsmError as error:
         if not error.shown_elsewhere:
             _print_error(error)
         return error.exit_code
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
         # The reader has gone, as in `lmsm compare runs | head`; say nothing when Python flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _interrupt_of(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that Typer made an exit of, which forgets the signal."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause
 
 
 def _print_error(error: LmsmError) -> None:

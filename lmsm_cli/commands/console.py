@@ -6,11 +6,12 @@ no emoji; markup works, so text of a user's needs `rich.markup.escape` or a rich
 """
 
 import codecs
+import contextlib
 import io
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +39,29 @@ def stdout_console() -> "Console":
 
 
 def stderr_console() -> "Console":
-    """Return a console for progress and messages."""
-    return _console(sys.stderr)
+    """Return a console for progress and messages, which a terminal that has gone doesn't disturb."""
+    return _console(cast(TextIO, _Lasting(sys.stderr)))
+
+
+class _Lasting:
+    """A text stream whose writes come to nothing once nobody reads it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or don't: a training must outlive its terminal, and the log has the messages."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or don't."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def print_json(document: Any) -> None:
@@ -62,8 +84,9 @@ def is_plain(stream: TextIO) -> bool:
 def _console(stream: TextIO) -> "Console":
     from rich.console import Console
 
-    if isinstance(stream, io.TextIOWrapper) and not _is_utf8(stream):
-        stream.reconfigure(errors="lmsm")
+    written = stream._stream if isinstance(stream, _Lasting) else stream
+    if isinstance(written, io.TextIOWrapper) and not _is_utf8(written):
+        written.reconfigure(errors="lmsm")
     plain = is_plain(stream)
     return Console(
         file=stream,

@@ -12,7 +12,7 @@ from lmsm_cli.config import Config
 from lmsm_cli.layers import Layer, resolve
 
 if TYPE_CHECKING:
-    from lmsm_cli.experiment import Display
+    from lmsm_cli.display import Display
 
 _LOSSES = ("softmax", "lsoftmax:margin=2", "lsoftmax:margin=4")
 _MARGINS = (1, 2, 3, 4)

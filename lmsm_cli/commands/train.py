@@ -1,5 +1,6 @@
 """`lmsm train`: one run from flags, presets and files."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from lmsm_cli.commands.options import (
     with_config_flags,
 )
 from lmsm_cli.config import dump
+from lmsm_cli.errors import LmsmError
 from lmsm_cli.layers import Resolved
 
 
@@ -23,6 +25,7 @@ def train(
     config: ConfigFile = None,
     margin: Margin = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print each value with where it came from, and stop.")] = False,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run folder, as `lmsm resume` does; flags may change data_dir, device and out, and raise epochs.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     **flags: Any,
 ) -> None:  # fmt: skip
@@ -30,6 +33,12 @@ def train(
 
     A value comes from the highest of: default < preset < --config FILE < flag.
     """
+    if resume:
+        if preset or config or show_config:
+            raise LmsmError("--resume takes its choices from the run folder: leave --preset, --config and --show-config out")  # fmt: skip
+        given = {**flags, "margin": margin}
+        finish(resume, {key: value for key, value in given.items() if value is not None}, json=json)
+        return
     resolved = resolve_options(preset, config, margin, flags)
     if show_config:
         _show(resolved, json=json)
@@ -50,18 +59,33 @@ def _show(resolved: Resolved, *, json: bool) -> None:
 def _run(resolved: Resolved, *, json: bool) -> None:
     from lmsm_cli import experiment
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.tables import per_class_table, summary_table
-    from lmsm_cli.runs.record import read_run
 
     with new_display() as display:
         folder = experiment.run(resolved.config, display)
-    if folder is None:  # the first rank prints
-        return
-    scores = read_run(folder.path).scores or {}
+    if folder is not None:  # the first rank prints
+        _print(folder.path, json=json)
+
+
+def finish(run: Path, changes: dict[str, Any], *, strict: bool = False, json: bool) -> None:
+    """Go on with a run, with changed values of its config, and print as `train` does."""
+    from lmsm_cli import experiment
+    from lmsm_cli.commands.progress import new_display
+
+    with new_display() as display:
+        folder = experiment.resume(run, display, changes, strict=strict)
+    if folder is not None:
+        _print(folder.path, json=json)
+
+
+def _print(run: Path, *, json: bool) -> None:
+    from lmsm_cli.reports.tables import per_class_table, summary_table
+    from lmsm_cli.runs.record import read_run
+
+    scores = read_run(run).scores or {}
     if json:
-        print_json({"run": str(folder.path), **scores})
+        print_json({"run": str(run), **scores})
         return
     console = stdout_console()
     console.print(per_class_table(scores))
     console.print(summary_table(scores))
-    console.print(f"run folder: {folder.path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"run folder: {run}", markup=False, highlight=False, soft_wrap=True)

@@ -111,6 +111,12 @@ class Ranks:
             dist.all_reduce(flags.view(torch.uint8), dist.ReduceOp.MAX)
         return flags
 
+    def largest(self, number: int) -> int:
+        """Return the largest of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        return int(self.stack(torch.tensor([number])).max())
+
     def gather(self, rows: Tensor) -> Tensor:
         """Return the rows (N, ...) of all ranks, one rank's after the other's; N may differ."""
         if self.size == 1:

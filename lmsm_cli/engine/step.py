@@ -7,6 +7,7 @@ weights, the optimiser's state and the epoch's watch. Hence it never waits for t
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,46 @@ def _in_memory_order(parameter: nn.Parameter) -> nn.Parameter:
     if parameter.device.type != "cpu" or not last or parameter.is_contiguous():
         return parameter
     return nn.Parameter(parameter.detach().permute(0, 2, 3, 1))
+
+
+def optimizer_state(model: Classifier, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
+    """Return what the optimiser remembers of each parameter, by its place, in the parameter's order.
+
+    So it fits the parameters on any device. Learning rates and the like are not in it: they follow
+    from the config.
+    """
+    remembered = optimizer.state_dict()["state"]
+    turned = _in_other_order(model, optimizer)
+    return {
+        place: {
+            name: value.permute(0, 3, 1, 2) if place in turned and _is_image_like(value) else value
+            for name, value in values.items()
+        }
+        for place, values in remembered.items()
+    }
+
+
+def restore_optimizer(model: Classifier, optimizer: Optimizer, state: dict[int, dict[str, Any]]) -> None:  # fmt: skip
+    """Give an optimiser what `optimizer_state` returned of one over the same parameters."""
+    turned = _in_other_order(model, optimizer)
+    own = {
+        place: {
+            name: value.permute(0, 2, 3, 1) if place in turned and _is_image_like(value) else value
+            for name, value in values.items()
+        }
+        for place, values in state.items()
+    }
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": own})
+
+
+def _in_other_order(model: Classifier, optimizer: Optimizer) -> set[int]:
+    """Return the places of the parameters that the optimiser was given as (O, H, W, I)."""
+    optimised = [p for group in optimizer.param_groups for p in group["params"]]
+    return {n for n, p in enumerate(model.parameters()) if p is not optimised[n]}
+
+
+def _is_image_like(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

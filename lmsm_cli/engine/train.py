@@ -31,6 +31,10 @@ from lmsm_cli.losses.reweighting import loss_weights
 from lmsm_cli.models import Classifier
 from lmsm_cli.scores import balanced_accuracy
 
+_cuda: Any = torch.cuda  # typed in some releases only
+# Steps between two questions whether any of several ranks was told to stop: each is a wait.
+_ASK_EVERY = 16
+
 
 @dataclass(frozen=True)
 class Step:
@@ -75,6 +79,28 @@ class Epoch:
         return row | {"lambda": self.lam, **as_row(self.vitals), "collapse": list(self.signs)}
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands: after `epoch` epochs, and `step` steps of the next."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    """Spent in the epoch under way."""
+    watch: dict[str, Any] | None = None
+    """What was seen of the epoch under way."""
+    generators: dict[str, Tensor] | None = None
+    """State of the random generators in the epoch under way, of each rank (R, bytes)."""
+
+
+class PausedError(Exception):
+    """The training was asked to stop, by a signal, and stands at a position."""
+
+    def __init__(self, position: Position, signal: int) -> None:
+        super().__init__(position, signal)
+        self.position, self.signal = position, signal
+
+
 def train(
     model: Classifier,
     optimizer: Optimizer,
@@ -86,9 +112,14 @@ def train(
     on_step: Callable[[Step], None] = lambda step: None,
     say: Callable[[str], None] = lambda text: None,
     ranks: Ranks = ALONE,
+    start: Position = Position(),
+    stop: Callable[[], int] = lambda: 0,
 ) -> Iterator[Epoch]:
     """Train `model` in place, yielding after every epoch; stop by not asking for more.
 
+    `start` is where model and optimiser stand; the end has the same bits wherever it was left and
+    entered again (on the CPU, with as many ranks). `stop` is asked after each step (of several ranks, now and then); once it returns
+    a signal's number on any rank, PausedError tells where.
     Of several `ranks` each computes its part of every batch, and all yield the same epochs.
     `say` is told of compiling and of a CUDA graph that could not be made. Raises DivergedError when
     the loss is no longer finite, LmsmError before the first step for a class without images that
@@ -99,10 +130,11 @@ def train(
     stream = side_stream(runtime.device)
     with stream():
         stepper = Stepper(model, optimizer, config, weights, runtime, say, ranks)
-    for epoch in range(config.epochs):
-        started = time.perf_counter()
+    for epoch in range(start.epoch, config.epochs):
+        position = start if epoch == start.epoch else Position(epoch)
+        started = time.perf_counter() - position.seconds
         with stream():
-            seen, vitals = _one_epoch(stepper, optimizer, config, training, epoch, on_step, ranks)
+            seen, vitals = _one_epoch(stepper, optimizer, config, training, position, on_step, ranks, lambda: ranks.largest(stop()))  # fmt: skip
         seconds = time.perf_counter() - started
         end = (epoch + 1) / config.epochs
         yield Epoch(
@@ -118,6 +150,8 @@ def train(
             vitals=vitals,
             signs=collapse_signs(vitals, model.classes, progress=end),
         )
+        if signal := ranks.largest(stop()):
+            raise PausedError(Position(epoch + 1), signal)
 
 
 def validate(model: Classifier, held_out: ImageSet | None, runtime: Runtime, ranks: Ranks = ALONE) -> dict[str, Any]:  # fmt: skip
@@ -157,28 +191,55 @@ def _plan(config: Config, labels: Tensor, epoch: int) -> EpochPlan:
 
 
 def _one_epoch(
-    stepper: Stepper, optimizer: Optimizer, config: Config, training: ImageSet, epoch: int,
-    on_step: Callable[[Step], None], ranks: Ranks,
+    stepper: Stepper, optimizer: Optimizer, config: Config, training: ImageSet, position: Position,
+    on_step: Callable[[Step], None], ranks: Ranks, stop: Callable[[], int],
 ) -> tuple[Glance, Vitals]:  # fmt: skip
-    """Run one epoch, counted from 0; return its sums and its vitals."""
-    # Dropout draws from the global generator; apart from the plan's stream and the other ranks'.
-    torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, 1 + ranks.rank)).generate_state(1)[0]))  # fmt: skip
+    """Run one epoch, or the rest of it; return its sums and its vitals. Raises PausedError."""
+    epoch, started = position.epoch, time.perf_counter() - position.seconds
     model, watch = stepper.model.train(), stepper.watch
     num_steps, lr = num_batches(len(training), config.batch_size), learning_rate(config, epoch)
     set_learning_rate(optimizer, lr)
     watch.start(num_steps)
-    plan, num_images = _plan(config, training.labels, epoch), 0
-    for n, batch in enumerate(batches(training.images, training.labels, plan, config.batch_size, share=ranks.share)):  # fmt: skip
+    # Dropout draws from the global generator; apart from the plan's stream and the other ranks'.
+    torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, 1 + ranks.rank)).generate_state(1)[0]))  # fmt: skip
+    if position.watch and position.generators:
+        watch.restore(position.watch, ranks)
+        _restore_generators(position.generators, ranks)
+    plan, num_images = _plan(config, training.labels, epoch), position.step * config.batch_size
+    rest = batches(training.images, training.labels, plan, config.batch_size, start=position.step, share=ranks.share)  # fmt: skip
+    for n, batch in enumerate(rest, position.step):
         progress = (epoch + n / num_steps) / config.epochs
         stepper.take(batch, progress, weighted=_is_rebalanced(config, epoch))
         num_images += len(batch.all_labels)
         seen = _checked(watch.glance(), epoch)
         on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, model.head.lambda_at(progress), lr))  # fmt: skip
+        is_asked = n + 1 < num_steps and (ranks.size == 1 or n % _ASK_EVERY == 0)
+        if is_asked and (signal := stop()):
+            _checked(watch.total(), epoch)
+            seconds = time.perf_counter() - started
+            raise PausedError(Position(epoch, n + 1, seconds, watch.state(ranks), _generators(ranks)), signal)  # fmt: skip
     ranks.add_(watch.sums)
     ranks.any_(watch.predicted)
     total = _checked(watch.total(), epoch)
     assert total is not None
     return total, watch.vitals(model.head.class_weights())
+
+
+def _generators(ranks: Ranks) -> dict[str, Tensor]:
+    """Return the states of each rank's generators, that of its device and the CPU's (R, bytes)."""
+    states = {"cpu": torch.get_rng_state()}
+    if _cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {kind: ranks.stack(state) for kind, state in states.items()}
+
+
+def _restore_generators(states: dict[str, Tensor], ranks: Ranks) -> None:
+    """Take over this rank's generators; as freshly seeded where there were other ranks."""
+    if len(states["cpu"]) != ranks.size:
+        return
+    torch.set_rng_state(states["cpu"][ranks.rank])
+    if "cuda" in states and _cuda.is_initialized():
+        torch.cuda.set_rng_state(states["cuda"][ranks.rank])
 
 
 def _checked(seen: Glance | None, epoch: int) -> Glance | None:

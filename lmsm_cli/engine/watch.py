@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmsm_cli.engine.distributed import Ranks
+
 # ReLU and dropout make up to 3/4 of a healthy layer's features exactly 0; nearly all is a death.
 _DEAD_SHARE = 0.95
 # Distance of the loss from ln C, in nats, below which nothing has been learned.
@@ -74,6 +76,27 @@ class Watch:
         self._first, self._step = int(num_steps * (1 - _LAST_SHARE)), 0
         self._images = self._own_images = self._watched_images = self._watched_steps = 0
         self._reader = _reader(self.sums.device)
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return, as plain types and tensors, what was seen of the epoch so far by all ranks."""
+        return {
+            "sums": ranks.add_(self.sums.clone()).cpu(),
+            "predicted": ranks.any_(self.predicted.clone()).cpu(),
+            "step": self._step,
+            "images": self._images,
+            "watched_images": self._watched_images,
+            "watched_steps": self._watched_steps,
+        }
+
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """Go on from what `state` returned, after `start`; the first rank answers for the others."""
+        self._step, self._images = state["step"], state["images"]
+        self._watched_images, self._watched_steps = state["watched_images"], state["watched_steps"]
+        self._watching.fill_(self._step > self._first)
+        if ranks.is_first:
+            self.sums.copy_(state["sums"])
+            self.predicted.copy_(state["predicted"])
+            self._own_images = self._images
 
     def next(self, num_images: int, num_own: int) -> None:
         """Note on the host that a step over `num_images` images comes now, `num_own` of them here."""

@@ -1,14 +1,20 @@
 """Checkpoints: saved whole or not at all, verified before they replace anything, plain data only.
 
 torch.save alone leaves a broken file when it is killed, and torch.load takes a flipped byte for
-data. So: write beside the target, flush to the disk, verify every CRC, then rename.
+data. So: write beside the target, flush to the disk, verify every CRC, add a digest, then rename.
+The digest of all bytes before it is the comment of the zip archive that torch.save makes: one file,
+so that it is never the digest of another, and torch.load reads it as before.
 """
 
+import hashlib
 import os
 import pickle
 import shutil
+import struct
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,11 @@ import torch
 from lmsm_cli.errors import MALFORMED, CheckpointError, DiskError, LmsmError, first_line
 from lmsm_cli.models import Classifier, build_classifier
 
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, 2)  # 1 had no digest, and nothing to resume from
+_MARK = b"lmsm-sha256:"
+_BLOCK = 1 << 20
+_COMMENT = len(_MARK) + 64  # bytes, after two that hold this number, which end an archive
 _KEYS = ("config", "classes", "mean", "std", "model", "train_counts", "image_shape", "epoch")
 
 
@@ -26,34 +36,56 @@ def save(state: dict[str, Any], path: Path) -> None:
 
     Raises DiskError where the file cannot be written; what stood at `path` is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             torch.save(state, file)
             file.flush()
+            with ThreadPoolExecutor(1) as thread:  # half the time of a ResNet-18's checkpoint
+                digest = thread.submit(_digest, temporary, file.tell())
+                os.fsync(file.fileno())
+                _verify_records(temporary)
+            file.seek(-2, os.SEEK_END)
+            file.write(struct.pack("<H", _COMMENT) + _MARK + digest.result())
+            file.flush()
             os.fsync(file.fileno())
-        _verify(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
-    except (
-        OSError,
-        RuntimeError,
-        CheckpointError,
-    ) as error:  # torch reports a full disk as RuntimeError
-        raise DiskError(f"checkpoint {path} could not be saved: {error}; the one before is kept") from None  # fmt: skip
+    except (OSError, RuntimeError, CheckpointError) as error:
+        # torch reports a full disk as RuntimeError
+        raise DiskError(f"checkpoint {path} could not be saved: {_why(error, path)}; the one before is kept") from None  # fmt: skip
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _why(error: Exception, path: Path) -> str:
+    """Return an error in words; of a write that failed, also how much room there is."""
+    reason = getattr(error, "strerror", None) or first_line(error)
+    with suppress(OSError):
+        reason += f" ({shutil.disk_usage(path.parent).free / 1e6:,.0f} MB are free there)"
+    return reason
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed; call it with the folder's lock."""
+    for file in folder.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
+
+
 def duplicate(source: Path, target: Path) -> None:
     """Make `target` the same checkpoint as the verified `source`, replacing it whole."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = _temporary(target)
     try:
         try:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
             shutil.copyfile(source, temporary)
         temporary.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
         raise DiskError(f"checkpoint {target} could not be written: {error}") from None
     finally:
@@ -67,7 +99,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
-    _verify(path)
+    has_digest = _verify(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -76,8 +108,10 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no lmsm checkpoint: {first_line(error)}") from None
     if not isinstance(state, dict) or "schema" not in state:
         raise CheckpointError(f"{path} is no lmsm checkpoint: it holds no schema number")
-    if state["schema"] != SCHEMA:
-        raise CheckpointError(f"{path} has schema {state['schema']}, this lmsm reads {SCHEMA}")
+    if state["schema"] not in _READABLE:
+        raise CheckpointError(f"{path} has schema {state['schema']}, this lmsm reads {' and '.join(map(str, _READABLE))}")  # fmt: skip
+    if state["schema"] > 1 and not has_digest:
+        raise CheckpointError(f"{path} is damaged: its digest is missing")
     missing = [key for key in _KEYS if key not in state]
     if missing:
         raise CheckpointError(f"{path} is incomplete: it lacks {', '.join(missing)}")
@@ -132,7 +166,35 @@ def load_checkpoint(path: str | Path) -> Classifier:
     return restore(load(file), file)
 
 
-def _verify(path: Path) -> None:
+def _verify(path: Path) -> bool:
+    """Check the digest; return whether there is one, else check the CRC of every record."""
+    try:
+        with path.open("rb") as file:
+            start = file.seek(0, os.SEEK_END) - _COMMENT - 2
+            file.seek(max(0, start))
+            end = file.read()
+        if end[: 2 + len(_MARK)] == struct.pack("<H", _COMMENT) + _MARK:
+            if end[2 + len(_MARK) :] != _digest(path, start + 2):
+                raise CheckpointError(f"{path} is damaged: its bytes do not give its digest")
+            return True
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    _verify_records(path)
+    return False
+
+
+def _digest(path: Path, end: int) -> bytes:
+    """Return the SHA-256, in hexadecimal, of the bytes before `end` but the last two."""
+    digest = hashlib.sha256()
+    left = end - 2
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, _BLOCK))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest().encode()
+
+
+def _verify_records(path: Path) -> None:
     """Check every CRC of the archive: torch.load does not."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -9,14 +9,17 @@ import itertools
 import json
 import math
 import os
+import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lmsm_cli.errors import DiskError
+from filelock import FileLock, Timeout
+
+from lmsm_cli.errors import DiskError, LmsmError
 
 State = Literal["running", "interrupted", "failed", "completed"]
 
@@ -87,8 +90,8 @@ class RunFolder:
         _replace(self.path / "environment.json", _pretty(environment))
 
     def write_status(self, state: State, reason: str = "", exit_code: int | None = None) -> None:
-        """Write status.json: where the run stands, why, and the exit code once there is one."""
-        status = {"state": state, "reason": reason, "exit_code": exit_code}
+        """Write status.json: where the run stands, why, by whom, and the exit code once there is one."""
+        status = {"state": state, "reason": reason, "exit_code": exit_code, "pid": os.getpid(), "host": platform.node()}  # fmt: skip
         _replace(self.path / "status.json", _pretty(status))
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
@@ -104,12 +107,45 @@ class RunFolder:
         with _writing(path), path.open("ab+") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(_encode(json.dumps(_finite(row), allow_nan=False) + "\n"))
+            file.write(_encode(_row(row)))
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write metrics.jsonl anew."""
+        _replace(self.path / "metrics.jsonl", "".join(_row(row) for row in rows))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to this run; raise LmsmError where one does.
+
+        The system opens the lock when the process ends, however it does.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise LmsmError(f"{self.path} is in use{self._owner()}") from None
+        except OSError as error:
+            raise DiskError(f"cannot write in {self.path}: {reason_of(error)}") from None
+        with lock:
+            lock.release()  # `with` counts once more
+            yield
+
+    def _owner(self) -> str:
+        """Return who writes to this run, as far as status.json says."""
+        try:
+            status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            return f" by process {status['pid']} on {status['host']}"
+        except (OSError, ValueError, LookupError, TypeError):
+            return " by another process"
 
     def log_line(self, text: str) -> None:
         """Append one line to train.log."""
         with _writing(self.log), self.log.open("ab") as file:
             file.write(_encode(text + "\n"))
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(row), allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

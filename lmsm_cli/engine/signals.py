@@ -1,0 +1,64 @@
+"""What the signals of a terminal and of a scheduler do: end a command, or a training after its step."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where the process stands, as Python raises KeyboardInterrupt for SIGINT."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise Terminated in the body, so that it cleans up behind itself."""
+    with _handlers({signal.SIGTERM: _raise}):
+        yield
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Let the body outlive its terminal."""
+    with _handlers({_HANGUP: signal.SIG_IGN} if _HANGUP else {}):
+        yield
+
+
+@contextmanager
+def deferred(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
+    """Only note SIGINT and SIGTERM in the body; give a function that returns the one that came, or 0.
+
+    The second ends the body at once, unless not `once_more`: torchrun passes on what its ranks have
+    got already.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came and once_more:
+            _raise(number, frame)
+        came.append(number)
+
+    with _handlers({signal.SIGINT: note, signal.SIGTERM: note}):
+        yield lambda: came[0] if came else 0
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextmanager
+def _handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Handle signals so in the body; in threads other than the first, which cannot, as before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

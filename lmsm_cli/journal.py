@@ -1,0 +1,203 @@
+"""What a run has done so far, and the checkpoints that hold it, so that a run can go on from one.
+
+A checkpoint has everything: weights, optimiser, position, random generators, and the rows of
+metrics.jsonl. The other files of a run folder are made from it again where they are behind.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lmsm_cli import config as configs
+from lmsm_cli.config import Config
+from lmsm_cli.engine.step import optimizer_state, restore_optimizer
+from lmsm_cli.engine.train import Epoch, Position
+from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line
+from lmsm_cli.layers import Layer, resolve
+from lmsm_cli.losses import check_loss
+from lmsm_cli.models import Classifier
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import RunFolder
+
+# What a resumed run may have otherwise: where things are, not what is computed. `epochs` may rise.
+CHANGEABLE = ("data_dir", "device", "out")
+
+
+@dataclass
+class Journal:
+    """The epochs of a run, and what follows from all of them."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of metrics.jsonl."""
+    best: dict[str, Any] | None = None
+    """Epoch and val_balanced_accuracy of best.pt; None where nothing was held out."""
+    warned: list[str] = field(default_factory=list)
+    """The signs of a collapse that the user was told of."""
+
+    def add(self, epoch: Epoch, tolerance: float) -> None:
+        """Note a finished epoch; it is the best where its validation is better by more than that."""
+        self.rows.append(epoch.to_row())
+        value = epoch.val_balanced_accuracy
+        if value is None:
+            return
+        if self.best is None or value > self.best["val_balanced_accuracy"] + tolerance:
+            self.best = {"epoch": epoch.epoch, "val_balanced_accuracy": value}
+
+    @property
+    def is_at_best(self) -> bool:
+        """Whether the last finished epoch is the best."""
+        return self.best is not None and self.best["epoch"] == len(self.rows)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A run read back: its config as it is to go on, its position, and what it has done."""
+
+    folder: RunFolder
+    config: Config
+    position: Position
+    journal: Journal
+    model: dict[str, torch.Tensor] | None
+    """None where the run was ended before its first checkpoint."""
+    optimizer: dict[int, dict[str, Any]]
+    is_finished: bool
+
+    def restore(self, model: Classifier, optimizer: Optimizer) -> None:
+        """Give a freshly built model and optimiser what was saved of them.
+
+        Raises CheckpointError where they don't fit.
+        """
+        if self.model is None:
+            return
+        try:
+            model.load_state_dict(self.model)
+            restore_optimizer(model, optimizer, self.optimizer)
+        except MALFORMED as error:
+            raise CheckpointError(f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}") from None  # fmt: skip
+
+
+def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Optimizer, config: Config, position: Position, *, train_counts: list[int], image_shape: list[int]) -> None:  # fmt: skip
+    """Save a checkpoint, keep the one before, and bring best.pt up to date. Raises DiskError.
+
+    `train_counts` and `image_shape` (H, W, C) are those of the training images.
+    """
+    choices = configs.dump(config)
+    state = checkpoint.state_of(
+        model, choices, train_counts=train_counts, image_shape=image_shape, epoch=position.epoch,
+        optimizer=optimizer_state(model, optimizer), position=vars(position), journal=vars(journal),
+        fingerprint=fingerprint(choices), versions={"torch": str(torch.__version__)},
+    )  # fmt: skip
+    if folder.checkpoint.exists():
+        checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
+    checkpoint.save(state, folder.checkpoint)
+    if journal.is_at_best and not position.step:
+        checkpoint.duplicate(folder.checkpoint, folder.best_checkpoint)
+
+
+def fingerprint(choices: dict[str, Any]) -> str:
+    """Return the SHA-256 of a config as plain types: equal configs, equal fingerprints."""
+    return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
+
+
+def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None], *, strict: bool = False) -> Saved:  # fmt: skip
+    """Return a run from its folder, with changed values of its config.
+
+    A damaged checkpoint is put aside as `*.corrupt`, `warn` is told, and the one before is taken,
+    unless `strict`. Raises CheckpointError where none is good, LmsmError for a change that would
+    make it another run. Call it with the folder's lock.
+    """
+    checkpoint.remove_left_over(folder.path)
+    state, file = _newest(folder, warn, strict=strict)
+    if state is None:
+        config = _changed(_written_config(folder), changes)
+        return Saved(folder, config, Position(), Journal(), None, {}, False)
+    if "position" not in state:
+        raise CheckpointError(
+            f"{file} was saved by an older lmsm, and holds nothing to resume from"
+        )
+    try:
+        config = Config.model_validate(state["config"])
+        position, journal = Position(**state["position"]), Journal(**state["journal"])
+    except MALFORMED as error:
+        raise CheckpointError(f"{file} does not fit this lmsm: {first_line(error)}") from None
+    if fingerprint(configs.dump(config)) != state["fingerprint"]:
+        raise CheckpointError(f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it")  # fmt: skip
+    written = configs.dump(_written_config(folder))
+    edited = {key: value for key, value in written.items() if value != state["config"].get(key)}
+    _mend_best(folder, state, journal)
+    return Saved(
+        folder, _changed(config, edited | changes), position, journal, state["model"],
+        state["optimizer"], (folder.path / "scores.json").exists() and position.epoch == config.epochs,
+    )  # fmt: skip
+
+
+def _newest(folder: RunFolder, warn: Callable[[str], None], *, strict: bool) -> tuple[dict[str, Any] | None, Path]:  # fmt: skip
+    """Return the newest good checkpoint, and its file; None where none was ever saved."""
+    files = [folder.checkpoint, folder.previous_checkpoint]
+    damaged: list[str] = []
+    for file in filter(Path.exists, files):
+        try:
+            state = checkpoint.load(file)
+        except CheckpointError as error:
+            if strict:
+                raise
+            damaged.append(str(error))
+            continue
+        for text in damaged:
+            aside = folder.checkpoint.with_name(f"{folder.checkpoint.name}.corrupt")
+            with suppress(OSError):
+                folder.checkpoint.replace(aside)
+            warn(
+                f"{text}; it is now {aside.name}, and {file.name} is taken: epoch {state['epoch']}"
+            )
+        return state, file
+    if damaged:
+        raise CheckpointError("; ".join(damaged) + f"; start again with `lmsm train --config {folder.path / 'config.yaml'}`")  # fmt: skip
+    return None, folder.checkpoint
+
+
+def _mend_best(folder: RunFolder, state: dict[str, Any], journal: Journal) -> None:
+    """Make best.pt again where the run was ended between its checkpoint and that."""
+    if not journal.is_at_best or state["position"]["step"]:
+        return
+    try:
+        is_there = checkpoint.load(folder.best_checkpoint)["epoch"] == state["epoch"]
+    except CheckpointError:
+        is_there = False
+    if not is_there:
+        checkpoint.save(state, folder.best_checkpoint)
+
+
+def _written_config(folder: RunFolder) -> Config:
+    """Return config.yaml. Raises LmsmError where it is missing or damaged."""
+    file = folder.path / "config.yaml"
+    if not file.is_file():
+        raise LmsmError(f"{folder.path} is no run folder: it has no config.yaml")
+    return resolve([Layer.of_file(file)], check_loss).config
+
+
+def _changed(config: Config, changes: dict[str, Any]) -> Config:
+    """Return the config with the changes; raise LmsmError that lists those that can't be made."""
+    before = configs.dump(config)
+    layers = [Layer(before, dict.fromkeys(before, "the run")), Layer.of_flags(changes)]
+    changed = resolve(layers, check_loss).config
+    after = configs.dump(changed)
+    refused = [
+        f"{key} was {before[key]!r}, and {value!r} is asked for"
+        for key, value in after.items()
+        if value != before[key] and key not in CHANGEABLE and not _is_longer(key, before, after)
+    ]
+    if refused:
+        raise LmsmError("\n".join([*refused, f"a resumed run keeps its choices, but for {', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`"]))  # fmt: skip
+    return changed
+
+
+def _is_longer(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    return key == "epochs" and bool(after[key] > before[key])
