@@ -25,6 +25,7 @@ from lmsm_cli.losses import check_loss
 from lmsm_cli.models import Classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.record import read_run
 
 # What a resumed run may have otherwise: where things are, not what is computed. `epochs` may rise.
 CHANGEABLE = ("data_dir", "device", "out")
@@ -131,11 +132,16 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
         raise CheckpointError(f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it")  # fmt: skip
     written = configs.dump(_written_config(folder))
     edited = {key: value for key, value in written.items() if value != state["config"].get(key)}
+    config = _changed(config, edited | changes)
     _mend_best(folder, state, journal)
-    return Saved(
-        folder, _changed(config, edited | changes), position, journal, state["model"],
-        state["optimizer"], (folder.path / "scores.json").exists() and position.epoch == config.epochs,
-    )  # fmt: skip
+    is_finished = position.epoch == config.epochs == _scored_epoch(folder)
+    return Saved(folder, config, position, journal, state["model"], state["optimizer"], is_finished)
+
+
+def _scored_epoch(folder: RunFolder) -> int | None:
+    """Return the epoch that scores.json is of; None without a good one."""
+    epoch = (read_run(folder.path).scores or {}).get("epoch")
+    return epoch if isinstance(epoch, int) else None
 
 
 def _newest(folder: RunFolder, warn: Callable[[str], None], *, strict: bool) -> tuple[dict[str, Any] | None, Path]:  # fmt: skip

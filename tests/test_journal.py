@@ -1,0 +1,367 @@
+"""Going on with a run: to the same bits, wherever it was left, whatever is trained."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from lmsm_cli import experiment
+from lmsm_cli.engine.distributed import ALONE
+from lmsm_cli.engine.step import new_optimizer, optimizer_state, restore_optimizer
+from lmsm_cli.engine.watch import Watch
+from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, StoppedError
+from lmsm_cli.layers import Layer, resolve
+from lmsm_cli.losses import HEADS, check_loss
+from lmsm_cli.models import build_classifier
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import RunFolder
+from tests.conftest import SilentDisplay
+
+TIMES = {"seconds", "images_per_second"}
+
+
+class Stopping(SilentDisplay):
+    """Sends this process a signal after so many steps, as a terminal or a scheduler does."""
+
+    def __init__(self, steps=None, number=signal.SIGINT):
+        super().__init__()
+        self.left, self.number = steps, number
+
+    def step(self, step):
+        """Count, and send the signal."""
+        if self.left:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), self.number)
+
+
+def config(out, **values):
+    """Return a config of three short epochs, whose arithmetic needs no probe."""
+    fixed = {"epochs": 3, "out": out, "device": "cpu", "precision": "fp32", "layout": "channels-last", "threads": 1, "batch_size": 64}  # fmt: skip
+    return resolve([Layer.of_preset("digits"), Layer.of_flags(fixed | values)], check_loss).config
+
+
+def whole(out, **values):
+    """Return the folder of a run that nobody stopped."""
+    return experiment.run(config(out, **values), SilentDisplay(), with_plots=False).path
+
+
+def stopped(out, steps, **values):
+    """Return the folder of a run that was stopped after so many steps."""
+    with pytest.raises(StoppedError):
+        experiment.run(config(out, **values), Stopping(steps), with_plots=False)
+    (path,) = out.iterdir()
+    return path
+
+
+def resumed(path, steps=None, **changes):
+    """Go on with a run, to its end or for so many steps; return its folder."""
+    if steps is None:
+        return experiment.resume(path, SilentDisplay(), changes, with_plots=False).path
+    with pytest.raises(StoppedError):
+        experiment.resume(path, Stopping(steps), changes, with_plots=False)
+    return path
+
+
+def rows(path):
+    """Return metrics.jsonl without what depends on the clock."""
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_same_bits(path, other, file="checkpoint.pt"):
+    """Compare weights, optimiser state, rows and scores of two runs."""
+    one, two = checkpoint.load(path / file), checkpoint.load(other / file)
+    assert one["model"].keys() == two["model"].keys()
+    for key, value in one["model"].items():
+        assert torch.equal(value, two["model"][key]), key
+    assert one["optimizer"].keys() == two["optimizer"].keys()
+    for place, values in one["optimizer"].items():
+        for key, value in values.items():
+            assert torch.equal(value, two["optimizer"][place][key]), (place, key)
+    assert rows(path) == rows(other)
+    assert (path / "scores.json").read_text() == (other / "scores.json").read_text()
+
+
+FAMILIES = {loss: {"loss": loss} for loss in [*HEADS, "lsoftmax:margin=4", "lsoftmax:margin=auto,margin_max=3"]}  # fmt: skip
+RECIPES = {
+    "sgd, cosine, warm-up, crop-flip": {"optimizer": "sgd", "schedule": "cosine", "warmup": 1, "augment": "crop-flip"},
+    "adamw, multistep, flip, deferred": {"optimizer": "adamw", "lr": 0.001, "schedule": "multistep", "milestones": "1,2", "augment": "flip", "reweight": "inverse", "rebalance_from": 2},
+    "adam, step, balanced draws": {"optimizer": "adam", "lr": 0.001, "schedule": "step", "step_size": 1, "sampling": "balanced"},
+    "sgd without momentum, constant": {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"},
+    "relu neck, whose dropout draws": {"neck": "relu", "model": "paper-mnist"},
+    "nothing held out": {"validation": 0.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [*FAMILIES.values(), *RECIPES.values()], ids=[*FAMILIES, *RECIPES])  # fmt: skip
+def test_a_run_that_was_left_twice_ends_with_the_same_bits(tmp_path, values):
+    """Left in the middle of the first epoch and at the end of the second, it ends as if it was not."""
+    steps = 7  # of an epoch: 434 images, 64 at a time; without validation 8
+    steps = 8 if values.get("validation") == 0 else steps
+    path = stopped(tmp_path / "left", 3, **values)
+    assert checkpoint.load(path / "checkpoint.pt")["position"]["step"] == 3
+    resumed(path, 2 * steps - 3)
+    assert checkpoint.load(path / "checkpoint.pt")["position"] | {"seconds": 0} == {"epoch": 2, "step": 0, "seconds": 0, "watch": None, "generators": None}  # fmt: skip
+    assert_same_bits(resumed(path), whole(tmp_path / "whole", **values))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run."""
+    return whole(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished run, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A run that was left in its second epoch."""
+    return stopped(tmp_path_factory.mktemp("half"), 9)
+
+
+@pytest.fixture
+def left(half, tmp_path):
+    """A copy of the run that was left, to go on with."""
+    return shutil.copytree(half, tmp_path / "left")
+
+
+def test_the_message_and_the_status_say_how_to_go_on(tmp_path):
+    """The exit code is the signal's, and the command to resume is given, ready to be pasted."""
+    with pytest.raises(StoppedError, match=r"stopped by SIGTERM in epoch 1, and saved; `lmsm resume '.*a b/.*'` goes on") as error:  # fmt: skip
+        experiment.run(config(tmp_path / "a b"), Stopping(2, signal.SIGTERM), with_plots=False)
+    assert error.value.exit_code == 143
+    (path,) = (tmp_path / "a b").iterdir()
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 143)
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    """Twice Ctrl-C in a step leaves the checkpoint of the epoch before, and no temporary file."""
+
+    class Impatient(Stopping):
+        def step(self, step):
+            if step.epoch == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(config(tmp_path), Impatient(), with_plots=False)
+    (path,) = tmp_path.iterdir()
+    assert checkpoint.load(path / "checkpoint.pt")["epoch"] == 1
+    assert json.loads((path / "status.json").read_text())["exit_code"] == 130
+    assert not list(path.glob(".*.tmp"))
+
+
+def test_a_finished_run_is_left_alone(copy):
+    """There is nothing to do, and nothing changes."""
+    before = {file: file.stat().st_mtime_ns for file in copy.rglob("*.*")}
+    display = SilentDisplay()
+    assert experiment.resume(copy, display).path == copy
+    assert any("is finished: nothing to do" in text for text in display.said)
+    assert {file: file.stat().st_mtime_ns for file in copy.rglob("*.*")} == before
+
+
+def test_a_finished_run_can_get_more_epochs(copy):
+    """It goes on after its last epoch, and config.yaml and the log tell of it."""
+    resumed(copy, epochs=4)
+    assert [row["epoch"] for row in rows(copy)] == [1, 2, 3, 4]
+    assert "epochs: 4" in (copy / "config.yaml").read_text()
+    assert "goes on after epoch 3" in (copy / "train.log").read_text()
+    assert json.loads((copy / "scores.json").read_text())["epoch"] == 4
+
+
+def test_a_run_that_had_only_its_scores_to_write_goes_on_there(finished, copy):
+    """Ended between its last checkpoint and its scores, it is tested, not trained."""
+    (copy / "scores.json").unlink()
+    assert_same_bits(resumed(copy), finished)
+
+
+@pytest.mark.parametrize("changes", [{"lr": "0.1"}, {"epochs": 2}, {"seed": 1, "batch_size": 32}, {"loss": "softmax"}])  # fmt: skip
+def test_what_would_make_it_another_run_is_refused(left, changes):
+    """Each such change is listed, with what the run has, and nothing is touched."""
+    before = (left / "checkpoint.pt").read_bytes()
+    with pytest.raises(LmsmError, match="start a new one with `lmsm train`") as error:
+        resumed(left, **changes)
+    for key, value in changes.items():
+        assert f"{key} was " in str(error.value)
+        assert str(value) in str(error.value)
+    assert error.value.exit_code == 2
+    assert (left / "checkpoint.pt").read_bytes() == before
+
+
+def test_an_edited_config_is_refused_alike(left):
+    """config.yaml is not the run's any more: the difference is shown."""
+    text = (left / "config.yaml").read_text()
+    (left / "config.yaml").write_text(text.replace("momentum: 0.9", "momentum: 0.8"))
+    with pytest.raises(LmsmError, match=r"momentum was 0\.9, and 0\.8 is asked for"):
+        resumed(left)
+
+
+def test_a_place_may_change(left, tmp_path):
+    """The data may be elsewhere, and so may new runs."""
+    resumed(left, data_dir=tmp_path, out=tmp_path)
+    assert f"data_dir: {tmp_path}" in (left / "config.yaml").read_text()
+
+
+def test_a_run_without_a_checkpoint_starts(finished, left):
+    """Ended before its first save, a run begins, in the same folder."""
+    for file in left.glob("*.pt"):
+        file.unlink()
+    assert_same_bits(resumed(left), finished)
+
+
+def truncated(file, kind):
+    """Damage a checkpoint as a disk or a crash does."""
+    content = file.read_bytes()
+    middle = len(content) // 2
+    file.write_bytes({
+        "empty": b"",
+        "half": content[:middle],
+        "without its last byte": content[:-1],
+        "zeros at its end": content[:-500] + bytes(500),
+        "a flipped bit": content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :],
+    }[kind])  # fmt: skip
+
+
+KINDS = ["empty", "half", "without its last byte", "zeros at its end", "a flipped bit"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(finished, left, kind):
+    """The user is told, the damaged file stays as *.corrupt, and the end has the same bits."""
+    truncated(left / "checkpoint.pt", kind)
+    display = SilentDisplay()
+    path = experiment.resume(left, display, with_plots=False).path
+    assert any("it is now checkpoint.pt.corrupt, and checkpoint-previous.pt is taken: epoch 1" in text for text in display.warned)  # fmt: skip
+    assert (left / "checkpoint.pt.corrupt").exists()
+    assert_same_bits(path, finished)
+
+
+def test_strict_takes_no_other_checkpoint(left):
+    """With --strict a damaged checkpoint is exit code 4, and stays where it is."""
+    truncated(left / "checkpoint.pt", "half")
+    with pytest.raises(CheckpointError):
+        experiment.resume(left, SilentDisplay(), strict=True)
+    assert (left / "checkpoint.pt").exists()
+
+
+def test_two_damaged_checkpoints_are_named(left):
+    """Exit code 4 names both files and how to start again."""
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        truncated(left / name, "half")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*checkpoint-previous\.pt.*lmsm train --config") as error:  # fmt: skip
+        resumed(left)
+    assert error.value.exit_code == 4
+
+
+def test_an_older_checkpoint_is_evaluated_but_not_resumed(left):
+    """Schema 1 had no position: refused by name, not guessed."""
+    state = checkpoint.load(left / "checkpoint.pt")
+    for key in ("position", "journal", "fingerprint"):
+        del state[key]
+    torch.save(state | {"schema": 1}, left / "checkpoint.pt")
+    checkpoint.load_checkpoint(left)
+    with pytest.raises(CheckpointError, match="saved by an older lmsm"):
+        resumed(left)
+
+
+def test_a_run_in_use_is_refused(left):
+    """The second process is told which one writes, and the first is not disturbed."""
+    with RunFolder(left).locked(), pytest.raises(LmsmError, match=f"is in use by process {os.getpid()} on ") as error:  # fmt: skip
+        resumed(left)
+    assert error.value.exit_code == 2
+    resumed(left)
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_what_is_no_run_is_refused(tmp_path, name):
+    """A folder that is not there, or has no config.yaml, is exit code 2."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LmsmError, match="run folder"):
+        resumed(tmp_path / name)
+
+
+def test_half_a_row_and_rows_too_many_are_mended(finished, left):
+    """metrics.jsonl is brought to where the checkpoint stands."""
+    with (left / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2}\n{"epoch": 3, "tra')
+    assert_same_bits(resumed(left), finished)
+
+
+def test_best_is_made_again_where_it_is_behind(tmp_path):
+    """Ended between the checkpoint of the best epoch and best.pt, the run makes best.pt first."""
+    path = stopped(tmp_path, 7)  # at the end of the first epoch, which is the best so far
+    (path / "best.pt").unlink()  # it shares its bytes with checkpoint.pt
+    resumed(path, 3)
+    assert checkpoint.load(path / "best.pt")["epoch"] == 1
+
+
+def test_temporary_files_of_the_dead_are_removed(left):
+    """What a killed process left half written goes when the run goes on."""
+    (left / ".checkpoint.pt.1.tmp").write_bytes(b"half")
+    resumed(left, 2)
+    assert not list(left.glob(".*.tmp"))
+
+
+def test_a_full_disk_says_how_much_is_free(tmp_path, monkeypatch):
+    """The error names file and room, and the run can go on later."""
+    path = stopped(tmp_path, 9)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DiskError, match=r"No space left on device \([\d,]+ MB are free"):
+        resumed(path)
+    monkeypatch.undo()
+    resumed(path)
+
+
+def test_optimisers_remember_in_the_parameters_own_order():
+    """The saved moments of a convolution lie as its weight does, so that any device can take them."""
+    model = build_classifier("paper-mnist", "linear", "softmax", classes=("a", "b"), mean=(0.4,), std=(0.2,)).to(memory_format=torch.channels_last)  # fmt: skip
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer = new_optimizer(model, config("runs", optimizer="sgd"))
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter, view in zip(model.parameters(), own, strict=True):
+        view.grad = parameter.grad if parameter is view else parameter.grad.permute(0, 2, 3, 1)
+    assert any(p is not view for p, view in zip(model.parameters(), own, strict=True))
+    optimizer.step()
+    state = optimizer_state(model, optimizer)
+    for place, parameter in enumerate(model.parameters()):
+        # momentum begins as the gradient, with the weight decay's part from before the step
+        assert state[place]["momentum_buffer"].shape == parameter.shape
+    again = new_optimizer(model, config("runs", optimizer="sgd"))
+    restore_optimizer(model, again, state)
+    for (_, one), (_, two) in zip(optimizer.state.items(), again.state.items(), strict=True):
+        assert torch.equal(one["momentum_buffer"], two["momentum_buffer"])
+
+
+def test_a_watch_goes_on_from_its_state():
+    """An epoch that was watched in two halves is the epoch that was watched in one."""
+    generator = torch.Generator().manual_seed(0)
+    seen = [(torch.randn(4, 3, generator=generator).relu(), torch.randint(5, (4,), generator=generator)) for _ in range(6)]  # fmt: skip
+
+    def look(watch, part):
+        for features, predicted in part:
+            watch.next(4, 4)
+            watch.see(features, predicted, features.sum(), (predicted == 1).sum(), features.mean())
+
+    one, two, three = (Watch(5, torch.device("cpu")) for _ in range(3))
+    for watch in (one, two, three):
+        watch.start(6)
+    look(one, seen)
+    look(two, seen[:4])
+    three.restore(two.state(ALONE), ALONE)
+    look(three, seen[4:])
+    assert three.total() == one.total()
+    assert three.vitals(torch.ones(5, 3)) == one.vitals(torch.ones(5, 3))
