@@ -1,11 +1,12 @@
 """The command line: ties the subcommands together and turns errors into messages and exit codes."""
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -22,6 +23,8 @@ from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.train import train
 from lmsm_cli.engine.signals import Terminated, terminable
 from lmsm_cli.errors import LmsmError, StoppedError
+
+E = TypeVar("E", bound=BaseException)
 
 app = typer.Typer(
     name="lmsm",
@@ -57,6 +60,7 @@ def script() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (see lmsm_cli.errors)."""
+    _fill_closed_streams()
     try:
         with terminable():
             return _run(arguments)
@@ -68,8 +72,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
     except SystemExit as done:
-        if interrupt := _interrupt_of(done):
+        # Typer makes exits of these, which forget the signal, and call a reader that left a failure.
+        if interrupt := _cause(done, KeyboardInterrupt):
             raise interrupt from None
+        if _cause(done, BrokenPipeError):
+            return 0
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except StoppedError as stopped:
         if not stopped.shown_elsewhere:
@@ -87,12 +94,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _interrupt_of(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the interrupt that Typer made an exit of, which forgets the signal."""
+def _cause(error: BaseException, kind: type[E]) -> E | None:
+    """Return what an error was made of, where that is of a kind."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+    while cause is not None and not isinstance(cause, kind):
         cause = cause.__context__
     return cause
+
+
+def _fill_closed_streams() -> None:
+    """Put /dev/null where a standard stream is closed, before a checkpoint gets its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _print_error(error: LmsmError) -> None:
