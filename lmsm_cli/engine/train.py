@@ -237,9 +237,9 @@ def _restore_generators(states: dict[str, Tensor], ranks: Ranks) -> None:
     """Take over this rank's generators; as freshly seeded where there were other ranks."""
     if len(states["cpu"]) != ranks.size:
         return
-    torch.set_rng_state(states["cpu"][ranks.rank])
+    torch.set_rng_state(states["cpu"][ranks.rank].clone())  # it takes no part of another
     if "cuda" in states and _cuda.is_initialized():
-        torch.cuda.set_rng_state(states["cuda"][ranks.rank])
+        torch.cuda.set_rng_state(states["cuda"][ranks.rank].clone())
 
 
 def _checked(seen: Glance | None, epoch: int) -> Glance | None:

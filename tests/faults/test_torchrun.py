@@ -10,8 +10,10 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from lmsm_cli import load_checkpoint
+from lmsm_cli.runs import checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
 DIGITS = ["train", "--preset", "digits", "--device", "cpu"]
@@ -121,3 +123,47 @@ def test_a_killed_rank_ends_the_others_and_the_checkpoint_stays(tmp_path, victim
         assert time.monotonic() - killed < 30
     (folder,) = tmp_path.iterdir()
     assert load_checkpoint(folder).classes == tuple("0123456789")
+
+
+def test_ranks_that_are_stopped_go_on_together(tmp_path):
+    """SIGTERM to torchrun stops all ranks after the same step, saved; resumed, they end as undisturbed ones."""
+    flags = [*DIGITS, "--precision", "fp32", "--epochs", "8"]
+    with subprocess.Popen([*TORCHRUN, "-m", "lmsm_cli", *flags, "--out", str(tmp_path / "left")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as agent:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("left/*/checkpoint.pt")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        agent.send_signal(signal.SIGTERM)
+        _, said = agent.communicate(timeout=60)
+    (path,) = (tmp_path / "left").iterdir()
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 143), said
+    assert said.count("stopped by SIGTERM in epoch") == 1
+    done = run([*TORCHRUN, "-m", "lmsm_cli", "resume", str(path)])
+    assert done.returncode == 0, done.stderr
+    whole = run([*TORCHRUN, "-m", "lmsm_cli", *flags, "--out", str(tmp_path / "whole")])
+    assert whole.returncode == 0, whole.stderr
+    (other,) = (tmp_path / "whole").iterdir()
+    one, two = checkpoint.load(path / "checkpoint.pt"), checkpoint.load(other / "checkpoint.pt")
+    assert one["model"].keys() == load_checkpoint(path).state_dict().keys()  # no `module.` before
+    for key, value in one["model"].items():
+        assert torch.equal(value, two["model"][key]), key
+
+
+def test_a_lost_rank_is_exit_code_1(tmp_path):
+    """Without torchrun to end it, rank 0 ends by itself, with code 1 and the name of the other."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = {"MASTER_PORT": str(free.getsockname()[1])}
+    command = [sys.executable, "-m", "lmsm_cli", *DIGITS, "--epochs", "500", "--out", str(tmp_path)]
+    ranks = [subprocess.Popen(command, env=ranks_environment(r) | port, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for r in (0, 1)]  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/checkpoint.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks[1].kill()
+    _, said = ranks[0].communicate(timeout=40)
+    ranks[1].communicate()
+    assert ranks[0].returncode == 1
+    assert "error: rank 1 was lost" in said
+    assert "Traceback" not in said
