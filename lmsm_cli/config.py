@@ -53,6 +53,17 @@ def _check_device(value: str) -> str:
     return value
 
 
+def _check_path(value: Any) -> Any:
+    try:
+        possible = b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ValueError("no file can have this name")
+    return value
+
+
+Folder = Annotated[Path, AfterValidator(_check_path)]
 Int = Annotated[int, BeforeValidator(_not_bool)]
 Float = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 
@@ -72,7 +83,7 @@ class Config(BaseModel):
 
     dataset: Dataset = Field("cifar10", json_schema_extra=_DATA)
     """Data set; `balanced` and `imbalanced` are CIFAR-10, `folder` is class folders in --data-dir."""
-    data_dir: Path = Field(Path("data"), json_schema_extra=_DATA)
+    data_dir: Folder = Field(Path("data"), json_schema_extra=_DATA)
     """Where the data is or will be downloaded to (default: $LMSM_DATA_DIR, else data)."""
     imbalance: Literal["none", "exp", "step"] = Field("none", json_schema_extra=_DATA)
     """Long-tailed profile of the training images (default: exp for `imbalanced`)."""
@@ -91,7 +102,9 @@ class Config(BaseModel):
     """Backbone."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
     """Last layers before the head; `relu` can die under a margin (default: bn; none for CIFAR ResNets)."""
-    pretrained: str | None = Field(None, json_schema_extra=_MODEL)
+    pretrained: Annotated[str, AfterValidator(_check_path)] | None = Field(
+        None, json_schema_extra=_MODEL
+    )
     """`imagenet` for torchvision's weights, or the path of a state-dict file."""
 
     loss: str = Field("softmax", json_schema_extra=_LOSS)
@@ -105,7 +118,7 @@ class Config(BaseModel):
     rebalance_from: Int = Field(1, ge=1, json_schema_extra=_LOSS)
     """First epoch, from 1, in which --reweight and --sampling hold; a later one defers them (DRW, DRS)."""
 
-    epochs: Int = Field(10, ge=1, json_schema_extra=_TRAINING)
+    epochs: Int = Field(10, ge=1, le=1_000_000, json_schema_extra=_TRAINING)
     """Passes over the training images."""
     batch_size: Int = Field(128, ge=2, json_schema_extra=_TRAINING)
     """Images in a training step."""
@@ -144,7 +157,7 @@ class Config(BaseModel):
     """On a GPU, replay each training step as one CUDA graph."""
     compile: bool = Field(False, json_schema_extra=_RUN)
     """Compile the model with torch.compile: slow to start (tens of seconds), not always faster."""
-    out: Path = Field(Path("runs"), json_schema_extra=_RUN)
+    out: Folder = Field(Path("runs"), json_schema_extra=_RUN)
     """Folder that the run folder is made in."""
 
     @model_validator(mode="before")

@@ -16,6 +16,7 @@ Exit codes 130 and 143 are those of SIGINT and SIGTERM.
 """
 
 import pickle
+import struct
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -83,7 +84,7 @@ class OutOfMemoryError(LmsmError):
 # What readers of pickles, archives and state dicts raise for content that is not theirs.
 MALFORMED = (
     OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
-    pickle.UnpicklingError,
+    ArithmeticError, MemoryError, struct.error, pickle.UnpicklingError,
 )  # fmt: skip
 
 

@@ -7,7 +7,9 @@ which classes are many, medium and few. To add a score, add a field to `Scores` 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from lmsm_cli.errors import DataError
 
@@ -19,31 +21,36 @@ if TYPE_CHECKING:
 _FIELD_MANY, _FIELD_FEW = 100, 20
 _FIELD_CLASSES = 100
 
+# Checked where a scores.json is read back: what is out of range was not written by a run, and sums
+# of it could overflow.
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
 
 @dataclass(frozen=True)
 class ClassScore:
     """The scores of one class; None where it has no test image, so that nothing can be said."""
 
     name: str
-    train_count: int
-    test_count: int
-    accuracy: float | None  # share of the class's own images that are right, that is recall
-    precision: float | None
-    f1: float | None
+    train_count: Count
+    test_count: Count
+    accuracy: Share | None  # share of the class's own images that are right, that is recall
+    precision: Share | None
+    f1: Share | None
 
 
 @dataclass(frozen=True)
 class Scores:
     """All scores of one set of predictions, as fractions; macro means are over classes present."""
 
-    accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
-    macro_precision: float
-    macro_recall: float
+    accuracy: Share
+    balanced_accuracy: Share
+    macro_f1: Share
+    macro_precision: Share
+    macro_recall: Share
     per_class: tuple[ClassScore, ...]
-    confusion: tuple[tuple[int, ...], ...]  # rows = true class
-    groups: dict[str, float | None]
+    confusion: tuple[tuple[Count, ...], ...]  # rows = true class
+    groups: dict[str, Share | None]
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as plain lists and dicts, with the keys of scores.json."""

@@ -14,8 +14,11 @@ import yaml
 
 from lmsm_cli.errors import LmsmError
 
-# A config is a page of text; a file beyond this is something else, given by mistake.
-_LARGEST_FILE = 1_000_000
+# A config is a page of text; a file beyond this is something else, given by mistake. PyYAML reads
+# 100 kB in seconds.
+_LARGEST_FILE = 100_000
+# What PyYAML's scanner and constructors raise, beside its own errors, for text that does not fit.
+_UNFITTING = (ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,17 @@ def read_mapping(path: Path) -> dict[str, Entry]:
         mark = error.problem_mark or error.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise LmsmError(f"{path}{place}: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, *_UNFITTING) as error:
         raise LmsmError(f"{path}: not a YAML file: {error}") from None
 
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
             raise LmsmError(f"{path}: larger than {_LARGEST_FILE:,} bytes, so not a config")
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise LmsmError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -90,7 +95,7 @@ def _entries(loader: _Loader, node: yaml.Node, path: Path) -> dict[str, Entry]:
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         key = _plain(loader, key_node, path)
-        if not isinstance(key, str):
+        if not isinstance(key, str) or not key.isprintable():
             raise LmsmError(f"{path}:{line}: the key {key!r} is not a name")
         if key in entries:
             raise LmsmError(
@@ -102,9 +107,14 @@ def _entries(loader: _Loader, node: yaml.Node, path: Path) -> dict[str, Entry]:
 
 def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Hashable:
     """Return a scalar, or a flat list of scalars as a tuple."""
+    if node in loader.constructed_objects:  # an alias: a long list stays one list, however often
+        known: Hashable = loader.constructed_objects[node]
+        return known
     is_list = isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq"
     if is_list and all(isinstance(item, yaml.ScalarNode) for item in node.value):
-        return tuple(_scalar(loader, item, path) for item in node.value)
+        items = tuple(_scalar(loader, item, path) for item in node.value)
+        loader.constructed_objects[node] = items
+        return items
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node, path)
     raise LmsmError(
@@ -113,9 +123,11 @@ def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Hashable:
 
 
 def _scalar(loader: _Loader, node: yaml.ScalarNode, path: Path) -> Hashable:
+    place, kind = f"{path}:{node.start_mark.line + 1}", node.tag.rsplit(":")[-1]
     try:
         value: Hashable = loader.construct_object(node)
-    except (ValueError, LookupError, AttributeError):  # a tag that the text does not fit
-        place = f"{path}:{node.start_mark.line + 1}"
-        raise LmsmError(f"{place}: {node.value[:40]!r} is no {node.tag.rsplit(':')[-1]}") from None
+    except _UNFITTING:  # a tag that the text does not fit
+        raise LmsmError(f"{place}: {node.value[:40]!r} is no {kind}") from None
+    if not isinstance(value, str | int | float | None):
+        raise LmsmError(f"{place}: a {kind} is no plain value: text, a number, true, false or null")
     return value

@@ -22,7 +22,7 @@ from lmsm_cli.commands.resume import resume
 from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.train import train
 from lmsm_cli.engine.signals import Terminated, terminable
-from lmsm_cli.errors import LmsmError, StoppedError
+from lmsm_cli.errors import DiskError, LmsmError, StoppedError
 
 E = TypeVar("E", bound=BaseException)
 
@@ -88,7 +88,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
-            raise
+            place = "" if error.filename is None else f"{error.filename}: "
+            _print_error(DiskError(f"{place}{error.strerror or error}"))
+            return DiskError.exit_code
         # The reader has gone, as in `lmsm compare runs | head`; say nothing when Python flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -23,7 +23,7 @@ from lmsm_cli.losses.margins import added_to_angle, check_margin, subtracted
 class ASoftmaxLoss(AnnealedHead):
     """A-Softmax, SphereFace: L-Softmax on class weights of length 1 (Liu et al. 2017).
 
-    `margin`: any number >= 1, 4 as published, or a tensor (C,) of one per class; lambda as in
+    `margin`: a number from 1 to 1000, 4 as published, or a tensor (C,) of one per class; lambda as in
     `lsoftmax`, with lambda_min 2 margin - 3 by default, which for margin 4 is the authors' 5.
     """
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
 
+# What any option of a loss may be: beyond this float32 logits run out of range, and losses are NaN.
+LARGEST_OPTION = 1e9
+
 Form = Literal["power", "exponential", "cosine", "linear", "constant", "none"]
 
 # On long tails the full margin lets rare classes die (benchmarks/LOG.md): there lambda stays where
@@ -125,8 +128,8 @@ class Annealing:
 
 def _check_range(**values: float | None) -> None:
     for name, value in values.items():
-        if value is None or not 0 <= value < math.inf:
-            raise ArgumentError(f"{name} is {value}: give a finite number of at least 0")
+        if value is None or not 0 <= value <= LARGEST_OPTION:
+            raise ArgumentError(f"{name} is {value}: give a finite number of at least 0 and at most {LARGEST_OPTION:g}")  # fmt: skip
 
 
 def effective_margin(margin: float, lam: float) -> float:

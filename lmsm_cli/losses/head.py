@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.annealing import Annealing, effective_margin
+from lmsm_cli.losses.annealing import LARGEST_OPTION, Annealing, effective_margin
 from lmsm_cli.losses.cross_entropy import (
     check_batch,
     check_features,
@@ -196,11 +196,12 @@ def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> 
     return counts.to(torch.float32)
 
 
-def in_range(name: str, value: float, low: float, high: float = math.inf) -> float:
-    """Return the option's value. Raises ArgumentError where it is not within [low, high], finite."""
-    if not low <= value <= high or math.isinf(value):
-        upper = f" and at most {high:g}" if high < math.inf else ""
-        raise ArgumentError(f"{name} is {value}: give a finite number of at least {low:g}{upper}")
+def in_range(name: str, value: float, low: float, high: float = LARGEST_OPTION) -> float:
+    """Return the option's value. Raises ArgumentError where it is not within [low, high]."""
+    if not low <= value <= high:
+        raise ArgumentError(
+            f"{name} is {value}: give a finite number of at least {low:g} and at most {high:g}"
+        )
     return value
 
 

@@ -11,7 +11,7 @@ from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, lambda_for
 from lmsm_cli.losses.cross_entropy import check_batch, margin_losses
 from lmsm_cli.losses.head import AnnealedHead, checked_chunk, checked_counts, in_range, largest
-from lmsm_cli.losses.margins import annealed, check_margin, readable
+from lmsm_cli.losses.margins import LARGEST_MARGIN, annealed, check_margin, readable
 from lmsm_cli.losses.prior import log_prior, rarity
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
@@ -35,7 +35,7 @@ def l_softmax_loss(
     """Return the L-Softmax loss of features (N, D) under class weights (C, D) and labels (N,).
 
     The target logit |w||x| cos(theta) becomes |w||x| (lam cos(theta) + psi(theta)) / (1 + lam), the
-    others stay: margin 1 is softmax. `margin` is a number >= 1 or a tensor (C,) of one per class,
+    others stay: margin 1 is softmax. `margin` is a number from 1 to 1000 or a tensor (C,) of them,
     `lam` >= 0. `class_chunk` holds the logits of that many classes at a time, for very many of
     them; None holds all, (N, C). `reduction` is "mean" (), "sum" () or "none" (N,).
 
@@ -114,7 +114,7 @@ def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
 class LSoftmaxLoss(AnnealedHead):
     """L-Softmax, the large-margin softmax loss: the target's angle counts m times (Liu et al. 2016).
 
-    `margin`: a number >= 1; a tensor (C,) of one per class; or `auto`, which gives rare classes the
+    `margin`: from 1 to 1000; a tensor (C,) of one per class; or `auto`, which gives rare classes the
     larger ones, from `margin_min` (1) to `margin_max` (4) (`margins_by_rarity`; needs class_counts).
     Lambda: `anneal` is power, exponential, cosine, linear, constant or none, with `lambda_start` (1000;
     10 for cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45) (see
@@ -206,8 +206,8 @@ def _margins(
 ) -> int | float | Tensor:  # fmt: skip
     """Return the margin, or the margins (C,) that `auto` works out from the class counts."""
     if isinstance(margin, str) and margin == "auto":
-        low = in_range("margin_min", 1.0 if low is None else low, 1)
-        high = in_range("margin_max", max(4.0, low) if high is None else high, low)
+        low = in_range("margin_min", 1.0 if low is None else low, 1, LARGEST_MARGIN)
+        high = in_range("margin_max", max(4.0, low) if high is None else high, low, LARGEST_MARGIN)
         return margins_by_rarity(checked_counts(class_counts, num_classes, "lsoftmax with margin=auto"), low, high)  # fmt: skip
     if low is not None or high is not None:
         raise ArgumentError(f"margin_min and margin_max are the bounds of margin=auto; margin is {margin}")  # fmt: skip

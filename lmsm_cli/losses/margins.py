@@ -14,6 +14,9 @@ from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
 
+# psi of a whole margin takes its number of steps; at 1000 an angle of 0.2 degrees is bent already.
+LARGEST_MARGIN = 1000
+
 Bend = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Radians from the poles within which a slope with 1 / sin(theta) counts as if it were this far away:
@@ -28,7 +31,7 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
     1 - 2m at pi (integer m). `cos` has any shape, with values in [-1, 1]; `margin` is a number >= 1
     or a tensor of them that broadcasts to `cos`. Can be differentiated once by `cos`; the slope is
     at most m^2 for an integer m, and at most 1000 m for any other, where the true one is unbounded
-    as theta -> pi. Raises ArgumentError, a ValueError, for a margin below 1. Liu et al. 2016,
+    as theta -> pi. Raises ArgumentError, a ValueError, for a margin outside 1 to 1000. Liu et al. 2016,
     "Large-Margin Softmax Loss for Convolutional Neural Networks", eq. 6 and 7.
 
     >>> psi(torch.tensor([1.0, 0.0, -1.0]), 2)
@@ -41,7 +44,7 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
 def check_margin(margin: Any, num_classes: int | None = None) -> int | float | Tensor:
     """Return the margin, whole ones as int.
 
-    Raises ArgumentError where one is not a number >= 1, or, with `num_classes`, where a tensor is
+    Raises ArgumentError where one is not a number from 1 to LARGEST_MARGIN, or, with `num_classes`, where a tensor is
     not one number or one per class.
     """
     if isinstance(margin, Tensor):
@@ -49,13 +52,14 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
             raise ArgumentError(f"margin has shape {tuple(margin.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip
         if not readable(margin):
             return margin
-        wrong = margin.detach()[~((margin >= 1) & margin.isfinite())]
+        wrong = margin.detach()[~((margin >= 1) & (margin <= LARGEST_MARGIN))]
         if not len(wrong):
             return margin
-        raise ArgumentError(f"margin is a tensor that holds {wrong[0].item():g}: give numbers of at least 1 (1 is plain softmax)")  # fmt: skip
-    if isinstance(margin, bool) or not isinstance(margin, Real) or not 1 <= float(margin) < math.inf:  # fmt: skip
+        raise ArgumentError(f"margin is a tensor that holds {wrong[0].item():g}: give numbers of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}")  # fmt: skip
+    is_number = isinstance(margin, Real) and not isinstance(margin, bool)
+    if not is_number or not 1 <= margin <= LARGEST_MARGIN:
         raise ArgumentError(
-            f"margin is {margin}: give a number of at least 1 (1 is plain softmax), or a tensor (C,) of one per class"
+            f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}, or a tensor (C,) of one per class"
         )
     number = float(margin)
     return int(number) if number.is_integer() else number

@@ -5,10 +5,13 @@ crash.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter
 
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs.folder import reason_of
@@ -16,6 +19,7 @@ from lmsm_cli.scores import Scores
 from lmsm_cli.strict_yaml import read_mapping
 
 T = TypeVar("T")
+_Margin = Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,11 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        if not path.is_dir():
-            raise LmsmError(f"{path} is not a folder" if path.exists() else f"there is no {path}")
         try:
+            if not path.is_dir():
+                raise LmsmError(
+                    f"{path} is not a folder" if path.exists() else f"there is no {path}"
+                )
             runs = [path] if _is_run(path) else sorted(filter(_is_run, path.iterdir()))
         except OSError as error:
             raise LmsmError(f"cannot read {path}: {reason_of(error)}") from None
@@ -90,7 +96,9 @@ def _attempt(read: Callable[[Path], T], path: Path, problems: list[str]) -> T | 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(path)
-    return {key: entry.value for key, entry in read_mapping(path).items()}
+    values = {key: entry.value for key, entry in read_mapping(path).items()}
+    json.dumps(values, allow_nan=False)  # ValueError for infinities, which no choice can be
+    return values
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -105,16 +113,15 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _read_scores(path: Path) -> dict[str, Any]:
     """Return scores.json, checked against the fields of Scores; further keys are kept."""
-    from pydantic import TypeAdapter
-
     document = _read_json(path)
     TypeAdapter(Scores).validate_python(document)
+    TypeAdapter(_Margin | None).validate_python(document.get("effective_margin"))
     return document
 
 
 def _mapping(text: str) -> dict[str, Any]:
     """Return a JSON object. Raises ValueError for other JSON, NaN and infinities included."""
-    document = json.loads(text, parse_constant=_refuse)
+    document = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     return document
@@ -122,3 +129,10 @@ def _mapping(text: str) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large")
+    return number
