@@ -27,7 +27,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from lmsm_cli.data.decoded import DecodedFile, Images, MappedImages, Pixels
-from lmsm_cli.data.fetch import Report, silent
+from lmsm_cli.data.fetch import Report, locked, silent
 from lmsm_cli.errors import DataError, DiskError
 
 # Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
@@ -217,7 +217,7 @@ def _read_or_make(listing: Listing, file: DecodedFile, read: Callable[[], _Read 
     """Return what `read` makes of the file, decoding into it first unless it is there."""
     images = read()
     if images is None:
-        with file.locked(report):
+        with locked(file.path, report):
             images = read()  # another process may have made it while this one waited
             if images is None:
                 file.make(lambda start: _decoded(listing, file.shape, start, report))
