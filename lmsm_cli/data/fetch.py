@@ -98,8 +98,8 @@ def download(
                 problems[url] = str(error)
             except _FailedError as error:
                 problems[url], wait = str(error), max(wait, error.wait)
-        # a connection that breaks again and again may go on as long as each time more comes
-        in_vain = 1 if _size(part) > held else in_vain + 1
+        # a connection that breaks again and again may go on as long as each time much comes
+        in_vain = 1 if _size(part) >= held + _BLOCK else in_vain + 1
         held = max(held, _size(part))
     tried = "; ".join(f"{url}: {problem}" for url, problem in problems.items())
     raise DataError(
