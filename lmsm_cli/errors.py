@@ -11,7 +11,8 @@ LmsmError (2, usage and config)
 |- DiskError        6  disk or other I/O
 `- OutOfMemoryError 7  the host's or the device's memory was not enough
 
-A message is one sentence: the fact, the value given, the way out; lower case, no full stop.
+A message is one sentence: the fact, the value given, the way out; lower case, no full stop. It may
+name files and folders, whose names may hold anything: control characters are spelled out in it.
 Exit codes 130 and 143 are those of SIGINT and SIGTERM.
 """
 
@@ -27,6 +28,9 @@ class LmsmError(Exception):
     exit_code = 2
     shown_elsewhere = False
     """Whether another process of the same run shows the message, so that this one need not."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__("\n".join(map(visible, text.split("\n"))))  # a line for each mistake
 
 
 class ArgumentError(LmsmError, ValueError):
@@ -55,6 +59,9 @@ class DataError(LmsmError):
     """Data that is missing or damaged."""
 
     exit_code = 3
+
+    def __init__(self, text: str) -> None:
+        super().__init__(visible(text))
 
 
 class CheckpointError(LmsmError):
@@ -86,6 +93,11 @@ MALFORMED = (
     OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
     ArithmeticError, MemoryError, struct.error, pickle.UnpicklingError,
 )  # fmt: skip
+
+
+def visible(text: str) -> str:
+    r"""Return the text with what has no visible form spelled out, as \x1b or \u202e."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException) -> str:

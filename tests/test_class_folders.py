@@ -321,11 +321,11 @@ def test_missing_images_say_what_was_expected_where(tmp_path, made, said):
 
 
 def test_control_characters_in_names_are_data(tmp_path):
-    """Strange folder names are names like any other, also those that are not UTF-8."""
+    """Strange folder names name classes, spelled out so that they can be shown; also without UTF-8."""
     save(tmp_path / "a\x1b[31m\n" / "0.png", noise(0))
     save(tmp_path / os.fsdecode(b"b\xff") / "0.png", noise(1))
     listing = list_class_folders(tmp_path)
-    assert listing.classes == ("a\x1b[31m\n", "b\\xff")
+    assert listing.classes == ("a\\x1b[31m\\n", "b\\xff")
     assert np.array_equal(read_images(listing, size=8, channels=3)[1], noise(1))
 
 

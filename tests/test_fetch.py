@@ -246,17 +246,13 @@ def test_gz_loses_its_suffix(tmp_path):
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil"])
 def test_tar_cannot_write_outside(tmp_path, name):
-    """A member that points out of the folder writes nothing there."""
+    """A member that points out of the folder is refused, and nothing is unpacked."""
     folder = tmp_path / "deep" / "data"
     folder.mkdir(parents=True)
     archive = tar_of(tmp_path / "x.tar.gz", {name: b"evil"})
-    if name.startswith("/"):  # taken as relative, as tar does
+    with pytest.raises(DataError, match=r"x\.tar\.gz cannot be unpacked"):
         unpack(archive, folder)
-        assert names(folder) == ["evil"]
-    else:
-        with pytest.raises(DataError, match=r"x\.tar\.gz cannot be unpacked"):
-            unpack(archive, folder)
-        assert names(folder) == []
+    assert names(folder) == []
     assert names(folder.parent) == ["data"]
 
 

@@ -1,7 +1,8 @@
 """Read a folder that holds one folder of images per class.
 
 Class labels follow the alphabetical order of the folder names, images the sorted order of the file
-names, so an index means the same image every time. Names with a leading dot are ignored. Images
+names, so an index means the same image every time. Names with a leading dot are ignored;
+control characters in a name are spelled out, since class names go to terminals and logs. Images
 are decoded once, into a file beside the data that notices changed files; what is small is then read
 into memory, what is large stays in the file.
 """
@@ -27,8 +28,8 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from lmsm_cli.data.decoded import DecodedFile, Images, MappedImages, Pixels
-from lmsm_cli.data.fetch import Report, silent
-from lmsm_cli.errors import DataError, DiskError
+from lmsm_cli.data.fetch import Report, locked, silent
+from lmsm_cli.errors import DataError, DiskError, visible
 
 # Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
 IN_MEMORY_BYTES = 1 << 30
@@ -102,8 +103,9 @@ def list_class_folders(root: Path) -> Listing:
             digest.update(os.fsencode(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
             files.append(file)
         labels += [label] * len(entries)
-    classes = tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
-    return Listing(root, classes, tuple(files), tuple(labels), digest.hexdigest())
+    return Listing(
+        root, tuple(map(_class_name, names)), tuple(files), tuple(labels), digest.hexdigest()
+    )
 
 
 def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -217,7 +219,7 @@ def _read_or_make(listing: Listing, file: DecodedFile, read: Callable[[], _Read 
     """Return what `read` makes of the file, decoding into it first unless it is there."""
     images = read()
     if images is None:
-        with file.locked(report):
+        with locked(file.path, report):
             images = read()  # another process may have made it while this one waited
             if images is None:
                 file.make(lambda start: _decoded(listing, file.shape, start, report))
@@ -248,6 +250,11 @@ def _decoded(listing: Listing, shape: tuple[int, int, int, int], start: int, rep
                 ahead.append(threads.submit(decode, first))
             yield ahead.popleft().result()
             report(f"decoding {listing.root}", min(done + step, count), count)
+
+
+def _class_name(folder: str) -> str:
+    r"""Return a folder's name as it can be shown anywhere: control characters are spelled, as \x1b."""
+    return visible(os.fsencode(folder).decode("utf-8", "backslashreplace"))
 
 
 def _folder_names(root: Path) -> list[str]:

@@ -11,19 +11,17 @@ import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmsm_cli.data.fetch import Report
 from lmsm_cli.errors import DiskError
 
 Pixels = NDArray[np.uint8]  # (N, H, W, C)
@@ -132,27 +130,6 @@ class DecodedFile:
             pixels = np.frombuffer(memory, np.uint8, offset=_PAGE).reshape(self.shape)
             return MappedImages(memory, pixels, torch.arange(self.shape[0]))
         return None
-
-    @contextmanager
-    def locked(self, report: Report) -> Iterator[None]:
-        """Hold the file against other processes; `report` says once that one is waited for.
-
-        Raises OSError where the folder cannot be written.
-        """
-        path = self.path.with_name(f"{self.path.name}.lock")
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            report(f"waiting for another process that makes {self.path}", 0, 0)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            # While it is held: who waits for a lock file that is gone makes another (filelock).
-            with suppress(OSError):
-                path.unlink()
-            lock.release()
 
     def make(self, chunks_from: Callable[[int], Iterable[Pixels]]) -> None:
         """Write the file from `chunks_from(n)`, the images from the nth on; the lock must be held.

@@ -9,13 +9,14 @@ import math
 import struct
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.data.fetch import Report, download, is_intact, silent, unpack
+from lmsm_cli.data.fetch import Report, download, is_intact, locked, silent, unpack, writing
 from lmsm_cli.errors import DataError
 
 Split = Literal["train", "test"]
@@ -51,11 +52,11 @@ class Published(ABC):
         `data_dir` already is a part of the layout.
         """
         parts = self.home().parts
-        resolved = data_dir.resolve()
         above = [
-            resolved.parents[depth - 1]
+            full.parents[depth - 1]
+            for full in (data_dir.resolve(), data_dir.absolute())  # a link may have either name
             for depth in range(len(parts), 0, -1)
-            if resolved.parts[-depth:] == parts[:depth]
+            if full.parts[-depth:] == parts[:depth]
         ]
         return [*above, data_dir, data_dir / dataset]
 
@@ -71,9 +72,21 @@ class Published(ABC):
     def files(self, root: Path) -> list[Path]:
         """Return every file that must be there."""
 
-    @abstractmethod
     def fetch(self, root: Path, *, report: Report = silent) -> None:
-        """Download and unpack what is missing below the root."""
+        """Download and unpack what is missing below the root; of several processes, one does it."""
+        with ExitStack() as stack:
+            with writing(root):
+                root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(root / self.name, report))
+            missing = [path for path in self.files(root) if not path.is_file()]
+            if 0 < len(missing) < len(self.files(root)):
+                report(f"{missing[0]} is missing", 0, 0)
+            if missing:
+                self.bring(root, report)
+
+    @abstractmethod
+    def bring(self, root: Path, report: Report) -> None:
+        """Download and unpack what is missing; no other process does so meanwhile."""
 
     @abstractmethod
     def read(self, root: Path, split: Split) -> Content:
@@ -91,7 +104,7 @@ class Cifar(Published):
         """Return the batches and the file of the class names."""
         return list(self._checksums(root))
 
-    def fetch(self, root: Path, *, report: Report = silent) -> None:
+    def bring(self, root: Path, report: Report) -> None:
         """Download the archive, unless it is there, and unpack it."""
         source = self.torchvision
         archive = root / source.filename
@@ -127,7 +140,7 @@ class Mnist(Published):
         """Return the four unpacked files."""
         return [path.with_suffix("") for path, _ in self._archives(root)]
 
-    def fetch(self, root: Path, *, report: Report = silent) -> None:
+    def bring(self, root: Path, report: Report) -> None:
         """Download, unless it is there, and unpack each file that is missing."""
         for archive, md5 in self._archives(root):
             if not archive.with_suffix("").is_file():
@@ -164,7 +177,7 @@ class Svhn(Published):
         """Return the files of the two splits."""
         return [root / self.torchvision.split_list[split][1] for split in ("train", "test")]
 
-    def fetch(self, root: Path, *, report: Report = silent) -> None:
+    def bring(self, root: Path, report: Report) -> None:
         """Download each file that is missing."""
         for split in ("train", "test"):
             url, name, md5 = self.torchvision.split_list[split]

@@ -212,7 +212,7 @@ def _read_known(source: Source, data_dir: Path, split: Split, report: Report) ->
     root = next((root for root in roots if published.is_complete(root)), None)
     if root is None:
         homes = [data_dir / source.name]
-        if data_dir.resolve().name == source.name:
+        if source.name in (data_dir.resolve().name, data_dir.absolute().name):
             homes.append(data_dir)
         for home in homes:
             if any(has_folders(home / name) for name in ("train", "test")):

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsm_cli.errors import DiskError
-from lmsm_cli.reports.tables import visible
+from lmsm_cli.errors import DiskError, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

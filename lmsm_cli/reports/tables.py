@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lmsm_cli.errors import visible
+
 if TYPE_CHECKING:
     from lmsm_cli.reports.comparison import Comparison, Group, Statistic, Unscored
 
@@ -274,11 +276,6 @@ def _mean_and_sd(value: "Statistic | None") -> str:
 def shown(text: object) -> Text:
     """Return the text for a cell: markup is plain text there, control characters are spelled."""
     return Text(visible(str(text)))
-
-
-def visible(text: str) -> str:
-    r"""Return the text with what has no visible form spelled out, as \x1b or \u202e."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def models_bench_table(document: Mapping[str, Any]) -> Table:
