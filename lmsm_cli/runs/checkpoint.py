@@ -100,6 +100,7 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     has_digest = _verify(path)
+    _refuse_packed(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -108,6 +109,8 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no lmsm checkpoint: {first_line(error)}") from None
     if not isinstance(state, dict) or "schema" not in state:
         raise CheckpointError(f"{path} is no lmsm checkpoint: it holds no schema number")
+    if not isinstance(state["schema"], int):
+        raise CheckpointError(f"{path} is no lmsm checkpoint: its schema is no number")
     if state["schema"] not in _READABLE:
         raise CheckpointError(f"{path} has schema {state['schema']}, this lmsm reads {' and '.join(map(str, _READABLE))}")  # fmt: skip
     if state["schema"] > 1 and not has_digest:
@@ -181,6 +184,17 @@ def _verify(path: Path) -> bool:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     _verify_records(path)
     return False
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse compressed records: torch.save makes none, and a small one can fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_packed = any(record.compress_type for record in archive.infolist())
+    except (zipfile.BadZipFile, *MALFORMED) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {first_line(error)}") from None
+    if is_packed:
+        raise CheckpointError(f"{path} is no lmsm checkpoint: its records are compressed")
 
 
 def _digest(path: Path, end: int) -> bytes:
