@@ -1,7 +1,7 @@
 """Plots of a run, as PNG and PDF, drawn with matplotlib's object API: no window, no global state.
 
 To add a plot, add a function that takes plain data, makes a figure with `_figure` and ends in
-`_save`. Class names are shown as they are: `parse_math=False`, since `$` is no formula there.
+`_save`. Class names are shown with `_label` and `parse_math=False`, since `$` is no formula there.
 """
 
 import math
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Beyond this, names and numbers of single classes cannot be read in a figure.
 _NAMED_CLASSES = 20
+_LABEL_LENGTH = 32
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f77b4", "#ff7f0e", "#2ca02c", "#6b7280"
 
 
@@ -254,13 +255,19 @@ def _name_colours(figure: "Figure", classes: Sequence[str], colours: Sequence[An
     )
     for text, name in zip(legend.get_texts(), classes, strict=True):
         text.set_parse_math(False)
-        text.set_text(visible(name))
+        text.set_text(_label(name))
+
+
+def _label(name: str) -> str:
+    """Return a class name as a figure has room for it: long ones lose their middle."""
+    name, half = visible(name), _LABEL_LENGTH // 2
+    return name if len(name) <= _LABEL_LENGTH else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _name_ticks(axes: "Axes", names: Sequence[str], axis: str) -> None:
     """Put class names at the ticks, slanted below a figure where they are long."""
     one = axes.xaxis if axis == "x" else axes.yaxis
-    one.set_ticks(range(len(names)), labels=list(map(visible, names)), fontsize=8, parse_math=False)
+    one.set_ticks(range(len(names)), labels=list(map(_label, names)), fontsize=8, parse_math=False)
     if axis == "x" and max(map(len, names)) > 3:
         for label in axes.get_xticklabels():
             label.set(rotation=40, ha="right", rotation_mode="anchor")
