@@ -88,11 +88,14 @@ def test_cifar10_batches_become_channels_last(cifar10, tmp_path, place):
 
 
 def test_data_dir_may_be_the_folder_of_the_batches(cifar10, tmp_path, monkeypatch):
-    """Pointing at cifar-10-batches-py itself, also as `.`, is as good as pointing above it."""
+    """Pointing at cifar-10-batches-py itself, also as `.` or a link, is as good as pointing above it."""
     folder = write(tmp_path / "cifar-10-batches-py", cifar10)
     assert len(load("cifar10", folder, "train").labels) == 10
     monkeypatch.chdir(folder)
     assert len(load("cifar10", Path(), "train").labels) == 10
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to("elsewhere")
+    assert len(load("cifar10", folder, "train").labels) == 10
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])

@@ -18,6 +18,7 @@ import pytest
 from torchvision import datasets
 
 from lmsm_cli.data.fetch import download, unpack
+from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError
 from tests.test_published import cifar_batch, md5, pickled
@@ -391,6 +392,9 @@ def test_a_missing_batch_is_named_and_fetched_again(cifar, tmp_path, monkeypatch
         load("cifar10", tmp_path / level, "train", report=lambda what, *_: told.append(what))
     assert told[0] == f"{folder / 'data_batch_3'} is missing"
     assert len(load("cifar10", tmp_path / level, "train")) == 200
+    archive.unlink()
+    PUBLISHED["cifar10"].fetch(tmp_path)  # as a process that waited for another's download
+    assert names(tmp_path) == ["cifar-10-batches-py"]
 
 
 # Archives that want more than to be unpacked.
@@ -400,6 +404,7 @@ MEMBERS = {
     "absolute": {"name": "/tmp/evil"},
     "link to outside": {"name": "evil", "type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
     "link to above": {"name": "in/evil", "type": tarfile.SYMTYPE, "linkname": "../.."},
+    "link inside": {"name": "evil", "type": tarfile.SYMTYPE, "linkname": "good"},
     "hard link": {"name": "evil", "type": tarfile.LNKTYPE, "linkname": "../../victim"},
     "pipe": {"name": "evil", "type": tarfile.FIFOTYPE},
     "device": {"name": "evil", "type": tarfile.CHRTYPE},
