@@ -21,7 +21,7 @@ from lmsm_cli.commands.presets import presets
 from lmsm_cli.commands.resume import resume
 from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.train import train
-from lmsm_cli.engine.signals import Terminated, terminable
+from lmsm_cli.engine.signals import terminable
 from lmsm_cli.errors import DiskError, LmsmError, StoppedError
 
 E = TypeVar("E", bound=BaseException)
@@ -61,11 +61,13 @@ def script() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (see lmsm_cli.errors)."""
     _fill_closed_streams()
-    try:
-        with terminable():
+    with terminable() as came:
+        try:
             return _run(arguments)
-    except KeyboardInterrupt as error:
-        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or came():
+                return 128 + (came() or signal.SIGINT)
+            raise
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -15,10 +15,20 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM raise Terminated in the body, so that it cleans up behind itself."""
-    with _handlers({signal.SIGTERM: _raise}):
-        yield
+def terminable() -> Iterator[Callable[[], int]]:
+    """Let SIGINT raise KeyboardInterrupt and SIGTERM Terminated in the body, so that it cleans up.
+
+    Give a function that returns the one that came, or 0: an import that was cut short can raise
+    anything instead.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        _raise(number, frame)
+
+    with _handlers({signal.SIGINT: note, signal.SIGTERM: note}):
+        yield lambda: came[0] if came else 0
 
 
 @contextmanager

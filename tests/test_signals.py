@@ -1,0 +1,52 @@
+"""Signals: noted or raised in the body alone, and the command's code is theirs whatever comes of it."""
+
+import os
+import signal
+
+import pytest
+
+from lmsm_cli.commands import app
+from lmsm_cli.engine.signals import Terminated, deferred, terminable
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("error", [None, ImportError("half an import"), SystemExit(1)])
+def test_whatever_an_interrupted_import_raises_the_code_is_the_signals(monkeypatch, number, code, error):  # fmt: skip
+    """A library that turns the interrupt into an error of its own hides nothing."""
+
+    def interrupted(arguments):
+        if error is None:
+            os.kill(os.getpid(), number)
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr(app, "_run", interrupted)
+    assert app.main([]) == code
+
+
+def test_other_errors_pass(monkeypatch):
+    """Without a signal a bug stays a bug."""
+    monkeypatch.setattr(app, "_run", lambda arguments: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        app.main([])
+
+
+def test_handlers_are_put_back():
+    """After the body, signals do what they did before."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with terminable(), deferred() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop() == signal.SIGTERM
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_torchruns_repeats_are_no_second_signal():
+    """Where a launcher passes signals on, the body ends by itself."""
+    with deferred(once_more=False) as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop() == signal.SIGTERM
