@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -24,6 +26,15 @@ def test_whatever_an_interrupted_import_raises_the_code_is_the_signals(monkeypat
 
     monkeypatch.setattr(app, "_run", interrupted)
     assert app.main([]) == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_in_an_import_the_process_ends_at_once(tmp_path, number, code):
+    """An import that swallows every exception, as some do, is not gone on with."""
+    (tmp_path / "stubborn.py").write_text(f"import os\ntry:\n    os.kill(os.getpid(), {number})\nexcept BaseException:\n    print('swallowed')\n")  # fmt: skip
+    work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.engine.signals import terminable\nwith terminable():\n    import stubborn\n"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 def test_other_errors_pass(monkeypatch):

@@ -1,5 +1,6 @@
 """What the signals of a terminal and of a scheduler do: end a command, or a training after its step."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +19,14 @@ class Terminated(KeyboardInterrupt):
 def terminable() -> Iterator[Callable[[], int]]:
     """Let SIGINT raise KeyboardInterrupt and SIGTERM Terminated in the body, so that it cleans up.
 
-    Give a function that returns the one that came, or 0: an import that was cut short can raise
-    anything instead.
+    Give a function that returns the one that came, or 0: a library can make another error of it.
+    In an import the process ends at once: one that is cut short raises anything, or aborts.
     """
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            _leave(128 + number)
         came.append(number)
         _raise(number, frame)
 
@@ -54,6 +57,22 @@ def deferred(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
 
     with _handlers({signal.SIGINT: note, signal.SIGTERM: note}):
         yield lambda: came[0] if came else 0
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether a frame, or one that called it, imports a module."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _leave(code: int) -> None:
+    """End the process without a word; a bar that was being drawn had hidden the cursor."""
+    if os.isatty(2):
+        os.write(2, b"\x1b[?25h\n")
+    os._exit(code)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
