@@ -108,6 +108,13 @@ def loss(options: argparse.Namespace) -> Iterator[Row]:
     yield got.row("softmax step again (noise)", "ms", "arm.softmax_again", "arm.softmax")
 
 
+def save(options: argparse.Namespace) -> Iterator[Row]:
+    """Measure a checkpoint: written, flushed to the disk, verified, digested and renamed."""
+    got = in_turns({"arm": fresh("saves", options)}, options.rounds)
+    yield got.row("checkpoint of ResNet-18 with Adam", "MB", "arm.megabytes")
+    yield got.row("saving it", "s", "arm.seconds", target="<= 0.2")
+
+
 def memory(options: argparse.Namespace) -> Iterator[Row]:
     """Measure the peak memory of a whole run, test and plots included."""
     got = in_turns({"arm": trained(options, *PRESET, "--epochs", "1")}, 1)
@@ -140,6 +147,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "ranks": ranks,
     "augment": augment,
     "loss": loss,
+    "save": save,
     "memory": memory,
     "probe": probe,
 } | train_gpu.SECTIONS

@@ -228,6 +228,32 @@ def loss_steps(plan: Plan) -> dict[str, float]:
     return {name: statistics.median(times[first :: len(heads)]) for name, first in zip(LOSSES, firsts, strict=True)}  # fmt: skip
 
 
+def saves(plan: Plan) -> dict[str, float]:
+    """Return the median seconds of saving a trained ResNet-18 with its optimiser, and its size."""
+    import tempfile
+    from pathlib import Path
+
+    from lmsm_cli import journal
+    from lmsm_cli.engine.step import new_optimizer
+    from lmsm_cli.engine.train import Position, train
+    from lmsm_cli.runs.folder import RunFolder
+
+    config = config_of(RESNET, batch_size=128, epochs=1)
+    images = training_images(config)
+    model, config, images, runtime = build(config, images.subset(range(128)))
+    optimizer = new_optimizer(model, config)
+    list(train(model, optimizer, config, images, None, runtime))
+    seconds = []
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as path:  # a disk, where /tmp may be memory
+        folder = RunFolder(Path(path))
+        for epoch in range(1 + (plan.steps or 5)):
+            start = time.perf_counter()
+            journal.save(folder, journal.Journal(), model, optimizer, config, Position(epoch), train_counts=images.counts(), image_shape=[32, 32, 3], runtime=str(runtime))  # fmt: skip
+            seconds.append(time.perf_counter() - start)
+        size = folder.checkpoint.stat().st_size / 1e6
+    return {"seconds": statistics.median(seconds[1:]), "megabytes": size}
+
+
 def augmentation(plan: Plan) -> dict[str, float]:
     """Return the median step (ms) with crop-flip, and of that what making the batch takes."""
     clock, alone = (Clock(plan.seconds, plan.steps or LOSS_STEPS) for _ in range(2))
@@ -280,6 +306,7 @@ ARMS: dict[str, Callable[[Plan], dict[str, float]]] = {
     "seed-vgg-128": partial(seed_loop, preset=VGG, batch_size=128),
     "lmsm-vgg-128": partial(lmsm_loop, preset=VGG, batch_size=128),
     "losses": loss_steps,
+    "saves": saves,
     "augmentation": augmentation,
     "scaling": scaling,
 }

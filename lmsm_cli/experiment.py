@@ -127,6 +127,7 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
                 told.say(f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on")  # fmt: skip
                 return folder if ranks.is_first else None
             parts = _prepared(saved.config, told, ranks)
+            saved.check_data(parts.data.training.classes, parts.data.train_counts)
             if not ranks.is_first:
                 _finish(replace(parts, saved=saved), told, with_plots)
                 return None
@@ -197,6 +198,9 @@ def _note_resumption(folder: RunFolder, saved: Saved, parts: _Parts, display: Di
     text = f"{folder.path}: goes on after {place} on {parts.where}"
     folder.log_line(text)
     display.say(text)
+    if difference := saved.difference_to(parts.where):
+        folder.log_line(f"WARNING {difference}")
+        display.warn(f"{difference}: the end is that of an undisturbed run but for rounding and dropout's draws")  # fmt: skip
 
 
 def resolved_spec(spec: str, head: Head) -> str:
@@ -257,7 +261,7 @@ def _train(parts: _Parts, where: str, display: Display) -> Journal:
 
     def save(position: Position) -> None:
         if parts.folder:
-            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape))  # fmt: skip
+            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where)  # fmt: skip
 
     with deferred(once_more=ranks.size == 1) as stop:
         try:

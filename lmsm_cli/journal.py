@@ -19,7 +19,7 @@ from lmsm_cli import config as configs
 from lmsm_cli.config import Config
 from lmsm_cli.engine.step import optimizer_state, restore_optimizer
 from lmsm_cli.engine.train import Epoch, Position
-from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line
+from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.models import Classifier
@@ -65,41 +65,58 @@ class Saved:
     config: Config
     position: Position
     journal: Journal
-    model: dict[str, torch.Tensor] | None
-    """None where the run was ended before its first checkpoint."""
-    optimizer: dict[int, dict[str, Any]]
-    is_finished: bool
+    state: dict[str, Any] | None
+    """The checkpoint; None where the run was ended before its first."""
+    is_finished: bool = False
+
+    def check_data(self, classes: tuple[str, ...], train_counts: list[int]) -> None:
+        """Raise DataError where the training images are not as many of the same classes as before."""
+        if self.state and (list(classes), train_counts) != (self.state["classes"], self.state["train_counts"]):  # fmt: skip
+            raise DataError(f"{self.config.data_dir} holds other training images than the run had; give the run's data with --data-dir")  # fmt: skip
+
+    def difference_to(self, runtime: str) -> str:
+        """Return, in words, what computes otherwise than before, so that bits may differ; or nothing."""
+        versions = _versions(runtime)
+        before = self.state["versions"] if self.state else versions
+        changed = [f"{before.get(name)} before, {now} now" for name, now in versions.items() if before.get(name) != now]  # fmt: skip
+        return "; ".join(changed)
 
     def restore(self, model: Classifier, optimizer: Optimizer) -> None:
         """Give a freshly built model and optimiser what was saved of them.
 
         Raises CheckpointError where they don't fit.
         """
-        if self.model is None:
+        if self.state is None:
             return
         try:
-            model.load_state_dict(self.model)
-            restore_optimizer(model, optimizer, self.optimizer)
+            model.load_state_dict(self.state["model"])
+            restore_optimizer(model, optimizer, self.state["optimizer"])
         except MALFORMED as error:
             raise CheckpointError(f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}") from None  # fmt: skip
 
 
-def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Optimizer, config: Config, position: Position, *, train_counts: list[int], image_shape: list[int]) -> None:  # fmt: skip
+def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Optimizer, config: Config, position: Position, *, train_counts: list[int], image_shape: list[int], runtime: str) -> None:  # fmt: skip
     """Save a checkpoint, keep the one before, and bring best.pt up to date. Raises DiskError.
 
-    `train_counts` and `image_shape` (H, W, C) are those of the training images.
+    `train_counts` and `image_shape` (H, W, C) are those of the training images; `runtime` says what
+    computes.
     """
     choices = configs.dump(config)
     state = checkpoint.state_of(
         model, choices, train_counts=train_counts, image_shape=image_shape, epoch=position.epoch,
         optimizer=optimizer_state(model, optimizer), position=vars(position), journal=vars(journal),
-        fingerprint=fingerprint(choices), versions={"torch": str(torch.__version__)},
+        fingerprint=fingerprint(choices), versions=_versions(runtime),
     )  # fmt: skip
     if folder.checkpoint.exists():
         checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
     checkpoint.save(state, folder.checkpoint)
     if journal.is_at_best and not position.step:
         checkpoint.duplicate(folder.checkpoint, folder.best_checkpoint)
+
+
+def _versions(runtime: str) -> dict[str, str]:
+    """Return what the bits of a training depend on, beside its config."""
+    return {"torch": f"torch {torch.__version__}", "runtime": runtime}
 
 
 def fingerprint(choices: dict[str, Any]) -> str:
@@ -114,11 +131,11 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     unless `strict`. Raises CheckpointError where none is good, LmsmError for a change that would
     make it another run. Call it with the folder's lock.
     """
-    checkpoint.remove_left_over(folder.path)
+    folder.remove_left_over()
     state, file = _newest(folder, warn, strict=strict)
     if state is None:
         config = _changed(_written_config(folder), changes)
-        return Saved(folder, config, Position(), Journal(), None, {}, False)
+        return Saved(folder, config, Position(), Journal(), None)
     if "position" not in state:
         raise CheckpointError(
             f"{file} was saved by an older lmsm, and holds nothing to resume from"
@@ -135,7 +152,7 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     config = _changed(config, edited | changes)
     _mend_best(folder, state, journal)
     is_finished = position.epoch == config.epochs == _scored_epoch(folder)
-    return Saved(folder, config, position, journal, state["model"], state["optimizer"], is_finished)
+    return Saved(folder, config, position, journal, state, is_finished)
 
 
 def _scored_epoch(folder: RunFolder) -> int | None:

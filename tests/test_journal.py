@@ -12,13 +12,14 @@ from lmsm_cli import experiment
 from lmsm_cli.engine.distributed import ALONE
 from lmsm_cli.engine.step import new_optimizer, optimizer_state, restore_optimizer
 from lmsm_cli.engine.watch import Watch
-from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, StoppedError
+from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, StoppedError
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import HEADS, check_loss
 from lmsm_cli.models import build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
-from tests.conftest import SilentDisplay
+from tests.conftest import SilentDisplay, write_class_folders
+from tests.test_checkpoint import damage
 
 TIMES = {"seconds", "images_per_second"}
 
@@ -207,8 +208,47 @@ def test_an_edited_config_is_refused_alike(left):
 
 def test_a_place_may_change(left, tmp_path):
     """The data may be elsewhere, and so may new runs."""
-    resumed(left, data_dir=tmp_path, out=tmp_path)
+    path = resumed(left, data_dir=tmp_path, out=tmp_path)
+    assert path == left
     assert f"data_dir: {tmp_path}" in (left / "config.yaml").read_text()
+
+
+def test_other_data_is_refused(tmp_path):
+    """Images that are not as many, or of other classes, are exit code 3: their run would be another."""
+    write_class_folders(tmp_path / "data", "ab", 40, size=12)
+    flags = {"dataset": "folder", "data_dir": tmp_path / "data", "model": "paper-2d", "imbalance": "none", "factor": 1.0, "image_size": 12, "batch_size": 16}  # fmt: skip
+    path = stopped(tmp_path / "runs", 6, **flags)
+    (tmp_path / "data" / "b" / "0000.png").unlink()
+    with pytest.raises(DataError, match="holds other training images than the run had") as error:
+        resumed(path)
+    assert error.value.exit_code == 3
+
+
+def test_what_computes_otherwise_is_told(left):
+    """Another torch or number of threads can round otherwise: that is said, and logged."""
+    state = checkpoint.load(left / "checkpoint.pt")
+    state["versions"]["torch"] = "torch 2.0"
+    checkpoint.save(state, left / "checkpoint.pt")
+    display = SilentDisplay()
+    experiment.resume(left, display, with_plots=False)
+    told = f"torch 2.0 before, torch {torch.__version__} now"
+    assert any(text.startswith(told) for text in display.warned)
+    assert f"WARNING {told}" in (left / "train.log").read_text()
+
+
+def test_a_disk_that_is_full_for_metrics_loses_none(finished, tmp_path, monkeypatch):
+    """The run ends with code 6 after its checkpoint, and going on writes the row that was missing."""
+
+    def full(*_):
+        raise DiskError("cannot write metrics.jsonl: No space left on device")
+
+    monkeypatch.setattr(RunFolder, "append_metrics", full)
+    with pytest.raises(DiskError):
+        whole(tmp_path)
+    monkeypatch.undo()
+    (path,) = tmp_path.iterdir()
+    assert json.loads((path / "status.json").read_text())["exit_code"] == 6
+    assert_same_bits(resumed(path), finished)
 
 
 def test_a_run_without_a_checkpoint_starts(finished, left):
@@ -218,26 +258,10 @@ def test_a_run_without_a_checkpoint_starts(finished, left):
     assert_same_bits(resumed(left), finished)
 
 
-def truncated(file, kind):
-    """Damage a checkpoint as a disk or a crash does."""
-    content = file.read_bytes()
-    middle = len(content) // 2
-    file.write_bytes({
-        "empty": b"",
-        "half": content[:middle],
-        "without its last byte": content[:-1],
-        "zeros at its end": content[:-500] + bytes(500),
-        "a flipped bit": content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :],
-    }[kind])  # fmt: skip
-
-
-KINDS = ["empty", "half", "without its last byte", "zeros at its end", "a flipped bit"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["empty", "half", "short by one", "zeros at its end", "flipped byte"])  # fmt: skip
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(finished, left, kind):
     """The user is told, the damaged file stays as *.corrupt, and the end has the same bits."""
-    truncated(left / "checkpoint.pt", kind)
+    damage(left / "checkpoint.pt", kind)
     display = SilentDisplay()
     path = experiment.resume(left, display, with_plots=False).path
     assert any("it is now checkpoint.pt.corrupt, and checkpoint-previous.pt is taken: epoch 1" in text for text in display.warned)  # fmt: skip
@@ -247,7 +271,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(finished, le
 
 def test_strict_takes_no_other_checkpoint(left):
     """With --strict a damaged checkpoint is exit code 4, and stays where it is."""
-    truncated(left / "checkpoint.pt", "half")
+    damage(left / "checkpoint.pt", "half")
     with pytest.raises(CheckpointError):
         experiment.resume(left, SilentDisplay(), strict=True)
     assert (left / "checkpoint.pt").exists()
@@ -256,7 +280,7 @@ def test_strict_takes_no_other_checkpoint(left):
 def test_two_damaged_checkpoints_are_named(left):
     """Exit code 4 names both files and how to start again."""
     for name in ("checkpoint.pt", "checkpoint-previous.pt"):
-        truncated(left / name, "half")
+        damage(left / name, "half")
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*checkpoint-previous\.pt.*lmsm train --config") as error:  # fmt: skip
         resumed(left)
     assert error.value.exit_code == 4

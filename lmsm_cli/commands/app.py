@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with terminable() as came:
         try:
             return _run(arguments)
-        except BaseException as error:
+        except BaseException as error:  # whatever a library made of the signal
             if isinstance(error, KeyboardInterrupt) or came():
                 return 128 + (came() or signal.SIGINT)
             raise
@@ -89,7 +89,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             _print_error(error)
         return error.exit_code
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
+        if error.errno != errno.EPIPE:
             place = "" if error.filename is None else f"{error.filename}: "
             _print_error(DiskError(f"{place}{error.strerror or error}"))
             return DiskError.exit_code

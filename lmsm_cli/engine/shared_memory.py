@@ -1,7 +1,7 @@
 """How the ranks of one host add numbers: through memory that all of them map.
 
 A step of a ResNet-18 has forty sums that every rank waits for, two for each BatchNorm. Over gloo's
-sockets they cost a quarter of the step, here a few percent (benchmarks/LOG.md). Where the memory
+sockets most of their time is waking up (benchmarks/LOG.md). Where the memory
 can't be had, `opened` gives None, and gloo does it.
 """
 

@@ -139,38 +139,26 @@ def optimizer_state(model: Classifier, optimizer: Optimizer) -> dict[int, dict[s
     So it fits the parameters on any device. Learning rates and the like are not in it: they follow
     from the config.
     """
-    remembered = optimizer.state_dict()["state"]
-    turned = _in_other_order(model, optimizer)
-    return {
-        place: {
-            name: value.permute(0, 3, 1, 2) if place in turned and _is_image_like(value) else value
-            for name, value in values.items()
-        }
-        for place, values in remembered.items()
-    }
+    return _reordered(optimizer.state_dict()["state"], (0, 3, 1, 2), model, optimizer)
 
 
 def restore_optimizer(model: Classifier, optimizer: Optimizer, state: dict[int, dict[str, Any]]) -> None:  # fmt: skip
     """Give an optimiser what `optimizer_state` returned of one over the same parameters."""
-    turned = _in_other_order(model, optimizer)
-    own = {
+    own = _reordered(state, (0, 2, 3, 1), model, optimizer)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": own})
+
+
+def _reordered(state: dict[int, dict[str, Any]], order: tuple[int, ...], model: Classifier, optimizer: Optimizer) -> dict[int, dict[str, Any]]:  # fmt: skip
+    """Return the state with another order of axes where the optimiser was given (O, H, W, I)."""
+    optimised = [p for group in optimizer.param_groups for p in group["params"]]
+    views = {n for n, p in enumerate(model.parameters()) if p is not optimised[n]}
+    return {
         place: {
-            name: value.permute(0, 2, 3, 1) if place in turned and _is_image_like(value) else value
+            name: value.permute(order) if place in views and value.ndim == 4 else value
             for name, value in values.items()
         }
         for place, values in state.items()
     }
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": own})
-
-
-def _in_other_order(model: Classifier, optimizer: Optimizer) -> set[int]:
-    """Return the places of the parameters that the optimiser was given as (O, H, W, I)."""
-    optimised = [p for group in optimizer.param_groups for p in group["params"]]
-    return {n for n, p in enumerate(model.parameters()) if p is not optimised[n]}
-
-
-def _is_image_like(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 4
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

@@ -118,8 +118,8 @@ def train(
     """Train `model` in place, yielding after every epoch; stop by not asking for more.
 
     `start` is where model and optimiser stand; the end has the same bits wherever it was left and
-    entered again (on the CPU, with as many ranks). `stop` is asked after each step (of several ranks, now and then); once it returns
-    a signal's number on any rank, PausedError tells where.
+    entered again (on the CPU, with as many ranks). `stop` is asked after each step, of several ranks
+    now and then; once it returns a signal's number on any of them, PausedError tells where.
     Of several `ranks` each computes its part of every batch, and all yield the same epochs.
     `say` is told of compiling and of a CUDA graph that could not be made. Raises DivergedError when
     the loss is no longer finite, LmsmError before the first step for a class without images that

@@ -28,8 +28,8 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
     """Return psi of the angle whose cosine is `cos`, the L-Softmax target function.
 
     psi(theta) = (-1)^k cos(m theta) - 2k for theta in [k pi/m, (k+1) pi/m]: it falls from 1 at 0 to
-    1 - 2m at pi (integer m). `cos` has any shape, with values in [-1, 1]; `margin` is a number >= 1
-    or a tensor of them that broadcasts to `cos`. Can be differentiated once by `cos`; the slope is
+    1 - 2m at pi (integer m). `cos` has any shape, with values in [-1, 1]; `margin` is a number from 1
+    to 1000 or a tensor of them that broadcasts to `cos`. Can be differentiated once by `cos`; the slope is
     at most m^2 for an integer m, and at most 1000 m for any other, where the true one is unbounded
     as theta -> pi. Raises ArgumentError, a ValueError, for a margin outside 1 to 1000. Liu et al. 2016,
     "Large-Margin Softmax Loss for Convolutional Neural Networks", eq. 6 and 7.
@@ -44,8 +44,8 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
 def check_margin(margin: Any, num_classes: int | None = None) -> int | float | Tensor:
     """Return the margin, whole ones as int.
 
-    Raises ArgumentError where one is not a number from 1 to LARGEST_MARGIN, or, with `num_classes`, where a tensor is
-    not one number or one per class.
+    Raises ArgumentError where one is not a number from 1 to LARGEST_MARGIN, or, with `num_classes`,
+    where a tensor is not one number or one per class.
     """
     if isinstance(margin, Tensor):
         if num_classes is not None and margin.shape not in ((), (num_classes,)):

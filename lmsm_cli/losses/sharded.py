@@ -45,7 +45,7 @@ def sharded_l_softmax_loss(
     `features` (N, D), gathered from all ranks, and `labels` (N,), counted over all classes, are the
     same on every rank. `weight` (C_local, D) are the rank's own rows, those of the classes
     first_class .. first_class + C_local - 1; the shards may differ in size, at least one class
-    each, and together are all classes once. `margin` is a number >= 1 or a tensor (C_local,) of
+    each, and together are all classes once. `margin` is a number from 1 to 1000 or a tensor (C_local,) of
     one per class of the rank, `lam` >= 0, `class_chunk` how many classes' logits a rank holds at a
     time, None for its (N, C_local). `group` None is all ranks. `reduction` is "mean" (), "sum" ()
     or "none" (N,), over all N images, on every rank the same.

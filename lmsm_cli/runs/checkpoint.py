@@ -22,6 +22,7 @@ import torch
 
 from lmsm_cli.errors import MALFORMED, CheckpointError, DiskError, LmsmError, first_line
 from lmsm_cli.models import Classifier, build_classifier
+from lmsm_cli.runs.folder import temporary_of
 
 SCHEMA = 2
 _READABLE = (1, 2)  # 1 had no digest, and nothing to resume from
@@ -36,13 +37,13 @@ def save(state: dict[str, Any], path: Path) -> None:
 
     Raises DiskError where the file cannot be written; what stood at `path` is then untouched.
     """
-    temporary = _temporary(path)
+    temporary = temporary_of(path)
     try:
         with temporary.open("w+b") as file:
             torch.save(state, file)
             file.flush()
             with ThreadPoolExecutor(1) as thread:  # half the time of a ResNet-18's checkpoint
-                digest = thread.submit(_digest, temporary, file.tell())
+                digest = thread.submit(_digest, temporary, file.tell() - 2)
                 os.fsync(file.fileno())
                 _verify_records(temporary)
             file.seek(-2, os.SEEK_END)
@@ -66,19 +67,9 @@ def _why(error: Exception, path: Path) -> str:
     return reason
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def remove_left_over(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed; call it with the folder's lock."""
-    for file in folder.glob(".*.tmp"):
-        file.unlink(missing_ok=True)
-
-
 def duplicate(source: Path, target: Path) -> None:
     """Make `target` the same checkpoint as the verified `source`, replacing it whole."""
-    temporary = _temporary(target)
+    temporary = temporary_of(target)
     try:
         try:
             os.link(source, temporary)
@@ -177,7 +168,7 @@ def _verify(path: Path) -> bool:
             file.seek(max(0, start))
             end = file.read()
         if end[: 2 + len(_MARK)] == struct.pack("<H", _COMMENT) + _MARK:
-            if end[2 + len(_MARK) :] != _digest(path, start + 2):
+            if end[2 + len(_MARK) :] != _digest(path, start):
                 raise CheckpointError(f"{path} is damaged: its bytes do not give its digest")
             return True
     except OSError as error:
@@ -197,14 +188,13 @@ def _refuse_packed(path: Path) -> None:
         raise CheckpointError(f"{path} is no lmsm checkpoint: its records are compressed")
 
 
-def _digest(path: Path, end: int) -> bytes:
-    """Return the SHA-256, in hexadecimal, of the bytes before `end` but the last two."""
+def _digest(path: Path, size: int) -> bytes:
+    """Return the SHA-256, in hexadecimal, of the first bytes: all but the comment and its length."""
     digest = hashlib.sha256()
-    left = end - 2
     with path.open("rb") as file:
-        while left > 0 and (block := file.read(min(left, _BLOCK))):
+        while size > 0 and (block := file.read(min(size, _BLOCK))):
             digest.update(block)
-            left -= len(block)
+            size -= len(block)
     return digest.hexdigest().encode()
 
 

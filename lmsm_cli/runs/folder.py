@@ -126,9 +126,15 @@ class RunFolder:
             raise LmsmError(f"{self.path} is in use{self._owner()}") from None
         except OSError as error:
             raise DiskError(f"cannot write in {self.path}: {reason_of(error)}") from None
-        with lock:
-            lock.release()  # `with` counts once more
+        try:
             yield
+        finally:
+            lock.release()
+
+    def remove_left_over(self) -> None:
+        """Remove the temporary files of processes that were killed; call it with the lock."""
+        for file in self.path.glob(".*.tmp"):
+            file.unlink(missing_ok=True)
 
     def _owner(self) -> str:
         """Return who writes to this run, as far as status.json says."""
@@ -166,9 +172,14 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def temporary_of(path: Path) -> Path:
+    """Return where this process writes a file before it moves it to its path."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def _replace(path: Path, text: str) -> None:
     """Write the file beside its place and move it there, so that it is never half written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         with _writing(path), temporary.open("wb") as file:
             file.write(_encode(text))

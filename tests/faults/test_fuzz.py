@@ -28,6 +28,7 @@ from lmsm_cli.models import build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.spec import format_spec, parse_spec
+from tests.test_checkpoint import zipped
 
 # Derandomized, so that a test that passed passes again; a deadline would measure the machine.
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -348,15 +349,6 @@ def load(path, content):
     return False
 
 
-def archived(records):
-    """Return the bytes of an archive with good checksums."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in records.items():
-            archive.writestr(name, content)
-    return file.getvalue()
-
-
 @fuzz
 @given(data=st.data())
 def test_a_checkpoint_with_damaged_bytes_is_refused_or_whole(checkpoint_file, sealed, data):
@@ -370,7 +362,7 @@ def test_a_checkpoint_with_damaged_bytes_is_refused_or_whole(checkpoint_file, se
 def test_a_checkpoint_with_a_damaged_pickle_is_refused_or_whole(checkpoint_file, records, data):
     """Behind good checksums, any damage of the records' contents is CheckpointError or does no harm."""
     name = data.draw(st.sampled_from(["archive/data.pkl"] * 6 + sorted(records)))
-    load(checkpoint_file, archived(records | {name: data.draw(damaged(records[name]))}))
+    load(checkpoint_file, zipped(records | {name: data.draw(damaged(records[name]))}))
 
 
 @pytest.mark.parametrize("pickled", [
@@ -383,7 +375,7 @@ def test_a_checkpoint_with_a_damaged_pickle_is_refused_or_whole(checkpoint_file,
 ])  # fmt: skip
 def test_pickle_bombs_are_refused(checkpoint_file, records, pickled):
     """Pickles that stop early, call a program or ask for more memory than there is are CheckpointError."""
-    assert not load(checkpoint_file, archived(records | {"archive/data.pkl": pickled}))
+    assert not load(checkpoint_file, zipped(records | {"archive/data.pkl": pickled}))
 
 
 class Bomb:
@@ -401,7 +393,7 @@ def test_no_pickle_is_executed(checkpoint_file, records, tmp_path):
     """An object in a checkpoint, or in place of one, is refused before anything of it runs."""
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         bomb = pickle.dumps({"schema": 1, "model": Bomb(tmp_path / "written")}, protocol)
-        assert not load(checkpoint_file, archived(records | {"archive/data.pkl": bomb}))
+        assert not load(checkpoint_file, zipped(records | {"archive/data.pkl": bomb}))
         assert not load(checkpoint_file, bomb)
     assert not (tmp_path / "written").exists()
 
