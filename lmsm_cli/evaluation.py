@@ -14,7 +14,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.display import Display
 from lmsm_cli.engine.device import Runtime, choose_device, choose_runtime
-from lmsm_cli.engine.evaluate import features_of, scores_of
+from lmsm_cli.engine.evaluate import answers, features_of, scores_of
 from lmsm_cli.engine.posthoc import Correction, choose_tau, logit_adjustment, tau_normalisation
 from lmsm_cli.errors import CheckpointError, DataError, LmsmError
 from lmsm_cli.models import Classifier
@@ -152,14 +152,15 @@ def _with_tau(correction: Correction, tau: Tau, saved: _Saved, runtime: Runtime,
 def _scores(saved: _Saved, labelled: ImageSet, runtime: Runtime, adjustment: _Adjustment | None) -> dict[str, Any]:  # fmt: skip
     """Return the scores as JSON; `adjustment` is None, or tells what gave them and the ones without."""
 
-    def of(predictions: NDArray[np.int64]) -> dict[str, Any]:
-        return score(saved.model.classes, labelled.labels.numpy(), predictions, saved.train_counts).to_json()  # fmt: skip
+    def of(logits: torch.Tensor) -> dict[str, Any]:
+        predictions, probabilities = answers(logits)
+        return score(saved.model.classes, labelled.labels.numpy(), predictions, saved.train_counts, probabilities).to_json()  # fmt: skip
 
     logits = scores_of(saved.model, labelled.images, runtime)
-    plain = of(logits.argmax(dim=1).cpu().numpy())
+    plain = of(logits)
     if adjustment is None:
         return plain | {"adjustment": None}
-    return of(adjustment.correction.predict(logits, adjustment.tau)) | {
+    return of(adjustment.correction.correct(logits, adjustment.tau)) | {
         "adjustment": {
             "method": adjustment.correction.method,
             "tau": adjustment.tau,

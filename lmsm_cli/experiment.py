@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from lmsm_cli.display import Display, Silence
 from lmsm_cli.engine.arithmetic import runtime_of, settle
 from lmsm_cli.engine.device import Runtime, check_precision, choose_device
 from lmsm_cli.engine.distributed import ALONE, Ranks, joined
-from lmsm_cli.engine.evaluate import scores_of
+from lmsm_cli.engine.evaluate import answers, scores_of
 from lmsm_cli.engine.global_batch_norm import synchronised
 from lmsm_cli.engine.memory import reported_memory
 from lmsm_cli.engine.signals import Terminated, deferred, lasting
@@ -300,6 +301,10 @@ def _documented(scores: Scores, parts: _Parts, folder: RunFolder, journal: Journ
         "lambda": head.lambda_at(1.0),
         "effective_margin": head.effective_margin_at(1.0),
         "best_on_validation": None,
+        "training": {
+            "seconds": sum(row["seconds"] for row in journal.rows),
+            "images_per_second": median(row["images_per_second"] for row in journal.rows),
+        },
     }
     if best is not None:
         chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
@@ -313,8 +318,9 @@ def _documented(scores: Scores, parts: _Parts, folder: RunFolder, journal: Journ
 
 def score_images(model: Classifier, images: ImageSet, train_counts: list[int], runtime: Runtime, ranks: Ranks = ALONE) -> Scores:  # fmt: skip
     """Return the scores of a classifier on labelled images, which several ranks share."""
-    predicted = scores_of(model, images.images, runtime, ranks).argmax(dim=1).cpu().numpy()
-    return score(model.classes, images.labels.numpy(), predicted, train_counts)
+    logits = scores_of(model, images.images, runtime, ranks)
+    predictions, probabilities = answers(logits)
+    return score(model.classes, images.labels.numpy(), predictions, train_counts, probabilities)
 
 
 def _draw(folder: RunFolder, data: Data) -> None:

@@ -6,7 +6,7 @@ which classes are many, medium and few. To add a score, add a field to `Scores` 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -14,12 +14,16 @@ from pydantic import Field
 from lmsm_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from numpy import integer
+    from numpy import floating, integer
     from numpy.typing import NDArray
 
 # Liu et al. 2019 (OLTR): many-shot > 100, medium-shot 20 to 100, few-shot < 20 training images
 _FIELD_MANY, _FIELD_FEW = 100, 20
 _FIELD_CLASSES = 100
+
+# Guo et al. 2017 (arXiv 1706.04599): 15 bins of equal width
+RELIABILITY_BINS = 15
+TOP_K = (2, 3, 5)
 
 # Checked where a scores.json is read back: what is out of range was not written by a run, and sums
 # of it could overflow.
@@ -40,8 +44,20 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class ReliabilityBin:
+    """The images whose confidence lies between two bounds: how sure, and how often right."""
+
+    count: Count
+    confidence: Share  # mean probability of the predicted class
+    accuracy: Share
+
+
+@dataclass(frozen=True)
 class Scores:
-    """All scores of one set of predictions, as fractions; macro means are over classes present."""
+    """All scores of one set of predictions, as fractions; macro means are over classes present.
+
+    Those that follow from probabilities are empty where only predictions were given.
+    """
 
     accuracy: Share
     balanced_accuracy: Share
@@ -51,12 +67,16 @@ class Scores:
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[Count, ...], ...]  # rows = true class
     groups: dict[str, Share | None]
+    top_k: dict[str, Share] = field(default_factory=dict)  # k -> share of images; k below C only
+    calibration_error: Share | None = None  # expected, over RELIABILITY_BINS bins
+    reliability: tuple[ReliabilityBin, ...] = ()  # the bins that hold images, by rising confidence
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as plain lists and dicts, with the keys of scores.json."""
         document = asdict(self)
         document["per_class"] = list(document["per_class"])
         document["confusion"] = [list(row) for row in self.confusion]
+        document["reliability"] = list(document["reliability"])
         return document
 
 
@@ -65,10 +85,12 @@ def score(
     labels: "NDArray[integer[Any]]",
     predictions: "NDArray[integer[Any]]",
     train_counts: Sequence[int],
+    probabilities: "NDArray[floating[Any]] | None" = None,
 ) -> Scores:
     """Return the scores of `predictions` (N,) against `labels` (N,), both class numbers.
 
-    `train_counts` (C,) are the training images of each class. A class without a test image has no
+    `train_counts` (C,) are the training images of each class; from `probabilities` (N, C) follow
+    top-k accuracy and calibration. A class without a test image has no
     scores of its own and no part in any mean; a class that is never predicted has precision 0.
     Raises DataError where there is no image, or a label beyond the classes.
     """
@@ -105,7 +127,45 @@ def score(
         per_class=per_class,
         confusion=tuple(tuple(row) for row in matrix.tolist()),
         groups=_group_accuracies(per_class),
+        **_of_probabilities(labels, predictions, probabilities),
     )
+
+
+def _of_probabilities(
+    labels: "NDArray[integer[Any]]",
+    predictions: "NDArray[integer[Any]]",
+    probabilities: "NDArray[floating[Any]] | None",
+) -> dict[str, Any]:
+    """Return top-k accuracies and calibration, or nothing."""
+    if probabilities is None:
+        return {}
+    from numpy import arange
+    from sklearn.metrics import top_k_accuracy_score
+
+    numbers = range(probabilities.shape[1])
+    bins = _reliability(labels == predictions, probabilities[arange(len(labels)), predictions])
+    gaps = (one.count * abs(one.confidence - one.accuracy) for one in bins)
+    return {
+        "top_k": {
+            str(k): float(top_k_accuracy_score(labels, probabilities, k=k, labels=numbers))
+            for k in TOP_K
+            if k < len(numbers)
+        },
+        "calibration_error": sum(gaps) / len(labels),
+        "reliability": bins,
+    }
+
+
+def _reliability(right: "NDArray[Any]", confidence: "NDArray[floating[Any]]") -> tuple[ReliabilityBin, ...]:  # fmt: skip
+    """Return the bins that hold images; `right` and `confidence` are (N,)."""
+    from numpy import bincount, linspace, searchsorted
+    from sklearn.calibration import calibration_curve
+
+    confidence = confidence.astype("float64").clip(0, 1)
+    accuracies, means = calibration_curve(right, confidence, pos_label=True, n_bins=RELIABILITY_BINS)  # fmt: skip
+    counts = bincount(searchsorted(linspace(0, 1, RELIABILITY_BINS + 1)[1:-1], confidence))
+    columns = zip(counts[counts > 0].tolist(), means.tolist(), accuracies.tolist(), strict=True)
+    return tuple(ReliabilityBin(count, min(1.0, mean), rate) for count, mean, rate in columns)
 
 
 def balanced_accuracy(

@@ -29,6 +29,28 @@ def test_scores_equal_a_hand_worked_confusion_matrix():
     assert scores.groups == {"many": 3 / 4, "medium": 1 / 2, "few": 1.0}
 
 
+def test_probabilities_give_top_k_and_calibration():
+    """Worked by hand: 2 bins hold 1 and 3 images, and top-k counts the true class's place."""
+    probabilities = np.array([[0.4, 0.3, 0.2, 0.1], [0.9, 0.05, 0.03, 0.02], [0.1, 0.9, 0, 0], [0.9, 0.04, 0.01, 0.05]])  # fmt: skip
+    labels = np.array([2, 0, 1, 3])
+    scores = score(list("abcd"), labels, probabilities.argmax(1), [4, 3, 2, 1], probabilities)
+    assert scores.accuracy == 2 / 4
+    assert scores.top_k == {"2": 3 / 4, "3": 4 / 4}
+    low, high = scores.reliability
+    assert (low.count, low.confidence, low.accuracy) == (1, pytest.approx(0.4), 0)
+    assert (high.count, high.confidence, high.accuracy) == (3, pytest.approx(0.9), pytest.approx(2 / 3))  # fmt: skip
+    assert scores.calibration_error == pytest.approx((1 * 0.4 + 3 * (0.9 - 2 / 3)) / 4)
+
+
+def test_calibration_of_certain_and_right_answers_is_perfect():
+    """Probability 1 for the right class each time: one bin, no error."""
+    labels = np.array([0, 1, 1])
+    scores = score(["a", "b"], labels, labels, [1, 1], np.eye(2)[labels])
+    assert scores.calibration_error == 0
+    assert [one.count for one in scores.reliability] == [3]
+    assert scores.top_k == {}
+
+
 def test_balanced_accuracy_is_the_mean_recall_of_classes_present():
     """Each class that has an image counts once; a class that is only guessed has no part."""
     assert balanced_accuracy(LABELS, PREDICTIONS) == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)

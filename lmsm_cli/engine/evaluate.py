@@ -1,14 +1,18 @@
 """What a trained classifier says of images, without any margin."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.data.decoded import Images
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.distributed import ALONE, Ranks
+from lmsm_cli.errors import DivergedError
 from lmsm_cli.models import Classifier
 
 # Larger than a training batch: no activations are kept for a backward pass.
@@ -46,6 +50,17 @@ def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) 
             yield features
     finally:
         model.train(was_training)
+
+
+def answers(logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
+    """Return the predicted classes (N,) and the probabilities (N, C) that logits (N, C) stand for.
+
+    Raises DivergedError for logits that are infinite or not a number.
+    """
+    probabilities = logits.softmax(dim=1).cpu().numpy()
+    if not np.isfinite(probabilities).all():
+        raise DivergedError("the classifier's scores are infinite or not a number")
+    return logits.argmax(dim=1).cpu().numpy(), probabilities
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> float:
