@@ -120,7 +120,7 @@ def test_json_has_the_keys_of_the_run_folder_and_is_strict():
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert set(document) == {
         "accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall",
-        "per_class", "confusion", "groups",
+        "per_class", "confusion", "groups", "top_k", "calibration_error", "reliability",
     }  # fmt: skip
     assert set(document["per_class"][0]) == {
         "name", "train_count", "test_count", "accuracy", "precision", "f1",
