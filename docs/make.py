@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lmsm_cli.reports.comparison import compare_runs
-from lmsm_cli.reports.tables import comparison_tables
+from lmsm_cli.reports.comparison_tables import comparison_tables
 from lmsm_cli.runs.record import find_runs, read_run
 
 HERE = Path(__file__).parent

@@ -2,12 +2,14 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lmsm_cli.errors import LmsmError
 from lmsm_cli.reports.comparison import Statistic, compare_runs
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import RunRecord, find_runs, read_run
@@ -97,6 +99,110 @@ def test_runs_that_differ_in_anything_else_are_never_averaged(change, label):
     assert comparison.groups[1].label == label
 
 
+LSOFTMAX = "lsoftmax:margin=2"
+
+
+def seeds(loss, few, **config):
+    """Return a run for each value of `few`, with seeds 0, 1, ..."""
+    return [run(f"{loss}{config}{i}", (0.9, value), loss=loss, seed=i, **config) for i, value in enumerate(few)]  # fmt: skip
+
+
+def test_groups_are_held_against_softmax_pair_by_pair():
+    """Worked by hand: changes 0.1, 0.2, 0.3 have mean 0.2 and a half-width of 4.3027 x 0.1 / sqrt 3."""
+    comparison = compare_runs([*seeds("softmax", (0.1, 0.3, 0.2)), *seeds(LSOFTMAX, (0.2, 0.5, 0.5))])  # fmt: skip
+    softmax, lsoftmax = comparison.groups
+    assert softmax.is_baseline
+    assert softmax.differences == {}
+    found = lsoftmax.differences["few"]
+    assert (found.mean, found.low, found.n, found.paired) == (pytest.approx(0.2), pytest.approx(0.2 - 4.30265 * 0.1 / 3**0.5, abs=1e-5), 3, True)  # fmt: skip
+    assert found.verdict == "can't tell"
+    assert lsoftmax.differences["medium"] is None
+    assert lsoftmax.verdict == "can't tell"
+
+
+def test_verdict_tells_rare_classes_from_all():
+    """Better on rare classes alone is said as that."""
+    sharp = [run(f"s{i}", (0.9 - d, 0.5 + d), loss=LSOFTMAX, seed=i) for i, d in enumerate((0.2, 0.21, 0.22))]  # fmt: skip
+    comparison = compare_runs([*seeds("softmax", (0.5, 0.5, 0.5)), *sharp])
+    assert comparison.groups[1].verdict == "better on rare classes, can't tell overall"
+    assert compare_runs([run("a"), run("b", loss=LSOFTMAX)]).groups[1].verdict == "can't tell from one seed"  # fmt: skip
+
+
+def test_the_baseline_shares_the_other_choices():
+    """Of softmax with two learning rates, each L-Softmax run is held against the one of its own."""
+    runs = [
+        run("a", (0.9, 0.1), lr=0.1), run("b", (0.9, 0.4), lr=0.2),
+        run("c", (0.9, 0.2), lr=0.1, loss=LSOFTMAX), run("d", (0.9, 0.6), lr=0.2, loss=LSOFTMAX),
+        run("e", (0.9, 0.6), lr=0.3, loss=LSOFTMAX),
+    ]  # fmt: skip
+    *_, c, d, e = (comparison := compare_runs(runs)).groups
+    assert [one.differences["few"].mean for one in (c, d)] == pytest.approx([0.1, 0.2])
+    assert e.differences == {}
+    assert "no baseline for lsoftmax:margin=2 lr=0.3" in comparison.notes[-1]
+
+
+def test_a_baseline_has_the_same_test_images():
+    """A softmax run on other images is no baseline."""
+    other = scores_of((1, 1), names=("red", "green"))
+    comparison = compare_runs([run("a"), run("b", loss=LSOFTMAX, scores=other)])
+    assert comparison.groups[1].differences == {}
+
+
+@pytest.mark.parametrize("name", ["lsoftmax", LSOFTMAX])
+def test_baseline_is_named_by_loss_or_label(name):
+    """--baseline takes the name of a loss, or a whole loss."""
+    comparison = compare_runs([run("a"), run("b", (0.9, 0.3), loss=LSOFTMAX)], baseline=name)
+    assert [(group.label, group.is_baseline) for group in comparison.groups] == [(LSOFTMAX, True), ("softmax", False)]  # fmt: skip
+    assert comparison.groups[1].differences["few"].mean == pytest.approx(0.2)
+
+
+def test_by_averages_over_the_other_choices_and_says_so():
+    """--by loss puts learning rates together, pairs by seed and lr, and names what it averaged."""
+    runs = [
+        run(f"{loss}{lr}{seed}", (0.9, 0.2 + lr + gain), loss=loss, lr=lr, seed=seed)
+        for loss, gain in (("softmax", 0), (LSOFTMAX, 0.1)) for lr in (0.1, 0.2) for seed in (0, 1)
+    ]  # fmt: skip
+    comparison = compare_runs(runs, by=["loss"])
+    assert [(group.label, len(group.runs)) for group in comparison.groups] == [("softmax", 4), (LSOFTMAX, 4)]  # fmt: skip
+    found = comparison.groups[1].differences["few"]
+    assert (found.mean, found.n, found.paired) == (pytest.approx(0.1), 4, True)
+    assert "averaged over lr: 0.1, 0.2" in comparison.notes
+
+
+def test_by_never_averages_over_splits_or_images():
+    """Other validation splits or other test images stay apart under --by, and the field is named."""
+    runs = [run("a", split_seed=0), run("b", seed=2, split_seed=1), run("c", seed=3, split_seed=0, scores=scores_of((1, 1), test=(10, 11)))]  # fmt: skip
+    comparison = compare_runs(runs, by=["loss"])
+    assert len(comparison.groups) == 3
+    (note, *_) = comparison.notes
+    assert note.startswith("not averaged over runs that are unlike in split_seed: 0, 1; ")
+    assert "test_images: 20, 21" in note
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"by": ["los"]}, "--by: there is no 'los' (did you mean 'loss'?)"),
+        ({"sort": "fewer"}, "--sort: there is no 'fewer' (did you mean 'few'?)"),
+        ({"baseline": "softmx"}, "--baseline: no group of runs is called 'softmx' (did you mean 'softmax'?)"),
+    ],
+)  # fmt: skip
+def test_unknown_names_are_refused_with_the_nearest(arguments, message):
+    """A mistyped key, score or baseline is an error, not another table."""
+    with pytest.raises(LmsmError) as error:
+        compare_runs([run("a")], **arguments)
+    assert str(error.value) == message
+
+
+def test_sort_puts_the_best_first_and_the_unknown_last():
+    """More is better but for calibration error and minutes."""
+    runs = [run(loss, (0.9, few), loss=loss, scores=scores_of((0.9, few), calibration_error=few, training=training))
+            for loss, few, training in (("a", 0.2, None), ("b", 0.4, {"seconds": 60.0, "images_per_second": 9.0}), ("c", 0.3, {"seconds": 30.0, "images_per_second": 9.0}))]  # fmt: skip
+    for metric, order in (("few", "bca"), ("calibration_error", "acb"), ("minutes", "cba")):
+        assert "".join(group.label for group in compare_runs(runs, sort=metric).groups) == order
+    assert [group.label for group in compare_runs(runs, baseline="b").groups] == ["b", "a", "c"]
+
+
 def test_other_classes_are_another_test_set():
     """Runs on other classes are told apart even where their configs are equal."""
     other = scores_of((1, 1), names=("red", "green"))
@@ -179,9 +285,46 @@ def test_compare_prints_whole_lines_into_an_ascii_pipe(runs):
     assert [cell.strip(" |") for cell in line.split("|")][1:7] == ["1", "softmax", "2", "57.5+-3.5", "57.5+-3.5", "57.5+-3.5"]  # fmt: skip
     assert "lsoftmax:margin=4,lambda_min=5" in text
     assert "65.0*" in text
-    assert "d: no config.yaml; no metrics.jsonl; no scores.json; status failed: the loss is not finite" in text  # fmt: skip
+    assert "d: no config.yaml; no scores.json; no metrics.jsonl; status failed: the loss is not finite" in text  # fmt: skip
     assert "[red]c?t" in text
     assert "a\\x1b[31mb" in text
+
+
+@pytest.mark.parametrize("form", [[], ["--markdown"], ["--csv", "-"], ["--json"]])
+def test_every_form_names_every_group(runs, form):
+    """Tables, Markdown, CSV and JSON all hold the groups, on stdout alone."""
+    text = compare_in_a_process(runs, *form)
+    assert "softmax" in text
+    assert "lsoftmax:margin=4,lambda" in text.replace("\\", "")
+
+
+def test_csv_file_is_written_beside_the_tables(runs, tmp_path):
+    """--csv FILE leaves a whole file, and the tables are printed as well."""
+    text = compare_in_a_process(runs, "--csv", str(tmp_path / "all.csv"))
+    assert "In percent" in text
+    assert (tmp_path / "all.csv").read_text().splitlines()[1].startswith("softmax,2,1 2,")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_thousand_runs_take_no_longer_than_importing_torch_once_or_twice(tmp_path):
+    """Reading and comparing 1,000 runs of 200 epochs stays in the order of two seconds.
+
+    Bounded in processor time, with room for a machine that is slower than ours by a half.
+    """
+    choices = CONFIG | {f"lr{i}": 0.1 for i in range(30)}
+    row = json.dumps({"epoch": 1, "train_loss": 1.5}) + "\n"
+    for i in range(1000):
+        folder = tmp_path / f"run{i:04}"
+        folder.mkdir()
+        values = choices | {"seed": i % 5, "lr": i // 20, "loss": ("softmax", "ldam", "vs", "focal")[i // 5 % 4]}  # fmt: skip
+        (folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in values.items()))  # fmt: skip
+        (folder / "scores.json").write_text(json.dumps(scores_of([0.1 + i % 7 / 10] * 10, train=range(10, 20), test=[9] * 10, names="abcdefghij")))  # fmt: skip
+        (folder / "status.json").write_text('{"state": "completed"}')
+        (folder / "metrics.jsonl").write_text(row * 200)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    document = json.loads(compare_in_a_process(tmp_path, "--json"))
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 3
+    assert len(document["groups"]) == 200
 
 
 def test_compare_json_is_one_document_on_stdout(runs):

@@ -54,7 +54,7 @@ def test_an_empty_file_is_an_empty_config(tmp_path, text):
         ("a: [[1]]\n", ":1: neither a plain value"),
         ("a: 'open\n", ":2:1:"),
         ("a: b: c\n", ":1:5:"),
-        ("a: 1\n\tb: 2\n", ":2:1: found character '\\t'"),
+        ("a: 1\n\tb: 2\n", ":2:1: found "),
         ("a: !!python/object/apply:os.system ['true']\n", ":1: neither a plain value"),
         ("!!python/object/apply:os.system ['true']\n", ":1: expected `key: value` lines"),
         ("a: !!python/name:os.system x\n", "could not determine a constructor"),

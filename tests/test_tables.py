@@ -11,11 +11,9 @@ import pytest
 from rich.console import Console
 
 from lmsm_cli.commands import console as consoles
-from lmsm_cli.reports.comparison import ClassStatistic, Comparison, Group, Statistic, Unscored
 from lmsm_cli.reports.tables import (
     adjustment_line,
     adjustment_table,
-    comparison_tables,
     config_table,
     confusion_table,
     per_class_table,
@@ -110,63 +108,6 @@ def test_what_an_adjustment_did_stands_in_one_look():
 def test_config_table_shows_values_and_origins():
     """Each key has its value and where that came from, as text."""
     assert ["loss", "[x]", "--loss"] in rows(config_table({"loss": "[x]"}, {"loss": "--loss"}))
-
-
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "many", "medium", "few", "effective_margin")
-
-
-def group(label, mean, test_set=0, per_class=(0.5, 0.5), train=(30, 3)):
-    """Return a group of two runs whose metrics are all `mean`, sd 0.01."""
-    metrics = {name: Statistic(mean, 0.01, 2) for name in METRICS} | {"effective_margin": None}
-    classes = zip(("cat", "dog"), train, per_class, strict=True)
-    statistics = tuple(ClassStatistic(name, n, Statistic(a, None, 1)) for name, n, a in classes)
-    return Group(label, {"loss": label}, test_set, (1, 2), ("r1", "r2"), metrics, statistics)
-
-
-def test_the_best_of_each_column_and_class_is_marked():
-    """The best mean has a `*`, in the table of groups by column and in that of classes by row."""
-    groups = (group("softmax", 0.6, per_class=(0.9, 0.1)), group("lsoftmax", 0.7, per_class=(0.8, 0.3)))  # fmt: skip
-    overall, classes = comparison_tables(Comparison(("loss",), groups, ()))
-    assert ["1", "softmax", "2", *["60.0±1.0"] * 6] in rows(overall)
-    assert ["2", "lsoftmax", "2", *["70.0±1.0*"] * 6] in rows(overall)
-    assert ["cat", "30", "90.0*", "80.0"] in rows(classes)
-    assert ["dog", "3", "10.0", "30.0*"] in rows(classes)
-
-
-def test_nothing_is_best_among_equals_or_across_test_sets():
-    """No mark where all are equal, and none between runs that saw different test images."""
-    alike = Comparison(("loss",), (group("a", 0.6), group("b", 0.6)), ())
-    apart = Comparison(("loss",), (group("a", 0.6), group("b", 0.7, test_set=1)), ())
-    for comparison in (alike, apart):
-        for table in comparison_tables(comparison):
-            assert not any(word.endswith("*") for line in rows(table)[2:] for word in line)
-    assert len(comparison_tables(apart)) == 3
-
-
-def test_classes_with_other_training_counts_show_them_in_each_cell():
-    """Where groups had different training images, a count stands with each accuracy."""
-    groups = (group("a", 0.6), group("b", 0.7, train=(30, 30), per_class=(0.5, 0.9)))
-    _, classes = comparison_tables(Comparison(("loss",), groups, ()))
-    assert ["dog", "3:", "50.0", "30:", "90.0*"] in rows(classes)
-
-
-def test_run_without_scores_has_a_row_that_says_why():
-    """A run in no group is named with its reason, in the wide and in the narrow form."""
-    comparison = Comparison((), (), (Unscored("runs/x", "no scores.json; status failed"),))
-    for narrow in (False, True):
-        text = "".join(drawn(table) for table in comparison_tables(comparison, narrow=narrow))
-        assert "x: no scores.json; status failed" in text
-
-
-@pytest.mark.parametrize("narrow", [False, True])
-def test_no_cell_is_cut_on_a_narrow_terminal(narrow):
-    """At 80 columns text folds, it is never cut to an ellipsis; narrow, numbers stay whole."""
-    label = "lsoftmax:margin=4,lambda_min=5 neck=relu"
-    groups = (group(label, 0.6), group(label + "x", 0.7))
-    text = "".join(drawn(t, 80) for t in comparison_tables(Comparison((), groups, ()), narrow=narrow))  # fmt: skip
-    assert "…" not in text
-    if narrow:
-        assert text.count("70.0±1.0*") == 6
 
 
 def terminal(monkeypatch, **environment):

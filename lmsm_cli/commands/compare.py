@@ -5,38 +5,74 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from lmsm_cli.reports.comparison import Comparison
+from lmsm_cli.errors import LmsmError
 
-_PATHS = typer.Argument(help="Run folders, or folders of runs.", metavar="RUNS...")
-_JSON = typer.Option("--json", help="Print one JSON document instead of tables.")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lmsm_cli.reports.comparison import Comparison
 
 
 def compare(
-    paths: Annotated[list[Path], _PATHS],
-    json: Annotated[bool, _JSON] = False,
-) -> None:
-    """Compare runs: scores as mean ± sd over seeds, and accuracies per class side by side."""
-    from lmsm_cli.commands.console import print_json
+    paths: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.", metavar="RUNS...")],
+    by: Annotated[str | None, typer.Option(metavar="KEY,...", help="Put runs together that share these choices, such as loss or lr,loss, and average over all others (default: over the seed only). Runs on other images are never averaged.")] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="NAME", help="What the others are held against: a loss or a row's name (default: softmax).")] = None,
+    sort: Annotated[str | None, typer.Option(metavar="SCORE", help="Put the best first by this score, such as few or balanced_accuracy.")] = None,
+    only_changed: Annotated[bool, typer.Option("--only-changed", help="Leave out scores and classes in which all rows are alike.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all numbers as CSV too; - prints them instead of tables.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+) -> None:  # fmt: skip
+    """Compare runs: mean ± sd over seeds, and whether the difference to a baseline can be trusted."""
+    if json + markdown + (str(csv) == "-") > 1:
+        raise LmsmError("--json, --markdown and --csv - each print instead of the tables: give one")
+    from lmsm_cli.commands.console import print_json, stdout_console
     from lmsm_cli.reports.comparison import compare_runs
+    from lmsm_cli.reports.exports import to_csv
+    from lmsm_cli.runs.folder import write_whole
     from lmsm_cli.runs.record import find_runs, read_run
 
-    comparison = compare_runs([read_run(path) for path in find_runs(paths)])
+    records = [read_run(path, with_metrics=False) for path in find_runs(paths)]
+    comparison = compare_runs(records, by=_names(by), baseline=baseline, sort=sort)
+    if csv is not None and str(csv) != "-":
+        write_whole(csv, to_csv(comparison))
     if json:
         print_json(comparison.to_json())
+    elif str(csv) == "-":
+        stdout_console().out(to_csv(comparison), end="", highlight=False)
     else:
-        print_comparison(comparison)
+        print_comparison(comparison, only_changed=only_changed, markdown=markdown)
 
 
-def print_comparison(comparison: "Comparison") -> None:
-    """Print the tables of a comparison, in their narrow form where the terminal asks for it."""
+def _names(text: str | None) -> list[str]:
+    return [name.strip().replace("-", "_") for name in (text or "").split(",") if name.strip()]
+
+
+def print_comparison(comparison: "Comparison", *, only_changed: bool = False, markdown: bool = False) -> None:  # fmt: skip
+    """Print the tables of a comparison and its notes."""
     from lmsm_cli.commands.console import stdout_console
-    from lmsm_cli.reports.tables import comparison_tables
+    from lmsm_cli.reports.comparison_tables import comparison_notes, comparison_tables
+    from lmsm_cli.reports.exports import to_markdown
+
+    console = stdout_console()
+    if markdown:
+        for table in comparison_tables(comparison, only_changed=only_changed):
+            console.out(to_markdown(table), highlight=False)
+    else:
+        for table in _fitting(comparison, only_changed=only_changed):
+            console.print(table)
+    for note in comparison_notes(comparison):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fitting(comparison: "Comparison", *, only_changed: bool) -> "list[Table]":
+    """Return the tables, in their narrow form where the terminal asks for it."""
+    from lmsm_cli.commands.console import stdout_console
+    from lmsm_cli.reports.comparison_tables import comparison_tables
 
     console = stdout_console()
     unlimited = console.options.update(width=10_000)
-    tables = comparison_tables(comparison)
+    tables = comparison_tables(comparison, only_changed=only_changed)
     if any(console.measure(table, options=unlimited).maximum > console.width for table in tables):
-        tables = comparison_tables(comparison, narrow=True)
-    for table in tables:
-        console.print(table)
+        tables = comparison_tables(comparison, narrow=True, only_changed=only_changed)
+    return tables

@@ -1,31 +1,31 @@
 """Which runs belong together, and what they give on average: pure data, no drawing.
 
 Runs that differ in nothing but the seed (and where they ran) make one group, scored as mean and
-standard deviation. To compare one more score, add its way into scores.json to `METRICS`.
+standard deviation, and held against a baseline.
 """
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from lmsm_cli.config import Config
+from lmsm_cli.errors import LmsmError, did_you_mean
+from lmsm_cli.reports.baseline import baseline_of, verdict_in_words
+from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference, difference
+from lmsm_cli.reports.samples import (
+    METRICS,
+    SPLIT_KEYS,
+    Sample,
+    key_of,
+    num_images,
+    samples_of,
+    shared_setting,
+    test_images,
+    values,
+)
 from lmsm_cli.runs.record import RunRecord
-
-# What a run is allowed to differ in from the other runs of its group: nothing that moves a result
-# beyond rounding.
-FREE_KEYS = ("seed", "out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile")
-
-METRICS: Mapping[str, tuple[str, ...]] = {
-    "accuracy": ("accuracy",),
-    "balanced_accuracy": ("balanced_accuracy",),
-    "macro_f1": ("macro_f1",),
-    "many": ("groups", "many"),
-    "medium": ("groups", "medium"),
-    "few": ("groups", "few"),
-    "effective_margin": ("effective_margin",),
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Group:
     runs: tuple[str, ...]
     metrics: dict[str, Statistic | None]
     per_class: tuple[ClassStatistic, ...]
+    is_baseline: bool = False
+    differences: dict[str, Difference | None] = field(default_factory=dict)
+    """To the baseline, by score; empty for the baseline itself, and where there is none."""
+    verdict: str = ""
+    """What the differences say, in words."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class Comparison:
     differing: tuple[str, ...]
     groups: tuple[Group, ...]
     unscored: tuple[Unscored, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader must know of how the groups were made."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain lists, dicts and numbers."""
@@ -81,116 +88,153 @@ class Comparison:
         return document
 
 
-def compare_runs(records: Sequence[RunRecord]) -> Comparison:
+def compare_runs(
+    records: Sequence[RunRecord],
+    *,
+    by: Sequence[str] = (),
+    baseline: str | None = None,
+    sort: str | None = None,
+) -> Comparison:
     """Return the runs grouped over seeds, with mean, standard deviation and number of each score.
 
     Of runs that repeat one configuration with one seed only the newest counts (the last by folder
     name, which starts with the time): a repetition is no further sample. Runs without scores or
     config, and those repetitions, are listed as unscored.
+
+    `by` are the only config keys that runs of a group must share, beside SPLIT_KEYS and the images.
+    `baseline` names the groups that the others are held against by their label, loss or name of a
+    loss (default: softmax, where there is one). `sort` is a metric, best first.
+    Raises LmsmError for a key, baseline or metric that there is not.
     """
+    _check_names("by", by, Config.model_fields)
+    _check_names("sort", [sort] if sort else [], METRICS)
     unscored = [
         Unscored(str(record.path), record.problem or "no scores")
         for record in records
         if record.scores is None or record.config is None
     ]
-    scored = [
-        record for record in records if record.scores is not None and record.config is not None
-    ]
-    members: dict[str, dict[Any, RunRecord]] = {}
-    for record in sorted(scored, key=lambda record: record.path.name):
-        images = _images(record, "train_count", "test_count")
-        seeds = members.setdefault(_key([_setting(record), images]), {})
-        seed = _config(record).get("seed")
-        if seed in seeds:
-            reason = f"its configuration and seed are repeated by the newer {record.path.name}"
-            unscored.append(Unscored(str(seeds[seed].path), reason))
-        seeds[seed] = record
-    differing, groups = _groups([list(seeds.values()) for seeds in members.values()])
-    return Comparison(differing, groups, tuple(unscored))
+    members: dict[str, dict[Hashable, Sample]] = {}
+    for sample in samples_of(records, by):
+        pairs = members.setdefault(sample.key, {})
+        if sample.pair in pairs:
+            reason = f"its configuration and seed are repeated by the newer {sample.record.path.name}"  # fmt: skip
+            unscored.append(Unscored(str(pairs[sample.pair].record.path), reason))
+        pairs[sample.pair] = sample
+    differing, groups = _groups(list(members.values()), by)
+    groups, unheld = _held_against(groups, list(members.values()), baseline)
+    notes = [*_split_apart(groups, differing), *_averaged(members.values(), by), *unheld]
+    order = sorted(groups, key=lambda group: (group.test_set, _rank(group, sort)))
+    return Comparison(differing, tuple(order), tuple(unscored), tuple(notes))
 
 
-def _groups(members: Sequence[Sequence[RunRecord]]) -> tuple[tuple[str, ...], tuple[Group, ...]]:
+def _check_names(flag: str, names: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise LmsmError(f"--{flag}: there is no {name!r}{did_you_mean(name, known)}")
+
+
+def _held_against(groups: Sequence[Group], members: Sequence[Mapping[Hashable, Sample]], name: str | None) -> tuple[list[Group], list[str]]:  # fmt: skip
+    """Return the groups with their differences to the baseline, and notes on those without one."""
+    chosen, notes = baseline_of(groups, name)
+    held = []
+    for number, group in enumerate(groups):
+        place = chosen[number]
+        if place is None or place == number:
+            held.append(replace(group, is_baseline=number in chosen))
+            continue
+        differences = {
+            metric: difference(values(members[number], metric), values(members[place], metric), higher_is_better=higher)
+            for metric, higher in HIGHER_IS_BETTER.items()
+        }  # fmt: skip
+        held.append(replace(group, differences=differences, verdict=verdict_in_words(differences)))
+    return held, notes
+
+
+def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]:
+    """Say which field keeps the scores of groups from being compared, or runs from being averaged."""
+    fields = [key for key in differing if key in SPLIT_KEYS or key.endswith("_images")]
+    if not fields:
+        return []
+    told = "; ".join(f"{key}: {', '.join(dict.fromkeys(str(group.differs[key]) for group in groups))}" for key in fields)  # fmt: skip
+    sets = len({group.test_set for group in groups})
+    apart = f"; they have {sets} different sets of test images, and * is the best on each" if sets > 1 else ""  # fmt: skip
+    return [f"not averaged over runs that are unlike in {told}{apart}"]
+
+
+def _averaged(members: Iterable[Mapping[Hashable, Sample]], by: Sequence[str]) -> list[str]:
+    """Say which other choices the means of `by` run over."""
+    found: dict[str, dict[str, None]] = {}
+    for pairs in members if by else ():
+        settings = [sample.setting for sample in pairs.values()]
+        for key in _differing(settings, ("seed",)):
+            if key not in ("seed", *by):
+                found.setdefault(key, {}).update(dict.fromkeys(str(one.get(key)) for one in settings))  # fmt: skip
+    return [f"averaged over {key}: {', '.join(values)}" for key, values in found.items()]
+
+
+def _rank(group: Group, metric: str | None) -> float:
+    """Return what sorts the best group first and one without the score last; else the baseline first."""
+    if metric is None:
+        return 0.0 if group.is_baseline else 1.0
+    value = group.metrics[metric]
+    if value is None:
+        return float("inf")
+    return value.mean if metric in ("calibration_error", "minutes") else -value.mean
+
+
+def _groups(members: Sequence[Mapping[Hashable, Sample]], by: Sequence[str]) -> tuple[tuple[str, ...], list[Group]]:  # fmt: skip
     """Return the keys that tell the groups apart, and the groups."""
-    firsts = [runs[0] for runs in members]
-    test_sets = list(dict.fromkeys(_key(_images(record, "test_count")) for record in firsts))
-    settings = [_setting(record) for record in firsts]
-    differing = _differing(settings)
-    if len({_key([setting.get(key) for key in differing]) for setting in settings}) < len(settings):
-        settings = [_setting(record) | _num_images(record) for record in firsts]
-        differing = _differing(settings)
+    firsts = [next(iter(pairs.values())) for pairs in members]
+    test_sets = {key: number for number, key in enumerate(dict.fromkeys(test_images(one) for one in firsts))}  # fmt: skip
+    settings = [shared_setting(one.record, one.setting, by) for one in firsts]
+    differing = _differing(settings, by)
+    if len({key_of([setting.get(key) for key in differing]) for setting in settings}) < len(
+        settings
+    ):
+        settings = [{**setting, **num_images(one.record)} for setting, one in zip(settings, firsts, strict=True)]  # fmt: skip
+        differing = _differing(settings, by)
     groups = []
-    for runs, setting in zip(members, settings, strict=True):
+    for pairs, setting in zip(members, settings, strict=True):
+        samples = list(pairs.values())
         differs = {key: setting.get(key) for key in differing}
         groups.append(
             Group(
                 label=_label(differs),
                 differs=differs,
-                test_set=test_sets.index(_key(_images(runs[0], "test_count"))),
-                seeds=tuple(_config(run).get("seed") for run in runs),
-                runs=tuple(str(run.path) for run in runs),
-                metrics={name: _metric(runs, road) for name, road in METRICS.items()},
-                per_class=_per_class(runs),
+                test_set=test_sets[test_images(samples[0])],
+                seeds=tuple(sample.seed for sample in samples),
+                runs=tuple(str(sample.record.path) for sample in samples),
+                metrics={name: _statistic(values(pairs, name).values()) for name in METRICS},
+                per_class=_per_class([sample.scores for sample in samples]),
             )
         )
-    return differing, tuple(sorted(groups, key=lambda group: group.test_set))
+    return differing, groups
 
 
-def _setting(record: RunRecord) -> dict[str, Any]:
-    """Return what a run has in common with every run of its group.
-
-    A run that did not complete, or whose scores are of another checkpoint, is no sample of the
-    others.
-    """
-    setting = {key: value for key, value in _config(record).items() if key not in FREE_KEYS}
-    checkpoint = _scores(record).get("checkpoint")
-    setting["checkpoint"] = PurePath(checkpoint).name if isinstance(checkpoint, str) else None
-    setting["state"] = record.state
-    return setting
-
-
-def _images(record: RunRecord, *counts: str) -> list[list[Any]]:
-    """Return name and counts of each class: `folder` data can change under one config."""
-    return [[row["name"], *(row[key] for key in counts)] for row in _scores(record)["per_class"]]
-
-
-def _num_images(record: RunRecord) -> dict[str, int]:
-    rows = _scores(record)["per_class"]
-    return {f"{use}_images": sum(row[f"{use}_count"] for row in rows) for use in ("train", "test")}
-
-
-def _differing(settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the loss and every other key in which the settings are not all equal."""
-    keys = dict.fromkeys(["loss", *(key for setting in settings for key in setting)])
+def _differing(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of `by`, or else the loss, and all others in which the settings differ."""
+    always = list(by) or ["loss"]
+    keys = dict.fromkeys([*always, *(key for setting in settings for key in setting)])
     return tuple(
         key
         for key in keys
-        if key == "loss" or len({_key(setting.get(key)) for setting in settings}) > 1
+        if key in always or len({key_of(setting.get(key)) for setting in settings}) > 1
     )
 
 
 def _label(differs: Mapping[str, Any]) -> str:
     """Return what tells a group apart: `lsoftmax:margin=4 neck=bn`."""
-    others = (f"{key}={value}" for key, value in differs.items() if key != "loss")
-    return " ".join([str(differs["loss"]), *others])
+    pieces = (str(value) if key == "loss" else f"{key}={value}" for key, value in differs.items())
+    return " ".join(pieces)
 
 
-def _metric(runs: Sequence[RunRecord], road: Iterable[str]) -> Statistic | None:
-    values = []
-    for run in runs:
-        value: Any = _scores(run)
-        for key in road:
-            value = value.get(key)
-        values.append(value)
-    return _statistic(values)
-
-
-def _per_class(runs: Sequence[RunRecord]) -> tuple[ClassStatistic, ...]:
-    columns = zip(*(_scores(run)["per_class"] for run in runs), strict=True)
+def _per_class(scores: Sequence[Mapping[str, Any]]) -> tuple[ClassStatistic, ...]:
     return tuple(
         ClassStatistic(
             rows[0]["name"], rows[0]["train_count"], _statistic(row["accuracy"] for row in rows)
         )
-        for rows in columns
+        for rows in zip(*(one["per_class"] for one in scores), strict=True)
     )
 
 
@@ -200,15 +244,3 @@ def _statistic(values: Iterable[Any]) -> Statistic | None:
         return None
     sd = statistics.stdev(known) if len(known) > 1 else None
     return Statistic(statistics.fmean(known), sd, len(known))
-
-
-def _key(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _config(record: RunRecord) -> dict[str, Any]:
-    return record.config or {}
-
-
-def _scores(record: RunRecord) -> dict[str, Any]:
-    return record.scores or {}

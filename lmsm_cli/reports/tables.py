@@ -1,13 +1,11 @@
 """Tables for the terminal, drawn from the parsed JSON of a run folder's files.
 
-Shares are shown in percent with one decimal; the best of what is compared is bold and has a `*`, so
-that it shows without colour. Columns fold where a terminal is narrow; nothing is cut to `...`.
+Shares are shown in percent with one decimal. Columns fold where a terminal is narrow; nothing is cut to `...`.
 To add a table, add a function that takes plain data and returns a rich Table.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.progress_bar import ProgressBar
@@ -16,10 +14,7 @@ from rich.text import Text
 
 from lmsm_cli.errors import visible
 
-if TYPE_CHECKING:
-    from lmsm_cli.reports.comparison import Comparison, Group, Statistic, Unscored
-
-_NOTHING = "-"
+NOTHING = "-"
 # A confusion matrix of more classes fits no screen: its largest entries are listed instead.
 _MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 30
@@ -27,20 +22,11 @@ _ADJUSTMENTS = {"adjust": "logit adjustment", "tau-norm": "tau-normalisation"}
 # Rows of a schedule between the first and the last: one screen.
 _EPOCHS_SHOWN = 20
 _BAR_WIDTH = 24
-_COMPARED = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced",
-    "macro_f1": "macro F1",
-    "many": "many",
-    "medium": "medium",
-    "few": "few",
-    "effective_margin": "margin",
-}
 
 
 def per_class_table(scores: Mapping[str, Any]) -> Table:
     """Return a row for each class: training images, test images, accuracy, precision, F1."""
-    table = _table("Per class, in percent", "class")
+    table = new_table("Per class, in percent", "class")
     for title in ("training images", "test images", "accuracy", "precision", "F1"):
         table.add_column(title, justify="right", overflow="fold")
     for row in scores["per_class"]:
@@ -57,7 +43,7 @@ def summary_table(scores: Mapping[str, Any]) -> Table:
         "macro F1": scores["macro_f1"],
     }
     rows |= {f"accuracy, {name}": value for name, value in scores["groups"].items()}
-    table = _table("Overall, in percent", "score")
+    table = new_table("Overall, in percent", "score")
     table.add_column("value", justify="right", overflow="fold")
     for title, value in rows.items():
         table.add_row(title, percent(value))
@@ -69,7 +55,7 @@ def summary_table(scores: Mapping[str, Any]) -> Table:
 def adjustment_table(scores: Mapping[str, Any]) -> Table:
     """Return the overall scores and groups of the classifier as trained and as adjusted."""
     adjustment = scores["adjustment"]
-    table = _table(f"What {_ADJUSTMENTS[adjustment['method']]} did, in percent", "")
+    table = new_table(f"What {_ADJUSTMENTS[adjustment['method']]} did, in percent", "")
     for title in ("accuracy", "balanced", "macro F1", *scores["groups"]):
         table.add_column(title, justify="right", overflow="fold")
     for name, row in (("as trained", adjustment["unadjusted"]), (f"tau {adjustment['tau']:g}", scores)):  # fmt: skip
@@ -93,7 +79,7 @@ def adjustment_line(adjustment: Mapping[str, Any]) -> str:
 
 def config_table(values: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
     """Return each key of a config with its value and where that came from."""
-    table = _table("Config", "key", "value", "from")
+    table = new_table("Config", "key", "value", "from")
     for key, origin in origins.items():
         table.add_row(key, shown(values[key]), shown(origin))
     return table
@@ -106,7 +92,7 @@ def schedule_table(epochs: Sequence[Mapping[str, Any]]) -> Table:
     round distances between them are shown.
     """
     largest = max((row["effective_margin"] or 1 for row in epochs), default=1)
-    table = _table("Schedule, at the end of each epoch")
+    table = new_table("Schedule, at the end of each epoch")
     for title in ("epoch", "learning rate", "lambda", "effective margin"):
         table.add_column(title, justify="right", overflow="fold")
     if largest > 1:
@@ -115,7 +101,7 @@ def schedule_table(epochs: Sequence[Mapping[str, Any]]) -> Table:
     for row in epochs:
         if row["epoch"] in (1, len(epochs)) or row["epoch"] % distance == 0:
             lam, margin = row["lambda"], row["effective_margin"]
-            numbers = [_significant(row["lr"]), _significant(lam), _NOTHING if margin is None else f"{margin:.3f}"]  # fmt: skip
+            numbers = [_significant(row["lr"]), _significant(lam), NOTHING if margin is None else f"{margin:.3f}"]  # fmt: skip
             bars = [_bar((margin or 1) - 1, largest - 1)] if largest > 1 else []
             table.add_row(str(row["epoch"]), *numbers, *bars)
     if distance > 1:
@@ -133,7 +119,7 @@ def _round_distance(num_epochs: int) -> int:
 
 
 def _significant(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.4g}"
+    return NOTHING if value is None else f"{value:.4g}"
 
 
 def _bar(value: float, largest: float) -> ProgressBar:
@@ -145,7 +131,7 @@ def confusion_table(scores: Mapping[str, Any]) -> Table:
     names = [shown(row["name"]) for row in scores["per_class"]]
     if len(names) > _MATRIX_CLASSES:
         return _commonest_confusions(scores["confusion"], names)
-    table = _table("Images by true class (rows) and predicted class (columns)", "true class")
+    table = new_table("Images by true class (rows) and predicted class (columns)", "true class")
     for number in range(len(names)):
         table.add_column(str(number), justify="right", overflow="fold")
     for number, (name, row) in enumerate(zip(names, scores["confusion"], strict=True)):
@@ -161,116 +147,13 @@ def _commonest_confusions(confusion: Sequence[Sequence[int]], names: Sequence[Te
         for guess, images in enumerate(row)
         if images and true != guess
     )
-    table = _table("Commonest confusions", "true class", "predicted class")
+    table = new_table("Commonest confusions", "true class", "predicted class")
     table.add_column("images", justify="right", overflow="fold")
     table.add_column("% of class", justify="right", overflow="fold")
     for images, true, guess in errors[:_CONFUSIONS_SHOWN]:
         share = percent(-images / sum(confusion[true]))
         table.add_row(names[true], names[guess], str(-images), share)
     return table
-
-
-def comparison_tables(comparison: "Comparison", *, narrow: bool = False) -> list[Table]:
-    """Return a table of the scores of every group, then for each test set one of class accuracies.
-
-    The best is marked among groups with the same test images; elsewhere there is no better.
-    `narrow` names the groups in a table of their own and by number elsewhere, for 80 columns.
-    """
-    tables = [_named_groups(comparison), _scores_table(comparison, named=False)]
-    if not narrow:
-        tables = [_scores_table(comparison, named=True)]
-    for test_set in dict.fromkeys(group.test_set for group in comparison.groups):
-        peers = [(i, g) for i, g in enumerate(comparison.groups, 1) if g.test_set == test_set]
-        tables.append(_classes_table(peers, named=not narrow))
-    return tables
-
-
-def _named_groups(comparison: "Comparison") -> Table:
-    table = _table("Runs", "#", "run", "n")
-    for i, group in enumerate(comparison.groups, 1):
-        table.add_row(str(i), shown(group.label), str(len(group.runs)))
-    for run in comparison.unscored:
-        table.add_row(_NOTHING, _why(run), _NOTHING)
-    return table
-
-
-def _why(run: "Unscored") -> Text:
-    return shown(f"{PurePath(run.run).name}: {run.reason}")
-
-
-def _scores_table(comparison: "Comparison", *, named: bool) -> Table:
-    """Return one row a group; with names also one for each run that is in no group, saying why."""
-    groups = comparison.groups
-    columns = {
-        key: title for key, title in _COMPARED.items() if any(g.metrics[key] for g in groups)
-    }
-    table = _table("In percent: mean±sd over n runs, * best", "#", *(["run"] if named else []))
-    for title in ("n", *columns.values()) if named else columns.values():
-        table.add_column(title, justify="right", overflow="fold")
-    marked = {key: _marked_by_test_set(groups, key) for key in columns}
-    for i, group in enumerate(groups):
-        who = (shown(group.label), str(len(group.runs))) if named else ()
-        last_of_its_tests = groups[i + 1 : i + 2] and groups[i + 1].test_set != group.test_set
-        cells = (marked[key][i] for key in columns)
-        table.add_row(str(i + 1), *who, *cells, end_section=bool(last_of_its_tests))
-    if named:
-        table.add_section()
-        for run in comparison.unscored:
-            table.add_row(_NOTHING, _why(run), *[_NOTHING] * (1 + len(columns)))
-    return table
-
-
-def _marked_by_test_set(groups: Sequence["Group"], metric: str) -> list[Text]:
-    """Return the cells of one metric; the best of each test set is marked."""
-    cells: list[Text] = []
-    for test_set in dict.fromkeys(group.test_set for group in groups):
-        values = [group.metrics[metric] for group in groups if group.test_set == test_set]
-        if metric == "effective_margin":
-            cells += [Text(f"{value.mean:.2f}" if value else _NOTHING) for value in values]
-        else:
-            cells += _marked(values)
-    return cells
-
-
-def _classes_table(peers: Sequence[tuple[int, "Group"]], *, named: bool) -> Table:
-    """Return the accuracies of each class side by side for (number, group) of one test set."""
-    table = _table("Accuracy per class, in percent (* best)", "class")
-    shared = len({tuple(one.train_count for one in group.per_class) for _, group in peers}) == 1
-    if shared:
-        table.add_column("training images", justify="right", overflow="fold")
-    for number, group in peers:
-        title = shown(f"{number} {group.label}" if named else number)
-        table.add_column(title, justify="right", overflow="fold")
-    for rows in zip(*(group.per_class for _, group in peers), strict=True):
-        cells = _marked([row.accuracy for row in rows])
-        counts = [Text(str(row.train_count)) for row in rows]
-        if shared:
-            cells.insert(0, counts[0])
-        else:
-            cells = [count + ": " + cell for count, cell in zip(counts, cells, strict=True)]
-        table.add_row(shown(rows[0].name), *cells)
-    return table
-
-
-def _marked(values: Sequence["Statistic | None"]) -> list[Text]:
-    """Return `64.9±1.2` for each value, the best in bold with a `*` unless all are equal.
-
-    Values that are shown as equal are equal: means over the same images differ by rounding.
-    """
-    means = [round(value.mean, 3) for value in values if value]
-    best = max(means) if len(set(means)) > 1 else None
-    return [
-        Text(_mean_and_sd(value) + "*", style="bold")
-        if value and round(value.mean, 3) == best
-        else Text(_mean_and_sd(value) + " ")
-        for value in values
-    ]
-
-
-def _mean_and_sd(value: "Statistic | None") -> str:
-    if value is None:
-        return _NOTHING
-    return percent(value.mean) + ("" if value.sd is None else f"±{percent(value.sd)}")
 
 
 def shown(text: object) -> Text:
@@ -281,7 +164,7 @@ def shown(text: object) -> Text:
 def models_bench_table(document: Mapping[str, Any]) -> Table:
     """Return a row for each model and precision of `lmsm bench`."""
     peaks = ", ".join(f"{name} {value:,.0f}" for name, value in document["peak_gflops"].items())
-    table = _table(f"Training at batch {document['batch_size']}; peak of a matrix product in GFLOP/s: {peaks}", "model", "precision")  # fmt: skip
+    table = new_table(f"Training at batch {document['batch_size']}; peak of a matrix product in GFLOP/s: {peaks}", "model", "precision")  # fmt: skip
     for title in ("images/s", "% of peak", "GFLOP/image", "CIFAR-10 epoch, s"):
         table.add_column(title, justify="right", overflow="fold")
     for row in document["models"]:
@@ -289,14 +172,14 @@ def models_bench_table(document: Mapping[str, Any]) -> Table:
         table.add_row(
             row["model"], row["precision"],
             "out of memory" if rate is None else f"{rate:,.0f}", percent(row["share_of_peak"]),
-            f"{row['gflop_per_image']:.2f}", _NOTHING if epoch is None else f"{epoch:,.1f}",
+            f"{row['gflop_per_image']:.2f}", NOTHING if epoch is None else f"{epoch:,.1f}",
         )  # fmt: skip
     return table
 
 
 def losses_bench_table(document: Mapping[str, Any]) -> Table:
     """Return a row for each loss of `lmsm bench`."""
-    table = _table("Losses alone, forward and backward, 64 features and 10 classes", "loss")
+    table = new_table("Losses alone, forward and backward, 64 features and 10 classes", "loss")
     for title in ("ms", "over softmax"):
         table.add_column(title, justify="right", overflow="fold")
     for row in document["losses"]:
@@ -306,10 +189,10 @@ def losses_bench_table(document: Mapping[str, Any]) -> Table:
 
 def percent(share: float | None) -> str:
     """Return a fraction as percent with one decimal, `-` for None."""
-    return _NOTHING if share is None else f"{100 * share:.1f}"
+    return NOTHING if share is None else f"{100 * share:.1f}"
 
 
-def _table(title: str, *names: str) -> Table:
+def new_table(title: str, *names: str) -> Table:
     """Return a table with left-aligned columns for names; numbers' columns are added to it."""
     table = Table(
         title=title,

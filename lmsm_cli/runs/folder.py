@@ -83,20 +83,20 @@ class RunFolder:
 
     def write_config(self, text: str) -> None:
         """Write config.yaml."""
-        _replace(self.path / "config.yaml", text)
+        write_whole(self.path / "config.yaml", text)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write environment.json."""
-        _replace(self.path / "environment.json", _pretty(environment))
+        write_whole(self.path / "environment.json", _pretty(environment))
 
     def write_status(self, state: State, reason: str = "", exit_code: int | None = None) -> None:
         """Write status.json: where the run stands, why, by whom, and the exit code once there is one."""
         status = {"state": state, "reason": reason, "exit_code": exit_code, "pid": os.getpid(), "host": platform.node()}  # fmt: skip
-        _replace(self.path / "status.json", _pretty(status))
+        write_whole(self.path / "status.json", _pretty(status))
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         """Write scores.json."""
-        _replace(self.path / "scores.json", _pretty(scores))
+        write_whole(self.path / "scores.json", _pretty(scores))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one epoch to metrics.jsonl; infinite and undefined numbers become null.
@@ -111,7 +111,7 @@ class RunFolder:
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write metrics.jsonl anew."""
-        _replace(self.path / "metrics.jsonl", "".join(_row(row) for row in rows))
+        write_whole(self.path / "metrics.jsonl", "".join(_row(row) for row in rows))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -177,12 +177,15 @@ def temporary_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write the file beside its place and move it there, so that it is never half written."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write the file beside its place and move it there, so that it is never half written.
+
+    Raises DiskError where that fails; what stood there is then untouched.
+    """
     temporary = temporary_of(path)
     try:
         with _writing(path), temporary.open("wb") as file:
-            file.write(_encode(text))
+            file.write(_encode(content) if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,6 +20,7 @@ from lmsm_cli.scores import Scores
 from lmsm_cli.strict_yaml import read_mapping
 
 T = TypeVar("T")
+_Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
 _Margin = Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)]
 
 
@@ -39,13 +41,18 @@ class RunRecord:
         return str((self.status or {}).get("state", "unknown"))
 
 
-def read_run(path: Path) -> RunRecord:
-    """Return what the run folder says; whatever is missing or damaged becomes its `problem`."""
+def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
+    """Return what the run folder says; whatever is missing or damaged becomes its `problem`.
+
+    Without metrics a run that has scores is read in a fraction of the time.
+    """
     problems: list[str] = []
     config = _attempt(_read_config, path / "config.yaml", problems)
     status = _attempt(_read_json, path / "status.json", problems)
-    metrics = _attempt(_read_metrics, path / "metrics.jsonl", problems)
     scores = _attempt(_read_scores, path / "scores.json", problems)
+    metrics = None
+    if with_metrics or scores is None:
+        metrics = _attempt(_read_metrics, path / "metrics.jsonl", problems)
     if scores is None and status is not None:
         reason = f": {status['reason']}" if status.get("reason") else ""
         problems.append(f"status {status.get('state', 'unknown')}{reason}")
@@ -114,9 +121,15 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
 def _read_scores(path: Path) -> dict[str, Any]:
     """Return scores.json, checked against the fields of Scores; further keys are kept."""
     document = _read_json(path)
-    TypeAdapter(Scores).validate_python(document)
-    TypeAdapter(_Margin | None).validate_python(document.get("effective_margin"))
+    for adapter, part in zip(_adapters(), (document, document.get("effective_margin"), document.get("training")), strict=True):  # fmt: skip
+        adapter.validate_python(part)
     return document
+
+
+@cache  # building them takes longer than reading ten runs
+def _adapters() -> tuple[TypeAdapter[Any], ...]:
+    """Return what checks the scores, the effective margin and the training's length."""
+    return TypeAdapter(Scores), TypeAdapter(_Margin | None), TypeAdapter(dict[str, _Amount] | None)
 
 
 def _mapping(text: str) -> dict[str, Any]:

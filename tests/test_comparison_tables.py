@@ -1,0 +1,135 @@
+"""The tables of a comparison, and its other forms."""
+
+import csv
+import io
+
+import pytest
+
+from lmsm_cli.reports.comparison import ClassStatistic, Comparison, Group, Statistic, Unscored
+from lmsm_cli.reports.comparison_tables import comparison_notes, comparison_tables
+from lmsm_cli.reports.differences import Difference
+from lmsm_cli.reports.exports import to_csv, to_markdown
+from lmsm_cli.reports.samples import METRICS
+from tests.test_tables import drawn, rows
+
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "many", "medium", "few")
+
+
+def group(label, mean, test_set=0, per_class=(0.5, 0.5), train=(30, 3), **more):
+    """Return a group of two runs whose metrics are all `mean`, sd 0.01."""
+    metrics = dict.fromkeys(METRICS) | {name: Statistic(mean, 0.01, 2) for name in SHARES}
+    classes = zip(("cat", "dog"), train, per_class, strict=True)
+    statistics = tuple(ClassStatistic(name, n, Statistic(a, None, 1)) for name, n, a in classes)
+    return Group(
+        label, {"loss": label}, test_set, (1, 2), ("r1", "r2"), metrics, statistics, **more
+    )
+
+
+def test_the_best_of_each_column_and_class_is_marked():
+    """The best mean has a `*`, in the table of groups by column and in that of classes by row."""
+    groups = (group("softmax", 0.6, per_class=(0.9, 0.1)), group("lsoftmax", 0.7, per_class=(0.8, 0.3)))  # fmt: skip
+    overall, classes = comparison_tables(Comparison(("loss",), groups, ()))
+    assert ["1", "softmax", "2", *["60.0±1.0"] * 6] in rows(overall)
+    assert ["2", "lsoftmax", "2", *["70.0±1.0*"] * 6] in rows(overall)
+    assert ["cat", "30", "90.0*", "80.0"] in rows(classes)
+    assert ["dog", "3", "10.0", "30.0*"] in rows(classes)
+
+
+def test_nothing_is_best_among_equals_or_across_test_sets():
+    """No mark where all are equal, and none between runs that saw different test images."""
+    alike = Comparison(("loss",), (group("a", 0.6), group("b", 0.6)), ())
+    apart = Comparison(("loss",), (group("a", 0.6), group("b", 0.7, test_set=1)), ())
+    for comparison in (alike, apart):
+        for table in comparison_tables(comparison):
+            assert not any(word.endswith("*") for line in rows(table)[2:] for word in line)
+    assert len(comparison_tables(apart)) == 3
+
+
+def test_classes_with_other_training_counts_show_them_in_each_cell():
+    """Where groups had different training images, a count stands with each accuracy."""
+    groups = (group("a", 0.6), group("b", 0.7, train=(30, 30), per_class=(0.5, 0.9)))
+    _, classes = comparison_tables(Comparison(("loss",), groups, ()))
+    assert ["dog", "3:", "50.0", "30:", "90.0*"] in rows(classes)
+
+
+def test_run_without_scores_has_a_row_that_says_why():
+    """A run in no group is named with its reason, in the wide and in the narrow form."""
+    comparison = Comparison((), (), (Unscored("runs/x", "no scores.json; status failed"),))
+    for narrow in (False, True):
+        text = "".join(drawn(table) for table in comparison_tables(comparison, narrow=narrow))
+        assert "x: no scores.json; status failed" in text
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_no_cell_is_cut_on_a_narrow_terminal(narrow):
+    """At 80 columns text folds, it is never cut to an ellipsis; narrow, numbers stay whole."""
+    label = "lsoftmax:margin=4,lambda_min=5 neck=relu"
+    groups = (group(label, 0.6), group(label + "x", 0.7))
+    text = "".join(drawn(t, 80) for t in comparison_tables(Comparison((), groups, ()), narrow=narrow))  # fmt: skip
+    assert "…" not in text
+    if narrow:
+        assert text.count("70.0±1.0*") == 6
+
+
+def held():
+    """Return a comparison of a baseline with a group that is 3.1 points better on rare classes."""
+    few = Difference(0.031, 0.005, 0.057, 5, True, "better")
+    overall = Difference(-0.01, None, None, 5, True, "can't tell")
+    better = group("lso|ftmax", 0.7, differences={"few": few, "balanced_accuracy": overall, "accuracy": overall}, verdict="better on rare classes, can't tell overall")  # fmt: skip
+    return Comparison(("loss",), (group("softmax", 0.6, is_baseline=True), better), (), ("unlike",))
+
+
+def test_differences_have_interval_and_verdict_in_points():
+    """The difference, its bounds, the pairs and the words stand in one row; the baseline has none."""
+    _, against, _ = comparison_tables(held())
+    assert "Against softmax" in against.title
+    (row,) = [line for line in rows(against) if line[:1] == ["2"]]
+    assert " ".join(row) == "2 lso|ftmax +3.1 [+0.5, +5.7] -1.0 5 paired better on rare classes, can't tell overall"  # fmt: skip
+    assert comparison_notes(held())[0] == "unlike"
+
+
+def test_a_difference_that_repeats_another_is_shown_once():
+    """On balanced test images accuracy is balanced accuracy: one column is enough."""
+    _, against, _ = comparison_tables(held())
+    assert [str(column.header) for column in against.columns] == ["#", "run", "few", "balanced", "seeds", "verdict"]  # fmt: skip
+
+
+def test_only_changed_leaves_out_what_is_alike():
+    """Scores and classes that all rows share are gone, others stay."""
+    groups = (group("a", 0.6, per_class=(0.5, 0.5)), group("b", 0.6, per_class=(0.5, 0.9)))
+    scores, classes = comparison_tables(Comparison(("loss",), groups, ()), only_changed=True)
+    assert [str(column.header) for column in scores.columns] == ["#", "run", "n"]
+    assert [line[0] for line in rows(classes)[3:] if line][1:] == ["dog"]
+
+
+def test_many_groups_have_no_class_table_but_a_note():
+    """A table of 21 columns of accuracies is left to other forms, and said so."""
+    many = Comparison(("loss",), tuple(group(f"loss{i}", i / 100) for i in range(21)), ())
+    assert len(comparison_tables(many)) == 1
+    assert "21 groups: with --html, --csv or --json" in comparison_notes(many)[-1]
+
+
+def test_narrow_class_tables_come_in_blocks_with_the_best_of_all():
+    """Seven groups make two tables at 80 columns, and the best is marked once a class."""
+    groups = tuple(group(f"loss{i}", 0.5, per_class=(i / 10, 0.5)) for i in range(7))
+    *_, first, second = comparison_tables(Comparison(("loss",), groups, ()), narrow=True)
+    assert "*" not in "".join(map(str, rows(first)[2:]))
+    assert ["cat", "30", "50.0", "60.0*"] in rows(second)
+
+
+def test_csv_has_a_row_for_each_group_with_fractions():
+    """A spreadsheet gets what the tables show, unrounded."""
+    baseline, better = csv.DictReader(io.StringIO(to_csv(held())))
+    assert (baseline["group"], baseline["is_baseline"], baseline["few difference"]) == ("softmax", "True", "")  # fmt: skip
+    assert (better["few"], better["few sd"], better["few low"], better["class dog"]) == ("0.7", "0.01", "0.005", "0.5")  # fmt: skip
+    assert better["loss"] == "lso|ftmax"
+
+
+def test_markdown_escapes_what_it_would_take_for_markup():
+    """A bar or star in a name stays one; numbers are right-aligned."""
+    lines = to_markdown(comparison_tables(held())[0]).splitlines()
+    assert lines[0].startswith("**In percent")
+    assert lines[3].startswith("| ---: | --- | ---: |") or lines[3].startswith("| --- | --- | ---: |")  # fmt: skip
+    assert "lso\\|ftmax" in lines[5]
+    assert "70.0±1.0\\*" in lines[5]
+    assert len({line.replace("\\|", "").count("|") for line in lines[2:]}) == 1
