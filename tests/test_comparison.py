@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmsm_cli.commands.app import main
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.reports.comparison import Statistic, compare_runs
 from lmsm_cli.runs.folder import RunFolder
@@ -63,6 +64,16 @@ def test_runs_that_differ_in_the_seed_are_one_group_with_mean_and_sd():
     assert group.metrics["few"] == Statistic(pytest.approx(0.3), pytest.approx(0.07**0.5), 3)
     assert group.metrics["medium"] is None
     assert [one.accuracy.mean for one in group.per_class] == pytest.approx([0.8, 0.3])
+
+
+def test_each_score_is_the_one_of_its_name():
+    """No two scores share a value here, so that none can stand in for another."""
+    shares = {name: (i + 1) / 10 for i, name in enumerate(("accuracy", "balanced_accuracy", "macro_f1", "calibration_error"))}  # fmt: skip
+    training = {"seconds": 90.0, "images_per_second": 321.0}
+    document = scores_of((0.55, 0.05)) | shares | {"effective_margin": 1.5, "training": training}
+    (group,) = compare_runs([run("a", scores=document)]).groups
+    found = {name: value and value.mean for name, value in group.metrics.items()}
+    assert found == shares | {"many": 0.55, "medium": None, "few": 0.05, "effective_margin": 1.5, "minutes": 1.5, "images_per_second": 321.0}  # fmt: skip
 
 
 def test_one_run_has_no_standard_deviation():
@@ -203,6 +214,12 @@ def test_sort_puts_the_best_first_and_the_unknown_last():
     assert [group.label for group in compare_runs(runs, baseline="b").groups] == ["b", "a", "c"]
 
 
+def test_more_test_images_are_another_test_set():
+    """Equal classes with other numbers of test images are not compared with each other."""
+    comparison = compare_runs([run("a"), run("b", seed=2, scores=scores_of((1, 1), test=(10, 11)))])
+    assert [group.test_set for group in comparison.groups] == [0, 1]
+
+
 def test_other_classes_are_another_test_set():
     """Runs on other classes are told apart even where their configs are equal."""
     other = scores_of((1, 1), names=("red", "green"))
@@ -288,6 +305,27 @@ def test_compare_prints_whole_lines_into_an_ascii_pipe(runs):
     assert "d: no config.yaml; no scores.json; no metrics.jsonl; status failed: the loss is not finite" in text  # fmt: skip
     assert "[red]c?t" in text
     assert "a\\x1b[31mb" in text
+
+
+def test_metrics_of_scored_runs_are_read_only_where_they_are_wanted(runs):
+    """What makes a thousand runs quick: rows of epochs stay unread, but where a run has no scores."""
+    scored, *_, unscored = sorted(runs.iterdir())
+    assert read_run(scored, with_metrics=False).metrics == []
+    assert read_run(scored).metrics == [{"epoch": 1}]
+    assert "no metrics.jsonl" in read_run(unscored, with_metrics=False).problem
+
+
+def test_a_length_of_training_that_is_none_is_damage(runs):
+    """A scores.json whose minutes are a text is reported, and no crash."""
+    file = runs / "a" / "scores.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"training": {"seconds": "long"}}))
+    assert "scores.json is damaged" in read_run(runs / "a").problem
+
+
+def test_a_csv_that_cannot_be_written_is_an_error(runs, capsys):
+    """--csv into a folder that is not there: exit code 6, and the folder is named."""
+    assert main(["compare", str(runs), "--csv", str(runs / "nowhere" / "all.csv")]) == 6
+    assert "nowhere" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", [[], ["--markdown"], ["--csv", "-"], ["--json"]])

@@ -35,6 +35,15 @@ def test_the_best_of_each_column_and_class_is_marked():
     assert ["dog", "3", "10.0", "30.0*"] in rows(classes)
 
 
+def test_the_least_calibration_error_is_the_best():
+    """Where less is better, less is marked."""
+    groups = [group("a", 0.6), group("b", 0.6)]
+    for one, error in zip(groups, (0.3, 0.1), strict=True):
+        one.metrics["calibration_error"] = Statistic(error, None, 1)
+    table, *_ = comparison_tables(Comparison(("loss",), tuple(groups), ()))
+    assert [line[-1] for line in rows(table) if line[:1] in (["1"], ["2"])] == ["30.0", "10.0*"]
+
+
 def test_nothing_is_best_among_equals_or_across_test_sets():
     """No mark where all are equal, and none between runs that saw different test images."""
     alike = Comparison(("loss",), (group("a", 0.6), group("b", 0.6)), ())
