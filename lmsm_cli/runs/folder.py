@@ -177,6 +177,17 @@ def temporary_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def check_place(path: Path) -> None:
+    """Raise DiskError where no file can be written at `path`; call it before slow work."""
+    folder = path.parent
+    if path.is_dir():
+        raise DiskError(f"cannot write {path}: it is a folder; give the name of a file")
+    if not folder.is_dir():
+        raise DiskError(f"cannot write {path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DiskError(f"cannot write {path}: no permission to write in {folder}")
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write the file beside its place and move it there, so that it is never half written.
 

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -39,6 +39,11 @@ class RunRecord:
     def state(self) -> str:
         """Where the run stands, `unknown` where status.json does not say."""
         return str((self.status or {}).get("state", "unknown"))
+
+    @cached_property
+    def environment(self) -> dict[str, Any] | None:
+        """What environment.json says, None where it is missing or damaged; read when asked for."""
+        return _attempt(_read_json, self.path / "environment.json", [])
 
 
 def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
