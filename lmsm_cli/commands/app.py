@@ -18,6 +18,7 @@ from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.evaluate import evaluate
 from lmsm_cli.commands.losses import losses
 from lmsm_cli.commands.presets import presets
+from lmsm_cli.commands.report import report
 from lmsm_cli.commands.resume import resume
 from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.train import train
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    ("demo", demo), ("train", train), ("resume", resume), ("eval", evaluate), ("compare", compare),
+    ("demo", demo), ("train", train), ("resume", resume), ("eval", evaluate), ("compare", compare), ("report", report),
     ("schedule", schedule), ("presets", presets), ("losses", losses), ("bench", bench),
 )  # fmt: skip
 for _name, _command in _COMMANDS:
