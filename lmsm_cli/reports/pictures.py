@@ -4,11 +4,18 @@ import base64
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lmsm_cli.errors import MALFORMED
+from lmsm_cli.errors import MALFORMED, first_line
 
-# All pictures of a page together stay well below 1 MB: some 25 KB each at the smallest side.
-_LARGE_SIDE, _SMALL_SIDE, _FEW = 800, 440, 6
+if TYPE_CHECKING:
+    from PIL import Image
+
+# What the pictures of a page may take together; base64 adds a third.
+_BUDGET = 600_000
+_FEW = 6
+_SIDES = (800, 560, 400, 280, 200)
+_SIDES_OF_MANY = _SIDES[2:]
 
 
 def embedded(path: Path, num_pictures: int) -> str | None:
@@ -20,15 +27,24 @@ def embedded(path: Path, num_pictures: int) -> str | None:
         return None
     from PIL import Image
 
-    side = _LARGE_SIDE if num_pictures <= _FEW else _SMALL_SIDE
-    encoded = io.BytesIO()
+    picture = b""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                small = image.convert("RGB")
-        small.thumbnail((side, side))
-        small.save(encoded, "WEBP", quality=70)
-    except (*MALFORMED, Image.DecompressionBombError, Warning) as error:
-        raise ValueError(f"{path} is no picture that can be read: {error}") from None
-    return "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
+                pixels = image.convert("RGB")
+        for side in _SIDES if num_pictures <= _FEW else _SIDES_OF_MANY:
+            picture = _scaled(pixels, side)
+            if len(picture) * num_pictures <= _BUDGET:
+                break
+    except (*MALFORMED, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path} is no picture that can be read: {first_line(error)}") from None
+    return "data:image/webp;base64," + base64.b64encode(picture).decode("ascii")
+
+
+def _scaled(pixels: "Image.Image", side: int) -> bytes:
+    """Return a picture as WebP, its longer side at most so many pixels."""
+    small, encoded = pixels.copy(), io.BytesIO()
+    small.thumbnail((side, side))
+    small.save(encoded, "WEBP", quality=75)
+    return encoded.getvalue()

@@ -1,0 +1,82 @@
+"""Run folders made up in a moment, as those of real runs: for the tests of the report page."""
+
+import io
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.scores import score
+
+CONFIG = {"dataset": "digits", "imbalance": "exp", "factor": 0.1, "model": "paper-2d", "loss": "softmax", "epochs": 10, "seed": 0}  # fmt: skip
+ENVIRONMENT = {"lmsm": "0.1.0", "torch": "2.14.1", "device": "CPU, 2 threads", "git": {"commit": "c" * 40, "dirty": True}, "command": [".venv/bin/lmsm", "train", "--loss", "soft max"]}  # fmt: skip
+
+
+@cache
+def _noise() -> bytes:
+    """Return a picture that no format makes small."""
+    pixels = np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).resize((800, 800)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def scores_of(names, *, seed=0, right=0.8, per_class=20, train_counts=None):
+    """Return the scores of made-up predictions that are right in so many cases."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(names)), per_class)
+    logits = generator.normal(size=(len(labels), len(names)))
+    is_right = generator.random(len(labels)) < right
+    logits[np.arange(len(labels)), np.where(is_right, labels, (labels + 1) % len(names))] += 4
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    counts = train_counts or [int(500 * 0.8**number) + 5 for number in range(len(names))]
+    document = score(names, labels, logits.argmax(1), counts, probabilities).to_json()
+    training = {"seconds": 60.0 + seed, "images_per_second": 1000.0 + seed}
+    return document | {
+        "checkpoint": "checkpoint.pt",
+        "effective_margin": None,
+        "training": training,
+    }
+
+
+def metrics_of(epochs, *, seed=0, lam=None):
+    """Return rows of metrics.jsonl."""
+    noise = np.random.default_rng(seed).random((epochs, 5)) * 0.05
+    return [
+        {
+            "epoch": epoch, "train_loss": 2 / epoch + a, "val_loss": 2.2 / epoch + b,
+            "train_accuracy": 1 - 1 / (epoch + 1) - c, "val_accuracy": 0.95 - 0.9 / (epoch + 1) - d,
+            "val_balanced_accuracy": 0.93 - 0.9 / (epoch + 1) - e, "lr": 0.1 * 0.97**epoch,
+            "lambda": lam and lam / epoch, "effective_margin": lam and 1 + epoch / epochs,
+        }
+        for epoch, (a, b, c, d, e) in enumerate(noise.tolist(), 1)
+    ]  # fmt: skip
+
+
+def write_run(out: Path, name: str, *, scores=None, metrics=(), state="completed", picture=False, environment=None, **config) -> Path:  # fmt: skip
+    """Write a run folder and return its path."""
+    folder = RunFolder.create(out, name)
+    values = CONFIG | config
+    folder.write_config("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
+    folder.write_status(state, exit_code=0)
+    folder.write_environment(environment or ENVIRONMENT)
+    folder.write_metrics(metrics)
+    if scores:
+        folder.write_scores(scores)
+    if picture:
+        folder.plots.mkdir()
+        (folder.plots / "features.png").write_bytes(_noise())
+    return folder.path
+
+
+def write_runs(out: Path, losses, seeds, *, num_classes=10, epochs=10, pictures=False) -> None:
+    """Write runs of each loss and seed; the second loss is better than the first, and so on."""
+    names = [f"class {number}" for number in range(num_classes)]
+    for place, loss in enumerate(losses):
+        for seed in range(seeds):
+            scores = scores_of(names, seed=100 * place + seed, right=min(0.7 + 0.2 * place, 0.95))
+            rows = metrics_of(epochs, seed=seed, lam=5.0 if place else None)
+            write_run(out, f"{place}-{seed}", scores=scores, metrics=rows, picture=pictures, loss=loss, seed=seed)  # fmt: skip

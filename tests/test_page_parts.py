@@ -1,0 +1,127 @@
+"""What the report page is drawn from: curves, scales, and bins, against other roads to them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lmsm_cli.reports import svg
+from lmsm_cli.reports.charts import merged_bins
+from lmsm_cli.reports.curves import MAX_POINTS, Point, curve
+from lmsm_cli.reports.page_facts import value_text
+from lmsm_cli.reports.page_tables import seeds_of, written
+from lmsm_cli.reports.pictures import embedded
+from lmsm_cli.scores import score
+
+
+def test_curve_is_mean_and_bounds_of_the_runs_that_got_so_far():
+    """An epoch has the mean, lowest and highest of the runs that have it; null is a gap."""
+    long = [{"epoch": 1, "x": 1.0}, {"epoch": 2, "x": 4.0}, {"epoch": 3, "x": None}]
+    short = [{"epoch": 1, "x": 3.0}]
+    assert curve([long, short], "x") == (Point(1, 2.0, 1.0, 3.0), Point(2, 4.0, 4.0, 4.0))
+    assert curve([long, short], "y") == ()
+
+
+@pytest.mark.parametrize("num_epochs", [MAX_POINTS, MAX_POINTS + 1, 5000])
+def test_thinned_curve_keeps_its_ends_and_its_spikes(num_epochs):
+    """A loss that jumps in one of 5,000 epochs still jumps in the drawing."""
+    rows = [{"epoch": n, "x": math.sin(n)} for n in range(1, num_epochs + 1)]
+    rows[num_epochs // 3]["x"] = 50.0
+    points = curve([rows], "x")
+    assert len(points) <= MAX_POINTS
+    assert (points[0].epoch, points[-1].epoch) == (1, num_epochs)
+    assert max(point.mean for point in points) == 50.0
+    assert [p.epoch for p in points] == sorted({p.epoch for p in points})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [0.0], [5.0, 5.0], [-3.0, 7.0], [0.0, 1e-12], [1e-300, 1.0], [0.0, 1e-5, 1e5], [1e99, -1e99], [0.1, 100.0], [math.inf, 2.0]],
+)  # fmt: skip
+@pytest.mark.parametrize("may_bend", [False, True])
+def test_scale_holds_every_value(values, may_bend):
+    """Whatever the values, an axis has a few ticks in order, and each value a place on it."""
+    scale = svg.scale_of(values, may_bend=may_bend)
+    ticks = [tick for tick, _ in scale.ticks]
+    assert 2 <= len(ticks) <= 8
+    assert ticks == sorted(set(ticks))
+    assert len({name for _, name in scale.ticks}) == len(ticks)
+    for value in filter(math.isfinite, values):
+        assert scale.high >= value
+        assert 0 <= scale.share(value) <= 1
+    assert scale.share(scale.low) == 0
+    assert scale.share(scale.high) == 1
+
+
+def test_scales_read_as_round_numbers():
+    """Ticks are named as a person would: no 0.30000000000000004, and percent for shares."""
+    assert [n for _, n in svg.scale_of([0.0, 1.0], percent=True).ticks] == ["0", "25", "50", "75", "100"]  # fmt: skip
+    assert [n for _, n in svg.scale_of([-0.3, 0.3]).ticks] == ["\u22120.4", "\u22120.2", "0.0", "0.2", "0.4"]  # fmt: skip
+    assert [n for _, n in svg.scale_of([0, 1, 1000], may_bend=True).ticks][:2] == ["0", "1"]
+    assert [n for _, n in svg.epoch_scale([1, 10]).ticks] == ["2", "4", "6", "8", "10"]
+    assert [n for _, n in svg.epoch_scale([1, 2]).ticks] == ["1", "2"]
+
+
+def test_spread_keeps_order_and_distance():
+    """Labels at one height are moved apart, in their order, and stay in the picture."""
+    moved = svg.spread([50, 50, 50, 10], 11, 60)
+    assert moved[3] == 10
+    assert sorted(moved[:3])[-1] <= 60
+    gaps = np.diff(sorted(moved))
+    assert min(gaps) >= 11
+
+
+def test_text_in_a_chart_is_escaped():
+    """A label with markup is text in the drawing."""
+    drawn = svg.picture(10, 10, "<b>\"'&", svg.text(1, 2, "<script>"))
+    assert "<b>" not in drawn
+    assert "<script>" not in drawn
+    assert "&lt;script&gt;" in drawn
+
+
+def test_merged_bins_are_those_of_all_images_together():
+    """The bins of two runs merge into those that scoring their images at once would give."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 400)
+    probabilities = generator.dirichlet((1, 1, 1), 400)
+    predictions = probabilities.argmax(1)
+
+    def bins(part):
+        return score("abc", labels[part], predictions[part], [1, 2, 3], probabilities[part]).to_json()["reliability"]  # fmt: skip
+
+    merged, whole = merged_bins([bins(slice(0, 150)), bins(slice(150, 400))]), bins(slice(None))
+    assert len(merged) == len(whole)
+    for one, other in zip(merged, whole, strict=True):
+        assert one == pytest.approx(other)
+
+
+@pytest.mark.parametrize(("seeds", "text"), [((3, 1, 2), "seeds 1 to 3"), ((1, 2), "seeds 1, 2"), ((5,), "seed 5"), ((1, 3, 9), "seeds 1, 3, 9"), ((None,), "no seed")])  # fmt: skip
+def test_seeds_in_words(seeds, text):
+    """Seeds in a row are told by their ends."""
+    from types import SimpleNamespace
+
+    assert seeds_of(SimpleNamespace(seeds=seeds)) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "text"),
+    [
+        (0.8567, "accuracy", "85.7"),
+        (-0.0004, "few", "\u22120.0"),
+        (1.5, "effective_margin", "1.50"),
+        (12345.6, "images_per_second", "12,346"),
+    ],
+)
+def test_values_are_written_in_their_unit(value, key, text):
+    """Shares are percent, everything else has its own decimals."""
+    assert written(value, key) == text
+
+
+def test_config_values_read_like_yaml():
+    """True, nothing and lists are written as in config.yaml, not as in Python."""
+    assert [value_text(v) for v in (True, None, [160, 180], 0.1, "a")] == ["true", "-", "160, 180", "0.1", "a"]  # fmt: skip
+
+
+def test_no_picture_is_none(tmp_path):
+    """A run without a feature picture has none in the page."""
+    assert embedded(tmp_path / "features.png", 1) is None
