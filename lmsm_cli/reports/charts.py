@@ -15,8 +15,10 @@ from lmsm_cli.reports.differences import Difference
 from lmsm_cli.scores import RELIABILITY_BINS
 
 # More numbers at the ends of lines cannot be kept apart.
-_NAMED_LINES = 8
+_NAMED_LINES = 12
 _DOTTED_POINTS = 12
+# The gap of a bin with a smaller share of the images is chance, and would catch the eye.
+_SEEN = 0.01
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,14 @@ class Series:
     points: tuple[Point, ...]
 
     @property
-    def style(self) -> int:
-        """One of the styles of page.css."""
-        return style_of(self.number)
+    def style(self) -> str:
+        """The classes of page.css."""
+        return svg.style_of(self.number)
 
     @property
     def name(self) -> str:
         """What the line is called where a pointer rests on it."""
         return f"{self.number}: {self.label}"
-
-
-def style_of(number: int) -> int:
-    """Return the style of the group with that number, both from 1."""
-    return (number - 1) % svg.STYLES + 1
 
 
 def curve_chart(title: str, series: Sequence[Series], *, percent: bool, may_bend: bool) -> Markup:
@@ -59,16 +56,16 @@ def curve_chart(title: str, series: Sequence[Series], *, percent: bool, may_bend
 def _band(frame: svg.Frame, series: Series) -> Markup:
     over = [frame.at(point.epoch, point.high) for point in series.points]
     under = [frame.at(point.epoch, point.low) for point in reversed(series.points)]
-    return svg.path([*over, *under], f"band s{series.style}", series.name, closed=True)
+    return svg.path([*over, *under], f"band {series.style}", series.name, closed=True)
 
 
 def _line(frame: svg.Frame, series: Series) -> list[Markup]:
     places = [frame.at(point.epoch, point.mean) for point in series.points]
-    marks = [svg.path(places, f"line s{series.style}", series.name)]
+    marks = [svg.path(places, f"line {series.style}", series.name)]
     if len(places) <= _DOTTED_POINTS:
         for point, (x, y) in zip(series.points, places, strict=True):
             said = f"{series.name}, epoch {point.epoch:g}: {point.mean:.4g}"
-            marks.append(svg.marker(x, y, series.style, said, size=2.5))
+            marks.append(svg.marker(x, y, series.number, said, size=2.5))
     return marks
 
 
@@ -79,7 +76,7 @@ def _line_names(frame: svg.Frame, series: Sequence[Series]) -> list[Markup]:
     ends = [frame.at(one.points[-1].epoch, one.points[-1].mean) for one in series]
     heights = svg.spread([y + 4 for _, y in ends], 11, frame.height - frame.bottom + 4)
     return [
-        svg.text(x + 7, height, str(one.number), f"tag s{one.style}")
+        svg.text(x + 7, height, str(one.number), f"tag {one.style}")
         for one, (x, _), height in zip(series, ends, heights, strict=True)
     ]
 
@@ -110,16 +107,16 @@ def difference_chart(title: str, rows: Sequence[Contrast], *, factor: float = 10
 
 
 def _contrast(frame: svg.Frame, row: Contrast, place: float, factor: float) -> list[Markup]:
-    one, style = row.difference, style_of(row.number)
+    one, style = row.difference, svg.style_of(row.number)
     x, y = frame.at(factor * one.mean, place)
-    marks = [svg.text(frame.left - 8, y + 4, str(row.number), f"tag end s{style}")]
+    marks = [svg.text(frame.left - 8, y + 4, str(row.number), f"tag end {style}")]
     said = f"{row.number}: {row.label}: {factor * one.mean:+.3g}, {one.verdict}"
     if one.low is not None and one.high is not None:
         low, high = (frame.at(factor * end, place)[0] for end in (one.low, one.high))
-        marks.append(svg.path([(low, y), (high, y)], f"line whole s{style}", said))
-        marks += [svg.line(end, y - 4, end, y + 4, f"line whole s{style}") for end in (low, high)]
+        marks.append(svg.path([(low, y), (high, y)], f"line whole {style}", said))
+        marks += [svg.line(end, y - 4, end, y + 4, f"line whole {style}") for end in (low, high)]
         said += f", 95% interval {factor * one.low:+.3g} to {factor * one.high:+.3g}"
-    return [*marks, svg.marker(x, y, style, said)]
+    return [*marks, svg.marker(x, y, row.number, said)]
 
 
 def merged_bins(runs: Iterable[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
@@ -143,10 +140,11 @@ def reliability_chart(number: int, label: str, bins: Sequence[Mapping[str, Any]]
     side = svg.Scale(0, 1, tuple((tick / 4, f"{25 * tick}") for tick in range(5)))
     frame = svg.Frame(side, side, width=250, height=236, right=14)
     marks = [frame.axes("confidence, %"), svg.line(*frame.at(0, 0), *frame.at(1, 1), "zero")]
-    total, style = sum(one["count"] for one in bins), style_of(number)
+    total, style = sum(one["count"] for one in bins), svg.style_of(number)
     for one in bins:
         x, y = frame.at(one["confidence"], one["accuracy"])
         said = f"{one['count']} images: confidence {one['confidence']:.1%}, right {one['accuracy']:.1%}"
-        marks.append(svg.line(x, y, x, frame.at(0, one["confidence"])[1], f"gap s{style}"))
-        marks.append(svg.marker(x, y, style, said, size=2.5 + 5 * (one["count"] / total) ** 0.5))
+        if one["count"] >= _SEEN * total:
+            marks.append(svg.line(x, y, x, frame.at(0, one["confidence"])[1], f"gap {style}"))
+        marks.append(svg.marker(x, y, number, said, size=2.5 + 5 * (one["count"] / total) ** 0.5))
     return svg.picture(frame.width, frame.height, f"Reliability of {number}: {label}", *marks)

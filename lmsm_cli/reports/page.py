@@ -27,6 +27,7 @@ from lmsm_cli.reports.charts import (
 )
 from lmsm_cli.reports.comparison import Comparison, Group
 from lmsm_cli.reports.curves import curve
+from lmsm_cli.reports.differences import HIGHER_IS_BETTER
 from lmsm_cli.reports.page_confusions import Confusions, confusions_of
 from lmsm_cli.reports.page_tables import ClassRow, GroupRow
 from lmsm_cli.reports.pictures import embedded
@@ -48,11 +49,12 @@ _CURVES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart or picture with its title."""
+    """A chart or picture with its title, or with the group that it is of."""
 
     title: str
     image: Markup
     note: str = ""
+    row: GroupRow | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[str]) 
         rows = [Contrast(number, label, one) for number, label, one in found if one]
         if rows and page_tables.is_share(key):
             title = page_tables.title_of(key)
-            figures.append(Figure(title, difference_chart(title, rows)))
+            note = "" if HIGHER_IS_BETTER.get(key, True) else "less is better"
+            figures.append(Figure(title, difference_chart(title, rows), note))
     return figures
 
 
@@ -207,7 +210,7 @@ def _unscored_curves(comparison: Comparison, records: Sequence[RunRecord]) -> tu
 def _reliability(row: GroupRow, bins: Sequence[Mapping[str, Any]], group: Group) -> Figure:
     error = group.metrics.get("calibration_error")
     note = f"calibration error {page_tables.with_sd(error)}%" if error else ""
-    return Figure(f"{row.number} {row.label}", reliability_chart(row.number, row.label, bins), note)
+    return Figure("", reliability_chart(row.number, row.label, bins), note, row)
 
 
 def _features(rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], notes: list[str]) -> list[Figure]:  # fmt: skip
@@ -220,13 +223,13 @@ def _features(rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], not
     num_pictures = sum(file.is_file() for _, _, file in files)
     figures = []
     for row, run, file in files:
-        title = f"{row.number} {row.label}, seed {(run.config or {}).get('seed')}"
+        seed = f"seed {(run.config or {}).get('seed')}"
         try:
             address = embedded(file, num_pictures)
         except ValueError as error:
             notes.append(str(error))
             continue
         if address:
-            image = Markup('<img src="{}" alt="Features of the test images: {}">').format(address, visible(title))  # fmt: skip
-            figures.append(Figure(title, image))
+            image = Markup('<img src="{}" alt="Features of the test images: {}, {}">').format(address, visible(row.label), seed)  # fmt: skip
+            figures.append(Figure("", image, seed, row))
     return figures

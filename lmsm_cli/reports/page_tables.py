@@ -7,10 +7,9 @@ title here; without one its key is shown.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmsm_cli.reports.charts import style_of
 from lmsm_cli.reports.comparison import ClassStatistic, Group, Statistic
 from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference
-from lmsm_cli.reports.svg import MINUS
+from lmsm_cli.reports.svg import MINUS, style_of
 
 NOTHING = "-"
 TITLES = {
@@ -63,8 +62,8 @@ class GroupRow:
     verdict: str = ""  # in words, and what it rests on
 
     @property
-    def style(self) -> int:
-        """One of the styles of page.css."""
+    def style(self) -> str:
+        """The classes of page.css."""
         return style_of(self.number)
 
 

@@ -1,8 +1,8 @@
 """Charts as inline SVG: scales, axes, and what is drawn between them.
 
 A chart is Markup made of escaped text and numbers; colours, dashes and fonts are classes of
-page.css, so that light and dark share one drawing. `s1` to `s8` are the styles of groups. To add a
-chart, compose `Frame` and the marks below it.
+page.css, so that light and dark share one drawing. To add a chart, compose `Frame` and the marks
+below it.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 MINUS = "\u2212"  # as wide as a plus, unlike a hyphen
-STYLES = 8  # in page.css; further groups repeat them, and are told apart by their number
+_STYLES = 8  # colours, and dashes, in page.css
 _LOG_FROM = 50  # from this ratio of largest to smallest on, an axis is logarithmic
 _NEXT_TO_NOTHING = 1e-9
 _TICKS = 4
@@ -148,18 +148,32 @@ def path(points: Sequence[tuple[float, float]], kind: str, title: str, *, closed
     return Markup('<path class="{}" d="M{}{}"><title>{}</title></path>').format(kind, steps, "Z" if closed else "", title)  # fmt: skip
 
 
-def marker(x: float, y: float, style: int, title: str, size: float = 4) -> Markup:
-    """Return a dot whose shape goes with its style, so that colour is not the only sign."""
-    shape = (style - 1) % 4
+def marker(x: float, y: float, number: int, title: str, size: float = 4) -> Markup:
+    """Return a dot of a group, whose shape too is the group's: colour is not the only sign."""
+    shape, style = _form(number) % 4, style_of(number)
     if shape == 0:
-        return Markup('<circle class="dot s{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(style, _number(x), _number(y), _number(size), title)  # fmt: skip
+        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(style, _number(x), _number(y), _number(size), title)  # fmt: skip
     corners = {
         1: ((-1, -1), (1, -1), (1, 1), (-1, 1)),
         2: ((0, -1.3), (1.2, 0.9), (-1.2, 0.9)),
         3: ((0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)),
     }[shape]
     points = [(x + 0.9 * size * dx, y + 0.9 * size * dy) for dx, dy in corners]
-    return path(points, f"dot s{style}", title, closed=True)
+    return path(points, f"dot {style}", title, closed=True)
+
+
+def style_of(number: int) -> str:
+    """Return the classes of page.css of the group with that number, from 1: colour and dashes.
+
+    64 groups differ in one of them at least.
+    """
+    colour, dashes = (number - 1) % _STYLES, _form(number)
+    return f"s{colour + 1} d{dashes + 1}"
+
+
+def _form(number: int) -> int:
+    """Return which dashes and which shape of dots a group has, from 0."""
+    return (number - 1 + (number - 1) // _STYLES) % _STYLES
 
 
 def joined(parts: Iterable[Markup]) -> Markup:
