@@ -78,5 +78,6 @@ def write_runs(out: Path, losses, seeds, *, num_classes=10, epochs=10, pictures=
     for place, loss in enumerate(losses):
         for seed in range(seeds):
             scores = scores_of(names, seed=100 * place + seed, right=min(0.7 + 0.2 * place, 0.95))
+            scores["effective_margin"] = 1.5 if place else None
             rows = metrics_of(epochs, seed=seed, lam=5.0 if place else None)
             write_run(out, f"{place}-{seed}", scores=scores, metrics=rows, picture=pictures, loss=loss, seed=seed)  # fmt: skip

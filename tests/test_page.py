@@ -102,6 +102,32 @@ def test_numbers_are_those_of_the_runs(runs):
     assert f'style="--m:{mean:.1f};--d:' in page_of(runs)[0]
 
 
+def test_the_best_is_marked_the_lowest_of_errors(runs):
+    """A `*` stands at the highest accuracy and at the lowest calibration error."""
+    records = [read_run(path) for path in find_runs([runs])]
+    comparison = compare_runs(records)
+    text = spaced(page(comparison, records))
+    for metric, best in (("accuracy", max), ("calibration_error", min)):
+        means = [group.metrics[metric] for group in comparison.groups]
+        for one in means:
+            written = f"{100 * one.mean:.1f} ± {100 * one.sd:.1f}"
+            is_best = one.mean == best(other.mean for other in means)
+            assert (f"{written} *" in text) == is_best, (metric, written)
+
+
+def test_one_group_shows_precision_and_f1_of_each_class(tmp_path):
+    """A run's report has what `lmsm train` prints of a class: precision and F1 beside accuracy."""
+    scores = scores_of(["cat", "dog"])
+    write_run(tmp_path, "a", scores=scores)
+    cells = [f"{100 * scores['per_class'][1][key]:.1f}" for key in ("accuracy", "precision", "f1")]
+    assert f"dog {405} {cells[0]} 20 {cells[1]} {cells[2]}" in spaced(page_of(tmp_path)[0])
+
+
+def spaced(html):
+    """Return the words of a page with a space between elements."""
+    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+
+
 def test_differences_and_verdicts_stand_below_the_scores(runs):
     """The better loss is called so, with the interval of the comparison and the number of pairs."""
     records = [read_run(path) for path in find_runs([runs])]
@@ -244,8 +270,8 @@ def test_environment_says_what_the_runs_ran_on(runs):
 
 def test_grouping_by_a_key_gives_a_page_too(runs):
     """Groups that are not of one loss each, as of compare --by, are shown like others."""
-    text = words(page_of(runs, by=["model"])[1])
-    assert "6 scored, in 1 group" in text
+    html, _ = page_of(runs, by=["model"])
+    assert "Runs 6 scored Written" in spaced(html)
 
 
 def test_page_is_written_whole_or_not_at_all(runs):

@@ -126,11 +126,13 @@ def test_dark_and_light_differ_and_both_can_be_read(tab, report):
     for scheme in ("light", "dark"):
         tab.open(report, 1280, scheme=scheme)
         grounds.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
-        for selector in ("body", ".hint", ".scores caption", ".scores thead button", ".badge", "small.better", "small.open", ".heat .deep"):  # fmt: skip
+        for selector in ("body", ".hint", ".scores caption", ".scores thead button", *BADGES, "small.better", "small.open", ".heat .deep"):  # fmt: skip
             colour, ground = tab.evaluate(f"({COLOURS})(document.querySelector({json.dumps(selector)}))")  # fmt: skip
-            assert contrast(colour, ground) >= (4.5 if selector != ".badge" else 3), (scheme, selector)  # fmt: skip
+            assert contrast(colour, ground) >= 4.5, (scheme, selector)  # fmt: skip
     assert grounds[0] != grounds[1]
 
+
+BADGES = [f"tbody .badge.s{number}" for number in range(1, 5)]
 
 # The colour of an element's text and of the nearest ground that is not transparent, as 0 to 255.
 COLOURS = """

@@ -93,7 +93,11 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
         loader=PackageLoader("lmsm_cli", "reports"), autoescape=True, undefined=StrictUndefined,
         finalize=_shown, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    templates.globals |= {"title_of": page_tables.title_of, "written": page_tables.written}
+    templates.globals |= {
+        "title_of": page_tables.title_of,
+        "written": page_tables.written,
+        "class_details": page_tables.CLASS_DETAILS,
+    }
     templates.filters["breakable"] = _breakable
     notes = list(comparison.notes)
     results = _all_results(comparison, records, notes)
@@ -153,7 +157,7 @@ def _results(numbered: Sequence[tuple[int, Group]], by_path: Mapping[str, RunRec
         metrics=tuple(metrics),
         rows=tuple(rows),
         highlights=tuple(page_tables.highlights(rows, metrics)),
-        classes=tuple(page_tables.class_rows(groups)),
+        classes=tuple(page_tables.class_rows(groups, scores[0])),
         differences=tuple(_differences(numbered, metrics)),
         curves=tuple(_curves([(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)])),
         confusions=tuple(one for one in confusions if one),
@@ -223,7 +227,7 @@ def _features(rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], not
     num_pictures = sum(file.is_file() for _, _, file in files)
     figures = []
     for row, run, file in files:
-        seed = f"seed {(run.config or {}).get('seed')}"
+        seed = visible(f"seed {(run.config or {}).get('seed')}")
         try:
             address = embedded(file, num_pictures)
         except ValueError as error:

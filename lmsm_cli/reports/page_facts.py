@@ -23,20 +23,28 @@ class Environment:
 
 def summary(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, str]:
     """Return the facts of the page's head: name -> text."""
-    scored = sum(len(group.runs) for group in comparison.groups)
-    left_out = len(comparison.unscored)
-    runs = f"{scored} scored" + (f", {left_out} left out" if left_out else "")
-    if comparison.groups:
-        num_groups = len(comparison.groups)
-        runs += f", in {num_groups} group{'s' if num_groups > 1 else ''}"
     baselines = [group.label for group in comparison.groups if group.is_baseline]
     facts = {
         "Data set": _listed(_dataset(record.config) for record in records if record.config),
         "Model": _listed(str(record.config.get("model")) for record in records if record.config),
-        "Runs": runs,
+        **_runs(comparison, records),
         "Baseline": _listed(baselines) if len(comparison.groups) > 1 else "",
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def _runs(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, str]:
+    """Return how many runs are compared, or where the only one stands."""
+    if len(records) == 1:
+        config = records[0].config or {}
+        facts = {"Loss": str(config.get("loss", "")), "State": records[0].state}
+        return facts | {
+            "Seed": str(config.get("seed", "")),
+            "Epochs": str(config.get("epochs", "")),
+        }
+    scored, left_out = sum(len(one.runs) for one in comparison.groups), len(comparison.unscored)
+    groups = f" in {len(comparison.groups)} groups" if len(comparison.groups) > 1 else ""
+    return {"Runs": f"{scored} scored{groups}" + (f", {left_out} left out" if left_out else "")}
 
 
 def _dataset(config: Mapping[str, Any]) -> str:

@@ -4,14 +4,17 @@ Shares are shown in percent with one decimal. To show a further metric of a comp
 title here; without one its key is shown.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
 
 from lmsm_cli.reports.comparison import ClassStatistic, Group, Statistic
 from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference
 from lmsm_cli.reports.svg import MINUS, style_of
 
 NOTHING = "-"
+CLASS_DETAILS = ("Test images", "Precision", "F1")
 TITLES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -83,6 +86,7 @@ class ClassRow:
     name: str
     train_counts: tuple[int, ...]
     cells: tuple[Cell, ...]
+    details: tuple[Cell, ...] = ()  # CLASS_DETAILS, where there is but one group
 
 
 def metrics_shown(groups: Sequence[Group]) -> list[str]:
@@ -194,10 +198,28 @@ def with_sd(value: Statistic | None, key: str = "") -> str:
     return f"{written(value.mean, key)} ± {written(value.sd, key)}"
 
 
-def class_rows(groups: Sequence[Group]) -> list[ClassRow]:
-    """Return a row for each class of one test set, most training images first."""
+def class_rows(groups: Sequence[Group], scores: Sequence[Mapping[str, Any]]) -> list[ClassRow]:
+    """Return a row for each class of one test set, most training images first.
+
+    `scores` are the scores.json of the runs, whose means add detail where there is one group.
+    """
     rows = [_class_row(columns) for columns in zip(*(g.per_class for g in groups), strict=True)]
+    if len(groups) == 1:
+        classes = zip(*(one["per_class"] for one in scores), strict=True)
+        rows = [replace(row, details=_details(same)) for row, same in zip(rows, classes, strict=True)]  # fmt: skip
     return sorted(rows, key=lambda row: -max(row.train_counts))
+
+
+def _details(runs: Sequence[Mapping[str, Any]]) -> tuple[Cell, ...]:
+    images = runs[0]["test_count"]
+    means = (_mean(run[key] for run in runs) for key in ("precision", "f1"))
+    cells = (Cell(NOTHING) if one is None else Cell(written(one), one) for one in means)
+    return (Cell(f"{images:,}", images), *cells)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _class_row(columns: Sequence[ClassStatistic]) -> ClassRow:
