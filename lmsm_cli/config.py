@@ -79,44 +79,47 @@ _TRAINING, _RUN = _panel("Training"), _panel("Run")
 class Config(BaseModel):
     """Every choice that decides a run; frozen, complete and checked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # built on first use: --help, which needs the fields alone, comes sooner
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
 
     dataset: Dataset = Field("cifar10", json_schema_extra=_DATA)
-    """Data set; `balanced` and `imbalanced` are CIFAR-10, `folder` is class folders in --data-dir."""
+    """Images to learn from; `balanced` and `imbalanced` are CIFAR-10, `digits` needs no download, `folder` is your own, in --data-dir with a folder for each class."""
     data_dir: Folder = Field(Path("data"), json_schema_extra=_DATA)
-    """Where the data is or will be downloaded to (default: $LMSM_DATA_DIR, else data)."""
+    """Folder of the data; what is not there is downloaded to it (default: $LMSM_DATA_DIR, else data)."""
     imbalance: Literal["none", "exp", "step"] = Field("none", json_schema_extra=_DATA)
-    """Long-tailed profile of the training images (default: exp for `imbalanced`)."""
+    """How classes are made rare: `exp` each more than the one before, `step` half of them alike (default: none; exp for `imbalanced`)."""
     factor: Float = Field(1.0, gt=0, le=1, json_schema_extra=_DATA)
-    """Images in the smallest class / images in the largest (default: 0.1 with a profile)."""
+    """Images in the smallest class / images in the largest (default: 1; 0.1 with an imbalance)."""
     validation: Float = Field(0.1, ge=0, lt=1, json_schema_extra=_DATA)
-    """Share of the training images, class by class, that is held out for validation."""
+    """Share of every class's training images that is held out for validation."""
     split_seed: Int = Field(0, ge=0, lt=2**32, json_schema_extra=_DATA)
-    """Seed of the validation split; apart from --seed, so that seeds share one split."""
+    """Seed of the choice of validation images; apart from --seed, so that all seeds share one choice."""
     augment: Literal["none", "flip", "crop-flip"] = Field("none", json_schema_extra=_DATA)
     """Random changes to the training images; crop pads by 4 pixels."""
     image_size: Int = Field(32, ge=8, le=1024, json_schema_extra=_DATA)
-    """Side in pixels that the images of `folder` are brought to."""
+    """Pixels of a side that the images of `folder` are brought to."""
 
     model: Model = Field("resnet18", json_schema_extra=_MODEL)
-    """Backbone."""
+    """Network up to the last layer."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
-    """Last layers before the head; `relu` can die under a margin (default: bn; none for CIFAR ResNets)."""
+    """Layers between the network and the class weights; features of `relu` can die under a margin (default: bn; none for CIFAR ResNets, linear for paper-2d)."""
     pretrained: Annotated[str, AfterValidator(_check_path)] | None = Field(
         None, json_schema_extra=_MODEL
     )
-    """`imagenet` for torchvision's weights, or the path of a state-dict file."""
+    """Weights to start from: `imagenet` for torchvision's, or a file with a state dict."""
 
     loss: str = Field("softmax", json_schema_extra=_LOSS)
-    """Loss as name or name:key=value,..., as in lsoftmax:margin=4 (`lmsm losses` lists them)."""
+    """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists them."""
     reweight: Literal["none", "inverse", "effective"] = Field("none", json_schema_extra=_LOSS)
-    """Weight of a class in the loss: 1 / images, or 1 / effective number of images (Cui et al. 2019)."""
+    """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of images (Cui et al. 2019)."""
     reweight_beta: Float = Field(0.9999, ge=0, lt=1, json_schema_extra=_LOSS)
     """Beta of `effective`: 0 weighs all classes alike, towards 1 it becomes `inverse`."""
     sampling: Literal["shuffle", "balanced"] = Field("shuffle", json_schema_extra=_LOSS)
-    """Images of an epoch: each once, or as many drawn anew, every class equally likely."""
+    """Images of an epoch: `shuffle` takes each once, `balanced` draws as many at random, every class equally likely."""
     rebalance_from: Int = Field(1, ge=1, json_schema_extra=_LOSS)
-    """First epoch, from 1, in which --reweight and --sampling hold; a later one defers them (DRW, DRS)."""
+    """First epoch in which --reweight and --sampling hold; after the first it defers them (DRW, DRS)."""
 
     epochs: Int = Field(10, ge=1, le=1_000_000, json_schema_extra=_TRAINING)
     """Passes over the training images."""
@@ -127,7 +130,7 @@ class Config(BaseModel):
     lr: Float = Field(0.001, gt=0, json_schema_extra=_TRAINING)
     """Learning rate before the schedule."""
     momentum: Float = Field(0.9, ge=0, lt=1, json_schema_extra=_TRAINING)
-    """Momentum of sgd."""
+    """Momentum of `sgd`."""
     weight_decay: Float = Field(0.0005, ge=0, json_schema_extra=_TRAINING)
     """Weight decay."""
     schedule: Literal["constant", "step", "multistep", "cosine"] = Field("step", json_schema_extra=_TRAINING)  # fmt: skip
@@ -137,22 +140,22 @@ class Config(BaseModel):
     milestones: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], BeforeValidator(_split_commas)] = Field((160, 180), json_schema_extra=_TRAINING)  # fmt: skip
     """Epochs after which `multistep` falls, as in 160,180."""
     gamma: Float = Field(0.9, gt=0, le=1, json_schema_extra=_TRAINING)
-    """What a fall multiplies the learning rate by."""
+    """Factor of the learning rate at a fall of `step` and `multistep`."""
     warmup: Int = Field(0, ge=0, json_schema_extra=_TRAINING)
-    """Epochs over which the learning rate first rises in a line."""
+    """Epochs at the start over which the learning rate rises, in a straight line."""
     best_tolerance: Float = Field(0.01, ge=0, json_schema_extra=_TRAINING)
-    """best.pt is replaced only by a validation score better by more than this."""
+    """How much better on validation a net must be to replace best.pt."""
 
     seed: Int = Field(42, ge=0, lt=2**32, json_schema_extra=_RUN)
     """Seed of weights, shuffling, augmentation and dropout."""
     device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
-    """auto, cpu, cuda or cuda:N."""
+    """Where to compute: auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = Field("auto", json_schema_extra=_RUN)
-    """Arithmetic of the backbone; on the CPU auto measures once which is fastest. The head is fp32."""
+    """Number format of the network, of the loss always fp32; on a CPU `auto` measures once what is fastest."""
     layout: Literal["auto", "channels-last", "contiguous"] = Field("auto", json_schema_extra=_RUN)
-    """Order of images and features in memory; auto as --precision."""
+    """Order of images and features in memory; `auto` as for --precision."""
     threads: Int = Field(0, ge=0, le=1024, json_schema_extra=_RUN)
-    """CPU threads, which torchrun's processes share; 0 as --precision auto."""
+    """CPU threads, which torchrun's processes share; 0 measures as --precision auto does."""
     cuda_graph: bool = Field(True, json_schema_extra=_RUN)
     """On a GPU, replay each training step as one CUDA graph."""
     compile: bool = Field(False, json_schema_extra=_RUN)

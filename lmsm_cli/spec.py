@@ -1,9 +1,27 @@
 """Read and write specs, the `name:key=value,key=value` texts that name a loss with its options.
 
-Pure string logic: which names and keys exist is known where the thing is built.
+Pure string logic: which values an option takes is known where the loss is built.
 """
 
 from lmsm_cli.errors import LmsmError
+
+_ANNEALING = ("anneal", "lambda_start", "lambda_min", "anneal_end", "gamma", "power")
+
+# The names of losses/__init__.py's HEADS and their options, for what must not wait for torch:
+# shell completion and the schema of configs. A test holds it against HEADS.
+LOSSES: dict[str, tuple[str, ...]] = {
+    "softmax": ("label_smoothing",),
+    "lsoftmax": ("margin", "margin_min", "margin_max", *_ANNEALING, "weight_norm", "tau", "class_chunk"),
+    "asoftmax": ("margin", *_ANNEALING, "class_chunk"),
+    "cosface": ("margin", "scale", "class_chunk"),
+    "arcface": ("margin", "scale", "class_chunk"),
+    "large-margin-in-softmax": ("strength",),
+    "ldam": ("max_margin", "scale"),
+    "balanced-softmax": (),
+    "logit-adjusted": ("tau",),
+    "vs": ("gamma", "tau"),
+    "focal": ("gamma",),
+}  # fmt: skip
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, str]]:

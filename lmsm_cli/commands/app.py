@@ -11,8 +11,10 @@ from typing import Annotated, TypeVar
 import typer
 
 from lmsm_cli import __version__
+from lmsm_cli.commands import help as pages
 from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
+from lmsm_cli.commands.completion import rejoin_bash_words
 from lmsm_cli.commands.console import stderr_console
 from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.evaluate import evaluate
@@ -29,16 +31,21 @@ E = TypeVar("E", bound=BaseException)
 
 app = typer.Typer(
     name="lmsm",
+    cls=pages.Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    ("demo", demo), ("train", train), ("resume", resume), ("eval", evaluate), ("compare", compare), ("report", report),
-    ("schedule", schedule), ("presets", presets), ("losses", losses), ("bench", bench),
+    ("demo", demo, pages.TRAIN), ("train", train, pages.TRAIN), ("resume", resume, pages.TRAIN),
+    ("eval", evaluate, pages.LOOK), ("compare", compare, pages.LOOK), ("report", report, pages.LOOK),
+    ("schedule", schedule, pages.PREPARE), ("losses", losses, pages.PREPARE), ("bench", bench, pages.PREPARE),
 )  # fmt: skip
-for _name, _command in _COMMANDS:
-    app.command(_name)(_command)
+for _name, _command, _panel in _COMMANDS:
+    app.command(_name, cls=pages.Command, rich_help_panel=_panel, epilog=pages.epilog(_name))(
+        _command
+    )
+app.add_typer(presets, name="presets", rich_help_panel=pages.PREPARE)
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,6 +69,7 @@ def script() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (see lmsm_cli.errors)."""
     _fill_closed_streams()
+    rejoin_bash_words(os.environ)
     with terminable() as came:
         try:
             return _run(arguments)
@@ -73,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        app(args=words, prog_name="lmsm", standalone_mode=True)
     except SystemExit as done:
         # Typer makes exits of these, which forget the signal, and call a reader that left a failure.
         if interrupt := _cause(done, KeyboardInterrupt):

@@ -5,6 +5,7 @@ from typing import Annotated, get_args
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import Quiet
 from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError, did_you_mean
 
@@ -12,17 +13,19 @@ _USUAL = "resnet18,resnet18-cifar,resnet32,vgg16,vgg16_bn,paper-cifar10"
 
 
 def bench(
-    models: Annotated[str, typer.Option(metavar="M,...", help="Models to measure, or `all`.")] = _USUAL,
+    models: Annotated[str, typer.Option(metavar="M,...", help="Models to measure, or all.", show_default=_USUAL.replace(",", ", "))] = _USUAL,
     precision: Annotated[str, typer.Option(metavar="P,...", help="fp32, bf16, bf16-conv (CPU).")] = "fp32,bf16",
     batch_size: Annotated[int, typer.Option(min=2, help="Images in a training step.")] = 128,
     seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds of each model and precision.")] = 2.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Measure training on this machine: images/s, share of its peak, time of an epoch, cost of each loss.
+    """Measure how fast this machine trains each model, and what each loss costs.
 
-    On drawn images of 32x32 pixels, so that no data is needed; takes about a minute on two cores. The share counts the
-    products with padding, which fast convolutions skip, against a plain matrix product: it can pass 100%.
+    On random images of 32x32 pixels, so no data is needed; takes about a minute on two cores. The share of the peak \
+is against a plain matrix product and counts multiplications by padding, which fast convolutions skip: it can \
+pass 100%.
     """
     known = list(get_args(Config.model_fields["model"].annotation))
     chosen = _checked(models, known, "model", everything=True)
@@ -35,7 +38,7 @@ def bench(
     from lmsm_cli.runs.environment import describe
 
     runtimes = [choose_runtime(device, name) for name in precisions]
-    with new_display() as display:
+    with new_display(quiet) as display:
         document = measure.survey(
             chosen, runtimes, batch_size, seconds, display.report, display.say
         )

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmsm_cli.commands import completion
+from lmsm_cli.commands.options import Quiet
 from lmsm_cli.errors import LmsmError
 
 if TYPE_CHECKING:
@@ -12,30 +14,46 @@ if TYPE_CHECKING:
 
     from lmsm_cli.reports.comparison import Comparison
 
+_PATHS = typer.Argument(
+    help="Run folders, or folders of runs.", metavar="RUN", autocompletion=completion.run_folders
+)
+
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.", metavar="RUNS...")],
-    by: Annotated[str | None, typer.Option(metavar="KEY,...", help="Put runs together that share these choices, such as loss or lr,loss, and average over all others (default: over the seed only). Runs on other images are never averaged.")] = None,
-    baseline: Annotated[str | None, typer.Option(metavar="NAME", help="What the others are held against: a loss or a row's name (default: softmax).")] = None,
+    paths: Annotated[list[Path], _PATHS],
+    by: Annotated[str | None, typer.Option(metavar="KEYS", help="Put runs together that share these choices, such as loss or loss,lr, and average over all others (default: over the seed only). Runs on other images are never averaged.")] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="NAME", help="What the others are held against: a loss, or the name of a row (default: softmax).")] = None,
     sort: Annotated[str | None, typer.Option(metavar="SCORE", help="Put the best first by this score, such as few or balanced_accuracy.")] = None,
     only_changed: Annotated[bool, typer.Option("--only-changed", help="Leave out scores and classes in which all rows are alike.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all numbers as CSV too; - prints them instead of tables.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report page too, with curves and pictures.")] = None,
+    quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:  # fmt: skip
-    """Compare runs: mean ± sd over seeds, and whether the difference to a baseline can be trusted."""
+    """Compare runs: mean ± sd over seeds, and whether the difference to a baseline can be trusted.
+
+    Runs that differ only in their seed become one row. Each row is held against the baseline: the
+    difference, the interval that holds it with 95% confidence, and a verdict.
+    """
     if json + markdown + (str(csv) == "-") > 1:
         raise LmsmError("--json, --markdown and --csv - each print instead of the tables: give one")
     from lmsm_cli.commands.console import print_json, stdout_console
     from lmsm_cli.reports.comparison import compare_runs
     from lmsm_cli.reports.exports import to_csv
-    from lmsm_cli.runs.folder import write_whole
+    from lmsm_cli.runs.folder import check_place, write_whole
     from lmsm_cli.runs.record import find_runs, read_run
 
-    records = [read_run(path, with_metrics=False) for path in find_runs(paths)]
+    for file in filter(None, (csv, html)):
+        check_place(file)
+    records = [read_run(path, with_metrics=html is not None) for path in find_runs(paths)]
     comparison = compare_runs(records, by=_names(by), baseline=baseline, sort=sort)
     if csv is not None and str(csv) != "-":
         write_whole(csv, to_csv(comparison))
+    if html is not None:
+        from lmsm_cli.reports.page import write_page
+
+        write_page(html, comparison, records)
     if json:
         print_json(comparison.to_json())
     elif str(csv) == "-":

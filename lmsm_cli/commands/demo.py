@@ -8,6 +8,7 @@ import typer
 
 from lmsm_cli.commands.compare import print_comparison
 from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import Quiet
 from lmsm_cli.config import Config
 from lmsm_cli.layers import Layer, resolve
 
@@ -31,13 +32,15 @@ _PICTURE_LOSS = "lsoftmax:margin={},lambda_min=0,weight_norm=shared"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder that the demo's folder is made in.")] = Path("runs"),
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each loss.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder to make the demo's folder in.")] = Path("runs"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each loss, with seeds 0, 1, ...")] = 3,
+    quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Compare softmax with L-Softmax on real digits, made imbalanced; draw the paper's picture.
+    """Try the tool: compare softmax with L-Softmax on small images that need no download.
 
-    Needs no download and no GPU, and takes under a minute on two cores.
+    Real digits, made long-tailed: some classes keep few images. Draws the features of small nets under growing \
+margins too. Takes under a minute on two cores and needs no GPU.
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.comparison import compare_runs
@@ -45,7 +48,7 @@ def demo(
     from lmsm_cli.runs.record import find_runs, read_run
 
     folder = RunFolder.create(out, f"demo-{datetime.now():%Y%m%d-%H%M%S}").path
-    with new_display() as display:
+    with new_display(quiet) as display:
         _compare_losses(folder, seeds, display)
         picture = _draw_features(folder, display)
     comparison = compare_runs([read_run(path) for path in find_runs([folder / "comparison"])])

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import Quiet
 from lmsm_cli.errors import LmsmError
 
 if TYPE_CHECKING:
@@ -13,23 +15,24 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt, or a run folder.")],
-    split: Annotated[Literal["test", "validation"], typer.Option(help="Which of the run's own images.")] = "test",
-    images: Annotated[Path | None, typer.Option(help="Class folders to evaluate on instead.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is (default: as in the run).")] = None,
-    adjust: Annotated[str | None, typer.Option(metavar="TAU|auto", help="Correct for a long tail by logit adjustment: logits minus TAU log of the class's share of the training images. 1 is theory's value for a loss that knows no class counts; auto takes the best on the run's validation images.")] = None,
-    tau_norm: Annotated[str | None, typer.Option(metavar="TAU|auto", help="Correct for a long tail by tau-normalisation: class weights divided by their norm to the power of TAU, 0 to 1; auto as above.")] = None,
-    confusion: Annotated[bool, typer.Option("--confusion", help="Print the confusion matrix too.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
+    split: Annotated[Literal["test", "validation"], typer.Option(metavar="NAME", help="Which of the run's own images: test or validation.")] = "test",
+    images: Annotated[Path | None, typer.Option(help="Other images to evaluate on: a folder with one folder for each class.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is now. (default: where the run had it)")] = None,
+    adjust: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of the training images is taken from its score. 1 is what theory asks for after softmax; auto takes the best on the run's validation images.")] = None,
+    tau_norm: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by tau-normalisation: a class's weights are divided by their norm to the power of TAU, 0 to 1; auto as above.")] = None,
+    confusion: Annotated[bool, typer.Option("--confusion", help="Print too which class was taken for which.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)] = "auto",
+    quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Evaluate a checkpoint or run folder: per-class accuracy, precision and F1."""
+    """Evaluate a trained classifier: accuracy, precision and F1 of every class."""
     corrections = {"adjust": _tau("--adjust", adjust), "tau_norm": _tau("--tau-norm", tau_norm)}
     from lmsm_cli import evaluation  # imports torch, which a mistyped tau must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports import tables
 
-    with new_display() as display:
+    with new_display(quiet) as display:
         scores = evaluation.evaluate(checkpoint, display, split_name=split, images=images, data_dir=data_dir, device=device, **corrections)  # fmt: skip
     if json:
         print_json(scores)

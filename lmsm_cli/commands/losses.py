@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
 
 if TYPE_CHECKING:
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def losses(
-    name: Annotated[str | None, typer.Argument(help="Explain this loss.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Explain this loss.", autocompletion=completion.loss_names)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
-    """List the losses with their options and defaults, or explain one."""
+    """List the losses with their options, or explain one."""
     from lmsm_cli.errors import LmsmError, did_you_mean
     from lmsm_cli.losses import HEADS
 

@@ -5,19 +5,24 @@ A command that takes a run's choices declares `Preset`, `ConfigFile` and `Margin
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 from pydantic.fields import FieldInfo
 
+from lmsm_cli.commands import completion
 from lmsm_cli.config import Config, flag_name
 from lmsm_cli.layers import Layer, Resolved, resolve
 
-Preset = Annotated[str | None, typer.Option(help="Start from a shipped preset (`lmsm presets` lists them).")]  # fmt: skip
-ConfigFile = Annotated[Path | None, typer.Option(help="Start from a YAML file, over the preset.")]
-Margin = Annotated[str | None, typer.Option(metavar="M", help="Short for margin=M in --loss.", rich_help_panel="Loss")]  # fmt: skip
+Preset = Annotated[str | None, typer.Option(metavar="NAME", help="Start from a preset; `lmsm presets` lists them.", autocompletion=completion.presets)]  # fmt: skip
+ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Take values from a YAML file; they win over the preset's.")]  # fmt: skip
+Margin = Annotated[str | None, typer.Option(metavar="M", help="Margin of the loss, a number or auto; short for margin=M in --loss.", rich_help_panel="Loss")]  # fmt: skip
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: only results, warnings and errors.")]  # fmt: skip
+
+# Beside the fields with a fixed list of values, which offer that list.
+_COMPLETIONS = {"loss": completion.losses, "device": completion.devices, "pretrained": completion.one_of(["imagenet"])}  # fmt: skip
 
 
 def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -28,12 +33,13 @@ def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
     """
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
     fields = [_parameter(name, field) for name, field in Config.model_fields.items()]
+    parameters = _in_panels([*own, *fields])
 
     def wrapped(**options: Any) -> None:
         command(**options)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-    wrapped.__signature__ = inspect.Signature([*own, *fields])  # type: ignore[attr-defined]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return wrapped
 
 
@@ -52,23 +58,36 @@ def resolve_options(
     return resolve(layers, check_loss)
 
 
+def _in_panels(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Return the parameters by panels, in the order of the fields of Config; those of none first.
+
+    Of a panel the field `loss` comes first: --margin, a command's own, follows it.
+    """
+    panels = [None, *dict.fromkeys(_panel_of(field) for field in Config.model_fields.values())]
+
+    def place(parameter: inspect.Parameter) -> tuple[int, bool]:
+        option = get_args(parameter.annotation)[-1]
+        return panels.index(option.rich_help_panel), parameter.name != "loss"
+
+    return sorted(parameters, key=place)
+
+
+def _panel_of(field: FieldInfo) -> str:
+    assert isinstance(field.json_schema_extra, dict)
+    return str(field.json_schema_extra["panel"])
+
+
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    extra = field.json_schema_extra
-    assert isinstance(extra, dict)
-    text = field.description or ""
-    default = (
-        ""
-        if field.default is None or "(default:" in text
-        else f" (default: {_shown(field.default)})"
-    )
     flag = flag_name(name)
     is_switch = field.annotation is bool
+    choices = _choices(field)
     option = typer.Option(
         f"{flag}/--no-{flag.removeprefix('--')}" if is_switch else flag,
-        help=text + default,
+        help=_help(field),
         metavar=None if is_switch else _metavar(field),
-        rich_help_panel=str(extra["panel"]),
+        rich_help_panel=_panel_of(field),
         show_default=False,
+        autocompletion=completion.one_of(choices) if choices else _COMPLETIONS.get(name),
     )
     kind = bool if is_switch else str
     return inspect.Parameter(
@@ -79,14 +98,31 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     )
 
 
+def _help(field: FieldInfo) -> str:
+    """Return what a flag's page says: the field's docstring, its values and its default."""
+    text, opening, default = (field.description or "").partition(" (default:")
+    choices = _choices(field)
+    values = f" One of: {', '.join(choices)}." if choices else ""
+    if not opening and field.default is not None:
+        opening, default = " (default:", f" {_shown(field.default)})"
+    return f"{text.removesuffix('.')}.{values}{opening}{default.removesuffix('.')}"
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _metavar(field: FieldInfo) -> str:
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    """Return the values of a field that has a fixed list of names."""
     choices = get_args(field.annotation)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return "|".join(choices)
+    return choices if all(isinstance(choice, str) for choice in choices) else ()
+
+
+def _metavar(field: FieldInfo) -> str:
+    if _choices(field):
+        return "NAME"
     if field.annotation is int:
         return "INTEGER"
     return "NUMBER" if field.annotation is float else "TEXT"

@@ -59,6 +59,35 @@ class PlainDisplay:
         self.say(epoch_line(epoch, num_epochs))
 
 
+class QuietDisplay:
+    """Warnings alone: for scripts, and for whoever wants the results only; a context manager."""
+
+    def __init__(self) -> None:
+        self._plain = PlainDisplay()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave nothing behind."""
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Show nothing."""
+
+    def say(self, text: str) -> None:
+        """Show nothing."""
+
+    def warn(self, text: str) -> None:
+        """Print a line that stands out."""
+        self._plain.warn(text)
+
+    def step(self, step: Step) -> None:
+        """Show nothing."""
+
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+        """Show nothing."""
+
+
 class BarDisplay:
     """Bars for the epochs and their steps, with the epochs' lines above; a context manager."""
 
@@ -146,6 +175,8 @@ def epoch_line(epoch: Epoch, num_epochs: int) -> str:
     return " | ".join(pieces)
 
 
-def new_display() -> BarDisplay | PlainDisplay:
-    """Return bars where stderr is a terminal that can move its cursor, else lines."""
+def new_display(quiet: bool = False) -> BarDisplay | PlainDisplay | QuietDisplay:
+    """Return bars where stderr is a terminal that can move its cursor, else lines; warnings if quiet."""
+    if quiet:
+        return QuietDisplay()
     return BarDisplay() if stderr_console().is_interactive else PlainDisplay()

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from lmsm_cli.commands import completion
 from lmsm_cli.errors import LmsmError
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN", autocompletion=completion.run_folders)],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the page (default: RUN/report.html).")] = None,
 ) -> None:  # fmt: skip
     """Write a run's report: scores, curves, confusions, calibration and config in one HTML file.

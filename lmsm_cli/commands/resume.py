@@ -5,17 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
+from lmsm_cli.commands import completion
+from lmsm_cli.commands.options import Quiet
 from lmsm_cli.commands.train import finish
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
-    epochs: Annotated[int | None, typer.Option(help="More epochs than the run was to have.")] = None,
-    device: Annotated[str | None, typer.Option(help="Another device: auto, cpu, cuda or cuda:N.")] = None,
+    run: Annotated[Path, typer.Argument(help="The run folder.", autocompletion=completion.run_folders)],
+    epochs: Annotated[int | None, typer.Option(help="Train to this many epochs in all, more than the run was to have.")] = None,
+    device: Annotated[str | None, typer.Option(help="Another device: auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data is now.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Don't fall back to the checkpoint before a damaged one.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop where the last checkpoint is damaged, instead of taking the one before.")] = False,
+    quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Go on with an interrupted run, to the same bits as if nobody had stopped it (on the CPU)."""
+    """Go on with a run that was interrupted, or make a finished one longer.
+
+    Needs nothing but the run folder. On a CPU the result is, to the last bit, that of a run that nobody stopped.
+    """
     changes: dict[str, Any] = {"epochs": epochs, "device": device, "data_dir": data_dir}
-    finish(run, {key: value for key, value in changes.items() if value is not None}, strict=strict, json=json)  # fmt: skip
+    finish(run, {key: value for key, value in changes.items() if value is not None}, strict=strict, quiet=quiet, json=json)  # fmt: skip

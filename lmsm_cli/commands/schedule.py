@@ -28,13 +28,13 @@ def schedule(
     preset: Preset = None,
     config: ConfigFile = None,
     margin: Margin = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the schedules to a png, pdf or svg file.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw them into a png, pdf or svg file too.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print every epoch as JSON.")] = False,
     **flags: Any,
 ) -> None:  # fmt: skip
-    """Show a run's learning rate, lambda and effective margin by epoch, before any training.
+    """Show how learning rate and margin would go, epoch by epoch, without training.
 
-    Takes the flags of `lmsm train` and reads no data: class counts are the published ones.
+    Takes the flags of `lmsm train`. Reads no data: the numbers of images are those the data sets are published with.
     """
     resolved = resolve_options(preset, config, margin, flags).config
     if plot:

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
     Margin,
     Preset,
+    Quiet,
     resolve_options,
     with_config_flags,
 )
@@ -24,26 +26,28 @@ def train(
     preset: Preset = None,
     config: ConfigFile = None,
     margin: Margin = None,
-    show_config: Annotated[bool, typer.Option("--show-config", help="Print each value with where it came from, and stop.")] = False,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run folder, as `lmsm resume` does; flags may change data_dir, device and out, and raise epochs.")] = None,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print every choice with where it came from, and stop.")] = False,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, --out and more --epochs fit then.", autocompletion=completion.run_folders)] = None,
+    quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     **flags: Any,
 ) -> None:  # fmt: skip
-    """Train a classifier and write a run folder; ends with a per-class accuracy table.
+    """Train a classifier, test it, and keep both in a run folder.
 
-    A value comes from the highest of: default < preset < --config FILE < flag.
+    Every choice has a default; a preset, a --config FILE and flags change it, each over the one before. \
+Ends with a table of every class's accuracy.
     """
     if resume:
         if preset or config or show_config:
             raise LmsmError("--resume takes its choices from the run folder: leave --preset, --config and --show-config out")  # fmt: skip
         given = {**flags, "margin": margin}
-        finish(resume, {key: value for key, value in given.items() if value is not None}, json=json)
+        finish(resume, {key: value for key, value in given.items() if value is not None}, quiet=quiet, json=json)  # fmt: skip
         return
     resolved = resolve_options(preset, config, margin, flags)
     if show_config:
         _show(resolved, json=json)
     else:
-        _run(resolved, json=json)
+        _run(resolved, quiet=quiet, json=json)
 
 
 def _show(resolved: Resolved, *, json: bool) -> None:
@@ -56,22 +60,22 @@ def _show(resolved: Resolved, *, json: bool) -> None:
     stdout_console().print(config_table(values, resolved.origins))
 
 
-def _run(resolved: Resolved, *, json: bool) -> None:
+def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
     from lmsm_cli import experiment
     from lmsm_cli.commands.progress import new_display
 
-    with new_display() as display:
+    with new_display(quiet) as display:
         folder = experiment.run(resolved.config, display)
     if folder is not None:  # the first rank prints
         _print(folder.path, json=json)
 
 
-def finish(run: Path, changes: dict[str, Any], *, strict: bool = False, json: bool) -> None:
+def finish(run: Path, changes: dict[str, Any], *, strict: bool = False, quiet: bool = False, json: bool) -> None:  # fmt: skip
     """Go on with a run, with changed values of its config, and print as `train` does."""
     from lmsm_cli import experiment
     from lmsm_cli.commands.progress import new_display
 
-    with new_display() as display:
+    with new_display(quiet) as display:
         folder = experiment.resume(run, display, changes, strict=strict)
     if folder is not None:
         _print(folder.path, json=json)

@@ -77,7 +77,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
                 raise LmsmError(
                     f"{path} is not a folder" if path.exists() else f"there is no {path}"
                 )
-            runs = [path] if _is_run(path) else sorted(filter(_is_run, path.iterdir()))
+            runs = [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))
         except OSError as error:
             raise LmsmError(f"cannot read {path}: {reason_of(error)}") from None
         if not runs:
@@ -87,7 +87,8 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Return whether the path is a run folder: one with a config.yaml or a status.json."""
     return (path / "config.yaml").is_file() or (path / "status.json").is_file()
 
 
