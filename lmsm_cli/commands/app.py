@@ -14,7 +14,7 @@ from lmsm_cli import __version__
 from lmsm_cli.commands import help as pages
 from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
-from lmsm_cli.commands.completion import rejoin_bash_words
+from lmsm_cli.commands.completion import in_whole_words
 from lmsm_cli.commands.console import stderr_console
 from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.evaluate import evaluate
@@ -69,8 +69,7 @@ def script() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (see lmsm_cli.errors)."""
     _fill_closed_streams()
-    rejoin_bash_words(os.environ)
-    with terminable() as came:
+    with in_whole_words(os.environ), terminable() as came:
         try:
             return _run(arguments)
         except BaseException as error:  # whatever a library made of the signal

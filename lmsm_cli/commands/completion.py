@@ -4,16 +4,18 @@ Each function takes what is typed so far and returns what it could become. Nothi
 a shell waits for the answer. Where nothing fits, the shell offers files.
 """
 
-import os
-from collections.abc import Callable, Iterable, MutableMapping
+import io
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from lmsm_cli.layers import preset_names
 from lmsm_cli.spec import LOSSES
 
 _DEVICES = ("auto", "cpu", "cuda")
-# At these bash begins a new word, which alone is completed (COMP_WORDBREAKS).
-_BASH_BREAKS = (":", "=")
+_ASKED = "_LMSM_COMPLETE"
+# Where bash breaks words (COMP_WORDBREAKS), of what stands in our values.
+_BREAKS = (":", "=")
 
 
 def presets(incomplete: str) -> list[str]:
@@ -80,30 +82,40 @@ def _inside(incomplete: str, wanted: Callable[[Path], bool]) -> list[str]:
 
 
 def _offered(incomplete: str, values: Iterable[str]) -> list[str]:
-    """Return the values that begin so, for bash without the words before the one it completes."""
-    cut = 0
-    if os.environ.get("_LMSM_COMPLETE") == "complete_bash":
-        cut = max(incomplete.rfind(break_) for break_ in _BASH_BREAKS) + 1
-    return [value[cut:] for value in values if value.startswith(incomplete)]
+    return [value for value in values if value.startswith(incomplete)]
 
 
-def rejoin_bash_words(environment: MutableMapping[str, str]) -> None:
-    """Put the words together again that bash has broken at `:` and `=`, as in lsoftmax:margin=4.
+@contextmanager
+def in_whole_words(environment: MutableMapping[str, str]) -> Iterator[None]:
+    """Let the body answer bash as if it kept lsoftmax:margin=4 in one word.
 
-    bash hands over the typed words, a line each, and the number of the one under the cursor.
+    bash breaks words at `:` and `=`, hands over the pieces, a line each, with the number of the one
+    under the cursor, and wants only what that piece could become.
     """
-    if environment.get("_LMSM_COMPLETE") != "complete_bash":
+    if environment.get(_ASKED) != "complete_bash":
+        yield
         return
-    words = environment.get("COMP_WORDS", "").split("\n")
-    cursor = int(environment.get("COMP_CWORD", "0"))
-    joined: list[str] = []
-    position = cursor
-    for number, word in enumerate(words):
-        glued = joined and (word in _BASH_BREAKS or joined[-1].endswith(_BASH_BREAKS))
-        if glued:
-            joined[-1] += word
+    pieces = environment.get("COMP_WORDS", "").split("\n")
+    words, number = _rejoined(pieces, int(environment.get("COMP_CWORD", "0")))
+    environment["COMP_WORDS"], environment["COMP_CWORD"] = "\n".join(words), str(number)
+    typed = words[number] if number < len(words) else ""
+    value = typed.partition("=")[2] if typed.startswith("-") else typed
+    before = max(value.rfind(mark) for mark in _BREAKS) + 1
+    with redirect_stdout(io.StringIO()) as answer:
+        yield
+    for line in answer.getvalue().splitlines():
+        print(line[before:])
+
+
+def _rejoined(pieces: Iterable[str], cursor: int) -> tuple[list[str], int]:
+    """Return the words that bash has broken, and the number of the word under the cursor."""
+    words: list[str] = []
+    number = cursor
+    for i, piece in enumerate(pieces):
+        if words and (piece in _BREAKS or words[-1].endswith(_BREAKS)):
+            words[-1] += piece
         else:
-            joined.append(word)
-        if number == cursor:
-            position = len(joined) - 1
-    environment["COMP_WORDS"], environment["COMP_CWORD"] = "\n".join(joined), str(position)
+            words.append(piece)
+        if i == cursor:
+            number = len(words) - 1
+    return words, number
