@@ -14,12 +14,16 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from lmsm_cli.commands.console import stderr_console
 from lmsm_cli.engine.train import Epoch, Step
 
 # Seconds between two movements of the bars: a terminal costs time too.
 _LOOK_EVERY = 0.25
+_BAR_WIDTH = 10
+# Columns of a bar's line beside its name, its amounts and its note.
+_AROUND = len("* ") + 1 + _BAR_WIDTH + 1 + len(" 00:00 ")
 
 
 class PlainDisplay:
@@ -95,8 +99,10 @@ class BarDisplay:
         self._console = stderr_console()
         self._plain = PlainDisplay(self._console)
         self._bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            SpinnerColumn(), TextColumn("{task.description}", table_column=Column(overflow="fold")),
+            BarColumn(_BAR_WIDTH), MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
             console=self._console, transient=True,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
@@ -134,13 +140,23 @@ class BarDisplay:
         if now - self._looked < _LOOK_EVERY:
             return
         self._looked = now
-        self._move(f"epoch {step.epoch}", step.step, step.num_steps, self._note(step, now))
+        name, amounts = f"epoch {step.epoch}", f"{step.step}/{step.num_steps}"
+        room = self._console.width - _AROUND - len(name) - len(amounts)
+        self._move(name, step.step, step.num_steps, self._note(step, now, room))
 
-    def _note(self, step: Step, now: float) -> str:
-        lam = "" if step.lam is None else f" lambda {step.lam:.3g}"
-        seen = "" if step.seen is None else f"loss {step.seen.loss:.3f} acc {step.seen.accuracy:.3f}"  # fmt: skip
-        speed = step.num_images / max(1e-9, now - self._started)
-        return f"{seen}{lam} lr {step.lr:.3g} {speed:,.0f} images/s"
+    def _note(self, step: Step, now: float, room: int) -> str:
+        """Return what a user watches, as much as there is room for, whole numbers each."""
+        pieces = []
+        if step.seen is not None:
+            pieces.append(f"loss {step.seen.loss:.3f} acc {step.seen.accuracy:.3f}")
+        if step.lam is not None:
+            pieces.append(f"lambda {step.lam:.3g}")
+        pieces.append(f"lr {step.lr:.3g}")
+        if now > self._started:
+            pieces.append(f"{step.num_images / (now - self._started):,.0f} images/s")
+        while pieces and len(" ".join(pieces)) > room:
+            pieces.pop()
+        return " ".join(pieces)
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Print the epoch's line and move the bar of epochs."""
