@@ -15,7 +15,7 @@ from lmsm_cli.commands import help as pages
 from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
 from lmsm_cli.commands.completion import in_whole_words
-from lmsm_cli.commands.console import stderr_console
+from lmsm_cli.commands.console import spell_out, stderr_console
 from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.evaluate import evaluate
 from lmsm_cli.commands.losses import losses
@@ -69,6 +69,8 @@ def script() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (see lmsm_cli.errors)."""
     _fill_closed_streams()
+    for stream in (sys.stdout, sys.stderr):  # for the help pages too
+        spell_out(stream)
     with in_whole_words(os.environ), terminable() as came:
         try:
             return _run(arguments)

@@ -81,12 +81,16 @@ def is_plain(stream: TextIO) -> bool:
     )
 
 
+def spell_out(stream: TextIO | None) -> None:
+    """Let a stream that cannot write all characters spell the others, instead of failing."""
+    if isinstance(stream, io.TextIOWrapper) and not _is_utf8(stream):
+        stream.reconfigure(errors="lmsm")
+
+
 def _console(stream: TextIO) -> "Console":
     from rich.console import Console
 
-    written = stream._stream if isinstance(stream, _Lasting) else stream
-    if isinstance(written, io.TextIOWrapper) and not _is_utf8(written):
-        written.reconfigure(errors="lmsm")
+    spell_out(stream._stream if isinstance(stream, _Lasting) else stream)
     plain = is_plain(stream)
     return Console(
         file=stream,
