@@ -14,7 +14,7 @@ from lmsm_cli import __version__
 from lmsm_cli.commands import help as pages
 from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
-from lmsm_cli.commands.completion import in_whole_words
+from lmsm_cli.commands.completion import answering_shells
 from lmsm_cli.commands.console import spell_out, stderr_console
 from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.evaluate import evaluate
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # for the help pages too
         spell_out(stream)
-    with in_whole_words(os.environ), terminable() as came:
+    with answering_shells(os.environ), terminable() as came:
         try:
             return _run(arguments)
         except BaseException as error:  # whatever a library made of the signal

@@ -86,12 +86,16 @@ def _offered(incomplete: str, values: Iterable[str]) -> list[str]:
 
 
 @contextmanager
-def in_whole_words(environment: MutableMapping[str, str]) -> Iterator[None]:
-    """Let the body answer bash as if it kept lsoftmax:margin=4 in one word.
+def answering_shells(environment: MutableMapping[str, str]) -> Iterator[None]:
+    """Let the body answer a shell in lines of its own, and bash as if it kept vs:tau=1 in one word.
 
     bash breaks words at `:` and `=`, hands over the pieces, a line each, with the number of the one
     under the cursor, and wants only what that piece could become.
     """
+    if _ASKED in environment:
+        environment["COLUMNS"] = (
+            "10000"  # Typer wraps descriptions, which a shell takes line by line
+        )
     if environment.get(_ASKED) != "complete_bash":
         yield
         return
