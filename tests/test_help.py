@@ -1,0 +1,129 @@
+"""The help pages: whole at 80 columns, quick, complete, with examples that work."""
+
+import os
+import resource
+import shlex
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from lmsm_cli.commands.app import app, main
+from lmsm_cli.commands.help import EXAMPLES
+from lmsm_cli.config import Config, flag_name
+
+ROOT = get_command(app)
+
+
+def pages(command, words=()):
+    """Return every command of the program, by its words, groups and their commands included."""
+    found = {words: command}
+    for name, inner in getattr(command, "commands", {}).items():
+        found |= pages(inner, (*words, name))
+    return found
+
+
+PAGES = pages(ROOT)
+
+
+@pytest.fixture
+def page(monkeypatch, capsys):
+    """Return a command's page as a terminal of 80 columns shows it."""
+
+    def shown(words):
+        monkeypatch.setenv("COLUMNS", "80")
+        assert main([*words, "--help"]) == 0
+        return capsys.readouterr().out
+
+    return shown
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_a_page_is_whole_at_80_columns(page, words):
+    """No line is wider, nothing is cut, and every flag and word of its help stands there unbroken."""
+    text = page(words)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    there = set(text.replace("│", " ").split())
+    for parameter in PAGES[words].params:
+        missing = {word for word in [*(parameter.opts[:1] if parameter.param_type_name == "option" else ()), *(parameter.help or "").split()] if word not in there}  # fmt: skip
+        assert not missing, parameter.name
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_kinds_of_values_are_words(page, words):
+    """A page shows INTEGER and PATH, not Python's types, and nothing beside a switch."""
+    text = page(words)
+    assert not any(f"<{kind}" in text for kind in ("bool", "str", "int", "float", "path", "file"))
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_a_page_opens_with_one_sentence(words):
+    """The summary, which `lmsm --help` lists, is one line, says what the command does, and ends."""
+    summary = (PAGES[words].help or "").split("\n\n")[0].strip()
+    assert "\n" not in summary
+    assert 20 < len(summary) <= 100
+    assert summary[0].isupper()
+    assert summary.endswith(".")
+
+
+def test_the_choices_of_a_run_stand_in_panels(page):
+    """Options of the command come first, then the choices in Config's order, --margin beside --loss."""
+    text = page(("train",))
+    titles = [line.split()[1] for line in text.splitlines() if line.startswith("╭─")]
+    assert titles == ["Options", "Data", "Model", "Loss", "Training", "Run"]
+    flags = [line.split()[1] for line in text.splitlines() if line.startswith("│ --")]
+    assert [flag for flag in flags if flag != "--margin"][-len(Config.model_fields) :] == [flag_name(key) for key in Config.model_fields]  # fmt: skip
+    assert flags.index("--margin") == flags.index("--loss") + 1
+
+
+def test_commands_stand_in_panels(page):
+    """`lmsm --help` groups every command; none is left over."""
+    text = page(())
+    assert "╭─ Commands" not in text
+    for name in ROOT.commands:
+        assert f"│ {name} " in text
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_examples_work(tmp_path, monkeypatch, capsys, line):
+    """Each example is read by its command; those of train make a config."""
+    (tmp_path / "my.yaml").write_text("epochs: 3\n")
+    monkeypatch.chdir(tmp_path)
+    _, name, *words = shlex.split(line.partition(" > ")[0])
+    ROOT.commands[name].make_context(name, list(words))
+    if name == "train":
+        assert main([name, *words, "--show-config"]) == 0
+        assert "dataset" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [name for name in EXAMPLES if name in ROOT.commands])
+def test_a_page_ends_with_its_examples(page, command):
+    """Examples stand on their lines, unwrapped."""
+    lines = [line.strip() for line in page((command,)).splitlines()]
+    assert [line for line in lines if line.startswith("$ ")] == [f"$ {line}" for line in EXAMPLES[command]]  # fmt: skip
+
+
+def test_a_page_is_quick():
+    """Help computes for less than 0.4 s, of which a noisy machine is allowed twice as much."""
+    used = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "lmsm_cli", "train", "--help"], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(used) < 0.8
+
+
+def test_no_page_loads_what_computes():
+    """No help page imports torch or anything else that is slow to load."""
+    heavy = ("torch", "torchvision", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "PIL", "optuna", "onnx", "onnxruntime", "tensorboard", "pandas")  # fmt: skip
+    code = (
+        "import sys, json\nfrom lmsm_cli.commands.app import main\n"
+        "for words in json.loads(sys.argv[1]): main([*words, '--help'])\n"
+        f"print(*({set(heavy)!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    listed = repr([list(words) for words in PAGES]).replace("'", '"')
+    done = subprocess.run([sys.executable, "-c", code, listed], capture_output=True, text=True, env=os.environ, check=True)  # fmt: skip
+    assert done.stderr.strip() == ""
