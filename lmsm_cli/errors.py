@@ -4,6 +4,7 @@ LmsmError (2, usage and config)
 |- ArgumentError    2  a value that a function of the library cannot take; a ValueError too
 |- RunError         1  the run failed
 |  |- RankError     *  another process of the run failed; its exit code
+|  |- PrunedError   1  a search ended the run early, since others were better; it can go on
 |  `- StoppedError  *  a signal stopped the run after a step, and its state was saved
 |- DataError        3  data missing or bad
 |- CheckpointError  4  checkpoint unusable
@@ -45,6 +46,10 @@ class RunError(LmsmError):
 
 class RankError(RunError):
     """The failure of another process of the run, with that one's exit code."""
+
+
+class PrunedError(RunError):
+    """A run that a search ended after an epoch, since it did worse than others had done."""
 
 
 class StoppedError(RunError):

@@ -28,7 +28,7 @@ from lmsm_cli.engine.memory import reported_memory
 from lmsm_cli.engine.signals import Terminated, deferred, lasting
 from lmsm_cli.engine.step import new_optimizer
 from lmsm_cli.engine.train import Epoch, PausedError, Position, train
-from lmsm_cli.errors import DiskError, LmsmError, StoppedError
+from lmsm_cli.errors import DiskError, LmsmError, PrunedError, StoppedError
 from lmsm_cli.journal import Journal, Saved
 from lmsm_cli.losses import Head, build_head
 from lmsm_cli.models import Classifier, build_classifier, check_model
@@ -101,7 +101,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
         if not ranks.is_first:
             _finish(parts, told, with_plots)
             return None
-        folder = _new_folder(parts.config, parts.where)
+        folder = _new_folder(parts.config, parts.where, asked=journals.asked(config))
         with folder.locked():
             told.say(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
             _finish(replace(parts, folder=folder), told, with_plots)
@@ -213,11 +213,11 @@ def resolved_spec(spec: str, head: Head) -> str:
     return spec
 
 
-def _new_folder(config: Config, where: str) -> RunFolder:
+def _new_folder(config: Config, where: str, *, asked: str) -> RunFolder:
     name = run_name(config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now())  # fmt: skip
     folder = RunFolder.create(config.out, name)
     folder.write_config(configs.dump_yaml(config))
-    folder.write_environment(environment.describe(where))
+    folder.write_environment(environment.describe(where) | {"asked": asked})
     return folder
 
 
@@ -230,7 +230,7 @@ def _status(folder: RunFolder | None) -> Iterator[None]:
     folder.write_status("running")
     try:
         yield
-    except StoppedError as error:
+    except (StoppedError, PrunedError) as error:
         folder.write_status("interrupted", str(error), error.exit_code)
         raise
     except LmsmError as error:

@@ -23,6 +23,7 @@ from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, fi
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.models import Classifier
+from lmsm_cli.reports.samples import FREE_KEYS
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
@@ -122,6 +123,16 @@ def _versions(runtime: str) -> dict[str, str]:
 def fingerprint(choices: dict[str, Any]) -> str:
     """Return the SHA-256 of a config as plain types: equal configs, equal fingerprints."""
     return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
+
+
+def asked(config: Config) -> str:
+    """Return the fingerprint of a config as it is asked for, before anything is settled.
+
+    It leaves out where a run computes, and where its data lies: but for the class folders of
+    `folder`, whose place is all that tells them from others.
+    """
+    without = set(FREE_KEYS) - {"seed"} - ({"data_dir"} if config.dataset == "folder" else set())
+    return fingerprint({key: value for key, value in configs.dump(config).items() if key not in without})  # fmt: skip
 
 
 def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None], *, strict: bool = False) -> Saved:  # fmt: skip

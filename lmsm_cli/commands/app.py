@@ -23,6 +23,7 @@ from lmsm_cli.commands.presets import presets
 from lmsm_cli.commands.report import report
 from lmsm_cli.commands.resume import resume
 from lmsm_cli.commands.schedule import schedule
+from lmsm_cli.commands.sweep import sweep
 from lmsm_cli.commands.train import train
 from lmsm_cli.engine.signals import terminable
 from lmsm_cli.errors import DiskError, LmsmError, StoppedError
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    ("demo", demo, pages.TRAIN), ("train", train, pages.TRAIN), ("resume", resume, pages.TRAIN),
+    ("demo", demo, pages.TRAIN), ("train", train, pages.TRAIN), ("resume", resume, pages.TRAIN), ("sweep", sweep, pages.TRAIN),
     ("eval", evaluate, pages.LOOK), ("compare", compare, pages.LOOK), ("report", report, pages.LOOK),
     ("schedule", schedule, pages.PREPARE), ("losses", losses, pages.PREPARE), ("bench", bench, pages.PREPARE),
 )  # fmt: skip

@@ -5,6 +5,7 @@ A command that takes a run's choices declares `Preset`, `ConfigFile` and `Margin
 """
 
 import inspect
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -13,7 +14,8 @@ import typer
 from pydantic.fields import FieldInfo
 
 from lmsm_cli.commands import completion
-from lmsm_cli.config import Config, flag_name
+from lmsm_cli.config import Config, dump, flag_name
+from lmsm_cli.errors import LmsmError
 from lmsm_cli.layers import Layer, Resolved, resolve
 
 Preset = Annotated[str | None, typer.Option(metavar="NAME", help="Start from a preset; `lmsm presets` lists them.", autocompletion=completion.presets)]  # fmt: skip
@@ -50,12 +52,39 @@ def resolve_options(
 
     Raises LmsmError that lists every mistake.
     """
-    layers = [Layer.of_preset(preset)] if preset else []
-    layers += [Layer.of_file(config)] if config else []
-    layers.append(Layer.of_flags({**flags, "margin": margin}))
     from lmsm_cli.losses import check_loss  # imports torch, which --help must not wait for
 
-    return resolve(layers, check_loss)
+    return resolve([*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})], check_loss)  # fmt: skip
+
+
+def base_layers(preset: str | None, config: Path | None) -> list[Layer]:
+    """Return what lies below the flags."""
+    layers = [Layer.of_preset(preset)] if preset else []
+    return layers + ([Layer.of_file(config)] if config else [])
+
+
+def train_command(wanted: Config, preset: str | None = None, config: Path | None = None) -> str:
+    """Return the `lmsm train` command line that repeats a config, on a preset and a config file.
+
+    Where those two make no config of their own, they are left out.
+    """
+    try:
+        base = resolve(base_layers(preset, config)).config
+    except LmsmError:
+        preset = config = None
+        base = resolve([]).config
+    flags: dict[str, Any] = {}
+    for _ in range(2):  # a flag moves the defaults that follow from it
+        flags |= {key: value for key, value in dump(wanted).items() if value != dump(base)[key]}
+        base = resolve([*base_layers(preset, config), Layer.of_flags(flags)]).config
+    words = ["lmsm", "train", *(["--preset", preset] if preset else []), *(["--config", str(config)] if config else [])]  # fmt: skip
+    for key, value in flags.items():
+        flag = flag_name(key)
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag.removeprefix('--')}")
+        else:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return shlex.join(words)
 
 
 def _in_panels(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:

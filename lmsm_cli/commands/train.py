@@ -12,12 +12,14 @@ from lmsm_cli.commands.options import (
     Margin,
     Preset,
     Quiet,
+    base_layers,
     resolve_options,
     with_config_flags,
 )
+from lmsm_cli.commands.sweep import plan_of, run_and_compare
 from lmsm_cli.config import dump
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.layers import Resolved
+from lmsm_cli.layers import Layer, Resolved
 
 
 @with_config_flags
@@ -28,6 +30,7 @@ def train(
     margin: Margin = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print every choice with where it came from, and stop.")] = False,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, --out and more --epochs fit then.", autocompletion=completion.run_folders)] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Repeat the run with these seeds (5: 0 to 4) and show mean ± sd; runs that are there already are not repeated.", rich_help_panel="Run")] = None,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     **flags: Any,
@@ -38,14 +41,18 @@ def train(
 Ends with a table of every class's accuracy.
     """
     if resume:
-        if preset or config or show_config:
-            raise LmsmError("--resume takes its choices from the run folder: leave --preset, --config and --show-config out")  # fmt: skip
+        if preset or config or show_config or seeds:
+            raise LmsmError("--resume takes its choices from the run folder: leave --preset, --config, --seeds and --show-config out")  # fmt: skip
         given = {**flags, "margin": margin}
         finish(resume, {key: value for key, value in given.items() if value is not None}, quiet=quiet, json=json)  # fmt: skip
         return
     resolved = resolve_options(preset, config, margin, flags)
     if show_config:
         _show(resolved, json=json)
+    elif seeds is not None:
+        layers = [*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]
+        plan = plan_of(layers, [], seeds, seed=flags.get("seed"))
+        run_and_compare(plan, preset, config, with_plots=True, quiet=quiet, json=json)
     else:
         _run(resolved, quiet=quiet, json=json)
 

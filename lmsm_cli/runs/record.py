@@ -64,6 +64,12 @@ def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
     return RunRecord(path, config, status, metrics or [], scores, "; ".join(problems) or None)
 
 
+def asked_of(path: Path) -> str | None:
+    """Return the fingerprint of what the run in a folder was asked for; None where it is unknown."""
+    asked = (_attempt(_read_json, path / "environment.json", []) or {}).get("asked")
+    return asked if isinstance(asked, str) else None
+
+
 def find_runs(paths: Sequence[Path]) -> list[Path]:
     """Return the run folders that the paths are or directly hold, each once, in order of name.
 

@@ -1,0 +1,135 @@
+"""`lmsm sweep`: many runs that differ in chosen ways, and their comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lmsm_cli.commands.compare import print_comparison
+from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import (
+    ConfigFile,
+    Margin,
+    Preset,
+    Quiet,
+    base_layers,
+    train_command,
+    with_config_flags,
+)
+from lmsm_cli.errors import LmsmError, RunError
+from lmsm_cli.grid import Axis, parse_axes, parse_seeds, product
+from lmsm_cli.layers import Layer
+
+if TYPE_CHECKING:
+    from lmsm_cli.sweep import PlannedRun, Progress
+
+# A place of its own, so that the same command finds its runs again.
+_OUT = "runs/sweep"
+
+
+@with_config_flags
+def sweep(
+    *,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    margin: Margin = None,
+    grid: Annotated[list[str] | None, typer.Option("--grid", metavar="KEY=A,B", help="Values of a choice, repeatable: lr=0.1,0.01, loss=softmax,lsoftmax:margin=4,lambda_min=5, milestones=160,180;120,160; with --trials also a range, lr=0.0001..0.1:log.", rich_help_panel="Sweep")] = None,
+    arm: Annotated[list[str] | None, typer.Option("--arm", metavar="'KEY=A KEY=B'", help="Choices that belong together, repeatable: 'loss=ldam reweight=effective rebalance_from=9'. Every arm meets every value of the grid.", rich_help_panel="Sweep")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).", rich_help_panel="Sweep")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and which are there already; run none.", rich_help_panel="Sweep")] = False,
+    plots: Annotated[bool, typer.Option("--plots", help="Draw the plots of each run.", rich_help_panel="Sweep")] = False,
+    quiet: Quiet = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    **flags: Any,
+) -> None:  # fmt: skip
+    """Run every combination of choices with every seed, and compare them.
+
+    The same command again does only what is missing: it goes on with what was stopped, tries again what
+    failed, and leaves to other processes what they are doing. So start it several times to share the
+    work. Other choices are the flags of `lmsm train`; runs go to --out (default: runs/sweep).
+    """
+    axes = parse_axes(grid or [], arm or [])
+    layers = [*_defaults(), *base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]  # fmt: skip
+    plan = plan_of(layers, axes, seeds, seed=flags.get("seed"))
+    if dry_run:
+        _show_plan(plan, json=json)
+    else:
+        run_and_compare(plan, preset, config, with_plots=plots, quiet=quiet, json=json)
+
+
+def _defaults() -> list[Layer]:
+    return [Layer({"out": _OUT}, {"out": "lmsm sweep"})]
+
+
+def plan_of(layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any) -> "list[PlannedRun]":  # fmt: skip
+    """Return the runs of every combination with every seed. Raises LmsmError for what cannot work."""
+    numbers = None if seeds is None else parse_seeds(seeds)
+    if numbers is not None and seed is not None:
+        raise LmsmError("--seed and --seeds are both given: take one")
+    combinations = product(axes, len(numbers or "1"))
+    from lmsm_cli.sweep import make_plan
+
+    return make_plan(layers, combinations, numbers)
+
+
+def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Path | None, *, with_plots: bool, quiet: bool, json: bool) -> None:  # fmt: skip
+    """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
+
+    Raises RunError where some failed.
+    """
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.reports.comparison import compare_runs
+    from lmsm_cli.reports.sweep_tables import failures_table
+    from lmsm_cli.sweep import Shelf, run_plan
+
+    with new_display(quiet) as display:
+        failures = run_plan(plan, display, with_plots=with_plots)
+    shelf = Shelf(plan[0].config.out)
+    done = [one.record for one in map(shelf.progress, plan) if one.state == "completed"]
+    comparison = compare_runs([record for record in done if record])
+    failed = [{"label": one.run.label, "reason": one.reason, "command": train_command(one.run.config, preset, config)} for one in failures]  # fmt: skip
+    if json:
+        print_json(comparison.to_json() | {"failed": failed})
+    else:
+        console = stdout_console()
+        if comparison.groups:
+            print_comparison(comparison)
+        for run in (run for group in comparison.groups for run in group.runs):
+            console.print(f"run folder: {run}", markup=False, highlight=False, soft_wrap=True)
+        if failed:
+            console.print(failures_table(failed))
+        for row in failed:
+            console.print(f"to repeat it: {row['command']}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+    if failed:
+        raise RunError(f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those")  # fmt: skip
+
+
+def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
+    from lmsm_cli.reports.sweep_tables import plan_table
+    from lmsm_cli.sweep import Shelf
+
+    shelf = Shelf(plan[0].config.out)
+    found = [shelf.progress(run) for run in plan]
+    rows = [{"label": one.run.label, "state": one.state, "run": str(one.record.path) if one.record else None} for one in found]  # fmt: skip
+    seconds = _seconds_left(found)
+    if json:
+        print_json({"runs": rows, "seconds_left": seconds})
+        return
+    console = stdout_console()
+    console.print(plan_table(rows))
+    if seconds is not None:
+        console.print(f"trainings still to do: about {_duration(seconds)}, by those that are done")
+
+
+def _seconds_left(found: "Sequence[Progress]") -> float | None:
+    """Return what the unfinished trainings will take at the mean of the finished ones."""
+    done = [one.seconds for one in found if one.seconds is not None]
+    return fmean(done) * (len(found) - len(done)) if done else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
