@@ -78,7 +78,7 @@ def make_plan(layers: Sequence[Layer], combinations: Sequence[Mapping[str, str]]
     for choices in combinations:
         name = label(choices)
         try:
-            runs = [_planned(layers, choices, seed) for seed in seeds or (None,)]
+            runs = [planned(layers, choices, seed) for seed in seeds or (None,)]
             experiment.check(runs[0].config)
         except DiskError:
             raise
@@ -93,7 +93,8 @@ def make_plan(layers: Sequence[Layer], combinations: Sequence[Mapping[str, str]]
     return plan
 
 
-def _planned(layers: Sequence[Layer], choices: Mapping[str, str], seed: int | None) -> PlannedRun:
+def planned(layers: Sequence[Layer], choices: Mapping[str, str], seed: int | None) -> PlannedRun:
+    """Return one run of given choices, with a seed or the config's own. Raises LmsmError."""
     varied = Layer(choices, {key: f"{key} of the sweep" for key in choices})
     given = Layer.of_flags({"seed": seed})
     config = resolve([*layers, varied, given], check_loss).config

@@ -1,6 +1,6 @@
 """`lmsm sweep`: many runs that differ in chosen ways, and their comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,10 +23,12 @@ from lmsm_cli.grid import Axis, parse_axes, parse_seeds, product
 from lmsm_cli.layers import Layer
 
 if TYPE_CHECKING:
+    from lmsm_cli.search import Search
     from lmsm_cli.sweep import PlannedRun, Progress
 
 # A place of its own, so that the same command finds its runs again.
 _OUT = "runs/sweep"
+_TRIALS_SHOWN = 10
 
 
 @with_config_flags
@@ -38,6 +40,10 @@ def sweep(
     grid: Annotated[list[str] | None, typer.Option("--grid", metavar="KEY=A,B", help="Values of a choice, repeatable: lr=0.1,0.01, loss=softmax,lsoftmax:margin=4,lambda_min=5, milestones=160,180;120,160; with --trials also a range, lr=0.0001..0.1:log.", rich_help_panel="Sweep")] = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="'KEY=A KEY=B'", help="Choices that belong together, repeatable: 'loss=ldam reweight=effective rebalance_from=9'. Every arm meets every value of the grid.", rich_help_panel="Sweep")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).", rich_help_panel="Sweep")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", metavar="N", min=1, help="Search instead: draw choices by Optuna until the study has N trials; the best is by validation score.", rich_help_panel="Search")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="End a trial that does worse than the median of those before.", rich_help_panel="Search")] = False,
+    study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="Name of the study (default: one that follows from the choices).", rich_help_panel="Search")] = None,
+    storage: Annotated[str | None, typer.Option("--storage", metavar="URL", help="Database of the study, for several hosts (default: study.db in --out).", rich_help_panel="Search")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and which are there already; run none.", rich_help_panel="Sweep")] = False,
     plots: Annotated[bool, typer.Option("--plots", help="Draw the plots of each run.", rich_help_panel="Sweep")] = False,
     quiet: Quiet = False,
@@ -52,6 +58,16 @@ def sweep(
     """
     axes = parse_axes(grid or [], arm or [])
     layers = [*_defaults(), *base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]  # fmt: skip
+    if trials is not None:
+        if dry_run or plots:
+            raise LmsmError("--trials draws its runs as it goes: leave --dry-run and --plots out")
+        numbers = _numbers(seeds, flags.get("seed"))
+        from lmsm_cli.search import Search
+
+        _search(Search(layers, axes, numbers, trials, study, storage, prune), preset, config, quiet=quiet, json=json)  # fmt: skip
+        return
+    if prune or study or storage:
+        raise LmsmError("--prune, --study and --storage are of a search: give --trials N")
     plan = plan_of(layers, axes, seeds, seed=flags.get("seed"))
     if dry_run:
         _show_plan(plan, json=json)
@@ -65,13 +81,17 @@ def _defaults() -> list[Layer]:
 
 def plan_of(layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any) -> "list[PlannedRun]":  # fmt: skip
     """Return the runs of every combination with every seed. Raises LmsmError for what cannot work."""
-    numbers = None if seeds is None else parse_seeds(seeds)
-    if numbers is not None and seed is not None:
-        raise LmsmError("--seed and --seeds are both given: take one")
+    numbers = _numbers(seeds, seed)
     combinations = product(axes, len(numbers or "1"))
     from lmsm_cli.sweep import make_plan
 
     return make_plan(layers, combinations, numbers)
+
+
+def _numbers(seeds: str | None, seed: Any) -> tuple[int, ...] | None:
+    if seeds is not None and seed is not None:
+        raise LmsmError("--seed and --seeds are both given: take one")
+    return None if seeds is None else parse_seeds(seeds)
 
 
 def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Path | None, *, with_plots: bool, quiet: bool, json: bool) -> None:  # fmt: skip
@@ -133,3 +153,35 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _search(search: "Search", preset: str | None, config: Path | None, *, quiet: bool, json: bool) -> None:
+    """Search, then print the best trials and the command of the best."""
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.reports.sweep_tables import trials_table
+    from lmsm_cli.search import run_search
+
+    with new_display(quiet) as display:
+        found = run_search(search, display)
+    rows = [{"number": one.number, "value": one.value, "state": one.state, "reason": one.reason, "label": one.label, "choices": one.choices, "runs": list(one.runs)} for one in found]  # fmt: skip
+    best = None if found[0].value is None else rows[0] | {"command": _best_command(search, found[0].choices, preset, config)}  # fmt: skip
+    if json:
+        print_json({"score": "val_balanced_accuracy", "best": best, "trials": rows})
+    else:
+        console = stdout_console()
+        few = rows[:_TRIALS_SHOWN]
+        title = f"The best {len(few)} of {len(rows)} trials" if len(few) < len(rows) else f"{len(rows)} trials"  # fmt: skip
+        console.print(trials_table(few, title))
+        if best:
+            console.print(f"the best: {best['command']}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+    if best is None:
+        raise RunError(f"none of the {len(rows)} trials came to its end: look at the reasons, and at the ranges")  # fmt: skip
+
+
+def _best_command(search: "Search", choices: Mapping[str, str], preset: str | None, config: Path | None) -> str:  # fmt: skip
+    from lmsm_cli.sweep import planned
+
+    # where runs are made that belong to no sweep
+    layers = [*search.layers, Layer({"out": "runs"}, {"out": "runs"})]
+    command = train_command(planned(layers, choices, None).config, preset, config)
+    return command + (f" --seeds {','.join(map(str, search.seeds))}" if search.seeds else "")
