@@ -1,0 +1,207 @@
+"""Searches: the best by validation, exactly as many trials as asked for, each told how it ended."""
+
+import dataclasses
+import json
+import signal
+import sys
+
+import pytest
+
+from lmsm_cli import experiment
+from lmsm_cli.commands.app import main
+from lmsm_cli.errors import DataError, LmsmError, PrunedError, StoppedError
+from lmsm_cli.grid import parse_axes
+from lmsm_cli.layers import resolve
+from lmsm_cli.losses import check_loss
+from lmsm_cli.runs.record import read_run
+from lmsm_cli.search import Search, _Reporting, check_search, run_search
+from tests.conftest import SilentDisplay
+from tests.test_journal import Stopping
+from tests.test_sweep import BAD, FLAGS, folders, layers, status
+
+optuna = pytest.importorskip("optuna")
+
+GRIDS = ["lr=0.001..0.1:log", "batch_size=32..64", "loss=softmax,lsoftmax:margin=2"]
+CHOICES = [word for text in GRIDS for word in ("--grid", text)]
+
+
+def search(out, num_trials, *grids, arms=(), seeds=None, prune=False, **values):
+    """Return a search over the digits, whose killed processes are noticed within seconds."""
+    axes = parse_axes(grids or GRIDS, arms)
+    return Search(layers(out, **values), axes, seeds, num_trials, prune=prune, heartbeat=1)
+
+
+def searched(out, num_trials, *grids, display=None, **options):
+    """Do a search; return its trials."""
+    return run_search(search(out, num_trials, *grids, **options), display or SilentDisplay())
+
+
+def finished(out, *, all_states=False):
+    """Return the trials of the one study of a folder, as Optuna has them."""
+    storage = f"sqlite:///{out}/study.db"
+    (name,) = optuna.get_all_study_names(storage)
+    states = None if all_states else [optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED]  # fmt: skip
+    return optuna.load_study(study_name=name, storage=storage).get_trials(states=states)
+
+
+def test_the_best_is_best_on_validation(tmp_path, capsys):
+    """A value is the last epoch's val_balanced_accuracy of the run; the best's command repeats it."""
+    flags = ["sweep", *FLAGS, *CHOICES, "--out", str(tmp_path)]
+    assert main([*flags, "--trials", "3", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    for row in document["trials"]:
+        (run,) = row["runs"]
+        record = read_run(tmp_path / run)
+        assert row["value"] == record.metrics[-1]["val_balanced_accuracy"]
+        drawn = {key: str(record.config[key]) for key in ("lr", "batch_size")}
+        assert float(drawn["lr"]) == float(row["choices"]["lr"])
+        assert drawn["batch_size"] == row["choices"]["batch_size"]
+        assert 32 <= record.config["batch_size"] <= 64
+        assert 0.001 <= record.config["lr"] <= 0.1
+        assert record.config["loss"].startswith(row["choices"]["loss"])
+    best = document["best"]
+    assert best["value"] == max(row["value"] for row in document["trials"])
+    assert f"--lr {best['choices']['lr']}" in best["command"]
+    assert "--out" not in best["command"]
+    assert main([*flags, "--trials", "4"]) == 0
+    printed = capsys.readouterr()
+    assert len(folders(tmp_path)) == 4
+    assert "4 trials" in printed.out
+    assert "the best: lmsm train --preset digits" in printed.out
+    assert "Trial" not in printed.out
+
+
+def test_a_search_repeats_itself(tmp_path):
+    """One process draws the same choices again, also where it was ended in between."""
+    whole = searched(tmp_path / "one", 3)
+    for num_trials in (1, 3):
+        parts = searched(tmp_path / "two", num_trials)
+    assert [(one.number, one.choices, one.value) for one in whole] == [(one.number, one.choices, one.value) for one in parts]  # fmt: skip
+    assert searched(tmp_path / "other", 1, seed=7)[0].choices != next(one.choices for one in whole if one.number == 0)  # fmt: skip
+
+
+def test_a_value_is_the_mean_over_seeds(tmp_path):
+    """Each seed is a run of its own."""
+    (one,) = searched(tmp_path, 1, seeds=(0, 5))
+    values = [read_run(path).metrics[-1]["val_balanced_accuracy"] for path in folders(tmp_path)]
+    assert len(values) == len(one.runs) == 2
+    assert one.value == pytest.approx(sum(values) / 2)
+
+
+def test_arms_are_searched_whole(tmp_path):
+    """An arm's choices come together or not at all."""
+    arms = ["loss=ldam reweight=effective", "loss=softmax sampling=balanced"]
+    for one in searched(tmp_path, 3, "lr=0.01..0.1", arms=arms):
+        config = read_run(tmp_path / one.runs[0]).config
+        assert (config["loss"].partition(":")[0], config["reweight"], config["sampling"]) in [("ldam", "effective", "shuffle"), ("softmax", "none", "balanced")]  # fmt: skip
+
+
+def test_a_diverged_trial_is_told_and_counted(tmp_path, capsys):
+    """Else a search among bad choices would never end; where none is good, the exit code says so."""
+    flags = ["sweep", *FLAGS, "--grid", f"lr={BAD}..1e35:log", "--trials", "2", "--out", str(tmp_path)]  # fmt: skip
+    assert main(flags) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("failed: the loss is no longer finite") == 2
+    assert "none of the 2 trials came to its end" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_a_pruned_run_says_so_and_is_counted(tmp_path, monkeypatch):
+    """The pruner sees each epoch's validation; the run is interrupted with the reason, not failed."""
+    threshold = optuna.pruners.ThresholdPruner(lower=1.1)
+    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **options: threshold)
+    found = searched(tmp_path, 2, prune=True, epochs="3")
+    assert [one.state for one in found] == ["pruned", "pruned"]
+    for path in folders(tmp_path):
+        assert status(path)["state"] == "interrupted"
+        assert status(path)["reason"].startswith("pruned after epoch 1 of 3")
+        assert len(read_run(path).metrics) == 1
+    values = [trial.intermediate_values for trial in finished(tmp_path)]
+    rows = [read_run(path).metrics[0]["val_balanced_accuracy"] for path in folders(tmp_path)]
+    assert values == [{1: value} for value in rows]
+    experiment.resume(folders(tmp_path)[0], SilentDisplay(), with_plots=False)
+    assert status(folders(tmp_path)[0])["state"] == "completed"
+
+
+def test_a_run_is_not_pruned_after_its_last_epoch(tmp_path):
+    """What is done is done, and its value counts."""
+
+    class Trial:
+        """Would prune whenever it is asked."""
+
+        reported = ()
+
+        def report(self, value, step):
+            self.reported += ((step, value),)
+
+        def should_prune(self):
+            return True
+
+    trial = Trial()
+    config = resolve(layers(tmp_path), check_loss).config
+    folder = experiment.run(config, _Reporting(SilentDisplay(), trial, 10), with_plots=False)
+    assert trial.reported == ((11, read_run(folder.path).metrics[0]["val_balanced_accuracy"]),)
+    with pytest.raises(PrunedError):
+        experiment.run(config.model_copy(update={"epochs": 2}), _Reporting(SilentDisplay(), trial, 0), with_plots=False)  # fmt: skip
+
+
+def test_a_stopped_search_goes_on_with_its_run(tmp_path):
+    """The trial that a signal ended is none; its choices come again, and its run is resumed."""
+    with pytest.raises(StoppedError, match="goes on with the search") as stopped:
+        searched(tmp_path, 2, display=Stopping(3, signal.SIGINT))
+    assert stopped.value.exit_code == 130
+    (path,) = folders(tmp_path)
+    assert status(path)["state"] == "interrupted"
+    assert len(searched(tmp_path, 2)) == 2
+    assert [status(path)["state"] for path in folders(tmp_path)] == ["completed"] * 2
+    assert folders(tmp_path)[0] == path
+
+
+def test_missing_data_ends_the_search(tmp_path):
+    """It would be missing in the next trial too."""
+    there = {"dataset": "folder", "data_dir": str(tmp_path / "nothing"), "imbalance": "none", "model": "resnet18"}  # fmt: skip
+    with pytest.raises(DataError):
+        searched(tmp_path / "runs", 3, "lr=0.01..0.1", **there)
+
+
+REFUSED = [
+    ({"validation": "0"}, {}, "needs validation images"),
+    ({}, {"axes": parse_axes(["lr=0.1,0.2", "loss=softmax,focal"], [])}, "there are only 4 combinations"),
+    ({}, {"axes": parse_axes(["lr=-1..0.1"], [])}, "lr=-1: lr of the sweep: lr is '-1'"),
+    ({}, {"axes": parse_axes(["lr=0.1..0.2", "loss=softmax,lsoftmx"], [])}, "did you mean 'lsoftmax'?"),
+    ({}, {"storage": "nonsense"}, "the study's database cannot be opened"),
+    ({}, {"storage": "mysql+nodriver://u:secret@host/db"}, "the study's database cannot be opened"),
+    ({}, {"storage": "sqlite:////nowhere/at/all.db"}, "the study's database cannot be opened"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "changes", "message"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_what_cannot_work_is_told_before_anything_starts(values, changes, message, tmp_path):
+    """One sentence, without a traceback or a password."""
+    with pytest.raises(LmsmError) as told:
+        run_search(dataclasses.replace(search(tmp_path, 9, **values), **changes), SilentDisplay())
+    assert message in str(told.value)
+    assert "secret" not in str(told.value)
+    assert not folders(tmp_path)
+
+
+def test_a_study_is_of_one_search(tmp_path):
+    """Other ranges, losses or seeds under an old name would mix what cannot be compared."""
+    named = dataclasses.replace(search(tmp_path, 1), study="mine")
+    assert len(run_search(named, SilentDisplay())) == 1
+    assert len(run_search(dataclasses.replace(named, num_trials=2), SilentDisplay())) == 2
+    other = dataclasses.replace(search(tmp_path, 1, "lr=0.01..0.1"), study="mine")
+    with pytest.raises(LmsmError, match="'mine' is of another search"):
+        run_search(other, SilentDisplay())
+    storage = f"sqlite:///{tmp_path}/foreign.db"
+    study = optuna.create_study(storage=storage, study_name="theirs")
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(LmsmError, match="'theirs' is of another search"):
+        run_search(dataclasses.replace(other, study="theirs", storage=storage), SilentDisplay())
+
+
+def test_without_optuna_the_way_out_is_told(tmp_path, monkeypatch):
+    """It is an extra, named with its pip command."""
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(LmsmError, match=r"pip install 'lmsm-cli\[search\]'"):
+        check_search(search(tmp_path, 1))

@@ -1,0 +1,300 @@
+"""Sweeps: only what is missing is run, by whom- and however often it is asked for; none is lost."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lmsm_cli import experiment, journal
+from lmsm_cli.commands.app import main
+from lmsm_cli.commands.options import train_command
+from lmsm_cli.errors import DataError, LmsmError, StoppedError
+from lmsm_cli.layers import Layer, resolve
+from lmsm_cli.losses import check_loss
+from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.sweep import Shelf, claimed, make_plan, run_plan
+from tests.conftest import SilentDisplay
+from tests.test_checkpoint import damage
+from tests.test_journal import Stopping, assert_same_bits
+
+# One epoch of the digits takes half a second; the arithmetic needs no probe.
+FIXED = {"epochs": "1", "device": "cpu", "precision": "fp32", "layout": "channels-last", "threads": "1", "batch_size": "64", "model": "paper-2d"}  # fmt: skip
+FLAGS = ["--preset", "digits", *(word for key, value in FIXED.items() for word in (f"--{key.replace('_', '-')}", value))]  # fmt: skip
+BAD = "1e30"
+
+
+def layers(out, **values):
+    """Return the layers of quick runs into a folder."""
+    return [Layer.of_preset("digits"), Layer.of_flags({**FIXED, "out": out, **values})]
+
+
+def plan(out, *choices, seeds=(0, 1), **values):
+    """Return a plan of given choices and seeds."""
+    return make_plan(layers(out, **values), choices or [{}], seeds)
+
+
+def status(path):
+    """Return status.json."""
+    return json.loads((path / "status.json").read_text())
+
+
+def run(runs, display=None):
+    """Complete a plan; return the failures."""
+    return run_plan(runs, display or SilentDisplay(), with_plots=False)
+
+
+def folders(out):
+    """Return the run folders, oldest first."""
+    return sorted(path.parent for path in out.glob("*/status.json"))
+
+
+def swept(capsys, out, *flags, code=0):
+    """Run the command; return its JSON and what it said."""
+    assert main(["sweep", *FLAGS, "--out", str(out), "--json", *flags]) == code
+    printed = capsys.readouterr()
+    return json.loads(printed.out), printed.err
+
+
+def test_a_sweep_ends_with_the_comparison_and_runs_nothing_twice(tmp_path, capsys):
+    """Each combination is a group over its seeds; the same command again finds all and does none."""
+    flags = ("--grid", "lr=0.05,0.1", "--seeds", "2")
+    document, _ = swept(capsys, tmp_path, *flags)
+    assert [(group["differs"]["lr"], sorted(group["seeds"])) for group in document["groups"]] == [(0.05, [0, 1]), (0.1, [0, 1])]  # fmt: skip
+    assert document["failed"] == []
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
+    again, said = swept(capsys, tmp_path, *flags)
+    assert again == document
+    assert "4 of 4 runs are there already" in said
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*") if path.name != ".lock"} == {path: at for path, at in before.items() if path.name != ".lock"}  # fmt: skip
+    more, _ = swept(capsys, tmp_path, "--grid", "lr=0.05,0.1,0.2", "--seeds", "2")
+    assert len(folders(tmp_path)) == 6
+    assert len(more["groups"]) == 3
+
+
+def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, capsys):
+    """Exit code 1, a table with the reason and the command that repeats it; again: only that one."""
+    flags = ["sweep", *FLAGS, "--out", str(tmp_path), "--grid", f"lr={BAD},0.05"]
+    for tries in (1, 2):
+        assert main(flags) == 1
+        printed = capsys.readouterr()
+        assert f"lr={BAD}" in printed.out
+        assert "no longer finite" in printed.out
+        assert "to repeat it: lmsm train --preset digits" in printed.out
+        assert "1 of 2 runs failed" in printed.err
+        states = [status(path)["state"] for path in folders(tmp_path)]
+        assert sorted(states) == ["completed"] + ["failed"] * tries
+    (line,) = [line for line in printed.out.splitlines() if line.startswith("to repeat it: ")]
+    assert main(line.removeprefix("to repeat it: lmsm ").split()) == 5
+    assert len(folders(tmp_path)) == 4
+
+
+def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
+    """Nothing leaks from run to run: neither generators nor arithmetic."""
+    others = [{"loss": "lsoftmax:margin=4", "precision": "bf16-conv", "threads": "2", "augment": "crop-flip"}]  # fmt: skip
+    runs = plan(tmp_path / "sweep", *others, {"loss": "focal"}, seeds=(3,), model="paper-mnist")
+    assert run(runs) == []
+    alone = experiment.run(runs[1].config.model_copy(update={"out": tmp_path / "alone"}), SilentDisplay(), with_plots=False)  # fmt: skip
+    (path,) = [record.path for record in Shelf(tmp_path / "sweep").runs(runs[1])]
+    assert_same_bits(path, alone.path)
+
+
+def test_a_stopped_sweep_goes_on(tmp_path):
+    """A signal ends the run after its step and the sweep with its code; then only the rest is done."""
+    runs = plan(tmp_path, {"lr": "0.05"}, {"lr": "0.1"})
+    num_steps = 7  # of a run
+    with pytest.raises(StoppedError, match="the same command again goes on") as stopped:
+        run(runs, Stopping(num_steps + 2, signal.SIGTERM))
+    assert stopped.value.exit_code == 143
+    states = [status(path)["state"] for path in folders(tmp_path)]
+    assert sorted(states) == ["completed", "interrupted"]
+    display = SilentDisplay()
+    assert run(runs, display) == []
+    assert [status(path)["state"] for path in folders(tmp_path)] == ["completed"] * 4
+    assert "1 of 4 runs are there already" in display.said
+    whole = experiment.run(runs[1].config.model_copy(update={"out": tmp_path / "whole"}), SilentDisplay(), with_plots=False)  # fmt: skip
+    assert_same_bits(Shelf(tmp_path).runs(runs[1])[0].path, whole.path)
+
+
+def test_what_another_process_failed_at_is_told_and_not_tried_again(tmp_path):
+    """A failure that comes up while the sweep goes on is reported by every process."""
+    runs = plan(tmp_path, {"lr": "0.05"}, {"lr": BAD}, seeds=(0,))
+
+    class Meanwhile(SilentDisplay):
+        """Lets the other process do the second run during the first."""
+
+        def epoch(self, epoch, num_epochs):
+            run(runs[1:])
+
+    (failure,) = run(runs, Meanwhile())
+    assert failure.run.label == f"lr={BAD} seed=0"
+    assert "no longer finite" in failure.reason
+    assert len(folders(tmp_path)) == 2
+
+
+def test_a_claim_keeps_others_out(tmp_path):
+    """A claimed run is no other's until the claim ends."""
+    (one,) = plan(tmp_path, seeds=(0,))
+    with claimed(one, wait=False) as is_ours:
+        assert is_ours
+        code = f"from filelock import FileLock, Timeout\ntry:\n  FileLock({str(tmp_path / '.sweep' / (one.asked[:32] + '.lock'))!r}, timeout=0).acquire()\nexcept Timeout: print('taken')"  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # fmt: skip
+        assert done.stdout == "taken\n"
+    with claimed(one, wait=True) as is_ours:
+        assert is_ours
+
+
+def test_two_damaged_checkpoints_are_no_end(tmp_path):
+    """A run that cannot be resumed is begun anew, and the user told why."""
+    runs = plan(tmp_path, seeds=(0,), epochs="3")
+    with pytest.raises(StoppedError):
+        run(runs, Stopping(16))
+    (path,) = folders(tmp_path)
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        damage(path / name, "half")
+    display = SilentDisplay()
+    assert run(runs, display) == []
+    assert any("begun anew" in text for text in display.warned)
+    assert Shelf(tmp_path).progress(runs[0]).state == "completed"
+    assert len(folders(tmp_path)) == 2
+
+
+def test_a_run_that_was_made_longer_or_lost_its_scores(tmp_path):
+    """A longer run is not the one asked for; one without scores is scored again."""
+    runs = plan(tmp_path, seeds=(0,))
+    assert run(runs) == []
+    (path,) = folders(tmp_path)
+    (path / "scores.json").unlink()
+    assert run(runs) == []
+    assert folders(tmp_path) == [path]
+    assert (path / "scores.json").exists()
+    experiment.resume(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
+    assert Shelf(tmp_path).progress(runs[0]).state == "missing"
+
+
+def test_missing_data_ends_the_sweep(tmp_path):
+    """The first run without its data is the last: the others have none either."""
+    there = {"dataset": "folder", "data_dir": str(tmp_path / "nothing"), "imbalance": "none", "model": "resnet18"}  # fmt: skip
+    runs = make_plan(layers(tmp_path / "runs", **there), [{}], (0, 1))
+    display = SilentDisplay()
+    with pytest.raises(DataError):
+        run(runs, display)
+    assert len([text for text in display.said if text.startswith("run ")]) == 1
+
+
+def test_mistakes_of_all_combinations_are_told_together(tmp_path):
+    """Before anything starts, each with its combination; one that all have, once and without."""
+    with pytest.raises(LmsmError) as told:
+        plan(tmp_path, {"lr": "x"}, {"loss": "lsoftmx"}, {"loss": "lsoftmax:margin=4,lambda_start=1"}, {"lr": "0.1"})  # fmt: skip
+    lines = str(told.value).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("lr=x: lr of the sweep: lr is 'x'")
+    assert "did you mean 'lsoftmax'?" in lines[1]
+    assert lines[2].startswith("loss=lsoftmax:margin=4,lambda_start=1: ")
+    with pytest.raises(LmsmError) as told:
+        plan(tmp_path, {"lr": "0.1"}, {"lr": "0.2"}, momentum="2")
+    assert str(told.value).startswith("--momentum: momentum is '2'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_runs_are_refused(tmp_path):
+    """0.1 and 0.10 are one learning rate."""
+    with pytest.raises(LmsmError, match=r"'lr=0.1' and 'lr=0.10' are the same run"):
+        plan(tmp_path, {"lr": "0.1"}, {"lr": "0.10"}, seeds=None)
+
+
+@pytest.mark.parametrize(("change", "same"), [({"seed": 9}, False), ({"lr": 0.5}, False), ({"precision": "bf16"}, False), ({"device": "auto"}, True), ({"threads": 2}, True), ({"data_dir": "elsewhere"}, True), ({"out": "elsewhere"}, True)])  # fmt: skip
+def test_where_a_run_is_made_is_not_what_it_is(tmp_path, change, same):
+    """A run is known by what is computed; of class folders their place is all that tells them."""
+    one = resolve(layers(tmp_path), check_loss).config
+    other = resolve([*layers(tmp_path), Layer.of_flags(change)], check_loss).config
+    assert (journal.asked(one) == journal.asked(other)) is same
+    folder = one.model_copy(update={"dataset": "folder"})
+    moved = folder.model_copy(update={"data_dir": tmp_path})
+    assert journal.asked(folder) != journal.asked(moved)
+
+
+def test_train_takes_seeds(tmp_path, capsys):
+    """`train --seeds` is a sweep of one combination: mean ± sd and the folders, each run once."""
+    flags = ["train", *FLAGS, "--out", str(tmp_path)]
+    assert main([*flags, "--seeds", "0,4"]) == 0
+    printed = capsys.readouterr().out
+    assert "±" in printed
+    assert all(str(path) in printed for path in folders(tmp_path))
+    assert len(folders(tmp_path)) == 2
+    assert (folders(tmp_path)[0] / "plots" / "confusion.png").exists()
+    assert main([*flags, "--seeds", "1", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["groups"][0]["seeds"] == [0]
+    assert "1 of 1 runs are there already" in printed.err
+
+
+REFUSED = [
+    (["train", "--seeds", "2", "--seed", "1"], "--seed and --seeds are both given"),
+    (["train", "--seeds", "2", "--resume", "x"], "leave --preset, --config, --seeds"),
+    (["sweep", "--seeds", "2", "--seed", "1"], "--seed and --seeds are both given"),
+    (["sweep", "--grid", "lr=0.1..1"], "search it with --trials"),
+    (["sweep", "--prune"], "give --trials N"),
+    (["sweep", "--grid", "loss=softmx,focal", "--preset", "digits"], "did you mean 'softmax'?"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED, ids=[" ".join(words) for words, _ in REFUSED])  # fmt: skip
+def test_mistakes_end_with_code_2(words, message, tmp_path, monkeypatch, capsys):
+    """Nothing is run or written."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_torchrun_shares_runs_not_sweeps(tmp_path, monkeypatch):
+    """Several processes share a sweep by being started several times."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LmsmError, match="start `lmsm sweep` several times"):
+        run(plan(tmp_path))
+
+
+def test_a_dry_run_lists_what_is_there_and_what_would_be_done(tmp_path, capsys):
+    """States and folders of all runs, and how long the rest will take; nothing is written."""
+    flags = ["sweep", *FLAGS, "--out", str(tmp_path / "runs"), "--grid", f"lr=0.05,{BAD},0.1", "--dry-run"]  # fmt: skip
+    assert main([*flags, "--json"]) == 0
+    empty = json.loads(capsys.readouterr().out)
+    assert [row["state"] for row in empty["runs"]] == ["missing"] * 3
+    assert empty["seconds_left"] is None
+    assert not (tmp_path / "runs").exists()
+    assert len(run(plan(tmp_path / "runs", {"lr": "0.05"}, {"lr": BAD}, seeds=None))) == 1
+    assert main([*flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["state"] for row in found["runs"]] == ["completed", "failed", "missing"]
+    assert found["runs"][0]["run"] == str(folders(tmp_path / "runs")[0])
+    with RunFolder(folders(tmp_path / "runs")[0]).locked():
+        assert main(flags) == 0
+    printed = capsys.readouterr().out
+    assert "failed: tried again" in printed
+    assert "trainings still to do: about" in printed
+
+
+COMMANDS = [
+    {},
+    {"loss": "lsoftmax:margin=4,lambda_min=5", "lr": 0.05},
+    {"dataset": "imbalanced", "factor": 0.02},
+    {"dataset": "cifar10", "model": "resnet32", "neck": "bn", "schedule": "multistep", "milestones": "3,5", "epochs": 9},
+    {"model": "resnet32", "cuda_graph": False, "out": "a folder", "compile": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", [None, "digits", "imbalanced-resnet18"])
+@pytest.mark.parametrize("values", COMMANDS, ids=str)
+def test_the_command_that_repeats_a_run_says_all(values, preset, capsys, monkeypatch):
+    """Resolved again, the flags give the very config, whatever follows from what."""
+    import shlex
+
+    monkeypatch.delenv("LMSM_DATA_DIR", raising=False)
+    config = resolve([Layer.of_flags(values)], check_loss).config
+    words = shlex.split(train_command(config, preset))
+    assert words[:2] == ["lmsm", "train"]
+    assert main([*words[1:], "--show-config", "--json"]) == 0
+    shown = {key: row["value"] for key, row in json.loads(capsys.readouterr().out).items()}
+    assert shown == config.model_dump(mode="json")
