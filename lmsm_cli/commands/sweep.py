@@ -155,7 +155,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _search(search: "Search", preset: str | None, config: Path | None, *, quiet: bool, json: bool) -> None:
+def _search(
+    search: "Search", preset: str | None, config: Path | None, *, quiet: bool, json: bool
+) -> None:
     """Search, then print the best trials and the command of the best."""
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.sweep_tables import trials_table
