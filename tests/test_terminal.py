@@ -139,7 +139,7 @@ def test_results_go_to_stdout_alone(screen):
     """Tables are on stdout, progress and mistakes on stderr, on every screen."""
     _, shown, _ = screen
     for command, (out, err) in shown.items():
-        assert "images/s |" not in out
+        assert "train loss" not in out
         assert "epoch 1/2" not in out
         assert "error:" not in out
         assert bool(out.strip()) == (command != "mistake"), command

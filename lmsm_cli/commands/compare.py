@@ -33,8 +33,8 @@ def compare(
 ) -> None:  # fmt: skip
     """Compare runs: mean ± sd over seeds, and whether the difference to a baseline can be trusted.
 
-    Runs that differ only in their seed become one row. Each row is held against the baseline: the
-    difference, the interval that holds it with 95% confidence, and a verdict.
+    Runs that differ only in their seed become one row. Each row is held against the baseline: the difference, \
+the interval that holds it with 95% confidence, and a verdict.
     """
     if json + markdown + (str(csv) == "-") > 1:
         raise LmsmError("--json, --markdown and --csv - each print instead of the tables: give one")
@@ -80,7 +80,7 @@ def print_comparison(comparison: "Comparison", *, only_changed: bool = False, ma
         for table in _fitting(comparison, only_changed=only_changed):
             console.print(table)
     for note in comparison_notes(comparison):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(note, markup=False, highlight=False)
 
 
 def _fitting(comparison: "Comparison", *, only_changed: bool) -> "list[Table]":

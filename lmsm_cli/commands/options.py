@@ -88,17 +88,20 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
 
 
 def _in_panels(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
-    """Return the parameters by panels, in the order of the fields of Config; those of none first.
+    """Return the parameters by panels: none first, then a command's own, then those of Config's fields.
 
     Of a panel the field `loss` comes first: --margin, a command's own, follows it.
     """
-    panels = [None, *dict.fromkeys(_panel_of(field) for field in Config.model_fields.values())]
+    parameters = list(parameters)
+    of_fields = list(dict.fromkeys(_panel_of(field) for field in Config.model_fields.values()))
+    own = dict.fromkeys(panel for p in parameters if (panel := _shown_in(p)) not in [None, *of_fields])  # fmt: skip
+    panels = [None, *own, *of_fields]
+    return sorted(parameters, key=lambda p: (panels.index(_shown_in(p)), p.name != "loss"))
 
-    def place(parameter: inspect.Parameter) -> tuple[int, bool]:
-        option = get_args(parameter.annotation)[-1]
-        return panels.index(option.rich_help_panel), parameter.name != "loss"
 
-    return sorted(parameters, key=place)
+def _shown_in(parameter: inspect.Parameter) -> str | None:
+    panel: str | None = get_args(parameter.annotation)[-1].rich_help_panel
+    return panel
 
 
 def _panel_of(field: FieldInfo) -> str:

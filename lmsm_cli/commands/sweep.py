@@ -40,7 +40,7 @@ def sweep(
     grid: Annotated[list[str] | None, typer.Option("--grid", metavar="KEY=A,B", help="Values of a choice, repeatable: lr=0.1,0.01, loss=softmax,lsoftmax:margin=4,lambda_min=5, milestones=160,180;120,160; with --trials also a range, lr=0.0001..0.1:log.", rich_help_panel="Sweep")] = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="'KEY=A KEY=B'", help="Choices that belong together, repeatable: 'loss=ldam reweight=effective rebalance_from=9'. Every arm meets every value of the grid.", rich_help_panel="Sweep")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).", rich_help_panel="Sweep")] = None,
-    trials: Annotated[int | None, typer.Option("--trials", metavar="N", min=1, help="Search instead: draw choices by Optuna until the study has N trials; the best is by validation score.", rich_help_panel="Search")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", metavar="N", help="Search instead: draw choices by Optuna until the study has N trials; the best is by validation score.", rich_help_panel="Search")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="End a trial that does worse than the median of those before.", rich_help_panel="Search")] = False,
     study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="Name of the study (default: one that follows from the choices).", rich_help_panel="Search")] = None,
     storage: Annotated[str | None, typer.Option("--storage", metavar="URL", help="Database of the study, for several hosts (default: study.db in --out).", rich_help_panel="Search")] = None,
@@ -52,13 +52,15 @@ def sweep(
 ) -> None:  # fmt: skip
     """Run every combination of choices with every seed, and compare them.
 
-    The same command again does only what is missing: it goes on with what was stopped, tries again what
-    failed, and leaves to other processes what they are doing. So start it several times to share the
-    work. Other choices are the flags of `lmsm train`; runs go to --out (default: runs/sweep).
+    The same command again does only what is missing: it goes on with what was stopped, tries again what failed, \
+and leaves to other processes what they are doing. So start it several times to share the work. \
+Other choices are the flags of `lmsm train`; runs go to --out (default: runs/sweep).
     """
     axes = parse_axes(grid or [], arm or [])
     layers = [*_defaults(), *base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]  # fmt: skip
     if trials is not None:
+        if trials < 1:
+            raise LmsmError(f"--trials is {trials}: give at least 1")
         if dry_run or plots:
             raise LmsmError("--trials draws its runs as it goes: leave --dry-run and --plots out")
         numbers = _numbers(seeds, flags.get("seed"))

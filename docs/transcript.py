@@ -1,0 +1,75 @@
+"""Make the README's transcript anew: run its commands, and put what they print below them.
+
+    python docs/transcript.py
+
+The transcript is the README's `text` block whose lines that start with `$ ` are the commands. They run
+in an empty folder, and print as on a terminal of 100 columns without colours.
+"""
+
+import fcntl
+import os
+import pty
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"(?<=^```text\n)\$ .*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
+_COLUMNS = 100
+
+
+def commands(readme: str) -> list[str]:
+    """Return the transcript's commands, a continued one as one line."""
+    (block,) = BLOCK.findall(readme)
+    joined = block.replace("\\\n", " ")
+    return [" ".join(line[2:].split()) for line in joined.splitlines() if line.startswith("$ ")]
+
+
+def printed_by(command: str, folder: Path) -> str:
+    """Return what a shell command prints on a terminal, messages on stderr apart."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, _COLUMNS, 0, 0))
+    here = str(Path(sys.executable).parent)
+    environment = os.environ | {"NO_COLOR": "1", "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen(["bash", "-c", command], cwd=folder, stdout=theirs, env=environment)
+    os.close(theirs)
+    pieces = []
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        pieces.append(piece)
+    os.close(ours)
+    if process.wait():
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    lines = b"".join(pieces).decode().replace("\r\n", "\n").splitlines()
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def main() -> None:
+    """Run the commands and write the README."""
+    readme = README.read_text(encoding="utf-8")
+    (block,) = BLOCK.findall(readme)
+    folder = Path(tempfile.mkdtemp())
+    parts = []
+    for shown in re.findall(r"^\$ (?:.*\\\n)*.*$", block, flags=re.MULTILINE):
+        command = shown[2:].replace("\\\n", " ")
+        start = time.monotonic()
+        parts += [shown, printed_by(command, folder)]
+        print(f"{time.monotonic() - start:.0f} s: {command}", file=sys.stderr)
+    shutil.rmtree(folder)
+    text = "\n".join(part for part in parts if part) + "\n"
+    README.write_text(BLOCK.sub(lambda _: text, readme), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
