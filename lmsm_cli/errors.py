@@ -100,6 +100,11 @@ MALFORMED = (
 )  # fmt: skip
 
 
+def missing_extra(what: str, error: ImportError, extra: str) -> LmsmError:
+    """Return the error for an optional package that is not there: what needs it, and the command."""
+    return LmsmError(f"{what} needs a package that cannot be imported ({first_line(error)}): pip install 'lmsm-cli[{extra}]'")  # fmt: skip
+
+
 def visible(text: str) -> str:
     r"""Return the text with what has no visible form spelled out, as \x1b or \u202e."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

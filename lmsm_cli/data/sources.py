@@ -134,6 +134,20 @@ def load(
     return ImageSet(*labelled, source.mean, source.std)
 
 
+def located(dataset: str, data_dir: Path) -> Path | None:
+    """Return where a data set's files or class folders are; None where there are none.
+
+    Nothing is read of them. `digits` are inside scikit-learn, so anywhere.
+    """
+    source = source_of(dataset)
+    if source.name == "digits":
+        return data_dir
+    if source.name == "folder":
+        homes = [data_dir / name for name in ("train", "test")] + [data_dir]
+        return data_dir if any(map(has_folders, homes)) else None
+    return _published_root(source, data_dir) or _class_folders_of(source, data_dir)
+
+
 def load_folder(
     path: Path,
     *,
@@ -208,20 +222,30 @@ def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: R
 def _read_known(source: Source, data_dir: Path, split: Split, report: Report) -> Labelled:
     """Return a published data set: its own files, else class folders, else a download."""
     published = PUBLISHED[source.name]
-    roots = published.roots(data_dir, source.name)
-    root = next((root for root in roots if published.is_complete(root)), None)
+    root = _published_root(source, data_dir)
     if root is None:
-        homes = [data_dir / source.name]
-        if source.name in (data_dir.resolve().name, data_dir.absolute().name):
-            homes.append(data_dir)
-        for home in homes:
-            if any(has_folders(home / name) for name in ("train", "test")):
-                return _read_known_folders(source, home / split, report)
-        root = roots[0]
+        if home := _class_folders_of(source, data_dir):
+            return _read_known_folders(source, home / split, report)
+        root = published.roots(data_dir, source.name)[0]
         published.fetch(root, report=report)
     content = published.read(root, split)
     images = torch.from_numpy(content.images).contiguous()
     return Labelled(images, torch.from_numpy(content.labels), content.classes)
+
+
+def _published_root(source: Source, data_dir: Path) -> Path | None:
+    """Return the root of torchvision's layout below which all files are."""
+    published = PUBLISHED[source.name]
+    roots = published.roots(data_dir, source.name)
+    return next((root for root in roots if published.is_complete(root)), None)
+
+
+def _class_folders_of(source: Source, data_dir: Path) -> Path | None:
+    """Return the folder whose train/ or test/ holds the data set's class folders."""
+    homes = [data_dir / source.name]
+    if source.name in (data_dir.resolve().name, data_dir.absolute().name):
+        homes.append(data_dir)
+    return next((home for home in homes if any(has_folders(home / name) for name in ("train", "test"))), None)  # fmt: skip
 
 
 def _read_known_folders(source: Source, path: Path, report: Report) -> Labelled:

@@ -1,0 +1,45 @@
+"""`lmsm export`: a checkpoint as an ONNX file or a torch program."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lmsm_cli.commands.console import print_json, stdout_console
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt, or a run folder.")],
+    form: Annotated[Literal["onnx", "torch"], typer.Option("--format", help="An ONNX file, or a program for torch.export.load; neither needs lmsm.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write it (default: model.onnx or model.pt2 beside the checkpoint).")] = None,
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="Test images to verify it on.")] = 1000,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is (default: as in the run).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:  # fmt: skip
+    """Write a checkpoint as one file for other programs, verified against it on test images.
+
+    Input `images`: uint8 (N, C, H, W), 0 to 255, any N; the normalisation is inside. Outputs `logits` and
+    `probabilities`: (N, classes), without a margin. Class names, image size and normalisation are in the file's metadata.
+    """
+    from lmsm_cli import export as exporting  # imports torch
+    from lmsm_cli.commands.progress import new_display
+
+    with new_display() as display:
+        document = exporting.export(checkpoint, display, form=form, out=out, num_images=images, data_dir=data_dir)  # fmt: skip
+    if json:
+        print_json(document)
+    else:
+        _print(document)
+
+
+def _print(document: dict[str, Any]) -> None:
+    shape = f"(N, {document['channels']}, {document['image_height']}, {document['image_width']})"
+    found, runner = document["verification"], {"onnx": "onnxruntime", "torch": "torch.export"}
+    lines = (
+        f"{document['file']}: {document['bytes'] / 1e6:,.1f} MB, epoch {document['epoch']} of {document['checkpoint']}",
+        f"input images: uint8 {shape}, 0 to 255; outputs logits and probabilities: (N, {len(document['classes'])})",
+        f"{runner[document['format']]} against the checkpoint on {found['images']:,} {found['of']}: same class for {found['same_top1']:.1%}, largest difference of a logit {found['largest_difference']:.2g}",
+    )
+    console = stdout_console()
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
