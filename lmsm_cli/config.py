@@ -160,6 +160,8 @@ class Config(BaseModel):
     """On a GPU, replay each training step as one CUDA graph."""
     compile: bool = Field(False, json_schema_extra=_RUN)
     """Compile the model with torch.compile: slow to start (tens of seconds), not always faster."""
+    tensorboard: bool = Field(False, json_schema_extra=_RUN)
+    """Write the curves for TensorBoard too, into the run folder (needs lmsm-cli[tensorboard])."""
     out: Folder = Field(Path("runs"), json_schema_extra=_RUN)
     """Folder that the run folder is made in."""
 

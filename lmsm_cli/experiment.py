@@ -36,6 +36,7 @@ from lmsm_cli.reports import plots
 from lmsm_cli.runs import checkpoint, environment
 from lmsm_cli.runs.folder import RunFolder, run_name
 from lmsm_cli.runs.record import read_run
+from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.scores import Scores, score
 from lmsm_cli.spec import parse_spec, with_option
 from lmsm_cli.splits import load_test, load_training, planned_counts
@@ -65,6 +66,8 @@ def check(config: Config) -> torch.device:
             config.model, config.pretrained, channels=source.channels, image_size=source.size
         )
     check_folder(config.out, "--out")
+    if config.tensorboard:
+        check_tensorboard()
     device = choose_device(config.device)
     check_precision(config.precision, device)
     return device
@@ -264,13 +267,15 @@ def _train(parts: _Parts, where: str, display: Display) -> Journal:
         if parts.folder:
             journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where)  # fmt: skip
 
-    with deferred(once_more=ranks.size == 1) as stop:
+    drawn = parts.folder.tensorboard if parts.folder and config.tensorboard else None
+    with deferred(once_more=ranks.size == 1) as stop, curves(drawn, journal.rows) as draw:
         try:
             for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step, say=display.say, ranks=ranks, start=start, stop=stop):  # fmt: skip
                 signs = [sign for sign in epoch.signs if sign not in journal.warned]
                 journal.add(epoch, config.best_tolerance)
                 journal.warned += signs
                 save(Position(epoch.epoch))
+                draw(journal.rows[-1])
                 if parts.folder:
                     _tell(epoch, signs, config, parts.folder, display)
         except PausedError as paused:

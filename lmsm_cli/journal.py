@@ -28,8 +28,8 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
 
-# What a resumed run may have otherwise: where things are, not what is computed. `epochs` may rise.
-CHANGEABLE = ("data_dir", "device", "out")
+# What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
+CHANGEABLE = ("data_dir", "device", "out", "tensorboard")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from lmsm_cli.runs.record import RunRecord
 
 # What a run is allowed to differ in from the other runs of its group: nothing that moves a result
 # beyond rounding.
-FREE_KEYS = ("seed", "out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile")
+FREE_KEYS = ("seed", "out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard")  # fmt: skip
 
 # What decides which images a score is of, and of which training: never averaged over.
 SPLIT_KEYS = ("dataset", "imbalance", "factor", "validation", "split_seed", "image_size", "checkpoint", "state")  # fmt: skip

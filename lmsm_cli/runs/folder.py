@@ -77,6 +77,11 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def tensorboard(self) -> Path:
+        """The folder of the curves for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
     def log(self) -> Path:
         """The log, as text."""
         return self.path / "train.log"
