@@ -75,9 +75,14 @@ def check(config: Config) -> torch.device:
 
 def check_folder(folder: Path, flag: str) -> None:
     """Raise DiskError where nothing can be written in `folder`, given by `flag`; make none yet."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    there = folder_above(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise DiskError(f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}")  # fmt: skip
+
+
+def folder_above(folder: Path) -> Path:
+    """Return the folder itself, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def build_model(config: Config, data: Data) -> Classifier:
@@ -100,7 +105,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     """
     with joined(config.device) as ranks, lasting():
         told = display if ranks.is_first else Silence()
-        parts = _prepared(config, told, ranks)
+        parts = prepared(config, told, ranks)
         if not ranks.is_first:
             _finish(parts, told, with_plots)
             return None
@@ -130,7 +135,7 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
             if saved.is_finished:
                 told.say(f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on")  # fmt: skip
                 return folder if ranks.is_first else None
-            parts = _prepared(saved.config, told, ranks)
+            parts = prepared(saved.config, told, ranks)
             saved.check_data(parts.data.training.classes, parts.data.train_counts)
             if not ranks.is_first:
                 _finish(replace(parts, saved=saved), told, with_plots)
@@ -141,7 +146,7 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """What a run is put together from; `folder` is the first rank's."""
 
     config: Config
@@ -164,7 +169,7 @@ class _Parts:
         return tuple(self.data.training.images.shape[1:])
 
 
-def _prepared(config: Config, display: Display, ranks: Ranks) -> _Parts:
+def prepared(config: Config, display: Display, ranks: Ranks) -> Parts:
     """Read the data, build the model, and settle the config."""
     device = ranks.take_device(check(config))
     ranks.check_batch_size(config.batch_size)
@@ -177,10 +182,10 @@ def _prepared(config: Config, display: Display, ranks: Ranks) -> _Parts:
     config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, processes=ranks.local_size), device=device)
     runtime.apply()
-    return _Parts(config, data, runtime.place(model), runtime, ranks)
+    return Parts(config, data, runtime.place(model), runtime, ranks)
 
 
-def _finish(parts: _Parts, display: Display, with_plots: bool) -> None:
+def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
     """Train to the end, test, and write what belongs into the run folder."""
     model, runtime, ranks, folder = parts.model, parts.runtime, parts.ranks, parts.folder
     where = ranks.agree(str(folder.path) if folder else "")
@@ -194,7 +199,7 @@ def _finish(parts: _Parts, display: Display, with_plots: bool) -> None:
                 _draw(folder, parts.data)
 
 
-def _note_resumption(folder: RunFolder, saved: Saved, parts: _Parts, display: Display) -> None:
+def _note_resumption(folder: RunFolder, saved: Saved, parts: Parts, display: Display) -> None:
     """Bring the other files to where the checkpoint stands, and say where that is."""
     folder.write_metrics(saved.journal.rows)
     folder.write_config(configs.dump_yaml(parts.config))
@@ -249,7 +254,7 @@ def _status(folder: RunFolder | None) -> Iterator[None]:
     folder.write_status("completed", exit_code=0)
 
 
-def _train(parts: _Parts, where: str, display: Display) -> Journal:
+def _train(parts: Parts, where: str, display: Display) -> Journal:
     """Train to the end, saving every epoch into the folder; return what was done.
 
     `where` is the run folder's path on every rank. Raises StoppedError after a signal.
@@ -297,7 +302,7 @@ def _tell(epoch: Epoch, signs: list[str], config: Config, folder: RunFolder, dis
         display.warn(text)
 
 
-def _documented(scores: Scores, parts: _Parts, folder: RunFolder, journal: Journal) -> dict[str, Any]:  # fmt: skip
+def _documented(scores: Scores, parts: Parts, folder: RunFolder, journal: Journal) -> dict[str, Any]:  # fmt: skip
     """Return scores.json: the last epoch's test scores, and what best.pt would have given."""
     head, data, runtime, best = parts.model.head, parts.data, parts.runtime, journal.best
     document = scores.to_json() | {

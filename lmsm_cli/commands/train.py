@@ -29,6 +29,7 @@ def train(
     config: ConfigFile = None,
     margin: Margin = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print every choice with where it came from, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try the run out: train and evaluate a few batches, save and read a checkpoint, tell time, memory and disk of the whole run; leave no run folder.")] = False,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, --out, --tensorboard and more --epochs fit then.", autocompletion=completion.run_folders)] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Repeat the run with these seeds (5: 0 to 4) and show mean ± sd; runs that are there already are not repeated.", rich_help_panel="Run")] = None,
     quiet: Quiet = False,
@@ -41,14 +42,18 @@ def train(
 Ends with a table of every class's accuracy.
     """
     if resume:
-        if preset or config or show_config or seeds:
-            raise LmsmError("--resume takes its choices from the run folder: leave --preset, --config, --seeds and --show-config out")  # fmt: skip
+        if preset or config or show_config or seeds or dry_run:
+            raise LmsmError("--resume takes its choices from the run folder: leave --preset, --config, --seeds, --show-config and --dry-run out")  # fmt: skip
         given = {**flags, "margin": margin}
         finish(resume, {key: value for key, value in given.items() if value is not None}, quiet=quiet, json=json)  # fmt: skip
         return
     resolved = resolve_options(preset, config, margin, flags)
     if show_config:
         _show(resolved, json=json)
+    elif dry_run:
+        if seeds is not None:
+            raise LmsmError("--dry-run tries one run out: leave --seeds out")
+        _rehearse(resolved, quiet=quiet, json=json)
     elif seeds is not None:
         layers = [*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]
         plan = plan_of(layers, [], seeds, seed=flags.get("seed"))
@@ -65,6 +70,21 @@ def _show(resolved: Resolved, *, json: bool) -> None:
     from lmsm_cli.reports.tables import config_table
 
     stdout_console().print(config_table(values, resolved.origins))
+
+
+def _rehearse(resolved: Resolved, *, quiet: bool, json: bool) -> None:
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.rehearsal import rehearse
+    from lmsm_cli.reports.tables_checks import rehearsal_table
+
+    with new_display(quiet) as display:
+        document = rehearse(resolved.config, display)
+    if document is None:  # the first rank prints
+        return
+    if json:
+        print_json(document)
+    else:
+        stdout_console().print(rehearsal_table(document))
 
 
 def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:

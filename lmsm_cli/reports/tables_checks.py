@@ -1,0 +1,71 @@
+"""What was found out before a run: the rows of `lmsm doctor` and of `lmsm train --dry-run`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from lmsm_cli.reports.tables import shown
+
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def rehearsal_table(document: Mapping[str, Any]) -> Table:
+    """Return what a run will take, by what trying it out took."""
+    table = _grid()
+    images = f"{document['training_images']:,} training, {document['validation_images']:,} validation, {document['test_images']:,} test"
+    step = f"{1000 * document['step_seconds']:,.1f} ms ({document['images_per_second']:,.0f} images/s), the first {duration(document['first_step_seconds'])}"
+    epoch = f"{document['steps_per_epoch']:,} steps, {duration(document['epoch_seconds'])} with validation and checkpoint"
+    rows = {
+        "computes on": document["device"],
+        "images": images,
+        "a step": step,
+        "an epoch": epoch,
+        "the whole run": f"{duration(document['total_seconds'])} for {document['epochs']:,} epochs",
+        "memory": f"{megabytes(document['peak_memory_bytes'])} at most",
+        "a checkpoint": f"{megabytes(document['checkpoint_bytes'])}, saved in {duration(document['save_seconds'])}, read back and equal",
+        "disk": f"{megabytes(document['disk_bytes'])} needed, {megabytes(document['free_disk_bytes'])} free",
+    }
+    for name, value in rows.items():
+        table.add_row(name, shown(value))
+    return table
+
+
+def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row for each check: how it is, of what, what was found, and what mends it."""
+    table = _grid()
+    for check in checks:
+        found = shown(check["found"])
+        if check["fix"]:
+            found = Text.assemble(found, "\n-> ", shown(check["fix"]))
+        table.add_row(Text(check["status"], _STYLES[check["status"]]), check["name"], found)
+    return table
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, to two digits or so.
+
+    >>> [duration(s) for s in (0.0123, 4.21, 200, 7500, 200_000)]
+    ['12 ms', '4.2 s', '3 min 20 s', '2 h 5 min', '2 d 7 h']
+    """
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    units = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+    large, name, small, part = next(unit for unit in units if whole >= unit[0])
+    return f"{whole // large} {name} {whole % large // small} {part}"
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes in MB, or in GB."""
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
