@@ -34,7 +34,7 @@ from lmsm_cli.losses import Head, build_head
 from lmsm_cli.models import Classifier, build_classifier, check_model
 from lmsm_cli.reports import plots
 from lmsm_cli.runs import checkpoint, environment
-from lmsm_cli.runs.folder import RunFolder, run_name
+from lmsm_cli.runs.folder import RunFolder, folder_above, run_name
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.scores import Scores, score
@@ -78,11 +78,6 @@ def check_folder(folder: Path, flag: str) -> None:
     there = folder_above(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise DiskError(f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}")  # fmt: skip
-
-
-def folder_above(folder: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def build_model(config: Config, data: Data) -> Classifier:

@@ -22,10 +22,10 @@ from lmsm_cli.engine.signals import lasting
 from lmsm_cli.engine.step import new_optimizer, restore_optimizer
 from lmsm_cli.engine.train import Position, Step, train, validate
 from lmsm_cli.errors import DiskError, RunError
-from lmsm_cli.experiment import Parts, folder_above, prepared, score_images
+from lmsm_cli.experiment import Parts, prepared, score_images
 from lmsm_cli.journal import Journal
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.runs.folder import RunFolder, reason_of
+from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
 
 # Steps that are not timed: the first, and on a GPU those until the CUDA graph is there.
 _WARM_UP = {"cpu": 1, "cuda": 8}

@@ -17,6 +17,7 @@ from lmsm_cli.commands.compare import compare
 from lmsm_cli.commands.completion import answering_shells
 from lmsm_cli.commands.console import spell_out, stderr_console
 from lmsm_cli.commands.demo import demo
+from lmsm_cli.commands.doctor import doctor
 from lmsm_cli.commands.evaluate import evaluate
 from lmsm_cli.commands.export import export
 from lmsm_cli.commands.losses import losses
@@ -42,7 +43,7 @@ _COMMANDS = (
     ("demo", demo, pages.TRAIN), ("train", train, pages.TRAIN), ("resume", resume, pages.TRAIN), ("sweep", sweep, pages.TRAIN),
     ("eval", evaluate, pages.LOOK), ("compare", compare, pages.LOOK), ("report", report, pages.LOOK),
     ("export", export, pages.USE),
-    ("schedule", schedule, pages.PREPARE), ("losses", losses, pages.PREPARE), ("bench", bench, pages.PREPARE),
+    ("schedule", schedule, pages.PREPARE), ("losses", losses, pages.PREPARE), ("bench", bench, pages.PREPARE), ("doctor", doctor, pages.PREPARE),
 )  # fmt: skip
 for _name, _command, _panel in _COMMANDS:
     app.command(_name, cls=pages.Command, rich_help_panel=_panel, epilog=pages.epilog(_name))(

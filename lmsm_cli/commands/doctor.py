@@ -1,0 +1,33 @@
+"""`lmsm doctor`: whether everything is there that a run needs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.layers import resolve
+
+
+def doctor(
+    data_dir: Annotated[Path | None, typer.Option(help="Where to look for data (default: $LMSM_DATA_DIR, else data).")] = None,
+    out: Annotated[Path, typer.Option(help="Folder that run folders are to be made in.")] = Path("runs"),
+    json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:  # fmt: skip
+    """Check versions, devices, arithmetic, disk, data and cache; each problem with what mends it.
+
+    Downloads nothing and reads no data set. Exit code 1 where something is missing that every run needs.
+    """
+    from dataclasses import asdict
+
+    from lmsm_cli.diagnosis import diagnose
+    from lmsm_cli.reports.tables_checks import checks_table
+
+    checks = [asdict(check) for check in diagnose(data_dir or resolve([]).config.data_dir, out)]
+    healthy = all(check["status"] != "problem" for check in checks)
+    if json:
+        print_json({"healthy": healthy, "checks": checks})
+    else:
+        stdout_console().print(checks_table(checks))
+    if not healthy:
+        raise typer.Exit(1)
