@@ -18,8 +18,9 @@ def export(
 ) -> None:  # fmt: skip
     """Write a checkpoint as one file for other programs, verified against it on test images.
 
-    Input `images`: uint8 (N, C, H, W), 0 to 255, any N; the normalisation is inside. Outputs `logits` and
-    `probabilities`: (N, classes), without a margin. Class names, image size and normalisation are in the file's metadata.
+    Input `images`: uint8 (N, C, H, W), 0 to 255, any N; the normalisation is inside.
+    Outputs `logits` and `probabilities`: (N, classes), without a margin.
+    Class names, image size and normalisation are in the file's metadata.
     """
     from lmsm_cli import export as exporting  # imports torch
     from lmsm_cli.commands.progress import new_display
