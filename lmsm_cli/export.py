@@ -139,7 +139,7 @@ def _test_images(state: dict[str, Any], count: int, data_dir: Path | None, displ
     except (LmsmError, ValidationError) as error:
         display.warn(f"the run's test images cannot be had: {_short(error)}; verifying on drawn images instead (give the data with --data-dir)")  # fmt: skip
         generator = torch.Generator().manual_seed(0)
-        return torch.randint(256, (count, *state["image_shape"]), generator=generator).to(torch.uint8), "drawn images"  # fmt: skip
+        return torch.randint(256, (count, *state["image_shape"]), dtype=torch.uint8, generator=generator), "drawn images"  # fmt: skip
     places = torch.linspace(0, len(test) - 1, min(count, len(test))).long()  # of every class
     return test.images[places], f"test images of {config.dataset}"
 
