@@ -182,11 +182,6 @@ def temporary_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def folder_above(folder: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-
-
 def check_place(path: Path) -> None:
     """Raise DiskError where no file can be written at `path`; call it before slow work."""
     folder = path.parent
@@ -226,3 +221,8 @@ def _writing(path: Path) -> Iterator[None]:
 def reason_of(error: OSError) -> str:
     """Return the system's own words for an error."""
     return error.strerror or str(error)
+
+
+def folder_above(folder: Path) -> Path:
+    """Return the folder itself, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
