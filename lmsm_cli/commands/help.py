@@ -4,7 +4,12 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-TRAIN, LOOK, USE, PREPARE = "Train", "Look at the results", "Use a trained classifier", "Before a training"
+TRAIN, LOOK, USE, PREPARE = (
+    "Train",
+    "Look at the results",
+    "Use a trained classifier",
+    "Before a training",
+)
 
 # Shown at the end of a command's page; a test reads each line as the command would.
 EXAMPLES: dict[str, tuple[str, ...]] = {
