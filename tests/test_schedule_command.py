@@ -237,7 +237,11 @@ def test_it_takes_the_flags_of_train():
     train, schedule = (
         {one.opts[0]: one.help for one in commands[name].params} for name in ("train", "schedule")
     )
-    train = {flag: text for flag, text in train.items() if flag not in ("--show-config", "--json")}
+    train = {
+        flag: text
+        for flag, text in train.items()
+        if flag not in ("--show-config", "--quiet", "--json")
+    }
     del train["--resume"]  # a run folder's choices, not flags
     assert train.items() <= schedule.items()
     assert {"--preset", "--config", "--margin", "--weight-decay"} <= train.keys()
