@@ -175,6 +175,15 @@ def test_plain_screens_are_plain(screen):
             assert not re.search(r"\?(?!\))", text), command  # but in `did you mean`
 
 
+def test_help_pages_are_spelled_out_too(monkeypatch):
+    """What Typer prints, past our consoles, cannot fail on a stdout that takes ASCII alone."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["--version"]) == 0
+    print("mean ± sd", file=stream, flush=True)
+    assert stream.buffer.getvalue().endswith(b"mean +- sd\n")
+
+
 @pytest.mark.parametrize("width", [50, 70, 80, 120])
 def test_bars_keep_their_numbers(monkeypatch, width):
     """Where a bar's line has no room, whole numbers are left out; none is cut."""
