@@ -5,12 +5,16 @@ import resource
 import shlex
 import subprocess
 import sys
+from inspect import signature
+from typing import Annotated, Any, get_args
 
 import pytest
+import typer
 from typer.main import get_command
 
 from lmsm_cli.commands.app import app, main
 from lmsm_cli.commands.help import EXAMPLES
+from lmsm_cli.commands.options import with_config_flags
 from lmsm_cli.config import Config, flag_name
 
 ROOT = get_command(app)
@@ -52,6 +56,14 @@ def test_a_page_is_whole_at_80_columns(page, words):
 
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_a_page_needs_ascii_alone(words):
+    """Its texts are ASCII: spelling a sign out, as +- for one column, would break the panel's border."""
+    command = PAGES[words]
+    assert (command.help or "").isascii()
+    assert all((parameter.help or "").isascii() for parameter in command.params)
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
 def test_kinds_of_values_are_words(page, words):
     """A page shows INTEGER and PATH, not Python's types, and nothing beside a switch."""
     text = page(words)
@@ -74,7 +86,8 @@ def test_the_choices_of_a_run_stand_in_panels(page):
     titles = [line.split()[1] for line in text.splitlines() if line.startswith("╭─")]
     assert titles == ["Options", "Data", "Model", "Loss", "Training", "Run"]
     flags = [line.split()[1] for line in text.splitlines() if line.startswith("│ --")]
-    assert [flag for flag in flags if flag != "--margin"][-len(Config.model_fields) :] == [flag_name(key) for key in Config.model_fields]  # fmt: skip
+    choices = [flag_name(key) for key in Config.model_fields]
+    assert [flag for flag in flags if flag in choices] == choices
     assert flags.index("--margin") == flags.index("--loss") + 1
 
 
@@ -84,6 +97,19 @@ def test_commands_stand_in_panels(page):
     assert "╭─ Commands" not in text
     for name in ROOT.commands:
         assert f"│ {name} " in text
+
+
+def test_a_command_may_have_panels_of_its_own():
+    """Panels that Config does not know stand between the command's options and the run's choices."""
+
+    @with_config_flags
+    def drive(
+        *, speed: Annotated[int, typer.Option(rich_help_panel="Speed", help="How fast.")] = 1, **flags: Any
+    ) -> None:  # fmt: skip
+        """Drive."""
+
+    panels = [get_args(p.annotation)[-1].rich_help_panel for p in signature(drive).parameters.values()]  # fmt: skip
+    assert list(dict.fromkeys(panels)) == ["Speed", "Data", "Model", "Loss", "Training", "Run"]
 
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])

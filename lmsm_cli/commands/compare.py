@@ -31,7 +31,7 @@ def compare(
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:  # fmt: skip
-    """Compare runs: mean ± sd over seeds, and whether the difference to a baseline can be trusted.
+    """Compare runs: mean and sd over seeds, and whether the difference to a baseline can be trusted.
 
     Runs that differ only in their seed become one row. Each row is held against the baseline: the difference, \
 the interval that holds it with 95% confidence, and a verdict.

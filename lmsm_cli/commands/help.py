@@ -21,8 +21,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "resume": ("lmsm resume runs/NAME", "lmsm resume runs/NAME --epochs 20"),
     "sweep": (
-        "lmsm sweep --preset digits --arm loss=softmax --arm loss=lsoftmax:margin=2 --seeds 5",
-        "lmsm sweep --preset imbalanced-resnet18 --grid batch_size=64,128 --grid lr=0.001,0.0005 --grid step_size=2,3 --grid gamma=0.9,0.95",
+        "lmsm sweep --preset digits --arm loss=softmax --arm loss=lsoftmax --seeds 5",
+        "lmsm sweep --preset digits --grid lr=0.05,0.01 --grid batch_size=32,64",
         "lmsm sweep --preset digits --grid lr=0.001..0.1:log --trials 20",
     ),
     "eval": (

@@ -31,7 +31,7 @@ def train(
     show_config: Annotated[bool, typer.Option("--show-config", help="Print every choice with where it came from, and stop.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try the run out: train and evaluate a few batches, save and read a checkpoint, tell time, memory and disk of the whole run; leave no run folder.")] = False,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, --out, --tensorboard and more --epochs fit then.", autocompletion=completion.run_folders)] = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Repeat the run with these seeds (5: 0 to 4) and show mean ± sd; runs that are there already are not repeated.", rich_help_panel="Run")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Repeat the run with these seeds (5: 0 to 4) and show mean and sd; runs that are there already are not repeated.", rich_help_panel="Run")] = None,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     **flags: Any,
