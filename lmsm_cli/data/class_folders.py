@@ -10,8 +10,6 @@ into memory, what is large stays in the file.
 import errno
 import hashlib
 import os
-import struct
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,31 +21,21 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from platformdirs import user_cache_path
 from torch import Tensor
 
 from lmsm_cli.data.decoded import DecodedFile, Images, MappedImages, Pixels
 from lmsm_cli.data.fetch import Report, locked, silent
+from lmsm_cli.data.image_files import DECODING_THREADS, SUFFIXES, read_image
 from lmsm_cli.errors import DataError, DiskError, visible
 
 # Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
 IN_MEMORY_BYTES = 1 << 30
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-# Named, so that a file with a harmless name is never handed to, say, PostScript.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _TEST_SHARE = 0.2  # where the folders come without train/ and test/
 _CACHE_VERSION = b"2"
 # Decoded at once by a thread, then written and synced: little enough to lose, enough for the disk.
 _CHUNK_BYTES = 1 << 23
-# Decoding small files is bound by Python itself: more threads stop helping early.
-_THREADS = min(4, os.cpu_count() or 1)
-
-_UNREADABLE_IMAGE = (
-    OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, OverflowError,
-    struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
 
 _Read = TypeVar("_Read", Tensor, MappedImages)
 
@@ -158,39 +146,6 @@ def cache_path(root: Path, *, size: int, channels: int) -> Path:
     return root / f".lmsm-images-{shape}"
 
 
-def read_image(path: Path, *, size: int, channels: int) -> Pixels:
-    """Return one image, (size, size, channels), with 1 (grey) or 3 (RGB) channels.
-
-    Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8; the shorter
-    side is resized (bicubic) and the middle kept, unless the image already has the right size.
-    Raises DataError that names the file.
-    """
-    try:
-        with Image.open(path, formats=_FORMATS) as file:
-            image = _convert(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
-        return np.asarray(image).reshape(size, size, channels)
-    except UnidentifiedImageError:
-        raise DataError(f"{path} is not an image that can be read; replace or remove it") from None
-    except _UNREADABLE_IMAGE as error:
-        why = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read the image {path}: {why}; replace or remove it") from None
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Return the image in mode L or RGB."""
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255 instead of scaling them
-        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray((deep >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert(mode)
-
-
 def _mapped(listing: Listing, beside: DecodedFile, report: Report) -> MappedImages:
     """Return the images mapped from beside the data, or else from the user's cache folder."""
     problems = []
@@ -242,11 +197,11 @@ def _decoded(listing: Listing, shape: tuple[int, int, int, int], start: int, rep
         paths = [listing.root / name for name in listing.files[first : first + step]]
         return np.stack([read_image(path, size=size, channels=channels) for path in paths])
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(DECODING_THREADS) as threads:
         starts = iter(range(start, count, step))
         ahead: deque[Future[Pixels]] = deque()
         for done in range(start, count, step):
-            while len(ahead) <= _THREADS and (first := next(starts, None)) is not None:
+            while len(ahead) <= DECODING_THREADS and (first := next(starts, None)) is not None:
                 ahead.append(threads.submit(decode, first))
             yield ahead.popleft().result()
             report(f"decoding {listing.root}", min(done + step, count), count)

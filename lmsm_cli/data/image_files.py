@@ -1,0 +1,115 @@
+"""Read single image files, of whatever kind, in the one form that a classifier takes."""
+
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lmsm_cli.errors import DataError, visible
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+# Decoding small files is bound by Python itself: more threads stop helping early.
+DECODING_THREADS = min(4, os.cpu_count() or 1)
+
+# Named, so that a file with a harmless name is never handed to, say, PostScript.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+
+_UNREADABLE_IMAGE = (
+    OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, OverflowError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class ImageFileError(DataError):
+    """An image file that cannot be used; `reason` is why, as what follows the file's name."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}; replace or remove it")
+        self.reason = visible(reason)
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Return the files among the paths, whatever their names, and the images below the folders.
+
+    Those of a folder come in sorted order, its folders included; names with a leading dot and files
+    without an image's suffix are left out. Raises DataError where a path does not exist, a folder
+    cannot be listed or holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        try:
+            if not path.exists():
+                raise DataError(f"there is no image or folder {path}")
+            images = sorted(_images_below(path, set())) if path.is_dir() else [path]
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from None  # fmt: skip
+        if not images:
+            raise DataError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
+        found += images
+    return found
+
+
+def _images_below(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """Yield the images in and below a folder; `above` are the folders that a link could lead back to."""
+    within = above | {folder.resolve()}
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in shown:
+        path = folder / entry.name
+        if not entry.is_dir():
+            if entry.name.lower().endswith(SUFFIXES):
+                yield path
+        elif path.resolve() not in within:
+            yield from _images_below(path, within)
+
+
+def read_image(path: Path, *, size: int, channels: int, smallest: int = 1) -> NDArray[np.uint8]:
+    """Return one image, (size, size, channels), with 1 (grey) or 3 (RGB) channels.
+
+    Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8, of an animation
+    the first picture; the shorter side is resized (bicubic) and the middle kept, unless the image
+    already has the right size. Raises ImageFileError that names the file, also where a side has less
+    than `smallest` pixels.
+    """
+    try:
+        _check_file(path)
+        with Image.open(path, formats=_FORMATS) as file:
+            image = _convert(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
+        if min(image.size) < smallest:
+            raise ValueError(f"its {image.width} x {image.height} pixels show nothing")
+        if image.size != (size, size):
+            image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+        return np.asarray(image).reshape(size, size, channels)
+    except UnidentifiedImageError:
+        raise ImageFileError(path, "is not an image that can be read") from None
+    except _UNREADABLE_IMAGE as error:
+        why = getattr(error, "strerror", None) or error
+        raise ImageFileError(path, f"cannot be read: {why}") from None
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what can be waited for endlessly, as a pipe, and what needs no look inside."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_size == 0:
+        raise ImageFileError(path, "is not an image: it is empty")
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """Return the image in mode L or RGB."""
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255 instead of scaling them
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray((deep >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert(mode)
