@@ -1,14 +1,11 @@
 """From a Config to a finished run: the one road that train, demo and every later command take."""
 
-import os
 import shlex
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -17,43 +14,25 @@ from lmsm_cli import config as configs
 from lmsm_cli import journal as journals
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
-from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.display import Display, Silence
 from lmsm_cli.engine.arithmetic import runtime_of, settle
 from lmsm_cli.engine.device import Runtime, check_precision, choose_device
-from lmsm_cli.engine.distributed import ALONE, Ranks, joined
-from lmsm_cli.engine.evaluate import answers, scores_of
+from lmsm_cli.engine.distributed import Ranks, joined
 from lmsm_cli.engine.global_batch_norm import synchronised
 from lmsm_cli.engine.memory import reported_memory
-from lmsm_cli.engine.signals import Terminated, deferred, lasting
+from lmsm_cli.engine.signals import deferred, lasting
 from lmsm_cli.engine.step import new_optimizer
 from lmsm_cli.engine.train import Epoch, PausedError, Position, train
-from lmsm_cli.errors import DiskError, LmsmError, PrunedError, StoppedError
+from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.journal import Journal, Saved
 from lmsm_cli.losses import Head, build_head
 from lmsm_cli.models import Classifier, build_classifier, check_model
-from lmsm_cli.reports import plots
-from lmsm_cli.runs import checkpoint, environment
-from lmsm_cli.runs.folder import RunFolder, folder_above, run_name
-from lmsm_cli.runs.record import read_run
+from lmsm_cli.outcome import documented, draw, score_images, status_of
+from lmsm_cli.runs import environment
+from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
-from lmsm_cli.scores import Scores, score
 from lmsm_cli.spec import parse_spec, with_option
-from lmsm_cli.splits import load_test, load_training, planned_counts
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of a run; `train_counts` are the training images per class."""
-
-    training: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
-
-    @property
-    def train_counts(self) -> list[int]:
-        """Training images per class, validation excluded."""
-        return self.training.counts()
+from lmsm_cli.splits import Data, load_test, load_training, planned_counts
 
 
 def check(config: Config) -> torch.device:
@@ -71,13 +50,6 @@ def check(config: Config) -> torch.device:
     device = choose_device(config.device)
     check_precision(config.precision, device)
     return device
-
-
-def check_folder(folder: Path, flag: str) -> None:
-    """Raise DiskError where nothing can be written in `folder`, given by `flag`; make none yet."""
-    there = folder_above(folder)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise DiskError(f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}")  # fmt: skip
 
 
 def build_model(config: Config, data: Data) -> Classifier:
@@ -185,13 +157,14 @@ def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
     model, runtime, ranks, folder = parts.model, parts.runtime, parts.ranks, parts.folder
     where = ranks.agree(str(folder.path) if folder else "")
     memory = reported_memory(runtime, model, parts.config.batch_size, parts.image_shape, ranks.size)
-    with _status(folder), memory:
+    data = parts.data
+    with status_of(folder), memory:
         journal = _train(parts, where, display)
-        scores = score_images(model, parts.data.test, parts.data.train_counts, runtime, ranks)
+        scores = score_images(model, data.test, data.train_counts, runtime, ranks)
         if folder:
-            folder.write_scores(_documented(scores, parts, folder, journal))
+            folder.write_scores(documented(scores, model, journal, folder, data, runtime))
             if with_plots:
-                _draw(folder, parts.data)
+                draw(folder, model, data, runtime)
 
 
 def _note_resumption(folder: RunFolder, saved: Saved, parts: Parts, display: Display) -> None:
@@ -222,31 +195,6 @@ def _new_folder(config: Config, where: str, *, asked: str) -> RunFolder:
     folder.write_config(configs.dump_yaml(config))
     folder.write_environment(environment.describe(where) | {"asked": asked})
     return folder
-
-
-@contextmanager
-def _status(folder: RunFolder | None) -> Iterator[None]:
-    """Keep status.json true: running, then completed, failed or interrupted."""
-    if folder is None:
-        yield
-        return
-    folder.write_status("running")
-    try:
-        yield
-    except (StoppedError, PrunedError) as error:
-        folder.write_status("interrupted", str(error), error.exit_code)
-        raise
-    except LmsmError as error:
-        folder.write_status("failed", str(error), error.exit_code)
-        raise
-    except KeyboardInterrupt as error:
-        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-        folder.write_status("interrupted", signal.Signals(number).name, 128 + number)
-        raise
-    except BaseException as error:
-        folder.write_status("failed", f"{type(error).__name__}: {error}", 1)
-        raise
-    folder.write_status("completed", exit_code=0)
 
 
 def _train(parts: Parts, where: str, display: Display) -> Journal:
@@ -295,43 +243,3 @@ def _tell(epoch: Epoch, signs: list[str], config: Config, folder: RunFolder, dis
         text = f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}"
         folder.log_line(f"WARNING {text}")
         display.warn(text)
-
-
-def _documented(scores: Scores, parts: Parts, folder: RunFolder, journal: Journal) -> dict[str, Any]:  # fmt: skip
-    """Return scores.json: the last epoch's test scores, and what best.pt would have given."""
-    head, data, runtime, best = parts.model.head, parts.data, parts.runtime, journal.best
-    document = scores.to_json() | {
-        "checkpoint": folder.checkpoint.name,
-        "epoch": len(journal.rows),
-        "lambda": head.lambda_at(1.0),
-        "effective_margin": head.effective_margin_at(1.0),
-        "best_on_validation": None,
-        "training": {
-            "seconds": sum(row["seconds"] for row in journal.rows),
-            "images_per_second": median(row["images_per_second"] for row in journal.rows),
-        },
-    }
-    if best is not None:
-        chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
-        of_best = score_images(chosen, data.test, data.train_counts, runtime)
-        document["best_on_validation"] = best | {
-            "accuracy": of_best.accuracy,
-            "balanced_accuracy": of_best.balanced_accuracy,
-        }
-    return document
-
-
-def score_images(model: Classifier, images: ImageSet, train_counts: list[int], runtime: Runtime, ranks: Ranks = ALONE) -> Scores:  # fmt: skip
-    """Return the scores of a classifier on labelled images, which several ranks share."""
-    logits = scores_of(model, images.images, runtime, ranks)
-    predictions, probabilities = answers(logits)
-    return score(model.classes, images.labels.numpy(), predictions, train_counts, probabilities)
-
-
-def _draw(folder: RunFolder, data: Data) -> None:
-    """Draw the plots from the files of the run folder."""
-    record = read_run(folder.path)
-    assert record.scores is not None
-    plots.plot_class_distribution(data.train_counts, data.training.classes, folder.plots)
-    plots.plot_training_history(record.metrics, folder.plots)
-    plots.plot_confusion(record.scores, folder.plots)

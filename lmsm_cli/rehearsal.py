@@ -22,8 +22,9 @@ from lmsm_cli.engine.signals import lasting
 from lmsm_cli.engine.step import new_optimizer, restore_optimizer
 from lmsm_cli.engine.train import Position, Step, train, validate
 from lmsm_cli.errors import DiskError, RunError
-from lmsm_cli.experiment import Parts, prepared, score_images
+from lmsm_cli.experiment import Parts, prepared
 from lmsm_cli.journal import Journal
+from lmsm_cli.outcome import score_images
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
 

@@ -5,6 +5,7 @@ which classes are many, medium and few. To add a score, add a field to `Scores` 
 `score`; `to_json` and the check of a scores.json on disk follow.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -166,6 +167,12 @@ def _reliability(right: "NDArray[Any]", confidence: "NDArray[floating[Any]]") ->
     counts = bincount(searchsorted(linspace(0, 1, RELIABILITY_BINS + 1)[1:-1], confidence))
     columns = zip(counts[counts > 0].tolist(), means.tolist(), accuracies.tolist(), strict=True)
     return tuple(ReliabilityBin(count, min(1.0, mean), rate) for count, mean, rate in columns)
+
+
+def reliability_bounds(confidence: float) -> tuple[float, float]:
+    """Return the bin, above the first and up to the second, that a mean confidence lies in."""
+    number = min(max(1, math.ceil(confidence * RELIABILITY_BINS)), RELIABILITY_BINS)
+    return (number - 1) / RELIABILITY_BINS, number / RELIABILITY_BINS
 
 
 def balanced_accuracy(

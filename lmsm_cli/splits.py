@@ -1,6 +1,7 @@
 """The images of a run: made long-tailed, and divided into training, validation and test."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -9,6 +10,20 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.errors import LmsmError
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run; `train_counts` are the training images per class."""
+
+    training: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+
+    @property
+    def train_counts(self) -> list[int]:
+        """Training images per class, validation excluded."""
+        return self.training.counts()
 
 
 def planned_counts(config: Config) -> list[int] | None:

@@ -39,7 +39,7 @@ def test_the_run_folder_keeps_its_contract(finished):
     """Every file of the design is there, named and filled as other people's scripts expect."""
     path = finished[0].path
     names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
-    plots = {f"plots/{name}.{kind}" for name in ("class_distribution", "training_history", "confusion") for kind in ("png", "pdf")}  # fmt: skip
+    plots = {f"plots/{name}.{kind}" for name in ("class_distribution", "training_history", "confusion", "reliability") for kind in ("png", "pdf")}  # fmt: skip
     assert names == plots | {"config.yaml", "environment.json", "status.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt", "best.pt", "scores.json", "train.log", ".lock"}  # fmt: skip
     assert json.loads((path / "status.json").read_text())["exit_code"] == 0
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from lmsm_cli.errors import DiskError
+from lmsm_cli.reports import plots
 from lmsm_cli.reports.plots import (
     plot_class_distribution,
     plot_confusion,
     plot_features,
+    plot_reliability,
     plot_training_history,
 )
 from lmsm_cli.scores import score
@@ -74,6 +76,41 @@ def test_history_is_drawn_with_gaps_and_few_epochs(tmp_path, rows):
     """No epoch, one epoch, null values and missing keys all give a picture without a warning."""
     plot_training_history(rows, tmp_path)
     assert_drawn(tmp_path, "training_history")
+
+
+def reliability(*bins):
+    """Return what of scores.json is drawn, for bins of (images, confidence, accuracy)."""
+    keys = ("count", "confidence", "accuracy")
+    return {"accuracy": 0.8, "calibration_error": 0.1, "reliability": [dict(zip(keys, one, strict=True)) for one in bins]}  # fmt: skip
+
+
+@pytest.mark.parametrize("bins", [[(7, 1.0, 1.0)], [(3, 0.07, 0.0), (40_000, 0.5, 0.9), (1, 0.99, 0.5)]])  # fmt: skip
+def test_reliability_is_drawn(tmp_path, bins):
+    """One bin, empty bins between others, and bins above and below the diagonal give a picture."""
+    plot_reliability(reliability(*bins), tmp_path)
+    assert_drawn(tmp_path, "reliability")
+
+
+def test_bars_of_reliability_stand_at_their_bins(tmp_path, monkeypatch):
+    """A bar of accuracy rises over its bin of 1/15, and its hatched gap ends at the mean confidence."""
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, stem: drawn.append(figure))
+    plot_reliability(reliability((3, 0.5, 0.25), (9, 0.95, 1.0)), tmp_path)
+    upper, lower = drawn[0].axes
+    bars = [(b.get_x(), b.get_x() + b.get_width(), b.get_y(), b.get_y() + b.get_height()) for b in upper.patches]  # fmt: skip
+    assert bars == [
+        pytest.approx(bar)
+        for bar in [(7 / 15, 8 / 15, 0, 0.25), (14 / 15, 1, 0, 1), (7 / 15, 8 / 15, 0.25, 0.5), (14 / 15, 1, 1, 0.95)]
+    ]  # fmt: skip
+    assert [bar.get_height() for bar in lower.patches] == [3, 9]
+    assert [text.get_text() for text in lower.texts] == ["3", "9"]
+    assert upper.get_title() == "Expected calibration error 10.0%, accuracy 80.0%"
+
+
+def test_scores_without_probabilities_draw_no_reliability(tmp_path):
+    """A scores.json from before calibration was scored has nothing to draw, and no file pretends."""
+    plot_reliability({"accuracy": 0.5}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("num_panels", [1, 4, 5])

@@ -183,7 +183,9 @@ def test_plot_is_a_picture_with_a_panel_for_each_schedule(tmp_path, capsys, loss
 def test_the_plot_has_lambda_on_a_log_axis(tmp_path, monkeypatch):
     """Lambda's axis is a log axis, its curve starts at 1000, and the margin ends at 1.5."""
     figures = []
-    monkeypatch.setattr("lmsm_cli.reports.plots._save", lambda figure, *_: figures.append(figure))
+    monkeypatch.setattr(
+        "lmsm_cli.reports.schedules.save_figure", lambda figure, *_: figures.append(figure)
+    )
     assert main(["schedule", *LONG_TAIL, "--plot", str(tmp_path / "plan.png")]) == 0
     rate, lam, margin = figures[0].axes
     assert [axes.get_title() for axes in figures[0].axes] == ["learning rate", "lambda", "effective margin"]  # fmt: skip

@@ -1,7 +1,7 @@
 """`lmsm eval`: the scores of a checkpoint or run folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,7 +11,11 @@ from lmsm_cli.commands.options import Quiet
 from lmsm_cli.errors import LmsmError
 
 if TYPE_CHECKING:
-    from lmsm_cli.evaluation import Tau
+    from lmsm_cli.display import Display
+    from lmsm_cli.evaluation import Evaluation, Tau
+
+_WORST = 25
+_MOST_WORST = 1000
 
 
 def evaluate(
@@ -22,25 +26,63 @@ def evaluate(
     adjust: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of the training images is taken from its score. 1 is what theory asks for after softmax; auto takes the best on the run's validation images.")] = None,
     tau_norm: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by tau-normalisation: a class's weights are divided by their norm to the power of TAU, 0 to 1; auto as above.")] = None,
     confusion: Annotated[bool, typer.Option("--confusion", help="Print too which class was taken for which.")] = False,
+    plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Draw confusion matrix, reliability and the worst mistakes there; of a net with two features these too.")] = None,
+    worst: Annotated[int | None, typer.Option(metavar="N", help="Mistakes on the sheet of --plots, those the classifier was surest of. (default: 25)")] = None,
+    features: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the images' features, labels, predictions and the class names to an .npz file; two features also as a picture, .png.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)] = "auto",
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:  # fmt: skip
     """Evaluate a trained classifier: accuracy, precision and F1 of every class."""
     corrections = {"adjust": _tau("--adjust", adjust), "tau_norm": _tau("--tau-norm", tau_norm)}
+    if worst is not None and not plots:
+        raise LmsmError("--worst is how many mistakes --plots draws: give --plots FOLDER too")
+    if worst is not None and not 1 <= worst <= _MOST_WORST:
+        raise LmsmError(f"--worst is {worst}: give a number from 1 to {_MOST_WORST}")
+    _check_targets(plots, features)
     from lmsm_cli import evaluation  # imports torch, which a mistyped tau must not wait for
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports import tables
 
     with new_display(quiet) as display:
-        scores = evaluation.evaluate(checkpoint, display, split_name=split, images=images, data_dir=data_dir, device=device, **corrections)  # fmt: skip
+        found = evaluation.evaluation_of(checkpoint, display, split_name=split, images=images, data_dir=data_dir, device=device, **corrections)  # fmt: skip
+        _write(found, plots, worst or _WORST, features, display)
     if json:
-        print_json(scores)
-        return
+        print_json(found.scores)
+    else:
+        _print(found.scores, with_confusion=confusion)
+
+
+def _check_targets(plots: Path | None, features: Path | None) -> None:
+    """Raise LmsmError for a file that is no .npz, DiskError for places that cannot be written to."""
+    from lmsm_cli.runs.folder import check_folder, check_place
+
+    if plots:
+        check_folder(plots, "--plots")
+    if features:
+        if features.suffix != ".npz":
+            raise LmsmError(f"--features is {str(features)!r}: end the name in .npz")
+        check_place(features)
+
+
+def _write(found: "Evaluation", plots: Path | None, worst: int, features: Path | None, display: "Display") -> None:  # fmt: skip
+    from lmsm_cli.evaluation_files import write_features, write_plots
+
+    if plots:
+        write_plots(found, plots, worst=worst)
+        display.say(f"plots: {plots}")
+    if features:
+        write_features(found, features)
+        display.say(f"features: {features}")
+
+
+def _print(scores: dict[str, Any], *, with_confusion: bool) -> None:
+    from lmsm_cli.reports import tables
+
     console = stdout_console()
     console.print(tables.per_class_table(scores))
     console.print(tables.summary_table(scores))
-    if confusion:
+    console.print(tables.reliability_table(scores))
+    if with_confusion:
         console.print(tables.confusion_table(scores))
     if scores["adjustment"]:
         console.print(tables.adjustment_table(scores))

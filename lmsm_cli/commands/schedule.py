@@ -47,7 +47,7 @@ def schedule(
     head = _head(resolved, counts)
     loss, epochs = resolved_spec(resolved.loss, head), planned_epochs(resolved, head)
     if plot:
-        from lmsm_cli.reports.plots import plot_schedule
+        from lmsm_cli.reports.schedules import plot_schedule
 
         plot_schedule(epochs, annealing_curve(resolved, head), loss, plot)
     if json:
@@ -58,7 +58,7 @@ def schedule(
 
 def _check_plot(plot: Path) -> None:
     """Raise LmsmError for a format that is not drawn, DiskError for a place that takes no file."""
-    from lmsm_cli.experiment import check_folder
+    from lmsm_cli.runs.folder import check_folder
 
     if plot.suffix.lower() not in _FORMATS:
         raise LmsmError(f"--plot is {str(plot)!r}: end the name in {', '.join(_FORMATS)}")

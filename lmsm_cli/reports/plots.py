@@ -1,16 +1,28 @@
-"""Plots of a run, as PNG and PDF, drawn with matplotlib's object API: no window, no global state.
+"""Plots of a run, as PNG and PDF.
 
-To add a plot, add a function that takes plain data, makes a figure with `_figure` and ends in
-`_save`. Class names are shown with `_label` and `parse_math=False`, since `$` is no formula there.
+To add a plot, add a function that takes plain data, makes a figure with `new_figure` and ends in
+`save_figure` (figures.py).
 """
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsm_cli.errors import DiskError, visible
+from lmsm_cli.errors import visible
+from lmsm_cli.reports.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    NAMED_CLASSES,
+    ORANGE,
+    count_epochs,
+    label_of,
+    name_ticks,
+    new_figure,
+    save_figure,
+)
+from lmsm_cli.scores import reliability_bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,31 +32,28 @@ if TYPE_CHECKING:
 
     Panel = tuple[str, NDArray[floating[Any]], NDArray[integer[Any]]]
 
-# Beyond this, names and numbers of single classes cannot be read in a figure.
-_NAMED_CLASSES = 20
-_LABEL_LENGTH = 32
-_BLUE, _ORANGE, _GREEN, _GREY = "#1f77b4", "#ff7f0e", "#2ca02c", "#6b7280"
-
 
 def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folder: Path) -> None:
     """Draw the training images of each class, largest first, as class_distribution.{png,pdf}."""
     order = sorted(range(len(counts)), key=lambda number: -counts[number])
     heights = [counts[number] for number in order]
-    named = len(counts) <= _NAMED_CLASSES
-    figure, (axes,) = _figure(1, 1, width=max(5.0, 0.6 * len(counts)) if named else 8.0, height=3.8)
-    axes.bar(range(len(order)), heights, width=0.8 if named else 1.0, color=_BLUE)
+    named = len(counts) <= NAMED_CLASSES
+    figure, (axes,) = new_figure(
+        1, 1, width=max(5.0, 0.6 * len(counts)) if named else 8.0, height=3.8
+    )
+    axes.bar(range(len(order)), heights, width=0.8 if named else 1.0, color=BLUE)
     ratio = f", largest : smallest = {heights[0] / heights[-1]:.4g} : 1" if heights[-1] else ""
     axes.set_title(f"{sum(counts):,} training images in {len(counts)} classes{ratio}", fontsize=10)
     axes.set_ylabel("training images")
     if named:
-        _name_ticks(axes, [classes[number] for number in order], "x")
+        name_ticks(axes, [classes[number] for number in order], "x")
         for place, height in enumerate(heights):
             axes.annotate(str(height), (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
         axes.margins(y=0.1)
     else:
         axes.set_xlabel("classes, by number of training images")
         axes.margins(x=0.01)
-    _save(figure, folder / "class_distribution")
+    save_figure(figure, folder / "class_distribution")
 
 
 def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -53,7 +62,7 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
     Values that are missing or null leave a gap; lambda has a panel only where the loss has one.
     """
     has_lambda = any(row.get("lambda") is not None for row in rows)
-    figure, panels = _figure(2, 2, width=9.0, height=6.0) if has_lambda else _figure(1, 3, width=12.0, height=3.4)  # fmt: skip
+    figure, panels = new_figure(2, 2, width=9.0, height=6.0) if has_lambda else new_figure(1, 3, width=12.0, height=3.4)  # fmt: skip
     _draw_lines(panels[0], rows, "loss", {"training": "train_loss", "validation": "val_loss"})
     shares = {
         "training": "train_accuracy",
@@ -67,96 +76,74 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
         # lambda falls over orders of magnitude, and may reach 0
         panels[3].set_yscale("symlog", linthresh=1)
         panels[3].set_ylim(0, max(1, *(2 * (row.get("lambda") or 0) for row in rows)))
-    _save(figure, folder / "training_history")
-
-
-def plot_schedule(
-    epochs: Sequence[Mapping[str, Any]],
-    curve: Sequence[Mapping[str, Any]],
-    title: str,
-    path: Path,
-) -> None:
-    """Draw the planned learning rate, lambda and effective margin over the epochs to `path`.
-
-    `epochs` have the values at each epoch's end, `curve` those between. Lambda and margin have
-    panels only where the loss has them.
-    """
-    keys = [k for k in ("lambda", "effective_margin") if any(row[k] is not None for row in epochs)]
-    figure, panels = _figure(1, 1 + len(keys), width=max(5.0, 4.0 * (1 + len(keys))), height=3.4)
-    figure.suptitle(visible(title), fontsize=10, parse_math=False)
-    panels[0].stairs([row["lr"] for row in epochs], range(len(epochs) + 1), baseline=None, color=_BLUE, linewidth=1.5)  # fmt: skip
-    panels[0].set_title("learning rate")
-    panels[0].set_ylim(0, 1.08 * max(row["lr"] for row in epochs))
-    for axes, key in zip(panels[1:], keys, strict=True):
-        _draw_annealing(axes, epochs, curve, key)
-    for axes in panels:
-        _count_epochs(axes)
-        axes.set_xlim(0, len(epochs))
-    _save(figure, path.with_suffix(""), (path.suffix,))
-
-
-def _draw_annealing(
-    axes: "Axes",
-    epochs: Sequence[Mapping[str, Any]],
-    curve: Sequence[Mapping[str, Any]],
-    key: str,
-) -> None:
-    """Draw lambda or the effective margin as a curve, with dots at the ends of few epochs."""
-    values = [row[key] for row in curve]
-    # not clipped: the last dot, and a lambda of 0, lie on the frame
-    axes.plot([row["epoch"] for row in curve], values, color=_BLUE, clip_on=False)
-    if len(epochs) <= 30:
-        axes.plot([row["epoch"] for row in epochs], [row[key] for row in epochs], "o", color=_BLUE, markersize=3, clip_on=False)  # fmt: skip
-    axes.set_title(key.replace("_", " "))
-    if key == "lambda":
-        _scale_lambda(axes, min(values), max(values))
-    else:
-        lowest, highest = min(1, *values), max(values)  # 1 is no margin
-        room = 0.05 * (highest - lowest) or 0.05
-        axes.set_ylim(lowest - room, highest + room)
-
-
-def _scale_lambda(axes: "Axes", lowest: float, highest: float) -> None:
-    """Give lambda a log axis, whose end is 0 where lambda falls to next to nothing."""
-    from matplotlib.ticker import LogFormatter
-
-    if lowest >= 1e-4:
-        axes.set_yscale("log")
-        axes.set_ylim(lowest / 2, 2 * highest)
-        axes.yaxis.set_minor_formatter(LogFormatter())
-    else:
-        axes.set_yscale("symlog", linthresh=0.001)
-        axes.set_ylim(0, 2 * highest or 1)
-    axes.yaxis.set_major_formatter("{x:g}")
+    save_figure(figure, folder / "training_history")
 
 
 def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
-    """Draw the percent of each class's test images by predicted class as confusion.{png,pdf}."""
+    """Draw the percent of each class's images by predicted class as confusion.{png,pdf}."""
     import numpy as np
 
     matrix = np.array(scores["confusion"], dtype=float)
     totals = matrix.sum(axis=1, keepdims=True)
     percent = np.divide(100 * matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
     names = [row["name"] for row in scores["per_class"]]
-    named = len(names) <= _NAMED_CLASSES
+    named = len(names) <= NAMED_CLASSES
     side = 3.0 + 0.42 * len(names) if named else 7.5
-    figure, (axes,) = _figure(1, 1, width=side + 0.8, height=side)
+    figure, (axes,) = new_figure(1, 1, width=side + 0.8, height=side)
     axes.set_facecolor("#e5e7eb")  # shows through where a class has no test image
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"Test accuracy {100 * scores['accuracy']:.1f}%", fontsize=10)
+    axes.set_title(f"Accuracy {100 * scores['accuracy']:.1f}% of {totals.sum():,.0f} images", fontsize=10)  # fmt: skip
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
     if named:
-        _name_ticks(axes, names, "x")
-        _name_ticks(axes, names, "y")
+        name_ticks(axes, names, "x")
+        name_ticks(axes, names, "y")
         for (row, column), share in np.ndenumerate(percent):
             if share > 0.5:  # what rounds to 0 stays empty
                 colour = "white" if share > 50 else "black"
                 axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)  # fmt: skip
     bar = figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class's images")
     bar.outline.set_visible(False)
-    _save(figure, folder / "confusion")
+    save_figure(figure, folder / "confusion")
+
+
+def plot_reliability(scores: Mapping[str, Any], folder: Path) -> None:
+    """Draw the accuracy of images of like confidence against that confidence as reliability.{png,pdf}.
+
+    A bar each bin that holds images, hatched from its accuracy to its mean confidence, which lies
+    on the diagonal; below, how many images it holds. Without probabilities nothing is drawn.
+    """
+    bins = scores.get("reliability")
+    if not bins:
+        return
+    figure, (upper, lower) = new_figure(2, 1, width=5.4, height=6.4, ratios=(3, 1))
+    lefts, rights = zip(*(reliability_bounds(one["confidence"]) for one in bins), strict=True)
+    width = rights[0] - lefts[0]
+    accuracies = [one["accuracy"] for one in bins]
+    gaps = [one["confidence"] - one["accuracy"] for one in bins]
+    bars = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
+    upper.bar(lefts, accuracies, color=BLUE, label="accuracy", **bars)
+    upper.bar(lefts, gaps, bottom=accuracies, **bars | {"color": "none", "hatch": "////", "edgecolor": ORANGE}, label="gap to mean confidence")  # fmt: skip
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    error, accuracy = 100 * scores["calibration_error"], 100 * scores["accuracy"]
+    upper.set_title(f"Expected calibration error {error:.1f}%, accuracy {accuracy:.1f}%", fontsize=10)  # fmt: skip
+    upper.legend(fontsize=8, frameon=False, loc="upper left")
+    counts = [one["count"] for one in bins]
+    lower.bar(lefts, counts, color=GREY, **bars)
+    for left, count in zip(lefts, counts, strict=True):
+        lower.annotate(f"{count}", (left + width / 2, count), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)  # fmt: skip
+    lower.set(xlim=(0, 1), xlabel="confidence: probability of the predicted class", ylabel="images")
+    lower.margins(y=0.15)
+    save_figure(figure, folder / "reliability")
+
+
+def features_title(scores: Mapping[str, Any]) -> str:
+    """Return the title of a panel of features: the effective margin, if any, and the accuracy."""
+    margin = scores.get("effective_margin")
+    accuracy = f"accuracy {100 * scores['accuracy']:.1f}%"
+    return accuracy if margin is None else f"effective margin {margin:.3g}, {accuracy}"
 
 
 def plot_features(panels: Sequence["Panel"], classes: Sequence[str], path: Path) -> None:
@@ -167,16 +154,17 @@ def plot_features(panels: Sequence["Panel"], classes: Sequence[str], path: Path)
     """
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure, all_axes = _figure(rows, columns, width=3.4 * columns, height=3.5 * rows + 0.6)
+    width = max(4.8, 3.4 * columns)
+    figure, all_axes = new_figure(rows, columns, width=width, height=width / columns * rows + 0.6)
     colours = _class_colours(len(classes))
     for axes, (title, features, labels) in zip(all_axes, panels, strict=False):
         _draw_features(axes, features, labels, colours)
         axes.set_title(visible(title), fontsize=11, parse_math=False)
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
-    if len(classes) <= _NAMED_CLASSES:
+    if len(classes) <= NAMED_CLASSES:
         _name_colours(figure, classes, colours)
-    _save(figure, path.with_suffix(""), (path.suffix,))
+    save_figure(figure, path.with_suffix(""), (path.suffix,))
 
 
 def _draw_features(
@@ -197,8 +185,8 @@ def _draw_features(
         if length > 0:
             tip = mean / length * np.linalg.norm(points, axis=1).max()
             axes.plot([0, tip[0]], [0, tip[1]], color=colour, linewidth=0.9)
-    axes.axhline(0, color=_GREY, linewidth=0.4, zorder=0)
-    axes.axvline(0, color=_GREY, linewidth=0.4, zorder=0)
+    axes.axhline(0, color=GREY, linewidth=0.4, zorder=0)
+    axes.axvline(0, color=GREY, linewidth=0.4, zorder=0)
     axes.set_aspect("equal", adjustable="datalim")
     axes.tick_params(labelsize=7)
     axes.grid(visible=False)
@@ -209,24 +197,17 @@ def _draw_lines(
 ) -> None:
     """Draw one line for each key that any row has, against the epoch."""
     epochs = [row["epoch"] for row in rows]
-    for (name, key), colour in zip(keys.items(), (_BLUE, _ORANGE, _GREEN), strict=False):
+    for (name, key), colour in zip(keys.items(), (BLUE, ORANGE, GREEN), strict=False):
         values = [math.nan if row.get(key) is None else row[key] for row in rows]
         if not all(map(math.isnan, values)):
             marker = "o" if len(rows) <= 30 else ""
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=name)
     axes.set_title(title)
-    _count_epochs(axes)
+    count_epochs(axes)
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     if len(axes.lines) > 1:
         axes.legend(fontsize=8, frameon=False)
-
-
-def _count_epochs(axes: "Axes") -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _class_colours(num_classes: int) -> list[Any]:
@@ -243,61 +224,18 @@ def _name_colours(figure: "Figure", classes: Sequence[str], colours: Sequence[An
     dots = [
         Line2D([], [], color=colour, marker="o", linestyle="", markersize=4) for colour in colours
     ]
+    longest = max(len(label_of(name)) for name in classes)
     blanks = [" "] * len(classes)  # matplotlib would drop a name that starts with an underscore
     legend = figure.legend(
         dots,
         blanks,
         loc="outside lower center",
-        ncols=10,
+        # inches of a dot and, about, of the longest name
+        ncols=max(1, min(10, int(figure.get_figwidth() / (0.4 + 0.08 * longest)))),
         fontsize=8,
         frameon=False,
         handletextpad=0.1,
     )
     for text, name in zip(legend.get_texts(), classes, strict=True):
         text.set_parse_math(False)
-        text.set_text(_label(name))
-
-
-def _label(name: str) -> str:
-    """Return a class name as a figure has room for it: long ones lose their middle."""
-    name, half = visible(name), _LABEL_LENGTH // 2
-    return name if len(name) <= _LABEL_LENGTH else f"{name[:half]}…{name[1 - half :]}"
-
-
-def _name_ticks(axes: "Axes", names: Sequence[str], axis: str) -> None:
-    """Put class names at the ticks, slanted below a figure where they are long."""
-    one = axes.xaxis if axis == "x" else axes.yaxis
-    one.set_ticks(range(len(names)), labels=list(map(_label, names)), fontsize=8, parse_math=False)
-    if axis == "x" and max(map(len, names)) > 3:
-        for label in axes.get_xticklabels():
-            label.set(rotation=40, ha="right", rotation_mode="anchor")
-
-
-def _figure(rows: int, columns: int, *, width: float, height: float) -> "tuple[Figure, list[Axes]]":
-    """Return a figure of that size in inches with its axes, row by row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(visible=True, axis="y", linewidth=0.4, alpha=0.6)
-        axes.set_axisbelow(True)
-    return figure, list(panels.flat)
-
-
-def _save(figure: "Figure", stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> None:
-    """Write the figure beside itself in each format. Raises DiskError where that fails."""
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            # the font lacks letters of some scripts; a box stands for them, and that is all
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            for suffix in suffixes:
-                figure.savefig(stem.with_name(stem.name + suffix), dpi=150)
-    except OSError as error:
-        raise DiskError(
-            f"cannot write {error.filename or stem}: {error.strerror or error}"
-        ) from None
+        text.set_text(label_of(name))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmsm_cli.errors import visible
+from lmsm_cli.scores import reliability_bounds
 
 NOTHING = "-"
 # A confusion matrix of more classes fits no screen: its largest entries are listed instead.
@@ -36,19 +37,34 @@ def per_class_table(scores: Mapping[str, Any]) -> Table:
 
 
 def summary_table(scores: Mapping[str, Any]) -> Table:
-    """Return the overall scores, the accuracies of the groups and the effective margin, if any."""
+    """Return the overall scores, those of groups, top-k and calibration, and any effective margin."""
     rows = {
         "accuracy": scores["accuracy"],
         "balanced accuracy": scores["balanced_accuracy"],
         "macro F1": scores["macro_f1"],
     }
     rows |= {f"accuracy, {name}": value for name, value in scores["groups"].items()}
+    rows |= {f"accuracy, top {k}": value for k, value in scores.get("top_k", {}).items()}
+    if scores.get("calibration_error") is not None:
+        rows["calibration error"] = scores["calibration_error"]
     table = new_table("Overall, in percent", "score")
     table.add_column("value", justify="right", overflow="fold")
     for title, value in rows.items():
         table.add_row(title, percent(value))
     if scores.get("effective_margin") is not None:
         table.add_row("effective margin", f"{scores['effective_margin']:.2f}")
+    return table
+
+
+def reliability_table(scores: Mapping[str, Any]) -> Table:
+    """Return a row for each bin of confidence: its images, how sure of them, how often right."""
+    table = new_table("Reliability, in percent", "confidence")
+    for title in ("images", "mean confidence", "accuracy"):
+        table.add_column(title, justify="right", overflow="fold")
+    for one in scores["reliability"]:
+        low, high = (percent(bound) for bound in reliability_bounds(one["confidence"]))
+        shares = (percent(one[key]) for key in ("confidence", "accuracy"))
+        table.add_row(f"{low} to {high}", str(one["count"]), *shares)
     return table
 
 

@@ -210,6 +210,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
             temporary.unlink()
 
 
+def check_folder(folder: Path, flag: str) -> None:
+    """Raise DiskError where nothing can be written in `folder`, given by `flag`; make none yet."""
+    there = folder_above(folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise DiskError(f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}")  # fmt: skip
+
+
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:

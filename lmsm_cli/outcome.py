@@ -1,0 +1,91 @@
+"""How a run ends: its status whatever happens, and after the training its test scores and pictures."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.engine.device import Runtime
+from lmsm_cli.engine.distributed import ALONE, Ranks
+from lmsm_cli.engine.evaluate import answers, features_of, scores_of
+from lmsm_cli.engine.signals import Terminated
+from lmsm_cli.errors import LmsmError, PrunedError, StoppedError
+from lmsm_cli.journal import Journal
+from lmsm_cli.models import Classifier
+from lmsm_cli.reports import plots
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.record import read_run
+from lmsm_cli.scores import Scores, score
+from lmsm_cli.splits import Data
+
+
+@contextmanager
+def status_of(folder: RunFolder | None) -> Iterator[None]:
+    """Keep status.json true: running, then completed, failed or interrupted."""
+    if folder is None:
+        yield
+        return
+    folder.write_status("running")
+    try:
+        yield
+    except (StoppedError, PrunedError) as error:
+        folder.write_status("interrupted", str(error), error.exit_code)
+        raise
+    except LmsmError as error:
+        folder.write_status("failed", str(error), error.exit_code)
+        raise
+    except KeyboardInterrupt as error:
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        folder.write_status("interrupted", signal.Signals(number).name, 128 + number)
+        raise
+    except BaseException as error:
+        folder.write_status("failed", f"{type(error).__name__}: {error}", 1)
+        raise
+    folder.write_status("completed", exit_code=0)
+
+
+def score_images(model: Classifier, images: ImageSet, train_counts: list[int], runtime: Runtime, ranks: Ranks = ALONE) -> Scores:  # fmt: skip
+    """Return the scores of a classifier on labelled images, which several ranks share."""
+    logits = scores_of(model, images.images, runtime, ranks)
+    predictions, probabilities = answers(logits)
+    return score(model.classes, images.labels.numpy(), predictions, train_counts, probabilities)
+
+
+def documented(scores: Scores, model: Classifier, journal: Journal, folder: RunFolder, data: Data, runtime: Runtime) -> dict[str, Any]:  # fmt: skip
+    """Return scores.json: the last epoch's test scores, and what best.pt would have given."""
+    document = scores.to_json() | {
+        "checkpoint": folder.checkpoint.name,
+        "epoch": len(journal.rows),
+        "lambda": model.head.lambda_at(1.0),
+        "effective_margin": model.head.effective_margin_at(1.0),
+        "best_on_validation": None,
+        "training": {
+            "seconds": sum(row["seconds"] for row in journal.rows),
+            "images_per_second": median(row["images_per_second"] for row in journal.rows),
+        },
+    }
+    if journal.best is not None:
+        chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
+        of_best = score_images(chosen, data.test, data.train_counts, runtime)
+        document["best_on_validation"] = journal.best | {
+            "accuracy": of_best.accuracy,
+            "balanced_accuracy": of_best.balanced_accuracy,
+        }
+    return document
+
+
+def draw(folder: RunFolder, model: Classifier, data: Data, runtime: Runtime) -> None:
+    """Draw the plots: from the files of the run folder, and of a 2-D net's test features."""
+    record = read_run(folder.path)
+    assert record.scores is not None
+    plots.plot_class_distribution(data.train_counts, data.training.classes, folder.plots)
+    plots.plot_training_history(record.metrics, folder.plots)
+    plots.plot_confusion(record.scores, folder.plots)
+    plots.plot_reliability(record.scores, folder.plots)
+    if model.head.weight.shape[1] == 2:
+        features = features_of(model, data.test.images, runtime).cpu().numpy()
+        panel = (plots.features_title(record.scores), features, data.test.labels.numpy())
+        plots.plot_features([panel], model.classes, folder.plots / "features.png")
