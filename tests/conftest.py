@@ -53,6 +53,18 @@ def write_class_folders(root: Path, classes, per_class: int, *, size: int = 32, 
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:04}.png")
 
 
+def noise(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
+    """Return random pixels."""
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    """Write pixels as an image file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_cifar(tmp_path_factory) -> Path:
     """A data folder with a CIFAR-10 of 12 training and 3 test images a class, as class folders."""

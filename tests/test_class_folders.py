@@ -1,35 +1,21 @@
 """What class_folders.py promises."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lmsm_cli.data import class_folders
 from lmsm_cli.data.class_folders import (
     cache_path,
     list_class_folders,
-    read_image,
     read_images,
     reading,
     split_by_class,
 )
 from lmsm_cli.errors import DataError
-
-
-def noise(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
-    """Return random pixels."""
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def save(path: Path, pixels: np.ndarray) -> Path:
-    """Write pixels as an image file, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
+from tests.conftest import noise, save
 
 
 def read(root: Path, size: int = 8, channels: int = 3, **kwargs) -> np.ndarray:
@@ -74,65 +60,6 @@ def test_pixels_of_the_right_size_are_untouched(pets):
     assert images.dtype == np.uint8
     for index in range(6):
         assert np.array_equal(images[index], noise(index))
-
-
-def test_shorter_side_is_resized_and_the_middle_kept(tmp_path):
-    """Of a wide picture of three stripes, the middle stripe is what is left."""
-    stripes = np.zeros((20, 60, 3), np.uint8)
-    for stripe in range(3):
-        stripes[:, 20 * stripe : 20 * stripe + 20, stripe] = 255
-    image = read_image(save(tmp_path / "x.png", stripes), size=10, channels=3)
-    assert image.shape == (10, 10, 3)
-    assert np.array_equal(image[:, 1:-1], np.full((10, 8, 3), (0, 255, 0)))
-
-
-def test_shrinking_averages_instead_of_skipping(tmp_path):
-    """A fine chess-board shrinks to grey: the filter is antialiased."""
-    board = np.indices((64, 64)).sum(0) % 2 * 255
-    image = read_image(save(tmp_path / "x.png", board.astype(np.uint8)), size=8, channels=1)
-    assert np.abs(image.astype(int) - 127).max() <= 2
-
-
-@pytest.mark.parametrize(
-    ("image", "suffix", "rgb"),
-    [
-        (Image.new("L", (8, 8), 100), "png", (100, 100, 100)),
-        (Image.new("1", (8, 8), 1), "png", (255, 255, 255)),
-        (Image.fromarray(np.full((8, 8), 0x8012, np.uint16)), "png", (128, 128, 128)),
-        (Image.fromarray(np.full((8, 8), 0x8012, np.uint16)), "tiff", (128, 128, 128)),
-        (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "tiff", (255, 0, 0)),
-        (Image.new("RGB", (8, 8), (9, 8, 7)).quantize(4), "png", (9, 8, 7)),
-        (Image.new("RGBA", (8, 8), (0, 0, 255, 255)), "png", (0, 0, 255)),
-        (Image.new("RGBA", (8, 8), (0, 0, 255, 0)), "png", (255, 255, 255)),
-        (Image.new("LA", (8, 8), (50, 255)), "png", (50, 50, 50)),
-        (Image.new("RGB", (8, 8), (1, 2, 3)), "bmp", (1, 2, 3)),
-        (Image.new("RGB", (8, 8), (255, 0, 0)), "gif", (255, 0, 0)),
-    ],
-    ids=["L", "1", "I;16", "I;16 tiff", "CMYK", "P", "opaque", "clear", "LA", "bmp", "gif"],
-)
-def test_every_mode_becomes_rgb(tmp_path, image, suffix, rgb):
-    """Grey is spread, 16 bits are scaled, see-through becomes white, palettes are looked up."""
-    path = tmp_path / f"x.{suffix}"
-    image.save(path)
-    assert np.array_equal(read_image(path, size=8, channels=3), np.full((8, 8, 3), rgb))
-
-
-def test_one_channel_is_grey(tmp_path):
-    """A colour image read with one channel becomes its luma, 0.299 R + 0.587 G + 0.114 B."""
-    pixels = np.full((8, 8, 3), (200, 100, 50), np.uint8)
-    grey = read_image(save(tmp_path / "x.png", pixels), size=8, channels=1)
-    assert grey.shape == (8, 8, 1)
-    assert set(grey.flatten()) == {124}  # 59.8 + 58.7 + 5.7 = 124.2
-
-
-def test_photographs_are_turned_upright(tmp_path):
-    """EXIF orientation 3 means upside down: the stored top row comes out at the bottom."""
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
-    assert read_image(tmp_path / "x.png", size=8, channels=3)[-1].min() == 255
 
 
 def swap_content(path: Path) -> None:
@@ -264,30 +191,6 @@ def test_file_that_is_no_image_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"fake\.jpg is not an image"):
         read(tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, on what it skips
-def test_random_damage_never_escapes_as_another_error(tmp_path):
-    """Bytes flipped anywhere in an image give an image or a DataError."""
-    draws = np.random.default_rng(1)
-    for suffix in ("png", "jpg", "gif", "tiff", "webp"):
-        path = save(tmp_path / f"x.{suffix}", noise(0, (16, 16, 3)))
-        whole = path.read_bytes()
-        for _ in range(25):
-            bent = bytearray(whole)
-            for position in draws.integers(0, len(whole), 3):
-                bent[position] = draws.integers(256)
-            path.write_bytes(bent)
-            with suppress(DataError):
-                assert read_image(path, size=16, channels=3).shape == (16, 16, 3)
-
-
-def test_float_pixels_are_refused(tmp_path):
-    """Floating-point pixels have no known range, so guessing one is refused."""
-    path = tmp_path / "x.tiff"
-    Image.fromarray(np.zeros((8, 8), np.float32)).save(path)
-    with pytest.raises(DataError, match="floating-point"):
-        read_image(path, size=8, channels=3)
 
 
 def test_broken_link_is_named(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from lmsm_cli.errors import DataError
-from lmsm_cli.scores import balanced_accuracy, score, shot_groups
+from lmsm_cli.scores import balanced_accuracy, reliability_bounds, score, shot_groups
 
 # 4 cats: 3 right, 1 called dog; 2 dogs: 1 right, 1 called owl; 4 owls: all right
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
@@ -133,3 +133,18 @@ def test_nothing_to_score_is_a_data_error(labels, message):
     labels = np.array(labels, dtype=int)
     with pytest.raises(DataError, match=message):
         score(["cat", "dog"], labels, np.zeros_like(labels), [1, 1])
+
+
+@pytest.mark.parametrize(("confidence", "number"), [(0.0, 0), (0.05, 0), (1 / 15, 0), (0.07, 1), (0.5, 7), (0.999, 14), (1.0, 14)])  # fmt: skip
+def test_reliability_bounds_are_the_bin_of_the_confidence(confidence, number):
+    """Bins are fifteenths that hold their upper bound, as scikit-learn's calibration_curve counts."""
+    assert reliability_bounds(confidence) == (number / 15, (number + 1) / 15)
+
+
+def test_each_reliability_bin_has_bounds_of_its_own():
+    """Of many images no two bins are given the same bounds, whatever their confidences."""
+    draws = np.random.default_rng(0)
+    probabilities = draws.dirichlet([0.4] * 4, 5000).astype(np.float32)
+    labels = draws.integers(0, 4, 5000)
+    bins = score(list("abcd"), labels, probabilities.argmax(1), [1] * 4, probabilities).reliability
+    assert len({reliability_bounds(one.confidence) for one in bins}) == len(bins) > 10

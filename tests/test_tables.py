@@ -17,6 +17,8 @@ from lmsm_cli.reports.tables import (
     config_table,
     confusion_table,
     per_class_table,
+    predictions_table,
+    reliability_table,
     summary_table,
 )
 
@@ -59,6 +61,51 @@ def test_summary_table_has_groups_and_the_margin_where_there_is_one():
     assert ["accuracy,", "few", "-"] in lines
     assert ["effective", "margin", "1.70"] in lines
     assert "margin" not in drawn(summary_table(SCORES | {"effective_margin": None}))
+
+
+def test_summary_table_has_top_k_and_calibration_where_they_are_known():
+    """Scores from probabilities are rows too; a scores.json from before them has none."""
+    lines = rows(summary_table(SCORES | {"top_k": {"2": 0.912, "5": 1.0}, "calibration_error": 0.0731}))  # fmt: skip
+    assert ["accuracy,", "top", "2", "91.2"] in lines
+    assert ["accuracy,", "top", "5", "100.0"] in lines
+    assert ["calibration", "error", "7.3"] in lines
+    assert "calibration" not in drawn(summary_table(SCORES))
+
+
+def test_reliability_table_has_a_row_for_each_bin():
+    """The fifteenth that the mean confidence lies in, with its images, confidence and accuracy."""
+    bins = [{"count": 3, "confidence": 0.5, "accuracy": 1 / 3}, {"count": 120, "confidence": 1.0, "accuracy": 0.9}]  # fmt: skip
+    lines = rows(reliability_table({"reliability": bins}))
+    assert ["46.7", "to", "53.3", "3", "50.0", "33.3"] in lines
+    assert ["93.3", "to", "100.0", "120", "100.0", "90.0"] in lines
+
+
+PREDICTED = {
+    "top": 2, "num_failed": 1,
+    "images": [
+        {"file": "a/[red]x.png", "error": None, "predictions": [{"class": "cat", "probability": 0.9712}, {"class": "dog", "probability": 0.02}]},
+        {"file": "b.png", "error": "is not an image that can be read", "predictions": []},
+    ],
+}  # fmt: skip
+
+
+def test_predictions_table_has_a_row_for_each_file():
+    """File, then class and percent by rank; a file that failed has its reason instead."""
+    lines = rows(predictions_table(PREDICTED))
+    assert ["file", "1", "%", "2", "%", "error"] in lines
+    assert ["a/[red]x.png", "cat", "97.1", "dog", "2.0"] in lines
+    assert ["b.png", "-", "-", "-", "-", "is", "not", "an", "image", "that", "can", "be", "read"] in lines  # fmt: skip
+    good = PREDICTED | {"num_failed": 0, "images": PREDICTED["images"][:1]}
+    assert "error" not in drawn(predictions_table(good))
+
+
+def test_predictions_fold_on_a_narrow_terminal():
+    """Five long class names at 80 columns: text folds, percents stay whole, nothing is cut."""
+    names = [{"class": f"a rather long class name {k}", "probability": 0.1 * k} for k in range(1, 6)]  # fmt: skip
+    text = drawn(predictions_table({"top": 5, "num_failed": 0, "images": [{"file": "some/folder/with/a/long/name.png", "error": None, "predictions": names}]}), 80)  # fmt: skip
+    assert "…" not in text
+    for share in ("10.0", "20.0", "30.0", "40.0", "50.0"):
+        assert share in text.split()
 
 
 def test_confusion_table_is_the_matrix():

@@ -21,6 +21,7 @@ from lmsm_cli.commands.doctor import doctor
 from lmsm_cli.commands.evaluate import evaluate
 from lmsm_cli.commands.export import export
 from lmsm_cli.commands.losses import losses
+from lmsm_cli.commands.predict import predict
 from lmsm_cli.commands.presets import presets
 from lmsm_cli.commands.report import report
 from lmsm_cli.commands.resume import resume
@@ -42,7 +43,7 @@ app = typer.Typer(
 _COMMANDS = (
     ("demo", demo, pages.TRAIN), ("train", train, pages.TRAIN), ("resume", resume, pages.TRAIN), ("sweep", sweep, pages.TRAIN),
     ("eval", evaluate, pages.LOOK), ("compare", compare, pages.LOOK), ("report", report, pages.LOOK),
-    ("export", export, pages.USE),
+    ("predict", predict, pages.USE), ("export", export, pages.USE),
     ("schedule", schedule, pages.PREPARE), ("losses", losses, pages.PREPARE), ("bench", bench, pages.PREPARE), ("doctor", doctor, pages.PREPARE),
 )  # fmt: skip
 for _name, _command, _panel in _COMMANDS:

@@ -33,7 +33,10 @@ class Mistake:
 
     def lines(self) -> tuple[str, str]:
         """Return the two lines below the image."""
-        return f"is {self.true_class}", f"{100 * self.probability:.1f}% {self.predicted_class}"
+        return (
+            f"true: {self.true_class}",
+            f"{100 * self.probability:.1f}% for {self.predicted_class}",
+        )
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:

@@ -138,7 +138,7 @@ class RunFolder:
 
     def remove_left_over(self) -> None:
         """Remove the temporary files of processes that were killed; call it with the lock."""
-        for file in self.path.glob(".*.tmp"):
+        for file in (*self.path.glob(".*.tmp"), *self.plots.glob(".*.tmp")):
             file.unlink(missing_ok=True)
 
     def _owner(self) -> str:

@@ -1,0 +1,49 @@
+"""`lmsm predict`: the likeliest classes of image files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.errors import LmsmError, RunError
+
+_STDOUT = Path("-")
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt, or a run folder.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Image files, and folders of them, at any depth.")],
+    top: Annotated[int, typer.Option(metavar="K", min=1, help="Classes to give for each image.")] = 5,
+    json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write them as CSV too; - prints that instead of the table.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:  # fmt: skip
+    """Name the likeliest classes of image files, of any size and kind.
+
+    Files that cannot be read are told one by one, the others are predicted, and the exit code is 1.
+    """
+    if json and csv == _STDOUT:
+        raise LmsmError("--json and --csv - both print on stdout; give one of them, or a file to --csv")  # fmt: skip
+    from lmsm_cli.data.image_files import find_images
+    from lmsm_cli.runs.folder import check_place, write_whole
+
+    if csv and csv != _STDOUT:
+        check_place(csv)
+    files = find_images(images)
+    from lmsm_cli import prediction  # imports torch, which a mistyped path must not wait for
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.reports.tables import predictions_table
+
+    with new_display() as display:
+        found = prediction.predict(checkpoint, files, display, top=top, device=device)
+    if csv and csv != _STDOUT:
+        write_whole(csv, found.to_csv())
+    if json:
+        print_json(found.to_json())
+    elif csv == _STDOUT:
+        stdout_console().out(found.to_csv(), highlight=False, end="")
+    else:
+        stdout_console().print(predictions_table(found.to_json()))
+    if found.num_failed:
+        raise RunError(f"{found.num_failed} of {len(files)} images could not be read")

@@ -1,0 +1,183 @@
+"""What `lmsm eval` leaves in files: pictures, the surest mistakes, features."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lmsm_cli import experiment, load_checkpoint
+from lmsm_cli.commands.app import main
+from lmsm_cli.data.sources import load
+from lmsm_cli.errors import DiskError
+from lmsm_cli.evaluation import evaluation_of
+from lmsm_cli.evaluation_files import worst_mistakes, write_features
+from lmsm_cli.layers import Layer, resolve
+from tests.conftest import SilentDisplay, save, write_class_folders
+
+PLOTS = {"confusion.png", "confusion.pdf", "reliability.png", "reliability.pdf", "worst_mistakes.png"}  # fmt: skip
+
+
+def finished(out, **values):
+    """Train on the digits in fp32 for two epochs; return the run folder."""
+    flags = {"epochs": 2, "out": out, "device": "cpu", "precision": "fp32"}
+    config = resolve([Layer.of_preset("digits"), Layer.of_flags(flags | values)]).config
+    return experiment.run(config, SilentDisplay()).path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on the digits with features of many dimensions."""
+    return finished(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def flat_run(tmp_path_factory):
+    """A run on the digits with features of two dimensions."""
+    return finished(tmp_path_factory.mktemp("flat"), model="paper-2d", neck="linear", lr=0.005)
+
+
+@pytest.fixture(scope="module")
+def by_hand(run):
+    """The test images' pixels (N, 1, 8, 8), labels and logits, from the loaded checkpoint."""
+    test = load("digits", run, "test")
+    images = test.images.permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return images, test.labels, load_checkpoint(run)(images)
+
+
+def names_in(folder):
+    """Return the names of a folder's entries, hidden ones included."""
+    return {path.name for path in folder.iterdir()}
+
+
+def test_plots_are_written_and_are_pictures(run, flat_run, tmp_path, capsys):
+    """--plots makes the folder and the five files, and for two features their picture too."""
+    for path, wanted in ((run, PLOTS), (flat_run, PLOTS | {"features.png"})):
+        folder = tmp_path / path.name / "new"
+        assert main(["eval", str(path), "--plots", str(folder), "--json"]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["split"] == "test"
+        assert f"plots: {folder}" in printed.err
+        assert names_in(folder) == wanted
+        for name in wanted:
+            head = (folder / name).read_bytes()[:4]
+            assert head == (b"\x89PNG" if name.endswith("png") else b"%PDF")
+
+
+def test_a_run_leaves_reliability_and_features_in_its_plots(run, flat_run):
+    """Each run's plots/ has the reliability diagram; features.png is there for two features only."""
+    assert {"reliability.png", "reliability.pdf"} <= names_in(run / "plots")
+    assert "features.png" not in names_in(run / "plots")
+    assert "features.png" in names_in(flat_run / "plots")
+
+
+@pytest.mark.parametrize("number", [1, 7, 10_000])
+def test_the_worst_mistakes_are_the_surest(run, by_hand, number):
+    """Of the wrong answers those with the largest probability come first, each with its own pixels."""
+    images, labels, logits = by_hand
+    shares, guesses = logits.softmax(1).max(1)
+    wrong = [i for i in range(len(labels)) if guesses[i] != labels[i]]
+    surest = sorted(wrong, key=lambda i: -shares[i].item())[:number]
+    found = worst_mistakes(evaluation_of(run, SilentDisplay()), number)
+    assert len(found) == min(number, len(wrong))
+    assert [m.probability for m in found] == pytest.approx([shares[i].item() for i in surest], abs=1e-5)  # fmt: skip
+    for mistake, i in zip(found[:5], surest[:5], strict=True):
+        assert (mistake.true_class, mistake.predicted_class) == (str(labels[i].item()), str(guesses[i].item()))  # fmt: skip
+        assert np.array_equal(mistake.image, images[i].permute(1, 2, 0).numpy())
+
+
+def test_worst_decides_the_size_of_the_sheet(run, tmp_path):
+    """25 mistakes stand in five rows unless --worst says otherwise."""
+    for flags, size in (([], (780, 930)), (["--worst", "4"], (318, 378))):
+        assert main(["eval", str(run), "--plots", str(tmp_path), *flags]) == 0
+        with Image.open(tmp_path / "worst_mistakes.png") as sheet:
+            assert sheet.size == size
+
+
+def test_features_are_the_inputs_of_the_head(run, by_hand, tmp_path):
+    """The .npz reads back without pickle; the class weights times its features give the logits."""
+    images, labels, logits = by_hand
+    assert main(["eval", str(run), "--features", str(tmp_path / "x.npz")]) == 0
+    assert names_in(tmp_path) == {"x.npz"}
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
+        arrays = dict(archive)
+    assert set(arrays) == {"features", "labels", "predictions", "classes"}
+    assert arrays["features"].dtype == np.float32
+    assert arrays["features"].shape == (len(images), 256)
+    assert arrays["classes"].tolist() == [str(digit) for digit in range(10)]
+    assert np.array_equal(arrays["labels"], labels.numpy())
+    assert np.array_equal(arrays["predictions"], logits.argmax(1).numpy())
+    weights = load_checkpoint(run).head.class_weights().detach().numpy()
+    assert np.allclose(arrays["features"] @ weights.T, logits.numpy(), atol=1e-3)
+
+
+def test_two_features_come_with_their_picture(flat_run, tmp_path):
+    """Beside x.npz stands x.png where a feature is a point."""
+    assert main(["eval", str(flat_run), "--features", str(tmp_path / "x.npz")]) == 0
+    assert names_in(tmp_path) == {"x.npz", "x.png"}
+    with np.load(tmp_path / "x.npz") as archive:
+        assert archive["features"].shape[1] == 2
+
+
+def test_features_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
+    """A disk that fills up leaves the old file and no half of the new one."""
+    (tmp_path / "x.npz").write_bytes(b"old")
+    found = evaluation_of(run, SilentDisplay())
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DiskError, match=r"cannot write .*x\.npz: No space left on device"):
+        write_features(found, tmp_path / "x.npz")
+    assert names_in(tmp_path) == {"x.npz"}
+    assert (tmp_path / "x.npz").read_bytes() == b"old"
+
+
+def test_what_an_adjustment_answers_is_what_is_drawn(run):
+    """With --adjust predictions and probabilities are the corrected ones, as the scores are."""
+    found = evaluation_of(run, SilentDisplay(), adjust=1.0)
+    labels = found.labelled.labels.numpy()
+    assert found.scores["accuracy"] == pytest.approx((found.predictions == labels).mean())
+    assert np.array_equal(found.probabilities.argmax(1), found.predictions)
+    assert found.scores["accuracy"] != found.scores["adjustment"]["unadjusted"]["accuracy"]
+
+
+def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):
+    """--images of other sizes, in colour and of some classes only: scores, pictures and features of these."""
+    write_class_folders(tmp_path / "own", ("3", "7"), 6, size=20)
+    save(tmp_path / "own" / "7" / "large.jpg", np.zeros((90, 50, 3), np.uint8))
+    command = ["eval", str(run), "--images", str(tmp_path / "own"), "--plots", str(tmp_path / "plots"), "--features", str(tmp_path / "x.npz"), "--confusion"]  # fmt: skip
+    assert main([*command, "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["test_count"] for row in scores["per_class"] if row["test_count"]} == {"3": 6, "7": 7}  # fmt: skip
+    assert names_in(tmp_path / "plots") == PLOTS
+    with np.load(tmp_path / "x.npz") as archive:
+        assert archive["labels"].tolist() == [3] * 6 + [7] * 7
+        assert archive["classes"].shape == (10,)
+    assert main(command) == 0
+    assert "Reliability" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--plots", "file"], 6, "file is no folder that can be written to; choose another with --plots"),
+        (["--plots", "file/new"], 6, "choose another with --plots"),
+        (["--features", "x.csv"], 2, "--features is 'x.csv': end the name in .npz"),
+        (["--features", "nowhere/x.npz"], 6, "nowhere is no folder that can be written to; choose another with --features"),
+        (["--features", "folder.npz"], 6, "it is a folder; give a file's name to --features"),
+        (["--worst", "3"], 2, "give --plots FOLDER too"),
+        (["--plots", "new", "--worst", "0"], 2, "--worst"),
+    ],
+)  # fmt: skip
+def test_places_are_checked_before_the_checkpoint_is_read(tmp_path, monkeypatch, capsys, flags, code, message):  # fmt: skip
+    """With no checkpoint to read the message is about the file that could not be written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.npz").mkdir()
+    assert main(["eval", "nowhere.pt", *flags]) == code
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert names_in(tmp_path) == {"file", "folder.npz"}
