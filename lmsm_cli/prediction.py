@@ -19,8 +19,8 @@ from lmsm_cli.engine.evaluate import answers, scores_of
 from lmsm_cli.errors import visible
 from lmsm_cli.runs.trained import Trained, read_trained
 
-# Pixels that are held at once, in bytes: of 2,700 CIFAR images, or 55 of 224 x 224.
-_BATCH_BYTES = 1 << 23
+# Images that are held at once: in bytes of their pixels, 55 of 224 x 224, and for progress in number.
+_BATCH_BYTES, _BATCH = 1 << 23, 500
 # A side of one pixel has no picture: a tracking pixel, or a line.
 _SMALLEST = 2
 
@@ -95,7 +95,7 @@ def predict(path: Path, files: Sequence[Path], display: Display, *, top: int = 5
 
 
 def _batches(files: Sequence[Path], shape: Sequence[int]) -> Iterator[Sequence[Path]]:
-    step = max(1, _BATCH_BYTES // int(np.prod(shape)))
+    step = max(1, min(_BATCH, _BATCH_BYTES // int(np.prod(shape))))
     for start in range(0, len(files), step):
         yield files[start : start + step]
 

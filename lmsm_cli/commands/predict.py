@@ -5,19 +5,22 @@ from typing import Annotated
 
 import typer
 
+from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import Quiet
 from lmsm_cli.errors import LmsmError, RunError
 
 _STDOUT = Path("-")
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt, or a run folder.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Image files, and folders of them, at any depth.")],
-    top: Annotated[int, typer.Option(metavar="K", min=1, help="Classes to give for each image.")] = 5,
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders of them, at any depth.")],
+    top: Annotated[int, typer.Option(metavar="K", help="Classes to give for each image.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE|-", help="Write them as CSV too; - prints that instead of the table.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them as CSV too; - prints that instead of the table.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)] = "auto",
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Name the likeliest classes of image files, of any size and kind.
 
@@ -25,6 +28,8 @@ def predict(
     """
     if json and csv == _STDOUT:
         raise LmsmError("--json and --csv - both print on stdout; give one of them, or a file to --csv")  # fmt: skip
+    if top < 1:
+        raise LmsmError(f"--top is {top}: give at least 1")
     from lmsm_cli.data.image_files import find_images
     from lmsm_cli.runs.folder import check_place, write_whole
 
@@ -35,7 +40,7 @@ def predict(
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables import predictions_table
 
-    with new_display() as display:
+    with new_display(quiet) as display:
         found = prediction.predict(checkpoint, files, display, top=top, device=device)
     if csv and csv != _STDOUT:
         write_whole(csv, found.to_csv())
