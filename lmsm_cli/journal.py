@@ -156,7 +156,9 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
         position, journal = Position(**state["position"]), Journal(**state["journal"])
     except MALFORMED as error:
         raise CheckpointError(f"{file} does not fit this lmsm: {first_line(error)}") from None
-    if fingerprint(configs.dump(config)) != state["fingerprint"]:
+    # a key that this lmsm has and that one had not is at its default, which changes nothing
+    known = {key: value for key, value in configs.dump(config).items() if key in state["config"]}
+    if fingerprint(known) != state["fingerprint"]:
         raise CheckpointError(f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it")  # fmt: skip
     written = configs.dump(_written_config(folder))
     edited = {key: value for key, value in written.items() if value != state["config"].get(key)}

@@ -5,15 +5,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import Quiet
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt, or a run folder.")],
-    form: Annotated[Literal["onnx", "torch"], typer.Option("--format", help="An ONNX file, or a program for torch.export.load; neither needs lmsm.")] = "onnx",
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
+    form: Annotated[Literal["onnx", "torch"], typer.Option("--format", metavar="NAME", help="onnx for an ONNX file, torch for a program for torch.export.load; neither needs lmsm.")] = "onnx",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write it (default: model.onnx or model.pt2 beside the checkpoint).")] = None,
-    images: Annotated[int, typer.Option(min=1, metavar="N", help="Test images to verify it on.")] = 1000,
+    images: Annotated[int, typer.Option(metavar="N", help="Test images to verify it on.")] = 1000,
     data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is (default: as in the run).")] = None,
+    quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:  # fmt: skip
     """Write a checkpoint as one file for other programs, verified against it on test images.
@@ -25,7 +28,7 @@ def export(
     from lmsm_cli import export as exporting  # imports torch
     from lmsm_cli.commands.progress import new_display
 
-    with new_display() as display:
+    with new_display(quiet) as display:
         document = exporting.export(checkpoint, display, form=form, out=out, num_images=images, data_dir=data_dir)  # fmt: skip
     if json:
         print_json(document)

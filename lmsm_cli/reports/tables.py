@@ -70,7 +70,7 @@ def reliability_table(scores: Mapping[str, Any]) -> Table:
 
 def predictions_table(document: Mapping[str, Any]) -> Table:
     """Return a row for each image file: its likeliest classes with percent, or why it has none."""
-    table = _table("Likeliest classes", "file")
+    table = new_table("Likeliest classes", "file")
     for rank in range(1, document["top"] + 1):
         table.add_column(str(rank), overflow="fold")
         table.add_column("%", justify="right", no_wrap=True)
@@ -78,7 +78,7 @@ def predictions_table(document: Mapping[str, Any]) -> Table:
         table.add_column("error", overflow="fold")
     for one in document["images"]:
         pairs = [(shown(p["class"]), percent(p["probability"])) for p in one["predictions"]]
-        pairs = pairs or [(Text(_NOTHING), _NOTHING)] * document["top"]
+        pairs = pairs or [(Text(NOTHING), NOTHING)] * document["top"]
         table.add_row(shown(one["file"]), *(cell for pair in pairs for cell in pair), shown(one["error"] or ""))  # fmt: skip
     return table
 
