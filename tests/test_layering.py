@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lmsm_cli"
 
 # design: each name may import from those before it, and from its own room.
-ORDER = ["errors", "spec", "strict_yaml", "config", "layers", "schema", "grid", "scores", "losses", "models", "data", "splits", "engine", "runs", "reports", "display", "journal", "outcome", "experiment", "rehearsal", "sweep", "search", "evaluation", "evaluation_files", "prediction", "export", "diagnosis", "commands"]  # fmt: skip
+ORDER = ["errors", "spec", "strict_yaml", "config", "layers", "schema", "grid", "scores", "losses", "models", "data", "splits", "engine", "runs", "reports", "display", "journal", "outcome", "experiment", "rehearsal", "plan", "sweep", "study", "search", "evaluation", "evaluation_files", "prediction", "export", "diagnosis", "commands"]  # fmt: skip
 # The losses are anybody's, so they know nothing of ours but the errors and the spec syntax.
 ONLY = {"losses": {"errors", "spec", "losses"}, "data": {"errors", "data"}}
 

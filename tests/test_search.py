@@ -14,7 +14,8 @@ from lmsm_cli.grid import parse_axes
 from lmsm_cli.layers import resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.search import Search, _Reporting, check_search, run_search
+from lmsm_cli.search import _Reporting, check_search, run_search
+from lmsm_cli.study import Search
 from tests.conftest import SilentDisplay
 from tests.test_journal import Stopping
 from tests.test_sweep import BAD, FLAGS, folders, layers, status
@@ -205,3 +206,50 @@ def test_without_optuna_the_way_out_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(LmsmError, match=r"pip install 'lmsm-cli\[search\]'"):
         check_search(search(tmp_path, 1))
+
+
+def test_a_trial_too_many_is_not_run(tmp_path, monkeypatch):
+    """Where two processes take the last place in the same moment, the later number stands back."""
+    ask, others = optuna.study.Study.ask, []
+
+    def asked_at_once(study, *arguments):
+        if not others:
+            others.append((study, ask(study)))
+        return ask(study, *arguments)
+
+    class Other(SilentDisplay):
+        """Ends the other process's trial once this one waits for it."""
+
+        def say(self, text):
+            super().say(text)
+            if text.startswith("waiting for the trials"):
+                study, trial = others[0]
+                study.tell(trial, 0.5)
+
+    monkeypatch.setattr(optuna.study.Study, "ask", asked_at_once)
+    found = searched(tmp_path, 1, display=Other())
+    assert [(one.number, one.value) for one in found] == [(0, 0.5)]
+    assert not folders(tmp_path)
+    assert [trial.state.name for trial in finished(tmp_path, all_states=True)] == ["COMPLETE", "FAIL"]  # fmt: skip
+
+
+def test_a_process_that_was_taken_for_dead_stands_back(tmp_path):
+    """A laptop that slept through a trial leaves it to whoever took it over, and goes on."""
+
+    class Slept(SilentDisplay):
+        """Lets the study give the first trial up during its run."""
+
+        has_slept = False
+
+        def epoch(self, epoch, num_epochs):
+            if not self.has_slept:
+                self.has_slept = True
+                (trial,) = [one for one in finished(tmp_path, all_states=True) if not one.state.is_finished()]  # fmt: skip
+                storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
+                storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+
+    display = Slept()
+    found = searched(tmp_path, 2, display=display)
+    assert [one.number for one in sorted(found, key=lambda one: one.number)] == [1, 2]
+    assert "trial 0 was taken for dead while this process slept; others do it" in display.said
+    assert [status(path)["state"] for path in folders(tmp_path)] == ["interrupted", "completed", "completed"]  # fmt: skip

@@ -13,8 +13,9 @@ from lmsm_cli.commands.options import train_command
 from lmsm_cli.errors import DataError, LmsmError, StoppedError
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
+from lmsm_cli.plan import Shelf, make_plan
 from lmsm_cli.runs.folder import RunFolder
-from lmsm_cli.sweep import Shelf, claimed, make_plan, run_plan
+from lmsm_cli.sweep import claimed, run_plan
 from tests.conftest import SilentDisplay
 from tests.test_checkpoint import damage
 from tests.test_journal import Stopping, assert_same_bits

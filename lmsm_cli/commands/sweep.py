@@ -23,8 +23,8 @@ from lmsm_cli.grid import Axis, parse_axes, parse_seeds, product
 from lmsm_cli.layers import Layer
 
 if TYPE_CHECKING:
-    from lmsm_cli.search import Search
-    from lmsm_cli.sweep import PlannedRun, Progress
+    from lmsm_cli.plan import PlannedRun, Progress
+    from lmsm_cli.study import Search
 
 # A place of its own, so that the same command finds its runs again.
 _OUT = "runs/sweep"
@@ -64,7 +64,7 @@ Other choices are the flags of `lmsm train`; runs go to --out (default: runs/swe
         if dry_run or plots:
             raise LmsmError("--trials draws its runs as it goes: leave --dry-run and --plots out")
         numbers = _numbers(seeds, flags.get("seed"))
-        from lmsm_cli.search import Search
+        from lmsm_cli.study import Search
 
         _search(Search(layers, axes, numbers, trials, study, storage, prune), preset, config, quiet=quiet, json=json)  # fmt: skip
         return
@@ -85,7 +85,7 @@ def plan_of(layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *,
     """Return the runs of every combination with every seed. Raises LmsmError for what cannot work."""
     numbers = _numbers(seeds, seed)
     combinations = product(axes, len(numbers or "1"))
-    from lmsm_cli.sweep import make_plan
+    from lmsm_cli.plan import make_plan
 
     return make_plan(layers, combinations, numbers)
 
@@ -102,9 +102,10 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
     Raises RunError where some failed.
     """
     from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.plan import Shelf
     from lmsm_cli.reports.comparison import compare_runs
     from lmsm_cli.reports.sweep_tables import failures_table
-    from lmsm_cli.sweep import Shelf, run_plan
+    from lmsm_cli.sweep import run_plan
 
     with new_display(quiet) as display:
         failures = run_plan(plan, display, with_plots=with_plots)
@@ -129,8 +130,8 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
 
 
 def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
+    from lmsm_cli.plan import Shelf
     from lmsm_cli.reports.sweep_tables import plan_table
-    from lmsm_cli.sweep import Shelf
 
     shelf = Shelf(plan[0].config.out)
     found = [shelf.progress(run) for run in plan]
@@ -183,7 +184,7 @@ def _search(
 
 
 def _best_command(search: "Search", choices: Mapping[str, str], preset: str | None, config: Path | None) -> str:  # fmt: skip
-    from lmsm_cli.sweep import planned
+    from lmsm_cli.plan import planned
 
     # where runs are made that belong to no sweep
     layers = [*search.layers, Layer({"out": "runs"}, {"out": "runs"})]
