@@ -184,8 +184,11 @@ class _Worker:
             run = planned(self.search.layers, choices, seed)
             reporting = _Reporting(self.display, trial, number * run.config.epochs)
             with claimed(run, wait=True):
-                record = complete(run, self.shelf, reporting, with_plots=False)
-            trial.set_user_attr("runs", runs := [*runs, str(record.path)])
+                try:
+                    record = complete(run, self.shelf, reporting, with_plots=False)
+                finally:  # a pruned or failed run has a folder too
+                    if there := self.shelf.progress(run).record:
+                        trial.set_user_attr("runs", runs := [*runs, str(there.path)])
             values.append(_last_score(record.path))
         return fmean(values)
 

@@ -54,7 +54,7 @@ def open_study(search: Search, first: PlannedRun) -> "Study":
     what = journal.fingerprint({"run": first.asked, "axes": [asdict(axis) for axis in search.axes], "seeds": search.seeds})  # fmt: skip
     name = search.study or f"lmsm-{what[:8]}"
     config = first.config
-    pruner = optuna.pruners.MedianPruner(n_warmup_steps=config.epochs // 4) if search.prune else optuna.pruners.NopPruner()  # fmt: skip
+    pruner = optuna.pruners.MedianPruner(n_warmup_steps=1 + max(1, config.epochs // 4)) if search.prune else optuna.pruners.NopPruner()  # fmt: skip
     try:
         with _alone_in(config.out):
             storage = _storage(search, config)

@@ -113,6 +113,7 @@ def test_a_pruned_run_says_so_and_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **options: threshold)
     found = searched(tmp_path, 2, prune=True, epochs="3")
     assert [one.state for one in found] == ["pruned", "pruned"]
+    assert sorted(run for one in found for run in one.runs) == [*map(str, folders(tmp_path))]
     for path in folders(tmp_path):
         assert status(path)["state"] == "interrupted"
         assert status(path)["reason"].startswith("pruned after epoch 1 of 3")
