@@ -3,7 +3,8 @@
     python docs/transcript.py
 
 The transcript is the README's `text` block whose lines that start with `$ ` are the commands. They run
-in an empty folder, and print as on a terminal of 100 columns without colours.
+in an empty folder, and print as on a terminal of 100 columns without colours. Of a report page that they
+write, docs/report-1280.png and docs/report-390.png are made (with Chromium).
 """
 
 import fcntl
@@ -60,12 +61,17 @@ def main() -> None:
     readme = README.read_text(encoding="utf-8")
     (block,) = BLOCK.findall(readme)
     folder = Path(tempfile.mkdtemp())
+    pages = README.parent / "docs"
     parts = []
     for shown in re.findall(r"^\$ (?:.*\\\n)*.*$", block, flags=re.MULTILINE):
         command = shown[2:].replace("\\\n", " ")
         start = time.monotonic()
         parts += [shown, printed_by(command, folder)]
         print(f"{time.monotonic() - start:.0f} s: {command}", file=sys.stderr)
+    for page in folder.glob("*.html"):
+        subprocess.run(
+            [sys.executable, pages / "screenshot.py", page, pages / "report"], check=True
+        )
     shutil.rmtree(folder)
     text = "\n".join(part for part in parts if part) + "\n"
     README.write_text(BLOCK.sub(lambda _: text, readme), encoding="utf-8")

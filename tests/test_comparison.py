@@ -220,6 +220,15 @@ def test_more_test_images_are_another_test_set():
     assert [group.test_set for group in comparison.groups] == [0, 1]
 
 
+def test_defaults_go_without_saying():
+    """A label names only what is not as usual, also of a run from before a choice was born."""
+    (usual,) = compare_runs([run("a", seed=1), run("b", seed=2, reweight="none")]).groups
+    assert (usual.label, len(usual.runs)) == ("softmax", 2)
+    first, second = compare_runs([run("a", reweight="none"), run("b", reweight="inverse")]).groups
+    assert (first.label, second.label) == ("softmax", "softmax reweight=inverse")
+    assert first.differs == {"loss": "softmax", "reweight": "none"}
+
+
 def test_other_classes_are_another_test_set():
     """Runs on other classes are told apart even where their configs are equal."""
     other = scores_of((1, 1), names=("red", "green"))

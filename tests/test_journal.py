@@ -13,6 +13,7 @@ from lmsm_cli.engine.distributed import ALONE
 from lmsm_cli.engine.step import new_optimizer, optimizer_state, restore_optimizer
 from lmsm_cli.engine.watch import Watch
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, StoppedError
+from lmsm_cli.journal import fingerprint
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import HEADS, check_loss
 from lmsm_cli.models import build_classifier
@@ -300,6 +301,22 @@ def test_an_older_checkpoint_is_evaluated_but_not_resumed(left):
     torch.save(state | {"schema": 1}, left / "checkpoint.pt")
     checkpoint.load_checkpoint(left)
     with pytest.raises(CheckpointError, match="saved by an older lmsm"):
+        resumed(left)
+
+
+def test_a_key_that_is_new_since_is_at_its_default(finished, left):
+    """A checkpoint of before a config key was born goes on; one whose config was changed does not."""
+    state = checkpoint.load(left / "checkpoint.pt")
+    older = {key: value for key, value in state["config"].items() if key != "tensorboard"}
+    checkpoint.save(state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt")  # fmt: skip
+    assert_same_bits(resumed(left), finished)
+
+
+def test_a_config_that_does_not_fit_its_fingerprint_is_refused(left):
+    """What was changed inside a checkpoint is not resumed."""
+    state = checkpoint.load(left / "checkpoint.pt")
+    checkpoint.save(state | {"config": state["config"] | {"momentum": 0.5}}, left / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="reads otherwise"):
         resumed(left)
 
 

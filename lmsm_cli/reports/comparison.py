@@ -23,6 +23,7 @@ from lmsm_cli.reports.samples import (
     samples_of,
     shared_setting,
     test_images,
+    usual_setting,
     values,
 )
 from lmsm_cli.runs.record import RunRecord
@@ -200,7 +201,7 @@ def _groups(members: Sequence[Mapping[Hashable, Sample]], by: Sequence[str]) -> 
         differs = {key: setting.get(key) for key in differing}
         groups.append(
             Group(
-                label=_label(differs),
+                label=_label(differs, by),
                 differs=differs,
                 test_set=test_sets[test_images(samples[0])],
                 seeds=tuple(sample.seed for sample in samples),
@@ -223,9 +224,11 @@ def _differing(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> tupl
     )
 
 
-def _label(differs: Mapping[str, Any]) -> str:
-    """Return what tells a group apart: `lsoftmax:margin=4 neck=bn`."""
-    pieces = (str(value) if key == "loss" else f"{key}={value}" for key, value in differs.items())
+def _label(differs: Mapping[str, Any], by: Sequence[str]) -> str:
+    """Return what tells a group apart: `lsoftmax:margin=4 neck=relu`; defaults go without saying."""
+    usual = usual_setting()
+    told = {key: value for key, value in differs.items() if key == "loss" or key in by or key_of(value) != key_of(usual.get(key))}  # fmt: skip
+    pieces = (str(value) if key == "loss" else f"{key}={value}" for key, value in told.items())
     return " ".join(pieces)
 
 

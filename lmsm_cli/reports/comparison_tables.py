@@ -121,7 +121,7 @@ def _plain(metric: str, value: Statistic | None) -> str:
         return NOTHING
     if metric in HIGHER_IS_BETTER:
         return _mean_and_sd(value)
-    formats = {"effective_margin": ".2f", "minutes": ",.1f", "images_per_second": ",.0f"}
+    formats = {"effective_margin": ".2f", "minutes": ",.1f" if value.mean >= 1 else ".2f", "images_per_second": ",.0f"}  # fmt: skip
     return format(value.mean, formats[metric])
 
 

@@ -6,9 +6,11 @@ To compare one more score, add it to `METRICS`.
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePath
 from typing import Any
 
+from lmsm_cli.config import Config, dump
 from lmsm_cli.runs.record import RunRecord
 
 # What a run is allowed to differ in from the other runs of its group: nothing that moves a result
@@ -98,13 +100,20 @@ def _setting(record: RunRecord) -> dict[str, Any]:
     """Return what decides a run's result.
 
     A run that did not complete, or whose scores are of another checkpoint, is no sample of the
-    others.
+    others. A choice that an older lmsm did not have is at its default.
     """
-    setting = {key: value for key, value in (record.config or {}).items() if key not in FREE_KEYS}
+    given = usual_setting() | (record.config or {})
+    setting = {key: value for key, value in given.items() if key not in FREE_KEYS}
     checkpoint = (record.scores or {}).get("checkpoint")
     setting["checkpoint"] = PurePath(checkpoint).name if isinstance(checkpoint, str) else None
     setting["state"] = record.state
     return setting
+
+
+@cache
+def usual_setting() -> dict[str, Any]:
+    """Return the setting of a completed run with every choice at its default."""
+    return dump(Config.model_validate({})) | {"checkpoint": "checkpoint.pt", "state": "completed"}
 
 
 def _images(record: RunRecord, *counts: str) -> list[list[Any]]:
