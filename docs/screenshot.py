@@ -1,4 +1,4 @@
-"""Take pictures of a report page: python docs/screenshot.py report.html docs/report
+"""Take pictures of a report page: python docs/screenshot.py report.html docs/report [HEIGHT]
 
 Writes docs/report-1280.png and docs/report-390.png, as wide as a laptop's window and a phone's, with
 a chromium or Chrome that is on PATH. Nothing else is needed: a browser speaks its DevTools protocol
@@ -73,9 +73,10 @@ class Tab:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def picture(self) -> bytes:
-        """Return the whole page as PNG."""
+    def picture(self, height: int | None = None) -> bytes:
+        """Return the page, or so many CSS pixels of its top, as PNG."""
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
+        size["height"] = min(size["height"], height or size["height"])
         shot = self.send("Page.captureScreenshot", captureBeyondViewport=True, clip=size | {"scale": 1})  # fmt: skip
         return base64.b64decode(shot["data"])
 
@@ -131,13 +132,13 @@ def opened_tab() -> Iterator[Tab]:
             process.wait(timeout=20)
 
 
-def main(page: Path, stem: str) -> None:
-    """Write the pictures of a page, one for each width."""
+def main(page: Path, stem: str, height: int | None = None) -> None:
+    """Write the pictures of a page, or of its top, one for each width."""
     with opened_tab() as tab:
         for width in WIDTHS:
             tab.open(page, width)
-            Path(f"{stem}-{width}.png").write_bytes(tab.picture())
+            Path(f"{stem}-{width}.png").write_bytes(tab.picture(height))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if sys.argv[3:] else None)

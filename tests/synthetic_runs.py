@@ -62,7 +62,7 @@ def write_run(out: Path, name: str, *, scores=None, metrics=(), state="completed
     values = CONFIG | config
     folder.write_config("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
     folder.write_status(state, exit_code=0)
-    folder.write_environment(environment or ENVIRONMENT)
+    folder.write_environment((environment or ENVIRONMENT) | {"asked": f"{name}'s own"})
     folder.write_metrics(metrics)
     if scores:
         folder.write_scores(scores)

@@ -179,7 +179,10 @@ def test_screenshots_are_as_wide_as_asked(report, tmp_path):
     from PIL import Image
 
     main(report, str(tmp_path / "report"))
+    main(report, str(tmp_path / "top"), 800)
     for width in (1280, 390):
+        with Image.open(tmp_path / f"top-{width}.png") as image:
+            assert image.size == (width, 800)
         with Image.open(tmp_path / f"report-{width}.png") as image:
             assert image.width == width
             assert image.height > 1000

@@ -28,7 +28,7 @@ TITLES = {
     "images_per_second": "Images/s",
 }
 # How a metric is written that is no share.
-_PLAIN = {"effective_margin": ".2f", "minutes": ",.1f", "images_per_second": ",.0f"}
+_PLAIN = {"effective_margin": ".2f", "minutes": ",.2f", "images_per_second": ",.0f"}
 _HIGHLIGHTS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
