@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import transcript
 from lmsm_cli import layers
 from lmsm_cli.commands.app import main
 from tests.conftest import CIFAR10_CLASSES, write_class_folders
@@ -43,6 +44,23 @@ def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
     words = [str(runs[-1]) + w.removeprefix("runs/NAME") if w.startswith("runs/NAME") else w for w in shlex.split(command)[1:]]  # fmt: skip
     assert main(words) == 0
     assert capsys.readouterr().out
+
+
+def test_the_transcript_is_of_these_commands(tmp_path, monkeypatch, capsys):
+    """Its commands, with one seed and two epochs, name the same rows and columns as the README shows."""
+    monkeypatch.chdir(tmp_path)
+    sweep, compare = (shlex.split(command.partition(">")[0])[1:] for command in transcript.commands(README))  # fmt: skip
+    quick = {"5": "1", "loss=ldam reweight=effective rebalance_from=9": "loss=ldam reweight=effective rebalance_from=2"}  # fmt: skip
+    assert main([*(quick.get(word, word) for word in sweep), "--epochs", "2", "--quiet"]) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(compare) == 0
+    shown = capsys.readouterr().out.replace("rebalance_from=2", "rebalance_from=9")
+    (kept,) = transcript.BLOCK.findall(README)
+    for word in set(re.findall(r"[a-z_]+[:=][^ ]+|[a-z]{4,}|%", kept.partition("Runs")[2])):
+        assert word in shown or word in ("worse", "better", "paired"), word
+    assert re.findall(r"^  [2-4] .* (?:better|worse|can't tell)", kept, flags=re.MULTILINE)
+    assert (tmp_path / "losses.html").stat().st_size < 2_000_000
 
 
 def test_the_python_code_runs():
