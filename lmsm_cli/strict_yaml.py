@@ -7,10 +7,15 @@ wants the YAML 1.2 core rules, which is what `_Loader` resolves by.
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.parser import Parser
+from yaml.resolver import Resolver
 
 from lmsm_cli.errors import LmsmError
 
@@ -29,8 +34,20 @@ class Entry:
     line: int
 
 
-# libyaml's parser where PyYAML was built with it, as its wheels are: ten times as fast.
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# libyaml's parser, where PyYAML was built with it, as its wheels are: several times as fast.
+_Parser: Any = import_module("yaml.cyaml").CParser if yaml.__with_libyaml__ else None
+
+
+class _QuickLoader(Composer, _Parser or Parser, SafeConstructor, Resolver):  # type: ignore[misc]
+    """libyaml's events, composed in Python: in C, nesting without end overflows the process's stack."""
+
+    def __init__(self, text: str) -> None:
+        _Parser.__init__(self, text)
+        for part in (Composer, SafeConstructor, Resolver):
+            part.__init__(self)
+
+
+_Base: Any = _QuickLoader if _Parser else yaml.SafeLoader
 
 
 class _Loader(_Base):  # type: ignore[misc]
