@@ -161,7 +161,7 @@ class Config(BaseModel):
     compile: bool = Field(False, json_schema_extra=_RUN)
     """Compile the model with torch.compile: slow to start (tens of seconds), not always faster."""
     tensorboard: bool = Field(False, json_schema_extra=_RUN)
-    """Write the curves for TensorBoard too, into the run folder (needs lmsm-cli[tensorboard])."""
+    """Write the curves into the run folder for TensorBoard too; needs `pip install tensorboard`."""
     out: Folder = Field(Path("runs"), json_schema_extra=_RUN)
     """Folder that the run folder is made in."""
 
