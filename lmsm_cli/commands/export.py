@@ -8,6 +8,7 @@ import typer
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import Quiet
+from lmsm_cli.errors import LmsmError
 
 
 def export(
@@ -25,6 +26,8 @@ def export(
     Outputs `logits` and `probabilities`: (N, classes), without a margin.
     Class names, image size and normalisation are in the file's metadata.
     """
+    if images < 1:
+        raise LmsmError(f"--images is {images}: give at least 1")
     from lmsm_cli import export as exporting  # imports torch
     from lmsm_cli.commands.progress import new_display
 

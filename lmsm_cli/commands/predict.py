@@ -15,7 +15,7 @@ _STDOUT = Path("-")
 
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders of them, at any depth.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, and folders of them, at any depth.")],
     top: Annotated[int, typer.Option(metavar="K", help="Classes to give for each image.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them as CSV too; - prints that instead of the table.")] = None,

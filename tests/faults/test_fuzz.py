@@ -118,7 +118,7 @@ def test_tags_make_no_objects(config_file, tag):
 def test_names_that_no_file_can_have_are_refused(config_file, key, value):
     """A NUL or half a surrogate pair in a path is found with the config, not by the system later."""
     config_file.write_text(f"{key}: {value}\n")
-    with pytest.raises(LmsmError, match="no file can have this name|invalid Unicode"):
+    with pytest.raises(LmsmError, match=r"no file can have this name|invalid Unicode"):
         resolve([Layer.of_file(config_file)])
 
 
