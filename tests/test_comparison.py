@@ -176,8 +176,28 @@ def test_by_averages_over_the_other_choices_and_says_so():
     comparison = compare_runs(runs, by=["loss"])
     assert [(group.label, len(group.runs)) for group in comparison.groups] == [("softmax", 4), (LSOFTMAX, 4)]  # fmt: skip
     found = comparison.groups[1].differences["few"]
-    assert (found.mean, found.n, found.paired) == (pytest.approx(0.1), 4, True)
+    assert (found.mean, found.n, found.paired) == (pytest.approx(0.1), 2, True)  # two seeds
     assert "averaged over lr: 0.1, 0.2" in comparison.notes
+
+
+def test_by_compares_only_choices_that_both_have():
+    """A learning rate that one loss alone was tried with moves its mean, but no difference."""
+    runs = [
+        run(f"{loss}{lr}{seed}", (0.9, value), loss=loss, lr=lr, seed=seed)
+        for loss, lr, value in (("softmax", 0.1, 0.4), (LSOFTMAX, 0.1, 0.5), (LSOFTMAX, 0.2, 0.9)) for seed in (0, 1, 2)
+    ]  # fmt: skip
+    _, lsoftmax = compare_runs(runs, by=["loss"]).groups
+    assert lsoftmax.metrics["few"].mean == pytest.approx(0.7)
+    assert lsoftmax.differences["few"].mean == pytest.approx(0.1)
+    assert lsoftmax.differences["few"].n == 3
+
+
+def test_two_seeds_cannot_tell():
+    """With two seeds there is a difference, but neither interval nor verdict."""
+    comparison = compare_runs([*seeds("softmax", (0.1, 0.2)), *seeds(LSOFTMAX, (0.5, 0.61))])
+    found = comparison.groups[1].differences["few"]
+    assert (found.mean, found.low, found.verdict) == (pytest.approx(0.405), None, "can't tell")
+    assert comparison.groups[1].verdict == "can't tell from two seeds"
 
 
 def test_by_never_averages_over_splits_or_images():
@@ -343,6 +363,14 @@ def test_every_form_names_every_group(runs, form):
     text = compare_in_a_process(runs, *form)
     assert "softmax" in text
     assert "lsoftmax:margin=4,lambda" in text.replace("\\", "")
+
+
+def test_runs_further_down_are_named(runs):
+    """A folder of runs inside the one that is given is not passed by in silence."""
+    folder = runs / "sweep" / "e"
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text("{}")
+    assert "sweep holds runs too, which were not looked at" in compare_in_a_process(runs)
 
 
 def test_csv_file_is_written_beside_the_tables(runs, tmp_path):

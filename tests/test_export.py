@@ -189,7 +189,8 @@ def test_missing_packages_name_the_command(tmp_path, monkeypatch):
         (["checkpoint.pt", "--out", "nowhere/model.onnx"], 6, "there is no folder nowhere"),
         (["checkpoint.pt", "--out", "."], 6, "it is a folder"),
         (["checkpoint.pt", "--format", "onx"], 2, "onx"),
-        (["checkpoint.pt", "--images", "0"], 2, "--images"),
+        (["checkpoint.pt", "--images", "0"], 2, "--images is 0: give at least 1"),
+        (["checkpoint.pt", "--out", "x.pt2"], 2, "--format onnx writes .onnx"),
     ],
 )
 def test_mistakes_are_found_before_the_work(tmp_path, monkeypatch, capsys, arguments, code, words):

@@ -1,5 +1,6 @@
 """`lmsm compare`: runs side by side, grouped over seeds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.options import Quiet
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import LmsmError, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,12 +43,14 @@ the interval that holds it with 95% confidence, and a verdict.
     from lmsm_cli.reports.comparison import compare_runs
     from lmsm_cli.reports.exports import to_csv
     from lmsm_cli.runs.folder import check_place, write_whole
-    from lmsm_cli.runs.record import find_runs, read_run
+    from lmsm_cli.runs.record import find_runs, read_run, runs_below
 
     for file in filter(None, (csv, html)):
         check_place(file)
     records = [read_run(path, with_metrics=html is not None) for path in find_runs(paths)]
     comparison = compare_runs(records, by=_names(by), baseline=baseline, sort=sort)
+    passed = (f"{visible(str(folder))} holds runs too, which were not looked at: give it as well" for folder in runs_below(paths))  # fmt: skip
+    comparison = replace(comparison, notes=(*comparison.notes, *passed))
     if csv is not None and str(csv) != "-":
         write_whole(csv, to_csv(comparison))
     if html is not None:

@@ -204,7 +204,7 @@ def collapse_signs(vitals: Vitals, classes: tuple[str, ...], *, progress: float)
         signs["shrunken class weight"] = f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is {vitals.weight_norm_median:.2g}"  # fmt: skip
     if progress >= _FAIR_START and vitals.never_predicted:
         names = ", ".join(classes[c] for c in vitals.never_predicted[:5])
-        signs["missing classes"] = f"{len(vitals.never_predicted)} of {len(classes)} classes are never predicted: {names}"  # fmt: skip
+        signs["missing classes"] = f"no training image is taken for {len(vitals.never_predicted)} of {len(classes)} classes: {names}"  # fmt: skip
     return signs
 
 

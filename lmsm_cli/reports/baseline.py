@@ -33,7 +33,8 @@ def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int |
         if number is None:
             without.append(group.label)
     if not named:
-        return chosen, [f"no run with {_USUAL} to hold the others against: name one with --baseline"] if len(groups) > 1 else []  # fmt: skip
+        names_losses = any("loss" in group.differs for group in groups)
+        return chosen, [f"no run with {_USUAL} to hold the others against: name one with --baseline"] if len(groups) > 1 and names_losses else []  # fmt: skip
     return chosen, [f"no baseline for {label}: no single {name or _USUAL} has the same images and other choices" for label in without]  # fmt: skip
 
 
@@ -71,8 +72,9 @@ def verdict_in_words(differences: "Mapping[str, Difference | None]") -> str:
     if not found:
         return ""
     verdicts = {one.verdict for one in found.values()}
-    if verdicts == {"can't tell"} and all(one.n == 1 for one in found.values()):
-        return "can't tell from one seed"
+    n = max(one.n for one in found.values())
+    if verdicts == {"can't tell"} and n < 3:
+        return f"can't tell from {('one seed', 'two seeds')[n - 1]}"
     if len(verdicts) == 1:
         return verdicts.pop()
     return ", ".join(f"{one.verdict} {place}" for place, one in found.items())

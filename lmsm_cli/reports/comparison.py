@@ -18,6 +18,7 @@ from lmsm_cli.reports.samples import (
     METRICS,
     SPLIT_KEYS,
     Sample,
+    by_seed,
     key_of,
     num_images,
     samples_of,
@@ -116,14 +117,15 @@ def compare_runs(
     ]
     members: dict[str, dict[Hashable, Sample]] = {}
     for sample in samples_of(records, by):
-        pairs = members.setdefault(sample.key, {})
-        if sample.pair in pairs:
+        runs = members.setdefault(sample.key, {})
+        if sample.place in runs:
             reason = f"its configuration and seed are repeated by the newer {sample.record.path.name}"  # fmt: skip
-            unscored.append(Unscored(str(pairs[sample.pair].record.path), reason))
-        pairs[sample.pair] = sample
-    differing, groups = _groups(list(members.values()), by)
-    groups, unheld = _held_against(groups, list(members.values()), baseline)
-    notes = [*_split_apart(groups, differing), *_averaged(members.values(), by), *unheld]
+            unscored.append(Unscored(str(runs[sample.place].record.path), reason))
+        runs[sample.place] = sample
+    sampled = [list(runs.values()) for runs in members.values()]
+    differing, groups = _groups(sampled, by)
+    groups, unheld = _held_against(groups, sampled, baseline)
+    notes = [*_split_apart(groups, differing), *_averaged(sampled, by), *unheld]
     order = sorted(groups, key=lambda group: (group.test_set, _rank(group, sort)))
     return Comparison(differing, tuple(order), tuple(unscored), tuple(notes))
 
@@ -135,7 +137,7 @@ def _check_names(flag: str, names: Iterable[str], known: Iterable[str]) -> None:
             raise LmsmError(f"--{flag}: there is no {name!r}{did_you_mean(name, known)}")
 
 
-def _held_against(groups: Sequence[Group], members: Sequence[Mapping[Hashable, Sample]], name: str | None) -> tuple[list[Group], list[str]]:  # fmt: skip
+def _held_against(groups: Sequence[Group], members: Sequence[Sequence[Sample]], name: str | None) -> tuple[list[Group], list[str]]:  # fmt: skip
     """Return the groups with their differences to the baseline, and notes on those without one."""
     chosen, notes = baseline_of(groups, name)
     held = []
@@ -145,7 +147,7 @@ def _held_against(groups: Sequence[Group], members: Sequence[Mapping[Hashable, S
             held.append(replace(group, is_baseline=number in chosen))
             continue
         differences = {
-            metric: difference(values(members[number], metric), values(members[place], metric), higher_is_better=higher)
+            metric: difference(*by_seed(members[number], members[place], metric), higher_is_better=higher)
             for metric, higher in HIGHER_IS_BETTER.items()
         }  # fmt: skip
         held.append(replace(group, differences=differences, verdict=verdict_in_words(differences)))
@@ -163,11 +165,11 @@ def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]
     return [f"not averaged over runs that are unlike in {told}{apart}"]
 
 
-def _averaged(members: Iterable[Mapping[Hashable, Sample]], by: Sequence[str]) -> list[str]:
+def _averaged(members: Iterable[Sequence[Sample]], by: Sequence[str]) -> list[str]:
     """Say which other choices the means of `by` run over."""
     found: dict[str, dict[str, None]] = {}
-    for pairs in members if by else ():
-        settings = [sample.setting for sample in pairs.values()]
+    for samples in members if by else ():
+        settings = [sample.setting for sample in samples]
         for key in _differing(settings, ("seed",)):
             if key not in ("seed", *by):
                 found.setdefault(key, {}).update(dict.fromkeys(str(one.get(key)) for one in settings))  # fmt: skip
@@ -184,9 +186,9 @@ def _rank(group: Group, metric: str | None) -> float:
     return value.mean if metric in ("calibration_error", "minutes") else -value.mean
 
 
-def _groups(members: Sequence[Mapping[Hashable, Sample]], by: Sequence[str]) -> tuple[tuple[str, ...], list[Group]]:  # fmt: skip
+def _groups(members: Sequence[Sequence[Sample]], by: Sequence[str]) -> tuple[tuple[str, ...], list[Group]]:  # fmt: skip
     """Return the keys that tell the groups apart, and the groups."""
-    firsts = [next(iter(pairs.values())) for pairs in members]
+    firsts = [samples[0] for samples in members]
     test_sets = {key: number for number, key in enumerate(dict.fromkeys(test_images(one) for one in firsts))}  # fmt: skip
     settings = [shared_setting(one.record, one.setting, by) for one in firsts]
     differing = _differing(settings, by)
@@ -196,8 +198,7 @@ def _groups(members: Sequence[Mapping[Hashable, Sample]], by: Sequence[str]) -> 
         settings = [{**setting, **num_images(one.record)} for setting, one in zip(settings, firsts, strict=True)]  # fmt: skip
         differing = _differing(settings, by)
     groups = []
-    for pairs, setting in zip(members, settings, strict=True):
-        samples = list(pairs.values())
+    for samples, setting in zip(members, settings, strict=True):
         differs = {key: setting.get(key) for key in differing}
         groups.append(
             Group(
@@ -206,7 +207,7 @@ def _groups(members: Sequence[Mapping[Hashable, Sample]], by: Sequence[str]) -> 
                 test_set=test_sets[test_images(samples[0])],
                 seeds=tuple(sample.seed for sample in samples),
                 runs=tuple(str(sample.record.path) for sample in samples),
-                metrics={name: _statistic(values(pairs, name).values()) for name in METRICS},
+                metrics={name: _statistic(values(samples, name).values()) for name in METRICS},
                 per_class=_per_class([sample.scores for sample in samples]),
             )
         )

@@ -14,6 +14,8 @@ from typing import Literal
 
 Verdict = Literal["better", "worse", "can't tell"]
 CONFIDENCE = 0.95
+# Two values give an interval as wide as the scale, and a verdict by luck.
+_FEWEST = 3
 
 # The scores that a verdict can be on, and whether more is better.
 HIGHER_IS_BETTER: Mapping[str, bool] = {
@@ -32,7 +34,7 @@ class Difference:
     """Mean of a group minus that of the baseline, with the bounds of its 95% interval.
 
     `n` counts the pairs, or else the runs of the smaller side. There are no bounds, hence no
-    verdict, where n is 1 or nothing varies.
+    verdict, where n is below 3 or nothing varies.
     """
 
     mean: float
@@ -77,14 +79,14 @@ def _verdict(low: float, high: float, *, higher_is_better: bool) -> Verdict:
 def _paired_half_width(changes: list[float]) -> float | None:
     """Return half the width of the interval of a mean of paired changes."""
     n = len(changes)
-    if n < 2:
+    if n < _FEWEST:
         return None
     return _half_width(statistics.stdev(changes) / math.sqrt(n), n - 1)
 
 
 def _welch_half_width(a: list[float], b: list[float]) -> float | None:
     """Return half the width of the interval of a difference of two means."""
-    if min(len(a), len(b)) < 2:
+    if min(len(a), len(b)) < _FEWEST:
         return None
     shares = [statistics.variance(side) / len(side) for side in (a, b)]
     if sum(shares) == 0:

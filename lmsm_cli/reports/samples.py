@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
+from statistics import fmean
 from typing import Any
 
 from lmsm_cli.config import Config, dump
@@ -61,8 +62,13 @@ class Sample:
     """What decides its result, but for the seed."""
     key: str
     """Equal for the runs of one group."""
-    pair: Hashable
-    """Its place in the group; the run at the same place of another group makes a pair with it."""
+    rest: str
+    """Equal for runs that share the choices that `by` leaves open."""
+
+    @property
+    def place(self) -> Hashable:
+        """Its place in the group, which no two runs share."""
+        return self.seed, self.rest
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -84,8 +90,7 @@ def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Samp
         shared = shared_setting(record, setting, by)
         rest = {key: value for key, value in setting.items() if key not in shared}
         images = _images(record, "train_count", "test_count")
-        pair = (record.config.get("seed"), key_of(rest) if rest else "")
-        yield Sample(record, setting, key_of([shared, images]), pair)
+        yield Sample(record, setting, key_of([shared, images]), key_of(rest))
 
 
 def shared_setting(record: RunRecord, setting: Mapping[str, Any], by: Sequence[str]) -> Mapping[str, Any]:  # fmt: skip
@@ -132,10 +137,25 @@ def num_images(record: RunRecord) -> dict[str, int]:
     return {f"{use}_images": sum(row[f"{use}_count"] for row in rows) for use in ("train", "test")}
 
 
-def values(pairs: Mapping[Hashable, Sample], metric: str) -> dict[Hashable, float]:
+def values(samples: Iterable[Sample], metric: str) -> dict[Hashable, float]:
     """Return the values of a metric that are known, by the samples' places in the group."""
-    found = {pair: METRICS[metric](sample.scores) for pair, sample in pairs.items()}
-    return {pair: float(value) for pair, value in found.items() if isinstance(value, int | float)}
+    found = {sample.place: METRICS[metric](sample.scores) for sample in samples}
+    return {place: float(value) for place, value in found.items() if isinstance(value, int | float)}
+
+
+def by_seed(own: Sequence[Sample], other: Sequence[Sample], metric: str) -> tuple[dict[Hashable, float], dict[Hashable, float]]:  # fmt: skip
+    """Return a metric of two groups by seed: means over the open choices that both have.
+
+    A seed that lacks one of these choices is left out, for its mean would be of something else.
+    """
+    shared = {one.rest for one in own} & {one.rest for one in other}
+    return _seed_means(own, shared, metric), _seed_means(other, shared, metric)
+
+
+def _seed_means(samples: Sequence[Sample], rests: set[str], metric: str) -> dict[Hashable, float]:
+    known = values((sample for sample in samples if sample.rest in rests), metric)
+    seeds = {seed: [known[seed, rest] for rest in rests if (seed, rest) in known] for seed in {sample.seed for sample in samples}}  # fmt: skip
+    return {seed: fmean(found) for seed, found in seeds.items() if found and len(found) == len(rests)}  # fmt: skip
 
 
 def key_of(value: object) -> str:

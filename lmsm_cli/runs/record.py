@@ -93,6 +93,12 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def runs_below(paths: Sequence[Path]) -> list[Path]:
+    """Return the folders of runs that lie in those that `find_runs` looks into, and that it passes by."""
+    passed = [folder for path in paths if not is_run(path) for folder in sorted(path.iterdir())]
+    return [folder for folder in passed if folder.is_dir() and not is_run(folder) and any(map(is_run, folder.iterdir()))]  # fmt: skip
+
+
 def is_run(path: Path) -> bool:
     """Return whether the path is a run folder: one with a config.yaml or a status.json."""
     return (path / "config.yaml").is_file() or (path / "status.json").is_file()
