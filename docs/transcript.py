@@ -70,7 +70,7 @@ def main() -> None:
         print(f"{time.monotonic() - start:.0f} s: {command}", file=sys.stderr)
     for page in folder.glob("*.html"):
         subprocess.run(
-            [sys.executable, pages / "screenshot.py", page, pages / "report"], check=True
+            [sys.executable, pages / "screenshot.py", page, pages / "report", "1700"], check=True
         )
     shutil.rmtree(folder)
     text = "\n".join(part for part in parts if part) + "\n"
