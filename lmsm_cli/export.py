@@ -165,6 +165,10 @@ def _onnx_file(program: torch.export.ExportedProgram, facts: dict[str, Any]) -> 
     proto = exported.model_proto
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):  # fmt: skip
         del part.metadata_props[:]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:  # the exporter's own name for the number of images
+                size.dim_param = "N"
     proto.producer_name, proto.producer_version = "lmsm", __version__
     for key, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value)

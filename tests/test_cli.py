@@ -150,6 +150,7 @@ def test_show_config_names_every_origin(capsys):
         ),
         (["eval", "text.pt", "--adjust", "-1"], 2, "--adjust is '-1'"),
         (["eval", "text.pt", "--adjust", "nan"], 2, "--adjust is 'nan'"),
+        (["eval", "text.pt", "--tau-norm", "7"], 2, "--tau-norm is '7': give a number from 0 to 1"),
         (["eval", "text.pt", "--tau-norm", "inf"], 2, "--tau-norm is 'inf'"),
         (["eval", "text.pt", "--adjust", "1", "--tau-norm", "auto"], 2, "exclude each other"),
         (["compare", "nowhere"], 2, "nowhere"),

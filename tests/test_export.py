@@ -61,7 +61,7 @@ def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
     exporting.export(file, SilentDisplay(), num_images=8)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "model.onnx"}
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [("images", "tensor(uint8)", [3, 32, 32])]  # fmt: skip
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [("images", "tensor(uint8)", ["N", 3, 32, 32])]  # fmt: skip
     classifier = load_checkpoint(file)
     for count in (1, 5):
         images = drawn_images(count)

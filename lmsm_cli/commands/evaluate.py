@@ -34,7 +34,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:  # fmt: skip
     """Evaluate a trained classifier: accuracy, precision and F1 of every class."""
-    corrections = {"adjust": _tau("--adjust", adjust), "tau_norm": _tau("--tau-norm", tau_norm)}
+    corrections = {"adjust": _tau("--adjust", adjust), "tau_norm": _tau("--tau-norm", tau_norm, largest=1.0)}  # fmt: skip
     if worst is not None and not plots:
         raise LmsmError("--worst is how many mistakes --plots draws: give --plots FOLDER too")
     if worst is not None and not 1 <= worst <= _MOST_WORST:
@@ -89,7 +89,7 @@ def _print(scores: dict[str, Any], *, with_confusion: bool) -> None:
         console.print(tables.adjustment_line(scores["adjustment"]), soft_wrap=True)
 
 
-def _tau(flag: str, text: str | None) -> "Tau | None":
+def _tau(flag: str, text: str | None, *, largest: float = float("inf")) -> "Tau | None":
     """Return a flag's tau as a number or `auto`. Raises LmsmError for anything else."""
     if text is None:
         return None
@@ -101,4 +101,6 @@ def _tau(flag: str, text: str | None) -> "Tau | None":
         tau = -1.0
     if not 0 <= tau < float("inf"):
         raise LmsmError(f"{flag} is {text!r}: give a number of at least 0, or auto")
+    if tau > largest:
+        raise LmsmError(f"{flag} is {text!r}: give a number from 0 to {largest:g}, or auto")
     return tau
