@@ -45,7 +45,7 @@ def report(tmp_path_factory):
     """Write a page of two test sets, long names, pictures, notes and a run that is left out."""
     root = tmp_path_factory.mktemp("page")
     runs = root / "runs"
-    write_runs(runs, ["softmax", "lsoftmax:margin=4,lambda_min=5,weight_norm=shared", "focal"], 2, pictures=True)  # fmt: skip
+    write_runs(runs, ["softmax", "lsoftmax:margin=4,lambda_min=5,weight_norm=shared", "focal"], 3, pictures=True)  # fmt: skip
     names = [LONG, "<script>alert(1)</script>", "שלום", "🐈"]
     write_run(runs, "z" * 120, scores=scores_of(names), metrics=metrics_of(4), dataset="folder")
     write_run(runs, "y", metrics=metrics_of(3), state="running")
