@@ -126,7 +126,7 @@ def test_dark_and_light_differ_and_both_can_be_read(tab, report):
     for scheme in ("light", "dark"):
         tab.open(report, 1280, scheme=scheme)
         grounds.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
-        for selector in ("body", ".hint", ".scores caption", ".scores thead button", *BADGES, "small.better", "small.open", ".heat .deep"):  # fmt: skip
+        for selector in ("body", ".hint", ".scores caption", ".scores thead button", *BADGES, "small.better, small.worse", "small.open, small.interval", ".heat .deep"):  # fmt: skip
             colour, ground = tab.evaluate(f"({COLOURS})(document.querySelector({json.dumps(selector)}))")  # fmt: skip
             assert contrast(colour, ground) >= 4.5, (scheme, selector)  # fmt: skip
     assert grounds[0] != grounds[1]
