@@ -129,6 +129,10 @@ def test_dark_and_light_differ_and_both_can_be_read(tab, report):
         for selector in ("body", ".hint", ".scores caption", ".scores thead button", *BADGES, "small.better, small.worse", "small.open, small.interval", ".heat .deep"):  # fmt: skip
             colour, ground = tab.evaluate(f"({COLOURS})(document.querySelector({json.dumps(selector)}))")  # fmt: skip
             assert contrast(colour, ground) >= 4.5, (scheme, selector)  # fmt: skip
+        cells = tab.evaluate(
+            f"[...document.querySelectorAll('.heat tbody td[style]')].map({COLOURS})"
+        )
+        assert min(contrast(colour, ground) for colour, ground in cells) >= 4.5, scheme
     assert grounds[0] != grounds[1]
 
 
