@@ -120,6 +120,17 @@ def press(tab, key, text=""):
         tab.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **({"text": text} if text and kind == "keyDown" else {}))  # fmt: skip
 
 
+def test_groups_differ_in_dashes_where_their_colours_repeat(tab, report):
+    """Of the 64 groups that are told apart, those of one colour have eight different dashes."""
+    tab.open(report, 1280)
+    dashes = tab.evaluate("""[1, 2, 3, 4, 5, 6, 7, 8].map((n) => {
+      const mark = document.body.appendChild(document.createElement('span'));
+      mark.className = `s2 d${n}`;
+      return getComputedStyle(mark).getPropertyValue('--dash');
+    })""")
+    assert len(set(dashes)) == 8
+
+
 def test_dark_and_light_differ_and_both_can_be_read(tab, report):
     """Text stands out from its ground by 4.5 to 1 and more, in both schemes."""
     grounds = []
