@@ -36,6 +36,11 @@ Model = Literal[
 _USUAL_NECK: dict[str, str] = {"resnet18-cifar": "none", "resnet32": "none", "paper-2d": "linear"}
 
 
+# Where and how a run is computed, which moves no result beyond rounding: runs that differ in these
+# alone are the same.
+WHERE_KEYS = ("out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard")  # fmt: skip
+
+
 def _not_bool(value: Any) -> Any:
     if isinstance(value, bool):  # pydantic would take true for 1
         raise ValueError("true and false are not numbers")

@@ -7,6 +7,7 @@ in `diagnose`.
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import warnings
@@ -18,14 +19,14 @@ from pathlib import Path
 from typing import Literal
 
 from lmsm_cli import __version__
-from lmsm_cli.errors import MALFORMED, LmsmError, first_line, visible
+from lmsm_cli.errors import MALFORMED, LmsmError, first_line, packages_of, visible
 from lmsm_cli.runs.folder import folder_above
 
 # What importing a broken package raises: a missing library, two that do not fit, half an install.
 _BROKEN = (ImportError, SyntaxError, NameError, *MALFORMED)
 _TORCH, _TORCH_FIX = (2, 11), "pip install --upgrade torch torchvision"
 _OTHERS = {"numpy": "numpy", "sklearn": "scikit-learn", "scipy": "scipy", "matplotlib": "matplotlib", "PIL": "pillow", "jinja2": "jinja2"}  # fmt: skip
-_EXTRAS = {"export": ("onnx", "onnxruntime", "onnxscript"), "search": ("optuna",), "tensorboard": ("tensorboard",)}  # fmt: skip
+_EXTRAS = {"export": "lmsm export --format onnx", "search": "lmsm sweep --trials", "tensorboard": "lmsm train --tensorboard"}  # fmt: skip
 # Bytes below which a disk is called full: a few checkpoints of a ResNet-18, or an unpacked CIFAR.
 _LITTLE = 1_000_000_000
 
@@ -117,10 +118,10 @@ def _packages() -> Iterator[Check]:
 
 
 def _extras() -> Iterator[Check]:
-    uses = {"export": "lmsm export --format onnx", "search": "lmsm sweep --search", "tensorboard": "lmsm train --tensorboard"}  # fmt: skip
-    for extra, names in _EXTRAS.items():
+    for extra, use in _EXTRAS.items():
         there, missing = [], []
-        for name in names:
+        packages = packages_of(extra)
+        for name in (re.split(r"[^\w-]", package)[0] for package in packages):
             try:
                 import_module(name)
                 there.append(f"{name} {_version(name)}")
@@ -129,7 +130,7 @@ def _extras() -> Iterator[Check]:
             except _BROKEN as error:
                 missing.append(f"{name} cannot be imported: {first_line(error)}")
         found = ", ".join(missing or there)
-        fix = f"pip install 'lmsm-cli[{extra}]'  (for {uses[extra]})" if missing else ""
+        fix = f"pip install {' '.join(map(shlex.quote, packages))}  (for {use})" if missing else ""
         yield Check("note" if missing else "ok", f"extra {extra}", found, fix)
 
 

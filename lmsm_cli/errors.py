@@ -18,9 +18,12 @@ Exit codes 130 and 143 are those of SIGINT and SIGTERM.
 """
 
 import pickle
+import shlex
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class LmsmError(Exception):
@@ -102,7 +105,33 @@ MALFORMED = (
 
 def missing_extra(what: str, error: ImportError, extra: str) -> LmsmError:
     """Return the error for an optional package that is not there: what needs it, and the command."""
-    return LmsmError(f"{what} needs a package that cannot be imported ({first_line(error)}): pip install 'lmsm-cli[{extra}]'")  # fmt: skip
+    command = f"pip install {' '.join(map(shlex.quote, packages_of(extra)))}"
+    return LmsmError(f"{what} needs a package that cannot be imported ({first_line(error)}): {command}")  # fmt: skip
+
+
+def packages_of(extra: str) -> list[str]:
+    """Return the packages of an extra as pip takes them; this package is in no index to ask for it.
+
+    The extra itself, of the folder that pip is called in, where the package was not installed.
+    """
+    from importlib.metadata import PackageNotFoundError, requires  # help must not wait for it
+
+    try:
+        needs = [need.partition(";") for need in requires("lmsm-cli") or ()]
+    except PackageNotFoundError:
+        needs = []
+    mark = f"extra == {extra!r}"
+    known = [need.strip() for need, _, condition in needs if mark in condition.replace('"', "'")]
+    return known or [f".[{extra}]"]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the OSError of a write into a DiskError that names the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def visible(text: str) -> str:

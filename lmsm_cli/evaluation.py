@@ -54,11 +54,6 @@ class Evaluation:
         return found
 
 
-def evaluate(path: Path, display: Display, **options: Any) -> dict[str, Any]:
-    """Return the scores alone of what `evaluation_of` returns."""
-    return evaluation_of(path, display, **options).scores
-
-
 def evaluation_of(
     path: Path,
     display: Display,

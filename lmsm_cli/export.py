@@ -78,10 +78,12 @@ def export(path: Path, display: Display, *, form: Format = "onnx", out: Path | N
     where a package is missing.
     """
     check_extra(form)
+    out = out or checkpoint.find(path).with_name(f"model{SUFFIXES[form]}")
+    if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
+        raise LmsmError(f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree")  # fmt: skip
     file = checkpoint.find(path)
     state = checkpoint.load(file)
     model = checkpoint.restore(state, file)
-    out = out or file.with_name(f"model{SUFFIXES[form]}")
     check_place(out)
     images, of = _test_images(state, num_images, data_dir, display)
     facts = _facts(state)

@@ -16,14 +16,13 @@ import torch
 from torch.optim import Optimizer
 
 from lmsm_cli import config as configs
-from lmsm_cli.config import Config
+from lmsm_cli.config import WHERE_KEYS, Config
 from lmsm_cli.engine.step import optimizer_state, restore_optimizer
 from lmsm_cli.engine.train import Epoch, Position
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.models import Classifier
-from lmsm_cli.reports.samples import FREE_KEYS
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
@@ -131,7 +130,7 @@ def asked(config: Config) -> str:
     It leaves out where a run computes, and where its data lies: but for the class folders of
     `folder`, whose place is all that tells them from others.
     """
-    without = set(FREE_KEYS) - {"seed"} - ({"data_dir"} if config.dataset == "folder" else set())
+    without = set(WHERE_KEYS) - ({"data_dir"} if config.dataset == "folder" else set())
     return fingerprint({key: value for key, value in configs.dump(config).items() if key not in without})  # fmt: skip
 
 

@@ -103,25 +103,38 @@ class Shelf:
     """The run folders of a folder, by what they were asked for. Reads each environment.json once."""
 
     out: Path
-    _asked: dict[str, str] = field(default_factory=dict)
+    _names: dict[str, list[str]] = field(default_factory=dict)
+    """The names of the folders, by what they were asked for."""
+    _seen: set[str] = field(default_factory=set)
 
-    def runs(self, run: PlannedRun) -> list[RunRecord]:
+    def look(self) -> None:
+        """Take in the folders that are new."""
+        for name in sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else ():
+            if name not in self._seen and (asked := asked_of(self.out / name)):
+                self._seen.add(name)
+                self._names.setdefault(asked, []).append(name)
+
+    def survey(self, plan: Sequence[PlannedRun]) -> list[Progress]:
+        """Return where all runs of a plan stand, by one look."""
+        self.look()
+        return [self._progress(run) for run in plan]
+
+    def progress(self, run: PlannedRun) -> Progress:
+        """Return where a planned run stands: as far as its best folder has come."""
+        self.look()
+        return self._progress(run)
+
+    def _progress(self, run: PlannedRun) -> Progress:
+        best = max(self._runs(run), key=_rank, default=None)
+        return Progress(run, _state(best) if best else "missing", best)
+
+    def _runs(self, run: PlannedRun) -> list[RunRecord]:
         """Return the folders of a planned run, oldest first; their metrics may be left out.
 
         A run that was made longer since, or whose config cannot be read, is no longer that run.
         """
-        if not self.out.is_dir():
-            return []
-        for name in sorted(path.name for path in self.out.iterdir()):
-            if name not in self._asked and (asked := asked_of(self.out / name)):
-                self._asked[name] = asked
-        records = [read_run(self.out / name, with_metrics=False) for name, asked in sorted(self._asked.items()) if asked == run.asked]  # fmt: skip
+        records = [read_run(self.out / name, with_metrics=False) for name in self._names.get(run.asked, ())]  # fmt: skip
         return [record for record in records if (record.config or {}).get("epochs") == run.config.epochs]  # fmt: skip
-
-    def progress(self, run: PlannedRun) -> Progress:
-        """Return where a planned run stands: as far as its best folder has come."""
-        best = max(self.runs(run), key=_rank, default=None)
-        return Progress(run, _state(best) if best else "missing", best)
 
 
 def _rank(record: RunRecord) -> tuple[int, str]:

@@ -185,6 +185,20 @@ def balanced_accuracy(
     return float(recall_score(labels, predictions, labels=unique(labels), average="macro"))
 
 
+def commonest_confusions(confusion: Sequence[Sequence[int]], most: int) -> list[tuple[int, int, int, float]]:  # fmt: skip
+    """Return the largest errors as (true class, predicted class, images, share of the class's images)."""
+    errors = sorted(
+        (-images, true, guess)
+        for true, row in enumerate(confusion)
+        for guess, images in enumerate(row)
+        if images and true != guess
+    )
+    return [
+        (true, guess, -images, -images / sum(confusion[true]))
+        for images, true, guess in errors[:most]
+    ]
+
+
 def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
     """Return the class numbers that are many, medium and few; {} where all counts are equal.
 

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from lmsm_cli import journal
 from lmsm_cli.config import Config
-from lmsm_cli.errors import DiskError, LmsmError, first_line
+from lmsm_cli.errors import LmsmError, first_line, missing_extra, writing
 from lmsm_cli.grid import Axis
 from lmsm_cli.layers import Layer
 from lmsm_cli.plan import PlannedRun
@@ -90,12 +90,10 @@ def _try_again(study: "Study", trial: "FrozenTrial") -> None:
 def _alone_in(out: Path) -> Iterator[None]:
     """Keep other processes from making the same tables at the same time."""
     folder = out / ".sweep"
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "study.lock"):
             yield
-    except OSError as error:
-        raise DiskError(f"cannot write in {folder}: {error.strerror or error}") from None
 
 
 def give_up_dead_trials(study: "Study") -> None:
@@ -130,7 +128,7 @@ def imported_optuna() -> Any:
     """Return the optional library. Raises LmsmError where it is missing."""
     try:
         import optuna
-    except ModuleNotFoundError:
-        raise LmsmError("--trials needs optuna: pip install 'lmsm-cli[search]'") from None
+    except ImportError as error:
+        raise missing_extra("--trials", error, "search") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna

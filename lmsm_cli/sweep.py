@@ -67,13 +67,12 @@ class _Worker:
     failed_before: set[Path]
     """Folders of earlier calls, whose runs are tried again."""
     failures: list[Failure] = field(default_factory=list)
-    num_seen: int = 0
 
     @classmethod
     def new(cls, plan: Sequence[PlannedRun], display: Display, *, with_plots: bool) -> "_Worker":
         """Look at what is there."""
         shelf = Shelf(plan[0].config.out)
-        found = [shelf.progress(run) for run in plan]
+        found = shelf.survey(plan)
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
         num_done = sum(one.state == "completed" for one in found)
         if num_done:

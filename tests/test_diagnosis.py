@@ -81,7 +81,7 @@ def test_missing_extras_are_notes(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     check = examined(capsys, "--data-dir", tmp_path)["extra search"]
     assert check["status"] == "note"
-    assert "pip install 'lmsm-cli[search]'" in check["fix"]
+    assert check["fix"] == "pip install 'optuna<6,>=5'  (for lmsm sweep --trials)"
 
 
 def test_torchvision_that_does_not_fit_is_a_problem(tmp_path, monkeypatch, capsys):

@@ -177,7 +177,9 @@ def test_missing_data_is_said_and_nothing_is_downloaded(tmp_path):
 def test_missing_packages_name_the_command(tmp_path, monkeypatch):
     """Without the extra there is one message with the pip command, before anything is read."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(LmsmError, match=r"pip install 'lmsm-cli\[export\]'") as caught:
+    with pytest.raises(
+        LmsmError, match=r"pip install 'onnx>=[\d.]+' 'onnxruntime>=[\d.]+' 'onnxscript>=[\d.]+'$"
+    ) as caught:
         exporting.export(tmp_path / "none.pt", SilentDisplay())
     assert caught.value.exit_code == 2
 

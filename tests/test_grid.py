@@ -76,6 +76,7 @@ MISTAKES = [
     (["seed=1,2"], [], "varied by --seeds"),
     (["out=a,b"], [], "give it once, as --out"),
     (["device=cpu,cuda"], [], "does not change what is computed"),
+    (["tensorboard=true,false"], [], "does not change what is computed"),
     (["lr=0.1,batch_size=32"], [], "'batch_size=32' is no value of lr"),
     (["loss=softmax,lambda_min=5"], [], "'lambda_min=5' is no value of loss"),
     (["lr=1,2", "lr=3,4"], [], "lr is varied twice"),

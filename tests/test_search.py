@@ -205,7 +205,7 @@ def test_a_study_is_of_one_search(tmp_path):
 def test_without_optuna_the_way_out_is_told(tmp_path, monkeypatch):
     """It is an extra, named with its pip command."""
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(LmsmError, match=r"pip install 'lmsm-cli\[search\]'"):
+    with pytest.raises(LmsmError, match=r"pip install 'optuna<6,>=5'"):
         check_search(search(tmp_path, 1))
 
 

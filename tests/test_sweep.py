@@ -97,7 +97,8 @@ def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
     runs = plan(tmp_path / "sweep", *others, {"loss": "focal"}, seeds=(3,), model="paper-mnist")
     assert run(runs) == []
     alone = experiment.run(runs[1].config.model_copy(update={"out": tmp_path / "alone"}), SilentDisplay(), with_plots=False)  # fmt: skip
-    (path,) = [record.path for record in Shelf(tmp_path / "sweep").runs(runs[1])]
+    assert len(list((tmp_path / "sweep").glob("*-s*"))) == len(runs)
+    path = Shelf(tmp_path / "sweep").progress(runs[1]).record.path
     assert_same_bits(path, alone.path)
 
 
@@ -115,7 +116,7 @@ def test_a_stopped_sweep_goes_on(tmp_path):
     assert [status(path)["state"] for path in folders(tmp_path)] == ["completed"] * 4
     assert "1 of 4 runs are there already" in display.said
     whole = experiment.run(runs[1].config.model_copy(update={"out": tmp_path / "whole"}), SilentDisplay(), with_plots=False)  # fmt: skip
-    assert_same_bits(Shelf(tmp_path).runs(runs[1])[0].path, whole.path)
+    assert_same_bits(Shelf(tmp_path).progress(runs[1]).record.path, whole.path)
 
 
 def test_what_another_process_failed_at_is_told_and_not_tried_again(tmp_path):

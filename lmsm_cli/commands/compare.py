@@ -37,7 +37,8 @@ def compare(
     Runs that differ only in their seed become one row. Each row is held against the baseline: the difference, \
 the interval that holds it with 95% confidence, and a verdict.
     """
-    if json + markdown + (str(csv) == "-") > 1:
+    prints_csv = csv == Path("-")
+    if json + markdown + prints_csv > 1:
         raise LmsmError("--json, --markdown and --csv - each print instead of the tables: give one")
     from lmsm_cli.commands.console import print_json, stdout_console
     from lmsm_cli.reports.comparison import compare_runs
@@ -45,13 +46,13 @@ the interval that holds it with 95% confidence, and a verdict.
     from lmsm_cli.runs.folder import check_place, write_whole
     from lmsm_cli.runs.record import find_runs, read_run, runs_below
 
-    for file in filter(None, (csv, html)):
+    for file in filter(None, (None if prints_csv else csv, html)):
         check_place(file)
     records = [read_run(path, with_metrics=html is not None) for path in find_runs(paths)]
     comparison = compare_runs(records, by=_names(by), baseline=baseline, sort=sort)
     passed = (f"{visible(str(folder))} holds runs too, which were not looked at: give it as well" for folder in runs_below(paths))  # fmt: skip
     comparison = replace(comparison, notes=(*comparison.notes, *passed))
-    if csv is not None and str(csv) != "-":
+    if csv and not prints_csv:
         write_whole(csv, to_csv(comparison))
     if html is not None:
         from lmsm_cli.reports.page import write_page
@@ -59,7 +60,7 @@ the interval that holds it with 95% confidence, and a verdict.
         write_page(html, comparison, records)
     if json:
         print_json(comparison.to_json())
-    elif str(csv) == "-":
+    elif prints_csv:
         stdout_console().out(to_csv(comparison), end="", highlight=False)
     else:
         print_comparison(comparison, only_changed=only_changed, markdown=markdown)

@@ -10,8 +10,6 @@ from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import Quiet
 from lmsm_cli.errors import LmsmError
 
-_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
-
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
@@ -30,10 +28,6 @@ def export(
     """
     if images < 1:
         raise LmsmError(f"--images is {images}: give at least 1")
-    if out and out.suffix in _SUFFIXES.values() and out.suffix != _SUFFIXES[form]:
-        raise LmsmError(
-            f"--out is {str(out)!r}, and --format {form} writes {_SUFFIXES[form]}: make them agree"
-        )
     from lmsm_cli import export as exporting  # imports torch
     from lmsm_cli.commands.progress import new_display
 

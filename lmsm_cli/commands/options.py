@@ -54,7 +54,12 @@ def resolve_options(
     """
     from lmsm_cli.losses import check_loss  # imports torch, which --help must not wait for
 
-    return resolve([*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})], check_loss)  # fmt: skip
+    return resolve(layers_of(preset, config, margin, flags), check_loss)
+
+
+def layers_of(preset: str | None, config: Path | None, margin: str | None, flags: Mapping[str, Any]) -> list[Layer]:  # fmt: skip
+    """Return what a command was given, lowest first."""
+    return [*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]
 
 
 def base_layers(preset: str | None, config: Path | None) -> list[Layer]:

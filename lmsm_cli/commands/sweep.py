@@ -14,7 +14,7 @@ from lmsm_cli.commands.options import (
     Margin,
     Preset,
     Quiet,
-    base_layers,
+    layers_of,
     train_command,
     with_config_flags,
 )
@@ -57,7 +57,10 @@ and leaves to other processes what they are doing. So start it several times to 
 Other choices are the flags of `lmsm train`; runs go to --out (default: runs/sweep).
     """
     axes = parse_axes(grid or [], arm or [])
-    layers = [*_defaults(), *base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]  # fmt: skip
+    layers = [
+        Layer({"out": _OUT}, {"out": "lmsm sweep"}),
+        *layers_of(preset, config, margin, flags),
+    ]
     if trials is not None:
         if trials < 1:
             raise LmsmError(f"--trials is {trials}: give at least 1")
@@ -75,10 +78,6 @@ Other choices are the flags of `lmsm train`; runs go to --out (default: runs/swe
         _show_plan(plan, json=json)
     else:
         run_and_compare(plan, preset, config, with_plots=plots, quiet=quiet, json=json)
-
-
-def _defaults() -> list[Layer]:
-    return [Layer({"out": _OUT}, {"out": "lmsm sweep"})]
 
 
 def plan_of(layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any) -> "list[PlannedRun]":  # fmt: skip
@@ -110,7 +109,7 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
     with new_display(quiet) as display:
         failures = run_plan(plan, display, with_plots=with_plots)
     shelf = Shelf(plan[0].config.out)
-    done = [one.record for one in map(shelf.progress, plan) if one.state == "completed"]
+    done = [one.record for one in shelf.survey(plan) if one.state == "completed"]
     comparison = compare_runs([record for record in done if record])
     failed = [{"label": one.run.label, "reason": one.reason, "command": train_command(one.run.config, preset, config)} for one in failures]  # fmt: skip
     if json:
@@ -132,9 +131,10 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
 def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
     from lmsm_cli.plan import Shelf
     from lmsm_cli.reports.sweep_tables import plan_table
+    from lmsm_cli.reports.tables_checks import duration
 
     shelf = Shelf(plan[0].config.out)
-    found = [shelf.progress(run) for run in plan]
+    found = shelf.survey(plan)
     rows = [{"label": one.run.label, "state": one.state, "run": str(one.record.path) if one.record else None} for one in found]  # fmt: skip
     seconds = _seconds_left(found)
     if json:
@@ -143,19 +143,13 @@ def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
     console = stdout_console()
     console.print(plan_table(rows))
     if seconds is not None:
-        console.print(f"trainings still to do: about {_duration(seconds)}, by those that are done")
+        console.print(f"trainings still to do: about {duration(seconds)}, by those that are done")
 
 
 def _seconds_left(found: "Sequence[Progress]") -> float | None:
     """Return what the unfinished trainings will take at the mean of the finished ones."""
     done = [one.seconds for one in found if one.seconds is not None]
     return fmean(done) * (len(found) - len(done)) if done else None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _search(

@@ -12,14 +12,14 @@ from lmsm_cli.commands.options import (
     Margin,
     Preset,
     Quiet,
-    base_layers,
+    layers_of,
     resolve_options,
     with_config_flags,
 )
 from lmsm_cli.commands.sweep import plan_of, run_and_compare
 from lmsm_cli.config import dump
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.layers import Layer, Resolved
+from lmsm_cli.layers import Resolved
 
 
 @with_config_flags
@@ -55,8 +55,7 @@ Ends with a table of every class's accuracy.
             raise LmsmError("--dry-run tries one run out: leave --seeds out")
         _rehearse(resolved, quiet=quiet, json=json)
     elif seeds is not None:
-        layers = [*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]
-        plan = plan_of(layers, [], seeds, seed=flags.get("seed"))
+        plan = plan_of(layers_of(preset, config, margin, flags), [], seeds, seed=flags.get("seed"))
         run_and_compare(plan, preset, config, with_plots=True, quiet=quiet, json=json)
     else:
         _run(resolved, quiet=quiet, json=json)

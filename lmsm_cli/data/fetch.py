@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lmsm_cli.errors import DataError, DiskError
+from lmsm_cli.errors import DataError, DiskError, writing
 
 # What is being done, how much of it is done, and of how much (0 = not known).
 Report = Callable[[str, int, int], None]
@@ -182,15 +182,6 @@ def locked(path: Path, report: Report = silent) -> Iterator[None]:
         with suppress(OSError):
             lock_path.unlink()
         lock.release()
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the OSError of a write into a DiskError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _bring(url: str, path: Path, part: Path, *, md5: str, report: Report, timeout: float) -> None:

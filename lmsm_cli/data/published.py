@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.data.fetch import Report, download, is_intact, locked, silent, unpack, writing
-from lmsm_cli.errors import DataError
+from lmsm_cli.data.fetch import Report, download, is_intact, locked, silent, unpack
+from lmsm_cli.errors import DataError, writing
 
 Split = Literal["train", "test"]
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from lmsm_cli.reports import svg
 from lmsm_cli.reports.curves import Point
 from lmsm_cli.reports.differences import Difference
-from lmsm_cli.scores import RELIABILITY_BINS
+from lmsm_cli.scores import reliability_bounds
 
 # More numbers at the ends of lines cannot be kept apart.
 _NAMED_LINES = 12
@@ -90,42 +90,38 @@ class Contrast:
     difference: Difference
 
 
-def difference_chart(title: str, rows: Sequence[Contrast], *, factor: float = 100) -> Markup:
-    """Return a row a group: the difference to the baseline, its 95% interval, and zero.
-
-    `factor` turns a difference into what is shown: 100 for shares, in percentage points.
-    """
-    values = [factor * value for row in rows for value in (row.difference.mean, row.difference.low, row.difference.high, 0.0) if value is not None]  # fmt: skip
+def difference_chart(title: str, rows: Sequence[Contrast]) -> Markup:
+    """Return a row a group: the difference to the baseline in percentage points, its interval, and zero."""
+    values = [100 * value for row in rows for value in (row.difference.mean, row.difference.low, row.difference.high, 0.0) if value is not None]  # fmt: skip
     height = 50 + 24 * len(rows)
     empty = svg.Scale(0, len(rows) or 1, ())
     frame = svg.Frame(svg.scale_of(values), empty, height=height, left=30, right=22, bottom=38)
     zero = frame.at(0, 0)[0]
-    marks = [frame.axes("percentage points" if factor == 100 else "difference"), svg.line(zero, frame.top, zero, height - frame.bottom, "zero")]  # fmt: skip
+    marks = [frame.axes("percentage points"), svg.line(zero, frame.top, zero, height - frame.bottom, "zero")]  # fmt: skip
     for place, row in enumerate(rows):
-        marks += _contrast(frame, row, len(rows) - place - 0.5, factor)
+        marks += _contrast(frame, row, len(rows) - place - 0.5)
     return svg.picture(frame.width, height, f"{title}: differences to the baseline", *marks)
 
 
-def _contrast(frame: svg.Frame, row: Contrast, place: float, factor: float) -> list[Markup]:
+def _contrast(frame: svg.Frame, row: Contrast, place: float) -> list[Markup]:
     one, style = row.difference, svg.style_of(row.number)
-    x, y = frame.at(factor * one.mean, place)
+    x, y = frame.at(100 * one.mean, place)
     marks = [svg.text(frame.left - 8, y + 4, str(row.number), f"tag end {style}")]
-    said = f"{row.number}: {row.label}: {factor * one.mean:+.3g}, {one.verdict}"
+    said = f"{row.number}: {row.label}: {100 * one.mean:+.3g}, {one.verdict}"
     if one.low is not None and one.high is not None:
-        low, high = (frame.at(factor * end, place)[0] for end in (one.low, one.high))
+        low, high = (frame.at(100 * end, place)[0] for end in (one.low, one.high))
         marks.append(svg.path([(low, y), (high, y)], f"line whole {style}", said))
         marks += [svg.line(end, y - 4, end, y + 4, f"line whole {style}") for end in (low, high)]
-        said += f", 95% interval {factor * one.low:+.3g} to {factor * one.high:+.3g}"
+        said += f", 95% interval {100 * one.low:+.3g} to {100 * one.high:+.3g}"
     return [*marks, svg.marker(x, y, row.number, said)]
 
 
 def merged_bins(runs: Iterable[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
     """Return the reliability bins of several runs as one's: means weighted by images."""
-    merged: dict[int, list[float]] = {}
+    merged: dict[tuple[float, float], list[float]] = {}
     for bins in runs:
         for one in bins:
-            place = min(int(one["confidence"] * RELIABILITY_BINS), RELIABILITY_BINS - 1)
-            sums = merged.setdefault(place, [0.0, 0.0, 0.0])
+            sums = merged.setdefault(reliability_bounds(one["confidence"]), [0.0, 0.0, 0.0])
             for i, value in enumerate((1.0, one["confidence"], one["accuracy"])):
                 sums[i] += one["count"] * value
     return [

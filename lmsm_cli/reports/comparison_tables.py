@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lmsm_cli.reports.comparison import Comparison, Group, Statistic, Unscored
 from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference
+from lmsm_cli.reports.samples import PLAIN_FORMATS
 from lmsm_cli.reports.tables import NOTHING, new_table, percent, shown
 
 _TITLES = {
@@ -121,8 +122,7 @@ def _plain(metric: str, value: Statistic | None) -> str:
         return NOTHING
     if metric in HIGHER_IS_BETTER:
         return _mean_and_sd(value)
-    formats = {"effective_margin": ".2f", "minutes": ",.1f" if value.mean >= 1 else ".2f", "images_per_second": ",.0f"}  # fmt: skip
-    return format(value.mean, formats[metric])
+    return format(value.mean, PLAIN_FORMATS[metric])
 
 
 def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmsm_cli.errors import DiskError, visible
-from lmsm_cli.runs.folder import reason_of, write_whole
+from lmsm_cli.errors import visible, writing
+from lmsm_cli.runs.folder import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,10 +69,8 @@ def save_figure(figure: "Figure", stem: Path, suffixes: Sequence[str] = (".png",
 
 def write_picture(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all, and its folder first. Raises DiskError."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {reason_of(error)}") from None
     write_whole(path, content)
 
 

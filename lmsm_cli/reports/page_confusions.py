@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsm_cli.reports.page_tables import GroupRow
+from lmsm_cli.reports.tables import MATRIX_CLASSES
+from lmsm_cli.scores import commonest_confusions
 
-# A heat map of more classes cannot be read: the largest entries are listed instead.
-_MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 20
 
 
@@ -37,19 +37,13 @@ def confusions_of(row: GroupRow, runs: Sequence[Mapping[str, Any]]) -> Confusion
     )
     if not any(map(any, matrix)):
         return None
-    if size > _MATRIX_CLASSES:
-        return Confusions(row, tuple(names), commonest=_commonest(matrix, names))
+    if size > MATRIX_CLASSES:
+        return Confusions(
+            row,
+            tuple(names),
+            commonest=tuple(
+                (names[true], names[guess], *rest)
+                for true, guess, *rest in commonest_confusions(matrix, _CONFUSIONS_SHOWN)
+            ),
+        )
     return Confusions(row, tuple(names), matrix, tuple(map(sum, matrix)))
-
-
-def _commonest(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> tuple[tuple[str, str, int, float], ...]:  # fmt: skip
-    errors = sorted(
-        (-images, true, guess)
-        for true, line in enumerate(matrix)
-        for guess, images in enumerate(line)
-        if images and true != guess
-    )
-    return tuple(
-        (names[true], names[guess], -images, -images / sum(matrix[true]))
-        for images, true, guess in errors[:_CONFUSIONS_SHOWN]
-    )

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from lmsm_cli.reports.comparison import Comparison, Group
-from lmsm_cli.reports.page_tables import NOTHING
+from lmsm_cli.reports.tables import NOTHING
 from lmsm_cli.runs.record import RunRecord
 
 _COMMIT_LENGTH = 12

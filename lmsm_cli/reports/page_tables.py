@@ -11,9 +11,10 @@ from typing import Any
 
 from lmsm_cli.reports.comparison import ClassStatistic, Group, Statistic
 from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference
+from lmsm_cli.reports.samples import PLAIN_FORMATS
 from lmsm_cli.reports.svg import MINUS, style_of
+from lmsm_cli.reports.tables import NOTHING
 
-NOTHING = "-"
 CLASS_DETAILS = ("Test images", "Precision", "F1")
 TITLES = {
     "accuracy": "Accuracy",
@@ -27,8 +28,6 @@ TITLES = {
     "minutes": "Minutes",
     "images_per_second": "Images/s",
 }
-# How a metric is written that is no share.
-_PLAIN = {"effective_margin": ".2f", "minutes": ",.2f", "images_per_second": ",.0f"}
 _HIGHLIGHTS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -102,7 +101,7 @@ def title_of(metric: str) -> str:
 
 def is_share(metric: str) -> bool:
     """Return whether a metric is a fraction that is shown in percent."""
-    return metric not in _PLAIN
+    return metric not in PLAIN_FORMATS
 
 
 def group_rows(numbered: Sequence[tuple[int, Group]], metrics: Sequence[str]) -> list[GroupRow]:
@@ -185,7 +184,7 @@ def _signed(value: float, key: str) -> str:
 
 def written(value: float, key: str = "") -> str:
     """Return a value of a metric as it is shown: percent for shares."""
-    text = f"{value:{_PLAIN[key]}}" if key in _PLAIN else f"{100 * value:.1f}"
+    text = f"{value:{PLAIN_FORMATS[key]}}" if key in PLAIN_FORMATS else f"{100 * value:.1f}"
     return text.replace("-", MINUS)
 
 

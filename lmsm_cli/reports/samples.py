@@ -11,12 +11,11 @@ from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
-from lmsm_cli.config import Config, dump
+from lmsm_cli.config import WHERE_KEYS, Config, dump
 from lmsm_cli.runs.record import RunRecord
 
-# What a run is allowed to differ in from the other runs of its group: nothing that moves a result
-# beyond rounding.
-FREE_KEYS = ("seed", "out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard")  # fmt: skip
+# What a run is allowed to differ in from the other runs of its group.
+FREE_KEYS = ("seed", *WHERE_KEYS)
 
 # What decides which images a score is of, and of which training: never averaged over.
 SPLIT_KEYS = ("dataset", "imbalance", "factor", "validation", "split_seed", "image_size", "checkpoint", "state")  # fmt: skip
@@ -51,6 +50,10 @@ METRICS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "minutes": _minutes,
     "images_per_second": _at("training", "images_per_second"),
 }
+
+
+# How the metrics that are no shares are written.
+PLAIN_FORMATS = {"effective_margin": ".2f", "minutes": ",.2f", "images_per_second": ",.0f"}
 
 
 @dataclass(frozen=True)

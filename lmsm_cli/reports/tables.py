@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lmsm_cli.errors import visible
-from lmsm_cli.scores import reliability_bounds
+from lmsm_cli.scores import commonest_confusions, reliability_bounds
 
 NOTHING = "-"
 # A confusion matrix of more classes fits no screen: its largest entries are listed instead.
-_MATRIX_CLASSES = 20
+MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 30
 _ADJUSTMENTS = {"adjust": "logit adjustment", "tau-norm": "tau-normalisation"}
 # Rows of a schedule between the first and the last: one screen.
@@ -160,7 +160,7 @@ def _bar(value: float, largest: float) -> ProgressBar:
 def confusion_table(scores: Mapping[str, Any]) -> Table:
     """Return images by true class (rows) and predicted class; the commonest errors for many."""
     names = [shown(row["name"]) for row in scores["per_class"]]
-    if len(names) > _MATRIX_CLASSES:
+    if len(names) > MATRIX_CLASSES:
         return _commonest_confusions(scores["confusion"], names)
     table = new_table("Images by true class (rows) and predicted class (columns)", "true class")
     for number in range(len(names)):
@@ -172,18 +172,11 @@ def confusion_table(scores: Mapping[str, Any]) -> Table:
 
 
 def _commonest_confusions(confusion: Sequence[Sequence[int]], names: Sequence[Text]) -> Table:
-    errors = sorted(
-        (-images, true, guess)
-        for true, row in enumerate(confusion)
-        for guess, images in enumerate(row)
-        if images and true != guess
-    )
     table = new_table("Commonest confusions", "true class", "predicted class")
     table.add_column("images", justify="right", overflow="fold")
     table.add_column("% of class", justify="right", overflow="fold")
-    for images, true, guess in errors[:_CONFUSIONS_SHOWN]:
-        share = percent(-images / sum(confusion[true]))
-        table.add_row(names[true], names[guess], str(-images), share)
+    for true, guess, images, share in commonest_confusions(confusion, _CONFUSIONS_SHOWN):
+        table.add_row(names[true], names[guess], str(images), percent(share))
     return table
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from lmsm_cli.errors import DiskError, LmsmError
+from lmsm_cli.errors import DiskError, LmsmError, writing
 
 State = Literal["running", "interrupted", "failed", "completed"]
 
@@ -109,7 +109,7 @@ class RunFolder:
         Half a line that a killed run left at the end is cut off first.
         """
         path = self.path / "metrics.jsonl"
-        with _writing(path), path.open("ab+") as file:
+        with writing(path), path.open("ab+") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(_encode(_row(row)))
@@ -151,7 +151,7 @@ class RunFolder:
 
     def log_line(self, text: str) -> None:
         """Append one line to train.log."""
-        with _writing(self.log), self.log.open("ab") as file:
+        with writing(self.log), self.log.open("ab") as file:
             file.write(_encode(text + "\n"))
 
 
@@ -200,7 +200,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     temporary = temporary_of(path)
     try:
-        with _writing(path), temporary.open("wb") as file:
+        with writing(path), temporary.open("wb") as file:
             file.write(_encode(content) if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -215,14 +215,6 @@ def check_folder(folder: Path, flag: str) -> None:
     there = folder_above(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise DiskError(f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}")  # fmt: skip
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {reason_of(error)}") from None
 
 
 def reason_of(error: OSError) -> str:

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lmsm_cli.errors import DiskError, missing_extra
-from lmsm_cli.runs.folder import reason_of
+from lmsm_cli.errors import missing_extra, writing
 
 Row = Mapping[str, Any]  # of metrics.jsonl
 
@@ -35,7 +34,7 @@ def curves(folder: Path | None, rows: Sequence[Row]) -> Iterator[Callable[[Row],
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with _writing(folder):
+    with writing(folder):
         for file in folder.glob("events.out.tfevents.*"):
             file.unlink()
         writer: Any = SummaryWriter(folder)
@@ -46,14 +45,14 @@ def curves(folder: Path | None, rows: Sequence[Row]) -> Iterator[Callable[[Row],
         writer.flush()
 
     def add(row: Row) -> None:
-        with _writing(folder):
+        with writing(folder):
             _add(writer, row, time.time())
             writer.flush()
 
     try:
         yield add
     finally:
-        with _writing(folder):
+        with writing(folder):
             writer.close()
 
 
@@ -62,11 +61,3 @@ def _add(writer: Any, row: Row, at: float) -> None:
     for name, value in row.items():
         if name != "epoch" and isinstance(value, int | float) and math.isfinite(value):
             writer.add_scalar(name, value, row["epoch"], walltime=at)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DiskError(f"cannot write the curves in {folder}: {reason_of(error)}") from None
