@@ -134,3 +134,12 @@ class SilentDisplay:
 
     def epoch(self, epoch, num_epochs):
         """Show nothing."""
+
+
+def evaluate(path, display, **options):
+    """Return the scores that `lmsm eval` prints."""
+    from lmsm_cli.evaluation import (
+        evaluation_of,
+    )  # its modules count threads when they are imported
+
+    return evaluation_of(path, display, **options).scores

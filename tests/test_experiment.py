@@ -14,22 +14,16 @@ from lmsm_cli.data import class_folders
 from lmsm_cli.data.decoded import MappedImages
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
-from lmsm_cli.evaluation import evaluation_of
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import HEADS, build_head, check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
-from tests.conftest import CIFAR10_CLASSES, SilentDisplay, write_class_folders
+from tests.conftest import CIFAR10_CLASSES, SilentDisplay, evaluate, write_class_folders
 
 
 def quick(out, **values):
     """Return a config of a few seconds on the digits."""
     return resolve([Layer.of_preset("digits"), Layer.of_flags({"epochs": 2, "out": out, "device": "cpu", **values})], check_loss).config  # fmt: skip
-
-
-def evaluate(path, display, **options):
-    """Return the scores that `lmsm eval` prints."""
-    return evaluation_of(path, display, **options).scores
 
 
 @pytest.fixture(scope="module")

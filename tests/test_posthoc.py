@@ -18,11 +18,10 @@ from lmsm_cli.engine.posthoc import (
     tau_normalise,
 )
 from lmsm_cli.errors import DataError, LmsmError
-from lmsm_cli.evaluation import evaluate
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import build_head, check_loss
 from lmsm_cli.runs import checkpoint
-from tests.conftest import SilentDisplay, write_class_folders
+from tests.conftest import SilentDisplay, evaluate, write_class_folders
 
 
 def test_logit_adjustment_by_hand():
