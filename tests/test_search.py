@@ -156,7 +156,7 @@ def test_a_stopped_search_goes_on_with_its_run(tmp_path):
     assert status(path)["state"] == "interrupted"
     assert len(searched(tmp_path, 2)) == 2
     assert [status(path)["state"] for path in folders(tmp_path)] == ["completed"] * 2
-    assert folders(tmp_path)[0] == path
+    assert path in folders(tmp_path)  # of two runs of one second, names do not tell the older
 
 
 def test_missing_data_ends_the_search(tmp_path):
