@@ -128,10 +128,12 @@ def asked(config: Config) -> str:
     """Return the fingerprint of a config as it is asked for, before anything is settled.
 
     It leaves out where a run computes, and where its data lies: but for the class folders of
-    `folder`, whose place is all that tells them from others.
+    `folder`, whose place is all that tells them from others. A choice that is not made (None) leaves
+    no trace, so that a run is found again by an lmsm that has more choices of this kind.
     """
     without = set(WHERE_KEYS) - ({"data_dir"} if config.dataset == "folder" else set())
-    return fingerprint({key: value for key, value in configs.dump(config).items() if key not in without})  # fmt: skip
+    made = {key: value for key, value in configs.dump(config).items() if value is not None}
+    return fingerprint({key: value for key, value in made.items() if key not in without})
 
 
 def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None], *, strict: bool = False) -> Saved:  # fmt: skip
