@@ -97,6 +97,8 @@ class Config(BaseModel):
     """How classes are made rare: `exp` each more than the one before, `step` half of them alike (default: none; exp for `imbalanced`)."""
     factor: Float = Field(1.0, gt=0, le=1, json_schema_extra=_DATA)
     """Images in the smallest class / images in the largest (default: 1; 0.1 with an imbalance)."""
+    images_per_class: Annotated[Int, Field(ge=1)] | None = Field(None, json_schema_extra=_DATA)
+    """Training images that a class has at most, before any imbalance, for a study in short (default: all there are)."""
     validation: Float = Field(0.1, ge=0, lt=1, json_schema_extra=_DATA)
     """Share of every class's training images that is held out for validation."""
     split_seed: Int = Field(0, ge=0, lt=2**32, json_schema_extra=_DATA)
@@ -138,6 +140,10 @@ class Config(BaseModel):
     """Momentum of `sgd`."""
     weight_decay: Float = Field(0.0005, ge=0, json_schema_extra=_TRAINING)
     """Weight decay."""
+    head_weight_decay: Annotated[Float, Field(ge=0)] | None = Field(
+        None, json_schema_extra=_TRAINING
+    )
+    """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
     schedule: Literal["constant", "step", "multistep", "cosine"] = Field("step", json_schema_extra=_TRAINING)  # fmt: skip
     """How the learning rate falls, epoch by epoch."""
     step_size: Int = Field(2, ge=1, json_schema_extra=_TRAINING)

@@ -38,7 +38,7 @@ def planned_counts(config: Config) -> list[int] | None:
 
 def counts_left(config: Config, available: Sequence[int]) -> list[int]:
     """Return what the profile and the validation leave of each class; raise where that is too few."""
-    kept = kept_counts(available, config.imbalance, config.factor)
+    kept = _kept(config, available)
     held_out = [max(0, count) for count in validation_counts(kept, config.validation)]
     if config.validation > 0 and sum(held_out) == 0:
         raise LmsmError(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more")  # fmt: skip
@@ -48,12 +48,16 @@ def counts_left(config: Config, available: Sequence[int]) -> list[int]:
     return left
 
 
+def _kept(config: Config, available: Sequence[int]) -> list[int]:
+    return kept_counts(available, config.imbalance, config.factor, config.images_per_class)
+
+
 def load_training(config: Config, report: sources.Report) -> tuple[ImageSet, ImageSet | None]:
     """Return the long-tailed training images and the validation images split off them."""
     full = sources.load(config.dataset, config.data_dir, "train", image_size=config.image_size, report=report)  # fmt: skip
     counts_left(config, full.counts())
-    if config.imbalance != "none":
-        counts = kept_counts(full.counts(), config.imbalance, config.factor)
+    if config.imbalance != "none" or config.images_per_class:
+        counts = _kept(config, full.counts())
         full = full.subset(torch.from_numpy(kept_indices(full.labels.numpy(), counts)))
     if config.validation == 0:
         return full, None

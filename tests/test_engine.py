@@ -53,6 +53,21 @@ def fit(model, config, held_out=None, data=None):
 CONFIG = Config(epochs=3, batch_size=16, lr=0.01, device="cpu")
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_head_has_a_weight_decay_of_its_own(optimizer):
+    """Where no gradient pulls, a step leaves 1 - lr decay of the body, and all of the head."""
+    config = CONFIG.model_copy(update={"optimizer": optimizer, "lr": 0.5, "momentum": 0.0, "weight_decay": 0.2, "head_weight_decay": 0.0})  # fmt: skip
+    model = small_model()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    stepper = new_optimizer(model, config)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    stepper.step()
+    for name, value in model.named_parameters():
+        left = 1.0 if name.startswith("head.") else 0.9
+        torch.testing.assert_close(value.detach(), left * before[name])
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("loss", ["softmax", "lsoftmax:margin=2", "lsoftmax:margin=4"])
 def test_it_learns(optimizer, loss):

@@ -70,6 +70,15 @@ def test_kinds_of_values_are_words(page, words):
     assert not any(f"<{kind}" in text for kind in ("bool", "str", "int", "float", "path", "file"))
 
 
+def test_a_number_that_can_be_left_out_is_a_number(page):
+    """`int | None` is asked for as an INTEGER, `float | None` as a NUMBER, a text as TEXT."""
+    lines = page(("train",)).splitlines()
+    told = {words[1]: words[2] for words in (line.split() for line in lines) if words[1:2] and words[1].startswith("--")}  # fmt: skip
+    assert told["--images-per-class"] == "INTEGER"
+    assert told["--head-weight-decay"] == "NUMBER"
+    assert told["--pretrained"] == "TEXT"
+
+
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)
 def test_a_page_opens_with_one_sentence(words):
     """The summary, which `lmsm --help` lists, is one line, says what the command does, and ends."""

@@ -93,6 +93,16 @@ def test_no_profile_keeps_all():
     assert kept_counts([3, 5], "none", 1.0) == [3, 5]
 
 
+def test_a_cap_comes_before_the_profile():
+    """No class is taken to have more than the cap; the first images of LDAM-DRW's order stay."""
+    assert kept_counts([100, 60, 80], "none", 1.0, 70) == [70, 60, 70]
+    assert kept_counts([100, 60, 80], "exp", 0.25, 40) == [40, 20, 10]
+    assert kept_counts([100, 60, 80], "exp", 0.25, 1000) == kept_counts([100, 60, 80], "exp", 0.25)
+    labels = np.repeat([0, 1, 2], [100, 60, 80])
+    few, many = (kept_indices(labels, kept_counts([100, 60, 80], "exp", 0.25, most)) for most in (40, None))  # fmt: skip
+    assert set(few) < set(many)
+
+
 def test_a_class_without_an_image_is_an_error():
     """A factor that empties a class says which, and the smallest factor that does not."""
     with pytest.raises(

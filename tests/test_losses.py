@@ -9,6 +9,7 @@ from torch.nn import functional
 from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss, psi
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses import check_loss
+from tests.conftest import batch_at, head_with
 
 
 def draw(num_images=7, num_features=5, num_classes=4, dtype=torch.float64, seed=0):
@@ -161,6 +162,24 @@ def test_annealing_is_felt_by_the_loss():
     assert torch.isclose(head(features, labels, 0.0), softmax, atol=1e-6)
     assert torch.isclose(head(features, labels, 1.0), bent)
     assert bent > softmax
+
+
+@pytest.mark.parametrize("class_chunk", [None, 2])
+def test_under_detached_norms_the_margin_has_no_say_in_a_weights_length(class_chunk):
+    """Gradients are those of x . w_y + |w||x| (g(cos) - cos) with |w| a constant, by autograd."""
+    features, weight, labels = batch_at()
+    chunk = f",class_chunk={class_chunk}" if class_chunk else ""
+    head = head_with(f"lsoftmax:margin=2,anneal=constant,lambda_min=0.5,weight_norm=detached{chunk}", weight)  # fmt: skip
+    x, w = features.clone().requires_grad_(), weight.clone().requires_grad_()
+    mine = torch.autograd.grad(head(x, labels), (x, head.weight))
+    rows = w[labels]
+    cos = functional.cosine_similarity(x, rows)
+    bent = (0.5 * cos + psi(cos, 2)) / 1.5 - cos
+    target = (x * rows).sum(1) + rows.norm(dim=1).detach() * x.norm(dim=1) * bent
+    logits = torch.where(functional.one_hot(labels, len(w)).bool(), target[:, None], x @ w.T)
+    wanted = torch.autograd.grad(functional.cross_entropy(logits, labels), (x, w))
+    for one, other in zip(mine, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
 def test_shared_norm_gives_all_classes_one_length():

@@ -91,7 +91,7 @@ BAD_OPTIONS = [
     ({"lambda_min": -1.0}, "lambda_min is -1.0"),
     ({"tau": -1.0}, "tau is -1.0"),
     ({"anneal": "pwr"}, "anneal is 'pwr': give power, exponential, cosine, linear, constant, none"),
-    ({"weight_norm": "sharde"}, "weight_norm is 'sharde': give free or shared"),
+    ({"weight_norm": "sharde"}, "weight_norm is 'sharde': give free, shared or detached"),
     ({"margin": "auto"}, "lsoftmax with margin=auto needs class_counts"),
     ({"tau": 1.0}, "lsoftmax with tau needs class_counts"),
 ]  # fmt: skip

@@ -180,6 +180,7 @@ FORMULAS = [
     ("lsoftmax:margin=3,tau=1.5,anneal=none,weight_norm=free", l_softmax(3, 0, 1.5)),
     ("lsoftmax:margin=3,tau=1.5,anneal=none,weight_norm=free,class_chunk=2", l_softmax(3, 0, 1.5)),
     ("lsoftmax:margin=2,anneal=none,weight_norm=shared", lambda x, w, y, n: l_softmax(2)(x, 1.3 * unit(w), y, n)),
+    ("lsoftmax:margin=2,anneal=none,weight_norm=detached", l_softmax(2)),
     *((f"asoftmax:margin={m},anneal=constant,lambda_min={lam}", lambda x, w, y, n, m=m, lam=lam: l_softmax(m, lam)(x, unit(w), y, n))
       for m in (1.5, 4) for lam in (0, 5)),
     ("cosface", cosface), ("arcface", arcface), ("large-margin-in-softmax", large_margin_in_softmax),

@@ -10,6 +10,7 @@ import pytest
 from lmsm_cli import experiment, journal
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.options import train_command
+from lmsm_cli.config import WHERE_KEYS, dump
 from lmsm_cli.errors import DataError, LmsmError, StoppedError
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
@@ -215,6 +216,15 @@ def test_where_a_run_is_made_is_not_what_it_is(tmp_path, change, same):
     folder = one.model_copy(update={"dataset": "folder"})
     moved = folder.model_copy(update={"data_dir": tmp_path})
     assert journal.asked(folder) != journal.asked(moved)
+
+
+def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):
+    """So the runs of an lmsm without `head_weight_decay` are found by one that has it."""
+    config = resolve(layers(tmp_path), check_loss).config
+    kept = {key: value for key, value in dump(config).items() if key not in WHERE_KEYS}
+    assert kept["head_weight_decay"] is None
+    older = {key: value for key, value in kept.items() if key not in ("head_weight_decay", "images_per_class", "pretrained")}  # fmt: skip
+    assert journal.asked(config) == journal.fingerprint(older)
 
 
 def test_train_takes_seeds(tmp_path, capsys):

@@ -8,7 +8,8 @@ import inspect
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -160,6 +161,13 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
 def _metavar(field: FieldInfo) -> str:
     if _choices(field):
         return "NAME"
-    if field.annotation is int:
-        return "INTEGER"
-    return "NUMBER" if field.annotation is float else "TEXT"
+    kind = _without_none(field.annotation)
+    return "INTEGER" if kind is int else "NUMBER" if kind is float else "TEXT"
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return what `Annotated[int, ...] | None` holds where it is not None: int."""
+    if get_origin(annotation) not in (UnionType, Union):
+        return annotation
+    first = get_args(annotation)[0]
+    return get_args(first)[0] if get_origin(first) is Annotated else first

@@ -106,7 +106,7 @@ def new_optimizer(model: Classifier, config: Config) -> Optimizer:
 
     On CUDA the learning rate is a tensor there, which a captured step reads anew at each replay.
     """
-    parameters, decay = [_in_memory_order(p) for p in model.parameters()], config.weight_decay
+    parameters, decay = _by_decay(model, config), config.weight_decay
     device = model.head.weight.device
     on_cuda = device.type == "cuda"
     lr = torch.tensor(config.lr, device=device) if on_cuda else config.lr
@@ -119,6 +119,15 @@ def new_optimizer(model: Classifier, config: Config) -> Optimizer:
             return Adam(parameters, lr, weight_decay=decay, fused=True, capturable=on_cuda)
         case "adamw":
             return AdamW(parameters, lr, weight_decay=decay, fused=True, capturable=on_cuda)
+
+
+def _by_decay(model: Classifier, config: Config) -> list[dict[str, Any]]:
+    """Return all parameters in the model's order, those of the head with a weight decay of its own."""
+    body = [_in_memory_order(p) for part in (model.backbone, model.neck) for p in part.parameters()]
+    head: dict[str, Any] = {"params": list(model.head.parameters())}
+    if config.head_weight_decay is not None:
+        head["weight_decay"] = config.head_weight_decay
+    return [{"params": body}, head]
 
 
 def _in_memory_order(parameter: nn.Parameter) -> nn.Parameter:

@@ -40,11 +40,12 @@ class Target(NamedTuple):
     pull_weight: Tensor
 
 
-def bent_target(features: Tensor, weight: Tensor, labels: Tensor, bend: Bend, product: Tensor | None = None) -> Target:  # fmt: skip
+def bent_target(features: Tensor, weight: Tensor, labels: Tensor, bend: Bend, product: Tensor | None = None, *, detached_norms: bool = False) -> Target:  # fmt: skip
     """Return the target |w||x| g(cos) for features (N, D), class weights (C, D) and labels (N,).
 
     `product` are the x . w_y (N,) where they are known. Carries no graph: its differential is given
-    in closed form.
+    in closed form. With `detached_norms` that of x . w_y + |w||x| (g(cos) - cos) with |w| as a
+    constant in the second term: the margin turns a class weight, and has no say in its length.
     """
     with torch.no_grad():
         # A zero feature has no angle: its cosine counts as 0, and its target logit is 0 regardless.
@@ -61,7 +62,8 @@ def bent_target(features: Tensor, weight: Tensor, labels: Tensor, bend: Bend, pr
         value, slope = bend(cos)
         radial = torch.addcmul(value, cos, slope, value=-1)
         ratio = weight_norms / feature_norms
-        return Target(scale * value, slope, radial * ratio, radial / ratio)
+        along_weight = cos - cos * slope if detached_norms else radial
+        return Target(scale * value, slope, radial * ratio, along_weight / ratio)
 
 
 def margin_losses(
@@ -72,12 +74,13 @@ def margin_losses(
     *,
     offset: Tensor | None = None,
     class_chunk: int | None = None,
+    detached_norms: bool = False,
 ) -> Tensor:
     """Return the loss (N,) of features (N, D) under class weights (C, D) with bent target logits.
 
     `offset` (C,) is added to all logits, the bent ones included. `class_chunk` classes at a time are
-    held as logits, None for all (see `chunked`). Half precision is computed in float32, and the
-    losses are float32. Can be differentiated once.
+    held as logits, None for all (see `chunked`); `detached_norms` as in `bent_target`. Half
+    precision is computed in float32, and the losses are float32. Can be differentiated once.
     """
     with without_autocast(features):
         features = full_precision(features)
@@ -89,7 +92,7 @@ def margin_losses(
                 logits = functional.linear(features, weight)
                 product = logits.gather(1, labels[:, None])[:, 0]
                 logits = logits if offset is None else logits.add_(offset)
-        target = bent_target(features.detach(), weight.detach(), labels, bend, product)
+        target = bent_target(features.detach(), weight.detach(), labels, bend, product, detached_norms=detached_norms)  # fmt: skip
         if offset is not None:
             target = target._replace(logit=target.logit + offset.index_select(0, labels))
         losses: Tensor = _MarginCrossEntropy.apply(

@@ -86,12 +86,12 @@ def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
 
 def l_softmax_losses(
     features: Tensor, weight: Tensor, labels: Tensor, margin: float | Tensor, lam: float | Tensor,
-    offset: Tensor | None, class_chunk: int | None,
+    offset: Tensor | None, class_chunk: int | None, *, detached_norms: bool = False,
 ) -> Tensor:  # fmt: skip
     """Return the loss of each image, (N,), for checked arguments; `offset` (C,) is on all logits."""
     if isinstance(margin, Tensor) and margin.ndim:
         margin = margin.index_select(0, labels)
-    return margin_losses(features, weight, labels, lambda cos: annealed(cos, margin, lam), offset=offset, class_chunk=class_chunk)  # fmt: skip
+    return margin_losses(features, weight, labels, lambda cos: annealed(cos, margin, lam), offset=offset, class_chunk=class_chunk, detached_norms=detached_norms)  # fmt: skip
 
 
 def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
@@ -121,7 +121,8 @@ class LSoftmaxLoss(AnnealedHead):
     `Annealing`); `none` is the full margin from the first step, which collapses on real images.
     `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes, W_c = s
     w_c / |w_c|: a class whose target logit is negative is else relieved by shrinking |W_c|, until it
-    is never predicted. Equal norms are also what tau-normalisation restores on long tails.
+    is never predicted. Equal norms are also what tau-normalisation restores on long tails. With
+    `detached` the norms are free, and the margin turns class weights without a say in their length.
     `tau`: adds tau ln pi to every logit, the bent one included, with pi the classes' shares of the
     training images (needs class_counts): the margin asks for the same distance from everybody, the
     prior for more from whoever is common (logit adjustment, Menon et al. 2021).
@@ -154,7 +155,7 @@ class LSoftmaxLoss(AnnealedHead):
         anneal_end: float | None = None,
         gamma: float | None = None,
         power: float | None = None,
-        weight_norm: Literal["free", "shared"] | None = None,
+        weight_norm: Literal["free", "shared", "detached"] | None = None,
         tau: float = 0.0,
         class_chunk: int | None = None,
     ) -> None:
@@ -166,8 +167,8 @@ class LSoftmaxLoss(AnnealedHead):
             lambda_min = lambda_for(largest(margins), USUAL_EFFECTIVE_MARGIN) if tailed else 0.0
         if weight_norm is None:
             weight_norm = "shared" if tailed and largest(margins) > _LARGEST_FREE_MARGIN else "free"
-        if weight_norm not in ("free", "shared"):
-            raise ArgumentError(f"weight_norm is {weight_norm!r}: give free or shared")
+        if weight_norm not in ("free", "shared", "detached"):
+            raise ArgumentError(f"weight_norm is {weight_norm!r}: give free, shared or detached")
         annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
         super().__init__(num_features, num_classes, margins, annealing)
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
@@ -188,7 +189,7 @@ class LSoftmaxLoss(AnnealedHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         lam = self.annealing(progress)
-        return l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, self.prior, self.class_chunk)  # fmt: skip
+        return l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, self.prior, self.class_chunk, detached_norms=self.weight_norm == "detached")  # fmt: skip
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""

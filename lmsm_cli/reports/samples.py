@@ -18,7 +18,7 @@ from lmsm_cli.runs.record import RunRecord
 FREE_KEYS = ("seed", *WHERE_KEYS)
 
 # What decides which images a score is of, and of which training: never averaged over.
-SPLIT_KEYS = ("dataset", "imbalance", "factor", "validation", "split_seed", "image_size", "checkpoint", "state")  # fmt: skip
+SPLIT_KEYS = ("dataset", "imbalance", "factor", "images_per_class", "validation", "split_seed", "image_size", "checkpoint", "state")  # fmt: skip
 
 
 def _at(*road: str) -> Callable[[Mapping[str, Any]], Any]:

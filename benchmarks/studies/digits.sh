@@ -1,0 +1,45 @@
+#!/bin/sh
+# What makes L-Softmax work: one change at a time from one recipe, on long-tailed digits (361 training
+# images, 107 of the commonest class, 4 of the rarest; in every install). 300 runs of 15 seconds.
+# `sh benchmarks/studies/digits.sh` does what is missing below runs/; start it once a core to share the work.
+set -e
+M1=loss=lsoftmax:margin=1,weight_norm=shared
+M2=loss=lsoftmax:margin=2,weight_norm=shared
+
+# Every study holds its changes against the same runs, which are trained once.
+study() {
+    out=runs/digits-$1
+    shift
+    if [ "$out" != runs/digits-base ]; then
+        mkdir -p "$out"
+        cp -rn runs/digits-base/* "$out"
+    fi
+    lmsm sweep --preset digits --factor 0.05 --epochs 30 --seeds 5 --device cpu --precision fp32 \
+        --threads 1 --quiet --out "$out" --arm loss=softmax --arm "$M2" "$@"
+}
+
+study base
+study norms --arm "$M1" --arm loss=lsoftmax:margin=2,weight_norm=free \
+    --arm loss=lsoftmax:margin=4,weight_norm=shared --arm loss=lsoftmax:margin=4,weight_norm=free
+study lambda --arm "$M2,lambda_min=0" --arm "$M2,lambda_min=0.5" --arm "$M2,lambda_min=3" --arm "$M2,lambda_min=9"
+study margin --arm "$M1" --arm loss=lsoftmax:margin=3,weight_norm=shared --arm loss=lsoftmax:margin=4,weight_norm=shared \
+    --arm loss=lsoftmax:margin=4,weight_norm=shared,lambda_min=2 \
+    --arm loss=lsoftmax:margin=4,weight_norm=shared,lambda_min=0
+study rare --arm loss=lsoftmax:margin=auto,margin_max=2,weight_norm=shared,lambda_min=0 \
+    --arm loss=lsoftmax:margin=auto,margin_max=2,weight_norm=shared,lambda_min=1 \
+    --arm loss=lsoftmax:margin=auto,margin_max=4,weight_norm=shared,lambda_min=1 \
+    --arm loss=lsoftmax:margin=auto,margin_max=4,weight_norm=shared
+study prior --arm loss=logit-adjusted:tau=1 --arm "$M1,tau=1" --arm "$M2,tau=0.5" --arm "$M2,tau=1"
+study deferred --arm "loss=softmax reweight=effective rebalance_from=25" \
+    --arm "$M1 reweight=effective rebalance_from=25" --arm "$M2 reweight=effective rebalance_from=25" \
+    --arm "loss=ldam reweight=effective rebalance_from=25"
+study schedule --arm "$M2,anneal=exponential" --arm "$M2,anneal=cosine" --arm "$M2,anneal=linear" \
+    --arm "$M2,anneal_end=0.5" --arm "$M2,anneal=constant,lambda_min=1" --arm "$M2,anneal=none"
+study features --arm "loss=softmax neck=relu" --arm "$M2 neck=relu" --arm "loss=softmax neck=prelu" --arm "$M2 neck=prelu" \
+    --arm "loss=softmax neck=linear" --arm "$M2 neck=linear"
+study decay --arm "loss=softmax weight_decay=0" --arm "$M2 weight_decay=0" \
+    --arm "loss=softmax weight_decay=0.005" --arm "$M2 weight_decay=0.005"
+study losses --arm loss=asoftmax --arm loss=cosface --arm loss=arcface --arm loss=ldam --arm loss=focal \
+    --arm loss=large-margin-in-softmax --arm loss=balanced-softmax --arm loss=vs
+study length --arm "loss=softmax epochs=10" --arm "$M1 epochs=10" --arm "$M2 epochs=10" \
+    --arm "loss=softmax epochs=90" --arm "$M1 epochs=90" --arm "$M2 epochs=90"
