@@ -97,7 +97,9 @@ class Config(BaseModel):
     """How classes are made rare: `exp` each more than the one before, `step` half of them alike (default: none; exp for `imbalanced`)."""
     factor: Float = Field(1.0, gt=0, le=1, json_schema_extra=_DATA)
     """Images in the smallest class / images in the largest (default: 1; 0.1 with an imbalance)."""
-    images_per_class: Annotated[Int, Field(ge=1)] | None = Field(None, json_schema_extra=_DATA)
+    images_per_class: Annotated[int, Field(ge=1), BeforeValidator(_not_bool)] | None = Field(
+        None, json_schema_extra=_DATA
+    )
     """Training images that a class has at most, before any imbalance, for a study in short (default: all there are)."""
     validation: Float = Field(0.1, ge=0, lt=1, json_schema_extra=_DATA)
     """Share of every class's training images that is held out for validation."""
@@ -140,9 +142,9 @@ class Config(BaseModel):
     """Momentum of `sgd`."""
     weight_decay: Float = Field(0.0005, ge=0, json_schema_extra=_TRAINING)
     """Weight decay."""
-    head_weight_decay: Annotated[Float, Field(ge=0)] | None = Field(
-        None, json_schema_extra=_TRAINING
-    )
+    head_weight_decay: (
+        Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_not_bool)] | None
+    ) = Field(None, json_schema_extra=_TRAINING)
     """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
     schedule: Literal["constant", "step", "multistep", "cosine"] = Field("step", json_schema_extra=_TRAINING)  # fmt: skip
     """How the learning rate falls, epoch by epoch."""
