@@ -12,7 +12,7 @@ study() {
     shift
     if [ "$out" != runs/digits-base ]; then
         mkdir -p "$out"
-        cp -rn runs/digits-base/* "$out"
+        cp -rn runs/digits-base/* "$out" 2>/dev/null || sleep 2 # another process copies them
     fi
     lmsm sweep --preset digits --factor 0.05 --epochs 30 --seeds 5 --device cpu --precision fp32 \
         --threads 1 --quiet --out "$out" --arm loss=softmax --arm "$M2" "$@"
@@ -37,6 +37,9 @@ study schedule --arm "$M2,anneal=exponential" --arm "$M2,anneal=cosine" --arm "$
     --arm "$M2,anneal_end=0.5" --arm "$M2,anneal=constant,lambda_min=1" --arm "$M2,anneal=none"
 study features --arm "loss=softmax neck=relu" --arm "$M2 neck=relu" --arm "loss=softmax neck=prelu" --arm "$M2 neck=prelu" \
     --arm "loss=softmax neck=linear" --arm "$M2 neck=linear"
+study head --arm loss=lsoftmax:margin=2,weight_norm=free --arm loss=lsoftmax:margin=2,weight_norm=detached \
+    --arm "loss=lsoftmax:margin=2,weight_norm=free head_weight_decay=0" --arm "$M2 head_weight_decay=0" \
+    --arm "loss=softmax head_weight_decay=0"
 study decay --arm "loss=softmax weight_decay=0" --arm "$M2 weight_decay=0" \
     --arm "loss=softmax weight_decay=0.005" --arm "$M2 weight_decay=0.005"
 study losses --arm loss=asoftmax --arm loss=cosface --arm loss=arcface --arm loss=ldam --arm loss=focal \

@@ -1,0 +1,99 @@
+"""The evidence: the tables of RESULTS.md are what `lmsm compare` prints of the kept runs."""
+
+import importlib
+import json
+import re
+import shutil
+import statistics
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmsm_cli.commands.app import main
+from tests.synthetic_runs import write_runs
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="a source distribution has none")
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Return a function that imports a module of benchmarks/ by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_the_tables_are_those_of_the_kept_runs(module):
+    """Made anew from the archives, RESULTS.md is what it is."""
+    results = module("results")
+    text = results.RESULTS.read_text()
+    assert text.count("<!-- end -->") >= 10
+    assert results.refreshed(text) == text
+
+
+def test_a_table_is_the_mean_and_sd_of_the_files(module, tmp_path):
+    """Few-shot accuracy and its difference, worked out from scores.json by hand."""
+    module("results").unpack("digits", tmp_path)
+    few = {}
+    for path in sorted((tmp_path / "runs" / "digits-base").glob("*/scores.json")):
+        config = yaml.safe_load((path.parent / "config.yaml").read_text())
+        few.setdefault(config["loss"], {})[config["seed"]] = json.loads(path.read_text())["groups"]["few"]  # fmt: skip
+    softmax, lsoftmax = (few[loss] for loss in sorted(few, reverse=True))
+    assert sorted(softmax) == sorted(lsoftmax) == [0, 1, 2, 3, 4]
+    text = (BENCHMARKS / "RESULTS.md").read_text()
+    for values in (softmax.values(), lsoftmax.values()):
+        assert f"{100 * statistics.fmean(values):.1f}±{100 * statistics.stdev(values):.1f}" in text
+    differences = [100 * (lsoftmax[seed] - softmax[seed]) for seed in softmax]
+    mean, half = (
+        statistics.fmean(differences),
+        2.776 * statistics.stdev(differences) / 5**0.5,
+    )  # t of 4
+    assert f"{mean:+.1f} \\[{mean - half:+.1f}, {mean + half:+.1f}]" in text
+
+
+def test_no_number_without_seeds_and_sd(module):
+    """Every row of scores names its runs, three at least, and every share in it has an sd."""
+    tables = re.findall(
+        r"<!-- [\w-]+: lmsm.*?<!-- end -->", module("results").RESULTS.read_text(), re.S
+    )
+    rows = [row for table in tables for row in re.findall(r"^\| \d+ \|.*", table.partition("**Against")[0], re.M)]  # fmt: skip
+    assert rows
+    for row in rows:
+        _, _, runs, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        assert int(runs) >= 3, row
+        assert all("±" in cell for cell in cells[:7] if cell != "-"), row
+
+
+def test_kept_runs_are_compared_as_before(module, tmp_path, monkeypatch, capsys):
+    """An archive holds what `compare` needs, no weights, and no place of the machine; twice the same bytes."""
+    keep = module("keep")
+    write_runs(tmp_path / "runs" / "mine", ["softmax", "focal"], 3)
+    for path in (tmp_path / "runs" / "mine").iterdir():
+        (path / "checkpoint.pt").write_bytes(b"weights")
+    monkeypatch.setattr(keep, "KEPT", tmp_path)
+    assert keep.main(["kept", str(tmp_path / "runs" / "mine")]) == 0
+    again = (tmp_path / "kept.tar.xz").read_bytes()
+    (unfinished := tmp_path / "runs" / "mine" / "unfinished").mkdir()
+    (unfinished / "status.json").write_text('{"state": "failed"}')
+    assert again == keep.archive([tmp_path / "runs" / "mine"])
+    shutil.rmtree(unfinished)
+    with tarfile.open(tmp_path / "kept.tar.xz") as archive:
+        names = archive.getnames()
+        archive.extractall(tmp_path / "there", filter="data")
+    assert len(names) == 6 * 5
+    assert not [name for name in names if "checkpoint" in name]
+    assert not [name for name in names if str(tmp_path).encode() in (tmp_path / "there" / name).read_bytes()]  # fmt: skip
+    capsys.readouterr()
+    printed = []
+    for folder in (tmp_path / "runs" / "mine", tmp_path / "there" / "mine"):
+        assert main(["compare", str(folder), "--markdown"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_keeping_nothing_is_refused(module, tmp_path, capsys):
+    """A folder without a completed run is named."""
+    assert module("keep").main(["kept", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
