@@ -8,6 +8,7 @@ import statistics
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -97,3 +98,11 @@ def test_keeping_nothing_is_refused(module, tmp_path, capsys):
     """A folder without a completed run is named."""
     assert module("keep").main(["kept", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_angles_of_a_fan(module):
+    """Classes at 0, 50 and 180 degrees, their images 10 degrees to either side, at any length."""
+    degrees = np.radians([10, -10, 40, 60, 170, 190])
+    points = np.stack([np.cos(degrees), np.sin(degrees)], axis=1) * [[1], [7], [2], [1], [3], [5]]
+    within, between = module("angles").angles(points, np.array([0, 0, 1, 1, 2, 2]))
+    assert (within, between) == pytest.approx((10, 50))

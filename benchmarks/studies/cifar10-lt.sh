@@ -16,7 +16,7 @@ arm() {
         lsoftmax) echo "loss=lsoftmax:margin=2,weight_norm=shared" ;;
         lsoftmax-free) echo "loss=lsoftmax:margin=2,weight_norm=free" ;;
         lsoftmax-4) echo "loss=lsoftmax:margin=4,weight_norm=shared" ;;
-        lsoftmax-auto) echo "loss=lsoftmax:margin=auto,margin_max=2,weight_norm=shared,lambda_min=0" ;;
+        lsoftmax-auto) echo "loss=lsoftmax:margin=auto,margin_max=4,weight_norm=shared,lambda_min=1" ;;
         lsoftmax-prior) echo "loss=lsoftmax:margin=2,weight_norm=shared,tau=1" ;;
         lsoftmax-drw) echo "loss=lsoftmax:margin=2,weight_norm=shared $drw" ;;
         ldam-drw) echo "loss=ldam $drw" ;;
