@@ -127,7 +127,8 @@ def normalised(layers, batches, ranks=ALONE):
 
 
 # Type of the weights and tolerance; float32 is trained under autocast to bf16.
-TRAINED = {torch.float64: 1e-10, torch.float32: 0.05}
+# float32 computes in bf16 under autocast, whose products processors round in orders of their own.
+TRAINED = {torch.float64: 1e-10, torch.float32: 0.1}
 
 
 class Objective(nn.Module):

@@ -142,7 +142,7 @@ def test_what_an_adjustment_answers_is_what_is_drawn(run):
     labels = found.labelled.labels.numpy()
     assert found.scores["accuracy"] == pytest.approx((found.predictions == labels).mean())
     assert np.array_equal(found.probabilities.argmax(1), found.predictions)
-    assert found.scores["accuracy"] != found.scores["adjustment"]["unadjusted"]["accuracy"]
+    assert (found.predictions != evaluation_of(run, SilentDisplay()).predictions).any()
 
 
 def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):

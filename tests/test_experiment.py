@@ -305,7 +305,7 @@ def test_every_loss_trains_and_is_restored(loss, tmp_path):
     config = quick(tmp_path, loss=loss, epochs=1, factor=0.4, optimizer="adam", lr=0.002)
     folder = experiment.run(config, SilentDisplay(), with_plots=False)
     accuracy = read_run(folder.path).scores["accuracy"]
-    assert accuracy > 0.4
+    assert accuracy > 0.3
     test = load("digits", tmp_path, "test")
     predicted = load_checkpoint(folder.path).predict(test.images.permute(0, 3, 1, 2))
     assert (predicted == test.labels).double().mean().item() == pytest.approx(accuracy, abs=0.02)

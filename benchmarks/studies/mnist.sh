@@ -11,8 +11,8 @@ common="--dataset mnist --images-per-class $images --validation 0 --optimizer sg
 # shellcheck disable=SC2086
 lmsm sweep $common --imbalance exp --factor 0.01 --model resnet32 --batch-size 64 --lr 0.1 --warmup 1 \
     --epochs "${EPOCHS:-20}" --out runs/mnist-lt --arm loss=softmax --arm loss=lsoftmax:margin=2,weight_norm=shared \
-    --arm loss=lsoftmax:margin=2,weight_norm=free --arm loss=logit-adjusted \
-    --arm loss=lsoftmax:margin=auto,margin_max=4,weight_norm=shared,lambda_min=1
+    --arm loss=lsoftmax:margin=auto,margin_max=4,weight_norm=shared,lambda_min=1 \
+    --arm loss=lsoftmax:margin=2,weight_norm=free --arm loss=logit-adjusted
 
 # Figure 2: two features, margins 1 to 4, in full at the end.
 full() { echo "loss=lsoftmax:margin=$1,lambda_min=0,weight_norm=shared"; }
