@@ -26,6 +26,7 @@ NAMES = {
 def main() -> None:
     """Draw the differences of both studies side by side."""
     figure, panels = new_figure(1, 2, width=9, height=2.6)
+    drawn = [0.0]
     for axes, (study, title) in zip(panels, STUDIES.items(), strict=True):
         groups = [group for group in groups_of(study) if not group.is_baseline]
         for place, group in enumerate(groups):
@@ -34,14 +35,16 @@ def main() -> None:
                 assert found is not None
                 points = [100 * (value or 0.0) for value in (found.low, found.mean, found.high)]
                 label = {"few": "rare classes", "accuracy": "all images"}[metric] if not place else None  # fmt: skip
+                drawn += points
                 axes.plot(points[::2], [-place + offset] * 2, color=colour, linewidth=2)
                 axes.plot(points[1], -place + offset, "o", color=colour, label=label)
         axes.axvline(0, color=GREY, linewidth=1)
         axes.set_yticks([-place for place in range(len(groups))], [name_of(group) for group in groups])  # fmt: skip
         axes.set_xlabel("points of accuracy above softmax")
         axes.set_title(title, fontsize=10)
+    for axes in panels:
+        axes.set_xlim(min(drawn) - 1, max(drawn) + 1)
     panels[1].set_yticklabels([])
-    panels[0].sharex(panels[1])
     panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(figure, HERE / "answer", (".png",))
 

@@ -47,10 +47,8 @@ def test_a_table_is_the_mean_and_sd_of_the_files(module, tmp_path):
     for values in (softmax.values(), lsoftmax.values()):
         assert f"{100 * statistics.fmean(values):.1f}±{100 * statistics.stdev(values):.1f}" in text
     differences = [100 * (lsoftmax[seed] - softmax[seed]) for seed in softmax]
-    mean, half = (
-        statistics.fmean(differences),
-        2.776 * statistics.stdev(differences) / 5**0.5,
-    )  # t of 4
+    mean = statistics.fmean(differences)
+    half = 2.776445 * statistics.stdev(differences) / 5**0.5  # Student's t, 4 degrees of freedom
     assert f"{mean:+.1f} \\[{mean - half:+.1f}, {mean + half:+.1f}]" in text
 
 
@@ -65,6 +63,16 @@ def test_no_number_without_seeds_and_sd(module):
         _, _, runs, *cells = (cell.strip() for cell in row.strip("|").split("|"))
         assert int(runs) >= 3, row
         assert all("±" in cell for cell in cells[:7] if cell != "-"), row
+
+
+def test_the_readmes_answer_is_that_of_the_tables():
+    """Each mean, sd and interval of its first screen stands in RESULTS.md, in the studies that it names."""
+    readme = (BENCHMARKS.parent / "README.md").read_text().partition("## Set up")[0]
+    results = (BENCHMARKS / "RESULTS.md").read_text()
+    confirmed = results.partition("runs/digits-confirm --")[2].replace("\\[", "[")
+    cells = re.findall(r"[\d.]+±[\d.]+|[+-][\d.]+ \[[^]]*\]", readme)
+    assert len(cells) == 10
+    assert not [cell for cell in cells if f" {cell} |" not in confirmed and f" {cell}\\* |" not in confirmed]  # fmt: skip
 
 
 def test_kept_runs_are_compared_as_before(module, tmp_path, monkeypatch, capsys):
