@@ -1,5 +1,6 @@
 """What tests share: a quiet display, small batches, tiny data sets on disk, the real ones where they are."""
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from lmsm_cli import build_head
 
 torch.set_num_threads(1)  # test processes run side by side, and small nets gain nothing from two
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # fmt: skip
 
 
@@ -40,6 +42,13 @@ def real_data() -> Path:
     if "LMSM_REAL_DATA" not in os.environ:
         pytest.skip("LMSM_DATA_DIR is not set")
     return Path(os.environ["LMSM_REAL_DATA"])
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Return a function that imports a module of benchmarks/ by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
 
 
 def write_class_folders(root: Path, classes, per_class: int, *, size: int = 32, seed: int = 0) -> None:  # fmt: skip

@@ -1,22 +1,14 @@
 """The training benchmark: its command runs, and its verdicts follow from the numbers."""
 
-import importlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from tests.conftest import BENCHMARKS
+
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="a source distribution has none")
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """Return a function that imports a module of benchmarks/ by name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def benchmark(*flags):

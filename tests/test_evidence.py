@@ -1,29 +1,20 @@
 """The evidence: the tables of RESULTS.md are what `lmsm compare` prints of the kept runs."""
 
-import importlib
 import json
 import re
 import shutil
 import statistics
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from lmsm_cli.commands.app import main
+from tests.conftest import BENCHMARKS
 from tests.synthetic_runs import write_runs
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="a source distribution has none")
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """Return a function that imports a module of benchmarks/ by name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def test_the_tables_are_those_of_the_kept_runs(module):

@@ -302,10 +302,10 @@ EVERY_LOSS = [*HEADS, "lsoftmax:margin=1.5", "lsoftmax:margin=auto,margin_max=3"
 @pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_every_loss_trains_and_is_restored(loss, tmp_path):
     """From its spec each loss is far from chance in one epoch; its checkpoint alone rebuilds it."""
-    config = quick(tmp_path, loss=loss, epochs=1, factor=0.4, optimizer="adam", lr=0.002)
+    config = quick(tmp_path, loss=loss, epochs=1, factor=0.6, optimizer="adam", lr=0.002)
     folder = experiment.run(config, SilentDisplay(), with_plots=False)
     accuracy = read_run(folder.path).scores["accuracy"]
-    assert accuracy > 0.3
+    assert accuracy > 0.4
     test = load("digits", tmp_path, "test")
     predicted = load_checkpoint(folder.path).predict(test.images.permute(0, 3, 1, 2))
     assert (predicted == test.labels).double().mean().item() == pytest.approx(accuracy, abs=0.02)

@@ -67,7 +67,7 @@ class _Lasting:
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout, in ASCII. Raises ValueError for NaN and infinities."""
     text = json.dumps(document, indent=2, allow_nan=False)
-    stdout_console().out(text, highlight=False)
+    print(text, file=stdout_console().file, flush=True)  # rich would measure every character
 
 
 def is_plain(stream: TextIO) -> bool:

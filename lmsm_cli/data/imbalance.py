@@ -19,9 +19,10 @@ _LDAM_SEED = 0
 def kept_counts(available: Sequence[int], profile: str, factor: float, most: int | None = None) -> list[int]:  # fmt: skip
     """Return the images that each class keeps under `none`, `exp` or `step`.
 
-    With `most`, no class has more than that to begin with. The largest class is the mean of `available`, as in LDAM-DRW; `exp` falls geometrically to
-    `factor` times that, `step` cuts the second half of the classes to it; rounded down, and never
-    more than there are. Raises LmsmError where a class would keep no image.
+    With `most`, no class has more than that to begin with. The largest class is the mean of
+    `available`, as in LDAM-DRW; `exp` falls geometrically to `factor` times that, `step` cuts the
+    second half of the classes to it; rounded down, and never more than there are. Raises LmsmError
+    where a class would keep no image.
     """
     num_classes = len(available)
     available = [min(have, most or have) for have in available]

@@ -66,18 +66,19 @@ def test_the_first_rank_alone_prints_and_writes(both):
 
 
 def test_a_small_learning_rate_shows_that_the_rest_is_rounding(tmp_path):
-    """With lr 0.001 an epoch's losses agree to 1e-3, weights, last batch and validation included.
+    """With lr 0.0003 an epoch's losses agree to 1e-4, weights, last batch and validation included.
 
-    One process with two threads differs as much from itself with one (benchmarks/LOG.md).
+    From 0.001 on the steps blow rounding up, by how much depends on the processor: one process with
+    two threads differs as much from itself with one (benchmarks/LOG.md).
     """
-    flags = [*DIGITS, "--precision", "fp32", "--epochs", "1", "--lr", "0.001", "--loss", "softmax", "--reweight", "inverse"]  # fmt: skip
+    flags = [*DIGITS, "--precision", "fp32", "--epochs", "1", "--lr", "0.0003", "--loss", "softmax", "--reweight", "inverse"]  # fmt: skip
     one = run([sys.executable, "-m", "lmsm_cli", *flags, "--threads", "1", "--out", str(tmp_path / "1")])  # fmt: skip
     two = run([*TORCHRUN, "-m", "lmsm_cli", *flags, "--threads", "2", "--out", str(tmp_path / "2")])
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     (_, rows), (_, others) = finished(tmp_path / "1"), finished(tmp_path / "2")
     for own, other in zip(rows, others, strict=True):
         for name in ("train_loss", "val_loss", "objective", "feature_norm"):
-            assert other[name] == pytest.approx(own[name], rel=1e-3), name
+            assert other[name] == pytest.approx(own[name], rel=1e-4), name
 
 
 def ranks_environment(rank):
