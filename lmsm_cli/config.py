@@ -31,9 +31,10 @@ Model = Literal[
 ]  # fmt: skip
 
 # What stands between the backbone's features and the head where nothing else is asked for. BatchNorm
-# features cannot die under a margin (benchmarks/LOG.md), and one neck for every loss keeps a
-# comparison fair. The CIFAR ResNets keep the field's direct connection; two features stay plain.
-_USUAL_NECK: dict[str, str] = {"resnet18-cifar": "none", "resnet32": "none", "paper-2d": "linear"}
+# features cannot die under a margin, and turn to every side as a margin wants them, where a ResNet's
+# own are never negative (benchmarks/LOG.md); one neck for every loss keeps a comparison fair. Two
+# features stay plain.
+_USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 
 
 # Where and how a run is computed, which moves no result beyond rounding: runs that differ in these

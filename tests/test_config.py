@@ -56,7 +56,8 @@ def test_the_neck_follows_the_model_alone():
     """Every loss gets the same neck, so that a comparison differs in the loss alone."""
     for loss in ("softmax", "lsoftmax"):
         assert resolve([flags(loss=loss)]).config.neck == "bn"
-        assert resolve([flags(loss=loss, model="resnet32")]).config.neck == "none"
+        assert resolve([flags(loss=loss, model="resnet32")]).config.neck == "bn"
+        assert resolve([flags(loss=loss, model="paper-2d")]).config.neck == "linear"
 
 
 @pytest.mark.parametrize(

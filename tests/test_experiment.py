@@ -54,7 +54,7 @@ def test_config_yaml_repeats_the_run(finished):
     """The written config, read back, is the run's, all values named."""
     path = finished[0].path
     again = resolve([Layer.of_file(path / "config.yaml")], check_loss).config
-    loss = "lsoftmax:margin=2,lambda_min=1,weight_norm=free"  # what margin=2 means on a long tail
+    loss = "lsoftmax:margin=2,lambda_min=1,weight_norm=shared"  # what margin=2 means on a long tail
     assert yaml.safe_load((path / "config.yaml").read_text())["loss"] == loss
     settled = {key: getattr(again, key) for key in ("precision", "layout", "threads")}
     assert not {"auto", 0} & set(settled.values())

@@ -141,15 +141,29 @@ def test_a_fresh_head_starts_near_chance():
 
 @pytest.mark.parametrize(("margin", "lam"), [(2, 1.0), (4, 5.0)])
 def test_imbalance_brings_its_own_defaults(margin, lam):
-    """On a long tail a margin of 1.5 is left, and norms are shared beyond 2; on near-equal ones neither."""
+    """On a long tail a margin of 1.5 is left, and norms are shared; on near-equal classes neither."""
     tail = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 20, 5]))
     flat = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 47, 52]))
     assert tail.lambda_at(1.0) == lam
     assert tail.effective_margin_at(1.0) == 1.5
-    assert (tail.shared_norm is not None) == (margin > 2)
+    assert tail.shared_norm is not None
     assert flat.lambda_at(1.0) < 0.01
     assert flat.shared_norm is None
     assert LSoftmaxLoss(2, 3, margin=margin, lambda_min=0.0, weight_norm="free", class_counts=torch.tensor([50, 5, 5])).shared_norm is None  # fmt: skip
+
+
+def test_margins_by_rarity_have_more_left_on_a_long_tail():
+    """Under margin=auto lambda ends at 1: half of each margin above 1, up to 2.5 for the rarest class."""
+    tail = LSoftmaxLoss(2, 3, margin="auto", class_counts=torch.tensor([50, 20, 5]))
+    assert tail.lambda_at(1.0) == 1.0
+    assert tail.margin.tolist()[::2] == [1.0, 4.0]
+    assert tail.effective_margin_at(1.0) == 2.5
+    assert tail.shared_norm is not None
+
+
+def test_without_a_margin_the_norms_stay_free():
+    """Margin 1 is softmax on a long tail too."""
+    assert LSoftmaxLoss(2, 3, margin=1, class_counts=torch.tensor([50, 20, 5])).shared_norm is None
 
 
 def test_annealing_is_felt_by_the_loss():

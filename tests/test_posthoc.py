@@ -267,7 +267,7 @@ def test_scores_of_the_images_that_tau_was_chosen_on_come_with_a_warning(run):
     [
         ({"loss": "balanced-softmax"}, "adjusted its logits with tau 1 already"),
         ({"loss": "vs:tau=0.6"}, "what is left is 0.4"),
-        ({"loss": "lsoftmax:tau=0.25"}, "what is left is 0.75"),
+        ({"loss": "lsoftmax:weight_norm=free,tau=0.25"}, "what is left is 0.75"),
         ({"reweight": "effective"}, "rebalanced the classes already"),
         ({"sampling": "balanced"}, "rebalanced the classes already"),
         ({"sampling": "balanced", "rebalance_from": 4}, "rebalanced the classes already"),

@@ -33,7 +33,7 @@ def cells(capsys, *arguments):
 def test_lambda_is_the_authors_power_law_down_to_the_floor_of_a_long_tail(capsys):
     """Margin 2: 1000 (1 + 0.36 p)^-45 until lambda 1, an effective margin of 1.5, is reached."""
     document = plan(capsys, *LONG_TAIL)
-    assert document["loss"] == "lsoftmax:margin=2,lambda_min=1,weight_norm=free"
+    assert document["loss"] == "lsoftmax:margin=2,lambda_min=1,weight_norm=shared"
     rows = document["epochs"]
     assert [row["epoch"] for row in rows] == list(range(1, 11))
     # by hand at p = 0.1: ln(1000) - 45 ln(1.036) = 6.90776 - 45 * 0.0353671 = 5.31624

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Long-tailed CIFAR-10 with resnet32: LDAM-DRW's recipe (Cao et al. 2019), shortened in proportion where EPOCHS is less than 200.
 #   EPOCHS=200 sh benchmarks/studies/cifar10-lt.sh                       all losses, exp 0.01 and 0.1, step 0.01; for a GPU
-#   EPOCHS=30 TAILS="exp-0.01" ARMS="softmax lsoftmax ldam-drw" THREADS=1 sh benchmarks/studies/cifar10-lt.sh
+#   EPOCHS=20 TAILS=exp-0.01 NECKS=bn ARMS="softmax lsoftmax-auto" THREADS=1 COMPILE=1 sh benchmarks/studies/cifar10-lt.sh
 # It does what is missing below runs/; start it several times to share the work. All training images, last epoch.
+# NECKS: none as published; bn puts BatchNorm between net and head, as the features of resnet32 are not negative (LOG.md).
 set -e
 epochs=${EPOCHS:-200}
 late=$((epochs * 4 / 5)) latest=$((epochs * 9 / 10)) warmup=$(((epochs + 39) / 40))
@@ -29,9 +30,11 @@ all="softmax softmax-drw lsoftmax lsoftmax-free lsoftmax-4 lsoftmax-auto lsoftma
 
 for tail in ${TAILS:-exp-0.01 exp-0.1 step-0.01}; do
     set --
-    for name in ${ARMS:-$all}; do set -- "$@" --arm "$(arm "$name")"; done
+    for neck in ${NECKS:-none bn}; do
+        for name in ${ARMS:-$all}; do set -- "$@" --arm "neck=$neck $(arm "$name")"; done
+    done
     lmsm sweep --dataset cifar10 --imbalance "${tail%-*}" --factor "${tail#*-}" --validation 0 --augment crop-flip \
         --model resnet32 --batch-size 128 --optimizer sgd --lr 0.1 --momentum 0.9 --weight-decay 0.0002 \
         --schedule multistep --milestones "$late,$latest" --gamma 0.01 --warmup "$warmup" --epochs "$epochs" --seeds "${SEEDS:-3}" \
-        --precision "${PRECISION:-fp32}" --threads "${THREADS:-0}" --quiet --out "runs/cifar10-lt-$tail" "$@"
+        --precision "${PRECISION:-fp32}" --threads "${THREADS:-0}" ${COMPILE:+--compile} --quiet --out "runs/cifar10-lt-$tail" "$@"
 done

@@ -16,8 +16,8 @@ from lmsm_cli.losses.prior import log_prior, rarity
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
 _BALANCED_RATIO = 2.0
-# Up to this margin the classes of a long tail were seen to live with norms of their own.
-_LARGEST_FREE_MARGIN = 2
+# Of margins by rarity, the rarest classes were seen to live with more of theirs than of one for all.
+_USUAL_LAMBDA_OF_AUTO = 1.0
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -128,8 +128,10 @@ class LSoftmaxLoss(AnnealedHead):
     prior for more from whoever is common (logit adjustment, Menon et al. 2021).
     `class_chunk`: hold the logits of that many classes at a time.
     Where the largest of `class_counts` is over twice the smallest, `lambda_min` leaves an effective
-    margin of 1.5 by default (2 margin - 3), and `weight_norm` is shared beyond margin 2; else they
-    are 0 and free. The state dict holds `weight` alone, and `shared_norm` where there is one.
+    margin of 1.5 by default (2 margin - 3; under `auto` it is 1, which leaves 2.5 to the rarest of
+    margins up to 4), and `weight_norm` is shared beyond margin 1; else they are 0 and free
+    (measured: benchmarks/LOG.md). The state dict holds `weight` alone, and `shared_norm` where there
+    is one.
     Raises ArgumentError, a ValueError, for values out of range.
 
     >>> head = LSoftmaxLoss(64, 10, margin=1.5)
@@ -164,9 +166,9 @@ class LSoftmaxLoss(AnnealedHead):
         margins = _margins(margin, margin_min, margin_max, class_counts, num_classes)
         tailed = class_counts is not None and bool(class_counts.max() > _BALANCED_RATIO * class_counts.min())  # fmt: skip
         if lambda_min is None and anneal != "none":
-            lambda_min = lambda_for(largest(margins), USUAL_EFFECTIVE_MARGIN) if tailed else 0.0
+            lambda_min = _usual_lambda(margin, margins) if tailed else 0.0
         if weight_norm is None:
-            weight_norm = "shared" if tailed and largest(margins) > _LARGEST_FREE_MARGIN else "free"
+            weight_norm = "shared" if tailed and largest(margins) > 1 else "free"
         if weight_norm not in ("free", "shared", "detached"):
             raise ArgumentError(f"weight_norm is {weight_norm!r}: give free, shared or detached")
         annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
@@ -199,6 +201,13 @@ class LSoftmaxLoss(AnnealedHead):
         """Return the margin as it was given, lambda_min and weight_norm as they are in force."""
         named = {} if isinstance(self.spec_margin, Tensor) else {"margin": self.spec_margin}
         return named | super().resolved_options() | {"weight_norm": self.weight_norm}
+
+
+def _usual_lambda(margin: float | Tensor | str, margins: float | Tensor) -> float:
+    """Return the lambda_min of a long tail where none is given."""
+    if isinstance(margin, str):
+        return _USUAL_LAMBDA_OF_AUTO
+    return lambda_for(largest(margins), USUAL_EFFECTIVE_MARGIN)
 
 
 def _margins(
