@@ -2,13 +2,14 @@
 
 Writes benchmarks/runs/NAME.tar.xz, in which `FOLDER/RUN/` holds config, environment, metrics, scores and
 status; unpacked below runs/ it is what `lmsm compare runs/FOLDER` reads. Places of this machine are
-written as their defaults. Runs that did not complete are left out. The same runs give the same bytes.
+written as their defaults, in the command as their last part. Runs that did not complete are left out. The same runs give the same bytes.
 """
 
 import argparse
 import io
 import json
 import lzma
+import re
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ import yaml
 
 KEPT = Path(__file__).parent / "runs"
 _DEFAULT_PLACES = {"data_dir": "data", "out": "runs"}
+# In a command, as a word of its own or after `--flag=`; what follows the last slash is kept.
+_ABSOLUTE = re.compile(r"(^|=)/.*/")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +64,7 @@ def kept_files(run: Path) -> Iterator[tuple[str, bytes]]:
     config = yaml.safe_load((run / "config.yaml").read_text())
     yield "config.yaml", yaml.safe_dump(config | _DEFAULT_PLACES, sort_keys=False).encode()
     environment = json.loads((run / "environment.json").read_text())
-    environment["command"][0] = Path(environment["command"][0]).name
+    environment["command"] = [_ABSOLUTE.sub(r"\1", word) for word in environment["command"]]
     yield "environment.json", json.dumps(environment, indent=1).encode()
     for name in ("metrics.jsonl", "scores.json", "status.json"):
         yield name, (run / name).read_bytes()

@@ -1,11 +1,10 @@
 """Make the README's picture of the answer from the kept runs: `python docs/answer.py`
 
 docs/answer.png: by how much each loss differs from softmax on the rare classes and on all, with 95% intervals
-over seeds, as `lmsm compare` has them, at two learning rates.
+over seeds, as `lmsm compare` has them, on each set of the README's table.
 """
 
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -14,52 +13,62 @@ from lmsm_cli.reports.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from lmsm_cli.runs.record import find_runs, read_run
 
 HERE = Path(__file__).parent
-ARCHIVE = HERE.parent / "benchmarks" / "runs" / "digits.tar.xz"
-STUDIES = {"digits-confirm": "learning rate 0.05", "digits-confirm-lr": "learning rate 0.01"}
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
+from results import unpack  # noqa: E402
+
+STUDIES = {
+    ("digits", "digits-confirm"): "digits, learning rate 0.05",
+    ("digits", "digits-confirm-lr"): "digits, learning rate 0.01",
+    ("mnist", "mnist-lt-bn"): "MNIST",
+}
 NAMES = {
-    "lsoftmax:margin=2": "L-Softmax, margin 2",
     "lsoftmax:margin=auto": "L-Softmax, larger margins\nfor rarer classes",
+    "lsoftmax:margin=2,weight_norm=shared": "L-Softmax, margin 2",
     "logit-adjusted": "logit adjustment",
 }
 
 
 def main() -> None:
-    """Draw the differences of both studies side by side."""
-    figure, panels = new_figure(1, 2, width=9, height=2.6)
-    drawn = [0.0]
-    for axes, (study, title) in zip(panels, STUDIES.items(), strict=True):
-        groups = [group for group in groups_of(study) if not group.is_baseline]
-        for place, group in enumerate(groups):
-            for offset, metric, colour in ((0.12, "few", ORANGE), (-0.12, "accuracy", BLUE)):
-                found = group.differences[metric]
-                assert found is not None
-                points = [100 * (value or 0.0) for value in (found.low, found.mean, found.high)]
-                label = {"few": "rare classes", "accuracy": "all images"}[metric] if not place else None  # fmt: skip
-                drawn += points
-                axes.plot(points[::2], [-place + offset] * 2, color=colour, linewidth=2)
-                axes.plot(points[1], -place + offset, "o", color=colour, label=label)
+    """Draw the differences of the studies side by side."""
+    figure, panels = new_figure(1, len(STUDIES), width=10.5, height=2.4)
+    for axes, ((archive, study), title) in zip(panels, STUDIES.items(), strict=True):
+        groups = {group.label: group for group in groups_of(archive, study)}
+        for place, start in enumerate(NAMES):
+            for label, group in groups.items():
+                if label.startswith(start):
+                    draw(axes, -place, group)
         axes.axvline(0, color=GREY, linewidth=1)
-        axes.set_yticks([-place for place in range(len(groups))], [name_of(group) for group in groups])  # fmt: skip
+        axes.set_yticks([-place for place in range(len(NAMES))], NAMES.values())
+        axes.set_ylim(0.5 - len(NAMES), 0.5)
         axes.set_xlabel("points of accuracy above softmax")
         axes.set_title(title, fontsize=10)
+    ends = [end for axes in panels for end in axes.get_xlim()]
     for axes in panels:
-        axes.set_xlim(min(drawn) - 1, max(drawn) + 1)
-    panels[1].set_yticklabels([])
-    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.set_xlim(min(ends), max(ends))
+    for axes in panels[1:]:
+        axes.set_yticklabels([])
+    panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(figure, HERE / "answer", (".png",))
 
 
-def groups_of(study: str) -> tuple[Group, ...]:
-    """Return the groups that `lmsm compare` makes of a kept study."""
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-        return compare_runs([read_run(path) for path in find_runs([Path(folder) / study])]).groups
+def draw(axes, height: float, group: Group) -> None:
+    """Draw the differences of one loss, of rare classes above those of all images."""
+    for offset, metric, colour, label in ((0.12, "few", ORANGE, "rare classes"), (-0.12, "accuracy", BLUE, "all images")):  # fmt: skip
+        found = group.differences[metric]
+        assert found is not None
+        low, mean, high = (100 * (value or 0.0) for value in (found.low, found.mean, found.high))
+        axes.plot([low, high], [height + offset] * 2, color=colour, linewidth=2)
+        first = label not in axes.get_legend_handles_labels()[1]
+        axes.plot(mean, height + offset, "o", color=colour, label=label if first else None)
 
 
-def name_of(group: Group) -> str:
-    """Return the loss of a group in words."""
-    return next(words for start, words in NAMES.items() if group.label.startswith(start))
+def groups_of(archive: str, study: str) -> tuple[Group, ...]:
+    """Return the groups that `lmsm compare` makes of a kept study, without the baseline."""
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(archive, Path(folder))
+        found = compare_runs([read_run(path) for path in find_runs([Path(folder) / "runs" / study])])  # fmt: skip
+    return tuple(group for group in found.groups if not group.is_baseline)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -72,6 +72,9 @@ def test_kept_runs_are_compared_as_before(module, tmp_path, monkeypatch, capsys)
     write_runs(tmp_path / "runs" / "mine", ["softmax", "focal"], 3)
     for path in (tmp_path / "runs" / "mine").iterdir():
         (path / "checkpoint.pt").write_bytes(b"weights")
+        environment = json.loads((path / "environment.json").read_text())
+        environment["command"] = [f"{tmp_path}/lmsm", "train", "--data-dir", f"{tmp_path}/data", f"--out={tmp_path}/runs", "--loss", "softmax"]  # fmt: skip
+        (path / "environment.json").write_text(json.dumps(environment))
     monkeypatch.setattr(keep, "KEPT", tmp_path)
     assert keep.main(["kept", str(tmp_path / "runs" / "mine")]) == 0
     again = (tmp_path / "kept.tar.xz").read_bytes()
@@ -85,6 +88,8 @@ def test_kept_runs_are_compared_as_before(module, tmp_path, monkeypatch, capsys)
     assert len(names) == 6 * 5
     assert not [name for name in names if "checkpoint" in name]
     assert not [name for name in names if str(tmp_path).encode() in (tmp_path / "there" / name).read_bytes()]  # fmt: skip
+    environment = json.loads((tmp_path / "there" / "mine" / "0-0" / "environment.json").read_text())
+    assert environment["command"] == ["lmsm", "train", "--data-dir", "data", "--out=runs", "--loss", "softmax"]  # fmt: skip
     capsys.readouterr()
     printed = []
     for folder in (tmp_path / "runs" / "mine", tmp_path / "there" / "mine"):

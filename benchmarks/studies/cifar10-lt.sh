@@ -1,7 +1,7 @@
 #!/bin/sh
 # Long-tailed CIFAR-10 with resnet32: LDAM-DRW's recipe (Cao et al. 2019), shortened in proportion where EPOCHS is less than 200.
 #   EPOCHS=200 sh benchmarks/studies/cifar10-lt.sh                       all losses, exp 0.01 and 0.1, step 0.01; for a GPU
-#   EPOCHS=20 TAILS=exp-0.01 NECKS=bn ARMS="softmax lsoftmax-auto" THREADS=1 COMPILE=1 sh benchmarks/studies/cifar10-lt.sh
+#   EPOCHS=12 TAILS=exp-0.01 NECKS=bn ARMS="softmax lsoftmax-auto" THREADS=1 COMPILE=1 sh benchmarks/studies/cifar10-lt.sh
 # It does what is missing below runs/; start it several times to share the work. All training images, last epoch.
 # NECKS: none as published; bn puts BatchNorm between net and head, as the features of resnet32 are not negative (LOG.md).
 set -e
