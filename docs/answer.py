@@ -19,7 +19,7 @@ from results import unpack  # noqa: E402
 STUDIES = {
     ("digits", "digits-confirm"): "digits, learning rate 0.05",
     ("digits", "digits-confirm-lr"): "digits, learning rate 0.01",
-    ("mnist", "mnist-lt-bn"): "MNIST",
+    ("mnist", "mnist-lt-bn"): "MNIST, learning rate 0.1",
 }
 NAMES = {
     "lsoftmax:margin=auto": "L-Softmax, larger margins\nfor rarer classes",

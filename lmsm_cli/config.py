@@ -31,9 +31,8 @@ Model = Literal[
 ]  # fmt: skip
 
 # What stands between the backbone's features and the head where nothing else is asked for. BatchNorm
-# features cannot die under a margin, and turn to every side as a margin wants them, where a ResNet's
-# own are never negative (benchmarks/LOG.md); one neck for every loss keeps a comparison fair. Two
-# features stay plain.
+# features cannot die under a margin, and L-Softmax did badly on a ResNet's own, which are never
+# negative (benchmarks/LOG.md); one neck for every loss keeps a comparison fair. Two features stay plain.
 _USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 
 
@@ -114,7 +113,7 @@ class Config(BaseModel):
     model: Model = Field("resnet18", json_schema_extra=_MODEL)
     """Network up to the last layer."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
-    """Layers between the network and the class weights; features of `relu` can die under a margin (default: bn; none for CIFAR ResNets, linear for paper-2d)."""
+    """Layers between the network and the class weights; features of `relu` can die under a margin (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
     pretrained: Annotated[str, AfterValidator(_check_path)] | None = Field(
         None, json_schema_extra=_MODEL
     )

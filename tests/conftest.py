@@ -2,7 +2,10 @@
 
 import importlib
 import os
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -49,6 +52,19 @@ def module(monkeypatch):
     """Return a function that imports a module of benchmarks/ by name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module
+
+
+def children_seconds() -> float:
+    """Return the processor time that the processes started by this one have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def seconds_to_import_torch() -> float:
+    """Return the processor time of a fresh import: what a machine is measured by."""
+    before = children_seconds()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return children_seconds() - before
 
 
 def write_class_folders(root: Path, classes, per_class: int, *, size: int = 32, seed: int = 0) -> None:  # fmt: skip

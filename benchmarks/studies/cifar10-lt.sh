@@ -3,7 +3,7 @@
 #   EPOCHS=200 sh benchmarks/studies/cifar10-lt.sh                       all losses, exp 0.01 and 0.1, step 0.01; for a GPU
 #   EPOCHS=12 TAILS=exp-0.01 NECKS=bn ARMS="softmax lsoftmax-auto" THREADS=1 COMPILE=1 sh benchmarks/studies/cifar10-lt.sh
 # It does what is missing below runs/; start it several times to share the work. All training images, last epoch.
-# NECKS: none as published; bn puts BatchNorm between net and head, as the features of resnet32 are not negative (LOG.md).
+# NECKS: none as published; bn puts a linear layer and BatchNorm between net and head (LOG.md: why).
 set -e
 epochs=${EPOCHS:-200}
 late=$((epochs * 4 / 5)) latest=$((epochs * 9 / 10)) warmup=$(((epochs + 39) / 40))

@@ -16,7 +16,7 @@ from lmsm_cli.losses.prior import log_prior, rarity
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
 _BALANCED_RATIO = 2.0
-# Of margins by rarity, the rarest classes were seen to live with more of theirs than of one for all.
+# Under margin=auto the rarest classes live with more than the effective margin that one for all leaves.
 _USUAL_LAMBDA_OF_AUTO = 1.0
 
 Reduction = Literal["mean", "sum", "none"]
