@@ -24,6 +24,7 @@ from lmsm_cli.errors import LmsmError
 _LARGEST_FILE = 100_000
 # What PyYAML's scanner and constructors raise, beside its own errors, for text that does not fit.
 _UNFITTING = (ValueError, LookupError, AttributeError, ArithmeticError)
+_PLAIN = (str, int, float, type(None))
 
 
 @dataclass(frozen=True)
@@ -111,18 +112,16 @@ def _read_text(path: Path) -> str:
 
 def _entries(loader: _Loader, node: yaml.Node, path: Path) -> dict[str, Entry]:
     if not isinstance(node, yaml.MappingNode) or node.tag != "tag:yaml.org,2002:map":
-        raise LmsmError(f"{path}:{node.start_mark.line + 1}: expected `key: value` lines")
+        raise _misfit(node, path, "expected `key: value` lines")
     entries: dict[str, Entry] = {}
     for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
         key = _plain(loader, key_node, path)
         if not isinstance(key, str) or not key.isprintable():
-            raise LmsmError(f"{path}:{line}: the key {key!r} is not a name")
+            raise _misfit(key_node, path, f"the key {key!r} is not a name")
         if key in entries:
-            raise LmsmError(
-                f"{path}:{line}: {key!r} is given twice, before on line {entries[key].line}"
-            )
-        entries[key] = Entry(_plain(loader, value_node, path), line)
+            before = entries[key].line
+            raise _misfit(key_node, path, f"{key!r} is given twice, before on line {before}")
+        entries[key] = Entry(_plain(loader, value_node, path), key_node.start_mark.line + 1)
     return entries
 
 
@@ -138,17 +137,23 @@ def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Hashable:
         return items
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node, path)
-    raise LmsmError(
-        f"{path}:{node.start_mark.line + 1}: neither a plain value nor a flat list of them"
-    )
+    raise _misfit(node, path, "neither a plain value nor a flat list of them")
 
 
 def _scalar(loader: _Loader, node: yaml.ScalarNode, path: Path) -> Hashable:
-    place, kind = f"{path}:{node.start_mark.line + 1}", node.tag.rsplit(":")[-1]
     try:
         value: Hashable = loader.construct_object(node)
+        if isinstance(value, _PLAIN):
+            return value
     except _UNFITTING:  # a tag that the text does not fit
-        raise LmsmError(f"{place}: {node.value[:40]!r} is no {kind}") from None
-    if not isinstance(value, str | int | float | None):
-        raise LmsmError(f"{place}: a {kind} is no plain value: text, a number, true, false or null")
-    return value
+        raise _misfit(node, path, f"{node.value[:40]!r} is no {_kind(node)}") from None
+    problem = f"a {_kind(node)} is no plain value: text, a number, true, false or null"
+    raise _misfit(node, path, problem)
+
+
+def _kind(node: yaml.Node) -> str:
+    return str(node.tag).rsplit(":")[-1]
+
+
+def _misfit(node: yaml.Node, path: Path, problem: str) -> LmsmError:
+    return LmsmError(f"{path}:{node.start_mark.line + 1}: {problem}")
