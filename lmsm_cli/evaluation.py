@@ -74,12 +74,14 @@ def evaluation_of(
     """
     if adjust is not None and tau_norm is not None:
         raise LmsmError("--adjust and --tau-norm exclude each other; give one of them")
+    if images is not None and split_name != "test":
+        raise LmsmError(f"--images and --split {split_name} exclude each other; give one of them")
     trained = read_trained(path, data_dir)
     wanted = _wanted_correction(trained, adjust, tau_norm, display)
     runtime = trained.runtime(device)
     adjustment = _with_tau(*wanted, trained, runtime, display) if wanted else None
     labelled = _with_labels_of(trained.model, _labelled(trained, split_name, images, display))
-    if adjustment and adjustment.chosen_on and images is None and split_name == "validation":
+    if adjustment and adjustment.chosen_on and split_name == "validation":
         display.warn("tau was chosen on these same validation images, so their scores flatter it; report those of test images")  # fmt: skip
     found = _answered(trained, labelled, runtime, adjustment)
     return replace(found, scores=found.scores | {

@@ -41,6 +41,9 @@ class Journal:
     """Epoch and val_balanced_accuracy of best.pt; None where nothing was held out."""
     warned: list[str] = field(default_factory=list)
     """The signs of a collapse that the user was told of."""
+    lengthened_from: list[int] = field(default_factory=list)
+    """The numbers of epochs that it was to have before it was made longer: its schedules were those
+    of a run of so many, so that it is none of the new length."""
 
     def add(self, epoch: Epoch, tolerance: float) -> None:
         """Note a finished epoch; it is the best where its validation is better by more than that."""
@@ -163,7 +166,9 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
         raise CheckpointError(f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it")  # fmt: skip
     written = configs.dump(_written_config(folder))
     edited = {key: value for key, value in written.items() if value != state["config"].get(key)}
-    config = _changed(config, edited | changes)
+    before, config = config, _changed(config, edited | changes)
+    if config.epochs > before.epochs:
+        journal.lengthened_from.append(before.epochs)
     _mend_best(folder, state, journal)
     is_finished = position.epoch == config.epochs == _scored_epoch(folder)
     return Saved(folder, config, position, journal, state, is_finished)

@@ -59,6 +59,7 @@ def documented(scores: Scores, model: Classifier, journal: Journal, folder: RunF
     document = scores.to_json() | {
         "checkpoint": folder.checkpoint.name,
         "epoch": len(journal.rows),
+        "lengthened_from": journal.lengthened_from,
         "lambda": model.head.lambda_at(1.0),
         "effective_margin": model.head.effective_margin_at(1.0),
         "best_on_validation": None,

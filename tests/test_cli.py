@@ -64,8 +64,17 @@ def test_eval_takes_a_checkpoint_or_a_folder(runs, capsys):
     wanted = json.loads((folder / "scores.json").read_text())
     for target in (folder, folder / "checkpoint.pt"):
         assert run_json(capsys, "eval", target)["per_class"] == wanted["per_class"]
+    rows = run_json(capsys, "eval", folder, "--split", "validation")["per_class"]
+    held_out = sum(row["test_count"] for row in rows)
     assert main(["eval", str(folder), "--confusion", "--split", "validation"]) == 0
-    assert "Images by true class" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Images by true class" in printed
+    assert (
+        printed.splitlines()[0]
+        == f"{folder / 'checkpoint.pt'} of epoch 2, on {held_out} validation images"
+    )
+    assert "validation images  accuracy" in printed
+    assert "test images" not in printed
 
 
 def test_eval_prints_what_a_correction_did(runs, capsys):

@@ -245,7 +245,7 @@ def test_images_of_ones_own_are_corrected_by_the_runs_validation(run, tmp_path):
         Image.fromarray(np.rint(digits.images[i] * 255 / 16).astype(np.uint8)).save(folder / f"{i}.png")  # fmt: skip
     wanted = evaluate(run, SilentDisplay(), adjust="auto")["adjustment"]
     display = SilentDisplay()
-    scores = evaluate(run, display, images=tmp_path, split_name="validation", adjust="auto")
+    scores = evaluate(run, display, images=tmp_path, adjust="auto")
     assert scores["adjustment"]["tau"] == wanted["tau"]
     assert scores["adjustment"]["chosen_on"] == wanted["chosen_on"]
     assert sum(row["test_count"] for row in scores["per_class"]) == 60
@@ -325,6 +325,7 @@ def test_a_correction_that_cannot_be_had_is_refused_before_data_is_read(tmp_path
     (tmp_path / "data").rename(tmp_path / "gone")
     for choice, message in (
         ({"adjust": 1.0, "tau_norm": 1.0}, "exclude each other"),
+        ({"images": tmp_path, "split_name": "validation"}, "exclude each other"),
         ({"adjust": 1.0}, "every class has 14 training images"),
         ({"tau_norm": "auto"}, "same norm"),
     ):

@@ -15,7 +15,9 @@ from lmsm_cli.errors import DataError, LmsmError, StoppedError
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.plan import Shelf, make_plan
+from lmsm_cli.reports.comparison import compare_runs
 from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.record import read_run
 from lmsm_cli.sweep import claimed, run_plan
 from tests.conftest import SilentDisplay
 from tests.test_checkpoint import damage
@@ -174,6 +176,21 @@ def test_a_run_that_was_made_longer_or_lost_its_scores(tmp_path):
     assert (path / "scores.json").exists()
     experiment.resume(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
     assert Shelf(tmp_path).progress(runs[0]).state == "missing"
+
+
+def test_a_run_that_was_made_longer_is_no_sample_of_that_length(tmp_path):
+    """Its learning rate fell as for fewer epochs: it is a group of its own, and named as what it is."""
+    assert run(plan(tmp_path, seeds=(0,))) == []
+    (path,) = folders(tmp_path)
+    experiment.resume(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
+    experiment.resume(path, SilentDisplay(), {"epochs": 3}, with_plots=False)
+    assert run(plan(tmp_path, seeds=(0, 1), epochs="3")) == []
+    found = compare_runs([read_run(path) for path in folders(tmp_path)])
+    assert {group.label.partition(" ")[2]: group.seeds for group in found.groups} == {
+        "lengthened_from=[1, 2]": (0,),
+        "": (0, 1),
+    }
+    assert not found.unscored
 
 
 def test_missing_data_ends_the_sweep(tmp_path):

@@ -16,6 +16,7 @@ from lmsm_cli.reports.tables import (
     adjustment_table,
     config_table,
     confusion_table,
+    evaluated_line,
     per_class_table,
     predictions_table,
     reliability_table,
@@ -52,6 +53,22 @@ def test_per_class_table_has_counts_and_percents():
     lines = rows(per_class_table(SCORES))
     assert ["cat", "30", "4", "75.0", "100.0", "85.7"] in lines
     assert ["bat", "10", "0", "-", "-", "-"] in lines
+
+
+def test_the_images_of_scores_are_named():
+    """Validation images are not called test images, and class folders by their place, which may be odd."""
+    own = SCORES | {"checkpoint": "r/best.pt", "epoch": 3}
+    assert evaluated_line(own | {"split": "test"}) == "r/best.pt of epoch 3, on 6 test images"
+    assert evaluated_line(own | {"split": "a[b]/\x1bc"}).startswith(
+        "r/best.pt of epoch 3, on 6 images of a[b]/"
+    )
+    assert "\x1b" not in evaluated_line(own | {"split": "\x1b"})
+    for split, title in (
+        ("test", "test images"),
+        ("validation", "validation images"),
+        ("folder", "  images"),
+    ):
+        assert f"{title}  accuracy" in drawn(per_class_table(own | {"split": split}))
 
 
 def test_summary_table_has_groups_and_the_margin_where_there_is_one():

@@ -79,6 +79,7 @@ def _print(scores: dict[str, Any], *, with_confusion: bool) -> None:
     from lmsm_cli.reports import tables
 
     console = stdout_console()
+    console.print(tables.evaluated_line(scores), markup=False, soft_wrap=True)
     console.print(tables.per_class_table(scores))
     console.print(tables.summary_table(scores))
     console.print(tables.reliability_table(scores))

@@ -22,6 +22,7 @@ from lmsm_cli.reports.figures import (
     new_figure,
     save_figure,
 )
+from lmsm_cli.reports.tables import judged_images
 from lmsm_cli.scores import reliability_bounds
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
     axes.set_facecolor("#e5e7eb")  # shows through where a class has no test image
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"Accuracy {100 * scores['accuracy']:.1f}% of {totals.sum():,.0f} images", fontsize=10)  # fmt: skip
+    axes.set_title(f"Accuracy {100 * scores['accuracy']:.1f}% of {totals.sum():,.0f} {judged_images(scores)}", fontsize=10)  # fmt: skip
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
     if named:

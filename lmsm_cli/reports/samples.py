@@ -107,21 +107,26 @@ def shared_setting(record: RunRecord, setting: Mapping[str, Any], by: Sequence[s
 def _setting(record: RunRecord) -> dict[str, Any]:
     """Return what decides a run's result.
 
-    A run that did not complete, or whose scores are of another checkpoint, is no sample of the
-    others. A choice that an older lmsm did not have is at its default.
+    A run that did not complete, that was made longer, or whose scores are of another checkpoint, is
+    no sample of the others. A choice that an older lmsm did not have is at its default.
     """
     given = usual_setting() | (record.config or {})
     setting = {key: value for key, value in given.items() if key not in FREE_KEYS}
     checkpoint = (record.scores or {}).get("checkpoint")
     setting["checkpoint"] = PurePath(checkpoint).name if isinstance(checkpoint, str) else None
     setting["state"] = record.state
+    setting["lengthened_from"] = (record.scores or {}).get("lengthened_from") or []
     return setting
 
 
 @cache
 def usual_setting() -> dict[str, Any]:
     """Return the setting of a completed run with every choice at its default."""
-    return dump(Config.model_validate({})) | {"checkpoint": "checkpoint.pt", "state": "completed"}
+    return dump(Config.model_validate({})) | {
+        "checkpoint": "checkpoint.pt",
+        "state": "completed",
+        "lengthened_from": [],
+    }
 
 
 def _images(record: RunRecord, *counts: str) -> list[list[Any]]:

@@ -26,14 +26,29 @@ _BAR_WIDTH = 24
 
 
 def per_class_table(scores: Mapping[str, Any]) -> Table:
-    """Return a row for each class: training images, test images, accuracy, precision, F1."""
+    """Return a row for each class: training images, those that the scores are of, accuracy, precision, F1."""
     table = new_table("Per class, in percent", "class")
-    for title in ("training images", "test images", "accuracy", "precision", "F1"):
+    for title in ("training images", judged_images(scores), "accuracy", "precision", "F1"):
         table.add_column(title, justify="right", overflow="fold")
     for row in scores["per_class"]:
         shares = (percent(row[key]) for key in ("accuracy", "precision", "f1"))
         table.add_row(shown(row["name"]), str(row["train_count"]), str(row["test_count"]), *shares)
     return table
+
+
+def evaluated_line(scores: Mapping[str, Any]) -> str:
+    """Return which checkpoint was evaluated, of which epoch, on how many images of which kind."""
+    images = sum(row["test_count"] for row in scores["per_class"])
+    where = "" if scores["split"] in ("test", "validation") else f" of {scores['split']}"
+    return visible(
+        f"{scores['checkpoint']} of epoch {scores['epoch']}, on {images:,} {judged_images(scores)}{where}"
+    )
+
+
+def judged_images(scores: Mapping[str, Any]) -> str:
+    """Return what the images are called that the scores are of: `validation images`."""
+    split = scores.get("split", "test")
+    return f"{split} images" if split in ("test", "validation") else "images"
 
 
 def summary_table(scores: Mapping[str, Any]) -> Table:
