@@ -40,6 +40,16 @@ _USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 # alone are the same.
 WHERE_KEYS = ("out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard")  # fmt: skip
 
+# Options of a choice: each has an effect only where that choice has one of these values.
+OPTION_OF: dict[str, tuple[str, tuple[str, ...]]] = {
+    "factor": ("imbalance", ("exp", "step")),
+    "reweight_beta": ("reweight", ("effective",)),
+    "momentum": ("optimizer", ("sgd",)),
+    "step_size": ("schedule", ("step",)),
+    "milestones": ("schedule", ("multistep",)),
+    "gamma": ("schedule", ("step", "multistep")),
+}
+
 
 def _not_bool(value: Any) -> Any:
     if isinstance(value, bool):  # pydantic would take true for 1
@@ -205,10 +215,6 @@ class Config(BaseModel):
             raise ValueError(
                 "dataset 'imbalanced' needs an imbalance; take 'balanced' or 'cifar10'"
             )
-        if self.imbalance == "none" and self.factor != 1:
-            raise ValueError(
-                f"factor {self.factor} has no effect without an imbalance (exp or step)"
-            )
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup {self.warmup} leaves none of the {self.epochs} epochs")
         if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
@@ -216,12 +222,17 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_options(self) -> "Config":
+        for key, (choice, useful) in OPTION_OF.items():
+            value, chosen = getattr(self, key), getattr(self, choice)
+            if chosen not in useful and value != type(self).model_fields[key].default:
+                told = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                raise ValueError(f"{key} {told} has no effect with {choice} {chosen!r}; take {' or '.join(map(repr, useful))}")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
     def _check_rebalancing(self) -> "Config":
-        start, beta = self.rebalance_from, self.reweight_beta
-        if beta != type(self).model_fields["reweight_beta"].default and self.reweight != "effective":  # fmt: skip
-            raise ValueError(
-                f"reweight_beta {beta} has no effect with reweight {self.reweight!r}; take 'effective'"
-            )
+        start = self.rebalance_from
         if start > 1 and self.reweight == "none" and self.sampling == "shuffle":
             raise ValueError(f"rebalance_from {start} has no effect without a reweight (inverse or effective) or sampling 'balanced'; add one, or take 1")  # fmt: skip
         if start > self.epochs:

@@ -144,6 +144,12 @@ def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
+def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
+    """Raise LmsmError, with the nearest right one, for a flag's value that is none of the choices."""
+    if value not in choices:
+        raise LmsmError(f"{flag}: there is no {value!r}{did_you_mean(value, choices)}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the known name nearest to `name`, else the known names."""
     names = sorted(known)

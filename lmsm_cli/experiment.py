@@ -30,6 +30,7 @@ from lmsm_cli.models import Classifier, build_classifier, check_model
 from lmsm_cli.outcome import documented, draw, score_images, status_of
 from lmsm_cli.runs import environment
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
+from lmsm_cli.runs.record import is_run, only_run
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.spec import parse_spec, with_option
 from lmsm_cli.splits import Data, load_test, load_training, planned_counts
@@ -91,9 +92,12 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
     damaged checkpoint is an error, else the one before is taken. Raises LmsmError for a change
     that would make it another run, CheckpointError where no checkpoint is good.
     """
-    folder = RunFolder(path)
+    if path.is_file() and is_run(path.parent):
+        raise LmsmError(f"{path} is a file of a run: give its folder, {path.parent}")
     if not path.is_dir():
         raise LmsmError(f"there is no run folder {path}")
+    path = only_run(path)
+    folder = RunFolder(path)
     with joined((changes or {}).get("device") or "auto") as ranks, lasting():
         told = display if ranks.is_first else Silence()
         with folder.locked() if ranks.is_first else nullcontext():

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,12 +31,11 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import check_place, write_whole
 from lmsm_cli.splits import load_test
 
-Format = Literal["onnx", "torch"]
 Run = Callable[
     [NDArray[np.uint8]], NDArray[np.float32]
 ]  # images (N, C, H, W) -> logits (N, num_classes)
 
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
 OUTPUTS = ("logits", "probabilities")
 # What rounding moves logits by, as a share of the largest one; 6e-6 was the most seen. A net that
 # has collapsed rounds more, but never so much.
@@ -70,7 +69,7 @@ class _Answering(nn.Module):
         return dict(zip(OUTPUTS, (logits, logits.softmax(dim=1)), strict=True))
 
 
-def export(path: Path, display: Display, *, form: Format = "onnx", out: Path | None = None, num_images: int = 1000, data_dir: Path | None = None) -> dict[str, Any]:  # fmt: skip
+def export(path: Path, display: Display, *, form: str = "onnx", out: Path | None = None, num_images: int = 1000, data_dir: Path | None = None) -> dict[str, Any]:  # fmt: skip
     """Write a checkpoint file or run folder as an ONNX file or a torch.export program; say what it is.
 
     Verified before on up to `num_images` images of the run's test set, on drawn ones where those
@@ -94,7 +93,7 @@ def export(path: Path, display: Display, *, form: Format = "onnx", out: Path | N
     return {"file": str(out), "format": form, "bytes": len(content), "checkpoint": str(file), **facts, "verification": asdict(verification)}  # fmt: skip
 
 
-def check_extra(form: Format) -> None:
+def check_extra(form: str) -> None:
     """Raise LmsmError where a package that a format needs is not installed."""
     if form != "onnx":
         return
@@ -202,8 +201,8 @@ def _torch_run(content: bytes) -> Run:
     return lambda images: program(torch.from_numpy(images))["logits"].numpy(force=True)
 
 
-_WRITERS: dict[Format, Callable[[torch.export.ExportedProgram, dict[str, Any]], bytes]] = {"onnx": _onnx_file, "torch": _torch_file}  # fmt: skip
-_READERS: dict[Format, Callable[[bytes], Run]] = {"onnx": _onnx_run, "torch": _torch_run}
+_WRITERS: dict[str, Callable[[torch.export.ExportedProgram, dict[str, Any]], bytes]] = {"onnx": _onnx_file, "torch": _torch_file}  # fmt: skip
+_READERS: dict[str, Callable[[bytes], Run]] = {"onnx": _onnx_run, "torch": _torch_run}
 
 
 def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> Verification:

@@ -83,6 +83,20 @@ def parse_axes(grids: Sequence[str], arms: Sequence[str]) -> list[Axis]:
     return axes
 
 
+def check_flags(axes: Sequence[Axis], given: Mapping[str, object]) -> None:
+    """Raise LmsmError for a flag whose key is varied too, which would take its place unsaid."""
+    varied = {key: key for axis in axes for option in axis.ends() for key in option}
+    if "loss" in varied:
+        varied["margin"] = "loss"  # which the margin is a part of
+    problems = [
+        f"{flag_name(key)} {given[key]} is given, and {axis} is varied: leave one of them out"
+        for key, axis in sorted(varied.items())
+        if given.get(key) is not None
+    ]
+    if problems:
+        raise LmsmError("\n".join(problems))
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Return the seeds of `5`, which are 0 to 4, or of a list such as `0,1,7`.
 

@@ -237,7 +237,7 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
         if value != before[key] and key not in CHANGEABLE and not _is_longer(key, before, after)
     ]
     if refused:
-        raise LmsmError("\n".join([*refused, f"a resumed run keeps its choices, but for {', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`"]))  # fmt: skip
+        raise LmsmError(f"{'; '.join(refused)}; a resumed run keeps its choices, but for {', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`")  # fmt: skip
     return changed
 
 

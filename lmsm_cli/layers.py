@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from lmsm_cli.config import Config, derived_defaults, flag_name
+from lmsm_cli.config import OPTION_OF, Config, derived_defaults, flag_name
 from lmsm_cli.errors import LmsmError, did_you_mean
 from lmsm_cli.spec import with_option
 from lmsm_cli.strict_yaml import read_mapping
@@ -62,9 +62,9 @@ def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None 
     origins: dict[str, str] = {}
     problems: list[str] = []
     for layer in layers:
-        if layer.values.get("imbalance") == "none" and "factor" not in layer.values:
-            values.pop("factor", None)  # a lower layer's factor goes with its profile
-            origins.pop("factor", None)
+        for key in _options_that_go(layer):
+            values.pop(key, None)
+            origins.pop(key, None)
         values |= layer.values
         origins |= layer.origins
         if "margin" in values:
@@ -84,6 +84,15 @@ def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None 
     reasons = {key: reason for key, (_, reason) in derived_defaults(values).items()}
     named = {key: origins.get(key, reasons.get(key, "default")) for key in Config.model_fields}
     return Resolved(config, named)
+
+
+def _options_that_go(layer: Layer) -> list[str]:
+    """Return the options that go with a choice of lower layers which this one replaces."""
+    return [
+        key
+        for key, (choice, useful) in OPTION_OF.items()
+        if choice in layer.values and layer.values[choice] not in useful and key not in layer.values
+    ]
 
 
 def _explain(problem: Any, origins: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -75,6 +76,42 @@ def test_eval_takes_a_checkpoint_or_a_folder(runs, capsys):
     )
     assert "validation images  accuracy" in printed
     assert "test images" not in printed
+
+
+@pytest.mark.parametrize(
+    "command", [["eval"], ["resume"], ["export"], ["report"], ["predict", "."]]
+)
+def test_of_a_folder_of_runs_none_is_guessed(runs, capsys, command):
+    """Several runs are told with one of them to take."""
+    name, *more = command
+    assert main([name, str(runs), *more]) == 2
+    message = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "holds 3 runs: give one of them, such as" in message
+
+
+def test_the_only_run_of_a_folder_is_meant(runs, tmp_path, capsys):
+    """A folder around one run stands for it; a file in it is not the run."""
+    run = only_run(runs, "lsoftmax")
+    shutil.copytree(run, tmp_path / run.name)
+    assert run_json(capsys, "eval", tmp_path)["checkpoint"] == str(
+        tmp_path / run.name / "checkpoint.pt"
+    )
+    assert main(["resume", str(tmp_path)]) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path / run.name / "best.pt")]) == 2
+    assert "is a file of a run: give its folder" in " ".join(
+        capsys.readouterr().err.replace("│", " ").split()
+    )
+
+
+def test_a_run_without_a_checkpoint_says_how_it_ended(tmp_path, capsys):
+    """A run that failed before its first epoch names the reason, with the exit code of checkpoints."""
+    (tmp_path / "status.json").write_text(
+        '{"state": "failed", "reason": "the loss is no longer finite"}'
+    )
+    assert main(["eval", str(tmp_path)]) == 4
+    message = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "the run is failed: the loss is no longer finite" in message
 
 
 def test_eval_prints_what_a_correction_did(runs, capsys):
@@ -162,6 +199,11 @@ def test_show_config_names_every_origin(capsys):
         (["eval", "text.pt", "--tau-norm", "7"], 2, "--tau-norm is '7': give a number from 0 to 1"),
         (["eval", "text.pt", "--tau-norm", "inf"], 2, "--tau-norm is 'inf'"),
         (["eval", "text.pt", "--adjust", "1", "--tau-norm", "auto"], 2, "exclude each other"),
+        (
+            ["eval", "text.pt", "--split", "vali"],
+            2,
+            "--split: there is no 'vali' (did you mean 'validation'?)",
+        ),
         (["compare", "nowhere"], 2, "nowhere"),
         (["compare", "."], 2, "no run"),
         (["presets", "show", "digit"], 2, "did you mean 'digits'?"),

@@ -271,7 +271,7 @@ def test_json_is_plain_and_strict():
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["groups"][0]["metrics"]["medium"] is None
     assert document["groups"][0]["per_class"][1] == {
-        "name": "dog", "train_count": 3, "accuracy": {"mean": 0.5, "sd": 0.0, "n": 2},
+        "name": "dog", "train_count": 3, "test_count": 10, "accuracy": {"mean": 0.5, "sd": 0.0, "n": 2},
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ def group(label, mean, test_set=0, per_class=(0.5, 0.5), train=(30, 3), **more):
     """Return a group of two runs whose metrics are all `mean`, sd 0.01."""
     metrics = dict.fromkeys(METRICS) | {name: Statistic(mean, 0.01, 2) for name in SHARES}
     classes = zip(("cat", "dog"), train, per_class, strict=True)
-    statistics = tuple(ClassStatistic(name, n, Statistic(a, None, 1)) for name, n, a in classes)
+    statistics = tuple(ClassStatistic(name, n, 7, Statistic(a, None, 1)) for name, n, a in classes)
     return Group(
         label, {"loss": label}, test_set, (1, 2), ("r1", "r2"), metrics, statistics, **more
     )
@@ -31,8 +32,8 @@ def test_the_best_of_each_column_and_class_is_marked():
     overall, classes = comparison_tables(Comparison(("loss",), groups, ()))
     assert ["1", "softmax", "2", *["60.0±1.0"] * 6] in rows(overall)
     assert ["2", "lsoftmax", "2", *["70.0±1.0*"] * 6] in rows(overall)
-    assert ["cat", "30", "90.0*", "80.0"] in rows(classes)
-    assert ["dog", "3", "10.0", "30.0*"] in rows(classes)
+    assert ["cat", "30", "7", "90.0*", "80.0"] in rows(classes)
+    assert ["dog", "3", "7", "10.0", "30.0*"] in rows(classes)
 
 
 def test_the_least_calibration_error_is_the_best():
@@ -58,26 +59,34 @@ def test_classes_with_other_training_counts_show_them_in_each_cell():
     """Where groups had different training images, a count stands with each accuracy."""
     groups = (group("a", 0.6), group("b", 0.7, train=(30, 30), per_class=(0.5, 0.9)))
     _, classes = comparison_tables(Comparison(("loss",), groups, ()))
-    assert ["dog", "3:", "50.0", "30:", "90.0*"] in rows(classes)
+    assert ["dog", "7", "3:", "50.0", "30:", "90.0*"] in rows(classes)
 
 
 def test_run_without_scores_has_a_row_that_says_why():
     """A run in no group is named with its reason, in the wide and in the narrow form."""
     comparison = Comparison((), (), (Unscored("runs/x", "no scores.json; status failed"),))
-    for narrow in (False, True):
-        text = "".join(drawn(table) for table in comparison_tables(comparison, narrow=narrow))
+    for width in (None, 20):
+        text = "".join(drawn(table) for table in comparison_tables(comparison, width=width))
         assert "x: no scores.json; status failed" in text
 
 
-@pytest.mark.parametrize("narrow", [False, True])
-def test_no_cell_is_cut_on_a_narrow_terminal(narrow):
-    """At 80 columns text folds, it is never cut to an ellipsis; narrow, numbers stay whole."""
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100])
+def test_no_number_is_broken_on_a_narrow_terminal(width):
+    """Text folds and is never cut to an ellipsis; scores, intervals and headings stay on one line."""
     label = "lsoftmax:margin=4,lambda_min=5 neck=relu"
-    groups = (group(label, 0.6), group(label + "x", 0.7))
-    text = "".join(drawn(t, 80) for t in comparison_tables(Comparison((), groups, ()), narrow=narrow))  # fmt: skip
+    change = Difference(-0.338, -0.595, -0.081, 5, True, "worse")
+    differing = group(label + "x", 0.7, differences=dict.fromkeys(("few", "balanced_accuracy", "accuracy"), change), verdict="can't tell on rare classes, better overall")  # fmt: skip
+    differing.differences["accuracy"] = replace(change, mean=-0.339)
+    tables = comparison_tables(Comparison((), (group(label, 0.6, is_baseline=True), differing), ()), width=width)  # fmt: skip
+    text = "".join(drawn(table, width) for table in tables)
     assert "…" not in text
-    if narrow:
-        assert text.count("70.0±1.0*") == 6
+    assert text.count("70.0±1.0*") == 6
+    assert text.count(" [-59.5, -8.1]") == 2
+    assert text.count("5 paired") == 1
+    assert max(map(len, text.splitlines())) <= width
+    words = [word for line in text.splitlines() for word in line.split()]
+    for heading in ("accuracy", "balanced", "many", "medium", "verdict", "seeds"):
+        assert heading in words
 
 
 def held():
@@ -119,11 +128,11 @@ def test_many_groups_have_no_class_table_but_a_note():
 
 
 def test_narrow_class_tables_come_in_blocks_with_the_best_of_all():
-    """Seven groups make two tables at 80 columns, and the best is marked once a class."""
+    """Seven groups make two tables at 60 columns, and the best is marked once a class."""
     groups = tuple(group(f"loss{i}", 0.5, per_class=(i / 10, 0.5)) for i in range(7))
-    *_, first, second = comparison_tables(Comparison(("loss",), groups, ()), narrow=True)
+    *_, first, second = comparison_tables(Comparison(("loss",), groups, ()), width=60)
     assert "*" not in "".join(map(str, rows(first)[2:]))
-    assert ["cat", "30", "50.0", "60.0*"] in rows(second)
+    assert ["cat", "40.0", "50.0", "60.0*"] in rows(second)
 
 
 def test_csv_has_a_row_for_each_group_with_fractions():

@@ -1,8 +1,10 @@
 """Config: precedence, strictness, derived defaults, messages."""
 
+from typing import get_args
+
 import pytest
 
-from lmsm_cli.config import Config, dump_yaml
+from lmsm_cli.config import OPTION_OF, Config, dump_yaml
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.layers import Layer, preset_names, resolve
 from lmsm_cli.losses import check_loss
@@ -78,7 +80,9 @@ def test_margin_is_short_for_the_specs(layers, loss):
 
 def test_a_written_config_reads_back(tmp_path):
     """config.yaml of a run, given to --config, is the same config."""
-    config = resolve([Layer.of_preset("lsoftmax-resnet18"), flags(milestones="3,7")]).config
+    config = resolve(
+        [Layer.of_preset("lsoftmax-resnet18"), flags(schedule="multistep", milestones="3,7")]
+    ).config
     (tmp_path / "config.yaml").write_text(dump_yaml(config))
     assert resolve([Layer.of_file(tmp_path / "config.yaml")], check_loss).config == config
 
@@ -119,7 +123,7 @@ def test_all_mistakes_are_found_at_once(tmp_path):
         ({"margin": "2"}, "loss 'softmax' has no option 'margin'"),
         ({"device": "gpu"}, "'gpu' is not auto, cpu, cuda or cuda:N"),
         ({"dataset": "balanced", "imbalance": "exp"}, "'balanced' excludes an imbalance"),
-        ({"factor": "0.5"}, "factor 0.5 has no effect without an imbalance"),
+        ({"factor": "0.5"}, "factor 0.5 has no effect with imbalance 'none'; take 'exp' or 'step'"),
         ({"schedule": "multistep", "milestones": "9,3"}, "do not rise"),
         ({"milestones": "a"}, "milestones"),
         ({"loss": "lsoftmax:margin=4,"}, "is not key=value"),
@@ -129,6 +133,19 @@ def test_all_mistakes_are_found_at_once(tmp_path):
         ({"reweight": "effective", "reweight_beta": "-0.1"}, "--reweight-beta"),
         ({"reweight_beta": "0.99"}, "reweight_beta 0.99 has no effect with reweight 'none'"),
         ({"reweight": "inverse", "reweight_beta": "0.99"}, "no effect with reweight 'inverse'"),
+        (
+            {"schedule": "cosine", "milestones": "2,3"},
+            "milestones 2,3 has no effect with schedule 'cosine'; take 'multistep'",
+        ),
+        (
+            {"schedule": "multistep", "step_size": "7"},
+            "step_size 7 has no effect with schedule 'multistep'; take 'step'",
+        ),
+        (
+            {"schedule": "constant", "gamma": "0.3"},
+            "gamma 0.3 has no effect with schedule 'constant'; take 'step' or 'multistep'",
+        ),
+        ({"momentum": "0.5"}, "momentum 0.5 has no effect with optimizer 'adam'; take 'sgd'"),
         ({"rebalance_from": "0", "sampling": "balanced"}, "--rebalance-from"),
         ({"rebalance_from": "2"}, "rebalance_from 2 has no effect without a reweight"),
         ({"rebalance_from": "11", "reweight": "inverse"}, "after the last of the 10 epochs"),
@@ -169,6 +186,30 @@ def test_every_field_has_help_and_a_panel():
     for name, field in Config.model_fields.items():
         assert field.description, name
         assert field.json_schema_extra["panel"], name
+
+
+def test_an_option_goes_with_the_choice_that_a_flag_replaces(tmp_path):
+    """A file's gamma is of its schedule: another schedule is no mistake, unless the option is given again."""
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "schedule: multistep\nmilestones: [2, 3]\ngamma: 0.3\noptimizer: sgd\nmomentum: 0.5\n"
+    )
+    stepped = resolve([Layer.of_file(file), flags(schedule="step")]).config
+    assert (stepped.gamma, stepped.milestones, stepped.momentum) == (0.3, (160, 180), 0.5)
+    plain = resolve([Layer.of_file(file), flags(schedule="cosine", optimizer="adam")])
+    assert (plain.config.gamma, plain.config.momentum) == (0.9, 0.9)
+    assert plain.origins["gamma"] == "default"
+    assert (
+        "gamma 0.3 has no effect"
+        in problems_of(Layer.of_file(file), flags(schedule="cosine", gamma="0.3"))[0]
+    )
+
+
+def test_options_are_of_choices_that_exist():
+    """The table of options names fields and their values."""
+    for key, (choice, useful) in OPTION_OF.items():
+        assert key in Config.model_fields
+        assert set(useful) < set(get_args(Config.model_fields[choice].annotation))
 
 
 def test_switching_the_profile_off_takes_the_presets_factor_along():

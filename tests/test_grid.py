@@ -3,7 +3,16 @@
 import pytest
 
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.grid import Choices, Range, label, parse_axes, parse_seeds, product, samples
+from lmsm_cli.grid import (
+    Choices,
+    Range,
+    check_flags,
+    label,
+    parse_axes,
+    parse_seeds,
+    product,
+    samples,
+)
 
 GRIDS = {
     "lr=0.1,0.01": ("lr", ["0.1", "0.01"]),
@@ -16,6 +25,19 @@ GRIDS = {
     "milestones=160,180;120,160": ("milestones", ["160,180", "120,160"]),
     "pretrained=../a.pt,b=c.pt": ("pretrained", None),
 }  # fmt: skip
+
+
+def test_a_flag_whose_key_is_varied_is_no_silent_loser():
+    """The flag and the varied key are named; a margin is a part of the loss; other flags are none of it."""
+    axes = parse_axes(["lr=1,2"], ["loss=softmax epochs=2", "loss=focal"])
+    check_flags(axes, {"batch_size": 4, "lr": None, "margin": None})
+    with pytest.raises(LmsmError) as told:
+        check_flags(axes, {"lr": "0.2", "margin": "4", "epochs": 1, "batch_size": 4})
+    assert str(told.value).splitlines() == [
+        "--epochs 1 is given, and epochs is varied: leave one of them out",
+        "--lr 0.2 is given, and lr is varied: leave one of them out",
+        "--margin 4 is given, and loss is varied: leave one of them out",
+    ]
 
 
 @pytest.mark.parametrize(("text", "wanted"), GRIDS.items(), ids=list(GRIDS))

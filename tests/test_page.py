@@ -306,7 +306,7 @@ def test_report_writes_into_the_run_folder(runs, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([""], 2, "holds 6 runs, and a report is of one"),
+        ([""], 2, "holds 6 runs: give one of them, such as"),
         (["0-0", "--out", "none/x.html"], 6, "there is no folder"),
         (["nothing"], 2, "there is no"),
     ],

@@ -11,8 +11,6 @@ from lmsm_cli.commands.options import Quiet
 from lmsm_cli.errors import LmsmError, visible
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from lmsm_cli.reports.comparison import Comparison
 
 _PATHS = typer.Argument(
@@ -81,20 +79,7 @@ def print_comparison(comparison: "Comparison", *, only_changed: bool = False, ma
         for table in comparison_tables(comparison, only_changed=only_changed):
             console.out(to_markdown(table), highlight=False)
     else:
-        for table in _fitting(comparison, only_changed=only_changed):
+        for table in comparison_tables(comparison, width=console.width, only_changed=only_changed):
             console.print(table)
     for note in comparison_notes(comparison):
         console.print(note, markup=False, highlight=False)
-
-
-def _fitting(comparison: "Comparison", *, only_changed: bool) -> "list[Table]":
-    """Return the tables, in their narrow form where the terminal asks for it."""
-    from lmsm_cli.commands.console import stdout_console
-    from lmsm_cli.reports.comparison_tables import comparison_tables
-
-    console = stdout_console()
-    unlimited = console.options.update(width=10_000)
-    tables = comparison_tables(comparison, only_changed=only_changed)
-    if any(console.measure(table, options=unlimited).maximum > console.width for table in tables):
-        tables = comparison_tables(comparison, narrow=True, only_changed=only_changed)
-    return tables

@@ -18,6 +18,15 @@ _ASKED = "_LMSM_COMPLETE"
 _BREAKS = (":", "=")
 
 
+def of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what offers these names."""
+
+    def offered(incomplete: str) -> list[str]:
+        return _offered(incomplete, names)
+
+    return offered
+
+
 def presets(incomplete: str) -> list[str]:
     """Return the shipped presets that begin so."""
     return _offered(incomplete, preset_names())

@@ -1,26 +1,27 @@
 """`lmsm eval`: the scores of a checkpoint or run folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import Quiet
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import LmsmError, check_choice
 
 if TYPE_CHECKING:
     from lmsm_cli.display import Display
     from lmsm_cli.evaluation import Evaluation, Tau
 
+_SPLITS = ("test", "validation")
 _WORST = 25
 _MOST_WORST = 1000
 
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
-    split: Annotated[Literal["test", "validation"], typer.Option(metavar="NAME", help="Which of the run's own images: test or validation.")] = "test",
+    split: Annotated[str, typer.Option(metavar="NAME", autocompletion=completion.of(_SPLITS), help="Which of the run's own images: test or validation.")] = "test",
     images: Annotated[Path | None, typer.Option(help="Other images to evaluate on: a folder with one folder for each class.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is now. (default: where the run had it)")] = None,
     adjust: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of the training images is taken from its score. 1 is what theory asks for after softmax; auto takes the best on the run's validation images.")] = None,
@@ -39,6 +40,7 @@ def evaluate(
         raise LmsmError("--worst is how many mistakes --plots draws: give --plots FOLDER too")
     if worst is not None and not 1 <= worst <= _MOST_WORST:
         raise LmsmError(f"--worst is {worst}: give a number from 1 to {_MOST_WORST}")
+    check_choice("--split", split, _SPLITS)
     _check_targets(plots, features)
     from lmsm_cli import evaluation  # imports torch, which a mistyped tau must not wait for
     from lmsm_cli.commands.progress import new_display

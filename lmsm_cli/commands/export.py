@@ -1,19 +1,21 @@
 """`lmsm export`: a checkpoint as an ONNX file or a torch program."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import Quiet
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import LmsmError, check_choice
+
+_FORMATS = ("onnx", "torch")
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
-    form: Annotated[Literal["onnx", "torch"], typer.Option("--format", metavar="NAME", help="onnx for an ONNX file, torch for a program for torch.export.load; neither needs lmsm.")] = "onnx",
+    form: Annotated[str, typer.Option("--format", metavar="NAME", autocompletion=completion.of(_FORMATS), help="onnx for an ONNX file, torch for a program for torch.export.load; neither needs lmsm.")] = "onnx",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write it (default: model.onnx or model.pt2 beside the checkpoint).")] = None,
     images: Annotated[int, typer.Option(metavar="N", help="Test images to verify it on.")] = 1000,
     data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is (default: as in the run).")] = None,
@@ -26,6 +28,7 @@ def export(
     Outputs `logits` and `probabilities`: (N, classes), without a margin.
     Class names, image size and normalisation are in the file's metadata.
     """
+    check_choice("--format", form, _FORMATS)
     if images < 1:
         raise LmsmError(f"--images is {images}: give at least 1")
     from lmsm_cli import export as exporting  # imports torch

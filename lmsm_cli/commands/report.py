@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands import completion
-from lmsm_cli.errors import LmsmError
 
 
 def report(
@@ -21,13 +20,11 @@ def report(
     from lmsm_cli.reports.comparison import compare_runs
     from lmsm_cli.reports.page import write_page
     from lmsm_cli.runs.folder import check_place
-    from lmsm_cli.runs.record import find_runs, read_run
+    from lmsm_cli.runs.record import find_runs, only_run, read_run
 
-    runs = find_runs([run])
-    if len(runs) > 1:
-        raise LmsmError(f"{run} holds {len(runs)} runs, and a report is of one: give one of them, or use `lmsm compare {run} --html FILE`")  # fmt: skip
-    path = out or runs[0] / "report.html"
+    (found,) = find_runs([only_run(run) if run.is_dir() else run])
+    path = out or found / "report.html"
     check_place(path)
-    records = [read_run(runs[0])]
+    records = [read_run(found)]
     write_page(path, compare_runs(records), records)
     stdout_console().print(str(path), markup=False, highlight=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from lmsm_cli.commands.options import (
     with_config_flags,
 )
 from lmsm_cli.errors import LmsmError, RunError
-from lmsm_cli.grid import Axis, parse_axes, parse_seeds, product
+from lmsm_cli.grid import Axis, check_flags, parse_axes, parse_seeds, product
 from lmsm_cli.layers import Layer
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ and leaves to other processes what they are doing. So start it several times to 
 Other choices are the flags of `lmsm train`; runs go to --out (default: runs/sweep).
     """
     axes = parse_axes(grid or [], arm or [])
+    check_flags(axes, flags | {"margin": margin})
     layers = [
         Layer({"out": _OUT}, {"out": "lmsm sweep"}),
         *layers_of(preset, config, margin, flags),

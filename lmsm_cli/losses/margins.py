@@ -59,7 +59,7 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
     is_number = isinstance(margin, Real) and not isinstance(margin, bool)
     if not is_number or not 1 <= margin <= LARGEST_MARGIN:
         raise ArgumentError(
-            f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}, or a tensor (C,) of one per class"
+            f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}; for larger ones of rarer classes: lsoftmax:margin=auto, or in Python a tensor (C,)"
         )
     number = float(margin)
     return int(number) if number.is_integer() else number

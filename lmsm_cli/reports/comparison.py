@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lmsm_cli.config import Config
-from lmsm_cli.errors import LmsmError, did_you_mean
+from lmsm_cli.errors import check_choice
 from lmsm_cli.reports.baseline import baseline_of, verdict_in_words
 from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference, difference
 from lmsm_cli.reports.samples import (
@@ -45,6 +45,7 @@ class ClassStatistic:
 
     name: str
     train_count: int
+    test_count: int
     accuracy: Statistic | None
 
 
@@ -130,11 +131,9 @@ def compare_runs(
     return Comparison(differing, tuple(order), tuple(unscored), tuple(notes))
 
 
-def _check_names(flag: str, names: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
+def _check_names(flag: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
     for name in names:
-        if name not in known:
-            raise LmsmError(f"--{flag}: there is no {name!r}{did_you_mean(name, known)}")
+        check_choice(f"--{flag}", name, known)
 
 
 def _held_against(groups: Sequence[Group], members: Sequence[Sequence[Sample]], name: str | None) -> tuple[list[Group], list[str]]:  # fmt: skip
@@ -236,7 +235,10 @@ def _label(differs: Mapping[str, Any], by: Sequence[str]) -> str:
 def _per_class(scores: Sequence[Mapping[str, Any]]) -> tuple[ClassStatistic, ...]:
     return tuple(
         ClassStatistic(
-            rows[0]["name"], rows[0]["train_count"], _statistic(row["accuracy"] for row in rows)
+            rows[0]["name"],
+            rows[0]["train_count"],
+            rows[0]["test_count"],
+            _statistic(row["accuracy"] for row in rows),
         )
         for rows in zip(*(one["per_class"] for one in scores), strict=True)
     )

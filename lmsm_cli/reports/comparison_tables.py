@@ -13,7 +13,14 @@ from rich.text import Text
 from lmsm_cli.reports.comparison import Comparison, Group, Statistic, Unscored
 from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference
 from lmsm_cli.reports.samples import PLAIN_FORMATS
-from lmsm_cli.reports.tables import NOTHING, new_table, percent, shown
+from lmsm_cli.reports.tables import (
+    NOTHING,
+    new_table,
+    parts_by_columns,
+    percent,
+    shown,
+    whole_width,
+)
 
 _TITLES = {
     "accuracy": "accuracy",
@@ -33,26 +40,33 @@ _BESIDES = {
 _HELD = ("few", "balanced_accuracy", "accuracy")
 # Of more groups, the accuracies per class are no table that anyone reads.
 _MOST_GROUPS = 20
-_NARROW_COLUMNS = 5
+_VERDICT_WIDTH = 22
 
 
-def comparison_tables(comparison: Comparison, *, narrow: bool = False, only_changed: bool = False) -> list[Table]:  # fmt: skip
+def comparison_tables(comparison: Comparison, *, width: int | None = None, only_changed: bool = False) -> list[Table]:  # fmt: skip
     """Return the scores of every group, the differences to the baseline, and class accuracies.
 
     The best is marked among groups with the same test images; elsewhere there is no better.
-    `narrow` names the groups in a table of their own and by number elsewhere, for 80 columns.
+    Where the tables would be wider than `width`, groups are named in a table of their own and by
+    number elsewhere, and tables are parted by columns, so that no number is broken.
     `only_changed` leaves out scores and classes in which all groups are alike.
     """
     scores, besides = (_shown_columns(comparison, titles, only_changed=only_changed) for titles in (_TITLES, _BESIDES))  # fmt: skip
-    if narrow:
-        tables = [_named_groups(comparison), _scores_table(comparison, scores, named=False)]
-        tables += [_scores_table(comparison, besides, named=False)] if besides else []
-    else:
-        tables = [_scores_table(comparison, scores | besides, named=True)]
+    tables = [_scores_table(comparison, scores | besides, named=True), *_further_tables(comparison, named=True, only_changed=only_changed)]  # fmt: skip
+    if width is None or all(whole_width(table) <= width for table in tables):
+        return tables
+    numbered = [_scores_table(comparison, scores, named=False)]
+    numbered += [_scores_table(comparison, besides, named=False)] if besides else []
+    numbered += _further_tables(comparison, named=False, only_changed=only_changed)
+    return [_named_groups(comparison), *(part for table in numbered for part in parts_by_columns(table, width))]  # fmt: skip
+
+
+def _further_tables(comparison: Comparison, *, named: bool, only_changed: bool) -> list[Table]:
+    tables = []
     if any(group.differences for group in comparison.groups):
-        tables.append(_differences_table(comparison.groups, named=not narrow))
+        tables.append(_differences_table(comparison.groups, named=named))
     if len(comparison.groups) <= _MOST_GROUPS:
-        tables += _classes_tables(comparison, named=not narrow, only_changed=only_changed)
+        tables += _classes_tables(comparison, named=named, only_changed=only_changed)
     return tables
 
 
@@ -60,7 +74,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     """Return what a reader of the tables must know, a sentence each."""
     notes = list(comparison.notes)
     if any(group.differences for group in comparison.groups):
-        notes.append("a 95% interval that excludes 0 is called better or worse; it is over repeated trainings, and with many rows one in twenty does so by chance")  # fmt: skip
+        notes.append("a 95% interval that excludes 0 is called better or worse; it is over repeated trainings, not over other test images (how many there are stands beside each class); with many rows one in twenty excludes 0 by chance")  # fmt: skip
     if len(comparison.groups) > _MOST_GROUPS:
         notes.append(f"accuracies per class of {len(comparison.groups)} groups: with --html, --csv or --json")  # fmt: skip
     return notes
@@ -91,7 +105,7 @@ def _scores_table(comparison: Comparison, columns: dict[str, str], *, named: boo
     groups = comparison.groups
     table = new_table("In percent: mean±sd over n runs, * best", "#", *(["run"] if named else []))
     for title in ("n", *columns.values()) if named else columns.values():
-        table.add_column(title, justify="right", overflow="fold")
+        table.add_column(title, justify="right", no_wrap=True)
     marked = {key: _marked_by_test_set(groups, key) for key in columns}
     for i, group in enumerate(groups):
         who = (shown(group.label), str(len(group.runs))) if named else ()
@@ -132,9 +146,9 @@ def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
     table = new_table(f"Against {name}, in points: difference [95% interval over seeds]", "#", *(["run"] if named else []))  # fmt: skip
     held = _told_differences(groups)
     for key in held:
-        table.add_column(_TITLES[key], justify="right", overflow="fold")
-    table.add_column("seeds", overflow="fold")
-    table.add_column("verdict", overflow="fold")
+        table.add_column(_TITLES[key], justify="right", no_wrap=True)
+    table.add_column("seeds", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=_VERDICT_WIDTH)
     for i, group in enumerate(groups, 1):
         if not group.differences:
             continue
@@ -162,30 +176,24 @@ def interval(change: Difference | None) -> str:
 
 
 def _classes_tables(comparison: Comparison, *, named: bool, only_changed: bool) -> list[Table]:
-    """Return the class accuracies of each test set; narrow ones in blocks of a few groups."""
+    """Return the class accuracies of each test set."""
     numbered = list(enumerate(comparison.groups, 1))
-    tables = []
-    for test_set in dict.fromkeys(group.test_set for group in comparison.groups):
-        peers = [(i, group) for i, group in numbered if group.test_set == test_set]
-        step = len(peers) if named else _NARROW_COLUMNS
-        for start in range(0, len(peers), step):
-            block = slice(start, start + step)
-            tables.append(_classes_table(peers, block, named=named, only_changed=only_changed))
-    return tables
+    sets = dict.fromkeys(group.test_set for group in comparison.groups)
+    return [
+        _classes_table([(i, group) for i, group in numbered if group.test_set == test_set], named=named, only_changed=only_changed)
+        for test_set in sets
+    ]  # fmt: skip
 
 
-def _classes_table(peers: Sequence[tuple[int, Group]], block: slice, *, named: bool, only_changed: bool) -> Table:  # fmt: skip
-    """Return the accuracies of each class side by side for (number, group) of one test set.
-
-    Only the columns of a block of the groups are shown; the best is that of all.
-    """
+def _classes_table(peers: Sequence[tuple[int, Group]], *, named: bool, only_changed: bool) -> Table:
+    """Return the accuracies of each class side by side for (number, group) of one test set."""
     table = new_table("Accuracy per class, in percent (* best)", "class")
     shared = len({tuple(one.train_count for one in group.per_class) for _, group in peers}) == 1
-    if shared:
-        table.add_column("training images", justify="right", overflow="fold")
-    for number, group in peers[block]:
-        title = shown(f"{number} {group.label}" if named else number)
-        table.add_column(title, justify="right", overflow="fold")
+    for title in ("training images", "test images") if shared else ("test images",):
+        table.add_column(title, justify="right")
+    for number, group in peers:
+        name = shown(f"{number} {group.label}" if named else number)
+        table.add_column(name, justify="right", **({"overflow": "fold"} if named else {"no_wrap": True}))  # fmt: skip
     for rows in zip(*(group.per_class for _, group in peers), strict=True):
         cells = _marked([row.accuracy for row in rows])
         if only_changed and len(cells) > 1 and len({cell.plain.strip("* ") for cell in cells}) == 1:
@@ -193,7 +201,7 @@ def _classes_table(peers: Sequence[tuple[int, Group]], block: slice, *, named: b
         counts = [Text(str(row.train_count)) for row in rows]
         if not shared:
             cells = [count + ": " + cell for count, cell in zip(counts, cells, strict=True)]
-        table.add_row(shown(rows[0].name), *(counts[:1] if shared else []), *cells[block])
+        table.add_row(shown(rows[0].name), *(counts[:1] if shared else []), str(rows[0].test_count), *cells)  # fmt: skip
     return table
 
 

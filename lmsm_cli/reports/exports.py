@@ -34,7 +34,7 @@ def _row(group: Group, comparison: Comparison) -> dict[str, Any]:
         row |= {f"{name} difference": change and change.mean, f"{name} low": change and change.low, f"{name} high": change and change.high}  # fmt: skip
     for one in group.per_class:
         name = f"class {visible(one.name)}"
-        row |= {f"{name} training images": one.train_count, name: one.accuracy and one.accuracy.mean, f"{name} sd": one.accuracy and one.accuracy.sd}  # fmt: skip
+        row |= {f"{name} training images": one.train_count, f"{name} test images": one.test_count, name: one.accuracy and one.accuracy.mean, f"{name} sd": one.accuracy and one.accuracy.sd}  # fmt: skip
     return row
 
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lmsm_cli.errors import visible
@@ -23,6 +25,7 @@ _ADJUSTMENTS = {"adjust": "logit adjustment", "tau-norm": "tau-normalisation"}
 # Rows of a schedule between the first and the last: one screen.
 _EPOCHS_SHOWN = 20
 _BAR_WIDTH = 24
+_MEASURING = Console(width=10_000)  # nothing is ever printed on it
 
 
 def per_class_table(scores: Mapping[str, Any]) -> Table:
@@ -231,12 +234,55 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f}"
 
 
+def whole_width(table: Table) -> int:
+    """Return the characters of a line of the table where nothing is broken."""
+    return _MEASURING.measure(table).maximum
+
+
+def parts_by_columns(table: Table, width: int) -> list[Table]:
+    """Return the table, or where even broken texts leave it wider, tables of some columns each.
+
+    Each has the first column, which tells the rows apart, and as many of the others as fit.
+    """
+    first, *others = table.columns
+    parts: list[list[Column]] = []
+    for column in others:
+        if not parts or _MEASURING.measure(_part(table, [*parts[-1], column])).minimum > width:
+            parts.append([first])
+        parts[-1].append(column)
+    return [_part(table, columns) for columns in parts]
+
+
+def _part(table: Table, columns: Sequence[Column]) -> Table:
+    """Return a table of some columns of another; those that don't wrap keep their width."""
+    part = new_table(str(table.title))
+    for column in columns:
+        widest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        part.add_column(
+            column.header, justify=column.justify, overflow=column.overflow, no_wrap=column.no_wrap,
+            min_width=column.min_width, width=widest if column.no_wrap else None,
+        )  # fmt: skip
+    for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):
+        part.add_row(*cells, end_section=row.end_section)
+    return part
+
+
+class _TitledTable(Table):
+    """A table under a title that breaks where the page ends, not where the table does."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        title, self.title = self.title, None
+        try:
+            yield Text(str(title), style="bold")
+            yield from super().__rich_console__(console, options)
+        finally:
+            self.title = title
+
+
 def new_table(title: str, *names: str) -> Table:
     """Return a table with left-aligned columns for names; numbers' columns are added to it."""
-    table = Table(
+    table = _TitledTable(
         title=title,
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
     )

@@ -23,6 +23,7 @@ import torch
 from lmsm_cli.errors import MALFORMED, CheckpointError, DiskError, LmsmError, first_line
 from lmsm_cli.models import Classifier, build_classifier
 from lmsm_cli.runs.folder import temporary_of
+from lmsm_cli.runs.record import only_run, read_run
 
 SCHEMA = 2
 _READABLE = (1, 2)  # 1 had no digest, and nothing to resume from
@@ -113,8 +114,20 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def find(path: Path) -> Path:
-    """Return the checkpoint file that a path names: itself, or a run folder's checkpoint.pt."""
-    return path / "checkpoint.pt" if path.is_dir() else path
+    """Return the checkpoint file that a path names: itself, or checkpoint.pt of a run folder.
+
+    The run may be the only one in the folder. Raises LmsmError where there are several, and
+    CheckpointError that says how the run ended where it has no checkpoint.
+    """
+    if not path.is_dir():
+        return path
+    run = only_run(path)
+    file = run / "checkpoint.pt"
+    status = None if file.exists() else read_run(run, with_metrics=False).status
+    if status is not None:
+        reason = f": {status['reason']}" if status.get("reason") else ""
+        raise CheckpointError(f"no checkpoint at {file}; the run is {status.get('state', 'unknown')}{reason}")  # fmt: skip
+    return file
 
 
 def state_of(model: Classifier, config: dict[str, Any], *, train_counts: list[int], image_shape: list[int], epoch: int, **more: Any) -> dict[str, Any]:  # fmt: skip

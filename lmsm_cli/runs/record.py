@@ -93,6 +93,22 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def only_run(path: Path) -> Path:
+    """Return the run folder that the folder is or directly holds; itself where it holds none.
+
+    Raises LmsmError where it holds several.
+    """
+    if is_run(path):
+        return path
+    try:
+        runs = sorted(filter(is_run, path.iterdir()))
+    except OSError as error:
+        raise LmsmError(f"cannot read {path}: {reason_of(error)}") from None
+    if len(runs) > 1:
+        raise LmsmError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[-1]}")
+    return runs[0] if runs else path
+
+
 def runs_below(paths: Sequence[Path]) -> list[Path]:
     """Return the folders of runs that lie in those that `find_runs` looks into, and that it passes by."""
     passed = [folder for path in paths if not is_run(path) for folder in sorted(path.iterdir())]
