@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmsm_cli.data.image_files import ImageFileError, find_images, read_image
+from lmsm_cli.data.image_files import ImageFileError, find_images, left_out, read_image
 from lmsm_cli.errors import DataError
 from tests.conftest import noise, save
 
@@ -122,6 +122,29 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         assert error.value.reason.startswith(f"cannot be read: {reason}")
 
 
+@pytest.mark.parametrize(
+    ("pixels", "suffix", "span"),
+    [
+        (np.full((8, 8), 255, np.uint16), "png", "from 255 to 255"),
+        (np.arange(64, dtype=np.int32).reshape(8, 8), "tiff", "from 0 to 63"),
+        (np.full((8, 8), 70_000, np.int32), "tiff", "from 70000 to 70000"),
+        (np.full((8, 8), -1, np.int32), "tiff", "from -1 to -1"),
+    ],
+)
+def test_deep_pixels_of_another_range_are_not_taken_for_dark_ones(tmp_path, pixels, suffix, span):
+    """8-bit values in a 16-bit file would come out black, larger ones than 16 bits white."""
+    Image.fromarray(pixels).save(tmp_path / f"x.{suffix}")
+    with pytest.raises(ImageFileError, match=f"pixels of more than 8 bits go {span}, not to 65535"):
+        read_image(tmp_path / f"x.{suffix}", size=8, channels=1)
+
+
+@pytest.mark.parametrize("value", [0, 256, 65535])
+def test_deep_pixels_that_fill_their_range_are_scaled(tmp_path, value):
+    """Black, the darkest that 8 bits can show, and white."""
+    Image.fromarray(np.full((8, 8), value, np.uint16)).save(tmp_path / "x.png")
+    assert (read_image(tmp_path / "x.png", size=8, channels=1) == value >> 8).all()
+
+
 def test_images_are_found_at_any_depth_in_sorted_order(tmp_path):
     """Of a folder come the files with an image's suffix, sorted by folder and name; hidden ones do not."""
     for name in ("b/2.png", "b/10.JPG", "b/c/1.tiff", "a.webp", "z.gif", ".hidden.png", ".git/x.png", "b/.x.png"):  # fmt: skip
@@ -131,6 +154,10 @@ def test_images_are_found_at_any_depth_in_sorted_order(tmp_path):
         (tmp_path / name).touch()
     found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path])]
     assert found == ["a.webp", "b/10.JPG", "b/2.png", "b/c/1.tiff", "z.gif"]
+    assert left_out([tmp_path, tmp_path / "a.webp"]) == [
+        tmp_path / "b/labels.json",
+        tmp_path / "notes.txt",
+    ]
 
 
 def test_named_files_are_taken_whatever_their_names(tmp_path):

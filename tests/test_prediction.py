@@ -251,3 +251,16 @@ def test_real_cifar10_images_are_predicted_as_their_pixels(real_data, tmp_path):
         with torch.no_grad():
             wanted = model(pixels).softmax(1)[0]
         assert dict(one.likeliest) == pytest.approx({name: wanted[c].item() for c, name in enumerate(model.classes)}, abs=1e-4)  # fmt: skip
+
+
+def test_files_that_are_left_out_are_told(run, tmp_path, capsys):
+    """A folder's files without an image's name are counted and named; none, nothing is said."""
+    save(tmp_path / "x.png", noise(1, (SIZE, SIZE, 3)))
+    for number in range(6):
+        (tmp_path / f"n{number}.txt").touch()
+    assert main(["predict", str(run), str(tmp_path / "x.png"), str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"6 files are not named as images are, and left out: {tmp_path / 'n0.txt'}, " in said
+    assert f"{tmp_path / 'n4.txt'} and 1 more; give them by name" in said
+    assert main(["predict", str(run), str(tmp_path / "x.png")]) == 0
+    assert "left out" not in capsys.readouterr().err

@@ -18,6 +18,8 @@ arm() {
         lsoftmax-free) echo "loss=lsoftmax:margin=2,weight_norm=free" ;;
         lsoftmax-4) echo "loss=lsoftmax:margin=4,weight_norm=shared" ;;
         lsoftmax-auto) echo "loss=lsoftmax:margin=auto,margin_max=4,weight_norm=shared,lambda_min=1" ;;
+        lsoftmax-auto-prior) echo "loss=lsoftmax:margin=auto,margin_max=4,weight_norm=shared,lambda_min=1,tau=1" ;;
+        lsoftmax-auto-drw) echo "loss=lsoftmax:margin=auto,margin_max=4,weight_norm=shared,lambda_min=1 $drw" ;;
         lsoftmax-prior) echo "loss=lsoftmax:margin=2,weight_norm=shared,tau=1" ;;
         lsoftmax-drw) echo "loss=lsoftmax:margin=2,weight_norm=shared $drw" ;;
         ldam-drw) echo "loss=ldam $drw" ;;
@@ -25,7 +27,7 @@ arm() {
         *) echo "loss=$1" ;;
     esac
 }
-all="softmax softmax-drw lsoftmax lsoftmax-free lsoftmax-4 lsoftmax-auto lsoftmax-prior lsoftmax-drw asoftmax cosface arcface ldam ldam-drw
+all="softmax softmax-drw lsoftmax lsoftmax-free lsoftmax-4 lsoftmax-auto lsoftmax-prior lsoftmax-auto-prior lsoftmax-drw lsoftmax-auto-drw asoftmax cosface arcface ldam ldam-drw
     balanced-softmax logit-adjusted:tau=0.5 vs focal kobayashi"
 
 for tail in ${TAILS:-exp-0.01 exp-0.1 step-0.01}; do

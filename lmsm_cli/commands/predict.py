@@ -8,9 +8,10 @@ import typer
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import Quiet
-from lmsm_cli.errors import LmsmError, RunError
+from lmsm_cli.errors import LmsmError, RunError, visible
 
 _STDOUT = Path("-")
+_NAMED = 5
 
 
 def predict(
@@ -22,7 +23,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)] = "auto",
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Name the likeliest classes of image files, of any size and kind.
+    """Name the likeliest classes of image files: JPEG, PNG, BMP, GIF, TIFF or WebP, of any size.
 
     Files that cannot be read are told one by one, the others are predicted, and the exit code is 1.
     """
@@ -30,7 +31,7 @@ def predict(
         raise LmsmError("--json and --csv - both print on stdout; give one of them, or a file to --csv")  # fmt: skip
     if top < 1:
         raise LmsmError(f"--top is {top}: give at least 1")
-    from lmsm_cli.data.image_files import find_images
+    from lmsm_cli.data.image_files import find_images, left_out
     from lmsm_cli.runs.folder import check_place, write_whole
 
     if csv and csv != _STDOUT:
@@ -41,6 +42,10 @@ def predict(
     from lmsm_cli.reports.tables import predictions_table
 
     with new_display(quiet) as display:
+        if others := left_out(images):
+            display.warn(
+                f"{len(others)} files are not named as images are, and left out: {_few(others)}; give them by name to read them"
+            )
         found = prediction.predict(checkpoint, files, display, top=top, device=device)
     if csv and csv != _STDOUT:
         write_whole(csv, found.to_csv())
@@ -52,3 +57,8 @@ def predict(
         stdout_console().print(predictions_table(found.to_json()))
     if found.num_failed:
         raise RunError(f"{found.num_failed} of {len(files)} images could not be read")
+
+
+def _few(files: list[Path]) -> str:
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return visible(", ".join(map(str, files[:_NAMED])) + more)

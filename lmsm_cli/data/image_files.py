@@ -13,9 +13,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lmsm_cli.errors import DataError, visible
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 # Decoding small files is bound by Python itself: more threads stop helping early.
 DECODING_THREADS = min(4, os.cpu_count() or 1)
+
+# White in 16 bits. What stays within 8 bits of them was not scaled, and would come out black.
+_DEEPEST = 65535
 
 # Named, so that a file with a harmless name is never handed to, say, PostScript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
@@ -46,7 +49,9 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         try:
             if not path.exists():
                 raise DataError(f"there is no image or folder {path}")
-            images = sorted(_images_below(path, set())) if path.is_dir() else [path]
+            images = (
+                sorted(filter(_is_named_so, _files_below(path, set()))) if path.is_dir() else [path]
+            )
         except OSError as error:
             raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from None  # fmt: skip
         if not images:
@@ -55,18 +60,27 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _images_below(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """Yield the images in and below a folder; `above` are the folders that a link could lead back to."""
+def left_out(paths: Iterable[Path]) -> list[Path]:
+    """Return the files below the folders that `find_images` leaves out for their names."""
+    below = (file for path in paths if path.is_dir() for file in _files_below(path, set()))
+    return sorted(file for file in below if not _is_named_so(file))
+
+
+def _is_named_so(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def _files_below(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """Yield the files in and below a folder; `above` are the folders that a link could lead back to."""
     within = above | {folder.resolve()}
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
     for entry in shown:
         path = folder / entry.name
         if not entry.is_dir():
-            if entry.name.lower().endswith(SUFFIXES):
-                yield path
+            yield path
         elif path.resolve() not in within:
-            yield from _images_below(path, within)
+            yield from _files_below(path, within)
 
 
 def read_image(path: Path, *, size: int, channels: int, smallest: int = 1) -> NDArray[np.uint8]:
@@ -105,7 +119,9 @@ def _check_file(path: Path) -> None:
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     """Return the image in mode L or RGB."""
     if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255 instead of scaling them
-        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0 or deep.max() > _DEEPEST or 0 < deep.max() <= _DEEPEST >> 8:
+            raise ValueError(f"its pixels of more than 8 bits go from {deep.min()} to {deep.max()}, not to {_DEEPEST}: of unknown range")  # fmt: skip
         image = Image.fromarray((deep >> 8).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
