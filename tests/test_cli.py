@@ -331,6 +331,11 @@ def test_losses_lists_every_loss_with_its_options(capsys):
 
 def test_losses_explains_one(capsys):
     """A loss's name prints its whole description; a misspelt one names the nearest."""
+    assert main(["losses", "lsoftmax"]) == 0
+    explained = capsys.readouterr().out
+    assert "- follows from the data and the other options" in explained
+    assert "`tau`" in explained
+    assert not any(word in explained for word in (">>>", "Raises", "Error"))
     assert main(["losses", "cosface"]) == 0
     assert "0.35 as published" in capsys.readouterr().out
     assert main(["losses", "cosfase"]) == 2

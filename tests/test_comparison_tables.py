@@ -106,6 +106,13 @@ def test_differences_have_interval_and_verdict_in_points():
     assert comparison_notes(held())[0] == "unlike"
 
 
+def test_a_margin_of_each_class_is_said_to_be_the_rarests():
+    """With margin=auto among the groups a note says whose margin the column has; else none does."""
+    notes = {loss: " ".join(comparison_notes(Comparison(("loss",), (group(loss, 0.6),), ()))) for loss in ("lsoftmax:margin=auto", "lsoftmax:margin=2")}  # fmt: skip
+    assert "that of the rarest class" in notes["lsoftmax:margin=auto"]
+    assert "rarest" not in notes["lsoftmax:margin=2"]
+
+
 def test_a_difference_that_repeats_another_is_shown_once():
     """On balanced test images accuracy is balanced accuracy: one column is enough."""
     _, against, _ = comparison_tables(held())

@@ -1,6 +1,7 @@
 """`lmsm losses`: list the losses with their options, or explain one."""
 
 import inspect
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,11 +33,17 @@ def losses(
     for key, head in chosen.items():
         options = ", ".join(f"{option}={_shown(value)}" for option, value in _options(head).items())
         console.print(f"[bold]{key}[/]" + (f"  {options}" if options else ""), soft_wrap=True)
-        text = inspect.getdoc(head) or ""
-        for line in text.splitlines() if name else [_description(head)]:
+        for line in _explanation(head) if name else [_description(head)]:
             console.print(f"  {line}", markup=False, soft_wrap=True)
+    console.print("- follows from the data and the other options")
     if not name:
         console.print("as in --loss lsoftmax:margin=4,lambda_min=5; more: lmsm losses NAME")
+
+
+def _explanation(head: "type[Head]") -> list[str]:
+    """Return the lines on the loss and its options, without those for Python alone."""
+    lines = (inspect.getdoc(head) or "").splitlines()
+    return list(takewhile(lambda line: not line.startswith(("Raises ", ">>> ")), lines))
 
 
 def _description(head: "type[Head]") -> str:

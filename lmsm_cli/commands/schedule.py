@@ -90,3 +90,7 @@ def _print(loss: str, counts: list[int] | None, epochs: list[dict[str, Any]]) ->
     for line in (f"loss: {loss}", known):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(schedule_table(epochs))
+    if "margin=auto" in loss:
+        console.print(
+            "the effective margin is that of the rarest class; commoner classes have less"
+        )

@@ -73,6 +73,10 @@ def _further_tables(comparison: Comparison, *, named: bool, only_changed: bool) 
 def comparison_notes(comparison: Comparison) -> list[str]:
     """Return what a reader of the tables must know, a sentence each."""
     notes = list(comparison.notes)
+    if any("margin=auto" in str(group.differs.get("loss")) for group in comparison.groups):
+        notes.append(
+            "the margin of margin=auto is that of the rarest class; commoner classes have less"
+        )
     if any(group.differences for group in comparison.groups):
         notes.append("a 95% interval that excludes 0 is called better or worse; it is over repeated trainings, not over other test images (how many there are stands beside each class); with many rows one in twenty excludes 0 by chance")  # fmt: skip
     if len(comparison.groups) > _MOST_GROUPS:
