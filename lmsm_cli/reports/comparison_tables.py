@@ -66,7 +66,7 @@ def _further_tables(comparison: Comparison, *, named: bool, only_changed: bool) 
     if any(group.differences for group in comparison.groups):
         tables.append(_differences_table(comparison.groups, named=named))
     if len(comparison.groups) <= _MOST_GROUPS:
-        tables += _classes_tables(comparison, named=named, only_changed=only_changed)
+        tables += _classes_tables(comparison, only_changed=only_changed)
     return tables
 
 
@@ -179,25 +179,27 @@ def interval(change: Difference | None) -> str:
     return f"{100 * change.mean:+.1f}{bounds}"
 
 
-def _classes_tables(comparison: Comparison, *, named: bool, only_changed: bool) -> list[Table]:
+def _classes_tables(comparison: Comparison, *, only_changed: bool) -> list[Table]:
     """Return the class accuracies of each test set."""
     numbered = list(enumerate(comparison.groups, 1))
     sets = dict.fromkeys(group.test_set for group in comparison.groups)
     return [
-        _classes_table([(i, group) for i, group in numbered if group.test_set == test_set], named=named, only_changed=only_changed)
+        _classes_table([(i, group) for i, group in numbered if group.test_set == test_set], only_changed=only_changed)
         for test_set in sets
     ]  # fmt: skip
 
 
-def _classes_table(peers: Sequence[tuple[int, Group]], *, named: bool, only_changed: bool) -> Table:
-    """Return the accuracies of each class side by side for (number, group) of one test set."""
+def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) -> Table:
+    """Return the accuracies of each class side by side for (number, group) of one test set.
+
+    Groups go by their numbers: their names are longer than what stands below.
+    """
     table = new_table("Accuracy per class, in percent (* best)", "class")
     shared = len({tuple(one.train_count for one in group.per_class) for _, group in peers}) == 1
     for title in ("training images", "test images") if shared else ("test images",):
         table.add_column(title, justify="right")
-    for number, group in peers:
-        name = shown(f"{number} {group.label}" if named else number)
-        table.add_column(name, justify="right", **({"overflow": "fold"} if named else {"no_wrap": True}))  # fmt: skip
+    for number, _ in peers:
+        table.add_column(str(number), justify="right", no_wrap=True)
     for rows in zip(*(group.per_class for _, group in peers), strict=True):
         cells = _marked([row.accuracy for row in rows])
         if only_changed and len(cells) > 1 and len({cell.plain.strip("* ") for cell in cells}) == 1:
