@@ -47,7 +47,8 @@ def finished(out, *, all_states=False):
 
 def test_the_best_is_best_on_validation(tmp_path, capsys):
     """A value is the last epoch's val_balanced_accuracy of the run; the best's command repeats it."""
-    flags = ["sweep", *FLAGS, *CHOICES, "--out", str(tmp_path)]
+    at = FLAGS.index("--batch-size")
+    flags = ["sweep", *FLAGS[:at], *FLAGS[at + 2 :], *CHOICES, "--out", str(tmp_path)]
     assert main([*flags, "--trials", "3", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     for row in document["trials"]:

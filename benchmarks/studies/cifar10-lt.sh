@@ -1,7 +1,7 @@
 #!/bin/sh
 # Long-tailed CIFAR-10 with resnet32: LDAM-DRW's recipe (Cao et al. 2019), shortened in proportion where EPOCHS is less than 200.
 #   EPOCHS=200 sh benchmarks/studies/cifar10-lt.sh                       all losses, exp 0.01 and 0.1, step 0.01; for a GPU
-#   EPOCHS=12 TAILS=exp-0.01 NECKS=bn ARMS="softmax lsoftmax-auto" THREADS=1 COMPILE=1 sh benchmarks/studies/cifar10-lt.sh
+#   EPOCHS=30 TAILS=exp-0.01 NECKS=bn PRECISION=bf16 ARMS="softmax lsoftmax-auto" THREADS=1 COMPILE=1 sh benchmarks/studies/cifar10-lt.sh
 # It does what is missing below runs/; start it several times to share the work. All training images, last epoch.
 # NECKS: none as published; bn puts a linear layer and BatchNorm between net and head (LOG.md: why).
 set -e
@@ -27,8 +27,8 @@ arm() {
         *) echo "loss=$1" ;;
     esac
 }
-all="softmax softmax-drw lsoftmax lsoftmax-free lsoftmax-4 lsoftmax-auto lsoftmax-prior lsoftmax-auto-prior lsoftmax-drw lsoftmax-auto-drw asoftmax cosface arcface ldam ldam-drw
-    balanced-softmax logit-adjusted:tau=0.5 vs focal kobayashi"
+all="softmax softmax-drw lsoftmax lsoftmax-free lsoftmax-4 lsoftmax-auto lsoftmax-prior lsoftmax-auto-prior lsoftmax-drw lsoftmax-auto-drw
+    asoftmax cosface arcface ldam ldam-drw balanced-softmax logit-adjusted:tau=0.5 vs focal kobayashi"
 
 for tail in ${TAILS:-exp-0.01 exp-0.1 step-0.01}; do
     set --
