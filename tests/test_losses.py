@@ -152,6 +152,26 @@ def test_imbalance_brings_its_own_defaults(margin, lam):
     assert LSoftmaxLoss(2, 3, margin=margin, lambda_min=0.0, weight_norm="free", class_counts=torch.tensor([50, 5, 5])).shared_norm is None  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("counts", "options", "margin"),
+    [
+        (None, {}, 2),
+        ([100, 100, 60], {}, 2),
+        ([100, 50, 49], {}, "auto"),
+        ([100, 50, 10], {"margin": 2}, 2),
+        ([100, 100, 60], {"margin_max": 3}, "auto"),
+    ],
+)
+def test_the_usual_margin_is_by_rarity_on_a_long_tail(counts, options, margin):
+    """Twice as many images in the largest class is no long tail, more is; what is given stands."""
+    class_counts = None if counts is None else torch.tensor(counts)
+    head = LSoftmaxLoss(4, 3, class_counts=class_counts, **options)
+    wanted = LSoftmaxLoss(4, 3, class_counts=class_counts, **options | {"margin": margin})
+    torch.testing.assert_close(torch.as_tensor(head.margin), torch.as_tensor(wanted.margin))
+    assert head.resolved_options() == wanted.resolved_options()
+    assert head.resolved_options()["margin"] == margin
+
+
 def test_margins_by_rarity_have_more_left_on_a_long_tail():
     """Under margin=auto lambda ends at 1: half of each margin above 1, up to 2.5 for the rarest class."""
     tail = LSoftmaxLoss(2, 3, margin="auto", class_counts=torch.tensor([50, 20, 5]))

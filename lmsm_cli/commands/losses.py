@@ -1,6 +1,7 @@
 """`lmsm losses`: list the losses with their options, or explain one."""
 
 import inspect
+import re
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from lmsm_cli.commands.console import print_json, stdout_console
 
 if TYPE_CHECKING:
     from lmsm_cli.losses import Head
+
+_FOR_PYTHON = re.compile(r"Raises |>{3} ")
 
 
 def losses(
@@ -43,7 +46,7 @@ def losses(
 def _explanation(head: "type[Head]") -> list[str]:
     """Return the lines on the loss and its options, without those for Python alone."""
     lines = (inspect.getdoc(head) or "").splitlines()
-    return list(takewhile(lambda line: not line.startswith(("Raises ", ">>> ")), lines))
+    return list(takewhile(lambda line: not _FOR_PYTHON.match(line), lines))
 
 
 def _description(head: "type[Head]") -> str:

@@ -16,6 +16,8 @@ from lmsm_cli.losses.prior import log_prior, rarity
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
 _BALANCED_RATIO = 2.0
+# The margin of all classes alike, where they are about as large; on a long tail it costs rare classes.
+_USUAL_MARGIN = 2
 # Under margin=auto the rarest classes live with more than the effective margin that one for all leaves.
 _USUAL_LAMBDA_OF_AUTO = 1.0
 
@@ -116,6 +118,7 @@ class LSoftmaxLoss(AnnealedHead):
 
     `margin`: from 1 to 1000; a tensor (C,) of one per class; or `auto`, which gives rare classes the
     larger ones, from `margin_min` (1) to `margin_max` (4) (`margins_by_rarity`; needs class_counts).
+    By default 2, and `auto` with one of these or on a long tail, where 2 for all cost rare classes.
     Lambda: `anneal` is power, exponential, cosine, linear, constant or none, with `lambda_start` (1000;
     10 for cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45) (see
     `Annealing`); `none` is the full margin from the first step, which collapses on real images.
@@ -127,7 +130,7 @@ class LSoftmaxLoss(AnnealedHead):
     training images (needs class_counts): the margin asks for the same distance from everybody, the
     prior for more from whoever is common (logit adjustment, Menon et al. 2021).
     `class_chunk`: hold the logits of that many classes at a time.
-    Where the largest of `class_counts` is over twice the smallest, `lambda_min` leaves an effective
+    On a long tail, the largest of `class_counts` over twice the smallest, `lambda_min` leaves an effective
     margin of 1.5 by default (2 margin - 3; under `auto` it is 1, which leaves 2.5 to the rarest of
     margins up to 4), and `weight_norm` is shared beyond margin 1; else they are 0 and free
     (measured: benchmarks/LOG.md). The state dict holds `weight` alone, and `shared_norm` where there
@@ -148,7 +151,7 @@ class LSoftmaxLoss(AnnealedHead):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
-        margin: float | Tensor | Literal["auto"] = 2,
+        margin: float | Tensor | Literal["auto"] | None = None,
         margin_min: float | None = None,
         margin_max: float | None = None,
         anneal: Form = "power",
@@ -163,8 +166,11 @@ class LSoftmaxLoss(AnnealedHead):
     ) -> None:
         if class_counts is not None:
             class_counts = checked_counts(class_counts, num_classes, "lsoftmax")
-        margins = _margins(margin, margin_min, margin_max, class_counts, num_classes)
         tailed = class_counts is not None and bool(class_counts.max() > _BALANCED_RATIO * class_counts.min())  # fmt: skip
+        if margin is None:
+            is_bounded = margin_min is not None or margin_max is not None
+            margin = "auto" if tailed or is_bounded else _USUAL_MARGIN
+        margins = _margins(margin, margin_min, margin_max, class_counts, num_classes)
         if lambda_min is None and anneal != "none":
             lambda_min = _usual_lambda(margin, margins) if tailed else 0.0
         if weight_norm is None:
@@ -198,7 +204,7 @@ class LSoftmaxLoss(AnnealedHead):
         return self.tau
 
     def resolved_options(self) -> dict[str, object]:
-        """Return the margin as it was given, lambda_min and weight_norm as they are in force."""
+        """Return the margin as it was given or chosen, lambda_min and weight_norm as they are in force."""
         named = {} if isinstance(self.spec_margin, Tensor) else {"margin": self.spec_margin}
         return named | super().resolved_options() | {"weight_norm": self.weight_norm}
 
