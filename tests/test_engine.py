@@ -254,7 +254,8 @@ def test_learning_rates_by_hand(choice, wanted):
 @pytest.mark.parametrize("schedule", ["step", "multistep"])
 def test_schedules_are_torchs(schedule):
     """Step and multistep fall where torch's own schedulers do."""
-    config = Config(lr=0.1, schedule=schedule, step_size=3, milestones=(2, 5), gamma=0.5, epochs=8)
+    falls = {"step_size": 3} if schedule == "step" else {"milestones": (2, 5)}
+    config = Config(lr=0.1, schedule=schedule, **falls, gamma=0.5, epochs=8)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     schedulers = torch.optim.lr_scheduler
     theirs = schedulers.StepLR(optimizer, 3, 0.5) if schedule == "step" else schedulers.MultiStepLR(optimizer, [2, 5], 0.5)  # fmt: skip
