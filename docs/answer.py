@@ -1,7 +1,7 @@
 """Make the README's picture of the answer from the kept runs: `python docs/answer.py`
 
 docs/answer.png: by how much each loss differs from softmax on the rare classes and on all, with 95% intervals
-over seeds, as `lmsm compare` has them, on each set of the README's table.
+over seeds, as `lmsm compare` has them, on each set of the README's table, each with a scale of its own.
 """
 
 import sys
@@ -19,18 +19,21 @@ from results import unpack  # noqa: E402
 STUDIES = {
     ("digits", "digits-confirm"): "digits, learning rate 0.05",
     ("digits", "digits-confirm-lr"): "digits, learning rate 0.01",
-    ("mnist", "mnist-lt-bn"): "MNIST, learning rate 0.1",
+    ("mnist", "mnist-lt-bn"): "MNIST",
+    ("cifar10-usual", "cifar10-usual"): "CIFAR-10, exp 0.1",
+    ("cifar10-lt-30", "cifar10-lt-exp-0.01"): "CIFAR-10, exp 0.01",
 }
+# How the labels of a row begin.
 NAMES = {
-    "lsoftmax:margin=auto": "L-Softmax, larger margins\nfor rarer classes",
-    "lsoftmax:margin=2,weight_norm=shared": "L-Softmax, margin 2",
-    "logit-adjusted": "logit adjustment",
+    ("lsoftmax:margin=auto",): "L-Softmax, larger margins\nfor rarer classes",
+    ("lsoftmax:margin=2,",): "L-Softmax, margin 2",
+    ("logit-adjusted", "balanced-softmax"): "logit adjustment",
 }
 
 
 def main() -> None:
     """Draw the differences of the studies side by side."""
-    figure, panels = new_figure(1, len(STUDIES), width=10.5, height=2.4)
+    figure, panels = new_figure(1, len(STUDIES), width=15, height=2.4)
     for axes, ((archive, study), title) in zip(panels, STUDIES.items(), strict=True):
         groups = {group.label: group for group in groups_of(archive, study)}
         for place, start in enumerate(NAMES):
@@ -40,11 +43,8 @@ def main() -> None:
         axes.axvline(0, color=GREY, linewidth=1)
         axes.set_yticks([-place for place in range(len(NAMES))], NAMES.values())
         axes.set_ylim(0.5 - len(NAMES), 0.5)
-        axes.set_xlabel("points of accuracy above softmax")
+        axes.set_xlabel("points above softmax")
         axes.set_title(title, fontsize=10)
-    ends = [end for axes in panels for end in axes.get_xlim()]
-    for axes in panels:
-        axes.set_xlim(min(ends), max(ends))
     for axes in panels[1:]:
         axes.set_yticklabels([])
     panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
