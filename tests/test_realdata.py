@@ -29,7 +29,7 @@ def test_lsoftmax_learns_real_cifar10(real_data, tmp_path):
 
 def test_the_known_collapse_is_called_in_epoch_1(real_data, tmp_path, capsys):
     """Full margin from the first step on ReLU features, as in the re-implemented project: chance."""
-    scores, row = train(real_data, tmp_path, "--factor", "0.02", "--neck", "relu", "--loss", "lsoftmax:anneal=none,weight_norm=free")  # fmt: skip
+    scores, row = train(real_data, tmp_path, "--factor", "0.02", "--neck", "relu", "--loss", "lsoftmax:margin=2,anneal=none,weight_norm=free")  # fmt: skip
     assert scores["accuracy"] == pytest.approx(0.1, abs=0.02)
     assert "dead features" in row["collapse"]
     assert "WARNING: collapse in epoch 1" in capsys.readouterr().err

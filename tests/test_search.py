@@ -24,6 +24,8 @@ optuna = pytest.importorskip("optuna")
 
 GRIDS = ["lr=0.001..0.1:log", "batch_size=32..64", "loss=softmax,lsoftmax:margin=2"]
 CHOICES = [word for text in GRIDS for word in ("--grid", text)]
+_AT = FLAGS.index("--batch-size")
+OTHER_FLAGS = FLAGS[:_AT] + FLAGS[_AT + 2 :]
 
 
 def search(out, num_trials, *grids, arms=(), seeds=None, prune=False, **values):
@@ -47,8 +49,7 @@ def finished(out, *, all_states=False):
 
 def test_the_best_is_best_on_validation(tmp_path, capsys):
     """A value is the last epoch's val_balanced_accuracy of the run; the best's command repeats it."""
-    at = FLAGS.index("--batch-size")
-    flags = ["sweep", *FLAGS[:at], *FLAGS[at + 2 :], *CHOICES, "--out", str(tmp_path)]
+    flags = ["sweep", *OTHER_FLAGS, *CHOICES, "--out", str(tmp_path)]
     assert main([*flags, "--trials", "3", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     for row in document["trials"]:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.test_search import CHOICES, finished
+from tests.test_search import CHOICES, OTHER_FLAGS, finished
 from tests.test_sweep import FLAGS, folders, status, swept
 
 LMSM = [sys.executable, "-m", "lmsm_cli"]
@@ -56,7 +56,17 @@ def test_processes_share_a_sweep(tmp_path):
 
 def test_processes_share_a_study(tmp_path):
     """Two at once do together as many trials as were asked for, none of them twice."""
-    command = [*LMSM, "sweep", *FLAGS, *CHOICES, "--trials", "5", "--out", str(tmp_path), "--json"]
+    command = [
+        *LMSM,
+        "sweep",
+        *OTHER_FLAGS,
+        *CHOICES,
+        "--trials",
+        "5",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]  # fmt: skip
     results = [process.communicate(timeout=SECONDS) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
