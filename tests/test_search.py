@@ -255,4 +255,5 @@ def test_a_process_that_was_taken_for_dead_stands_back(tmp_path):
     found = searched(tmp_path, 2, display=display)
     assert [one.number for one in sorted(found, key=lambda one: one.number)] == [1, 2]
     assert "trial 0 was taken for dead while this process slept; others do it" in display.said
-    assert [status(path)["state"] for path in folders(tmp_path)] == ["interrupted", "completed", "completed"]  # fmt: skip
+    # sorted: of runs that start in the same second the names say nothing of the order
+    assert sorted(status(path)["state"] for path in folders(tmp_path)) == ["completed", "completed", "interrupted"]  # fmt: skip
