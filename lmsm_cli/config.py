@@ -222,7 +222,10 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _check_options(self) -> "Config":
+    def _check_options(self, info: ValidationInfo) -> "Config":
+        """Refuse options without effect, but not those of a run that is there: an older lmsm took them."""
+        if (info.context or {}).get("is_saved"):
+            return self
         for key, (choice, useful) in OPTION_OF.items():
             value, chosen = getattr(self, key), getattr(self, choice)
             if chosen not in useful and value != type(self).model_fields[key].default:

@@ -131,7 +131,7 @@ def _test_images(state: dict[str, Any], count: int, data_dir: Path | None, displ
     """Return images (N, H, W, C) to verify on, and what they are; nothing is downloaded for them."""
     override = {"data_dir": data_dir} if data_dir else {}
     try:
-        config = Config.model_validate(state["config"] | override)
+        config = Config.model_validate(state["config"] | override, context={"is_saved": True})
         if sources.located(config.dataset, config.data_dir) is None:
             raise DataError(f"{config.dataset} is not below {config.data_dir}")
         test = load_test(config, display.report)

@@ -156,7 +156,7 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
             f"{file} was saved by an older lmsm, and holds nothing to resume from"
         )
     try:
-        config = Config.model_validate(state["config"])
+        config = Config.model_validate(state["config"], context={"is_saved": True})
         position, journal = Position(**state["position"]), Journal(**state["journal"])
     except MALFORMED as error:
         raise CheckpointError(f"{file} does not fit this lmsm: {first_line(error)}") from None
@@ -222,14 +222,14 @@ def _written_config(folder: RunFolder) -> Config:
     file = folder.path / "config.yaml"
     if not file.is_file():
         raise LmsmError(f"{folder.path} is no run folder: it has no config.yaml")
-    return resolve([Layer.of_file(file)], check_loss).config
+    return resolve([Layer.of_file(file)], check_loss, is_saved=True).config
 
 
 def _changed(config: Config, changes: dict[str, Any]) -> Config:
     """Return the config with the changes; raise LmsmError that lists those that can't be made."""
     before = configs.dump(config)
     layers = [Layer(before, dict.fromkeys(before, "the run")), Layer.of_flags(changes)]
-    changed = resolve(layers, check_loss).config
+    changed = resolve(layers, check_loss, is_saved=True).config
     after = configs.dump(changed)
     refused = [
         f"{key} was {before[key]!r}, and {value!r} is asked for"

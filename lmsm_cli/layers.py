@@ -52,8 +52,8 @@ class Resolved:
     origins: Mapping[str, str]
 
 
-def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None = None) -> Resolved:
-    """Return the config that the layers give, lowest first.
+def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None = None, *, is_saved: bool = False) -> Resolved:  # fmt: skip
+    """Return the config that the layers give, lowest first; `is_saved` where it is that of a run.
 
     `margin` is a key of layers only: short for the `margin=` of the loss spec in force there.
     `check_loss` raises LmsmError for a bad loss spec. Raises LmsmError that lists every mistake.
@@ -76,7 +76,9 @@ def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None 
                 problems.append(f"{origins['margin']}: {error}")
             origins["loss"] = origins.pop("margin")
     try:
-        config = Config.model_validate(values, context={"check_loss": check_loss})
+        config = Config.model_validate(
+            values, context={"check_loss": check_loss, "is_saved": is_saved}
+        )
     except ValidationError as error:
         problems += [_explain(problem, origins) for problem in error.errors()]
     if problems:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmsm_cli.data.image_files import ImageFileError, find_images, left_out, read_image
+from lmsm_cli.data.image_files import ImageFileError, find_images, read_image
 from lmsm_cli.errors import DataError
 from tests.conftest import noise, save
 
@@ -152,9 +152,9 @@ def test_images_are_found_at_any_depth_in_sorted_order(tmp_path):
         (tmp_path / name).touch()
     for name in ("notes.txt", "b/labels.json"):
         (tmp_path / name).touch()
-    found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path])]
+    found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path]).images]
     assert found == ["a.webp", "b/10.JPG", "b/2.png", "b/c/1.tiff", "z.gif"]
-    assert left_out([tmp_path, tmp_path / "a.webp"]) == [
+    assert find_images([tmp_path, tmp_path / "a.webp"]).left_out == [
         tmp_path / "b/labels.json",
         tmp_path / "notes.txt",
     ]
@@ -166,7 +166,7 @@ def test_named_files_are_taken_whatever_their_names(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     given = [tmp_path / "notes.txt", tmp_path / "b", tmp_path / ".hidden"]
-    assert find_images(given) == [given[0], tmp_path / "b" / "1.png", given[2]]
+    assert find_images(given).images == [given[0], tmp_path / "b" / "1.png", given[2]]
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path):
@@ -176,7 +176,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "data" / "sub").mkdir(parents=True)
     (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "sub" / "up").symlink_to(tmp_path / "data")
-    assert find_images([tmp_path / "data"]) == [tmp_path / "data" / "linked" / "1.png"]
+    assert find_images([tmp_path / "data"]).images == [tmp_path / "data" / "linked" / "1.png"]
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "there is no image or folder .*nowhere"), ("empty", "empty holds no images"), ("text", "text holds no images")])  # fmt: skip

@@ -19,6 +19,7 @@ from lmsm_cli.losses import HEADS, check_loss
 from lmsm_cli.models import build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.trained import read_trained
 from tests.conftest import SilentDisplay, write_class_folders
 from tests.test_checkpoint import damage
 
@@ -310,6 +311,21 @@ def test_a_key_that_is_new_since_is_at_its_default(finished, left):
     older = {key: value for key, value in state["config"].items() if key != "tensorboard"}
     checkpoint.save(state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt")  # fmt: skip
     assert_same_bits(resumed(left), finished)
+
+
+def test_a_run_with_an_option_without_effect_is_not_lost(finished, left):
+    """An older lmsm took gamma with a cosine: such a run goes on, to the same weights, and is read."""
+    state = checkpoint.load(left / "checkpoint.pt")
+    assert state["config"]["schedule"] == "cosine"
+    older = state["config"] | {"gamma": 0.5}
+    checkpoint.save(state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt")  # fmt: skip
+    text = (left / "config.yaml").read_text()
+    (left / "config.yaml").write_text(text.replace("gamma: 0.9", "gamma: 0.5"))
+    path = resumed(left)
+    assert read_trained(path).config.gamma == 0.5
+    wanted = checkpoint.load(finished / "checkpoint.pt")["model"]
+    found = checkpoint.load(path / "checkpoint.pt")["model"]
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_a_config_that_does_not_fit_its_fingerprint_is_refused(left):

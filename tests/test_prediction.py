@@ -85,7 +85,7 @@ def gallery(tmp_path_factory):
 def test_odd_images_get_the_answer_of_their_pixels(run, gallery):
     """Another size, grey, CMYK, 16 bit and alpha are predicted as the same pixels in 8-bit RGB."""
     root, shows = gallery
-    found = predict(run, find_images([root]), SilentDisplay(), top=6)
+    found = predict(run, find_images([root]).images, SilentDisplay(), top=6)
     assert len(found.images) == 20
     assert [str(one.file) for one in found.images] == sorted(str(one.file) for one in found.images)
     good = {str(one.file.relative_to(root)): one for one in found.images if one.error is None}
@@ -97,7 +97,7 @@ def test_odd_images_get_the_answer_of_their_pixels(run, gallery):
 def test_broken_files_are_told_and_the_others_go_on(run, gallery):
     """A truncated file and a web page have a reason instead of classes, and each a warning."""
     display = SilentDisplay()
-    found = predict(run, find_images([gallery[0]]), display)
+    found = predict(run, find_images([gallery[0]]).images, display)
     broken = {one.file.name: one for one in found.images if one.error}
     assert broken.keys() == {"cut.png", "page.jpg"}
     assert broken["cut.png"].error == "cannot be read: image file is truncated"
@@ -110,12 +110,12 @@ def test_broken_files_are_told_and_the_others_go_on(run, gallery):
 @pytest.mark.parametrize("num_bytes", [1, 3 * SIZE * SIZE * 3, 1 << 30])
 def test_answers_do_not_depend_on_the_batches(run, gallery, monkeypatch, num_bytes):
     """One by one, three at once or all together, with broken ones among them: the same answers."""
-    wanted = predict(run, find_images([gallery[0]]), SilentDisplay())
+    wanted = predict(run, find_images([gallery[0]]).images, SilentDisplay())
     monkeypatch.setattr(prediction, "_BATCH_BYTES", num_bytes)
     held = []
     read = prediction.scores_of
     monkeypatch.setattr(prediction, "scores_of", lambda model, images, runtime: held.append(images.numel()) or read(model, images, runtime))  # fmt: skip
-    found = predict(run, find_images([gallery[0]]), SilentDisplay())
+    found = predict(run, find_images([gallery[0]]).images, SilentDisplay())
     assert max(held) <= max(num_bytes, SIZE * SIZE * 3)
     for one, other in zip(found.images, wanted.images, strict=True):
         assert (one.file, one.error) == (other.file, other.error)
@@ -244,7 +244,7 @@ def test_real_cifar10_images_are_predicted_as_their_pixels(real_data, tmp_path):
                 (tmp_path / "data" / part / name / file.name).write_bytes(file.read_bytes())
     path = trained(tmp_path, image_size=32)
     model = load_checkpoint(path)
-    found = predict(path, find_images([tmp_path / "data" / "test"]), SilentDisplay())
+    found = predict(path, find_images([tmp_path / "data" / "test"]).images, SilentDisplay())
     assert len(found.images) == 60
     for one in found.images:
         pixels = torch.from_numpy(np.array(Image.open(one.file))).permute(2, 0, 1)[None]

@@ -252,18 +252,6 @@ def test_it_takes_the_flags_of_train():
 @pytest.mark.parametrize(("margin", "told"), [("auto", True), ("4", False)])
 def test_whose_margin_is_shown_is_told(capsys, margin, told):
     """Where each class has its own margin, the column is the rarest's."""
-    assert (
-        main(
-            [
-                "schedule",
-                "--preset",
-                "digits",
-                "--epochs",
-                "2",
-                "--loss",
-                f"lsoftmax:margin={margin}",
-            ]
-        )
-        == 0
-    )
+    choices = ["--preset", "digits", "--epochs", "2", "--loss", f"lsoftmax:margin={margin}"]
+    assert main(["schedule", *choices]) == 0
     assert ("that of the rarest class" in capsys.readouterr().out) is told

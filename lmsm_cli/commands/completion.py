@@ -12,7 +12,6 @@ from pathlib import Path
 from lmsm_cli.layers import preset_names
 from lmsm_cli.spec import LOSSES
 
-_DEVICES = ("auto", "cpu", "cuda")
 _ASKED = "_LMSM_COMPLETE"
 # Where bash breaks words (COMP_WORDBREAKS), of what stands in our values.
 _BREAKS = (":", "=")
@@ -27,14 +26,13 @@ def of(names: Iterable[str]) -> Callable[[str], list[str]]:
     return offered
 
 
+devices = of(("auto", "cpu", "cuda"))
+loss_names = of(LOSSES)
+
+
 def presets(incomplete: str) -> list[str]:
     """Return the shipped presets that begin so."""
     return _offered(incomplete, preset_names())
-
-
-def devices(incomplete: str) -> list[str]:
-    """Return the devices that begin so."""
-    return _offered(incomplete, _DEVICES)
 
 
 def losses(incomplete: str) -> list[str]:
@@ -49,11 +47,6 @@ def losses(incomplete: str) -> list[str]:
     before = incomplete.removesuffix(typed)
     left = (option for option in LOSSES.get(name, ()) if option not in taken)
     return _offered(incomplete, (f"{before}{option}=" for option in left))
-
-
-def loss_names(incomplete: str) -> list[str]:
-    """Return the names of losses that begin so."""
-    return _offered(incomplete, LOSSES)
 
 
 def run_folders(incomplete: str) -> list[str]:

@@ -31,18 +31,18 @@ def predict(
         raise LmsmError("--json and --csv - both print on stdout; give one of them, or a file to --csv")  # fmt: skip
     if top < 1:
         raise LmsmError(f"--top is {top}: give at least 1")
-    from lmsm_cli.data.image_files import find_images, left_out
+    from lmsm_cli.data.image_files import find_images
     from lmsm_cli.runs.folder import check_place, write_whole
 
     if csv and csv != _STDOUT:
         check_place(csv)
-    files = find_images(images)
+    files, others = find_images(images)
     from lmsm_cli import prediction  # imports torch, which a mistyped path must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables import predictions_table
 
     with new_display(quiet) as display:
-        if others := left_out(images):
+        if others:
             display.warn(
                 f"{len(others)} files are not named as images are, and left out: {_few(others)}; give them by name to read them"
             )

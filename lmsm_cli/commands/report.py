@@ -22,7 +22,7 @@ def report(
     from lmsm_cli.runs.folder import check_place
     from lmsm_cli.runs.record import find_runs, only_run, read_run
 
-    (found,) = find_runs([only_run(run) if run.is_dir() else run])
+    (found,) = find_runs([only_run(run)])
     path = out or found / "report.html"
     check_place(path)
     records = [read_run(found)]

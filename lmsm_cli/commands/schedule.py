@@ -79,7 +79,7 @@ def _head(config: "Config", counts: list[int] | None) -> "Head":
 
 
 def _print(loss: str, counts: list[int] | None, epochs: list[dict[str, Any]]) -> None:
-    from lmsm_cli.reports.tables import schedule_table
+    from lmsm_cli.reports.tables import OF_THE_RAREST, schedule_table
 
     if counts is None:
         known = "class counts are known only from the data: shown are the defaults of balanced data"
@@ -91,6 +91,4 @@ def _print(loss: str, counts: list[int] | None, epochs: list[dict[str, Any]]) ->
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(schedule_table(epochs))
     if "margin=auto" in loss:
-        console.print(
-            "the effective margin is that of the rarest class; commoner classes have less"
-        )
+        console.print(OF_THE_RAREST)

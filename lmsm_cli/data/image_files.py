@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,37 +38,34 @@ class ImageFileError(DataError):
         self.reason = visible(reason)
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
+class Found(NamedTuple):
+    """Image files, and the files beside them that are not named so."""
+
+    images: list[Path]
+    left_out: list[Path]
+
+
+def find_images(paths: Iterable[Path]) -> Found:
     """Return the files among the paths, whatever their names, and the images below the folders.
 
-    Those of a folder come in sorted order, its folders included; names with a leading dot and files
-    without an image's suffix are left out. Raises DataError where a path does not exist, a folder
-    cannot be listed or holds no image.
+    Those of a folder come in sorted order, its folders included; files without an image's suffix
+    are left out, names with a leading dot not even told. Raises DataError where a path does not
+    exist, a folder cannot be listed or holds no image.
     """
-    found: list[Path] = []
+    found = Found([], [])
     for path in paths:
         try:
             if not path.exists():
                 raise DataError(f"there is no image or folder {path}")
-            images = (
-                sorted(filter(_is_named_so, _files_below(path, set()))) if path.is_dir() else [path]
-            )
+            files = sorted(_files_below(path, set())) if path.is_dir() else []
         except OSError as error:
             raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from None  # fmt: skip
-        if not images:
+        images = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+        if path.is_dir() and not images:
             raise DataError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
-        found += images
+        found.images.extend(images if path.is_dir() else [path])
+        found.left_out.extend(sorted(set(files) - set(images)))
     return found
-
-
-def left_out(paths: Iterable[Path]) -> list[Path]:
-    """Return the files below the folders that `find_images` leaves out for their names."""
-    below = (file for path in paths if path.is_dir() for file in _files_below(path, set()))
-    return sorted(file for file in below if not _is_named_so(file))
-
-
-def _is_named_so(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
 
 
 def _files_below(folder: Path, above: set[Path]) -> Iterator[Path]:
@@ -89,7 +87,7 @@ def read_image(path: Path, *, size: int, channels: int, smallest: int = 1) -> ND
     Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8, of an animation
     the first picture; the shorter side is resized (bicubic) and the middle kept, unless the image
     already has the right size. Raises ImageFileError that names the file, also where a side has less
-    than `smallest` pixels.
+    than `smallest` pixels or deeper pixels than 8 bits don't span 16.
     """
     try:
         _check_file(path)

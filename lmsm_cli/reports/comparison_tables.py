@@ -15,6 +15,7 @@ from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference
 from lmsm_cli.reports.samples import PLAIN_FORMATS
 from lmsm_cli.reports.tables import (
     NOTHING,
+    OF_THE_RAREST,
     new_table,
     parts_by_columns,
     percent,
@@ -52,31 +53,26 @@ def comparison_tables(comparison: Comparison, *, width: int | None = None, only_
     `only_changed` leaves out scores and classes in which all groups are alike.
     """
     scores, besides = (_shown_columns(comparison, titles, only_changed=only_changed) for titles in (_TITLES, _BESIDES))  # fmt: skip
-    tables = [_scores_table(comparison, scores | besides, named=True), *_further_tables(comparison, named=True, only_changed=only_changed)]  # fmt: skip
-    if width is None or all(whole_width(table) <= width for table in tables):
-        return tables
-    numbered = [_scores_table(comparison, scores, named=False)]
-    numbered += [_scores_table(comparison, besides, named=False)] if besides else []
-    numbered += _further_tables(comparison, named=False, only_changed=only_changed)
+    is_held = any(group.differences for group in comparison.groups)
+    classes = _classes_tables(comparison, only_changed=only_changed) if len(comparison.groups) <= _MOST_GROUPS else []  # fmt: skip
+
+    def tables(*columns: dict[str, str], named: bool) -> list[Table]:
+        scored = [_scores_table(comparison, titles, named=named) for titles in columns]
+        held = [_differences_table(comparison.groups, named=named)] if is_held else []
+        return scored + held + classes
+
+    whole = tables(scores | besides, named=True)
+    if width is None or all(whole_width(table) <= width for table in whole):
+        return whole
+    numbered = tables(scores, *([besides] if besides else []), named=False)
     return [_named_groups(comparison), *(part for table in numbered for part in parts_by_columns(table, width))]  # fmt: skip
-
-
-def _further_tables(comparison: Comparison, *, named: bool, only_changed: bool) -> list[Table]:
-    tables = []
-    if any(group.differences for group in comparison.groups):
-        tables.append(_differences_table(comparison.groups, named=named))
-    if len(comparison.groups) <= _MOST_GROUPS:
-        tables += _classes_tables(comparison, only_changed=only_changed)
-    return tables
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
     """Return what a reader of the tables must know, a sentence each."""
     notes = list(comparison.notes)
     if any("margin=auto" in str(group.differs.get("loss")) for group in comparison.groups):
-        notes.append(
-            "the margin of margin=auto is that of the rarest class; commoner classes have less"
-        )
+        notes.append(OF_THE_RAREST)
     if any(group.differences for group in comparison.groups):
         notes.append("a 95% interval that excludes 0 is called better or worse; it is over repeated trainings, not over other test images (how many there are stands beside each class); with many rows one in twenty excludes 0 by chance")  # fmt: skip
     if len(comparison.groups) > _MOST_GROUPS:

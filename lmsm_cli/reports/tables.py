@@ -18,6 +18,7 @@ from lmsm_cli.errors import visible
 from lmsm_cli.scores import commonest_confusions, reliability_bounds
 
 NOTHING = "-"
+OF_THE_RAREST = "the margin of margin=auto is that of the rarest class; commoner classes have less"
 # A confusion matrix of more classes fits no screen: its largest entries are listed instead.
 MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 30
@@ -41,10 +42,10 @@ def per_class_table(scores: Mapping[str, Any]) -> Table:
 
 def evaluated_line(scores: Mapping[str, Any]) -> str:
     """Return which checkpoint was evaluated, of which epoch, on how many images of which kind."""
-    images = sum(row["test_count"] for row in scores["per_class"])
-    where = "" if scores["split"] in ("test", "validation") else f" of {scores['split']}"
+    number, kind = sum(row["test_count"] for row in scores["per_class"]), judged_images(scores)
+    where = f" of {scores['split']}" if kind == "images" else ""
     return visible(
-        f"{scores['checkpoint']} of epoch {scores['epoch']}, on {images:,} {judged_images(scores)}{where}"
+        f"{scores['checkpoint']} of epoch {scores['epoch']}, on {number:,} {kind}{where}"
     )
 
 

@@ -23,7 +23,7 @@ import torch
 from lmsm_cli.errors import MALFORMED, CheckpointError, DiskError, LmsmError, first_line
 from lmsm_cli.models import Classifier, build_classifier
 from lmsm_cli.runs.folder import temporary_of
-from lmsm_cli.runs.record import only_run, read_run
+from lmsm_cli.runs.record import ending_of, only_run, read_run
 
 SCHEMA = 2
 _READABLE = (1, 2)  # 1 had no digest, and nothing to resume from
@@ -125,8 +125,7 @@ def find(path: Path) -> Path:
     file = run / "checkpoint.pt"
     status = None if file.exists() else read_run(run, with_metrics=False).status
     if status is not None:
-        reason = f": {status['reason']}" if status.get("reason") else ""
-        raise CheckpointError(f"no checkpoint at {file}; the run is {status.get('state', 'unknown')}{reason}")  # fmt: skip
+        raise CheckpointError(f"no checkpoint at {file}; the run is {ending_of(status)}")
     return file
 
 

@@ -59,9 +59,14 @@ def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
     if with_metrics or scores is None:
         metrics = _attempt(_read_metrics, path / "metrics.jsonl", problems)
     if scores is None and status is not None:
-        reason = f": {status['reason']}" if status.get("reason") else ""
-        problems.append(f"status {status.get('state', 'unknown')}{reason}")
+        problems.append(f"status {ending_of(status)}")
     return RunRecord(path, config, status, metrics or [], scores, "; ".join(problems) or None)
+
+
+def ending_of(status: dict[str, Any]) -> str:
+    """Return, from status.json, where a run stands, and why: `failed: the loss is no longer finite`."""
+    reason = f": {status['reason']}" if status.get("reason") else ""
+    return f"{status.get('state', 'unknown')}{reason}"
 
 
 def asked_of(path: Path) -> str | None:
@@ -78,14 +83,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        try:
-            if not path.is_dir():
-                raise LmsmError(
-                    f"{path} is not a folder" if path.exists() else f"there is no {path}"
-                )
-            runs = [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))
-        except OSError as error:
-            raise LmsmError(f"cannot read {path}: {reason_of(error)}") from None
+        runs = _runs_in(path)
         if not runs:
             raise LmsmError(f"{path} holds no run (a folder with config.yaml or status.json)")
         for run in runs:
@@ -96,17 +94,22 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 def only_run(path: Path) -> Path:
     """Return the run folder that the folder is or directly holds; itself where it holds none.
 
-    Raises LmsmError where it holds several.
+    Raises LmsmError where it holds several, and for what is no folder.
     """
-    if is_run(path):
-        return path
-    try:
-        runs = sorted(filter(is_run, path.iterdir()))
-    except OSError as error:
-        raise LmsmError(f"cannot read {path}: {reason_of(error)}") from None
+    runs = _runs_in(path)
     if len(runs) > 1:
         raise LmsmError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[-1]}")
     return runs[0] if runs else path
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """Return the run folders that a folder is or directly holds, in order of name."""
+    try:
+        if not path.is_dir():
+            raise LmsmError(f"{path} is not a folder" if path.exists() else f"there is no {path}")
+        return [path] if is_run(path) else sorted(filter(is_run, path.iterdir()))
+    except OSError as error:
+        raise LmsmError(f"cannot read {path}: {reason_of(error)}") from None
 
 
 def runs_below(paths: Sequence[Path]) -> list[Path]:

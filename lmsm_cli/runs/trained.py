@@ -46,7 +46,7 @@ def read_trained(path: Path, data_dir: Path | None = None) -> Trained:
     model = checkpoint.restore(state, file)
     override = {"data_dir": data_dir} if data_dir else {}
     try:
-        config = Config.model_validate(state["config"] | override)
+        config = Config.model_validate(state["config"] | override, context={"is_saved": True})
     except ValidationError as error:
         raise CheckpointError(f"{file} holds a config that this lmsm does not know: {error.errors()[0]['msg']}") from None  # fmt: skip
     return Trained(file, model, config, state["train_counts"], state["image_shape"], state["epoch"])

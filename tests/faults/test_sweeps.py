@@ -56,17 +56,7 @@ def test_processes_share_a_sweep(tmp_path):
 
 def test_processes_share_a_study(tmp_path):
     """Two at once do together as many trials as were asked for, none of them twice."""
-    command = [
-        *LMSM,
-        "sweep",
-        *OTHER_FLAGS,
-        *CHOICES,
-        "--trials",
-        "5",
-        "--out",
-        str(tmp_path),
-        "--json",
-    ]
+    command = [*LMSM, "sweep", *OTHER_FLAGS, *CHOICES, "--trials", "5", "--out", str(tmp_path), "--json"]  # fmt: skip
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]  # fmt: skip
     results = [process.communicate(timeout=SECONDS) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
