@@ -148,6 +148,7 @@ def test_csv_has_a_row_for_each_group_with_fractions():
     assert (baseline["group"], baseline["is_baseline"], baseline["few difference"]) == ("softmax", "True", "")  # fmt: skip
     assert (better["few"], better["few sd"], better["few low"], better["class dog"]) == ("0.7", "0.01", "0.005", "0.5")  # fmt: skip
     assert better["loss"] == "lso|ftmax"
+    assert (better["class cat training images"], better["class cat test images"]) == ("30", "7")
 
 
 def test_markdown_escapes_what_it_would_take_for_markup():

@@ -91,6 +91,17 @@ def test_reliability_is_drawn(tmp_path, bins):
     assert_drawn(tmp_path, "reliability")
 
 
+def test_the_confusion_says_which_images_it_is_of(tmp_path, monkeypatch):
+    """Those of a run are test images; what `eval` judged has its name."""
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, stem: drawn.append(figure))
+    scores = score(["a", "b"], np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), [3, 3]).to_json()
+    for split in ({}, {"split": "validation"}, {"split": "some/folder"}):
+        plot_confusion(scores | split, tmp_path)
+    titles = [figure.axes[0].get_title() for figure in drawn]
+    assert titles == ["Accuracy 75.0% of 4 test images", "Accuracy 75.0% of 4 validation images", "Accuracy 75.0% of 4 images"]  # fmt: skip
+
+
 def test_bars_of_reliability_stand_at_their_bins(tmp_path, monkeypatch):
     """A bar of accuracy rises over its bin of 1/15, and its hatched gap ends at the mean confidence."""
     drawn = []

@@ -263,6 +263,8 @@ REFUSED = [
     (["train", "--seeds", "2", "--seed", "1"], "--seed and --seeds are both given"),
     (["train", "--seeds", "2", "--resume", "x"], "leave --preset, --config, --seeds"),
     (["sweep", "--seeds", "2", "--seed", "1"], "--seed and --seeds are both given"),
+    (["sweep", "--grid", "lr=0.1,1", "--lr", "0.2"], "--lr 0.2 is given, and lr is varied"),
+    (["sweep", "--arm", "loss=ldam", "--margin", "4"], "--margin 4 is given, and loss is varied"),
     (["sweep", "--grid", "lr=0.1..1"], "search it with --trials"),
     (["sweep", "--prune"], "give --trials N"),
     (["sweep", "--grid", "loss=softmx,focal", "--preset", "digits"], "did you mean 'softmax'?"),

@@ -55,6 +55,15 @@ def test_per_class_table_has_counts_and_percents():
     assert ["bat", "10", "0", "-", "-", "-"] in lines
 
 
+def test_a_title_may_be_wider_than_its_table():
+    """It stands on one line where the page is wide enough, and its words wrap where it is not."""
+    title = "Images by true class (rows) and predicted class (columns)"
+    assert drawn(confusion_table(SCORES)).splitlines()[0] == title
+    narrow = drawn(confusion_table(SCORES), 30).splitlines()
+    assert " ".join(line.strip() for line in narrow[:2]) == title
+    assert confusion_table(SCORES).title == title
+
+
 def test_the_images_of_scores_are_named():
     """Validation images are not called test images, and class folders by their place, which may be odd."""
     own = SCORES | {"checkpoint": "r/best.pt", "epoch": 3}
