@@ -1,4 +1,4 @@
-"""`lmsm demo`: the whole tool on embedded data in under a minute: softmax against L-Softmax."""
+"""`lmsm demo`: the whole tool on embedded data in a minute or two: softmax against L-Softmax."""
 
 from datetime import datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ def demo(
     """Try the tool: compare softmax with L-Softmax on small images that need no download.
 
     Real digits, made long-tailed: some classes keep few images. Draws the features of small nets under growing \
-margins too. Takes under a minute on two cores and needs no GPU.
+margins too. Takes a minute or two on two cores and needs no GPU.
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.comparison import compare_runs

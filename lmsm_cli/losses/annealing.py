@@ -18,7 +18,7 @@ LARGEST_OPTION = 1e9
 
 Form = Literal["power", "exponential", "cosine", "linear", "constant", "none"]
 
-# On long tails the full margin lets rare classes die (benchmarks/LOG.md): there lambda stays where
+# On long tails the full margin can let rare classes die (benchmarks/LOG.md): there lambda stays where
 # this much margin is left. For margin 4 that is lambda 5, the authors' own value for hard data.
 USUAL_EFFECTIVE_MARGIN = 1.5
 # 1000 is the authors' start. Cosine and linear spend half the run above half their start, so a

@@ -16,7 +16,7 @@ from lmsm_cli.losses.prior import log_prior, rarity
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
 _BALANCED_RATIO = 2.0
-# The margin of all classes alike, where they are about as large; on a long tail it costs rare classes.
+# The margin of all classes alike, where they are about as large; on a long tail it can cost rare classes.
 _USUAL_MARGIN = 2
 # Under margin=auto the rarest classes live with more than the effective margin that one for all leaves.
 _USUAL_LAMBDA_OF_AUTO = 1.0
@@ -118,7 +118,7 @@ class LSoftmaxLoss(AnnealedHead):
 
     `margin`: from 1 to 1000; a tensor (C,) of one per class; or `auto`, which gives rare classes the
     larger ones, from `margin_min` (1) to `margin_max` (4) (`margins_by_rarity`; needs class_counts).
-    By default 2, and `auto` with one of these or on a long tail, where 2 for all cost rare classes.
+    By default 2, and `auto` with one of these or on a long tail, where 2 for all can cost rare classes.
     Lambda: `anneal` is power, exponential, cosine, linear, constant or none, with `lambda_start` (1000;
     10 for cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45) (see
     `Annealing`); `none` is the full margin from the first step, which collapses on real images.
