@@ -166,7 +166,9 @@ def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
         journal = _train(parts, where, display)
         scores = score_images(model, data.test, data.train_counts, runtime, ranks)
         if folder:
-            folder.write_scores(documented(scores, model, journal, folder, data, runtime))
+            folder.write_scores(
+                documented(scores, model, journal, folder, data, runtime, display.warn)
+            )
             if with_plots:
                 draw(folder, model, data, runtime)
 

@@ -170,14 +170,14 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     if config.epochs > before.epochs:
         journal.lengthened_from.append(before.epochs)
     _mend_best(folder, state, journal)
-    is_finished = position.epoch == config.epochs == _scored_epoch(folder)
+    is_finished = position.epoch == config.epochs and _is_completed(folder, config.epochs)
     return Saved(folder, config, position, journal, state, is_finished)
 
 
-def _scored_epoch(folder: RunFolder) -> int | None:
-    """Return the epoch that scores.json is of; None without a good one."""
-    epoch = (read_run(folder.path).scores or {}).get("epoch")
-    return epoch if isinstance(epoch, int) else None
+def _is_completed(folder: RunFolder, epoch: int) -> bool:
+    """Return whether the run came to its end: with scores of that epoch, and what is made after them."""
+    record = read_run(folder.path)
+    return record.state == "completed" and (record.scores or {}).get("epoch") == epoch
 
 
 def _newest(folder: RunFolder, warn: Callable[[str], None], *, strict: bool) -> tuple[dict[str, Any] | None, Path]:  # fmt: skip

@@ -1,7 +1,7 @@
 """How a run ends: its status whatever happens, and after the training its test scores and pictures."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -11,7 +11,7 @@ from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.distributed import ALONE, Ranks
 from lmsm_cli.engine.evaluate import answers, features_of, scores_of
 from lmsm_cli.engine.signals import Terminated
-from lmsm_cli.errors import LmsmError, PrunedError, StoppedError
+from lmsm_cli.errors import CheckpointError, LmsmError, PrunedError, StoppedError
 from lmsm_cli.journal import Journal
 from lmsm_cli.models import Classifier
 from lmsm_cli.reports import plots
@@ -54,28 +54,37 @@ def score_images(model: Classifier, images: ImageSet, train_counts: list[int], r
     return score(model.classes, images.labels.numpy(), predictions, train_counts, probabilities)
 
 
-def documented(scores: Scores, model: Classifier, journal: Journal, folder: RunFolder, data: Data, runtime: Runtime) -> dict[str, Any]:  # fmt: skip
-    """Return scores.json: the last epoch's test scores, and what best.pt would have given."""
-    document = scores.to_json() | {
+def documented(scores: Scores, model: Classifier, journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
+    """Return scores.json: the last epoch's test scores, and what best.pt would have given.
+
+    `warn` is told where best.pt is lost, which costs only its own scores.
+    """
+    return scores.to_json() | {
         "checkpoint": folder.checkpoint.name,
         "epoch": len(journal.rows),
         "lengthened_from": journal.lengthened_from,
         "lambda": model.head.lambda_at(1.0),
         "effective_margin": model.head.effective_margin_at(1.0),
-        "best_on_validation": None,
+        "best_on_validation": _of_best(journal, folder, data, runtime, warn),
         "training": {
             "seconds": sum(row["seconds"] for row in journal.rows),
             "images_per_second": median(row["images_per_second"] for row in journal.rows),
         },
     }
-    if journal.best is not None:
+
+
+def _of_best(journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]) -> dict[str, Any] | None:  # fmt: skip
+    if journal.best is None:
+        return None
+    try:
         chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
-        of_best = score_images(chosen, data.test, data.train_counts, runtime)
-        document["best_on_validation"] = journal.best | {
-            "accuracy": of_best.accuracy,
-            "balanced_accuracy": of_best.balanced_accuracy,
-        }
-    return document
+    except CheckpointError as error:
+        text = f"{error}; scores.json has no best_on_validation"
+        folder.log_line(f"WARNING {text}")
+        warn(text)
+        return None
+    of_best = score_images(chosen, data.test, data.train_counts, runtime)
+    return journal.best | {"accuracy": of_best.accuracy, "balanced_accuracy": of_best.balanced_accuracy}  # fmt: skip
 
 
 def draw(folder: RunFolder, model: Classifier, data: Data, runtime: Runtime) -> None:

@@ -153,7 +153,7 @@ def _state(record: RunRecord) -> State:
 def _is_locked(path: Path) -> bool:
     """Say whether a process writes to a run folder now."""
     try:
-        with RunFolder(path).locked():
+        with RunFolder(path).locked(patience=0):
             return False
     except DiskError:
         raise

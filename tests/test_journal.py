@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 
 import pytest
 import torch
@@ -193,6 +194,34 @@ def test_a_run_that_had_only_its_scores_to_write_goes_on_there(finished, copy):
     assert_same_bits(resumed(copy), finished)
 
 
+@pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
+def test_a_run_that_was_ended_after_its_scores_is_completed(finished, copy, state):
+    """Ended while its plots were drawn, it has scores, and is not finished yet."""
+    RunFolder(copy).write_status(state)
+    assert_same_bits(resumed(copy), finished)
+    assert json.loads((copy / "status.json").read_text())["state"] == "completed"
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_lost_best_costs_only_its_own_scores(copy, how):
+    """The run gets its test scores; a warning says what they lack, on the screen and in the log."""
+    best = copy / "best.pt"
+    best.unlink() if how == "missing" else best.write_bytes(b"PK")
+    RunFolder(copy).write_status("running")
+    settings = (copy / "checkpoint.pt", copy / "scores.json")
+    settings[1].unlink()
+    display = SilentDisplay()
+    state = checkpoint.load(settings[0])
+    state["journal"]["best"]["epoch"] = 1  # the last epoch's is made again
+    checkpoint.save(state, settings[0])
+    experiment.resume(copy, display, with_plots=False)
+    scores = json.loads(settings[1].read_text())
+    assert scores["epoch"] == 3
+    assert scores["best_on_validation"] is None
+    assert any("best.pt" in text and "no best_on_validation" in text for text in display.warned)
+    assert "no best_on_validation" in (copy / "train.log").read_text()
+
+
 @pytest.mark.parametrize("changes", [{"lr": "0.1"}, {"epochs": 2}, {"seed": 1, "batch_size": 32}, {"loss": "softmax"}])  # fmt: skip
 def test_what_would_make_it_another_run_is_refused(left, changes):
     """Each such change is listed, with what the run has, and nothing is touched."""
@@ -341,6 +370,14 @@ def test_a_run_in_use_is_refused(left):
     with RunFolder(left).locked(), pytest.raises(LmsmError, match=f"is in use by process {os.getpid()} on ") as error:  # fmt: skip
         resumed(left)
     assert error.value.exit_code == 2
+    resumed(left)
+
+
+def test_a_moments_look_at_the_lock_disturbs_nobody(left):
+    """Another process that asks whether the run is in use holds its lock as long as that takes."""
+    asking = RunFolder(left).locked(patience=0)
+    asking.__enter__()
+    threading.Timer(0.3, asking.__exit__, (None, None, None)).start()
     resumed(left)
 
 

@@ -119,12 +119,13 @@ class RunFolder:
         write_whole(self.path / "metrics.jsonl", "".join(_row(row) for row in rows))
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, patience: float = 1.0) -> Iterator[None]:
         """Keep other processes from writing to this run; raise LmsmError where one does.
 
-        The system opens the lock when the process ends, however it does.
+        The system opens the lock when the process ends, however it does. Who only asks whether a
+        run is in use holds it for a moment, which `patience` outlasts, in seconds.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=patience)
         try:
             lock.acquire()
         except Timeout:
