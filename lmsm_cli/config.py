@@ -6,9 +6,9 @@ To add a choice, add a field with its docstring: the flag, its help and its YAML
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from lmsm_cli import strict_yaml
 from lmsm_cli.errors import LmsmError
 
 Dataset = Literal[
@@ -259,6 +260,15 @@ def derived_defaults(given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     return {key: value for key, value in derived.items() if key not in given}
 
 
+def type_of(key: str) -> Any:
+    """Return the type of a key's values, where they are not None: float for `weight_decay`."""
+    annotation = Config.model_fields[key].annotation
+    if get_origin(annotation) not in (UnionType, Union):
+        return annotation
+    first = get_args(annotation)[0]
+    return get_args(first)[0] if get_origin(first) is Annotated else first
+
+
 def flag_name(key: str) -> str:
     """Return the flag of a config key: weight_decay -> --weight-decay."""
     return "--" + key.replace("_", "-")
@@ -271,5 +281,4 @@ def dump(config: Config) -> dict[str, Any]:
 
 def dump_yaml(config: Config) -> str:
     """Return the config as YAML text that `--config` reads back."""
-    text: str = yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
-    return text
+    return strict_yaml.written(dump(config))

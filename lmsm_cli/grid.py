@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lmsm_cli.config import WHERE_KEYS, Config, flag_name
+from lmsm_cli.config import WHERE_KEYS, Config, flag_name, type_of
 from lmsm_cli.errors import LmsmError, did_you_mean
 
 # More is a slip of the keyboard, and would take minutes only to be checked.
@@ -211,7 +211,7 @@ def _split(key: str, values: str) -> list[str]:
 
 def _parse_range(key: str, text: str) -> Range:
     """Return the range of `0.0001..0.1:log`. Raises LmsmError where the key takes no numbers."""
-    kind = float if key == "margin" else Config.model_fields[key].annotation
+    kind = float if key == "margin" else type_of(key)
     if kind not in (int, float):
         raise LmsmError(f"{key} takes no range: list its values")
     ends, _, how = text.partition(":")

@@ -62,7 +62,7 @@ def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None 
     origins: dict[str, str] = {}
     problems: list[str] = []
     for layer in layers:
-        for key in _options_that_go(layer):
+        for key in _options_that_go(layer, values):
             values.pop(key, None)
             origins.pop(key, None)
         values |= layer.values
@@ -88,13 +88,18 @@ def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None 
     return Resolved(config, named)
 
 
-def _options_that_go(layer: Layer) -> list[str]:
-    """Return the options that go with a choice of lower layers which this one replaces."""
+def _options_that_go(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
+    """Return the options of lower layers that go with a choice of theirs which this one replaces.
+
+    An option of another choice has no effect now; and one that had none, as a run's config.yaml
+    spells all of them, is no choice of what it is to be where it has.
+    """
     return [
         key
         for key, (choice, useful) in OPTION_OF.items()
-        if choice in layer.values and layer.values[choice] not in useful and key not in layer.values
-    ]
+        if choice in layer.values and key not in layer.values
+        and (layer.values[choice] not in useful or (lower.get(choice, useful[0]) not in useful and lower.get(key) == Config.model_fields[key].default))
+    ]  # fmt: skip
 
 
 def _explain(problem: Any, origins: Mapping[str, str]) -> str:

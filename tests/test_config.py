@@ -3,8 +3,9 @@
 from typing import get_args
 
 import pytest
+import yaml
 
-from lmsm_cli.config import OPTION_OF, Config, dump_yaml
+from lmsm_cli.config import OPTION_OF, Config, dump, dump_yaml
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.layers import Layer, preset_names, resolve
 from lmsm_cli.losses import check_loss
@@ -85,6 +86,15 @@ def test_a_written_config_reads_back(tmp_path):
     ).config
     (tmp_path / "config.yaml").write_text(dump_yaml(config))
     assert resolve([Layer.of_file(tmp_path / "config.yaml")], check_loss).config == config
+
+
+@pytest.mark.parametrize("name", ["08", "1e5", "1e-3", "0o7", "0777", "~", "true", "no", "12:30", "2026-11-26", "1_000", ".5"])  # fmt: skip
+def test_a_folder_named_like_a_number_stays_a_name(tmp_path, name):
+    """What YAML 1.1 or 1.2 takes for something else is quoted, whoever reads the file."""
+    config = resolve([flags(out=name)]).config
+    (tmp_path / "config.yaml").write_text(dump_yaml(config))
+    assert resolve([Layer.of_file(tmp_path / "config.yaml")]).config == config
+    assert yaml.safe_load(dump_yaml(config)) == dump(config)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -203,6 +213,17 @@ def test_an_option_goes_with_the_choice_that_a_flag_replaces(tmp_path):
         "gamma 0.3 has no effect"
         in problems_of(Layer.of_file(file), flags(schedule="cosine", gamma="0.3"))[0]
     )
+
+
+def test_an_option_that_had_no_effect_is_no_choice(tmp_path):
+    """A balanced run's config.yaml spells `factor: 1.0`: with a profile it is 0.1 again, as the help says."""
+    (tmp_path / "run.yaml").write_text(dump_yaml(resolve([Layer.of_preset("digits"), flags(imbalance="none")]).config))  # fmt: skip
+    layers = [Layer.of_file(tmp_path / "run.yaml"), flags(imbalance="exp")]
+    assert resolve(layers).config.factor == 0.1
+    assert resolve([*layers, flags(factor="0.3")]).config.factor == 0.3
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text("imbalance: none\nfactor: 0.3\n")
+    assert resolve([Layer.of_file(chosen), flags(imbalance="exp")]).config.factor == 0.3
 
 
 def test_options_are_of_choices_that_exist():

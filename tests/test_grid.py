@@ -57,6 +57,10 @@ RANGES = {
     "batch_size=32..256": Range("batch_size", 32, 256, log=False, whole=True),
     "margin=1..4.5": Range("margin", 1.0, 4.5, log=False, whole=False),
     "momentum=0..0.99": Range("momentum", 0.0, 0.99, log=False, whole=False),
+    "head_weight_decay=1e-4..0.01:log": Range(
+        "head_weight_decay", 0.0001, 0.01, log=True, whole=False
+    ),
+    "images_per_class=10..50": Range("images_per_class", 10, 50, log=False, whole=True),
 }
 
 

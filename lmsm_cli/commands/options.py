@@ -8,14 +8,13 @@ import inspect
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic.fields import FieldInfo
 
 from lmsm_cli.commands import completion
-from lmsm_cli.config import Config, dump, flag_name
+from lmsm_cli.config import Config, dump, flag_name, type_of
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.layers import Layer, Resolved, resolve
 
@@ -122,7 +121,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         f"{flag}/--no-{flag.removeprefix('--')}" if is_switch else flag,
         help=_help(field),
-        metavar=None if is_switch else _metavar(field),
+        metavar=None if is_switch else _metavar(name, field),
         rich_help_panel=_panel_of(field),
         show_default=False,
         autocompletion=completion.one_of(choices) if choices else _COMPLETIONS.get(name),
@@ -158,16 +157,8 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
     return choices if all(isinstance(choice, str) for choice in choices) else ()
 
 
-def _metavar(field: FieldInfo) -> str:
+def _metavar(name: str, field: FieldInfo) -> str:
     if _choices(field):
         return "NAME"
-    kind = _without_none(field.annotation)
+    kind = type_of(name)
     return "INTEGER" if kind is int else "NUMBER" if kind is float else "TEXT"
-
-
-def _without_none(annotation: Any) -> Any:
-    """Return what `Annotated[int, ...] | None` holds where it is not None: int."""
-    if get_origin(annotation) not in (UnionType, Union):
-        return annotation
-    first = get_args(annotation)[0]
-    return get_args(first)[0] if get_origin(first) is Annotated else first
