@@ -152,6 +152,29 @@ def test_the_baseline_shares_the_other_choices():
     assert "no baseline for lsoftmax:margin=2 lr=0.3" in comparison.notes[-1]
 
 
+@pytest.mark.parametrize("name", [None, "softmax"])
+def test_a_loss_as_it_is_named_is_nearer_than_one_with_options(name):
+    """Plain softmax is the baseline beside softmax with label smoothing."""
+    losses = ("softmax", "softmax:label_smoothing=0.1", LSOFTMAX)
+    groups = compare_runs([run(loss, loss=loss) for loss in losses], baseline=name).groups
+    found = {group.label: (group.is_baseline, bool(group.differences)) for group in groups}
+    assert found == {"softmax": (True, False), losses[1]: (False, True), LSOFTMAX: (False, True)}
+
+
+def test_a_loss_is_the_same_however_it_is_spelled():
+    """The order of its options and 4 or 4.0 make no other loss; another value does."""
+    specs = ("lsoftmax:margin=4,lambda_min=5", "lsoftmax:lambda_min=5,margin=4", "lsoftmax:margin=4.0,lambda_min=5", "lsoftmax:margin=4,lambda_min=6")  # fmt: skip
+    groups = compare_runs([run(str(seed), loss=loss, seed=seed) for seed, loss in enumerate(specs)]).groups  # fmt: skip
+    assert [(group.label, len(group.runs)) for group in groups] == [(specs[0], 3), (specs[3], 1)]
+
+
+def test_by_a_choice_that_an_older_lmsm_had_not():
+    """A run without the key has its default, with --by too."""
+    runs = [run("a", seed=1), run("b", seed=2, sampling="shuffle")]
+    (group,) = compare_runs(runs, by=["loss", "sampling"]).groups
+    assert len(group.runs) == 2
+
+
 def test_a_baseline_has_the_same_test_images():
     """A softmax run on other images is no baseline."""
     other = scores_of((1, 1), names=("red", "green"))

@@ -55,6 +55,18 @@ def test_nothing_is_best_among_equals_or_across_test_sets():
     assert len(comparison_tables(apart)) == 3
 
 
+@pytest.mark.parametrize(
+    ("means", "written"),
+    [((0.94251, 0.9421, 0.9), ["94.3*", "94.2", "90.0"]), ((0.9425, 0.9416, 0.9), ["94.2*", "94.2*", "90.0"]), ((0.9425, 0.9421), ["94.2", "94.2"])],
+)  # fmt: skip
+def test_what_is_written_alike_is_best_alike(means, written):
+    """No `*` tells 94.2 from 94.2."""
+    groups = tuple(group(str(number), mean) for number, mean in enumerate(means))
+    table, *_ = comparison_tables(Comparison(("loss",), groups, ()))
+    cells = [line[3] for line in rows(table) if line and line[0] in ("1", "2", "3")]
+    assert [cell.replace("±1.0", "") for cell in cells] == written
+
+
 def test_classes_with_other_training_counts_show_them_in_each_cell():
     """Where groups had different training images, a count stands with each accuracy."""
     groups = (group("a", 0.6), group("b", 0.7, train=(30, 30), per_class=(0.5, 0.9)))

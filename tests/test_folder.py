@@ -6,12 +6,13 @@ import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from lmsm_cli.errors import DiskError, LmsmError
 from lmsm_cli.runs.folder import RunFolder, run_name
-from lmsm_cli.runs.record import find_runs, read_run
+from lmsm_cli.runs.record import find_runs, read_run, runs_below
 
 SCORES = {
     "accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 0.5, "macro_precision": 0.5, "macro_recall": 0.5,
@@ -175,6 +176,34 @@ def test_find_runs_takes_run_folders_and_folders_of_runs(tmp_path):
     a, b, c = (tmp_path / name for name in "abc")
     assert find_runs([tmp_path]) == [a, b, c]
     assert find_runs([b, tmp_path, b]) == [b, a, c]
+
+
+def test_a_neighbour_that_cannot_be_read_is_no_run(tmp_path, monkeypatch):
+    """Somebody else's folder beside the runs keeps nobody from comparing them."""
+    run = RunFolder.create(tmp_path, "run").path
+    RunFolder(run).write_status("running")
+    (tmp_path / "theirs").mkdir()
+    is_file, iterdir = Path.is_file, Path.iterdir
+
+    def refuse(real, path):
+        if "theirs" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", lambda path: refuse(is_file, path))
+    monkeypatch.setattr(Path, "iterdir", lambda path: refuse(iterdir, path))
+    assert find_runs([tmp_path]) == [run]
+    assert runs_below([tmp_path]) == []
+    with pytest.raises(LmsmError, match="theirs: Permission denied"):
+        find_runs([tmp_path / "theirs"])
+
+
+def test_a_run_given_as_a_dot_has_its_name(tmp_path, monkeypatch):
+    """Reports name it by its folder, and the newest is told by that."""
+    run = RunFolder.create(tmp_path, "run").path
+    RunFolder(run).write_status("running")
+    monkeypatch.chdir(run)
+    assert [read_run(path).name for path in find_runs([Path()])] == ["run"]
 
 
 @pytest.mark.parametrize(("name", "message"), [("nowhere", "there is no"), ("file", "is not a folder"), ("empty", "holds no run")])  # fmt: skip

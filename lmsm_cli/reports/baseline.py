@@ -21,7 +21,7 @@ def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int |
     nothing else; where none or several do, the only one of that name with as many training images
     of each class. Raises LmsmError for a name that no group has.
     """
-    named = [number for number, group in enumerate(groups) if _is_named(group, name or _USUAL)]
+    named = _named(groups, name or _USUAL)
     if not named and name is not None:
         known = dict.fromkeys([*(g.label for g in groups), *map(_loss, groups), *(_loss(g).partition(":")[0] for g in groups)])  # fmt: skip
         raise LmsmError(f"--baseline: no group of runs is called {name!r}{did_you_mean(name, known)}")  # fmt: skip
@@ -38,8 +38,10 @@ def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int |
     return chosen, [f"no baseline for {label}: no single {name or _USUAL} has the same images and other choices" for label in without]  # fmt: skip
 
 
-def _is_named(group: "Group", name: str) -> bool:
-    return name in (group.label, _loss(group), _loss(group).partition(":")[0])
+def _named(groups: "Sequence[Group]", name: str) -> list[int]:
+    """Return the groups with that label or loss; where there are none, those of a loss of that name."""
+    exactly = [number for number, group in enumerate(groups) if name in (group.label, _loss(group))]
+    return exactly or [number for number, group in enumerate(groups) if _loss(group).partition(":")[0] == name]  # fmt: skip
 
 
 def _loss(group: "Group") -> str:

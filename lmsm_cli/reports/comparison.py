@@ -120,7 +120,7 @@ def compare_runs(
     for sample in samples_of(records, by):
         runs = members.setdefault(sample.key, {})
         if sample.place in runs:
-            reason = f"its configuration and seed are repeated by the newer {sample.record.path.name}"  # fmt: skip
+            reason = f"its configuration and seed are repeated by the newer {sample.record.name}"  # fmt: skip
             unscored.append(Unscored(str(runs[sample.place].record.path), reason))
         runs[sample.place] = sample
     sampled = [list(runs.values()) for runs in members.values()]

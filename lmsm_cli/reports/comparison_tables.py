@@ -212,11 +212,12 @@ def _marked(values: Sequence[Statistic | None], *, higher_is_better: bool = True
 
     Values that are shown as equal are equal: means over the same images differ by rounding.
     """
-    means = [round(value.mean, 3) for value in values if value]
-    best = (max if higher_is_better else min)(means) if len(set(means)) > 1 else None
+    means = [value.mean for value in values if value]
+    differ = len({percent(mean) for mean in means}) > 1
+    best = percent((max if higher_is_better else min)(means)) if differ else None
     return [
         Text(_mean_and_sd(value) + "*", style="bold")
-        if value and round(value.mean, 3) == best
+        if value and percent(value.mean) == best
         else Text(_mean_and_sd(value) + " ")
         for value in values
     ]

@@ -76,7 +76,7 @@ def environments(records: Sequence[RunRecord]) -> list[Environment]:
     for record in records:
         known = record.environment or {}
         facts = tuple((key, _fact(key, value)) for key, value in known.items() if key not in ("command", "asked"))  # fmt: skip
-        members.setdefault(facts, []).append((record.path.name, _command(known.get("command"))))
+        members.setdefault(facts, []).append((record.name, _command(known.get("command"))))
     return [Environment(facts, tuple(commands)) for facts, commands in members.items()]
 
 

@@ -12,7 +12,9 @@ from statistics import fmean
 from typing import Any
 
 from lmsm_cli.config import WHERE_KEYS, Config, dump
+from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.spec import parse_spec
 
 # What a run is allowed to differ in from the other runs of its group.
 FREE_KEYS = ("seed", *WHERE_KEYS)
@@ -86,21 +88,42 @@ class Sample:
 
 def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Sample]:
     """Yield the scored runs, oldest first; with `by` those keys and SPLIT_KEYS make the groups."""
-    for record in sorted(records, key=lambda record: record.path.name):
+    for record in sorted(records, key=lambda record: record.name):
         if record.scores is None or record.config is None:
             continue
         setting = _setting(record)
         shared = shared_setting(record, setting, by)
         rest = {key: value for key, value in setting.items() if key not in shared}
         images = _images(record, "train_count", "test_count")
-        yield Sample(record, setting, key_of([shared, images]), key_of(rest))
+        yield Sample(record, setting, key_of([_spelled_alike(shared), images]), key_of(_spelled_alike(rest)))  # fmt: skip
+
+
+def _spelled_alike(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a setting whose loss is its name and options: equal in whatever order, 4 or 4.0."""
+    return {key: _parts(value) if key == "loss" else value for key, value in setting.items()}
+
+
+def _parts(loss: Any) -> Any:
+    try:
+        name, options = parse_spec(loss)
+    except (LmsmError, AttributeError):  # damaged, or no text
+        return loss
+    return [name, {key: _number(value) for key, value in options.items()}]
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def shared_setting(record: RunRecord, setting: Mapping[str, Any], by: Sequence[str]) -> Mapping[str, Any]:  # fmt: skip
     """Return what a run has in common with every run of its group."""
     if not by:
         return setting
-    own = {key: (record.config or {}).get(key) for key in by}
+    given = usual_setting() | (record.config or {})
+    own = {key: given.get(key) for key in by}
     return own | {key: setting.get(key) for key in SPLIT_KEYS}
 
 

@@ -36,6 +36,11 @@ class RunRecord:
     problem: str | None  # what is missing or damaged, and why the run has no scores
 
     @property
+    def name(self) -> str:
+        """The folder's name, which `.` has too."""
+        return self.path.absolute().name
+
+    @property
     def state(self) -> str:
         """Where the run stands, `unknown` where status.json does not say."""
         return str((self.status or {}).get("state", "unknown"))
@@ -115,12 +120,22 @@ def _runs_in(path: Path) -> list[Path]:
 def runs_below(paths: Sequence[Path]) -> list[Path]:
     """Return the folders of runs that lie in those that `find_runs` looks into, and that it passes by."""
     passed = [folder for path in paths if not is_run(path) for folder in sorted(path.iterdir())]
-    return [folder for folder in passed if folder.is_dir() and not is_run(folder) and any(map(is_run, folder.iterdir()))]  # fmt: skip
+    return [folder for folder in passed if folder.is_dir() and not is_run(folder) and _holds_run(folder)]  # fmt: skip
+
+
+def _holds_run(folder: Path) -> bool:
+    try:
+        return any(map(is_run, folder.iterdir()))
+    except OSError:
+        return False
 
 
 def is_run(path: Path) -> bool:
     """Return whether the path is a run folder: one with a config.yaml or a status.json."""
-    return (path / "config.yaml").is_file() or (path / "status.json").is_file()
+    try:
+        return any((path / name).is_file() for name in ("config.yaml", "status.json"))
+    except OSError:  # a folder that cannot be looked into is none
+        return False
 
 
 def _attempt(read: Callable[[Path], T], path: Path, problems: list[str]) -> T | None:
