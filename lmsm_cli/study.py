@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -70,7 +71,7 @@ def open_study(search: Search, first: PlannedRun) -> "Study":
 
 def _storage(search: Search, config: Config) -> Any:
     optuna = imported_optuna()
-    url = search.storage or f"sqlite:///{(config.out / 'study.db').absolute()}"
+    url = search.storage or f"sqlite:///{quote(str((config.out / 'study.db').absolute()))}"
     patience = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

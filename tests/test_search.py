@@ -74,6 +74,13 @@ def test_the_best_is_best_on_validation(tmp_path, capsys):
     assert "Trial" not in printed.out
 
 
+@pytest.mark.parametrize("name", ["what?", "%41", "a b#c"])
+def test_the_database_lies_in_its_folder(tmp_path, name):
+    """A folder's name is no part of a URL's syntax."""
+    assert len(searched(tmp_path / name, 1)) == 1
+    assert (tmp_path / name / "study.db").is_file()
+
+
 def test_a_search_repeats_itself(tmp_path):
     """One process draws the same choices again, also where it was ended in between."""
     whole = searched(tmp_path / "one", 3)
