@@ -87,7 +87,7 @@ def evaluation_of(
     return replace(found, scores=found.scores | {
         "checkpoint": str(trained.file),
         "epoch": trained.epoch,
-        "split": str(images) if images else split_name,
+        "split": str(images.absolute()) if images else split_name,
         "effective_margin": trained.model.head.effective_margin_at(trained.epoch / trained.config.epochs),
     })  # fmt: skip
 

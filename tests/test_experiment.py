@@ -1,6 +1,7 @@
 """Whole runs on small real and made data: the run folder's contract, evaluation, failures."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_the_same_config_repeats_the_run_exactly(finished, tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_class_folders_train_and_evaluate(tmp_path):
+def test_class_folders_train_and_evaluate(tmp_path, monkeypatch):
     """`folder` data trains, and a checkpoint scores other class folders by their names."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
     config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="none", factor=1.0, image_size=12, batch_size=8)  # fmt: skip
@@ -151,7 +152,11 @@ def test_class_folders_train_and_evaluate(tmp_path):
         "cow",
     ]
     write_class_folders(tmp_path / "other", ("cow",), 4, size=12)
-    scores = evaluate(folder.path, SilentDisplay(), images=tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    scores = evaluate(folder.path, SilentDisplay(), images=Path("other"))
+    assert scores["split"] == str(
+        tmp_path / "other"
+    )  # a folder called test is no test set of the run
     assert [row["test_count"] for row in scores["per_class"]] == [0, 0, 4]
     write_class_folders(tmp_path / "strange", ("yak",), 2, size=12)
     with pytest.raises(DataError, match="yak"):
