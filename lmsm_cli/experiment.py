@@ -236,7 +236,8 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
             if paused.position.step:
                 save(paused.position)
             name = signal.Signals(paused.signal).name
-            raise StoppedError(f"stopped by {name} in epoch {paused.position.epoch + 1}, and saved; `lmsm resume {shlex.quote(where)}` goes on", paused.signal) from None  # fmt: skip
+            place = f"in epoch {paused.position.epoch + 1}" if paused.position.step else f"after epoch {paused.position.epoch}"  # fmt: skip
+            raise StoppedError(f"stopped by {name} {place}, and saved; `lmsm resume {shlex.quote(where)}` goes on", paused.signal) from None  # fmt: skip
     return journal
 
 

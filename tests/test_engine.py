@@ -327,3 +327,19 @@ def test_cuda_is_refused_where_there_is_none():
     with pytest.raises(LmsmError, match="finds no CUDA device"):
         choose_runtime("cuda", "auto")
     assert choose_runtime("auto", "fp32") == CPU
+
+
+@pytest.mark.parametrize(("side", "largest"), [(32, 250), (224, 13), (1024, 1)])
+def test_large_images_are_evaluated_few_at_a_time(side, largest):
+    """The memory of an evaluation does not grow with the images' size."""
+    sizes = []
+
+    class Net(torch.nn.Module):
+        def embed(self, images):
+            sizes.append(len(images))
+            return images.flatten(1)[:, :2].float()
+
+    images = torch.zeros(1, side, side, 3, dtype=torch.uint8).expand(300, -1, -1, -1)
+    features = features_of(Net(), images, Runtime(torch.device("cpu")))
+    assert max(sizes) == largest
+    assert sum(sizes) == len(features) == 300

@@ -153,6 +153,17 @@ def test_the_message_and_the_status_say_how_to_go_on(tmp_path):
     assert (status["state"], status["exit_code"]) == ("interrupted", 143)
 
 
+def test_a_signal_after_an_epoch_names_that_epoch(tmp_path):
+    """Told while the last epoch is shown: there is no next one to be in."""
+
+    class Late(SilentDisplay):
+        def epoch(self, epoch, num_epochs):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(StoppedError, match="stopped by SIGINT after epoch 1, and saved"):
+        experiment.run(config(tmp_path, epochs=2), Late(), with_plots=False)
+
+
 def test_a_second_signal_ends_at_once(tmp_path):
     """Twice Ctrl-C in a step leaves the checkpoint of the epoch before, and no temporary file."""
 

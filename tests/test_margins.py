@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmsm_cli import psi
+from lmsm_cli.losses import margins
 from lmsm_cli.losses.margins import psi_and_slope
 
 MARGINS = range(1, 11)
@@ -144,3 +147,18 @@ def test_margins_broadcast(margins):
         # 3.7 as a float32 tensor is 1e-8 from 3.7
         torch.testing.assert_close(bent[:, column], wanted, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(slope[:, column], wanted_slope, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("margin", [1.5, 2.0, 3])
+def test_a_number_is_not_copied_to_the_device(margin):
+    """On the meta device nothing but meta tensors takes part: a copy from the CPU breaks a CUDA graph."""
+
+    class OneDevice(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            tensors = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor)]
+            assert {one.device.type for one in tensors} <= {"meta"}, function
+            return function(*args, **(kwargs or {}))
+
+    with OneDevice():
+        value, slope = margins._by_angle(torch.empty(3, device="meta"), margin)
+    assert value.device.type == slope.device.type == "meta"

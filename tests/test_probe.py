@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -151,3 +152,10 @@ def test_a_runtime_sets_what_it_says(monkeypatch):
         assert torch.get_num_threads() == 1
     finally:
         Runtime(cpu).apply()
+
+
+def test_more_threads_than_torch_has_are_read_back(tmp_path):
+    """`--threads 4` on two cores is measured once, and then known."""
+    choice = Choice("fp32", "contiguous", 2 * probing.ALL_THREADS, {"fp32": 1.0})
+    probing._write(tmp_path / "probe.json", {"machine": {}, "choice": asdict(choice)})
+    assert probing._read(tmp_path / "probe.json") == replace(choice, remembered=True)

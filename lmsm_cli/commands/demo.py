@@ -1,5 +1,6 @@
 """`lmsm demo`: the whole tool on embedded data in a minute or two: softmax against L-Softmax."""
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,7 +59,7 @@ margins too. Takes a minute or two on two cores and needs no GPU.
     print_comparison(comparison)
     console = stdout_console()
     console.print(f"2-D features under margins 1 to 4: {picture}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
-    console.print(f"all runs: lmsm compare {folder / 'comparison'}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+    console.print(f"all runs: lmsm compare {shlex.quote(str(folder / 'comparison'))}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
 
 
 def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:

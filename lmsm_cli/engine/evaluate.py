@@ -1,5 +1,6 @@
 """What a trained classifier says of images, without any margin."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,9 @@ from lmsm_cli.engine.distributed import ALONE, Ranks
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.models import Classifier
 
-# Larger than a training batch: no activations are kept for a backward pass.
-_BATCH = 250
+# Larger than a training batch of small images: no activations are kept for a backward pass. Of large
+# ones so few that validation needs no more memory than the training that it interrupts.
+_BATCH, _BATCH_BYTES = 250, 1 << 21
 
 
 @torch.inference_mode()
@@ -43,8 +45,9 @@ def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) 
     was_training = model.training
     model.eval()
     try:
-        for start in range(part.start, max(part.stop, part.start + 1), _BATCH):
-            batch = images[start : min(start + _BATCH, part.stop)]
+        step = max(1, min(_BATCH, _BATCH_BYTES // math.prod(images.shape[1:])))
+        for start in range(part.start, max(part.stop, part.start + 1), step):
+            batch = images[start : min(start + step, part.stop)]
             with runtime.arithmetic():
                 features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
             yield features

@@ -44,7 +44,7 @@ class Choice:
 
     precision: Precision
     layout: Layout
-    threads: Annotated[int, Field(ge=1, le=ALL_THREADS)]
+    threads: Annotated[int, Field(ge=1)]
     milliseconds: dict[str, float]
     remembered: bool = False
 

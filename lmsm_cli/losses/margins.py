@@ -111,7 +111,9 @@ def _by_angle(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
     sign = 1 - 2 * (k % 2)
     # At 0 the ratio of the sines is 0 / 0 with the limit m. At pi it has none unless m is whole.
     ratio = (margin * theta).sin() / _sine(cos).clamp_min(_POLE)
-    ratio = torch.where(cos > math.cos(_POLE), torch.as_tensor(margin).to(ratio), ratio)
+    at_zero = cos > math.cos(_POLE)
+    # A number goes into the kernel: a tensor of it would be copied to the device, which a graph can't hold.
+    ratio = torch.where(at_zero, margin.to(ratio), ratio) if isinstance(margin, Tensor) else ratio.masked_fill(at_zero, margin)  # fmt: skip
     return sign * (margin * theta).cos() - 2 * k, margin * sign * ratio
 
 
