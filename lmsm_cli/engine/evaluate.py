@@ -17,7 +17,7 @@ from lmsm_cli.errors import DivergedError
 from lmsm_cli.models import Classifier
 
 # Larger than a training batch of small images: no activations are kept for a backward pass. Of large
-# ones so few that validation needs no more memory than the training that it interrupts.
+# ones fewer: the memory of a batch grows with its pixels, not with its images.
 _BATCH, _BATCH_BYTES = 250, 1 << 21
 
 
