@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmsm_cli.errors import MALFORMED, LmsmError, first_line
+from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line
 from lmsm_cli.losses import Head, build_head
 
 
@@ -99,7 +99,8 @@ def check_model(model: str, pretrained: str | None, *, channels: int, image_size
     if pretrained and model not in _TORCHVISION:
         raise LmsmError(f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have")  # fmt: skip
     if pretrained and pretrained != "imagenet" and not Path(pretrained).is_file():
-        raise LmsmError(f"pretrained file {pretrained} does not exist")
+        what = "is a folder, no file" if Path(pretrained).is_dir() else "does not exist"
+        raise LmsmError(f"pretrained file {pretrained} {what}")
 
 
 def build_neck(kind: str, backbone: Backbone) -> tuple[nn.Module, int]:
@@ -234,9 +235,15 @@ def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
     """Load ImageNet weights into a torchvision backbone: `imagenet`, or a state-dict file's path.
 
     Layers that were adapted to small images (a ResNet's stem) and the classifier stay fresh.
-    Raises LmsmError where the model has no such weights or the file does not hold them.
+    Raises LmsmError where the model has no such weights or the file does not hold them, and
+    CheckpointError where a number of them is not finite.
     """
     given = _imagenet_weights(model) if source == "imagenet" else _read_weights(Path(source))
+    damaged = first_non_finite(given)
+    if damaged is not None:
+        raise CheckpointError(
+            f"pretrained {source!r} holds numbers that are not finite (NaN or infinity), first in the tensor {damaged!r}: a training cannot start from them; take another file"
+        )
     own = backbone.state_dict()
     if model.startswith("vgg"):  # our features sit one level deeper
         given = {f"0.{key.removeprefix('features.')}": value for key, value in given.items() if key.startswith("features.")}  # fmt: skip
@@ -248,6 +255,17 @@ def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
     if unusable:
         raise LmsmError(f"pretrained {source!r} does not fit {model}: {len(unusable)} of {len(wanted)} tensors are missing or of another shape, first {unusable[0]!r}")  # fmt: skip
     backbone.load_state_dict({key: given[key] for key in wanted}, strict=False)
+
+
+def first_non_finite(state: Mapping[str, Any]) -> str | None:
+    """Return the name of the first tensor of a state dict that holds NaN or infinity, None for none.
+
+    What is no tensor of numbers is passed over.
+    """
+    for name, value in state.items():
+        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+            return name
+    return None
 
 
 def _imagenet_weights(model: str) -> Mapping[str, Tensor]:
@@ -266,6 +284,10 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except MALFORMED as error:
         raise LmsmError(f"pretrained file {path} is no state dict: {first_line(error)}") from None
+    if isinstance(state, Mapping) and "schema" in state and "model" in state:
+        raise LmsmError(
+            f"pretrained file {path} is a checkpoint of an lmsm run: --pretrained takes weights of torchvision's nets alone; `lmsm resume` goes on with a run, to more --epochs too"
+        )
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise LmsmError(f"pretrained file {path} is no state dict of tensors")
     return state

@@ -5,8 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lmsm_cli.errors import LmsmError
-from lmsm_cli.models import BACKBONES, build_classifier, check_model
+from lmsm_cli.errors import CheckpointError, LmsmError
+from lmsm_cli.models import BACKBONES, build_classifier, check_model, first_non_finite
+from lmsm_cli.runs import checkpoint
 
 CLASSES = tuple("abcdefghij")
 
@@ -144,6 +145,38 @@ def test_bad_pretrained_files_are_refused(tmp_path):
         check_model("resnet32", "imagenet", channels=3, image_size=32)
     with pytest.raises(LmsmError, match=r"none\.pth does not exist"):
         check_model("resnet18", str(tmp_path / "none.pth"), channels=3, image_size=32)
+    with pytest.raises(LmsmError, match="is a folder, no file"):
+        check_model("resnet18", str(tmp_path), channels=3, image_size=32)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["layer1.0.conv1.weight", "layer3.1.bn2.running_var"])
+def test_pretrained_weights_that_are_not_finite_are_refused(tmp_path, name, value):
+    """One such number is a checkpoint that cannot be used, exit code 4, by the tensor's name."""
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state[name].view(-1)[-1] = value
+    torch.save(state, tmp_path / "damaged.pth")
+    with pytest.raises(CheckpointError, match=f"not finite.*'{name}'") as caught:
+        build(pretrained=str(tmp_path / "damaged.pth"))
+    assert caught.value.exit_code == 4
+
+
+def test_the_first_tensor_that_is_not_finite_is_named():
+    """Whole numbers and what is no tensor are passed over; without such a number there is no name."""
+    state = {"steps": torch.tensor(3), "note": "text", "a": torch.ones(2), "b": torch.ones(0)}
+    assert first_non_finite(state) is None
+    damaged = {"c": torch.tensor([1.0, float("inf")]).bfloat16(), "d": torch.tensor(float("nan"))}
+    assert first_non_finite(state | damaged) == "c"
+
+
+def test_a_runs_own_checkpoint_as_pretrained_is_called_what_it_is(tmp_path):
+    """`--pretrained RUN/checkpoint.pt` is told apart from a damaged file, with what goes on from it."""
+    state = checkpoint.state_of(
+        build(), {}, train_counts=[1] * 10, image_shape=[32, 32, 3], epoch=1
+    )
+    checkpoint.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(LmsmError, match=r"a checkpoint of an lmsm run.*`lmsm resume`"):
+        build(pretrained=str(tmp_path / "checkpoint.pt"))
 
 
 def test_too_small_images_are_refused():
