@@ -1,0 +1,146 @@
+"""Files in folders that anybody may have made: a run, a data set, a cache.
+
+What is read is a regular file, perhaps at the end of a link: a pipe is never waited for, a device
+never opened. What is written, added to or made is a regular file of lmsm's own, and never reached
+through a link that lies in its place. All functions raise OSError, so that the caller says what for.
+"""
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+# A text beyond this is none of lmsm's: a page of JSON for each of 1,000 classes has a few million bytes.
+LARGEST_TEXT = 1 << 26
+# The rest is Windows, which has neither, and no links that anybody may make.
+_NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file to read, also through a link. Raises OSError at once for anything else."""
+    _check_regular(path.stat(), path)  # before: a device can do something when it is opened
+    return _opened(path, os.O_RDONLY, "rb")
+
+
+def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """Return what a regular file holds. Raises OSError also where that is more than `largest` bytes."""
+    with open_regular(path) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise OSError(errno.EFBIG, f"it is larger than {largest:,} bytes", str(path))
+    return content
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """Return a regular file's text. Raises OSError as `read_bytes`, UnicodeDecodeError where it is no UTF-8."""
+    return read_bytes(path, largest).decode("utf-8")
+
+
+def created(path: Path) -> IO[bytes]:
+    """Open a new file to write and read; what stands in its place is removed, a link itself."""
+    path.unlink(missing_ok=True)
+    return _opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, "w+b")
+
+
+def opened_to_add(path: Path) -> IO[bytes]:
+    """Open a file to add to its end, and to read; make it where it is missing.
+
+    One that has other names too (hard links) becomes a file of its own first. Raises OSError for a
+    link, and for what is no regular file.
+    """
+    with suppress(FileNotFoundError):
+        info = path.lstat()
+        _check_regular(info, path)
+        if info.st_nlink > 1:
+            content = path.read_bytes()
+            with replacing(path) as file:
+                file.write(content)
+    return _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, "ab+")
+
+
+def temporary_of(path: Path) -> Path:
+    """Return where this process writes a file before it moves it to its path."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Give a new file to write, which takes the place of `path` when the body has ended well.
+
+    It is on the disk before, and its name after: a power cut leaves the old file or the new one. A
+    link in that place is itself replaced. Raises OSError for a pipe or device there.
+    """
+    if not path.is_symlink():
+        check_own_file(path)
+    temporary = temporary_of(path)
+    try:
+        with created(temporary) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: a rename outlasts a power cut only then."""
+    if sys.platform == "win32":  # opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def own_folder(path: Path) -> Path:
+    """Return a folder to write into, made where it is missing. Raises OSError as `check_own_folder`."""
+    with suppress(FileExistsError):
+        path.mkdir()
+    check_own_folder(path)
+    return path
+
+
+def check_own_folder(path: Path) -> None:
+    """Raise OSError where a link, which could lead anywhere, or a file stands in a folder's place."""
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISDIR(mode):
+            kind = "a link, and nothing is written through one" if stat.S_ISLNK(mode) else "no folder"  # fmt: skip
+            raise NotADirectoryError(errno.ENOTDIR, f"it is {kind}", str(path))
+
+
+def check_own_file(path: Path) -> None:
+    """Raise OSError where a link or what is no regular file stands in the place of a file, as of a lock."""
+    with suppress(FileNotFoundError):
+        _check_regular(path.lstat(), path)
+
+
+def _check_regular(info: os.stat_result, path: Path) -> None:
+    if stat.S_ISLNK(info.st_mode):
+        raise OSError(errno.ELOOP, "it is a link, and nothing is written through one", str(path))
+    if stat.S_ISDIR(info.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def _opened(path: Path, flags: int, mode: str) -> IO[bytes]:
+    """Open without waiting, and look at what was opened: it may be another than a moment ago."""
+    if flags != os.O_RDONLY:
+        flags |= _NO_LINK
+    descriptor = os.open(path, flags | _AT_ONCE | _BINARY, 0o666)
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, mode)
