@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from lmsm_cli import build_head
+from lmsm_cli.data.identity import pixel_digests
+from lmsm_cli.data.sources import ImageSet
 
 torch.set_num_threads(1)  # test processes run side by side, and small nets gain nothing from two
 
@@ -52,6 +54,12 @@ def module(monkeypatch):
     """Return a function that imports a module of benchmarks/ by name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module
+
+
+def image_set(images, labels, classes, mean=(0.5,), std=(0.5,)):
+    """Return an ImageSet of pixels (N, H, W, C) that were published in this order."""
+    digests = pixel_digests(images.numpy())
+    return ImageSet(images, labels, tuple(classes), mean, std, digests, np.arange(len(images)))
 
 
 def children_seconds() -> float:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from lmsm_cli.config import Config
-from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine import train as training
 from lmsm_cli.engine.device import Runtime, choose_runtime
 from lmsm_cli.engine.evaluate import features_of, scores_of
@@ -18,6 +17,7 @@ from lmsm_cli.engine.watch import Glance, Vitals, Watch, collapse_signs
 from lmsm_cli.errors import DivergedError, LmsmError
 from lmsm_cli.losses import build_head
 from lmsm_cli.models import Classifier
+from tests.conftest import image_set
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -29,7 +29,7 @@ def easy_images(per_class=20, num_classes=3, seed=0):
     pixels = torch.randint(100, (len(labels), 8, 8, 1), generator=generator, dtype=torch.uint8)
     for i, label in enumerate(labels.tolist()):
         pixels[i, 2 * label + 1 : 2 * label + 3] += 120
-    return ImageSet(pixels, labels, tuple("abc"[:num_classes]), (0.5,), (0.3,))
+    return image_set(pixels, labels, "abc"[:num_classes], std=(0.3,))
 
 
 def small_model(loss="softmax", *, relu=False, dropout=0.0):
@@ -308,9 +308,7 @@ def test_the_full_margin_on_relu_features_is_called_a_collapse():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(256, (600, 8, 8, 1), generator=generator, dtype=torch.uint8)
-    data = ImageSet(
-        noise, torch.randint(3, (600,), generator=generator), ("a", "b", "c"), (0.5,), (0.3,)
-    )
+    data = image_set(noise, torch.randint(3, (600,), generator=generator), "abc", std=(0.3,))
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16))
     head = build_head("lsoftmax:margin=4,anneal=none", 16, 3)
     model = Classifier(backbone, nn.ReLU(), head, classes="abc", mean=(0.5,), std=(0.3,))

@@ -11,8 +11,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lmsm_cli.data import class_folders, decoded, fetch, published, sources
-from lmsm_cli.data.sources import SOURCES, ImageSet, load, load_folder, source_of
+from lmsm_cli.data.sources import SOURCES, load, load_folder, source_of
 from lmsm_cli.errors import DataError, LmsmError
+from tests.conftest import image_set
 
 
 def colour(path: Path, rgb: tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> None:
@@ -31,7 +32,7 @@ def folders(root: Path, classes: dict[str, int], size: tuple[int, int] = (8, 8))
 
 def test_image_set_counts_every_class():
     """Classes without an image count 0."""
-    images = ImageSet(torch.zeros(3, 2, 2, 1, dtype=torch.uint8), torch.tensor([2, 0, 2]), ("a", "b", "c", "d"), (0.5,), (0.5,))  # fmt: skip
+    images = image_set(torch.zeros(3, 2, 2, 1, dtype=torch.uint8), torch.tensor([2, 0, 2]), "abcd")
     assert images.counts() == [1, 0, 2, 0]
     assert len(images) == 3
 
@@ -39,7 +40,7 @@ def test_image_set_counts_every_class():
 def test_subset_takes_images_in_the_order_asked_for():
     """A subset holds the images at the indices and shares nothing with the whole."""
     pixels = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
-    whole = ImageSet(pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"), (0.5,), (0.5,))
+    whole = image_set(pixels, torch.tensor([0, 1, 0, 1]), "ab")
     part = whole.subset([3, 0])
     assert part.images.flatten().tolist() == [3, 0]
     assert part.labels.tolist() == [1, 0]

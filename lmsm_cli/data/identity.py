@@ -1,6 +1,14 @@
-"""Tell images apart by what they are: a digest of their content, never a place, a name or a time."""
+"""What an image is: its class and a digest of its content, wherever it lies and whatever it is called.
+
+Counts, names, paths and times prove nothing: a run records the images that it used, and they are
+found again by content.
+"""
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +17,9 @@ from numpy.typing import NDArray
 DIGEST_BYTES = 16
 
 Digests = NDArray[np.uint8]  # (N, DIGEST_BYTES)
+Part = Literal["training", "validation", "test"]
+PARTS: tuple[Part, ...] = ("training", "validation", "test")
+"""In the order of their numbers in images.npz."""
 
 
 def digest(content: bytes | memoryview) -> bytes:
@@ -25,3 +36,88 @@ def pixel_digests(images: NDArray[np.uint8]) -> Digests:
     """Return the digest of the pixels (H, W, C) of each of the images (N, H, W, C)."""
     images = np.ascontiguousarray(images)
     return as_digests([digest(image.reshape(-1).data) for image in images])
+
+
+@dataclass(frozen=True, eq=False)
+class ImagesRecord:
+    """Which images a run trained on, validated on and tested on, each part in the run's order."""
+
+    classes: tuple[str, ...]
+    split: NDArray[np.uint8]  # (N,): places in PARTS
+    labels: NDArray[np.int64]  # (N,)
+    digests: Digests  # (N, 16)
+    places: NDArray[Any]  # (N,): file names as bytes, or indices in the published files
+    mean: tuple[float, ...]  # the normalisation of the run, per channel
+    std: tuple[float, ...]
+
+    def of(self, part: Part) -> "ImagesRecord":
+        """Return the images of one part."""
+        own = self.split == PARTS.index(part)
+        chosen = (self.split[own], self.labels[own], self.digests[own], self.places[own])
+        return ImagesRecord(self.classes, *chosen, self.mean, self.std)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.split)
+
+    def keys(self) -> list[bytes]:
+        """Return what each image is."""
+        return image_keys(self.classes, self.labels, self.digests)
+
+    def summaries(self) -> dict[str, str | None]:
+        """Return the digest of each part, None for one without images."""
+        return {
+            part: split_digest(own.classes, own.labels, own.digests) if len(own) else None
+            for part, own in ((part, self.of(part)) for part in PARTS)
+        }
+
+    def name_of(self, row: int) -> str:
+        """Return how a person finds an image: its file's name, or its number."""
+        place = self.places[row]
+        if isinstance(place, bytes):
+            return place.decode("utf-8", "surrogateescape")
+        return f"image {place} of the {PARTS[self.split[row]]} images"
+
+
+def image_keys(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> list[bytes]:
+    """Return 32 bytes for each image, equal for the same content in a class of the same name."""
+    rows = _rows(classes, labels, digests)
+    return [row.tobytes() for row in rows]
+
+
+def split_digest(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> str:
+    """Return 32 hexadecimal digits that are equal for the same images, in whatever order."""
+    columns = _rows(classes, labels, digests).view(">u8")
+    ordered = columns[np.lexsort(columns.T)]
+    return digest(ordered.tobytes()).hex()
+
+
+def _rows(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> Digests:
+    """Return the digest of the class name beside that of the content, (N, 32)."""
+    names = as_digests([digest(name.encode("utf-8", "surrogateescape")) for name in classes])
+    return np.ascontiguousarray(np.concatenate([names[labels], digests], axis=1))
+
+
+class Finder:
+    """Looks for images among others by what they are, each at most once."""
+
+    def __init__(self, wanted: Sequence[bytes]) -> None:
+        self._missing: dict[bytes, list[int]] = defaultdict(list)
+        for row in range(len(wanted) - 1, -1, -1):
+            self._missing[wanted[row]].append(row)
+        self.found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        """For each pool: rows of the wanted images, and their places in that pool."""
+
+    def look_in(self, pool: Iterable[bytes]) -> None:
+        """Take from a pool, in its order, what is still missing."""
+        rows, places = [], []
+        for place, key in enumerate(pool):
+            if left := self._missing.get(key):
+                rows.append(left.pop())
+                places.append(place)
+        self.found.append((np.array(rows, np.int64), np.array(places, np.int64)))
+
+    @property
+    def missing(self) -> list[int]:
+        """The rows that no pool had, ascending."""
+        return sorted(row for rows in self._missing.values() for row in rows)

@@ -4,14 +4,16 @@ To add a data set that torchvision knows, add it to SOURCES here and to PUBLISHE
 is comes as class folders (`folder`).
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsm_cli.data.class_folders import (
@@ -25,6 +27,7 @@ from lmsm_cli.data.class_folders import (
 from lmsm_cli.data.decoded import Images, MappedImages, placed, select
 from lmsm_cli.data.fetch import Report as Report
 from lmsm_cli.data.fetch import silent as silent
+from lmsm_cli.data.identity import Digests, as_digests, digest, image_keys, pixel_digests
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean
@@ -39,10 +42,18 @@ class ImageSet:
     classes: tuple[str, ...]
     mean: tuple[float, ...]  # per channel, in units of [0, 1]
     std: tuple[float, ...]
+    digests: Digests  # (N, 16): of the file's bytes for class folders, of the published pixels else
+    places: NDArray[Any]
+    """Where each image was found, (N,): its file below the data folder, as bytes, or its number in the
+    published split."""
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
+
+    def keys(self) -> list[bytes]:
+        """Return what each image is, by class name and content."""
+        return image_keys(self.classes, self.labels.numpy(), self.digests)
 
     def counts(self) -> list[int]:
         """Return the number of images of each class."""
@@ -52,7 +63,14 @@ class ImageSet:
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
         """Return the images at the indices, in their order, copied unless they stay in their file."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return replace(self, images=select(self.images, index), labels=self.labels[index])
+        rows = index.numpy()
+        return replace(
+            self,
+            images=select(self.images, index),
+            labels=self.labels[index],
+            digests=self.digests[rows],
+            places=self.places[rows],
+        )
 
     def to(self, device: torch.device) -> "ImageSet":
         """Return the same images and labels in the memory of a device; large images stay in their file."""
@@ -60,11 +78,19 @@ class ImageSet:
 
 
 class Labelled(NamedTuple):
-    """Images (N, H, W, C), labels (N,) and class names, as read."""
+    """Images (N, H, W, C) with what else an ImageSet has of them, as read."""
 
     images: Images
     labels: Tensor
     classes: tuple[str, ...]
+    digests: Digests
+    places: NDArray[Any]
+
+    def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
+        """Return the images with a normalisation."""
+        return ImageSet(
+            self.images, self.labels, self.classes, mean, std, self.digests, self.places
+        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +157,7 @@ def load(
         labelled = _read_known(source, data_dir, split, report)
     assert source.mean is not None
     assert source.std is not None
-    return ImageSet(*labelled, source.mean, source.std)
+    return labelled.normalised(source.mean, source.std)
 
 
 def located(dataset: str, data_dir: Path) -> Path | None:
@@ -171,11 +197,11 @@ def load_folder(
                 f"{path} has class folders that are none of the classes: {_few(strange)}; "
                 f"the classes are {_few(classes)}"
             )
-    images, labels, names = _read_listing(listing, image_size, channels, report)
+    read = _read_listing(listing, path, image_size, channels, report)
     if classes is not None:
-        places = torch.tensor([list(classes).index(name) for name in names])
-        labels, names = places[labels], tuple(classes)
-    return ImageSet(images, labels, names, *_normalisation(images, report))
+        numbers = torch.tensor([list(classes).index(name) for name in read.classes])
+        read = read._replace(labels=numbers[read.labels], classes=tuple(classes))
+    return read.normalised(*_normalisation(read.images, report))
 
 
 def _load_digits(split: Split) -> ImageSet:
@@ -192,7 +218,13 @@ def _load_digits(split: Split) -> ImageSet:
     # the file holds 0..16
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None])
     names = tuple(str(name) for name in digits.target_names)
-    whole = ImageSet(images, torch.from_numpy(labels), names, *_normalisation(images[train]))
+    whole = Labelled(
+        images,
+        torch.from_numpy(labels),
+        names,
+        pixel_digests(images.numpy()),
+        np.arange(len(images)),
+    ).normalised(*_normalisation(images[train]))
     return whole.subset(train if split == "train" else test)
 
 
@@ -200,9 +232,9 @@ def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: R
     """Return a split of the user's class folders, with or without train/ and test/."""
     if not any(has_folders(data_dir / name) for name in ("train", "test")):
         listing = list_class_folders(data_dir)
-        images, labels, classes = _read_listing(listing, image_size, 3, report)
+        read = _read_listing(listing, data_dir, image_size, 3, report)
         train, test = (torch.from_numpy(part) for part in split_by_class(listing))
-        whole = ImageSet(images, labels, classes, *_normalisation(select(images, train), report))
+        whole = read.normalised(*_normalisation(select(read.images, train), report))
         return whole.subset(train if split == "train" else test)
     listings = {name: list_class_folders(data_dir / name) for name in ("train", "test")}
     differing = set(listings["train"].classes) ^ set(listings["test"].classes)
@@ -211,12 +243,13 @@ def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: R
             f"{data_dir / 'train'} and {data_dir / 'test'} must hold the same class folders; "
             f"only one of them has {_few(sorted(differing))}"
         )
-    training = _read_listing(listings["train"], image_size, 3, report)
+    training = _read_listing(listings["train"], data_dir, image_size, 3, report)
     mean, std = _normalisation(training.images, report)
     if split == "train":
-        return ImageSet(*training, mean, std)
+        return training.normalised(mean, std)
     del training
-    return ImageSet(*_read_listing(listings["test"], image_size, 3, report), mean, std)
+    test = _read_listing(listings["test"], data_dir, image_size, 3, report)
+    return test.normalised(mean, std)
 
 
 def _read_known(source: Source, data_dir: Path, split: Split, report: Report) -> Labelled:
@@ -230,7 +263,13 @@ def _read_known(source: Source, data_dir: Path, split: Split, report: Report) ->
         published.fetch(root, report=report)
     content = published.read(root, split)
     images = torch.from_numpy(content.images).contiguous()
-    return Labelled(images, torch.from_numpy(content.labels), content.classes)
+    return Labelled(
+        images,
+        torch.from_numpy(content.labels),
+        content.classes,
+        pixel_digests(images.numpy()),
+        np.arange(len(images)),
+    )
 
 
 def _published_root(source: Source, data_dir: Path) -> Path | None:
@@ -256,12 +295,18 @@ def _read_known_folders(source: Source, path: Path, report: Report) -> Labelled:
             f"{path} holds {len(listing.classes)} class folders, {source.name} has {expected}; "
             "complete it, or read it as it is with --dataset folder"
         )
-    return _read_listing(listing, source.size, source.channels, report)
+    return _read_listing(listing, path.parent, source.size, source.channels, report)
 
 
-def _read_listing(listing: Listing, size: int, channels: int, report: Report) -> Labelled:
+def _read_listing(
+    listing: Listing, data_dir: Path, size: int, channels: int, report: Report
+) -> Labelled:
+    """Return the listed images; their places are told from the data folder on."""
     images = read_images(listing, size=size, channels=channels, report=report)
-    return Labelled(images, torch.tensor(listing.labels), listing.classes)
+    files = [listing.root / file for file in listing.files]
+    digests = as_digests([digest(file.read_bytes()) for file in files])
+    places = np.array([os.fsencode(file.relative_to(data_dir)) for file in files])
+    return Labelled(images, torch.tensor(listing.labels), listing.classes, digests, places)
 
 
 def _normalisation(images: Images, report: Report = silent) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
