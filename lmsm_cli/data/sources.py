@@ -248,8 +248,8 @@ def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: R
     if split == "train":
         return training.normalised(mean, std)
     del training
-    test = _read_listing(listings["test"], data_dir, image_size, 3, report)
-    return test.normalised(mean, std)
+    tested = _read_listing(listings["test"], data_dir, image_size, 3, report)
+    return tested.normalised(mean, std)
 
 
 def _read_known(source: Source, data_dir: Path, split: Split, report: Report) -> Labelled:
