@@ -116,7 +116,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
-    for name, reason in (("pipe", "it is no regular file"), ("folder", "it is no regular file"), ("gone", "No such file")):  # fmt: skip
+    for name, reason in (("pipe", "it is no regular file"), ("folder", "it is a folder"), ("gone", "No such file")):  # fmt: skip
         with pytest.raises(ImageFileError, match=rf"{name}\.png cannot be read: {reason}") as error:
             read_image(tmp_path / f"{name}.png", size=8, channels=3)
         assert error.value.reason.startswith(f"cannot be read: {reason}")

@@ -1,10 +1,11 @@
 """Read single image files, of whatever kind, in the one form that a classifier takes."""
 
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lmsm_cli.errors import DataError, visible
+from lmsm_cli.regular import open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 # Decoding small files is bound by Python itself: more threads stop helping early.
@@ -84,20 +86,21 @@ def _files_below(folder: Path, above: set[Path]) -> Iterator[Path]:
 def read_image(path: Path, *, size: int, channels: int, smallest: int = 1) -> NDArray[np.uint8]:
     """Return one image, (size, size, channels), with 1 (grey) or 3 (RGB) channels.
 
-    Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8, of an animation
-    the first picture; the shorter side is resized (bicubic) and the middle kept, unless the image
-    already has the right size. Raises ImageFileError that names the file, also where a side has less
-    than `smallest` pixels or deeper pixels than 8 bits don't span 16.
+    Decoded as by `decode`, then brought to its size as by `fit`. Raises ImageFileError that names the
+    file, also where a side has less than `smallest` pixels.
     """
-    try:
-        _check_file(path)
-        with Image.open(path, formats=_FORMATS) as file:
-            image = _convert(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
+    with naming(path):
+        image = decode(read_content(path), channels)
         if min(image.size) < smallest:
             raise ValueError(f"its {image.width} x {image.height} pixels show nothing")
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
-        return np.asarray(image).reshape(size, size, channels)
+        return fit(image, size)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn whatever an unreadable image makes Pillow raise into an ImageFileError."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise ImageFileError(path, "is not an image that can be read") from None
     except _UNREADABLE_IMAGE as error:
@@ -105,13 +108,30 @@ def read_image(path: Path, *, size: int, channels: int, smallest: int = 1) -> ND
         raise ImageFileError(path, f"cannot be read: {why}") from None
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what can be waited for endlessly, as a pipe, and what needs no look inside."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is no regular file")
-    if found.st_size == 0:
+def read_content(path: Path) -> bytes:
+    """Return the bytes of an image file. Raises OSError, or ImageFileError for an empty one."""
+    with open_regular(path) as file:
+        content = file.read()
+    if not content:
         raise ImageFileError(path, "is not an image: it is empty")
+    return content
+
+
+def decode(content: bytes, channels: int) -> Image.Image:
+    """Return an image at its full size, in 1 (grey) or 3 (RGB) channels.
+
+    Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8, of an animation
+    the first picture. Raises what `naming` turns, also where deeper pixels than 8 bits don't span 16.
+    """
+    with Image.open(BytesIO(content), formats=_FORMATS) as file:
+        return _convert(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
+
+
+def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Return the pixels, (size, size, channels): the shorter side resized (bicubic), the middle kept."""
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(size, size, -1)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
