@@ -165,10 +165,10 @@ def config_of(preset: str, **choices: Any) -> Any:
 
 def training_images(config: Any) -> Any:
     """Return the training images of a config's run, decoded."""
-    from lmsm_cli.data.fetch import silent
+    from lmsm_cli.display import SILENT
     from lmsm_cli.splits import load_training
 
-    return load_training(config, silent)[0]
+    return load_training(config, SILENT)[0]
 
 
 def build(config: Any, training: Any) -> tuple[Any, ...]:

@@ -1,15 +1,22 @@
-"""What a run tells while it goes, whoever shows it: the loop knows no screen."""
+"""What a run tells while it goes, whoever shows it: neither the data nor the loop knows a screen."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Self
 
-from lmsm_cli.engine.train import Epoch, Step
+if TYPE_CHECKING:
+    from lmsm_cli.engine.train import Epoch, Step
 
 
-class Display(Protocol):
-    """What a run tells while it goes."""
+class Display:
+    """Hears what a run tells, and shows nothing of it; subclasses show. A context manager."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave nothing behind."""
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Show progress before the training; `total` 0 means unknown."""
+        """Show how far a piece of work before the training is; `total` 0 means unknown."""
 
     def say(self, text: str) -> None:
         """Show a message."""
@@ -17,27 +24,52 @@ class Display(Protocol):
     def warn(self, text: str) -> None:
         """Show a message that must not be overlooked."""
 
-    def step(self, step: Step) -> None:
+    def step(self, step: "Step") -> None:
         """Show a finished step."""
 
-    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+    def epoch(self, epoch: "Epoch", num_epochs: int) -> None:
         """Show a finished epoch."""
 
 
-class Silence:
-    """Tells nothing: for the ranks that leave the telling to the first, and for measurements."""
+SILENT = Display()
+"""Tells nothing: for the ranks that leave the telling to the first, and for measurements."""
+
+
+class Relay(Display):
+    """Hands what it hears on to another display: for subclasses that listen."""
+
+    def __init__(self, shown: Display) -> None:
+        self.shown = shown
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Do nothing."""
+        """Hand on how far a piece of work is."""
+        self.shown.report(what, done, total)
 
     def say(self, text: str) -> None:
-        """Do nothing."""
+        """Hand on a message."""
+        self.shown.say(text)
 
     def warn(self, text: str) -> None:
-        """Do nothing."""
+        """Hand on a warning."""
+        self.shown.warn(text)
 
-    def step(self, step: Step) -> None:
-        """Do nothing."""
+    def step(self, step: "Step") -> None:
+        """Hand on a finished step."""
+        self.shown.step(step)
 
-    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
-        """Do nothing."""
+    def epoch(self, epoch: "Epoch", num_epochs: int) -> None:
+        """Hand on a finished epoch."""
+        self.shown.epoch(epoch, num_epochs)
+
+
+class Notebook(Relay):
+    """Keeps the warnings, since those of before a run has its folder belong into its log too."""
+
+    def __init__(self, shown: Display) -> None:
+        super().__init__(shown)
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Keep a warning and hand it on."""
+        self.warnings.append(text)
+        self.shown.warn(text)

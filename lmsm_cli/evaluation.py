@@ -165,9 +165,9 @@ def _labelled(trained: Trained, split_name: str, images: Path | None, display: D
     config = trained.config
     if images is not None:
         side, channels = trained.image_shape[0], trained.image_shape[2]
-        return sources.load_folder(images, image_size=side, channels=channels, classes=trained.model.classes, report=display.report)  # fmt: skip
+        return sources.load_folder(images, image_size=side, channels=channels, classes=trained.model.classes, display=display)  # fmt: skip
     if split_name == "test":
-        return load_test(config, display.report)
+        return load_test(config, display)
     if config.validation == 0:
         raise LmsmError("the run held out no validation images (validation 0); evaluate its test images")  # fmt: skip
     return _held_out(trained, display)
@@ -179,7 +179,7 @@ def _held_out(trained: Trained, display: Display) -> ImageSet:
     Raises DataError where the data is not the run's: its split would be another, and hold out
     images that the run was trained on.
     """
-    training, held_out = load_training(trained.config, display.report)
+    training, held_out = load_training(trained.config, display)
     assert held_out is not None
     if _with_labels_of(trained.model, training).counts() != trained.train_counts:
         raise DataError(f"{trained.config.data_dir} holds other training images than the run had, so which it held out cannot be known; give the run's data with --data-dir")  # fmt: skip
@@ -204,7 +204,7 @@ def _with_labels_of(model: Classifier, images: ImageSet) -> ImageSet:
 def features(path: Path, display: Display) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, ...]]:  # fmt: skip
     """Return a run's test features (N, D), labels (N,) and class names."""
     trained = read_trained(path)
-    test = load_test(trained.config, display.report)
+    test = load_test(trained.config, display)
     runtime = choose_runtime("cpu", "fp32")
     test = _with_labels_of(trained.model, test)
     return (

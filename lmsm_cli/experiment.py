@@ -14,7 +14,7 @@ from lmsm_cli import config as configs
 from lmsm_cli import journal as journals
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
-from lmsm_cli.display import Display, Silence
+from lmsm_cli.display import SILENT, Display, Notebook
 from lmsm_cli.engine.arithmetic import runtime_of, settle
 from lmsm_cli.engine.device import Runtime, check_precision, choose_device
 from lmsm_cli.engine.distributed import Ranks, joined
@@ -72,13 +72,15 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     StoppedError, once a signal has ended the training after a step: `resume` goes on from there.
     """
     with joined(config.device) as ranks, lasting():
-        told = display if ranks.is_first else Silence()
+        told = Notebook(display if ranks.is_first else SILENT)
         parts = prepared(config, told, ranks)
         if not ranks.is_first:
             _finish(parts, told, with_plots)
             return None
         folder = _new_folder(parts.config, parts.where, asked=journals.asked(config))
         with folder.locked():
+            for text in told.warnings:
+                folder.log_line(f"WARNING {text}")
             told.say(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
             _finish(replace(parts, folder=folder), told, with_plots)
         return folder
@@ -99,7 +101,7 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
     path = only_run(path)
     folder = RunFolder(path)
     with joined((changes or {}).get("device") or "auto") as ranks, lasting():
-        told = display if ranks.is_first else Silence()
+        told = display if ranks.is_first else SILENT
         with folder.locked() if ranks.is_first else nullcontext():
             saved = ranks.agree(journals.read(folder, changes or {}, told.warn, strict=strict) if ranks.is_first else None)  # fmt: skip
             assert saved is not None
@@ -145,8 +147,8 @@ def prepared(config: Config, display: Display, ranks: Ranks) -> Parts:
     device = ranks.take_device(check(config))
     ranks.check_batch_size(config.batch_size)
     with ranks.first():  # what it downloads and decodes, the others find
-        training, validation = load_training(config, display.report)
-        data = Data(training, validation, load_test(config, display.report))
+        training, validation = load_training(config, display)
+        data = Data(training, validation, load_test(config, display))
     model = build_model(config, data)
     shape = tuple(training.images.shape[1:])
     config = ranks.agree(settle(config, model, shape, display.say) if ranks.is_first else config)

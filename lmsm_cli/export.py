@@ -134,7 +134,7 @@ def _test_images(state: dict[str, Any], count: int, data_dir: Path | None, displ
         config = Config.model_validate(state["config"] | override, context={"is_saved": True})
         if sources.located(config.dataset, config.data_dir) is None:
             raise DataError(f"{config.dataset} is not below {config.data_dir}")
-        test = load_test(config, display.report)
+        test = load_test(config, display)
         if list(test.images.shape[1:]) != state["image_shape"]:
             raise DataError(f"the images in {config.data_dir} have another shape than the run's")
     except (LmsmError, ValidationError) as error:

@@ -14,7 +14,7 @@ from lmsm_cli import journal as journals
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import num_batches
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.display import Display, Silence
+from lmsm_cli.display import SILENT, Display
 from lmsm_cli.engine.distributed import Ranks, joined
 from lmsm_cli.engine.global_batch_norm import synchronised
 from lmsm_cli.engine.memory import peak_memory, reported_memory
@@ -81,7 +81,7 @@ def rehearse(config: Config, display: Display) -> dict[str, Any] | None:
     the first rank. Raises what the run would raise, DiskError too where it would fill the disk.
     """
     with joined(config.device) as ranks, lasting():
-        parts = prepared(config, display if ranks.is_first else Silence(), ranks)
+        parts = prepared(config, display if ranks.is_first else SILENT, ranks)
         with reported_memory(parts.runtime, parts.model, config.batch_size, parts.image_shape, ranks.size):  # fmt: skip
             document = _measured(parts, display)
         return document if ranks.is_first else None
@@ -125,7 +125,7 @@ def _train_a_little(parts: Parts, optimizer: Optimizer, display: Display) -> _Cl
     """Take the run's first steps, as the run would."""
     clock = _Clock(parts.runtime.device, parts.ranks)
     data, ranks = parts.data, parts.ranks
-    say = display.say if ranks.is_first else Silence().say
+    say = display.say if ranks.is_first else SILENT.say
     try:
         for _ in train(parts.model, optimizer, parts.config, data.training, data.validation, parts.runtime, on_step=clock, say=say, ranks=ranks):  # fmt: skip
             pass

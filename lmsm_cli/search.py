@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmsm_cli.display import Display
+from lmsm_cli.display import Display, Relay
 from lmsm_cli.engine.signals import lasting
-from lmsm_cli.engine.train import Epoch, Step
+from lmsm_cli.engine.train import Epoch
 from lmsm_cli.errors import (
     DataError,
     DiskError,
@@ -193,29 +193,12 @@ class _Worker:
         return fmean(values)
 
 
-@dataclass(frozen=True)
-class _Reporting:
+class _Reporting(Relay):
     """Shows what a display shows, and tells a trial of each epoch; ends it where the pruner says so."""
 
-    shown: Display
-    trial: "Trial"
-    steps_before: int
-
-    def report(self, what: str, done: int, total: int) -> None:
-        """Show progress before the training."""
-        self.shown.report(what, done, total)
-
-    def say(self, text: str) -> None:
-        """Show a message."""
-        self.shown.say(text)
-
-    def warn(self, text: str) -> None:
-        """Show a message that must not be overlooked."""
-        self.shown.warn(text)
-
-    def step(self, step: Step) -> None:
-        """Show a finished step."""
-        self.shown.step(step)
+    def __init__(self, shown: Display, trial: "Trial", steps_before: int) -> None:
+        super().__init__(shown)
+        self.trial, self.steps_before = trial, steps_before
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Show a finished epoch. Raises PrunedError."""

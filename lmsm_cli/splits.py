@@ -9,6 +9,7 @@ from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
 from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.display import Display
 from lmsm_cli.errors import LmsmError
 
 
@@ -52,9 +53,9 @@ def _kept(config: Config, available: Sequence[int]) -> list[int]:
     return kept_counts(available, config.imbalance, config.factor, config.images_per_class)
 
 
-def load_training(config: Config, report: sources.Report) -> tuple[ImageSet, ImageSet | None]:
+def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet | None]:
     """Return the long-tailed training images and the validation images split off them."""
-    full = sources.load(config.dataset, config.data_dir, "train", image_size=config.image_size, report=report)  # fmt: skip
+    full = sources.load(config.dataset, config.data_dir, "train", image_size=config.image_size, display=display)  # fmt: skip
     counts_left(config, full.counts())
     if config.imbalance != "none" or config.images_per_class:
         counts = _kept(config, full.counts())
@@ -65,6 +66,6 @@ def load_training(config: Config, report: sources.Report) -> tuple[ImageSet, Ima
     return full.subset(torch.from_numpy(train_part)), full.subset(torch.from_numpy(held_out))
 
 
-def load_test(config: Config, report: sources.Report) -> ImageSet:
+def load_test(config: Config, display: Display) -> ImageSet:
     """Return the test images."""
-    return sources.load(config.dataset, config.data_dir, "test", image_size=config.image_size, report=report)  # fmt: skip
+    return sources.load(config.dataset, config.data_dir, "test", image_size=config.image_size, display=display)  # fmt: skip

@@ -17,6 +17,7 @@ from PIL import Image
 from lmsm_cli import build_head
 from lmsm_cli.data.identity import pixel_digests
 from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.display import Display
 
 torch.set_num_threads(1)  # test processes run side by side, and small nets gain nothing from two
 
@@ -144,15 +145,17 @@ def head_with(spec, weight, class_counts=None):
     return head
 
 
-class SilentDisplay:
-    """A Display that shows nothing and keeps what was said."""
+class SilentDisplay(Display):
+    """A Display that shows nothing and keeps what it was told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
         self.warned: list[str] = []
+        self.reported: list[tuple[str, int, int]] = []
 
     def report(self, what, done, total):
-        """Show nothing."""
+        """Keep how far a piece of work was."""
+        self.reported.append((what, done, total))
 
     def say(self, text):
         """Keep a message."""
@@ -161,12 +164,6 @@ class SilentDisplay:
     def warn(self, text):
         """Keep a warning."""
         self.warned.append(text)
-
-    def step(self, step):
-        """Show nothing."""
-
-    def epoch(self, epoch, num_epochs):
-        """Show nothing."""
 
 
 def evaluate(path, display, **options):

@@ -15,7 +15,7 @@ from lmsm_cli.data.class_folders import (
     split_by_class,
 )
 from lmsm_cli.errors import DataError
-from tests.conftest import noise, save
+from tests.conftest import SilentDisplay, noise, save
 
 
 def read(root: Path, size: int = 8, channels: int = 3, **kwargs) -> np.ndarray:
@@ -149,20 +149,21 @@ def test_cache_never_executes_a_pickle(pets, tmp_path):
 def test_folder_that_cannot_be_written_gets_no_cache(pets):
     """Where no cache can be written, reading goes on, says so once, and leaves nothing behind."""
     (cache_path(pets, size=8, channels=3) / "in the way").mkdir(parents=True)
-    said = []
-    images = read(pets, report=lambda what, done, total: said.append(what))
+    display = SilentDisplay()
+    images = read(pets, display=display)
     assert len(images) == 6
-    assert sum("no cache" in what for what in said) == 1
+    assert sum("no cache" in text for text in display.warned) == 1
     assert [path.name for path in pets.parent.glob(".*")] == [".lmsm-train-8x8x3.pixels"]
 
 
 def test_progress_ends_at_the_total(pets, monkeypatch):
     """Progress rises and ends at the number of images; the cache needs none."""
     monkeypatch.setattr(class_folders, "_CHUNK_BYTES", 4 * 8 * 8 * 3)
-    seen = []
-    read(pets, report=lambda what, done, total: seen.append((done, total)))
-    assert seen == [(4, 6), (6, 6)]
-    read(pets, report=lambda *_: pytest.fail("decoded again"))
+    display = SilentDisplay()
+    read(pets, display=display)
+    assert [step[1:] for step in display.reported] == [(4, 6), (6, 6)]
+    read(pets, display=display)
+    assert len(display.reported) == 2
 
 
 def half(path: Path) -> bytes:
@@ -261,11 +262,11 @@ def test_real_cifar10_folders_and_their_cache(real_data, tmp_path):
         (tmp_path / folder.name).mkdir()
         for file in sorted(folder.iterdir())[:20]:
             (tmp_path / folder.name / file.name).write_bytes(file.read_bytes())
-    steps = []
-    first = read(tmp_path, size=32, report=lambda *step: steps.append(step))
-    again = read(tmp_path, size=32, report=lambda *step: steps.append(step))
-    assert len(steps) == 1
+    display = SilentDisplay()
+    first = read(tmp_path, size=32, display=display)
+    again = read(tmp_path, size=32, display=display)
+    assert len(display.reported) == 1
     assert np.array_equal(first, again)
     next(tmp_path.glob("*/*.jpg")).touch()
-    read(tmp_path, size=32, report=lambda *step: steps.append(step))
-    assert len(steps) == 2
+    read(tmp_path, size=32, display=display)
+    assert len(display.reported) == 2

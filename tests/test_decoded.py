@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,9 @@ from lmsm_cli.data.batches import batches, plan_epoch
 from lmsm_cli.data.class_folders import cache_path, list_class_folders, read_image, read_images
 from lmsm_cli.data.decoded import MappedImages
 from lmsm_cli.data.sources import load, load_folder
+from lmsm_cli.display import Display
 from lmsm_cli.errors import DataError, DiskError
-from tests.conftest import write_class_folders
+from tests.conftest import SilentDisplay, write_class_folders
 
 BYTES = 8 * 8 * 3  # of an image of the folder below
 HELD = pytest.mark.parametrize("limit", [1 << 30, 0], ids=["in memory", "mapped"])
@@ -76,14 +76,16 @@ def hidden(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(".*"))
 
 
-def stop_at(done: int):
-    """Return a report that interrupts when so many images are done."""
+class StopAt(Display):
+    """A display that interrupts when so many images are done."""
 
-    def report(what, so_far, total):
-        if so_far == done:
+    def __init__(self, done: int) -> None:
+        self.done = done
+
+    def report(self, what, done, total):
+        """Raise KeyboardInterrupt once so many are done."""
+        if done == self.done:
             raise KeyboardInterrupt
-
-    return report
 
 
 def child(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -96,6 +98,7 @@ def child(code: str, *arguments: object) -> subprocess.Popen[str]:
 READ = """
     import hashlib, os, signal, sys, time
     from pathlib import Path
+    from lmsm_cli.display import Display
     from lmsm_cli.data import class_folders as folders
 
     root, limit, deadly = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -107,12 +110,13 @@ READ = """
         time.sleep(0.02)
         return decode(path, **kwargs)
 
-    def report(what, done, total):
-        if deadly and done >= deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
+    class Deadly(Display):
+        def report(self, what, done, total):
+            if deadly and done >= deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     folders.read_image = slowly
-    images = folders.read_images(folders.list_class_folders(root), size=8, channels=3, report=report)
+    images = folders.read_images(folders.list_class_folders(root), size=8, channels=3, display=Deadly())
     print(len(opened), hashlib.sha256(images[:].numpy().tobytes()).hexdigest())
 """
 
@@ -124,10 +128,10 @@ def test_killed_decoding_goes_on_where_it_stopped(pets, opened, monkeypatch, lim
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     monkeypatch.setattr(class_folders, "IN_MEMORY_BYTES", limit)
-    progress = []
-    images = read(pets, report=lambda what, done, total: progress.append(done))
+    display = SilentDisplay()
+    images = read(pets, display=display)
     assert sorted(opened) == list(list_class_folders(pets).files[8:])
-    assert progress == [10, 12, 14, 16, 18, 20]
+    assert [done for _, done, _ in display.reported] == [10, 12, 14, 16, 18, 20]
     assert torch.equal(all_of(images), stored(pets))
     assert hidden(pets.parent) == [".lmsm-train-8x8x3.pixels"]
 
@@ -157,7 +161,7 @@ def flip(path: Path, position: int) -> None:
 def test_half_a_decoding_that_does_not_fit_starts_anew(pets, opened, mapped, happen):
     """Of a killed decoding nothing is kept where an image changed or what it left is damaged."""
     with pytest.raises(KeyboardInterrupt):
-        read(pets, report=stop_at(8))
+        read(pets, display=StopAt(8))
     opened.clear()
     happen(pets.parent / ".lmsm-train-8x8x3.pixels.part", pets / "cat" / "0002.png")
     images = read(pets)
@@ -305,10 +309,10 @@ def test_disk_that_fills_up_stops_a_large_set(pets, mapped, full_disk):
 
 def test_disk_that_fills_up_does_not_stop_a_small_set(pets, full_disk):
     """A set that fits in memory is read all the same, says so once and leaves nothing behind."""
-    said = Counter()
-    images = read(pets, report=lambda what, done, total: said.update([what]))
+    display = SilentDisplay()
+    images = read(pets, display=display)
     assert torch.equal(images, stored(pets))
-    assert [count for what, count in said.items() if "no cache" in what] == [1]
+    assert sum("no cache" in text for text in display.warned) == 1
     assert hidden(pets.parent) == []
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from lmsm_cli.data.fetch import download, is_intact, unpack
 from lmsm_cli.errors import DataError, DiskError
+from tests.conftest import SilentDisplay
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -93,9 +94,10 @@ def names(folder):
 
 def test_download_is_verified_and_gets_its_name(server, tmp_path):
     """A file arrives whole, in a folder made for it, and no .part file stays."""
-    steps = []
+    display = SilentDisplay()
     path = tmp_path / "new" / "file.bin"
-    fetch(server.url(), path, report=lambda *step: steps.append(step))
+    fetch(server.url(), path, display=display)
+    steps = display.reported
     assert path.read_bytes() == CONTENT
     assert names(path.parent) == ["file.bin"]
     assert steps[-1] == ("downloading file.bin", len(CONTENT), len(CONTENT))

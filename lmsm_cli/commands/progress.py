@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Column
 
 from lmsm_cli.commands.console import stderr_console
+from lmsm_cli.display import Display
 from lmsm_cli.engine.train import Epoch, Step
 
 # Seconds between two movements of the bars: a terminal costs time too.
@@ -26,18 +27,12 @@ _BAR_WIDTH = 10
 _AROUND = len("* ") + 1 + _BAR_WIDTH + 1 + len(" 00:00 ")
 
 
-class PlainDisplay:
+class PlainDisplay(Display):
     """One line an epoch and a message: for logs, pipes and CI."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or stderr_console()
         self._reported: set[str] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave nothing behind."""
 
     def report(self, what: str, done: int, total: int) -> None:
         """Name each piece of work once, when it starts."""
@@ -55,45 +50,24 @@ class PlainDisplay:
             f"[bold red]WARNING: {escape(text)}[/]", highlight=False, soft_wrap=True
         )
 
-    def step(self, step: Step) -> None:
-        """Show nothing: a log wants no line for each step."""
-
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Print the epoch's line."""
         self.say(epoch_line(epoch, num_epochs))
 
 
-class QuietDisplay:
-    """Warnings alone: for scripts, and for whoever wants the results only; a context manager."""
+class QuietDisplay(Display):
+    """Warnings alone: for scripts, and for whoever wants the results only."""
 
     def __init__(self) -> None:
         self._plain = PlainDisplay()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave nothing behind."""
-
-    def report(self, what: str, done: int, total: int) -> None:
-        """Show nothing."""
-
-    def say(self, text: str) -> None:
-        """Show nothing."""
 
     def warn(self, text: str) -> None:
         """Print a line that stands out."""
         self._plain.warn(text)
 
-    def step(self, step: Step) -> None:
-        """Show nothing."""
 
-    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
-        """Show nothing."""
-
-
-class BarDisplay:
-    """Bars for the epochs and their steps, with the epochs' lines above; a context manager."""
+class BarDisplay(Display):
+    """Bars for the epochs and their steps, with the epochs' lines above."""
 
     def __init__(self) -> None:
         self._console = stderr_console()
@@ -116,10 +90,7 @@ class BarDisplay:
         self._bars.stop()
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Move the bar of a piece of work; it goes when the work is done. No amounts: a message."""
-        if not done and not total:
-            self.say(what)
-            return
+        """Move the bar of a piece of work; it goes when the work is done."""
         self._move(what, done, total or None)
         if total and done >= total:
             self._drop(what)
@@ -191,7 +162,7 @@ def epoch_line(epoch: Epoch, num_epochs: int) -> str:
     return " | ".join(pieces)
 
 
-def new_display(quiet: bool = False) -> BarDisplay | PlainDisplay | QuietDisplay:
+def new_display(quiet: bool = False) -> Display:
     """Return bars where stderr is a terminal that can move its cursor, else lines; warnings if quiet."""
     if quiet:
         return QuietDisplay()

@@ -25,8 +25,9 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from lmsm_cli.data.decoded import DecodedFile, Images, MappedImages, Pixels
-from lmsm_cli.data.fetch import Report, locked, silent
+from lmsm_cli.data.fetch import locked
 from lmsm_cli.data.image_files import DECODING_THREADS, SUFFIXES, read_image
+from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError, DiskError, visible
 
 # Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
@@ -115,27 +116,27 @@ def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
-def read_images(listing: Listing, *, size: int, channels: int, report: Report = silent) -> Images:
+def read_images(listing: Listing, *, size: int, channels: int, display: Display = SILENT) -> Images:
     """Return the listed images, from the file of decoded ones where it still fits, else decoded.
 
-    More than IN_MEMORY_BYTES stay in that file. Where none can be made beside the data, `report` says
-    so once and the images are only held in memory, or, if they are too large, kept in the user's
+    More than IN_MEMORY_BYTES stay in that file. Where none can be made beside the data, `display` is
+    warned once and the images are only held in memory, or, if they are too large, kept in the user's
     cache folder. Raises DataError for an image, DiskError where a large set finds no room.
     """
     shape = (len(listing.files), size, size, channels)
     file = DecodedFile(cache_path(listing.root, size=size, channels=channels), listing.fingerprint, shape)  # fmt: skip
     if len(listing.files) * size * size * channels > IN_MEMORY_BYTES:
-        return _mapped(listing, file, report)
+        return _mapped(listing, file, display)
     try:
-        return _read_or_make(listing, file, file.read, report)
+        return _read_or_make(listing, file, file.read, display)
     except OSError as error:
         why = f"cannot write {file.path}: {error.strerror}"
     except DiskError as error:
         why = str(error)
         with suppress(OSError):
             file.part.unlink()
-    report(f"no cache of decoded images: {why}", 0, 0)
-    return torch.from_numpy(np.concatenate(list(_decoded(listing, shape, 0, report))))
+    display.warn(f"no cache of decoded images: {why}")
+    return torch.from_numpy(np.concatenate(list(_decoded(listing, shape, 0, display))))
 
 
 def cache_path(root: Path, *, size: int, channels: int) -> Path:
@@ -146,14 +147,14 @@ def cache_path(root: Path, *, size: int, channels: int) -> Path:
     return root / f".lmsm-images-{shape}"
 
 
-def _mapped(listing: Listing, beside: DecodedFile, report: Report) -> MappedImages:
+def _mapped(listing: Listing, beside: DecodedFile, display: Display) -> MappedImages:
     """Return the images mapped from beside the data, or else from the user's cache folder."""
     problems = []
     for file in (beside, _elsewhere(listing, beside)):
         try:
             if file is not beside:
                 file.path.parent.mkdir(parents=True, exist_ok=True)
-            return _read_or_make(listing, file, file.map, report)
+            return _read_or_make(listing, file, file.map, display)
         except OSError as error:
             problems.append(f"{file.path}: {error.strerror or error}")
     raise DiskError(
@@ -170,21 +171,21 @@ def _elsewhere(listing: Listing, beside: DecodedFile) -> DecodedFile:
     return DecodedFile(path, beside.fingerprint, beside.shape)
 
 
-def _read_or_make(listing: Listing, file: DecodedFile, read: Callable[[], _Read | None], report: Report) -> _Read:  # fmt: skip
+def _read_or_make(listing: Listing, file: DecodedFile, read: Callable[[], _Read | None], display: Display) -> _Read:  # fmt: skip
     """Return what `read` makes of the file, decoding into it first unless it is there."""
     images = read()
     if images is None:
-        with locked(file.path, report):
+        with locked(file.path, display):
             images = read()  # another process may have made it while this one waited
             if images is None:
-                file.make(lambda start: _decoded(listing, file.shape, start, report))
+                file.make(lambda start: _decoded(listing, file.shape, start, display))
                 images = read()
     if images is None:
         raise OSError(errno.EIO, "it reads back otherwise than it was written", str(file.path))
     return images
 
 
-def _decoded(listing: Listing, shape: tuple[int, int, int, int], start: int, report: Report) -> Iterator[Pixels]:  # fmt: skip
+def _decoded(listing: Listing, shape: tuple[int, int, int, int], start: int, display: Display) -> Iterator[Pixels]:  # fmt: skip
     """Yield the listed images from the `start`th on, chunk after chunk.
 
     They are decoded by a few threads (Pillow works without the GIL), which are never more than a
@@ -204,7 +205,7 @@ def _decoded(listing: Listing, shape: tuple[int, int, int, int], start: int, rep
             while len(ahead) <= DECODING_THREADS and (first := next(starts, None)) is not None:
                 ahead.append(threads.submit(decode, first))
             yield ahead.popleft().result()
-            report(f"decoding {listing.root}", min(done + step, count), count)
+            display.report(f"decoding {listing.root}", min(done + step, count), count)
 
 
 def _class_name(folder: str) -> str:

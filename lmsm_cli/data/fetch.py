@@ -16,17 +16,15 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError, DiskError, writing
-
-# What is being done, how much of it is done, and of how much (0 = not known).
-Report = Callable[[str, int, int], None]
 
 _BLOCK = 1 << 18
 _PASSING = (408, 425, 429)  # the 4xx answers that another try can change
@@ -48,10 +46,6 @@ class _UselessError(Exception):
     """An answer that no further try of this address will change."""
 
 
-def silent(what: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
 def is_intact(path: Path, md5: str) -> bool:
     """Return whether the file is there and has this MD5."""
     if not path.is_file():
@@ -67,7 +61,7 @@ def download(
     path: Path,
     *,
     md5: str,
-    report: Report = silent,
+    display: Display = SILENT,
     pauses: Sequence[float] = (1, 3),
     timeout: float = 30,
 ) -> None:
@@ -87,12 +81,12 @@ def download(
     while useful and in_vain <= len(pauses):
         if in_vain:
             pause = max(pauses[in_vain - 1], wait)
-            report(f"{path.name}: trying again in {pause:g} s", 0, 0)
+            display.say(f"{path.name}: trying again in {pause:g} s")
             time.sleep(pause)
         wait = 0
         for url in list(useful):
             try:
-                return _bring(url, path, part, md5=md5, report=report, timeout=timeout)
+                return _bring(url, path, part, md5=md5, display=display, timeout=timeout)
             except _UselessError as error:
                 useful.remove(url)
                 problems[url] = str(error)
@@ -163,8 +157,8 @@ def _plain_files(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
 
 
 @contextmanager
-def locked(path: Path, report: Report = silent) -> Iterator[None]:
-    """Hold what bears this path against other processes; `report` says once that one is waited for.
+def locked(path: Path, display: Display = SILENT) -> Iterator[None]:
+    """Hold what bears this path against other processes; `display` is told once that one is waited for.
 
     The lock of a process that was killed is free. Raises OSError where the folder cannot be written.
     """
@@ -173,7 +167,7 @@ def locked(path: Path, report: Report = silent) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        report(f"waiting for another process that makes {path}", 0, 0)
+        display.say(f"waiting for another process that makes {path}")
         lock.acquire()
     try:
         yield
@@ -184,9 +178,9 @@ def locked(path: Path, report: Report = silent) -> Iterator[None]:
         lock.release()
 
 
-def _bring(url: str, path: Path, part: Path, *, md5: str, report: Report, timeout: float) -> None:
+def _bring(url: str, path: Path, part: Path, *, md5: str, display: Display, timeout: float) -> None:
     """Make one try: receive into the .part file, verify it, give it the final name."""
-    passing = _receive(url, part, report=report, timeout=timeout)
+    passing = _receive(url, part, display=display, timeout=timeout)
     bad = path.with_name(f"{path.name}.bad")
     with writing(path):
         if is_intact(part, md5):
@@ -206,7 +200,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _receive(url: str, part: Path, *, report: Report, timeout: float) -> bool:
+def _receive(url: str, part: Path, *, display: Display, timeout: float) -> bool:
     """Receive into the .part file, after what it holds.
 
     Return whether another try may bring another file: what was there was kept, or nobody said how
@@ -234,11 +228,11 @@ def _receive(url: str, part: Path, *, report: Report, timeout: float) -> bool:
         rest = answer.headers.get("Content-Range", "").startswith(f"bytes {held}-")
         start = held if answer.status == 206 and rest else 0
         told = answer.length is not None
-        _save(answer, part, start=start, report=report, timeout=timeout)
+        _save(answer, part, start=start, display=display, timeout=timeout)
     return start > 0 or not told
 
 
-def _save(answer: Any, part: Path, *, start: int, report: Report, timeout: float) -> None:
+def _save(answer: Any, part: Path, *, start: int, display: Display, timeout: float) -> None:
     """Write the answer into the .part file, after its first `start` bytes."""
     length = answer.length or 0
     total, done = (start + length if length else 0), start
@@ -247,7 +241,7 @@ def _save(answer: Any, part: Path, *, start: int, report: Report, timeout: float
         for block in _blocks(answer, timeout):
             file.write(block)
             done += len(block)
-            report(what, done, total)
+            display.report(what, done, total)
     if done < total:
         raise _FailedError(f"the connection ended after {done:,} of {total:,} bytes")
 

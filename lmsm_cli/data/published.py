@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.data.fetch import Report, download, is_intact, locked, silent, unpack
+from lmsm_cli.data.fetch import download, is_intact, locked, unpack
+from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError, writing
 
 Split = Literal["train", "test"]
@@ -72,20 +73,20 @@ class Published(ABC):
     def files(self, root: Path) -> list[Path]:
         """Return every file that must be there."""
 
-    def fetch(self, root: Path, *, report: Report = silent) -> None:
+    def fetch(self, root: Path, *, display: Display = SILENT) -> None:
         """Download and unpack what is missing below the root; of several processes, one does it."""
         with ExitStack() as stack:
             with writing(root):
                 root.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(root / self.name, report))
+                stack.enter_context(locked(root / self.name, display))
             missing = [path for path in self.files(root) if not path.is_file()]
             if 0 < len(missing) < len(self.files(root)):
-                report(f"{missing[0]} is missing", 0, 0)
+                display.say(f"{missing[0]} is missing")
             if missing:
-                self.bring(root, report)
+                self.bring(root, display)
 
     @abstractmethod
-    def bring(self, root: Path, report: Report) -> None:
+    def bring(self, root: Path, display: Display) -> None:
         """Download and unpack what is missing; no other process does so meanwhile."""
 
     @abstractmethod
@@ -104,11 +105,11 @@ class Cifar(Published):
         """Return the batches and the file of the class names."""
         return list(self._checksums(root))
 
-    def bring(self, root: Path, report: Report) -> None:
+    def bring(self, root: Path, display: Display) -> None:
         """Download the archive, unless it is there, and unpack it."""
         source = self.torchvision
         archive = root / source.filename
-        download(source.url, archive, md5=source.tgz_md5, report=report)
+        download(source.url, archive, md5=source.tgz_md5, display=display)
         unpack(archive, root)
 
     def read(self, root: Path, split: Split) -> Content:
@@ -140,12 +141,12 @@ class Mnist(Published):
         """Return the four unpacked files."""
         return [path.with_suffix("") for path, _ in self._archives(root)]
 
-    def bring(self, root: Path, report: Report) -> None:
+    def bring(self, root: Path, display: Display) -> None:
         """Download, unless it is there, and unpack each file that is missing."""
         for archive, md5 in self._archives(root):
             if not archive.with_suffix("").is_file():
                 mirrors = [mirror + archive.name for mirror in self.torchvision.mirrors]
-                download(mirrors, archive, md5=md5, report=report)
+                download(mirrors, archive, md5=md5, display=display)
                 unpack(archive, archive.parent)
 
     def read(self, root: Path, split: Split) -> Content:
@@ -177,12 +178,12 @@ class Svhn(Published):
         """Return the files of the two splits."""
         return [root / self.torchvision.split_list[split][1] for split in ("train", "test")]
 
-    def bring(self, root: Path, report: Report) -> None:
+    def bring(self, root: Path, display: Display) -> None:
         """Download each file that is missing."""
         for split in ("train", "test"):
             url, name, md5 = self.torchvision.split_list[split]
             if not (root / name).is_file():
-                download(url, root / name, md5=md5, report=report)
+                download(url, root / name, md5=md5, display=display)
 
     def read(self, root: Path, split: Split) -> Content:
         """Return a split, its file's checksum verified; the digit 0 has label 0."""

@@ -25,11 +25,10 @@ from lmsm_cli.data.class_folders import (
     split_by_class,
 )
 from lmsm_cli.data.decoded import Images, MappedImages, placed, select
-from lmsm_cli.data.fetch import Report as Report
-from lmsm_cli.data.fetch import silent as silent
 from lmsm_cli.data.identity import Digests, as_digests, digest, image_keys, pixel_digests
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
+from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean
 
 
@@ -141,7 +140,7 @@ def load(
     split: Split,
     *,
     image_size: int = 32,
-    report: Report = silent,
+    display: Display = SILENT,
 ) -> ImageSet:
     """Return the training or test images of a data set; what is missing is downloaded first.
 
@@ -153,8 +152,8 @@ def load(
         return _load_digits(split)
     with reading(data_dir):
         if source.name == "folder":
-            return _load_own_folder(data_dir, split, image_size=image_size, report=report)
-        labelled = _read_known(source, data_dir, split, report)
+            return _load_own_folder(data_dir, split, image_size=image_size, display=display)
+        labelled = _read_known(source, data_dir, split, display)
     assert source.mean is not None
     assert source.std is not None
     return labelled.normalised(source.mean, source.std)
@@ -180,7 +179,7 @@ def load_folder(
     image_size: int,
     channels: int = 3,
     classes: Sequence[str] | None = None,
-    report: Report = silent,
+    display: Display = SILENT,
 ) -> ImageSet:
     """Return all images below the class folders of `path`.
 
@@ -197,11 +196,11 @@ def load_folder(
                 f"{path} has class folders that are none of the classes: {_few(strange)}; "
                 f"the classes are {_few(classes)}"
             )
-    read = _read_listing(listing, path, image_size, channels, report)
+    read = _read_listing(listing, path, image_size, channels, display)
     if classes is not None:
         numbers = torch.tensor([list(classes).index(name) for name in read.classes])
         read = read._replace(labels=numbers[read.labels], classes=tuple(classes))
-    return read.normalised(*_normalisation(read.images, report))
+    return read.normalised(*_normalisation(read.images, display))
 
 
 def _load_digits(split: Split) -> ImageSet:
@@ -228,13 +227,15 @@ def _load_digits(split: Split) -> ImageSet:
     return whole.subset(train if split == "train" else test)
 
 
-def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: Report) -> ImageSet:
+def _load_own_folder(
+    data_dir: Path, split: Split, *, image_size: int, display: Display
+) -> ImageSet:
     """Return a split of the user's class folders, with or without train/ and test/."""
     if not any(has_folders(data_dir / name) for name in ("train", "test")):
         listing = list_class_folders(data_dir)
-        read = _read_listing(listing, data_dir, image_size, 3, report)
+        read = _read_listing(listing, data_dir, image_size, 3, display)
         train, test = (torch.from_numpy(part) for part in split_by_class(listing))
-        whole = read.normalised(*_normalisation(select(read.images, train), report))
+        whole = read.normalised(*_normalisation(select(read.images, train), display))
         return whole.subset(train if split == "train" else test)
     listings = {name: list_class_folders(data_dir / name) for name in ("train", "test")}
     differing = set(listings["train"].classes) ^ set(listings["test"].classes)
@@ -243,24 +244,24 @@ def _load_own_folder(data_dir: Path, split: Split, *, image_size: int, report: R
             f"{data_dir / 'train'} and {data_dir / 'test'} must hold the same class folders; "
             f"only one of them has {_few(sorted(differing))}"
         )
-    training = _read_listing(listings["train"], data_dir, image_size, 3, report)
-    mean, std = _normalisation(training.images, report)
+    training = _read_listing(listings["train"], data_dir, image_size, 3, display)
+    mean, std = _normalisation(training.images, display)
     if split == "train":
         return training.normalised(mean, std)
     del training
-    tested = _read_listing(listings["test"], data_dir, image_size, 3, report)
+    tested = _read_listing(listings["test"], data_dir, image_size, 3, display)
     return tested.normalised(mean, std)
 
 
-def _read_known(source: Source, data_dir: Path, split: Split, report: Report) -> Labelled:
+def _read_known(source: Source, data_dir: Path, split: Split, display: Display) -> Labelled:
     """Return a published data set: its own files, else class folders, else a download."""
     published = PUBLISHED[source.name]
     root = _published_root(source, data_dir)
     if root is None:
         if home := _class_folders_of(source, data_dir):
-            return _read_known_folders(source, home / split, report)
+            return _read_known_folders(source, home / split, display)
         root = published.roots(data_dir, source.name)[0]
-        published.fetch(root, report=report)
+        published.fetch(root, display=display)
     content = published.read(root, split)
     images = torch.from_numpy(content.images).contiguous()
     return Labelled(
@@ -287,7 +288,7 @@ def _class_folders_of(source: Source, data_dir: Path) -> Path | None:
     return next((home for home in homes if any(has_folders(home / name) for name in ("train", "test"))), None)  # fmt: skip
 
 
-def _read_known_folders(source: Source, path: Path, report: Report) -> Labelled:
+def _read_known_folders(source: Source, path: Path, display: Display) -> Labelled:
     listing = list_class_folders(path)
     expected = len(source.train_counts or ())
     if len(listing.classes) != expected:
@@ -295,23 +296,23 @@ def _read_known_folders(source: Source, path: Path, report: Report) -> Labelled:
             f"{path} holds {len(listing.classes)} class folders, {source.name} has {expected}; "
             "complete it, or read it as it is with --dataset folder"
         )
-    return _read_listing(listing, path.parent, source.size, source.channels, report)
+    return _read_listing(listing, path.parent, source.size, source.channels, display)
 
 
 def _read_listing(
-    listing: Listing, data_dir: Path, size: int, channels: int, report: Report
+    listing: Listing, data_dir: Path, size: int, channels: int, display: Display
 ) -> Labelled:
     """Return the listed images; their places are told from the data folder on."""
-    images = read_images(listing, size=size, channels=channels, report=report)
+    images = read_images(listing, size=size, channels=channels, display=display)
     files = [listing.root / file for file in listing.files]
     digests = as_digests([digest(file.read_bytes()) for file in files])
     places = np.array([os.fsencode(file.relative_to(data_dir)) for file in files])
     return Labelled(images, torch.tensor(listing.labels), listing.classes, digests, places)
 
 
-def _normalisation(images: Images, report: Report = silent) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
+def _normalisation(images: Images, display: Display = SILENT) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
     """Return mean and standard deviation of each channel, in units of [0, 1]."""
-    counts = _level_counts(images, report).numpy()
+    counts = _level_counts(images, display).numpy()
     levels = np.arange(256) / 255
     means, deviations = [], []
     for channel in counts:
@@ -323,10 +324,10 @@ def _normalisation(images: Images, report: Report = silent) -> tuple[tuple[float
     return tuple(means), tuple(deviations)
 
 
-def _level_counts(images: Images, report: Report) -> Tensor:
+def _level_counts(images: Images, display: Display) -> Tensor:
     """Return how often each channel has each grey level, (C, 256).
 
-    Exact, a few images at a time, and without a floating-point copy of them. `report` hears of it
+    Exact, a few images at a time, and without a floating-point copy of them. `display` hears of it
     where it takes long: where the images stay in their file.
     """
 
@@ -340,7 +341,7 @@ def _level_counts(images: Images, report: Report) -> Tensor:
         for start, part in zip(starts, threads.map(count, starts), strict=True):
             counts += part
             if isinstance(images, MappedImages):
-                report("mean and deviation of the pixels", min(start + _BLOCK, len(images)), len(images))  # fmt: skip
+                display.report("mean and deviation of the pixels", min(start + _BLOCK, len(images)), len(images))  # fmt: skip
     return counts
 
 

@@ -21,6 +21,7 @@ from lmsm_cli.data.fetch import download, unpack
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError
+from tests.conftest import SilentDisplay
 from tests.test_published import cifar_batch, md5, pickled
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -272,8 +273,11 @@ for name, value in json.loads(sys.argv[1]).items():
     setattr(datasets.CIFAR10, name, value)
 if sys.argv[2] == "load":
     from lmsm_cli.data.sources import load
-    tell = lambda what, done, total: print(what, file=sys.stderr, flush=True)
-    print(len(load("cifar10", Path(sys.argv[3]), "train", report=tell)))
+    from lmsm_cli.display import Display
+    class Telling(Display):
+        def say(self, text): print(text, file=sys.stderr, flush=True)
+        def report(self, what, done, total): self.say(what)
+    print(len(load("cifar10", Path(sys.argv[3]), "train", display=Telling())))
 else:
     from lmsm_cli.commands.app import main
     sys.exit(main(sys.argv[2:]))
@@ -386,11 +390,11 @@ def test_a_missing_batch_is_named_and_fetched_again(cifar, tmp_path, monkeypatch
     folder.mkdir()
     for name in files.keys() - {"data_batch_3"}:
         (folder / name).write_bytes(files[name])
-    server.plan, told = [web_page], []
+    server.plan, display = [web_page], SilentDisplay()
     archive = tmp_path / "cifar-10-python.tar.gz"
     with pytest.raises(DataError, match=rf"by hand from http.* save it as {archive} "):
-        load("cifar10", tmp_path / level, "train", report=lambda what, *_: told.append(what))
-    assert told[0] == f"{folder / 'data_batch_3'} is missing"
+        load("cifar10", tmp_path / level, "train", display=display)
+    assert display.said[0] == f"{folder / 'data_batch_3'} is missing"
     assert len(load("cifar10", tmp_path / level, "train")) == 200
     archive.unlink()
     PUBLISHED["cifar10"].fetch(tmp_path)  # as a process that waited for another's download

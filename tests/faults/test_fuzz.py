@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lmsm_cli import experiment
 from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config, dump_yaml
-from lmsm_cli.display import Silence
+from lmsm_cli.display import SILENT
 from lmsm_cli.errors import CheckpointError, LmsmError
 from lmsm_cli.layers import Layer, preset_names, preset_path, resolve
 from lmsm_cli.losses import HEADS, build_head, check_loss
@@ -217,7 +217,7 @@ def runs(tmp_path_factory):
     """A folder with two runs of one config; tests damage the second. Returns it and the whole files."""
     out = tmp_path_factory.mktemp("runs")
     config = Config(dataset="digits", model="paper-2d", epochs=1, device="cpu", precision="fp32", threads=1, imbalance="exp", factor=0.1, out=out)  # fmt: skip
-    folder = experiment.run(config, Silence(), with_plots=False).path
+    folder = experiment.run(config, SILENT, with_plots=False).path
     shutil.copytree(folder, out / "damaged")
     return out, {name: (folder / name).read_bytes() for name in RUN_FILES}
 
