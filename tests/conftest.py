@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import lmsm_cli
 from lmsm_cli import build_head
 from lmsm_cli.data.identity import pixel_digests
 from lmsm_cli.data.sources import ImageSet
@@ -30,10 +31,17 @@ if "LMSM_DATA_DIR" in os.environ:
     os.environ["LMSM_REAL_DATA"] = os.environ.pop("LMSM_DATA_DIR")
 
 
-# A cache folder of this test run's own, shared by its processes: the choice of arithmetic goes there.
+# A cache folder of this test run's own, shared by its processes: the choice of arithmetic and decoded
+# images go there, none of them into the developer's own.
 _owns_cache = "LMSM_TEST_CACHE" not in os.environ
 if _owns_cache:
     os.environ["LMSM_TEST_CACHE"] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
+    os.environ["LMSM_CACHE_DIR"] = str(Path(os.environ["LMSM_TEST_CACHE"], "lmsm"))
+
+
+def pytest_report_header() -> str:
+    """Say which package is tested: the checkout's, or the installed one."""
+    return f"lmsm: {lmsm_cli.__file__}"
 
 
 def pytest_unconfigure() -> None:

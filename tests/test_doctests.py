@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-PACKAGE = Path(__file__).parent.parent / "lmsm_cli"
+import lmsm_cli
+
+PACKAGE = Path(lmsm_cli.__file__).parent
 MODULES = [
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted(PACKAGE.rglob("*.py"))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "lmsm_cli"
+import lmsm_cli
+
+PACKAGE = Path(lmsm_cli.__file__).parent
 
 # design: each name may import from those before it, and from its own room.
 ORDER = ["errors", "regular", "display", "spec", "strict_yaml", "config", "layers", "schema", "grid", "scores", "losses", "models", "data", "splits", "engine", "runs", "reports", "journal", "outcome", "experiment", "rehearsal", "plan", "sweep", "study", "search", "evaluation", "evaluation_files", "prediction", "export", "diagnosis", "commands"]  # fmt: skip
@@ -65,8 +67,6 @@ def test_start_up_needs_no_torch(module):
 
 def test_public_names_load_on_first_use():
     """Every public name of the package can be had, and a misspelt one is an AttributeError."""
-    import lmsm_cli
-
     for name in lmsm_cli.__all__:
         assert getattr(lmsm_cli, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'psy'"):

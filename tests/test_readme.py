@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import lmsm_cli
 from docs import transcript
 from lmsm_cli import layers
 from lmsm_cli.commands.app import main
@@ -77,7 +78,8 @@ def test_the_python_code_runs():
 def test_the_tree_is_the_tree():
     """Every file that the README's tree names exists, and every module is named."""
     (tree,) = [block for block in blocks("") if block.startswith("lmsm_cli/")]
-    modules = {p.relative_to(ROOT / "lmsm_cli") for p in (ROOT / "lmsm_cli").rglob("*.py")}
+    package = Path(lmsm_cli.__file__).parent
+    modules = {path.relative_to(package) for path in package.rglob("*.py")}
     named = set(re.findall(r"\b(\w+\.py)\b", tree))
     unnamed = {str(m) for m in modules if m.name not in named and not m.name.startswith("__") and m.parts[0] != "commands"}  # fmt: skip
     assert not unnamed
