@@ -11,7 +11,7 @@ from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.distributed import ALONE, Ranks
 from lmsm_cli.engine.evaluate import answers, features_of, scores_of
 from lmsm_cli.engine.signals import Terminated
-from lmsm_cli.errors import CheckpointError, LmsmError, PrunedError, StoppedError
+from lmsm_cli.errors import CheckpointError, LmsmError, PrunedError, RunError, StoppedError
 from lmsm_cli.journal import Journal
 from lmsm_cli.models import Classifier
 from lmsm_cli.reports import plots
@@ -88,9 +88,13 @@ def _of_best(journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, 
 
 
 def draw(folder: RunFolder, model: Classifier, data: Data, runtime: Runtime) -> None:
-    """Draw the plots: from the files of the run folder, and of a 2-D net's test features."""
+    """Draw the plots: from the files of the run folder, and of a 2-D net's test features.
+
+    Raises RunError where these files cannot be read.
+    """
     record = read_run(folder.path)
-    assert record.scores is not None
+    if record.scores is None:
+        raise RunError(f"the plots cannot be drawn: {folder.path}: {record.problem}")
     plots.plot_class_distribution(data.train_counts, data.training.classes, folder.plots)
     plots.plot_training_history(record.metrics, folder.plots)
     plots.plot_confusion(record.scores, folder.plots)

@@ -2,15 +2,16 @@
 
 Every metric is scikit-learn's; what is decided here is only which classes a mean runs over and
 which classes are many, medium and few. To add a score, add a field to `Scores` and fill it in
-`score`; `to_json` and the check of a scores.json on disk follow.
+`score`; `to_json` and the check of a scores.json on disk follow, since `Scores` is what that file
+is written and read with (runs/documents.py).
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmsm_cli.errors import DataError
 
@@ -25,36 +26,62 @@ _FIELD_CLASSES = 100
 # Guo et al. 2017 (arXiv 1706.04599): 15 bins of equal width
 RELIABILITY_BINS = 15
 TOP_K = (2, 3, 5)
+# A matrix of more classes is nearly all zeros, and of 10,000 classes no memory holds it: there the
+# cells with images are kept alone.
+DENSE_CLASSES = 1000
 
-# Checked where a scores.json is read back: what is out of range was not written by a run, and sums
-# of it could overflow.
+# Out of range is what no run could have written, and sums of it could overflow.
 Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
-@dataclass(frozen=True)
-class ClassScore:
+class _Part(BaseModel):
+    """A part of scores.json. Keys that it does not know are passed over."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class ClassScore(_Part):
     """The scores of one class; None where it has no test image, so that nothing can be said."""
 
     name: str
     train_count: Count
     test_count: Count
-    accuracy: Share | None  # share of the class's own images that are right, that is recall
+    accuracy: Share | None
+    """Share of the class's own images that are right, that is recall."""
     precision: Share | None
     f1: Share | None
 
 
-@dataclass(frozen=True)
-class ReliabilityBin:
+class ReliabilityBin(_Part):
     """The images whose confidence lies between two bounds: how sure, and how often right."""
 
     count: Count
-    confidence: Share  # mean probability of the predicted class
+    confidence: Share
+    """Mean probability of the predicted class."""
     accuracy: Share
 
 
-@dataclass(frozen=True)
-class Scores:
+class SparseConfusion(_Part):
+    """The cells of a confusion matrix that hold images, row by row: for more than DENSE_CLASSES."""
+
+    num_classes: Count
+    rows: tuple[Count, ...]
+    """The true classes."""
+    columns: tuple[Count, ...]
+    """The predicted classes."""
+    counts: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _check_cells(self) -> "SparseConfusion":
+        if not len(self.rows) == len(self.columns) == len(self.counts):
+            raise ValueError("rows, columns and counts are not equally many")
+        if max((*self.rows, *self.columns), default=-1) >= self.num_classes:
+            raise ValueError("a cell lies beyond the classes")
+        return self
+
+
+class Scores(_Part):
     """All scores of one set of predictions, as fractions; macro means are over classes present.
 
     Those that follow from probabilities are empty where only predictions were given.
@@ -66,19 +93,72 @@ class Scores:
     macro_precision: Share
     macro_recall: Share
     per_class: tuple[ClassScore, ...]
-    confusion: tuple[tuple[Count, ...], ...]  # rows = true class
+    confusion: tuple[tuple[Count, ...], ...] | SparseConfusion
+    """Rows are true classes. `confusion_of` reads both forms."""
     groups: dict[str, Share | None]
-    top_k: dict[str, Share] = field(default_factory=dict)  # k -> share of images; k below C only
-    calibration_error: Share | None = None  # expected, over RELIABILITY_BINS bins
-    reliability: tuple[ReliabilityBin, ...] = ()  # the bins that hold images, by rising confidence
+    top_k: dict[str, Share] = {}
+    """k -> share of images; k below the number of classes only."""
+    calibration_error: Share | None = None
+    """Expected, over RELIABILITY_BINS bins."""
+    reliability: tuple[ReliabilityBin, ...] = ()
+    """The bins that hold images, by rising confidence."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as plain lists and dicts, with the keys of scores.json."""
-        document = asdict(self)
-        document["per_class"] = list(document["per_class"])
-        document["confusion"] = [list(row) for row in self.confusion]
-        document["reliability"] = list(document["reliability"])
-        return document
+        return self.model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Which class was taken for which: the cells that hold images, of however many classes."""
+
+    num_classes: int
+    cells: Mapping[tuple[int, int], int]
+    """(true class, predicted class) -> images, above 0."""
+
+    def totals(self) -> list[int]:
+        """Return the images of each true class."""
+        totals = [0] * self.num_classes
+        for (true, _), images in self.cells.items():
+            totals[true] += images
+        return totals
+
+    def matrix(self) -> list[list[int]]:
+        """Return all cells, rows = true class; ask for it where there are few classes."""
+        rows = [[0] * self.num_classes for _ in range(self.num_classes)]
+        for (true, guess), images in self.cells.items():
+            rows[true][guess] = images
+        return rows
+
+    def commonest_errors(self, most: int) -> list[tuple[int, int, int, float]]:
+        """Return the largest errors as (true class, predicted class, images, share of the class's images)."""
+        errors = sorted(
+            (-images, *cell) for cell, images in self.cells.items() if cell[0] != cell[1]
+        )
+        totals = self.totals()
+        return [
+            (true, guess, -images, -images / totals[true]) for images, true, guess in errors[:most]
+        ]
+
+
+def confusion_of(scores: Mapping[str, Any]) -> Confusion | None:
+    """Return the confusion of a scores.json, dense or sparse; None where it is not one of its classes."""
+    stored, size = scores["confusion"], len(scores["per_class"])
+    if isinstance(stored, Mapping):
+        cells = zip(stored["rows"], stored["columns"], stored["counts"], strict=True)
+        found = {(true, guess): images for true, guess, images in cells if images}
+        return Confusion(size, found) if stored["num_classes"] == size else None
+    if [len(row) for row in stored] != [size] * size:
+        return None
+    return Confusion(
+        size,
+        {
+            (true, guess): images
+            for true, row in enumerate(stored)
+            for guess, images in enumerate(row)
+            if images
+        },
+    )
 
 
 def score(
@@ -95,7 +175,7 @@ def score(
     scores of its own and no part in any mean; a class that is never predicted has precision 0.
     Raises DataError where there is no image, or a label beyond the classes.
     """
-    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
     if len(labels) == 0:
         raise DataError("there are no images to score")
@@ -107,18 +187,23 @@ def score(
     columns = precision_recall_fscore_support(
         labels, predictions, labels=numbers, average=None, zero_division=0
     )
-    precision, recall, f1, support = (column.tolist() for column in columns)
+    precision, recall, f1 = (column.tolist() for column in columns[:3])
+    support = [int(n) for n in columns[3]]  # floats where no prediction at all is right
     present = [number for number in numbers if support[number]]
     macro_precision, macro_recall, macro_f1, _ = precision_recall_fscore_support(
         labels, predictions, labels=present, average="macro", zero_division=0
     )
     per_class = tuple(
-        ClassScore(name, int(count), n, *(values if n else (None, None, None)))
-        for name, count, n, *values in zip(
-            classes, train_counts, support, recall, precision, f1, strict=True
+        ClassScore(
+            name=name,
+            train_count=int(train_counts[i]),
+            test_count=support[i],
+            accuracy=recall[i] if support[i] else None,
+            precision=precision[i] if support[i] else None,
+            f1=f1[i] if support[i] else None,
         )
+        for i, name in enumerate(classes)
     )
-    matrix = confusion_matrix(labels, predictions, labels=numbers)
     return Scores(
         accuracy=float(accuracy_score(labels, predictions)),
         balanced_accuracy=float(macro_recall),
@@ -126,10 +211,29 @@ def score(
         macro_precision=float(macro_precision),
         macro_recall=float(macro_recall),
         per_class=per_class,
-        confusion=tuple(tuple(row) for row in matrix.tolist()),
+        confusion=_confusion(labels, predictions, len(classes)),
         groups=_group_accuracies(per_class),
         **_of_probabilities(labels, predictions, probabilities),
     )
+
+
+def _confusion(
+    labels: "NDArray[integer[Any]]", predictions: "NDArray[integer[Any]]", num_classes: int
+) -> tuple[tuple[int, ...], ...] | SparseConfusion:
+    # counted here: scikit-learn's is dense, and warns where all images are of one class
+    from numpy import int64, unique
+
+    places, counts = unique(labels.astype(int64) * num_classes + predictions, return_counts=True)
+    rows, columns = (part.tolist() for part in divmod(places, num_classes))
+    if num_classes > DENSE_CLASSES:
+        return SparseConfusion(
+            num_classes=num_classes,
+            rows=tuple(rows),
+            columns=tuple(columns),
+            counts=tuple(counts.tolist()),
+        )
+    cells = dict(zip(zip(rows, columns, strict=True), counts.tolist(), strict=True))
+    return tuple(map(tuple, Confusion(num_classes, cells).matrix()))
 
 
 def _of_probabilities(
@@ -166,7 +270,10 @@ def _reliability(right: "NDArray[Any]", confidence: "NDArray[floating[Any]]") ->
     accuracies, means = calibration_curve(right, confidence, pos_label=True, n_bins=RELIABILITY_BINS)  # fmt: skip
     counts = bincount(searchsorted(linspace(0, 1, RELIABILITY_BINS + 1)[1:-1], confidence))
     columns = zip(counts[counts > 0].tolist(), means.tolist(), accuracies.tolist(), strict=True)
-    return tuple(ReliabilityBin(count, min(1.0, mean), rate) for count, mean, rate in columns)
+    return tuple(
+        ReliabilityBin(count=count, confidence=min(1.0, mean), accuracy=rate)
+        for count, mean, rate in columns
+    )
 
 
 def reliability_bounds(confidence: float) -> tuple[float, float]:
@@ -183,20 +290,6 @@ def balanced_accuracy(
     from sklearn.metrics import recall_score
 
     return float(recall_score(labels, predictions, labels=unique(labels), average="macro"))
-
-
-def commonest_confusions(confusion: Sequence[Sequence[int]], most: int) -> list[tuple[int, int, int, float]]:  # fmt: skip
-    """Return the largest errors as (true class, predicted class, images, share of the class's images)."""
-    errors = sorted(
-        (-images, true, guess)
-        for true, row in enumerate(confusion)
-        for guess, images in enumerate(row)
-        if images and true != guess
-    )
-    return [
-        (true, guess, -images, -images / sum(confusion[true]))
-        for images, true, guess in errors[:most]
-    ]
 
 
 def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:

@@ -80,7 +80,7 @@ def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskError, match=r"cannot write .*scores\.json: No space left on device"):
-        run.write_scores({"accuracy": 1.0})
+        run.write_scores(SCORES | {"accuracy": 1.0})
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
 
 
@@ -101,9 +101,9 @@ def test_undefined_numbers_become_null(tmp_path):
     """NaN and infinities, at any depth, are null: every line and file is strict JSON."""
     run = RunFolder.create(tmp_path, "run")
     run.append_metrics({"a": float("nan"), "b": [1.5, float("-inf")]})
-    run.write_scores({"c": {"d": float("inf")}})
+    run.write_scores(SCORES | {"c": {"d": float("inf")}})
     assert (run.path / "metrics.jsonl").read_text() == '{"a": null, "b": [1.5, null]}\n'
-    assert json.loads((run.path / "scores.json").read_text()) == {"c": {"d": None}}
+    assert json.loads((run.path / "scores.json").read_text()) == SCORES | {"c": {"d": None}}
 
 
 def test_half_a_last_line_is_ignored_and_then_replaced(tmp_path):

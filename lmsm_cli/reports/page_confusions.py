@@ -1,12 +1,13 @@
 """What the runs of a group take for what: a heat map, or the commonest errors of many classes."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lmsm_cli.reports.page_tables import GroupRow
 from lmsm_cli.reports.tables import MATRIX_CLASSES
-from lmsm_cli.scores import commonest_confusions
+from lmsm_cli.scores import Confusion, confusion_of
 
 _CONFUSIONS_SHOWN = 20
 
@@ -24,26 +25,18 @@ class Confusions:
 
 def confusions_of(row: GroupRow, runs: Sequence[Mapping[str, Any]]) -> Confusions | None:
     """Return the confusions of a group over the scores.json of its runs; None where none are there."""
-    names = [one["name"] for one in runs[0]["per_class"]]
-    size = len(names)
-    square = [
-        run["confusion"]
-        for run in runs
-        if [len(line) for line in run["confusion"]] == [size] * size
-    ]
-    matrix = tuple(
-        tuple(sum(one[true][guess] for one in square) for guess in range(size))
-        for true in range(size)
-    )
-    if not any(map(any, matrix)):
+    names = tuple(one["name"] for one in runs[0]["per_class"])
+    cells: Counter[tuple[int, int]] = Counter()
+    for run in runs:
+        one = confusion_of(run)
+        if one and one.num_classes == len(names):
+            cells.update(one.cells)
+    if not cells:
         return None
-    if size > MATRIX_CLASSES:
-        return Confusions(
-            row,
-            tuple(names),
-            commonest=tuple(
-                (names[true], names[guess], *rest)
-                for true, guess, *rest in commonest_confusions(matrix, _CONFUSIONS_SHOWN)
-            ),
-        )
-    return Confusions(row, tuple(names), matrix, tuple(map(sum, matrix)))
+    confusion = Confusion(len(names), cells)
+    if len(names) > MATRIX_CLASSES:
+        errors = confusion.commonest_errors(_CONFUSIONS_SHOWN)
+        told = tuple((names[true], names[guess], *rest) for true, guess, *rest in errors)
+        return Confusions(row, names, commonest=told)
+    matrix = tuple(map(tuple, confusion.matrix()))
+    return Confusions(row, names, matrix, tuple(confusion.totals()))

@@ -23,7 +23,7 @@ from lmsm_cli.reports.figures import (
     save_figure,
 )
 from lmsm_cli.reports.tables import judged_images
-from lmsm_cli.scores import reliability_bounds
+from lmsm_cli.scores import DENSE_CLASSES, Confusion, confusion_of, reliability_bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,10 +81,13 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
 
 
 def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
-    """Draw the percent of each class's images by predicted class as confusion.{png,pdf}."""
+    """Draw the percent of each class's images by predicted class as confusion.{png,pdf}.
+
+    Of more classes than a figure has room for, neighbours in their order share a cell.
+    """
     import numpy as np
 
-    matrix = np.array(scores["confusion"], dtype=float)
+    matrix, together = _cells(confusion_of(scores) or Confusion(len(scores["per_class"]), {}))
     totals = matrix.sum(axis=1, keepdims=True)
     percent = np.divide(100 * matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
     names = [row["name"] for row in scores["per_class"]]
@@ -93,7 +96,8 @@ def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
     figure, (axes,) = new_figure(1, 1, width=side + 0.8, height=side)
     axes.set_facecolor("#e5e7eb")  # shows through where a class has no test image
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    axes.set(xlabel="predicted class", ylabel="true class")
+    told = f", {together} to a cell" if together > 1 else ""
+    axes.set(xlabel=f"predicted class{told}", ylabel=f"true class{told}")
     axes.set_title(f"Accuracy {100 * scores['accuracy']:.1f}% of {totals.sum():,.0f} {judged_images(scores)}", fontsize=10)  # fmt: skip
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
@@ -107,6 +111,18 @@ def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class's images")
     bar.outline.set_visible(False)
     save_figure(figure, folder / "confusion")
+
+
+def _cells(confusion: Confusion) -> "tuple[NDArray[floating[Any]], int]":
+    """Return the images by true (rows) and predicted class, and how many classes share a cell."""
+    import numpy as np
+
+    together = math.ceil(confusion.num_classes / DENSE_CLASSES)
+    size = math.ceil(confusion.num_classes / together)
+    matrix = np.zeros((size, size))
+    for (true, guess), images in confusion.cells.items():
+        matrix[true // together, guess // together] += images
+    return matrix, together
 
 
 def plot_reliability(scores: Mapping[str, Any], folder: Path) -> None:

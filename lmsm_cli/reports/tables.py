@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lmsm_cli.errors import visible
-from lmsm_cli.scores import commonest_confusions, reliability_bounds
+from lmsm_cli.scores import Confusion, confusion_of, reliability_bounds
 
 NOTHING = "-"
 OF_THE_RAREST = "the margin of margin=auto is that of the rarest class; commoner classes have less"
@@ -179,22 +179,23 @@ def _bar(value: float, largest: float) -> ProgressBar:
 def confusion_table(scores: Mapping[str, Any]) -> Table:
     """Return images by true class (rows) and predicted class; the commonest errors for many."""
     names = [shown(row["name"]) for row in scores["per_class"]]
+    confusion = confusion_of(scores) or Confusion(len(names), {})
     if len(names) > MATRIX_CLASSES:
-        return _commonest_confusions(scores["confusion"], names)
+        return _commonest_confusions(confusion, names)
     table = new_table("Images by true class (rows) and predicted class (columns)", "true class")
     for number in range(len(names)):
         table.add_column(str(number), justify="right", overflow="fold")
-    for number, (name, row) in enumerate(zip(names, scores["confusion"], strict=True)):
+    for number, (name, row) in enumerate(zip(names, confusion.matrix(), strict=True)):
         cells = [Text(str(n), style="bold" if i == number else "") for i, n in enumerate(row)]
         table.add_row(Text(f"{number} ").append(name), *cells)
     return table
 
 
-def _commonest_confusions(confusion: Sequence[Sequence[int]], names: Sequence[Text]) -> Table:
+def _commonest_confusions(confusion: Confusion, names: Sequence[Text]) -> Table:
     table = new_table("Commonest confusions", "true class", "predicted class")
     table.add_column("images", justify="right", overflow="fold")
     table.add_column("% of class", justify="right", overflow="fold")
-    for true, guess, images, share in commonest_confusions(confusion, _CONFUSIONS_SHOWN):
+    for true, guess, images, share in confusion.commonest_errors(_CONFUSIONS_SHOWN):
         table.add_row(names[true], names[guess], str(images), percent(share))
     return table
 

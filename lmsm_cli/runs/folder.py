@@ -7,7 +7,6 @@ add a writer or a path to `RunFolder` and, where reports need it, to `read_run`.
 import contextlib
 import itertools
 import json
-import math
 import os
 import platform
 import re
@@ -15,13 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lmsm_cli.errors import DiskError, LmsmError, writing
-
-State = Literal["running", "interrupted", "failed", "completed"]
+from lmsm_cli.runs.documents import (
+    Environment,
+    ScoresDocument,
+    State,
+    Status,
+    pretty_text,
+    row_text,
+)
 
 
 def run_name(dataset: str, model: str, loss_name: str, seed: int, now: datetime) -> str:
@@ -92,16 +97,16 @@ class RunFolder:
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write environment.json."""
-        write_whole(self.path / "environment.json", _pretty(environment))
+        write_whole(self.path / "environment.json", pretty_text(Environment, environment))
 
     def write_status(self, state: State, reason: str = "", exit_code: int | None = None) -> None:
         """Write status.json: where the run stands, why, by whom, and the exit code once there is one."""
         status = {"state": state, "reason": reason, "exit_code": exit_code, "pid": os.getpid(), "host": platform.node()}  # fmt: skip
-        write_whole(self.path / "status.json", _pretty(status))
+        write_whole(self.path / "status.json", pretty_text(Status, status))
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         """Write scores.json."""
-        write_whole(self.path / "scores.json", _pretty(scores))
+        write_whole(self.path / "scores.json", pretty_text(ScoresDocument, scores))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one epoch to metrics.jsonl; infinite and undefined numbers become null.
@@ -112,11 +117,11 @@ class RunFolder:
         with writing(path), path.open("ab+") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(_encode(_row(row)))
+            file.write(_encode(row_text(row)))
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write metrics.jsonl anew."""
-        write_whole(self.path / "metrics.jsonl", "".join(_row(row) for row in rows))
+        write_whole(self.path / "metrics.jsonl", "".join(map(row_text, rows)))
 
     @contextlib.contextmanager
     def locked(self, patience: float = 1.0) -> Iterator[None]:
@@ -154,23 +159,6 @@ class RunFolder:
         """Append one line to train.log."""
         with writing(self.log), self.log.open("ab") as file:
             file.write(_encode(text + "\n"))
-
-
-def _row(row: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(row), allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """Return the value with infinite and undefined numbers, at any depth, replaced by None."""
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _pretty(document: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(document), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _encode(text: str) -> bytes:

@@ -5,23 +5,20 @@ crash.
 """
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel
 
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.runs.documents import Environment, ScoresDocument, Status, read_document, read_row
 from lmsm_cli.runs.folder import reason_of
-from lmsm_cli.scores import Scores
 from lmsm_cli.strict_yaml import read_mapping
 
 T = TypeVar("T")
-_Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
-_Margin = Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class RunRecord:
     @cached_property
     def environment(self) -> dict[str, Any] | None:
         """What environment.json says, None where it is missing or damaged; read when asked for."""
-        return _attempt(_read_json, self.path / "environment.json", [])
+        return _attempt(_read(Environment), self.path / "environment.json", [])
 
 
 def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
@@ -58,8 +55,8 @@ def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
     """
     problems: list[str] = []
     config = _attempt(_read_config, path / "config.yaml", problems)
-    status = _attempt(_read_json, path / "status.json", problems)
-    scores = _attempt(_read_scores, path / "scores.json", problems)
+    status = _attempt(_read(Status), path / "status.json", problems)
+    scores = _attempt(_read(ScoresDocument), path / "scores.json", problems)
     metrics = None
     if with_metrics or scores is None:
         metrics = _attempt(_read_metrics, path / "metrics.jsonl", problems)
@@ -76,7 +73,7 @@ def ending_of(status: dict[str, Any]) -> str:
 
 def asked_of(path: Path) -> str | None:
     """Return the fingerprint of what the run in a folder was asked for; None where it is unknown."""
-    asked = (_attempt(_read_json, path / "environment.json", []) or {}).get("asked")
+    asked = (_attempt(_read(Environment), path / "environment.json", []) or {}).get("asked")
     return asked if isinstance(asked, str) else None
 
 
@@ -160,44 +157,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return _mapping(path.read_text(encoding="utf-8"))
+def _read(model: type[BaseModel]) -> Callable[[Path], dict[str, Any]]:
+    """Return what reads a file as a document of that model."""
+    return lambda path: read_document(model, path.read_text(encoding="utf-8"))
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows; what stands after the last line end is half a line, and ignored."""
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [_mapping(line) for line in lines]
-
-
-def _read_scores(path: Path) -> dict[str, Any]:
-    """Return scores.json, checked against the fields of Scores; further keys are kept."""
-    document = _read_json(path)
-    for adapter, part in zip(_adapters(), (document, document.get("effective_margin"), document.get("training")), strict=True):  # fmt: skip
-        adapter.validate_python(part)
-    return document
-
-
-@cache  # building them takes longer than reading ten runs
-def _adapters() -> tuple[TypeAdapter[Any], ...]:
-    """Return what checks the scores, the effective margin and the training's length."""
-    return TypeAdapter(Scores), TypeAdapter(_Margin | None), TypeAdapter(dict[str, _Amount] | None)
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    """Return a JSON object. Raises ValueError for other JSON, NaN and infinities included."""
-    document = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-    if not isinstance(document, dict):
-        raise ValueError("not a JSON object")
-    return document
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is too large")
-    return number
+    return [read_row(line) for line in lines]

@@ -1,0 +1,219 @@
+"""The JSON documents of a run folder: one model each, with which it is written and read back.
+
+So lmsm reads whatever it wrote: what a model would refuse to read is never written. Keys that a
+model does not know, those of a newer lmsm, are kept. To add a key, add a field with a default,
+which stands for the runs from before it.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from lmsm_cli.errors import RunError
+from lmsm_cli.scores import Count, Scores, Share
+
+State = Literal["running", "interrupted", "failed", "completed"]
+
+_Text = Annotated[str, Field(strict=True)]
+_Whole = Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)]
+_Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
+_Margin = Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)]
+Digest = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{32}$")]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
+
+
+class Images(_Document):
+    """Which images a run had: a digest of each part of its split, None for a part that is empty.
+
+    Equal digests, equal images in equal classes, whatever their files are called and in what order
+    they lie (data/identity.py).
+    """
+
+    training: Digest | None
+    validation: Digest | None
+    test: Digest
+
+
+class Training(_Document):
+    """How long the training took, and how fast it was."""
+
+    seconds: _Amount | None = None
+    images_per_second: _Amount | None = None
+
+
+class BestOnValidation(_Document):
+    """What best.pt gives on the test images, and the epoch that it is of."""
+
+    epoch: Count
+    val_balanced_accuracy: Share
+    accuracy: Share
+    balanced_accuracy: Share
+
+
+class ScoresDocument(Scores):
+    """scores.json: the test scores of a run's last epoch, and what they are of."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
+
+    checkpoint: _Text | None = None
+    epoch: Count | None = None
+    lengthened_from: tuple[Count, ...] = ()
+    lam: _Finite | None = Field(default=None, alias="lambda")
+    effective_margin: _Margin | None = None
+    best_on_validation: BestOnValidation | None = None
+    training: Training | None = None
+    images: Images | None = None
+    """None for runs from before images were known by their contents."""
+
+
+class Status(_Document):
+    """status.json: where a run stands, why, by whom, and the exit code once there is one."""
+
+    state: State | Literal["unknown"] = "unknown"
+    reason: _Text = ""
+    exit_code: _Whole | None = None
+    pid: _Whole | None = None
+    host: _Text = ""
+
+
+class GitState(_Document):
+    """The checkout that lmsm ran from."""
+
+    commit: _Text
+    dirty: bool
+
+
+class Environment(_Document):
+    """environment.json: what a run ran on, its command line, and what it was asked for."""
+
+    lmsm: _Text | None = None
+    python: _Text | None = None
+    torch: _Text | None = None
+    torchvision: _Text | None = None
+    numpy: _Text | None = None
+    scikit_learn: _Text | None = Field(default=None, alias="scikit-learn")
+    platform: _Text | None = None
+    cpus: Count | None = None
+    device: _Text | None = None
+    git: GitState | None = None
+    command: tuple[_Text, ...] | None = None
+    asked: _Text | None = None
+
+
+def _number(value: Any) -> Any:
+    """Return a number that can be drawn; None for all else, as there is none to show."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an int beyond floats
+        return None
+
+
+_Measured = Annotated[_Finite | None, BeforeValidator(_number)]
+
+
+class Row(_Document):
+    """A row of metrics.jsonl, one an epoch; what is no finite number is null."""
+
+    epoch: _Measured = None
+    train_loss: _Measured = None
+    train_accuracy: _Measured = None
+    val_loss: _Measured = None
+    val_accuracy: _Measured = None
+    val_balanced_accuracy: _Measured = None
+    lam: _Measured = Field(default=None, alias="lambda")
+    effective_margin: _Measured = None
+    lr: _Measured = None
+    images_per_second: _Measured = None
+    seconds: _Measured = None
+    objective: _Measured = None
+    zero_features: _Measured = None
+    feature_norm: _Measured = None
+    weight_norm_min: _Measured = None
+    weight_norm_median: _Measured = None
+    collapse: tuple[_Text, ...] = ()
+
+
+_ROW_FIELDS = {field.alias or name: name for name, field in Row.model_fields.items()}
+
+
+def pretty_text(model: type[BaseModel], values: Mapping[str, Any]) -> str:
+    """Return the text of a whole file; infinite and undefined numbers are null.
+
+    Raises RunError for values that could not be read back.
+    """
+    checked = _checked(model, values)
+    return json.dumps(checked, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def row_text(values: Mapping[str, Any]) -> str:
+    """Return a line of metrics.jsonl; raises RunError as `pretty_text` does."""
+    return json.dumps(_row(_checked(Row, values)), allow_nan=False) + "\n"
+
+
+def _checked(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = _finite(values)
+    try:
+        model.model_validate(plain)
+    except ValidationError as error:
+        last = error.errors(include_url=False, include_context=False)[-1]
+        place = ".".join(map(str, last["loc"]))
+        fact = "is missing" if last["type"] == "missing" else f"is {last['input']!r:.80}"
+        raise RunError(f"{place} of {model.__name__} {fact} ({last['msg']}): it could not be read back, which is a fault of lmsm") from None  # fmt: skip
+    return plain
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with infinite and undefined numbers, at any depth, replaced by None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_document(model: type[BaseModel], text: str) -> dict[str, Any]:
+    """Return a document as it stands in its file. Raises ValueError for what the model does not take."""
+    document = _mapping(text)
+    model.model_validate(document)
+    return document
+
+
+def read_row(line: str) -> dict[str, Any]:
+    """Return a row of metrics.jsonl; a measure that is no finite number is None. Raises ValueError."""
+    return _row(_mapping(line))
+
+
+def _row(values: dict[str, Any]) -> dict[str, Any]:
+    known = Row.model_validate(values)
+    return {
+        key: getattr(known, _ROW_FIELDS[key]) if key in _ROW_FIELDS else value
+        for key, value in values.items()
+    }
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError for other JSON, NaN and infinities included."""
+    document = json.loads(text, parse_constant=_refuse, parse_float=_finite_number)
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")
+    return document
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large")
+    return number
