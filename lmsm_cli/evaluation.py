@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lmsm_cli.data import sources
+from lmsm_cli.data.identity import Part
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.display import Display
 from lmsm_cli.engine.device import Runtime, choose_runtime
@@ -16,9 +17,10 @@ from lmsm_cli.engine.evaluate import answers, features_of, scores_of
 from lmsm_cli.engine.posthoc import Correction, choose_tau, logit_adjustment, tau_normalisation
 from lmsm_cli.errors import DataError, LmsmError
 from lmsm_cli.models import Classifier
+from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runs.trained import Trained, read_trained
 from lmsm_cli.scores import score
-from lmsm_cli.splits import load_test, load_training
+from lmsm_cli.splits import find_again, load_test, load_training
 
 Tau = float | Literal["auto"]
 
@@ -123,7 +125,7 @@ def _with_tau(correction: Correction, tau: Tau, trained: Trained, runtime: Runti
     """Return the correction with its tau, `auto` chosen on the run's validation images alone."""
     if tau != "auto":
         return _Adjustment(correction, tau, None)
-    held_out = _held_out(trained, display)
+    held_out = _own_images(trained, "validation", display)
     choice = choose_tau(correction, scores_of(trained.model, held_out.images, runtime), held_out.labels.numpy())  # fmt: skip
     missing = [name for name, n in zip(held_out.classes, held_out.counts(), strict=True) if not n]
     if missing:
@@ -162,28 +164,46 @@ def _answered(trained: Trained, labelled: ImageSet, runtime: Runtime, adjustment
 
 
 def _labelled(trained: Trained, split_name: str, images: Path | None, display: Display) -> ImageSet:
-    config = trained.config
     if images is not None:
         side, channels = trained.image_shape[0], trained.image_shape[2]
         return sources.load_folder(images, image_size=side, channels=channels, classes=trained.model.classes, display=display)  # fmt: skip
     if split_name == "test":
-        return load_test(config, display)
-    if config.validation == 0:
+        return _own_images(trained, "test", display)
+    if trained.config.validation == 0:
         raise LmsmError("the run held out no validation images (validation 0); evaluate its test images")  # fmt: skip
-    return _held_out(trained, display)
+    return _own_images(trained, "validation", display)
 
 
-def _held_out(trained: Trained, display: Display) -> ImageSet:
-    """Return the validation images of a run that has some, labelled as the model counts.
+def _own_images(trained: Trained, part: Part, display: Display) -> ImageSet:
+    """Return the test or validation images of a run, labelled as the model counts.
 
-    Raises DataError where the data is not the run's: its split would be another, and hold out
-    images that the run was trained on.
+    They are found by content; of a checkpoint that lies apart from its run folder, the data must be
+    as it was. Raises DataError where images are gone, or what they were cannot be known.
     """
+    if trained.images is not None:
+        found = find_again(trained.config, trained.images, [part], display)[part]
+        return _with_labels_of(trained.model, found)
+    as_split_now = _split_now(trained, part, display)
+    if trained.image_digests is None:
+        display.say(f"{trained.file} is of an lmsm that did not record its images: they are taken as the data is now")  # fmt: skip
+    elif as_split_now.digest() != trained.image_digests.get(part):
+        raise DataError(f"{trained.config.data_dir} gives other {part} images than the run had, and {IMAGES}, which tells them, is not beside {trained.file}; give the run folder, the run's data with --data-dir, or other images with --images")  # fmt: skip
+    return _with_labels_of(trained.model, as_split_now)
+
+
+def _split_now(trained: Trained, part: Part, display: Display) -> ImageSet:
+    """Return the part of the data as a new run would split it.
+
+    Raises DataError where the training images are not as many as the run's: its split would be
+    another, and hold out images that the run was trained on.
+    """
+    if part == "test":
+        return load_test(trained.config, display)
     training, held_out = load_training(trained.config, display)
     assert held_out is not None
     if _with_labels_of(trained.model, training).counts() != trained.train_counts:
         raise DataError(f"{trained.config.data_dir} holds other training images than the run had, so which it held out cannot be known; give the run's data with --data-dir")  # fmt: skip
-    return _with_labels_of(trained.model, held_out)
+    return held_out
 
 
 def _with_labels_of(model: Classifier, images: ImageSet) -> ImageSet:
@@ -204,9 +224,8 @@ def _with_labels_of(model: Classifier, images: ImageSet) -> ImageSet:
 def features(path: Path, display: Display) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, ...]]:  # fmt: skip
     """Return a run's test features (N, D), labels (N,) and class names."""
     trained = read_trained(path)
-    test = load_test(trained.config, display)
     runtime = choose_runtime("cpu", "fp32")
-    test = _with_labels_of(trained.model, test)
+    test = _own_images(trained, "test", display)
     return (
         features_of(trained.model, test.images, runtime).numpy(),
         test.labels.numpy(),

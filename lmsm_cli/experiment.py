@@ -5,6 +5,7 @@ import signal
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lmsm_cli import config as configs
 from lmsm_cli import journal as journals
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
+from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.display import SILENT, Display, Notebook
 from lmsm_cli.engine.arithmetic import runtime_of, settle
 from lmsm_cli.engine.device import Runtime, check_precision, choose_device
@@ -27,13 +29,14 @@ from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.journal import Journal, Saved
 from lmsm_cli.losses import Head, build_head
 from lmsm_cli.models import Classifier, build_classifier, check_model
-from lmsm_cli.outcome import documented, draw, score_images, status_of
+from lmsm_cli.outcome import answered, documented, draw, status_of
 from lmsm_cli.runs import environment
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
+from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import is_run, only_run
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.spec import parse_spec, with_option
-from lmsm_cli.splits import Data, load_test, load_training, planned_counts
+from lmsm_cli.splits import Data, load_again, load_data, planned_counts
 
 
 def check(config: Config) -> torch.device:
@@ -77,7 +80,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
         if not ranks.is_first:
             _finish(parts, told, with_plots)
             return None
-        folder = _new_folder(parts.config, parts.where, asked=journals.asked(config))
+        folder = _new_folder(parts, asked=journals.asked(config))
         with folder.locked():
             for text in told.warnings:
                 folder.log_line(f"WARNING {text}")
@@ -108,13 +111,17 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
             if saved.is_finished:
                 told.say(f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on")  # fmt: skip
                 return folder if ranks.is_first else None
-            parts = prepared(saved.config, told, ranks)
-            saved.check_data(parts.data.training.classes, parts.data.train_counts)
+            parts = replace(prepared(saved.config, told, ranks, saved.images), saved=saved)
+            saved.check_data(parts.data)
+            if saved.state and saved.state.get("images") is None:  # an older lmsm recorded none
+                parts = replace(parts, images=None)
             if not ranks.is_first:
-                _finish(replace(parts, saved=saved), told, with_plots)
+                _finish(parts, told, with_plots)
                 return None
             _note_resumption(folder, saved, parts, told)
-            _finish(replace(parts, saved=saved, folder=folder), told, with_plots)
+            if parts.images and saved.images is None:
+                write_images(folder.path, parts.images)  # ended before it was there, or lost since
+            _finish(replace(parts, folder=folder), told, with_plots)
     return folder
 
 
@@ -124,6 +131,8 @@ class Parts:
 
     config: Config
     data: Data
+    images: ImagesRecord | None
+    """Which images `data` holds; None where an older lmsm began the run without a record of them."""
     model: Classifier
     runtime: Runtime
     ranks: Ranks
@@ -136,26 +145,32 @@ class Parts:
         size = self.ranks.size
         return f"{self.runtime}, {size} processes" if size > 1 else str(self.runtime)
 
+    @cached_property
+    def summaries(self) -> dict[str, str | None] | None:
+        """The digests of the parts of the data, where they are recorded."""
+        return self.images.summaries if self.images else None
+
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C) of an image."""
         return tuple(self.data.training.images.shape[1:])
 
 
-def prepared(config: Config, display: Display, ranks: Ranks) -> Parts:
-    """Read the data, build the model, and settle the config."""
+def prepared(
+    config: Config, display: Display, ranks: Ranks, images: ImagesRecord | None = None
+) -> Parts:
+    """Read the data, build the model, and settle the config; `images` are those of a run that goes on."""
     device = ranks.take_device(check(config))
     ranks.check_batch_size(config.batch_size)
     with ranks.first():  # what it downloads and decodes, the others find
-        training, validation = load_training(config, display)
-        data = Data(training, validation, load_test(config, display))
+        data = load_again(config, images, display) if images else load_data(config, display)
     model = build_model(config, data)
-    shape = tuple(training.images.shape[1:])
+    shape = tuple(data.training.images.shape[1:])
     config = ranks.agree(settle(config, model, shape, display.say) if ranks.is_first else config)
     config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, processes=ranks.local_size), device=device)
     runtime.apply()
-    return Parts(config, data, runtime.place(model), runtime, ranks)
+    return Parts(config, data, images or data.record(), runtime.place(model), runtime, ranks)
 
 
 def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
@@ -166,10 +181,13 @@ def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
     data = parts.data
     with status_of(folder), memory:
         journal = _train(parts, where, display)
-        scores = score_images(model, data.test, data.train_counts, runtime, ranks)
+        scores, predictions = answered(model, data.test, data.train_counts, runtime, ranks)
         if folder:
+            if parts.images:  # in the order of images.npz, so nothing without it
+                write_predictions(folder.path, predictions)
             folder.write_scores(
                 documented(scores, model, journal, folder, data, runtime, display.warn)
+                | {"images": parts.summaries}
             )
             if with_plots:
                 draw(folder, model, data, runtime)
@@ -197,11 +215,14 @@ def resolved_spec(spec: str, head: Head) -> str:
     return spec
 
 
-def _new_folder(config: Config, where: str, *, asked: str) -> RunFolder:
+def _new_folder(parts: Parts, *, asked: str) -> RunFolder:
+    config = parts.config
+    assert parts.images is not None
     name = run_name(config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now())  # fmt: skip
     folder = RunFolder.create(config.out, name)
     folder.write_config(configs.dump_yaml(config))
-    folder.write_environment(environment.describe(where) | {"asked": asked})
+    write_images(folder.path, parts.images)  # before what a sweep finds the run by
+    folder.write_environment(environment.describe(parts.where) | {"asked": asked})
     return folder
 
 
@@ -221,7 +242,7 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
 
     def save(position: Position) -> None:
         if parts.folder:
-            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where)  # fmt: skip
+            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where, images=parts.summaries)  # fmt: skip
 
     drawn = parts.folder.tensorboard if parts.folder and config.tensorboard else None
     with deferred(once_more=ranks.size == 1) as stop, curves(drawn, journal.rows) as draw:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from lmsm_cli import config as configs
 from lmsm_cli.config import WHERE_KEYS, Config
+from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.engine.step import optimizer_state, restore_optimizer
 from lmsm_cli.engine.train import Epoch, Position
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
@@ -25,7 +26,9 @@ from lmsm_cli.losses import check_loss
 from lmsm_cli.models import Classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
+from lmsm_cli.splits import Data
 
 # What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
 CHANGEABLE = ("data_dir", "device", "out", "tensorboard")
@@ -71,11 +74,24 @@ class Saved:
     state: dict[str, Any] | None
     """The checkpoint; None where the run was ended before its first."""
     is_finished: bool = False
+    images: ImagesRecord | None = None
+    """images.npz; None where it is not there."""
 
-    def check_data(self, classes: tuple[str, ...], train_counts: list[int]) -> None:
-        """Raise DataError where the training images are not as many of the same classes as before."""
-        if self.state and (list(classes), train_counts) != (self.state["classes"], self.state["train_counts"]):  # fmt: skip
-            raise DataError(f"{self.config.data_dir} holds other training images than the run had; give the run's data with --data-dir")  # fmt: skip
+    def check_data(self, data: Data) -> None:
+        """Raise DataError where the images are not the run's, as far as the checkpoint knows them."""
+        if self.state is None or self.images is not None:
+            return
+        recorded = self.state.get("images")
+        if recorded is None:
+            is_same = list(data.training.classes) == self.state["classes"]
+            is_same = is_same and data.train_counts == self.state["train_counts"]
+        else:
+            is_same = data.record().summaries == recorded
+        if not is_same:
+            raise DataError(
+                f"{self.config.data_dir} holds other images than the run had; give the run's data "
+                "with --data-dir"
+            )
 
     def difference_to(self, runtime: str) -> str:
         """Return, in words, what computes otherwise than before, so that bits may differ; or nothing."""
@@ -98,17 +114,17 @@ class Saved:
             raise CheckpointError(f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}") from None  # fmt: skip
 
 
-def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Optimizer, config: Config, position: Position, *, train_counts: list[int], image_shape: list[int], runtime: str) -> None:  # fmt: skip
+def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Optimizer, config: Config, position: Position, *, train_counts: list[int], image_shape: list[int], runtime: str, images: dict[str, str | None] | None = None) -> None:  # fmt: skip
     """Save a checkpoint, keep the one before, and bring best.pt up to date. Raises DiskError.
 
     `train_counts` and `image_shape` (H, W, C) are those of the training images; `runtime` says what
-    computes.
+    computes, `images` are the digests of the run's images by part.
     """
     choices = configs.dump(config)
     state = checkpoint.state_of(
         model, choices, train_counts=train_counts, image_shape=image_shape, epoch=position.epoch,
         optimizer=optimizer_state(model, optimizer), position=vars(position), journal=vars(journal),
-        fingerprint=fingerprint(choices), versions=_versions(runtime),
+        fingerprint=fingerprint(choices), versions=_versions(runtime), images=images,
     )  # fmt: skip
     if folder.checkpoint.exists():
         checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
@@ -150,7 +166,7 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     state, file = _newest(folder, warn, strict=strict)
     if state is None:
         config = _changed(_written_config(folder), changes)
-        return Saved(folder, config, Position(), Journal(), None)
+        return Saved(folder, config, Position(), Journal(), None, images=read_images_record(folder.path))  # fmt: skip
     if "position" not in state:
         raise CheckpointError(
             f"{file} was saved by an older lmsm, and holds nothing to resume from"
@@ -171,7 +187,8 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
         journal.lengthened_from.append(before.epochs)
     _mend_best(folder, state, journal)
     is_finished = position.epoch == config.epochs and _is_completed(folder, config.epochs)
-    return Saved(folder, config, position, journal, state, is_finished)
+    images = recorded_images(folder.path, state, file)
+    return Saved(folder, config, position, journal, state, is_finished, images)
 
 
 def _is_completed(folder: RunFolder, epoch: int) -> bool:

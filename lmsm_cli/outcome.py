@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.distributed import ALONE, Ranks
@@ -17,6 +19,7 @@ from lmsm_cli.models import Classifier
 from lmsm_cli.reports import plots
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.images import MOST_LOGITS, Predictions
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.scores import Scores, score
 from lmsm_cli.splits import Data
@@ -49,9 +52,27 @@ def status_of(folder: RunFolder | None) -> Iterator[None]:
 
 def score_images(model: Classifier, images: ImageSet, train_counts: list[int], runtime: Runtime, ranks: Ranks = ALONE) -> Scores:  # fmt: skip
     """Return the scores of a classifier on labelled images, which several ranks share."""
+    return answered(model, images, train_counts, runtime, ranks)[0]
+
+
+def answered(
+    model: Classifier,
+    images: ImageSet,
+    train_counts: list[int],
+    runtime: Runtime,
+    ranks: Ranks = ALONE,
+) -> tuple[Scores, Predictions]:
+    """Return the scores as `score_images`, and what the classifier said of each image."""
     logits = scores_of(model, images.images, runtime, ranks)
-    predictions, probabilities = answers(logits)
-    return score(model.classes, images.labels.numpy(), predictions, train_counts, probabilities)
+    predicted, probabilities = answers(logits)
+    labels = images.labels.numpy()
+    predictions = Predictions(
+        labels,
+        predicted,
+        probabilities[np.arange(len(labels)), labels].astype(np.float32),
+        logits.float().cpu().numpy() if logits.numel() <= MOST_LOGITS else None,
+    )
+    return score(model.classes, labels, predicted, train_counts, probabilities), predictions
 
 
 def documented(scores: Scores, model: Classifier, journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip

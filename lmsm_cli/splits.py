@@ -1,16 +1,21 @@
 """The images of a run: made long-tailed, and divided into training, validation and test."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
+from lmsm_cli.data.decoded import Images, select
+from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part
 from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.display import Display
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import DataError, LmsmError
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,20 @@ class Data:
     def train_counts(self) -> list[int]:
         """Training images per class, validation excluded."""
         return self.training.counts()
+
+    def record(self) -> ImagesRecord:
+        """Return which images these are, to find them again."""
+        sets = dict(zip(PARTS, (self.training, self.validation, self.test), strict=True))
+        there = [(PARTS.index(part), images) for part, images in sets.items() if images]
+        return ImagesRecord(
+            self.training.classes,
+            np.concatenate([np.full(len(images), number, np.uint8) for number, images in there]),
+            np.concatenate([images.labels.numpy() for _, images in there]),
+            np.concatenate([images.digests for _, images in there]),
+            np.concatenate([images.places for _, images in there]),
+            self.training.mean,
+            self.training.std,
+        )
 
 
 def planned_counts(config: Config) -> list[int] | None:
@@ -69,3 +88,121 @@ def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet 
 def load_test(config: Config, display: Display) -> ImageSet:
     """Return the test images."""
     return sources.load(config.dataset, config.data_dir, "test", image_size=config.image_size, display=display)  # fmt: skip
+
+
+def load_data(config: Config, display: Display) -> Data:
+    """Return the images that the config asks for, as they are there now."""
+    training, validation = load_training(config, display)
+    return Data(training, validation, load_test(config, display))
+
+
+def load_again(config: Config, record: ImagesRecord, display: Display) -> Data:
+    """Return the images of a run, in its order. Raises DataError as `find_again`."""
+    held_out = record.of("validation")
+    wanted: list[Part] = (
+        ["training", "validation", "test"] if len(held_out) else ["training", "test"]
+    )
+    found = find_again(config, record, wanted, display)
+    return Data(found["training"], found.get("validation"), found["test"])
+
+
+def find_again(
+    config: Config, record: ImagesRecord, wanted: Sequence[Part], display: Display
+) -> dict[Part, ImageSet]:
+    """Return parts of a run's images, each in the run's order, wherever their files are by now.
+
+    They are known by class and content alone; what else there is is left out. Raises DataError that
+    counts and names the images that are gone or are in another class.
+    """
+    rows = np.flatnonzero(np.isin(record.split, [PARTS.index(part) for part in wanted]))
+    keys = record.identities()
+    finder = Finder([keys[row] for row in rows])
+    pools = []
+    for pool in sources.load_parts(
+        config.dataset,
+        config.data_dir,
+        "test" if list(wanted) == ["test"] else "train",
+        image_size=config.image_size,
+        display=display,
+    ):
+        pools.append(pool)
+        finder.look_in(pool.identities())
+        if not finder.missing:
+            break
+    if finder.missing:
+        raise DataError(_not_there(config, record, rows[finder.missing], pools))
+    _tell_extra(config, keys, pools, display)
+    pool_of, place_of = finder.places()
+    split = record.split[rows]
+    found: dict[Part, ImageSet] = {}
+    for part in wanted:
+        own = split == PARTS.index(part)
+        found[part] = _taken(record.of(part), pools, pool_of[own], place_of[own])
+    return found
+
+
+def _taken(
+    own: ImagesRecord,
+    pools: Sequence[sources.Labelled],
+    pool_of: NDArray[np.int64],
+    place_of: NDArray[np.int64],
+) -> ImageSet:
+    """Return recorded images from their places in the pools; together in memory where they lie apart."""
+    numbers = np.unique(pool_of).tolist()
+    images: Images
+    if len(numbers) == 1:
+        images = select(pools[numbers[0]].images, torch.from_numpy(place_of))
+    else:
+        images = torch.empty(len(own), *pools[0].images.shape[1:], dtype=torch.uint8)
+        for number in numbers:
+            here = pool_of == number
+            images[torch.from_numpy(here)] = pools[number].images[torch.from_numpy(place_of[here])]
+    labels = torch.from_numpy(own.labels)
+    return ImageSet(images, labels, own.classes, own.mean, own.std, own.digests, own.places)
+
+
+def _not_there(
+    config: Config, record: ImagesRecord, rows: NDArray[np.int64], pools: Sequence[sources.Labelled]
+) -> str:
+    """Say which images of a run are not in its data any more."""
+    class_of = {
+        pool.digests[place].tobytes(): pool.classes[pool.labels[place]]
+        for pool in pools
+        for place in range(len(pool.labels))
+    }
+    moved, gone = [], []
+    for row in rows.tolist():
+        now_in = class_of.get(record.digests[row].tobytes())
+        name = record.name_of(row)
+        gone.append(name) if now_in is None else moved.append(f"{name}, now in {now_in}")
+    counts = Counter(PARTS[number] for number in record.split[rows].tolist())
+    told = " and ".join(f"{count} {part}" for part, count in counts.items())
+    problems = [
+        f"{len(names)} {what} ({_first(names)})"
+        for what, names in (("gone or changed", gone), ("of another class now", moved))
+        if names
+    ]
+    return (
+        f"{config.data_dir} lacks {told} image{'s' if len(rows) > 1 else ''} of the run: "
+        f"{', '.join(problems)}; give the run's data with --data-dir, or score other images with "
+        "`lmsm eval RUN --images FOLDER`"
+    )
+
+
+def _first(names: Sequence[str], most: int = 5) -> str:
+    return "; ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _tell_extra(
+    config: Config,
+    keys: Sequence[bytes],
+    pools: Sequence[sources.Labelled],
+    display: Display,
+) -> None:
+    """Say how many images there are that the run did not have; a profile leaves some out by itself."""
+    if config.imbalance != "none" or config.images_per_class:
+        return
+    there = Counter(key for pool in pools for key in pool.identities())
+    extra = (there - Counter(keys)).total()
+    if extra:
+        display.say(f"{extra} images in {config.data_dir} are none of the run's, and left out")

@@ -174,8 +174,12 @@ def run(tmp_path_factory):
 
 
 def altered(run, path, **changes):
-    """Write the run's checkpoint with changes to its config (and `train_counts`) to a new file."""
+    """Write the run's checkpoint, changed in its config (and `train_counts`), to a new file.
+
+    It knows no images, as one of an older lmsm, so that changes may make the split another.
+    """
     state = checkpoint.load(run / "checkpoint.pt")
+    del state["images"]
     state["train_counts"] = changes.pop("train_counts", state["train_counts"])
     state["config"] |= changes
     checkpoint.save(state, path)
@@ -208,7 +212,7 @@ def test_a_given_tau_works(run):
 def only_right_at(tau, images):
     """Return logits under which class 0 is right up to `tau` and class 9 from it on, others always."""
     logits = 1000 * torch.nn.functional.one_hot(images.labels, 10).double()
-    counts = splits.load_training(config("."), SilentDisplay().report)[0].counts()
+    counts = splits.load_training(config("."), SilentDisplay())[0].counts()
     gap = math.log(counts[0] / counts[9])
     logits[images.labels == 0] = torch.tensor([(tau + 0.02) * gap, *[-1000.0] * 8, 0.0]).double()
     logits[images.labels == 9] = torch.tensor([(tau - 0.02) * gap, *[-1000.0] * 8, 0.0]).double()
@@ -217,8 +221,8 @@ def only_right_at(tau, images):
 
 def test_tau_never_looks_at_test_data(run, monkeypatch):
     """Validation wants tau 0.5 and the test images 1.8: auto takes 0.5, and the test pays for it."""
-    held_out = splits.load_training(config("."), SilentDisplay().report)[1]
-    test = splits.load_test(config("."), SilentDisplay().report)
+    held_out = splits.load_training(config("."), SilentDisplay())[1]
+    test = splits.load_test(config("."), SilentDisplay())
 
     def scores_of(model, images, runtime):
         return next(only_right_at(tau, data) for tau, data in ((0.5, held_out), (1.8, test)) if torch.equal(images, data.images))  # fmt: skip
@@ -290,7 +294,7 @@ def test_correcting_for_the_first_time_is_not_called_twice(run, tmp_path, change
 
 def test_classes_that_validation_lacks_are_named(run, tmp_path):
     """Where the smallest classes held out no image, the display and the JSON name them."""
-    training, held_out = splits.load_training(config(".", factor=0.02), SilentDisplay().report)
+    training, held_out = splits.load_training(config(".", factor=0.02), SilentDisplay())
     file = altered(run, tmp_path / "c.pt", factor=0.02, train_counts=training.counts())
     display = SilentDisplay()
     scores = evaluate(file, display, adjust="auto")

@@ -8,6 +8,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -60,10 +61,11 @@ class ImagesRecord:
         """Return the number of images."""
         return len(self.split)
 
-    def keys(self) -> list[bytes]:
+    def identities(self) -> list[bytes]:
         """Return what each image is."""
         return image_keys(self.classes, self.labels, self.digests)
 
+    @cached_property
     def summaries(self) -> dict[str, str | None]:
         """Return the digest of each part, None for one without images."""
         return {
@@ -102,6 +104,7 @@ class Finder:
     """Looks for images among others by what they are, each at most once."""
 
     def __init__(self, wanted: Sequence[bytes]) -> None:
+        self._count = len(wanted)
         self._missing: dict[bytes, list[int]] = defaultdict(list)
         for row in range(len(wanted) - 1, -1, -1):
             self._missing[wanted[row]].append(row)
@@ -116,6 +119,14 @@ class Finder:
                 rows.append(left.pop())
                 places.append(place)
         self.found.append((np.array(rows, np.int64), np.array(places, np.int64)))
+
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return, for each wanted image, the number of its pool and its place there; -1 if missing."""
+        pool_of = np.full(self._count, -1)
+        place_of = np.full(self._count, -1)
+        for number, (rows, places) in enumerate(self.found):
+            pool_of[rows], place_of[rows] = number, places
+        return pool_of, place_of
 
     @property
     def missing(self) -> list[int]:

@@ -5,11 +5,11 @@ is comes as class folders (`folder`).
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,14 @@ from lmsm_cli.data.class_folders import (
     split_by_class,
 )
 from lmsm_cli.data.decoded import Images, MappedImages, placed, select
-from lmsm_cli.data.identity import Digests, as_digests, digest, image_keys, pixel_digests
+from lmsm_cli.data.identity import (
+    Digests,
+    as_digests,
+    digest,
+    image_keys,
+    pixel_digests,
+    split_digest,
+)
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
 from lmsm_cli.display import SILENT, Display
@@ -50,14 +57,14 @@ class ImageSet:
         """Return the number of images."""
         return len(self.labels)
 
-    def keys(self) -> list[bytes]:
-        """Return what each image is, by class name and content."""
-        return image_keys(self.classes, self.labels.numpy(), self.digests)
-
     def counts(self) -> list[int]:
         """Return the number of images of each class."""
         counts: list[int] = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
         return counts
+
+    def digest(self) -> str:
+        """Return 32 hexadecimal digits, equal for the same images in whatever order."""
+        return split_digest(self.classes, self.labels.numpy(), self.digests)
 
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
         """Return the images at the indices, in their order, copied unless they stay in their file."""
@@ -84,6 +91,10 @@ class Labelled(NamedTuple):
     classes: tuple[str, ...]
     digests: Digests
     places: NDArray[Any]
+
+    def identities(self) -> list[bytes]:
+        """Return what each image is, by class name and content."""
+        return image_keys(self.classes, self.labels.numpy(), self.digests)
 
     def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
         """Return the images with a normalisation."""
@@ -159,6 +170,31 @@ def load(
     return labelled.normalised(source.mean, source.std)
 
 
+def load_parts(
+    dataset: str,
+    data_dir: Path,
+    first: Split,
+    *,
+    image_size: int = 32,
+    display: Display = SILENT,
+) -> Iterator[Labelled]:
+    """Yield all images of a data set, part after part, the one that has the `first` split before.
+
+    For a look whether a run's images are among them: a class may be empty or lack a folder here.
+    Raises DataError where there is no such data at all.
+    """
+    source = source_of(dataset)
+    if source.name == "digits":
+        yield _digits()
+        return
+    with reading(data_dir):
+        if source.name == "folder":
+            yield from _parts_of_folder(data_dir, first, image_size, display)
+            return
+        for split in sorted(get_args(Split), key=lambda split: split != first):
+            yield _read_known(source, data_dir, split, display)
+
+
 def located(dataset: str, data_dir: Path) -> Path | None:
     """Return where a data set's files or class folders are; None where there are none.
 
@@ -204,27 +240,27 @@ def load_folder(
 
 
 def _load_digits(split: Split) -> ImageSet:
-    """Return scikit-learn's 1,797 digits, a third of them for the test."""
-    from sklearn.datasets import load_digits
+    """Return a split of the digits, a third of them for the test."""
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    labels = digits.target.astype(np.int64)
+    read = _digits()
     parts = train_test_split(
-        np.arange(len(labels)), test_size=1 / 3, random_state=0, stratify=labels
+        np.arange(len(read.labels)), test_size=1 / 3, random_state=0, stratify=read.labels.numpy()
     )
     train, test = (torch.from_numpy(np.sort(part)) for part in parts)
-    # the file holds 0..16
-    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None])
-    names = tuple(str(name) for name in digits.target_names)
-    whole = Labelled(
-        images,
-        torch.from_numpy(labels),
-        names,
-        pixel_digests(images.numpy()),
-        np.arange(len(images)),
-    ).normalised(*_normalisation(images[train]))
+    whole = read.normalised(*_normalisation(select(read.images, train)))
     return whole.subset(train if split == "train" else test)
+
+
+def _digits() -> Labelled:
+    """Return scikit-learn's 1,797 digits."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # the file holds 0..16
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    names = tuple(str(name) for name in digits.target_names)
+    return _published(images, digits.target.astype(np.int64), names)
 
 
 def _load_own_folder(
@@ -253,6 +289,16 @@ def _load_own_folder(
     return tested.normalised(mean, std)
 
 
+def _parts_of_folder(
+    data_dir: Path, first: Split, image_size: int, display: Display
+) -> Iterator[Labelled]:
+    """Yield the images of each of the user's folders of class folders."""
+    names = [name for name in ("train", "test") if has_folders(data_dir / name)]
+    roots = [data_dir / name for name in sorted(names, key=lambda name: name != first)]
+    for root in roots or [data_dir]:
+        yield _read_listing(list_class_folders(root), data_dir, image_size, 3, display)
+
+
 def _read_known(source: Source, data_dir: Path, split: Split, display: Display) -> Labelled:
     """Return a published data set: its own files, else class folders, else a download."""
     published = PUBLISHED[source.name]
@@ -262,15 +308,16 @@ def _read_known(source: Source, data_dir: Path, split: Split, display: Display) 
             return _read_known_folders(source, home / split, display)
         root = published.roots(data_dir, source.name)[0]
         published.fetch(root, display=display)
-    content = published.read(root, split)
-    images = torch.from_numpy(content.images).contiguous()
-    return Labelled(
-        images,
-        torch.from_numpy(content.labels),
-        content.classes,
-        pixel_digests(images.numpy()),
-        np.arange(len(images)),
-    )
+    return _published(*published.read(root, split))
+
+
+def _published(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]
+) -> Labelled:
+    """Return images (N, H, W, C) as they were published; their places are their numbers."""
+    pixels = torch.from_numpy(images).contiguous()
+    digests = pixel_digests(images)
+    return Labelled(pixels, torch.from_numpy(labels), classes, digests, np.arange(len(images)))
 
 
 def _published_root(source: Source, data_dir: Path) -> Path | None:

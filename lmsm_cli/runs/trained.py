@@ -6,10 +6,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lmsm_cli.config import Config
+from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.engine.device import Runtime, choose_device, choose_runtime
 from lmsm_cli.errors import CheckpointError
 from lmsm_cli.models import Classifier
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.images import recorded_images
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Trained:
     train_counts: list[int]
     image_shape: list[int]  # (H, W, C)
     epoch: int
+    image_digests: dict[str, str | None] | None
+    """Of each part of the run's images; None where an older lmsm recorded none."""
+    images: ImagesRecord | None
+    """images.npz of its run folder; None where it is not beside the checkpoint."""
 
     def runtime(self, device: str) -> Runtime:
         """Return the arithmetic of the run on a device, as near as that device has it, and apply it.
@@ -49,4 +55,13 @@ def read_trained(path: Path, data_dir: Path | None = None) -> Trained:
         config = Config.model_validate(state["config"] | override, context={"is_saved": True})
     except ValidationError as error:
         raise CheckpointError(f"{file} holds a config that this lmsm does not know: {error.errors()[0]['msg']}") from None  # fmt: skip
-    return Trained(file, model, config, state["train_counts"], state["image_shape"], state["epoch"])
+    return Trained(
+        file,
+        model,
+        config,
+        state["train_counts"],
+        state["image_shape"],
+        state["epoch"],
+        state.get("images"),
+        recorded_images(file.parent, state, file),
+    )

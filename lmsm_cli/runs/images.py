@@ -1,0 +1,179 @@
+"""images.npz and predictions.npz: which images a run used, and what its net said of each test image.
+
+Plain arrays, read without pickle, with names as bytes. To add a column, add it to a record and to
+its table here; files without it stay readable where it has a default.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord
+from lmsm_cli.errors import CheckpointError, first_line
+from lmsm_cli.regular import open_regular
+from lmsm_cli.runs.folder import write_whole
+
+IMAGES, PREDICTIONS = "images.npz", "predictions.npz"
+
+# Logits are kept up to this many numbers, 20 MB: CIFAR-10's 100,000, not 50,000 images of 1,000 classes.
+MOST_LOGITS = 5_000_000
+# A file that claims more is no run's: 100 million images of long names.
+_MOST_BYTES = 1 << 36
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a run's net said of its test images, in the order of its images.npz."""
+
+    labels: NDArray[np.int64]  # (N,)
+    predicted: NDArray[np.int64]  # (N,)
+    probabilities: NDArray[np.float32]  # (N,): of the true class
+    logits: NDArray[np.float32] | None  # (N, C); None for more than MOST_LOGITS numbers
+
+
+def write_images(run: Path, record: ImagesRecord) -> None:
+    """Write images.npz of a run folder. Raises DiskError."""
+    by_name = record.places.dtype.kind == "S"
+    _write(
+        run / IMAGES,
+        {
+            "split": record.split,
+            "class": record.labels,
+            "digest": record.digests,
+            "name" if by_name else "index": record.places,
+            "classes": np.array(
+                [name.encode("utf-8", "surrogateescape") for name in record.classes]
+            ),
+            "mean": np.array(record.mean),
+            "std": np.array(record.std),
+        },
+    )
+
+
+def read_images_record(run: Path) -> ImagesRecord | None:
+    """Return images.npz of a run folder, None where there is none: an older lmsm wrote no such file.
+
+    Raises CheckpointError where it is damaged.
+    """
+    path = run / IMAGES
+    arrays = _read(path)
+    if arrays is None:
+        return None
+    places = arrays["name"] if "name" in arrays else arrays.get("index")
+    try:
+        record = ImagesRecord(
+            tuple(name.decode("utf-8", "surrogateescape") for name in arrays["classes"].tolist()),
+            arrays["split"],
+            arrays["class"].astype(np.int64),
+            arrays["digest"],
+            np.asarray(places),
+            tuple(map(float, arrays["mean"])),
+            tuple(map(float, arrays["std"])),
+        )
+        _check(record)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
+    return record
+
+
+def recorded_images(run: Path, state: Mapping[str, Any], file: Path) -> ImagesRecord | None:
+    """Return images.npz of a run folder, None where there is none; `state` is the checkpoint `file`'s.
+
+    Raises CheckpointError where the file is damaged or is not of that checkpoint's images: what was
+    trained on could then be taken for test images.
+    """
+    record = read_images_record(run)
+    if record is not None and record.summaries != state.get("images"):
+        raise CheckpointError(
+            f"{run / IMAGES} tells of other images than those that {file.name} was trained on; "
+            "they are not of one run"
+        )
+    return record
+
+
+def write_predictions(run: Path, predictions: Predictions) -> None:
+    """Write predictions.npz of a run folder. Raises DiskError."""
+    arrays: dict[str, NDArray[Any]] = {
+        "label": predictions.labels,
+        "predicted": predictions.predicted,
+        "probability": predictions.probabilities,
+    }
+    if predictions.logits is not None:
+        arrays["logits"] = predictions.logits
+    _write(run / PREDICTIONS, arrays)
+
+
+def read_predictions(run: Path) -> Predictions | None:
+    """Return predictions.npz of a run folder, None where there is none.
+
+    Raises CheckpointError where it is damaged.
+    """
+    path = run / PREDICTIONS
+    arrays = _read(path)
+    if arrays is None:
+        return None
+    try:
+        found = Predictions(
+            arrays["label"].astype(np.int64),
+            arrays["predicted"].astype(np.int64),
+            arrays["probability"].astype(np.float32),
+            arrays.get("logits"),
+        )
+        count = len(found.labels)
+        if not count == len(found.predicted) == len(found.probabilities):
+            raise ValueError("its columns are of unequal length")
+        if found.logits is not None and (found.logits.ndim != 2 or len(found.logits) != count):
+            raise ValueError("its logits are not of its images")
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
+    return found
+
+
+def _check(record: ImagesRecord) -> None:
+    """Raise ValueError where the columns don't fit each other."""
+    count = record.split.shape[0] if record.split.ndim == 1 else -1
+    if record.split.dtype != np.uint8 or record.split.max(initial=0) >= len(PARTS):
+        raise ValueError("a part is none of training, validation and test")
+    if record.digests.dtype != np.uint8 or record.digests.shape != (count, DIGEST_BYTES):
+        raise ValueError("its digests are not 16 bytes an image")
+    if record.labels.shape != (count,) or record.places.shape != (count,):
+        raise ValueError("its columns are of unequal length")
+    if record.places.dtype.kind not in "Siu":
+        raise ValueError("its places are neither names nor numbers")
+    known = range(len(record.classes))
+    if count and not (record.labels.min() in known and record.labels.max() in known):
+        raise ValueError("an image is of a class that there is not")
+    numbers = np.array([*record.mean, *record.std])
+    if len(record.mean) != len(record.std) or not np.isfinite(numbers).all():
+        raise ValueError("its mean and deviation are no normalisation")
+
+
+def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    write_whole(path, file.getvalue())
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a file, None where there is none. Nothing in it is executed or unpacked."""
+    try:
+        with open_regular(path) as file:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+            if any(one.compress_type for one in members):
+                raise ValueError("it is compressed, and no run writes it so")
+            if sum(one.file_size for one in members) > _MOST_BYTES:
+                raise ValueError("it claims to be larger than any run's")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
