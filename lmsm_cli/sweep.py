@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from lmsm_cli import experiment
 from lmsm_cli.display import Display
 from lmsm_cli.engine.signals import lasting
-from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, StoppedError
-from lmsm_cli.plan import PlannedRun, Shelf
+from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, RunError, StoppedError
+from lmsm_cli.plan import PlannedRun, Progress, Shelf
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runs.record import RunRecord, read_run
 
@@ -117,12 +117,20 @@ def complete(run: PlannedRun, shelf: Shelf, display: Display, *, with_plots: boo
         changes = {"device": run.config.device, "data_dir": run.config.data_dir}
         try:
             experiment.resume(path, display, changes, with_plots=with_plots)
-            return read_run(path)
+            return _scored(path)
         except CheckpointError as error:
             display.warn(f"{error}; the run is begun anew")
     folder = experiment.run(run.config, display, with_plots=with_plots)
     assert folder is not None  # only other ranks have none
-    return read_run(folder.path)
+    return _scored(folder.path)
+
+
+def _scored(path: Path) -> RunRecord:
+    """Return what a completed run left; raise RunError where that cannot be read, and so not counted."""
+    record = read_run(path, with_metrics=False)
+    if record.scores is None or record.config is None:
+        raise RunError(f"{path} cannot be read back: {record.problem}")
+    return record
 
 
 @contextmanager
@@ -145,6 +153,19 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def lost(found: Sequence[Progress], failures: Sequence[Failure]) -> list[Failure]:
+    """Return as failures the runs that a finished sweep can't read: they must not be missing in silence."""
+    told = {failure.run.asked for failure in failures}
+    return [
+        Failure(
+            one.run,
+            (one.record and one.record.problem) or "its run folder is gone or cannot be read",
+        )
+        for one in found
+        if one.state != "completed" and one.run.asked not in told
+    ]
 
 
 def _reason(record: RunRecord) -> str:

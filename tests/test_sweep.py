@@ -94,6 +94,28 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, capsys):
     assert len(folders(tmp_path)) == 4
 
 
+@pytest.mark.parametrize("name", ["scores.json", "config.yaml"])
+def test_a_run_that_cannot_be_read_is_a_failure_not_a_smaller_n(
+    tmp_path, capsys, monkeypatch, name
+):
+    """Damage to one of three runs that ended well is told with its reason, and the exit code is 1."""
+    ran, made = experiment.run, []
+
+    def run_and_damage(*arguments, **options):
+        made.append(ran(*arguments, **options))
+        if len(made) == 2:
+            (made[-1].path / name).write_text("{")
+        return made[-1]
+
+    monkeypatch.setattr(experiment, "run", run_and_damage)
+    document, said = swept(capsys, tmp_path, "--seeds", "3", code=1)
+    (failed,) = document["failed"]
+    assert failed["label"] == "seed=1"
+    assert name in failed["reason"]
+    assert "1 of 3 runs failed" in said
+    assert document["groups"][0]["seeds"] == [0, 2]
+
+
 def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
     """Nothing leaks from run to run: neither generators nor arithmetic."""
     others = [{"loss": "lsoftmax:margin=4", "precision": "bf16-conv", "threads": "2", "augment": "crop-flip"}]  # fmt: skip

@@ -105,12 +105,14 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
     from lmsm_cli.plan import Shelf
     from lmsm_cli.reports.comparison import compare_runs
     from lmsm_cli.reports.sweep_tables import failures_table
-    from lmsm_cli.sweep import run_plan
+    from lmsm_cli.sweep import lost, run_plan
 
     with new_display(quiet) as display:
         failures = run_plan(plan, display, with_plots=with_plots)
     shelf = Shelf(plan[0].config.out)
-    done = [one.record for one in shelf.survey(plan) if one.state == "completed"]
+    found = shelf.survey(plan)
+    failures += lost(found, failures)
+    done = [one.record for one in found if one.state == "completed"]
     comparison = compare_runs([record for record in done if record])
     failed = [{"label": one.run.label, "reason": one.reason, "command": train_command(one.run.config, preset, config)} for one in failures]  # fmt: skip
     if json:

@@ -18,7 +18,7 @@ from lmsm_cli.commands.options import (
 )
 from lmsm_cli.commands.sweep import plan_of, run_and_compare
 from lmsm_cli.config import dump
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import LmsmError, RunError
 from lmsm_cli.layers import Resolved
 
 
@@ -111,7 +111,10 @@ def _print(run: Path, *, json: bool) -> None:
     from lmsm_cli.reports.tables import per_class_table, summary_table
     from lmsm_cli.runs.record import read_run
 
-    scores = read_run(run).scores or {}
+    record = read_run(run, with_metrics=False)
+    if record.scores is None:
+        raise RunError(f"{run} cannot be read back: {record.problem}")
+    scores = record.scores
     if json:
         print_json({"run": str(run), **scores})
         return
