@@ -56,7 +56,8 @@ def measure(root: Path, size: int) -> dict[str, float]:
 
     from lmsm_cli.data import class_folders
     from lmsm_cli.data.batches import batches, plan_epoch
-    from lmsm_cli.data.class_folders import cache_path, list_class_folders, read_images
+    from lmsm_cli.data.class_folders import cache_path, read_images
+    from lmsm_cli.data.listing import list_class_folders
     from lmsm_cli.data.sources import load
 
     class_folders.IN_MEMORY_BYTES = 0  # so that a short trial takes the road of the large folder

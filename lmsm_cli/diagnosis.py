@@ -210,7 +210,7 @@ def _data(data_dir: Path) -> Iterator[Check]:
 
 
 def _published(name: str, data_dir: Path) -> Check:
-    from lmsm_cli.data.class_folders import has_folders, reading
+    from lmsm_cli.data.listing import has_folders, reading
     from lmsm_cli.data.published import PUBLISHED
     from lmsm_cli.data.sources import located
 
@@ -231,7 +231,7 @@ def _published(name: str, data_dir: Path) -> Check:
 
 def _own_folders(data_dir: Path) -> Iterator[Check]:
     """Yield a check where --data-dir holds class folders of the user's own."""
-    from lmsm_cli.data.class_folders import has_folders
+    from lmsm_cli.data.listing import has_folders
 
     there = [split for split in ("train", "test") if has_folders(data_dir / split)]
     if there:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lmsm_cli.data.complaints import complaints_told
 from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, read_image
 from lmsm_cli.display import Display
 from lmsm_cli.engine.device import Runtime
@@ -21,8 +22,6 @@ from lmsm_cli.runs.trained import Trained, read_trained
 
 # Images that are held at once: in bytes of their pixels, 55 of 224 x 224, and for progress in number.
 _BATCH_BYTES, _BATCH = 1 << 23, 500
-# A side of one pixel has no picture: a tracking pixel, or a line.
-_SMALLEST = 2
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,10 @@ def predict(path: Path, files: Sequence[Path], display: Display, *, top: int = 5
     runtime = trained.runtime(device)
     top = min(top, len(trained.model.classes))
     images: list[Prediction] = []
-    for batch in _batches(files, trained.image_shape):
-        display.report("predicting", len(images), len(files))
-        images += _predict(trained, runtime, batch, top, display)
+    with complaints_told(display):
+        for batch in _batches(files, trained.image_shape):
+            display.report("predicting", len(images), len(files))
+            images += _predict(trained, runtime, batch, top, display)
     display.report("predicting", len(files), len(files))
     return Predictions(trained.file, trained.epoch, top, tuple(images))
 
@@ -106,7 +106,7 @@ def _predict(trained: Trained, runtime: Runtime, files: Sequence[Path], top: int
 
     def read(file: Path) -> NDArray[np.uint8] | ImageFileError:
         try:
-            return read_image(file, size=size, channels=channels, smallest=_SMALLEST)
+            return read_image(file, size=size, channels=channels)
         except ImageFileError as error:
             return error
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from lmsm_cli.data import class_folders
 from lmsm_cli.data.batches import batches, plan_epoch
-from lmsm_cli.data.class_folders import cache_path, list_class_folders, read_image, read_images
+from lmsm_cli.data.class_folders import cache_path, read_image, read_images
 from lmsm_cli.data.decoded import MappedImages
+from lmsm_cli.data.listing import list_class_folders
 from lmsm_cli.data.sources import load, load_folder
 from lmsm_cli.display import Display
 from lmsm_cli.errors import DataError, DiskError
@@ -98,6 +99,7 @@ def child(code: str, *arguments: object) -> subprocess.Popen[str]:
 READ = """
     import hashlib, os, signal, sys, time
     from pathlib import Path
+    from lmsm_cli.data.listing import list_class_folders
     from lmsm_cli.display import Display
     from lmsm_cli.data import class_folders as folders
 
@@ -116,7 +118,7 @@ READ = """
                 os.kill(os.getpid(), signal.SIGKILL)
 
     folders.read_image = slowly
-    images = folders.read_images(folders.list_class_folders(root), size=8, channels=3, display=Deadly())
+    images = folders.read_images(list_class_folders(root), size=8, channels=3, display=Deadly())
     print(len(opened), hashlib.sha256(images[:].numpy().tobytes()).hexdigest())
 """
 
@@ -385,7 +387,7 @@ EPOCH = """
     import torch
     from PIL import Image
     from lmsm_cli.data.batches import batches, plan_epoch
-    from lmsm_cli.data.class_folders import list_class_folders, split_by_class
+    from lmsm_cli.data.listing import list_class_folders, split_by_class
     from lmsm_cli.data.sources import load
 
     def peak():  # not ru_maxrss: that counts the process which started this one too

@@ -1,15 +1,18 @@
 """What image_files.py promises: any image file in one form, or its name and why not."""
 
 import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lmsm_cli.data.complaints import complaints_told
 from lmsm_cli.data.image_files import ImageFileError, find_images, read_image
-from lmsm_cli.errors import DataError
-from tests.conftest import noise, save
+from lmsm_cli.errors import DataError, LmsmError
+from tests.conftest import SilentDisplay, noise, save
 
 
 def test_shorter_side_is_resized_and_the_middle_kept(tmp_path):
@@ -102,13 +105,99 @@ def test_of_an_animation_the_first_picture_is_read(tmp_path):
     assert np.array_equal(read_image(tmp_path / "x.gif", size=8, channels=3), np.full((8, 8, 3), (255, 0, 0)))  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
-def test_a_side_of_one_pixel_is_refused_where_that_is_asked(tmp_path, size):
-    """A tracking pixel shows nothing to classify; what reads training images takes it as before."""
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (1, 999)])
+def test_any_size_becomes_the_one_that_is_wanted(tmp_path, size, resize):
+    """A side of one pixel is read too, whatever the other side and the way of resizing."""
     Image.new("RGB", size, "red").save(tmp_path / "x.png")
-    assert read_image(tmp_path / "x.png", size=8, channels=3).shape == (8, 8, 3)
-    with pytest.raises(ImageFileError, match=f"its {size[0]} x {size[1]} pixels show nothing"):
-        read_image(tmp_path / "x.png", size=8, channels=3, smallest=2)
+    image = read_image(tmp_path / "x.png", size=8, channels=3, resize=resize)
+    assert image.shape == (8, 8, 3)
+    assert (image == (255, 0, 0)).all(axis=2).any()
+
+
+def test_padding_keeps_the_shape_and_squashing_the_edges(tmp_path):
+    """Of a picture twice as wide as high, pad leaves black above and below, squash shows all of it."""
+    pixels = np.full((20, 40, 3), 200, np.uint8)
+    pixels[:, :16] = 50
+    path = save(tmp_path / "x.png", pixels)
+    padded = read_image(path, size=8, channels=1, resize="pad")[:, :, 0]
+    assert (padded[[0, 1, 6, 7]] == 0).all()
+    assert (padded[2:6, 5:] == 200).all()
+    assert (padded[2:6, 0] == 50).all()
+    squashed = read_image(path, size=8, channels=1, resize="squash")[:, :, 0]
+    assert (squashed[:, 0] == 50).all()
+    assert (squashed[:, 5:] == 200).all()
+    cropped = read_image(path, size=8, channels=1)[:, :, 0]
+    assert (cropped[:, 5:] == 200).all()
+
+
+PIXELS = Image.fromarray(noise(5, (8, 8, 3)))
+
+
+@pytest.mark.parametrize(("suffix", "picture"), [
+    *((suffix, PIXELS) for suffix in (".JPG", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".webp",
+      ".avif", ".jp2", ".j2k", ".ppm", ".pnm", ".qoi", ".pcx", ".sgi", ".tga", ".icns", ".dds")),
+    *((suffix, PIXELS.convert("L")) for suffix in (".pgm", ".bw")),
+    *((suffix, PIXELS.convert("1")) for suffix in (".pbm", ".xbm", ".msp")),
+    (".ico", PIXELS.resize((16, 16))),
+])  # fmt: skip
+def test_every_raster_format_is_read(tmp_path, suffix, picture):
+    """What Pillow can write and read by itself is an image, found by its ending and read."""
+    path = tmp_path / "a" / f"x{suffix}"
+    path.parent.mkdir()
+    form = {".mpo": "MPO", ".dib": "DIB"}.get(suffix)
+    try:
+        (picture.resize((16, 16)) if suffix == ".icns" else picture).save(path, form)
+    except (KeyError, OSError, ValueError) as error:
+        pytest.skip(f"this Pillow writes none: {error}")
+    assert find_images([tmp_path]).images == [path]
+    assert read_image(path, size=8, channels=3).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("suffix", ["eps", "pdf", "wmf", "emf", "ps", "svg", "heic", "mpg", "h5", "grib", "txt"])  # fmt: skip
+def test_what_others_would_decode_is_no_image(tmp_path, suffix):
+    """No file is handed to another program: such endings are left out, and told."""
+    save(tmp_path / "x.png", noise(0))
+    (tmp_path / f"x.{suffix}").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    found = find_images([tmp_path])
+    assert found.images == [tmp_path / "x.png"]
+    assert found.left_out == [f"{tmp_path}: 1 file left out, named otherwise than images: 1 .{suffix} (x.{suffix})"]  # fmt: skip
+    with pytest.raises(ImageFileError, match="is not an image that can be read"):
+        read_image(tmp_path / f"x.{suffix}", size=8, channels=3)
+
+
+def test_an_image_that_could_fill_the_memory_is_read_on_request(tmp_path, monkeypatch):
+    """Above the limit the file is refused with its pixels and the way to allow it, which works."""
+    before = Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", before)
+    path = save(tmp_path / "x.png", np.zeros((1500, 1000), np.uint8))
+    monkeypatch.setenv("LMSM_MAX_MEGAPIXELS", "1")
+    with pytest.raises(ImageFileError, match=r"has 1,500,000 pixels, and more than 1,000,000 .*: LMSM_MAX_MEGAPIXELS=3 in"):  # fmt: skip
+        read_image(path, size=8, channels=3)
+    monkeypatch.setenv("LMSM_MAX_MEGAPIXELS", "3")
+    display = SilentDisplay()
+    with complaints_told(display, tmp_path):
+        assert read_image(path, size=8, channels=3).shape == (8, 8, 3)
+    assert display.warned == []
+    monkeypatch.setenv("LMSM_MAX_MEGAPIXELS", "lots")
+    with pytest.raises(LmsmError, match="LMSM_MAX_MEGAPIXELS is 'lots': give the megapixels"):
+        read_image(path, size=8, channels=3)
+
+
+def test_what_pillow_warns_of_is_told_once_for_each_kind(tmp_path, monkeypatch):
+    """Warnings in decoding threads come as ours, with counts and the names of the files."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70)
+    for number in range(12):
+        save(tmp_path / f"{number:02}.png", noise(number, (9, 9 + number % 2, 3)))
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"  # five entries announced, none there
+    Image.fromarray(noise(0)).save(tmp_path / "exif.jpg", exif=exif)
+    display = SilentDisplay()
+    with ThreadPoolExecutor(4) as threads, complaints_told(display, tmp_path):
+        list(threads.map(lambda path: read_image(path, size=8, channels=3), sorted(tmp_path.iterdir())))  # fmt: skip
+    large, broken = sorted(display.warned, key=len, reverse=True)
+    assert large.startswith("12 images: more than 0 megapixels, which are decoded whole: 00.png, 01.png, ")  # fmt: skip
+    assert large.endswith("09.png and 2 more")
+    assert re.fullmatch(r"1 image: Pillow says '.*[Ee][Xx][Ii][Ff].*': exif\.jpg", broken)
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
@@ -152,11 +241,10 @@ def test_images_are_found_at_any_depth_in_sorted_order(tmp_path):
         (tmp_path / name).touch()
     for name in ("notes.txt", "b/labels.json"):
         (tmp_path / name).touch()
-    found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path]).images]
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path]).images]
     assert found == ["a.webp", "b/10.JPG", "b/2.png", "b/c/1.tiff", "z.gif"]
     assert find_images([tmp_path, tmp_path / "a.webp"]).left_out == [
-        tmp_path / "b/labels.json",
-        tmp_path / "notes.txt",
+        f"{tmp_path}: 2 files left out, named otherwise than images: 1 .json (b/labels.json), 1 .txt (notes.txt)"
     ]
 
 
@@ -169,14 +257,35 @@ def test_named_files_are_taken_whatever_their_names(tmp_path):
     assert find_images(given).images == [given[0], tmp_path / "b" / "1.png", given[2]]
 
 
-def test_links_are_followed_and_loops_are_not(tmp_path):
-    """A folder that is linked in counts; a link back to a folder above does not go round."""
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "1.png").touch()
-    (tmp_path / "data" / "sub").mkdir(parents=True)
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_links_out_are_followed_on_request_and_loops_never(tmp_path, follow_links):
+    """What links inside lead to is read once, what lies outside with the flag; nothing goes round."""
+    save(tmp_path / "elsewhere" / "1.png", noise(0))
+    save(tmp_path / "data" / "sub" / "2.png", noise(1))
+    save(tmp_path / "data" / ".pool" / "3.png", noise(2))
     (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "4.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "data" / "pool").symlink_to(tmp_path / "data" / ".pool")
     (tmp_path / "data" / "sub" / "up").symlink_to(tmp_path / "data")
-    assert find_images([tmp_path / "data"]).images == [tmp_path / "data" / "linked" / "1.png"]
+    (tmp_path / "data" / "sub" / "again").symlink_to("../sub")
+    (tmp_path / "data" / "self").symlink_to("self")
+    (tmp_path / "given").symlink_to(tmp_path / "data")
+    found = find_images([tmp_path / "given"], follow_links=follow_links)
+    inside, outside = ["pool/3.png", "sub/2.png"], ["4.png", "linked/1.png"]
+    names = [path.relative_to(tmp_path / "given").as_posix() for path in found.images]
+    assert names == sorted(inside + outside) if follow_links else inside
+    told = "\n".join(found.left_out)
+    assert ("2 links out of the folder left out: 4.png, linked; --follow-links reads" in told) == (not follow_links)  # fmt: skip
+    assert "2 links left out that lead back or to a folder that is read already: sub/again, sub/up" in told  # fmt: skip
+
+
+def test_folders_that_link_to_each_other_are_read_once(tmp_path):
+    """Of ten folders that each link to all the others, as paths there are millions, an image is one."""
+    for one in range(10):
+        save(tmp_path / str(one) / "x.png", noise(one))
+        for other in range(10):
+            (tmp_path / str(one) / f"to{other}").symlink_to(f"../{other}")
+    assert len(find_images([tmp_path]).images) == 10
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "there is no image or folder .*nowhere"), ("empty", "empty holds no images"), ("text", "text holds no images")])  # fmt: skip

@@ -22,6 +22,7 @@ Preset = Annotated[str | None, typer.Option(metavar="NAME", help="Start from a p
 ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Take values from a YAML file; they win over the preset's.")]  # fmt: skip
 Margin = Annotated[str | None, typer.Option(metavar="M", help="Margin of the loss, a number or auto; short for margin=M in --loss.", rich_help_panel="Loss")]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: only results, warnings and errors.")]  # fmt: skip
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read images and folders too that links lead to out of the folder that is given.")]  # fmt: skip
 
 # Beside the fields with a fixed list of values, which offer that list.
 _COMPLETIONS = {"loss": completion.losses, "device": completion.devices, "pretrained": completion.one_of(["imagenet"])}  # fmt: skip

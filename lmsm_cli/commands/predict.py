@@ -7,11 +7,10 @@ import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import Quiet
-from lmsm_cli.errors import LmsmError, RunError, visible
+from lmsm_cli.commands.options import FollowLinks, Quiet
+from lmsm_cli.errors import LmsmError, RunError
 
 _STDOUT = Path("-")
-_NAMED = 5
 
 
 def predict(
@@ -21,9 +20,10 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them as CSV too; - prints that instead of the table.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)] = "auto",
+    follow_links: FollowLinks = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Name the likeliest classes of image files: JPEG, PNG, BMP, GIF, TIFF or WebP, of any size.
+    """Name the likeliest classes of image files: JPEG, PNG, TIFF, WebP or another raster format, of any size.
 
     Files that cannot be read are told one by one, the others are predicted, and the exit code is 1.
     """
@@ -36,16 +36,15 @@ def predict(
 
     if csv and csv != _STDOUT:
         check_place(csv)
-    files, others = find_images(images)
+    listed = find_images(images, follow_links=follow_links)
+    files = listed.images
     from lmsm_cli import prediction  # imports torch, which a mistyped path must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables import predictions_table
 
     with new_display(quiet) as display:
-        if others:
-            display.warn(
-                f"{len(others)} files are not named as images are, and left out: {_few(others)}; give them by name to read them"
-            )
+        for text in listed.left_out:
+            display.warn(text)
         found = prediction.predict(checkpoint, files, display, top=top, device=device)
     if csv and csv != _STDOUT:
         write_whole(csv, found.to_csv())
@@ -57,8 +56,3 @@ def predict(
         stdout_console().print(predictions_table(found.to_json()))
     if found.num_failed:
         raise RunError(f"{found.num_failed} of {len(files)} images could not be read")
-
-
-def _few(files: list[Path]) -> str:
-    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
-    return visible(", ".join(map(str, files[:_NAMED])) + more)

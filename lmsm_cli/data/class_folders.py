@@ -1,9 +1,6 @@
-"""Read a folder that holds one folder of images per class.
+"""Read the images of class folders, as they are listed (see listing.py).
 
-Class labels follow the alphabetical order of the folder names, images the sorted order of the file
-names, so an index means the same image every time. Names with a leading dot are ignored;
-control characters in a name are spelled out, since class names go to terminals and logs. Images
-are decoded once, into a file beside the data that notices changed files; what is small is then read
+Images are decoded once, into a file beside the data that notices changed files; what is small is then read
 into memory, what is large stays in the file.
 """
 
@@ -13,107 +10,30 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from platformdirs import user_cache_path
 from torch import Tensor
 
 from lmsm_cli.data.decoded import DecodedFile, Images, MappedImages, Pixels
 from lmsm_cli.data.fetch import locked
-from lmsm_cli.data.image_files import DECODING_THREADS, SUFFIXES, read_image
+from lmsm_cli.data.image_files import DECODING_THREADS, read_image
+from lmsm_cli.data.listing import Listing
 from lmsm_cli.display import SILENT, Display
-from lmsm_cli.errors import DataError, DiskError, visible
+from lmsm_cli.errors import DiskError
 
 # Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
 IN_MEMORY_BYTES = 1 << 30
 
-_TEST_SHARE = 0.2  # where the folders come without train/ and test/
 _CACHE_VERSION = b"2"
 # Decoded at once by a thread, then written and synced: little enough to lose, enough for the disk.
 _CHUNK_BYTES = 1 << 23
 
 _Read = TypeVar("_Read", Tensor, MappedImages)
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The image files below a folder of class folders, without their contents."""
-
-    root: Path
-    classes: tuple[str, ...]
-    files: tuple[str, ...]  # relative to root
-    labels: tuple[int, ...]
-    fingerprint: str  # changes whenever a file is changed, added or removed
-
-
-@contextmanager
-def reading(root: Path) -> Iterator[None]:
-    """Turn an OSError into a DataError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot read {error.filename or root}: {error.strerror or error}"
-        ) from None
-
-
-def has_folders(path: Path) -> bool:
-    """Return whether there is such a folder and it holds folders that are not hidden."""
-    return path.is_dir() and bool(_folder_names(path))
-
-
-def list_class_folders(root: Path) -> Listing:
-    """Return the images below each class folder of `root`.
-
-    Raises DataError where there is no class folder, or one without images; OSError where a
-    folder cannot be listed (see `reading`).
-    """
-    wanted = f"expected {root / '<class>' / '*.jpg'} (or {', '.join(SUFFIXES[1:])})"
-    if not root.is_dir():
-        raise DataError(f"there is no folder {root}; {wanted}")
-    names = _folder_names(root)
-    if not names:
-        raise DataError(f"{root} holds no class folders; {wanted}")
-    files: list[str] = []
-    labels: list[int] = []
-    digest = hashlib.sha256(_CACHE_VERSION)
-    for label, name in enumerate(names):
-        entries = _image_entries(root / name)
-        if not entries:
-            raise DataError(f"the class folder {root / name} holds no images; {wanted}")
-        for entry in entries:
-            file, stat = f"{name}/{entry.name}", entry.stat()
-            digest.update(os.fsencode(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
-            files.append(file)
-        labels += [label] * len(entries)
-    return Listing(
-        root, tuple(map(_class_name, names)), tuple(files), tuple(labels), digest.hexdigest()
-    )
-
-
-def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the training and test indices of a fixed split that is the same share of each class.
-
-    Raises DataError where a class has no two images to share out.
-    """
-    draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
-    labels = np.array(listing.labels)
-    is_test = np.zeros(len(labels), dtype=bool)
-    for label, name in enumerate(listing.classes):
-        own = np.flatnonzero(labels == label)
-        if len(own) < 2:
-            raise DataError(
-                f"the class folder {listing.root / name} holds 1 image; training and test need "
-                "one each: add images, or make train/ and test/"
-            )
-        is_test[draws.permutation(own)[: max(1, round(_TEST_SHARE * len(own)))]] = True
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
 def read_images(listing: Listing, *, size: int, channels: int, display: Display = SILENT) -> Images:
@@ -124,7 +44,7 @@ def read_images(listing: Listing, *, size: int, channels: int, display: Display 
     cache folder. Raises DataError for an image, DiskError where a large set finds no room.
     """
     shape = (len(listing.files), size, size, channels)
-    file = DecodedFile(cache_path(listing.root, size=size, channels=channels), listing.fingerprint, shape)  # fmt: skip
+    file = DecodedFile(cache_path(listing.root, size=size, channels=channels), _fingerprint(listing), shape)  # fmt: skip
     if len(listing.files) * size * size * channels > IN_MEMORY_BYTES:
         return _mapped(listing, file, display)
     try:
@@ -208,18 +128,11 @@ def _decoded(listing: Listing, shape: tuple[int, int, int, int], start: int, dis
             display.report(f"decoding {listing.root}", min(done + step, count), count)
 
 
-def _class_name(folder: str) -> str:
-    r"""Return a folder's name as it can be shown anywhere: control characters are spelled, as \x1b."""
-    return visible(os.fsencode(folder).decode("utf-8", "backslashreplace"))
-
-
-def _folder_names(root: Path) -> list[str]:
-    with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-
-
-def _image_entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        shown = [e for e in entries if not e.name.startswith(".")]
-    images = [e for e in shown if e.name.lower().endswith(SUFFIXES) and not e.is_dir()]
-    return sorted(images, key=lambda entry: entry.name)
+def _fingerprint(listing: Listing) -> str:
+    """Return what changes whenever a file is changed, added or removed."""
+    digest = hashlib.sha256(_CACHE_VERSION)
+    for file in listing.files:
+        with suppress(OSError):  # what is gone is told when it is read
+            stat = (listing.root / file).stat()
+            digest.update(os.fsencode(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+    return digest.hexdigest()

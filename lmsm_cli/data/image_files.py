@@ -1,35 +1,38 @@
 """Read single image files, of whatever kind, in the one form that a classifier takes."""
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lmsm_cli.data.complaints import about
+from lmsm_cli.data.formats import MEGAPIXELS, opened
+from lmsm_cli.data.walk import endings, walk
 from lmsm_cli.errors import DataError, visible
 from lmsm_cli.regular import open_regular
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 # Decoding small files is bound by Python itself: more threads stop helping early.
 DECODING_THREADS = min(4, os.cpu_count() or 1)
 
 # White in 16 bits. What stays within 8 bits of them was not scaled, and would come out black.
 _DEEPEST = 65535
 
-# Named, so that a file with a harmless name is never handed to, say, PostScript.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-
 _UNREADABLE_IMAGE = (
     OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, OverflowError,
-    struct.error, zlib.error, Image.DecompressionBombError,
+    struct.error, zlib.error,
 )  # fmt: skip
+
+
+Resize = Literal["crop", "pad", "squash"]
 
 
 class ImageFileError(DataError):
@@ -40,72 +43,74 @@ class ImageFileError(DataError):
         self.reason = visible(reason)
 
 
-class Found(NamedTuple):
-    """Image files, and the files beside them that are not named so."""
+@dataclass
+class Found:
+    """Image files in their order, and in sentences what was left out beside them."""
 
-    images: list[Path]
-    left_out: list[Path]
+    images: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
-def find_images(paths: Iterable[Path]) -> Found:
+def find_images(paths: Iterable[Path], *, follow_links: bool = False) -> Found:
     """Return the files among the paths, whatever their names, and the images below the folders.
 
-    Those of a folder come in sorted order, its folders included; files without an image's suffix
-    are left out, names with a leading dot not even told. Raises DataError where a path does not
-    exist, a folder cannot be listed or holds no image.
+    A folder is walked as those of a training are (see walk.py). Raises DataError where a path does
+    not exist, a folder cannot be listed or holds no image.
     """
-    found = Found([], [])
+    found = Found()
     for path in paths:
         try:
             if not path.exists():
                 raise DataError(f"there is no image or folder {path}")
-            files = sorted(_files_below(path, set())) if path.is_dir() else []
+            if not path.is_dir():
+                found.images.append(path)
+                continue
+            tree = walk(path, follow_links=follow_links)
         except OSError as error:
             raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from None  # fmt: skip
-        images = [file for file in files if file.name.lower().endswith(SUFFIXES)]
-        if path.is_dir() and not images:
-            raise DataError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
-        found.images.extend(images if path.is_dir() else [path])
-        found.left_out.extend(sorted(set(files) - set(images)))
+        if not tree.images:
+            raise DataError(
+                f"the folder {path} holds no images ({endings()}){tree.left_out.hint()}"
+            )
+        found.images += [path / name for name in tree.images]
+        found.left_out += tree.left_out.words(path)
     return found
 
 
-def _files_below(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """Yield the files in and below a folder; `above` are the folders that a link could lead back to."""
-    within = above | {folder.resolve()}
-    with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-    for entry in shown:
-        path = folder / entry.name
-        if not entry.is_dir():
-            yield path
-        elif path.resolve() not in within:
-            yield from _files_below(path, within)
-
-
-def read_image(path: Path, *, size: int, channels: int, smallest: int = 1) -> NDArray[np.uint8]:
+def read_image(
+    path: Path, *, size: int, channels: int, resize: Resize = "crop"
+) -> NDArray[np.uint8]:
     """Return one image, (size, size, channels), with 1 (grey) or 3 (RGB) channels.
 
     Decoded as by `decode`, then brought to its size as by `fit`. Raises ImageFileError that names the
-    file, also where a side has less than `smallest` pixels.
+    file.
     """
     with naming(path):
-        image = decode(read_content(path), channels)
-        if min(image.size) < smallest:
-            raise ValueError(f"its {image.width} x {image.height} pixels show nothing")
-        return fit(image, size)
+        return fit(decode(read_content(path), channels), size, resize)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Turn whatever an unreadable image makes Pillow raise into an ImageFileError."""
     try:
-        yield
+        with about(path):
+            yield
     except UnidentifiedImageError:
         raise ImageFileError(path, "is not an image that can be read") from None
+    except Image.DecompressionBombError as error:
+        raise ImageFileError(path, _too_large(str(error))) from None
     except _UNREADABLE_IMAGE as error:
         why = getattr(error, "strerror", None) or error
         raise ImageFileError(path, f"cannot be read: {why}") from None
+
+
+def _too_large(said: str) -> str:
+    """Return why an image is refused that Pillow refuses for its size, and how to have it read."""
+    num_pixels, limit = (int(digits) for digits in re.findall(r"\d+", said)[:2])
+    return (
+        f"has {num_pixels:,} pixels, and more than {limit:,} could be made to fill the memory: "
+        f"{MEGAPIXELS}={-(-num_pixels // 10**6) + 1} in the environment has it read"
+    )
 
 
 def read_content(path: Path) -> bytes:
@@ -123,15 +128,38 @@ def decode(content: bytes, channels: int) -> Image.Image:
     Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8, of an animation
     the first picture. Raises what `naming` turns, also where deeper pixels than 8 bits don't span 16.
     """
-    with Image.open(BytesIO(content), formats=_FORMATS) as file:
+    with opened(content) as file:
         return _convert(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
 
 
-def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Return the pixels, (size, size, channels): the shorter side resized (bicubic), the middle kept."""
+def fit(image: Image.Image, size: int, resize: Resize = "crop") -> NDArray[np.uint8]:
+    """Return the pixels, (size, size, channels), resized bicubically unless they are so many.
+
+    `crop` resizes the shorter side and keeps the middle, `pad` the longer side with black beside it,
+    `squash` each side.
+    """
     if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+        image = _FITTED[resize](image, size)
     return np.asarray(image).reshape(size, size, -1)
+
+
+def _cropped(image: Image.Image, size: int) -> Image.Image:
+    return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+
+
+def _padded(image: Image.Image, size: int) -> Image.Image:
+    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+    whole = Image.new(image.mode, (size, size))
+    small = image.resize((width, height), Image.Resampling.BICUBIC)
+    whole.paste(small, ((size - width) // 2, (size - height) // 2))
+    return whole
+
+
+def _squashed(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+_FITTED = {"crop": _cropped, "pad": _padded, "squash": _squashed}
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -16,14 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmsm_cli.data.class_folders import (
-    Listing,
-    has_folders,
-    list_class_folders,
-    read_images,
-    reading,
-    split_by_class,
-)
+from lmsm_cli.data.class_folders import read_images
 from lmsm_cli.data.decoded import Images, MappedImages, placed, select
 from lmsm_cli.data.identity import (
     Digests,
@@ -32,6 +25,13 @@ from lmsm_cli.data.identity import (
     image_keys,
     pixel_digests,
     split_digest,
+)
+from lmsm_cli.data.listing import (
+    Listing,
+    has_folders,
+    list_class_folders,
+    reading,
+    split_by_class,
 )
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split

@@ -1,0 +1,200 @@
+"""List the images of a folder that holds one folder of images per class.
+
+Class labels follow the alphabetical order of the folder names, images the sorted order of the file
+names, so an index means the same image every time. A class is a folder of the first level; below it
+images lie at any depth (see walk.py). Control characters in a class name are spelled out, since class
+names go to terminals and logs.
+"""
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsm_cli.data.formats import SUFFIXES
+from lmsm_cli.data.walk import LeftOut, is_inside, walk
+from lmsm_cli.errors import DataError, visible
+
+_TEST_SHARE = 0.2  # where the folders come without train/ and test/
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files below a folder of class folders, without their contents."""
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[str, ...]  # relative to root
+    labels: tuple[int, ...]
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+
+    @property
+    def empty(self) -> list[str]:
+        """The classes without an image."""
+        return [name for name, n in zip(self.classes, self.counts(), strict=True) if not n]
+
+    def counts(self) -> list[int]:
+        """Return the number of images of each class."""
+        counts: list[int] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return counts
+
+    def without(self, files: set[str]) -> "Listing":
+        """Return the listing without some files; the classes stay."""
+        kept = [(file, label) for file, label in zip(self.files, self.labels, strict=True) if file not in files]  # fmt: skip
+        names, labels = zip(*kept, strict=True) if kept else ((), ())
+        return Listing(self.root, self.classes, names, labels, self.left_out)
+
+
+@contextmanager
+def reading(root: Path) -> Iterator[None]:
+    """Turn an OSError into a DataError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename or root}: {error.strerror or error}"
+        ) from None
+
+
+def has_folders(path: Path) -> bool:
+    """Return whether there is such a folder and it holds folders that are not hidden."""
+    return path.is_dir() and bool(folder_names(path))
+
+
+def folder_names(root: Path) -> list[str]:
+    """Return the names of the folders, sorted, that are not hidden."""
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and Path(e).is_dir())
+
+
+def list_class_folders(
+    root: Path,
+    *,
+    inside: Path | None = None,
+    follow_links: bool = False,
+    may_be_empty: bool = False,
+) -> Listing:
+    """Return the images below each class folder of `root`, and what is left out there.
+
+    Links out of `inside`, by default `root`, are left out unless `follow_links`. Raises DataError
+    where there is no class folder, or, all at once, for those without images unless they may be
+    empty; OSError where a folder cannot be listed (see `reading`).
+    """
+    wanted = (
+        f"expected {root / '<class>' / '*.jpg'} (or .png, and {len(SUFFIXES) - 2} other endings)"
+    )
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}; {wanted}")
+    names, left_out = _class_folders(root, inside or root, follow_links)
+    if not names:
+        raise DataError(f"{root} holds no class folders; {wanted}{left_out.hint()}")
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        tree = walk(root / name, inside=inside or root, follow_links=follow_links)
+        files += [f"{name}/{image}" for image in tree.images]
+        labels += [label] * len(tree.images)
+        left_out.add(tree.left_out, name)
+    listing = Listing(root, _class_names(root, names), tuple(files), tuple(labels), left_out)
+    if listing.empty and not may_be_empty:
+        raise DataError(f"{empty_folders(root, listing.empty)}; {wanted}{left_out.hint()}")
+    return listing
+
+
+def empty_folders(root: Path, names: Sequence[str]) -> str:
+    """Return the fact that class folders hold no images."""
+    if len(names) == 1:
+        return f"the class folder {root / names[0]} holds no images"
+    return f"{len(names)} class folders of {root} hold no images: {', '.join(map(repr, names))}"
+
+
+def _class_folders(root: Path, inside: Path, follow_links: bool) -> tuple[list[str], LeftOut]:
+    """Return the names of the class folders, and what lies beside them and is left out."""
+    names, left_out = [], LeftOut()
+    with os.scandir(root) as entries:
+        shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    base = os.path.realpath(inside)
+    for entry in shown:
+        path = Path(entry)
+        is_link_out = entry.is_symlink() and not is_inside(os.path.realpath(path), base)
+        if is_link_out and not follow_links:
+            left_out.outside.append(entry.name)
+        elif path.is_dir():
+            names.append(entry.name)
+        elif entry.name.lower().endswith(SUFFIXES):
+            left_out.loose.append(entry.name)
+        else:
+            left_out.foreign.append(entry.name)
+    return names, left_out
+
+
+def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the training and test indices of a fixed split that is the same share of each class.
+
+    Raises DataError where a class has no two images to share out.
+    """
+    draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
+    labels = np.array(listing.labels)
+    is_test = np.zeros(len(labels), dtype=bool)
+    lonely = [name for name, n in zip(listing.classes, listing.counts(), strict=True) if n == 1]
+    if lonely:
+        what = f"the class folder {listing.root / lonely[0]} holds" if len(lonely) == 1 else f"each of {len(lonely)} class folders of {listing.root} ({', '.join(map(repr, lonely))}) holds"  # fmt: skip
+        raise DataError(f"{what} 1 image; training and test need one each: add images, or make train/ and test/")  # fmt: skip
+    for label in range(len(listing.classes)):
+        own = np.flatnonzero(labels == label)
+        is_test[draws.permutation(own)[: max(1, round(_TEST_SHARE * len(own)))]] = True
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
+    r"""Return folders' names as they can be shown anywhere: control characters are spelled, as \x1b.
+
+    Raises DataError for two folders that would share a name.
+    """
+    names = [visible(os.fsencode(folder).decode("utf-8", "backslashreplace")) for folder in folders]
+    same = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    if same:
+        raise DataError(f"{root} holds class folders that are shown with one name: {', '.join(map(repr, sorted(same)))}; rename one of each")  # fmt: skip
+    return tuple(names)
+
+
+def person_sees(name: str) -> str:
+    """Return what a person takes a class name for: without case, outer blanks, and forms of Unicode."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
+
+
+def look_alikes(names: Sequence[str]) -> list[list[str]]:
+    """Return the groups of class names that a person takes for the same."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[person_sees(name)].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def matched(names: Sequence[str], classes: Sequence[str]) -> tuple[list[int | None], list[str]]:
+    """Return the place of each name among the classes, None for a strange one, and what to tell.
+
+    A name that differs from one class, and from no other, only in what a person does not see is that
+    class, which is told.
+    """
+    exact = {name: place for place, name in enumerate(classes)}
+    seen: dict[str, list[int]] = defaultdict(list)
+    for name, place in exact.items():
+        seen[person_sees(name)].append(place)
+    rivals = Counter(map(person_sees, names))
+    places: list[int | None] = []
+    told: list[str] = []
+    for name in names:
+        alike = seen[person_sees(name)]
+        if name not in exact and len(alike) == rivals[person_sees(name)] == 1:
+            places.append(alike[0])
+            told.append(f"{name!r} is taken for {classes[alike[0]]!r}")
+        else:
+            places.append(exact.get(name))
+    return places, told

@@ -1,0 +1,173 @@
+"""Walk a folder for image files: one set of rules for whoever reads images.
+
+Images are found at any depth, in sorted order. Names with a leading dot are ignored; whatever else
+is there is an image or is left out, and what is left out is told. The folder that is given may be a
+link, and links below it that stay inside are read; those that lead out of it only on request.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmsm_cli.data.formats import SUFFIXES
+from lmsm_cli.errors import visible
+
+# Names that a message shows of many.
+SHOWN = 10
+
+
+@dataclass
+class LeftOut:
+    """What lies in a folder and is not read, by name from the folder on, sorted."""
+
+    foreign: list[str] = field(default_factory=list)
+    """Files whose ending is none of an image."""
+    outside: list[str] = field(default_factory=list)
+    """Links out of the folder."""
+    twice: list[str] = field(default_factory=list)
+    """Links to folders that are read already, or that hold the link itself."""
+    loose: list[str] = field(default_factory=list)
+    """Image files beside the class folders."""
+
+    def add(self, other: "LeftOut", folder: str) -> None:
+        """Add what was left out of a folder below."""
+        for kind, names in vars(other).items():
+            getattr(self, kind).extend(f"{folder}/{name}" for name in names)
+
+    def words(self, root: Path) -> list[str]:
+        """Return a sentence for each kind of what is left out of the folder `root`."""
+        told = []
+        if self.foreign:
+            told.append(f"{root}: {counted(len(self.foreign), 'file')} left out, named otherwise than images: {_by_ending(self.foreign)}")  # fmt: skip
+        if self.outside:
+            told.append(f"{root}: {counted(len(self.outside), 'link')} out of the folder left out: {few(self.outside)}; --follow-links reads what they lead to")  # fmt: skip
+        if self.twice:
+            told.append(f"{root}: {counted(len(self.twice), 'link')} left out that lead back or to a folder that is read already: {few(self.twice)}")  # fmt: skip
+        if self.loose:
+            told.append(f"{root}: {counted(len(self.loose), 'image')} left out, being in no class folder: {few(self.loose)}")  # fmt: skip
+        return told
+
+    def hint(self) -> str:
+        """Return the way out where it may be that images are only linked in, else nothing."""
+        if not self.outside:
+            return ""
+        return f"; {counted(len(self.outside), 'link')} out of it left out: {few(self.outside, 3)}; --follow-links reads what they lead to"
+
+
+@dataclass
+class Tree:
+    """The image files of a folder, at any depth, by name from the folder on; and what is no such file."""
+
+    images: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def walk(folder: Path, *, inside: Path | None = None, follow_links: bool = False) -> Tree:
+    """Return the images in and below a folder, sorted by folder and name.
+
+    Links that lead out of `inside`, by default the folder itself, are left out unless `follow_links`.
+    A folder is read once, by its own name if it has one here. Raises OSError for a folder that cannot
+    be listed.
+    """
+    return _Walker(folder, inside or folder, follow_links).walked()
+
+
+class _Walker:
+    """One walk: folders first, then what links lead to, so that no chain of links is endless."""
+
+    def __init__(self, folder: Path, inside: Path, follow_links: bool) -> None:
+        self._folder, self._follow_links = folder, follow_links
+        self._inside = os.path.realpath(inside)
+        self._seen: set[str] = set()
+        self._links: list[str] = []  # to folders
+        self._tree = Tree()
+
+    def walked(self) -> Tree:
+        """Return what there is."""
+        start = os.path.realpath(self._folder)
+        self._list("", start)
+        while self._links:
+            self._links.sort(key=_by_parts, reverse=True)
+            name = self._links.pop()
+            real = os.path.realpath(self._folder / name)
+            if real in self._seen or is_inside(start, real):
+                self._tree.left_out.twice.append(name)
+            else:
+                self._list(name, real)
+        for names in (self._tree.images, *vars(self._tree.left_out).values()):
+            names.sort(key=_by_parts)
+        return self._tree
+
+    def _list(self, name: str, real: str) -> None:
+        """Take what lies in a folder, and in the folders below it."""
+        waiting = [(name, real)]
+        while waiting:
+            name, real = waiting.pop()
+            if real in self._seen:
+                self._tree.left_out.twice.append(name)
+                continue
+            self._seen.add(real)
+            with os.scandir(self._folder / name) as entries:
+                for entry in entries:
+                    below = f"{name}/{entry.name}" if name else entry.name
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_symlink():
+                        self._take_link(below)
+                    elif entry.is_dir():
+                        waiting.append((below, os.path.join(real, entry.name)))  # noqa: PTH118
+                    else:
+                        self._take_file(below)
+
+    def _take_link(self, name: str) -> None:
+        path = self._folder / name
+        real = os.path.realpath(path)
+        if not self._follow_links and not is_inside(real, self._inside):
+            self._tree.left_out.outside.append(name)
+        elif path.is_dir():
+            self._links.append(name)
+        else:
+            self._take_file(name)
+
+    def _take_file(self, name: str) -> None:
+        is_image = name.lower().endswith(SUFFIXES)
+        (self._tree.images if is_image else self._tree.left_out.foreign).append(name)
+
+
+def is_inside(real: str, folder: str) -> bool:
+    """Return whether a resolved path is a resolved folder or lies below it."""
+    return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def endings() -> str:
+    """Return, in short, what the names of images end in."""
+    return f"{', '.join(SUFFIXES[:2])}, .png and {len(SUFFIXES) - 3} other endings"
+
+
+def few(names: Sequence[str], shown: int = SHOWN) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return visible(", ".join(names[:shown])) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 image, 2 images."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _by_parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _by_ending(names: Iterable[str]) -> str:
+    """Return how many files have which ending, with the first names of each."""
+    endings: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        stem, dot, ending = name.rpartition("/")[2].rpartition(".")
+        endings[f".{ending.lower()}" if dot and stem else "without an ending"].append(name)
+    often = sorted(endings, key=lambda ending: (-len(endings[ending]), ending))
+    told = [f"{len(endings[ending]):,} {visible(ending)} ({few(endings[ending], 3)})" for ending in often[:SHOWN]]  # fmt: skip
+    more = [f"{len(often) - SHOWN} more endings"] if len(often) > SHOWN else []
+    return ", ".join(told + more)
