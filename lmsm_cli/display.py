@@ -63,13 +63,17 @@ class Relay(Display):
 
 
 class Notebook(Relay):
-    """Keeps the warnings, since those of before a run has its folder belong into its log too."""
+    """Keeps the warnings, since those of before a run has its folder belong into its log too.
+
+    What was warned of already is not handed on again: a folder may be read more than once.
+    """
 
     def __init__(self, shown: Display) -> None:
         super().__init__(shown)
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:
-        """Keep a warning and hand it on."""
-        self.warnings.append(text)
-        self.shown.warn(text)
+        """Keep a warning and hand it on, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.shown.warn(text)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsm_cli.data.class_folders import read_images
+from lmsm_cli.data.complaints import complaints_told
 from lmsm_cli.data.decoded import Images, MappedImages, placed, select
 from lmsm_cli.data.identity import (
     Digests,
@@ -350,7 +351,10 @@ def _read_listing(
     listing: Listing, data_dir: Path, size: int, channels: int, display: Display
 ) -> Labelled:
     """Return the listed images; their places are told from the data folder on."""
-    images = read_images(listing, size=size, channels=channels, display=display)
+    for text in listing.left_out.words(listing.root):
+        display.warn(text)
+    with complaints_told(display, listing.root):
+        images = read_images(listing, size=size, channels=channels, display=display)
     files = [listing.root / file for file in listing.files]
     digests = as_digests([digest(file.read_bytes()) for file in files])
     places = np.array([os.fsencode(file.relative_to(data_dir)) for file in files])
