@@ -41,6 +41,18 @@ _USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 # alone are the same.
 WHERE_KEYS = ("out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard")  # fmt: skip
 
+# What decides which images a run has, and in what form.
+DATA_KEYS = (
+    "dataset",
+    "data_dir",
+    "imbalance",
+    "factor",
+    "images_per_class",
+    "validation",
+    "split_seed",
+    "image_size",
+)
+
 # Options of a choice: each has an effect only where that choice has one of these values.
 OPTION_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "factor": ("imbalance", ("exp", "step")),

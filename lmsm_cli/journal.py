@@ -143,14 +143,17 @@ def fingerprint(choices: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
 
 
-def asked(config: Config) -> str:
+def asked(config: Config, *, knows_images: bool = True) -> str:
     """Return the fingerprint of a config as it is asked for, before anything is settled.
 
-    It leaves out where a run computes, and where its data lies: but for the class folders of
-    `folder`, whose place is all that tells them from others. A choice that is not made (None) leaves
-    no trace, so that a run is found again by an lmsm that has more choices of this kind.
+    It leaves out where a run computes, and where its data lies: which images they are, the run folder
+    records. An older lmsm knew no images, and took the place of a `folder` for them. A choice that is
+    not made (None) leaves no trace, so that a run is found again by an lmsm that has more choices of
+    this kind.
     """
-    without = set(WHERE_KEYS) - ({"data_dir"} if config.dataset == "folder" else set())
+    without = set(WHERE_KEYS)
+    if config.dataset == "folder" and not knows_images:
+        without.remove("data_dir")
     made = {key: value for key, value in configs.dump(config).items() if value is not None}
     return fingerprint({key: value for key, value in made.items() if key not in without})
 

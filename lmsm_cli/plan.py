@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from lmsm_cli import experiment, journal
-from lmsm_cli.config import Config
-from lmsm_cli.errors import DiskError, LmsmError
+from lmsm_cli.config import DATA_KEYS, Config
+from lmsm_cli.data import sources
+from lmsm_cli.display import SILENT, Display
+from lmsm_cli.errors import CheckpointError, DiskError, LmsmError
 from lmsm_cli.grid import label
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import RunRecord, asked_of, read_run
+from lmsm_cli.splits import identity_of
 
 State = Literal["completed", "interrupted", "running", "failed", "missing"]
 
@@ -29,6 +33,11 @@ class PlannedRun:
     def asked(self) -> str:
         """What its run folder is known by."""
         return journal.asked(self.config)
+
+    @cached_property
+    def asked_before(self) -> str:
+        """What the folder of an older lmsm is known by, which took a data folder's place for its images."""
+        return journal.asked(self.config, knows_images=False)
 
 
 @dataclass(frozen=True)
@@ -100,12 +109,20 @@ def _check_distinct(plan: Sequence[PlannedRun]) -> None:
 
 @dataclass(frozen=True)
 class Shelf:
-    """The run folders of a folder, by what they were asked for. Reads each environment.json once."""
+    """The run folders of a folder, by what they were asked for. Reads each environment.json once.
+
+    A folder is a run of the plan only if its images are those that the run would have now.
+    """
 
     out: Path
+    display: Display = SILENT
     _names: dict[str, list[str]] = field(default_factory=dict)
     """The names of the folders, by what they were asked for."""
     _seen: set[str] = field(default_factory=set)
+    _images: dict[str, dict[str, str | None] | None] = field(default_factory=dict)
+    """The digests of the images that a config gives now, by the choices that decide them."""
+    _of_other_images: set[str] = field(default_factory=set)
+    """The names of the folders that were passed over for their images."""
 
     def look(self) -> None:
         """Take in the folders that are new."""
@@ -115,9 +132,17 @@ class Shelf:
                 self._names.setdefault(asked, []).append(name)
 
     def survey(self, plan: Sequence[PlannedRun]) -> list[Progress]:
-        """Return where all runs of a plan stand, by one look."""
+        """Return where all runs of a plan stand, by one look; say which are of other images."""
         self.look()
-        return [self._progress(run) for run in plan]
+        before = len(self._of_other_images)
+        found = [self._progress(run) for run in plan]
+        if count := len(self._of_other_images) - before:
+            self.display.warn(
+                f"{count} runs in {self.out} were made with these choices on other images than those "
+                f"there are now, and don't count: {', '.join(sorted(self._of_other_images)[:3])}; "
+                "`lmsm compare` shows them in rows apart"
+            )
+        return found
 
     def progress(self, run: PlannedRun) -> Progress:
         """Return where a planned run stands: as far as its best folder has come."""
@@ -133,8 +158,43 @@ class Shelf:
 
         A run that was made longer since, or whose config cannot be read, is no longer that run.
         """
-        records = [read_run(self.out / name, with_metrics=False) for name in self._names.get(run.asked, ())]  # fmt: skip
-        return [record for record in records if (record.config or {}).get("epochs") == run.config.epochs]  # fmt: skip
+        names = {
+            name for asked in (run.asked, run.asked_before) for name in self._names.get(asked, ())
+        }
+        records = [read_run(self.out / name, with_metrics=False) for name in sorted(names)]
+        return [
+            record
+            for record in records
+            if (record.config or {}).get("epochs") == run.config.epochs
+            and self._has_images_of(record, run.config)
+        ]
+
+    def _has_images_of(self, record: RunRecord, config: Config) -> bool:
+        """Say whether a run has the images that a config gives now.
+
+        One of an older lmsm, which recorded none, is taken by its choices alone; so is any where the
+        data is not here to look at.
+        """
+        try:
+            recorded = read_images_record(record.path)
+        except CheckpointError as error:
+            self.display.warn(str(error))
+            return False
+        if recorded is None:
+            return True
+        now = self._images_now(config)
+        if now is None or now == recorded.summaries:
+            return True
+        self._of_other_images.add(record.path.name)
+        return False
+
+    def _images_now(self, config: Config) -> dict[str, str | None] | None:
+        """Return the digests of the images that a config gives, None where they are not on this disk."""
+        choices = config.model_dump_json(include=set(DATA_KEYS))
+        if choices not in self._images:
+            is_here = sources.located(config.dataset, config.data_dir) is not None
+            self._images[choices] = identity_of(config, self.display) if is_here else None
+        return self._images[choices]
 
 
 def _rank(record: RunRecord) -> tuple[int, str]:

@@ -28,6 +28,7 @@ from lmsm_cli.errors import (
 from lmsm_cli.grid import Choices, Range, label, samples
 from lmsm_cli.plan import PlannedRun, Shelf, make_plan, planned
 from lmsm_cli.runs.record import read_run
+from lmsm_cli.splits import identity_of
 from lmsm_cli.study import (
     COUNTED,
     Search,
@@ -86,8 +87,8 @@ def run_search(search: Search, display: Display) -> list[Found]:
     """
     optuna = imported_optuna()
     first = check_search(search)
-    study = open_study(search, first)
-    worker = _Worker(search, study, Shelf(first.config.out), display, first.config.seed)
+    study = open_study(search, first, identity_of(first.config, display))
+    worker = _Worker(search, study, Shelf(first.config.out, display), display, first.config.seed)
     try:
         with lasting():  # between the trials too
             worker.work()

@@ -96,6 +96,11 @@ def load_data(config: Config, display: Display) -> Data:
     return Data(training, validation, load_test(config, display))
 
 
+def identity_of(config: Config, display: Display) -> dict[str, str | None]:
+    """Return the digests of the parts of the data that the config gives now."""
+    return load_data(config, display).record().summaries
+
+
 def load_again(config: Config, record: ImagesRecord, display: Display) -> Data:
     """Return the images of a run, in its order. Raises DataError as `find_again`."""
     held_out = record.of("validation")

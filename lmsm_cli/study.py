@@ -1,7 +1,7 @@
 """The study of a search: what is searched, and the database that several processes share."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,12 +47,18 @@ class Search:
     heartbeat: int = _HEARTBEAT
 
 
-def open_study(search: Search, first: PlannedRun) -> "Study":
-    """Return the study, new or as it is there. Raises LmsmError where it cannot be opened."""
+def open_study(search: Search, first: PlannedRun, images: Mapping[str, str | None]) -> "Study":
+    """Return the study, new or as it is there; on other `images` (digests by part) it is another.
+
+    Raises LmsmError where it cannot be opened.
+    """
     optuna = imported_optuna()
     from sqlalchemy.exc import SQLAlchemyError
 
-    what = journal.fingerprint({"run": first.asked, "axes": [asdict(axis) for axis in search.axes], "seeds": search.seeds})  # fmt: skip
+    axes = [asdict(axis) for axis in search.axes]
+    what = journal.fingerprint(
+        {"run": first.asked, "images": dict(images), "axes": axes, "seeds": search.seeds}
+    )
     name = search.study or f"lmsm-{what[:8]}"
     config = first.config
     pruner = optuna.pruners.MedianPruner(n_warmup_steps=1 + max(1, config.epochs // 4)) if search.prune else optuna.pruners.NopPruner()  # fmt: skip
@@ -65,7 +71,7 @@ def open_study(search: Search, first: PlannedRun) -> "Study":
     if not study.user_attrs and not study.get_trials(deepcopy=False):
         study.set_user_attr("lmsm", what)
     if study.user_attrs.get("lmsm") != what:
-        raise LmsmError(f"study {name!r} is of another search: it has other choices, ranges or seeds; give another name with --study")  # fmt: skip
+        raise LmsmError(f"study {name!r} is of another search: it has other choices, ranges, seeds or images; give another name with --study")  # fmt: skip
     return study
 
 

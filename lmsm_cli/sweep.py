@@ -32,7 +32,7 @@ class Failure:
     reason: str
 
 
-def run_plan(plan: Sequence[PlannedRun], display: Display, *, with_plots: bool = True) -> list[Failure]:  # fmt: skip
+def run_plan(plan: Sequence[PlannedRun], shelf: Shelf, *, with_plots: bool = True) -> list[Failure]:
     """Complete the runs of a plan, one after the other; return those that failed.
 
     What other processes are doing is left to them and waited for. What failed in an earlier call is
@@ -41,10 +41,10 @@ def run_plan(plan: Sequence[PlannedRun], display: Display, *, with_plots: bool =
     """
     check_alone()
     with lasting():  # between the runs too
-        worker = _Worker.new(plan, display, with_plots=with_plots)
+        worker = _Worker.new(plan, shelf, with_plots=with_plots)
         passed_over = [run for run in plan if not worker.attempt(run)]
         if passed_over:
-            display.say(f"waiting for {len(passed_over)} runs that other processes are doing")
+            shelf.display.say(f"waiting for {len(passed_over)} runs that other processes are doing")
         for run in passed_over:
             worker.attempt(run, wait=True)
     return worker.failures
@@ -69,15 +69,14 @@ class _Worker:
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
-    def new(cls, plan: Sequence[PlannedRun], display: Display, *, with_plots: bool) -> "_Worker":
+    def new(cls, plan: Sequence[PlannedRun], shelf: Shelf, *, with_plots: bool) -> "_Worker":
         """Look at what is there."""
-        shelf = Shelf(plan[0].config.out)
         found = shelf.survey(plan)
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
         num_done = sum(one.state == "completed" for one in found)
         if num_done:
-            display.say(f"{num_done} of {len(plan)} runs are there already")
-        return cls(plan, shelf, display, with_plots, failed)
+            shelf.display.say(f"{num_done} of {len(plan)} runs are there already")
+        return cls(plan, shelf, shelf.display, with_plots, failed)
 
     def attempt(self, run: PlannedRun, *, wait: bool = False) -> bool:
         """Complete a run; return False where another process is at it, unless told to `wait`."""

@@ -108,8 +108,8 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
     from lmsm_cli.sweep import lost, run_plan
 
     with new_display(quiet) as display:
-        failures = run_plan(plan, display, with_plots=with_plots)
-    shelf = Shelf(plan[0].config.out)
+        shelf = Shelf(plan[0].config.out, display)
+        failures = run_plan(plan, shelf, with_plots=with_plots)
     found = shelf.survey(plan)
     failures += lost(found, failures)
     done = [one.record for one in found if one.state == "completed"]
@@ -132,12 +132,13 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
 
 
 def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
+    from lmsm_cli.commands.progress import new_display
     from lmsm_cli.plan import Shelf
     from lmsm_cli.reports.sweep_tables import plan_table
     from lmsm_cli.reports.tables_checks import duration
 
-    shelf = Shelf(plan[0].config.out)
-    found = shelf.survey(plan)
+    with new_display(quiet=True) as display:
+        found = Shelf(plan[0].config.out, display).survey(plan)
     rows = [{"label": one.run.label, "state": one.state, "run": str(one.record.path) if one.record else None} for one in found]  # fmt: skip
     seconds = _seconds_left(found)
     if json:

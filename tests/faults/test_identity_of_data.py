@@ -15,8 +15,11 @@ from lmsm_cli.errors import CheckpointError, DataError
 from lmsm_cli.evaluation import evaluation_of
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
+from lmsm_cli.plan import Shelf, make_plan
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, read_predictions
+from lmsm_cli.sweep import run_plan
 from tests.conftest import SilentDisplay, noise, save
 
 SIZE = 8
@@ -295,3 +298,62 @@ def test_published_images_are_known_by_their_pixels(tmp_path):
     assert [len(record.of(part)) for part in ("training", "validation", "test")] == [180, 20, 599]
     scores = json.loads((run / "scores.json").read_text())
     assert evaluation_of(run, SilentDisplay()).scores["accuracy"] == scores["accuracy"]
+
+
+def planned(data: Path, out: Path, seeds=(0,), **changes):
+    """Return a plan of short runs with these seeds."""
+    flags = {key: str(value) for key, value in {**FLAGS, "epochs": 1, **changes}.items()}
+    return make_plan([Layer.of_flags({**flags, "data_dir": data, "out": out})], [{}], seeds)
+
+
+def swept(runs) -> tuple[int, SilentDisplay]:
+    """Complete a plan; return how many runs were made for it, and what was told."""
+    out, display = runs[0].config.out, SilentDisplay()
+    before = len(list(out.glob("*/config.yaml")))
+    assert run_plan(runs, Shelf(out, display), with_plots=False) == []
+    return len(list(out.glob("*/config.yaml"))) - before, display
+
+
+def test_a_sweep_takes_up_only_runs_on_the_same_images(tmp_path):
+    """Other pictures under the same names are another data set; a moved one is the same."""
+    data, out = fill(tmp_path / "data"), tmp_path / "out"
+    assert swept(planned(data, out))[0] == 1
+    data.rename(tmp_path / "moved")
+    assert swept(planned(tmp_path / "moved", out))[0] == 0
+    fill(data, seed=1)
+    made, display = swept(planned(data, out, seeds=(0, 1)))
+    assert made == 2
+    assert any("1 runs in" in text and "on other images" in text for text in display.warned)
+    shelf = Shelf(out, SilentDisplay())
+    records = [one.record for one in shelf.survey(planned(data, out, seeds=(0, 1)))]
+    assert {len(read_images_record(record.path)) for record in records} == {60}
+    digests = {read_images_record(record.path).summaries["test"] for record in records}
+    assert len(digests) == 1
+
+
+def test_an_interrupted_run_on_other_images_is_not_gone_on_with(tmp_path):
+    """Not a finished run alone: one that would be resumed is looked at as well."""
+    data, out = fill(tmp_path / "data"), tmp_path / "out"
+    (run,) = planned(data, out)
+    swept([run])
+    (path,) = (file.parent for file in out.glob("*/status.json"))
+    (path / "scores.json").unlink()
+    RunFolder(path).write_status("interrupted")
+    assert Shelf(out).progress(run).state == "interrupted"
+    save(data / "a" / "000.png", noise(4711, (SIZE, SIZE, 3)))
+    assert Shelf(out).progress(run).state == "missing"
+
+
+def test_an_older_sweep_is_found_by_its_choices(tmp_path):
+    """Runs without images.npz count where the folder is where it was, as they did before."""
+    data, out = fill(tmp_path / "data"), tmp_path / "out"
+    (run,) = planned(data, out)
+    swept([run])
+    (path,) = (file.parent for file in out.glob("*/status.json"))
+    (path / "images.npz").unlink()
+    environment = json.loads((path / "environment.json").read_text())
+    RunFolder(path).write_environment({**environment, "asked": run.asked_before})
+    assert Shelf(out).progress(run).state == "completed"
+    data.rename(tmp_path / "moved")
+    (elsewhere,) = planned(tmp_path / "moved", out)
+    assert Shelf(out).progress(elsewhere).state == "missing"
