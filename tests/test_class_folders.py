@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmsm_cli.data import class_folders
-from lmsm_cli.data.class_folders import cache_path, read_images
+from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.listing import list_class_folders, split_by_class
 from lmsm_cli.errors import DataError
-from tests.conftest import SilentDisplay, noise, save
+from tests.conftest import noise, save
 
 
 def read(root: Path, size: int = 8, channels: int = 3, **kwargs) -> np.ndarray:
     """Return all images below class folders."""
-    return read_images(list_class_folders(root), size=size, channels=channels, **kwargs).numpy()
+    return read_images(
+        list_class_folders(root), size=size, channels=channels, **kwargs
+    ).images.numpy()
 
 
 @pytest.fixture
@@ -55,110 +56,6 @@ def test_pixels_of_the_right_size_are_untouched(pets):
     assert images.dtype == np.uint8
     for index in range(6):
         assert np.array_equal(images[index], noise(index))
-
-
-def swap_content(path: Path) -> None:
-    """Put other pixels into a bitmap behind its back: same size, same time of change."""
-    times = path.stat()
-    size = times.st_size
-    save(path, noise(99))
-    assert path.stat().st_size == size
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def test_second_reading_comes_from_the_cache(tmp_path):
-    """Images are decoded once: the second time not even a swapped file is looked into."""
-    path = save(tmp_path / "train" / "cat" / "0.bmp", noise(0))
-    read(tmp_path / "train")
-    swap_content(path)
-    assert np.array_equal(read(tmp_path / "train")[0], noise(0))
-    assert (tmp_path / ".lmsm-train-8x8x3.pixels").is_file()
-
-
-def test_cache_is_by_size_and_channels(pets):
-    """The same folder read in another size or as grey is decoded anew."""
-    assert read(pets).shape == (6, 8, 8, 3)
-    assert read(pets, size=4).shape == (6, 4, 4, 3)
-    assert read(pets, channels=1).shape == (6, 8, 8, 1)
-
-
-def change(path: Path) -> None:
-    """Rewrite a file in the same size, a moment later."""
-    swap_content(path)
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-
-
-@pytest.mark.parametrize(
-    ("happen", "expected"),
-    [
-        (change, [99, 1]),
-        (lambda path: path.unlink(), [1]),
-        (lambda path: path.rename(path.with_name("2.bmp")), [1, 0]),
-        (lambda path: save(path.with_name("00.bmp"), noise(5)), [0, 5, 1]),
-    ],
-    ids=["changed", "removed", "renamed", "added"],
-)
-def test_cache_notices_changed_files(tmp_path, happen, expected):
-    """A changed, removed, renamed or added file is seen at the next reading."""
-    first = save(tmp_path / "cat" / "0.bmp", noise(0))
-    save(tmp_path / "cat" / "1.bmp", noise(1))
-    read(tmp_path)
-    happen(first)
-    order = [path.name for path in sorted((tmp_path / "cat").iterdir())]
-    images = read(tmp_path)
-    assert len(images) == len(order) == len(expected)
-    for image, seed in zip(images, expected, strict=True):
-        assert np.array_equal(image, noise(seed))
-
-
-def test_damaged_cache_is_rebuilt(pets):
-    """Whatever the cache file holds, the images are those of the files."""
-    expected = read(pets)
-    cache = cache_path(pets, size=8, channels=3)
-    whole = cache.read_bytes()
-    draws = np.random.default_rng(0)
-    damaged = [b"", b"PK", b"no zip at all", whole[:-30], whole[: len(whole) // 2], whole[50:]]
-    for position in [*range(0, 60, 3), *draws.integers(0, len(whole), 60), *range(-150, 0, 5)]:
-        bent = bytearray(whole)
-        bent[position] ^= 0xFF
-        damaged.append(bytes(bent))
-    for content in damaged:
-        cache.write_bytes(content)
-        assert np.array_equal(read(pets), expected)
-
-
-def test_cache_never_executes_a_pickle(pets, tmp_path):
-    """A cache with a pickled object inside is rebuilt, and the object never comes to life."""
-    trap = tmp_path / "sprung"
-
-    class Trap:
-        def __reduce__(self):
-            return (Path.touch, (trap,))
-
-    expected = read(pets)
-    np.savez(cache_path(pets, size=8, channels=3), fingerprint=np.array(Trap(), object), images=expected)  # fmt: skip
-    assert np.array_equal(read(pets), expected)
-    assert not trap.exists()
-
-
-def test_folder_that_cannot_be_written_gets_no_cache(pets):
-    """Where no cache can be written, reading goes on, says so once, and leaves nothing behind."""
-    (cache_path(pets, size=8, channels=3) / "in the way").mkdir(parents=True)
-    display = SilentDisplay()
-    images = read(pets, display=display)
-    assert len(images) == 6
-    assert sum("no cache" in text for text in display.warned) == 1
-    assert [path.name for path in pets.parent.glob(".*")] == [".lmsm-train-8x8x3.pixels"]
-
-
-def test_progress_ends_at_the_total(pets, monkeypatch):
-    """Progress rises and ends at the number of images; the cache needs none."""
-    monkeypatch.setattr(class_folders, "_CHUNK_BYTES", 4 * 8 * 8 * 3)
-    display = SilentDisplay()
-    read(pets, display=display)
-    assert [step[1:] for step in display.reported] == [(4, 6), (6, 6)]
-    read(pets, display=display)
-    assert len(display.reported) == 2
 
 
 def half(path: Path) -> bytes:
@@ -226,7 +123,7 @@ def test_control_characters_in_names_are_data(tmp_path):
     save(tmp_path / os.fsdecode(b"b\xff") / "0.png", noise(1))
     listing = list_class_folders(tmp_path)
     assert listing.classes == ("a\\x1b[31m\\n", "b\\xff")
-    assert np.array_equal(read_images(listing, size=8, channels=3)[1], noise(1))
+    assert np.array_equal(read_images(listing, size=8, channels=3).images[1], noise(1))
 
 
 def test_split_takes_a_fifth_of_each_class(tmp_path):
@@ -247,22 +144,3 @@ def test_split_needs_two_images_of_a_class(tmp_path):
     save(tmp_path / "lonely" / "0.png", noise(0))
     with pytest.raises(DataError, match="lonely holds 1 image"):
         split_by_class(list_class_folders(tmp_path))
-
-
-@pytest.mark.realdata
-def test_real_cifar10_folders_and_their_cache(real_data, tmp_path):
-    """Of real CIFAR-10, a copy of a few files is cached, and one touched file is noticed."""
-    source = real_data / "cifar10" / "train"
-    assert np.bincount(list_class_folders(source).labels).tolist() == [5000] * 10
-    for folder in sorted(source.iterdir())[:2]:
-        (tmp_path / folder.name).mkdir()
-        for file in sorted(folder.iterdir())[:20]:
-            (tmp_path / folder.name / file.name).write_bytes(file.read_bytes())
-    display = SilentDisplay()
-    first = read(tmp_path, size=32, display=display)
-    again = read(tmp_path, size=32, display=display)
-    assert len(display.reported) == 1
-    assert np.array_equal(first, again)
-    next(tmp_path.glob("*/*.jpg")).touch()
-    read(tmp_path, size=32, display=display)
-    assert len(display.reported) == 2

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from lmsm_cli import experiment, load_checkpoint, splits
 from lmsm_cli.config import Config
-from lmsm_cli.data import class_folders
+from lmsm_cli.data import decoding
 from lmsm_cli.data.decoded import MappedImages
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
@@ -169,7 +169,7 @@ def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
     config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="exp", factor=0.5, validation=0.2, image_size=12, batch_size=8, augment="crop-flip", precision="fp32")  # fmt: skip
     records = []
     for limit in (1 << 30, 0):
-        monkeypatch.setattr(class_folders, "IN_MEMORY_BYTES", limit)
+        monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
         folder = experiment.run(config, SilentDisplay(), with_plots=False)
         record, scores = read_run(folder.path), evaluate(folder.path, SilentDisplay())
         rows = [[row[key] for key in ("train_loss", "val_loss", "val_accuracy")] for row in record.metrics]  # fmt: skip

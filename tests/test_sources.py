@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lmsm_cli.data import class_folders, decoded, fetch, published, sources
+from lmsm_cli.data import decoded, decoding, fetch, listing, published, sources
 from lmsm_cli.data.sources import SOURCES, load, load_folder, source_of
 from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import image_set
@@ -73,7 +73,7 @@ def test_digits_are_normalised_by_the_training_images():
 def test_digits_need_no_torchvision(monkeypatch):
     """The built-in data works where torchvision cannot be imported, and no module asks for it."""
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    for module in (published, decoded, class_folders, fetch, sources):
+    for module in (published, decoded, decoding, listing, fetch, sources):
         runpy.run_path(module.__file__)
     assert len(load("digits", Path(), "train")) == 1198
     with pytest.raises(ImportError):
@@ -193,7 +193,6 @@ def test_cifar10_as_class_folders(tmp_path, inside):
     assert images.images.shape == (20, 32, 32, 3)
     assert images.counts() == [2] * 10
     assert images.mean == (0.4914, 0.4822, 0.4465)
-    assert (tmp_path / "cifar10" / ".lmsm-train-32x32x3.pixels").is_file()
 
 
 def test_mnist_as_class_folders_is_grey(tmp_path):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.data.decoded import Images, MappedImages
+from lmsm_cli.data.decoded import Images, StoredImages
 
 # Pixels of zeros around an image before the random crop: the field's recipe for CIFAR.
 _PADDING = 4
@@ -102,7 +102,7 @@ def batches(
         part = share(len(all_labels))
         flips = None if plan.flips is None else plan.flips[whole][part]
         corners = None if plan.corners is None else plan.corners[whole][part]
-        if isinstance(images, MappedImages):
+        if isinstance(images, StoredImages):
             gathered = _sent(images[host_order[whole][part]], labels.device)
         else:
             gathered = images[plan.order[whole][part]]

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError, DiskError, writing
+from lmsm_cli.regular import check_own_file
 
 _BLOCK = 1 << 18
 _PASSING = (408, 425, 429)  # the 4xx answers that another try can change
@@ -157,16 +158,20 @@ def _plain_files(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
 
 
 @contextmanager
-def locked(path: Path, display: Display = SILENT) -> Iterator[None]:
+def locked(path: Path, display: Display = SILENT, *, wait: bool = True) -> Iterator[None]:
     """Hold what bears this path against other processes; `display` is told once that one is waited for.
 
-    The lock of a process that was killed is free. Raises OSError where the folder cannot be written.
+    The lock of a process that was killed is free. Raises OSError where the folder cannot be written
+    or a link lies in the lock's place, and, unless it may `wait`, where another process holds it.
     """
     lock_path = path.with_name(f"{path.name}.lock")
+    check_own_file(lock_path)
     lock = FileLock(lock_path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise
         display.say(f"waiting for another process that makes {path}")
         lock.acquire()
     try:

@@ -16,17 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmsm_cli.data.class_folders import read_images
 from lmsm_cli.data.complaints import complaints_told
-from lmsm_cli.data.decoded import Images, MappedImages, placed, select
-from lmsm_cli.data.identity import (
-    Digests,
-    as_digests,
-    digest,
-    image_keys,
-    pixel_digests,
-    split_digest,
-)
+from lmsm_cli.data.decoded import Images, StoredImages, placed, select
+from lmsm_cli.data.decoding import read_images
+from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
 from lmsm_cli.data.listing import (
     Listing,
     has_folders,
@@ -354,11 +347,11 @@ def _read_listing(
     for text in listing.left_out.words(listing.root):
         display.warn(text)
     with complaints_told(display, listing.root):
-        images = read_images(listing, size=size, channels=channels, display=display)
-    files = [listing.root / file for file in listing.files]
-    digests = as_digests([digest(file.read_bytes()) for file in files])
-    places = np.array([os.fsencode(file.relative_to(data_dir)) for file in files])
-    return Labelled(images, torch.tensor(listing.labels), listing.classes, digests, places)
+        read = read_images(listing, size=size, channels=channels, display=display)
+    above = "".join(f"{part}/" for part in listing.root.relative_to(data_dir).parts)
+    places = np.array([os.fsencode(above + file) for file in read.listing.files])
+    labels = torch.tensor(read.listing.labels)
+    return Labelled(read.images, labels, listing.classes, read.digests, places)
 
 
 def _normalisation(images: Images, display: Display = SILENT) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
@@ -391,7 +384,7 @@ def _level_counts(images: Images, display: Display) -> Tensor:
     with ThreadPoolExecutor(_THREADS) as threads:
         for start, part in zip(starts, threads.map(count, starts), strict=True):
             counts += part
-            if isinstance(images, MappedImages):
+            if isinstance(images, StoredImages):
                 display.report("mean and deviation of the pixels", min(start + _BLOCK, len(images)), len(images))  # fmt: skip
     return counts
 

@@ -1,0 +1,377 @@
+"""Decode the images of class folders: once, as long as the files stay the same.
+
+The decoded images are kept in the user's cache, never beside the data. What is small is held in
+memory, what is large stays on disk. The digests of the files come from the same reading.
+"""
+
+import os
+import struct
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from lmsm_cli.data import cache
+from lmsm_cli.data.cache_entry import CacheEntry, Facts, Kept, Take
+from lmsm_cli.data.decoded import Images, Pixels, UndecodedImages, select
+from lmsm_cli.data.fetch import locked
+from lmsm_cli.data.identity import DIGEST_BYTES, Digests, as_digests, digest
+from lmsm_cli.data.image_files import (
+    DECODING_THREADS,
+    ImageFileError,
+    Resize,
+    decode,
+    fit,
+    naming,
+    read_content,
+)
+from lmsm_cli.data.listing import Listing
+from lmsm_cli.display import SILENT, Display
+from lmsm_cli.errors import DataError
+
+# Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
+IN_MEMORY_BYTES = 1 << 30
+
+# Whether a file's ctime is when it last changed, so that no change can be hidden. Windows means the
+# file's birth.
+CTIME_TELLS_CHANGES = os.name != "nt"
+# A change within the same tick of the file system's clock is not seen in ctime: 2 s on the coarsest.
+_TICK_NS = 2_000_000_000
+_CTIME = 2  # its column among a file's states
+# Decoded at once by a thread, then written.
+_CHUNK_BYTES = 1 << 23
+_BAND_BYTES = 1 << 20
+_FORMAT = 1  # of what is kept; another one is kept apart
+_NAMED = 10  # unreadable files that a message names
+
+_warned: WeakKeyDictionary[Display, set[str]] = WeakKeyDictionary()
+
+
+class ReadImages(NamedTuple):
+    """The images that could be read, with their listing, and the reasons why others could not."""
+
+    images: Images
+    digests: Digests  # (N, 16): of the files' bytes
+    pixels: Digests  # (N, 16): of the pixels at full size; only good to find the same picture twice
+    unreadable: dict[str, str]
+    listing: Listing
+
+
+def read_images(
+    listing: Listing,
+    *,
+    size: int,
+    channels: int,
+    resize: Resize = "crop",
+    skip_unreadable: bool = False,
+    display: Display = SILENT,
+) -> ReadImages:
+    """Return the listed images, from the user's cache where the files are the same, else decoded.
+
+    More than IN_MEMORY_BYTES stay on disk: in the cache, or, where that has no room, in the files
+    themselves, to be decoded for each batch; `display` is warned of that. Raises DataError that
+    names the unreadable files, unless they are to be skipped and there are others.
+    """
+    reading = _Reading(listing, size, channels, resize, display)
+    images, facts = reading.kept()
+    if not facts.unreadable:
+        return ReadImages(images, facts.digests, facts.pictures, {}, listing)
+    unreadable = {listing.files[row]: reason for row, reason in reading.reasons(facts).items()}
+    if not skip_unreadable or len(unreadable) == len(listing.files):
+        raise DataError(_unreadable_text(listing, unreadable))
+    display.warn(f"left out: {_unreadable_text(listing, unreadable)}")
+    rows = np.setdiff1d(np.arange(len(listing.files)), np.array(facts.unreadable))
+    return ReadImages(
+        select(images, torch.from_numpy(rows)),
+        facts.digests[rows],
+        facts.pictures[rows],
+        unreadable,
+        listing.without(set(unreadable)),
+    )
+
+
+def entry_key(root: Path, *, size: int, channels: int, resize: Resize = "crop") -> str:
+    """Return the key in the cache of a folder's images at a size."""
+    return cache.key_of(_FORMAT, os.path.realpath(root), size, channels, resize)
+
+
+class _One(NamedTuple):
+    """What is read of one image file."""
+
+    pixels: NDArray[np.uint8]  # (H, W, C)
+    content: bytes  # digest of the file's bytes
+    picture: bytes  # digest of the pixels at full size
+
+
+class _Chunk(NamedTuple):
+    """The images of some files in a row."""
+
+    pixels: Pixels
+    contents: list[bytes]
+    pictures: list[bytes]
+    unreadable: list[int]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a listing's images are got."""
+
+    listing: Listing
+    size: int
+    channels: int
+    resize: Resize
+    display: Display
+
+    @cached_property
+    def states(self) -> NDArray[np.int64]:
+        return _states(self.listing)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.listing.files), self.size, self.size, self.channels)
+
+    @property
+    def is_large(self) -> bool:
+        return prod(self.shape) > IN_MEMORY_BYTES
+
+    def kept(self) -> Kept:
+        """Return the images and facts of all files, from the cache or into it if that is possible."""
+        try:
+            entry = self._entry()
+            found = self._from(entry)
+            if found is not None:
+                return found
+            with locked(entry.path, self.display):
+                # another process may have made it while this one waited
+                return self._from(entry) or self._made(entry)
+        except OSError as error:
+            return self._without_cache(error)
+
+    def reasons(self, facts: Facts) -> dict[int, str]:
+        """Return why the unreadable files are, each looked at again, without those that are not."""
+        found = {}
+        for row in facts.unreadable:
+            try:
+                self.one(row)
+            except ImageFileError as error:
+                found[row] = error.reason
+        return found
+
+    def one(self, row: int) -> _One:
+        """Read a file. Raises ImageFileError that names it."""
+        path = self._path(row)
+        with naming(path):
+            content = read_content(path)
+            image = decode(content, self.channels)
+            return _One(fit(image, self.size, self.resize), digest(content), _picture_digest(image))
+
+    def _path(self, row: int) -> Path:
+        return self.listing.root / self.listing.files[row]
+
+    def _entry(self) -> CacheEntry:
+        key = entry_key(
+            self.listing.root, size=self.size, channels=self.channels, resize=self.resize
+        )
+        fingerprint = _fingerprint(self.listing, self.states)
+        return CacheEntry(cache.decoded_folder(), key, fingerprint, self.shape)
+
+    def _from(self, entry: CacheEntry) -> Kept | None:
+        """Return what the cache has, if it is still true of the files."""
+        kept = entry.read(mapped=self.is_large)
+        return kept if kept is not None and self._is_true(kept.facts) else None
+
+    def _is_true(self, facts: Facts) -> bool:
+        """Return whether the files hold what they held, where their times alone do not prove it."""
+        if len(self.reasons(facts)) < len(facts.unreadable):
+            return False
+        doubted = np.ones(self.shape[0], bool)
+        if CTIME_TELLS_CHANGES:
+            doubted = self.states[:, _CTIME] >= facts.since_ns - _TICK_NS
+        doubted[list(facts.unreadable)] = False
+        rows = np.flatnonzero(doubted)
+        with ThreadPoolExecutor(DECODING_THREADS) as threads:
+            return all(threads.map(partial(self._holds, facts), rows.tolist()))
+
+    def _holds(self, facts: Facts, row: int) -> bool:
+        try:
+            content = read_content(self._path(row))
+        except (OSError, ImageFileError):
+            return False
+        return digest(content) == bytes(facts.digests[row])
+
+    def _made(self, entry: CacheEntry) -> Kept:
+        """Decode the images and keep them; the entry's lock is held. May raise OSError."""
+        entry.discard()
+        if not self.is_large:
+            kept = self._in_memory()
+            try:
+                cache.make_room(entry.folder, entry.num_bytes)
+                entry.write(partial(_hand_over, kept))
+            except OSError as error:
+                self._warn(error, "they are decoded at each start")
+            return kept
+        cache.make_room(entry.folder, entry.num_bytes)
+        self.display.say(
+            f"the {len(self.listing.files):,} decoded images of {self.listing.root} will take "
+            f"{entry.num_bytes / 1e9:,.1f} GB in {entry.folder}"
+        )
+        entry.write(self._decode)
+        written = entry.read(mapped=True)
+        if written is None:
+            raise OSError("what was written there reads back otherwise")
+        return written
+
+    def _without_cache(self, error: OSError) -> Kept:
+        if not self.is_large:
+            self._warn(error, "they are decoded at each start")
+            return self._in_memory()
+        self._warn(
+            error,
+            f"each of the {len(self.listing.files):,} is decoded anew for each batch, which is slow",
+        )
+        facts = self._decode(lambda images: None)
+        again = partial(self._again, facts)
+        count, *image_shape = self.shape
+        return Kept(UndecodedImages(count, tuple(image_shape), again, DECODING_THREADS), facts)
+
+    def _again(self, facts: Facts, row: int) -> Pixels:
+        found = self.one(row)
+        if found.content != bytes(facts.digests[row]):
+            raise DataError(f"{self._path(row)} has changed since this run began; start again")
+        return found.pixels
+
+    def _in_memory(self) -> Kept:
+        images, done = np.empty(self.shape, np.uint8), 0
+
+        def take(chunk: Pixels) -> None:
+            nonlocal done
+            images[done : done + len(chunk)] = chunk
+            done += len(chunk)
+
+        facts = self._decode(take)
+        return Kept(torch.from_numpy(images), facts)
+
+    def _decode(self, take: Take) -> Facts:
+        """Decode all files, handing over chunk after chunk."""
+        since = time.time_ns()
+        contents: list[bytes] = []
+        pictures: list[bytes] = []
+        unreadable: list[int] = []
+        for chunk in self._chunks():
+            take(chunk.pixels)
+            contents += chunk.contents
+            pictures += chunk.pictures
+            unreadable += chunk.unreadable
+            self.display.report(f"decoding {self.listing.root}", len(contents), self.shape[0])
+        return Facts(as_digests(contents), as_digests(pictures), unreadable, since)
+
+    def _chunks(self) -> Iterator[_Chunk]:
+        """Yield the images chunk after chunk.
+
+        They are decoded by a few threads (Pillow works without the GIL), which are never more than a
+        few chunks ahead.
+        """
+        count = self.shape[0]
+        step = max(1, _CHUNK_BYTES // prod(self.shape[1:]))
+        with ThreadPoolExecutor(DECODING_THREADS) as threads:
+            starts = iter(range(0, count, step))
+            ahead: deque[Future[_Chunk]] = deque()
+            for _ in range(0, count, step):
+                while len(ahead) <= DECODING_THREADS and (first := next(starts, None)) is not None:
+                    ahead.append(
+                        threads.submit(self._chunk, range(first, min(first + step, count)))
+                    )
+                yield ahead.popleft().result()
+
+    def _chunk(self, rows: range) -> _Chunk:
+        chunk = _Chunk(np.zeros((len(rows), *self.shape[1:]), np.uint8), [], [], [])
+        for place, row in enumerate(rows):
+            try:
+                pixels, content, picture = self.one(row)
+                chunk.pixels[place] = pixels
+            except ImageFileError:
+                content = picture = bytes(DIGEST_BYTES)
+                chunk.unreadable.append(row)
+            chunk.contents.append(content)
+            chunk.pictures.append(picture)
+        return chunk
+
+    def _warn(self, error: OSError, so: str) -> None:
+        """Warn, once for each reason, that there is no cache."""
+        where = error.filename or cache.cache_folder()
+        reason = f"{where}: {error.strerror or error}"
+        told = _warned.setdefault(self.display, set())
+        if reason not in told:
+            told.add(reason)
+            self.display.warn(
+                f"no cache of decoded images ({reason}): {so}; LMSM_CACHE_DIR names another folder"
+            )
+
+
+def _hand_over(kept: Kept, take: Take) -> Facts:
+    take(kept.images[:].numpy())
+    return kept.facts
+
+
+def _states(listing: Listing) -> NDArray[np.int64]:
+    """Return what changes whenever a file is changed, or another takes its place, (N, 4).
+
+    Size, times and inode, which tells files of one size and moment apart whose names are exchanged;
+    of a link those of its target; zeros for a file that is gone, which is told when it is read.
+    """
+    states = np.zeros((len(listing.files), 4), np.int64)
+    root = os.fspath(listing.root)
+    for row, file in enumerate(listing.files):
+        with suppress(OSError):
+            info = os.stat(f"{root}/{file}")  # noqa: PTH116  for 115,000 files a Path takes a second
+            inode = info.st_ino % (1 << 63)  # of 64 bits without a sign
+            states[row] = info.st_size, info.st_mtime_ns, info.st_ctime_ns, inode
+    return states
+
+
+def _fingerprint(listing: Listing, states: NDArray[np.int64]) -> str:
+    """Return what changes whenever a file is changed, added, removed or renamed."""
+    names = [os.fsencode(name) for name in listing.files]
+    lengths = np.array([len(name) for name in names], np.int64)
+    return cache.key_of(b"".join(names), lengths.tobytes(), states.tobytes())
+
+
+def _picture_digest(image: Image.Image) -> bytes:
+    """Return a digest of an image's pixels at full size, which serves only to find the same picture.
+
+    It is made of two checksums of all pixels: blake2b of them would take half as long as decoding.
+    """
+    checksum = folded = 0
+    rows = max(1, _BAND_BYTES // (image.width * len(image.getbands())))
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        band = image.crop((0, top, image.width, bottom)).tobytes()
+        checksum = zlib.crc32(band, checksum)
+        folded ^= int(np.bitwise_xor.reduce(np.frombuffer(band, "<u8", len(band) // 8)))
+    return digest(struct.pack("<IIIQ", image.width, image.height, checksum, folded))
+
+
+def _unreadable_text(listing: Listing, unreadable: dict[str, str]) -> str:
+    """Return a message that names the first unreadable files of a listing, each with the reason."""
+    named = [f"{listing.root / file} {reason}" for file, reason in unreadable.items()]
+    if len(named) == 1:
+        return f"{named[0]}; replace or remove it, or go on without it: --skip-unreadable"
+    shown = "; ".join(named[:_NAMED])
+    more = f"; and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
+    return (
+        f"{len(named):,} of the {len(listing.files):,} images of {listing.root} cannot be read: {shown}{more}; "
+        "replace or remove them, or go on without them: --skip-unreadable"
+    )
