@@ -22,7 +22,7 @@ import torch
 
 from lmsm_cli.errors import MALFORMED, CheckpointError, DiskError, LmsmError, first_line
 from lmsm_cli.models import Classifier, build_classifier
-from lmsm_cli.runs.folder import temporary_of
+from lmsm_cli.regular import open_regular, replacing, sync_folder, temporary_of
 from lmsm_cli.runs.record import ending_of, only_run, read_run
 
 SCHEMA = 2
@@ -40,7 +40,7 @@ def save(state: dict[str, Any], path: Path) -> None:
     """
     temporary = temporary_of(path)
     try:
-        with temporary.open("w+b") as file:
+        with replacing(path) as file:
             torch.save(state, file)
             file.flush()
             with ThreadPoolExecutor(1) as thread:  # half the time of a ResNet-18's checkpoint
@@ -49,15 +49,9 @@ def save(state: dict[str, Any], path: Path) -> None:
                 _verify_records(temporary)
             file.seek(-2, os.SEEK_END)
             file.write(struct.pack("<H", _COMMENT) + _MARK + digest.result())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError, CheckpointError) as error:
         # torch reports a full disk as RuntimeError
         raise DiskError(f"checkpoint {path} could not be saved: {_why(error, path)}; the one before is kept") from None  # fmt: skip
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _why(error: Exception, path: Path) -> str:
@@ -70,18 +64,30 @@ def _why(error: Exception, path: Path) -> str:
 
 def duplicate(source: Path, target: Path) -> None:
     """Make `target` the same checkpoint as the verified `source`, replacing it whole."""
-    temporary = temporary_of(target)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
-        _sync_folder(target.parent)
+        if not _linked(source, target):
+            with open_regular(source) as read, replacing(target) as file:
+                shutil.copyfileobj(read, file, _BLOCK)
     except OSError as error:
         raise DiskError(f"checkpoint {target} could not be written: {error}") from None
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Give a file a second name; return whether that can be: not on every disk, nor of a link."""
+    temporary = temporary_of(target)
+    if source.is_symlink():
+        return False
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+    except OSError:
+        return False
+    try:
+        temporary.replace(target)
+        sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+    return True
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -219,12 +225,3 @@ def _verify_records(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {first_line(error)}") from None
     if damaged:
         raise CheckpointError(f"{path} is damaged: bad checksum in {damaged}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

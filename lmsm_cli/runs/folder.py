@@ -1,7 +1,8 @@
 """The run folder as a run writes it; runs/record.py reads it back.
 
-Whole files are replaced atomically, so a reader finds the old text or the new one. To add a file,
-add a writer or a path to `RunFolder` and, where reports need it, to `read_run`.
+Whole files are replaced atomically, so a reader finds the old text or the new one. The folder may
+come from anybody: what is written is a file of lmsm's own, never reached through a link. To add a
+file, add a writer or a path to `RunFolder` and, where reports need it, to `read_run`.
 """
 
 import contextlib
@@ -18,7 +19,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lmsm_cli.errors import DiskError, LmsmError, writing
+from lmsm_cli.errors import DiskError, LmsmError, visible, writing
+from lmsm_cli.regular import (
+    check_own_file,
+    check_own_folder,
+    opened_to_add,
+    read_text,
+    replacing,
+)
 from lmsm_cli.runs.documents import (
     Environment,
     ScoresDocument,
@@ -114,7 +122,7 @@ class RunFolder:
         Half a line that a killed run left at the end is cut off first.
         """
         path = self.path / "metrics.jsonl"
-        with writing(path), path.open("ab+") as file:
+        with writing(path), opened_to_add(path) as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(_encode(row_text(row)))
@@ -127,10 +135,11 @@ class RunFolder:
     def locked(self, patience: float = 1.0) -> Iterator[None]:
         """Keep other processes from writing to this run; raise LmsmError where one does.
 
-        The system opens the lock when the process ends, however it does. Who only asks whether a
+        Raises DiskError where the run's files would be written through links. The system opens the lock when the process ends, however it does. Who only asks whether a
         run is in use holds it for a moment, which `patience` outlasts, in seconds.
         """
         lock = FileLock(self.path / ".lock", timeout=patience)
+        self._check_own()
         try:
             lock.acquire()
         except Timeout:
@@ -142,6 +151,15 @@ class RunFolder:
         finally:
             lock.release()
 
+    def _check_own(self) -> None:
+        """Raise DiskError for links in place of what is added to; all else is replaced whole."""
+        for file in (self.path / ".lock", self.log):
+            with writing(file):
+                check_own_file(file)
+        for folder in (self.plots, self.tensorboard):
+            with writing(folder):
+                check_own_folder(folder)
+
     def remove_left_over(self) -> None:
         """Remove the temporary files of processes that were killed; call it with the lock."""
         for file in (*self.path.glob(".*.tmp"), *self.plots.glob(".*.tmp")):
@@ -150,15 +168,15 @@ class RunFolder:
     def _owner(self) -> str:
         """Return who writes to this run, as far as status.json says."""
         try:
-            status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            status = json.loads(read_text(self.path / "status.json"))
             return f" by process {status['pid']} on {status['host']}"
         except (OSError, ValueError, LookupError, TypeError):
             return " by another process"
 
     def log_line(self, text: str) -> None:
-        """Append one line to train.log."""
-        with writing(self.log), self.log.open("ab") as file:
-            file.write(_encode(text + "\n"))
+        """Append one line to train.log; a line's end or a control character in it is spelled out."""
+        with writing(self.log), opened_to_add(self.log) as file:
+            file.write(_encode(visible(text) + "\n"))
 
 
 def _encode(text: str) -> bytes:
@@ -166,16 +184,13 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def temporary_of(path: Path) -> Path:
-    """Return where this process writes a file before it moves it to its path."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def check_place(path: Path) -> None:
     """Raise DiskError where no file can be written at `path`; call it before slow work."""
     folder = path.parent
     if path.is_dir():
         raise DiskError(f"cannot write {path}: it is a folder; give the name of a file")
+    if path.exists() and not path.is_file():  # root could put a file in the place of /dev/stdout
+        raise DiskError(f"cannot write {path}: it is a device or a pipe; give the name of a file")
     if not folder.is_dir():
         raise DiskError(f"cannot write {path}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -185,18 +200,11 @@ def check_place(path: Path) -> None:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write the file beside its place and move it there, so that it is never half written.
 
-    Raises DiskError where that fails; what stood there is then untouched.
+    A link in its place is itself replaced. Raises DiskError where that fails; what stood there is
+    then untouched.
     """
-    temporary = temporary_of(path)
-    try:
-        with writing(path), temporary.open("wb") as file:
-            file.write(_encode(content) if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with writing(path), replacing(path) as file:
+        file.write(_encode(content) if isinstance(content, str) else content)
 
 
 def check_folder(folder: Path, flag: str) -> None:
