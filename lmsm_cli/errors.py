@@ -30,11 +30,14 @@ class LmsmError(Exception):
     """A mistake in usage or configuration, shown as one message without a traceback."""
 
     exit_code = 2
+    has_lines = True
+    """Whether each line of the text is a mistake of its own, else a line's end is spelled out too."""
     shown_elsewhere = False
     """Whether another process of the same run shows the message, so that this one need not."""
 
     def __init__(self, text: str = "") -> None:
-        super().__init__("\n".join(map(visible, text.split("\n"))))  # a line for each mistake
+        lines = text.split("\n") if self.has_lines else [text]
+        super().__init__("\n".join(map(visible, lines)))
 
 
 class ArgumentError(LmsmError, ValueError):
@@ -66,16 +69,13 @@ class StoppedError(RunError):
 class DataError(LmsmError):
     """Data that is missing or damaged."""
 
-    exit_code = 3
-
-    def __init__(self, text: str) -> None:
-        super().__init__(visible(text))
+    exit_code, has_lines = 3, False
 
 
 class CheckpointError(LmsmError):
     """A checkpoint that cannot be used."""
 
-    exit_code = 4
+    exit_code, has_lines = 4, False
 
 
 class DivergedError(LmsmError):
@@ -87,7 +87,7 @@ class DivergedError(LmsmError):
 class DiskError(LmsmError):
     """A file that cannot be written."""
 
-    exit_code = 6
+    exit_code, has_lines = 6, False
 
 
 class OutOfMemoryError(LmsmError):

@@ -17,7 +17,7 @@ from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, read_ima
 from lmsm_cli.display import Display
 from lmsm_cli.engine.device import Runtime
 from lmsm_cli.engine.evaluate import answers, scores_of
-from lmsm_cli.errors import visible
+from lmsm_cli.reports.exports import cell
 from lmsm_cli.runs.trained import Trained, read_trained
 
 # Images that are held at once: in bytes of their pixels, 55 of 224 x 224, and for progress in number.
@@ -71,7 +71,7 @@ class Predictions:
         for one in self.images:
             pairs = [cell for name, share in one.likeliest for cell in (name, f"{share:.6g}")]
             blanks = [""] * (2 * self.top - len(pairs))
-            writer.writerow([visible(str(one.file)), *pairs, *blanks, one.error or ""])
+            writer.writerow(map(cell, (str(one.file), *pairs, *blanks, one.error or "")))
         return file.getvalue()
 
 

@@ -7,12 +7,15 @@ through a link that lies in its place. All functions raise OSError, so that the 
 
 import errno
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import IO
+
+from filelock import BaseFileLock, FileLock
 
 # A text beyond this is none of lmsm's: a page of JSON for each of 1,000 classes has a few million bytes.
 LARGEST_TEXT = 1 << 26
@@ -21,10 +24,10 @@ _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file to read, also through a link. Raises OSError at once for anything else."""
     _check_regular(path.stat(), path)  # before: a device can do something when it is opened
-    return _opened(path, os.O_RDONLY, "rb")
+    return os.fdopen(_descriptor(path, os.O_RDONLY), "rb")
 
 
 def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
@@ -41,13 +44,13 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     return read_bytes(path, largest).decode("utf-8")
 
 
-def created(path: Path) -> IO[bytes]:
+def created(path: Path) -> BufferedRandom:
     """Open a new file to write and read; what stands in its place is removed, a link itself."""
     path.unlink(missing_ok=True)
-    return _opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, "w+b")
+    return os.fdopen(_descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b")
 
 
-def opened_to_add(path: Path) -> IO[bytes]:
+def opened_to_add(path: Path) -> BufferedRandom:
     """Open a file to add to its end, and to read; make it where it is missing.
 
     One that has other names too (hard links) becomes a file of its own first. Raises OSError for a
@@ -57,10 +60,9 @@ def opened_to_add(path: Path) -> IO[bytes]:
         info = path.lstat()
         _check_regular(info, path)
         if info.st_nlink > 1:
-            content = path.read_bytes()
-            with replacing(path) as file:
-                file.write(content)
-    return _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, "ab+")
+            with open_regular(path) as other, replacing(path) as file:
+                shutil.copyfileobj(other, file)
+    return os.fdopen(_descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+")
 
 
 def temporary_of(path: Path) -> Path:
@@ -69,7 +71,7 @@ def temporary_of(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[BufferedRandom]:
     """Give a new file to write, which takes the place of `path` when the body has ended well.
 
     It is on the disk before, and its name after: a power cut leaves the old file or the new one. A
@@ -109,6 +111,13 @@ def own_folder(path: Path) -> Path:
     return path
 
 
+def own_folders(root: Path, below: Path) -> Path:
+    """Return the folder `below` a root, a path relative to it, with each on the way made or checked."""
+    for part in below.parts:
+        root = own_folder(root / part)
+    return root
+
+
 def check_own_folder(path: Path) -> None:
     """Raise OSError where a link, which could lead anywhere, or a file stands in a folder's place."""
     with suppress(FileNotFoundError):
@@ -124,6 +133,12 @@ def check_own_file(path: Path) -> None:
         _check_regular(path.lstat(), path)
 
 
+def lock_of(path: Path, timeout: float = -1) -> BaseFileLock:
+    """Return the lock in a file, which is not yet taken; `timeout` in seconds, -1 for ever."""
+    check_own_file(path)
+    return FileLock(path, timeout=timeout)
+
+
 def _check_regular(info: os.stat_result, path: Path) -> None:
     if stat.S_ISLNK(info.st_mode):
         raise OSError(errno.ELOOP, "it is a link, and nothing is written through one", str(path))
@@ -133,7 +148,7 @@ def _check_regular(info: os.stat_result, path: Path) -> None:
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
-def _opened(path: Path, flags: int, mode: str) -> IO[bytes]:
+def _descriptor(path: Path, flags: int) -> int:
     """Open without waiting, and look at what was opened: it may be another than a moment ago."""
     if flags != os.O_RDONLY:
         flags |= _NO_LINK
@@ -143,4 +158,4 @@ def _opened(path: Path, flags: int, mode: str) -> IO[bytes]:
     except BaseException:
         os.close(descriptor)
         raise
-    return os.fdopen(descriptor, mode)
+    return descriptor

@@ -18,6 +18,7 @@ from yaml.parser import Parser
 from yaml.resolver import Resolver
 
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.regular import open_regular
 
 # A config is a page of text; a file beyond this is something else, given by mistake. PyYAML reads
 # 100 kB in seconds.
@@ -110,7 +111,9 @@ def read_mapping(path: Path) -> dict[str, Entry]:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        # what a shell gives, as /dev/stdin or <(...), is the user's own; elsewhere a pipe is a trap
+        given = path.is_relative_to("/dev")
+        with path.open("rb") if given else open_regular(path) as file:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
             raise LmsmError(f"{path}: larger than {_LARGEST_FILE:,} bytes, so not a config")

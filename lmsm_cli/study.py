@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from filelock import FileLock
-
 from lmsm_cli import journal
 from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError, first_line, missing_extra, writing
 from lmsm_cli.grid import Axis
 from lmsm_cli.layers import Layer
 from lmsm_cli.plan import PlannedRun
+from lmsm_cli.regular import check_own_file, lock_of, own_folder
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -77,7 +76,7 @@ def open_study(search: Search, first: PlannedRun, images: Mapping[str, str | Non
 
 def _storage(search: Search, config: Config) -> Any:
     optuna = imported_optuna()
-    url = search.storage or f"sqlite:///{quote(str((config.out / 'study.db').absolute()))}"
+    url = search.storage or f"sqlite:///{quote(str(_files_of(config.out)[0].absolute()))}"
     patience = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -98,9 +97,17 @@ def _alone_in(out: Path) -> Iterator[None]:
     """Keep other processes from making the same tables at the same time."""
     folder = out / ".sweep"
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "study.lock"):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(own_folder(folder) / "study.lock")
+        for file in _files_of(out):
+            check_own_file(file)
+        with lock:
             yield
+
+
+def _files_of(out: Path) -> list[Path]:
+    """Return the study's file, and what SQLite writes beside it."""
+    return [out / f"study.db{more}" for more in ("", "-journal", "-wal", "-shm")]
 
 
 def give_up_dead_trials(study: "Study") -> None:

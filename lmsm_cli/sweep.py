@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lmsm_cli import experiment
 from lmsm_cli.display import Display
 from lmsm_cli.engine.signals import lasting
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, RunError, StoppedError
 from lmsm_cli.plan import PlannedRun, Progress, Shelf
+from lmsm_cli.regular import lock_of, own_folder
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runs.record import RunRecord, read_run
 
@@ -140,8 +141,8 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
     """
     folder = run.config.out / ".sweep"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{run.asked[:32]}.lock", timeout=-1 if wait else 0)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(own_folder(folder) / f"{run.asked[:32]}.lock", timeout=-1 if wait else 0)
         lock.acquire(poll_interval=_LOOK_EVERY)
     except Timeout:
         yield False

@@ -82,4 +82,4 @@ def print_comparison(comparison: "Comparison", *, only_changed: bool = False, ma
         for table in comparison_tables(comparison, width=console.width, only_changed=only_changed):
             console.print(table)
     for note in comparison_notes(comparison):
-        console.print(note, markup=False, highlight=False)
+        console.print(visible(note), markup=False, highlight=False)

@@ -88,11 +88,11 @@ def spell_out(stream: TextIO | None) -> None:
 
 
 def _console(stream: TextIO) -> "Console":
-    from rich.console import Console
+    from lmsm_cli.commands.calm import CalmConsole
 
     spell_out(stream._stream if isinstance(stream, _Lasting) else stream)
     plain = is_plain(stream)
-    return Console(
+    return CalmConsole(
         file=stream,
         force_terminal=False if plain else None,
         width=None if stream.isatty() else _PIPE_WIDTH,

@@ -19,6 +19,7 @@ from rich.table import Column
 from lmsm_cli.commands.console import stderr_console
 from lmsm_cli.display import Display
 from lmsm_cli.engine.train import Epoch, Step
+from lmsm_cli.errors import visible
 
 # Seconds between two movements of the bars: a terminal costs time too.
 _LOOK_EVERY = 0.25
@@ -42,12 +43,12 @@ class PlainDisplay(Display):
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        self._console.print(escape(visible(text)), highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a line that stands out."""
         self._console.print(
-            f"[bold red]WARNING: {escape(text)}[/]", highlight=False, soft_wrap=True
+            f"[bold red]WARNING: {escape(visible(text))}[/]", highlight=False, soft_wrap=True
         )
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:

@@ -21,11 +21,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError, DiskError, writing
-from lmsm_cli.regular import check_own_file
+from lmsm_cli.regular import created, lock_of, open_regular, opened_to_add, own_folders
 
 _BLOCK = 1 << 18
 _PASSING = (408, 425, 429)  # the 4xx answers that another try can change
@@ -51,7 +51,7 @@ def is_intact(path: Path, md5: str) -> bool:
     """Return whether the file is there and has this MD5."""
     if not path.is_file():
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         # not for security: it is what the data sets publish
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
     return digest.hexdigest() == md5
@@ -119,11 +119,11 @@ def unpack(archive: Path, folder: Path) -> None:
                 with tarfile.open(fileobj=bounded, mode="r|") as tar:
                     tar.extractall(staging, filter=_plain_files)
             else:
-                with (staging / archive.stem).open("wb") as file:
+                with created(staging / archive.stem) as file:
                     shutil.copyfileobj(bounded, file)
         for file_path in sorted(path for path in staging.rglob("*") if path.is_file()):
             final = folder / file_path.relative_to(staging)
-            final.parent.mkdir(parents=True, exist_ok=True)
+            own_folders(folder, final.parent.relative_to(folder))
             file_path.replace(final)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
@@ -165,8 +165,7 @@ def locked(path: Path, display: Display = SILENT, *, wait: bool = True) -> Itera
     or a link lies in the lock's place, and, unless it may `wait`, where another process holds it.
     """
     lock_path = path.with_name(f"{path.name}.lock")
-    check_own_file(lock_path)
-    lock = FileLock(lock_path)
+    lock = lock_of(lock_path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -192,7 +191,7 @@ def _bring(url: str, path: Path, part: Path, *, md5: str, display: Display, time
             part.replace(path)
             bad.unlink(missing_ok=True)
             return
-        with part.open("rb") as file:
+        with open_regular(part) as file:
             page = file.read(100).lstrip().startswith(b"<")
         part.replace(bad)
     if passing:
@@ -242,7 +241,7 @@ def _save(answer: Any, part: Path, *, start: int, display: Display, timeout: flo
     length = answer.length or 0
     total, done = (start + length if length else 0), start
     what = f"downloading {part.name.removesuffix('.part')}"
-    with writing(part), part.open("ab" if start else "wb") as file:
+    with writing(part), opened_to_add(part) if start else created(part) as file:
         for block in _blocks(answer, timeout):
             file.write(block)
             done += len(block)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lmsm_cli.data.fetch import download, is_intact, locked, unpack
 from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError, writing
+from lmsm_cli.regular import check_own_folder
 
 Split = Literal["train", "test"]
 
@@ -78,6 +79,8 @@ class Published(ABC):
         with ExitStack() as stack:
             with writing(root):
                 root.mkdir(parents=True, exist_ok=True)
+                for depth in range(len(self.home().parts)):
+                    check_own_folder(root.joinpath(*self.home().parts[: depth + 1]))
                 stack.enter_context(locked(root / self.name, display))
             missing = [path for path in self.files(root) if not path.is_file()]
             if 0 < len(missing) < len(self.files(root)):

@@ -8,7 +8,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import platform
 import statistics
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from platformdirs import user_cache_path
 from pydantic import Field, TypeAdapter
 from torch import Tensor
@@ -26,6 +25,7 @@ from torch import Tensor
 from lmsm_cli.engine.device import ALL_THREADS, Layout, Precision, Runtime, has_fast_bf16
 from lmsm_cli.engine.step import Objective
 from lmsm_cli.models import Classifier
+from lmsm_cli.regular import lock_of, own_folder, read_text, replacing
 
 # Seconds for everything; an arm that is not reached is not taken.
 _BUDGET = 2.0
@@ -59,9 +59,10 @@ def probe(model: Classifier, image_shape: tuple[int, ...], batch_size: int, *, n
     key = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:24]
     path = user_cache_path("lmsm") / "arithmetic" / f"{key}.json"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(path.parent)
         # Runs that start together wait for the first one's measurement and share it.
-        with FileLock(path.with_suffix(".lock"), timeout=30):
+        with lock_of(path.with_suffix(".lock"), timeout=30):
             known = _read(path)
             if known is None:
                 known = measure(model, image_shape, batch_size, wanted)
@@ -163,13 +164,12 @@ def _cpu_name() -> str:
 def _read(path: Path) -> Choice | None:
     """Return the kept choice; None where there is none or it cannot be read."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
         return TypeAdapter(Choice).validate_python(document["choice"] | {"remembered": True})
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    part = path.with_suffix(f".{os.getpid()}.tmp")
-    part.write_text(json.dumps(document, indent=2), encoding="utf-8")
-    part.replace(path)
+    with replacing(path) as file:
+        file.write(json.dumps(document, indent=2).encode())

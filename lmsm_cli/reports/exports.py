@@ -9,18 +9,41 @@ from rich.table import Table
 from lmsm_cli.errors import visible
 from lmsm_cli.reports.comparison import Comparison, Group
 
+# What a formula begins with, also as East Asian keyboards write it; tabs and line ends are spelled out.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
 
 def to_csv(comparison: Comparison) -> str:
     """Return a row for each group: its choices, scores, differences, and accuracies per class.
 
     Shares are fractions; what a group does not have is empty. Runs without scores are left out.
     """
-    rows = [_row(group, comparison) for group in comparison.groups]
+    rows = [{str(cell(key)): cell(value) for key, value in _row(group, comparison).items()} for group in comparison.groups]  # fmt: skip
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")  # fmt: skip
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def cell(value: object) -> object:
+    """Return a value for a cell of CSV: a number as it is, text spelled out and never a formula.
+
+    A spreadsheet runs what begins as one, whoever named the class or the file; `'` before it says
+    that it is text.
+    """
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _row(group: Group, comparison: Comparison) -> dict[str, Any]:

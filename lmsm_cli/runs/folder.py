@@ -17,12 +17,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lmsm_cli.errors import DiskError, LmsmError, visible, writing
 from lmsm_cli.regular import (
     check_own_file,
     check_own_folder,
+    lock_of,
     opened_to_add,
     read_text,
     replacing,
@@ -138,8 +139,9 @@ class RunFolder:
         Raises DiskError where the run's files would be written through links. The system opens the lock when the process ends, however it does. Who only asks whether a
         run is in use holds it for a moment, which `patience` outlasts, in seconds.
         """
-        lock = FileLock(self.path / ".lock", timeout=patience)
         self._check_own()
+        with writing(self.path / ".lock"):
+            lock = lock_of(self.path / ".lock", timeout=patience)
         try:
             lock.acquire()
         except Timeout:
@@ -153,9 +155,8 @@ class RunFolder:
 
     def _check_own(self) -> None:
         """Raise DiskError for links in place of what is added to; all else is replaced whole."""
-        for file in (self.path / ".lock", self.log):
-            with writing(file):
-                check_own_file(file)
+        with writing(self.log):
+            check_own_file(self.log)
         for folder in (self.plots, self.tensorboard):
             with writing(folder):
                 check_own_folder(folder)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.regular import read_text
 from lmsm_cli.runs.documents import Environment, ScoresDocument, Status, read_document, read_row
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.strict_yaml import read_mapping
@@ -159,10 +160,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read(model: type[BaseModel]) -> Callable[[Path], dict[str, Any]]:
     """Return what reads a file as a document of that model."""
-    return lambda path: read_document(model, path.read_text(encoding="utf-8"))
+    return lambda path: read_document(model, read_text(path))
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows; what stands after the last line end is half a line, and ignored."""
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    *lines, _ = read_text(path).split("\n")
     return [read_row(line) for line in lines]

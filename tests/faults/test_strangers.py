@@ -1,0 +1,218 @@
+"""Folders that somebody sent: nothing of the user's is written, created or deleted through them."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lmsm_cli.commands.app import main
+from lmsm_cli.commands.console import stdout_console
+from lmsm_cli.commands.progress import PlainDisplay
+from lmsm_cli.errors import DiskError
+from lmsm_cli.regular import replacing
+from lmsm_cli.reports.exports import cell
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import RunFolder, write_whole
+from tests.conftest import write_class_folders
+
+TRAIN = ["--dataset", "folder", "--image-size", "8", "--model", "paper-2d", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--threads", "1", "--quiet"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run and its data, to be copied."""
+    root = tmp_path_factory.mktemp("finished")
+    write_class_folders(root / "data", ("ant", "bee"), 20, size=8)
+    assert main(["train", *TRAIN, "--data-dir", str(root / "data"), "--out", str(root / "runs")]) == 0  # fmt: skip
+    (folder,) = (path for path in (root / "runs").iterdir() if not path.name.startswith("."))
+    return folder
+
+
+@pytest.fixture
+def received(finished, tmp_path, monkeypatch):
+    """A copy of the run in an empty working folder: got/, which its receiver may look at."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "got")
+    return Path("got")
+
+
+def state_of(folder: Path) -> dict[str, tuple[object, ...]]:
+    """Return what can be seen of everything below a folder."""
+    seen: dict[str, tuple[object, ...]] = {}
+    for path in sorted(folder.rglob("*")):
+        info = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        seen[str(path.relative_to(folder))] = (info.st_ino, info.st_mode, info.st_mtime_ns, content)
+    return seen
+
+
+def link_out(folder: Path, elsewhere: Path) -> None:
+    """Move every file and inner folder elsewhere, and put links in their places."""
+    elsewhere.mkdir()
+    for path in list(folder.iterdir()):
+        there = elsewhere / path.name
+        path.rename(there)
+        path.symlink_to(there.absolute())
+
+
+COMMANDS = {
+    "resume": ["resume", "got", "--epochs", "2", "--quiet"],
+    "eval": ["eval", "got"],
+    "report": ["report", "got"],
+    "compare": ["compare", "got"],
+    "predict": ["predict", "got", "image.png"],
+    "export": ["export", "got", "--format", "torch"],
+    "train": ["train", *TRAIN, "--data-dir", "data", "--out", "got"],
+    "sweep": ["sweep", *TRAIN, "--data-dir", "data", "--out", "got", "--arm", "loss=softmax", "--seeds", "3"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_run_folder_of_links_leads_nowhere(received, finished, command):
+    """Each of its files and folders lies elsewhere: that is read, and stays as it is to the last byte."""
+    for name in (".lock", "report.html", "model.pt2", "metrics.jsonl"):
+        (received / name).touch()
+    for name in (".sweep", "tensorboard"):
+        (received / name).mkdir()
+    for folder in ("plots", "tensorboard"):
+        (received / folder / ".x.1.tmp").write_text("a file of the user's")
+        (received / folder / "events.out.tfevents.1").write_text("another")
+    link_out(received, Path("elsewhere"))
+    shutil.copytree(finished.parent.parent / "data", "data")
+    shutil.copy("data/ant/0000.png", "image.png")
+    before = state_of(Path("elsewhere"))
+    code = main(COMMANDS[command])
+    assert state_of(Path("elsewhere")) == before
+    assert code == (6 if command in ("resume", "sweep") else 0)
+
+
+@pytest.mark.parametrize("name", ["train.log", ".lock", "plots", "tensorboard"])
+def test_what_would_be_written_through_a_link_ends_the_resumption(received, capsys, name):
+    """The message names the link before anything is done, with exit code 6."""
+    place = received / name
+    if place.exists():
+        place.rename("aim")
+    place.symlink_to("../aim")
+    before = state_of(Path.cwd())
+    assert main(COMMANDS["resume"]) == 6
+    assert f"got/{name}" in (told := capsys.readouterr().err)
+    assert "it is a link" in told
+    assert state_of(Path.cwd()) == before
+
+
+def test_what_is_replaced_takes_the_links_place(received, capsys):
+    """A checkpoint and texts that are links become files of the run's own when it goes on."""
+    Path("elsewhere").mkdir()
+    names = ["checkpoint.pt", "config.yaml", "status.json", "scores.json", "metrics.jsonl"]  # fmt: skip
+    for name in names:
+        (received / name).rename(Path("elsewhere", name))
+        (received / name).symlink_to(Path("elsewhere", name).absolute())
+    before = state_of(Path("elsewhere"))
+    assert main(COMMANDS["resume"]) == 0, capsys.readouterr().err
+    assert state_of(Path("elsewhere")) == before
+    for name in names:
+        assert (received / name).is_file()
+        assert not (received / name).is_symlink(), name
+    previous = received / "checkpoint-previous.pt"
+    assert not previous.is_symlink()
+    assert checkpoint.load(previous)["epoch"] == 1
+
+
+def test_versions_of_a_checkpoint_are_one_line_of_the_log(received, capsys):
+    """What a stranger wrote into a checkpoint is told, but it makes no line and no colour of its own."""
+    state = checkpoint.load(received / "checkpoint.pt")
+    state["versions"] = {"torch": "torch x\necho chosen #\x1b[31m", "runtime": ""}
+    checkpoint.save(state, received / "checkpoint.pt")
+    assert main([*COMMANDS["resume"][:-1]]) == 0
+    log = (received / "train.log").read_text()
+    assert r"torch x\necho chosen #\x1b[31m before" in log
+    assert "\necho" not in log
+    told = capsys.readouterr().err
+    assert "\necho" not in told
+    assert "\x1b" not in told
+
+
+def test_a_temporary_file_is_never_a_strangers(tmp_path):
+    """Links that wait under the names of temporary files are removed, not written through."""
+    (tmp_path / "aim").write_text("mine")
+    place = tmp_path / "x"
+    (tmp_path / f".x.{os.getpid()}.tmp").symlink_to("aim")
+    write_whole(place, "text")
+    checkpoint.save({"schema": 1}, place)
+    assert (tmp_path / "aim").read_text() == "mine"
+    (tmp_path / f".best.{os.getpid()}.tmp").symlink_to(place)
+    content = place.read_bytes()
+    checkpoint.duplicate(place, tmp_path / "best")
+    assert place.read_bytes() == content == (tmp_path / "best").read_bytes()
+    assert not (tmp_path / "best").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["status.json", "scores.json", "config.yaml", "checkpoint.pt", "metrics.jsonl"])  # fmt: skip
+def test_a_pipe_in_a_run_folder_is_never_waited_for(received, capsys, name):
+    """compare, eval, report and resume end at once, whatever they can still say of the run."""
+    (received / name).unlink()
+    os.mkfifo(received / name)
+    for command in ("compare", "report", "eval", "resume"):
+        assert main(COMMANDS[command]) in (0, 2, 4, 6), capsys.readouterr().err
+    assert (received / name).is_fifo()
+
+
+def test_a_device_given_as_an_output_stays(tmp_path):
+    """Root could put a file in its place, and the machine would have no /dev/stdout any more."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DiskError, match="no regular file"):
+        write_whole(tmp_path / "pipe", "text")
+    with pytest.raises(OSError, match="no regular file"), replacing(tmp_path / "pipe"):
+        pass
+    assert main(["compare", str(tmp_path), "--csv", str(tmp_path / "pipe")]) == 6
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_status_of_a_stranger_is_read_as_text(tmp_path):
+    """Who holds a lock is told from status.json, whatever that is."""
+    folder = RunFolder(tmp_path)
+    for text in (json.dumps({"pid": "1\n", "host": "\x1b[31m"}), "[]", "{"):
+        (tmp_path / "status.json").write_text(text)
+        assert folder._owner()
+
+
+@pytest.mark.parametrize(("value", "written"), [
+    ("=HYPERLINK(1)", "'=HYPERLINK(1)"), ("+1+cmd|' /C calc'!A0", "'+1+cmd|' /C calc'!A0"), ("-x", "'-x"), ("@SUM(1)", "'@SUM(1)"),
+    (" =1+1", "' =1+1"), ("\t=1", "\\t=1"), ("\r=1", "\\r=1"), ("\uff1d1+1", "'\uff1d1+1"), ("\x1b[31m", "\\x1b[31m"),
+    ("-0.5", "-0.5"), ("1e-05", "1e-05"), (-0.5, -0.5), (None, None), (True, True), ("a=1", "a=1"), ("", ""),
+])  # fmt: skip
+def test_a_cell_of_a_csv_is_no_formula(value, written):
+    """What a spreadsheet would run begins with a quote; numbers and other text are as they were."""
+    assert cell(value) == written
+
+
+def test_names_of_a_stranger_reach_no_spreadsheet(received, finished, capsys):
+    """Class names of a checkpoint and of scores.json, and names of files, are text in both CSVs."""
+    state = checkpoint.load(received / "checkpoint.pt")
+    state["classes"] = ["=1+1", "bee"]
+    checkpoint.save(state, received / "checkpoint.pt")
+    scores = json.loads((received / "scores.json").read_text())
+    scores["per_class"][0]["name"] = "\n=1+1"
+    (received / "scores.json").write_text(json.dumps(scores))
+    shutil.copy(finished.parent.parent / "data/ant/0000.png", "=1+1.png")
+    assert main(["predict", "got", "=1+1.png", "--csv", "-"]) == 0
+    assert main(["compare", "got", "--csv", "-"]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    cells = [text for row in rows for text in row]
+    assert "'=1+1.png" in cells
+    assert "'=1+1" in cells
+    assert not [text for text in cells if text.startswith("=") or "\n" in text]
+
+
+def test_no_text_commands_the_screen(capsys):
+    """A console spells control characters, in tables and messages; a message keeps to its line."""
+    stdout_console().print("a\x1b[31mb\nc\x9b", markup=False)
+    PlainDisplay().say("a\x1b]0;title\x07\nerror: b")
+    PlainDisplay().warn("a\rb")
+    printed = capsys.readouterr()
+    assert printed.out == "a\\x1b[31mb\nc\\x9b\n"
+    assert printed.err == "a\\x1b]0;title\\x07\\nerror: b\nWARNING: a\\rb\n"
