@@ -24,6 +24,7 @@ def test_help_names_every_section():
         assert section in text
 
 
+@pytest.mark.slow
 def test_a_section_runs_and_writes_its_rows(tmp_path):
     """A try-out of the shortest section prints its rows, and says that they mean nothing."""
     report = tmp_path / "train.json"

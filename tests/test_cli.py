@@ -59,6 +59,7 @@ def test_train_json_is_one_document(tmp_path, capsys):
     assert len(document["per_class"]) == 10
 
 
+@pytest.mark.slow
 def test_eval_takes_a_checkpoint_or_a_folder(runs, capsys):
     """`lmsm eval RUN` and `lmsm eval RUN/checkpoint.pt` give the run's own scores."""
     folder = only_run(runs, "lsoftmax")
@@ -243,6 +244,7 @@ def test_missing_data_names_the_way_out(tmp_path, monkeypatch, capsys):
         assert piece in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet18", "vgg16"])
 @pytest.mark.parametrize("profile", [[], ["--imbalance", "exp", "--factor", "0.5"], ["--imbalance", "step", "--factor", "0.5"]], ids=["balanced", "exp", "step"])  # fmt: skip
 def test_seed_presets_run_under_every_profile(tiny_cifar, tmp_path, capsys, model, profile):
@@ -268,6 +270,7 @@ def test_class_folders_from_the_command_line(tmp_path, capsys):
     assert sum(row["test_count"] for row in scores["per_class"]) == 40
 
 
+@pytest.mark.slow
 def test_demo_compares_and_draws(tmp_path, capsys):
     """The demo leaves a comparison of three losses and the picture of four margins."""
     document = run_json(capsys, "demo", "--seeds", 1, "--out", tmp_path)

@@ -404,6 +404,7 @@ def test_csv_file_is_written_beside_the_tables(runs, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_take_no_longer_than_importing_torch_once_or_twice(tmp_path):
     """Reading and comparing 1,000 runs of 200 epochs stays in the order of two seconds.
 

@@ -147,6 +147,7 @@ EPOCH = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_far_below_the_size_of_the_data(tmp_path):
     """Decoding 1.4 GiB, its normalisation, subsets and an epoch take less than 600 MiB of memory."""

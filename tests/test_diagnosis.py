@@ -100,6 +100,7 @@ def test_torchvision_that_does_not_fit_is_a_problem(tmp_path, monkeypatch, capsy
     assert checks["digits"]["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_torch_that_is_broken_is_a_problem(tmp_path):
     """In a process whose torch cannot be loaded there is a table, not a traceback, and exit code 1."""
     (tmp_path / "torch").mkdir()

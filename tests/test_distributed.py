@@ -266,6 +266,7 @@ def assert_close(values, truth, tolerance):
     assert (values.double() - truth).abs().max() <= tolerance * truth.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_batch_norm_is_that_of_the_whole_batch(found, name):
     """Outputs, gradients and running statistics are nn.BatchNorm's on all ranks' images together."""
@@ -283,6 +284,7 @@ def test_batch_norm_is_that_of_the_whole_batch(found, name):
             assert_close(rank[name]["state"][key], wanted.double(), tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_rank_has_the_same_statistics_to_the_bit(found, name):
     """Running statistics need no broadcast: they are equal on all ranks, not only close."""
@@ -291,12 +293,14 @@ def test_every_rank_has_the_same_statistics_to_the_bit(found, name):
             assert torch.equal(rank[name]["state"][key], value)
 
 
+@pytest.mark.slow
 def test_one_value_a_channel_is_refused_on_every_rank(found):
     """A single value has no variance, and no rank is left waiting when that is said."""
     for rank in found:
         assert rank["one value"].startswith("BatchNorm has 1 values a channel")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TRAINED)
 def test_training_in_parallel_is_training_alone(found, dtype):
     """Steps with momentum, class weights, uneven and empty parts give one process's weights."""
@@ -308,6 +312,7 @@ def test_training_in_parallel_is_training_alone(found, dtype):
             assert torch.equal(rank[dtype][name], found[0][dtype][name])
 
 
+@pytest.mark.slow
 def test_ranks_exchange_values(found):
     """Sums, any and rows of uneven length, or none, are the same on every rank."""
     size = len(found)
@@ -321,6 +326,7 @@ def test_ranks_exchange_values(found):
         assert rank["int64 rows"].tolist() == [i for i in range(size) for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_rank_0_goes_first(found):
     """The body of `first` has run on rank 0 when it starts on the others."""
     assert [rank["was made before"] for rank in found] == [r > 0 for r in range(len(found))]
@@ -402,6 +408,7 @@ OUTCOMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(4), ids=["alike", "rank 0 goes first", "a bug", "in a loop"])  # fmt: skip
 def test_a_failure_ends_all_ranks_and_is_shown_once(failures, number):
     """Every rank has the error and exit code of the one that failed, which alone shows it; rank 0 does where all fail."""
@@ -424,6 +431,7 @@ def add_for_ever(folder):
         sys.exit(error.exit_code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_other(tmp_path, victim):
     """When one of two ranks is killed in the middle, the other ends within 30 s and says which."""

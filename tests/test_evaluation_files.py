@@ -52,6 +52,7 @@ def names_in(folder):
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_plots_are_written_and_are_pictures(run, flat_run, tmp_path, capsys):
     """--plots makes the folder and the five files, and for two features their picture too."""
     for path, wanted in ((run, PLOTS), (flat_run, PLOTS | {"features.png"})):

@@ -74,6 +74,7 @@ def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
     assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in classifier.modules())  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "loss"), [("resnet32", "arcface"), ("paper-2d", "lsoftmax")])
 def test_torch_program_needs_no_lmsm(tmp_path, model, loss):
     """A fresh process that cannot import lmsm_cli loads the .pt2 and gets logits and class names."""

@@ -140,6 +140,7 @@ def test_a_page_ends_with_its_examples(page, command):
     assert [line for line in lines if line.startswith("$ ")] == [f"$ {line}" for line in EXAMPLES[command]]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_page_is_quick():
     """Help computes for a fifth of what importing torch takes; a noisy machine is allowed half."""
     used = []

@@ -107,7 +107,17 @@ RECIPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [*FAMILIES.values(), *RECIPES.values()], ids=[*FAMILIES, *RECIPES])  # fmt: skip
+UNIT = ("lsoftmax", "relu neck, whose dropout draws", "sgd, cosine, warm-up, crop-flip")
+"""The others take as long each."""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(values, id=name, marks=[] if name in UNIT else pytest.mark.slow)
+        for name, values in (FAMILIES | RECIPES).items()
+    ],
+)
 def test_a_run_that_was_left_twice_ends_with_the_same_bits(tmp_path, values):
     """Left in the middle of the first epoch and at the end of the second, it ends as if it was not."""
     steps = 7  # of an epoch: 434 images, 64 at a time; without validation 8

@@ -46,6 +46,7 @@ def test_a_model_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
         measure.throughput("paper-2d", CPU, 8, 0.1, print)
 
 
+@pytest.mark.slow
 def test_the_command_prints_models_losses_and_json(capsys):
     """Every asked model and precision has a row whose parts fit together, and every loss has one."""
     flags = ["--models", "paper-2d,resnet32", "--precision", "fp32", "--batch-size", "4", "--seconds", "0.01"]  # fmt: skip

@@ -241,6 +241,7 @@ def test_many_classes_show_their_commonest_confusions(tmp_path):
     assert html.count("<bdi>class 57</bdi></th>") >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_classes", "num_losses"), [(10, 10), (10, 30), (100, 30)])
 def test_thirty_runs_stay_below_2_mb(tmp_path, num_classes, num_losses):
     """30 runs of 200 epochs with a picture each, in 10 groups or in 30, are a file to be sent."""

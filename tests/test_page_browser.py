@@ -10,7 +10,10 @@ from lmsm_cli.reports.page import write_page
 from lmsm_cli.runs.record import find_runs, read_run
 from tests.synthetic_runs import metrics_of, scores_of, write_run, write_runs
 
-pytestmark = pytest.mark.skipif(browser_path() is None, reason="no chromium or Chrome on PATH")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browser_path() is None, reason="no chromium or Chrome on PATH"),
+]
 
 LONG = "an_extraordinarily_long_class_name_that_nobody_would_break_anywhere_at_all"
 TROUBLE = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}

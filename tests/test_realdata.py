@@ -6,7 +6,7 @@ import pytest
 
 from lmsm_cli.commands.app import main
 
-pytestmark = pytest.mark.realdata
+pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
 
 def train(real_data, tmp_path, *flags):

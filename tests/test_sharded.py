@@ -226,12 +226,14 @@ def assert_equal_to_one_process(outcomes, case):
     torch.testing.assert_close(rows.double(), grad_weight, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_compute_what_one_process_does(found, name):
     """Loss and feature gradient are those of all classes on every rank, weight gradients the rank's rows."""
     assert_equal_to_one_process([rank[name] for rank in found], CASES[name])
 
 
+@pytest.mark.slow
 def test_a_target_far_ahead_keeps_its_small_loss(found):
     """A loss of 1e-9 has the digits of float32: the target is masked, not taken out afterwards."""
     loss, *_ = in_one_process(FAR_AHEAD)
@@ -240,6 +242,7 @@ def test_a_target_far_ahead_keeps_its_small_loss(found):
         torch.testing.assert_close(rank["far ahead"][0].double(), loss, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 def test_three_all_reduces_and_nothing_else(processes):
     """N and 2 N numbers cross ranks forward and N D backward, by no other collective."""
     n, nd = NUM_IMAGES, NUM_IMAGES * NUM_FEATURES
@@ -248,6 +251,7 @@ def test_three_all_reduces_and_nothing_else(processes):
         assert rank["collectives"] == wanted
 
 
+@pytest.mark.slow
 def test_heads_train_data_parallel(processes):
     """Under DistributedDataParallel every rank has the gradient of the whole batch."""
     features, _, labels = draw(Case())
@@ -257,6 +261,7 @@ def test_heads_train_data_parallel(processes):
         torch.testing.assert_close(rank["data parallel"], head.weight.grad, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_label_of_no_rank_is_an_error_on_every_rank(found):
     """Label 7 of classes 0 to 6 raises on all ranks, so that none waits for another."""
     for rank in found:
@@ -265,12 +270,14 @@ def test_a_label_of_no_rank_is_an_error_on_every_rank(found):
         )
 
 
+@pytest.mark.slow
 def test_second_derivative_is_refused_on_every_rank(found):
     """Differentiating the gradient says that it cannot be, before any rank waits."""
     for rank in found:
         assert rank["twice"] == "LmsmError: a margin loss can be differentiated only once"
 
 
+@pytest.mark.slow
 def test_a_rank_outside_the_group_is_told(processes):
     """The process that is not of the two is told so, instead of computing a loss of its own."""
     assert processes[1]["outside"].startswith("LmsmError: sharded_l_softmax_loss: rank 1 is not in")

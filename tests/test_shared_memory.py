@@ -63,6 +63,7 @@ def sums(memory, rank, size, folder):
     torch.save(found, folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_sums_are_those_of_all_ranks(tmp_path, size):
     """Tensors larger than a slot, 0-dimensional, empty and transposed ones are added exactly."""
@@ -79,6 +80,7 @@ def test_sums_are_those_of_all_ranks(tmp_path, size):
         assert found["turns"] == [turn * sum(range(1, size + 1)) for turn in range(2000)]
 
 
+@pytest.mark.slow
 def test_nothing_stays_in_the_shared_folder(tmp_path):
     """The file has no name any more while the ranks use it."""
     processes = start(wait_for_the_others, tmp_path, 2)
@@ -105,6 +107,7 @@ def wait_for_the_others(memory, rank, size, folder):
         print(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "is_killed"), [(60, True), (2, False)])
 def test_a_rank_that_does_not_come_is_given_up(tmp_path, seconds, is_killed):
     """A killed rank is noticed at once, though nobody has waited for it; a silent one by timeout."""

@@ -331,6 +331,7 @@ def part_of(folder):
     return folder / "cifar-10-python.tar.gz.part"
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_downloads_and_the_others_find_it(cifar, tmp_path):
     """Three processes that need the same data at once make one request, and all have all images."""
     server, known, _ = cifar
@@ -347,6 +348,7 @@ def test_of_several_processes_one_downloads_and_the_others_find_it(cifar, tmp_pa
     assert names(tmp_path) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
 
 
+@pytest.mark.slow
 def test_a_killed_download_blocks_nobody_and_is_gone_on_with(cifar, tmp_path):
     """After SIGKILL the process that waits takes over, from where the part file ends."""
     server, known, _ = cifar
@@ -363,6 +365,7 @@ def test_a_killed_download_blocks_nobody_and_is_gone_on_with(cifar, tmp_path):
     assert names(tmp_path) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_download_keeps_what_came(cifar, tmp_path, number, code):
     """Ctrl-C or SIGTERM ends `lmsm train` at once, without a traceback; the part file stays."""

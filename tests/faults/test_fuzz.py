@@ -237,6 +237,7 @@ def compare(runs, changes):
     assert document["groups"]
 
 
+@pytest.mark.slow
 @fuzz
 @given(data=st.data())
 def test_a_run_folder_with_damaged_files_is_described(runs, data):
@@ -255,6 +256,7 @@ def places(document):
             yield from places(document[key])
 
 
+@pytest.mark.slow
 @fuzz
 @given(data=st.data())
 def test_a_run_folder_with_json_of_another_shape_is_described(runs, data):

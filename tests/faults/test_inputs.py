@@ -64,6 +64,7 @@ def test_class_names_are_shown_spelled_out(strange, capsys):
     assert not raw((folder / "train.log").read_text())
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_no_commands_from_class_names(strange):
     """On a real terminal no name colours, retitles or rings, and brackets are no markup."""
     folder, _ = strange
@@ -138,6 +139,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("home", [None, "/dev/null/home"], ids=["unset", "not writable"])
 def test_no_home_is_needed(tmp_path, home):
     """Without $HOME, or with one that takes no files, a run works and writes where it is told to."""

@@ -23,6 +23,8 @@ from lmsm_cli.runs import checkpoint
 from tests.conftest import SilentDisplay
 from tests.test_journal import assert_same_bits, config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

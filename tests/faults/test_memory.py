@@ -29,6 +29,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the data in memory")
 def test_a_batch_that_does_not_fit_ends_with_code_7_and_one_that_fits(tmp_path):
     """Under 500 MiB more than start-up takes, the command names batch, peak and a smaller batch, which runs."""

@@ -16,6 +16,8 @@ import pytest
 from lmsm_cli.runs import checkpoint
 from tests.test_journal import assert_same_bits
 
+pytestmark = pytest.mark.slow
+
 LMSM = [sys.executable, "-m", "lmsm_cli"]
 FIXED = ["--preset", "digits", "--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--threads", "1"]  # fmt: skip
 SECONDS = 120

@@ -10,6 +10,8 @@ import pytest
 from tests.test_search import CHOICES, OTHER_FLAGS, finished
 from tests.test_sweep import FLAGS, folders, status, swept
 
+pytestmark = pytest.mark.slow
+
 LMSM = [sys.executable, "-m", "lmsm_cli"]
 SECONDS = 200
 

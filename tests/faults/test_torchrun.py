@@ -15,6 +15,8 @@ import torch
 from lmsm_cli import load_checkpoint
 from lmsm_cli.runs import checkpoint
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
 DIGITS = ["train", "--preset", "digits", "--device", "cpu"]
 
