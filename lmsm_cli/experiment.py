@@ -9,7 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+# These two now: the frames that import them are kept alive, and later ones hold a training.
+import matplotlib.backends.backend_agg  # noqa: F401
 import torch
+import torch._dynamo
 
 from lmsm_cli import config as configs
 from lmsm_cli import journal as journals

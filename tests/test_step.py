@@ -67,7 +67,7 @@ def emulated_capture(stepper):
 
     def capture(function):
         held = [*stepper.model.state_dict().values(), stepper.watch.sums, stepper.watch.predicted]
-        held += [t for state in stepper._optimizer.state.values() for t in tensors(list(state.values()))]  # fmt: skip
+        held += [t for state in stepper._step.optimizer.state.values() for t in tensors(list(state.values()))]  # fmt: skip
         before = [tensor.clone() for tensor in held]
         random = torch.get_rng_state()
         try:

@@ -91,8 +91,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         app(args=words, prog_name="lmsm", standalone_mode=True)
     except SystemExit as done:
         # Typer makes exits of these, which forget the signal, and call a reader that left a failure.
-        if interrupt := _cause(done, KeyboardInterrupt):
-            raise interrupt from None
+        if _cause(done, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
         if _cause(done, BrokenPipeError):
             return 0
         return done.code if isinstance(done.code, int) else int(done.code is not None)

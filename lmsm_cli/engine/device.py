@@ -1,7 +1,6 @@
 """Where and in which arithmetic to compute: device, precision, memory layout, threads."""
 
 import ctypes
-import gc
 import os
 import re
 import sys
@@ -145,15 +144,6 @@ def _keep_freed_memory() -> None:
     if mallopt := _of_libc("mallopt"):
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def return_freed_memory(device: torch.device) -> None:
-    """Give back what the allocators keep of a device, for those that would take it otherwise."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif malloc_trim := _of_libc("malloc_trim"):
-        malloc_trim(0)
 
 
 def _of_libc(name: str) -> Callable[..., int] | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch._dynamo  # now: the frames that import it are kept alive
 from torch import Tensor
 
 from lmsm_cli.config import Config

@@ -7,7 +7,7 @@ weights, the optimiser's state and the epoch's watch. Hence it never waits for t
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,24 +46,57 @@ class Objective(nn.Module):
         return losses.sum() / total, features
 
 
+class _Step:
+    """One step on a batch; holds no number that changes from step to step but in a tensor."""
+
+    def __init__(self, objective: nn.Module, model: Classifier, optimizer: Optimizer, watch: Watch, weights: Tensor | None) -> None:  # fmt: skip
+        self._objective, self._model, self._weights = objective, model, weights
+        self.optimizer, self._watch = optimizer, watch
+        optimised = [p for group in optimizer.param_groups for p in group["params"]]
+        self._views = [(p, view) for p, view in zip(model.parameters(), optimised, strict=True) if p is not view]  # fmt: skip
+
+    def __call__(
+        self, weighted: bool, images: Tensor, labels: Tensor, progress: Tensor, total: Tensor
+    ) -> None:
+        """Change the weights, the optimiser's state and the watch."""
+        weights = self._weights if weighted else None
+        objective, features = self._objective(images, labels, progress, weights, total)
+        self._model.zero_grad(set_to_none=True)
+        objective.backward()
+        for parameter, view in self._views:
+            assert parameter.grad is not None
+            view.grad = parameter.grad.permute(0, 2, 3, 1)
+        self.optimizer.step()
+        with torch.no_grad():
+            features = features.detach()
+            logits = self._model.head.logits(features)
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            predicted = logits.argmax(dim=1)
+            self._watch.see(
+                features, predicted, loss, (predicted == labels).sum(), objective.detach()
+            )
+
+
 class Stepper:
     """Takes the steps of a training; `watch` sums up what they did.
 
-    `say` is told what a user should know: what compiling took, and that there is no graph.
+    `say` is told what a user should know: what compiling took, and that there is no graph. Nothing
+    that it holds refers back to it, so that model, optimiser and graphs go as soon as it does.
     """
 
     def __init__(self, model: Classifier, optimizer: Optimizer, config: Config, weights: Tensor | None, runtime: Runtime, say: Callable[[str], None], ranks: Ranks = ALONE) -> None:  # fmt: skip
-        self.model, self._optimizer, self._weights = model, optimizer, weights
-        optimised = [p for group in optimizer.param_groups for p in group["params"]]
-        self._views = [(p, view) for p, view in zip(model.parameters(), optimised, strict=True) if p is not view]  # fmt: skip
+        self.model, self._weights = model, weights
         self.watch = Watch(len(model.classes), runtime.device)
-        objective: nn.Module = Objective(model, runtime)
         self._progress = torch.zeros((), device=runtime.device)
-        self._run: Callable[..., None] = self._step
         self._say, self._uncompiled = say, config.compile
+        objective: nn.Module = Objective(model, runtime)
         if config.compile:
-            objective.compile(dynamic=False)  # in place: names of parameters stay
-        self._objective = data_parallel(objective, runtime.device, ranks) if ranks.size > 1 else objective  # fmt: skip
+            # Not `objective.compile()`: that keeps in the module a bound method of itself.
+            objective = cast(nn.Module, torch.compile(objective, dynamic=False))
+        if ranks.size > 1:
+            objective = data_parallel(objective, runtime.device, ranks)
+        self._step = _Step(objective, model, optimizer, self.watch, weights)
+        self._run: Callable[..., None] = self._step
         # Capturing the exchange of gradients is for the day when it can be tried.
         if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
             self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), say)
@@ -80,25 +113,6 @@ class Stepper:
         if self._uncompiled:
             self._uncompiled = False
             self._say(f"compiled in {time.perf_counter() - started:.1f} s, which the first epoch's time contains")  # fmt: skip
-
-    def _step(self, weighted: bool, images: Tensor, labels: Tensor, progress: Tensor, total: Tensor) -> None:  # fmt: skip
-        """Do the step; holds no number that changes from step to step but in a tensor."""
-        weights = self._weights if weighted else None
-        objective, features = self._objective(images, labels, progress, weights, total)
-        self.model.zero_grad(set_to_none=True)
-        objective.backward()
-        for parameter, view in self._views:
-            assert parameter.grad is not None
-            view.grad = parameter.grad.permute(0, 2, 3, 1)
-        self._optimizer.step()
-        with torch.no_grad():
-            features = features.detach()
-            logits = self.model.head.logits(features)
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
-            predicted = logits.argmax(dim=1)
-            self.watch.see(
-                features, predicted, loss, (predicted == labels).sum(), objective.detach()
-            )
 
 
 def new_optimizer(model: Classifier, config: Config) -> Optimizer:

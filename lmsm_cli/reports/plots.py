@@ -76,6 +76,8 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
         _draw_lines(panels[3], rows, "lambda", {"lambda": "lambda"})
         # lambda falls over orders of magnitude, and may reach 0
         panels[3].set_yscale("symlog", linthresh=1)
+        # Formulas at the ticks would keep this frame and its callers alive, which hold the net.
+        panels[3].yaxis.set_major_formatter("{x:g}")
         panels[3].set_ylim(0, max(1, *(2 * (row.get("lambda") or 0) for row in rows)))
     save_figure(figure, folder / "training_history")
 
