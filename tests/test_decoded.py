@@ -14,7 +14,7 @@ from PIL import Image
 
 from lmsm_cli.data import decoding
 from lmsm_cli.data.batches import batches, plan_epoch
-from lmsm_cli.data.decoded import MappedImages, StoredImages, UndecodedImages
+from lmsm_cli.data.decoded import MappedImages, StoredImages, UndecodedImages, level_sums
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.listing import list_class_folders
 from lmsm_cli.data.sources import load, load_folder
@@ -167,3 +167,12 @@ def test_memory_stays_far_below_the_size_of_the_data(tmp_path):
     said = json.loads(done.stdout)
     assert (said["train"], said["test"], said["seen"]) == (8000, 2000, 8000)
     assert said["peak"] - said["at_start"] < 600, said
+
+
+def test_sums_of_levels_are_exact():
+    """The sums are those of whole numbers, also where every level is the highest."""
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 29, 3), np.uint8)
+    whole = pixels.astype(int)
+    assert level_sums(pixels).tolist() == [whole.sum((0, 1)).tolist(), (whole**2).sum((0, 1)).tolist()]  # fmt: skip
+    brightest = np.full((1024, 1024, 1), 255, np.uint8)
+    assert level_sums(brightest).tolist() == [[255 << 20], [255**2 << 20]]

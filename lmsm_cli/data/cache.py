@@ -14,6 +14,7 @@ import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -62,7 +63,7 @@ def key_of(*fields: object) -> str:
     return hashed.hexdigest()
 
 
-def open_own(path: Path) -> IO[bytes]:
+def open_own(path: Path) -> BufferedReader:
     """Open a file of the cache to read. Raises OSError for a link and for another user's file."""
     check_own_file(path)
     file = open_regular(path)

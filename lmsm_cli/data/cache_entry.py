@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from lmsm_cli.data.cache import hold, open_own, remove_files
-from lmsm_cli.data.decoded import Images, MappedImages, Pixels
+from lmsm_cli.data.decoded import Images, LevelSums, MappedImages, Pixels
 from lmsm_cli.data.identity import DIGEST_BYTES, Digests
 from lmsm_cli.regular import created, replacing
 
@@ -35,6 +35,7 @@ class Facts(NamedTuple):
 
     digests: Digests  # (N, 16): of the files' bytes
     pictures: Digests  # (N, 16): of the pixels at full size
+    sums: LevelSums
     unreadable: Sequence[int]
     """The rows of files that are no images; their pixels are black, and stand for nothing."""
     since_ns: int
@@ -60,6 +61,7 @@ class _Sidecar(BaseModel):
     since_ns: int
     digests: str
     pictures: str
+    sums: str
     unreadable: list[int]
 
 
@@ -89,7 +91,7 @@ class CacheEntry:
         the disk before they got their name; to verify tens of GB would read them at each start.
         """
         with suppress(OSError, ValueError), open_own(self._sidecar) as file:
-            sidecar = _Sidecar.model_validate_json(file.read((1 << 20) + 200 * self.shape[0]))
+            sidecar = _Sidecar.model_validate_json(file.read((1 << 20) + 300 * self.shape[0]))
             facts = self._facts(sidecar)
             images = self._images(sidecar, mapped=mapped)
             if facts is not None and images is not None:
@@ -127,6 +129,7 @@ class CacheEntry:
             since_ns=facts.since_ns,
             digests=facts.digests.tobytes().hex(),
             pictures=facts.pictures.tobytes().hex(),
+            sums=facts.sums.astype("<i8").tobytes().hex(),
             unreadable=list(facts.unreadable),
         )
         with replacing(self._sidecar) as document:
@@ -156,11 +159,12 @@ class CacheEntry:
         """Return what the sidecar tells; None where it is of other files. May raise ValueError."""
         count = self.shape[0]
         digests, pictures = _digests(sidecar.digests), _digests(sidecar.pictures)
+        sums = np.frombuffer(bytes.fromhex(sidecar.sums), "<i8").reshape(-1, 2, self.shape[3])
         rows_are_right = all(0 <= row < count for row in sidecar.unreadable)
         fits = sidecar.fingerprint == self.fingerprint and rows_are_right
-        if not fits or len(digests) != count or len(pictures) != count:
+        if not fits or {len(digests), len(pictures), len(sums)} != {count}:
             return None
-        return Facts(digests, pictures, sidecar.unreadable, sidecar.since_ns)
+        return Facts(digests, pictures, sums, sidecar.unreadable, sidecar.since_ns)
 
     def _images(self, sidecar: _Sidecar, *, mapped: bool) -> Images | None:
         """Return the pixels; None where the file is cut or damaged. May raise OSError."""
@@ -176,7 +180,7 @@ class CacheEntry:
                 pixels = np.frombuffer(memory, np.uint8, offset=len(header))
                 return MappedImages(memory, pixels.reshape(self.shape))
             images = np.empty(self.shape, np.uint8)
-            read = file.readinto(images.data)  # type: ignore[attr-defined]
+            read = file.readinto(images.data)
             intact = read == images.nbytes and zlib.crc32(images.data) == sidecar.crc32
             return torch.from_numpy(images) if intact else None
 

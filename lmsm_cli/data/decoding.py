@@ -26,7 +26,14 @@ from PIL import Image
 
 from lmsm_cli.data import cache
 from lmsm_cli.data.cache_entry import CacheEntry, Facts, Kept, Take
-from lmsm_cli.data.decoded import Images, Pixels, UndecodedImages, select
+from lmsm_cli.data.decoded import (
+    Images,
+    LevelSums,
+    Pixels,
+    UndecodedImages,
+    level_sums,
+    select,
+)
 from lmsm_cli.data.fetch import locked
 from lmsm_cli.data.identity import DIGEST_BYTES, Digests, as_digests, digest
 from lmsm_cli.data.image_files import (
@@ -66,6 +73,7 @@ class ReadImages(NamedTuple):
     images: Images
     digests: Digests  # (N, 16): of the files' bytes
     pixels: Digests  # (N, 16): of the pixels at full size; only good to find the same picture twice
+    sums: LevelSums
     unreadable: dict[str, str]
     listing: Listing
 
@@ -88,7 +96,7 @@ def read_images(
     reading = _Reading(listing, size, channels, resize, display)
     images, facts = reading.kept()
     if not facts.unreadable:
-        return ReadImages(images, facts.digests, facts.pictures, {}, listing)
+        return ReadImages(images, facts.digests, facts.pictures, facts.sums, {}, listing)
     unreadable = {listing.files[row]: reason for row, reason in reading.reasons(facts).items()}
     if not skip_unreadable or len(unreadable) == len(listing.files):
         raise DataError(_unreadable_text(listing, unreadable))
@@ -98,6 +106,7 @@ def read_images(
         select(images, torch.from_numpy(rows)),
         facts.digests[rows],
         facts.pictures[rows],
+        facts.sums[rows],
         unreadable,
         listing.without(set(unreadable)),
     )
@@ -122,6 +131,7 @@ class _Chunk(NamedTuple):
     pixels: Pixels
     contents: list[bytes]
     pictures: list[bytes]
+    sums: list[LevelSums]
     unreadable: list[int]
 
 
@@ -269,14 +279,16 @@ class _Reading:
         since = time.time_ns()
         contents: list[bytes] = []
         pictures: list[bytes] = []
+        sums: list[LevelSums] = []
         unreadable: list[int] = []
         for chunk in self._chunks():
             take(chunk.pixels)
             contents += chunk.contents
             pictures += chunk.pictures
+            sums += chunk.sums
             unreadable += chunk.unreadable
             self.display.report(f"decoding {self.listing.root}", len(contents), self.shape[0])
-        return Facts(as_digests(contents), as_digests(pictures), unreadable, since)
+        return Facts(as_digests(contents), as_digests(pictures), np.stack(sums), unreadable, since)
 
     def _chunks(self) -> Iterator[_Chunk]:
         """Yield the images chunk after chunk.
@@ -297,7 +309,7 @@ class _Reading:
                 yield ahead.popleft().result()
 
     def _chunk(self, rows: range) -> _Chunk:
-        chunk = _Chunk(np.zeros((len(rows), *self.shape[1:]), np.uint8), [], [], [])
+        chunk = _Chunk(np.zeros((len(rows), *self.shape[1:]), np.uint8), [], [], [], [])
         for place, row in enumerate(rows):
             try:
                 pixels, content, picture = self.one(row)
@@ -307,6 +319,7 @@ class _Reading:
                 chunk.unreadable.append(row)
             chunk.contents.append(content)
             chunk.pictures.append(picture)
+            chunk.sums.append(level_sums(chunk.pixels[place]))
         return chunk
 
     def _warn(self, error: OSError, so: str) -> None:

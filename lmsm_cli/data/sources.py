@@ -4,9 +4,9 @@ To add a data set that torchvision knows, add it to SOURCES here and to PUBLISHE
 is comes as class folders (`folder`).
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsm_cli.data.complaints import complaints_told
-from lmsm_cli.data.decoded import Images, StoredImages, placed, select
+from lmsm_cli.data.decoded import Images, LevelSums, level_sums, placed, select
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
 from lmsm_cli.data.listing import (
@@ -85,10 +85,20 @@ class Labelled(NamedTuple):
     classes: tuple[str, ...]
     digests: Digests
     places: NDArray[Any]
+    sums: LevelSums | None = None
+    """None where the normalisation is not that of the images."""
 
     def identities(self) -> list[bytes]:
         """Return what each image is, by class name and content."""
         return image_keys(self.classes, self.labels.numpy(), self.digests)
+
+    def own_normalisation(
+        self, rows: Tensor | None = None
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and deviation of the images, or of those in some rows."""
+        assert self.sums is not None
+        sums = self.sums if rows is None else self.sums[rows.numpy()]
+        return _normalisation(sums, self.images.shape[1:])
 
     def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
         """Return the images with a normalisation."""
@@ -115,9 +125,6 @@ _CIFAR10 = Source("cifar10", (5000,) * 10, 3, 32, *_CIFAR)
 _MNIST_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 _SVHN_COUNTS = (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659)
 _DIGITS_COUNTS = (119, 121, 118, 122, 121, 121, 121, 119, 116, 120)
-
-# For the normalisation: images a thread reads at once (10 MB of 224 x 224 pixels), and threads.
-_BLOCK, _THREADS = 64, 4
 
 SOURCES: dict[str, Source] = {
     "balanced": _CIFAR10,
@@ -230,7 +237,7 @@ def load_folder(
     if classes is not None:
         numbers = torch.tensor([list(classes).index(name) for name in read.classes])
         read = read._replace(labels=numbers[read.labels], classes=tuple(classes))
-    return read.normalised(*_normalisation(read.images, display))
+    return read.normalised(*read.own_normalisation())
 
 
 def _load_digits(split: Split) -> ImageSet:
@@ -242,7 +249,7 @@ def _load_digits(split: Split) -> ImageSet:
         np.arange(len(read.labels)), test_size=1 / 3, random_state=0, stratify=read.labels.numpy()
     )
     train, test = (torch.from_numpy(np.sort(part)) for part in parts)
-    whole = read.normalised(*_normalisation(select(read.images, train)))
+    whole = read.normalised(*read.own_normalisation(train))
     return whole.subset(train if split == "train" else test)
 
 
@@ -254,7 +261,8 @@ def _digits() -> Labelled:
     # the file holds 0..16
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     names = tuple(str(name) for name in digits.target_names)
-    return _published(images, digits.target.astype(np.int64), names)
+    sums = np.stack([level_sums(image) for image in images])
+    return _published(images, digits.target.astype(np.int64), names)._replace(sums=sums)
 
 
 def _load_own_folder(
@@ -265,7 +273,7 @@ def _load_own_folder(
         listing = list_class_folders(data_dir)
         read = _read_listing(listing, data_dir, image_size, 3, display)
         train, test = (torch.from_numpy(part) for part in split_by_class(listing))
-        whole = read.normalised(*_normalisation(select(read.images, train), display))
+        whole = read.normalised(*read.own_normalisation(train))
         return whole.subset(train if split == "train" else test)
     listings = {name: list_class_folders(data_dir / name) for name in ("train", "test")}
     differing = set(listings["train"].classes) ^ set(listings["test"].classes)
@@ -275,7 +283,7 @@ def _load_own_folder(
             f"only one of them has {_few(sorted(differing))}"
         )
     training = _read_listing(listings["train"], data_dir, image_size, 3, display)
-    mean, std = _normalisation(training.images, display)
+    mean, std = training.own_normalisation()
     if split == "train":
         return training.normalised(mean, std)
     del training
@@ -351,42 +359,22 @@ def _read_listing(
     above = "".join(f"{part}/" for part in listing.root.relative_to(data_dir).parts)
     places = np.array([os.fsencode(above + file) for file in read.listing.files])
     labels = torch.tensor(read.listing.labels)
-    return Labelled(read.images, labels, listing.classes, read.digests, places)
+    return Labelled(read.images, labels, listing.classes, read.digests, places, read.sums)
 
 
-def _normalisation(images: Images, display: Display = SILENT) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
-    """Return mean and standard deviation of each channel, in units of [0, 1]."""
-    counts = _level_counts(images, display).numpy()
-    levels = np.arange(256) / 255
+def _normalisation(
+    sums: LevelSums, image_shape: Sequence[int]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, in units of [0, 1], rounded only at the end."""
+    height, width, _ = image_shape
+    count = len(sums) * height * width
     means, deviations = [], []
-    for channel in counts:
-        shares = channel / channel.sum()
-        mean = float(shares @ levels)
-        means.append(mean)
+    for total, squares in sums.sum(axis=0).T.tolist():
+        means.append(total / (255 * count))
         # one grey level at least: images of one colour must not divide by zero
-        deviations.append(max(float(np.sqrt(shares @ (levels - mean) ** 2)), 1 / 255))
+        deviation = math.sqrt(count * squares - total**2) / (255 * count)
+        deviations.append(max(deviation, 1 / 255))
     return tuple(means), tuple(deviations)
-
-
-def _level_counts(images: Images, display: Display) -> Tensor:
-    """Return how often each channel has each grey level, (C, 256).
-
-    Exact, a few images at a time, and without a floating-point copy of them. `display` hears of it
-    where it takes long: where the images stay in their file.
-    """
-
-    def count(start: int) -> Tensor:
-        block = images[start : start + _BLOCK]
-        return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in block.unbind(-1)])  # fmt: skip
-
-    counts = torch.zeros(images.shape[-1], 256, dtype=torch.int64)
-    starts = range(0, len(images), _BLOCK)
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for start, part in zip(starts, threads.map(count, starts), strict=True):
-            counts += part
-            if isinstance(images, StoredImages):
-                display.report("mean and deviation of the pixels", min(start + _BLOCK, len(images)), len(images))  # fmt: skip
-    return counts
 
 
 def _few(names: Sequence[str]) -> str:
