@@ -71,6 +71,16 @@ def image_set(images, labels, classes, mean=(0.5,), std=(0.5,)):
     return ImageSet(images, labels, tuple(classes), mean, std, digests, np.arange(len(images)))
 
 
+@pytest.fixture
+def one_rank(tmp_path):
+    """A group of torch.distributed that is this process alone."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
 def children_seconds() -> float:
     """Return the processor time that the processes started by this one have taken."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

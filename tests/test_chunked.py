@@ -96,7 +96,7 @@ def test_heads_pass_their_chunk_on(spec, chunk):
     for spec_of in (spec, f"{spec}{',' if ':' in spec else ':'}class_chunk={chunk}"):
         x = features.clone().requires_grad_()
         head = head_with(spec_of, weight)
-        losses = head.losses(x, labels)
+        losses = head.losses(x, labels, 1.0)
         found.append([losses, *torch.autograd.grad(losses.sum(), (x, *head.parameters()))])
     assert_near(*found, 1e-12)
 
@@ -121,7 +121,7 @@ def largest_tensor(spec, num_images=64, num_classes=1000, num_features=4):
     head = build_head(spec, num_features, num_classes, torch.arange(1, num_classes + 1))
     features = torch.ones(num_images, num_features, requires_grad=True)
     with Largest() as largest:
-        head(features, torch.arange(num_images)).backward()
+        head(features, torch.arange(num_images), 1.0).backward()
     assert head.weight.grad is not None
     return largest.elements
 

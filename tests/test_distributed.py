@@ -144,7 +144,7 @@ class Objective(nn.Module):
         features = self.body(images)
         if not len(labels):
             return zero_objective(features, self.head.parameters())
-        return (weights[labels] * self.head.losses(features, labels)).sum() / total
+        return (weights[labels] * self.head.losses(features, labels, 1.0)).sum() / total
 
 
 def training_batches(dtype):
@@ -189,7 +189,7 @@ def trained_alone(dtype):
     for images, labels, weights in training_batches(dtype):
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
             features = objective.body(images)
-        loss = weighted_mean(objective.head.losses(features, labels), labels, weights)
+        loss = weighted_mean(objective.head.losses(features, labels, 1.0), labels, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -84,7 +84,7 @@ def test_finite_everywhere(spec, dtype, case):
     if dtype == torch.float64:
         head.double()
     features = (rows * scale).to(dtype)
-    assert head.losses(features, labels).isfinite().all()
+    assert head.losses(features, labels, 1.0).isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients(head, features, labels))
 
 
@@ -95,7 +95,9 @@ def test_half_features_are_computed_in_float32(spec, dtype):
     features, weight, labels = batch_at(dtype=torch.float32)
     head, features = head_with(spec, weight), features.to(dtype)
     assert head.logits(features).dtype == torch.float32
-    assert torch.equal(head.losses(features, labels), head.losses(features.float(), labels))
+    assert torch.equal(
+        head.losses(features, labels, 1.0), head.losses(features.float(), labels, 1.0)
+    )
     for_features, *for_parameters = gradients(head, features, labels)
     assert for_features.dtype == dtype
     assert all(gradient.dtype == torch.float32 for gradient in for_parameters)
@@ -139,6 +141,225 @@ def test_state_dict_is_the_weight(spec):
     assert head_with(spec, torch.randn(5, 6)).state_dict().keys() == learned
 
 
+ANNEALED = [spec for spec in SPECS if spec.startswith(("lsoftmax", "asoftmax"))] + [
+    "lsoftmax:anneal=none",
+    "asoftmax:margin=1",
+    "lsoftmax:anneal=constant,lambda_min=2",
+]
+OTHERS = [spec for spec in SPECS if not spec.startswith(("lsoftmax", "asoftmax"))]
+
+
+@pytest.mark.parametrize("spec", ANNEALED)
+@pytest.mark.parametrize("call", [lambda head: head, lambda head: head.losses])
+def test_a_margin_in_training_asks_for_the_progress(spec, call):
+    """Without one the full margin would hold from the first step: an error with the two ways out."""
+    features, weight, labels = batch_at(dtype=torch.float32)
+    head = head_with(spec, weight)
+    with pytest.raises(ValueError, match=r"progress is not given.*progress=.*total_steps="):
+        call(head)(features, labels)
+    with pytest.raises(ValueError, match=r"progress is not given"):
+        call(head)(features, labels, None)  # as others call a loss, with None for what it mines
+
+
+@pytest.mark.parametrize("spec", OTHERS)
+def test_a_loss_without_annealing_needs_no_progress(spec):
+    """Its losses are the same with any progress and with none."""
+    features, weight, labels = batch_at(dtype=torch.float32)
+    head = head_with(spec, weight)
+    for progress in (0, 0.3, 1.0, torch.tensor(0.5)):
+        assert torch.equal(head.losses(features, labels), head.losses(features, labels, progress))
+
+
+@pytest.mark.parametrize("spec", [*SPECS, *ANNEALED, "softmax:label_smoothing=0.3"])
+@pytest.mark.parametrize("progress", [None, 0.2])
+def test_in_evaluation_the_loss_has_no_margin(spec, progress):
+    """After eval() it is the cross-entropy of the scores, whatever the progress; then the margin is back."""
+    features, weight, labels = batch_at(dtype=torch.float32)
+    head = head_with(spec, weight)
+    before = head.losses(features, labels, 1.0)
+    head.eval()
+    scores = head.logits(features).detach().double()
+    wanted = -scores.log_softmax(dim=1)[torch.arange(len(labels)), labels]
+    np.testing.assert_allclose(head.losses(features, labels, progress).detach(), wanted, rtol=1e-4, atol=1e-5)  # fmt: skip
+    assert head(features, labels, progress).item() == pytest.approx(wanted.mean().item(), rel=1e-4)
+    assert torch.equal(head.train().losses(features, labels, 1.0), before)
+
+
+def counted(spec="lsoftmax:margin=4", total_steps=4, **batch):
+    """Return a head that counts its calls, its twin that must be told, features and labels."""
+    features, weight, labels = batch_at(**({"dtype": torch.float32} | batch))
+    twin = head_with(spec, weight)
+    head = build_head(spec, 6, 5, total_steps=total_steps).to(weight.dtype)
+    head.load_state_dict(twin.state_dict())
+    return head, twin, features, labels
+
+
+@pytest.mark.parametrize("spec", ["lsoftmax:margin=4", "asoftmax", "lsoftmax:anneal=cosine"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_total_steps_stands_in_for_the_progress(spec, dtype):
+    """The calls of a training of four have the losses of progress 0, 1/4, 1/2, 3/4, and then 1 for ever."""
+    head, twin, features, labels = counted(spec, dtype=dtype)
+    for progress in (0, 0.25, 0.5, 0.75, 1, 1, 1):
+        torch.testing.assert_close(head(features, labels), twin(features, labels, progress), rtol=1e-6, atol=0)  # fmt: skip
+
+
+def test_what_counts_as_a_step():
+    """A call in training with gradients on; none without them, in evaluation, or that is refused."""
+    head, twin, features, labels = counted()
+    head(features, labels)
+    with torch.no_grad():
+        for _ in range(5):
+            torch.testing.assert_close(
+                head(features, labels), twin(features, labels, 0.25), rtol=1e-6, atol=0
+            )
+    head.eval()(features, labels)
+    head.train().logits(features)
+    with pytest.raises(ValueError, match="labels have shape"):
+        head(features, labels[:2])
+    assert head.calls.item() == 1
+    assert torch.equal(
+        head(features, labels, 0.5), twin(features, labels, 0.5)
+    )  # what is given holds
+
+
+def test_the_count_is_saved():
+    """A training that goes on from a saved state goes on with its lambda, bit for bit."""
+    head, twin, features, labels = counted()
+    for _ in range(3):
+        head(features, labels)
+    state = copy.deepcopy(head.state_dict())
+    assert state["calls"].item() == 3
+    again = build_head("lsoftmax:margin=4", 6, 5, total_steps=4)
+    again.load_state_dict(state)
+    assert torch.equal(again(features, labels), head(features, labels))
+    assert again.calls.item() == 4
+    assert copy.deepcopy(again).calls.item() == 4
+    twin.load_state_dict(state)  # one without the count takes such a state too
+    assert torch.equal(twin.weight, again.weight)
+    assert "calls" not in twin.state_dict()
+
+
+def test_a_state_from_before_the_count_loads():
+    """A state dict without the buffer fits, alone and inside a model, and the count stays as it is."""
+    head, twin, features, labels = counted()
+    head(features, labels)
+    head.load_state_dict(twin.state_dict())
+    assert head.calls.item() == 1
+    nn.ModuleDict({"head": head}).load_state_dict(nn.ModuleDict({"head": twin}).state_dict())
+    nn.ModuleDict({"head": twin}).load_state_dict(nn.ModuleDict({"head": head}).state_dict())
+    with pytest.raises(RuntimeError, match="strange"):
+        head.load_state_dict(twin.state_dict() | {"strange": torch.zeros(1)})
+
+
+def test_a_compiled_step_counts_too():
+    """Compiled without a break, calls one after the other see lambda fall."""
+    head, twin, features, labels = counted("lsoftmax:margin=1.5", dtype=torch.float64)
+    torch.compiler.reset()
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    for progress in (0, 0.25, 0.5, 0.75, 1):
+        wanted = twin(features, labels, progress).item()
+        assert compiled(features, labels).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_total_steps_is_no_option_of_a_spec():
+    """A command line has its own count: specs refuse it, and so they refuse a bias."""
+    for option in ("total_steps", "bias"):
+        assert all(option not in options_of(head) for head in HEADS.values())
+        with pytest.raises(ValueError, match=f"has no option '{option}'"):
+            build_head(f"lsoftmax:{option}=3", 6, 5)
+    assert build_head("softmax", 6, 5, total_steps=3).weight.shape == (5, 6)  # which needs none
+
+
+WITH_BIAS = ["softmax", "large-margin-in-softmax", "balanced-softmax", "logit-adjusted", "vs", "focal"]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", WITH_BIAS)
+def test_a_bias_is_another_feature_that_is_always_one(spec):
+    """With a bias, losses, scores and gradients are those of a head with one more feature, of value 1."""
+    features, weight, labels = batch_at()
+    counts = torch.tensor([500, 100, 50, 10, 2])
+    head = build_head(spec, 6, 5, counts, bias=True).double()
+    head.weight.data = weight
+    wide = head_with(spec, torch.cat([weight, head.bias.detach()[:, None]], dim=1), counts)
+    padded = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+    for ours, wanted in [(head, wide), (head.eval(), wide.eval())]:
+        torch.testing.assert_close(ours.losses(features, labels), wanted.losses(padded, labels))
+    torch.testing.assert_close(head.logits(features), wide.logits(padded))
+    assert has_the_gradient_of_its_losses(head.train(), features, labels)
+
+
+def test_a_bias_is_there_on_request_alone():
+    """It starts as nn.Linear's, within 1 / sqrt(D); heads on angles refuse it by name."""
+    for spec in HEADS:
+        counts = torch.tensor([9, 8, 7, 6, 5])
+        assert build_head(spec, 16, 5, counts).bias is None
+        if spec in WITH_BIAS:
+            head = build_head(spec, 16, 5, counts, bias=True)
+            assert head.bias.shape == (5,)
+            assert 0 < head.bias.abs().max() <= 1 / 4
+            assert head.state_dict().keys() == {"weight", "bias"}
+            assert "bias=True" in repr(head)
+        else:
+            with pytest.raises(ValueError, match=f"loss '{spec}' takes no bias.*softmax"):
+                build_head(spec, 16, 5, counts, bias=True)
+
+
+def test_starts_of_the_class_weights():
+    """The norms of rows: sqrt(1/3) by nn.Linear's start, sqrt(2) by He et al.'s, 1 by the normalised layer's."""
+    torch.manual_seed(0)
+    for init, wanted in (("default", 3**-0.5), ("kaiming", 2**0.5), ("unit", 1.0)):
+        weight = build_head("softmax", 512, 200, init=init).weight.detach()
+        torch.testing.assert_close(weight.norm(dim=1).mean().item(), wanted, rtol=0.02, atol=0)
+        assert abs(weight.mean().item()) < 0.01
+    kaiming = build_head("softmax", 512, 200, init="kaiming").weight.detach()
+    assert kaiming.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)  # N(0, 2 / D)
+    assert kaiming.abs().max() > 3 * (2 / 512) ** 0.5  # normal, not uniform
+    shared = build_head("lsoftmax:weight_norm=shared", 512, 200, init="kaiming")
+    assert shared.shared_norm.item() == pytest.approx(2**0.5, rel=0.02)
+
+
+TAILS = torch.tensor([5000, 997, 50, 3, 1])
+
+
+@pytest.mark.parametrize("spec", ["logit-adjusted:tau=0.7", "balanced-softmax", "vs:gamma=0,tau=1.3", "lsoftmax:margin=1,tau=0.4", "softmax"])  # fmt: skip
+def test_prior_strength_is_what_is_in_the_loss(spec):
+    """The loss is the cross-entropy of scores + strength ln pi: what a later correction must leave out."""
+    features, weight, labels = batch_at()
+    head = head_with(spec, weight, TAILS)
+    prior = (TAILS.double() / TAILS.sum()).log()
+    shifted = head.logits(features) + head.prior_strength() * prior
+    wanted = nn.functional.cross_entropy(shifted, labels, reduction="none")
+    torch.testing.assert_close(head.losses(features, labels, 1.0), wanted, rtol=1e-9, atol=1e-9)
+    named = {"logit-adjusted:tau=0.7": 0.7, "balanced-softmax": 1.0, "vs:gamma=0,tau=1.3": 1.3, "softmax": 0.0}  # fmt: skip
+    assert head.prior_strength() == named.get(spec, 0.4)
+
+
+@pytest.mark.parametrize(("spec", "name", "wanted"), [
+    ("logit-adjusted", "prior", lambda n: np.log(n / n.sum())),
+    ("balanced-softmax", "log_counts", np.log),
+    ("vs", "factors", lambda n: (n / n.max()) ** 0.3),
+    ("vs", "prior", lambda n: np.log(n / n.sum())),
+    ("ldam", "margins", lambda n: 0.5 * (n.min() / n) ** 0.25),
+    ("lsoftmax:tau=0.3,margin=2", "prior", lambda n: 0.3 * np.log(n / n.sum())),
+    ("lsoftmax:margin=auto", "margin", lambda n: 1 + 3 * (n**-0.25 - n.max() ** -0.25) / (n.min() ** -0.25 - n.max() ** -0.25)),
+])  # fmt: skip
+def test_constants_are_as_exact_as_the_head(spec, name, wanted):
+    """What comes from the class counts is float64 in a double head, and exact again after half precision."""
+    exact = wanted(TAILS.numpy().astype(np.float64))
+    head = build_head(spec, 4, 5, TAILS)
+    for move, dtype, digits in (
+        (lambda head: head, torch.float32, 1e-6),
+        (lambda head: head.bfloat16(), torch.float32, 1e-6),
+        (lambda head: head.double(), torch.float64, 1e-14),
+        (lambda head: copy.deepcopy(head).double(), torch.float64, 1e-14),
+        (lambda head: nn.Sequential(head).double()[0], torch.float64, 1e-14),
+    ):
+        constant = getattr(move(head), name)
+        assert constant.dtype == dtype
+        np.testing.assert_allclose(constant.numpy(), exact, rtol=digits, atol=digits)
+    assert name not in head.state_dict()
+
+
 @every_head
 def test_options_are_shown(spec):
     """Printing a head shows its sizes, every option it has, and the values it was given."""
@@ -165,8 +386,8 @@ def test_double_computes_in_float64(spec):
     """head.double() takes float64 features, gives float64 losses, near the float32 ones."""
     features, weight, labels = batch_at(dtype=torch.float32)
     head = head_with(spec, weight)
-    single = head.losses(features, labels).tolist()
-    losses = head.double().losses(features.double(), labels)
+    single = head.losses(features, labels, 1.0).tolist()
+    losses = head.double().losses(features.double(), labels, 1.0)
     assert losses.dtype == head.logits(features.double()).dtype == torch.float64
     assert losses.tolist() == pytest.approx(single, rel=1e-5, abs=1e-6)
 

@@ -205,7 +205,7 @@ def test_under_detached_norms_the_margin_has_no_say_in_a_weights_length(class_ch
     chunk = f",class_chunk={class_chunk}" if class_chunk else ""
     head = head_with(f"lsoftmax:margin=2,anneal=constant,lambda_min=0.5,weight_norm=detached{chunk}", weight)  # fmt: skip
     x, w = features.clone().requires_grad_(), weight.clone().requires_grad_()
-    mine = torch.autograd.grad(head(x, labels), (x, head.weight))
+    mine = torch.autograd.grad(head(x, labels, 1.0), (x, head.weight))
     rows = w[labels]
     cos = functional.cosine_similarity(x, rows)
     bent = (0.5 * cos + psi(cos, 2)) / 1.5 - cos

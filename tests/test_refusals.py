@@ -6,10 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
-from lmsm_cli import Annealing, LSoftmaxLoss, build_head, l_softmax_loss
-from lmsm_cli.errors import LmsmError
+from lmsm_cli import Annealing, LSoftmaxLoss, build_head, l_softmax_loss, psi
+from lmsm_cli.errors import ArgumentError, LmsmError
 from lmsm_cli.losses import HEADS
+from lmsm_cli.losses.head import options_of
+from lmsm_cli.losses.sharded import sharded_l_softmax_loss
 from tests.conftest import head_with
 
 BATCH = torch.zeros(3, 4)
@@ -26,6 +29,18 @@ BAD_BATCHES = [
     (torch.zeros(0, 4), torch.zeros(0).long(), "the batch is empty: features have shape (0, 4)"),
     (BATCH.double(), torch.tensor([0, 1, 2]), "features are torch.float64: expected torch.float32"),
     (BATCH.long(), torch.tensor([0, 1, 2]), "features are torch.int64: expected torch.float32"),
+    (BATCH.tolist(), torch.tensor([0, 1, 2]), "features are of type list: expected a torch tensor"),
+    (BATCH.numpy(), torch.tensor([0, 1, 2]), "features are of type ndarray: expected a torch tensor"),
+    (None, torch.tensor([0, 1, 2]), "features are of type NoneType: expected a torch tensor"),
+    (BATCH.to_sparse(), torch.tensor([0, 1, 2]), "features have the layout torch.sparse_coo: expected a dense tensor"),
+    (BATCH.to("meta"), torch.tensor([0, 1, 2]), "features are on meta, the class weights on cpu"),
+    (BATCH, [0, 1, 2], "labels are of type list: expected a torch tensor, as torch.as_tensor makes one"),
+    (BATCH, np.array([0, 1, 2]), "labels are of type ndarray: expected a torch tensor, as torch.as_tensor makes one"),
+    (BATCH, None, "labels are of type NoneType: expected a torch tensor"),
+    (BATCH, torch.eye(5)[:3], "labels have shape (3, 5): expected (3,), one class number per image; one-hot and soft labels are not taken"),
+    (BATCH, torch.eye(5)[:3].long(), "labels have shape (3, 5): expected (3,), one class number per image; one-hot and soft labels are not taken"),
+    (BATCH, torch.rand(3), "labels are torch.float32: expected torch.int64 class numbers, as labels.long() makes them; soft labels are not taken"),
+    (BATCH, torch.tensor([0, 1, 2]).to("meta"), "labels are on meta, the features on cpu"),
 ]  # fmt: skip
 
 
@@ -66,6 +81,26 @@ BAD_ARGUMENTS = [
     ({"lam": torch.tensor(-0.5)}, "lam is -0.5: give a finite number of at least 0"),
     ({"class_chunk": 0}, "class_chunk is 0: give a number of classes, at least 1"),
     ({"class_chunk": -3}, "class_chunk is -3: give a number of classes, at least 1"),
+    ({"class_chunk": 2.5}, "class_chunk is 2.5: give a number of classes, at least 1"),
+    ({"class_chunk": "3"}, "class_chunk is '3': give a number of classes, at least 1"),
+    ({"class_chunk": True}, "class_chunk is True: give a number of classes, at least 1"),
+    ({"lam": torch.ones(3)}, "lam has shape (3,): give one number"),
+    ({"lam": torch.ones(3, 1)}, "lam has shape (3, 1): give one number"),
+    ({"lam": torch.tensor(math.nan)}, "lam is nan: give a finite number of at least 0"),
+    ({"lam": "1"}, "lam is of type str: give a finite number of at least 0"),
+    ({"lam": None}, "lam is of type NoneType: give a finite number of at least 0"),
+    ({"lam": [1.0]}, "lam is of type list: give a finite number of at least 0"),
+    ({"lam": torch.tensor(1j)}, "lam is a tensor of torch.complex64: give real numbers"),
+    ({"margin": None}, "margin is None: give a number of at least 1"),
+    ({"margin": [2, 2, 2, 2, 2]}, "margin is [2, 2, 2, 2, 2]: give a number of at least 1"),
+    ({"margin": torch.ones(5) * 1j}, "margin is a tensor of torch.complex64: give real numbers"),
+    ({"margin": torch.ones(5).bool()}, "margin is a tensor of torch.bool: give real numbers"),
+    ({"margin": torch.ones(5, device="meta")}, "margin is on meta, the class weights on cpu"),
+    ({"reduction": None}, "reduction is None: give mean, sum or none"),
+    ({"reduction": ["mean"]}, "reduction is ['mean']: give mean, sum or none"),
+    ({"weight": [[1.0] * 4] * 5}, "class weights are of type list: expected a torch tensor"),
+    ({"weight": torch.ones(5, 4).long(), "features": torch.zeros(3, 4).long()}, "class weights are torch.int64: expected floating point"),
+    ({"labels": [0, 1, 2]}, "labels are of type list: expected a torch tensor"),
     ({"reduction": "avg"}, "reduction is 'avg': give mean, sum or none"),
     ({"weight": torch.zeros(4)}, "class weights have shape (4,): expected (C, D), two classes at least"),
     ({"weight": torch.zeros(1, 4)}, "class weights have shape (1, 4): expected (C, D), two classes at least"),
@@ -78,8 +113,86 @@ BAD_ARGUMENTS = [
 def test_bad_arguments_are_refused(given, message):
     """The function refuses what it cannot take, with its name, the value and what it should be."""
     good = {"features": BATCH, "weight": torch.ones(5, 4), "labels": torch.tensor([0, 1, 2]), "margin": 2}  # fmt: skip
-    with pytest.raises(ValueError, match=f"^l_softmax_loss: {re.escape(message)}"):
+    with pytest.raises(ArgumentError, match=f"^l_softmax_loss: {re.escape(message)}"):
         l_softmax_loss(**(good | given))
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    *(case for case in BAD_ARGUMENTS if "(C, D)" not in case[1] and "labels run" not in case[1]),
+    ({"weight": torch.zeros(1, 4)}, "class weights have shape (1, 4): expected (C_local, D), at least 2"),
+    ({"group": "all"}, "group is of type str: give a group of torch.distributed, or None for all ranks"),
+    ({"first_class": None}, "first_class is None: give the number of the rank's first class"),
+])  # fmt: skip
+@pytest.mark.usefixtures("one_rank")
+def test_bad_arguments_of_the_sharded_loss_are_refused(given, message):
+    """With the classes over ranks, in the same words."""
+    good = {"features": BATCH, "weight": torch.ones(5, 4), "labels": torch.tensor([0, 1, 2]), "margin": 2, "first_class": 0}  # fmt: skip
+    with pytest.raises(ArgumentError, match=f"^sharded_l_softmax_loss: {re.escape(message)}"):
+        sharded_l_softmax_loss(**(good | given))
+
+
+BAD_COSINES = [
+    (0.5, 2, "psi: cos is of type float: give a torch tensor"),
+    ([0.5], 2, "psi: cos is of type list: give a torch tensor"),
+    (torch.tensor([1]), 2, "psi: cos is of type torch.int64: give a torch tensor"),
+    (torch.tensor([0.0, 1.5]), 2, "psi: cos holds 1.5: give cosines, from -1 to 1"),
+    (torch.zeros(3), torch.ones(4), "psi: margin has shape (4,): expected one that broadcasts"),
+    (torch.zeros(3), torch.ones(3, 1), "psi: margin has shape (3, 1): expected one that broadcasts"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cos", "margin", "message"), BAD_COSINES)
+def test_what_are_no_cosines_is_refused(cos, margin, message):
+    """psi is of tensors within [-1, 1], but for the rounding of computed cosines."""
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        psi(cos, margin)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        beyond = torch.ones(1, dtype=dtype) + torch.finfo(dtype).eps
+        assert psi(beyond, 2).item() == pytest.approx(1, abs=0.1)
+
+
+MARGIN_LOSSES = ["lsoftmax", "lsoftmax:class_chunk=2", "asoftmax", "cosface", "arcface", "ldam"]
+TRANSFORMS = {
+    "grad": lambda loss, x, y: torch.func.grad(lambda x: loss(x, y).sum())(x),
+    "vmap": lambda loss, x, y: torch.func.vmap(lambda x, y: loss(x[None], y[None]))(x, y),
+    "per image": lambda loss, x, y: torch.func.vmap(torch.func.grad(lambda x, y: loss(x[None], y[None]).sum()))(x, y),
+    "jacrev": lambda loss, x, y: torch.func.jacrev(lambda x: loss(x, y))(x),
+    "forward mode": lambda loss, x, y: _in_forward_mode(loss, x, y),
+}  # fmt: skip
+
+
+def _in_forward_mode(loss, x, y):
+    with forward_ad.dual_level():
+        return loss(forward_ad.make_dual(x, torch.ones_like(x)), y)
+
+
+# torch's own decompositions for forward mode are scripted when they are first needed
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("spec", MARGIN_LOSSES)
+def test_transforms_of_a_margin_loss_are_refused(spec, transform):
+    """Its gradient is in closed form: torch.func and forward mode are an error in words, with the way out."""
+    x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    head = head_with(spec, torch.randn(5, 4))
+    with pytest.raises(ArgumentError, match=f"^{type(head).__name__}: a margin loss cannot be .* torch.autograd.grad"):  # fmt: skip
+        TRANSFORMS[transform](lambda x, y: head.losses(x, y, 0.5), x, y)
+    with pytest.raises(ArgumentError, match=r"^l_softmax_loss: a margin loss cannot be"):
+        TRANSFORMS[transform](lambda x, y: l_softmax_loss(x, head.weight, y, 2, reduction="none"), x, y)  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", set(TRANSFORMS) - {"forward mode"})
+@pytest.mark.parametrize("name", sorted(HEADS.keys() - {"lsoftmax", "asoftmax", "cosface", "arcface", "ldam"}))  # fmt: skip
+def test_other_losses_can_be_transformed(name, transform):
+    """A loss without a margin on the target gives torch.func what it gives autograd, image by image."""
+    x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    head = head_with(name, torch.randn(5, 4))
+    found = TRANSFORMS[transform](head.losses, x, y)
+    given = x.clone().requires_grad_()
+    losses = head.losses(given, y)
+    (gradients,) = torch.autograd.grad(losses.sum(), given)
+    wanted = {"vmap": losses.detach()[:, None], "jacrev": torch.diag_embed(gradients.T).permute(1, 2, 0)}  # fmt: skip
+    torch.testing.assert_close(found, wanted.get(transform, gradients))
 
 
 BAD_OPTIONS = [
@@ -95,6 +208,51 @@ BAD_OPTIONS = [
     ({"margin": "auto"}, "lsoftmax with margin=auto needs class_counts"),
     ({"tau": 1.0}, "lsoftmax with tau needs class_counts"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["x", None, True, math.nan, math.inf, [1], 1j])
+def test_options_that_are_no_numbers_are_refused(value):
+    """Every number of every head, given by keyword, has to be one; None is one that is not given."""
+    for kind in HEADS.values():
+        for option, parameter in options_of(kind).items():
+            if option in ("anneal", "weight_norm") or (value is None and parameter.default is None):
+                continue
+            with pytest.raises(ArgumentError, match=f"({option}|bounds of margin=auto)"):
+                kind(4, 3, class_counts=torch.tensor([3, 2, 1]), **{option: value})
+
+
+BAD_SIZES = [
+    (("4", 3), "num_features is '4': give a whole number of at least 1"),
+    ((4.0, 3), "num_features is 4.0: give a whole number of at least 1"),
+    ((0, 3), "num_features is 0: give a whole number of at least 1"),
+    ((4, None), "num_classes is None: give a whole number of at least 1"),
+    ((4, True), "num_classes is True: give a whole number of at least 1"),
+    ((4, 1), "a classifier needs two classes at least, and there is one"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sizes", "message"), BAD_SIZES)
+@pytest.mark.parametrize("spec", ["softmax", "lsoftmax", "arcface", "focal", "cosface"])
+def test_bad_sizes_are_refused(spec, sizes, message):
+    """A head has whole numbers of features and classes."""
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        build_head(spec, *sizes)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"spec": None}, "the loss is of type NoneType: give a text such as lsoftmax:margin=4"),
+    ({"spec": ""}, "'' has no name; write name or name:key=value"),
+    ({"spec": "softmax:"}, "'' is not key=value"),
+    ({"bias": "yes"}, "bias is 'yes': give True or False"),
+    ({"init": "he"}, "init is 'he': give default, kaiming, unit"),
+    ({"init": []}, "init is []: give default, kaiming, unit"),
+    ({"total_steps": 0}, "total_steps is 0: give a whole number of at least 1"),
+    ({"total_steps": 1.5, "spec": "lsoftmax"}, "total_steps is 1.5: give a whole number of at least 1"),
+])  # fmt: skip
+def test_bad_arguments_of_build_head_are_refused(given, message):
+    """What a head is built from is looked at before anything is."""
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        build_head(**({"spec": "softmax", "num_features": 4, "num_classes": 3} | given))
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
@@ -120,13 +278,53 @@ def test_options_without_effect_are_refused(spec, message):
         build_head(spec, 4, 3, torch.tensor([50, 20, 5]))
 
 
-@pytest.mark.parametrize("progress", [37, -0.1, math.nan])
-def test_a_progress_that_is_no_share_is_refused(progress):
-    """An epoch's number in place of the progress is an error, not a full margin."""
-    with pytest.raises(ValueError, match="progress is"):
-        LSoftmaxLoss(4, 3)(torch.zeros(2, 4), torch.tensor([0, 1]), progress)
-    with pytest.raises(ValueError, match="step is -5 of 10"):
-        Annealing().at_step(-5, 10)
+BAD_PROGRESSES = [
+    (37, "progress is 37: give the share"),
+    (-0.1, "progress is -0.1: give the share"),
+    (math.nan, "progress is nan: give the share"),
+    (torch.tensor(37.0), "progress holds 37: give the share"),
+    (torch.tensor(math.nan), "progress holds nan: give the share"),
+    (torch.ones(2), "progress has shape (2,): give one number"),
+    (torch.tensor(0.5, requires_grad=True), "progress requires a gradient"),
+    (torch.tensor(True), "progress is a tensor of torch.bool"),
+    (torch.tensor(1j), "progress is a tensor of torch.complex64"),
+    ((0, 1), "progress is of type tuple: give the share"),
+    ("0.5", "progress is of type str: give the share"),
+    (True, "progress is of type bool: give the share"),
+    (1j, "progress is of type complex: give the share"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(("progress", "message"), BAD_PROGRESSES)
+def test_a_progress_that_is_no_share_is_refused(name, progress, message):
+    """An epoch's number, or what others pass in its place, is an error of every head, not a full margin."""
+    head = head_with(name, torch.randn(5, 4))
+    for mode in (head.train(), head.eval()):
+        with pytest.raises(ArgumentError, match=f"^{type(head).__name__}: {re.escape(message)}"):
+            mode(BATCH, torch.tensor([0, 1, 2]), progress)
+
+
+BAD_ANNEALINGS = [
+    (lambda: Annealing().at_step(-5, 10), "step is -5 of 10"),
+    (lambda: Annealing().at_step("a", 10), "step is 'a' of 10"),
+    (lambda: Annealing().at_step(1, None), "step is 1 of None"),
+    (lambda: Annealing().at_step(1, math.nan), "step is 1 of nan"),
+    (lambda: Annealing()("half"), "progress is of type str"),
+    (lambda: Annealing()(torch.tensor([0.1, 2.0])), "progress holds 2"),
+    (lambda: Annealing(None), "anneal is None: give power"),
+    (lambda: Annealing([]), "anneal is []: give power"),
+    (lambda: Annealing(start="a"), "lambda_start is 'a'"),
+    (lambda: Annealing(end=None), "anneal_end is None"),
+    (lambda: Annealing(gamma=True), "gamma is True"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_ANNEALINGS)
+def test_bad_annealings_are_refused(call, message):
+    """A schedule of what are no numbers is an error when it is made or asked."""
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        call()
 
 
 @pytest.mark.parametrize("name", ["margin", "lam"])
@@ -160,6 +358,9 @@ BAD_COUNTS = [
     (torch.tensor([]), "class_counts has shape (0,): expected (3,), one per class"),
     (torch.tensor([1, math.inf, 2]), "class_counts holds inf: expected training images"),
     (torch.tensor([5, 0, 4]), "class_counts holds 0: expected training images, at least 1 of each class"),
+    ("abc", "class_counts is of type str: expected the training images of each class"),
+    ({"a": 1}, "class_counts is of type dict: expected the training images of each class"),
+    (torch.tensor([True] * 3), "class_counts are torch.bool: expected numbers of training images"),
 ]  # fmt: skip
 
 

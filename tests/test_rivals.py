@@ -49,7 +49,7 @@ def test_by_hand(spec, weight, counts, wanted):
     focal: p = 1 / (1 + e^2), ln(1 + e^2) times (1 - p)^2.
     """
     head = head_with(spec, torch.tensor(weight, dtype=torch.float64), torch.tensor(counts))
-    loss = head(torch.tensor([[2.0, 0.0]], dtype=torch.float64), torch.tensor([0]))
+    loss = head(torch.tensor([[2.0, 0.0]], dtype=torch.float64), torch.tensor([0]), 1.0)
     assert loss.item() == pytest.approx(wanted, rel=1e-6)
 
 
@@ -193,7 +193,7 @@ FORMULAS = [
 def test_losses_are_the_papers(spec, formula):
     """Each image's loss is its paper's formula, on every branch of the margin, on a long tail."""
     features, weight, labels = batch_at()
-    losses = head_with(spec, weight, COUNTS).losses(features, labels)
+    losses = head_with(spec, weight, COUNTS).losses(features, labels, 1.0)
     wanted = formula(features.numpy(), weight.numpy(), labels.numpy(), COUNTS.double().numpy())
     # priors and margins are kept in float32
     np.testing.assert_allclose(losses.detach().numpy(), wanted, rtol=2e-6)
@@ -227,7 +227,7 @@ def test_loss_and_gradients_are_pytorch_metric_learnings(spec, kind, options):
     features, weight, labels = batch_at()
     features.requires_grad_()
     head, other = head_with(spec, weight), theirs(kind, weight, **options)
-    ours, wanted = head(features, labels), other(features, labels)
+    ours, wanted = head(features, labels, 1.0), other(features, labels)
     assert ours.item() == pytest.approx(wanted.item(), rel=1e-10)
     mine = torch.autograd.grad(ours, (features, head.weight))
     their = torch.autograd.grad(wanted, (features, other.W))
@@ -263,7 +263,7 @@ def assert_same(one, other, features, labels):
     features = features.detach().clone().requires_grad_()
     found = []
     for head in (one, other):
-        losses = head.losses(features, labels)
+        losses = head.losses(features, labels, 1.0)
         found.append([losses, *torch.autograd.grad(losses.sum(), (features, head.weight))])
     for first, second in zip(*found, strict=True):
         torch.testing.assert_close(first, second, rtol=2e-6, atol=1e-6)
@@ -283,7 +283,7 @@ def test_asoftmax_on_unit_weights_is_lsoftmax(margin):
     features.requires_grad_()
     weight = torch.nn.functional.normalize(weight)
     heads = [head_with(f"{name}:margin={margin},anneal=none", weight) for name in ("asoftmax", "lsoftmax")]  # fmt: skip
-    losses = [head.losses(features, labels) for head in heads]
+    losses = [head.losses(features, labels, 1.0) for head in heads]
     torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-12)
     slopes = [torch.autograd.grad(each.sum(), features)[0] for each in losses]
     torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)
@@ -311,5 +311,5 @@ def test_asoftmax_takes_a_margin_per_class():
         losses = [ASoftmaxLoss(5, 3, margin=m, anneal="none").double() for m in (margins, margins[label].item())]  # fmt: skip
         for head in losses:
             head.weight.data = weight
-        several, one = (head.losses(features, labels)[image] for head in losses)
+        several, one = (head.losses(features, labels, 1.0)[image] for head in losses)
         assert torch.isclose(several, one, rtol=1e-9)

@@ -165,7 +165,7 @@ def data_parallel_gradient(rank, num_ranks):
     """Return the weight gradient of a head under DistributedDataParallel, for the rank's own images."""
     features, _, labels = draw(Case())
     head = DistributedDataParallel(whole_head())
-    head(features[rank::num_ranks], labels[rank::num_ranks]).backward()
+    head(features[rank::num_ranks], labels[rank::num_ranks], 1.0).backward()
     return head.module.weight.grad
 
 
@@ -256,7 +256,7 @@ def test_heads_train_data_parallel(processes):
     """Under DistributedDataParallel every rank has the gradient of the whole batch."""
     features, _, labels = draw(Case())
     head = whole_head()
-    head(features, labels).backward()
+    head(features, labels, 1.0).backward()
     for rank in processes:
         torch.testing.assert_close(rank["data parallel"], head.weight.grad, rtol=1e-12, atol=1e-12)
 

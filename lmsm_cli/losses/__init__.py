@@ -14,7 +14,7 @@ from torch import Tensor
 from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
 from lmsm_cli.losses.angular import ArcFaceLoss, ASoftmaxLoss, CosFaceLoss
 from lmsm_cli.losses.annealing import Annealing
-from lmsm_cli.losses.head import Head, options_of
+from lmsm_cli.losses.head import AnnealedHead, Head, Init, LinearHead, options_of, whole
 from lmsm_cli.losses.lsoftmax import LSoftmaxLoss, l_softmax_loss
 from lmsm_cli.losses.margins import psi
 from lmsm_cli.losses.plain import FocalLoss, LargeMarginInSoftmaxLoss, SoftmaxLoss
@@ -40,17 +40,34 @@ __all__ = ["HEADS", "Annealing", "Head", "LSoftmaxLoss", "build_head", "check_lo
 
 
 def build_head(
-    spec: str, num_features: int, num_classes: int, class_counts: Tensor | None = None
+    spec: str,
+    num_features: int,
+    num_classes: int,
+    class_counts: Tensor | None = None,
+    *,
+    bias: bool = False,
+    init: Init = "default",
+    total_steps: int | None = None,
 ) -> Head:
     """Return the head that a spec such as `lsoftmax:margin=4` names.
 
-    `class_counts` (C,) are the training images per class. Raises ArgumentError, a ValueError, for an unknown name or
+    `class_counts` (C,) are the training images per class. `bias` adds one to the scores of a loss that
+    is not on angles; `init` is how the class weights start (see `Head.start_as`). `total_steps` takes
+    the place of a progress at each call (see `AnnealedHead`); as a progress, it is taken by losses
+    without annealing too, which need neither. Raises ArgumentError, a ValueError, for an unknown name or
     option, with the nearest one, and for values out of range.
 
     >>> build_head("cosface:scale=20", num_features=64, num_classes=10)
     CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0, class_chunk=None)
     """
-    name, texts = parse_spec(spec)
+    if not isinstance(spec, str):
+        raise ArgumentError(
+            f"the loss is of type {type(spec).__name__}: give a text such as lsoftmax:margin=4"
+        )
+    try:
+        name, texts = parse_spec(spec)
+    except LmsmError as error:
+        raise ArgumentError(str(error)) from None
     if name not in HEADS:
         raise ArgumentError(f"no loss {name!r}{did_you_mean(name, HEADS)}")
     known = options_of(HEADS[name])
@@ -60,9 +77,22 @@ def build_head(
             hint = did_you_mean(key, known) if known else " (it has none)"
             raise ArgumentError(f"loss {name!r} has no option {key!r}{hint}")
         own[key] = _convert(text, known[key].annotation, f"{name}:{key}")
+    if bias and not issubclass(HEADS[name], LinearHead):
+        takers = ", ".join(other for other, kind in HEADS.items() if issubclass(kind, LinearHead))
+        raise ArgumentError(
+            f"loss {name!r} takes no bias: its margin is on angles, and a bias has none; a bias goes with {takers}"
+        )
+    more: dict[str, Any] = {"bias": bias} if issubclass(HEADS[name], LinearHead) else {}
+    if issubclass(HEADS[name], AnnealedHead):
+        more["total_steps"] = total_steps
     make: Callable[..., Head] = HEADS[name]
     try:
-        return make(num_features, num_classes, class_counts=class_counts, **own)
+        head = make(num_features, num_classes, class_counts=class_counts, **own, **more)
+        if total_steps is not None:
+            whole("total_steps", total_steps, 1)
+        if init != "default":  # which is drawn already
+            head.start_as(init)
+        return head
     except LmsmError as error:
         raise ArgumentError(f"loss {spec!r}: {error}") from None
 

@@ -25,6 +25,7 @@ class ASoftmaxLoss(AnnealedHead):
 
     `margin`: a number from 1 to 1000, 4 as published, or a tensor (C,) of one per class; lambda as in
     `lsoftmax`, with lambda_min 2 margin - 3 by default, which for margin 4 is the authors' 5.
+    `total_steps`: in the place of a progress at each call, as `AnnealedHead` tells.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class ASoftmaxLoss(AnnealedHead):
         gamma: float | None = None,
         power: float | None = None,
         class_chunk: int | None = None,
+        total_steps: int | None = None,
     ) -> None:
         checked = check_margin(margin, num_classes)
         if lambda_min is None and anneal != "none":
             lambda_min = lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN)
         annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
-        super().__init__(num_features, num_classes, checked, annealing)
+        super().__init__(num_features, num_classes, checked, annealing, total_steps)
         self.class_chunk = checked_chunk(class_chunk)
 
     def class_weights(self) -> Tensor:

@@ -7,11 +7,13 @@ its case to `Annealing`.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.margins import check_constant, readable
 
 # What any option of a loss may be: beyond this float32 logits run out of range, and losses are NaN.
 LARGEST_OPTION = 1e9
@@ -41,8 +43,9 @@ class Annealing:
     `progress` runs from 0 to 1, as a number or a tensor; `at_step` takes a step instead.
     With x = progress / end, at most 1:
     * `power`: max(minimum, start (1 + gamma x)^-power), the authors' law. In the iteration t of T it
-      is start (1 + gamma' t)^-power with gamma' = gamma / T: their CIFAR-10 example has gamma' =
-      2e-5, power 45 and T = 18,000, hence gamma 0.36.
+      is start (1 + gamma' t)^-power with gamma' = gamma / T. Their CIFAR-10 example has gamma' = 2e-5
+      and power 45. The paper trains for T = 18,000, hence gamma 0.36, and lambda ends at 0.001; the
+      example itself goes on to T = 30,000, which is gamma 0.6, through lambdas that no loss can feel.
     * `exponential`: (1 + start)^(1-x) (1 + minimum)^x - 1. It is 1 + lambda that falls
       geometrically, so minimum 0 is reached, and effective margin - 1 grows geometrically.
     * `cosine`: minimum + (start - minimum) (1 + cos(pi x)) / 2.
@@ -63,7 +66,7 @@ class Annealing:
     power: float = 45.0
 
     def __post_init__(self) -> None:
-        if self.form not in get_args(Form):
+        if not isinstance(self.form, str) or self.form not in get_args(Form):
             raise ArgumentError(f"anneal is {self.form!r}: give {', '.join(get_args(Form))}")
         _check_range(lambda_min=self.minimum, gamma=self.gamma, power=self.power)
         if self.start is None:
@@ -71,8 +74,8 @@ class Annealing:
             falls = 4 * self.minimum if self.form in _USUAL_START else self.minimum
             object.__setattr__(self, "start", max(usual, falls))
         _check_range(lambda_start=self.start)
-        if not 0 < self.end <= 1:
-            raise ArgumentError(f"anneal_end is {self.end}: give a share of the training, above 0 and at most 1")  # fmt: skip
+        if not is_number(self.end) or not 0 < self.end <= 1:
+            raise ArgumentError(f"anneal_end is {self.end!r}: give a share of the training, above 0 and at most 1")  # fmt: skip
         if self._start < self.minimum and self.form not in ("constant", "none"):
             raise ArgumentError(f"lambda_min {self.minimum:g} is above lambda_start {self._start:g}: lambda falls; give both")  # fmt: skip
 
@@ -83,6 +86,8 @@ class Annealing:
         Raises ArgumentError for an option that the form does not use.
         """
         options = {name: value for name, value in given.items() if value is not None}
+        if not isinstance(form, str):
+            return cls(form)  # which says what it takes
         for name in options.keys() - _OPTIONS.get(form, options.keys()):
             raise ArgumentError(f"{_SPEC_NAMES.get(name, name)} has no effect with anneal={form}")
         return cls(form, **options)
@@ -93,8 +98,7 @@ class Annealing:
 
     def __call__(self, progress: float | Tensor) -> float | Tensor:
         """Return lambda at a progress in [0, 1], of its type."""
-        if not isinstance(progress, Tensor) and not 0 <= progress <= 1:
-            raise ArgumentError(f"progress is {progress}: give the share of the training that is done, 0 to 1")  # fmt: skip
+        progress = checked_progress(progress)
         x = progress / self.end
         x = x.clamp(max=1.0) if isinstance(x, Tensor) else min(x, 1.0)
         match self.form:
@@ -119,17 +123,49 @@ class Annealing:
 
         The state is the step, so a training that goes on from a saved step goes on with its lambda.
         """
-        if step < 0 or num_steps < 1:
+        numbers = is_number(step) and is_number(num_steps)
+        if not (numbers and step >= 0 and 1 <= num_steps < math.inf):
             raise ArgumentError(
-                f"step is {step} of {num_steps}: give a step from 0 of at least one"
+                f"step is {step!r} of {num_steps!r}: give a step from 0 of at least one"
             )
         return float(self(min(step / num_steps, 1.0)))
 
 
 def _check_range(**values: float | None) -> None:
     for name, value in values.items():
-        if value is None or not 0 <= value <= LARGEST_OPTION:
-            raise ArgumentError(f"{name} is {value}: give a finite number of at least 0 and at most {LARGEST_OPTION:g}")  # fmt: skip
+        if not is_number(value) or not 0 <= value <= LARGEST_OPTION:  # type: ignore[operator]
+            raise ArgumentError(f"{name} is {value!r}: give a finite number of at least 0 and at most {LARGEST_OPTION:g}")  # fmt: skip
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a real number, Python's or NumPy's; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def checked_progress(progress: Any) -> float | Tensor:
+    """Return a progress as it is given. Raises ArgumentError for what is no share of a training.
+
+    The values of a tensor are looked at where that costs nothing.
+    """
+    if not isinstance(progress, Tensor):
+        if not is_number(progress):
+            raise ArgumentError(
+                f"progress is of type {type(progress).__name__}: give the share of the training that is done, a number from 0 to 1"
+            )
+        given = float(progress)
+        if not 0 <= given <= 1:
+            raise ArgumentError(
+                f"progress is {given:g}: give the share of the training that is done, 0 to 1"
+            )
+        return given
+    check_constant("progress", progress)
+    if readable(progress):
+        wrong = progress[~((progress >= 0) & (progress <= 1))]
+        if len(wrong):
+            raise ArgumentError(
+                f"progress holds {wrong[0].item():g}: give the share of the training that is done, 0 to 1"
+            )
+    return progress
 
 
 def effective_margin(margin: float, lam: float) -> float:

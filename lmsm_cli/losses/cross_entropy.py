@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.errors import ArgumentError, LmsmError
+from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses import chunked
-from lmsm_cli.losses.margins import Bend
+from lmsm_cli.losses.margins import Bend, readable, refuse_transforms
 
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
 _SMALLEST_NORM = 1e-12
@@ -80,8 +80,10 @@ def margin_losses(
 
     `offset` (C,) is added to all logits, the bent ones included. `class_chunk` classes at a time are
     held as logits, None for all (see `chunked`); `detached_norms` as in `bent_target`. Half
-    precision is computed in float32, and the losses are float32. Can be differentiated once.
+    precision is computed in float32, and the losses are float32. Can be differentiated once, in reverse
+    mode: raises ArgumentError under a transform of torch.func.
     """
+    refuse_transforms("a margin loss", features, weight)
     with without_autocast(features):
         features = full_precision(features)
         logits = product = None
@@ -163,9 +165,9 @@ def _pull(grad_weight: Tensor, weight: Tensor, labels: Tensor, pulls: Tensor) ->
 
 
 def refuse_second_derivative() -> None:
-    """Raise LmsmError in a backward pass with create_graph=True: a silent zero would follow."""
+    """Raise ArgumentError in a backward pass with create_graph=True: a silent zero would follow."""
     if torch.is_grad_enabled():
-        raise LmsmError("a margin loss can be differentiated only once")
+        raise ArgumentError("a margin loss can be differentiated only once")
 
 
 def _weigh(logits: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,11 +200,40 @@ def full_precision(values: Tensor) -> Tensor:
 
 def check_features(features: Tensor, weight: Tensor) -> None:
     """Raise ArgumentError where features are not (N, D), in half precision or the weight's type."""
+    _check_dense("features", features)
     if features.ndim != 2 or features.shape[1] != weight.shape[1]:
-        raise ArgumentError(f"features have shape {tuple(features.shape)}: expected (N, {weight.shape[1]}), as wide as the class weights")  # fmt: skip
+        raise ArgumentError(
+            f"features have shape {tuple(features.shape)}: expected (N, {weight.shape[1]}), as wide as the class weights"
+        )
     wanted = _HALF.get(weight.dtype, weight.dtype)
     if _HALF.get(features.dtype, features.dtype) != wanted:
-        raise ArgumentError(f"features are {features.dtype}: expected {wanted} as the class weights, or half precision")  # fmt: skip
+        raise ArgumentError(
+            f"features are {features.dtype}: expected {wanted} as the class weights, or half precision"
+        )
+    if features.device != weight.device:
+        raise ArgumentError(
+            f"features are on {features.device}, the class weights on {weight.device}: bring them to one device"
+        )
+
+
+def check_weight(weight: Tensor, fewest: str, least: int) -> None:
+    """Raise ArgumentError where class weights are not (C, D) of floating point, with at least so many classes."""
+    _check_dense("class weights", weight)
+    if weight.ndim != 2 or len(weight) < least:
+        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected {fewest}")
+    if weight.dtype not in (*_HALF, torch.float32, torch.float64):
+        raise ArgumentError(f"class weights are {weight.dtype}: expected floating point")
+
+
+def _check_dense(name: str, values: Any) -> None:
+    if not isinstance(values, Tensor):
+        raise ArgumentError(
+            f"{name} are of type {type(values).__name__}: expected a torch tensor, as torch.as_tensor makes one"
+        )
+    if values.layout is not torch.strided:
+        raise ArgumentError(
+            f"{name} have the layout {values.layout}: expected a dense tensor, as to_dense() makes one"
+        )
 
 
 def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
@@ -211,21 +242,39 @@ def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
     The labels' range is looked at on the CPU; an accelerator reports it by its own assertion, since
     looking would make every step wait.
     """
-    if weight.ndim != 2 or len(weight) < 2:
-        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected (C, D), two classes at least")  # fmt: skip
+    check_weight(weight, "(C, D), two classes at least", 2)
     check_images(features, weight, labels)
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if readable(labels):
         low, high = (int(extreme) for extreme in labels.aminmax())
         if low < 0 or high >= len(weight):
-            raise ArgumentError(f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, there are {len(weight)} classes")  # fmt: skip
+            raise ArgumentError(
+                f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, there are {len(weight)} classes"
+            )
 
 
 def check_images(features: Tensor, weight: Tensor, labels: Tensor) -> None:
     """Raise ArgumentError for features that `check_features` refuses or N = 0, or labels not int64 (N,)."""
     check_features(features, weight)
-    if not features.shape[0]:
+    num_images = len(features)
+    if not num_images:
         raise ArgumentError(f"the batch is empty: features have shape {tuple(features.shape)}")
-    if labels.shape != features.shape[:1]:
-        raise ArgumentError(f"labels have shape {tuple(labels.shape)}: expected ({features.shape[0]},), one per image")  # fmt: skip
+    _check_dense("labels", labels)
+    if labels.shape != (num_images,):
+        one_hot = labels.ndim == 2 and len(labels) == num_images and labels.shape[1] > 1
+        hint = (
+            "; one-hot and soft labels are not taken, labels.argmax(dim=1) makes class numbers of them"
+            if one_hot
+            else ""
+        )
+        raise ArgumentError(
+            f"labels have shape {tuple(labels.shape)}: expected ({num_images},), one class number per image{hint}"
+        )
     if labels.dtype != torch.int64:
-        raise ArgumentError(f"labels are {labels.dtype}: expected torch.int64 class numbers")
+        hint = "; soft labels are not taken" if labels.is_floating_point() else ""
+        raise ArgumentError(
+            f"labels are {labels.dtype}: expected torch.int64 class numbers, as labels.long() makes them{hint}"
+        )
+    if labels.device != features.device:
+        raise ArgumentError(
+            f"labels are on {labels.device}, the features on {features.device}: bring them to one device"
+        )

@@ -5,13 +5,20 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, lambda_for
+from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, is_number, lambda_for
 from lmsm_cli.losses.cross_entropy import check_batch, margin_losses
-from lmsm_cli.losses.head import AnnealedHead, checked_chunk, checked_counts, in_range, largest
-from lmsm_cli.losses.margins import LARGEST_MARGIN, annealed, check_margin, readable
+from lmsm_cli.losses.head import (
+    AnnealedHead,
+    Init,
+    checked_chunk,
+    checked_counts,
+    in_range,
+    largest,
+    unit,
+)
+from lmsm_cli.losses.margins import LARGEST_MARGIN, annealed, check_margin, readable, single_number
 from lmsm_cli.losses.prior import log_prior, rarity
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
@@ -55,30 +62,46 @@ def l_softmax_loss(
     """
     try:
         check_batch(features, weight, labels)
-        margin = checked_options(margin, len(weight), lam, class_chunk, reduction)
+        margin, lam, class_chunk = checked_options(margin, weight, lam, class_chunk, reduction)
+        losses = l_softmax_losses(features, weight, labels, margin, lam, None, class_chunk)
     except ArgumentError as error:
         raise ArgumentError(f"l_softmax_loss: {error}") from None
-    losses = l_softmax_losses(features, weight, labels, margin, lam, None, class_chunk)
     return reduced(losses, reduction)
 
 
 def checked_options(
-    margin: float | Tensor, num_classes: int, lam: float | Tensor, class_chunk: int | None, reduction: str,
-) -> int | float | Tensor:  # fmt: skip
-    """Return the margin, whole ones as int. Raises ArgumentError for what `l_softmax_loss` refuses."""
-    margin = check_margin(margin, num_classes)
-    known = readable(lam) if isinstance(lam, Tensor) else True
-    if known and not 0 <= lam < math.inf:
-        raise ArgumentError(f"lam is {float(lam):g}: give a finite number of at least 0")
-    for name, value in (("margin", margin), ("lam", lam)):
-        if isinstance(value, Tensor) and value.requires_grad:
-            raise ArgumentError(
-                f"{name} requires a gradient: it is a constant of the loss; detach it"
-            )
-    checked_chunk(class_chunk)
-    if reduction not in ("mean", "sum", "none"):
+    margin: float | Tensor,
+    weight: Tensor,
+    lam: float | Tensor,
+    class_chunk: int | None,
+    reduction: str,
+) -> tuple[int | float | Tensor, float | Tensor, int | None]:
+    """Return the margin, whole ones as int, lambda and the chunk of class weights (C, D).
+
+    Raises ArgumentError for what `l_softmax_loss` refuses.
+    """
+    margin = check_margin(margin, len(weight))
+    if isinstance(margin, Tensor) and margin.ndim and margin.device != weight.device:
+        raise ArgumentError(
+            f"margin is on {margin.device}, the class weights on {weight.device}: bring them to one device"
+        )
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"reduction is {reduction!r}: give mean, sum or none")
-    return margin
+    return margin, _checked_lambda(lam), checked_chunk(class_chunk)
+
+
+def _checked_lambda(lam: float | Tensor) -> float | Tensor:
+    if isinstance(lam, Tensor):
+        lam = single_number("lam", lam)
+        if not readable(lam):
+            return lam
+    elif not is_number(lam):
+        raise ArgumentError(
+            f"lam is of type {type(lam).__name__}: give a finite number of at least 0"
+        )
+    if not 0 <= float(lam) < math.inf:
+        raise ArgumentError(f"lam is {float(lam):g}: give a finite number of at least 0")
+    return lam
 
 
 def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
@@ -130,11 +153,12 @@ class LSoftmaxLoss(AnnealedHead):
     training images (needs class_counts): the margin asks for the same distance from everybody, the
     prior for more from whoever is common (logit adjustment, Menon et al. 2021).
     `class_chunk`: hold the logits of that many classes at a time.
+    `total_steps`: in the place of a progress at each call, as `AnnealedHead` tells.
     On a long tail, the largest of `class_counts` over twice the smallest, `lambda_min` leaves an effective
     margin of 1.5 by default (2 margin - 3; under `auto` it is 1, which leaves 2.5 to the rarest of
     margins up to 4), and `weight_norm` is shared beyond margin 1; else they are 0 and free
-    (measured: benchmarks/LOG.md). The state dict holds `weight` alone, and `shared_norm` where there
-    is one.
+    (measured: benchmarks/LOG.md). The state dict holds `weight` alone, `shared_norm` where there is
+    one, and with `total_steps` the `calls` so far.
     Raises ArgumentError, a ValueError, for values out of range.
 
     >>> head = LSoftmaxLoss(64, 10, margin=1.5)
@@ -163,6 +187,7 @@ class LSoftmaxLoss(AnnealedHead):
         weight_norm: Literal["free", "shared", "detached"] | None = None,
         tau: float = 0.0,
         class_chunk: int | None = None,
+        total_steps: int | None = None,
     ) -> None:
         if class_counts is not None:
             class_counts = checked_counts(class_counts, num_classes, "lsoftmax")
@@ -178,14 +203,15 @@ class LSoftmaxLoss(AnnealedHead):
         if weight_norm not in ("free", "shared", "detached"):
             raise ArgumentError(f"weight_norm is {weight_norm!r}: give free, shared or detached")
         annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
-        super().__init__(num_features, num_classes, margins, annealing)
+        super().__init__(num_features, num_classes, margins, annealing, total_steps)
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
         self.weight_norm = weight_norm
-        mean_norm = self.weight.detach().norm(dim=1).mean()
-        self.shared_norm = torch.nn.Parameter(mean_norm) if weight_norm == "shared" else None
+        self.shared_norm = (
+            torch.nn.Parameter(self._mean_norm()) if weight_norm == "shared" else None
+        )
         self.tau = in_range("tau", tau, 0)
         prior = tau * log_prior(class_counts, num_classes, "lsoftmax with tau") if tau else None
-        self.register_buffer("prior", prior, persistent=False)
+        self.keep("prior", prior)
         self.class_chunk = checked_chunk(class_chunk)
 
     def class_weights(self) -> Tensor:
@@ -193,7 +219,18 @@ class LSoftmaxLoss(AnnealedHead):
         weight = super().class_weights()
         if self.shared_norm is None:
             return weight
-        return self.shared_norm * functional.normalize(weight, dim=1)
+        return self.shared_norm * unit(weight)
+
+    def start_as(self, init: Init) -> None:
+        """Draw the class weights anew; a shared norm is the mean of theirs again."""
+        super().start_as(init)
+        if self.shared_norm is not None:
+            with torch.no_grad():
+                self.shared_norm.copy_(self._mean_norm())
+
+    def _mean_norm(self) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(self.weight.detach(), dim=1)
+        return norms.mean()
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         lam = self.annealing(progress)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lmsm_cli.errors import ArgumentError
 
@@ -31,14 +32,38 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
     1 - 2m at pi (integer m). `cos` has any shape, with values in [-1, 1]; `margin` is a number from 1
     to 1000 or a tensor of them that broadcasts to `cos`. Can be differentiated once by `cos`; the slope is
     at most m^2 for an integer m, and at most 1000 m for any other, where the true one is unbounded
-    as theta -> pi. Raises ArgumentError, a ValueError, for a margin outside 1 to 1000. Liu et al. 2016,
-    "Large-Margin Softmax Loss for Convolutional Neural Networks", eq. 6 and 7.
+    as theta -> pi. Raises ArgumentError, a ValueError, for a margin outside 1 to 1000 and for what is no
+    cosine. Liu et al. 2016, "Large-Margin Softmax Loss for Convolutional Neural Networks", eq. 6 and 7.
 
     >>> psi(torch.tensor([1.0, 0.0, -1.0]), 2)
     tensor([ 1., -1., -3.])
     """
-    result: Tensor = _Psi.apply(cos, check_margin(margin))
+    _check_cosines(cos)
+    refuse_transforms("psi", cos)
+    margin = check_margin(margin)
+    if isinstance(margin, Tensor):
+        _check_broadcast(margin, cos)
+    result: Tensor = _Psi.apply(cos, margin)
     return result
+
+
+def _check_cosines(cos: Any) -> None:
+    if not isinstance(cos, Tensor) or not cos.is_floating_point():
+        kind = cos.dtype if isinstance(cos, Tensor) else type(cos).__name__
+        raise ArgumentError(f"psi: cos is of type {kind}: give a torch tensor of cosines")
+    # Cosines that were computed may stand beyond 1 by rounding.
+    if readable(cos) and bool((cos.abs() > 1 + 8 * torch.finfo(cos.dtype).eps).any()):
+        raise ArgumentError(
+            f"psi: cos holds {float(cos.detach().abs().max()):g}: give cosines, from -1 to 1"
+        )
+
+
+def _check_broadcast(margin: Tensor, cos: Tensor) -> None:
+    known = zip(reversed(margin.shape), reversed(cos.shape), strict=False)
+    if margin.ndim > cos.ndim or any(size not in (1, wanted) for size, wanted in known):
+        raise ArgumentError(
+            f"psi: margin has shape {tuple(margin.shape)}: expected one that broadcasts to that of cos, {tuple(cos.shape)}"
+        )
 
 
 def check_margin(margin: Any, num_classes: int | None = None) -> int | float | Tensor:
@@ -48,6 +73,7 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
     where a tensor is not one number or one per class.
     """
     if isinstance(margin, Tensor):
+        check_constant("margin", margin)
         if num_classes is not None and margin.shape not in ((), (num_classes,)):
             raise ArgumentError(f"margin has shape {tuple(margin.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip
         if not readable(margin):
@@ -65,9 +91,47 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
     return int(number) if number.is_integer() else number
 
 
+def check_constant(name: str, values: Tensor) -> None:
+    """Raise ArgumentError where a tensor holds no real numbers, or asks for a gradient that it would not get."""
+    if values.is_complex() or values.dtype == torch.bool:
+        raise ArgumentError(f"{name} is a tensor of {values.dtype}: give real numbers")
+    if values.requires_grad:
+        raise ArgumentError(f"{name} requires a gradient: it is a constant of the loss; detach it")
+
+
+def single_number(name: str, values: Tensor) -> Tensor:
+    """Return a tensor of one real number, as (). Raises ArgumentError for any other."""
+    check_constant(name, values)
+    if values.numel() != 1:
+        raise ArgumentError(f"{name} has shape {tuple(values.shape)}: give one number")
+    return values if values.ndim == 0 else values.reshape(())
+
+
 def readable(values: Tensor) -> bool:
     """Return whether looking at the values costs no wait for an accelerator and breaks no graph."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return (
+        values.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed()
+    )
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of torch.func (vmap, grad, ...) is at work."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def refuse_transforms(what: str, *inputs: Tensor) -> None:
+    """Raise ArgumentError under torch.func and for dual numbers: the closed-form gradient knows neither."""
+    if is_transformed():
+        raise ArgumentError(
+            f"{what} cannot be transformed by torch.func (vmap, grad, jacrev, ...): its gradient is in closed form; call it on the whole batch, and differentiate with backward or torch.autograd.grad"
+        )
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    duals = [forward_ad.unpack_dual(values) for values in inputs]  # type: ignore[no-untyped-call]
+    if any(dual.tangent is not None for dual in duals):
+        raise ArgumentError(
+            f"{what} cannot be differentiated in forward mode (torch.autograd.forward_ad): differentiate with backward or torch.autograd.grad"
+        )
 
 
 def psi_and_slope(cos: Tensor, margin: int | float | Tensor) -> tuple[Tensor, Tensor]:
@@ -140,8 +204,11 @@ class _Psi(torch.autograd.Function):
 
 def annealed(cos: Tensor, margin: int | float | Tensor, lam: float | Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Bend by L-Softmax's (lam cos + psi) / (1 + lam)."""
+    # In the type of the cosines: one that is wider would make the loss so.
+    margin = margin.to(cos) if isinstance(margin, Tensor) else margin
     value, slope = psi_and_slope(cos, margin)
     plain = lam / (1 + lam)
+    plain = plain.to(cos) if isinstance(plain, Tensor) else plain
     return torch.lerp(value, cos, plain), slope * (1 - plain) + plain
 
 

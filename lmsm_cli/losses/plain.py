@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.losses.head import Head, in_range
+from lmsm_cli.losses.head import LinearHead, in_range
 
 
 @final
-class SoftmaxLoss(Head):
-    """Softmax cross-entropy on a bias-free linear layer: the baseline of every comparison.
+class SoftmaxLoss(LinearHead):
+    """Softmax cross-entropy on a linear layer: the baseline of every comparison.
 
-    `label_smoothing` in [0, 1] mixes the label with the uniform distribution (Szegedy et al. 2016).
+    The layer has no bias, as every margin loss, unless `bias`: a bias can learn the classes' shares of
+    the training images. `label_smoothing` in [0, 1] mixes the label with the uniform distribution (Szegedy et al. 2016).
     """
 
     def __init__(
@@ -22,21 +23,24 @@ class SoftmaxLoss(Head):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        bias: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(num_features, num_classes)
+        super().__init__(num_features, num_classes, bias)
         self.label_smoothing = in_range("label_smoothing", label_smoothing, 0, 1)
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(features, self.class_weights())
+        logits = self._scores(features)
         return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)  # fmt: skip
 
 
 @final
-class FocalLoss(Head):
+class FocalLoss(LinearHead):
     """Focal loss: (1 - p_y)^gamma times cross-entropy, which pays less for what is known already.
 
-    `gamma` >= 0, 2 in Lin et al. 2017 (RetinaNet), 1 in LDAM-DRW's code; 0 is softmax.
+    `gamma` >= 0, 2 in Lin et al. 2017 (RetinaNet), 1 in LDAM-DRW's code; 0 is softmax. Class weights
+    (--reweight) multiply the loss, as Lin's alpha does. LDAM-DRW's code takes the p of (1 - p) from the
+    loss that is weighted already, p_y to the power of the weight: up to 12 times another loss.
     """
 
     def __init__(
@@ -45,13 +49,14 @@ class FocalLoss(Head):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        bias: bool = False,
         gamma: float = 2.0,
     ) -> None:
-        super().__init__(num_features, num_classes)
+        super().__init__(num_features, num_classes, bias)
         self.gamma = in_range("gamma", gamma, 0)
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(features, self.class_weights())
+        logits = self._scores(features)
         losses = functional.cross_entropy(logits, labels, reduction="none")
         # 1 - p by expm1 keeps its digits as p -> 1; at 0 a power below 1 would have a slope of inf.
         missing = (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny)
@@ -59,7 +64,7 @@ class FocalLoss(Head):
 
 
 @final
-class LargeMarginInSoftmaxLoss(Head):
+class LargeMarginInSoftmaxLoss(LinearHead):
     """Kobayashi's regulariser: cross-entropy that also evens out the scores of the other classes.
 
     CE + strength / 2 sum_{j != y} (q_j - 1/(C-1)) log q_j, with q the softmax over the classes but
@@ -72,13 +77,14 @@ class LargeMarginInSoftmaxLoss(Head):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        bias: bool = False,
         strength: float = 0.3,
     ) -> None:
-        super().__init__(num_features, num_classes)
+        super().__init__(num_features, num_classes, bias)
         self.strength = in_range("strength", strength, 0)
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(features, self.class_weights())
+        logits = self._scores(features)
         target = torch.arange(logits.shape[1], device=labels.device) == labels[:, None]
         others = logits.masked_fill(target, float("-inf")).log_softmax(dim=1)
         excess = others.exp() - 1 / (logits.shape[1] - 1)

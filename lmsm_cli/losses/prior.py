@@ -5,13 +5,13 @@ from typing import final
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.losses.cross_entropy import full_precision, margin_losses
-from lmsm_cli.losses.head import Head, NormalisedHead, checked_counts, in_range
+from lmsm_cli.losses.cross_entropy import margin_losses
+from lmsm_cli.losses.head import LinearHead, NormalisedHead, checked_counts, in_range
 from lmsm_cli.losses.margins import subtracted
 
 
 def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
-    """Return ln pi (C,), the log of each class's share of the training images."""
+    """Return ln pi (C,) in float64, the log of each class's share of the training images."""
     counts = checked_counts(class_counts, num_classes, loss)
     return (counts / counts.sum()).log()
 
@@ -22,7 +22,7 @@ def rarity(class_counts: Tensor) -> Tensor:
 
 
 @final
-class LogitAdjustedLoss(Head):
+class LogitAdjustedLoss(LinearHead):
     """Logit-adjusted softmax: cross-entropy of z + tau ln pi (Menon et al. 2021).
 
     A rare class must win by more while training, so that plain z serves a balanced test. `tau` >= 0.
@@ -36,48 +36,52 @@ class LogitAdjustedLoss(Head):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        bias: bool = False,
         tau: float = 1.0,
     ) -> None:
-        super().__init__(num_features, num_classes)
+        super().__init__(num_features, num_classes, bias)
         self.tau = in_range("tau", tau, 0)
         prior = log_prior(class_counts, num_classes, "logit-adjusted")
-        self.register_buffer("prior", prior, persistent=False)
+        self.keep("prior", prior)
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""
         return self.tau
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(
-            features, self.class_weights(), self.tau * full_precision(self.prior)
-        )
+        logits = self._scores(features, self.tau * self.prior)
         return functional.cross_entropy(logits, labels, reduction="none")
 
 
 @final
-class BalancedSoftmaxLoss(Head):
+class BalancedSoftmaxLoss(LinearHead):
     """Balanced softmax: cross-entropy of z + ln n (Ren et al. 2020), logit adjustment with tau 1."""
 
     log_counts: Tensor
 
     def __init__(
-        self, num_features: int, num_classes: int, *, class_counts: Tensor | None = None
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        bias: bool = False,
     ) -> None:
-        super().__init__(num_features, num_classes)
+        super().__init__(num_features, num_classes, bias)
         counts = checked_counts(class_counts, num_classes, "balanced-softmax")
-        self.register_buffer("log_counts", counts.log(), persistent=False)
+        self.keep("log_counts", counts.log())
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""
         return 1.0
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(features, self.class_weights(), full_precision(self.log_counts))
+        logits = self._scores(features, self.log_counts)
         return functional.cross_entropy(logits, labels, reduction="none")
 
 
 @final
-class VSLoss(Head):
+class VSLoss(LinearHead):
     """Vector scaling: cross-entropy of z (n_c / n_max)^gamma + tau ln pi (Kini et al. 2021).
 
     `gamma` >= 0 and `tau` >= 0; 0.3 and 1 in the authors' code. gamma 0 is logit adjustment, tau 0
@@ -93,24 +97,23 @@ class VSLoss(Head):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        bias: bool = False,
         gamma: float = 0.3,
         tau: float = 1.0,
     ) -> None:
-        super().__init__(num_features, num_classes)
+        super().__init__(num_features, num_classes, bias)
         self.gamma, self.tau = in_range("gamma", gamma, 0), in_range("tau", tau, 0)
         counts = checked_counts(class_counts, num_classes, "vs")
-        self.register_buffer("factors", (counts / counts.max()) ** gamma, persistent=False)
-        self.register_buffer("prior", log_prior(counts, num_classes, "vs"), persistent=False)
+        self.keep("factors", (counts / counts.max()) ** gamma)
+        self.keep("prior", log_prior(counts, num_classes, "vs"))
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""
         return self.tau
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = functional.linear(features, self.class_weights()) * full_precision(self.factors)
-        return functional.cross_entropy(
-            logits + self.tau * full_precision(self.prior), labels, reduction="none"
-        )
+        logits = self._scores(features) * self.factors + self.tau * self.prior
+        return functional.cross_entropy(logits, labels, reduction="none")
 
 
 @final
@@ -135,7 +138,7 @@ class LDAMLoss(NormalisedHead):
         super().__init__(num_features, num_classes, scale)
         self.max_margin = in_range("max_margin", max_margin, 0, 2)
         counts = checked_counts(class_counts, num_classes, "ldam")
-        self.register_buffer("margins", max_margin * rarity(counts), persistent=False)
+        self.keep("margins", max_margin * rarity(counts))
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         margins = self.margins.index_select(0, labels)

@@ -27,10 +27,11 @@ def loss_weights(class_counts: Tensor, scheme: Scheme, *, beta: float = 0.9999) 
     if scheme == "none":
         return torch.ones_like(class_counts, dtype=torch.float32)
     counts = class_counts.double()
-    if counts.min() < 1:
+    enough = (counts >= 1) & counts.isfinite()
+    if not enough.all():
         # Not weight 0: a class that can never be learned should be known before the training.
-        c = int(counts.argmin())
-        raise ArgumentError(f"class {c} has {int(counts[c])} training images, and no weight makes up for that; leave the class out, or take reweight none")  # fmt: skip
+        c = int(enough.int().argmin())
+        raise ArgumentError(f"class {c} has {counts[c]:g} training images, and no weight makes up for that; leave the class out, or take reweight none")  # fmt: skip
     if scheme == "inverse":
         effective = counts
     else:
@@ -43,8 +44,10 @@ def loss_weights(class_counts: Tensor, scheme: Scheme, *, beta: float = 0.9999) 
 def weighted_mean(losses: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
     """Return sum(w_y loss) / sum(w_y) of losses (N,) for labels (N,) and class weights (C,).
 
-    The mean of `torch.nn.functional.cross_entropy(weight=...)`: dividing by the batch's own weights
-    keeps the size of the loss, and so the meaning of the learning rate.
+    The mean of `torch.nn.functional.cross_entropy(weight=...)`, and LDAM-DRW's: dividing by the batch's
+    own weights keeps the size of the loss, and so the meaning of the learning rate. Cui et al.'s code
+    divides by the number of images: its gradient is 5 to 6 times smaller on a long tail's batch, which
+    has mostly images of small weight.
     """
     weights = class_weights[labels]
     return (weights * losses).sum() / weights.sum()

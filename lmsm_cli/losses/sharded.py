@@ -20,12 +20,13 @@ from lmsm_cli.losses.cross_entropy import (
     Target,
     bent_target,
     check_images,
+    check_weight,
     full_precision,
     refuse_second_derivative,
     without_autocast,
 )
 from lmsm_cli.losses.lsoftmax import Reduction, checked_options, reduced
-from lmsm_cli.losses.margins import annealed, readable
+from lmsm_cli.losses.margins import annealed, readable, refuse_transforms
 
 
 def sharded_l_softmax_loss(
@@ -65,7 +66,7 @@ def sharded_l_softmax_loss(
     try:
         _check_group(group)
         _check_shard(features, weight, labels, first_class, dist.get_world_size(group))
-        margin = checked_options(margin, len(weight), lam, class_chunk, reduction)
+        margin, lam, class_chunk = checked_options(margin, weight, lam, class_chunk, reduction)
         losses = _losses(features, weight, labels, margin, first_class, lam, class_chunk, group)
     except LmsmError as error:
         raise type(error)(f"sharded_l_softmax_loss: {error}") from None
@@ -75,6 +76,13 @@ def sharded_l_softmax_loss(
 def _check_group(group: "dist.ProcessGroup | None") -> None:
     if not (dist.is_available() and dist.is_initialized()):
         raise LmsmError("torch.distributed is not initialised: call torch.distributed.init_process_group first, or l_softmax_loss where one process holds all classes")  # fmt: skip
+    outside: Any = (
+        dist.GroupMember.NON_GROUP_MEMBER
+    )  # no group, but what new_group gives the others
+    if not (group is None or isinstance(group, dist.ProcessGroup) or group == outside):
+        raise ArgumentError(
+            f"group is of type {type(group).__name__}: give a group of torch.distributed, or None for all ranks"
+        )
     if dist.get_rank(group) < 0:
         raise LmsmError(f"rank {dist.get_rank()} is not in the group: call it on the group's ranks only")  # fmt: skip
 
@@ -83,8 +91,9 @@ def _check_shard(
     features: Tensor, weight: Tensor, labels: Tensor, first_class: int, num_ranks: int
 ) -> None:
     least = 2 if num_ranks == 1 else 1
-    if weight.ndim != 2 or len(weight) < least:
-        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected (C_local, D), at least {least} of the classes on one of {num_ranks} ranks")  # fmt: skip
+    check_weight(
+        weight, f"(C_local, D), at least {least} of the classes on one of {num_ranks} ranks", least
+    )
     check_images(features, weight, labels)
     if isinstance(first_class, bool) or not isinstance(first_class, int) or first_class < 0:
         raise ArgumentError(f"first_class is {first_class!r}: give the number of the rank's first class, from 0")  # fmt: skip
@@ -97,6 +106,7 @@ def _losses(
     lam: float | Tensor, class_chunk: int | None, group: "dist.ProcessGroup | None",
 ) -> Tensor:  # fmt: skip
     """Return the losses (N,) for checked arguments."""
+    refuse_transforms("a margin loss", features, weight)
     chunk = len(weight) if class_chunk is None else class_chunk
     places = labels - first_class
     owned = (places >= 0) & (places < len(weight))
