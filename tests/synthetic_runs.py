@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord, as_digests
 from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.images import write_images
 from lmsm_cli.scores import score
 
 CONFIG = {"dataset": "digits", "imbalance": "exp", "factor": 0.1, "model": "paper-2d", "loss": "softmax", "epochs": 10, "seed": 0}  # fmt: skip
@@ -56,7 +58,20 @@ def metrics_of(epochs, *, seed=0, lam=None):
     ]  # fmt: skip
 
 
-def write_run(out: Path, name: str, *, scores=None, metrics=(), state="completed", picture=False, environment=None, **config) -> Path:  # fmt: skip
+def images_of(classes, **parts):
+    """Return which images a run had: for each part a number for each image, that of its content.
+
+    Images are of the classes in turn: number 3 of two classes is always of the second.
+    """
+    numbers = [
+        (place, number) for place, part in enumerate(PARTS) for number in parts.get(part, ())
+    ]
+    split, contents = (np.array(column) for column in zip(*numbers, strict=True))
+    digests = as_digests([int(number).to_bytes(DIGEST_BYTES, "big") for number in contents])
+    return ImagesRecord(tuple(classes), split.astype(np.uint8), contents % len(classes), digests, contents, (0.5,), (0.5,))  # fmt: skip
+
+
+def write_run(out: Path, name: str, *, scores=None, metrics=(), state="completed", picture=False, environment=None, images=None, **config) -> Path:  # fmt: skip
     """Write a run folder and return its path."""
     folder = RunFolder.create(out, name)
     values = CONFIG | config
@@ -65,7 +80,9 @@ def write_run(out: Path, name: str, *, scores=None, metrics=(), state="completed
     folder.write_environment((environment or ENVIRONMENT) | {"asked": f"{name}'s own"})
     folder.write_metrics(metrics)
     if scores:
-        folder.write_scores(scores)
+        folder.write_scores(scores | ({"images": images.summaries} if images else {}))
+    if images:
+        write_images(folder.path, images)
     if picture:
         folder.plots.mkdir()
         (folder.plots / "features.png").write_bytes(_noise())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmsm_cli.reports.differences import difference
+from lmsm_cli.reports.differences import difference, in_points
 
 OWN = {0: 0.71, 1: 0.74, 2: 0.70, 3: 0.76, 4: 0.73}
 BASE = {0: 0.68, 1: 0.73, 2: 0.66, 3: 0.70, 4: 0.70}
@@ -60,3 +60,9 @@ def test_verdict_needs_an_interval_without_zero(changes, higher_is_better, verdi
 def test_no_values_no_difference():
     """A score that one side doesn't have is not compared."""
     assert difference({}, BASE, higher_is_better=True) is None
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "+0.0"), (0.0004, "+0.04"), (-0.00042, "-0.04"), (0.0006, "+0.1"), (0.076, "+7.6"), (-1e-9, "-1e-07"), (-0.012, "-1.2")])  # fmt: skip
+def test_a_bound_near_0_shows_on_which_side_it_lies(value, text):
+    """`[+0.0, +7.6]` beside "better" would say nothing: what is not 0 is not written as 0."""
+    assert in_points(value) == text

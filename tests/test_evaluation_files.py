@@ -159,7 +159,9 @@ def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):
         assert archive["labels"].tolist() == [3] * 6 + [7] * 7
         assert archive["classes"].shape == (10,)
     assert main(command) == 0
-    assert "Reliability" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Reliability" in printed
+    assert "0, 1, 2, 4, 5 and 3 more have none of these images: balanced accuracy and macro F1 are over the other 2 classes" in printed  # fmt: skip
 
 
 @pytest.mark.parametrize(

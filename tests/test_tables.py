@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lmsm_cli.commands import console as consoles
 from lmsm_cli.reports.tables import (
+    absent_line,
     adjustment_line,
     adjustment_table,
     config_table,
@@ -78,6 +79,12 @@ def test_the_images_of_scores_are_named():
         ("folder", "  images"),
     ):
         assert f"{title}  accuracy" in drawn(per_class_table(own | {"split": split}))
+
+
+def test_classes_without_images_are_named_beside_the_means():
+    """Means run over the classes that have images: which have none is said, else nothing."""
+    assert absent_line(SCORES) == "bat has none of these images: balanced accuracy and macro F1 are over the other 2 classes"  # fmt: skip
+    assert absent_line(SCORES | {"per_class": SCORES["per_class"][:2]}) is None
 
 
 def test_summary_table_has_groups_and_the_margin_where_there_is_one():

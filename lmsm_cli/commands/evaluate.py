@@ -84,6 +84,8 @@ def _print(scores: dict[str, Any], *, with_confusion: bool) -> None:
     console.print(tables.evaluated_line(scores), markup=False, soft_wrap=True)
     console.print(tables.per_class_table(scores))
     console.print(tables.summary_table(scores))
+    if absent := tables.absent_line(scores):
+        console.print(absent, markup=False, highlight=False, soft_wrap=True)
     console.print(tables.reliability_table(scores))
     if with_confusion:
         console.print(tables.confusion_table(scores))

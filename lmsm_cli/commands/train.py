@@ -108,7 +108,7 @@ def finish(run: Path, changes: dict[str, Any], *, strict: bool = False, quiet: b
 
 
 def _print(run: Path, *, json: bool) -> None:
-    from lmsm_cli.reports.tables import per_class_table, summary_table
+    from lmsm_cli.reports.tables import absent_line, per_class_table, summary_table
     from lmsm_cli.runs.record import read_run
 
     record = read_run(run, with_metrics=False)
@@ -121,4 +121,6 @@ def _print(run: Path, *, json: bool) -> None:
     console = stdout_console()
     console.print(per_class_table(scores))
     console.print(summary_table(scores))
+    if absent := absent_line(scores):
+        console.print(absent, markup=False, highlight=False, soft_wrap=True)
     console.print(f"run folder: {run}", markup=False, highlight=False, soft_wrap=True)

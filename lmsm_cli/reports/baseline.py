@@ -18,8 +18,8 @@ def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int |
     """Return the number of each group's baseline, None where it has none, and notes on that.
 
     A baseline has the same test images. Of several with the name the one counts that differs in
-    nothing else; where none or several do, the only one of that name with as many training images
-    of each class. Raises LmsmError for a name that no group has.
+    nothing else; where none or several do, the only one of that name with the same training images
+    (as many of each class, where they are not known). Raises LmsmError for a name that no group has.
     """
     named = _named(groups, name or _USUAL)
     if not named and name is not None:
@@ -53,7 +53,7 @@ def _nearest(group: "Group", groups: "Sequence[Group]", named: Sequence[int]) ->
     if any(groups[number] is group for number in named):
         return next(number for number in named if groups[number] is group)
     peers = [number for number in named if groups[number].test_set == group.test_set]
-    for same in (_other_choices, _train_counts):
+    for same in (_other_choices, _training_images):
         alike = [number for number in peers if same(groups[number]) == same(group)]
         if len(alike) == 1:
             return alike[0]
@@ -64,8 +64,8 @@ def _other_choices(group: "Group") -> dict[str, str]:
     return {key: str(value) for key, value in group.differs.items() if key != "loss"}
 
 
-def _train_counts(group: "Group") -> list[int]:
-    return [one.train_count for one in group.per_class]
+def _training_images(group: "Group") -> tuple[str | None, list[int]]:
+    return (group.images or {}).get("training"), [one.train_count for one in group.per_class]
 
 
 def verdict_in_words(differences: "Mapping[str, Difference | None]") -> str:

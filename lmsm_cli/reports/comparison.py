@@ -13,6 +13,13 @@ from typing import Any
 from lmsm_cli.config import Config
 from lmsm_cli.errors import check_choice
 from lmsm_cli.reports.baseline import baseline_of, verdict_in_words
+from lmsm_cli.reports.data_sets import (
+    PARTS,
+    choices_hide_it,
+    images_of,
+    names_of,
+    notes_on_images,
+)
 from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference, difference
 from lmsm_cli.reports.samples import (
     METRICS,
@@ -27,7 +34,10 @@ from lmsm_cli.reports.samples import (
     usual_setting,
     values,
 )
+from lmsm_cli.reports.tables import absent_in_words
 from lmsm_cli.runs.record import RunRecord
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,8 @@ class Group:
     """To the baseline, by score; empty for the baseline itself, and where there is none."""
     verdict: str = ""
     """What the differences say, in words."""
+    images: dict[str, str | None] | None = None
+    """The digests of the training, validation and test images; None where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,15 @@ def compare_runs(
     sampled = [list(runs.values()) for runs in members.values()]
     differing, groups = _groups(sampled, by)
     groups, unheld = _held_against(groups, sampled, baseline)
-    notes = [*_split_apart(groups, differing), *_averaged(sampled, by), *unheld]
+    known = [sample.record for samples in sampled for sample in samples]
+    on_images = notes_on_images(known, told_apart="images" in differing)
+    notes = [
+        *_split_apart(groups, differing),
+        *_averaged(sampled, by),
+        *on_images,
+        *_absent_classes(groups),
+        *unheld,
+    ]
     order = sorted(groups, key=lambda group: (group.test_set, _rank(group, sort)))
     return Comparison(differing, tuple(order), tuple(unscored), tuple(notes))
 
@@ -139,7 +159,7 @@ def _check_names(flag: str, names: Iterable[str], known: Mapping[str, Any]) -> N
 def _held_against(groups: Sequence[Group], members: Sequence[Sequence[Sample]], name: str | None) -> tuple[list[Group], list[str]]:  # fmt: skip
     """Return the groups with their differences to the baseline, and notes on those without one."""
     chosen, notes = baseline_of(groups, name)
-    held = []
+    held, moved = [], []
     for number, group in enumerate(groups):
         place = chosen[number]
         if place is None or place == number:
@@ -150,18 +170,40 @@ def _held_against(groups: Sequence[Group], members: Sequence[Sequence[Sample]], 
             for metric, higher in HIGHER_IS_BETTER.items()
         }  # fmt: skip
         held.append(replace(group, differences=differences, verdict=verdict_in_words(differences)))
+        if any(_is_of_fewer(key, one, group, groups[place]) for key, one in differences.items()):
+            moved.append(group.label)
+    if moved:
+        notes.append(f"the difference of {', '.join(moved)} is over the seeds and choices that its baseline has too: it is not that of the means shown, which are over all runs")  # fmt: skip
     return held, notes
+
+
+def _is_of_fewer(metric: str, change: Difference | None, group: Group, baseline: Group) -> bool:
+    """Return whether a difference is another than that of the means of both groups."""
+    own, other = group.metrics[metric], baseline.metrics[metric]
+    if change is None or own is None or other is None:
+        return False
+    return abs(change.mean - (own.mean - other.mean)) > _ROUNDING
 
 
 def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]:
     """Say which field keeps the scores of groups from being compared, or runs from being averaged."""
-    fields = [key for key in differing if key in SPLIT_KEYS or key.endswith("_images")]
+    fields = [key for key in differing if key in (*SPLIT_KEYS, "images") or key.endswith("_images")]
     if not fields:
         return []
     told = "; ".join(f"{key}: {', '.join(dict.fromkeys(str(group.differs[key]) for group in groups))}" for key in fields)  # fmt: skip
     sets = len({group.test_set for group in groups})
     apart = f"; they have {sets} different sets of test images, and * is the best on each" if sets > 1 else ""  # fmt: skip
     return [f"not averaged over runs that are unlike in {told}{apart}"]
+
+
+def _absent_classes(groups: Iterable[Group]) -> list[str]:
+    """Say once over which classes the means run where some have no test image."""
+    rows = (one for group in groups for one in group.per_class)
+    absent = list(dict.fromkeys(one.name for one in rows if not one.test_count))
+    if not absent:
+        return []
+    told = absent_in_words(absent)
+    return [f"{told} no test image: balanced accuracy and macro F1 are over the other classes"]
 
 
 def _averaged(members: Iterable[Sequence[Sample]], by: Sequence[str]) -> list[str]:
@@ -189,7 +231,13 @@ def _groups(members: Sequence[Sequence[Sample]], by: Sequence[str]) -> tuple[tup
     """Return the keys that tell the groups apart, and the groups."""
     firsts = [samples[0] for samples in members]
     test_sets = {key: number for number, key in enumerate(dict.fromkeys(test_images(one) for one in firsts))}  # fmt: skip
-    settings = [shared_setting(one.record, one.setting, by) for one in firsts]
+    settings = [dict(shared_setting(one.record, one.setting, by)) for one in firsts]
+    images = [images_of(one.record) for one in firsts]
+    if choices_hide_it([one.record for one in firsts], usual_setting()):
+        names = names_of(images)
+        settings = [
+            {**setting, "images": names[one]} for setting, one in zip(settings, images, strict=True)
+        ]
     differing = _differing(settings, by)
     if len({key_of([setting.get(key) for key in differing]) for setting in settings}) < len(
         settings
@@ -197,7 +245,7 @@ def _groups(members: Sequence[Sequence[Sample]], by: Sequence[str]) -> tuple[tup
         settings = [{**setting, **num_images(one.record)} for setting, one in zip(settings, firsts, strict=True)]  # fmt: skip
         differing = _differing(settings, by)
     groups = []
-    for samples, setting in zip(members, settings, strict=True):
+    for samples, setting, known in zip(members, settings, images, strict=True):
         differs = {key: setting.get(key) for key in differing}
         groups.append(
             Group(
@@ -208,6 +256,7 @@ def _groups(members: Sequence[Sequence[Sample]], by: Sequence[str]) -> tuple[tup
                 runs=tuple(str(sample.record.path) for sample in samples),
                 metrics={name: _statistic(values(samples, name).values()) for name in METRICS},
                 per_class=_per_class([sample.scores for sample in samples]),
+                images=dict(zip(PARTS, known, strict=True)) if known else None,
             )
         )
     return differing, groups

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmsm_cli.reports.comparison import Comparison, Group, Statistic, Unscored
-from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference
+from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference, in_points
 from lmsm_cli.reports.samples import PLAIN_FORMATS
 from lmsm_cli.reports.tables import (
     NOTHING,
@@ -161,18 +161,27 @@ def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
 
 def _told_differences(groups: Sequence[Group]) -> list[str]:
     """Return the scores whose differences are shown; one that only repeats another is not."""
-    columns: dict[tuple[str, ...], str] = {}
+    columns: dict[tuple[object, ...], str] = {}
     for key in _HELD:
-        columns.setdefault(tuple(interval(group.differences.get(key)) for group in groups), key)
-    return [key for cells, key in columns.items() if set(cells) != {NOTHING}]
+        columns.setdefault(tuple(_rounded(group.differences.get(key)) for group in groups), key)
+    return [key for cells, key in columns.items() if set(cells) != {None}]
+
+
+def _rounded(change: Difference | None) -> object:
+    """Return a difference as it is seen, without the further digits near 0."""
+    if change is None:
+        return None
+    bounds = (change.mean, change.low, change.high)
+    return tuple(None if one is None else f"{100 * one:+.1f}" for one in bounds)
 
 
 def interval(change: Difference | None) -> str:
     """Return a difference in points with its interval: `+3.1 [+0.5, +5.7]`."""
     if change is None:
         return NOTHING
-    bounds = "" if change.low is None or change.high is None else f" [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"  # fmt: skip
-    return f"{100 * change.mean:+.1f}{bounds}"
+    if change.low is None or change.high is None:
+        return in_points(change.mean)
+    return f"{in_points(change.mean)} [{in_points(change.low)}, {in_points(change.high)}]"
 
 
 def _classes_tables(comparison: Comparison, *, only_changed: bool) -> list[Table]:

@@ -45,6 +45,14 @@ class Difference:
     verdict: Verdict
 
 
+def in_points(value: float) -> str:
+    """Return a difference in points with its sign; one near 0 has more digits, as +0.0 may be better."""
+    text = f"{100 * value:+.1f}"
+    if text not in ("+0.0", "-0.0"):
+        return text
+    return f"{100 * value:+.1g}" if value else "+0.0"
+
+
 def difference(
     own: Mapping[Hashable, float], baseline: Mapping[Hashable, float], *, higher_is_better: bool
 ) -> Difference | None:

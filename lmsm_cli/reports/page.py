@@ -27,6 +27,7 @@ from lmsm_cli.reports.charts import (
 )
 from lmsm_cli.reports.comparison import Comparison, Group
 from lmsm_cli.reports.curves import curve
+from lmsm_cli.reports.data_sets import UNKNOWN
 from lmsm_cli.reports.differences import HIGHER_IS_BETTER
 from lmsm_cli.reports.page_confusions import Confusions, confusions_of
 from lmsm_cli.reports.page_tables import ClassRow, GroupRow
@@ -153,7 +154,7 @@ def _results(numbered: Sequence[tuple[int, Group]], by_path: Mapping[str, RunRec
     bins = [merged_bins(one.get("reliability", ()) for one in some) for some in scores]
     confusions = map(confusions_of, rows, scores)
     return Results(
-        title=_test_set_title(runs[0][0]),
+        title=_test_set_title(runs[0][0], groups[0]),
         metrics=tuple(metrics),
         rows=tuple(rows),
         highlights=tuple(page_tables.highlights(rows, metrics)),
@@ -169,11 +170,14 @@ def _results(numbered: Sequence[tuple[int, Group]], by_path: Mapping[str, RunRec
     )  # fmt: skip
 
 
-def _test_set_title(run: RunRecord) -> str:
+def _test_set_title(run: RunRecord, group: Group) -> str:
     classes = (run.scores or {})["per_class"]
     images = sum(one["test_count"] for one in classes)
     name = (run.config or {}).get("dataset", "test images")
-    return f"{name}: {len(classes)} classes, {images:,} test images"
+    told = (
+        f" ({(group.images or {}).get('test') or UNKNOWN:.8})" if "images" in group.differs else ""
+    )
+    return f"{name}: {len(classes)} classes, {images:,} test images{told}"
 
 
 def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[str]) -> list[Figure]:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from lmsm_cli.reports.comparison import ClassStatistic, Group, Statistic
-from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference
+from lmsm_cli.reports.differences import HIGHER_IS_BETTER, Difference, in_points
 from lmsm_cli.reports.samples import PLAIN_FORMATS
 from lmsm_cli.reports.svg import MINUS, style_of
 from lmsm_cli.reports.tables import NOTHING
@@ -178,6 +178,8 @@ def difference_texts(difference: Difference | None, key: str) -> tuple[str, str,
 
 
 def _signed(value: float, key: str) -> str:
+    if key not in PLAIN_FORMATS:
+        return in_points(value).replace("-", MINUS)
     text = written(value, key)
     return text if text.startswith(MINUS) else f"+{text}"
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lmsm_cli.config import WHERE_KEYS, Config, dump
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.reports.data_sets import images_of
 from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.spec import parse_spec
 
@@ -87,14 +88,14 @@ class Sample:
 
 
 def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Sample]:
-    """Yield the scored runs, oldest first; with `by` those keys and SPLIT_KEYS make the groups."""
+    """Yield the scored runs, oldest first; with `by` those keys, SPLIT_KEYS and images make the groups."""
     for record in sorted(records, key=lambda record: record.name):
         if record.scores is None or record.config is None:
             continue
         setting = _setting(record)
         shared = shared_setting(record, setting, by)
         rest = {key: value for key, value in setting.items() if key not in shared}
-        images = _images(record, "train_count", "test_count")
+        images = [images_of(record), _images(record, "train_count", "test_count")]
         yield Sample(record, setting, key_of([_spelled_alike(shared), images]), key_of(_spelled_alike(rest)))  # fmt: skip
 
 
@@ -153,13 +154,14 @@ def usual_setting() -> dict[str, Any]:
 
 
 def _images(record: RunRecord, *counts: str) -> list[list[Any]]:
-    """Return name and counts of each class: `folder` data can change under one config."""
+    """Return name and counts of each class: all that is known of the images of older runs."""
     return [[row["name"], *(row[key] for key in counts)] for row in (record.scores or {})["per_class"]]  # fmt: skip
 
 
 def test_images(sample: Sample) -> str:
     """Return a key of the test images: equal keys, scores that can be compared."""
-    return key_of(_images(sample.record, "test_count"))
+    images = images_of(sample.record)
+    return key_of([images and images[-1], _images(sample.record, "test_count")])
 
 
 def num_images(record: RunRecord) -> dict[str, int]:

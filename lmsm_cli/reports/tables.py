@@ -55,6 +55,21 @@ def judged_images(scores: Mapping[str, Any]) -> str:
     return f"{split} images" if split in ("test", "validation") else "images"
 
 
+def absent_line(scores: Mapping[str, Any]) -> str | None:
+    """Return a sentence on the classes without images, over which no mean runs; None where all have some."""
+    absent = [row["name"] for row in scores["per_class"] if not row["test_count"]]
+    if not absent:
+        return None
+    left = len(scores["per_class"]) - len(absent)
+    return f"{absent_in_words(absent)} none of these images: balanced accuracy and macro F1 are over the other {left} class{'es' if left > 1 else ''}"  # fmt: skip
+
+
+def absent_in_words(names: Sequence[str], most: int = 5) -> str:
+    """Return names with a verb: `cat has`, `cat, dog and 3 more have`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(map(visible, names[:most]))}{more} {'has' if len(names) == 1 else 'have'}"
+
+
 def summary_table(scores: Mapping[str, Any]) -> Table:
     """Return the overall scores, those of groups, top-k and calibration, and any effective margin."""
     rows = {
