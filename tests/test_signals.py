@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lmsm_cli.commands import app
-from lmsm_cli.engine.signals import Terminated, deferred, terminable
+from lmsm_cli.engine.signals import Terminated, deferred, lasting, terminable
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -53,6 +53,20 @@ def test_handlers_are_put_back():
         with pytest.raises(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_training_outlives_its_terminal():
+    """A hang-up does nothing in the body, and after it what it did before."""
+    came = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: came.append(number))
+    try:
+        with lasting():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not came
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert came == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_torchruns_repeats_are_no_second_signal():
