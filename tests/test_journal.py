@@ -272,12 +272,12 @@ def test_a_place_may_change(left, tmp_path):
 
 
 def test_other_data_is_refused(tmp_path):
-    """Images that are not as many, or of other classes, are exit code 3: their run would be another."""
+    """Where an image of the run is gone, it is exit code 3 by name: the rest would be another run."""
     write_class_folders(tmp_path / "data", "ab", 40, size=12)
     flags = {"dataset": "folder", "data_dir": tmp_path / "data", "model": "paper-2d", "imbalance": "none", "factor": 1.0, "image_size": 12, "batch_size": 16}  # fmt: skip
     path = stopped(tmp_path / "runs", 6, **flags)
     (tmp_path / "data" / "b" / "0000.png").unlink()
-    with pytest.raises(DataError, match="holds other training images than the run had") as error:
+    with pytest.raises(DataError, match=r"lacks 1 \w+ image of the run: 1 gone or changed \(b/0000\.png\)") as error:
         resumed(path)
     assert error.value.exit_code == 3
 
