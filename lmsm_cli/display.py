@@ -1,5 +1,6 @@
 """What a run tells while it goes, whoever shows it: neither the data nor the loop knows a screen."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Relay(Display):
 
 
 class Notebook(Relay):
-    """Keeps the warnings, since those of before a run has its folder belong into its log too.
+    """Brings the warnings into a run's log too; those of before there is one are kept for it.
 
     What was warned of already is not handed on again: a folder may be read more than once.
     """
@@ -71,9 +72,18 @@ class Notebook(Relay):
     def __init__(self, shown: Display) -> None:
         super().__init__(shown)
         self.warnings: list[str] = []
+        self._log: Callable[[str], None] | None = None
 
     def warn(self, text: str) -> None:
         """Keep a warning and hand it on, once."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.shown.warn(text)
+            if self._log:
+                self._log(f"WARNING {text}")
+
+    def keep_in(self, log: Callable[[str], None]) -> None:
+        """Write the warnings into a log by its function for a line, those until now and all others."""
+        self._log = log
+        for text in self.warnings:
+            log(f"WARNING {text}")

@@ -85,8 +85,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
             return None
         folder = _new_folder(parts, asked=journals.asked(config))
         with folder.locked():
-            for text in told.warnings:
-                folder.log_line(f"WARNING {text}")
+            told.keep_in(folder.log_line)
             told.say(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
             _finish(replace(parts, folder=folder), told, with_plots)
         return folder
@@ -107,10 +106,12 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
     path = only_run(path)
     folder = RunFolder(path)
     with joined((changes or {}).get("device") or "auto") as ranks, lasting():
-        told = display if ranks.is_first else SILENT
+        told = Notebook(display if ranks.is_first else SILENT)
         with folder.locked() if ranks.is_first else nullcontext():
             saved = ranks.agree(journals.read(folder, changes or {}, told.warn, strict=strict) if ranks.is_first else None)  # fmt: skip
             assert saved is not None
+            if ranks.is_first:
+                told.keep_in(folder.log_line)
             if saved.is_finished:
                 told.say(f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on")  # fmt: skip
                 return folder if ranks.is_first else None
@@ -205,7 +206,6 @@ def _note_resumption(folder: RunFolder, saved: Saved, parts: Parts, display: Dis
     folder.log_line(text)
     display.say(text)
     if difference := saved.difference_to(parts.where):
-        folder.log_line(f"WARNING {difference}")
         display.warn(f"{difference}: the end is that of an undisturbed run but for rounding and dropout's draws")  # fmt: skip
 
 
@@ -273,6 +273,4 @@ def _tell(epoch: Epoch, signs: list[str], config: Config, folder: RunFolder, dis
     folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")
     display.epoch(epoch, config.epochs)
     for sign in signs:
-        text = f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}"
-        folder.log_line(f"WARNING {text}")
-        display.warn(text)
+        display.warn(f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}")

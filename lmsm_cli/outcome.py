@@ -100,9 +100,7 @@ def _of_best(journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, 
     try:
         chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
     except CheckpointError as error:
-        text = f"{error}; scores.json has no best_on_validation"
-        folder.log_line(f"WARNING {text}")
-        warn(text)
+        warn(f"{error}; scores.json has no best_on_validation")
         return None
     of_best = score_images(chosen, data.test, data.train_counts, runtime)
     return journal.best | {"accuracy": of_best.accuracy, "balanced_accuracy": of_best.balanced_accuracy}  # fmt: skip

@@ -25,7 +25,7 @@ from lmsm_cli.engine.evaluate import mean_cross_entropy, scores_of
 from lmsm_cli.engine.graph import side_stream
 from lmsm_cli.engine.schedule import learning_rate
 from lmsm_cli.engine.step import Stepper, set_learning_rate
-from lmsm_cli.engine.watch import Glance, Vitals, as_row, collapse_signs
+from lmsm_cli.engine.watch import Glance, Start, Vitals, as_row, collapse_signs, has_learned
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.losses.reweighting import loss_weights
 from lmsm_cli.models import Classifier
@@ -125,7 +125,8 @@ def train(
     the loss is no longer finite, LmsmError before the first step for a class without images that
     the config wants re-weighted.
     """
-    weights = _class_weights(config, training.counts(), runtime.device)
+    counts = training.counts()
+    weights = _class_weights(config, counts, runtime.device)
     training, validation = training.to(runtime.device), validation and validation.to(runtime.device)
     stream = side_stream(runtime.device)
     with stream():
@@ -148,7 +149,7 @@ def train(
             images_per_second=seen.num_images / seconds,
             seconds=seconds,
             vitals=vitals,
-            signs=collapse_signs(vitals, model.classes, progress=end),
+            signs=_signs(vitals, seen, model.classes, config, counts, epoch),
         )
         if signal := ranks.largest(stop()):
             raise PausedError(Position(epoch + 1), signal)
@@ -171,6 +172,20 @@ def validate(model: Classifier, held_out: ImageSet | None, runtime: Runtime, ran
 def _is_rebalanced(config: Config, epoch: int) -> bool:
     """Say whether re-weighting and re-sampling hold in an epoch, counted from 0."""
     return epoch + 1 >= config.rebalance_from
+
+
+def _signs(vitals: Vitals, seen: Glance, classes: tuple[str, ...], config: Config, counts: list[int], epoch: int) -> dict[str, str]:  # fmt: skip
+    """Return the signs of a collapse in an epoch, counted from 0, over `counts` images of each class."""
+    since = max(0, epoch + 1 - config.warmup)
+    is_balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
+    drawn = [sum(counts) / len(counts)] * len(counts) if is_balanced else counts
+    start = Start(
+        since * num_batches(sum(counts), config.batch_size),
+        has_learned(seen.accuracy, seen.num_images, max(drawn) / sum(drawn)),
+        tuple(since * number for number in drawn),
+    )
+    progress = since / (config.epochs - config.warmup)
+    return collapse_signs(vitals, classes, progress=progress, start=start)
 
 
 def _class_weights(config: Config, class_counts: list[int], device: torch.device) -> Tensor | None:

@@ -22,8 +22,13 @@ _STUCK = 0.01
 _SHRUNK_SHARE = 0.05
 # Means are over the end of an epoch: its beginning is still the epoch before.
 _LAST_SHARE = 0.5
-# Share of the training after which a class must have been predicted: rare ones are found late.
-_FAIR_START = 0.5
+# Share of the training, steps of it and draws of a class, after which nothing learned is a sign: a
+# healthy loss starts near ln C, and rare classes are found late (benchmarks/LOG.md, 2026-11-26).
+_FAIR_SHARE, _FAIR_STEPS, _FAIR_DRAWS = 0.5, 100, 1000
+# Share of dead features in a net that has learned: what is nearly always 0 can be a sparse code.
+_ALL_DEAD = 0.999
+# Standard errors above guessing from which an accuracy is no accident.
+_BY_CHANCE = 3.0
 # Steps between looks at an accelerator's sums; on the CPU a look costs nothing.
 _LOOK_EVERY = 16
 _cuda: Any = torch.cuda  # typed in some releases only
@@ -53,6 +58,22 @@ class Glance:
     loss: float
     accuracy: float
     is_finite: bool
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training has had until the end of an epoch, by which its vitals are judged."""
+
+    num_steps: float
+    """Taken since the warm-up."""
+    has_learned: bool
+    """Whether more training images are right than by guessing."""
+    drawn: tuple[float, ...]
+    """How often an image of each class was drawn since the warm-up; empty where that is unknown."""
+
+
+FAIR = Start(math.inf, False, ())
+"""The start that excuses nothing."""
 
 
 class Watch:
@@ -189,23 +210,32 @@ def _reader(device: torch.device) -> _DirectReader | _AsyncReader:
     return _AsyncReader() if device.type == "cuda" else _DirectReader()
 
 
-def collapse_signs(vitals: Vitals, classes: tuple[str, ...], *, progress: float) -> dict[str, str]:
-    """Return what looks collapsed, sign -> words; empty for a healthy epoch.
+def collapse_signs(vitals: Vitals, classes: tuple[str, ...], *, progress: float, start: Start = FAIR) -> dict[str, str]:  # fmt: skip
+    """Return what looks collapsed, sign -> what is wrong and what to try; empty for a healthy epoch.
 
-    `progress` is the share of the training that is done.
+    `progress` is the share of the training that is done, without its warm-up. What a healthy
+    training shows as well at first is a sign only after half of it, and after a fair `start`.
     """
     signs = {}
-    if vitals.zero_features > _DEAD_SHARE:
-        signs["dead features"] = f"{vitals.zero_features:.1%} of the features are exactly 0 and pass no gradient"  # fmt: skip
+    is_fair = progress >= _FAIR_SHARE and start.num_steps >= _FAIR_STEPS
+    if vitals.zero_features > (_ALL_DEAD if start.has_learned else _DEAD_SHARE):
+        signs["dead features"] = f"{vitals.zero_features:.1%} of the features are exactly 0 and pass no gradient; try --neck bn, or a margin that comes later or is smaller"  # fmt: skip
     floor = math.log(len(classes))
-    if abs(vitals.objective - floor) < _STUCK:
-        signs["stuck loss"] = f"the loss rests at ln {len(classes)} = {floor:.3f}: every class gets the same score"  # fmt: skip
+    if is_fair and not start.has_learned and abs(vitals.objective - floor) < _STUCK:
+        signs["stuck loss"] = f"the loss rests at ln {len(classes)} = {floor:.3f}, and no more is right than by guessing: every class gets about the same score; try another --lr, or a margin that comes later or is smaller"  # fmt: skip
     if vitals.weight_norm_min < _SHRUNK_SHARE * vitals.weight_norm_median:
-        signs["shrunken class weight"] = f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is {vitals.weight_norm_median:.2g}"  # fmt: skip
-    if progress >= _FAIR_START and vitals.never_predicted:
-        names = ", ".join(classes[c] for c in vitals.never_predicted[:5])
-        signs["missing classes"] = f"no training image is taken for {len(vitals.never_predicted)} of {len(classes)} classes: {names}"  # fmt: skip
+        signs["shrunken class weight"] = f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is {vitals.weight_norm_median:.2g}; try weight_norm=shared in an lsoftmax loss, or a smaller --head-weight-decay"  # fmt: skip
+    missing = [c for c in vitals.never_predicted if not start.drawn or start.drawn[c] >= _FAIR_DRAWS]  # fmt: skip
+    if is_fair and missing:
+        names = ", ".join(classes[c] for c in missing[:5])
+        signs["missing classes"] = f"no training image is taken for {len(missing)} of {len(classes)} classes: {names}; try --sampling balanced, or a smaller margin"  # fmt: skip
     return signs
+
+
+def has_learned(accuracy: float, num_images: int, by_guessing: float) -> bool:
+    """Return whether an accuracy is above what guessing gives of so many images, and not by chance."""
+    error = math.sqrt(by_guessing * (1 - by_guessing) / num_images)
+    return accuracy > by_guessing + _BY_CHANCE * error
 
 
 def as_row(vitals: Vitals) -> dict[str, Any]:
