@@ -225,7 +225,8 @@ def _new_folder(parts: Parts, *, asked: str) -> RunFolder:
     folder = RunFolder.create(config.out, name)
     folder.write_config(configs.dump_yaml(config))
     write_images(folder.path, parts.images)  # before what a sweep finds the run by
-    folder.write_environment(environment.describe(parts.where) | {"asked": asked})
+    known_by = {"asked": asked, "pretrained": journals.pretrained_digest(config)}
+    folder.write_environment(environment.describe(parts.where) | known_by)
     return folder
 
 

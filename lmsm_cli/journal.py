@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lmsm_cli import config as configs
 from lmsm_cli.config import WHERE_KEYS, Config
-from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.engine.step import optimizer_state, restore_optimizer
 from lmsm_cli.engine.train import Epoch, Position
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
@@ -143,11 +143,19 @@ def fingerprint(choices: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
 
 
+def pretrained_digest(config: Config) -> str | None:
+    """Return the digest of the file of weights to start from, None where there is no such file."""
+    with suppress(OSError):
+        return file_digest(Path(config.pretrained)) if config.pretrained else None
+    return None
+
+
 def asked(config: Config, *, knows_images: bool = True) -> str:
     """Return the fingerprint of a config as it is asked for, before anything is settled.
 
     It leaves out where a run computes, and where its data lies: which images they are, the run folder
-    records. An older lmsm knew no images, and took the place of a `folder` for them. A choice that is
+    records. Weights to start from are known by content. An older lmsm took the place of a `folder` for
+    its images, and that of weights for them. A choice that is
     not made (None) leaves no trace, so that a run is found again by an lmsm that has more choices of
     this kind.
     """
@@ -155,6 +163,8 @@ def asked(config: Config, *, knows_images: bool = True) -> str:
     if config.dataset == "folder" and not knows_images:
         without.remove("data_dir")
     made = {key: value for key, value in configs.dump(config).items() if value is not None}
+    if knows_images and (weights := pretrained_digest(config)):
+        made["pretrained"] = weights
     return fingerprint({key: value for key, value in made.items() if key not in without})
 
 

@@ -449,3 +449,14 @@ def test_compare_json_is_one_document_on_stdout(runs):
     assert [group["label"] for group in document["groups"]] == ["softmax", "lsoftmax:margin=4,lambda_min=5"]  # fmt: skip
     assert [one["name"] for one in document["groups"][0]["per_class"]] == ["[red]cät", "a\x1b[31mb"]
     assert len(document["unscored"]) == 1
+
+
+def test_weights_of_one_name_and_other_content_are_told_apart(tmp_path, monkeypatch):
+    """A file of weights is known by its digest; runs from another content are no further seeds."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed, digest in (("a", 1, "1" * 32), ("b", 2, "1" * 32), ("c", 3, "2" * 32)):
+        write(run(name, seed=seed, pretrained="w.pt"))
+        RunFolder(Path("runs") / name).write_environment({"pretrained": digest})
+    groups = compare_runs([read_run(path) for path in find_runs([Path("runs")])]).groups
+    assert [group.seeds for group in groups] == [(1, 2), (3,)]
+    assert [group.differs["weights"] for group in groups] == ["1" * 32, "2" * 32]

@@ -277,7 +277,9 @@ def test_other_data_is_refused(tmp_path):
     flags = {"dataset": "folder", "data_dir": tmp_path / "data", "model": "paper-2d", "imbalance": "none", "factor": 1.0, "image_size": 12, "batch_size": 16}  # fmt: skip
     path = stopped(tmp_path / "runs", 6, **flags)
     (tmp_path / "data" / "b" / "0000.png").unlink()
-    with pytest.raises(DataError, match=r"lacks 1 \w+ image of the run: 1 gone or changed \(b/0000\.png\)") as error:
+    with pytest.raises(
+        DataError, match=r"lacks 1 \w+ image of the run: 1 gone or changed \(b/0000\.png\)"
+    ) as error:
         resumed(path)
     assert error.value.exit_code == 3
 

@@ -258,6 +258,22 @@ def test_where_a_run_is_made_is_not_what_it_is(tmp_path, change, same):
     assert journal.asked(folder, knows_images=False) != journal.asked(moved, knows_images=False)
 
 
+def test_weights_to_start_from_are_known_by_their_content(tmp_path):
+    """Another file under the same name is another choice; a copy is the same."""
+    for name, content in (("a.pt", b"1"), ("b.pt", b"1")):
+        (tmp_path / name).write_bytes(content)
+    base = resolve(layers(tmp_path), check_loss).config
+    first, copy = (
+        journal.asked(base.model_copy(update={"pretrained": str(tmp_path / name)}))
+        for name in ("a.pt", "b.pt")
+    )
+    assert first == copy != journal.asked(base)
+    (tmp_path / "a.pt").write_bytes(b"2")
+    assert journal.asked(base.model_copy(update={"pretrained": str(tmp_path / "a.pt")})) != first
+    imagenet = [journal.asked(base.model_copy(update={"pretrained": name})) for name in ("imagenet", "gone.pt")]  # fmt: skip
+    assert len({first, *imagenet}) == 3
+
+
 def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):
     """So the runs of an lmsm without `head_weight_decay` are found by one that has it."""
     config = resolve(layers(tmp_path), check_loss).config

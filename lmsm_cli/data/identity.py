@@ -9,10 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lmsm_cli.regular import open_regular
 
 # blake2b of 128 bits: no two different images are ever found that share one.
 DIGEST_BYTES = 16
@@ -26,6 +29,14 @@ PARTS: tuple[Part, ...] = ("training", "validation", "test")
 def digest(content: bytes | memoryview) -> bytes:
     """Return the digest of one content."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file in hexadecimal, however large it is. Raises OSError."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(
+            file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)
+        ).hexdigest()
 
 
 def as_digests(digests: list[bytes]) -> Digests:

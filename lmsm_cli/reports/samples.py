@@ -139,6 +139,8 @@ def _setting(record: RunRecord) -> dict[str, Any]:
     checkpoint = (record.scores or {}).get("checkpoint")
     setting["checkpoint"] = PurePath(checkpoint).name if isinstance(checkpoint, str) else None
     setting["state"] = record.state
+    if setting.get("pretrained"):  # a file's name is no proof of what it held
+        setting["weights"] = (record.environment or {}).get("pretrained")
     setting["lengthened_from"] = (record.scores or {}).get("lengthened_from") or []
     return setting
 

@@ -105,6 +105,8 @@ class Environment(_Document):
     git: GitState | None = None
     command: tuple[_Text, ...] | None = None
     asked: _Text | None = None
+    pretrained: Digest | None = None
+    """Of the file of weights that it started from, which can change under one name."""
 
 
 def _number(value: Any) -> Any:
