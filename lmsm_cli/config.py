@@ -37,6 +37,8 @@ Model = Literal[
 _USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 
 
+MOST_EPOCHS = 1_000_000
+
 # Where and how a run is computed, which moves no result beyond rounding: runs that differ in these
 # alone are the same.
 WHERE_KEYS = ("out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard")  # fmt: skip
@@ -153,7 +155,7 @@ class Config(BaseModel):
     rebalance_from: Int = Field(1, ge=1, json_schema_extra=_LOSS)
     """First epoch in which --reweight and --sampling hold; after the first it defers them (DRW, DRS)."""
 
-    epochs: Int = Field(10, ge=1, le=1_000_000, json_schema_extra=_TRAINING)
+    epochs: Int = Field(10, ge=1, le=MOST_EPOCHS, json_schema_extra=_TRAINING)
     """Passes over the training images."""
     batch_size: Int = Field(128, ge=2, json_schema_extra=_TRAINING)
     """Images in a training step."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsm_cli.errors import RunError
+from lmsm_cli.regular import LARGEST_TEXT
 from lmsm_cli.reports.page_confusions import confusions_of
 from lmsm_cli.reports.plots import plot_confusion
 from lmsm_cli.reports.tables import confusion_table
@@ -112,6 +113,21 @@ def test_many_classes_take_little_room():
     tracemalloc.stop()
     assert peak < 100e6
     assert len(text) < 5e6
+
+
+def test_a_confusion_of_many_cells_is_written_and_read(tmp_path):
+    """The text of a file is never longer than what is read of one: large ones have no line for each number."""
+    cells = range(300_000)
+    scores = scored(1001, [0], [1]) | {"confusion": {"num_classes": 1001, "rows": [n // 1001 for n in cells], "columns": [n % 1001 for n in cells], "counts": [12345] * len(cells)}}  # fmt: skip
+    assert written_and_read(tmp_path, scores) == (scores, None)
+    assert (tmp_path / "run" / "scores.json").stat().st_size < LARGEST_TEXT / 10
+
+
+def test_names_of_classes_may_hold_anything(tmp_path):
+    """Lone surrogates, quotes, controls and line separators come back as they were."""
+    names = ["\udc80 ü", '"\\udc80', "a\x00\x1b\nb", "\u2028\ufeff", "日本"]
+    scores = score(names, np.arange(5), np.arange(5), [1] * 5).to_json()
+    assert written_and_read(tmp_path, scores) == (scores, None)
 
 
 @st.composite

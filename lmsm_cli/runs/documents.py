@@ -17,6 +17,9 @@ from lmsm_cli.scores import Count, Scores, Share
 
 State = Literal["running", "interrupted", "failed", "completed"]
 
+# Beyond this nobody reads it, and a number a line makes the text of a large confusion twice as long.
+_LARGEST_PRETTY = 1 << 22
+
 _Text = Annotated[str, Field(strict=True)]
 _Whole = Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)]
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -153,7 +156,10 @@ def pretty_text(model: type[BaseModel], values: Mapping[str, Any]) -> str:
     Raises RunError for values that could not be read back.
     """
     checked = _checked(model, values)
-    return json.dumps(checked, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(checked, indent=2, allow_nan=False, ensure_ascii=False)
+    if len(text) > _LARGEST_PRETTY:
+        text = json.dumps(checked, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text + "\n"
 
 
 def row_text(values: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from lmsm_cli.config import MOST_EPOCHS
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.regular import read_text
 from lmsm_cli.runs.documents import Environment, ScoresDocument, Status, read_document, read_row
@@ -20,6 +21,8 @@ from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.strict_yaml import read_mapping
 
 T = TypeVar("T")
+# A million rows of 500 bytes.
+_LARGEST_METRICS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -165,5 +168,8 @@ def _read(model: type[BaseModel]) -> Callable[[Path], dict[str, Any]]:
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows; what stands after the last line end is half a line, and ignored."""
-    *lines, _ = read_text(path).split("\n")
+    text = read_text(path, _LARGEST_METRICS)
+    if text.count("\n") > MOST_EPOCHS:
+        raise ValueError("more rows than a run can have epochs")
+    *lines, _ = text.split("\n")
     return [read_row(line) for line in lines]
