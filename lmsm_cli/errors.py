@@ -8,7 +8,7 @@ LmsmError (2, usage and config)
 |  `- StoppedError  *  a signal stopped the run after a step, and its state was saved
 |- DataError        3  data missing or bad
 |- CheckpointError  4  checkpoint unusable
-|- DivergedError    5  the loss is no longer finite
+|- DivergedError    5  the loss or the net is no longer finite
 |- DiskError        6  disk or other I/O
 `- OutOfMemoryError 7  the host's or the device's memory was not enough
 
@@ -79,7 +79,7 @@ class CheckpointError(LmsmError):
 
 
 class DivergedError(LmsmError):
-    """A training whose loss is infinite or not a number."""
+    """A training whose loss, or a net whose tensor, is infinite or not a number."""
 
     exit_code = 5
 

@@ -229,6 +229,33 @@ def test_a_diverged_run_says_so_and_keeps_its_last_checkpoint(tmp_path):
     assert (status["state"], status["exit_code"]) == ("failed", 5)
 
 
+@pytest.mark.parametrize("part", ["running_mean", "weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(tmp_path, monkeypatch, part, value):  # fmt: skip
+    """A statistic or weight that no loss shows ends the run with 5 at the epoch's end, by name."""
+    config = quick(tmp_path, neck="bn", epochs=3)
+    build, nets, steps = experiment.build_model, [], []
+
+    class Saboteur(SilentDisplay):
+        def step(self, step):
+            steps.append(step)
+            if step.epoch == 2 and step.step == step.num_steps:  # seen by no later step
+                names = [name for name in nets[0].state_dict() if name.endswith(part)]
+                nets[0].state_dict()[names[-1]].view(-1)[0] = value
+
+    monkeypatch.setattr(experiment, "build_model", lambda *given: nets.append(build(*given)) or nets[0])  # fmt: skip
+    with pytest.raises(DivergedError, match=rf"the tensor '.*{part}' .* no longer finite .* epoch 2"):  # fmt: skip
+        experiment.run(config, Saboteur())
+    (path,) = tmp_path.iterdir()
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 5)
+    assert not (path / "scores.json").exists()
+    for file in path.glob("*.pt"):
+        state = checkpoint.load(file)
+        assert state["epoch"] == 1
+        assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
 def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
     """Ctrl-C leaves status `interrupted` with exit code 130."""
 

@@ -5,6 +5,7 @@ callable argument. Everything random in an epoch follows from (seed, epoch), and
 rebalanced in it from the epoch alone. Re-weighting and re-sampling are here, once, for every loss.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from lmsm_cli.engine.step import Stepper, set_learning_rate
 from lmsm_cli.engine.watch import Glance, Start, Vitals, as_row, collapse_signs, has_learned
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.losses.reweighting import loss_weights
-from lmsm_cli.models import Classifier
+from lmsm_cli.models import Classifier, first_non_finite
 from lmsm_cli.scores import balanced_accuracy
 
 _cuda: Any = torch.cuda  # typed in some releases only
@@ -122,7 +123,7 @@ def train(
     now and then; once it returns a signal's number on any of them, PausedError tells where.
     Of several `ranks` each computes its part of every batch, and all yield the same epochs.
     `say` is told of compiling and of a CUDA graph that could not be made. Raises DivergedError when
-    the loss is no longer finite, LmsmError before the first step for a class without images that
+    the loss or, at the end of an epoch, a tensor of the net is no longer finite, LmsmError before the first step for a class without images that
     the config wants re-weighted.
     """
     counts = training.counts()
@@ -231,12 +232,14 @@ def _one_epoch(
         is_asked = n + 1 < num_steps and (ranks.size == 1 or n % _ASK_EVERY == 0)
         if is_asked and (signal := stop()):
             _checked(watch.total(), epoch)
+            _check_weights(model, epoch)
             seconds = time.perf_counter() - started
             raise PausedError(Position(epoch, n + 1, seconds, watch.state(ranks), _generators(ranks)), signal)  # fmt: skip
     ranks.add_(watch.sums)
     ranks.any_(watch.predicted)
     total = _checked(watch.total(), epoch)
     assert total is not None
+    _check_weights(model, epoch)
     return total, watch.vitals(model.head.class_weights())
 
 
@@ -262,3 +265,15 @@ def _checked(seen: Glance | None, epoch: int) -> Glance | None:
     if seen is not None and not seen.is_finite:
         raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1}, at or before step {seen.step}; lower --lr, or raise the loss's lambda_min")  # fmt: skip
     return seen
+
+
+@torch.no_grad()
+def _check_weights(model: Classifier, epoch: int) -> None:
+    """Raise DivergedError, in an epoch counted from 0, where a weight or a statistic is not finite.
+
+    A loss can stay finite over such a net. All tensors are looked at by one wait for the device.
+    """
+    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}  # fmt: skip
+    largest = torch._foreach_norm(list(state.values()), math.inf)
+    if not torch.stack([value.double() for value in largest]).isfinite().all():
+        raise DivergedError(f"the tensor {first_non_finite(state)!r} of the net is no longer finite (NaN or infinity) after epoch {epoch + 1}; lower --lr, or raise the loss's lambda_min")  # fmt: skip
