@@ -147,7 +147,9 @@ class Row(_Document):
     collapse: tuple[_Text, ...] = ()
 
 
-_ROW_FIELDS = {field.alias or name: name for name, field in Row.model_fields.items()}
+_MEASURES = {
+    field.alias or name: name for name, field in Row.model_fields.items() if name != "collapse"
+}
 
 
 def pretty_text(model: type[BaseModel], values: Mapping[str, Any]) -> str:
@@ -201,11 +203,10 @@ def read_row(line: str) -> dict[str, Any]:
 
 
 def _row(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values as they are, but for measures that are no numbers."""
     known = Row.model_validate(values)
-    return {
-        key: getattr(known, _ROW_FIELDS[key]) if key in _ROW_FIELDS else value
-        for key, value in values.items()
-    }
+    lost = {key for key, name in _MEASURES.items() if getattr(known, name) is None}
+    return {key: None if key in lost else value for key, value in values.items()}
 
 
 def _mapping(text: str) -> dict[str, Any]:
