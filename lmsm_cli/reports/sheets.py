@@ -83,7 +83,8 @@ def _font() -> "FreeTypeFont":
     from matplotlib import get_data_path
     from PIL import ImageFont
 
-    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT_SIZE)  # fmt: skip
+    file = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(file), _FONT_SIZE)  # Pillow 10 takes no Path
 
 
 def _shortened(text: str, font: "FreeTypeFont") -> str:
