@@ -141,6 +141,8 @@ def test_change_within_a_tick_of_the_clock_is_seen(pets, monkeypatch):
         monkeypatch.setattr(decoding, name, {"_TICK_NS": 10**18}.get(name, False))
         read(pets)
         listing = list_class_folders(pets)
+        states = decoding._states(listing)
+        monkeypatch.setattr(decoding, "_states", lambda _, states=states: states)
         swap_content(pets / "cat" / "0000.bmp", 50)
         found = read_images(listing, size=8, channels=3)  # as it was listed before the change
         assert np.array_equal(pixels_of(found), expected([50, *range(1, 20)]))
