@@ -103,6 +103,12 @@ def check_model(model: str, pretrained: str | None, *, channels: int, image_size
         raise LmsmError(f"pretrained file {pretrained} {what}")
 
 
+def width_of(model: str, neck: str, channels: int) -> int:
+    """Return the number of features that a model's head takes; built without memory."""
+    with torch.device("meta"):
+        return build_neck(neck, BACKBONES[model](channels))[1]
+
+
 def build_neck(kind: str, backbone: Backbone) -> tuple[nn.Module, int]:
     """Return the layers between backbone and head, and the number of features they give.
 

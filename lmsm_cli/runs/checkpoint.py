@@ -13,16 +13,18 @@ import shutil
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lmsm_cli.errors import MALFORMED, CheckpointError, DiskError, LmsmError, first_line
-from lmsm_cli.models import Classifier, build_classifier
+from lmsm_cli.models import Classifier, build_classifier, check_model, width_of
 from lmsm_cli.regular import open_regular, replacing, sync_folder, temporary_of
+from lmsm_cli.runs import contents
 from lmsm_cli.runs.record import ending_of, only_run, read_run
 
 SCHEMA = 2
@@ -98,7 +100,8 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     has_digest = _verify(path)
-    _refuse_packed(path)
+    with _about(path):
+        contents.check_structure(_structure(path))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -116,7 +119,18 @@ def load(path: Path) -> dict[str, Any]:
     missing = [key for key in _KEYS if key not in state]
     if missing:
         raise CheckpointError(f"{path} is incomplete: it lacks {', '.join(missing)}")
+    with _about(path):
+        contents.check(state, path.stat().st_size)
     return state
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Begin the message of a CheckpointError with the file that it is about."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
 
 
 def find(path: Path) -> Path:
@@ -156,8 +170,13 @@ def state_of(model: Classifier, config: dict[str, Any], *, train_counts: list[in
 
 def restore(state: dict[str, Any], path: Path) -> Classifier:
     """Return the classifier of a loaded state, in eval mode, on the CPU."""
+    config, weight = state["config"], state["model"]["head.weight"]
     try:
-        config = state["config"]
+        side, _, channels = state["image_shape"]
+        check_model(config["model"], None, channels=channels, image_size=side)
+        width = width_of(config["model"], config["neck"], channels)
+        if weight.shape[1] != width:  # before room for so many classes of the right width is made
+            raise LmsmError(f"head.weight has {weight.shape[1]} columns, not {width}")
         model = build_classifier(
             config["model"], config["neck"], config["loss"],
             classes=state["classes"], mean=state["mean"], std=state["std"],
@@ -195,15 +214,25 @@ def _verify(path: Path) -> bool:
     return False
 
 
-def _refuse_packed(path: Path) -> None:
-    """Refuse compressed records: torch.save makes none, and a small one can fill the memory."""
+def _structure(path: Path) -> bytes:
+    """Return the pickle of all but the tensors; refuse what could fill the memory.
+
+    Compressed records are none of torch.save's, and a small one can hold any number of zeros.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            is_packed = any(record.compress_type for record in archive.infolist())
+            records = archive.infolist()
+            if any(record.compress_type for record in records):
+                raise CheckpointError("is no lmsm checkpoint: its records are compressed")
+            # torch finds a record whatever the case of its name
+            pickles = [one for one in records if one.filename.lower().endswith("data.pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > contents.LARGEST_STRUCTURE:
+                raise CheckpointError(
+                    "is no lmsm checkpoint: it holds more values than a run has, or none"
+                )
+            return archive.read(pickles[0])
     except (zipfile.BadZipFile, *MALFORMED) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {first_line(error)}") from None
-    if is_packed:
-        raise CheckpointError(f"{path} is no lmsm checkpoint: its records are compressed")
+        raise CheckpointError(f"is damaged or no checkpoint: {first_line(error)}") from None
 
 
 def _digest(path: Path, size: int) -> bytes:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.console import stdout_console
@@ -216,3 +217,39 @@ def test_no_text_commands_the_screen(capsys):
     printed = capsys.readouterr()
     assert printed.out == "a\\x1b[31mb\nc\\x9b\n"
     assert printed.err == "a\\x1b]0;title\\x07\\nerror: b\nWARNING: a\\rb\n"
+
+
+NAN = float("nan")
+FIELDS = [
+    ("image_shape", [10**6, 10**6, 3]), ("image_shape", [30000, 30000, 3]), ("image_shape", [0, 0, 3]), ("image_shape", "abc"), ("image_shape", []),
+    ("classes", [str(i) for i in range(100_000)]), ("mean", [NAN] * 3), ("std", [0.0] * 3), ("train_counts", [-5, 3]), ("epoch", NAN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), FIELDS, ids=[f"{key}-{n}" for n, (key, _) in enumerate(FIELDS)])  # fmt: skip
+def test_nonsense_in_a_checkpoint_ends_with_4(received, capsys, key, value):
+    """predict, eval, export and resume name the file and the key, and write nothing."""
+    checkpoint.save(checkpoint.load(received / "checkpoint.pt") | {key: value}, received / "checkpoint.pt")  # fmt: skip
+    Path("image.png").touch()
+    before = state_of(Path.cwd())
+    for command in ("predict", "eval", "export", "resume"):
+        assert main(COMMANDS[command]) == 4
+        told = capsys.readouterr().err
+        assert "got/checkpoint.pt" in told
+        assert key in told
+        assert "Traceback" not in told
+        after = state_of(Path.cwd())
+        assert {**after, "got/.lock": ()} == {**before, "got/.lock": ()}
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_weights_that_are_not_finite_are_no_net(received, capsys, value):
+    """Nothing is scored, predicted, exported or gone on with: exit code 4, and the tensor is named."""
+    state = checkpoint.load(received / "checkpoint.pt")
+    weight = next(name for name, tensor in state["model"].items() if name.endswith("weight"))
+    state["model"][weight] = torch.full_like(state["model"][weight], value)
+    checkpoint.save(state, received / "checkpoint.pt")
+    Path("image.png").touch()
+    for command in ("predict", "eval", "export", "resume"):
+        assert main(COMMANDS[command]) == 4
+        assert repr(weight) in capsys.readouterr().err

@@ -1,0 +1,248 @@
+"""What a checkpoint says about itself, checked before anything is built or reserved for it.
+
+A checkpoint can come from anybody, and whoever made it could write a good digest too. So each key
+has a type and bounds, here and nowhere else, and what stands in it twice must agree. To add a key,
+add a field to `Contents`, with a default for the checkpoints from before it.
+"""
+
+import pickletools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from torch import Tensor
+
+from lmsm_cli.config import Config
+from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
+from lmsm_cli.models import first_non_finite
+from lmsm_cli.runs.documents import Images
+
+# Bytes of everything but the tensors, of which an epoch has 300, and operations that pickle reads of
+# them: more would take seconds and gigabytes.
+LARGEST_STRUCTURE = 16 << 20
+_MOST_OPERATIONS = LARGEST_STRUCTURE // 4
+_LONGEST_TEXT = 5000  # a path has 4096
+_SIDE = 1024  # pixels: the largest image_size
+_EPOCHS, _STEPS = 1_000_000, 2**31
+# All that torch.save writes for plain types and plain tensors. Others that torch would take reserve
+# memory by a number, or are tensors that hold less than they claim.
+_NAMING = ("GLOBAL", "STACK_GLOBAL", "INST")
+_PLAIN = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_tensor_v2"
+    r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+)
+
+
+def _check_dense(tensor: Tensor) -> Tensor:
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ValueError("is no plain tensor")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("claims more numbers than it holds")
+    return tensor
+
+
+def _check_length(text: str) -> str:
+    if len(text) > _LONGEST_TEXT:  # Field's own bound takes no odd file names (lone surrogates)
+        raise ValueError(f"is longer than {_LONGEST_TEXT:,} characters")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_check_length)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Epoch = Annotated[int, Field(ge=0, le=_EPOCHS)]
+_Dense = Annotated[Tensor, AfterValidator(_check_dense)]
+_Names = Annotated[list[_Text], FailFast(), Field(max_length=10_000_000)]
+_Channels = Annotated[list[_Finite], FailFast(), Field(min_length=1, max_length=3)]
+_Side = Annotated[int, Field(ge=1, le=_SIDE)]
+_Measured = bool | float | _Text | Annotated[list[_Text], Field(max_length=100)] | None
+_Value = bool | int | float | _Text | None
+_Choice = _Value | Annotated[list[_Value], Field(max_length=100_000)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="allow", arbitrary_types_allowed=True, defer_build=True
+    )
+
+
+class _Watch(_Part):
+    """What was seen of the epoch under way."""
+
+    sums: _Dense
+    predicted: _Dense
+    step: Annotated[int, Field(ge=1, le=_STEPS)]
+    images: Annotated[int, Field(ge=1, le=2**53)]
+    watched_images: _Count
+    watched_steps: _Count
+
+
+class _Position(_Part):
+    """Where the training stands."""
+
+    epoch: _Epoch = 0
+    step: Annotated[int, Field(ge=0, le=_STEPS)] = 0
+    seconds: Annotated[float, Field(ge=0, le=1e15)] = 0.0
+    watch: _Watch | None = None
+    generators: Annotated[dict[_Text, _Dense], Field(max_length=10)] | None = None
+
+    @field_validator("generators")
+    @classmethod
+    def _check_generators(cls, states: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+        for kind, state in (states or {}).items():
+            if state.dtype != torch.uint8 or state.ndim != 2:
+                raise ValueError(f"{kind} is no row of bytes for each rank")
+        for state in (states or {}).get("cpu", torch.empty(0, 0)):
+            try:
+                torch.Generator().set_state(state.clone())
+            except RuntimeError:
+                raise ValueError("cpu is no state of a generator") from None
+        return states
+
+
+class _Best(_Part):
+    """Which epoch best.pt is of."""
+
+    epoch: Annotated[int, Field(ge=1, le=_EPOCHS)]
+    val_balanced_accuracy: Annotated[float, Field(ge=0, le=1)]
+
+
+class _Row(_Part):
+    """An epoch in metrics.jsonl; what is shown of it alone may be anything flat."""
+
+    __pydantic_extra__: dict[str, _Measured]
+
+    epoch: Annotated[int, Field(ge=1, le=_EPOCHS)]
+    seconds: Annotated[float, Field(ge=0, le=1e15)]
+    images_per_second: Annotated[float, Field(ge=0, le=1e15)]
+
+
+class _Journal(_Part):
+    """What the run has done."""
+
+    rows: Annotated[list[_Row], FailFast(), Field(max_length=_EPOCHS)] = []
+    best: _Best | None = None
+    warned: Annotated[list[_Text], FailFast(), Field(max_length=1000)] = []
+    lengthened_from: Annotated[list[_Epoch], FailFast(), Field(max_length=_EPOCHS)] = []
+
+
+class Contents(_Part):
+    """All keys of a checkpoint but its schema number; the later ones are missing in schema 1."""
+
+    config: Annotated[dict[_Text, _Choice], Field(max_length=1000)]
+    classes: Annotated[_Names, Field(min_length=2)]
+    mean: _Channels
+    std: _Channels
+    train_counts: Annotated[list[_Count], FailFast(), Field(max_length=10_000_000)]
+    image_shape: Annotated[list[_Side], FailFast(), Field(min_length=3, max_length=3)]
+    epoch: _Epoch
+    model: Annotated[dict[_Text, _Dense], Field(max_length=100_000)]
+    optimizer: Annotated[dict[int, dict[_Text, _Dense | float | None]], Field(max_length=100_000)] = {}  # fmt: skip
+    position: _Position | None = None
+    journal: _Journal | None = None
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    versions: Annotated[dict[_Text, _Text], Field(max_length=100)] = {}
+    images: Images | None = None
+    """The digests of the images by part."""
+
+    @field_validator("std")
+    @classmethod
+    def _check_std(cls, values: list[float]) -> list[float]:
+        if min(values) <= 0:
+            raise ValueError("a standard deviation is not above 0")
+        return values
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Check the config by its own rules, and hold all keys against each other and the tensors."""
+        try:
+            config = Config.model_validate(self.config, context={"is_saved": True})
+        except ValidationError as error:
+            raise ValueError(f"config: {in_words(error)}") from None
+        for fault, is_so in _disagreements(self, config):
+            if is_so:
+                raise ValueError(fault)
+        return self
+
+
+def _disagreements(saved: Contents, config: Config) -> Iterator[tuple[str, bool]]:
+    """Yield what must not be, and whether it is; what comes later relies on what came before."""
+    num_classes, (height, width, channels) = len(saved.classes), saved.image_shape
+    yield "two classes have one name", len(set(saved.classes)) < num_classes
+    yield "classes and train_counts are not of one length", len(saved.train_counts) != num_classes
+    yield "image_shape is no square of 1 or 3 channels", height != width or channels not in (1, 3)
+    yield (
+        "mean and std are not one for each channel",
+        {len(saved.mean), len(saved.std)} != {channels},
+    )
+    weight = saved.model.get("head.weight")
+    yield "head.weight has no row for each class", weight is None or weight.ndim != 2 or len(weight) != num_classes  # fmt: skip
+    for name in ("mean", "std"):
+        tensor = saved.model.get(name)
+        same = tensor is not None and tensor.shape == (1, channels, 1, 1) and tensor.flatten().tolist() == getattr(saved, name)  # fmt: skip
+        yield f"{name} is another than among the tensors", not same
+    yield "epoch is above the config's epochs", saved.epoch > config.epochs
+    if saved.position and saved.journal:
+        yield from _disagreements_of_place(saved, config, saved.position, saved.journal)
+
+
+def _disagreements_of_place(saved: Contents, config: Config, position: _Position, journal: _Journal) -> Iterator[tuple[str, bool]]:  # fmt: skip
+    yield "position is of another epoch", position.epoch != saved.epoch
+    yield "journal has not one row for each epoch", [row.epoch for row in journal.rows] != list(range(1, saved.epoch + 1))  # fmt: skip
+    yield "the best epoch is none of these", journal.best is not None and journal.best.epoch > saved.epoch  # fmt: skip
+    yield "position is behind the epoch's last step", bool(position.step) and position.step * config.batch_size >= sum(saved.train_counts)  # fmt: skip
+    if position.watch:
+        shapes = position.watch.sums.shape, position.watch.predicted.shape
+        yield "watch does not fit", shapes != ((6,), (len(saved.classes),)) or position.watch.step != position.step  # fmt: skip
+
+
+def check_structure(pickled: bytes) -> None:
+    """Raise CheckpointError for a pickle that holds more than plain types and plain tensors."""
+    try:
+        for number, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
+            if number > _MOST_OPERATIONS:
+                raise CheckpointError("is no lmsm checkpoint: it holds more values than a run has")
+            if operation.name in _NAMING and not _PLAIN.fullmatch(str(argument)):
+                raise CheckpointError("holds objects that are no plain data; nothing was executed")
+    except MALFORMED as error:
+        raise CheckpointError(f"is no lmsm checkpoint: {first_line(error)}") from None
+
+
+def check(state: Mapping[str, Any], size: int) -> None:
+    """Raise CheckpointError for contents that no run saved; `size` is that of the file in bytes."""
+    try:
+        found = Contents.model_validate(dict(state))
+    except ValidationError as error:
+        raise CheckpointError(f"does not fit this lmsm: {in_words(error)}") from None
+    tensors = dict(_tensors(found))
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if held > size:
+        raise CheckpointError("does not fit this lmsm: its tensors claim more than the file holds")
+    if name := first_non_finite(tensors):
+        raise CheckpointError(f"holds numbers that are not finite (NaN or infinity), first in the tensor {name!r}: nothing can be made of it")  # fmt: skip
+
+
+def _tensors(contents: Contents) -> Iterator[tuple[str, Tensor]]:
+    yield from contents.model.items()
+    for place, values in contents.optimizer.items():
+        yield from ((f"optimizer.{place}.{name}", value) for name, value in values.items() if isinstance(value, Tensor))  # fmt: skip
+    if contents.position:
+        yield from ((f"position.{name}", value) for name, value in (contents.position.generators or {}).items())  # fmt: skip
+
+
+def in_words(error: ValidationError) -> str:
+    """Return the first mistake, and where; never the value, which could be of any size."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))[:200]
+    return ": ".join(filter(None, (place, first["msg"].removeprefix("Value error, "))))
