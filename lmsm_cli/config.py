@@ -22,6 +22,7 @@ from pydantic import (
 
 from lmsm_cli import strict_yaml
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.spec import LOSSES, TAKE_A_BIAS
 
 Dataset = Literal[
     "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits", "folder"
@@ -54,6 +55,10 @@ DATA_KEYS = (
     "split_seed",
     "image_size",
 )
+
+# Choices that lmsm had not when runs were made that are still there: at its default, each is what
+# those runs had.
+ADDED_KEYS = ("head_bias", "head_init")
 
 # Options of a choice: each has an effect only where that choice has one of these values.
 OPTION_OF: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -146,6 +151,10 @@ class Config(BaseModel):
 
     loss: str = Field("softmax", json_schema_extra=_LOSS)
     """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists them."""
+    head_bias: bool = Field(False, json_schema_extra=_LOSS)
+    """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on angles."""
+    head_init: Literal["default", "kaiming", "unit"] = Field("default", json_schema_extra=_LOSS)
+    """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its normalised layer's."""
     reweight: Literal["none", "inverse", "effective"] = Field("none", json_schema_extra=_LOSS)
     """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of images (Cui et al. 2019)."""
     reweight_beta: Float = Field(0.9999, ge=0, lt=1, json_schema_extra=_LOSS)
@@ -234,6 +243,15 @@ class Config(BaseModel):
             raise ValueError(f"warmup {self.warmup} leaves none of the {self.epochs} epochs")
         if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones {self.milestones} do not rise")
+        return self
+
+    @model_validator(mode="after")
+    def _check_bias(self) -> "Config":
+        name = self.loss.partition(":")[0].strip()
+        if self.head_bias and name in LOSSES and name not in TAKE_A_BIAS:
+            raise ValueError(
+                f"head_bias has no meaning with loss {name!r}, whose margin is on angles; it goes with {', '.join(TAKE_A_BIAS)}"
+            )
         return self
 
     @model_validator(mode="after")

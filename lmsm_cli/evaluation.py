@@ -42,6 +42,7 @@ class Evaluation:
     labelled: ImageSet
     predictions: NDArray[np.int64]  # (N,)
     probabilities: NDArray[np.floating[Any]]  # (N, C)
+    logits: NDArray[np.float32]  # (N, C), without a margin; corrected where that was asked for
     trained: Trained
     runtime: Runtime
 
@@ -103,7 +104,7 @@ def _wanted_correction(trained: Trained, adjust: Tau | None, tau_norm: Tau | Non
         raise LmsmError("the run held out no validation images (validation 0) to choose tau on; give a number instead of auto")  # fmt: skip
     if tau_norm is None:
         return logit_adjustment(trained.train_counts, _adjusted_in_training(trained, display)), tau
-    return tau_normalisation(trained.model.head.class_weights()), tau
+    return tau_normalisation(trained.model.head.class_weights(), trained.model.head.bias), tau
 
 
 def _adjusted_in_training(trained: Trained, display: Display) -> float:
@@ -146,7 +147,15 @@ def _answered(trained: Trained, labelled: ImageSet, runtime: Runtime, adjustment
     def of(logits: torch.Tensor) -> Evaluation:
         predictions, probabilities = answers(logits)
         scores = score(trained.model.classes, labelled.labels.numpy(), predictions, trained.train_counts, probabilities).to_json()  # fmt: skip
-        return Evaluation(scores, labelled, predictions, probabilities, trained, runtime)
+        return Evaluation(
+            scores,
+            labelled,
+            predictions,
+            probabilities,
+            logits.float().cpu().numpy(),
+            trained,
+            runtime,
+        )
 
     logits = scores_of(trained.model, labelled.images, runtime)
     plain = of(logits)

@@ -28,14 +28,16 @@ def write_plots(evaluation: Evaluation, folder: Path, *, worst: int) -> None:
 def write_features(evaluation: Evaluation, path: Path) -> None:
     """Write features, labels, predictions and class names to an .npz; 2-D features as a PNG beside it.
 
-    The names of the arrays are `features` (N, D) float32, `labels` and `predictions` (N,) int64, and
-    `classes` (C,). Raises DiskError.
+    The names of the arrays are `features` (N, D) and `logits` (N, C) float32, `labels` and
+    `predictions` (N,) int64, and `classes` (C,). The logits are those that the predictions are of: for
+    top-k, calibration and corrections of one's own. Raises DiskError.
     """
     features = evaluation.features()
     arrays: dict[str, NDArray[Any]] = {
         "features": features,
         "labels": evaluation.labelled.labels.numpy(),
         "predictions": evaluation.predictions,
+        "logits": evaluation.logits,
         "classes": np.array(evaluation.labelled.classes),
     }
     file = io.BytesIO()

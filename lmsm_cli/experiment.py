@@ -47,7 +47,7 @@ def check(config: Config) -> torch.device:
     source = sources.source_of(config.dataset)
     counts = planned_counts(config)
     if counts is not None:
-        build_head(config.loss, 2, len(counts), torch.tensor(counts))
+        build_head(config.loss, 2, len(counts), torch.tensor(counts), bias=config.head_bias)
         check_model(
             config.model, config.pretrained, channels=source.channels, image_size=source.size
         )
@@ -68,6 +68,7 @@ def build_model(config: Config, data: Data) -> Classifier:
         config.model, config.neck, config.loss,
         classes=data.training.classes, mean=data.training.mean, std=data.training.std,
         class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained,
+        head_bias=config.head_bias, head_init=config.head_init,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.optim import Optimizer
 
 from lmsm_cli import config as configs
-from lmsm_cli.config import WHERE_KEYS, Config
+from lmsm_cli.config import ADDED_KEYS, WHERE_KEYS, Config
 from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.engine.step import optimizer_state, restore_optimizer
 from lmsm_cli.engine.train import Epoch, Position
@@ -155,14 +155,18 @@ def asked(config: Config, *, knows_images: bool = True) -> str:
 
     It leaves out where a run computes, and where its data lies: which images they are, the run folder
     records. Weights to start from are known by content. An older lmsm took the place of a `folder` for
-    its images, and that of weights for them. A choice that is
-    not made (None) leaves no trace, so that a run is found again by an lmsm that has more choices of
-    this kind.
+    its images, and that of weights for them. A choice that is not made (None), or that was added later
+    and is at its default, leaves no trace, so that a run is found again by an lmsm that has more choices.
     """
     without = set(WHERE_KEYS)
     if config.dataset == "folder" and not knows_images:
         without.remove("data_dir")
-    made = {key: value for key, value in configs.dump(config).items() if value is not None}
+    usual = {key: Config.model_fields[key].default for key in ADDED_KEYS}
+    made = {
+        key: value
+        for key, value in configs.dump(config).items()
+        if value is not None and value != usual.get(key)
+    }
     if knows_images and (weights := pretrained_digest(config)):
         made["pretrained"] = weights
     return fingerprint({key: value for key, value in made.items() if key not in without})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line
-from lmsm_cli.losses import Head, build_head
+from lmsm_cli.losses import Head, Init, build_head
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,21 @@ def build_classifier(
     std: Iterable[float],
     class_counts: Tensor | None = None,
     pretrained: str | None = None,
+    head_bias: bool = False,
+    head_init: Init = "default",
 ) -> Classifier:
     """Return a fresh classifier; weights come from torch's global generator.
 
-    `mean` has one entry a channel. Raises LmsmError for unusable losses and weights.
+    `mean` has one entry a channel; `head_bias` and `head_init` as in `build_head`. Raises LmsmError for unusable losses and weights.
     """
     classes, mean = tuple(classes), tuple(mean)
     backbone = BACKBONES[model](len(mean))
     if pretrained:
         load_pretrained(backbone.module, model, pretrained)
     layers, num_features = build_neck(neck, backbone)
-    head = build_head(loss, num_features, len(classes), class_counts)
+    head = build_head(
+        loss, num_features, len(classes), class_counts, bias=head_bias, init=head_init
+    )
     return Classifier(backbone.module, layers, head, classes=classes, mean=mean, std=std)
 
 

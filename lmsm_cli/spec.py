@@ -23,6 +23,16 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "focal": ("gamma",),
 }  # fmt: skip
 
+# Of these, the ones on the scores of a linear layer, which can have a bias; a test holds it too.
+TAKE_A_BIAS = (
+    "softmax",
+    "large-margin-in-softmax",
+    "balanced-softmax",
+    "logit-adjusted",
+    "vs",
+    "focal",
+)
+
 
 def parse_spec(text: str) -> tuple[str, dict[str, str]]:
     """Return the name and the options of a spec.

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from lmsm_cli.config import OPTION_OF, Config, dump, dump_yaml
+from lmsm_cli.config import ADDED_KEYS, OPTION_OF, Config, dump, dump_yaml
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.layers import Layer, preset_names, resolve
 from lmsm_cli.losses import check_loss
@@ -238,3 +238,19 @@ def test_switching_the_profile_off_takes_the_presets_factor_along():
     config = resolve([Layer.of_preset("imbalanced-resnet18"), flags(imbalance="none")]).config
     assert (config.imbalance, config.factor) == ("none", 1.0)
     assert "has no effect" in problems_of(flags(imbalance="none", factor="0.1"))[0]
+
+
+@pytest.mark.parametrize("loss", ["lsoftmax", "asoftmax:margin=4", "cosface", "arcface", " ldam"])
+def test_a_bias_is_refused_where_the_margin_is_on_angles(loss):
+    """It has no angle: the message names the loss and those that take one."""
+    (line,) = problems_of(flags(loss=loss, head_bias=True))
+    assert f"head_bias has no meaning with loss {loss.strip().partition(':')[0]!r}" in line
+    assert "it goes with softmax," in line
+    assert resolve([flags(loss=loss)], check_loss).config.head_bias is False
+
+
+def test_keys_that_were_added_later_have_defaults():
+    """Each is a key, and a config file from before it gives its default."""
+    assert set(ADDED_KEYS) <= Config.model_fields.keys()
+    written = {key: value for key, value in dump(Config()).items() if key not in ADDED_KEYS}
+    assert Config.model_validate(written) == Config()

@@ -104,7 +104,7 @@ def test_features_are_the_inputs_of_the_head(run, by_hand, tmp_path):
     assert names_in(tmp_path) == {"x.npz"}
     with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
-    assert set(arrays) == {"features", "labels", "predictions", "classes"}
+    assert set(arrays) == {"features", "labels", "predictions", "logits", "classes"}
     assert arrays["features"].dtype == np.float32
     assert arrays["features"].shape == (len(images), 256)
     assert arrays["classes"].tolist() == [str(digit) for digit in range(10)]
@@ -112,6 +112,8 @@ def test_features_are_the_inputs_of_the_head(run, by_hand, tmp_path):
     assert np.array_equal(arrays["predictions"], logits.argmax(1).numpy())
     weights = load_checkpoint(run).head.class_weights().detach().numpy()
     assert np.allclose(arrays["features"] @ weights.T, logits.numpy(), atol=1e-3)
+    assert arrays["logits"].dtype == np.float32
+    assert np.allclose(arrays["logits"], logits.numpy(), atol=1e-3)
 
 
 def test_two_features_come_with_their_picture(flat_run, tmp_path):

@@ -9,12 +9,14 @@ import threading
 import pytest
 import torch
 
-from lmsm_cli import experiment
+from lmsm_cli import experiment, load_checkpoint
 from lmsm_cli.engine.distributed import ALONE
 from lmsm_cli.engine.step import new_optimizer, optimizer_state, restore_optimizer
 from lmsm_cli.engine.watch import Watch
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, StoppedError
-from lmsm_cli.journal import fingerprint
+from lmsm_cli.evaluation import evaluation_of
+from lmsm_cli.export import export
+from lmsm_cli.journal import asked, fingerprint
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import HEADS, check_loss
 from lmsm_cli.models import build_classifier
@@ -104,6 +106,7 @@ RECIPES = {
     "sgd without momentum, constant": {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"},
     "relu neck, whose dropout draws": {"neck": "relu", "model": "paper-mnist"},
     "nothing held out": {"validation": 0.0},
+    "LDAM-DRW's last layer": {"neck": "none", "head_bias": True, "head_init": "kaiming", "loss": "focal:gamma=1", "reweight": "effective"},
 }  # fmt: skip
 
 
@@ -488,3 +491,38 @@ def test_a_watch_goes_on_from_its_state():
     look(three, seen[4:])
     assert three.total() == one.total()
     assert three.vitals(torch.ones(5, 3)) == one.vitals(torch.ones(5, 3))
+
+
+def test_a_run_of_an_older_lmsm_is_what_is_asked_for_now():
+    """Choices that came later leave no trace at their defaults, so that a sweep finds its older runs."""
+    choices = {"dataset": "digits", "epochs": 3, "loss": "lsoftmax"}
+    now = resolve([Layer.of_flags(choices)], check_loss).config
+    # as an lmsm that had neither head_bias nor head_init wrote it into environment.json
+    assert asked(now) == "c107620476f50b98c9b03202908b448242caabb86bb734f252b44087d70ae928"
+    for key, value in (("head_init", "kaiming"), ("head_init", "unit"), ("epochs", 4)):
+        assert asked(now.model_copy(update={key: value})) != asked(now), key
+    plain = now.model_copy(update={"loss": "softmax"})
+    assert asked(plain.model_copy(update={"head_bias": True})) != asked(plain)
+
+
+def test_a_last_layer_with_a_bias_is_read_back(tmp_path):
+    """What is evaluated, predicted and exported from the file is W x + b; an older file has no bias."""
+    path = whole(
+        tmp_path, epochs=1, loss="softmax", neck="none", head_bias=True, head_init="kaiming"
+    )
+    trained = read_trained(path)
+    saved = checkpoint.load(path / "checkpoint.pt")["model"]
+    assert torch.equal(trained.model.head.bias, saved["head.bias"])
+    assert saved["head.bias"].abs().min() > 0
+    images = torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8)
+    with torch.no_grad():
+        features = trained.model.embed(images)
+        wanted = features @ saved["head.weight"].T + saved["head.bias"]
+        torch.testing.assert_close(load_checkpoint(path)(images), wanted, rtol=1e-4, atol=1e-4)
+    export(path, SilentDisplay(), form="torch", out=tmp_path / "x.pt2")
+    found = evaluation_of(path, SilentDisplay(), tau_norm=0.0)
+    assert found.scores["accuracy"] == found.scores["adjustment"]["unadjusted"]["accuracy"]
+    state = checkpoint.load(path / "checkpoint.pt")
+    del state["config"]["head_bias"], state["config"]["head_init"], state["model"]["head.bias"]
+    checkpoint.save(state, tmp_path / "older.pt")
+    assert load_checkpoint(tmp_path / "older.pt").head.bias is None

@@ -43,6 +43,22 @@ def test_parameter_counts_are_the_published_ones(model, neck, parameters):
     assert sum(p.numel() for p in build(model, neck).parameters()) == parameters
 
 
+def test_ldam_drws_net_is_had_on_request():
+    """Its ResNet-32 has 464,154 parameters for ten classes, with a last layer as theirs starts it."""
+    model = build("resnet32", "none", head_bias=True, head_init="kaiming")
+    assert sum(p.numel() for p in model.parameters()) == 464_154
+    # LDAM-DRW: kaiming_normal_ of an nn.Linear(64, 10), whose bias stays as torch draws it
+    norms = model.head.weight.norm(dim=1)
+    assert norms.mean().item() == pytest.approx(2**0.5, rel=0.1)
+    assert 0 < model.head.bias.abs().max() <= 1 / 8
+    # and for LDAM a normalised layer without a bias, its columns at length 1
+    normed = build(
+        "resnet32", "none", loss="ldam", class_counts=torch.arange(1, 11), head_init="unit"
+    )
+    assert sum(p.numel() for p in normed.parameters()) == 464_144
+    torch.testing.assert_close(normed.head.weight.norm(dim=1), torch.ones(10))
+
+
 def test_resnet18_is_the_seeds():
     """3x3 stem of stride 1 without bias, max-pool kept; Linear-ReLU-Dropout(.25) before the head."""
     model = build("resnet18", "relu")

@@ -55,17 +55,20 @@ def test_logit_adjustment_is_the_argmax_of_posterior_over_prior(tau):
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.35, 1.0])
-@pytest.mark.parametrize("loss", ["softmax", "lsoftmax:margin=3,weight_norm=free"])
-def test_tau_normalisation_is_the_head_with_other_weights(loss, tau):
-    """A head whose rows are divided by their norm to the tau gives the same logits."""
+@pytest.mark.parametrize(
+    ("loss", "bias"),
+    [("softmax", False), ("softmax", True), ("lsoftmax:margin=3,weight_norm=free", False)],
+)
+def test_tau_normalisation_is_the_head_with_other_weights(loss, bias, tau):
+    """A head whose rows are divided by their norm to the tau gives the same logits, its bias as it was."""
     generator = torch.Generator().manual_seed(0)
-    head = build_head(loss, 5, 4).double()
+    head = build_head(loss, 5, 4, bias=bias).double()
     head.weight.data = torch.randn(4, 5, generator=generator).double() * torch.tensor([[4.0], [2.0], [1.0], [0.2]])  # fmt: skip
     features = torch.randn(200, 5, generator=generator).double()
     plain, weights = head.logits(features).detach(), head.class_weights().detach().clone()
     head.weight.data /= torch.linalg.vector_norm(weights, dim=1, keepdim=True) ** tau
     wanted = head.logits(features).detach()
-    correction = tau_normalisation(weights)
+    correction = tau_normalisation(weights, head.bias)
     assert torch.allclose(correction.correct(plain, tau), wanted)
     assert np.array_equal(correction.predict(plain, tau), wanted.argmax(1).numpy())
 

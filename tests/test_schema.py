@@ -9,9 +9,9 @@ from lmsm_cli.config import Config, dump
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.layers import Layer, preset_names, resolve
 from lmsm_cli.losses import HEADS, check_loss
-from lmsm_cli.losses.head import options_of
+from lmsm_cli.losses.head import LinearHead, options_of
 from lmsm_cli.schema import config_schema
-from lmsm_cli.spec import LOSSES
+from lmsm_cli.spec import LOSSES, TAKE_A_BIAS
 from lmsm_cli.strict_yaml import read_mapping
 
 SCHEMA = config_schema()
@@ -55,6 +55,9 @@ def test_the_names_of_the_losses_are_those_of_the_heads():
     """The torch-free table of losses and options is HEADS, in its order."""
     assert {name: tuple(options_of(head)) for name, head in HEADS.items()} == LOSSES
     assert list(HEADS) == list(LOSSES)
+    assert [name for name, head in HEADS.items() if issubclass(head, LinearHead)] == list(
+        TAKE_A_BIAS
+    )
     assert SCHEMA["properties"]["loss"]["anyOf"][0]["enum"] == list(HEADS)
 
 

@@ -60,16 +60,22 @@ def adjust_logits(logits: Tensor, train_counts: Sequence[int], tau: float) -> Te
     return logits.double() - shift
 
 
-def tau_normalise(logits: Tensor, weight_norms: Tensor, tau: float) -> Tensor:
-    """Return logits (N, C) / |W_c|^tau, float64: those of class weights W_c / |W_c|^tau.
+def tau_normalise(
+    logits: Tensor, weight_norms: Tensor, tau: float, bias: Tensor | None = None
+) -> Tensor:
+    """Return the logits (N, C), float64, of class weights W_c / |W_c|^tau, from those of W_c.
 
-    tau 1 leaves the directions of the class weights alone. `weight_norms` are (C,). Kang et al.
-    2020, arXiv 1910.09217. Raises LmsmError for a tau beyond float64.
+    tau 1 leaves the directions of the class weights alone. `weight_norms` are (C,). A `bias` (C,) is
+    no part of a class weight and stays as it is, so that tau 0 changes nothing. Kang et al. 2020,
+    arXiv 1910.09217, who leave theirs out. Raises LmsmError for a tau beyond float64.
     """
     norms = weight_norms.to(logits.device, torch.float64).clamp_min(_SMALLEST_NORM)
     scale = norms**-tau
     _check_usable(scale.isfinite() & (scale > 0), tau)
-    return logits.double() * scale
+    if bias is None:
+        return logits.double() * scale
+    bias = bias.to(logits.device, torch.float64)
+    return (logits.double() - bias) * scale + bias
 
 
 def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correction:
@@ -90,15 +96,16 @@ def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correcti
     )
 
 
-def tau_normalisation(class_weights: Tensor) -> Correction:
-    """Return the correction by the norms of the class weights in force, (C, D).
+def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> Correction:
+    """Return the correction by the norms of the class weights in force, (C, D); `bias` (C,) is the head's.
 
     Raises LmsmError where all have the same norm, so that it can change nothing.
     """
     norms = class_weights.detach().double().norm(dim=1)
+    bias = None if bias is None else bias.detach()
     if norms.max() - norms.min() <= _SAME_NORM * norms.max():
         raise LmsmError(f"tau-normalisation changes nothing here: the loss gives all class weights the same norm ({norms[0]:.3g}); use --adjust")  # fmt: skip
-    return Correction("tau-norm", lambda logits, tau: tau_normalise(logits, norms, tau), 1.0)
+    return Correction("tau-norm", lambda logits, tau: tau_normalise(logits, norms, tau, bias), 1.0)
 
 
 def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]) -> Choice:

@@ -36,7 +36,7 @@ HEADS: dict[str, type[Head]] = {
     "focal": FocalLoss,
 }
 
-__all__ = ["HEADS", "Annealing", "Head", "LSoftmaxLoss", "build_head", "check_loss", "l_softmax_loss", "psi", "sharded_l_softmax_loss"]  # fmt: skip
+__all__ = ["HEADS", "Annealing", "Head", "Init", "LSoftmaxLoss", "build_head", "check_loss", "l_softmax_loss", "psi", "sharded_l_softmax_loss"]  # fmt: skip
 
 
 def build_head(

@@ -181,6 +181,7 @@ def restore(state: dict[str, Any], path: Path) -> Classifier:
             config["model"], config["neck"], config["loss"],
             classes=state["classes"], mean=state["mean"], std=state["std"],
             class_counts=torch.tensor(state["train_counts"]),
+            head_bias=config.get("head_bias", False),
         )  # fmt: skip
         model.load_state_dict(state["model"])
     except (LmsmError, *MALFORMED) as error:
