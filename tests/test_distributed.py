@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lmsm_cli import LSoftmaxLoss
+from lmsm_cli import LSoftmaxLoss, build_head
+from lmsm_cli.config import Config
+from lmsm_cli.data.batches import Batch
 from lmsm_cli.engine import distributed
 from lmsm_cli.engine import failures as rank_failures
+from lmsm_cli.engine.device import choose_runtime
 from lmsm_cli.engine.distributed import (
     ALONE,
     Ranks,
@@ -30,11 +34,14 @@ from lmsm_cli.engine.distributed import (
     zero_objective,
 )
 from lmsm_cli.engine.global_batch_norm import GlobalBatchNorm, synchronised
+from lmsm_cli.engine.step import Stepper, new_optimizer
 from lmsm_cli.errors import ArgumentError, DataError, DiskError, LmsmError
 from lmsm_cli.losses.reweighting import weighted_mean
+from lmsm_cli.models import Classifier
 
 SECONDS = 60  # after which processes that wait for each other are given up
 CPU = torch.device("cpu")
+RUNTIME = choose_runtime("cpu", "fp32", "contiguous", 1)
 ROOT = Path(__file__).parent.parent
 
 
@@ -196,6 +203,28 @@ def trained_alone(dtype):
     return objective.state_dict()
 
 
+def stepped(ranks, dtype=torch.float32):
+    """Return the weights of a small classifier after three of the product's own steps, and its losses.
+
+    Batches of 6, 5 and 2 images of the ranks, the second and third with class weights.
+    """
+    torch.manual_seed(3)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(16, 6))
+    head = build_head("lsoftmax:margin=2", 6, 3)
+    model = Classifier(backbone, nn.Tanh(), head, classes="abc", mean=(0.5,), std=(0.3,)).to(dtype)
+    config = Config(optimizer="sgd", lr=0.5, momentum=0.9, device="cpu")
+    weights = torch.tensor([0.2, 1.0, 3.0], dtype=dtype)
+    stepper = Stepper(model, new_optimizer(model, config), config, weights, RUNTIME, print, ranks)
+    stepper.watch.start(3)
+    generator = torch.Generator().manual_seed(4)
+    for step, count in enumerate((6, 5, 2)):
+        images = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(3, (count,), generator=generator)
+        own = ranks.share(count)
+        stepper.take(Batch(images[own], labels[own], labels), step / 3, weighted=step > 0)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 def exchanged(ranks, folder):
     """Return what the methods of Ranks give."""
     rank = ranks.rank
@@ -238,6 +267,7 @@ def compute(folder, *, through_memory):
             layers = synchronised(two_layers(name), CPU, ranks)
             found[name] = normalised(layers, two_batches(name), ranks)
         found |= {dtype: trained_in_parallel(ranks, dtype) for dtype in TRAINED}
+        found["steps"] = stepped(ranks)
         try:
             GlobalBatchNorm(ranks, 3)(torch.ones(int(ranks.is_first), 3))
         except ValueError as error:
@@ -310,6 +340,44 @@ def test_training_in_parallel_is_training_alone(found, dtype):
         for name, value in wanted.items():
             assert_close(rank[dtype][name], value.double(), TRAINED[dtype])
             assert torch.equal(rank[dtype][name], found[0][dtype][name])
+
+
+@pytest.mark.slow
+def test_steps_divide_by_the_whole_batch(found):
+    """The product's own objective on several ranks takes the steps that it takes on one."""
+    wanted = stepped(ALONE, torch.float64)
+    for rank in found:
+        for name, value in wanted.items():
+            assert_close(rank["steps"][name], value.double(), 1e-5)
+            assert torch.equal(rank["steps"][name], found[0]["steps"][name])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("cuts", [(0, 4, 6), (0, 1, 6), (0, 6, 6)])
+def test_the_parts_of_a_step_add_up_to_it(weighted, cuts):
+    """What each rank's part moves, with uneven and empty parts, is together what the batch moves.
+
+    Each part's loss is divided by the whole batch's images or weights: divided by its own, the parts
+    of unlike sizes would count alike. The truth is torch's weighted mean of the whole batch.
+    """
+    torch.manual_seed(3)
+    model = Classifier(nn.Flatten(), nn.Identity(), build_head("softmax", 16, 3), classes="abc", mean=(0.5,), std=(0.3,))  # fmt: skip
+    images, labels = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8), torch.arange(6) % 3
+    weights = torch.tensor([0.2, 1.0, 3.0])
+    start = model.head.weight.detach().clone()
+    config = Config(optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, device="cpu")
+    moved = torch.zeros_like(start)
+    for first, last in pairwise(cuts):
+        model.head.weight.data.copy_(start)
+        stepper = Stepper(model, new_optimizer(model, config), config, weights, RUNTIME, print)
+        stepper.watch.start(1)
+        stepper.take(Batch(images[first:last], labels[first:last], labels), 0.5, weighted=weighted)
+        moved += model.head.weight.detach() - start
+    leaf = start.clone().requires_grad_()
+    logits = model.embed(images) @ leaf.T
+    loss = nn.functional.cross_entropy(logits, labels, weight=weights if weighted else None)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    torch.testing.assert_close(moved, -gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

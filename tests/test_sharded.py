@@ -179,7 +179,26 @@ def outcomes(shards, position, group):
     twice = message(lambda: torch.autograd.grad(loss, args[0], create_graph=True))
     found = {name: on_one_rank(case, shards, position, group) for name, case in CASES.items()}
     far = on_one_rank(FAR_AHEAD, shards, position, group)
-    return found | {"far ahead": far, "ownerless": ownerless, "twice": twice}
+    broken = not_a_number(shards, position, group)
+    return found | {"far ahead": far, "ownerless": ownerless, "twice": twice, "NaN": broken}
+
+
+def not_a_number(shards, position, group):
+    """Return the losses with NaN in the features of image 3, then in the weights of the last class."""
+    (features, weight, labels, margin), first = shard(Case(dtype=torch.float32), shards, position)
+    losses = []
+    for where in ("image", "class"):
+        x, w = features.detach().clone(), weight.detach().clone()
+        if where == "image":
+            x[3, 0] = math.nan
+        elif first + len(w) == NUM_CLASSES:
+            w[-1, 0] = math.nan
+        losses.append(
+            sharded_l_softmax_loss(
+                x, w, labels, margin, first_class=first, group=group, reduction="none"
+            )
+        )
+    return losses
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +293,16 @@ def test_a_label_of_no_rank_is_an_error_on_every_rank(found):
 def test_second_derivative_is_refused_on_every_rank(found):
     """Differentiating the gradient says that it cannot be, before any rank waits."""
     for rank in found:
-        assert rank["twice"] == "LmsmError: a margin loss can be differentiated only once"
+        assert rank["twice"] == "ArgumentError: a margin loss can be differentiated only once"
+
+
+@pytest.mark.slow
+def test_nan_is_nan_on_every_rank(found):
+    """Of one image it is its loss alone, of a class weight every loss, also where other ranks hold it."""
+    for rank in found:
+        of_image, of_class = rank["NaN"]
+        assert of_image.isnan().nonzero().flatten().tolist() == [3]
+        assert of_class.isnan().all()
 
 
 @pytest.mark.slow

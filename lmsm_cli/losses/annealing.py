@@ -147,25 +147,25 @@ def checked_progress(progress: Any) -> float | Tensor:
 
     The values of a tensor are looked at where that costs nothing.
     """
-    if not isinstance(progress, Tensor):
-        if not is_number(progress):
-            raise ArgumentError(
-                f"progress is of type {type(progress).__name__}: give the share of the training that is done, a number from 0 to 1"
-            )
-        given = float(progress)
-        if not 0 <= given <= 1:
-            raise ArgumentError(
-                f"progress is {given:g}: give the share of the training that is done, 0 to 1"
-            )
-        return given
-    check_constant("progress", progress)
-    if readable(progress):
-        wrong = progress[~((progress >= 0) & (progress <= 1))]
-        if len(wrong):
-            raise ArgumentError(
-                f"progress holds {wrong[0].item():g}: give the share of the training that is done, 0 to 1"
-            )
-    return progress
+    if isinstance(progress, Tensor):
+        check_constant("progress", progress)
+        if readable(progress):
+            for value in progress.flatten().tolist():
+                _check_share(value)
+        return progress
+    if not is_number(progress):
+        raise ArgumentError(
+            f"progress is of type {type(progress).__name__}: give the share of the training that is done, a number from 0 to 1"
+        )
+    _check_share(progress)
+    return float(progress)
+
+
+def _check_share(progress: float) -> None:
+    if not 0 <= progress <= 1:
+        raise ArgumentError(
+            f"progress is {progress:g}: give the share of the training that is done, 0 to 1"
+        )
 
 
 def effective_margin(margin: float, lam: float) -> float:
