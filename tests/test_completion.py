@@ -78,12 +78,14 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "offered"), CASES, ids=[line for line, _ in CASES])
 def test_zsh_is_offered_what_fits(place, line, offered):
     """What is typed so far becomes what it could be; where nothing fits, files."""
     assert zsh(place, line) == offered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "offered"), CASES[::4], ids=[line for line, _ in CASES[::4]])
 def test_bash_is_offered_the_same(place, line, offered):
     """bash asks by words."""
@@ -96,6 +98,7 @@ def test_zsh_is_offered_the_options_of_a_loss(place):
     assert zsh(place, "lmsm train --loss vs:gamma=0.2,") == ["vs:gamma=0.2,tau="]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -113,6 +116,7 @@ def test_bash_breaks_words_at_colons(place, words, offered):
     assert bash(place, "lmsm", "train", *words) == offered
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_a_real_bash_completes(place, tmp_path):
     """The script of --show-completion, read by a real bash, fills COMPREPLY."""

@@ -392,6 +392,7 @@ def test_double_computes_in_float64(spec):
     assert losses.tolist() == pytest.approx(single, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["lsoftmax:margin=1.5,tau=1,class_chunk=3", "arcface"])
 def test_compiles_to_one_graph(spec):
     """Compiled without a break, with the progress as a tensor, loss and gradients are the same."""

@@ -116,6 +116,7 @@ def test_only_the_relu_neck_can_die(neck, can_die):
     assert bool((grads == 0).all()) is can_die
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vgg16", "vgg16_bn"])
 def test_pretrained_file_fills_the_backbone(tmp_path, name):
     """A torchvision state dict from a file is found in the backbone; adapted layers stay fresh."""

@@ -35,6 +35,7 @@ def workplace(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [c for c in COMMANDS if c not in ("lmsm demo", "lmsm bench")]
 )  # in tests of their own
@@ -47,6 +48,7 @@ def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_transcript_is_of_these_commands(tmp_path, monkeypatch, capsys):
     """Its commands, with one seed and two epochs, name the same rows and columns as the README shows."""
     monkeypatch.chdir(tmp_path)

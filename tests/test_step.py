@@ -172,6 +172,7 @@ def test_what_a_graph_freezes_is_noticed_here(monkeypatch):
     assert not torch.equal(eager.head.weight, frozen.head.weight)
 
 
+@pytest.mark.slow
 def test_compiling_changes_rounding_only_and_tells_its_cost():
     """--compile gives the eager weights to rounding and says what it took."""
     said, weights = [], []

@@ -116,6 +116,7 @@ def test_a_run_that_cannot_be_read_is_a_failure_not_a_smaller_n(
     assert document["groups"][0]["seeds"] == [0, 2]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
     """Nothing leaks from run to run: neither generators nor arithmetic."""
     others = [{"loss": "lsoftmax:margin=4", "precision": "bf16-conv", "threads": "2", "augment": "crop-flip"}]  # fmt: skip

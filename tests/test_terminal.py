@@ -112,6 +112,7 @@ def screen(request, runs, tmp_path_factory):
     return request.param, play(commands, SCREENS[request.param]), run
 
 
+@pytest.mark.slow
 def test_nothing_is_cut(screen):
     """No screen shows an ellipsis, and tables keep within 80 columns."""
     name, shown, _ = screen
@@ -126,6 +127,7 @@ def test_nothing_is_cut(screen):
             )  # prose may wrap
 
 
+@pytest.mark.slow
 def test_numbers_are_whole(screen):
     """Every class's accuracy of scores.json stands in the tables of eval, train's form and compare."""
     _, shown, run = screen
@@ -137,6 +139,7 @@ def test_numbers_are_whole(screen):
     assert {str(number) for line in scores["confusion"] for number in line} <= set(matrix)
 
 
+@pytest.mark.slow
 def test_results_go_to_stdout_alone(screen):
     """Tables are on stdout, progress and mistakes on stderr, on every screen."""
     _, shown, _ = screen
@@ -152,6 +155,7 @@ def test_results_go_to_stdout_alone(screen):
         assert shown[quiet][1] == "", quiet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", sorted(SCREENS.keys() - UNWATCHED.keys()), indirect=True)
 def test_an_epoch_is_a_line(screen):
     """Each epoch leaves one line on stderr: above the bars, or alone where there are none."""
@@ -162,6 +166,7 @@ def test_an_epoch_is_a_line(screen):
     assert ("━" in shown["train"][1]) == (name == "terminal")
 
 
+@pytest.mark.slow
 def test_plain_screens_are_plain(screen):
     """Colour and cursor movement are for terminals that can and users who want them."""
     name, shown, _ = screen
