@@ -120,6 +120,19 @@ def test_choices_that_explain_other_images_need_no_name(tmp_path):
     assert not any("differ" in note or "images=" in note for note in comparison.notes)
 
 
+def test_only_images_that_should_have_been_the_same_are_told(tmp_path):
+    """Of another factor the images differ by choice; of another folder they do not, whatever the factor."""
+    write(tmp_path, "1", factor=0.1)
+    write(tmp_path, "2", HERE | {"training": range(40)}, factor=0.01)
+    write(tmp_path, "3", THERE, factor=0.1)
+    comparison = compared(tmp_path)
+    assert len(comparison.groups) == 3
+    told = [note.split(" (")[0] for note in comparison.notes if "images differ" in note]
+    names = {group.runs[0][-1]: group.differs["images"] for group in comparison.groups}
+    assert told == [f"images={names['2']}", f"images={names['1']}"]
+    assert all(f"are not images={names['3']} (3)" in note for note in comparison.notes if "images differ" in note)  # fmt: skip
+
+
 def test_runs_from_before_digests_stand_apart_and_are_told_once(tmp_path):
     """What is not known is taken for equal only to its kind; alone such runs are grouped as ever."""
     write(tmp_path / "old", "1", None, seed=0)

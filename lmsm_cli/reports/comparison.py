@@ -139,7 +139,7 @@ def compare_runs(
     differing, groups = _groups(sampled, by)
     groups, unheld = _held_against(groups, sampled, baseline)
     known = [sample.record for samples in sampled for sample in samples]
-    on_images = notes_on_images(known, told_apart="images" in differing)
+    on_images = notes_on_images(known, usual_setting())
     notes = [
         *_split_apart(groups, differing),
         *_averaged(sampled, by),

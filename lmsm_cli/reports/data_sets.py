@@ -8,13 +8,15 @@ import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import CheckpointError
 from lmsm_cli.runs.record import RunRecord
 
 if TYPE_CHECKING:
-    from lmsm_cli.data.identity import ImagesRecord, Part
+    from lmsm_cli.data.identity import Part
 
 PARTS: "tuple[Part, ...]" = ("training", "validation", "test")
 UNKNOWN = "unknown"
@@ -55,34 +57,37 @@ def choices_hide_it(records: Iterable[RunRecord], usual: Mapping[str, Any]) -> b
     all_images: dict[Hashable, set[Images | None]] = {}
     test_images: dict[Hashable, set[str | None]] = {}
     for record in records:
-        given, images = {**usual, **(record.config or {})}, images_of(record)
-        choices = tuple(repr(given.get(key)) for key in _DATA_KEYS)
+        choices, images = _choices(record, usual), images_of(record)
         all_images.setdefault(choices, set()).add(images)
         test_images.setdefault(choices[0], set()).add(images[-1] if images else UNKNOWN)
     several: list[set[Any]] = [*all_images.values(), *test_images.values()]
     return any(len(found) > 1 for found in several)
 
 
-def notes_on_images(records: Sequence[RunRecord], *, told_apart: bool) -> list[str]:
-    """Return which runs had other images than the newest run, how many differ and what to type.
+def _choices(record: RunRecord, usual: Mapping[str, Any]) -> tuple[str, ...]:
+    given = {**usual, **(record.config or {})}
+    return tuple(repr(given.get(key)) for key in _DATA_KEYS)
 
-    Where they are not `told_apart` by their images, but by choices, that is no news.
+
+def notes_on_images(records: Sequence[RunRecord], usual: Mapping[str, Any]) -> list[str]:
+    """Return which runs had other images than newer ones, how many differ and what to type.
+
+    Images that differ by the runs' choices, such as another factor, are no news.
     """
     members: dict[Images | None, list[RunRecord]] = {}
     for record in sorted(records, key=lambda record: record.name):
         members.setdefault(images_of(record), []).append(record)
     old = members.pop(None, [])
-    notes = []
-    if told_apart and len(members) > 1:
-        names = names_of(members)
-        newest = max(members, key=lambda images: members[images][-1].name)
-        others = [images for images in members if images != newest]
-        notes = [
-            _difference(names[one], members[one], names[newest], members[newest])
-            for one in others[-_MOST_TOLD:]
-        ]
-        if len(others) > _MOST_TOLD:
-            notes.append(f"{len(others) - _MOST_TOLD} more sets of images differ from images={names[newest]} too")  # fmt: skip
+    sets = [
+        _Images(images, name, members[images], _choices(members[images][-1], usual))
+        for images, name in names_of(members).items()
+        if images
+    ]
+    sets.sort(key=lambda one: one.runs[-1].name, reverse=True)
+    pairs = [(one, newer) for one in sets if (newer := _newer(one, sets))]
+    notes = [_difference(one, newer) for one, newer in pairs[:_MOST_TOLD]]
+    if len(pairs) > _MOST_TOLD:
+        notes.append(f"{len(pairs) - _MOST_TOLD} more sets of images are not those of newer runs")
     if old:
         apart = "; they stand in rows of their own (images=unknown)" if members else ""
         verb = "is" if len(old) == 1 else "are"
@@ -90,15 +95,48 @@ def notes_on_images(records: Sequence[RunRecord], *, told_apart: bool) -> list[s
     return notes
 
 
-def _difference(name: str, runs: Sequence[RunRecord], newest: str, newest_runs: Sequence[RunRecord]) -> str:  # fmt: skip
-    """Return how the images of some runs differ from those of the newest, and the way out."""
-    one, other = runs[-1], newest_runs[-1]
-    command = ["lmsm", "train", "--config", str(one.path / "config.yaml")]
-    if data_dir := (other.config or {}).get("data_dir"):
+@dataclass(frozen=True)
+class _Images:
+    """The runs, oldest first, on one choice of images."""
+
+    images: Images
+    name: str
+    runs: Sequence[RunRecord]
+    choices: tuple[str, ...]
+    """Of the newest run, what decides its images."""
+
+    @cached_property
+    def counts(self) -> "dict[Part, Counter[bytes]] | None":
+        """How often each image is there, by part; None where images.npz is missing or damaged."""
+        from lmsm_cli.runs.images import read_images_record
+
+        try:
+            record = read_images_record(self.runs[-1].path)
+        except CheckpointError:
+            return None
+        if record is None:
+            return None
+        return {part: Counter(record.of(part).identities()) for part in PARTS}
+
+
+def _newer(one: _Images, sets: Sequence[_Images]) -> _Images | None:
+    """Return the newest images that should have been the same: those of equal choices, or to test on."""
+    same = next(other for other in sets if other.choices == one.choices)
+    if same is not one:
+        return same
+    newest = next(other for other in sets if other.choices[0] == one.choices[0])
+    return None if newest.images[-1] == one.images[-1] else newest
+
+
+def _difference(one: _Images, newer: _Images) -> str:
+    """Return how images differ from those of newer runs, and the way out."""
+    command = ["lmsm", "train", "--config", str(one.runs[-1].path / "config.yaml")]
+    if data_dir := (newer.runs[-1].config or {}).get("data_dir"):
         command += ["--data-dir", str(data_dir)]
     return (
-        f"images={name} ({_listed(runs)}) are not images={newest} ({_listed(newest_runs)}): "
-        f"{_counts(one, other)}; to compare them, train on one data set: `{shlex.join(command)}`"
+        f"images={one.name} ({_listed(one.runs)}) are not images={newer.name} "
+        f"({_listed(newer.runs)}): {_counts(one, newer)}; "
+        f"to compare them, train on one data set: `{shlex.join(command)}`"
     )
 
 
@@ -108,28 +146,18 @@ def _listed(runs: Sequence[RunRecord]) -> str:
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 
-def _counts(one: RunRecord, other: RunRecord) -> str:
+def _counts(one: _Images, newer: _Images) -> str:
     """Return how many images of each part differ: `3 of 64 training images differ`."""
-    unlike = [part for part, a, b in zip(PARTS, images_of(one) or (), images_of(other) or (), strict=True) if a != b]  # fmt: skip
-    found = [_images_record(run) for run in (one, other)]
-    if found[0] is None or found[1] is None:
+    pairs = zip(PARTS, one.images, newer.images, strict=True)
+    unlike = [part for part, own, other in pairs if own != other]
+    if one.counts is None or newer.counts is None:
         return f"other {' and '.join(unlike)} images (how many is not known, since images.npz is missing or damaged)"  # fmt: skip
-    return ", ".join(_count(part, found[0], found[1]) for part in unlike)
+    return ", ".join(_count(part, one.counts[part], newer.counts[part]) for part in unlike)
 
 
-def _count(part: "Part", one: "ImagesRecord", other: "ImagesRecord") -> str:
-    sides = [Counter(record.of(part).identities()) for record in (one, other)]
-    shares = [
-        f"{(own - against).total():,} of {own.total():,}"
-        for own, against in (sides, reversed(sides))
-    ]
+def _count(part: str, one: Counter[bytes], newer: Counter[bytes]) -> str:
+    shares = (
+        f"{(own - other).total():,} of {own.total():,}"
+        for own, other in ((one, newer), (newer, one))
+    )
     return f"{' and '.join(dict.fromkeys(shares))} {part} images differ"
-
-
-def _images_record(run: RunRecord) -> "ImagesRecord | None":
-    from lmsm_cli.runs.images import read_images_record
-
-    try:
-        return read_images_record(run.path)
-    except CheckpointError:
-        return None
