@@ -129,7 +129,7 @@ def probe(options: argparse.Namespace) -> Iterator[Row]:
             # matplotlib's font cache takes seconds too, and is no matter of ours
             cache, fonts = Path(folder, str(turn)), Path(folder, "matplotlib")
             cache.mkdir(exist_ok=True)
-            env = {"XDG_CACHE_HOME": str(cache), "MPLCONFIGDIR": str(fonts)}
+            env = {"LMSM_CACHE_DIR": str(cache), "MPLCONFIGDIR": str(fonts)}
             return trained(options, *DIGITS, env=env)(turn)
 
         got = in_turns({"first": run, "later": run}, 1 if options.steps else STARTS, thrown_away=1)

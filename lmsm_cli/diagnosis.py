@@ -20,6 +20,7 @@ from typing import Literal
 
 from lmsm_cli import __version__
 from lmsm_cli.errors import MALFORMED, LmsmError, first_line, packages_of, visible
+from lmsm_cli.reports.tables_checks import megabytes
 from lmsm_cli.runs.folder import folder_above
 
 # What importing a broken package raises: a missing library, two that do not fit, half an install.
@@ -252,12 +253,20 @@ def _disk(name: str, folder: Path, flag: str) -> Check:
 
 
 def _cache() -> Iterator[Check]:
-    from platformdirs import user_cache_path
+    """Yield a check of where decoded images are kept, how many bytes of them, and of how many at most."""
+    from lmsm_cli.data.cache import cache_folder, decoded_folder, entries, size_limit
 
-    folder = user_cache_path("lmsm")
+    folder = cache_folder()
     above = folder_above(folder)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        yield Check("note", "cache", f"{folder} cannot be written to: each run measures its arithmetic anew", "export XDG_CACHE_HOME=FOLDER, one that can be")  # fmt: skip
+        yield Check("note", "cache", f"{folder} cannot be written to: images are decoded at each start, and each run measures its arithmetic anew", "export LMSM_CACHE_DIR=FOLDER, one that can be")  # fmt: skip
         return
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    yield Check("ok", "cache", f"{folder}: {size / 1e6:,.1f} MB")
+    decoded = folder / "decoded"
+    try:
+        there = decoded_folder() if os.path.lexists(decoded) else above
+    except OSError as error:
+        yield Check("note", "cache", f"{decoded} is not used: {error.strerror}", "remove it, or export LMSM_CACHE_DIR=FOLDER, another one")  # fmt: skip
+        return
+    held, limit = sum(entry.num_bytes for entry in entries(decoded)), size_limit(there)
+    found = f"{decoded}: {megabytes(held)} of decoded images, {megabytes(limit)} at most (LMSM_CACHE_SIZE)"
+    yield Check("ok", "cache", found, "lmsm doctor --clear-cache empties it" if held else "")

@@ -19,8 +19,8 @@ from tests.test_engine import small_model
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """An empty cache folder of the user's."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "lmsm" / "arithmetic"
+    monkeypatch.setenv("LMSM_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "arithmetic"
 
 
 def ask(say=lambda text: None, name="small", **wanted):
@@ -81,7 +81,7 @@ def test_without_a_cache_folder_it_says_so(tmp_path, monkeypatch):
     """A run goes on, and its user knows that the next may choose otherwise."""
     blocked = tmp_path / "file"
     blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setenv("LMSM_CACHE_DIR", str(blocked))
     said = []
     assert ask(say=said.append).threads >= 1
     assert len(said) == 1

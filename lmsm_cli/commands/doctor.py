@@ -12,6 +12,7 @@ from lmsm_cli.layers import resolve
 def doctor(
     data_dir: Annotated[Path | None, typer.Option(help="Where to look for data (default: $LMSM_DATA_DIR, else data).")] = None,
     out: Annotated[Path, typer.Option(help="Folder that run folders are to be made in.")] = Path("runs"),
+    clear_cache: Annotated[bool, typer.Option("--clear-cache", help="Delete the decoded images that are kept, but for those in use.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:  # fmt: skip
     """Check versions, devices, arithmetic, disk, data and cache; each problem with what mends it.
@@ -20,9 +21,12 @@ def doctor(
     """
     from dataclasses import asdict
 
+    from lmsm_cli.data.cache import clear
     from lmsm_cli.diagnosis import diagnose
     from lmsm_cli.reports.tables_checks import checks_table
 
+    if clear_cache:
+        clear()
     checks = [asdict(check) for check in diagnose(data_dir or resolve([]).config.data_dir, out)]
     healthy = all(check["status"] != "problem" for check in checks)
     if json:

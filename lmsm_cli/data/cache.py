@@ -21,7 +21,7 @@ from typing import IO
 from platformdirs import user_cache_path
 
 from lmsm_cli.data.fetch import locked
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import LmsmError, writing
 from lmsm_cli.regular import check_own_file, check_own_folder, open_regular
 
 if sys.platform != "win32":
@@ -151,20 +151,16 @@ def remove(folder: Path, entry: _Entry) -> bool:
     """Delete an entry unless a process makes or uses it; return whether it is gone."""
     try:
         with locked(folder / entry.key, wait=False):
-            remove_files([path for path in entry.paths if path.suffix != ".lock"])
+            if any(map(is_in_use, entry.paths)):
+                return False
+            for path in entry.paths:
+                path.unlink(missing_ok=True)
     except OSError:  # also where the lock is held
         return False
-    return not any(os.path.lexists(path) for path in entry.paths)
+    return True
 
 
-def remove_files(paths: list[Path]) -> None:
-    """Delete files of an entry whose lock is held; pixels that a process uses stay."""
-    for path in paths:
-        if not _is_in_use(path):
-            path.unlink(missing_ok=True)
-
-
-def _is_in_use(path: Path) -> bool:
+def is_in_use(path: Path) -> bool:
     """Return whether a process holds the file (see `hold`)."""
     if sys.platform == "win32" or path.suffix != ".npy" or path.is_symlink():
         return False
@@ -181,7 +177,11 @@ def _check_owner(info: os.stat_result, path: Path) -> None:
         raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
 
 
-def clear(folder: Path) -> int:
-    """Delete the decoded images that no process makes or uses; return how many bytes that freed."""
-    check_own_folder(folder)
-    return sum(entry.num_bytes for entry in entries(folder) if remove(folder, entry))
+def clear() -> None:
+    """Delete the decoded images that no process makes or uses. Raises DiskError where that can't be done."""
+    folder = cache_folder() / "decoded"
+    if os.path.lexists(folder):
+        with writing(folder):
+            decoded_folder()
+            for entry in entries(folder):
+                remove(folder, entry)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from lmsm_cli.data.cache import hold, open_own, remove_files
+from lmsm_cli.data.cache import hold, is_in_use, open_own
 from lmsm_cli.data.decoded import Images, LevelSums, MappedImages, Pixels
 from lmsm_cli.data.identity import DIGEST_BYTES, Digests
 from lmsm_cli.regular import created, replacing
@@ -78,6 +78,11 @@ class CacheEntry:
     def num_bytes(self) -> int:
         """Bytes that the pixels take."""
         return len(self._header()) + prod(self.shape)
+
+    @property
+    def room(self) -> int:
+        """Bytes that the entry takes, about."""
+        return self.num_bytes + 1000 + 200 * self.shape[0]
 
     @property
     def path(self) -> Path:
@@ -137,9 +142,10 @@ class CacheEntry:
         return facts
 
     def discard(self) -> None:
-        """Delete what is left of this entry's past; the lock must be held."""
-        old = self.folder.glob(f"{self.key}[.-]*")
-        remove_files([path for path in old if path.suffix != ".lock"])
+        """Delete what is left of this entry's past, but pixels in use; the lock must be held."""
+        for path in self.folder.glob(f"{self.key}[.-]*"):
+            if path.suffix != ".lock" and not is_in_use(path):
+                path.unlink()
 
     @property
     def _sidecar(self) -> Path:

@@ -228,12 +228,12 @@ class _Reading:
         if not self.is_large:
             kept = self._in_memory()
             try:
-                cache.make_room(entry.folder, entry.num_bytes)
+                cache.make_room(entry.folder, entry.room)
                 entry.write(partial(_hand_over, kept))
             except OSError as error:
                 self._warn(error, "they are decoded at each start")
             return kept
-        cache.make_room(entry.folder, entry.num_bytes)
+        cache.make_room(entry.folder, entry.room)
         self.display.say(
             f"the {len(self.listing.files):,} decoded images of {self.listing.root} will take "
             f"{entry.num_bytes / 1e9:,.1f} GB in {entry.folder}"

@@ -18,10 +18,10 @@ from typing import Annotated, Any
 
 import torch
 from filelock import Timeout
-from platformdirs import user_cache_path
 from pydantic import Field, TypeAdapter
 from torch import Tensor
 
+from lmsm_cli.data.cache import cache_folder
 from lmsm_cli.engine.device import ALL_THREADS, Layout, Precision, Runtime, has_fast_bf16
 from lmsm_cli.engine.step import Objective
 from lmsm_cli.models import Classifier
@@ -57,7 +57,7 @@ def probe(model: Classifier, image_shape: tuple[int, ...], batch_size: int, *, n
     """
     machine = _machine() | {"model": name, "image": list(image_shape), "batch": batch_size, "wanted": wanted}  # fmt: skip
     key = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:24]
-    path = user_cache_path("lmsm") / "arithmetic" / f"{key}.json"
+    path = cache_folder() / "arithmetic" / f"{key}.json"
     try:
         path.parent.parent.mkdir(parents=True, exist_ok=True)
         own_folder(path.parent)

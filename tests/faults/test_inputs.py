@@ -143,7 +143,9 @@ sys.exit(main())
 @pytest.mark.parametrize("home", [None, "/dev/null/home"], ids=["unset", "not writable"])
 def test_no_home_is_needed(tmp_path, home):
     """Without $HOME, or with one that takes no files, a run works and writes where it is told to."""
-    surroundings = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    surroundings = {
+        k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "LMSM_CACHE_DIR")
+    }
     command = [sys.executable, "-c", OF_USER, tmp_path / "home", "train", "--preset", "digits", "--epochs", "1", "--device", "cpu", "--out", "runs"]  # fmt: skip
     (tmp_path / "here").mkdir()
     done = subprocess.run(command, cwd=tmp_path / "here", env=surroundings | ({"HOME": home} if home else {}), capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
