@@ -58,6 +58,7 @@ def measure(root: Path, size: int) -> dict[str, float]:
     from lmsm_cli.data import cache, decoding
     from lmsm_cli.data.batches import batches, plan_epoch
     from lmsm_cli.data.decoding import read_images
+    from lmsm_cli.data.layout import FolderOptions
     from lmsm_cli.data.listing import list_class_folders
     from lmsm_cli.data.sources import load
 
@@ -70,9 +71,9 @@ def measure(root: Path, size: int) -> dict[str, float]:
     decoded = time.perf_counter()
     read_images(listing, size=size, channels=3)
     found = time.perf_counter()
-    training = load("folder", root, "train", image_size=size)
+    training = load("folder", root, "train", options=FolderOptions(size))
     loaded = time.perf_counter()
-    test = load("folder", root, "test", image_size=size)
+    test = load("folder", root, "test", options=FolderOptions(size))
     plan = plan_epoch(len(training), "none", seed=0, epoch=0)
     before = time.perf_counter()
     seen = sum(len(batch.labels) for batch in batches(training.images, training.labels, plan, 128))

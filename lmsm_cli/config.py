@@ -42,7 +42,9 @@ MOST_EPOCHS = 1_000_000
 
 # Where and how a run is computed, which moves no result beyond rounding: runs that differ in these
 # alone are the same.
-WHERE_KEYS = ("out", "data_dir", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard")  # fmt: skip
+WHERE_KEYS = (
+    "out", "data_dir", "follow_links", "skip_unreadable", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard",
+)  # fmt: skip
 
 # What decides which images a run has, and in what form.
 DATA_KEYS = (
@@ -54,11 +56,14 @@ DATA_KEYS = (
     "validation",
     "split_seed",
     "image_size",
+    "resize",
+    "follow_links",
+    "skip_unreadable",
 )
 
 # Choices that lmsm had not when runs were made that are still there: at its default, each is what
 # those runs had.
-ADDED_KEYS = ("head_bias", "head_init")
+ADDED_KEYS = ("head_bias", "head_init", "resize")
 
 # Options of a choice: each has an effect only where that choice has one of these values.
 OPTION_OF: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -139,6 +144,12 @@ class Config(BaseModel):
     """Random changes to the training images; crop pads by 4 pixels."""
     image_size: Int = Field(32, ge=8, le=1024, json_schema_extra=_DATA)
     """Pixels of a side that the images of `folder` are brought to."""
+    resize: Literal["crop", "pad", "squash"] = Field("crop", json_schema_extra=_DATA)
+    """How images of another shape get there: the middle of the shorter side, all of it with black beside it, or each side by itself."""
+    follow_links: bool = Field(False, json_schema_extra=_DATA)
+    """Read images and class folders too that links lead to out of the data folder."""
+    skip_unreadable: bool = Field(False, json_schema_extra=_DATA)
+    """Go on without the images that cannot be read, which are told."""
 
     model: Model = Field("resnet18", json_schema_extra=_MODEL)
     """Network up to the last layer."""

@@ -20,7 +20,7 @@ from lmsm_cli.models import Classifier
 from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runs.trained import Trained, read_trained
 from lmsm_cli.scores import score
-from lmsm_cli.splits import find_again, load_test, load_training
+from lmsm_cli.splits import find_again, folder_options, load_test, load_training
 
 Tau = float | Literal["auto"]
 
@@ -64,6 +64,8 @@ def evaluation_of(
     split_name: str = "test",
     images: Path | None = None,
     data_dir: Path | None = None,
+    follow_links: bool = False,
+    skip_unreadable: bool = False,
     device: str = "auto",
     adjust: Tau | None = None,
     tau_norm: Tau | None = None,
@@ -71,7 +73,8 @@ def evaluation_of(
     """Return what a checkpoint file or run folder says of its own data, or of class folders.
 
     `split_name` is `test` or `validation`; `images` are class folders whose names are among the
-    checkpoint's classes. `adjust` or `tau_norm` corrects for the long tail with that tau, `auto`
+    checkpoint's classes, read with links out of them and without unreadable files if that is asked
+    for, here or by the run. `adjust` or `tau_norm` corrects for the long tail with that tau, `auto`
     with the one that is best on the run's validation images; `adjustment` then tells what it did.
     Raises LmsmError for a correction that can't be had, CheckpointError or DataError.
     """
@@ -80,6 +83,9 @@ def evaluation_of(
     if images is not None and split_name != "test":
         raise LmsmError(f"--images and --split {split_name} exclude each other; give one of them")
     trained = read_trained(path, data_dir)
+    asked = {"follow_links": follow_links, "skip_unreadable": skip_unreadable}
+    choices = {key: value for key, value in asked.items() if value}
+    trained = replace(trained, config=trained.config.model_copy(update=choices))
     wanted = _wanted_correction(trained, adjust, tau_norm, display)
     runtime = trained.runtime(device)
     adjustment = _with_tau(*wanted, trained, runtime, display) if wanted else None
@@ -175,7 +181,8 @@ def _answered(trained: Trained, labelled: ImageSet, runtime: Runtime, adjustment
 def _labelled(trained: Trained, split_name: str, images: Path | None, display: Display) -> ImageSet:
     if images is not None:
         side, channels = trained.image_shape[0], trained.image_shape[2]
-        return sources.load_folder(images, image_size=side, channels=channels, classes=trained.model.classes, display=display)  # fmt: skip
+        options = replace(folder_options(trained.config), image_size=side)
+        return sources.load_folder(images, options=options, channels=channels, classes=trained.model.classes, display=display)  # fmt: skip
     if split_name == "test":
         return _own_images(trained, "test", display)
     if trained.config.validation == 0:

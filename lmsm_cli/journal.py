@@ -31,7 +31,7 @@ from lmsm_cli.runs.record import read_run
 from lmsm_cli.splits import Data
 
 # What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
-CHANGEABLE = ("data_dir", "device", "out", "tensorboard")
+CHANGEABLE = ("data_dir", "follow_links", "device", "out", "tensorboard")
 
 
 @dataclass

@@ -106,7 +106,7 @@ def _predict(trained: Trained, runtime: Runtime, files: Sequence[Path], top: int
 
     def read(file: Path) -> NDArray[np.uint8] | ImageFileError:
         try:
-            return read_image(file, size=size, channels=channels)
+            return read_image(file, size=size, channels=channels, resize=trained.config.resize)
         except ImageFileError as error:
             return error
 

@@ -1,5 +1,6 @@
 """The images of a run: made long-tailed, and divided into training, validation and test."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.decoded import Images, select
+from lmsm_cli.data.duplicates import Pictures, duplicates_told
 from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part
 from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
+from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.display import Display
 from lmsm_cli.errors import DataError, LmsmError
@@ -31,10 +34,15 @@ class Data:
         """Training images per class, validation excluded."""
         return self.training.counts()
 
+    @property
+    def parts(self) -> dict[Part, ImageSet]:
+        """The parts that have images, by name."""
+        sets = dict(zip(PARTS, (self.training, self.validation, self.test), strict=True))
+        return {part: images for part, images in sets.items() if images}
+
     def record(self) -> ImagesRecord:
         """Return which images these are, to find them again."""
-        sets = dict(zip(PARTS, (self.training, self.validation, self.test), strict=True))
-        there = [(PARTS.index(part), images) for part, images in sets.items() if images]
+        there = [(PARTS.index(part), images) for part, images in self.parts.items()]
         return ImagesRecord(
             self.training.classes,
             np.concatenate([np.full(len(images), number, np.uint8) for number, images in there]),
@@ -74,7 +82,27 @@ def _kept(config: Config, available: Sequence[int]) -> list[int]:
 
 def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet | None]:
     """Return the long-tailed training images and the validation images split off them."""
-    full = sources.load(config.dataset, config.data_dir, "train", image_size=config.image_size, display=display)  # fmt: skip
+    if config.dataset == "folder":
+        own = sources.load_own_folder(config.data_dir, folder_options(config), display)
+        return _divided(config, own.training, own.validation, display)
+    full = sources.load(config.dataset, config.data_dir, "train", options=folder_options(config), display=display)  # fmt: skip
+    return _divided(config, full, None, display)
+
+
+def _divided(
+    config: Config, full: ImageSet, given: ImageSet | None, display: Display
+) -> tuple[ImageSet, ImageSet | None]:
+    """Return the training images that the profile leaves, and the validation images.
+
+    Those are the `given` ones where there are any; else they are split off. With validation 0 there
+    are none.
+    """
+    if given is not None and config.validation == 0:
+        display.warn(f"validation is 0: the {len(given):,} validation images of {config.data_dir} are not used")  # fmt: skip
+    elif given is not None:
+        display.say(f"validation: the {len(given):,} images that {config.data_dir} has for it, none of the training's (--validation {config.validation:g} is not used)")  # fmt: skip
+        training, _ = _divided(config.model_copy(update={"validation": 0.0}), full, None, display)
+        return training, given
     counts_left(config, full.counts())
     if config.imbalance != "none" or config.images_per_class:
         counts = _kept(config, full.counts())
@@ -87,13 +115,32 @@ def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet 
 
 def load_test(config: Config, display: Display) -> ImageSet:
     """Return the test images."""
-    return sources.load(config.dataset, config.data_dir, "test", image_size=config.image_size, display=display)  # fmt: skip
+    return sources.load(config.dataset, config.data_dir, "test", options=folder_options(config), display=display)  # fmt: skip
 
 
 def load_data(config: Config, display: Display) -> Data:
     """Return the images that the config asks for, as they are there now."""
-    training, validation = load_training(config, display)
-    return Data(training, validation, load_test(config, display))
+    if config.dataset != "folder":
+        training, validation = load_training(config, display)
+        return Data(training, validation, load_test(config, display))
+    own = sources.load_own_folder(config.data_dir, folder_options(config), display)
+    data = Data(*_divided(config, own.training, own.validation, display), own.test)
+    for text in duplicates_told({part: _pictures(images) for part, images in data.parts.items()}):
+        display.warn(f"{config.data_dir}: {text}")
+    return data
+
+
+def folder_options(config: Config) -> FolderOptions:
+    """Return how the config has class folders read."""
+    return FolderOptions(
+        config.image_size, config.resize, config.follow_links, config.skip_unreadable
+    )
+
+
+def _pictures(images: ImageSet) -> Pictures:
+    assert images.pictures is not None
+    names = [os.fsdecode(place) for place in images.places.tolist()]
+    return Pictures(images.labels.numpy(), images.digests, images.pictures, names)
 
 
 def identity_of(config: Config, display: Display) -> dict[str, str | None]:
@@ -127,7 +174,7 @@ def find_again(
         config.dataset,
         config.data_dir,
         "test" if list(wanted) == ["test"] else "train",
-        image_size=config.image_size,
+        options=folder_options(config),
         display=display,
     ):
         pools.append(pool)

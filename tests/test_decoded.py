@@ -16,6 +16,7 @@ from lmsm_cli.data import decoding
 from lmsm_cli.data.batches import batches, plan_epoch
 from lmsm_cli.data.decoded import MappedImages, StoredImages, UndecodedImages, level_sums
 from lmsm_cli.data.decoding import read_images
+from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.listing import list_class_folders
 from lmsm_cli.data.sources import load, load_folder
 from tests.conftest import write_class_folders
@@ -72,9 +73,9 @@ def test_images_on_disk_are_indexed_as_a_tensor(pets, on_disk):
 
 def test_lazy_subset_is_the_eager_subset(pets, monkeypatch):
     """Subsets of mapped images, and subsets of these, hold the same pixels as copies do."""
-    eager = load_folder(pets, image_size=8)
+    eager = load_folder(pets, options=FolderOptions(8))
     monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 0)
-    lazy = load_folder(pets, image_size=8)
+    lazy = load_folder(pets, options=FolderOptions(8))
     for indices in ([5, 17, 2, 2, 11], [3, 0], []):
         eager, lazy = eager.subset(indices), lazy.subset(torch.tensor(indices, dtype=torch.int64))
         assert isinstance(lazy.images, MappedImages)
@@ -90,9 +91,9 @@ def test_large_folders_load_as_small_ones(pets, monkeypatch, split, with_splits)
     if with_splits:
         write_class_folders(pets.parent / "test", ("cat", "dog"), 3, size=8, seed=1)
     root = pets.parent if with_splits else pets
-    eager = load("folder", root, split, image_size=8)
+    eager = load("folder", root, split, options=FolderOptions(8))
     monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 0)
-    lazy = load("folder", root, split, image_size=8)
+    lazy = load("folder", root, split, options=FolderOptions(8))
     assert isinstance(lazy.images, MappedImages)
     assert torch.equal(all_of(lazy.images), eager.images)
     assert lazy.counts() == eager.counts()
@@ -122,6 +123,7 @@ EPOCH = """
     import torch
     from PIL import Image
     from lmsm_cli.data.batches import batches, plan_epoch
+    from lmsm_cli.data.layout import FolderOptions
     from lmsm_cli.data.listing import list_class_folders, split_by_class
     from lmsm_cli.data.sources import load
 
@@ -130,8 +132,8 @@ EPOCH = """
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     root, at_start = Path(sys.argv[1]), peak()
-    training = load("folder", root, "train", image_size=224)
-    test = load("folder", root, "test", image_size=224)
+    training = load("folder", root, "train", options=FolderOptions(224))
+    test = load("folder", root, "test", options=FolderOptions(224))
     tail = training.subset(torch.arange(0, len(training), 3))
     listing = list_class_folders(root)
     files = [listing.files[i] for i in split_by_class(listing)[0]]

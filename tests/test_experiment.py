@@ -13,6 +13,7 @@ from lmsm_cli import experiment, load_checkpoint, splits
 from lmsm_cli.config import Config
 from lmsm_cli.data import decoding
 from lmsm_cli.data.decoded import MappedImages
+from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
 from lmsm_cli.layers import Layer, resolve
@@ -174,7 +175,9 @@ def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
         record, scores = read_run(folder.path), evaluate(folder.path, SilentDisplay())
         rows = [[row[key] for key in ("train_loss", "val_loss", "val_accuracy")] for row in record.metrics]  # fmt: skip
         records.append((rows, record.scores["confusion"], scores["confusion"]))
-    assert isinstance(load("folder", tmp_path / "data", "test", image_size=12).images, MappedImages)
+    assert isinstance(
+        load("folder", tmp_path / "data", "test", options=FolderOptions(12)).images, MappedImages
+    )
     assert records[0] == records[1]
 
 

@@ -1,6 +1,7 @@
 """What sources.py promises."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lmsm_cli.data import decoded, decoding, fetch, listing, published, sources
+from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.sources import SOURCES, load, load_folder, source_of
 from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import image_set
@@ -117,8 +119,8 @@ def test_folder_with_train_and_test(tmp_path):
     """With train/ and test/ each split is its own folder, normalised by the training images."""
     folders(tmp_path / "train", {"cat": 3, "dog": 2}, (12, 8))
     folders(tmp_path / "test", {"cat": 1, "dog": 4}, (8, 20))
-    train = load("folder", tmp_path, "train", image_size=8)
-    test = load("folder", tmp_path, "test", image_size=8)
+    train = load("folder", tmp_path, "train", options=FolderOptions(8))
+    test = load("folder", tmp_path, "test", options=FolderOptions(8))
     assert train.counts() == [3, 2]
     assert test.counts() == [1, 4]
     assert test.images.shape == (5, 8, 8, 3)
@@ -131,8 +133,8 @@ def test_folder_with_train_and_test(tmp_path):
 def test_folder_without_splits_is_split_by_class(tmp_path):
     """Plain class folders give 20% of each class to the test; no image is in both splits."""
     folders(tmp_path, {"cat": 10, "dog": 25})
-    train = load("folder", tmp_path, "train", image_size=8)
-    test = load("folder", tmp_path, "test", image_size=8)
+    train = load("folder", tmp_path, "train", options=FolderOptions(8))
+    test = load("folder", tmp_path, "test", options=FolderOptions(8))
     assert train.counts() == [8, 20]
     assert test.counts() == [2, 5]
     seen = [(int(label), int(image[0, 0, 0])) for part in (train, test) for label, image in zip(part.labels, part.images, strict=True)]  # fmt: skip
@@ -143,25 +145,29 @@ def test_folder_without_splits_is_split_by_class(tmp_path):
 def test_class_may_be_called_train(tmp_path):
     """A folder `train` with images, not folders, inside is a class: of vehicles, say."""
     folders(tmp_path, {"bus": 5, "train": 5})
-    assert load("folder", tmp_path, "test", image_size=8).classes == ("bus", "train")
+    assert load("folder", tmp_path, "test", options=FolderOptions(8)).classes == ("bus", "train")
 
 
 def test_folder_of_channels(tmp_path):
     """Mean and deviation are per channel; one colour alone does not give a deviation of 0."""
-    for index in range(5):
-        colour(tmp_path / "red" / f"{index}.png", (255, 51, 0))
-    images = load("folder", tmp_path, "train", image_size=8)
+    for index in range(10):
+        colour(tmp_path / f"red{index % 2}" / f"{index}.png", (255, 51, 0))
+    images = load("folder", tmp_path, "train", options=FolderOptions(8))
     assert images.mean == pytest.approx((1, 0.2, 0))
     assert min(images.std) > 0
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_folder_splits_must_agree_on_classes(tmp_path, split):
-    """A class that only one split has is named: it could not be trained or not be tested."""
+def test_the_test_may_lack_classes_but_have_no_others(tmp_path, split):
+    """A class that only the test has could not be trained, and is named."""
     folders(tmp_path / "train", {"cat": 2, "dog": 2})
-    folders(tmp_path / "test", {"cat": 2})
-    with pytest.raises(DataError, match="only one of them has 'dog'"):
-        load("folder", tmp_path, split, image_size=8)
+    folders(tmp_path / "test", {"dog": 2, "yeti": 1})
+    with pytest.raises(DataError, match=r"test has class folders that .*train lacks: yeti"):
+        load("folder", tmp_path, split, options=FolderOptions(8))
+    shutil.rmtree(tmp_path / "test" / "yeti")
+    found = load("folder", tmp_path, split, options=FolderOptions(8))
+    assert found.classes == ("cat", "dog")
+    assert found.counts() == ([2, 2] if split == "train" else [0, 2])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -169,7 +175,7 @@ def test_folder_needs_both_splits_or_none(tmp_path, split):
     """With train/ alone the error says where test/ was expected."""
     folders(tmp_path / "train", {"cat": 2, "dog": 2})
     with pytest.raises(DataError, match=r"there is no folder .*test; expected"):
-        load("folder", tmp_path, split, image_size=8)
+        load("folder", tmp_path, split, options=FolderOptions(8))
 
 
 def test_missing_data_dir_is_a_data_error(tmp_path):
@@ -213,18 +219,20 @@ def test_half_a_data_set_is_not_taken_for_the_whole(tmp_path):
 def test_load_folder_takes_the_classes_of_a_model(tmp_path):
     """Labels are places in the given classes, whatever folders are there."""
     folders(tmp_path, {"ant": 1, "cat": 2})
-    images = load_folder(tmp_path, image_size=8, channels=1, classes=["cat", "bee", "ant"])
+    images = load_folder(
+        tmp_path, options=FolderOptions(8), channels=1, classes=["cat", "bee", "ant"]
+    )
     assert images.classes == ("cat", "bee", "ant")
     assert images.labels.tolist() == [2, 0, 0]
     assert images.images.shape == (3, 8, 8, 1)
-    assert load_folder(tmp_path, image_size=8).classes == ("ant", "cat")
+    assert load_folder(tmp_path, options=FolderOptions(8)).classes == ("ant", "cat")
 
 
 def test_load_folder_refuses_foreign_classes(tmp_path):
     """A folder that is no class of the model is named, before images are read."""
     folders(tmp_path, {"ant": 1, "yeti": 1})
     with pytest.raises(DataError, match="none of the classes: 'yeti'"):
-        load_folder(tmp_path, image_size=8, classes=["ant", "cat"])
+        load_folder(tmp_path, options=FolderOptions(8), classes=["ant", "cat"])
     assert not list(tmp_path.glob(".lmsm*"))
 
 

@@ -7,7 +7,7 @@ import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import Quiet
+from lmsm_cli.commands.options import FollowLinks, Quiet
 from lmsm_cli.errors import LmsmError, check_choice
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def evaluate(
     split: Annotated[str, typer.Option(metavar="NAME", autocompletion=completion.of(_SPLITS), help="Which of the run's own images: test or validation.")] = "test",
     images: Annotated[Path | None, typer.Option(help="Other images to evaluate on: a folder with one folder for each class.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is now. (default: where the run had it)")] = None,
+    follow_links: FollowLinks = False,
+    skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without the images of --images that cannot be read, which are told.")] = False,
     adjust: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of the training images is taken from its score. 1 is what theory asks for after softmax; auto takes the best on the run's validation images.")] = None,
     tau_norm: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by tau-normalisation: a class's weights are divided by their norm to the power of TAU, 0 to 1; auto as above.")] = None,
     confusion: Annotated[bool, typer.Option("--confusion", help="Print too which class was taken for which.")] = False,
@@ -46,7 +48,7 @@ def evaluate(
     from lmsm_cli.commands.progress import new_display
 
     with new_display(quiet) as display:
-        found = evaluation.evaluation_of(checkpoint, display, split_name=split, images=images, data_dir=data_dir, device=device, **corrections)  # fmt: skip
+        found = evaluation.evaluation_of(checkpoint, display, split_name=split, images=images, data_dir=data_dir, follow_links=follow_links, skip_unreadable=skip_unreadable, device=device, **corrections)  # fmt: skip
         _write(found, plots, worst or _WORST, features, display)
     if json:
         print_json(found.scores)

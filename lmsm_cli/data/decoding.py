@@ -99,7 +99,8 @@ def read_images(
         return ReadImages(images, facts.digests, facts.pictures, facts.sums, {}, listing)
     unreadable = {listing.files[row]: reason for row, reason in reading.reasons(facts).items()}
     if not skip_unreadable or len(unreadable) == len(listing.files):
-        raise DataError(_unreadable_text(listing, unreadable))
+        it = "it" if len(unreadable) == 1 else "them"
+        raise DataError(f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, or go on without {it}: --skip-unreadable")  # fmt: skip
     display.warn(f"left out: {_unreadable_text(listing, unreadable)}")
     rows = np.setdiff1d(np.arange(len(listing.files)), np.array(facts.unreadable))
     return ReadImages(
@@ -381,10 +382,7 @@ def _unreadable_text(listing: Listing, unreadable: dict[str, str]) -> str:
     """Return a message that names the first unreadable files of a listing, each with the reason."""
     named = [f"{listing.root / file} {reason}" for file, reason in unreadable.items()]
     if len(named) == 1:
-        return f"{named[0]}; replace or remove it, or go on without it: --skip-unreadable"
+        return named[0]
     shown = "; ".join(named[:_NAMED])
     more = f"; and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
-    return (
-        f"{len(named):,} of the {len(listing.files):,} images of {listing.root} cannot be read: {shown}{more}; "
-        "replace or remove them, or go on without them: --skip-unreadable"
-    )
+    return f"{len(named):,} of the {len(listing.files):,} images of {listing.root} cannot be read: {shown}{more}"  # fmt: skip

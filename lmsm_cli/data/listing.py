@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmsm_cli.data.formats import SUFFIXES
-from lmsm_cli.data.walk import LeftOut, is_inside, walk
+from lmsm_cli.data.walk import LeftOut, few, is_inside, walk
 from lmsm_cli.errors import DataError, visible
 
 _TEST_SHARE = 0.2  # where the folders come without train/ and test/
@@ -111,7 +111,7 @@ def empty_folders(root: Path, names: Sequence[str]) -> str:
     """Return the fact that class folders hold no images."""
     if len(names) == 1:
         return f"the class folder {root / names[0]} holds no images"
-    return f"{len(names)} class folders of {root} hold no images: {', '.join(map(repr, names))}"
+    return f"{len(names)} class folders of {root} hold no images: {few(list(map(repr, names)))}"
 
 
 def _class_folders(root: Path, inside: Path, follow_links: bool) -> tuple[list[str], LeftOut]:
@@ -142,14 +142,23 @@ def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]
     draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
     labels = np.array(listing.labels)
     is_test = np.zeros(len(labels), dtype=bool)
-    lonely = [name for name, n in zip(listing.classes, listing.counts(), strict=True) if n == 1]
-    if lonely:
-        what = f"the class folder {listing.root / lonely[0]} holds" if len(lonely) == 1 else f"each of {len(lonely)} class folders of {listing.root} ({', '.join(map(repr, lonely))}) holds"  # fmt: skip
-        raise DataError(f"{what} 1 image; training and test need one each: add images, or make train/ and test/")  # fmt: skip
+    if faults := lonely_folders(listing):
+        raise DataError(faults[0])
     for label in range(len(listing.classes)):
         own = np.flatnonzero(labels == label)
         is_test[draws.permutation(own)[: max(1, round(_TEST_SHARE * len(own)))]] = True
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def lonely_folders(listing: Listing) -> list[str]:
+    """Return the fact that class folders hold one image, which is too few to be shared out."""
+    names = [name for name, n in zip(listing.classes, listing.counts(), strict=True) if n == 1]
+    if not names:
+        return []
+    what = f"the class folder {listing.root / names[0]} holds" if len(names) == 1 else f"each of {len(names)} class folders of {listing.root} ({few(list(map(repr, names)))}) holds"  # fmt: skip
+    return [
+        f"{what} 1 image; training and test need one each: add images, or make train/ and test/"
+    ]
 
 
 def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:

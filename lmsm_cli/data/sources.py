@@ -20,8 +20,19 @@ from lmsm_cli.data.complaints import complaints_told
 from lmsm_cli.data.decoded import Images, LevelSums, level_sums, placed, select
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
+from lmsm_cli.data.layout import (
+    DEFAULTS,
+    FolderOptions,
+    Role,
+    faults_of,
+    missing_classes,
+    read_layout,
+    relabelled,
+    roles_in,
+)
 from lmsm_cli.data.listing import (
     Listing,
+    empty_folders,
     has_folders,
     list_class_folders,
     reading,
@@ -46,6 +57,8 @@ class ImageSet:
     places: NDArray[Any]
     """Where each image was found, (N,): its file below the data folder, as bytes, or its number in the
     published split."""
+    pictures: Digests | None = None
+    """Of the pixels at full size, (N, 16), to find the same picture twice; None where nobody looks."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -70,6 +83,7 @@ class ImageSet:
             labels=self.labels[index],
             digests=self.digests[rows],
             places=self.places[rows],
+            pictures=None if self.pictures is None else self.pictures[rows],
         )
 
     def to(self, device: torch.device) -> "ImageSet":
@@ -87,6 +101,7 @@ class Labelled(NamedTuple):
     places: NDArray[Any]
     sums: LevelSums | None = None
     """None where the normalisation is not that of the images."""
+    pictures: Digests | None = None
 
     def identities(self) -> list[bytes]:
         """Return what each image is, by class name and content."""
@@ -103,7 +118,14 @@ class Labelled(NamedTuple):
     def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
         """Return the images with a normalisation."""
         return ImageSet(
-            self.images, self.labels, self.classes, mean, std, self.digests, self.places
+            self.images,
+            self.labels,
+            self.classes,
+            mean,
+            std,
+            self.digests,
+            self.places,
+            self.pictures,
         )
 
 
@@ -151,21 +173,22 @@ def load(
     data_dir: Path,
     split: Split,
     *,
-    image_size: int = 32,
+    options: FolderOptions = DEFAULTS,
     display: Display = SILENT,
 ) -> ImageSet:
     """Return the training or test images of a data set; what is missing is downloaded first.
 
-    `image_size` counts for `folder` only. Raises DataError that names the file and the way out,
-    DiskError where a download cannot be written.
+    The training images of a `folder` with validation images of its own are without those. Raises
+    DataError that names the file and the way out, DiskError where a download cannot be written.
     """
     source = source_of(dataset)
     if source.name == "digits":
         return _load_digits(split)
+    if source.name == "folder":
+        own = load_own_folder(data_dir, options, display)
+        return own.training if split == "train" else own.test
     with reading(data_dir):
-        if source.name == "folder":
-            return _load_own_folder(data_dir, split, image_size=image_size, display=display)
-        labelled = _read_known(source, data_dir, split, display)
+        labelled = _read_known(source, data_dir, split, options, display)
     assert source.mean is not None
     assert source.std is not None
     return labelled.normalised(source.mean, source.std)
@@ -176,24 +199,25 @@ def load_parts(
     data_dir: Path,
     first: Split,
     *,
-    image_size: int = 32,
+    options: FolderOptions = DEFAULTS,
     display: Display = SILENT,
 ) -> Iterator[Labelled]:
     """Yield all images of a data set, part after part, the one that has the `first` split before.
 
-    For a look whether a run's images are among them: a class may be empty or lack a folder here.
-    Raises DataError where there is no such data at all.
+    For a look whether a run's images are among them: a class may be empty or lack a folder here, and
+    files may be unreadable. Raises DataError where there is no such data at all.
     """
+    options = replace(options, skip_unreadable=True)
     source = source_of(dataset)
     if source.name == "digits":
         yield _digits()
         return
     with reading(data_dir):
         if source.name == "folder":
-            yield from _parts_of_folder(data_dir, first, image_size, display)
+            yield from _parts_of_folder(data_dir, first, options, display)
             return
         for split in sorted(get_args(Split), key=lambda split: split != first):
-            yield _read_known(source, data_dir, split, display)
+            yield _read_known(source, data_dir, split, options, display)
 
 
 def located(dataset: str, data_dir: Path) -> Path | None:
@@ -205,38 +229,87 @@ def located(dataset: str, data_dir: Path) -> Path | None:
     if source.name == "digits":
         return data_dir
     if source.name == "folder":
-        homes = [data_dir / name for name in ("train", "test")] + [data_dir]
-        return data_dir if any(map(has_folders, homes)) else None
+        return data_dir if has_folders(data_dir) else None
     return _published_root(source, data_dir) or _class_folders_of(source, data_dir)
+
+
+class OwnFolder(NamedTuple):
+    """The images of a user's class folders; `validation` only where they have a folder of their own."""
+
+    training: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+
+
+def load_own_folder(data_dir: Path, options: FolderOptions, display: Display = SILENT) -> OwnFolder:
+    """Return the images of the user's class folders, normalised by those for the training.
+
+    Raises DataError that tells every fault: classes without images, classes of the test alone, files
+    that cannot be read.
+    """
+    with reading(data_dir):
+        layout = read_layout(data_dir, options)
+        for text in layout.told:
+            display.warn(text)
+        faults = list(layout.faults)
+        parts: dict[Role, Labelled] = {}
+        listed: dict[Role, Listing] = {}
+        for role, listing in layout.listings.items():
+            try:
+                parts[role], listed[role] = _read_listing(listing, data_dir, options, 3, display)
+            except DataError as error:
+                faults.append(str(error))
+                continue
+            if role == "train":
+                faults += faults_of(listed[role])
+            else:
+                for text in missing_classes(role, listed[role]):
+                    display.warn(text)
+    if faults:
+        raise DataError("; ".join(dict.fromkeys(faults)))
+    training = parts["train"]
+    if layout.test is None:
+        train, test = (torch.from_numpy(part) for part in split_by_class(listed["train"]))
+        mean_std = training.own_normalisation(train)
+        whole = training.normalised(*mean_std)
+        return OwnFolder(whole.subset(train), None, whole.subset(test))
+    mean_std = training.own_normalisation()
+    held_out = parts["validation"].normalised(*mean_std) if "validation" in parts else None
+    return OwnFolder(training.normalised(*mean_std), held_out, parts["test"].normalised(*mean_std))
 
 
 def load_folder(
     path: Path,
     *,
-    image_size: int,
+    options: FolderOptions,
     channels: int = 3,
     classes: Sequence[str] | None = None,
     display: Display = SILENT,
 ) -> ImageSet:
     """Return all images below the class folders of `path`.
 
-    With `classes`, labels are places in it, and a class may have no folder. The normalisation is
-    that of these images: for a trained model, take its own. Raises DataError for a folder that is
-    no class.
+    With `classes`, labels are places in it, and a class may have no images or no folder. The
+    normalisation is that of these images: for a trained model, take its own. Raises DataError for a
+    folder that is no class, and where there is no image.
     """
     with reading(path):
-        listing = list_class_folders(path)
-    if classes is not None:
-        strange = [name for name in listing.classes if name not in classes]
-        if strange:
-            raise DataError(
-                f"{path} has class folders that are none of the classes: {_few(strange)}; "
-                f"the classes are {_few(classes)}"
-            )
-    read = _read_listing(listing, path, image_size, channels, display)
-    if classes is not None:
-        numbers = torch.tensor([list(classes).index(name) for name in read.classes])
-        read = read._replace(labels=numbers[read.labels], classes=tuple(classes))
+        listing = list_class_folders(path, follow_links=options.follow_links, may_be_empty=True)
+        for text in listing.left_out.words(path):
+            display.warn(text)
+        if not listing.files:
+            raise DataError(f"the class folders of {path} hold no images{listing.left_out.hint()}")
+        if classes is not None:
+            listing, told, strange = relabelled(listing, classes)
+            if strange:
+                raise DataError(
+                    f"{path} has class folders that are none of the classes: {_few(strange)}; "
+                    f"the classes are {_few(classes)}"
+                )
+            for text in told:
+                display.warn(text)
+        read, left = _read_listing(listing, path, options, channels, display)
+    for text in missing_classes("", left):
+        display.warn(text)
     return read.normalised(*read.own_normalisation())
 
 
@@ -265,49 +338,31 @@ def _digits() -> Labelled:
     return _published(images, digits.target.astype(np.int64), names)._replace(sums=sums)
 
 
-def _load_own_folder(
-    data_dir: Path, split: Split, *, image_size: int, display: Display
-) -> ImageSet:
-    """Return a split of the user's class folders, with or without train/ and test/."""
-    if not any(has_folders(data_dir / name) for name in ("train", "test")):
-        listing = list_class_folders(data_dir)
-        read = _read_listing(listing, data_dir, image_size, 3, display)
-        train, test = (torch.from_numpy(part) for part in split_by_class(listing))
-        whole = read.normalised(*read.own_normalisation(train))
-        return whole.subset(train if split == "train" else test)
-    listings = {name: list_class_folders(data_dir / name) for name in ("train", "test")}
-    differing = set(listings["train"].classes) ^ set(listings["test"].classes)
-    if differing:
-        raise DataError(
-            f"{data_dir / 'train'} and {data_dir / 'test'} must hold the same class folders; "
-            f"only one of them has {_few(sorted(differing))}"
-        )
-    training = _read_listing(listings["train"], data_dir, image_size, 3, display)
-    mean, std = training.own_normalisation()
-    if split == "train":
-        return training.normalised(mean, std)
-    del training
-    tested = _read_listing(listings["test"], data_dir, image_size, 3, display)
-    return tested.normalised(mean, std)
-
-
 def _parts_of_folder(
-    data_dir: Path, first: Split, image_size: int, display: Display
+    data_dir: Path, first: Split, options: FolderOptions, display: Display
 ) -> Iterator[Labelled]:
     """Yield the images of each of the user's folders of class folders."""
-    names = [name for name in ("train", "test") if has_folders(data_dir / name)]
-    roots = [data_dir / name for name in sorted(names, key=lambda name: name != first)]
+    roles = roles_in(data_dir)
+    roots = [roles[role] for role in sorted(roles, key=lambda role: role != first)]
     for root in roots or [data_dir]:
-        yield _read_listing(list_class_folders(root), data_dir, image_size, 3, display)
+        listing = list_class_folders(
+            root, inside=data_dir, follow_links=options.follow_links, may_be_empty=True
+        )
+        for text in listing.left_out.words(root):
+            display.warn(text)
+        if listing.files:
+            yield _read_listing(listing, data_dir, options, 3, display)[0]
 
 
-def _read_known(source: Source, data_dir: Path, split: Split, display: Display) -> Labelled:
+def _read_known(
+    source: Source, data_dir: Path, split: Split, options: FolderOptions, display: Display
+) -> Labelled:
     """Return a published data set: its own files, else class folders, else a download."""
     published = PUBLISHED[source.name]
     root = _published_root(source, data_dir)
     if root is None:
         if home := _class_folders_of(source, data_dir):
-            return _read_known_folders(source, home / split, display)
+            return _read_known_folders(source, home / split, options, display)
         root = published.roots(data_dir, source.name)[0]
         published.fetch(root, display=display)
     return _published(*published.read(root, split))
@@ -337,29 +392,47 @@ def _class_folders_of(source: Source, data_dir: Path) -> Path | None:
     return next((home for home in homes if any(has_folders(home / name) for name in ("train", "test"))), None)  # fmt: skip
 
 
-def _read_known_folders(source: Source, path: Path, display: Display) -> Labelled:
-    listing = list_class_folders(path)
+def _read_known_folders(
+    source: Source, path: Path, options: FolderOptions, display: Display
+) -> Labelled:
+    listing = list_class_folders(path, inside=path.parent, follow_links=options.follow_links)
     expected = len(source.train_counts or ())
     if len(listing.classes) != expected:
         raise DataError(
             f"{path} holds {len(listing.classes)} class folders, {source.name} has {expected}; "
             "complete it, or read it as it is with --dataset folder"
         )
-    return _read_listing(listing, path.parent, source.size, source.channels, display)
+    for text in listing.left_out.words(path):
+        display.warn(text)
+    options = replace(options, image_size=source.size)
+    read, left = _read_listing(listing, path.parent, options, source.channels, display)
+    if left.empty:
+        raise DataError(empty_folders(path, left.empty))
+    return read
 
 
 def _read_listing(
-    listing: Listing, data_dir: Path, size: int, channels: int, display: Display
-) -> Labelled:
-    """Return the listed images; their places are told from the data folder on."""
-    for text in listing.left_out.words(listing.root):
-        display.warn(text)
+    listing: Listing, data_dir: Path, options: FolderOptions, channels: int, display: Display
+) -> tuple[Labelled, Listing]:
+    """Return the listed images that can be read, and their listing; places are told from `data_dir` on.
+
+    Raises DataError for those that cannot be read, unless they are to be skipped.
+    """
     with complaints_told(display, listing.root):
-        read = read_images(listing, size=size, channels=channels, display=display)
+        read = read_images(
+            listing,
+            size=options.image_size,
+            channels=channels,
+            resize=options.resize,
+            skip_unreadable=options.skip_unreadable,
+            display=display,
+        )
     above = "".join(f"{part}/" for part in listing.root.relative_to(data_dir).parts)
     places = np.array([os.fsencode(above + file) for file in read.listing.files])
     labels = torch.tensor(read.listing.labels)
-    return Labelled(read.images, labels, listing.classes, read.digests, places, read.sums)
+    return Labelled(
+        read.images, labels, listing.classes, read.digests, places, read.sums, read.pixels
+    ), read.listing
 
 
 def _normalisation(

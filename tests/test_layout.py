@@ -1,0 +1,221 @@
+"""What layout.py promises, as far as a run: which of a user's folders are read, and what is told."""
+
+import unicodedata
+
+import pytest
+
+from lmsm_cli.data.layout import FolderOptions
+from lmsm_cli.data.listing import list_class_folders
+from lmsm_cli.data.sources import load_folder, load_own_folder
+from lmsm_cli.errors import DataError
+from tests.conftest import SilentDisplay, noise, save
+
+OPTIONS = FolderOptions(8)
+
+
+def fill(folder, per_class, *, seed=0):
+    """Write noise images, so many for each class; no two are alike."""
+    for label, (name, count) in enumerate(per_class.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            save(folder / name / f"{number:03}.png", noise(10_000 * seed + 100 * label + number))
+
+
+def told(data_dir, **options):
+    """Return what was read of a folder and the warnings, as one text."""
+    display = SilentDisplay()
+    found = load_own_folder(data_dir, FolderOptions(8, **options), display)
+    return found, "\n".join(display.warned)
+
+
+def test_classes_are_of_the_first_level_and_images_at_any_depth(tmp_path):
+    """Images in folders below a class are that class's; the counts are those of what is there."""
+    fill(tmp_path, {"ant": 10, "bee": 10})
+    fill(tmp_path / "ant", {"day": 20, "night": 20}, seed=1)
+    save(tmp_path / "bee" / "a" / "b" / "c" / "deep.PNG", noise(77))
+    listing = list_class_folders(tmp_path)
+    assert listing.classes == ("ant", "bee")
+    assert listing.counts() == [50, 11]
+    assert list(listing.files[:10]) == [f"ant/{number:03}.png" for number in range(10)]
+    assert listing.files[-1] == "bee/a/b/c/deep.PNG"
+
+
+def test_what_is_not_read_is_counted_by_ending_and_named(tmp_path):
+    """Foreign files, loose images and links out are each told; hidden names are not."""
+    fill(tmp_path / "data", {"ant": 4, "bee": 4})
+    for name in ("ant/a.txt", "ant/b.TXT", "bee/sub/c.heic", "bee/LICENSE", "README.md", ".hidden/x.txt", "bee/.DS_Store"):  # fmt: skip
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).touch()
+    save(tmp_path / "data" / "loose.png", noise(5))
+    fill(tmp_path, {"elsewhere": 2}, seed=2)
+    (tmp_path / "data" / "cat").symlink_to(tmp_path / "elsewhere")
+    found, text = told(tmp_path / "data")
+    assert found.training.classes == ("ant", "bee")
+    root = tmp_path / "data"
+    assert f"{root}: 5 files left out, named otherwise than images: 2 .txt (ant/a.txt, ant/b.TXT), 1 .heic (bee/sub/c.heic), 1 .md (README.md), 1 without an ending (bee/LICENSE)" in text  # fmt: skip
+    assert f"{root}: 1 image left out, being in no class folder: loose.png" in text
+    assert f"{root}: 1 link out of the folder left out: cat; --follow-links reads what they lead to" in text  # fmt: skip
+    found, text = told(tmp_path / "data", follow_links=True)
+    assert found.training.classes == ("ant", "bee", "cat")
+    assert "lead to" not in text
+
+
+def test_links_that_stay_in_the_data_folder_are_read(tmp_path):
+    """A pool of images that train/ and test/ link to is inside, and the folder itself may be a link."""
+    for number in range(9):
+        pooled = save(tmp_path / "data" / "pool" / f"{number}.png", noise(number))
+        part, name = ("test", "train", "train")[number % 3], "ab"[number % 2]
+        (tmp_path / "data" / part / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / part / name / pooled.name).symlink_to(f"../../pool/{pooled.name}")
+    (tmp_path / "given").symlink_to("data")
+    found, text = told(tmp_path / "given")
+    assert (len(found.training), len(found.test)) == (6, 3)
+    assert "lead to" not in text
+    with pytest.raises(DataError, match=r"hold no images; 3 links out of it left out: .*--follow-links"):  # fmt: skip
+        load_folder(tmp_path / "data" / "test", options=OPTIONS)
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "VALID", "Test"), ("training", "validation", "testing")])  # fmt: skip
+def test_validation_images_have_a_folder_of_their_own(tmp_path, names):
+    """val/, valid/ or validation/ beside train/, in whatever case, are the validation images."""
+    for number, name in enumerate(names):
+        fill(tmp_path / name, {"ant": 3 + number, "bee": 2}, seed=number)
+    found, text = told(tmp_path)
+    assert [part.counts() for part in found] == [[3, 2], [4, 2], [5, 2]]
+    assert text == ""
+
+
+def test_two_folders_for_one_part_are_refused(tmp_path):
+    """val/ and valid/ cannot both be the validation images."""
+    for name in ("train", "test", "val", "valid"):
+        fill(tmp_path / name, {"ant": 2, "bee": 2})
+    with pytest.raises(DataError, match="two folders of validation images, val/ and valid/"):
+        told(tmp_path)
+
+
+@pytest.mark.parametrize(("there", "way_out"), [(["train"], "make test/, or move"), (["train", "val"], "rename val/ to test/, make test/, or move"), (["val", "test"], "there is no folder .*train")])  # fmt: skip
+def test_a_part_that_is_missing_is_asked_for(tmp_path, there, way_out):
+    """train/ and test/ must both be there; the message says what can be renamed or moved."""
+    for name in there:
+        fill(tmp_path / name, {"ant": 2, "bee": 2})
+    with pytest.raises(DataError, match=way_out):
+        told(tmp_path)
+
+
+def test_what_lies_beside_train_and_test_is_told(tmp_path):
+    """A class folder beside train/ is not read, and not passed over in silence."""
+    for name in ("train", "test"):
+        fill(tmp_path / name, {"ant": 2, "bee": 2}, seed=len(name))
+    fill(tmp_path, {"cat": 3}, seed=7)
+    (tmp_path / "labels.csv").touch()
+    assert "2 names left out beside test/ and train/: cat, labels.csv" in told(tmp_path)[1]
+
+
+def test_a_class_may_be_called_validation(tmp_path):
+    """Without train/ or test/ every folder is a class, which is told of such names."""
+    fill(tmp_path, {"Val": 5, "bee": 5})
+    found, text = told(tmp_path)
+    assert found.training.classes == ("Val", "bee")
+    assert "Val taken for a class, since there is no train/" in text
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
+def test_the_test_and_validation_may_lack_classes(tmp_path, empty):
+    """A class that has no test images, or an empty folder, is told; training goes on."""
+    fill(tmp_path / "train", {"ant": 4, "bee": 4, "cat": 4})
+    fill(tmp_path / "val", {"bee": 2}, seed=1)
+    fill(tmp_path / "test", {"ant": 2, "cat": 2}, seed=2)
+    if empty:
+        (tmp_path / "test" / "bee").mkdir()
+        (tmp_path / "val" / "ant").mkdir()
+    found, text = told(tmp_path)
+    assert [part.counts() for part in found] == [[4, 4, 4], [0, 2, 0], [2, 0, 2]]
+    assert "there is no test image of 1 of 3 classes (bee)" in text
+    assert "there is no validation image of 2 of 3 classes (ant, cat)" in text
+
+
+def test_every_fault_of_a_folder_is_told_at_once(tmp_path):
+    """Empty classes, classes of the test alone and unreadable files of both parts come together."""
+    fill(tmp_path / "train", {"ant": 12, "bee": 2, "elk": 0, "fox": 0})
+    fill(tmp_path / "test", {"ant": 2, "yeti": 1}, seed=1)
+    for number in range(11):
+        (tmp_path / "train" / "ant" / f"{number:03}.png").write_text("x")
+    (tmp_path / "test" / "ant" / "001.png").write_text("")
+    with pytest.raises(DataError) as error:
+        told(tmp_path)
+    text = str(error.value)
+    assert "2 class folders of" in text
+    assert "hold no images: 'elk', 'fox'" in text
+    assert "train lacks: yeti" in text
+    assert "11 of the 14 images of" in text
+    assert text.count("is not an image that can be read") == 10
+    assert "and 1 more" in text
+    assert "001.png is not an image: it is empty" in text
+
+
+def test_unreadable_images_are_skipped_on_request(tmp_path):
+    """The counts are of what is left; a class that keeps no image is a fault all the same."""
+    fill(tmp_path, {"ant": 10, "bee": 10})
+    for number in range(5):
+        (tmp_path / "bee" / f"{number:03}.png").write_text("x")
+    found, text = told(tmp_path, skip_unreadable=True)
+    assert (found.training.counts(), found.test.counts()) == ([8, 4], [2, 1])
+    assert "left out: 5 of the 20 images" in text
+    assert "--skip-unreadable" not in text
+    for number in range(5, 10):
+        (tmp_path / "bee" / f"{number:03}.png").write_text("x")
+    with pytest.raises(DataError, match=r"bee holds no images"):
+        told(tmp_path, skip_unreadable=True)
+
+
+def test_one_class_is_too_few(tmp_path):
+    """To train on one class is refused before any image is read."""
+    fill(tmp_path, {"ant": 1})
+    (tmp_path / "ant" / "broken.png").touch()
+    with pytest.raises(DataError, match="holds one class folder, 'ant': to tell classes apart takes at least two"):  # fmt: skip
+        told(tmp_path)
+
+
+ACUTE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+
+
+def test_names_that_look_the_same_are_told(tmp_path):
+    """Case, outer blanks and forms of Unicode make classes of their own, which a person does not see."""
+    fill(tmp_path, {"Cat": 2, "cat": 2, ACUTE: 2, unicodedata.normalize("NFD", ACUTE): 2, "dog ": 2, "dog": 2, "x2": 2, "x\N{SUPERSCRIPT TWO}": 2})  # fmt: skip
+    text = told(tmp_path)[1]
+    assert "'Cat' and 'cat' look the same, and are classes of their own" in text
+    assert "'dog' and 'dog ' look the same" in text
+    assert text.count("look the same") == 3
+
+
+def test_the_test_is_matched_by_what_a_person_reads(tmp_path):
+    """cat/ in the test is Cat/ of the training, and that is told; where two could be meant it is strange."""
+    fill(tmp_path / "train", {"Cat": 2, ACUTE: 2})
+    fill(tmp_path / "test", {"cat ": 3, unicodedata.normalize("NFD", ACUTE): 4}, seed=1)
+    found, text = told(tmp_path)
+    assert found.test.counts() == [3, 4]
+    assert "'cat ' is taken for 'Cat'" in text
+    display = SilentDisplay()
+    images = load_folder(
+        tmp_path / "test", options=OPTIONS, classes=[ACUTE, "CAT"], display=display
+    )
+    assert images.counts() == [4, 3]
+    assert any("'cat ' is taken for 'CAT'" in one for one in display.warned)
+    with pytest.raises(DataError, match="none of the classes: 'cat '"):
+        load_folder(tmp_path / "test", options=OPTIONS, classes=[ACUTE, "CAT", "Cat"])
+
+
+def test_names_that_are_shown_alike_are_refused(tmp_path):
+    """A control character and its spelling would be one class name."""
+    fill(tmp_path, {"a\x1b": 2, "a\\x1b": 2})
+    with pytest.raises(DataError, match="shown with one name"):
+        told(tmp_path)
+
+
+def test_other_images_may_lack_classes_which_is_told(tmp_path):
+    """`eval --images` takes a class that is missing or empty, and says what the means are over."""
+    fill(tmp_path, {"ant": 2, "bee": 0})
+    display = SilentDisplay()
+    images = load_folder(tmp_path, options=OPTIONS, classes=["ant", "bee", "cat"], display=display)
+    assert images.counts() == [2, 0, 0]
+    assert display.warned == ["there is no image of 2 of 3 classes (bee, cat): means over classes are over those that have some"]  # fmt: skip
