@@ -97,7 +97,15 @@ def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
     side = 3.0 + 0.42 * len(names) if named else 7.5
     figure, (axes,) = new_figure(1, 1, width=side + 0.8, height=side)
     axes.set_facecolor("#e5e7eb")  # shows through where a class has no test image
-    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    end = len(matrix) * together - 0.5
+    image = axes.imshow(
+        percent,
+        cmap="Blues",
+        vmin=0,
+        vmax=100,
+        interpolation="nearest",
+        extent=(-0.5, end, end, -0.5),
+    )
     told = f", {together} to a cell" if together > 1 else ""
     axes.set(xlabel=f"predicted class{told}", ylabel=f"true class{told}")
     axes.set_title(f"Accuracy {100 * scores['accuracy']:.1f}% of {totals.sum():,.0f} {judged_images(scores)}", fontsize=10)  # fmt: skip
