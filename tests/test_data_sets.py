@@ -14,6 +14,7 @@ from lmsm_cli.reports.data_sets import names_of
 from lmsm_cli.reports.page import page
 from lmsm_cli.runs.record import find_runs, read_run
 from tests.synthetic_runs import images_of, scores_of, write_run
+from tests.test_comparison import compare_in_a_process
 
 CLASSES = ("no", "yes")
 HERE = {"training": range(60), "validation": range(60, 70), "test": range(100, 120)}
@@ -178,6 +179,13 @@ def test_every_form_shows_what_tells_the_rows_apart(tmp_path, capsys):
     html = page(comparison, [read_run(path) for path in find_runs([tmp_path])])
     assert all(f"20 test images ({digest[:8]})" in html for digest in found)
     assert all(f"images={name}" in html for name in names)
+
+
+def test_the_images_are_counted_without_torch(tmp_path):
+    """The note is made in a process that cannot import torch, so that compare stays quick."""
+    write(tmp_path, "1", seed=0)
+    write(tmp_path, "2", THERE, seed=1)
+    assert "60 of 60 training images differ" in compare_in_a_process(tmp_path)
 
 
 def test_names_are_as_long_as_they_must_be_to_differ():
