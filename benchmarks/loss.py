@@ -134,7 +134,8 @@ def time_heads(turns: int) -> Iterator[Row]:
         counts = torch.logspace(3, 1, classes).round().long()
         heads = {name: build_head(name, size.width, classes, counts) for name in HEADS}
         steps = {
-            name: partial(call, partial(head, features, labels)) for name, head in heads.items()
+            name: partial(call, partial(head, features, labels, 1.0))
+            for name, head in heads.items()
         }
         parameters = [parameter for head in heads.values() for parameter in head.parameters()]
         times = time_in_turns(steps, partial(clear, [features, *parameters]), turns)

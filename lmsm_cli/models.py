@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line
+from lmsm_cli.errors import MALFORMED, ArgumentError, CheckpointError, LmsmError, first_line
 from lmsm_cli.losses import Head, Init, build_head
 
 
@@ -58,7 +58,20 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Return the most likely class of each uint8 image (N, C, H, W) as indices (N,)."""
+        """Return the most likely class of each uint8 image (N, C, H, W) as indices (N,).
+
+        Raises ArgumentError for what are no such images: numbers from 0 to 1 would all be black.
+        """
+        channels = self.mean.shape[1]
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise ArgumentError(
+                f"images are of type {kind}: expected a torch tensor of uint8, 0 to 255"
+            )
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ArgumentError(
+                f"images have shape {tuple(images.shape)}: expected (N, {channels}, H, W)"
+            )
         scores: Tensor = self(images)
         return scores.argmax(dim=1)
 

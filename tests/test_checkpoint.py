@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmsm_cli import load_checkpoint
-from lmsm_cli.errors import CheckpointError, DiskError
+from lmsm_cli.errors import ArgumentError, CheckpointError, DiskError
 from lmsm_cli.models import build_classifier
 from lmsm_cli.runs import checkpoint
 
@@ -32,6 +32,13 @@ def saved(model, tmp_path):
         path,
     )
     return path
+
+
+@pytest.mark.parametrize("path", [None, 5, {"schema": 2}, torch.zeros(2)])
+def test_what_is_no_path_is_refused(path):
+    """A state or a number in place of the path is an error in words."""
+    with pytest.raises(ArgumentError, match="load_checkpoint: the path is of type"):
+        load_checkpoint(path)
 
 
 def test_a_checkpoint_gives_the_same_predictions(model, saved):

@@ -1,11 +1,14 @@
 """Backbones, necks and the classifier: shapes, parameter counts, normalisation, pretrained files."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from lmsm_cli.errors import CheckpointError, LmsmError
+from lmsm_cli.errors import ArgumentError, CheckpointError, LmsmError
 from lmsm_cli.models import BACKBONES, build_classifier, check_model, first_non_finite
 from lmsm_cli.runs import checkpoint
 
@@ -98,6 +101,18 @@ def test_predict_gives_the_highest_score():
     images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(model.predict(images), model(images).argmax(1))
     assert not model.predict(images).requires_grad
+
+
+@pytest.mark.parametrize(("images", "message"), [
+    (torch.rand(2, 3, 32, 32), "images are of type torch.float32: expected a torch tensor of uint8"),
+    (np.zeros((2, 3, 32, 32), np.uint8), "images are of type ndarray: expected a torch tensor"),
+    (torch.zeros(3, 32, 32, dtype=torch.uint8), "images have shape (3, 32, 32): expected (N, 3, H, W)"),
+    (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), "images have shape (2, 32, 32, 3): expected (N, 3, H, W)"),
+])  # fmt: skip
+def test_predict_refuses_what_are_no_images(images, message):
+    """Floats from 0 to 1, or channels at the end, would give answers, and wrong ones."""
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        build("paper-mnist").eval().predict(images)
 
 
 @pytest.mark.parametrize(("neck", "can_die"), [("relu", True), ("prelu", False), ("bn", False), ("linear", False)])  # fmt: skip

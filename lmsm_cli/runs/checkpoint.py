@@ -21,7 +21,14 @@ from typing import Any
 
 import torch
 
-from lmsm_cli.errors import MALFORMED, CheckpointError, DiskError, LmsmError, first_line
+from lmsm_cli.errors import (
+    MALFORMED,
+    ArgumentError,
+    CheckpointError,
+    DiskError,
+    LmsmError,
+    first_line,
+)
 from lmsm_cli.models import Classifier, build_classifier, check_model, width_of
 from lmsm_cli.regular import open_regular, replacing, sync_folder, temporary_of
 from lmsm_cli.runs import contents
@@ -192,8 +199,13 @@ def restore(state: dict[str, Any], path: Path) -> Classifier:
 def load_checkpoint(path: str | Path) -> Classifier:
     """Return the classifier of a checkpoint file or run folder, ready to predict.
 
-    It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W). Raises CheckpointError.
+    It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W). Raises CheckpointError,
+    and ArgumentError for what is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(
+            f"load_checkpoint: the path is of type {type(path).__name__}: give a checkpoint file or a run folder"
+        )
     file = find(Path(path))
     return restore(load(file), file)
 
