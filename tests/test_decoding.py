@@ -255,6 +255,23 @@ def test_unreadable_images_can_be_left_out(pets, trusting, monkeypatch, limit):
         assert "0003.bmp" in warning
 
 
+def test_image_that_is_mended_meanwhile_is_left_out_whole(pets, trusting, monkeypatch):
+    """A file that can be read a moment later moves no other image to another's label."""
+    break_some(pets)
+    kept = decoding._Reading.kept
+
+    def kept_then_mended(reading):
+        found = kept(reading)
+        save(pets / NAMES[3], noise(3))
+        return found
+
+    monkeypatch.setattr(decoding._Reading, "kept", kept_then_mended)
+    found = read(pets, skip_unreadable=True)
+    rows = [*range(3), *range(4, 19)]
+    assert np.array_equal(pixels_of(found), expected(rows))
+    assert list(found.listing.files) == [NAMES[row] for row in rows]
+
+
 def test_images_that_are_all_unreadable_cannot_be_left_out(pets):
     """Without a single image there is nothing to go on with."""
     for name in NAMES:

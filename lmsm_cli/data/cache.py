@@ -135,7 +135,8 @@ def make_room(folder: Path, num_bytes: int) -> None:
     limit, kept = size_limit(folder), entries(folder)
     held = sum(entry.num_bytes for entry in kept)
     if num_bytes > limit:
-        raise OSError(errno.ENOSPC, f"the limit is {limit:,} bytes (LMSM_CACHE_SIZE)", str(folder))
+        what = f"{num_bytes:,} bytes are more than the limit of {limit:,} (LMSM_CACHE_SIZE)"
+        raise OSError(errno.ENOSPC, what, str(folder))
     if num_bytes <= shutil.disk_usage(folder).free + held:
         for entry in kept:
             if held + num_bytes <= limit and num_bytes <= shutil.disk_usage(folder).free:
@@ -143,7 +144,10 @@ def make_room(folder: Path, num_bytes: int) -> None:
             held -= entry.num_bytes if remove(folder, entry) else 0
     free = shutil.disk_usage(folder).free
     if held + num_bytes > limit or num_bytes > free:
-        what = f"{free:,} bytes are free, and other processes use what is kept there"
+        what = (
+            f"{num_bytes:,} bytes have no room: {free:,} are free, the limit is {limit:,}, and other "
+            "processes use what is kept there"
+        )
         raise OSError(errno.ENOSPC, what, str(folder))
 
 

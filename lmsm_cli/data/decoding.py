@@ -97,7 +97,10 @@ def read_images(
     images, facts = reading.kept()
     if not facts.unreadable:
         return ReadImages(images, facts.digests, facts.pictures, facts.sums, {}, listing)
-    unreadable = {listing.files[row]: reason for row, reason in reading.reasons(facts).items()}
+    reasons = reading.reasons(facts)
+    unreadable = {
+        listing.files[row]: reason or "is read only now" for row, reason in reasons.items()
+    }
     if not skip_unreadable or len(unreadable) == len(listing.files):
         it = "it" if len(unreadable) == 1 else "them"
         raise DataError(f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, or go on without {it}: --skip-unreadable")  # fmt: skip
@@ -171,15 +174,16 @@ class _Reading:
         except OSError as error:
             return self._without_cache(error)
 
-    def reasons(self, facts: Facts) -> dict[int, str]:
-        """Return why the unreadable files are, each looked at again, without those that are not."""
-        found = {}
-        for row in facts.unreadable:
-            try:
-                self.one(row)
-            except ImageFileError as error:
-                found[row] = error.reason
-        return found
+    def reasons(self, facts: Facts) -> dict[int, str | None]:
+        """Return why files cannot be read, each looked at again; None for one that now can be."""
+        return {row: self._reason(row) for row in facts.unreadable}
+
+    def _reason(self, row: int) -> str | None:
+        try:
+            self.one(row)
+        except ImageFileError as error:
+            return error.reason
+        return None
 
     def one(self, row: int) -> _One:
         """Read a file. Raises ImageFileError that names it."""
@@ -206,7 +210,7 @@ class _Reading:
 
     def _is_true(self, facts: Facts) -> bool:
         """Return whether the files hold what they held, where their times alone do not prove it."""
-        if len(self.reasons(facts)) < len(facts.unreadable):
+        if not all(self.reasons(facts).values()):
             return False
         doubted = np.ones(self.shape[0], bool)
         if CTIME_TELLS_CHANGES:
