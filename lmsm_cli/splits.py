@@ -16,6 +16,7 @@ from lmsm_cli.data.duplicates import Pictures, duplicates_told
 from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part
 from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
 from lmsm_cli.data.layout import FolderOptions
+from lmsm_cli.data.listing import matched
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.display import Display
 from lmsm_cli.errors import DataError, LmsmError
@@ -177,8 +178,8 @@ def find_again(
         options=folder_options(config),
         display=display,
     ):
-        pools.append(pool)
-        finder.look_in(pool.identities())
+        pools.append(_named_as(record.classes, pool))
+        finder.look_in(pools[-1].identities())
         if not finder.missing:
             break
     if finder.missing:
@@ -191,6 +192,13 @@ def find_again(
         own = split == PARTS.index(part)
         found[part] = _taken(record.of(part), pools, pool_of[own], place_of[own])
     return found
+
+
+def _named_as(classes: Sequence[str], pool: sources.Labelled) -> sources.Labelled:
+    """Return images whose classes bear a run's names where a person takes both for the same."""
+    places, _ = matched(pool.classes, classes)
+    names = zip(pool.classes, places, strict=True)
+    return pool._replace(classes=tuple(n if at is None else classes[at] for n, at in names))
 
 
 def _taken(

@@ -300,6 +300,31 @@ def test_published_images_are_known_by_their_pixels(tmp_path):
     assert evaluation_of(run, SilentDisplay()).scores["accuracy"] == scores["accuracy"]
 
 
+def test_names_that_look_alike_are_one_class(tmp_path):
+    """A test folder that spells a class otherwise gives the same images again, and so does a rename."""
+    data = fill(tmp_path / "data" / "train", (12, 10, 8)).parent
+    fill(data / "test", (4, 4, 4), seed=1)
+    (data / "test" / "a").rename(data / "test" / "A ")
+    run = trained(data, tmp_path / "runs", batch_size=8)
+    before = everything(run, data)
+    (data / "train" / "b").rename(data / "train" / "B")
+    assert everything(run, data) == before
+
+
+def test_own_validation_images_are_found_again(tmp_path):
+    """The images of val/ are the run's validation images, also after they were moved into train/."""
+    data = fill(tmp_path / "data" / "train", (12, 10, 8)).parent
+    fill(data / "test", (4, 4, 4), seed=1)
+    fill(data / "val", (3, 3, 3), seed=2)
+    run = trained(data, tmp_path / "runs", batch_size=8)
+    assert len(read_images_record(run).of("validation")) == 9
+    before = everything(run, data)
+    for file in sorted((data / "val").glob("*/*.png")):
+        file.rename(data / "train" / file.parent.name / f"val-{file.name}")
+    shutil.rmtree(data / "val")
+    assert everything(run, data) == before
+
+
 def planned(data: Path, out: Path, seeds=(0,), **changes):
     """Return a plan of short runs with these seeds."""
     flags = {key: str(value) for key, value in {**FLAGS, "epochs": 1, **changes}.items()}
