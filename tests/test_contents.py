@@ -117,6 +117,14 @@ def test_nonsense_is_refused_at_once(whole, path, place):
         assert "fit" in text or "finite" in text or "claim" in text
 
 
+@pytest.mark.parametrize(("key", "value"), [("std", 0.0), ("std", -0.5), ("mean", NAN), ("std", INF)])  # fmt: skip
+def test_a_normalisation_without_sense_is_refused_where_it_agrees(whole, key, value):
+    """It stands in the file twice: both may be made alike, and still divide by nothing."""
+    tensors = whole["model"] | {key: torch.full((1, 3, 1, 1), value)}
+    with pytest.raises(CheckpointError, match=key):
+        contents.check(whole | {key: [value] * 3, "model": tensors}, 10**7)
+
+
 @pytest.mark.parametrize("place", ["schema", *NONSENSE])
 def test_a_missing_key_is_refused_or_an_older_lmsms(whole, place):
     """Whatever is left out, the answer is a state or a CheckpointError."""

@@ -126,6 +126,13 @@ def test_odd_names_are_written_all_the_same(tmp_path):
     assert run.log.read_text("utf-8") == "\\udc80 ü 日本\n"
 
 
+def test_a_log_line_is_one_line(tmp_path):
+    """What a checkpoint of a stranger's says can begin no line of its own, and set no colour."""
+    run = RunFolder.create(tmp_path, "run")
+    run.log_line("a\nrm -r ~ # \x1b[31m\r\u2028b")
+    assert run.log.read_text() == "a\\nrm -r ~ # \\x1b[31m\\r\\u2028b\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
