@@ -9,6 +9,7 @@ from typing import Literal
 from lmsm_cli import experiment, journal
 from lmsm_cli.config import DATA_KEYS, Config
 from lmsm_cli.data import sources
+from lmsm_cli.data.walk import counted, few
 from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import CheckpointError, DiskError, LmsmError
 from lmsm_cli.grid import label
@@ -138,8 +139,8 @@ class Shelf:
         found = [self._progress(run) for run in plan]
         if count := len(self._of_other_images) - before:
             self.display.warn(
-                f"{count} runs in {self.out} were made with these choices on other images than those "
-                f"there are now, and don't count: {', '.join(sorted(self._of_other_images)[:3])}; "
+                f"{self.out}: {counted(count, 'run')} with these choices left out, made on other "
+                f"images than those there are now: {few(sorted(self._of_other_images), 3)}; "
                 "`lmsm compare` shows them in rows apart"
             )
         return found
