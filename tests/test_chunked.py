@@ -116,9 +116,10 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def largest_tensor(spec, num_images=64, num_classes=1000, num_features=4):
+def largest_tensor(spec, num_images=64, num_classes=1000, num_features=4, *, training=True):
     """Return the elements of the largest tensor in a step forward and back."""
     head = build_head(spec, num_features, num_classes, torch.arange(1, num_classes + 1))
+    head.train(training)
     features = torch.ones(num_images, num_features, requires_grad=True)
     with Largest() as largest:
         head(features, torch.arange(num_images), 1.0).backward()
@@ -130,4 +131,5 @@ def largest_tensor(spec, num_images=64, num_classes=1000, num_features=4):
 def test_the_logits_are_never_held(spec):
     """64 images, 1,000 classes in chunks of 10: nothing larger than the weights is ever made."""
     assert largest_tensor(f"{spec},class_chunk=10") == 1000 * 4
+    assert largest_tensor(f"{spec},class_chunk=10", training=False) == 1000 * 4
     assert largest_tensor(spec) == 1000 * 64

@@ -358,6 +358,9 @@ def test_constants_are_as_exact_as_the_head(spec, name, wanted):
         assert constant.dtype == dtype
         np.testing.assert_allclose(constant.numpy(), exact, rtol=digits, atol=digits)
     assert name not in head.state_dict()
+    mine = torch.full((5,), 1.5)
+    setattr(head, name, mine)  # a user's own stay his
+    assert torch.equal(getattr(head.double(), name), mine.double())
 
 
 @every_head

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lmsm_cli import build_head, l_softmax_loss
+from lmsm_cli import build_head, l_softmax_loss, psi
 from lmsm_cli.losses.head import unit
 from lmsm_cli.losses.reweighting import loss_weights
 from lmsm_cli.losses.sharded import sharded_l_softmax_loss
@@ -108,6 +108,17 @@ def test_the_sharded_loss_keeps_nan(chunk):
     for row in (1, 4):
         broken = weight.index_put((torch.tensor(row), torch.tensor(0)), torch.tensor(NAN))
         assert sharded_l_softmax_loss(features, broken, labels, **options).isnan().all()
+
+
+@pytest.mark.parametrize("margin", [1, 1.5, 2, 3, 4, torch.tensor([1.0, 2.7, 4.0])])
+def test_psi_keeps_nan(margin):
+    """psi of NaN, and its slope, are NaN; those of the numbers beside it are not."""
+    cos = torch.tensor([0.5, NAN, -0.5], requires_grad=True)
+    value = psi(cos, margin)
+    (slope,) = torch.autograd.grad(value.sum(), cos)
+    assert value.isnan().tolist() == [False, True, False]
+    if not (isinstance(margin, int) and margin == 1):  # whose slope is 1 everywhere
+        assert slope.isnan().tolist() == [False, True, False]
 
 
 def test_only_what_has_no_length_has_no_direction():

@@ -29,9 +29,10 @@ from lmsm_cli.losses.cross_entropy import (
     check_batch,
     check_features,
     full_precision,
+    margin_losses,
     without_autocast,
 )
-from lmsm_cli.losses.margins import single_number
+from lmsm_cli.losses.margins import single_number, unbent
 
 # How class weights start: as nn.Linear's, as LDAM-DRW's linear layer (He et al. 2015), or at length 1
 # in a random direction, as LDAM-DRW's normalised layer.
@@ -53,6 +54,8 @@ class Head(nn.Module, ABC):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    class_chunk: int | None = None
+    """How many classes' logits a loss holds at a time, None for all."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -93,8 +96,9 @@ class Head(nn.Module, ABC):
         before = {name: getattr(self, name) for name in self._exact}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, exact in self._exact.items():
-            converted = getattr(self, name)
-            if converted is not before[name]:
+            converted, known = getattr(self, name), before[name]
+            # A user may have put others in their place.
+            if converted is not known and (known.is_meta or torch.equal(known, exact.to(known))):
                 dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
                 setattr(self, name, exact.to(converted.device, dtype))
         return self
@@ -124,7 +128,7 @@ class Head(nn.Module, ABC):
                 scaled = self._scaled(full_precision(features))
                 if self.training:
                     return self._losses(scaled, labels, share_done)
-                return functional.cross_entropy(self._scores(scaled), labels, reduction="none")
+                return self._plain_losses(scaled, labels)
         except ArgumentError as error:
             raise ArgumentError(f"{type(self).__name__}: {error}") from None
 
@@ -133,6 +137,13 @@ class Head(nn.Module, ABC):
     ) -> Tensor:
         """Return the mean of `losses`."""
         return self.losses(features, labels, progress).mean()
+
+    def _plain_losses(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy (N,) of the scores of scaled features, by chunks where the loss is."""
+        if self.class_chunk is None:
+            return functional.cross_entropy(self._scores(features), labels, reduction="none")
+        weights = self.class_weights()
+        return margin_losses(features, weights, labels, unbent, class_chunk=self.class_chunk)
 
     def _share_done(self, progress: float | Tensor | None) -> float | Tensor:
         """Return the progress of a call, checked; without one the end of the training."""
@@ -183,7 +194,11 @@ class Head(nn.Module, ABC):
 
 
 class LinearHead(Head, ABC):
-    """A head on the scores w.x of a linear layer, w.x + b with `bias`, for which b is learned too."""
+    """A head on the scores w.x of a linear layer, or w.x + b with `bias`.
+
+    The code of LDAM-DRW (for cross-entropy and focal loss) and of VS-Loss has a bias, which can learn
+    the classes' shares of the training images; here it is there on request.
+    """
 
     def __init__(self, num_features: int, num_classes: int, bias: bool) -> None:
         super().__init__(num_features, num_classes)

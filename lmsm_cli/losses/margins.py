@@ -212,6 +212,11 @@ def annealed(cos: Tensor, margin: int | float | Tensor, lam: float | Tensor) -> 
     return torch.lerp(value, cos, plain), slope * (1 - plain) + plain
 
 
+def unbent(cos: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave the cosine as it is: softmax."""
+    return cos, torch.ones_like(cos)
+
+
 def subtracted(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
     """Bend by cos - m: CosFace (Wang et al. 2018), LDAM (Cao et al. 2019) with m per image."""
     return cos - margin, torch.ones_like(cos)
