@@ -155,6 +155,10 @@ class Config(BaseModel):
     """Network up to the last layer."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
     """Layers between the network and the class weights; features of `relu` can die under a margin (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
+    head_bias: bool = Field(False, json_schema_extra=_MODEL)
+    """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on angles."""
+    head_init: Literal["default", "kaiming", "unit"] = Field("default", json_schema_extra=_MODEL)
+    """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its normalised layer's."""
     pretrained: Annotated[str, AfterValidator(_check_path)] | None = Field(
         None, json_schema_extra=_MODEL
     )
@@ -162,10 +166,6 @@ class Config(BaseModel):
 
     loss: str = Field("softmax", json_schema_extra=_LOSS)
     """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists them."""
-    head_bias: bool = Field(False, json_schema_extra=_LOSS)
-    """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on angles."""
-    head_init: Literal["default", "kaiming", "unit"] = Field("default", json_schema_extra=_LOSS)
-    """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its normalised layer's."""
     reweight: Literal["none", "inverse", "effective"] = Field("none", json_schema_extra=_LOSS)
     """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of images (Cui et al. 2019)."""
     reweight_beta: Float = Field(0.9999, ge=0, lt=1, json_schema_extra=_LOSS)

@@ -10,7 +10,7 @@ import pytest
 from lmsm_cli import experiment, journal
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.options import train_command
-from lmsm_cli.config import WHERE_KEYS, dump
+from lmsm_cli.config import ADDED_KEYS, WHERE_KEYS, dump
 from lmsm_cli.errors import DataError, LmsmError, StoppedError
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
@@ -276,11 +276,11 @@ def test_weights_to_start_from_are_known_by_their_content(tmp_path):
 
 
 def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):
-    """So the runs of an lmsm without `head_weight_decay` are found by one that has it."""
+    """So the runs of an lmsm without `head_weight_decay` or `head_bias` are found by one that has them."""
     config = resolve(layers(tmp_path), check_loss).config
     kept = {key: value for key, value in dump(config).items() if key not in WHERE_KEYS}
     assert kept["head_weight_decay"] is None
-    older = {key: value for key, value in kept.items() if key not in ("head_weight_decay", "images_per_class", "pretrained")}  # fmt: skip
+    older = {key: value for key, value in kept.items() if key not in ("head_weight_decay", "images_per_class", "pretrained", *ADDED_KEYS)}  # fmt: skip
     assert journal.asked(config) == journal.fingerprint(older)
 
 
