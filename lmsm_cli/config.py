@@ -40,8 +40,8 @@ _USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 
 MOST_EPOCHS = 1_000_000
 
-# Where and how a run is computed, which moves no result beyond rounding: runs that differ in these
-# alone are the same.
+# Where and how a run is computed, which moves no result beyond rounding, and where its images are:
+# runs that differ in these alone, and have the same images, are the same.
 WHERE_KEYS = (
     "out", "data_dir", "follow_links", "skip_unreadable", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard",
 )  # fmt: skip

@@ -232,9 +232,13 @@ def _published(name: str, data_dir: Path) -> Check:
 
 def _own_folders(data_dir: Path) -> Iterator[Check]:
     """Yield a check where --data-dir holds class folders of the user's own."""
-    from lmsm_cli.data.listing import has_folders
+    from lmsm_cli.data.layout import roles_in
 
-    there = [split for split in ("train", "test") if has_folders(data_dir / split)]
+    try:
+        there = [root.name for root in roles_in(data_dir).values()]
+    except (LmsmError, OSError) as error:
+        yield Check("note", "folder", first_line(error), "mend it, or choose another folder with --data-dir")  # fmt: skip
+        return
     if there:
         yield Check("ok", "folder", f"class folders in {data_dir}/{' and '.join(there)}")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lmsm_cli.data import sources
 from lmsm_cli.data.identity import Part
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.display import Display
+from lmsm_cli.display import Display, Notebook
 from lmsm_cli.engine.device import Runtime, choose_runtime
 from lmsm_cli.engine.evaluate import answers, features_of, scores_of
 from lmsm_cli.engine.posthoc import Correction, choose_tau, logit_adjustment, tau_normalisation
@@ -83,6 +83,7 @@ def evaluation_of(
     if images is not None and split_name != "test":
         raise LmsmError(f"--images and --split {split_name} exclude each other; give one of them")
     trained = read_trained(path, data_dir)
+    display = Notebook(display)  # for it may read a folder twice
     asked = {"follow_links": follow_links, "skip_unreadable": skip_unreadable}
     choices = {key: value for key, value in asked.items() if value}
     trained = replace(trained, config=trained.config.model_copy(update=choices))

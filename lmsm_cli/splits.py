@@ -73,7 +73,7 @@ def counts_left(config: Config, available: Sequence[int]) -> list[int]:
         raise LmsmError(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more")  # fmt: skip
     left = [count - held for count, held in zip(kept, held_out, strict=True)]
     if config.batch_size > sum(left):
-        raise LmsmError(f"batch_size is {config.batch_size}: only {sum(left)} training images are left; use at most {sum(left)}")  # fmt: skip
+        raise LmsmError(f"batch_size is {config.batch_size}: only {sum(left)} training images are left, which is less than one batch; take --batch-size {sum(left)} or less")  # fmt: skip
     return left
 
 
