@@ -74,6 +74,15 @@ for _tag, _pattern, _first in (
         )
 
 
+def _represent_str(dumper: _Dumper, text: str) -> yaml.Node:
+    # in double quotes odd characters are spelled out; some are line ends to YAML elsewhere
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_str)
+
+
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(node.value)  # SafeLoader would read 0777 as octal
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.errors import RunError
+from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.regular import LARGEST_TEXT
 from lmsm_cli.reports.page_confusions import confusions_of
 from lmsm_cli.reports.plots import plot_confusion
@@ -210,3 +213,19 @@ def test_measures_that_are_no_numbers_are_null_in_both_directions():
     wanted = {"epoch": 1, "train_loss": None, "lr": None, "lambda": None, "seconds": 2}
     assert row_text(row) == json.dumps(wanted) + "\n"  # 1 stays 1, not 1.0
     assert read_row('{"epoch": 1, "train_loss": null, "lr": "x", "lambda": true, "seconds": 2}') == wanted  # fmt: skip
+
+
+ODD_NAMES = ("~", "null", "1e5", "0x1F", "on", "2026-01-01", "{a}", "*x", "!x", "a: b", "- a", "#x", " x ", "a\x85b", "a\u2028b", "\ufeff", "'", '"', "%", "=", "<<", ".inf", "\t", "\U0001f600")  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(ODD_NAMES) | st.text(max_size=8))
+def test_config_yaml_is_read_back_as_written(tmp_path_factory, name):
+    """A folder may be called anything, a line end of YAML's included: it is the same folder again."""
+    try:
+        config = Config.model_validate({"data_dir": name, "out": name, "lr": 1e-5})
+    except ValidationError:  # a NUL or half a surrogate pair
+        return
+    folder = RunFolder.create(tmp_path_factory.mktemp("run"), "run")
+    folder.write_config(dump_yaml(config))
+    assert resolve([Layer.of_file(folder.path / "config.yaml")]).config == config
