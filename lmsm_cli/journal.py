@@ -24,7 +24,7 @@ from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, fi
 from lmsm_cli.layers import Layer, resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.models import Classifier
-from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs import checkpoint, committed
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
@@ -125,6 +125,7 @@ def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Opti
         model, choices, train_counts=train_counts, image_shape=image_shape, epoch=position.epoch,
         optimizer=optimizer_state(model, optimizer), position=vars(position), journal=vars(journal),
         fingerprint=fingerprint(choices), versions=_versions(runtime), images=images,
+        metrics=committed.digest_of(journal.rows),
     )  # fmt: skip
     if folder.checkpoint.exists():
         checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
@@ -176,7 +177,8 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     """Return a run from its folder, with changed values of its config.
 
     A damaged checkpoint is put aside as `*.corrupt`, `warn` is told, and the one before is taken,
-    unless `strict`. Raises CheckpointError where none is good, LmsmError for a change that would
+    unless `strict`. Raises CheckpointError where none is good, and where rows of metrics.jsonl were
+    lost or edited, LmsmError for a change that would
     make it another run. Call it with the folder's lock.
     """
     folder.remove_left_over()
@@ -197,6 +199,10 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     known = {key: value for key, value in configs.dump(config).items() if key in state["config"]}
     if fingerprint(known) != state["fingerprint"]:
         raise CheckpointError(f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it")  # fmt: skip
+    if state.get("metrics"):  # an older lmsm kept no digest
+        committed.check_rows(
+            folder, journal.rows, state["metrics"], is_last_appended=position.step > 0
+        )
     written = configs.dump(_written_config(folder))
     edited = {key: value for key, value in written.items() if value != state["config"].get(key)}
     before, config = config, _changed(config, edited | changes)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -419,6 +420,53 @@ def test_half_a_row_and_rows_too_many_are_mended(finished, left):
     """metrics.jsonl is brought to where the checkpoint stands."""
     with (left / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2}\n{"epoch": 3, "tra')
+    assert_same_bits(resumed(left), finished)
+
+
+def edited(file):
+    """Change a number in the first row."""
+    file.write_text(file.read_text().replace('"train_accuracy": ', '"train_accuracy": 1', 1))
+
+
+def shortened(file):
+    """Drop the first row."""
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+
+
+@pytest.mark.parametrize("damage", [edited, shortened, Path.unlink, lambda file: file.write_text("")])  # fmt: skip
+def test_a_row_that_a_checkpoint_counts_on_may_not_change(left, finished, damage):
+    """Edited or lost, it is exit code 4; the rows as they were are put beside, and do when they are back."""
+    file, before = left / "metrics.jsonl", (left / "metrics.jsonl").read_bytes()
+    damage(file)
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl was changed .* metrics-saved.jsonl") as error:  # fmt: skip
+        resumed(left)
+    assert error.value.exit_code == 4
+    saved = left / "metrics-saved.jsonl"
+    assert saved.read_bytes() == before
+    saved.replace(file)
+    assert_same_bits(resumed(left), finished)
+
+
+def test_only_the_last_row_may_be_missing_and_only_at_the_end_of_an_epoch(copy):
+    """A crash before the row was appended is mended; a row less is none."""
+    file, longer = copy / "metrics.jsonl", config(copy.parent).epochs + 1
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) > 2
+    file.write_text("".join(lines[:-2]))
+    with pytest.raises(CheckpointError, match=rf"it has {len(lines) - 2} of {len(lines)} rows"):
+        resumed(copy, epochs=longer)
+    file.write_text("".join(lines[:-1]) + lines[-1][:20])
+    resumed(copy, 1, epochs=longer)
+    assert file.read_text().splitlines(keepends=True) == lines
+
+
+def test_checkpoints_without_a_digest_of_the_rows_are_resumed(left, finished):
+    """An older lmsm kept none: the rows are made again from the checkpoint."""
+    for file in (left / "checkpoint.pt", left / "checkpoint-previous.pt"):
+        state = checkpoint.load(file)
+        del state["metrics"]
+        checkpoint.save(state, file)
+    (left / "metrics.jsonl").write_text("")
     assert_same_bits(resumed(left), finished)
 
 

@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def metrics(self) -> Path:
+        """The rows of the epochs."""
+        return self.path / "metrics.jsonl"
+
+    @property
     def log(self) -> Path:
         """The log, as text."""
         return self.path / "train.log"
@@ -120,17 +125,19 @@ class RunFolder:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one epoch to metrics.jsonl; infinite and undefined numbers become null.
 
-        Half a line that a killed run left at the end is cut off first.
+        Half a line that a killed run left at the end is cut off first. The row outlasts a power cut:
+        the next checkpoint counts on it.
         """
-        path = self.path / "metrics.jsonl"
-        with writing(path), opened_to_add(path) as file:
+        with writing(self.metrics), opened_to_add(self.metrics) as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(_encode(row_text(row)))
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write metrics.jsonl anew."""
-        write_whole(self.path / "metrics.jsonl", "".join(map(row_text, rows)))
+        write_whole(self.metrics, "".join(map(row_text, rows)))
 
     @contextlib.contextmanager
     def locked(self, patience: float = 1.0) -> Iterator[None]:

@@ -1,0 +1,57 @@
+"""The rows of metrics.jsonl that a checkpoint vouches for: a resume finds none of them lost or edited.
+
+What a crash leaves is mended instead: the last row not yet appended, half a line, rows after the
+checkpoint that is taken.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmsm_cli.errors import CheckpointError, DiskError
+from lmsm_cli.regular import read_bytes
+from lmsm_cli.runs.documents import row_text
+from lmsm_cli.runs.folder import RunFolder, reason_of, write_whole
+
+Row = Mapping[str, Any]
+
+
+def digest_of(rows: Sequence[Row]) -> str:
+    """Return the SHA-256 of rows as metrics.jsonl has them."""
+    return _digest([row_text(row).encode() for row in rows])
+
+
+def check_rows(folder: RunFolder, rows: Sequence[Row], wanted: str, *, is_last_appended: bool) -> None:  # fmt: skip
+    """Raise CheckpointError where metrics.jsonl lacks rows of a checkpoint, or has others in their place.
+
+    `wanted` is the digest that the checkpoint has of its `rows`. The last may be missing unless it
+    was surely appended. The rows as they were are then put beside the file, for the user to take.
+    """
+    found = _lines(folder)
+    if len(found) >= len(rows) and _digest(found[: len(rows)]) == wanted:
+        return
+    kept = [row_text(row).encode() for row in rows]
+    if _digest(kept) != wanted:
+        raise CheckpointError(f"{folder.checkpoint} holds other rows of metrics.jsonl than it has a digest of: take another copy of the run")  # fmt: skip
+    if found == kept[:-1] and not is_last_appended:
+        return
+    changed = [n for n, (one, other) in enumerate(zip(kept, found, strict=False), 1) if one != other]  # fmt: skip
+    fact = f"row {changed[0]} is not what the run wrote" if changed else f"it has {len(found)} of {len(kept)} rows"  # fmt: skip
+    aside = folder.metrics.with_name("metrics-saved.jsonl")
+    write_whole(aside, b"".join(kept))
+    raise CheckpointError(f"{folder.metrics} was changed since the checkpoint was saved: {fact}; the run's own rows are now in {aside.name}: put that in its place, and resume again")  # fmt: skip
+
+
+def _digest(lines: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def _lines(folder: RunFolder) -> list[bytes]:
+    """Return the whole lines of metrics.jsonl; of no file, none."""
+    try:
+        content = read_bytes(folder.metrics)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DiskError(f"cannot read {folder.metrics}: {reason_of(error)}") from None
+    return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
