@@ -1,5 +1,6 @@
 """What a saved checkpoint says of labelled images: scores for `lmsm eval`, features for pictures."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from lmsm_cli.data import sources
 from lmsm_cli.data.identity import Part
 from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.walk import counted, few
 from lmsm_cli.display import Display, Notebook
 from lmsm_cli.engine.device import Runtime, choose_runtime
 from lmsm_cli.engine.evaluate import answers, features_of, scores_of
@@ -183,12 +185,24 @@ def _labelled(trained: Trained, split_name: str, images: Path | None, display: D
     if images is not None:
         side, channels = trained.image_shape[0], trained.image_shape[2]
         options = replace(folder_options(trained.config), image_size=side)
-        return sources.load_folder(images, options=options, channels=channels, classes=trained.model.classes, display=display)  # fmt: skip
+        found = sources.load_folder(images, options=options, channels=channels, classes=trained.model.classes, display=display)  # fmt: skip
+        _tell_trained_on(trained, found, display)
+        return found
     if split_name == "test":
         return _own_images(trained, "test", display)
     if trained.config.validation == 0:
         raise LmsmError("the run held out no validation images (validation 0); evaluate its test images")  # fmt: skip
     return _own_images(trained, "validation", display)
+
+
+def _tell_trained_on(trained: Trained, images: ImageSet, display: Display) -> None:
+    """Warn of images that the run was trained on: their scores are no test."""
+    if trained.images is None:
+        return
+    seen = {one.tobytes() for one in trained.images.of("training").digests}
+    names = [os.fsdecode(place) for one, place in zip(images.digests, images.places.tolist(), strict=True) if one.tobytes() in seen]  # fmt: skip
+    if names:
+        display.warn(f"{counted(len(names), 'image')} of {len(images):,} are of those that the run was trained on, which flatters the scores: {few(names)}")  # fmt: skip
 
 
 def _own_images(trained: Trained, part: Part, display: Display) -> ImageSet:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lmsm_cli import __version__
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
+from lmsm_cli.data.image_files import preparation
 from lmsm_cli.display import Display
 from lmsm_cli.engine.device import choose_runtime
 from lmsm_cli.engine.evaluate import answers, scores_of
@@ -119,6 +120,7 @@ def _facts(state: dict[str, Any]) -> dict[str, Any]:
         "epoch": state["epoch"],
         "classes": state["classes"],
         "input": "images: uint8 (N, C, H, W), 0 to 255, RGB where there are 3 channels; the normalisation is inside",
+        "preparation": preparation(config.get("resize", "crop")),
         "image_height": height,
         "image_width": width,
         "channels": channels,

@@ -21,6 +21,9 @@ from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.display import Display
 from lmsm_cli.errors import DataError, LmsmError
 
+# What nobody asked for need not be contradicted loudly.
+_USUAL_VALIDATION = Config.model_fields["validation"].default
+
 
 @dataclass(frozen=True)
 class Data:
@@ -101,7 +104,8 @@ def _divided(
     if given is not None and config.validation == 0:
         display.warn(f"validation is 0: the {len(given):,} validation images of {config.data_dir} are not used")  # fmt: skip
     elif given is not None:
-        display.say(f"validation: the {len(given):,} images that {config.data_dir} has for it, none of the training's (--validation {config.validation:g} is not used)")  # fmt: skip
+        told = display.say if config.validation == _USUAL_VALIDATION else display.warn
+        told(f"validation: the {len(given):,} images that {config.data_dir} has for it, none of the training's (--validation {config.validation:g} is not used)")  # fmt: skip
         training, _ = _divided(config.model_copy(update={"validation": 0.0}), full, None, display)
         return training, given
     counts_left(config, full.counts())

@@ -109,6 +109,8 @@ def test_the_file_says_what_it_is(tmp_path):
     assert [facts[key] for key in ("image_height", "image_width", "channels", "loss")] == ["8", "8", "1", "cosface:scale=20"]  # fmt: skip
     assert json.loads(facts["mean"]) == pytest.approx([0.4])
     assert json.loads(facts["std"]) == pytest.approx([0.2])
+    assert "EXIF" in facts["preparation"]
+    assert "the middle of the other kept" in facts["preparation"]
     content = (tmp_path / "model.onnx").read_bytes()
     assert str(Path(exporting.__file__).parent).encode() not in content
     assert str(tmp_path).encode() not in content

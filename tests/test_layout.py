@@ -75,6 +75,16 @@ def test_links_that_stay_in_the_data_folder_are_read(tmp_path):
         load_folder(tmp_path / "data" / "test", options=OPTIONS)
 
 
+def test_a_part_that_is_a_link_out_is_read_on_request(tmp_path):
+    """test/ that leads elsewhere is refused with the flag named, and read with it."""
+    fill(tmp_path / "data" / "train", {"ant": 2, "bee": 2})
+    fill(tmp_path / "else", {"ant": 1, "bee": 1}, seed=1)
+    (tmp_path / "data" / "test").symlink_to(tmp_path / "else")
+    with pytest.raises(DataError, match=r"test is a link out of .*data: --follow-links reads"):
+        told(tmp_path / "data")
+    assert told(tmp_path / "data", follow_links=True)[0].test.counts() == [1, 1]
+
+
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "VALID", "Test"), ("training", "validation", "testing")])  # fmt: skip
 def test_validation_images_have_a_folder_of_their_own(tmp_path, names):
     """val/, valid/ or validation/ beside train/, in whatever case, are the validation images."""

@@ -67,7 +67,12 @@ def test_all_three_parts_are_used_and_found_again(train, tmp_path):
     """val/ is what a run validates on, at evaluation and after the folder was renamed too."""
     for number, part in enumerate(("train", "val", "test")):
         fill(tmp_path / "v" / part, ["ant", "bee"], 20, seed=number)
-    assert train("--data-dir", "v")[0] == 0
+    code, _, said = train("--data-dir", "v", "--validation", "0.2")
+    assert code == 0
+    assert (
+        "validation: the 40 images that v has for it, none of the training's (--validation 0.2 is not used)"
+        in said
+    )
     path = run_folder(tmp_path)
     assert counts(path) == [20, 20]
     first = train(path, "--split", "validation", command="eval")[1]
@@ -90,6 +95,7 @@ def test_a_test_without_a_class_is_scored_over_the_others(train, tmp_path):
     for flags in ([], ["--images", tmp_path / "m" / "test"]):
         code, scores, said = train(path, *flags, command="eval")
         assert code == 0
+        assert "trained on" not in said
         assert [one["test_count"] for one in scores["per_class"]] == [5, 0, 5]
         assert scores["per_class"][1]["accuracy"] is None
 
@@ -128,6 +134,11 @@ def test_links_out_of_the_folder_are_read_on_request_alone(train, tmp_path):
     assert counts(path) == [16, 8]
     assert "link" not in said
     assert train(path, command="eval")[0] == 0
+    said = train(path, "--images", "d", command="eval")[2]
+    assert (
+        "24 images of 30 are of those that the run was trained on, which flatters the scores: "
+        in said
+    )
     assert len(train(path, "d", command="predict")[1]["images"]) == 20
     assert len(train(path, "d", "--follow-links", command="predict")[1]["images"]) == 30
 

@@ -160,6 +160,16 @@ def _squashed(image: Image.Image, size: int) -> Image.Image:
 
 
 _FITTED = {"crop": _cropped, "pad": _padded, "squash": _squashed}
+_IN_WORDS = {
+    "crop": "the shorter side resized (bicubic), the middle of the other kept",
+    "pad": "the longer side resized (bicubic), black on both sides of the other",
+    "squash": "each side resized by itself (bicubic)",
+}
+
+
+def preparation(resize: Resize) -> str:
+    """Return how an image file becomes what a classifier takes, for whoever does it elsewhere."""
+    return f"turned as EXIF says, see-through parts over white, 16 bits scaled to 8; {_IN_WORDS[resize]}, unless the size is right"
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

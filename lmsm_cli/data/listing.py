@@ -91,6 +91,8 @@ def list_class_folders(
     )
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; {wanted}")
+    if not follow_links and not is_inside(os.path.realpath(root), os.path.realpath(inside or root)):
+        raise DataError(f"{root} is a link out of {inside}: --follow-links reads what it leads to")
     names, left_out = _class_folders(root, inside or root, follow_links)
     if not names:
         raise DataError(f"{root} holds no class folders; {wanted}{left_out.hint()}")
