@@ -217,9 +217,9 @@ def test_what_counts_as_a_step():
     with pytest.raises(ValueError, match="labels have shape"):
         head(features, labels[:2])
     assert head.calls.item() == 1
-    assert torch.equal(
-        head(features, labels, 0.5), twin(features, labels, 0.5)
-    )  # what is given holds
+    assert "total_steps=4" in repr(head)
+    # what is given holds
+    assert torch.equal(head(features, labels, 0.5), twin(features, labels, 0.5))
 
 
 def test_the_count_is_saved():

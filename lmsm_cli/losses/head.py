@@ -190,6 +190,8 @@ class Head(nn.Module, ABC):
         shown = {"num_features": num_features, "num_classes": num_classes}
         shown |= {name: getattr(self, name) for name in options_of(type(self))}
         shown |= {"bias": True} if self.bias is not None else {}
+        steps = getattr(self, "total_steps", None)
+        shown |= {"total_steps": steps} if steps is not None else {}
         return ", ".join(f"{name}={_brief(value)}" for name, value in shown.items())
 
 
