@@ -68,7 +68,15 @@ def images_of(classes, **parts):
     ]
     split, contents = (np.array(column) for column in zip(*numbers, strict=True))
     digests = as_digests([int(number).to_bytes(DIGEST_BYTES, "big") for number in contents])
-    return ImagesRecord(tuple(classes), split.astype(np.uint8), contents % len(classes), digests, contents, (0.5,), (0.5,))  # fmt: skip
+    return ImagesRecord(
+        tuple(classes),
+        split.astype(np.uint8),
+        contents % len(classes),
+        digests,
+        contents,
+        (0.5,),
+        (0.5,),
+    )
 
 
 def write_run(out: Path, name: str, *, scores=None, metrics=(), state="completed", picture=False, environment=None, images=None, **config) -> Path:  # fmt: skip

@@ -220,7 +220,10 @@ def test_a_difference_that_is_not_that_of_the_means_is_told():
     runs = [*seeds("softmax", (0.1, 0.2)), *seeds(LSOFTMAX, (0.3, 0.4, 0.9))]
     comparison = compare_runs(runs)
     assert comparison.groups[1].differences["few"].mean == pytest.approx(0.2)
-    assert f"the difference of {LSOFTMAX} is over the seeds and choices that its baseline has too" in comparison.notes[-1]  # fmt: skip
+    assert (
+        f"the difference of {LSOFTMAX} is over the seeds and choices that its baseline has too"
+        in comparison.notes[-1]
+    )
     assert not any("is over the seeds" in note for note in compare_runs(runs[:4]).notes)
 
 
@@ -229,7 +232,13 @@ def test_classes_without_test_images_are_told():
     absent = scores_of((1, 1), test=(10, 0))
     absent["per_class"][1] |= {"accuracy": None, "precision": None, "f1": None}
     notes = compare_runs([run("a", scores=absent), run("b", seed=2, scores=absent)]).notes
-    assert sum(note.startswith("dog has no test image: balanced accuracy and macro F1") for note in notes) == 1  # fmt: skip
+    assert (
+        sum(
+            note.startswith("dog has no test image: balanced accuracy and macro F1")
+            for note in notes
+        )
+        == 1
+    )
 
 
 def test_two_seeds_cannot_tell():

@@ -72,7 +72,14 @@ def test_one_image_that_was_replaced_makes_another_row(tmp_path, part):
     names = [group.differs["images"] for group in comparison.groups]
     assert note.startswith(f"images={names[0]} (1) are not images={names[1]} (2): ")
     command = note.partition("`")[2].rstrip("`")
-    assert shlex.split(command) == ["lmsm", "train", "--config", str(tmp_path / "1" / "config.yaml"), "--data-dir", "other photos"]  # fmt: skip
+    assert shlex.split(command) == [
+        "lmsm",
+        "train",
+        "--config",
+        str(tmp_path / "1" / "config.yaml"),
+        "--data-dir",
+        "other photos",
+    ]
     assert len({group.test_set for group in comparison.groups}) == 1 + (part == "test")
 
 
@@ -87,7 +94,13 @@ def test_other_numbers_of_images_are_both_told(tmp_path):
 def test_the_order_and_the_place_of_images_are_no_matter(tmp_path):
     """The same images, in another order and another folder, are seeds of one run."""
     write(tmp_path, "1", seed=0)
-    write(tmp_path, "2", {part: list(reversed(numbers)) for part, numbers in HERE.items()}, seed=1, data_dir="moved")  # fmt: skip
+    write(
+        tmp_path,
+        "2",
+        {part: list(reversed(numbers)) for part, numbers in HERE.items()},
+        seed=1,
+        data_dir="moved",
+    )
     assert rows(compared(tmp_path)) == [(0, 1)]
 
 
@@ -117,7 +130,10 @@ def test_choices_that_explain_other_images_need_no_name(tmp_path):
     write(tmp_path, "1", factor=0.1)
     write(tmp_path, "2", HERE | {"training": range(40)}, factor=0.01)
     comparison = compared(tmp_path)
-    assert [group.label for group in comparison.groups] == ["softmax factor=0.1", "softmax factor=0.01"]  # fmt: skip
+    assert [group.label for group in comparison.groups] == [
+        "softmax factor=0.1",
+        "softmax factor=0.01",
+    ]
     assert not any("differ" in note or "images=" in note for note in comparison.notes)
 
 
@@ -131,7 +147,11 @@ def test_only_images_that_should_have_been_the_same_are_told(tmp_path):
     told = [note.split(" (")[0] for note in comparison.notes if "images differ" in note]
     names = {group.runs[0][-1]: group.differs["images"] for group in comparison.groups}
     assert told == [f"images={names['2']}", f"images={names['1']}"]
-    assert all(f"are not images={names['3']} (3)" in note for note in comparison.notes if "images differ" in note)  # fmt: skip
+    assert all(
+        f"are not images={names['3']} (3)" in note
+        for note in comparison.notes
+        if "images differ" in note
+    )
 
 
 def test_runs_from_before_digests_stand_apart_and_are_told_once(tmp_path):
@@ -139,7 +159,11 @@ def test_runs_from_before_digests_stand_apart_and_are_told_once(tmp_path):
     write(tmp_path / "old", "1", None, seed=0)
     write(tmp_path / "old", "2", None, seed=1)
     alone = compared(tmp_path / "old")
-    assert (rows(alone), alone.groups[0].label, alone.groups[0].images) == ([(0, 1)], "softmax", None)  # fmt: skip
+    assert (rows(alone), alone.groups[0].label, alone.groups[0].images) == (
+        [(0, 1)],
+        "softmax",
+        None,
+    )
     assert "1, 2 are from before runs recorded their images" in alone.notes[0]
     write(tmp_path / "old", "3", seed=2, loss="focal")
     mixed = compared(tmp_path / "old")
@@ -158,7 +182,10 @@ def test_a_lost_list_of_images_costs_only_the_number(tmp_path, content):
     file.unlink() if content is None else file.write_bytes(content)
     comparison = compared(tmp_path)
     assert rows(comparison) == [(0,), (1,)]
-    assert any("other training and validation and test images (how many is not known" in note for note in comparison.notes)  # fmt: skip
+    assert any(
+        "other training and validation and test images (how many is not known" in note
+        for note in comparison.notes
+    )
 
 
 def test_every_form_shows_what_tells_the_rows_apart(tmp_path, capsys):

@@ -62,7 +62,18 @@ def test_no_values_no_difference():
     assert difference({}, BASE, higher_is_better=True) is None
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0, "+0.0"), (0.0004, "+0.04"), (-0.00042, "-0.04"), (0.0006, "+0.1"), (0.076, "+7.6"), (-1e-9, "-1e-07"), (-0.012, "-1.2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "+0.0"),
+        (0.0004, "+0.04"),
+        (-0.00042, "-0.04"),
+        (0.0006, "+0.1"),
+        (0.076, "+7.6"),
+        (-1e-9, "-1e-07"),
+        (-0.012, "-1.2"),
+    ],
+)
 def test_a_bound_near_0_shows_on_which_side_it_lies(value, text):
     """`[+0.0, +7.6]` beside "better" would say nothing: what is not 0 is not written as 0."""
     assert in_points(value) == text

@@ -18,7 +18,7 @@ from lmsm_cli.regular import LARGEST_TEXT
 from lmsm_cli.reports.page_confusions import confusions_of
 from lmsm_cli.reports.plots import plot_confusion
 from lmsm_cli.reports.tables import confusion_table
-from lmsm_cli.runs.documents import (  # fmt: skip
+from lmsm_cli.runs.documents import (
     Environment,
     Row,
     ScoresDocument,
@@ -48,7 +48,7 @@ DEGENERATE = {
     "1,000 classes, nothing right": (1000, [999, 5, 5], [0, 6, 6]),
     "1,001 classes": (1001, [1000, 5, 5], [1000, 6, 6]),
     "5,000 classes, nothing right": (5000, [4999, 5, 5], [0, 6, 6]),
-}  # fmt: skip
+}
 
 
 def scored(num_classes, labels, predictions, *, with_probabilities=True, dtype=np.int64):
@@ -121,7 +121,14 @@ def test_many_classes_take_little_room():
 def test_a_confusion_of_many_cells_is_written_and_read(tmp_path):
     """The text of a file is never longer than what is read of one: large ones have no line for each number."""
     cells = range(300_000)
-    scores = scored(1001, [0], [1]) | {"confusion": {"num_classes": 1001, "rows": [n // 1001 for n in cells], "columns": [n % 1001 for n in cells], "counts": [12345] * len(cells)}}  # fmt: skip
+    scores = scored(1001, [0], [1]) | {
+        "confusion": {
+            "num_classes": 1001,
+            "rows": [n // 1001 for n in cells],
+            "columns": [n % 1001 for n in cells],
+            "counts": [12345] * len(cells),
+        }
+    }
     assert written_and_read(tmp_path, scores) == (scores, None)
     assert (tmp_path / "run" / "scores.json").stat().st_size < LARGEST_TEXT / 10
 
@@ -143,7 +150,11 @@ def answers(draw):
 
 
 @settings(max_examples=40, deadline=timedelta(seconds=5))
-@given(answers=answers(), with_probabilities=st.booleans(), dtype=st.sampled_from([np.int64, np.int32, np.int16]))  # fmt: skip
+@given(
+    answers=answers(),
+    with_probabilities=st.booleans(),
+    dtype=st.sampled_from([np.int64, np.int32, np.int16]),
+)
 def test_write_and_read_of_any_scores_is_the_identity(answers, with_probabilities, dtype):
     """Whatever was right or wrong, of whatever type the labels are, scores.json is read as written."""
     document = scored(*answers, with_probabilities=with_probabilities, dtype=dtype)
@@ -159,13 +170,39 @@ SCORES = scored(2, [0, 1], [0, 0])
     [
         ({"accuracy": 1.5}, "accuracy of ScoresDocument is 1.5"),
         ({"accuracy": float("nan")}, "accuracy of ScoresDocument is None"),
-        ({"per_class": [{"name": "a", "train_count": 1, "test_count": 4.0, "accuracy": None, "precision": None, "f1": None}]}, "per_class.0.test_count of ScoresDocument is 4.0"),
-        ({"images": {"training": DIGEST, "validation": None, "test": DIGEST.upper()}}, "images.test"),
-        ({"images": {"training": None, "validation": None}}, "images.test of ScoresDocument is missing"),
-        ({"confusion": {"num_classes": 2, "rows": [0], "columns": [2], "counts": [1]}}, "beyond the classes"),
-        ({"confusion": {"num_classes": 2, "rows": [0], "columns": [1], "counts": []}}, "not equally many"),
+        (
+            {
+                "per_class": [
+                    {
+                        "name": "a",
+                        "train_count": 1,
+                        "test_count": 4.0,
+                        "accuracy": None,
+                        "precision": None,
+                        "f1": None,
+                    }
+                ]
+            },
+            "per_class.0.test_count of ScoresDocument is 4.0",
+        ),
+        (
+            {"images": {"training": DIGEST, "validation": None, "test": DIGEST.upper()}},
+            "images.test",
+        ),
+        (
+            {"images": {"training": None, "validation": None}},
+            "images.test of ScoresDocument is missing",
+        ),
+        (
+            {"confusion": {"num_classes": 2, "rows": [0], "columns": [2], "counts": [1]}},
+            "beyond the classes",
+        ),
+        (
+            {"confusion": {"num_classes": 2, "rows": [0], "columns": [1], "counts": []}},
+            "not equally many",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_could_not_be_read_back_is_not_written(tmp_path, change, message):
     """A document that its own model refuses ends the run with a message, and the old file stays."""
     folder = RunFolder.create(tmp_path, "run")
@@ -179,7 +216,11 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path, change, message):
 
 def test_scores_of_older_runs_are_read():
     """Keys that an older lmsm did not write may be missing, and those of a newer one are kept."""
-    older = {key: SCORES[key] for key in SCORES if key not in ("top_k", "calibration_error", "reliability")}  # fmt: skip
+    older = {
+        key: SCORES[key]
+        for key in SCORES
+        if key not in ("top_k", "calibration_error", "reliability")
+    }
     for document in (older, older | {"from the future": [1]}):
         assert read_document(ScoresDocument, json.dumps(document)) == document
 
@@ -189,10 +230,20 @@ def test_scores_of_older_runs_are_read():
     [
         (Status, {"state": "failed", "reason": "\udc80 ü", "exit_code": -9, "pid": 1, "host": "h"}),
         (Status, {}),
-        (Environment, {"python": "3.11", "scikit-learn": "1.9", "git": None, "command": ["a", "\udc80"], "asked": DIGEST, "new": {"a": 1}}),
+        (
+            Environment,
+            {
+                "python": "3.11",
+                "scikit-learn": "1.9",
+                "git": None,
+                "command": ["a", "\udc80"],
+                "asked": DIGEST,
+                "new": {"a": 1},
+            },
+        ),
         (Row, {"epoch": 1, "lambda": None, "collapse": ["stuck loss"], "new": "text"}),
     ],
-)  # fmt: skip
+)
 def test_every_document_is_read_back_as_written(model, document):
     """Status, environment and rows survive the way through their files, odd names included."""
     assert read_document(model, pretty_text(model, document)) == document
@@ -200,7 +251,15 @@ def test_every_document_is_read_back_as_written(model, document):
         assert read_row(row_text(document)) == document
 
 
-@pytest.mark.parametrize(("model", "document"), [(Status, {"state": "asleep"}), (Status, {"exit_code": "1"}), (Environment, {"asked": 3}), (Environment, {"git": "main"})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "document"),
+    [
+        (Status, {"state": "asleep"}),
+        (Status, {"exit_code": "1"}),
+        (Environment, {"asked": 3}),
+        (Environment, {"git": "main"}),
+    ],
+)
 def test_a_document_of_other_types_is_damaged(model, document):
     """A state that there is not, or a text for a number, is no document of a run."""
     with pytest.raises(ValueError, match=model.__name__):
@@ -212,10 +271,38 @@ def test_measures_that_are_no_numbers_are_null_in_both_directions():
     row = {"epoch": 1, "train_loss": float("inf"), "lr": "x", "lambda": True, "seconds": 2}
     wanted = {"epoch": 1, "train_loss": None, "lr": None, "lambda": None, "seconds": 2}
     assert row_text(row) == json.dumps(wanted) + "\n"  # 1 stays 1, not 1.0
-    assert read_row('{"epoch": 1, "train_loss": null, "lr": "x", "lambda": true, "seconds": 2}') == wanted  # fmt: skip
+    assert (
+        read_row('{"epoch": 1, "train_loss": null, "lr": "x", "lambda": true, "seconds": 2}')
+        == wanted
+    )
 
 
-ODD_NAMES = ("~", "null", "1e5", "0x1F", "on", "2026-01-01", "{a}", "*x", "!x", "a: b", "- a", "#x", " x ", "a\x85b", "a\u2028b", "\ufeff", "'", '"', "%", "=", "<<", ".inf", "\t", "\U0001f600")  # fmt: skip
+ODD_NAMES = (
+    "~",
+    "null",
+    "1e5",
+    "0x1F",
+    "on",
+    "2026-01-01",
+    "{a}",
+    "*x",
+    "!x",
+    "a: b",
+    "- a",
+    "#x",
+    " x ",
+    "a\x85b",
+    "a\u2028b",
+    "\ufeff",
+    "'",
+    '"',
+    "%",
+    "=",
+    "<<",
+    ".inf",
+    "\t",
+    "\U0001f600",
+)
 
 
 @settings(max_examples=60, deadline=None)

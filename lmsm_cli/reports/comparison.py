@@ -173,7 +173,9 @@ def _held_against(groups: Sequence[Group], members: Sequence[Sequence[Sample]], 
         if any(_is_of_fewer(key, one, group, groups[place]) for key, one in differences.items()):
             moved.append(group.label)
     if moved:
-        notes.append(f"the difference of {', '.join(moved)} is over the seeds and choices that its baseline has too: it is not that of the means shown, which are over all runs")  # fmt: skip
+        notes.append(
+            f"the difference of {', '.join(moved)} is over the seeds and choices that its baseline has too: it is not that of the means shown, which are over all runs"
+        )
     return held, notes
 
 

@@ -91,7 +91,9 @@ def notes_on_images(records: Sequence[RunRecord], usual: Mapping[str, Any]) -> l
     if old:
         apart = "; they stand in rows of their own (images=unknown)" if members else ""
         verb = "is" if len(old) == 1 else "are"
-        notes.append(f"{_listed(old)} {verb} from before runs recorded their images: known are only the classes and the numbers of images{apart}")  # fmt: skip
+        notes.append(
+            f"{_listed(old)} {verb} from before runs recorded their images: known are only the classes and the numbers of images{apart}"
+        )
     return notes
 
 
@@ -151,7 +153,7 @@ def _counts(one: _Images, newer: _Images) -> str:
     pairs = zip(PARTS, one.images, newer.images, strict=True)
     unlike = [part for part, own, other in pairs if own != other]
     if one.counts is None or newer.counts is None:
-        return f"other {' and '.join(unlike)} images (how many is not known, since images.npz is missing or damaged)"  # fmt: skip
+        return f"other {' and '.join(unlike)} images (how many is not known, since images.npz is missing or damaged)"
     return ", ".join(_count(part, one.counts[part], newer.counts[part]) for part in unlike)
 
 

@@ -61,7 +61,7 @@ def absent_line(scores: Mapping[str, Any]) -> str | None:
     if not absent:
         return None
     left = len(scores["per_class"]) - len(absent)
-    return f"{absent_in_words(absent)} none of these images: balanced accuracy and macro F1 are over the other {left} class{'es' if left > 1 else ''}"  # fmt: skip
+    return f"{absent_in_words(absent)} none of these images: balanced accuracy and macro F1 are over the other {left} class{'es' if left > 1 else ''}"
 
 
 def absent_in_words(names: Sequence[str], most: int = 5) -> str:

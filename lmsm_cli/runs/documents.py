@@ -177,7 +177,9 @@ def _checked(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any
         last = error.errors(include_url=False, include_context=False)[-1]
         place = ".".join(map(str, last["loc"]))
         fact = "is missing" if last["type"] == "missing" else f"is {last['input']!r:.80}"
-        raise RunError(f"{place} of {model.__name__} {fact} ({last['msg']}): it could not be read back, which is a fault of lmsm") from None  # fmt: skip
+        raise RunError(
+            f"{place} of {model.__name__} {fact} ({last['msg']}): it could not be read back, which is a fault of lmsm"
+        ) from None
     return plain
 
 

@@ -10,7 +10,26 @@ from lmsm_cli.losses import HEADS
 from lmsm_cli.runs.record import find_runs, read_run
 from tests.conftest import noise, save
 
-QUICK = ["--dataset", "folder", "--image-size", "8", "--model", "paper-mnist", "--epochs", "1", "--batch-size", "8", "--threads", "1", "--device", "cpu", "--precision", "fp32", "--layout", "channels-last"]  # fmt: skip
+QUICK = [
+    "--dataset",
+    "folder",
+    "--image-size",
+    "8",
+    "--model",
+    "paper-mnist",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--layout",
+    "channels-last",
+]
 
 
 def write_noise(root, *, per_class=8, first_seed=0):
@@ -39,10 +58,15 @@ def test_runs_with_none_or_all_right_are_counted(tmp_path, capsys, monkeypatch, 
         lambda classes, labels, _, *rest: score(classes, labels, (labels + shift) % 2, *rest),
     )
     data = write_noise(tmp_path / "data")
-    code, document = command(capsys, "train", *QUICK, "--data-dir", data, "--out", tmp_path / "runs", "--seeds", "2")  # fmt: skip
+    code, document = command(
+        capsys, "train", *QUICK, "--data-dir", data, "--out", tmp_path / "runs", "--seeds", "2"
+    )
     (group,) = document["groups"]
     assert (code, document["failed"], document["unscored"]) == (0, [], [])
-    assert (group["metrics"]["accuracy"]["mean"], group["metrics"]["accuracy"]["n"]) == (accuracy, 2)  # fmt: skip
+    assert (group["metrics"]["accuracy"]["mean"], group["metrics"]["accuracy"]["n"]) == (
+        accuracy,
+        2,
+    )
     assert {read_run(path).problem for path in find_runs([tmp_path / "runs"])} == {None}
 
 
@@ -51,7 +75,21 @@ def test_runs_with_none_or_all_right_are_counted(tmp_path, capsys, monkeypatch, 
 def test_twenty_runs_on_noise_are_twenty_scored_runs(tmp_path, capsys, loss):
     """8 noise images a class, two classes, seeds 0 to 19: some seed gets none of its 4 test images right."""
     data = write_noise(tmp_path / "data")
-    code, document = command(capsys, "sweep", *QUICK, "--epochs", "3", "--data-dir", data, "--out", tmp_path / "runs", "--seeds", "20", "--arm", f"loss={loss}")  # fmt: skip
+    code, document = command(
+        capsys,
+        "sweep",
+        *QUICK,
+        "--epochs",
+        "3",
+        "--data-dir",
+        data,
+        "--out",
+        tmp_path / "runs",
+        "--seeds",
+        "20",
+        "--arm",
+        f"loss={loss}",
+    )
     (group,) = document["groups"]
     assert (code, document["failed"], group["metrics"]["accuracy"]["n"]) == (0, [], 20)
     assert {read_run(path).problem for path in find_runs([tmp_path / "runs"])} == {None}
@@ -61,11 +99,24 @@ def test_runs_of_two_folders_are_never_averaged(tmp_path, capsys):
     """Equal class names and counts: two rows without a difference, how many images differ, what to type."""
     for number in (1, 2):
         data = write_noise(tmp_path / f"data{number}", first_seed=10_000 * number)
-        code, _ = command(capsys, "train", *QUICK, "--data-dir", data, "--out", tmp_path / "runs", "--seed", number)  # fmt: skip
+        code, _ = command(
+            capsys,
+            "train",
+            *QUICK,
+            "--data-dir",
+            data,
+            "--out",
+            tmp_path / "runs",
+            "--seed",
+            number,
+        )
         assert code == 0
     code, document = command(capsys, "compare", tmp_path / "runs")
     assert code == 0
-    assert [(group["seeds"], group["differences"]) for group in document["groups"]] == [([1], {}), ([2], {})]  # fmt: skip
+    assert [(group["seeds"], group["differences"]) for group in document["groups"]] == [
+        ([1], {}),
+        ([2], {}),
+    ]
     assert len({group["label"] for group in document["groups"]}) == 2
     assert len({group["test_set"] for group in document["groups"]}) == 2
     (note,) = [note for note in document["notes"] if "differ; to compare them" in note]
