@@ -22,7 +22,7 @@ from lmsm_cli.models import Classifier
 from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runs.trained import Trained, read_trained
 from lmsm_cli.scores import score
-from lmsm_cli.splits import find_again, folder_options, load_test, load_training
+from lmsm_cli.splits import check_at_hand, find_again, folder_options, load_test, load_training
 
 Tau = float | Literal["auto"]
 
@@ -86,6 +86,8 @@ def evaluation_of(
         raise LmsmError(f"--images and --split {split_name} exclude each other; give one of them")
     trained = read_trained(path, data_dir)
     display = Notebook(display)  # for it may read a folder twice
+    if data_dir is None and (images is None or "auto" in (adjust, tau_norm)):
+        check_at_hand(trained.config)
     asked = {"follow_links": follow_links, "skip_unreadable": skip_unreadable}
     choices = {key: value for key, value in asked.items() if value}
     trained = replace(trained, config=trained.config.model_copy(update=choices))

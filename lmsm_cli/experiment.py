@@ -39,7 +39,7 @@ from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import is_run, only_run
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.spec import parse_spec, with_option
-from lmsm_cli.splits import Data, load_again, load_data, planned_counts
+from lmsm_cli.splits import Data, check_at_hand, load_again, load_data, planned_counts
 
 
 def check(config: Config) -> torch.device:
@@ -116,6 +116,8 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
             if saved.is_finished:
                 told.say(f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on")  # fmt: skip
                 return folder if ranks.is_first else None
+            if not (changes or {}).get("data_dir"):
+                check_at_hand(saved.config)
             parts = replace(prepared(saved.config, told, ranks, saved.images), saved=saved)
             saved.check_data(parts.data)
             if saved.state and saved.state.get("images") is None:  # an older lmsm recorded none

@@ -58,6 +58,19 @@ class Data:
         )
 
 
+def check_at_hand(config: Config) -> None:
+    """Raise DataError where a run's data would have to be downloaded to a place that only it names.
+
+    A run may come from anybody, and so may the name of a folder to write into. The place where this
+    user's data goes without a word (LMSM_DATA_DIR, data/) is as good as named.
+    """
+    where = config.data_dir
+    if config.dataset == "folder" or where == Config.model_validate({}).data_dir:
+        return
+    if sources.located(config.dataset, where) is None:
+        raise DataError(f"{config.dataset} is not below {where}, where the run had it; give its place with --data-dir, to which what is missing is downloaded")  # fmt: skip
+
+
 def planned_counts(config: Config) -> list[int] | None:
     """Return the training images per class that a run will have, by the published counts.
 

@@ -166,9 +166,18 @@ def optimizer_state(model: Classifier, optimizer: Optimizer) -> dict[int, dict[s
 
 
 def restore_optimizer(model: Classifier, optimizer: Optimizer, state: dict[int, dict[str, Any]]) -> None:  # fmt: skip
-    """Give an optimiser what `optimizer_state` returned of one over the same parameters."""
+    """Give an optimiser what `optimizer_state` returned of one over the same parameters.
+
+    Raises ValueError where it is of another optimiser or of other parameters, which torch finds in
+    the first step only.
+    """
     own = _reordered(state, (0, 2, 3, 1), model, optimizer)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": own})
+    names = {"momentum_buffer"} if isinstance(optimizer, SGD) else {"step", "exp_avg", "exp_avg_sq"}
+    for parameter, values in optimizer.state.items():
+        shapes = {name: () if name == "step" else parameter.shape for name in names if values}
+        if {name: value.shape for name, value in values.items()} != shapes:
+            raise ValueError("the optimiser's state is of other parameters")
 
 
 def _reordered(state: dict[int, dict[str, Any]], order: tuple[int, ...], model: Classifier, optimizer: Optimizer) -> dict[int, dict[str, Any]]:  # fmt: skip

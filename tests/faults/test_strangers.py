@@ -13,11 +13,14 @@ import torch
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.console import stdout_console
 from lmsm_cli.commands.progress import PlainDisplay
+from lmsm_cli.data.published import Published
 from lmsm_cli.errors import DiskError
+from lmsm_cli.journal import fingerprint
 from lmsm_cli.regular import replacing
 from lmsm_cli.reports.exports import cell
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
+from lmsm_cli.strict_yaml import written
 from tests.conftest import write_class_folders
 
 TRAIN = ["--dataset", "folder", "--image-size", "8", "--model", "paper-2d", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--threads", "1", "--quiet"]  # fmt: skip
@@ -253,3 +256,31 @@ def test_weights_that_are_not_finite_are_no_net(received, capsys, value):
     for command in ("predict", "eval", "export", "resume"):
         assert main(COMMANDS[command]) == 4
         assert repr(weight) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["eval", "resume"])
+def test_nothing_is_downloaded_to_a_place_that_only_a_stranger_named(received, capsys, monkeypatch, command):  # fmt: skip
+    """A run's config names any folder: data that is not there comes only to a folder of the user's choice."""
+
+    def fetched(*given, **more):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(Published, "fetch", fetched)
+    state = checkpoint.load(received / "checkpoint.pt")
+    state["config"] |= {"dataset": "mnist", "data_dir": "mine/photos"}
+    state["fingerprint"] = fingerprint(state["config"])
+    checkpoint.save(state, received / "checkpoint.pt")
+    (received / "config.yaml").write_text(written(state["config"]))
+    assert main(COMMANDS[command]) == 3
+    assert "mnist is not below mine/photos" in capsys.readouterr().err
+    assert not Path("mine").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("exp_avg", torch.zeros(3)), ("exp_avg", torch.zeros(())), ("step", torch.zeros(7)), ("other", torch.zeros(()))])  # fmt: skip
+def test_momenta_of_other_parameters_are_refused(received, capsys, name, value):
+    """torch would take them, and stumble in the first step."""
+    state = checkpoint.load(received / "checkpoint.pt")
+    state["optimizer"][0][name] = value
+    checkpoint.save(state, received / "checkpoint.pt")
+    assert main(COMMANDS["resume"]) == 4
+    assert "does not fit its own config" in capsys.readouterr().err
