@@ -103,7 +103,7 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
     notes = list(comparison.notes)
     results = _all_results(comparison, records, notes)
     script = templates.get_template("page.js").render()
-    return templates.get_template("page.html.jinja").render(
+    text = templates.get_template("page.html.jinja").render(
         title=_title(comparison, records),
         facts=page_facts.summary(comparison, records),
         results=results,
@@ -116,6 +116,8 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
         script=Markup(script),  # ours, from the package
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+    # drawings too have texts of their own making: labels of runs, which may be a stranger's
+    return "\n".join(line if line.isprintable() else visible(line) for line in text.split("\n"))
 
 
 def _shown(value: object) -> object:

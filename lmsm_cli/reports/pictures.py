@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmsm_cli.errors import MALFORMED, first_line
+from lmsm_cli.regular import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +32,8 @@ def embedded(path: Path, num_pictures: int) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            # of the other formats that Pillow knows, some start programs
+            with open_regular(path) as file, Image.open(file, formats=("PNG",)) as image:
                 pixels = image.convert("RGB")
         for side in _SIDES if num_pictures <= _FEW else _SIDES_OF_MANY:
             picture = _scaled(pixels, side)

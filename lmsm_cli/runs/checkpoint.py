@@ -84,7 +84,7 @@ def duplicate(source: Path, target: Path) -> None:
 def _linked(source: Path, target: Path) -> bool:
     """Give a file a second name; return whether that can be: not on every disk, nor of a link."""
     temporary = temporary_of(target)
-    if source.is_symlink():
+    if source.is_symlink() or not source.is_file():
         return False
     try:
         temporary.unlink(missing_ok=True)

@@ -284,3 +284,53 @@ def test_momenta_of_other_parameters_are_refused(received, capsys, name, value):
     checkpoint.save(state, received / "checkpoint.pt")
     assert main(COMMANDS["resume"]) == 4
     assert "does not fit its own config" in capsys.readouterr().err
+
+
+HOSTILE = "\x1b]0;title\x07\r\nerror: \u202eforged <img src=x onerror=alert(1)> [red]=1+1|*"
+
+
+def poisoned(document):
+    """Return a JSON document with hostile text in place of, or after, every text and in new keys."""
+    if isinstance(document, dict):
+        return {key: poisoned(value) for key, value in document.items()} | {HOSTILE: HOSTILE}
+    if isinstance(document, list):
+        return [poisoned(value) for value in document]
+    return document + HOSTILE if isinstance(document, str) else document
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["status.json", "environment.json", "scores.json", "metrics.jsonl", "config.yaml", "folder", "checkpoint.pt"])  # fmt: skip
+def test_text_of_a_stranger_is_spelled_out_everywhere(received, capsys, name):
+    """Whatever file of a run it stands in, no table, message, page or CSV holds it as it is."""
+    shutil.copytree("got", "runs/a")
+    shutil.copytree("got", "runs/b" if name != "folder" else "runs/b\x1b[31m<b>")
+    place = received / name
+    if name in ("status.json", "environment.json", "scores.json"):
+        place.write_text(json.dumps(poisoned(json.loads(place.read_text()))))
+        if name == "status.json":
+            (received / "scores.json").unlink()
+            place.write_text(json.dumps(poisoned({"reason": "x", "host": "x"}) | {"state": "failed"}))  # fmt: skip
+    elif name == "metrics.jsonl":
+        place.write_text(json.dumps(poisoned(json.loads(place.read_text()))) + "\n")
+    elif name == "config.yaml":
+        text = place.read_text().replace("loss: softmax", f"loss: {json.dumps(HOSTILE)}")
+        place.write_text(text.replace("dataset: folder", f"dataset: {json.dumps(HOSTILE)}"))
+    elif name == "checkpoint.pt":
+        state = checkpoint.load(place)
+        state["classes"] = [HOSTILE, "bee"]
+        state["versions"] = {"torch": HOSTILE, "runtime": HOSTILE}
+        checkpoint.save(state, place)
+    shutil.copy(received / "plots" / "confusion.png", "image.png")
+    for command in (
+        ["compare", "runs", "got"], ["compare", "runs", "got", "--markdown"], ["compare", "runs", "got", "--csv", "-"], ["compare", "runs", "got", "--html", "page.html"],
+        COMMANDS["report"], COMMANDS["predict"], [*COMMANDS["predict"], "--csv", "-"], COMMANDS["eval"], COMMANDS["resume"][:-1],
+    ):  # fmt: skip
+        main(command)
+        printed = capsys.readouterr()
+        assert not [c for c in printed.out + printed.err if not c.isprintable() and c != "\n"], command  # fmt: skip
+        assert "\nerror: forged" not in printed.err
+    for page in (Path("page.html"), received / "report.html"):
+        text = page.read_text()
+        assert not [c for c in text if not c.isprintable() and c != "\n"], page
+        assert "<img src=x" not in text
+        assert "<b>" not in text
