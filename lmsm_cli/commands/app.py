@@ -12,6 +12,7 @@ import typer
 
 from lmsm_cli import __version__
 from lmsm_cli.commands import help as pages
+from lmsm_cli.commands import limits
 from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
 from lmsm_cli.commands.completion import answering_shells
@@ -29,7 +30,7 @@ from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.sweep import sweep
 from lmsm_cli.commands.train import train
 from lmsm_cli.engine.signals import terminable
-from lmsm_cli.errors import DiskError, LmsmError, StoppedError
+from lmsm_cli.errors import DiskError, LmsmError, OutOfMemoryError, StoppedError
 
 E = TypeVar("E", bound=BaseException)
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # for the help pages too
         spell_out(stream)
-    with answering_shells(os.environ), terminable() as came:
+    with answering_shells(os.environ), terminable() as came, limits.told_before_torch():
         try:
             return _run(arguments)
         except BaseException as error:  # whatever a library made of the signal
@@ -104,7 +105,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         if not error.shown_elsewhere:
             _print_error(error)
         return error.exit_code
-    except OSError as error:
+    except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        if limits.is_memory(error):
+            _print_error(limits.out_of_memory(error))
+            return OutOfMemoryError.exit_code
+        if not isinstance(error, OSError):
+            raise
         if error.errno != errno.EPIPE:
             place = "" if error.filename is None else f"{error.filename}: "
             _print_error(DiskError(f"{place}{error.strerror or error}"))

@@ -64,8 +64,14 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def _why(error: Exception, path: Path) -> str:
-    """Return an error in words; of a write that failed, also how much room there is."""
-    reason = getattr(error, "strerror", None) or first_line(error)
+    """Return an error in words; of a write that failed, also how much room there is.
+
+    torch closes its archive after a write has failed, and then complains of that archive.
+    """
+    first: BaseException | None = error
+    while first is not None and not isinstance(first, OSError):
+        first = first.__context__
+    reason = getattr(first, "strerror", None) or first_line(error)
     with suppress(OSError):
         reason += f" ({shutil.disk_usage(path.parent).free / 1e6:,.0f} MB are free there)"
     return reason

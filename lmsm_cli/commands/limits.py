@@ -1,0 +1,106 @@
+"""Limits of the process that torch does not bear: told in words before torch is loaded, or after it failed.
+
+A library that finds no memory while it is loaded ends the process, and Intel's MKL does the same in
+a folder that was deleted. So a child of this process loads torch first, where memory is limited.
+"""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+from lmsm_cli.errors import DiskError, LmsmError, OutOfMemoryError, first_line
+
+# How the system's loader says that it has no room for a library.
+_NO_ROOM = ("failed to map segment", "cannot allocate memory", "cannot create shared object")
+
+
+@contextlib.contextmanager
+def told_before_torch() -> Iterator[None]:
+    """Raise an LmsmError in the body, where it imports torch, for what torch would abort of."""
+    finder = _BeforeTorch()
+    if "torch" not in sys.modules:
+        sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(finder)
+
+
+class _BeforeTorch(MetaPathFinder):
+    """Finds no module, but is asked for torch before any other finder."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:  # fmt: skip
+        """Look at the limits before the first import of torch."""
+        if fullname == "torch":
+            sys.meta_path.remove(self)
+            _check_working_folder()
+            _check_memory()
+        return None
+
+
+def _check_working_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError:
+        raise DiskError("the working folder was deleted or cannot be read: change into another one, and start again there") from None  # fmt: skip
+
+
+def _check_memory() -> None:
+    """Raise OutOfMemoryError where memory is limited to less than torch needs to be loaded."""
+    limits = memory_limits()
+    if limits and not _can_be_loaded():
+        raise OutOfMemoryError(f"out of memory: torch cannot even be loaded within {limits}; raise the limit")  # fmt: skip
+
+
+def memory_limits() -> str:
+    """Return the limits of this process's memory in words; nothing where there are none."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return ""
+    flags = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
+    values = {flag: resource.getrlimit(kind)[0] for flag, kind in flags.items()}
+    given = [f"{value / 2**30:.2f} GiB (`ulimit {flag}`)" for flag, value in values.items() if value != resource.RLIM_INFINITY]  # fmt: skip
+    return " and ".join(given)
+
+
+def _can_be_loaded() -> bool:
+    """Return whether a copy of this process can import torch, or fails of something else than memory."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the abort's own words
+        import torch  # noqa: F401
+    except BaseException as error:
+        os._exit(int(is_memory(error)))
+    os._exit(0)
+
+
+def is_memory(error: BaseException) -> bool:
+    """Return whether an error, of any library, means that memory ran out."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, ImportError):
+        return any(word in str(error).lower() for word in _NO_ROOM)
+    if isinstance(error, MemoryError) or "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    try:
+        from lmsm_cli.engine.memory import is_out_of_memory
+    except ImportError:  # torch could not be loaded whole
+        return False
+    return is_out_of_memory(error)
+
+
+def out_of_memory(error: BaseException) -> LmsmError:
+    """Return what a user is told where memory ran out elsewhere than in a training."""
+    limits = memory_limits()
+    advice = f"the limit is {limits}: raise it" if limits else "close other programs, or take a machine with more"  # fmt: skip
+    return OutOfMemoryError(f"out of memory ({first_line(error)}); {advice}")
