@@ -172,9 +172,9 @@ def test_memory_stays_far_below_the_size_of_the_data(tmp_path):
 
 
 def test_sums_of_levels_are_exact():
-    """The sums are those of whole numbers, also where every level is the highest."""
-    pixels = np.random.default_rng(0).integers(0, 256, (37, 29, 3), np.uint8)
+    """The sums are those of whole numbers, of many images and where every level is the highest."""
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 37, 29, 3), np.uint8)
     whole = pixels.astype(int)
-    assert level_sums(pixels).tolist() == [whole.sum((0, 1)).tolist(), (whole**2).sum((0, 1)).tolist()]  # fmt: skip
-    brightest = np.full((1024, 1024, 1), 255, np.uint8)
-    assert level_sums(brightest).tolist() == [[255 << 20], [255**2 << 20]]
+    assert np.array_equal(level_sums(pixels), np.stack([whole.sum((1, 2)), (whole**2).sum((1, 2))], 1))  # fmt: skip
+    brightest = np.full((1, 1024, 1024, 1), 255, np.uint8)
+    assert level_sums(brightest).tolist() == [[[255 << 20], [255**2 << 20]]]

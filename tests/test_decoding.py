@@ -278,3 +278,23 @@ def test_images_that_are_all_unreadable_cannot_be_left_out(pets):
         (pets / name).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"20 of the 20 .*; and 10 more"):
         read(pets, skip_unreadable=True)
+
+
+@pytest.mark.realdata
+def test_real_cifar10_is_decoded_once(real_data, tmp_path):
+    """Of real CIFAR-10, a copy of a few files is kept, and one touched file is noticed."""
+    source = real_data / "cifar10" / "train"
+    assert np.bincount(list_class_folders(source).labels).tolist() == [5000] * 10
+    for folder in sorted(source.iterdir())[:2]:
+        (tmp_path / "few" / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:20]:
+            shutil.copy(file, tmp_path / "few" / folder.name)
+    display = SilentDisplay()
+    first = read(tmp_path / "few", size=32, display=display)
+    decoded = len(display.reported)
+    again = read(tmp_path / "few", size=32, display=display)
+    assert len(display.reported) == decoded
+    assert np.array_equal(pixels_of(first), pixels_of(again))
+    next((tmp_path / "few").glob("*/*.jpg")).touch()
+    read(tmp_path / "few", size=32, display=display)
+    assert len(display.reported) == 2 * decoded

@@ -135,8 +135,8 @@ class _Chunk(NamedTuple):
     pixels: Pixels
     contents: list[bytes]
     pictures: list[bytes]
-    sums: list[LevelSums]
     unreadable: list[int]
+    sums: LevelSums
 
 
 @dataclass(frozen=True)
@@ -290,10 +290,12 @@ class _Reading:
             take(chunk.pixels)
             contents += chunk.contents
             pictures += chunk.pictures
-            sums += chunk.sums
+            sums.append(chunk.sums)
             unreadable += chunk.unreadable
             self.display.report(f"decoding {self.listing.root}", len(contents), self.shape[0])
-        return Facts(as_digests(contents), as_digests(pictures), np.stack(sums), unreadable, since)
+        return Facts(
+            as_digests(contents), as_digests(pictures), np.concatenate(sums), unreadable, since
+        )
 
     def _chunks(self) -> Iterator[_Chunk]:
         """Yield the images chunk after chunk.
@@ -314,18 +316,19 @@ class _Reading:
                 yield ahead.popleft().result()
 
     def _chunk(self, rows: range) -> _Chunk:
-        chunk = _Chunk(np.zeros((len(rows), *self.shape[1:]), np.uint8), [], [], [], [])
+        images = np.zeros((len(rows), *self.shape[1:]), np.uint8)
+        contents: list[bytes] = []
+        pictures: list[bytes] = []
+        unreadable: list[int] = []
         for place, row in enumerate(rows):
             try:
-                pixels, content, picture = self.one(row)
-                chunk.pixels[place] = pixels
+                images[place], content, picture = self.one(row)
             except ImageFileError:
                 content = picture = bytes(DIGEST_BYTES)
-                chunk.unreadable.append(row)
-            chunk.contents.append(content)
-            chunk.pictures.append(picture)
-            chunk.sums.append(level_sums(chunk.pixels[place]))
-        return chunk
+                unreadable.append(row)
+            contents.append(content)
+            pictures.append(picture)
+        return _Chunk(images, contents, pictures, unreadable, level_sums(images))
 
     def _warn(self, error: OSError, so: str) -> None:
         """Warn, once for each reason, that there is no cache."""
@@ -376,7 +379,8 @@ def _picture_digest(image: Image.Image) -> bytes:
     rows = max(1, _BAND_BYTES // (image.width * len(image.getbands())))
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        band = image.crop((0, top, image.width, bottom)).tobytes()
+        whole = bottom - top == image.height
+        band = (image if whole else image.crop((0, top, image.width, bottom))).tobytes()
         checksum = zlib.crc32(band, checksum)
         folded ^= int(np.bitwise_xor.reduce(np.frombuffer(band, "<u8", len(band) // 8)))
     return digest(struct.pack("<IIIQ", image.width, image.height, checksum, folded))

@@ -334,8 +334,8 @@ def _digits() -> Labelled:
     # the file holds 0..16
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     names = tuple(str(name) for name in digits.target_names)
-    sums = np.stack([level_sums(image) for image in images])
-    return _published(images, digits.target.astype(np.int64), names)._replace(sums=sums)
+    labels = digits.target.astype(np.int64)
+    return _published(images, labels, names)._replace(sums=level_sums(images))
 
 
 def _parts_of_folder(
