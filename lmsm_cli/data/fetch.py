@@ -201,7 +201,8 @@ def _bring(url: str, path: Path, part: Path, *, md5: str, display: Display, time
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+    """Return how many bytes a file of ours holds; a link is none, and is replaced."""
+    return path.stat().st_size if path.is_file() and not path.is_symlink() else 0
 
 
 def _receive(url: str, part: Path, *, display: Display, timeout: float) -> bool:

@@ -76,11 +76,13 @@ class Published(ABC):
 
     def fetch(self, root: Path, *, display: Display = SILENT) -> None:
         """Download and unpack what is missing below the root; of several processes, one does it."""
+        for depth in range(len(self.home().parts)):
+            folder = root.joinpath(*self.home().parts[: depth + 1])
+            with writing(folder):
+                check_own_folder(folder)
         with ExitStack() as stack:
             with writing(root):
                 root.mkdir(parents=True, exist_ok=True)
-                for depth in range(len(self.home().parts)):
-                    check_own_folder(root.joinpath(*self.home().parts[: depth + 1]))
                 stack.enter_context(locked(root / self.name, display))
             missing = [path for path in self.files(root) if not path.is_file()]
             if 0 < len(missing) < len(self.files(root)):

@@ -20,7 +20,7 @@ from torchvision import datasets
 from lmsm_cli.data.fetch import download, unpack
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.sources import load
-from lmsm_cli.errors import DataError
+from lmsm_cli.errors import DataError, DiskError
 from tests.conftest import SilentDisplay
 from tests.test_published import cifar_batch, md5, pickled
 
@@ -459,3 +459,39 @@ def test_a_bomb_is_defused(tmp_path, monkeypatch, name):
         unpack(path, tmp_path)
     assert sizes[0] <= max(20 * path.stat().st_size, 1 << 20)
     assert names(tmp_path) == [name]
+
+
+# A data folder of a stranger's, with links where a download would write.
+
+
+@pytest.mark.parametrize("name", ["file.bin", "file.bin.part", "file.bin.bad"])
+@pytest.mark.parametrize("aim", ["thesis", "missing"])
+def test_a_download_goes_through_no_link(serve, tmp_path, name, aim):
+    """Links in the places of its files are replaced, and what they lead to stays as it is."""
+    (tmp_path / "thesis").write_bytes(b"mine" * 1000)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / aim)
+    with pytest.raises(DataError, match="a web page"):
+        fetch(serve(web_page), folder / "file.bin")
+    assert not (folder / "file.bin.bad").is_symlink()
+    fetch(serve(half_of(CONTENT)), folder / "file.bin")
+    assert (folder / "file.bin").read_bytes() == CONTENT
+    assert not [path for path in folder.iterdir() if path.is_symlink()]
+    assert names(tmp_path) == ["data", "thesis"]
+    assert (tmp_path / "thesis").read_bytes() == b"mine" * 1000
+
+
+def test_a_download_goes_into_no_folder_that_is_a_link(tmp_path, monkeypatch):
+    """A link in the place of a data set's folder, or of one in an archive, is exit code 6."""
+    monkeypatch.setattr("lmsm_cli.data.published.download", lambda *given, **more: pytest.fail("a download"))  # fmt: skip
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "cifar-10-batches-py").symlink_to("elsewhere")
+    with pytest.raises(DiskError, match="cifar-10-batches-py: it is a link"):
+        PUBLISHED["cifar10"].fetch(tmp_path)
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
+        add(tar, "cifar-10-batches-py/x", b"1")
+    with pytest.raises(DiskError, match="it is a link"):
+        unpack(tmp_path / "x.tar.gz", tmp_path)
+    assert names(tmp_path / "elsewhere") == []
+    assert names(tmp_path) == ["cifar-10-batches-py", "elsewhere", "x.tar.gz"]
