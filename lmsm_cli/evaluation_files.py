@@ -41,7 +41,7 @@ def write_features(evaluation: Evaluation, path: Path) -> None:
         "classes": np.array(evaluation.labelled.classes),
     }
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     write_whole(path, file.getvalue())
     if evaluation.is_flat:
         _plot_features(evaluation, features, path.with_suffix(".png"))

@@ -156,7 +156,7 @@ def _check(record: ImagesRecord) -> None:
 
 def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     write_whole(path, file.getvalue())
 
 
