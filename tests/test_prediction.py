@@ -140,6 +140,7 @@ def test_images_are_normalised_as_the_checkpoint_says(run, tmp_path):
     state = checkpoint.load(run / "checkpoint.pt")
     for name, value in (("mean", 0.9), ("std", 0.05)):
         state["model"][name] = torch.full_like(state["model"][name], value)
+        state[name] = state["model"][name].flatten().tolist()
     checkpoint.save(state, tmp_path / "bent.pt")
     pixels = noise(7, (SIZE, SIZE, 3))
     file = save(tmp_path / "x.png", pixels)
