@@ -209,7 +209,7 @@ def test_plot_takes_three_formats(tmp_path, name, start):
         (["--plot", "plan.jpg"], 2, "--plot is 'plan.jpg'"),
         (["--plot", "plan"], 2, ".png, .pdf, .svg"),
         (["--plot", "text.pt/plan.png"], 6, "choose another with --plot"),
-        (["--plot", "folder.png"], 6, "cannot write folder.png: Is a directory"),
+        (["--plot", "folder.png"], 6, "cannot write folder.png: it is a folder"),
         (["--loss", "lsoftmx"], 2, "did you mean 'lsoftmax'?"),
         (["--preset", "digit"], 2, "did you mean 'digits'?"),
         (["--config", "nowhere.yaml"], 2, "nowhere.yaml"),
