@@ -168,6 +168,7 @@ def test_copied_folder_is_another_entry_with_the_same_digests(pets, tmp_path, op
     assert len(kept_files(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_decode_once_between_them(pets, tmp_path):
     """Of two processes on one folder, one decodes; both see the same, and no lock is left."""
     both = [child(READ, pets, 0) for _ in range(2)]
@@ -177,6 +178,7 @@ def test_two_processes_decode_once_between_them(pets, tmp_path):
     assert kept_files(tmp_path) == [".json", ".npy"]
 
 
+@pytest.mark.slow
 def test_killed_decoding_leaves_no_wrong_cache(pets, tmp_path):
     """After a SIGKILL in the middle, all is decoded, and what was left behind is gone."""
     process = child(READ, pets, 8)

@@ -54,6 +54,7 @@ def softmax(logits):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "loss"), PAIRS)
 def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
     """Every backbone and every head: raw uint8 images in, in any number; the checkpoint's logits out."""

@@ -448,6 +448,7 @@ def test_a_zip_bomb_takes_no_memory(checkpoint_file, records, bomb):
     assert peak_of(checkpoint_file) < 100
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("schema", [
     pytest.param(nested(60), id="bomb"),
