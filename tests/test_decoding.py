@@ -1,4 +1,4 @@
-"""What decoding.py promises: images are decoded once, and never taken for what they are not."""
+"""What decoding.py and decoder.py promise: images are decoded once, and never taken for what they are not."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmsm_cli.data import decoding
+from lmsm_cli.data import decoder, decoding
 from lmsm_cli.data.decoded import MappedImages
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.identity import digest
@@ -29,7 +29,7 @@ HELD = pytest.mark.parametrize("limit", [1 << 30, 0], ids=["in memory", "on disk
 @pytest.fixture(autouse=True)
 def small(tmp_path, monkeypatch):
     """Let a chunk be two images, and the cache be empty."""
-    monkeypatch.setattr(decoding, "_CHUNK_BYTES", 2 * BYTES)
+    monkeypatch.setattr(decoder, "_CHUNK_BYTES", 2 * BYTES)
     monkeypatch.setenv("LMSM_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -56,7 +56,7 @@ def opened(monkeypatch) -> list[str]:
         names.append(f"{path.parent.name}/{path.name}")
         return read_content(path)
 
-    monkeypatch.setattr(decoding, "read_content", counted)
+    monkeypatch.setattr(decoder, "read_content", counted)
     return names
 
 
@@ -193,13 +193,13 @@ def test_killed_decoding_leaves_no_wrong_cache(pets, tmp_path):
 READ = """
     import hashlib, os, signal, sys, time
     from pathlib import Path
-    from lmsm_cli.data import decoding
+    from lmsm_cli.data import decoder, decoding
     from lmsm_cli.data.listing import list_class_folders
     from lmsm_cli.display import Display
 
     root, deadly = Path(sys.argv[1]), int(sys.argv[2])
-    decoding._CHUNK_BYTES, decoding.IN_MEMORY_BYTES, decoding._TICK_NS = 2 * 8 * 8 * 3, 0, 0
-    content_of, opened = decoding.read_content, []
+    decoder._CHUNK_BYTES, decoding.IN_MEMORY_BYTES, decoding._TICK_NS = 2 * 8 * 8 * 3, 0, 0
+    content_of, opened = decoder.read_content, []
 
     def slowly(path):
         opened.append(path)
@@ -211,7 +211,7 @@ READ = """
             if deadly and done >= deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    decoding.read_content = slowly
+    decoder.read_content = slowly
     found = decoding.read_images(list_class_folders(root), size=8, channels=3, display=Deadly())
     print(len(opened), hashlib.sha256(found.images[:].numpy().tobytes()).hexdigest())
 """

@@ -1,16 +1,11 @@
-"""Decode the images of class folders: once, as long as the files stay the same.
+"""Read the images of class folders, which are decoded once as long as the files stay the same.
 
 The decoded images are kept in the user's cache, never beside the data. What is small is held in
 memory, what is large stays on disk. The digests of the files come from the same reading.
 """
 
 import os
-import struct
-import time
-import zlib
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,29 +17,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from lmsm_cli.data import cache
 from lmsm_cli.data.cache_entry import CacheEntry, Facts, Kept, Take
-from lmsm_cli.data.decoded import (
-    Images,
-    LevelSums,
-    Pixels,
-    UndecodedImages,
-    level_sums,
-    select,
-)
+from lmsm_cli.data.decoded import Images, LevelSums, Pixels, UndecodedImages, select
+from lmsm_cli.data.decoder import Decoder
 from lmsm_cli.data.fetch import locked
-from lmsm_cli.data.identity import DIGEST_BYTES, Digests, as_digests, digest
-from lmsm_cli.data.image_files import (
-    DECODING_THREADS,
-    ImageFileError,
-    Resize,
-    decode,
-    fit,
-    naming,
-    read_content,
-)
+from lmsm_cli.data.identity import Digests
+from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, Resize
 from lmsm_cli.data.listing import Listing
 from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError
@@ -58,9 +38,6 @@ CTIME_TELLS_CHANGES = os.name != "nt"
 # A change within the same tick of the file system's clock is not seen in ctime: 2 s on the coarsest.
 _TICK_NS = 2_000_000_000
 _CTIME = 2  # its column among a file's states
-# Decoded at once by a thread, then written.
-_CHUNK_BYTES = 1 << 23
-_BAND_BYTES = 1 << 20
 _FORMAT = 1  # of what is kept; another one is kept apart
 _NAMED = 10  # unreadable files that a message names
 
@@ -93,7 +70,7 @@ def read_images(
     themselves, to be decoded for each batch; `display` is warned of that. Raises DataError that
     names the unreadable files, unless they are to be skipped and there are others.
     """
-    reading = _Reading(listing, size, channels, resize, display)
+    reading = _Reading(Decoder(listing, size, channels, resize), display)
     images, facts = reading.kept()
     if not facts.unreadable:
         return ReadImages(images, facts.digests, facts.pictures, facts.sums, {}, listing)
@@ -121,32 +98,11 @@ def entry_key(root: Path, *, size: int, channels: int, resize: Resize = "crop") 
     return cache.key_of(_FORMAT, os.path.realpath(root), size, channels, resize)
 
 
-class _One(NamedTuple):
-    """What is read of one image file."""
-
-    pixels: NDArray[np.uint8]  # (H, W, C)
-    content: bytes  # digest of the file's bytes
-    picture: bytes  # digest of the pixels at full size
-
-
-class _Chunk(NamedTuple):
-    """The images of some files in a row."""
-
-    pixels: Pixels
-    contents: list[bytes]
-    pictures: list[bytes]
-    unreadable: list[int]
-    sums: LevelSums
-
-
 @dataclass(frozen=True)
 class _Reading:
     """How a listing's images are got."""
 
-    listing: Listing
-    size: int
-    channels: int
-    resize: Resize
+    decoder: Decoder
     display: Display
 
     @cached_property
@@ -154,12 +110,12 @@ class _Reading:
         return _states(self.listing)
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return (len(self.listing.files), self.size, self.size, self.channels)
+    def listing(self) -> Listing:
+        return self.decoder.listing
 
     @property
     def is_large(self) -> bool:
-        return prod(self.shape) > IN_MEMORY_BYTES
+        return prod(self.decoder.shape) > IN_MEMORY_BYTES
 
     def kept(self) -> Kept:
         """Return the images and facts of all files, from the cache or into it if that is possible."""
@@ -180,28 +136,18 @@ class _Reading:
 
     def _reason(self, row: int) -> str | None:
         try:
-            self.one(row)
+            self.decoder.one(row)
         except ImageFileError as error:
             return error.reason
         return None
 
-    def one(self, row: int) -> _One:
-        """Read a file. Raises ImageFileError that names it."""
-        path = self._path(row)
-        with naming(path):
-            content = read_content(path)
-            image = decode(content, self.channels)
-            return _One(fit(image, self.size, self.resize), digest(content), _picture_digest(image))
-
-    def _path(self, row: int) -> Path:
-        return self.listing.root / self.listing.files[row]
-
     def _entry(self) -> CacheEntry:
+        form = self.decoder
         key = entry_key(
-            self.listing.root, size=self.size, channels=self.channels, resize=self.resize
+            self.listing.root, size=form.size, channels=form.channels, resize=form.resize
         )
         fingerprint = _fingerprint(self.listing, self.states)
-        return CacheEntry(cache.decoded_folder(), key, fingerprint, self.shape)
+        return CacheEntry(cache.decoded_folder(), key, fingerprint, self.decoder.shape)
 
     def _from(self, entry: CacheEntry) -> Kept | None:
         """Return what the cache has, if it is still true of the files."""
@@ -212,20 +158,14 @@ class _Reading:
         """Return whether the files hold what they held, where their times alone do not prove it."""
         if not all(self.reasons(facts).values()):
             return False
-        doubted = np.ones(self.shape[0], bool)
+        doubted = np.ones(self.decoder.shape[0], bool)
         if CTIME_TELLS_CHANGES:
             doubted = self.states[:, _CTIME] >= facts.since_ns - _TICK_NS
         doubted[list(facts.unreadable)] = False
         rows = np.flatnonzero(doubted)
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            return all(threads.map(partial(self._holds, facts), rows.tolist()))
-
-    def _holds(self, facts: Facts, row: int) -> bool:
-        try:
-            content = read_content(self._path(row))
-        except (OSError, ImageFileError):
-            return False
-        return digest(content) == bytes(facts.digests[row])
+            found = list(threads.map(self.decoder.content, rows.tolist()))
+        return found == [bytes(digest) for digest in facts.digests[rows]]
 
     def _made(self, entry: CacheEntry) -> Kept:
         """Decode the images and keep them; the entry's lock is held. May raise OSError."""
@@ -243,7 +183,7 @@ class _Reading:
             f"the {len(self.listing.files):,} decoded images of {self.listing.root} will take "
             f"{entry.num_bytes / 1e9:,.1f} GB in {entry.folder}"
         )
-        entry.write(self._decode)
+        entry.write(partial(self.decoder.all, display=self.display))
         written = entry.read(mapped=True)
         if written is None:
             raise OSError("what was written there reads back otherwise")
@@ -257,78 +197,29 @@ class _Reading:
             error,
             f"each of the {len(self.listing.files):,} is decoded anew for each batch, which is slow",
         )
-        facts = self._decode(lambda images: None)
+        facts = self.decoder.all(lambda images: None, self.display)
         again = partial(self._again, facts)
-        count, *image_shape = self.shape
+        count, *image_shape = self.decoder.shape
         return Kept(UndecodedImages(count, tuple(image_shape), again, DECODING_THREADS), facts)
 
     def _again(self, facts: Facts, row: int) -> Pixels:
-        found = self.one(row)
+        found = self.decoder.one(row)
         if found.content != bytes(facts.digests[row]):
-            raise DataError(f"{self._path(row)} has changed since this run began; start again")
+            raise DataError(
+                f"{self.decoder.path(row)} has changed since this run began; start again"
+            )
         return found.pixels
 
     def _in_memory(self) -> Kept:
-        images, done = np.empty(self.shape, np.uint8), 0
+        images, done = np.empty(self.decoder.shape, np.uint8), 0
 
         def take(chunk: Pixels) -> None:
             nonlocal done
             images[done : done + len(chunk)] = chunk
             done += len(chunk)
 
-        facts = self._decode(take)
+        facts = self.decoder.all(take, self.display)
         return Kept(torch.from_numpy(images), facts)
-
-    def _decode(self, take: Take) -> Facts:
-        """Decode all files, handing over chunk after chunk."""
-        since = time.time_ns()
-        contents: list[bytes] = []
-        pictures: list[bytes] = []
-        sums: list[LevelSums] = []
-        unreadable: list[int] = []
-        for chunk in self._chunks():
-            take(chunk.pixels)
-            contents += chunk.contents
-            pictures += chunk.pictures
-            sums.append(chunk.sums)
-            unreadable += chunk.unreadable
-            self.display.report(f"decoding {self.listing.root}", len(contents), self.shape[0])
-        return Facts(
-            as_digests(contents), as_digests(pictures), np.concatenate(sums), unreadable, since
-        )
-
-    def _chunks(self) -> Iterator[_Chunk]:
-        """Yield the images chunk after chunk.
-
-        They are decoded by a few threads (Pillow works without the GIL), which are never more than a
-        few chunks ahead.
-        """
-        count = self.shape[0]
-        step = max(1, _CHUNK_BYTES // prod(self.shape[1:]))
-        with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            starts = iter(range(0, count, step))
-            ahead: deque[Future[_Chunk]] = deque()
-            for _ in range(0, count, step):
-                while len(ahead) <= DECODING_THREADS and (first := next(starts, None)) is not None:
-                    ahead.append(
-                        threads.submit(self._chunk, range(first, min(first + step, count)))
-                    )
-                yield ahead.popleft().result()
-
-    def _chunk(self, rows: range) -> _Chunk:
-        images = np.zeros((len(rows), *self.shape[1:]), np.uint8)
-        contents: list[bytes] = []
-        pictures: list[bytes] = []
-        unreadable: list[int] = []
-        for place, row in enumerate(rows):
-            try:
-                images[place], content, picture = self.one(row)
-            except ImageFileError:
-                content = picture = bytes(DIGEST_BYTES)
-                unreadable.append(row)
-            contents.append(content)
-            pictures.append(picture)
-        return _Chunk(images, contents, pictures, unreadable, level_sums(images))
 
     def _warn(self, error: OSError, so: str) -> None:
         """Warn, once for each reason, that there is no cache."""
@@ -368,22 +259,6 @@ def _fingerprint(listing: Listing, states: NDArray[np.int64]) -> str:
     names = [os.fsencode(name) for name in listing.files]
     lengths = np.array([len(name) for name in names], np.int64)
     return cache.key_of(b"".join(names), lengths.tobytes(), states.tobytes())
-
-
-def _picture_digest(image: Image.Image) -> bytes:
-    """Return a digest of an image's pixels at full size, which serves only to find the same picture.
-
-    It is made of two checksums of all pixels: blake2b of them would take half as long as decoding.
-    """
-    checksum = folded = 0
-    rows = max(1, _BAND_BYTES // (image.width * len(image.getbands())))
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        whole = bottom - top == image.height
-        band = (image if whole else image.crop((0, top, image.width, bottom))).tobytes()
-        checksum = zlib.crc32(band, checksum)
-        folded ^= int(np.bitwise_xor.reduce(np.frombuffer(band, "<u8", len(band) // 8)))
-    return digest(struct.pack("<IIIQ", image.width, image.height, checksum, folded))
 
 
 def _unreadable_text(listing: Listing, unreadable: dict[str, str]) -> str:
