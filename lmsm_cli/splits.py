@@ -85,11 +85,14 @@ def counts_left(config: Config, available: Sequence[int]) -> list[int]:
     """Return what the profile and the validation leave of each class; raise where that is too few."""
     kept = _kept(config, available)
     held_out = [max(0, count) for count in validation_counts(kept, config.validation)]
+    problems = []
     if config.validation > 0 and sum(held_out) == 0:
-        raise LmsmError(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more")  # fmt: skip
+        problems.append(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more")  # fmt: skip
     left = [count - held for count, held in zip(kept, held_out, strict=True)]
     if config.batch_size > sum(left):
-        raise LmsmError(f"batch_size is {config.batch_size}: only {sum(left)} training images are left, which is less than one batch; take --batch-size {sum(left)} or less")  # fmt: skip
+        problems.append(f"batch_size is {config.batch_size}: only {sum(left)} training images are left, which is less than one batch; take --batch-size {sum(left)} or less")  # fmt: skip
+    if problems:
+        raise LmsmError("\n".join(problems))
     return left
 
 

@@ -165,3 +165,19 @@ def test_the_way_of_resizing_is_the_runs(train, tmp_path, resize):
     scores = train(path, "--images", "w", command="eval")[1]
     right = sum(one["predictions"][0]["class"] == Path(one["file"]).parts[1] for one in whole)
     assert right == round(20 * scores["accuracy"])
+
+
+def test_a_small_folder_is_told_each_flag_that_mends_it(train, tmp_path):
+    """The validation and the batch that a few images cannot fill come together; one class is refused by name."""
+    fill(tmp_path / "s", ["ant", "bee"], 5)
+    code, _, said = train("--data-dir", "s", "--batch-size", "128")
+    assert code == 2
+    assert "use --validation 0 or more" in said
+    assert (
+        "batch_size is 128: only 8 training images are left, which is less than one batch; take --batch-size 8 or less"
+        in said
+    )
+    fill(tmp_path / "one", ["ant"], 5)
+    code, _, said = train("--data-dir", "one")
+    assert code == 3
+    assert "one holds one class folder, 'ant': to tell classes apart takes at least two" in said

@@ -56,15 +56,15 @@ def duplicates_told(parts: Mapping[Part, Pictures]) -> list[str]:
 
 def _same(*digests: Digests) -> list[list[int]]:
     """Return the groups of rows that share one of their digests, each in ascending order."""
-    above = np.arange(len(digests[0]))
+    above = list(range(len(digests[0])))
     for kind in digests:
-        _, first, inverse = np.unique(kind.view("V16").ravel(), return_index=True, return_inverse=True)  # fmt: skip
-        above = np.minimum(above, above[first[inverse.ravel()]])
+        first: dict[bytes, int] = {}
+        for row, one in enumerate(kind):
+            above[row] = min(above[row], above[first.setdefault(one.tobytes(), row)])
     groups: dict[int, list[int]] = {}
-    counts = np.bincount(above, minlength=len(above))
-    for row in np.flatnonzero(counts[above] > 1).tolist():
-        groups.setdefault(int(above[row]), []).append(row)
-    return list(groups.values())
+    for row, top in enumerate(above):
+        groups.setdefault(top, []).append(row)
+    return [rows for rows in groups.values() if len(rows) > 1]
 
 
 def _pictures(found: Sequence[str]) -> str:
