@@ -103,12 +103,20 @@ def test_two_folders_for_one_part_are_refused(tmp_path):
         told(tmp_path)
 
 
-@pytest.mark.parametrize(("there", "way_out"), [(["train"], "make test/, or move"), (["train", "val"], "rename val/ to test/, make test/, or move"), (["val", "test"], "there is no folder .*train")])  # fmt: skip
+@pytest.mark.parametrize(("there", "way_out"), [(["train"], "there is no folder .*test; expected .*, or move the class folders of train/ up, .*, or rename train/ if it is a class"), (["train", "val"], "test/<class>/.*, or rename val/ to test/, or move"), (["val", "test"], "there is no folder .*train; expected")])  # fmt: skip
 def test_a_part_that_is_missing_is_asked_for(tmp_path, there, way_out):
     """train/ and test/ must both be there; the message says what can be renamed or moved."""
     for name in there:
         fill(tmp_path / name, {"ant": 2, "bee": 2})
     with pytest.raises(DataError, match=way_out):
+        told(tmp_path)
+
+
+def test_a_test_folder_of_loose_images_is_told(tmp_path):
+    """test/ without class folders is there, and is not called missing."""
+    fill(tmp_path, {"test": 2})
+    fill(tmp_path / "train", {"ant": 2, "bee": 2}, seed=1)
+    with pytest.raises(DataError, match="test holds no class folders; expected"):
         told(tmp_path)
 
 

@@ -168,14 +168,23 @@ def _beside(data_dir: Path, roles: dict[Role, Path]) -> list[str]:
 
 def _check_roles(data_dir: Path, roles: dict[Role, Path]) -> None:
     """Raise DataError where there are no training or no test images."""
-    layout = f"expected {data_dir / 'NAME' / '<class>' / '*.jpg'}"
     if "train" not in roles:
-        raise DataError(
-            f"there is no folder {data_dir / 'train'}; {layout.replace('NAME', 'train')}"
-        )
+        raise DataError(_lacking(data_dir, "train"))
     if "test" not in roles:
-        ways = f"rename {roles['validation'].name}/ to test/, make test/" if "validation" in roles else "make test/"  # fmt: skip
-        raise DataError(f"there is no folder {data_dir / 'test'}; {layout.replace('NAME', 'test')}: {ways}, or move the class folders of {roles['train'].name}/ up, and a part of each class is the test")  # fmt: skip
+        train = roles["train"].name
+        ways = [f"rename {roles['validation'].name}/ to test/"] if "validation" in roles else []
+        ways.append(f"move the class folders of {train}/ up, and a fifth of each is the test")
+        ways.append(f"rename {train}/ if it is a class")
+        raise DataError(f"{_lacking(data_dir, 'test')}, or {', or '.join(ways)}")
+
+
+def _lacking(data_dir: Path, role: Role) -> str:
+    """Return that there are no class folders for a part, and where they are expected."""
+    flat = [name for name in folder_names(data_dir) if _ROLES.get(name.strip().casefold()) == role]
+    expected = data_dir / role / "<class>" / "*.jpg"
+    if flat:
+        return f"{data_dir / flat[0]} holds no class folders; expected {expected}"
+    return f"there is no folder {data_dir / role}; expected {expected}"
 
 
 def _check_classes(train: Listing) -> None:
