@@ -41,7 +41,7 @@ _CTIME = 2  # its column among a file's states
 _FORMAT = 1  # of what is kept; another one is kept apart
 _NAMED = 10  # unreadable files that a message names
 
-_warned: WeakKeyDictionary[Display, set[str]] = WeakKeyDictionary()
+_warned: WeakKeyDictionary[Display, set[tuple[str, int | None, bool]]] = WeakKeyDictionary()
 
 
 class ReadImages(NamedTuple):
@@ -195,7 +195,7 @@ class _Reading:
             return self._in_memory()
         self._warn(
             error,
-            f"each of the {len(self.listing.files):,} is decoded anew for each batch, which is slow",
+            f"{len(self.listing.files):,} images are decoded anew for each batch, which is slow",
         )
         facts = self.decoder.all(lambda images: None, self.display)
         again = partial(self._again, facts)
@@ -222,14 +222,15 @@ class _Reading:
         return Kept(torch.from_numpy(images), facts)
 
     def _warn(self, error: OSError, so: str) -> None:
-        """Warn, once for each reason, that there is no cache."""
+        """Warn that there is no cache: once, though it may be so for each part of the data."""
         where = error.filename or cache.cache_folder()
-        reason = f"{where}: {error.strerror or error}"
         told = _warned.setdefault(self.display, set())
-        if reason not in told:
-            told.add(reason)
+        kind = (str(where), error.errno, self.is_large)
+        if kind not in told:
+            told.add(kind)
             self.display.warn(
-                f"no cache of decoded images ({reason}): {so}; LMSM_CACHE_DIR names another folder"
+                f"no cache of decoded images ({where}: {error.strerror or error}): {so}; "
+                "LMSM_CACHE_DIR names another folder"
             )
 
 
