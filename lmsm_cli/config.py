@@ -146,10 +146,6 @@ class Config(BaseModel):
     """Pixels of a side that the images of `folder` are brought to."""
     resize: Literal["crop", "pad", "squash"] = Field("crop", json_schema_extra=_DATA)
     """How images of another shape get there: the middle of the shorter side, all of it with black beside it, or each side by itself."""
-    follow_links: bool = Field(False, json_schema_extra=_DATA)
-    """Read images and class folders too that links lead to out of the data folder."""
-    skip_unreadable: bool = Field(False, json_schema_extra=_DATA)
-    """Go on without the images that cannot be read, which are told."""
 
     model: Model = Field("resnet18", json_schema_extra=_MODEL)
     """Network up to the last layer."""
@@ -206,6 +202,10 @@ class Config(BaseModel):
 
     seed: Int = Field(42, ge=0, lt=2**32, json_schema_extra=_RUN)
     """Seed of weights, shuffling, augmentation and dropout."""
+    follow_links: bool = Field(False, json_schema_extra=_RUN)
+    """Read images and class folders too that links lead to out of the data folder."""
+    skip_unreadable: bool = Field(False, json_schema_extra=_RUN)
+    """Go on without the images that cannot be read, which are told."""
     device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
     """Where to compute: auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = Field("auto", json_schema_extra=_RUN)

@@ -8,7 +8,7 @@ those of the training images: a test may lack some, and must not have others.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lmsm_cli.data.image_files import Resize
 from lmsm_cli.data.listing import (
@@ -82,7 +82,9 @@ def roles_in(data_dir: Path) -> dict[Role, Path]:
         if role in found:
             raise DataError(f"{data_dir} holds two folders of {role} images, {found[role].name}/ and {name}/: keep one, or give the other a name with a leading dot")  # fmt: skip
         found[role] = data_dir / name
-    return found if found.keys() & {"train", "test"} else {}
+    if not found.keys() & {"train", "test"}:
+        return {}
+    return {role: found[role] for role in get_args(Role) if role in found}
 
 
 def read_layout(data_dir: Path, options: FolderOptions) -> Layout:
