@@ -9,13 +9,13 @@ import pytest
 
 from lmsm_cli import experiment
 from lmsm_cli.commands.app import main
-from lmsm_cli.errors import DataError, LmsmError, PrunedError, StoppedError
+from lmsm_cli.errors import DataError, DiskError, LmsmError, PrunedError, StoppedError
 from lmsm_cli.grid import parse_axes
 from lmsm_cli.layers import resolve
 from lmsm_cli.losses import check_loss
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.search import _Reporting, check_search, run_search
-from lmsm_cli.study import Search
+from lmsm_cli.study import Search, _alone_in
 from tests.conftest import SilentDisplay
 from tests.test_journal import Stopping
 from tests.test_sweep import BAD, FLAGS, folders, layers, status
@@ -264,3 +264,16 @@ def test_a_process_that_was_taken_for_dead_stands_back(tmp_path):
     assert "trial 0 was taken for dead while this process slept; others do it" in display.said
     # sorted: of runs that start in the same second the names say nothing of the order
     assert sorted(status(path)["state"] for path in folders(tmp_path)) == ["completed", "completed", "interrupted"]  # fmt: skip
+
+
+def test_a_study_that_is_a_link_is_refused(tmp_path):
+    """SQLite would write through it: to a file of the user's, or to a new one anywhere."""
+    (tmp_path / "study.db").symlink_to("elsewhere")
+    with pytest.raises(DiskError, match="it is a link"), _alone_in(tmp_path):
+        pass
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".sweep").symlink_to("..")
+    with pytest.raises(DiskError, match="it is a link"), _alone_in(tmp_path / "other"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+    assert not (tmp_path / "study.lock").exists()
