@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from lmsm_cli import __version__
 from lmsm_cli.errors import MALFORMED, LmsmError, first_line, packages_of, visible
@@ -232,11 +232,10 @@ def _published(name: str, data_dir: Path) -> Check:
 
 def _own_folders(data_dir: Path) -> Iterator[Check]:
     """Yield a check where --data-dir holds class folders of the user's own."""
-    from lmsm_cli.data.layout import Role, roles_in
+    from lmsm_cli.data.layout import roles_in
 
     try:
-        roles = roles_in(data_dir)
-        there = [roles[role].name for role in get_args(Role) if role in roles]
+        there = [root.name for root in roles_in(data_dir).values()]
     except (LmsmError, OSError) as error:
         yield Check("note", "folder", first_line(error), "mend it, or choose another folder with --data-dir")  # fmt: skip
         return

@@ -70,9 +70,9 @@ class Layout:
 
 
 def roles_in(data_dir: Path) -> dict[Role, Path]:
-    """Return the folders of class folders that have a role by their names; empty if all are classes.
+    """Return the folders of class folders that have a role by their names, in the order of their use.
 
-    Raises DataError where two folders have one role, OSError where a folder cannot be listed.
+    It is empty where all are classes. Raises DataError where two folders have one role, OSError where a folder cannot be listed.
     """
     found: dict[Role, Path] = {}
     for name in folder_names(data_dir) if data_dir.is_dir() else []:
