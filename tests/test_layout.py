@@ -60,6 +60,19 @@ def test_what_is_not_read_is_counted_by_ending_and_named(tmp_path):
     assert "lead to" not in text
 
 
+def test_an_empty_file_is_told_or_refused(tmp_path):
+    """One with an ending that others' files have too is left out and named; an empty PNG is refused."""
+    fill(tmp_path / "data", {"ant": 4, "bee": 4})
+    for name in ("bee/scan.ppm", "ant/run.fit"):
+        (tmp_path / "data" / name).touch()
+    found, text = told(tmp_path / "data")
+    assert len(found.training) + len(found.test) == 8
+    assert f"{tmp_path / 'data'}: 2 empty files left out: ant/run.fit, bee/scan.ppm" in text
+    (tmp_path / "data" / "bee" / "gone.png").touch()
+    with pytest.raises(DataError, match=r"gone\.png is not an image: it is empty"):
+        told(tmp_path / "data")
+
+
 def test_links_that_stay_in_the_data_folder_are_read(tmp_path):
     """A pool of images that train/ and test/ link to is inside, and the folder itself may be a link."""
     for number in range(9):

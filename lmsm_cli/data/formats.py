@@ -45,6 +45,13 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
+# Endings that stand for images alone; others' files have the rest too, such as .fit, .pcd and .rgb.
+SURE_SUFFIXES = tuple(
+    suffix
+    for name in ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
+    for suffix in FORMATS[name]
+)
+
 MEGAPIXELS = "LMSM_MAX_MEGAPIXELS"
 """Environment variable: the largest image that is read; Pillow's own limit is 179 megapixels."""
 

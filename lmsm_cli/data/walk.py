@@ -6,12 +6,14 @@ link, and links below it that stay inside are read; those that lead out of it on
 """
 
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmsm_cli.data.formats import SUFFIXES
+from lmsm_cli.data.formats import SUFFIXES, SURE_SUFFIXES
 from lmsm_cli.errors import visible
 
 # Names that a message shows of many.
@@ -30,6 +32,8 @@ class LeftOut:
     """Links to folders that are read already, or that hold the link itself."""
     loose: list[str] = field(default_factory=list)
     """Image files beside the class folders."""
+    blank: list[str] = field(default_factory=list)
+    """Empty files with an ending that other programs' files have too."""
 
     def add(self, other: "LeftOut", folder: str) -> None:
         """Add what was left out of a folder below."""
@@ -47,6 +51,8 @@ class LeftOut:
             told.append(f"{root}: {counted(len(self.twice), 'link')} left out that lead back or to a folder that is read already: {few(self.twice)}")  # fmt: skip
         if self.loose:
             told.append(f"{root}: {counted(len(self.loose), 'image')} left out, being in no class folder: {few(self.loose)}")  # fmt: skip
+        if self.blank:
+            told.append(f"{root}: {counted(len(self.blank), 'empty file')} left out: {few(self.blank)}")  # fmt: skip
         return told
 
     def hint(self) -> str:
@@ -132,8 +138,18 @@ class _Walker:
             self._take_file(name)
 
     def _take_file(self, name: str) -> None:
-        is_image = name.lower().endswith(SUFFIXES)
-        (self._tree.images if is_image else self._tree.left_out.foreign).append(name)
+        if not name.lower().endswith(SUFFIXES):
+            self._tree.left_out.foreign.append(name)
+        elif not name.lower().endswith(SURE_SUFFIXES) and self._is_blank(name):
+            self._tree.left_out.blank.append(name)
+        else:
+            self._tree.images.append(name)
+
+    def _is_blank(self, name: str) -> bool:
+        with suppress(OSError):
+            info = (self._folder / name).stat()
+            return stat.S_ISREG(info.st_mode) and info.st_size == 0
+        return False
 
 
 def is_inside(real: str, folder: str) -> bool:
