@@ -158,3 +158,11 @@ def test_the_failed_runs_of_a_sweep_are_freed(tmp_path, alive, monkeypatch):
     monkeypatch.setattr(step._Step, "__call__", fail)
     assert main(["train", *DIGITS, "--seeds", "0,1", "--out", str(tmp_path)]) == 1
     assert (len(alive), alive.names) == (2, {})
+
+
+@pytest.mark.slow
+def test_a_measurement_frees_its_nets(alive):
+    """`bench` trains one net after the other."""
+    command = ["bench", "--models", "resnet32,paper-2d", "--precision", "fp32", "--seconds", "0.01", "--batch-size", "8", "--device", "cpu"]  # fmt: skip
+    assert main(command) == 0
+    assert (len(alive) >= 2, alive.names) == (True, {})

@@ -6,6 +6,8 @@ Python are frozen as in a CUDA graph, and a look at a tensor's value is refused.
 """
 
 import copy
+import gc
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -224,3 +226,29 @@ def test_convolutions_move_as_torchs_plain_optimiser_moves_them(optimizer):
             plain.step()
     for own, wanted in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stepper_with_graphs_is_freed_with_its_last_name():
+    """Nothing that it holds holds it: model, optimiser and captured tensors go without a collection."""
+    model = small_model()
+    optimizer = new_optimizer(model, CONFIG)
+    stepper = Stepper(model, optimizer, CONFIG, None, CPU, print)
+
+    def capture(function):  # as CUDA's: what is replayed are tensors
+        function()
+        return list
+
+    stepper._run = Graphed(stepper._step, capture, print)
+    stepper.watch.start(5)
+    data = easy_images()
+    plan = plan_epoch(60, "none", seed=0, epoch=0)
+    for batch in batches(data.images, data.labels, plan, 12):
+        stepper.take(batch, 0.5, weighted=False)
+    (graph,) = stepper._run._graphs.values()
+    references = [weakref.ref(thing) for thing in (model, optimizer, stepper, stepper._run, graph.arguments[0])]  # fmt: skip
+    gc.disable()
+    try:
+        del model, optimizer, stepper, graph, batch
+        assert [reference() for reference in references] == [None] * 5
+    finally:
+        gc.enable()

@@ -1,7 +1,7 @@
 """Limits of the process that torch does not bear: told in words before torch is loaded, or after it failed.
 
 A library that finds no memory while it is loaded ends the process, and Intel's MKL does the same in
-a folder that was deleted. So a child of this process loads torch first, where memory is limited.
+a folder that was deleted. So a child of this process loads them first, where memory is limited.
 """
 
 import contextlib
@@ -18,6 +18,9 @@ from lmsm_cli.errors import DiskError, LmsmError, OutOfMemoryError, first_line
 
 # How the system's loader says that it has no room for a library.
 _NO_ROOM = ("failed to map segment", "cannot allocate memory", "cannot create shared object")
+
+# Processor time in which both are loaded many times over.
+_SECONDS = 60
 
 
 @contextlib.contextmanager
@@ -56,7 +59,7 @@ def _check_memory() -> None:
     """Raise OutOfMemoryError where memory is limited to less than torch needs to be loaded."""
     limits = memory_limits()
     if limits and not _can_be_loaded():
-        raise OutOfMemoryError(f"out of memory: torch cannot even be loaded within {limits}; raise the limit")  # fmt: skip
+        raise OutOfMemoryError(f"out of memory: torch and scipy cannot even be loaded within {limits}; raise the limit")  # fmt: skip
 
 
 def memory_limits() -> str:
@@ -72,12 +75,19 @@ def memory_limits() -> str:
 
 
 def _can_be_loaded() -> bool:
-    """Return whether a copy of this process can import torch, or fails of something else than memory."""
+    """Return whether a copy of this process can import torch and scipy, or fails of another thing.
+
+    OpenBLAS, which scipy brings, asks for ever for the memory that it does not get.
+    """
+    import resource
+
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1] == 0
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the abort's own words
+        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+        import scipy.special  # noqa: F401
         import torch  # noqa: F401
     except BaseException as error:
         os._exit(int(is_memory(error)))
