@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -116,7 +117,9 @@ def load(path: Path) -> dict[str, Any]:
     with _about(path):
         contents.check_structure(_structure(path))
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's words on what it then reads or refuses
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} holds objects that are no plain data; nothing was executed") from None  # fmt: skip
     except MALFORMED as error:
