@@ -38,7 +38,8 @@ Model = Literal[
 _USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 
 
-MOST_EPOCHS = 1_000_000
+# Each checkpoint holds what was seen of every epoch; more than these would be refused on reading.
+MOST_EPOCHS = 50_000
 
 # Where and how a run is computed, which moves no result beyond rounding, and where its images are:
 # runs that differ in these alone, and have the same images, are the same.

@@ -1,7 +1,9 @@
 """What a checkpoint says about itself: nonsense is refused before anything is built of it."""
 
 import copy
+import io
 import math
+import pickletools
 import time
 import zipfile
 from contextlib import suppress
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from lmsm_cli import config as configs
-from lmsm_cli.config import Config
+from lmsm_cli.config import MOST_EPOCHS, Config
 from lmsm_cli.errors import CheckpointError
 from lmsm_cli.models import build_classifier
 from lmsm_cli.runs import checkpoint, contents
@@ -239,3 +241,16 @@ def test_there_is_one_pickle(path, tmp_path):
         rewritten(path, tmp_path / "x.pt", lambda records, s=second: [*records.items(), (s, b"\x80\x02N.")])  # fmt: skip
         with pytest.raises(CheckpointError, match="no lmsm checkpoint"):
             checkpoint.load(tmp_path / "x.pt")
+
+
+def test_the_longest_run_stays_within_what_is_read():
+    """The rows of as many epochs as a config may ask for, all of different numbers, are not too many."""
+    keys = [f"number {n}" for n in range(20)]  # a run's rows have fewer
+    rows = [dict(zip(keys, torch.rand(20).tolist(), strict=True)) for _ in range(1000)]
+    file = io.BytesIO()
+    torch.save({"rows": rows}, file)
+    with zipfile.ZipFile(file) as archive:
+        (pickled,) = (archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+    longer = MOST_EPOCHS / len(rows)
+    assert len(pickled) * longer < contents.LARGEST_STRUCTURE
+    assert sum(1 for _ in pickletools.genops(pickled)) * longer < contents._MOST_OPERATIONS

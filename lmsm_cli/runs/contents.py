@@ -23,7 +23,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from lmsm_cli.config import Config
+from lmsm_cli.config import MOST_EPOCHS, Config
 from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
 from lmsm_cli.models import first_non_finite
 from lmsm_cli.runs.documents import Images
@@ -34,7 +34,7 @@ LARGEST_STRUCTURE = 16 << 20
 _MOST_OPERATIONS = LARGEST_STRUCTURE // 4
 _LONGEST_TEXT = 5000  # a path has 4096
 _SIDE = 1024  # pixels: the largest image_size
-_EPOCHS, _STEPS = 1_000_000, 2**31
+_STEPS = 2**31
 # All that torch.save writes for plain types and plain tensors. Others that torch would take reserve
 # memory by a number, or are tensors that hold less than they claim.
 _NAMING = ("GLOBAL", "STACK_GLOBAL", "INST")
@@ -61,7 +61,7 @@ def _check_length(text: str) -> str:
 _Text = Annotated[str, AfterValidator(_check_length)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
-_Epoch = Annotated[int, Field(ge=0, le=_EPOCHS)]
+_Epoch = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
 _Dense = Annotated[Tensor, AfterValidator(_check_dense)]
 _Names = Annotated[list[_Text], FailFast(), Field(max_length=10_000_000)]
 _Channels = Annotated[list[_Finite], FailFast(), Field(min_length=1, max_length=3)]
@@ -114,7 +114,7 @@ class _Position(_Part):
 class _Best(_Part):
     """Which epoch best.pt is of."""
 
-    epoch: Annotated[int, Field(ge=1, le=_EPOCHS)]
+    epoch: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
     val_balanced_accuracy: Annotated[float, Field(ge=0, le=1)]
 
 
@@ -123,7 +123,7 @@ class _Row(_Part):
 
     __pydantic_extra__: dict[str, _Measured]
 
-    epoch: Annotated[int, Field(ge=1, le=_EPOCHS)]
+    epoch: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
     seconds: Annotated[float, Field(ge=0, le=1e15)]
     images_per_second: Annotated[float, Field(ge=0, le=1e15)]
 
@@ -131,10 +131,10 @@ class _Row(_Part):
 class _Journal(_Part):
     """What the run has done."""
 
-    rows: Annotated[list[_Row], FailFast(), Field(max_length=_EPOCHS)] = []
+    rows: Annotated[list[_Row], FailFast(), Field(max_length=MOST_EPOCHS)] = []
     best: _Best | None = None
     warned: Annotated[list[_Text], FailFast(), Field(max_length=1000)] = []
-    lengthened_from: Annotated[list[_Epoch], FailFast(), Field(max_length=_EPOCHS)] = []
+    lengthened_from: Annotated[list[_Epoch], FailFast(), Field(max_length=MOST_EPOCHS)] = []
 
 
 class Contents(_Part):
