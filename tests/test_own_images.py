@@ -117,6 +117,20 @@ def test_broken_files_are_refused_together_or_skipped(train, tmp_path):
     assert train(path, command="eval")[0] == 0
 
 
+@pytest.mark.parametrize("empty", ["val", "test", "train"])
+def test_a_part_without_any_image_is_refused(train, tmp_path, empty):
+    """Class folders that are all empty are told, as a fault of the data, whatever they are for."""
+    for seed, part in enumerate(("train", "val", "test")):
+        fill(tmp_path / "d" / part, ["ant", "bee"], 0 if part == empty else 10, seed=seed)
+        for name in ("ant", "bee"):
+            (tmp_path / "d" / part / name).mkdir(parents=True, exist_ok=True)
+    code, _, said = train("--data-dir", "d")
+    assert code == 3
+    assert f"d/{empty}" in said
+    assert "no images" in said
+    assert not list(Path("runs").glob("*/checkpoint.pt"))
+
+
 def test_links_out_of_the_folder_are_read_on_request_alone(train, tmp_path):
     """Without the flag they are counted and the flag named; with it the run has them, and finds them again."""
     fill(tmp_path / "d", ["ant", "bee"], 10)

@@ -255,6 +255,8 @@ def load_own_folder(data_dir: Path, options: FolderOptions, display: Display = S
         parts: dict[Role, Labelled] = {}
         listed: dict[Role, Listing] = {}
         for role, listing in layout.listings.items():
+            if not listing.files:  # a fault already
+                continue
             try:
                 parts[role], listed[role] = _read_listing(listing, data_dir, options, 3, display)
             except DataError as error:
