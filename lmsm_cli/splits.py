@@ -254,7 +254,10 @@ def _not_there(
     for row in rows.tolist():
         now_in = class_of.get(record.digests[row].tobytes())
         name = record.name_of(row)
-        gone.append(name) if now_in is None else moved.append(f"{name}, now in {now_in}")
+        if now_in in (None, record.classes[record.labels[row]]):  # or its copies are fewer
+            gone.append(name)
+        else:
+            moved.append(f"{name}, now in {now_in}")
     counts = Counter(PARTS[number] for number in record.split[rows].tolist())
     told = " and ".join(f"{count} {part}" for part, count in counts.items())
     problems = [

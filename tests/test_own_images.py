@@ -131,6 +131,20 @@ def test_a_part_without_any_image_is_refused(train, tmp_path, empty):
     assert not list(Path("runs").glob("*/checkpoint.pt"))
 
 
+def test_fewer_copies_of_a_picture_are_gone_and_not_moved(train, tmp_path):
+    """Where one of three equal files was removed, the others are not told to be in another class."""
+    fill(tmp_path / "d", ["ant", "bee"], 10)
+    for copy in ("copy1", "copy2"):
+        picture = (tmp_path / "d" / "ant" / "000.png").read_bytes()
+        (tmp_path / "d" / "ant" / f"{copy}.png").write_bytes(picture)
+    assert train("--data-dir", "d")[0] == 0
+    (tmp_path / "d" / "ant" / "copy2.png").unlink()
+    code, _, said = train("runs", "--epochs", "2", command="resume")
+    assert code == 3
+    assert "1 gone or changed (ant/" in said
+    assert "another class" not in said
+
+
 def test_links_out_of_the_folder_are_read_on_request_alone(train, tmp_path):
     """Without the flag they are counted and the flag named; with it the run has them, and finds them again."""
     fill(tmp_path / "d", ["ant", "bee"], 10)
