@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord
-from lmsm_cli.errors import CheckpointError, first_line
+from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
 from lmsm_cli.regular import open_regular
 from lmsm_cli.runs.folder import write_whole
 
@@ -77,7 +77,7 @@ def read_images_record(run: Path) -> ImagesRecord | None:
             tuple(map(float, arrays["std"])),
         )
         _check(record)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
     return record
 
@@ -130,7 +130,7 @@ def read_predictions(run: Path) -> Predictions | None:
             raise ValueError("its columns are of unequal length")
         if found.logits is not None and (found.logits.ndim != 2 or len(found.logits) != count):
             raise ValueError("its logits are not of its images")
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
+    except MALFORMED as error:
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
     return found
 
@@ -175,5 +175,5 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
                 return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+    except (*MALFORMED, zipfile.BadZipFile) as error:  # RuntimeError: an encrypted or newer archive
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None

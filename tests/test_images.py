@@ -1,0 +1,80 @@
+"""images.npz and predictions.npz of anybody: read, or refused in words."""
+
+import random
+import zipfile
+
+import numpy as np
+import pytest
+
+from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.errors import CheckpointError
+from lmsm_cli.runs import images
+
+# Of a file in the directory of a zip archive: where its version and flags stand.
+_VERSION, _FLAGS = 6, 8
+
+
+def record(num_images=6):
+    """Return the record of so many images of two classes."""
+    draw = np.random.default_rng(0)
+    return ImagesRecord(
+        ("ant", "bee"),
+        np.arange(num_images, dtype=np.uint8) % 3,
+        np.arange(num_images) % 2,
+        draw.integers(0, 256, (num_images, 16), np.uint8),
+        np.array([b"ant/%d.png" % number for number in range(num_images)]),
+        (0.5,),
+        (0.25,),
+    )
+
+
+@pytest.fixture(params=[images.IMAGES, images.PREDICTIONS])
+def file(request, tmp_path):
+    """Return one of the files in a run folder, and what reads it."""
+    images.write_images(tmp_path, record())
+    answers = np.arange(6) % 2
+    images.write_predictions(tmp_path, images.Predictions(answers, answers, np.full(6, 0.5, np.float32), np.zeros((6, 2), np.float32)))  # fmt: skip
+    read = images.read_images_record if request.param == images.IMAGES else images.read_predictions
+    return tmp_path / request.param, lambda: read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"), [(_FLAGS, 0x01), (_FLAGS, 0x20), (_FLAGS, 0x40), (_VERSION, 255)]
+)
+def test_archives_that_python_cannot_open_are_damaged(file, offset, value):
+    """Encrypted members and archives of a later version are refused as any other damage."""
+    path, read = file
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] |= value
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{path.name} is damaged"):
+        read()
+
+
+def test_members_that_are_no_arrays_are_damaged(file):
+    """Of another content numpy gives the bytes."""
+    path, read = file
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"no array")
+    with pytest.raises(CheckpointError, match=rf"{path.name} is damaged"):
+        read()
+
+
+def test_any_changed_byte_is_read_or_refused(file):
+    """Whatever single bytes are, and wherever the file ends, the answer is a record or a CheckpointError."""
+    path, read = file
+    whole, draw = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(400):
+        content = bytearray(whole[: draw.choice([len(whole), draw.randrange(len(whole))])])
+        for _ in range(draw.randrange(1, 4) if content else 0):
+            content[draw.randrange(len(content))] = draw.choice([0, 255, draw.randrange(256)])
+        path.write_bytes(content)
+        try:
+            read()
+        except CheckpointError:
+            refused += 1
+    assert refused > 200
