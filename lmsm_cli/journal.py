@@ -32,6 +32,8 @@ from lmsm_cli.splits import Data
 
 # What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
 CHANGEABLE = ("data_dir", "follow_links", "device", "out", "tensorboard")
+# What a checkpoint has that a run can go on from.
+_TO_GO_ON = ("position", "journal", "fingerprint", "versions", "optimizer")
 
 
 @dataclass
@@ -186,10 +188,8 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     if state is None:
         config = _changed(_written_config(folder), changes)
         return Saved(folder, config, Position(), Journal(), None, images=read_images_record(folder.path))  # fmt: skip
-    if "position" not in state:
-        raise CheckpointError(
-            f"{file} was saved by an older lmsm, and holds nothing to resume from"
-        )
+    if missing := [key for key in _TO_GO_ON if state.get(key) is None]:
+        raise CheckpointError(f"{file} was saved by an older lmsm, and holds nothing to resume from: it lacks {', '.join(missing)}")  # fmt: skip
     try:
         config = Config.model_validate(state["config"], context={"is_saved": True})
         position, journal = Position(**state["position"]), Journal(**state["journal"])

@@ -300,6 +300,16 @@ def test_what_computes_otherwise_is_told(left):
     assert f"WARNING {told}" in (left / "train.log").read_text()
 
 
+@pytest.mark.parametrize("key", ["position", "journal", "fingerprint", "versions", "optimizer"])
+def test_a_checkpoint_that_lacks_what_to_go_on_from_is_refused(left, key):
+    """The message names the key, of a checkpoint from before it as of one that was tampered with."""
+    state = checkpoint.load(left / "checkpoint.pt")
+    del state[key]
+    checkpoint.save(state, left / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=f"nothing to resume from: it lacks {key}"):
+        resumed(left)
+
+
 def test_a_disk_that_is_full_for_metrics_loses_none(finished, tmp_path, monkeypatch):
     """The run ends with code 6 after its checkpoint, and going on writes the row that was missing."""
 
