@@ -42,7 +42,7 @@ def whole():
         model, CONFIG, train_counts=[5, 4], image_shape=[8, 8, 3], epoch=2, optimizer=momenta,
         position={"epoch": 2, "step": 1, "seconds": 0.5, "watch": watch, "generators": generators},
         journal={"rows": [{"epoch": 1} | ROW, {"epoch": 2} | ROW], "best": {"epoch": 1, "val_balanced_accuracy": 0.5}, "warned": [], "lengthened_from": [1]},
-        fingerprint="0" * 64, versions={"torch": "torch 2", "runtime": "CPU"}, images={"training": "0" * 32, "validation": None, "test": "1" * 32},
+        fingerprint="0" * 64, versions={"torch": "torch 2", "runtime": "CPU"}, images={"training": "0" * 32, "validation": None, "test": "1" * 32}, metrics="2" * 64,
     )  # fmt: skip
 
 
@@ -102,6 +102,7 @@ NONSENSE = {
     "journal/lengthened_from": [3, [-1], ["x"], None],
     "fingerprint": [3, "", "0" * 63, nested(60)],
     "versions": [3, {"torch": 3}, {"torch": nested(60)}, {"torch": "x" * 10**6}],
+    "metrics": [3, "", "0" * 63, [], nested(60)],
     "images": [3, {}, {"training": "x", "validation": None, "test": "1" * 32}, nested(60)],
 }  # fmt: skip
 
@@ -140,7 +141,7 @@ def test_a_missing_key_is_refused_or_an_older_lmsms(whole, place):
         contents.check(state, 10**7)
     except CheckpointError:
         return
-    assert place in ("schema", "optimizer", "position", "journal", "fingerprint", "versions", "images") or len(keys) > 1  # fmt: skip
+    assert place in ("schema", "optimizer", "position", "journal", "fingerprint", "versions", "images", "metrics") or len(keys) > 1  # fmt: skip
 
 
 VALUES = [None, True, -1, 0, 10**30, -0.5, NAN, INF, "", "x" * 10**5, "\ud800", [], {}, [[]], {"a": 1}, (), b"x", {3}, nested(60), torch.zeros(0), torch.full((2, 2), NAN), 1j]  # fmt: skip

@@ -59,6 +59,7 @@ def _check_length(text: str) -> str:
 
 
 _Text = Annotated[str, AfterValidator(_check_length)]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Epoch = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
@@ -151,10 +152,12 @@ class Contents(_Part):
     optimizer: Annotated[dict[int, dict[_Text, _Dense | float | None]], Field(max_length=100_000)] = {}  # fmt: skip
     position: _Position | None = None
     journal: _Journal | None = None
-    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    fingerprint: _Sha256 | None = None
     versions: Annotated[dict[_Text, _Text], Field(max_length=100)] = {}
     images: Images | None = None
     """The digests of the images by part."""
+    metrics: _Sha256 | None = None
+    """Of the rows as metrics.jsonl has them."""
 
     @field_validator("std")
     @classmethod
