@@ -200,6 +200,7 @@ def _labelled(trained: Trained, split_name: str, images: Path | None, display: D
 def _tell_trained_on(trained: Trained, images: ImageSet, display: Display) -> None:
     """Warn of images that the run was trained on: their scores are no test."""
     if trained.images is None:
+        display.say(f"whether these are images that the run was trained on is not known: {IMAGES} is not beside {trained.file}")  # fmt: skip
         return
     seen = {one.tobytes() for one in trained.images.of("training").digests}
     names = [os.fsdecode(place) for one, place in zip(images.digests, images.places.tolist(), strict=True) if one.tobytes() in seen]  # fmt: skip

@@ -153,9 +153,9 @@ class Parts:
         return f"{self.runtime}, {size} processes" if size > 1 else str(self.runtime)
 
     @cached_property
-    def summaries(self) -> dict[str, str | None] | None:
-        """The digests of the parts of the data, where they are recorded."""
-        return self.images.summaries if self.images else None
+    def known_by(self) -> dict[str, str | None] | None:
+        """The digests of the parts of the data and of their order, where they are recorded."""
+        return self.images.known_by if self.images else None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -194,7 +194,7 @@ def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
                 write_predictions(folder.path, predictions)
             folder.write_scores(
                 documented(scores, model, journal, folder, data, runtime, display.warn)
-                | {"images": parts.summaries}
+                | {"images": parts.images and parts.images.summaries}
             )
             if with_plots:
                 draw(folder, model, data, runtime)
@@ -249,7 +249,7 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
 
     def save(position: Position) -> None:
         if parts.folder:
-            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where, images=parts.summaries)  # fmt: skip
+            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where, images=parts.known_by)  # fmt: skip
 
     drawn = parts.folder.tensorboard if parts.folder and config.tensorboard else None
     with deferred(once_more=ranks.size == 1) as stop, curves(drawn, journal.rows) as draw:

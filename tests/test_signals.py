@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import weakref
 
 import pytest
 
@@ -35,6 +37,25 @@ def test_in_an_import_the_process_ends_at_once(tmp_path, number, code):
     work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.engine.signals import terminable\nwith terminable():\n    import stubborn\n"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])  # fmt: skip
+def test_a_signal_that_python_drops_is_not_lost(number, kind):
+    """What is raised in a weakref's callback goes nowhere: the signal is sent again, after it."""
+
+    class Thing:
+        pass
+
+    def drop_and_wait():
+        things.clear()
+        time.sleep(10)
+
+    things = [Thing()]
+    ref = weakref.ref(things[0], lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt) as raised, terminable():
+        drop_and_wait()
+    assert raised.type is kind
+    assert ref() is None
 
 
 def test_other_errors_pass(monkeypatch):

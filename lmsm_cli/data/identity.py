@@ -84,6 +84,12 @@ class ImagesRecord:
             for part, own in ((part, self.of(part)) for part in PARTS)
         }
 
+    @property
+    def known_by(self) -> dict[str, str | None]:
+        """The digests of the parts, and of the order in which the run has all its images."""
+        ordered = digest(b"".join(self.identities()) + self.split.tobytes())
+        return self.summaries | {"order": ordered.hex()}
+
     def name_of(self, row: int) -> str:
         """Return how a person finds an image: its file's name, or its number."""
         place = self.places[row]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,8 +31,28 @@ def terminable() -> Iterator[Callable[[], int]]:
         came.append(number)
         _raise(number, frame)
 
-    with _handlers({signal.SIGINT: note, signal.SIGTERM: note}):
+    with _handlers({signal.SIGINT: note, signal.SIGTERM: note}), _sent_again():
         yield lambda: came[0] if came else 0
+
+
+@contextmanager
+def _sent_again() -> Iterator[None]:
+    """Send a signal again whose exception Python has dropped: it can be raised in a weakref's callback."""
+    before = sys.unraisablehook
+
+    def hook(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            before(dropped)
+            return
+        is_term = isinstance(dropped.exc_value, Terminated)
+        again = (os.getpid(), signal.SIGTERM if is_term else signal.SIGINT)
+        threading.Timer(0.01, os.kill, again).start()  # when the callback is over
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

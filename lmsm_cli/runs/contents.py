@@ -14,6 +14,7 @@ import torch
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -58,6 +59,12 @@ def _check_length(text: str) -> str:
     return text
 
 
+def _check_size(value: Any) -> Any:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # taken for a float otherwise
+        raise ValueError("is a whole number beyond 64 bits")
+    return value
+
+
 _Text = Annotated[str, AfterValidator(_check_length)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -67,7 +74,10 @@ _Dense = Annotated[Tensor, AfterValidator(_check_dense)]
 _Names = Annotated[list[_Text], FailFast(), Field(max_length=10_000_000)]
 _Channels = Annotated[list[_Finite], FailFast(), Field(min_length=1, max_length=3)]
 _Side = Annotated[int, Field(ge=1, le=_SIDE)]
-_Measured = bool | float | _Text | Annotated[list[_Text], Field(max_length=100)] | None
+_Measured = Annotated[
+    bool | float | _Text | Annotated[list[_Text], Field(max_length=100)] | None,
+    BeforeValidator(_check_size),
+]
 _Value = bool | int | float | _Text | None
 _Choice = _Value | Annotated[list[_Value], Field(max_length=100_000)]
 

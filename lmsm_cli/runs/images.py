@@ -89,10 +89,10 @@ def recorded_images(run: Path, state: Mapping[str, Any], file: Path) -> ImagesRe
     trained on could then be taken for test images.
     """
     record = read_images_record(run)
-    if record is not None and record.summaries != state.get("images"):
+    if record is not None and record.known_by != state.get("images"):
         raise CheckpointError(
-            f"{run / IMAGES} tells of other images than those that {file.name} was trained on; "
-            "they are not of one run"
+            f"{run / IMAGES} tells of other images than those that {file.name} was trained on, or of "
+            "another order; they are not of one run"
         )
     return record
 

@@ -229,11 +229,15 @@ def test_a_checkpoint_apart_from_its_folder_needs_the_data_as_it_was(copied, tmp
         evaluation_of(tmp_path / "alone.pt", SilentDisplay(), data_dir=data)
 
 
-def test_the_images_of_another_run_are_refused(copied, tmp_path):
-    """An images.npz that is not the checkpoint's would let training images pass for test images."""
+@pytest.mark.parametrize("moved", [["split"], ["split", "class", "digest", "name"]])
+def test_the_images_of_another_run_are_refused(copied, moved):
+    """An images.npz that is not the checkpoint's would let training images pass for test images.
+
+    In another order it would give other batches, and predictions that are not of these images.
+    """
     data, run = copied
     record = dict(np.load(run / "images.npz"))
-    np.savez(run / "images.npz", **{**record, "split": record["split"][::-1].copy()})
+    np.savez(run / "images.npz", **(record | {name: record[name][::-1].copy() for name in moved}))
     with pytest.raises(CheckpointError, match="tells of other images than those"):
         evaluation_of(run, SilentDisplay(), data_dir=data)
 
