@@ -33,7 +33,8 @@ def open_regular(path: Path) -> BufferedReader:
 def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
     """Return what a regular file holds. Raises OSError also where that is more than `largest` bytes."""
     with open_regular(path) as file:
-        content = file.read(largest + 1)
+        # Python reserves as many bytes as are asked for, however few there are.
+        content = file.read(min(os.fstat(file.fileno()).st_size, largest) + 1)
     if len(content) > largest:
         raise OSError(errno.EFBIG, f"it is larger than {largest:,} bytes", str(path))
     return content

@@ -6,6 +6,8 @@ a folder that was deleted. So a child of this process loads them first, where me
 
 import contextlib
 import errno
+import importlib
+import mmap
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,11 @@ from lmsm_cli.errors import DiskError, LmsmError, OutOfMemoryError, first_line
 # How the system's loader says that it has no room for a library.
 _NO_ROOM = ("failed to map segment", "cannot allocate memory", "cannot create shared object")
 
-# Processor time in which both are loaded many times over.
+# What a training loads, and the room that it needs besides to say that it has too little.
+_LIBRARIES = ("torch", "torchvision", "scipy.special", "sklearn.metrics", "matplotlib.pyplot")
+_ROOM = 1 << 28
+
+# Processor time in which they are loaded many times over.
 _SECONDS = 60
 
 
@@ -59,7 +65,7 @@ def _check_memory() -> None:
     """Raise OutOfMemoryError where memory is limited to less than torch needs to be loaded."""
     limits = memory_limits()
     if limits and not _can_be_loaded():
-        raise OutOfMemoryError(f"out of memory: torch and scipy cannot even be loaded within {limits}; raise the limit")  # fmt: skip
+        raise OutOfMemoryError(f"out of memory: the libraries cannot even be loaded within {limits}; raise the limit")  # fmt: skip
 
 
 def memory_limits() -> str:
@@ -75,9 +81,9 @@ def memory_limits() -> str:
 
 
 def _can_be_loaded() -> bool:
-    """Return whether a copy of this process can import torch and scipy, or fails of another thing.
+    """Return whether a copy of this process can import what a training needs, or lacks a module.
 
-    OpenBLAS, which scipy brings, asks for ever for the memory that it does not get.
+    Short of memory a library fails in whatever way; OpenBLAS, which scipy brings, asks for it for ever.
     """
     import resource
 
@@ -87,10 +93,13 @@ def _can_be_loaded() -> bool:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the abort's own words
         resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-        import scipy.special  # noqa: F401
-        import torch  # noqa: F401
-    except BaseException as error:
-        os._exit(int(is_memory(error)))
+        for name in _LIBRARIES:
+            importlib.import_module(name)
+        mmap.mmap(-1, _ROOM).close()
+    except ModuleNotFoundError:
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
     os._exit(0)
 
 
