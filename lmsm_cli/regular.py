@@ -19,6 +19,7 @@ from filelock import BaseFileLock, FileLock
 
 # A text beyond this is none of lmsm's: a page of JSON for each of 1,000 classes has a few million bytes.
 LARGEST_TEXT = 1 << 26
+_BLOCK = 1 << 20
 # The rest is Windows, which has neither, and no links that anybody may make.
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -32,9 +33,13 @@ def open_regular(path: Path) -> BufferedReader:
 
 def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
     """Return what a regular file holds. Raises OSError also where that is more than `largest` bytes."""
+    blocks, left = [], largest + 1
     with open_regular(path) as file:
-        # Python reserves as many bytes as are asked for, however few there are.
-        content = file.read(min(os.fstat(file.fileno()).st_size, largest) + 1)
+        # In blocks, since Python reserves as many bytes as are asked for, however few there are.
+        while left > 0 and (block := file.read(min(left, _BLOCK))):
+            blocks.append(block)
+            left -= len(block)
+    content = b"".join(blocks)
     if len(content) > largest:
         raise OSError(errno.EFBIG, f"it is larger than {largest:,} bytes", str(path))
     return content

@@ -1,5 +1,6 @@
 """Files of strangers: only regular files are read, and what is written is a file of lmsm's own."""
 
+import io
 import os
 import socket
 from pathlib import Path
@@ -52,6 +53,23 @@ def test_reading_is_bounded(tmp_path):
     assert regular.read_bytes(tmp_path / "x", largest=5) == b"12345"
     with pytest.raises(OSError, match="larger than 4 bytes"):
         regular.read_bytes(tmp_path / "x", largest=4)
+
+
+def test_no_more_is_read_than_may_be_there(tmp_path, monkeypatch):
+    """Of a file that has no end, one byte more than is allowed, and no more room than that."""
+    asked = []
+
+    class Endless(io.BytesIO):
+        def read(self, size):
+            asked.append(size)
+            assert len(asked) < 9
+            return b"x" * size
+
+    monkeypatch.setattr(regular, "open_regular", lambda path: Endless())
+    monkeypatch.setattr(regular, "_BLOCK", 4)
+    with pytest.raises(OSError, match="larger than 9 bytes"):
+        regular.read_bytes(tmp_path / "x", largest=9)
+    assert asked == [4, 4, 2]
 
 
 @pytest.mark.parametrize("aim", ["there", "missing"])
