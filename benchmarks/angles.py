@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.display import SILENT
-from lmsm_cli.evaluation import features
+from lmsm_cli.inference.evaluate import features
 from lmsm_cli.reports.plots import plot_features
 from lmsm_cli.runs.record import find_runs, read_run
+from lmsm_cli.runtime.display import SILENT
 
 
 def main() -> int:

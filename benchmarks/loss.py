@@ -53,7 +53,7 @@ from loss_numerics import numerics
 from torch import Tensor
 
 from lmsm_cli import l_softmax_loss
-from lmsm_cli.losses import HEADS, build_head
+from lmsm_cli.losses.registry import HEADS, build_head
 
 CHUNK = 8192  # classes: 8 MiB of logits at batch 256
 MEMORY_RUNS = 3  # fresh processes of each arm

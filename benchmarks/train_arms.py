@@ -156,8 +156,8 @@ def seed_loop(plan: Plan, preset: str, batch_size: int, device: str = "cpu") -> 
 
 def config_of(preset: str, **choices: Any) -> Any:
     """Return the Config of `lmsm train --preset ... --device cpu` with the given flags."""
-    from lmsm_cli.layers import Layer, resolve
-    from lmsm_cli.losses import check_loss
+    from lmsm_cli.config.resolve import Layer, resolve
+    from lmsm_cli.losses.registry import check_loss
 
     flags = Layer.of_flags({"device": "cpu", **choices})
     return resolve([Layer.of_preset(preset), flags], check_loss).config
@@ -165,16 +165,16 @@ def config_of(preset: str, **choices: Any) -> Any:
 
 def training_images(config: Any) -> Any:
     """Return the training images of a config's run, decoded."""
-    from lmsm_cli.display import SILENT
-    from lmsm_cli.splits import load_training
+    from lmsm_cli.data.splits import load_training
+    from lmsm_cli.runtime.display import SILENT
 
     return load_training(config, SILENT)[0]
 
 
 def build(config: Any, training: Any) -> tuple[Any, ...]:
     """Return (model, config, training images, runtime) as experiment.run makes them."""
-    from lmsm_cli import experiment
-    from lmsm_cli.engine import arithmetic
+    from lmsm_cli.runtime import arithmetic
+    from lmsm_cli.training import run as experiment
 
     model = experiment.build_model(config, experiment.Data(training, None, training))
     config = arithmetic.settle(config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr))  # fmt: skip
@@ -185,8 +185,8 @@ def build(config: Any, training: Any) -> tuple[Any, ...]:
 
 def drive(model: Any, config: Any, training: Any, runtime: Any, on_step: Callable[[int], None] = lambda num_images: None) -> None:  # fmt: skip
     """Run lmsm's own training loop, telling `on_step` the images of each step."""
-    from lmsm_cli.engine.step import new_optimizer
-    from lmsm_cli.engine.train import Step, train
+    from lmsm_cli.training.loop import Step, train
+    from lmsm_cli.training.step import new_optimizer
 
     def tell(step: Step) -> None:
         on_step(step.num_images - (step.step - 1) * config.batch_size)
@@ -208,7 +208,7 @@ def loss_steps(plan: Plan) -> dict[str, float]:
     """Let the losses take turns, step by step, on one model; return each one's median step (ms)."""
     from torch import nn, tensor
 
-    from lmsm_cli.losses import build_head
+    from lmsm_cli.losses.registry import build_head
 
     clock = Clock(plan.seconds, len(LOSSES) * (plan.steps or LOSS_STEPS))
     config = config_of(RESNET, batch_size=128, neck="bn")
@@ -233,10 +233,10 @@ def saves(plan: Plan) -> dict[str, float]:
     import tempfile
     from pathlib import Path
 
-    from lmsm_cli import journal
-    from lmsm_cli.engine.step import new_optimizer
-    from lmsm_cli.engine.train import Position, train
     from lmsm_cli.runs.folder import RunFolder
+    from lmsm_cli.training import resume as journal
+    from lmsm_cli.training.loop import Position, train
+    from lmsm_cli.training.step import new_optimizer
 
     config = config_of(RESNET, batch_size=128, epochs=1)
     images = training_images(config)

@@ -52,7 +52,7 @@ def training_flops(plan: Plan) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from lmsm_cli.config import Config
-    from lmsm_cli.models import build_classifier
+    from lmsm_cli.models.classifier import build_classifier
 
     images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4)
     classes, half = tuple("0123456789"), (0.5, 0.5, 0.5)

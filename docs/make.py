@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lmsm_cli.reports.comparison import compare_runs
+from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.reports.comparison_tables import comparison_tables
 from lmsm_cli.runs.record import find_runs, read_run
 

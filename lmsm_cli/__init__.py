@@ -10,13 +10,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Annealing": "lmsm_cli.losses",
-    "LSoftmaxLoss": "lmsm_cli.losses",
-    "build_head": "lmsm_cli.losses",
-    "l_softmax_loss": "lmsm_cli.losses",
+    "Annealing": "lmsm_cli.losses.annealing",
+    "LSoftmaxLoss": "lmsm_cli.losses.lsoftmax",
+    "build_head": "lmsm_cli.losses.registry",
+    "l_softmax_loss": "lmsm_cli.losses.lsoftmax",
     "load_checkpoint": "lmsm_cli.runs.checkpoint",
-    "psi": "lmsm_cli.losses",
-    "sharded_l_softmax_loss": "lmsm_cli.losses",
+    "psi": "lmsm_cli.losses.margins",
+    "sharded_l_softmax_loss": "lmsm_cli.losses.sharded",
 }
 
 __all__ = [

@@ -18,7 +18,7 @@ import lmsm_cli
 from lmsm_cli import build_head
 from lmsm_cli.data.identity import pixel_digests
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.display import Display
+from lmsm_cli.runtime.display import Display
 
 torch.set_num_threads(1)  # test processes run side by side, and small nets gain nothing from two
 
@@ -186,8 +186,8 @@ class SilentDisplay(Display):
 
 def evaluate(path, display, **options):
     """Return the scores that `lmsm eval` prints."""
-    from lmsm_cli.evaluation import (
-        evaluation_of,
-    )  # its modules count threads when they are imported
+    from lmsm_cli.inference.evaluate import (
+        evaluation_of,  # its modules count threads when they are imported
+    )
 
     return evaluation_of(path, display, **options).scores

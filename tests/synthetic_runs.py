@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord, as_digests
+from lmsm_cli.metrics import score
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import write_images
-from lmsm_cli.scores import score
 
 CONFIG = {"dataset": "digits", "imbalance": "exp", "factor": 0.1, "model": "paper-2d", "loss": "softmax", "epochs": 10, "seed": 0}  # fmt: skip
 ENVIRONMENT = {"lmsm": "0.1.0", "torch": "2.14.1", "device": "CPU, 2 threads", "git": {"commit": "c" * 40, "dirty": True}, "command": [".venv/bin/lmsm", "train", "--loss", "soft max"]}  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from lmsm_cli import load_checkpoint
 from lmsm_cli.errors import ArgumentError, CheckpointError, DiskError
-from lmsm_cli.models import build_classifier
+from lmsm_cli.models.classifier import build_classifier
 from lmsm_cli.runs import checkpoint
 
 CONFIG = {"model": "paper-2d", "neck": "linear", "loss": "lsoftmax:margin=3"}

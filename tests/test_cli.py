@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lmsm_cli.commands.app import main
-from lmsm_cli.losses import HEADS
+from lmsm_cli.losses.registry import HEADS
 from tests.conftest import write_class_folders
 
 QUICK = ["train", "--preset", "digits", "--epochs", "2", "--device", "cpu"]

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from lmsm_cli.reports.comparison import ClassStatistic, Comparison, Group, Statistic, Unscored
+from lmsm_cli.comparison.grouping import ClassStatistic, Comparison, Group, Statistic, Unscored
+from lmsm_cli.comparison.intervals import Difference
+from lmsm_cli.comparison.samples import METRICS
 from lmsm_cli.reports.comparison_tables import comparison_notes, comparison_tables
-from lmsm_cli.reports.differences import Difference
 from lmsm_cli.reports.exports import to_csv, to_markdown
-from lmsm_cli.reports.samples import METRICS
 from tests.test_tables import drawn, rows
 
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "many", "medium", "few")

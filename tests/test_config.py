@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from lmsm_cli.config import ADDED_KEYS, OPTION_OF, Config, dump, dump_yaml
+from lmsm_cli.config.resolve import Layer, preset_names, resolve
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.layers import Layer, preset_names, resolve
-from lmsm_cli.losses import check_loss
-from lmsm_cli.models import BACKBONES
+from lmsm_cli.losses.registry import check_loss
+from lmsm_cli.models.classifier import BACKBONES
 
 
 def flags(**values):

@@ -11,10 +11,10 @@ from contextlib import suppress
 import pytest
 import torch
 
-from lmsm_cli import config as configs
 from lmsm_cli.config import MOST_EPOCHS, Config
+from lmsm_cli.config import config as configs
 from lmsm_cli.errors import CheckpointError
-from lmsm_cli.models import build_classifier
+from lmsm_cli.models.classifier import build_classifier
 from lmsm_cli.runs import checkpoint, contents
 
 NAN, INF = math.nan, math.inf

@@ -8,10 +8,10 @@ import shlex
 import pytest
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.comparison.data_sets import names_of
+from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.config import Config, dump
-from lmsm_cli.reports.comparison import compare_runs
-from lmsm_cli.reports.data_sets import names_of
-from lmsm_cli.reports.page import page
+from lmsm_cli.reports.html.page import page
 from lmsm_cli.runs.record import find_runs, read_run
 from tests.synthetic_runs import images_of, scores_of, write_run
 from tests.test_comparison import compare_in_a_process

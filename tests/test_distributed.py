@@ -22,10 +22,9 @@ from torch import nn
 from lmsm_cli import LSoftmaxLoss, build_head
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch
-from lmsm_cli.engine import distributed
-from lmsm_cli.engine import failures as rank_failures
-from lmsm_cli.engine.device import choose_runtime
-from lmsm_cli.engine.distributed import (
+from lmsm_cli.distributed import failures as rank_failures
+from lmsm_cli.distributed import process_group as distributed
+from lmsm_cli.distributed.process_group import (
     ALONE,
     Ranks,
     data_parallel,
@@ -33,11 +32,12 @@ from lmsm_cli.engine.distributed import (
     threads_for,
     zero_objective,
 )
-from lmsm_cli.engine.global_batch_norm import GlobalBatchNorm, synchronised
-from lmsm_cli.engine.step import Stepper, new_optimizer
+from lmsm_cli.distributed.sync_batch_norm import GlobalBatchNorm, synchronised
 from lmsm_cli.errors import ArgumentError, DataError, DiskError, LmsmError
-from lmsm_cli.losses.reweighting import weighted_mean
-from lmsm_cli.models import Classifier
+from lmsm_cli.losses.class_weights import weighted_mean
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runtime.device import choose_runtime
+from lmsm_cli.training.step import Stepper, new_optimizer
 
 SECONDS = 60  # after which processes that wait for each other are given up
 CPU = torch.device("cpu")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lmsm_cli.config import Config, dump_yaml
+from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import RunError
-from lmsm_cli.layers import Layer, resolve
-from lmsm_cli.regular import LARGEST_TEXT
-from lmsm_cli.reports.page_confusions import confusions_of
+from lmsm_cli.metrics import DENSE_CLASSES, confusion_of, score
+from lmsm_cli.reports.html.confusions import confusions_of
 from lmsm_cli.reports.plots import plot_confusion
 from lmsm_cli.reports.tables import confusion_table
 from lmsm_cli.runs.documents import (
@@ -30,7 +30,7 @@ from lmsm_cli.runs.documents import (
 )
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.scores import DENSE_CLASSES, confusion_of, score
+from lmsm_cli.runtime.files import LARGEST_TEXT
 
 DIGEST = "0123456789abcdef" * 2
 # name -> classes, labels, predictions

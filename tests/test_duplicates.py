@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmsm_cli import splits
+from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.data import splits
 from lmsm_cli.data.duplicates import Pictures, duplicates_told
 from lmsm_cli.data.identity import as_digests, digest
-from lmsm_cli.layers import Layer, resolve
 from tests.conftest import SilentDisplay, noise, save
 
 

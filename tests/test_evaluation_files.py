@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lmsm_cli import experiment, load_checkpoint
+from lmsm_cli import load_checkpoint
 from lmsm_cli.commands.app import main
+from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DiskError
-from lmsm_cli.evaluation import evaluation_of
-from lmsm_cli.evaluation_files import worst_mistakes, write_features
-from lmsm_cli.layers import Layer, resolve
+from lmsm_cli.inference.evaluate import evaluation_of
+from lmsm_cli.inference.evaluation_files import worst_mistakes, write_features
+from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay, save, write_class_folders
 
 PLOTS = {"confusion.png", "confusion.pdf", "reliability.png", "reliability.pdf", "worst_mistakes.png"}  # fmt: skip

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from lmsm_cli import export as exporting
 from lmsm_cli import load_checkpoint
 from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config, dump
 from lmsm_cli.data import sources
 from lmsm_cli.errors import LmsmError, RunError
-from lmsm_cli.losses import HEADS
-from lmsm_cli.models import BACKBONES, build_classifier
+from lmsm_cli.inference import export as exporting
+from lmsm_cli.losses.registry import HEADS
+from lmsm_cli.models.classifier import BACKBONES, build_classifier
 from lmsm_cli.runs import checkpoint
 from tests.conftest import SilentDisplay
 

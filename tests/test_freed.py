@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from lmsm_cli.commands.app import main
-from lmsm_cli.engine import step, train
-from lmsm_cli.models import Classifier
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.training import loop as train
+from lmsm_cli.training import step
 from tests.conftest import write_class_folders
 
 DIGITS = ["--dataset", "digits", "--model", "paper-mnist", "--epochs", "1", "--images-per-class", "20", "--batch-size", "64", "--threads", "1", "--precision", "fp32", "--quiet"]  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.grid import (
+from lmsm_cli.sweeps.grid import (
     Choices,
     Range,
     check_flags,

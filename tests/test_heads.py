@@ -10,8 +10,8 @@ from scipy.optimize import brentq
 from torch import nn
 
 from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss
-from lmsm_cli.losses import HEADS
 from lmsm_cli.losses.head import options_of
+from lmsm_cli.losses.registry import HEADS
 from tests.conftest import batch_at, head_with
 
 SPECS = [

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss, psi
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses import check_loss
+from lmsm_cli.losses.registry import check_loss
 from tests.conftest import batch_at, head_with
 
 

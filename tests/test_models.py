@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from lmsm_cli.errors import ArgumentError, CheckpointError, LmsmError
-from lmsm_cli.models import BACKBONES, build_classifier, check_model, first_non_finite
+from lmsm_cli.models.classifier import BACKBONES, build_classifier, check_model, first_non_finite
 from lmsm_cli.runs import checkpoint
 
 CLASSES = tuple("abcdefghij")
@@ -74,7 +74,7 @@ def test_resnet18_is_the_seeds():
 
 def test_option_a_shortcuts_have_no_parameters():
     """A block that halves the image subsamples its input and pads the channels with zeros."""
-    from lmsm_cli.models import _Block
+    from lmsm_cli.models.classifier import _Block
 
     block = _Block(16, 32, 2).eval()
     nn.init.zeros_(block.conv2.weight)  # leaves the shortcut alone

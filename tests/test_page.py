@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.comparison.grouping import Comparison, Unscored, compare_runs
 from lmsm_cli.errors import DiskError
-from lmsm_cli.reports.comparison import Comparison, Unscored, compare_runs
-from lmsm_cli.reports.page import page, write_page
+from lmsm_cli.reports.html.page import page, write_page
 from lmsm_cli.runs.folder import RunFolder, check_place
 from lmsm_cli.runs.record import find_runs, read_run
 from tests.synthetic_runs import metrics_of, scores_of, write_run, write_runs

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from docs.screenshot import browser_path, main, opened_tab
-from lmsm_cli.reports.comparison import compare_runs
-from lmsm_cli.reports.page import write_page
+from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.reports.html.page import write_page
 from lmsm_cli.runs.record import find_runs, read_run
 from tests.synthetic_runs import metrics_of, scores_of, write_run, write_runs
 

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from lmsm_cli.reports import svg
-from lmsm_cli.reports.charts import merged_bins
-from lmsm_cli.reports.curves import MAX_POINTS, Point, curve
-from lmsm_cli.reports.page_facts import value_text
-from lmsm_cli.reports.page_tables import seeds_of, written
-from lmsm_cli.reports.pictures import embedded
-from lmsm_cli.scores import score
+from lmsm_cli.metrics import score
+from lmsm_cli.reports.html import svg
+from lmsm_cli.reports.html.charts import merged_bins
+from lmsm_cli.reports.html.curves import MAX_POINTS, Point, curve
+from lmsm_cli.reports.html.facts import value_text
+from lmsm_cli.reports.html.pictures import embedded
+from lmsm_cli.reports.html.tables import seeds_of, written
 
 
 def test_curve_is_mean_and_bounds_of_the_runs_that_got_so_far():

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lmsm_cli.errors import DiskError
+from lmsm_cli.metrics import score
 from lmsm_cli.reports import plots
 from lmsm_cli.reports.plots import (
     plot_class_distribution,
@@ -16,7 +17,6 @@ from lmsm_cli.reports.plots import (
     plot_reliability,
     plot_training_history,
 )
-from lmsm_cli.scores import score
 
 ODD_NAMES = [
     "$a_b$",

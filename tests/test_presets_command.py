@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lmsm_cli.commands.app import main
-from lmsm_cli.layers import Layer, preset_names, preset_path, resolve
+from lmsm_cli.config.resolve import Layer, preset_names, preset_path, resolve
 
 
 def test_the_bare_command_lists(capsys):

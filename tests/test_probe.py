@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from lmsm_cli.config import Config
-from lmsm_cli.engine import arithmetic
-from lmsm_cli.engine import probe as probing
-from lmsm_cli.engine.device import Runtime
-from lmsm_cli.engine.probe import Choice, measure, probe
-from lmsm_cli.models import build_classifier
+from lmsm_cli.models.classifier import build_classifier
+from lmsm_cli.runtime import arithmetic
+from lmsm_cli.runtime import probe as probing
+from lmsm_cli.runtime.device import Runtime
+from lmsm_cli.runtime.probe import Choice, measure, probe
 from tests.test_engine import small_model
 
 

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from lmsm_cli.commands import progress
-from lmsm_cli.engine.train import Epoch, Step
-from lmsm_cli.engine.watch import Glance, Vitals
+from lmsm_cli.training.collapse import Glance, Vitals
+from lmsm_cli.training.loop import Epoch, Step
 
 EPOCH = Epoch(
     epoch=3, train_loss=1.0, train_accuracy=0.5, val_loss=1.2, val_accuracy=0.4, val_balanced_accuracy=0.3,

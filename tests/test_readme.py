@@ -8,8 +8,8 @@ import pytest
 
 import lmsm_cli
 from docs import transcript
-from lmsm_cli import layers
 from lmsm_cli.commands.app import main
+from lmsm_cli.config import resolve as layers
 from tests.conftest import CIFAR10_CLASSES, write_class_folders
 
 ROOT = Path(__file__).parent.parent

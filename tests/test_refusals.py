@@ -10,8 +10,8 @@ from torch.autograd import forward_ad
 
 from lmsm_cli import Annealing, LSoftmaxLoss, build_head, l_softmax_loss, psi
 from lmsm_cli.errors import ArgumentError, LmsmError
-from lmsm_cli.losses import HEADS
 from lmsm_cli.losses.head import options_of
+from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.losses.sharded import sharded_l_softmax_loss
 from tests.conftest import head_with
 

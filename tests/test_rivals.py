@@ -9,8 +9,8 @@ from pytorch_metric_learning import losses as pml
 from scipy.special import log_softmax, softmax
 
 from lmsm_cli import build_head, l_softmax_loss
-from lmsm_cli.losses import HEADS
 from lmsm_cli.losses.angular import ASoftmaxLoss
+from lmsm_cli.losses.registry import HEADS
 from tests.conftest import batch_at, head_with
 
 # pytorch-metric-learning hands tensors to a SciPy function

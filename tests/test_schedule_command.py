@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from lmsm_cli.commands.app import app, main
-from lmsm_cli.losses import HEADS, build_head
+from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.reports.tables import schedule_table
 from lmsm_cli.runs.record import read_run
 

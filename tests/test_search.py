@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from lmsm_cli import experiment
 from lmsm_cli.commands.app import main
+from lmsm_cli.config.resolve import resolve
 from lmsm_cli.errors import DataError, DiskError, LmsmError, PrunedError, StoppedError
-from lmsm_cli.grid import parse_axes
-from lmsm_cli.layers import resolve
-from lmsm_cli.losses import check_loss
+from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.search import _Reporting, check_search, run_search
-from lmsm_cli.study import Search, _alone_in
+from lmsm_cli.sweeps.grid import parse_axes
+from lmsm_cli.sweeps.optuna_store import Search, _alone_in
+from lmsm_cli.sweeps.search import _Reporting, check_search, run_search
+from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay
 from tests.test_journal import Stopping
 from tests.test_sweep import BAD, FLAGS, folders, layers, status

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lmsm_cli.engine import shared_memory
-from lmsm_cli.engine.shared_memory import LostRankError, SharedMemory, opened
+from lmsm_cli.distributed import shared_memory
+from lmsm_cli.distributed.shared_memory import LostRankError, SharedMemory, opened
 
 HAS_MEMORY = sys.platform == "linux" and platform.machine() == "x86_64"
 pytestmark = pytest.mark.skipif(not HAS_MEMORY, reason="needs Linux on x86")

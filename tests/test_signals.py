@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from lmsm_cli.commands import app
-from lmsm_cli.engine.signals import Terminated, deferred, lasting, terminable
+from lmsm_cli.runtime.signals import Terminated, deferred, lasting, terminable
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

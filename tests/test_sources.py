@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lmsm_cli.data import decoded, decoding, fetch, listing, published, sources
+from lmsm_cli.data import decoded, decoding, listing, published, sources
+from lmsm_cli.data import downloads as fetch
 from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.sources import SOURCES, load, load_folder, source_of
 from lmsm_cli.errors import DataError, LmsmError

@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import batches, plan_epoch
-from lmsm_cli.engine import train as training
-from lmsm_cli.engine.graph import Graphed
-from lmsm_cli.engine.step import Stepper, new_optimizer
-from lmsm_cli.losses import HEADS, build_head
-from lmsm_cli.models import Classifier
+from lmsm_cli.losses.registry import HEADS, build_head
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runtime.cuda_graph import Graphed
+from lmsm_cli.training import loop as training
+from lmsm_cli.training.step import Stepper, new_optimizer
 from tests.test_engine import CPU, UNEVEN, easy_images, fit, small_model
 
 CONFIG = Config(epochs=5, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", device="cpu")

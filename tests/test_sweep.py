@@ -7,18 +7,19 @@ import sys
 
 import pytest
 
-from lmsm_cli import experiment, journal
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.options import train_command
+from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.config import ADDED_KEYS, WHERE_KEYS, dump
+from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import DataError, LmsmError, StoppedError
-from lmsm_cli.layers import Layer, resolve
-from lmsm_cli.losses import check_loss
-from lmsm_cli.plan import Shelf, make_plan
-from lmsm_cli.reports.comparison import compare_runs
+from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.sweep import claimed, run_plan
+from lmsm_cli.sweeps.plan import Shelf, make_plan
+from lmsm_cli.sweeps.sweep import claimed, run_plan
+from lmsm_cli.training import resume as journal
+from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay
 from tests.test_checkpoint import damage
 from tests.test_journal import Stopping, assert_same_bits

@@ -20,8 +20,8 @@ import pytest
 
 from lmsm_cli.commands import progress
 from lmsm_cli.commands.app import main
-from lmsm_cli.engine.train import Step
-from lmsm_cli.engine.watch import Glance
+from lmsm_cli.training.collapse import Glance
+from lmsm_cli.training.loop import Step
 from tests.conftest import SilentDisplay
 
 TRAIN = ["train", "--preset", "digits", "--epochs", "2", "--device", "cpu", "--threads", "1", "--precision", "fp32"]  # fmt: skip

@@ -29,8 +29,8 @@ from lmsm_cli.commands.resume import resume
 from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.sweep import sweep
 from lmsm_cli.commands.train import train
-from lmsm_cli.engine.signals import terminable
 from lmsm_cli.errors import DiskError, LmsmError, OutOfMemoryError, StoppedError
+from lmsm_cli.runtime.signals import terminable
 
 E = TypeVar("E", bound=BaseException)
 

@@ -32,10 +32,10 @@ pass 100%.
     precisions = _checked(precision, ["fp32", "bf16", "bf16-conv"], "precision")
     # These import torch, which a mistyped name must not wait for.
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.engine import measure
-    from lmsm_cli.engine.device import choose_runtime
     from lmsm_cli.reports.tables import losses_bench_table, models_bench_table
     from lmsm_cli.runs.environment import describe
+    from lmsm_cli.runtime.device import choose_runtime
+    from lmsm_cli.training import benchmark as measure
 
     runtimes = [choose_runtime(device, name) for name in precisions]
     with new_display(quiet) as display:

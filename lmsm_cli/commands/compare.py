@@ -11,7 +11,7 @@ from lmsm_cli.commands.options import Quiet
 from lmsm_cli.errors import LmsmError, visible
 
 if TYPE_CHECKING:
-    from lmsm_cli.reports.comparison import Comparison
+    from lmsm_cli.comparison.grouping import Comparison
 
 _PATHS = typer.Argument(
     help="Run folders, or folders of runs.", metavar="RUN", autocompletion=completion.run_folders
@@ -39,7 +39,7 @@ the interval that holds it with 95% confidence, and a verdict.
     if json + markdown + prints_csv > 1:
         raise LmsmError("--json, --markdown and --csv - each print instead of the tables: give one")
     from lmsm_cli.commands.console import print_json, stdout_console
-    from lmsm_cli.reports.comparison import compare_runs
+    from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.reports.exports import to_csv
     from lmsm_cli.runs.folder import check_place, write_whole
     from lmsm_cli.runs.record import find_runs, read_run, runs_below
@@ -53,7 +53,7 @@ the interval that holds it with 95% confidence, and a verdict.
     if csv and not prints_csv:
         write_whole(csv, to_csv(comparison))
     if html is not None:
-        from lmsm_cli.reports.page import write_page
+        from lmsm_cli.reports.html.page import write_page
 
         write_page(html, comparison, records)
     if json:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from lmsm_cli.layers import preset_names
-from lmsm_cli.spec import LOSSES
+from lmsm_cli.config.resolve import preset_names
+from lmsm_cli.losses.spec import LOSSES
 
 _ASKED = "_LMSM_COMPLETE"
 # Where bash breaks words (COMP_WORDBREAKS), of what stands in our values.

@@ -11,10 +11,10 @@ from lmsm_cli.commands.compare import print_comparison
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import Quiet
 from lmsm_cli.config import Config
-from lmsm_cli.layers import Layer, resolve
+from lmsm_cli.config.resolve import Layer, resolve
 
 if TYPE_CHECKING:
-    from lmsm_cli.display import Display
+    from lmsm_cli.runtime.display import Display
 
 _LOSSES = ("softmax", "lsoftmax:margin=2", "lsoftmax:margin=4")
 _MARGINS = (1, 2, 3, 4)
@@ -44,7 +44,7 @@ def demo(
 margins too. Takes a minute or two on two cores and needs no GPU.
     """
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.comparison import compare_runs
+    from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.runs.folder import RunFolder
     from lmsm_cli.runs.record import find_runs, read_run
 
@@ -63,7 +63,7 @@ margins too. Takes a minute or two on two cores and needs no GPU.
 
 
 def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
-    from lmsm_cli import experiment
+    from lmsm_cli.training import run as experiment
 
     for loss in _LOSSES:
         for seed in range(seeds):
@@ -74,8 +74,9 @@ def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
 
 def _draw_features(folder: Path, display: "Display") -> Path:
     """Train one 2-D net for each margin and draw what it makes of the test images."""
-    from lmsm_cli import evaluation, experiment
+    from lmsm_cli.inference import evaluate as evaluation
     from lmsm_cli.reports.plots import plot_features
+    from lmsm_cli.training import run as experiment
 
     panels = []
     for margin in _MARGINS:

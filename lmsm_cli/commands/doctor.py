@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.layers import resolve
+from lmsm_cli.config.resolve import resolve
 
 
 def doctor(
@@ -21,8 +21,8 @@ def doctor(
     """
     from dataclasses import asdict
 
+    from lmsm_cli.commands.diagnosis import diagnose
     from lmsm_cli.data.cache import clear
-    from lmsm_cli.diagnosis import diagnose
     from lmsm_cli.reports.tables_checks import checks_table
 
     if clear_cache:

@@ -11,8 +11,8 @@ from lmsm_cli.commands.options import FollowLinks, Quiet
 from lmsm_cli.errors import LmsmError, check_choice
 
 if TYPE_CHECKING:
-    from lmsm_cli.display import Display
-    from lmsm_cli.evaluation import Evaluation, Tau
+    from lmsm_cli.inference.evaluate import Evaluation, Tau
+    from lmsm_cli.runtime.display import Display
 
 _SPLITS = ("test", "validation")
 _WORST = 25
@@ -44,8 +44,10 @@ def evaluate(
         raise LmsmError(f"--worst is {worst}: give a number from 1 to {_MOST_WORST}")
     check_choice("--split", split, _SPLITS)
     _check_targets(plots, features)
-    from lmsm_cli import evaluation  # imports torch, which a mistyped tau must not wait for
     from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.inference import (
+        evaluate as evaluation,  # imports torch, which a mistyped tau must not wait for
+    )
 
     with new_display(quiet) as display:
         found = evaluation.evaluation_of(checkpoint, display, split_name=split, images=images, data_dir=data_dir, follow_links=follow_links, skip_unreadable=skip_unreadable, device=device, **corrections)  # fmt: skip
@@ -69,7 +71,7 @@ def _check_targets(plots: Path | None, features: Path | None) -> None:
 
 
 def _write(found: "Evaluation", plots: Path | None, worst: int, features: Path | None, display: "Display") -> None:  # fmt: skip
-    from lmsm_cli.evaluation_files import write_features, write_plots
+    from lmsm_cli.inference.evaluation_files import write_features, write_plots
 
     if plots:
         write_plots(found, plots, worst=worst)

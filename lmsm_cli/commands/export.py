@@ -31,8 +31,8 @@ def export(
     check_choice("--format", form, _FORMATS)
     if images < 1:
         raise LmsmError(f"--images is {images}: give at least 1")
-    from lmsm_cli import export as exporting  # imports torch
     from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.inference import export as exporting  # imports torch
 
     with new_display(quiet) as display:
         document = exporting.export(checkpoint, display, form=form, out=out, num_images=images, data_dir=data_dir)  # fmt: skip

@@ -112,7 +112,7 @@ def is_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or "torch" not in sys.modules:
         return isinstance(error, MemoryError)
     try:
-        from lmsm_cli.engine.memory import is_out_of_memory
+        from lmsm_cli.runtime.memory import is_out_of_memory
     except ImportError:  # torch could not be loaded whole
         return False
     return is_out_of_memory(error)

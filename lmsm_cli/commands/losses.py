@@ -11,7 +11,7 @@ from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
 
 if TYPE_CHECKING:
-    from lmsm_cli.losses import Head
+    from lmsm_cli.losses.head import Head
 
 _FOR_PYTHON = re.compile(r"Raises |>{3} ")
 
@@ -24,7 +24,7 @@ def losses(
 ) -> None:
     """List the losses with their options, or explain one."""
     from lmsm_cli.errors import LmsmError, did_you_mean
-    from lmsm_cli.losses import HEADS
+    from lmsm_cli.losses.registry import HEADS
 
     if name is not None and name not in HEADS:
         raise LmsmError(f"no loss {name!r}{did_you_mean(name, HEADS)}")

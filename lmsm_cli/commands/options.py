@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 
 from lmsm_cli.commands import completion
 from lmsm_cli.config import Config, dump, flag_name, type_of
+from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.layers import Layer, Resolved, resolve
 
 Preset = Annotated[str | None, typer.Option(metavar="NAME", help="Start from a preset; `lmsm presets` lists them.", autocompletion=completion.presets)]  # fmt: skip
 ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Take values from a YAML file; they win over the preset's.")]  # fmt: skip
@@ -53,7 +53,7 @@ def resolve_options(
 
     Raises LmsmError that lists every mistake.
     """
-    from lmsm_cli.losses import check_loss  # imports torch, which --help must not wait for
+    from lmsm_cli.losses.registry import check_loss  # imports torch, which --help must not wait for
 
     return resolve(layers_of(preset, config, margin, flags), check_loss)
 

@@ -38,8 +38,10 @@ def predict(
         check_place(csv)
     listed = find_images(images, follow_links=follow_links)
     files = listed.images
-    from lmsm_cli import prediction  # imports torch, which a mistyped path must not wait for
     from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.inference import (
+        predict as prediction,  # imports torch, which a mistyped path must not wait for
+    )
     from lmsm_cli.reports.tables import predictions_table
 
     with new_display(quiet) as display:

@@ -11,8 +11,8 @@ import typer
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.help import Command, Group
+from lmsm_cli.config.resolve import preset_names, preset_path
 from lmsm_cli.errors import LmsmError, did_you_mean
-from lmsm_cli.layers import preset_names, preset_path
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the list as JSON.")]
 _Name = Annotated[str, typer.Argument(help="The preset.", autocompletion=completion.presets)]
@@ -97,7 +97,7 @@ def write_schema(
 
     It checks each key alone; `lmsm train --config FILE --show-config` checks the whole.
     """
-    from lmsm_cli.schema import config_schema
+    from lmsm_cli.config.json_schema import config_schema
 
     if file is None:
         print_json(config_schema())

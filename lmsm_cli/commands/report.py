@@ -17,8 +17,8 @@ def report(
     The file needs no network and nothing beside it. For several runs: lmsm compare RUNS --html FILE.
     """
     from lmsm_cli.commands.console import stdout_console
-    from lmsm_cli.reports.comparison import compare_runs
-    from lmsm_cli.reports.page import write_page
+    from lmsm_cli.comparison.grouping import compare_runs
+    from lmsm_cli.reports.html.page import write_page
     from lmsm_cli.runs.folder import check_place
     from lmsm_cli.runs.record import find_runs, only_run, read_run
 

@@ -17,7 +17,7 @@ from lmsm_cli.errors import LmsmError
 
 if TYPE_CHECKING:
     from lmsm_cli.config import Config
-    from lmsm_cli.losses import Head
+    from lmsm_cli.losses.head import Head
 
 _FORMATS = (".png", ".pdf", ".svg")
 
@@ -39,9 +39,9 @@ def schedule(
     resolved = resolve_options(preset, config, margin, flags).config
     if plot:
         _check_plot(plot)
-    from lmsm_cli.engine.schedule import annealing_curve, planned_epochs
-    from lmsm_cli.experiment import resolved_spec
-    from lmsm_cli.splits import planned_counts
+    from lmsm_cli.data.splits import planned_counts
+    from lmsm_cli.training.lr_schedule import annealing_curve, planned_epochs
+    from lmsm_cli.training.run import resolved_spec
 
     counts = planned_counts(resolved)
     head = _head(resolved, counts)
@@ -72,7 +72,7 @@ def _head(config: "Config", counts: list[int] | None) -> "Head":
     """
     import torch
 
-    from lmsm_cli.losses import build_head
+    from lmsm_cli.losses.registry import build_head
 
     known = counts or [1, 1]
     return build_head(config.loss, 2, len(known), torch.tensor(known))

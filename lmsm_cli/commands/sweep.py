@@ -18,13 +18,13 @@ from lmsm_cli.commands.options import (
     train_command,
     with_config_flags,
 )
+from lmsm_cli.config.resolve import Layer
 from lmsm_cli.errors import LmsmError, RunError
-from lmsm_cli.grid import Axis, check_flags, parse_axes, parse_seeds, product
-from lmsm_cli.layers import Layer
+from lmsm_cli.sweeps.grid import Axis, check_flags, parse_axes, parse_seeds, product
 
 if TYPE_CHECKING:
-    from lmsm_cli.plan import PlannedRun, Progress
-    from lmsm_cli.study import Search
+    from lmsm_cli.sweeps.optuna_store import Search
+    from lmsm_cli.sweeps.plan import PlannedRun, Progress
 
 # A place of its own, so that the same command finds its runs again.
 _OUT = "runs/sweep"
@@ -68,7 +68,7 @@ Other choices are the flags of `lmsm train`; runs go to --out (default: runs/swe
         if dry_run or plots:
             raise LmsmError("--trials draws its runs as it goes: leave --dry-run and --plots out")
         numbers = _numbers(seeds, flags.get("seed"))
-        from lmsm_cli.study import Search
+        from lmsm_cli.sweeps.optuna_store import Search
 
         _search(Search(layers, axes, numbers, trials, study, storage, prune), preset, config, quiet=quiet, json=json)  # fmt: skip
         return
@@ -85,7 +85,7 @@ def plan_of(layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *,
     """Return the runs of every combination with every seed. Raises LmsmError for what cannot work."""
     numbers = _numbers(seeds, seed)
     combinations = product(axes, len(numbers or "1"))
-    from lmsm_cli.plan import make_plan
+    from lmsm_cli.sweeps.plan import make_plan
 
     return make_plan(layers, combinations, numbers)
 
@@ -102,10 +102,10 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
     Raises RunError where some failed.
     """
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.plan import Shelf
-    from lmsm_cli.reports.comparison import compare_runs
+    from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.reports.sweep_tables import failures_table
-    from lmsm_cli.sweep import lost, run_plan
+    from lmsm_cli.sweeps.plan import Shelf
+    from lmsm_cli.sweeps.sweep import lost, run_plan
 
     with new_display(quiet) as display:
         shelf = Shelf(plan[0].config.out, display)
@@ -133,9 +133,9 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
 
 def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.plan import Shelf
     from lmsm_cli.reports.sweep_tables import plan_table
     from lmsm_cli.reports.tables_checks import duration
+    from lmsm_cli.sweeps.plan import Shelf
 
     with new_display(quiet=True) as display:
         found = Shelf(plan[0].config.out, display).survey(plan)
@@ -162,7 +162,7 @@ def _search(
     """Search, then print the best trials and the command of the best."""
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.sweep_tables import trials_table
-    from lmsm_cli.search import run_search
+    from lmsm_cli.sweeps.search import run_search
 
     with new_display(quiet) as display:
         found = run_search(search, display)
@@ -182,7 +182,7 @@ def _search(
 
 
 def _best_command(search: "Search", choices: Mapping[str, str], preset: str | None, config: Path | None) -> str:  # fmt: skip
-    from lmsm_cli.plan import planned
+    from lmsm_cli.sweeps.plan import planned
 
     # where runs are made that belong to no sweep
     layers = [*search.layers, Layer({"out": "runs"}, {"out": "runs"})]

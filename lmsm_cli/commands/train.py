@@ -18,8 +18,8 @@ from lmsm_cli.commands.options import (
 )
 from lmsm_cli.commands.sweep import plan_of, run_and_compare
 from lmsm_cli.config import dump
+from lmsm_cli.config.resolve import Resolved
 from lmsm_cli.errors import LmsmError, RunError
-from lmsm_cli.layers import Resolved
 
 
 @with_config_flags
@@ -73,8 +73,8 @@ def _show(resolved: Resolved, *, json: bool) -> None:
 
 def _rehearse(resolved: Resolved, *, quiet: bool, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.rehearsal import rehearse
     from lmsm_cli.reports.tables_checks import rehearsal_table
+    from lmsm_cli.training.dry_run import rehearse
 
     with new_display(quiet) as display:
         document = rehearse(resolved.config, display)
@@ -87,8 +87,8 @@ def _rehearse(resolved: Resolved, *, quiet: bool, json: bool) -> None:
 
 
 def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
-    from lmsm_cli import experiment
     from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.training import run as experiment
 
     with new_display(quiet) as display:
         folder = experiment.run(resolved.config, display)
@@ -98,8 +98,8 @@ def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
 
 def finish(run: Path, changes: dict[str, Any], *, strict: bool = False, quiet: bool = False, json: bool) -> None:  # fmt: skip
     """Go on with a run, with changed values of its config, and print as `train` does."""
-    from lmsm_cli import experiment
     from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.training import run as experiment
 
     with new_display(quiet) as display:
         folder = experiment.resume(run, display, changes, strict=strict)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lmsm_cli.data.cache import hold, is_in_use, open_own
 from lmsm_cli.data.decoded import Images, LevelSums, MappedImages, Pixels
 from lmsm_cli.data.identity import DIGEST_BYTES, Digests
-from lmsm_cli.regular import created, replacing
+from lmsm_cli.runtime.files import created, replacing
 
 Take = Callable[[Pixels], None]
 """Takes the next images."""

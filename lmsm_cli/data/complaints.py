@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from lmsm_cli.data.walk import counted, few
-from lmsm_cli.display import Display
+from lmsm_cli.runtime.display import Display
 
 _at = threading.local()
 # Python's filters are the process's: two hooks at once would put back each other's.

@@ -31,7 +31,7 @@ from lmsm_cli.data.image_files import (
     read_content,
 )
 from lmsm_cli.data.listing import Listing
-from lmsm_cli.display import Display
+from lmsm_cli.runtime.display import Display
 
 # Decoded at once by a thread, then handed over.
 _CHUNK_BYTES = 1 << 23

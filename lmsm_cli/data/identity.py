@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.regular import open_regular
+from lmsm_cli.runtime.files import open_regular
 
 # blake2b of 128 bits: no two different images are ever found that share one.
 DIGEST_BYTES = 16

@@ -18,7 +18,7 @@ from lmsm_cli.data.complaints import about
 from lmsm_cli.data.formats import MEGAPIXELS, opened
 from lmsm_cli.data.walk import endings, walk
 from lmsm_cli.errors import DataError, visible
-from lmsm_cli.regular import open_regular
+from lmsm_cli.runtime.files import open_regular
 
 # Decoding small files is bound by Python itself: more threads stop helping early.
 DECODING_THREADS = min(4, os.cpu_count() or 1)

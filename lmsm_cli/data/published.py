@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.data.fetch import download, is_intact, locked, unpack
-from lmsm_cli.display import SILENT, Display
+from lmsm_cli.data.downloads import download, is_intact, locked, unpack
 from lmsm_cli.errors import DataError, writing
-from lmsm_cli.regular import check_own_folder
+from lmsm_cli.runtime.display import SILENT, Display
+from lmsm_cli.runtime.files import check_own_folder
 
 Split = Literal["train", "test"]
 

@@ -40,8 +40,8 @@ from lmsm_cli.data.listing import (
 )
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
-from lmsm_cli.display import SILENT, Display
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean
+from lmsm_cli.runtime.display import SILENT, Display
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, is_number, lambda_for
+from lmsm_cli.losses.class_priors import log_prior, rarity
 from lmsm_cli.losses.cross_entropy import check_batch, margin_losses
 from lmsm_cli.losses.head import (
     AnnealedHead,
@@ -19,7 +20,6 @@ from lmsm_cli.losses.head import (
     unit,
 )
 from lmsm_cli.losses.margins import LARGEST_MARGIN, annealed, check_margin, readable, single_number
-from lmsm_cli.losses.prior import log_prior, rarity
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
 _BALANCED_RATIO = 2.0

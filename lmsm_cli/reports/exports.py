@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from lmsm_cli.comparison.grouping import Comparison, Group
 from lmsm_cli.errors import visible
-from lmsm_cli.reports.comparison import Comparison, Group
 
 # What a formula begins with, also as East Asian keyboards write it; tabs and line ends are spelled out.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")

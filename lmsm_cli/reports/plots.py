@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import visible
+from lmsm_cli.metrics import DENSE_CLASSES, Confusion, confusion_of, reliability_bounds
 from lmsm_cli.reports.figures import (
     BLUE,
     GREEN,
@@ -23,7 +24,6 @@ from lmsm_cli.reports.figures import (
     save_figure,
 )
 from lmsm_cli.reports.tables import judged_images
-from lmsm_cli.scores import DENSE_CLASSES, Confusion, confusion_of, reliability_bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lmsm_cli.errors import visible
-from lmsm_cli.scores import Confusion, confusion_of, reliability_bounds
+from lmsm_cli.metrics import Confusion, confusion_of, reliability_bounds
 
 NOTHING = "-"
 OF_THE_RAREST = "the margin of margin=auto is that of the rarest class; commoner classes have less"

@@ -30,10 +30,10 @@ from lmsm_cli.errors import (
     LmsmError,
     first_line,
 )
-from lmsm_cli.models import Classifier, build_classifier, check_model, width_of
-from lmsm_cli.regular import open_regular, replacing, sync_folder, temporary_of
+from lmsm_cli.models.classifier import Classifier, build_classifier, check_model, width_of
 from lmsm_cli.runs import contents
 from lmsm_cli.runs.record import ending_of, only_run, read_run
+from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
 
 SCHEMA = 2
 _READABLE = (1, 2)  # 1 had no digest, and nothing to resume from

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmsm_cli.errors import CheckpointError, DiskError
-from lmsm_cli.regular import read_bytes
 from lmsm_cli.runs.documents import row_text
 from lmsm_cli.runs.folder import RunFolder, reason_of, write_whole
+from lmsm_cli.runtime.files import read_bytes
 
 Row = Mapping[str, Any]
 

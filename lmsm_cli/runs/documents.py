@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lmsm_cli.errors import RunError
-from lmsm_cli.scores import Count, Scores, Share
+from lmsm_cli.metrics import Count, Scores, Share
 
 State = Literal["running", "interrupted", "failed", "completed"]
 

@@ -20,14 +20,6 @@ from typing import Any
 from filelock import Timeout
 
 from lmsm_cli.errors import DiskError, LmsmError, visible, writing
-from lmsm_cli.regular import (
-    check_own_file,
-    check_own_folder,
-    lock_of,
-    opened_to_add,
-    read_text,
-    replacing,
-)
 from lmsm_cli.runs.documents import (
     Environment,
     ScoresDocument,
@@ -35,6 +27,14 @@ from lmsm_cli.runs.documents import (
     Status,
     pretty_text,
     row_text,
+)
+from lmsm_cli.runtime.files import (
+    check_own_file,
+    check_own_folder,
+    lock_of,
+    opened_to_add,
+    read_text,
+    replacing,
 )
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord
 from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
-from lmsm_cli.regular import open_regular
 from lmsm_cli.runs.folder import write_whole
+from lmsm_cli.runtime.files import open_regular
 
 IMAGES, PREDICTIONS = "images.npz", "predictions.npz"
 

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from lmsm_cli.config import MOST_EPOCHS
+from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.regular import read_text
 from lmsm_cli.runs.documents import Environment, ScoresDocument, Status, read_document, read_row
 from lmsm_cli.runs.folder import reason_of
-from lmsm_cli.strict_yaml import read_mapping
+from lmsm_cli.runtime.files import read_text
 
 T = TypeVar("T")
 # A million rows of 500 bytes.

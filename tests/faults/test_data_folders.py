@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
     """A working folder with data/ and other/, and an empty cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LMSM_CACHE_DIR", "cache")
-    monkeypatch.setattr("lmsm_cli.engine.probe._BUDGET", 0.0)
+    monkeypatch.setattr("lmsm_cli.runtime.probe._BUDGET", 0.0)
     write_class_folders(Path("data"), ("ant", "bee"), 20, size=8)
     write_class_folders(Path("other"), ("ant", "bee"), 4, size=8, seed=1)
     return tmp_path

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from lmsm_cli import outcome
 from lmsm_cli.commands.app import main
-from lmsm_cli.losses import HEADS
+from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.runs.record import find_runs, read_run
+from lmsm_cli.training import outcome
 from tests.conftest import noise, save
 
 QUICK = [

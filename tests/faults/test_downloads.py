@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from lmsm_cli.data.fetch import download, unpack
+from lmsm_cli.data.downloads import download, unpack
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DiskError

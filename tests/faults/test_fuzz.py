@@ -16,18 +16,18 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmsm_cli import experiment
 from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config, dump_yaml
-from lmsm_cli.display import SILENT
+from lmsm_cli.config.resolve import Layer, preset_names, preset_path, resolve
 from lmsm_cli.errors import CheckpointError, LmsmError
-from lmsm_cli.layers import Layer, preset_names, preset_path, resolve
-from lmsm_cli.losses import HEADS, build_head, check_loss
 from lmsm_cli.losses.head import options_of
-from lmsm_cli.models import build_classifier
+from lmsm_cli.losses.registry import HEADS, build_head, check_loss
+from lmsm_cli.losses.spec import format_spec, parse_spec
+from lmsm_cli.models.classifier import build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.spec import format_spec, parse_spec
+from lmsm_cli.runtime.display import SILENT
+from lmsm_cli.training import run as experiment
 from tests.test_checkpoint import zipped
 
 # Derandomized, so that a test that passed passes again; a deadline would measure the machine.

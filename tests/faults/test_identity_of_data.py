@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from lmsm_cli import experiment
 from lmsm_cli.commands.app import main
+from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import digest
 from lmsm_cli.errors import CheckpointError, DataError
-from lmsm_cli.evaluation import evaluation_of
-from lmsm_cli.layers import Layer, resolve
-from lmsm_cli.losses import check_loss
-from lmsm_cli.plan import Shelf, make_plan
+from lmsm_cli.inference.evaluate import evaluation_of
+from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, read_predictions
-from lmsm_cli.sweep import run_plan
+from lmsm_cli.sweeps.plan import Shelf, make_plan
+from lmsm_cli.sweeps.sweep import run_plan
+from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay, noise, save
 
 SIZE = 8

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from lmsm_cli import experiment, load_checkpoint
+from lmsm_cli import load_checkpoint
 from lmsm_cli.errors import CheckpointError
-from lmsm_cli.models import build_classifier
+from lmsm_cli.models.classifier import build_classifier
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay
 from tests.test_journal import assert_same_bits, config
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from lmsm_cli.engine.memory import fitting_batch, is_out_of_memory, reported_memory, training_bytes
 from lmsm_cli.errors import OutOfMemoryError
-from lmsm_cli.losses import build_head
-from lmsm_cli.models import Classifier
+from lmsm_cli.losses.registry import build_head
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runtime.memory import fitting_batch, is_out_of_memory, reported_memory, training_bytes
 from tests.conftest import write_class_folders
 from tests.test_engine import CPU, small_model
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsm_cli import journal as journals
 from lmsm_cli.config import Config
-from lmsm_cli.engine.step import new_optimizer
-from lmsm_cli.engine.train import Position
-from lmsm_cli.journal import Journal
-from lmsm_cli.models import build_classifier
+from lmsm_cli.models.classifier import build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
+from lmsm_cli.training import resume as journals
+from lmsm_cli.training.loop import Position
+from lmsm_cli.training.resume import Journal
+from lmsm_cli.training.step import new_optimizer
 
 Contents = dict[str, bytes]  # of a folder, by name
 

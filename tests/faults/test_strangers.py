@@ -13,14 +13,14 @@ import torch
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.console import stdout_console
 from lmsm_cli.commands.progress import PlainDisplay
+from lmsm_cli.config.yaml import written
 from lmsm_cli.data.published import Published
 from lmsm_cli.errors import DiskError
-from lmsm_cli.journal import fingerprint
-from lmsm_cli.regular import replacing
 from lmsm_cli.reports.exports import cell
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
-from lmsm_cli.strict_yaml import written
+from lmsm_cli.runtime.files import replacing
+from lmsm_cli.training.resume import fingerprint
 from tests.conftest import write_class_folders
 
 TRAIN = ["--dataset", "folder", "--image-size", "8", "--model", "paper-2d", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--threads", "1", "--quiet"]  # fmt: skip

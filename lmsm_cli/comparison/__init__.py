@@ -1,0 +1,1 @@
+"""Which differences between runs are real: groups of runs, their means, intervals and verdicts."""

@@ -1,0 +1,82 @@
+"""Which group the others are held against, and what the differences say in words."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lmsm_cli.errors import LmsmError, did_you_mean
+
+if TYPE_CHECKING:
+    from lmsm_cli.comparison.grouping import Group
+    from lmsm_cli.comparison.intervals import Difference
+
+_USUAL = "softmax"
+# What the two scores that answer the user's question are called in a verdict.
+_PLACES = {"few": "on rare classes", "balanced_accuracy": "overall"}
+
+
+def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int | None], list[str]]:
+    """Return the number of each group's baseline, None where it has none, and notes on that.
+
+    A baseline has the same test images. Of several with the name the one counts that differs in
+    nothing else; where none or several do, the only one of that name with the same training images
+    (as many of each class, where they are not known). Raises LmsmError for a name that no group has.
+    """
+    named = _named(groups, name or _USUAL)
+    if not named and name is not None:
+        known = dict.fromkeys([*(g.label for g in groups), *map(_loss, groups), *(_loss(g).partition(":")[0] for g in groups)])  # fmt: skip
+        raise LmsmError(f"--baseline: no group of runs is called {name!r}{did_you_mean(name, known)}")  # fmt: skip
+    chosen: list[int | None] = []
+    without: list[str] = []
+    for group in groups:
+        number = _nearest(group, groups, named)
+        chosen.append(number)
+        if number is None:
+            without.append(group.label)
+    if not named:
+        names_losses = any("loss" in group.differs for group in groups)
+        return chosen, [f"no run with {_USUAL} to hold the others against: name one with --baseline"] if len(groups) > 1 and names_losses else []  # fmt: skip
+    return chosen, [f"no baseline for {label}: no single {name or _USUAL} has the same images and other choices" for label in without]  # fmt: skip
+
+
+def _named(groups: "Sequence[Group]", name: str) -> list[int]:
+    """Return the groups with that label or loss; where there are none, those of a loss of that name."""
+    exactly = [number for number, group in enumerate(groups) if name in (group.label, _loss(group))]
+    return exactly or [number for number, group in enumerate(groups) if _loss(group).partition(":")[0] == name]  # fmt: skip
+
+
+def _loss(group: "Group") -> str:
+    return str(group.differs.get("loss", ""))
+
+
+def _nearest(group: "Group", groups: "Sequence[Group]", named: Sequence[int]) -> int | None:
+    """Return which of the named groups this one is held against."""
+    if any(groups[number] is group for number in named):
+        return next(number for number in named if groups[number] is group)
+    peers = [number for number in named if groups[number].test_set == group.test_set]
+    for same in (_other_choices, _training_images):
+        alike = [number for number in peers if same(groups[number]) == same(group)]
+        if len(alike) == 1:
+            return alike[0]
+    return None
+
+
+def _other_choices(group: "Group") -> dict[str, str]:
+    return {key: str(value) for key, value in group.differs.items() if key != "loss"}
+
+
+def _training_images(group: "Group") -> tuple[str | None, list[int]]:
+    return (group.images or {}).get("training"), [one.train_count for one in group.per_class]
+
+
+def verdict_in_words(differences: "Mapping[str, Difference | None]") -> str:
+    """Return the verdicts on the rare classes and on all: `better on rare classes, worse overall`."""
+    found = {place: one for key, place in _PLACES.items() if (one := differences.get(key))}
+    if not found:
+        return ""
+    verdicts = {one.verdict for one in found.values()}
+    n = max(one.n for one in found.values())
+    if verdicts == {"can't tell"} and n < 3:
+        return f"can't tell from {('one seed', 'two seeds')[n - 1]}"
+    if len(verdicts) == 1:
+        return verdicts.pop()
+    return ", ".join(f"{one.verdict} {place}" for place, one in found.items())

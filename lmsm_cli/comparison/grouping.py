@@ -1,0 +1,303 @@
+"""Which runs belong together, and what they give on average: pure data, no drawing.
+
+Runs that differ in nothing but the seed (and where they ran) make one group, scored as mean and
+standard deviation, and held against a baseline.
+"""
+
+import json
+import statistics
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lmsm_cli.comparison.baseline import baseline_of, verdict_in_words
+from lmsm_cli.comparison.data_sets import (
+    PARTS,
+    choices_hide_it,
+    images_of,
+    names_of,
+    notes_on_images,
+)
+from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER, Difference, difference
+from lmsm_cli.comparison.samples import (
+    METRICS,
+    SPLIT_KEYS,
+    Sample,
+    by_seed,
+    key_of,
+    num_images,
+    samples_of,
+    shared_setting,
+    test_images,
+    usual_setting,
+    values,
+)
+from lmsm_cli.config import Config
+from lmsm_cli.errors import check_choice
+from lmsm_cli.reports.tables import absent_in_words
+from lmsm_cli.runs.record import RunRecord
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and sample standard deviation (None for one run) over n runs."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class ClassStatistic:
+    """The accuracy of one class in a group of runs."""
+
+    name: str
+    train_count: int
+    test_count: int
+    accuracy: Statistic | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration; `test_set` numbers the distinct sets of test images."""
+
+    label: str
+    differs: dict[str, Any]
+    test_set: int
+    seeds: tuple[int | None, ...]
+    runs: tuple[str, ...]
+    metrics: dict[str, Statistic | None]
+    per_class: tuple[ClassStatistic, ...]
+    is_baseline: bool = False
+    differences: dict[str, Difference | None] = field(default_factory=dict)
+    """To the baseline, by score; empty for the baseline itself, and where there is none."""
+    verdict: str = ""
+    """What the differences say, in words."""
+    images: dict[str, str | None] | None = None
+    """The digests of the training, validation and test images; None where they are not known."""
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A run that is left out, and why."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs in the order of their test sets, and the runs that are in no group."""
+
+    differing: tuple[str, ...]
+    groups: tuple[Group, ...]
+    unscored: tuple[Unscored, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader must know of how the groups were made."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as plain lists, dicts and numbers."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return document
+
+
+def compare_runs(
+    records: Sequence[RunRecord],
+    *,
+    by: Sequence[str] = (),
+    baseline: str | None = None,
+    sort: str | None = None,
+) -> Comparison:
+    """Return the runs grouped over seeds, with mean, standard deviation and number of each score.
+
+    Of runs that repeat one configuration with one seed only the newest counts (the last by folder
+    name, which starts with the time): a repetition is no further sample. Runs without scores or
+    config, and those repetitions, are listed as unscored.
+
+    `by` are the only config keys that runs of a group must share, beside SPLIT_KEYS and the images.
+    `baseline` names the groups that the others are held against by their label, loss or name of a
+    loss (default: softmax, where there is one). `sort` is a metric, best first.
+    Raises LmsmError for a key, baseline or metric that there is not.
+    """
+    _check_names("by", by, Config.model_fields)
+    _check_names("sort", [sort] if sort else [], METRICS)
+    unscored = [
+        Unscored(str(record.path), record.problem or "no scores")
+        for record in records
+        if record.scores is None or record.config is None
+    ]
+    members: dict[str, dict[Hashable, Sample]] = {}
+    for sample in samples_of(records, by):
+        runs = members.setdefault(sample.key, {})
+        if sample.place in runs:
+            reason = f"its configuration and seed are repeated by the newer {sample.record.name}"  # fmt: skip
+            unscored.append(Unscored(str(runs[sample.place].record.path), reason))
+        runs[sample.place] = sample
+    sampled = [list(runs.values()) for runs in members.values()]
+    differing, groups = _groups(sampled, by)
+    groups, unheld = _held_against(groups, sampled, baseline)
+    known = [sample.record for samples in sampled for sample in samples]
+    on_images = notes_on_images(known, usual_setting())
+    notes = [
+        *_split_apart(groups, differing),
+        *_averaged(sampled, by),
+        *on_images,
+        *_absent_classes(groups),
+        *unheld,
+    ]
+    order = sorted(groups, key=lambda group: (group.test_set, _rank(group, sort)))
+    return Comparison(differing, tuple(order), tuple(unscored), tuple(notes))
+
+
+def _check_names(flag: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
+    for name in names:
+        check_choice(f"--{flag}", name, known)
+
+
+def _held_against(groups: Sequence[Group], members: Sequence[Sequence[Sample]], name: str | None) -> tuple[list[Group], list[str]]:  # fmt: skip
+    """Return the groups with their differences to the baseline, and notes on those without one."""
+    chosen, notes = baseline_of(groups, name)
+    held, moved = [], []
+    for number, group in enumerate(groups):
+        place = chosen[number]
+        if place is None or place == number:
+            held.append(replace(group, is_baseline=number in chosen))
+            continue
+        differences = {
+            metric: difference(*by_seed(members[number], members[place], metric), higher_is_better=higher)
+            for metric, higher in HIGHER_IS_BETTER.items()
+        }  # fmt: skip
+        held.append(replace(group, differences=differences, verdict=verdict_in_words(differences)))
+        if any(_is_of_fewer(key, one, group, groups[place]) for key, one in differences.items()):
+            moved.append(group.label)
+    if moved:
+        notes.append(
+            f"the difference of {', '.join(moved)} is over the seeds and choices that its baseline has too: it is not that of the means shown, which are over all runs"
+        )
+    return held, notes
+
+
+def _is_of_fewer(metric: str, change: Difference | None, group: Group, baseline: Group) -> bool:
+    """Return whether a difference is another than that of the means of both groups."""
+    own, other = group.metrics[metric], baseline.metrics[metric]
+    if change is None or own is None or other is None:
+        return False
+    return abs(change.mean - (own.mean - other.mean)) > _ROUNDING
+
+
+def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]:
+    """Say which field keeps the scores of groups from being compared, or runs from being averaged."""
+    fields = [key for key in differing if key in (*SPLIT_KEYS, "images") or key.endswith("_images")]
+    if not fields:
+        return []
+    told = "; ".join(f"{key}: {', '.join(dict.fromkeys(str(group.differs[key]) for group in groups))}" for key in fields)  # fmt: skip
+    sets = len({group.test_set for group in groups})
+    apart = f"; they have {sets} different sets of test images, and * is the best on each" if sets > 1 else ""  # fmt: skip
+    return [f"not averaged over runs that are unlike in {told}{apart}"]
+
+
+def _absent_classes(groups: Iterable[Group]) -> list[str]:
+    """Say once over which classes the means run where some have no test image."""
+    rows = (one for group in groups for one in group.per_class)
+    absent = list(dict.fromkeys(one.name for one in rows if not one.test_count))
+    if not absent:
+        return []
+    told = absent_in_words(absent)
+    return [f"{told} no test image: balanced accuracy and macro F1 are over the other classes"]
+
+
+def _averaged(members: Iterable[Sequence[Sample]], by: Sequence[str]) -> list[str]:
+    """Say which other choices the means of `by` run over."""
+    found: dict[str, dict[str, None]] = {}
+    for samples in members if by else ():
+        settings = [sample.setting for sample in samples]
+        for key in _differing(settings, ("seed",)):
+            if key not in ("seed", *by):
+                found.setdefault(key, {}).update(dict.fromkeys(str(one.get(key)) for one in settings))  # fmt: skip
+    return [f"averaged over {key}: {', '.join(values)}" for key, values in found.items()]
+
+
+def _rank(group: Group, metric: str | None) -> float:
+    """Return what sorts the best group first and one without the score last; else the baseline first."""
+    if metric is None:
+        return 0.0 if group.is_baseline else 1.0
+    value = group.metrics[metric]
+    if value is None:
+        return float("inf")
+    return value.mean if metric in ("calibration_error", "minutes") else -value.mean
+
+
+def _groups(members: Sequence[Sequence[Sample]], by: Sequence[str]) -> tuple[tuple[str, ...], list[Group]]:  # fmt: skip
+    """Return the keys that tell the groups apart, and the groups."""
+    firsts = [samples[0] for samples in members]
+    test_sets = {key: number for number, key in enumerate(dict.fromkeys(test_images(one) for one in firsts))}  # fmt: skip
+    settings = [dict(shared_setting(one.record, one.setting, by)) for one in firsts]
+    images = [images_of(one.record) for one in firsts]
+    if choices_hide_it([one.record for one in firsts], usual_setting()):
+        names = names_of(images)
+        settings = [
+            {**setting, "images": names[one]} for setting, one in zip(settings, images, strict=True)
+        ]
+    differing = _differing(settings, by)
+    if len({key_of([setting.get(key) for key in differing]) for setting in settings}) < len(
+        settings
+    ):
+        settings = [{**setting, **num_images(one.record)} for setting, one in zip(settings, firsts, strict=True)]  # fmt: skip
+        differing = _differing(settings, by)
+    groups = []
+    for samples, setting, known in zip(members, settings, images, strict=True):
+        differs = {key: setting.get(key) for key in differing}
+        groups.append(
+            Group(
+                label=_label(differs, by),
+                differs=differs,
+                test_set=test_sets[test_images(samples[0])],
+                seeds=tuple(sample.seed for sample in samples),
+                runs=tuple(str(sample.record.path) for sample in samples),
+                metrics={name: _statistic(values(samples, name).values()) for name in METRICS},
+                per_class=_per_class([sample.scores for sample in samples]),
+                images=dict(zip(PARTS, known, strict=True)) if known else None,
+            )
+        )
+    return differing, groups
+
+
+def _differing(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of `by`, or else the loss, and all others in which the settings differ."""
+    always = list(by) or ["loss"]
+    keys = dict.fromkeys([*always, *(key for setting in settings for key in setting)])
+    return tuple(
+        key
+        for key in keys
+        if key in always or len({key_of(setting.get(key)) for setting in settings}) > 1
+    )
+
+
+def _label(differs: Mapping[str, Any], by: Sequence[str]) -> str:
+    """Return what tells a group apart: `lsoftmax:margin=4 neck=relu`; defaults go without saying."""
+    usual = usual_setting()
+    told = {key: value for key, value in differs.items() if key == "loss" or key in by or key_of(value) != key_of(usual.get(key))}  # fmt: skip
+    pieces = (str(value) if key == "loss" else f"{key}={value}" for key, value in told.items())
+    return " ".join(pieces)
+
+
+def _per_class(scores: Sequence[Mapping[str, Any]]) -> tuple[ClassStatistic, ...]:
+    return tuple(
+        ClassStatistic(
+            rows[0]["name"],
+            rows[0]["train_count"],
+            rows[0]["test_count"],
+            _statistic(row["accuracy"] for row in rows),
+        )
+        for rows in zip(*(one["per_class"] for one in scores), strict=True)
+    )
+
+
+def _statistic(values: Iterable[Any]) -> Statistic | None:
+    known = [float(value) for value in values if isinstance(value, int | float)]
+    if not known:
+        return None
+    sd = statistics.stdev(known) if len(known) > 1 else None
+    return Statistic(statistics.fmean(known), sd, len(known))

@@ -1,0 +1,29 @@
+"""Every choice that decides a run, and where the choices come from."""
+
+from lmsm_cli.config.config import (
+    ADDED_KEYS,
+    DATA_KEYS,
+    MOST_EPOCHS,
+    OPTION_OF,
+    WHERE_KEYS,
+    Config,
+    derived_defaults,
+    dump,
+    dump_yaml,
+    flag_name,
+    type_of,
+)
+
+__all__ = [
+    "ADDED_KEYS",
+    "DATA_KEYS",
+    "MOST_EPOCHS",
+    "OPTION_OF",
+    "WHERE_KEYS",
+    "Config",
+    "derived_defaults",
+    "dump",
+    "dump_yaml",
+    "flag_name",
+    "type_of",
+]

@@ -1,0 +1,328 @@
+"""Config: every choice that decides a run.
+
+To add a choice, add a field with its docstring: the flag, its help and its YAML key follow.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lmsm_cli.config import yaml as strict_yaml
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.losses.spec import LOSSES, TAKE_A_BIAS
+
+Dataset = Literal[
+    "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits", "folder"
+]  # fmt: skip
+Model = Literal[
+    "resnet18", "vgg16", "vgg16_bn", "resnet18-cifar", "resnet32",
+    "paper-mnist", "paper-cifar10", "paper-cifar100", "paper-2d",
+]  # fmt: skip
+
+# What stands between the backbone's features and the head where nothing else is asked for. BatchNorm
+# features cannot die under a margin, and L-Softmax did badly on a ResNet's own, which are never
+# negative (benchmarks/LOG.md); one neck for every loss keeps a comparison fair. Two features stay plain.
+_USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
+
+
+# Each checkpoint holds what was seen of every epoch; more than these would be refused on reading.
+MOST_EPOCHS = 50_000
+
+# Where and how a run is computed, which moves no result beyond rounding, and where its images are:
+# runs that differ in these alone, and have the same images, are the same.
+WHERE_KEYS = (
+    "out", "data_dir", "follow_links", "skip_unreadable", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard",
+)  # fmt: skip
+
+# What decides which images a run has, and in what form.
+DATA_KEYS = (
+    "dataset",
+    "data_dir",
+    "imbalance",
+    "factor",
+    "images_per_class",
+    "validation",
+    "split_seed",
+    "image_size",
+    "resize",
+    "follow_links",
+    "skip_unreadable",
+)
+
+# Choices that lmsm had not when runs were made that are still there: at its default, each is what
+# those runs had.
+ADDED_KEYS = ("head_bias", "head_init", "resize")
+
+# Options of a choice: each has an effect only where that choice has one of these values.
+OPTION_OF: dict[str, tuple[str, tuple[str, ...]]] = {
+    "factor": ("imbalance", ("exp", "step")),
+    "reweight_beta": ("reweight", ("effective",)),
+    "momentum": ("optimizer", ("sgd",)),
+    "step_size": ("schedule", ("step",)),
+    "milestones": ("schedule", ("multistep",)),
+    "gamma": ("schedule", ("step", "multistep")),
+}
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would take true for 1
+        raise ValueError("true and false are not numbers")
+    return value
+
+
+def _split_commas(value: Any) -> Any:
+    return tuple(piece.strip() for piece in value.split(",")) if isinstance(value, str) else value
+
+
+def _check_device(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdecimal())):
+        raise ValueError(f"{value!r} is not auto, cpu, cuda or cuda:N")
+    return value
+
+
+def _check_path(value: Any) -> Any:
+    try:
+        possible = b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ValueError("no file can have this name")
+    return value
+
+
+Folder = Annotated[Path, AfterValidator(_check_path)]
+Int = Annotated[int, BeforeValidator(_not_bool)]
+Float = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+
+
+def _panel(name: str) -> dict[str, Any]:
+    return {"panel": name}
+
+
+_DATA, _MODEL, _LOSS = _panel("Data"), _panel("Model"), _panel("Loss")
+_TRAINING, _RUN = _panel("Training"), _panel("Run")
+
+
+class Config(BaseModel):
+    """Every choice that decides a run; frozen, complete and checked."""
+
+    # built on first use: --help, which needs the fields alone, comes sooner
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
+
+    dataset: Dataset = Field("cifar10", json_schema_extra=_DATA)
+    """Images to learn from; `balanced` and `imbalanced` are CIFAR-10, `digits` needs no download, `folder` is your own, in --data-dir with a folder for each class."""
+    data_dir: Folder = Field(Path("data"), json_schema_extra=_DATA)
+    """Folder of the data; what is not there is downloaded to it (default: $LMSM_DATA_DIR, else data)."""
+    imbalance: Literal["none", "exp", "step"] = Field("none", json_schema_extra=_DATA)
+    """How classes are made rare: `exp` each more than the one before, `step` half of them alike (default: none; exp for `imbalanced`)."""
+    factor: Float = Field(1.0, gt=0, le=1, json_schema_extra=_DATA)
+    """Images in the smallest class / images in the largest (default: 1; 0.1 with an imbalance)."""
+    images_per_class: Annotated[int, Field(ge=1), BeforeValidator(_not_bool)] | None = Field(
+        None, json_schema_extra=_DATA
+    )
+    """Training images that a class has at most, before any imbalance, for a study in short (default: all there are)."""
+    validation: Float = Field(0.1, ge=0, lt=1, json_schema_extra=_DATA)
+    """Share of every class's training images that is held out for validation."""
+    split_seed: Int = Field(0, ge=0, lt=2**32, json_schema_extra=_DATA)
+    """Seed of the choice of validation images; apart from --seed, so that all seeds share one choice."""
+    augment: Literal["none", "flip", "crop-flip"] = Field("none", json_schema_extra=_DATA)
+    """Random changes to the training images; crop pads by 4 pixels."""
+    image_size: Int = Field(32, ge=8, le=1024, json_schema_extra=_DATA)
+    """Pixels of a side that the images of `folder` are brought to."""
+    resize: Literal["crop", "pad", "squash"] = Field("crop", json_schema_extra=_DATA)
+    """How images of another shape get there: the middle of the shorter side, all of it with black beside it, or each side by itself."""
+
+    model: Model = Field("resnet18", json_schema_extra=_MODEL)
+    """Network up to the last layer."""
+    neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
+    """Layers between the network and the class weights; features of `relu` can die under a margin (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
+    head_bias: bool = Field(False, json_schema_extra=_MODEL)
+    """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on angles."""
+    head_init: Literal["default", "kaiming", "unit"] = Field("default", json_schema_extra=_MODEL)
+    """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its normalised layer's."""
+    pretrained: Annotated[str, AfterValidator(_check_path)] | None = Field(
+        None, json_schema_extra=_MODEL
+    )
+    """Weights to start from: `imagenet` for torchvision's, or a file with a state dict."""
+
+    loss: str = Field("softmax", json_schema_extra=_LOSS)
+    """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists them."""
+    reweight: Literal["none", "inverse", "effective"] = Field("none", json_schema_extra=_LOSS)
+    """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of images (Cui et al. 2019)."""
+    reweight_beta: Float = Field(0.9999, ge=0, lt=1, json_schema_extra=_LOSS)
+    """Beta of `effective`: 0 weighs all classes alike, towards 1 it becomes `inverse`."""
+    sampling: Literal["shuffle", "balanced"] = Field("shuffle", json_schema_extra=_LOSS)
+    """Images of an epoch: `shuffle` takes each once, `balanced` draws as many at random, every class equally likely."""
+    rebalance_from: Int = Field(1, ge=1, json_schema_extra=_LOSS)
+    """First epoch in which --reweight and --sampling hold; after the first it defers them (DRW, DRS)."""
+
+    epochs: Int = Field(10, ge=1, le=MOST_EPOCHS, json_schema_extra=_TRAINING)
+    """Passes over the training images."""
+    batch_size: Int = Field(128, ge=2, json_schema_extra=_TRAINING)
+    """Images in a training step."""
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", json_schema_extra=_TRAINING)
+    """Optimiser."""
+    lr: Float = Field(0.001, gt=0, json_schema_extra=_TRAINING)
+    """Learning rate before the schedule."""
+    momentum: Float = Field(0.9, ge=0, lt=1, json_schema_extra=_TRAINING)
+    """Momentum of `sgd`."""
+    weight_decay: Float = Field(0.0005, ge=0, json_schema_extra=_TRAINING)
+    """Weight decay."""
+    head_weight_decay: (
+        Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_not_bool)] | None
+    ) = Field(None, json_schema_extra=_TRAINING)
+    """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
+    schedule: Literal["constant", "step", "multistep", "cosine"] = Field("step", json_schema_extra=_TRAINING)  # fmt: skip
+    """How the learning rate falls, epoch by epoch."""
+    step_size: Int = Field(2, ge=1, json_schema_extra=_TRAINING)
+    """Epochs between the falls of `step`."""
+    milestones: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], BeforeValidator(_split_commas)] = Field((160, 180), json_schema_extra=_TRAINING)  # fmt: skip
+    """Epochs after which `multistep` falls, as in 160,180."""
+    gamma: Float = Field(0.9, gt=0, le=1, json_schema_extra=_TRAINING)
+    """Factor of the learning rate at a fall of `step` and `multistep`."""
+    warmup: Int = Field(0, ge=0, json_schema_extra=_TRAINING)
+    """Epochs at the start over which the learning rate rises, in a straight line."""
+    best_tolerance: Float = Field(0.01, ge=0, json_schema_extra=_TRAINING)
+    """How much better on validation a net must be to replace best.pt."""
+
+    seed: Int = Field(42, ge=0, lt=2**32, json_schema_extra=_RUN)
+    """Seed of weights, shuffling, augmentation and dropout."""
+    follow_links: bool = Field(False, json_schema_extra=_RUN)
+    """Read images and class folders too that links lead to out of the data folder."""
+    skip_unreadable: bool = Field(False, json_schema_extra=_RUN)
+    """Go on without the images that cannot be read, which are told."""
+    device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = Field("auto", json_schema_extra=_RUN)
+    """Number format of the network, of the loss always fp32; on a CPU `auto` measures once what is fastest."""
+    layout: Literal["auto", "channels-last", "contiguous"] = Field("auto", json_schema_extra=_RUN)
+    """Order of images and features in memory; `auto` as for --precision."""
+    threads: Int = Field(0, ge=0, le=1024, json_schema_extra=_RUN)
+    """CPU threads, which torchrun's processes share; 0 measures as --precision auto does."""
+    cuda_graph: bool = Field(True, json_schema_extra=_RUN)
+    """On a GPU, replay each training step as one CUDA graph."""
+    compile: bool = Field(False, json_schema_extra=_RUN)
+    """Compile the model with torch.compile: slow to start (tens of seconds), not always faster."""
+    tensorboard: bool = Field(False, json_schema_extra=_RUN)
+    """Write the curves into the run folder for TensorBoard too; needs `pip install tensorboard`."""
+    out: Folder = Field(Path("runs"), json_schema_extra=_RUN)
+    """Folder that the run folder is made in."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_derived(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, (value, _) in derived_defaults(values).items()} | values
+
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, value: str, info: ValidationInfo) -> str:
+        """Check the spec by the caller's `check_loss`; the losses are not known down here."""
+        check = (info.context or {}).get("check_loss")
+        if check:
+            try:
+                check(value)
+            except LmsmError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Config":
+        if self.dataset == "balanced" and self.imbalance != "none":
+            raise ValueError(
+                "dataset 'balanced' excludes an imbalance; take 'imbalanced' or 'cifar10'"
+            )
+        if self.dataset == "imbalanced" and self.imbalance == "none":
+            raise ValueError(
+                "dataset 'imbalanced' needs an imbalance; take 'balanced' or 'cifar10'"
+            )
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup {self.warmup} leaves none of the {self.epochs} epochs")
+        if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {self.milestones} do not rise")
+        return self
+
+    @model_validator(mode="after")
+    def _check_bias(self) -> "Config":
+        name = self.loss.partition(":")[0].strip()
+        if self.head_bias and name in LOSSES and name not in TAKE_A_BIAS:
+            raise ValueError(
+                f"head_bias has no meaning with loss {name!r}, whose margin is on angles; it goes with {', '.join(TAKE_A_BIAS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_options(self, info: ValidationInfo) -> "Config":
+        """Refuse options without effect, but not those of a run that is there: an older lmsm took them."""
+        if (info.context or {}).get("is_saved"):
+            return self
+        for key, (choice, useful) in OPTION_OF.items():
+            value, chosen = getattr(self, key), getattr(self, choice)
+            if chosen not in useful and value != type(self).model_fields[key].default:
+                told = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                raise ValueError(f"{key} {told} has no effect with {choice} {chosen!r}; take {' or '.join(map(repr, useful))}")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _check_rebalancing(self) -> "Config":
+        start = self.rebalance_from
+        if start > 1 and self.reweight == "none" and self.sampling == "shuffle":
+            raise ValueError(f"rebalance_from {start} has no effect without a reweight (inverse or effective) or sampling 'balanced'; add one, or take 1")  # fmt: skip
+        if start > self.epochs:
+            raise ValueError(f"rebalance_from {start} is after the last of the {self.epochs} epochs, so nothing would be rebalanced; take at most {self.epochs}")  # fmt: skip
+        return self
+
+
+def derived_defaults(given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return the defaults that follow from other values: key -> (value, reason)."""
+    derived: dict[str, tuple[Any, str]] = {}
+    if os.environ.get("LMSM_DATA_DIR"):
+        derived["data_dir"] = (os.environ["LMSM_DATA_DIR"], "environment LMSM_DATA_DIR")
+    if given.get("dataset") == "imbalanced":
+        derived["imbalance"] = ("exp", "dataset imbalanced")
+    imbalance = given.get("imbalance", derived.get("imbalance", ("none",))[0])
+    if imbalance != "none":
+        derived["factor"] = (0.1, f"imbalance {imbalance}")
+    model = str(given.get("model"))
+    if model in _USUAL_NECK:
+        derived["neck"] = (_USUAL_NECK[model], f"model {model}")
+    return {key: value for key, value in derived.items() if key not in given}
+
+
+def type_of(key: str) -> Any:
+    """Return the type of a key's values, where they are not None: float for `weight_decay`."""
+    annotation = Config.model_fields[key].annotation
+    if get_origin(annotation) not in (UnionType, Union):
+        return annotation
+    first = get_args(annotation)[0]
+    return get_args(first)[0] if get_origin(first) is Annotated else first
+
+
+def flag_name(key: str) -> str:
+    """Return the flag of a config key: weight_decay -> --weight-decay."""
+    return "--" + key.replace("_", "-")
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """Return the config as plain types, ready for YAML and JSON."""
+    return config.model_dump(mode="json")
+
+
+def dump_yaml(config: Config) -> str:
+    """Return the config as YAML text that `--config` reads back."""
+    return strict_yaml.written(dump(config))

@@ -1,0 +1,63 @@
+"""The JSON Schema of a config file, so that an editor completes and checks it while it is typed.
+
+It looks at each key alone: a file may be one layer of several (`lmsm train --preset NAME --config
+FILE`), so whether keys fit together is known only to `lmsm train --show-config`.
+"""
+
+import re
+from typing import Any
+
+from lmsm_cli.config.config import Config
+from lmsm_cli.losses.spec import LOSSES
+
+# The draft that the editors' YAML support knows best.
+_DRAFT = "http://json-schema.org/draft-07/schema#"
+_DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
+_MARGIN = {
+    "description": "Short for margin=... in `loss`, of this file or of the preset below it.",
+    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"const": "auto"}],
+}
+_MILESTONES = [
+    {"type": "array", "items": {"type": "integer", "minimum": 1}},
+    {"type": "string", "pattern": r"^ *[1-9][0-9]*( *, *[1-9][0-9]*)* *$"},
+]
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the schema: every key with its help, default and values, the losses by their names."""
+    made = Config.model_json_schema()
+    properties: dict[str, Any] = {}
+    for key, described in made["properties"].items():
+        properties[key] = {k: v for k, v in described.items() if k not in ("panel", "title")}
+        if key == "loss":
+            properties["margin"] = _MARGIN
+    properties["loss"] |= {
+        "anyOf": [{"enum": list(LOSSES)}, {"pattern": _loss_pattern()}],
+        "examples": ["lsoftmax:margin=4", "ldam", "vs:tau=1.2"],
+    }
+    properties["device"]["pattern"] = _DEVICE
+    properties["milestones"] = {
+        "description": properties["milestones"]["description"],
+        "default": properties["milestones"]["default"],
+        "anyOf": _MILESTONES,
+    }
+    return {
+        "$schema": _DRAFT,
+        "title": "lmsm config",
+        "description": "Choices of a training, as `lmsm train --config FILE` takes them.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _loss_pattern() -> str:
+    """Return the pattern of `name:key=value,...` with each loss's own options."""
+    return "^ *(" + "|".join(_one_loss(name, options) for name, options in LOSSES.items()) + ") *$"
+
+
+def _one_loss(name: str, options: tuple[str, ...]) -> str:
+    if not options:
+        return re.escape(name)
+    option = rf" *({'|'.join(options)}) *= *[^,\s][^,]*"
+    return rf"{re.escape(name)}( *:{option}(,{option})*)?"

@@ -1,0 +1,134 @@
+"""Where a config's values come from: built-in default < preset < `--config FILE` < flag.
+
+To add a preset, put a file into presets/: its first comments are its command and what it gave.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from lmsm_cli.config.config import OPTION_OF, Config, derived_defaults, flag_name
+from lmsm_cli.config.yaml import read_mapping
+from lmsm_cli.errors import LmsmError, did_you_mean
+from lmsm_cli.losses.spec import with_option
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one place, each with the place's name for messages and `--show-config`."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+    @classmethod
+    def of_file(cls, path: Path, name: str | None = None) -> "Layer":
+        """Read a YAML file; `name` stands for the path in origins."""
+        entries = read_mapping(path)
+        return cls(
+            {key: entry.value for key, entry in entries.items()},
+            {key: f"{name or path}:{entry.line}" for key, entry in entries.items()},
+        )
+
+    @classmethod
+    def of_preset(cls, name: str) -> "Layer":
+        """Read a shipped preset."""
+        return cls.of_file(preset_path(name), f"preset {name}")
+
+    @classmethod
+    def of_flags(cls, flags: Mapping[str, Any]) -> "Layer":
+        """Take the flags that were given; None means not given."""
+        given = {key: value for key, value in flags.items() if value is not None}
+        return cls(given, {key: flag_name(key) for key in given})
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked config and where each of its values came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
+def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None = None, *, is_saved: bool = False) -> Resolved:  # fmt: skip
+    """Return the config that the layers give, lowest first; `is_saved` where it is that of a run.
+
+    `margin` is a key of layers only: short for the `margin=` of the loss spec in force there.
+    `check_loss` raises LmsmError for a bad loss spec. Raises LmsmError that lists every mistake.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: list[str] = []
+    for layer in layers:
+        for key in _options_that_go(layer, values):
+            values.pop(key, None)
+            origins.pop(key, None)
+        values |= layer.values
+        origins |= layer.origins
+        if "margin" in values:
+            try:
+                values["loss"] = with_option(
+                    str(values.get("loss", "softmax")), "margin", values.pop("margin")
+                )
+            except LmsmError as error:
+                problems.append(f"{origins['margin']}: {error}")
+            origins["loss"] = origins.pop("margin")
+    try:
+        config = Config.model_validate(
+            values, context={"check_loss": check_loss, "is_saved": is_saved}
+        )
+    except ValidationError as error:
+        problems += [_explain(problem, origins) for problem in error.errors()]
+    if problems:
+        raise LmsmError("\n".join(problems))
+    reasons = {key: reason for key, (_, reason) in derived_defaults(values).items()}
+    named = {key: origins.get(key, reasons.get(key, "default")) for key in Config.model_fields}
+    return Resolved(config, named)
+
+
+def _options_that_go(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
+    """Return the options of lower layers that go with a choice of theirs which this one replaces.
+
+    An option of another choice has no effect now; and one that had none, as a run's config.yaml
+    spells all of them, is no choice of what it is to be where it has.
+    """
+    return [
+        key
+        for key, (choice, useful) in OPTION_OF.items()
+        if choice in layer.values and key not in layer.values
+        and (layer.values[choice] not in useful or (lower.get(choice, useful[0]) not in useful and lower.get(key) == Config.model_fields[key].default))
+    ]  # fmt: skip
+
+
+def _explain(problem: Any, origins: Mapping[str, str]) -> str:
+    """Return one pydantic problem as `place: what is wrong (nearest right thing)`."""
+    key = str(problem["loc"][0]) if problem["loc"] else ""
+    place = origins.get(key, key)
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key {key!r}{did_you_mean(key, [*Config.model_fields, 'margin'])}"
+    if problem["type"] == "literal_error":
+        choices = get_args(Config.model_fields[key].annotation)
+        return f"{place}: {key} has no value {problem['input']!r}{did_you_mean(str(problem['input']), choices)}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{place}: {key} is {problem['input']!r}: {message}" if key else message
+
+
+def preset_folder() -> Path:
+    """Return the folder of the shipped presets: inside an installed wheel, else in the checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "presets"
+    return inside if inside.is_dir() else package.parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """Return the file of a preset. Raises LmsmError with the nearest name where there is none."""
+    if name not in preset_names():
+        raise LmsmError(f"no preset {name!r}{did_you_mean(name, preset_names())}")
+    return preset_folder() / f"{name}.yaml"

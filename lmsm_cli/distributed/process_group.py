@@ -1,0 +1,289 @@
+"""The ranks of a run: the processes that `torchrun --nproc-per-node N -m lmsm_cli ...` starts.
+
+Each rank takes a part of every batch; together they compute what one process would. `joined` gives
+a process its Ranks, and `ALONE`, whose methods do nothing, where there is only one.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from inspect import signature
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from lmsm_cli.distributed.failures import leave, shared_failure, wait_for, wait_for_leave
+from lmsm_cli.distributed.shared_memory import SharedMemory, opened
+from lmsm_cli.errors import LmsmError, RunError, first_line
+
+if TYPE_CHECKING:  # a torch built without distributed has none
+    from torch.distributed.distributed_c10d import Store
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a run; by default it is the only one.
+
+    Every method but `share` is a collective unless said otherwise: each rank must call it, in the
+    same order.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """This process among those of its host."""
+    local_size: int = 1
+    _store: "Store | None" = field(default=None, repr=False)
+    _memory: SharedMemory | None = field(default=None, repr=False)
+    _turns: Iterator[int] = field(default_factory=count, repr=False)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes the files and talks to the user."""
+        return self.rank == 0
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise LmsmError where the ranks cannot share a batch equally; no collective."""
+        lower = batch_size - batch_size % self.size
+        if lower != batch_size:
+            nearest = f"{lower} or {lower + self.size}" if lower else f"{self.size}"
+            raise LmsmError(f"batch_size is {batch_size}: {self.size} processes cannot share it equally; use {nearest}")  # fmt: skip
+
+    def take_device(self, device: torch.device) -> torch.device:
+        """Return this rank's device, of the kind that was chosen for all, and make it current.
+
+        No collective. Raises LmsmError where a host has fewer CUDA devices than ranks, and where its
+        ranks would share a CUDA device that was asked for by number.
+        """
+        if device.type != "cuda" or self.size == 1:
+            return device
+        if device.index is not None and self.local_size > 1:
+            raise LmsmError(f"device is '{device}': {self.local_size} processes cannot share it; use --device cuda")  # fmt: skip
+        available = torch.cuda.device_count()
+        if available < self.local_size:
+            raise LmsmError(f"{self.local_size} processes were started on a host with {available} CUDA devices; use torchrun --nproc-per-node {available}")  # fmt: skip
+        own = torch.device("cuda", device.index or self.local_rank)
+        torch.cuda.set_device(own)
+        return own
+
+    def share(self, num_images: int) -> slice:
+        """Return this rank's part of a batch; parts differ by one image at most; no collective.
+
+        As numpy.array_split divides. It is empty where there are fewer images than ranks: the rank
+        must still take part in every collective, and in the backward pass (`zero_objective`).
+        """
+        least, larger = divmod(num_images, self.size)
+        start = self.rank * least + min(self.rank, larger)
+        return slice(start, start + least + (self.rank < larger))
+
+    def add_(self, values: Tensor) -> Tensor:
+        """Replace a contiguous tensor by its sum over the ranks; return it."""
+        if self._memory and values.device.type == "cpu":
+            return self._memory.add_(values)
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def stack(self, values: Tensor) -> Tensor:
+        """Return the values of all ranks (R, ...), which must have the same shape and type."""
+        if self._memory and values.device.type == "cpu":
+            return self._memory.stack(values)
+        if self.size == 1:
+            return values[None]
+        stacked = values.new_empty(self.size, *values.shape)
+        dist.all_gather(list(stacked), values.contiguous())
+        return stacked
+
+    def any_(self, flags: Tensor) -> Tensor:
+        """Replace a contiguous bool tensor by what is true on any rank; return it."""
+        if self.size > 1:
+            # gloo and nccl know the maximum of bytes, not of bools.
+            dist.all_reduce(flags.view(torch.uint8), dist.ReduceOp.MAX)
+        return flags
+
+    def largest(self, number: int) -> int:
+        """Return the largest of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        return int(self.stack(torch.tensor([number])).max())
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows (N, ...) of all ranks, one rank's after the other's; N may differ."""
+        if self.size == 1:
+            return rows
+        lengths = rows.new_zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(rows)
+        *each, longest = [*self.add_(lengths).tolist(), int(lengths.max())]
+        padded = rows.new_zeros(longest, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = zip(self.stack(padded), each, strict=True)
+        return torch.cat([part[:length] for part, length in parts])
+
+    def agree(self, value: T) -> T:
+        """Return rank 0's value, of plain types."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        self.add_(torch.zeros(1))
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Let rank 0 run the body before the others, and the first of each host before its others.
+
+        For downloads and caches, on hosts that share their disk and on hosts that don't. There is no
+        time limit. Raises RankError where a rank fails that others wait for.
+        """
+        if self._store is None:
+            yield
+            return
+        turn = f"turn/{next(self._turns)}/"
+        ahead = self.rank - self.local_rank if self.local_rank else 0
+        if not self.is_first:
+            wait_for(self._store, f"{turn}{ahead}", self.rank, self.size)
+        yield
+        self._store.set(f"{turn}{self.rank}", "")
+
+
+ALONE = Ranks()
+
+# torch 2.14 has a new name for `broadcast_buffers`, and warns of the old one.
+_IS_LATER = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+
+
+@contextmanager
+def joined(device: str = "auto", *, timeout: timedelta = timedelta(minutes=10)) -> Iterator[Ranks]:
+    """Join the processes that torchrun started; give ALONE where it did not, or started only one.
+
+    `device` is a config's: CUDA tensors go through nccl, and those on the CPU through gloo in any
+    case. `timeout` is how long a rank waits for the others in a collective. Each rank computes with
+    its share of the host's cores, unless OMP_NUM_THREADS says otherwise.
+    Errors are shared as `failures.shared_failure` says; the process must end after one. Raises
+    LmsmError for an incomplete environment and RunError where the ranks do not find each other.
+    """
+    if _number("WORLD_SIZE", 1) == 1:
+        yield ALONE
+        return
+    uses_cuda = device != "cpu" and torch.cuda.is_available()
+    ranks, store = _start("cpu:gloo,cuda:nccl" if uses_cuda else "gloo", timeout)
+    threads = torch.get_num_threads()
+    try:
+        with shared_failure(store, ranks.rank, ranks.size):
+            # torchrun sets 1, so that N processes with all cores each don't get in each other's way.
+            if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+                torch.set_num_threads(threads_for(ranks.local_size))
+            yield ranks
+    except BaseException:
+        _abort(uses_cuda)
+        leave(store, ranks.rank)
+        raise
+    else:
+        dist.destroy_process_group()
+        leave(store, ranks.rank)
+        if ranks.is_first:
+            wait_for_leave(store, range(ranks.size), timeout.total_seconds())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _start(backend: str, timeout: timedelta) -> "tuple[Ranks, Store]":
+    """Start the process group that the environment describes; return the ranks and their store."""
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    local_rank, local_size = _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size)
+    try:
+        shared, _, _ = next(rendezvous("env://", timeout=timeout))
+        dist.init_process_group(backend, store=shared, rank=rank, world_size=size, timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"rank {rank} did not find the other {size - 1} processes within {timeout}: {first_line(error)}") from None  # fmt: skip
+    store = PrefixStore("lmsm", shared)
+    # Ranks that wait in turns for a core of their own would only keep each other from it.
+    is_roomy = local_size == size <= num_cores()
+    memory = opened(rank, size, timeout) if is_roomy else None
+    return Ranks(rank, size, local_rank, local_size, store, memory), store
+
+
+def _abort(uses_cuda: bool) -> None:
+    """End the process group without the others, who may be waiting for this rank."""
+    if uses_cuda:
+        # destroy_process_group would wait for collectives that can never be finished.
+        dist.distributed_c10d._abort_process_group()
+    else:
+        dist.destroy_process_group()
+
+
+def _number(name: str, default: int | None = None) -> int:
+    """Return a number of torchrun's environment. Raises LmsmError where it is missing or none."""
+    text = os.environ.get(name, default)
+    try:
+        return int(text)  # type: ignore[arg-type]  # None is caught
+    except (TypeError, ValueError):
+        raise LmsmError(f"{name} is {text!r} in the environment: start with torchrun, or unset WORLD_SIZE for one process") from None  # fmt: skip
+
+
+def threads_for(local_size: int) -> int:
+    """Return the cores for each of `local_size` processes on this host, at least 1."""
+    return max(1, num_cores() // local_size)
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def data_parallel(objective: nn.Module, device: torch.device, ranks: Ranks) -> DistributedDataParallel:  # fmt: skip
+    """Return an objective module whose parameters get the sum of the ranks' gradients.
+
+    The ranks' parameters become rank 0's. Every parameter must get a gradient in every step.
+    """
+    buffers = "forward_sync_buffers" if _IS_LATER else "broadcast_buffers"
+    options: dict[str, Any] = {
+        "device_ids": [device] if device.type == "cuda" else None,
+        # Buffers are the same on every rank: batch statistics are those of the global batch.
+        buffers: False,
+        # True takes a look through the graph in every step, and hides a layer without a gradient.
+        "find_unused_parameters": False,
+        # The graph changes with an empty part, and where an epoch brings in class weights.
+        "static_graph": False,
+        # One copy of the gradients instead of two.
+        "gradient_as_bucket_view": True,
+    }
+    parallel = DistributedDataParallel(objective, **options)
+    parallel.register_comm_hook(None, lambda _, bucket: _sum(ranks, bucket.buffer()))
+    return parallel
+
+
+def _sum(ranks: Ranks, gradients: Tensor) -> Future[Tensor]:
+    """Sum a flat bucket of gradients; left to itself, DistributedDataParallel takes the mean."""
+    if ranks._memory and gradients.device.type == "cpu":
+        done: Future[Tensor] = Future()
+        done.set_result(ranks.add_(gradients))
+        return done
+    work = dist.all_reduce(gradients, async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])
+
+
+def zero_objective(features: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """Return the objective () of a rank without images: 0, with a gradient of 0 for everything.
+
+    `features` are the empty (0, D) ones, `parameters` those that come after: losses take no empty
+    batch, but the other ranks wait for the gradients.
+    """
+    return torch.stack([features.float().sum(), *(p.sum() * 0 for p in parameters)]).sum()

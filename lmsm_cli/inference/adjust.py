@@ -1,0 +1,130 @@
+"""Post-hoc corrections for long tails: other answers from a trained classifier, without retraining.
+
+A correction turns margin-free logits and a strength tau into scores whose largest names the class;
+tau 0 leaves the answers as trained. To add one, write a function that returns a `Correction` and
+give it a flag (evaluation.py, commands/evaluate.py).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.metrics import balanced_accuracy
+
+# Values of tau that are tried in each unit: 0, 0.05, 0.1, ...
+_STEPS = 20
+# Norms that differ by less are equal: normalised float32 rows differ by about 1e-7.
+_SAME_NORM = 1e-5
+# A class whose weight is 0 has no direction; its logits are 0 and stay 0.
+_SMALLEST_NORM = 1e-12
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A correction of one classifier; `correct` takes logits (N, C) and tau, gives float64 (N, C)."""
+
+    method: str
+    correct: Callable[[Tensor, float], Tensor]
+    largest_tau: float  # up to which `choose_tau` looks
+    theory: float = 1.0  # the tau that is right where the training left the long tail alone
+
+    def predict(self, logits: Tensor, tau: float) -> NDArray[np.int64]:
+        """Return the class numbers (N,) that corrected logits (N, C) name."""
+        predictions: NDArray[np.int64] = self.correct(logits, tau).argmax(dim=1).cpu().numpy()
+        return predictions
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen tau and the balanced accuracy on the images it was chosen on, with it and without."""
+
+    tau: float
+    balanced_accuracy: float
+    balanced_accuracy_unadjusted: float
+
+
+def adjust_logits(logits: Tensor, train_counts: Sequence[int], tau: float) -> Tensor:
+    """Return logits (N, C) minus tau log pi_c, float64; pi are the shares of the training images.
+
+    For logits of softmax cross-entropy tau 1 is Fisher-consistent for balanced accuracy. Menon et
+    al. 2021, arXiv 2007.07314. Raises LmsmError for a tau beyond float64.
+    """
+    counts = torch.tensor(train_counts, dtype=torch.float64, device=logits.device)
+    shift = tau * (counts / counts.sum()).log()
+    _check_usable(shift.isfinite(), tau)
+    return logits.double() - shift
+
+
+def tau_normalise(
+    logits: Tensor, weight_norms: Tensor, tau: float, bias: Tensor | None = None
+) -> Tensor:
+    """Return the logits (N, C), float64, of class weights W_c / |W_c|^tau, from those of W_c.
+
+    tau 1 leaves the directions of the class weights alone. `weight_norms` are (C,). A `bias` (C,) is
+    no part of a class weight and stays as it is, so that tau 0 changes nothing. Kang et al. 2020,
+    arXiv 1910.09217, who leave theirs out. Raises LmsmError for a tau beyond float64.
+    """
+    norms = weight_norms.to(logits.device, torch.float64).clamp_min(_SMALLEST_NORM)
+    scale = norms**-tau
+    _check_usable(scale.isfinite() & (scale > 0), tau)
+    if bias is None:
+        return logits.double() * scale
+    bias = bias.to(logits.device, torch.float64)
+    return (logits.double() - bias) * scale + bias
+
+
+def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correction:
+    """Return the correction by the training images per class, (C,).
+
+    `done` is how much of it the training did already, from 0 to 1: theory's tau is what is left.
+    Raises LmsmError where it can change nothing, and for a class without training images.
+    """
+    if min(train_counts) < 1:
+        raise LmsmError(f"class {list(train_counts).index(min(train_counts))} has no training image, hence no prior to adjust by")  # fmt: skip
+    if min(train_counts) == max(train_counts):
+        raise LmsmError(f"logit adjustment changes nothing here: every class has {train_counts[0]} training images; evaluate without --adjust")  # fmt: skip
+    return Correction(
+        "adjust",
+        lambda logits, tau: adjust_logits(logits, train_counts, tau),
+        2.0,
+        max(0.0, 1.0 - done),
+    )
+
+
+def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> Correction:
+    """Return the correction by the norms of the class weights in force, (C, D); `bias` (C,) is the head's.
+
+    Raises LmsmError where all have the same norm, so that it can change nothing.
+    """
+    norms = class_weights.detach().double().norm(dim=1)
+    bias = None if bias is None else bias.detach()
+    if norms.max() - norms.min() <= _SAME_NORM * norms.max():
+        raise LmsmError(f"tau-normalisation changes nothing here: the loss gives all class weights the same norm ({norms[0]:.3g}); use --adjust")  # fmt: skip
+    return Correction("tau-norm", lambda logits, tau: tau_normalise(logits, norms, tau, bias), 1.0)
+
+
+def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]) -> Choice:
+    """Return the tau of 0, 0.05, ... `largest_tau` with the best balanced accuracy on these images.
+
+    `logits` (N, C) and `labels` (N,) are of validation images; classes without one do not count.
+    Among equals the tau nearest to theory's wins.
+    """
+    steps = range(round(_STEPS * correction.largest_tau) + 1)
+    reached = [balanced_accuracy(labels, correction.predict(logits, step / _STEPS)) for step in steps]  # fmt: skip
+    # Ties are wide, because a rare class has one or two validation images, and theory then decides.
+    # Logit adjustment is Fisher-consistent at 1, less what the loss did itself. Norms grow with a class's images, and at 1 they
+    # have no say; the smallest of equals would keep a bias that validation is too small to see
+    # (benchmarks/LOG.md). The margin is for means of the same recalls added in another order.
+    tied = [step for step in steps if reached[step] > max(reached) - 1e-9]
+    chosen = min(tied, key=lambda step: abs(step / _STEPS - correction.theory))
+    return Choice(chosen / _STEPS, reached[chosen], reached[0])
+
+
+def _check_usable(usable: Tensor, tau: float) -> None:
+    if not usable.all():
+        raise LmsmError(f"tau is {tau:g}: the corrected scores leave float64's range; give a smaller one")  # fmt: skip

@@ -1,0 +1,70 @@
+"""The files that an evaluation leaves for those who ask: pictures, and features for other tools."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsm_cli.inference.evaluate import Evaluation
+from lmsm_cli.reports.plots import features_title, plot_confusion, plot_features, plot_reliability
+from lmsm_cli.reports.sheets import Mistake, draw_mistakes
+from lmsm_cli.runs.folder import write_whole
+
+
+def write_plots(evaluation: Evaluation, folder: Path, *, worst: int) -> None:
+    """Draw confusion, reliability and the `worst` mistakes into the folder; of a 2-D net the features.
+
+    Raises DiskError.
+    """
+    plot_confusion(evaluation.scores, folder)
+    plot_reliability(evaluation.scores, folder)
+    draw_mistakes(worst_mistakes(evaluation, worst), folder / "worst_mistakes.png")
+    if evaluation.is_flat:
+        _plot_features(evaluation, evaluation.features(), folder / "features.png")
+
+
+def write_features(evaluation: Evaluation, path: Path) -> None:
+    """Write features, labels, predictions and class names to an .npz; 2-D features as a PNG beside it.
+
+    The names of the arrays are `features` (N, D) and `logits` (N, C) float32, `labels` and
+    `predictions` (N,) int64, and `classes` (C,). The logits are those that the predictions are of: for
+    top-k, calibration and corrections of one's own. Raises DiskError.
+    """
+    features = evaluation.features()
+    arrays: dict[str, NDArray[Any]] = {
+        "features": features,
+        "labels": evaluation.labelled.labels.numpy(),
+        "predictions": evaluation.predictions,
+        "logits": evaluation.logits,
+        "classes": np.array(evaluation.labelled.classes),
+    }
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
+    write_whole(path, file.getvalue())
+    if evaluation.is_flat:
+        _plot_features(evaluation, features, path.with_suffix(".png"))
+
+
+def worst_mistakes(evaluation: Evaluation, number: int) -> list[Mistake]:
+    """Return the wrongly classified images that the classifier was surest of, surest first."""
+    labelled, predictions = evaluation.labelled, evaluation.predictions
+    labels = labelled.labels.numpy()
+    confidence = evaluation.probabilities[np.arange(len(labels)), predictions]
+    wrong = np.flatnonzero(predictions != labels)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:number]
+    return [
+        Mistake(
+            labelled.images[int(place)].numpy(),
+            labelled.classes[labels[place]],
+            labelled.classes[predictions[place]],
+            float(confidence[place]),
+        )
+        for place in surest
+    ]
+
+
+def _plot_features(evaluation: Evaluation, features: NDArray[np.float32], path: Path) -> None:
+    panel = (features_title(evaluation.scores), features, evaluation.labelled.labels.numpy())
+    plot_features([panel], evaluation.labelled.classes, path)

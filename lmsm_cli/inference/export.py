@@ -1,0 +1,230 @@
+"""A checkpoint as one file for other programs: ONNX, or a program of torch.export.
+
+The file takes uint8 images (N, C, H, W), any N, as they come from an image file: the normalisation
+is inside. It gives `logits` and `probabilities` (N, num_classes), both without a margin. Nothing is
+written before the file's answers are found equal to the checkpoint's, to rounding. To add a format,
+add a function to `_WRITERS` and what runs such a file to `_READERS`.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from lmsm_cli import __version__
+from lmsm_cli.config import Config
+from lmsm_cli.data import sources
+from lmsm_cli.data.image_files import preparation
+from lmsm_cli.data.splits import load_test
+from lmsm_cli.errors import DataError, LmsmError, RunError, missing_extra
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import check_place, write_whole
+from lmsm_cli.runtime.device import choose_runtime
+from lmsm_cli.runtime.display import Display
+from lmsm_cli.training.evaluate import answers, scores_of
+
+Run = Callable[
+    [NDArray[np.uint8]], NDArray[np.float32]
+]  # images (N, C, H, W) -> logits (N, num_classes)
+
+SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
+OUTPUTS = ("logits", "probabilities")
+# What rounding moves logits by, as a share of the largest one; 6e-6 was the most seen. A net that
+# has collapsed rounds more, but never so much.
+_ROUNDING, _MUCH = 1e-4, 10
+_BATCH = 250
+_EXTRA_FILE = "lmsm.json"  # inside a .pt2
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the answers of an exported file were compared on, and how far they were apart."""
+
+    images: int
+    of: str
+    largest_difference: float
+    """Of any logit."""
+    same_top1: float
+    """Share of the images that get the same class."""
+
+
+class _Answering(nn.Module):
+    """The classifier as it is exported: both outputs, by name."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return logits and probabilities (N, num_classes) of uint8 images (N, C, H, W)."""
+        logits = self.model(images)
+        return dict(zip(OUTPUTS, (logits, logits.softmax(dim=1)), strict=True))
+
+
+def export(path: Path, display: Display, *, form: str = "onnx", out: Path | None = None, num_images: int = 1000, data_dir: Path | None = None) -> dict[str, Any]:  # fmt: skip
+    """Write a checkpoint file or run folder as an ONNX file or a torch.export program; say what it is.
+
+    Verified before on up to `num_images` images of the run's test set, on drawn ones where those
+    are not there. Raises CheckpointError, DiskError, RunError where the answers differ, LmsmError
+    where a package is missing.
+    """
+    check_extra(form)
+    out = out or checkpoint.find(path).with_name(f"model{SUFFIXES[form]}")
+    if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
+        raise LmsmError(f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree")  # fmt: skip
+    file = checkpoint.find(path)
+    state = checkpoint.load(file)
+    model = checkpoint.restore(state, file)
+    check_place(out)
+    images, of = _test_images(state, num_images, data_dir, display)
+    facts = _facts(state)
+    display.say(f"exporting {file}")
+    content = _WRITERS[form](_program(model, state["image_shape"]), facts)
+    verification = _verified(_READERS[form](content), model, images, of)
+    write_whole(out, content)
+    return {"file": str(out), "format": form, "bytes": len(content), "checkpoint": str(file), **facts, "verification": asdict(verification)}  # fmt: skip
+
+
+def check_extra(form: str) -> None:
+    """Raise LmsmError where a package that a format needs is not installed."""
+    if form != "onnx":
+        return
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript
+
+        del onnx, onnxruntime, onnxscript
+    except ImportError as error:
+        raise missing_extra("--format onnx", error, "export") from None
+
+
+def _facts(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what a user of the file must know, as it is written into it."""
+    height, width, channels = state["image_shape"]
+    config = state["config"]
+    return {
+        "lmsm_version": __version__,
+        "model": config["model"],
+        "loss": config["loss"],
+        "dataset": config["dataset"],
+        "epoch": state["epoch"],
+        "classes": state["classes"],
+        "input": "images: uint8 (N, C, H, W), 0 to 255, RGB where there are 3 channels; the normalisation is inside",
+        "preparation": preparation(config.get("resize", "crop")),
+        "image_height": height,
+        "image_width": width,
+        "channels": channels,
+        "mean": state["mean"],
+        "std": state["std"],
+    }
+
+
+def _test_images(state: dict[str, Any], count: int, data_dir: Path | None, display: Display) -> tuple[Tensor, str]:  # fmt: skip
+    """Return images (N, H, W, C) to verify on, and what they are; nothing is downloaded for them."""
+    override = {"data_dir": data_dir} if data_dir else {}
+    try:
+        config = Config.model_validate(state["config"] | override, context={"is_saved": True})
+        if sources.located(config.dataset, config.data_dir) is None:
+            raise DataError(f"{config.dataset} is not below {config.data_dir}")
+        test = load_test(config, display)
+        if list(test.images.shape[1:]) != state["image_shape"]:
+            raise DataError(f"the images in {config.data_dir} have another shape than the run's")
+    except (LmsmError, ValidationError) as error:
+        display.warn(f"the run's test images cannot be had: {_short(error)}; verifying on drawn images instead (give the data with --data-dir)")  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(256, (count, *state["image_shape"]), dtype=torch.uint8, generator=generator), "drawn images"  # fmt: skip
+    places = torch.linspace(0, len(test) - 1, min(count, len(test))).long()  # of every class
+    return test.images[places], f"test images of {config.dataset}"
+
+
+def _short(error: LmsmError | ValidationError) -> str:
+    return str(error) if isinstance(error, LmsmError) else error.errors()[0]["msg"]
+
+
+def _program(model: Classifier, image_shape: list[int]) -> torch.export.ExportedProgram:
+    """Return the classifier as a graph over any number of images of (H, W, C)."""
+    height, width, channels = image_shape
+    two = torch.zeros(2, channels, height, width, dtype=torch.uint8)  # 1 would be taken for fixed
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(_Answering(model).eval(), (two,), dynamic_shapes=({0: batch},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it would tell the paths of this machine
+    return program
+
+
+def _onnx_file(program: torch.export.ExportedProgram, facts: dict[str, Any]) -> bytes:
+    exported = torch.onnx.export(program, (), input_names=["images"], output_names=list(OUTPUTS), dynamo=True, verbose=False)  # fmt: skip
+    assert exported is not None
+    proto = exported.model_proto
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):  # fmt: skip
+        del part.metadata_props[:]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:  # the exporter's own name for the number of images
+                size.dim_param = "N"
+    proto.producer_name, proto.producer_version = "lmsm", __version__
+    for key, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        proto.metadata_props.add(key=key, value=text)
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _torch_file(program: torch.export.ExportedProgram, facts: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={_EXTRA_FILE: json.dumps(facts)})
+    return buffer.getvalue()
+
+
+def _onnx_run(content: bytes) -> Run:
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(content, full_check=True)
+    onnxruntime.set_default_logger_severity(3)  # what it says of the machine's devices is no error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["logits"], {"images": images})[0]
+
+
+def _torch_run(content: bytes) -> Run:
+    program = torch.export.load(io.BytesIO(content)).module()
+    return lambda images: program(torch.from_numpy(images))["logits"].numpy(force=True)
+
+
+_WRITERS: dict[str, Callable[[torch.export.ExportedProgram, dict[str, Any]], bytes]] = {"onnx": _onnx_file, "torch": _torch_file}  # fmt: skip
+_READERS: dict[str, Callable[[bytes], Run]] = {"onnx": _onnx_run, "torch": _torch_run}
+
+
+def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> Verification:
+    """Return how far the file's logits are from the classifier's. Raises RunError beyond rounding."""
+    runtime = choose_runtime("cpu", "fp32")
+    runtime.apply()
+    expected = scores_of(model, images, runtime)
+    # a single image first: the number of images must be free
+    parts = [images[:1], *(part for part in torch.split(images[1:], _BATCH) if len(part))]
+    given = torch.from_numpy(np.concatenate([run(_channels_first(part)) for part in parts]))
+    largest = float((given - expected).abs().max())
+    (own, _), (others, _) = answers(expected), answers(given)
+    rounding = _ROUNDING * float(expected.abs().max())
+    first, second = expected.topk(2).values.T.numpy()
+    wrong = int(((own != others) & (first - second > rounding)).sum())
+    if wrong or largest > _MUCH * rounding:
+        raise RunError(f"the exported file gives other answers than the checkpoint: of {len(images)} {of}, {wrong} get another class beyond rounding, and a logit differs by {largest:.3g} of {expected.abs().max():.3g}; nothing was written")  # fmt: skip
+    same = float((own == others).mean())
+    return Verification(len(images), of, largest, same)
+
+
+def _channels_first(images: Tensor) -> NDArray[np.uint8]:
+    return images.permute(0, 3, 1, 2).contiguous().numpy()

@@ -1,0 +1,1 @@
+"""Backbones, necks, and the classifier that joins them with a loss."""

@@ -1,0 +1,42 @@
+"""What the runs of a group take for what: a heat map, or the commonest errors of many classes."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmsm_cli.metrics import Confusion, confusion_of
+from lmsm_cli.reports.html.tables import GroupRow
+from lmsm_cli.reports.tables import MATRIX_CLASSES
+
+_CONFUSIONS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """What a group takes for what, over all its runs: a heat map, or the commonest errors."""
+
+    row: GroupRow
+    names: tuple[str, ...]
+    matrix: tuple[tuple[int, ...], ...] = ()
+    totals: tuple[int, ...] = ()
+    commonest: tuple[tuple[str, str, int, float], ...] = ()
+
+
+def confusions_of(row: GroupRow, runs: Sequence[Mapping[str, Any]]) -> Confusions | None:
+    """Return the confusions of a group over the scores.json of its runs; None where none are there."""
+    names = tuple(one["name"] for one in runs[0]["per_class"])
+    cells: Counter[tuple[int, int]] = Counter()
+    for run in runs:
+        one = confusion_of(run)
+        if one and one.num_classes == len(names):
+            cells.update(one.cells)
+    if not cells:
+        return None
+    confusion = Confusion(len(names), cells)
+    if len(names) > MATRIX_CLASSES:
+        errors = confusion.commonest_errors(_CONFUSIONS_SHOWN)
+        told = tuple((names[true], names[guess], *rest) for true, guess, *rest in errors)
+        return Confusions(row, names, commonest=told)
+    matrix = tuple(map(tuple, confusion.matrix()))
+    return Confusions(row, names, matrix, tuple(confusion.totals()))

@@ -1,0 +1,105 @@
+"""What the report page says beside scores: what is compared, configs, environments, runs left out."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from lmsm_cli.comparison.grouping import Comparison, Group
+from lmsm_cli.reports.tables import NOTHING
+from lmsm_cli.runs.record import RunRecord
+
+_COMMIT_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What some runs ran on, and the command of each."""
+
+    facts: tuple[tuple[str, str], ...]
+    commands: tuple[tuple[str, str], ...]  # (run, command line)
+
+
+def summary(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, str]:
+    """Return the facts of the page's head: name -> text."""
+    baselines = [group.label for group in comparison.groups if group.is_baseline]
+    facts = {
+        "Data set": _listed(_dataset(record.config) for record in records if record.config),
+        "Model": _listed(str(record.config.get("model")) for record in records if record.config),
+        **_runs(comparison, records),
+        "Baseline": _listed(baselines) if len(comparison.groups) > 1 else "",
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _runs(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, str]:
+    """Return how many runs are compared, or where the only one stands."""
+    if len(records) == 1:
+        config = records[0].config or {}
+        facts = {"Loss": str(config.get("loss", "")), "State": records[0].state}
+        return facts | {
+            "Seed": str(config.get("seed", "")),
+            "Epochs": str(config.get("epochs", "")),
+        }
+    scored, left_out = sum(len(one.runs) for one in comparison.groups), len(comparison.unscored)
+    groups = f" in {len(comparison.groups)} groups" if len(comparison.groups) > 1 else ""
+    return {"Runs": f"{scored} scored{groups}" + (f", {left_out} left out" if left_out else "")}
+
+
+def _dataset(config: Mapping[str, Any]) -> str:
+    name = str(config.get("dataset"))
+    imbalance = config.get("imbalance", "none")
+    return name if imbalance == "none" else f"{name} ({imbalance}, factor {config.get('factor')})"
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
+
+
+def differing_choices(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """Return each key in which the groups differ, with the value of each group."""
+    keys = dict.fromkeys(key for group in groups for key in group.differs)
+    return [(key, [value_text(group.differs.get(key)) for group in groups]) for key in keys]
+
+
+def whole_config(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Return every choice of a group's runs; where they differ, as in the seed, all values."""
+    configs = [run.config or {} for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [(key, _listed(value_text(config.get(key)) for config in configs)) for key in keys]
+
+
+def environments(records: Sequence[RunRecord]) -> list[Environment]:
+    """Return the distinct environments of the runs, and which commands ran there."""
+    members: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
+    for record in records:
+        known = record.environment or {}
+        facts = tuple((key, _fact(key, value)) for key, value in known.items() if key not in ("command", "asked"))  # fmt: skip
+        members.setdefault(facts, []).append((record.name, _command(known.get("command"))))
+    return [Environment(facts, tuple(commands)) for facts, commands in members.items()]
+
+
+def _fact(key: str, value: object) -> str:
+    if key == "git" and isinstance(value, Mapping):
+        dirty = ", with changes that are not committed" if value.get("dirty") else ""
+        return f"{str(value.get('commit'))[:_COMMIT_LENGTH]}{dirty}"
+    return "no checkout" if key == "git" and value is None else value_text(value)
+
+
+def _command(words: object) -> str:
+    if not isinstance(words, list):
+        return "" if words is None else value_text(words)
+    named = [PurePath(str(word)).name if place == 0 else str(word) for place, word in enumerate(words)]  # fmt: skip
+    return shlex.join(named)
+
+
+def value_text(value: object) -> str:
+    """Return a value of a config as YAML would have it."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ", ".join(map(value_text, value))
+    return str(value)

@@ -1,0 +1,246 @@
+"""The report page: a comparison and its runs as one HTML file that needs nothing else.
+
+What is computed is in page_tables.py, page_facts.py and curves.py, what is drawn in charts.py; here
+they become the sections of page.html.jinja, whose style and script are page.css and page.js.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from lmsm_cli import __version__
+from lmsm_cli.comparison.data_sets import UNKNOWN
+from lmsm_cli.comparison.grouping import Comparison, Group
+from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER
+from lmsm_cli.errors import visible
+from lmsm_cli.reports.html import facts as page_facts
+from lmsm_cli.reports.html import tables as page_tables
+from lmsm_cli.reports.html.charts import (
+    Contrast,
+    Series,
+    curve_chart,
+    difference_chart,
+    merged_bins,
+    reliability_chart,
+)
+from lmsm_cli.reports.html.confusions import Confusions, confusions_of
+from lmsm_cli.reports.html.curves import curve
+from lmsm_cli.reports.html.pictures import embedded
+from lmsm_cli.reports.html.tables import ClassRow, GroupRow
+from lmsm_cli.runs.folder import write_whole
+from lmsm_cli.runs.record import RunRecord
+
+# key of metrics.jsonl -> title, whether it is a share, whether its axis may be logarithmic
+_CURVES = {
+    "train_loss": ("Training loss", False, True),
+    "val_loss": ("Validation loss", False, True),
+    "train_accuracy": ("Training accuracy, %", True, False),
+    "val_accuracy": ("Validation accuracy, %", True, False),
+    "val_balanced_accuracy": ("Validation balanced accuracy, %", True, False),
+    "lr": ("Learning rate", False, True),
+    "lambda": ("Lambda", False, True),
+    "effective_margin": ("Effective margin", False, False),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart or picture with its title, or with the group that it is of."""
+
+    title: str
+    image: Markup
+    note: str = ""
+    row: GroupRow | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The sections of one test set."""
+
+    title: str
+    metrics: tuple[str, ...]
+    rows: tuple[GroupRow, ...]
+    highlights: tuple[page_tables.Highlight, ...]
+    classes: tuple[ClassRow, ...]
+    differences: tuple[Figure, ...]
+    curves: tuple[Figure, ...]
+    confusions: tuple[Confusions, ...]
+    reliability: tuple[Figure, ...]
+    without_reliability: tuple[int, ...]
+    features: tuple[Figure, ...]
+    choices: tuple[tuple[str, list[str]], ...]
+    configs: tuple[tuple[GroupRow, list[tuple[str, str]]], ...]
+
+
+def write_page(path: Path, comparison: Comparison, records: Sequence[RunRecord]) -> None:
+    """Write the comparison and the curves, configs and environments of its runs to an HTML file.
+
+    `records` are the runs that were compared. Raises DiskError where the file cannot be written;
+    `check_place` tells that before any work.
+    """
+    write_whole(path, page(comparison, records))
+
+
+def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
+    """Return the HTML of the page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader("lmsm_cli", "reports/html"), autoescape=True, undefined=StrictUndefined,
+        finalize=_shown, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    templates.globals |= {
+        "title_of": page_tables.title_of,
+        "written": page_tables.written,
+        "class_details": page_tables.CLASS_DETAILS,
+    }
+    templates.filters["breakable"] = _breakable
+    notes = list(comparison.notes)
+    results = _all_results(comparison, records, notes)
+    script = templates.get_template("page.js").render()
+    text = templates.get_template("page.html.jinja").render(
+        title=_title(comparison, records),
+        facts=page_facts.summary(comparison, records),
+        results=results,
+        unfinished=_unscored_curves(comparison, records),
+        unscored=comparison.unscored,
+        notes=notes,
+        environments=page_facts.environments(records),
+        version=__version__,
+        now=datetime.now().astimezone(),
+        script=Markup(script),  # ours, from the package
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    # drawings too have texts of their own making: labels of runs, which may be a stranger's
+    return "\n".join(line if line.isprintable() else visible(line) for line in text.split("\n"))
+
+
+def _shown(value: object) -> object:
+    """Return text with what has no visible form spelled out; what is Markup was made here."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _breakable(text: str) -> Markup:
+    """Return a label that a narrow column may break after its commas and between its parts."""
+    return Markup(",<wbr>").join(visible(text).split(","))
+
+
+def _title(comparison: Comparison, records: Sequence[RunRecord]) -> str:
+    if len(records) == 1:
+        return records[0].path.absolute().name
+    labels = [group.label for group in comparison.groups]
+    return " and ".join(labels) if len(labels) == 2 else f"Comparison of {len(records)} runs"
+
+
+def _all_results(comparison: Comparison, records: Sequence[RunRecord], notes: list[str]) -> list[Results]:  # fmt: skip
+    by_path = {str(record.path): record for record in records}
+    numbered = list(enumerate(comparison.groups, 1))
+    test_sets = dict.fromkeys(group.test_set for group in comparison.groups)
+    return [
+        _results([(n, g) for n, g in numbered if g.test_set == one], by_path, notes)
+        for one in test_sets
+    ]
+
+
+def _results(numbered: Sequence[tuple[int, Group]], by_path: Mapping[str, RunRecord], notes: list[str]) -> Results:  # fmt: skip
+    groups = [group for _, group in numbered]
+    metrics = page_tables.metrics_shown(groups)
+    rows = page_tables.group_rows(numbered, metrics)
+    runs = [[by_path[path] for path in group.runs] for group in groups]
+    scores = [[run.scores for run in some if run.scores] for some in runs]
+    bins = [merged_bins(one.get("reliability", ()) for one in some) for some in scores]
+    confusions = map(confusions_of, rows, scores)
+    return Results(
+        title=_test_set_title(runs[0][0], groups[0]),
+        metrics=tuple(metrics),
+        rows=tuple(rows),
+        highlights=tuple(page_tables.highlights(rows, metrics)),
+        classes=tuple(page_tables.class_rows(groups, scores[0])),
+        differences=tuple(_differences(numbered, metrics)),
+        curves=tuple(_curves([(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)])),
+        confusions=tuple(one for one in confusions if one),
+        reliability=tuple(_reliability(row, one, group) for row, one, group in zip(rows, bins, groups, strict=True) if one),
+        without_reliability=tuple(row.number for row, one in zip(rows, bins, strict=True) if not one),
+        features=tuple(_features(rows, runs, notes)),
+        choices=tuple(page_facts.differing_choices(groups)) if len(groups) > 1 else (),
+        configs=tuple((row, page_facts.whole_config(some)) for row, some in zip(rows, runs, strict=True)),
+    )  # fmt: skip
+
+
+def _test_set_title(run: RunRecord, group: Group) -> str:
+    classes = (run.scores or {})["per_class"]
+    images = sum(one["test_count"] for one in classes)
+    name = (run.config or {}).get("dataset", "test images")
+    told = (
+        f" ({(group.images or {}).get('test') or UNKNOWN:.8})" if "images" in group.differs else ""
+    )
+    return f"{name}: {len(classes)} classes, {images:,} test images{told}"
+
+
+def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[str]) -> list[Figure]:
+    figures = []
+    for key in metrics:
+        found = [(n, g.label, g.differences.get(key)) for n, g in numbered]
+        rows = [Contrast(number, label, one) for number, label, one in found if one]
+        if rows and page_tables.is_share(key):
+            title = page_tables.title_of(key)
+            note = "" if HIGHER_IS_BETTER.get(key, True) else "less is better"
+            figures.append(Figure(title, difference_chart(title, rows), note))
+    return figures
+
+
+def _curves(lines: Sequence[tuple[int, str, Sequence[RunRecord]]]) -> list[Figure]:
+    """Return the training curves of (number, label, runs), those that any run has."""
+    figures = []
+    for key, (title, percent, may_bend) in _CURVES.items():
+        points = ((n, label, curve((run.metrics for run in runs), key)) for n, label, runs in lines)
+        series = [Series(n, label, some) for n, label, some in points if some]
+        if series:
+            chart = curve_chart(title, series, percent=percent, may_bend=may_bend)
+            figures.append(Figure(title, chart))
+    return figures
+
+
+def _unscored_curves(comparison: Comparison, records: Sequence[RunRecord]) -> tuple[list[GroupRow], list[Figure]]:  # fmt: skip
+    """Return a legend and the training curves of the runs that have no scores yet, or never will."""
+    runs = [record for record in records if record.scores is None and record.metrics]
+    first = len(comparison.groups) + 1
+    rows = [
+        GroupRow(number, run.path.absolute().name, run.state, 1, is_baseline=False)
+        for number, run in enumerate(runs, first)
+    ]
+    return rows, _curves([(row.number, row.label, [run]) for row, run in zip(rows, runs, strict=True)])  # fmt: skip
+
+
+def _reliability(row: GroupRow, bins: Sequence[Mapping[str, Any]], group: Group) -> Figure:
+    error = group.metrics.get("calibration_error")
+    note = f"calibration error {page_tables.with_sd(error)}%" if error else ""
+    return Figure("", reliability_chart(row.number, row.label, bins), note, row)
+
+
+def _features(rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], notes: list[str]) -> list[Figure]:  # fmt: skip
+    """Return the feature pictures of the runs that have one; a note for each that is damaged."""
+    files = [
+        (row, run, run.path / "plots" / "features.png")
+        for row, some in zip(rows, runs, strict=True)
+        for run in some
+    ]
+    num_pictures = sum(file.is_file() for _, _, file in files)
+    figures = []
+    for row, run, file in files:
+        seed = visible(f"seed {(run.config or {}).get('seed')}")
+        try:
+            address = embedded(file, num_pictures)
+        except ValueError as error:
+            notes.append(str(error))
+            continue
+        if address:
+            image = Markup('<img src="{}" alt="Features of the test images: {}, {}">').format(address, visible(row.label), seed)  # fmt: skip
+            figures.append(Figure("", image, seed, row))
+    return figures

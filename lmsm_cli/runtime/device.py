@@ -1,0 +1,150 @@
+"""Where and in which arithmetic to compute: device, precision, memory layout, threads."""
+
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import nn
+
+from lmsm_cli.distributed.process_group import threads_for
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.runtime.small_conv import with_window_convolutions
+
+M = TypeVar("M", bound=nn.Module)
+Precision = Literal["fp32", "bf16", "bf16-conv"]
+Layout = Literal["channels-last", "contiguous"]
+
+
+def _all_threads() -> int:
+    """Return the threads of a host: what torch found or was given (OMP_NUM_THREADS).
+
+    torchrun sets that to 1 where nobody else did, for its processes not to get into each other's
+    way; here they share the cores.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        return threads_for(1)
+    return torch.get_num_threads()
+
+
+# Before any run took fewer.
+ALL_THREADS = _all_threads()
+
+# From glibc's malloc.h.
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and the arithmetic of the backbone on it; heads compute in float32 regardless.
+
+    `bf16` is autocast; `bf16-conv` keeps float32 tensors and rounds inside the convolutions (CPU).
+    `threads` counts on the CPU only.
+    """
+
+    device: torch.device
+    precision: Precision = "fp32"
+    layout: Layout = "channels-last"
+    threads: int = ALL_THREADS
+
+    def apply(self) -> None:
+        """Set what holds for the whole process; call it before computing."""
+        if self.device.type == "cuda":
+            # Shapes repeat, so that looking for the fastest kernel pays.
+            torch.backends.cudnn.benchmark = True
+            return
+        torch.set_num_threads(self.threads)
+        torch.backends.mkldnn.conv.fp32_precision = "bf16" if self.precision == "bf16-conv" else "ieee"  # type: ignore[attr-defined]  # fmt: skip
+        # Numbers below 1e-38, as in the second moments of dead weights, cost microcode each.
+        torch.set_flush_denormal(True)
+        _keep_freed_memory()
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Return the context in which the backbone computes."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def place(self, model: M) -> M:
+        """Return the model on the device, in the runtime's layout and with its fast convolutions."""
+        model = model.to(self.device)
+        if self.layout == "channels-last":
+            model = model.to(memory_format=torch.channels_last)
+        return with_window_convolutions(model) if self.device.type == "cpu" else model
+
+    def __str__(self) -> str:
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+        return f"CPU, {self.threads} threads, {self.precision}, {self.layout}"
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device that a config's `device` asks for.
+
+    Raises LmsmError where CUDA is asked for and there is none.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise LmsmError(f"device is {device!r}: give auto, cpu, cuda or cuda:N")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise LmsmError(f"device is {device!r}: torch {torch.__version__} finds no CUDA device here{_built_for()}; use --device cpu or auto")  # fmt: skip
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise LmsmError(f"device is {device!r}: there are {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def choose_runtime(device: str, precision: str, layout: str = "auto", threads: int = 0, *, processes: int = 1) -> Runtime:  # fmt: skip
+    """Return the runtime of a config's values; `auto` and 0 take what is usual, unmeasured.
+
+    The `processes` of a host share the threads.
+
+    Raises LmsmError for a device or an arithmetic that is not to be had.
+    """
+    chosen = choose_device(device)
+    check_precision(precision, chosen)
+    return Runtime(
+        chosen,
+        ("bf16" if has_fast_bf16(chosen) else "fp32") if precision == "auto" else precision,  # type: ignore[arg-type]
+        "channels-last" if layout == "auto" else layout,  # type: ignore[arg-type]
+        max(1, (threads or ALL_THREADS) // processes),
+    )
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise LmsmError where a device has no such arithmetic."""
+    if precision == "bf16-conv" and device.type != "cpu":
+        raise LmsmError("precision is 'bf16-conv': that is oneDNN's, for the CPU; take bf16 or fp32 on CUDA")  # fmt: skip
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether the hardware multiplies bf16; emulated bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # AVX512_BF16 or AMX, the two that oneDNN has kernels for.
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _built_for() -> str:
+    return f" (it was built for CUDA {torch.version.cuda}: is there a GPU and its driver?)" if torch.version.cuda else " (it was built without CUDA)"  # fmt: skip
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks of any size instead of returning them to the system.
+
+    A step frees and takes activations of tens of megabytes; each return costs their page faults
+    again (benchmarks/LOG.md). Does nothing where there is no glibc.
+    """
+    if mallopt := _of_libc("mallopt"):
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _of_libc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -1,0 +1,1 @@
+"""Many runs: grids and arms, which of them are missing, searches."""

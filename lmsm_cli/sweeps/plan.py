@@ -1,0 +1,223 @@
+"""The runs of a sweep: made from choices and seeds, and found again in their run folders."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from lmsm_cli.config import DATA_KEYS, Config
+from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.data import sources
+from lmsm_cli.data.splits import identity_of
+from lmsm_cli.data.walk import counted, few
+from lmsm_cli.errors import CheckpointError, DiskError, LmsmError
+from lmsm_cli.losses.registry import check_loss
+from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.images import read_images_record
+from lmsm_cli.runs.record import RunRecord, asked_of, read_run
+from lmsm_cli.runtime.display import SILENT, Display
+from lmsm_cli.sweeps.grid import label
+from lmsm_cli.training import resume as journal
+from lmsm_cli.training import run as experiment
+
+State = Literal["completed", "interrupted", "running", "failed", "missing"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a plan, and in words what tells it from the others."""
+
+    config: Config
+    label: str
+
+    @cached_property
+    def asked(self) -> str:
+        """What its run folder is known by."""
+        return journal.asked(self.config)
+
+    @cached_property
+    def asked_before(self) -> str:
+        """What the folder of an older lmsm is known by, which took a data folder's place for its images."""
+        return journal.asked(self.config, knows_images=False)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run of the plan stands, and in which folder, if in any."""
+
+    run: PlannedRun
+    state: State
+    record: RunRecord | None
+
+    @property
+    def seconds(self) -> float | None:
+        """What its training took; None while it is not completed."""
+        training = ((self.record and self.record.scores) or {}).get("training")
+        seconds = training.get("seconds") if isinstance(training, Mapping) else None
+        return float(seconds) if self.state == "completed" and isinstance(seconds, int | float) else None  # fmt: skip
+
+
+def make_plan(layers: Sequence[Layer], combinations: Sequence[Mapping[str, str]], seeds: Sequence[int] | None) -> list[PlannedRun]:  # fmt: skip
+    """Return the runs of every combination of choices, with every seed (None: the config's own).
+
+    Raises LmsmError that lists every mistake with the combinations that have it, and names two runs
+    that would be the same; DiskError where nothing can be written in the folder for the runs.
+    """
+    plan: list[PlannedRun] = []
+    problems: dict[str, list[str]] = {}
+    for choices in combinations:
+        name = label(choices)
+        try:
+            runs = [planned(layers, choices, seed) for seed in seeds or (None,)]
+            experiment.check(runs[0].config)
+        except DiskError:
+            raise
+        except LmsmError as error:
+            for line in str(error).split("\n"):
+                problems.setdefault(line, []).append(name)
+        else:
+            plan += runs
+    if problems:
+        raise LmsmError("\n".join(_with_places(line, names, len(combinations)) for line, names in problems.items()))  # fmt: skip
+    _check_distinct(plan)
+    return plan
+
+
+def planned(layers: Sequence[Layer], choices: Mapping[str, str], seed: int | None) -> PlannedRun:
+    """Return one run of given choices, with a seed or the config's own. Raises LmsmError."""
+    varied = Layer(choices, {key: f"{key} of the sweep" for key in choices})
+    given = Layer.of_flags({"seed": seed})
+    config = resolve([*layers, varied, given], check_loss).config
+    told = label(choices if seed is None else {**choices, "seed": str(seed)})
+    return PlannedRun(config, told or "as given")
+
+
+def _with_places(line: str, names: Sequence[str], num_combinations: int) -> str:
+    """Return a mistake with the combinations that have it, unless all do."""
+    if len(names) == num_combinations:
+        return line
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{'; '.join(names[:3])}{more}: {line}"
+
+
+def _check_distinct(plan: Sequence[PlannedRun]) -> None:
+    first: dict[str, PlannedRun] = {}
+    for run in plan:
+        same = first.setdefault(run.asked, run)
+        if same is not run:
+            raise LmsmError(f"{same.label!r} and {run.label!r} are the same run: take one of them out")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The run folders of a folder, by what they were asked for. Reads each environment.json once.
+
+    A folder is a run of the plan only if its images are those that the run would have now.
+    """
+
+    out: Path
+    display: Display = SILENT
+    _names: dict[str, list[str]] = field(default_factory=dict)
+    """The names of the folders, by what they were asked for."""
+    _seen: set[str] = field(default_factory=set)
+    _images: dict[str, dict[str, str | None] | None] = field(default_factory=dict)
+    """The digests of the images that a config gives now, by the choices that decide them."""
+    _of_other_images: set[str] = field(default_factory=set)
+    """The names of the folders that were passed over for their images."""
+
+    def look(self) -> None:
+        """Take in the folders that are new."""
+        for name in sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else ():
+            if name not in self._seen and (asked := asked_of(self.out / name)):
+                self._seen.add(name)
+                self._names.setdefault(asked, []).append(name)
+
+    def survey(self, plan: Sequence[PlannedRun]) -> list[Progress]:
+        """Return where all runs of a plan stand, by one look; say which are of other images."""
+        self.look()
+        before = len(self._of_other_images)
+        found = [self._progress(run) for run in plan]
+        if count := len(self._of_other_images) - before:
+            self.display.warn(
+                f"{self.out}: {counted(count, 'run')} with these choices left out, made on other "
+                f"images than those there are now: {few(sorted(self._of_other_images), 3)}; "
+                "`lmsm compare` shows them in rows apart"
+            )
+        return found
+
+    def progress(self, run: PlannedRun) -> Progress:
+        """Return where a planned run stands: as far as its best folder has come."""
+        self.look()
+        return self._progress(run)
+
+    def _progress(self, run: PlannedRun) -> Progress:
+        best = max(self._runs(run), key=_rank, default=None)
+        return Progress(run, _state(best) if best else "missing", best)
+
+    def _runs(self, run: PlannedRun) -> list[RunRecord]:
+        """Return the folders of a planned run, oldest first; their metrics may be left out.
+
+        A run that was made longer since, or whose config cannot be read, is no longer that run.
+        """
+        names = {
+            name for asked in (run.asked, run.asked_before) for name in self._names.get(asked, ())
+        }
+        records = [read_run(self.out / name, with_metrics=False) for name in sorted(names)]
+        return [
+            record
+            for record in records
+            if (record.config or {}).get("epochs") == run.config.epochs
+            and self._has_images_of(record, run.config)
+        ]
+
+    def _has_images_of(self, record: RunRecord, config: Config) -> bool:
+        """Say whether a run has the images that a config gives now.
+
+        One of an older lmsm, which recorded none, is taken by its choices alone; so is any where the
+        data is not here to look at.
+        """
+        try:
+            recorded = read_images_record(record.path)
+        except CheckpointError as error:
+            self.display.warn(str(error))
+            return False
+        if recorded is None:
+            return True
+        now = self._images_now(config)
+        if now is None or now == recorded.summaries:
+            return True
+        self._of_other_images.add(record.path.name)
+        return False
+
+    def _images_now(self, config: Config) -> dict[str, str | None] | None:
+        """Return the digests of the images that a config gives, None where they are not on this disk."""
+        choices = config.model_dump_json(include=set(DATA_KEYS))
+        if choices not in self._images:
+            is_here = sources.located(config.dataset, config.data_dir) is not None
+            self._images[choices] = identity_of(config, self.display) if is_here else None
+        return self._images[choices]
+
+
+def _rank(record: RunRecord) -> tuple[int, str]:
+    return ("failed", "interrupted", "running", "completed").index(_state(record)), record.path.name
+
+
+def _state(record: RunRecord) -> State:
+    """Return the state of a folder; what is completed but has lost its scores is to be resumed."""
+    if record.state == "completed" and record.scores is not None:
+        return "completed"
+    if record.state == "failed":
+        return "failed"
+    return "running" if _is_locked(record.path) else "interrupted"
+
+
+def _is_locked(path: Path) -> bool:
+    """Say whether a process writes to a run folder now."""
+    try:
+        with RunFolder(path).locked(patience=0):
+            return False
+    except DiskError:
+        raise
+    except LmsmError:
+        return True

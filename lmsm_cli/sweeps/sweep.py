@@ -1,0 +1,172 @@
+"""Many runs from one plan: what is done is found in the run folders, only the rest is computed.
+
+Nothing else is kept: a run folder says what it was asked for, and a lock who computes it. So the
+same plan may be worked on again, after anything, and by several processes at once.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import Timeout
+
+from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, RunError, StoppedError
+from lmsm_cli.runs.folder import reason_of
+from lmsm_cli.runs.record import RunRecord, read_run
+from lmsm_cli.runtime.display import Display
+from lmsm_cli.runtime.files import lock_of, own_folder
+from lmsm_cli.runtime.signals import lasting
+from lmsm_cli.sweeps.plan import PlannedRun, Progress, Shelf
+from lmsm_cli.training import run as experiment
+
+# Seconds between two looks whether another process has done a run.
+_LOOK_EVERY = 0.5
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run of the plan that failed, and why."""
+
+    run: PlannedRun
+    reason: str
+
+
+def run_plan(plan: Sequence[PlannedRun], shelf: Shelf, *, with_plots: bool = True) -> list[Failure]:
+    """Complete the runs of a plan, one after the other; return those that failed.
+
+    What other processes are doing is left to them and waited for. What failed in an earlier call is
+    tried again. Raises StoppedError after a signal, and DataError and DiskError at once: the next
+    run would fail of them as well.
+    """
+    check_alone()
+    with lasting():  # between the runs too
+        worker = _Worker.new(plan, shelf, with_plots=with_plots)
+        passed_over = [run for run in plan if not worker.attempt(run)]
+        if passed_over:
+            shelf.display.say(f"waiting for {len(passed_over)} runs that other processes are doing")
+        for run in passed_over:
+            worker.attempt(run, wait=True)
+    return worker.failures
+
+
+def check_alone() -> None:
+    """Raise LmsmError for torchrun's processes, which are one run's."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise LmsmError("torchrun shares one run among processes; to share the runs of a sweep, start `lmsm sweep` several times, with the same --out")  # fmt: skip
+
+
+@dataclass
+class _Worker:
+    """This process among those that work on a plan."""
+
+    plan: Sequence[PlannedRun]
+    shelf: Shelf
+    display: Display
+    with_plots: bool
+    failed_before: set[Path]
+    """Folders of earlier calls, whose runs are tried again."""
+    failures: list[Failure] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, plan: Sequence[PlannedRun], shelf: Shelf, *, with_plots: bool) -> "_Worker":
+        """Look at what is there."""
+        found = shelf.survey(plan)
+        failed = {one.record.path for one in found if one.record and one.state == "failed"}
+        num_done = sum(one.state == "completed" for one in found)
+        if num_done:
+            shelf.display.say(f"{num_done} of {len(plan)} runs are there already")
+        return cls(plan, shelf, shelf.display, with_plots, failed)
+
+    def attempt(self, run: PlannedRun, *, wait: bool = False) -> bool:
+        """Complete a run; return False where another process is at it, unless told to `wait`."""
+        with claimed(run, wait=wait) as is_ours:
+            if not is_ours:
+                return False
+            there = self.shelf.progress(run)
+            if there.state == "failed" and there.record and there.record.path not in self.failed_before:  # fmt: skip
+                self.failures.append(Failure(run, _reason(there.record)))
+            elif there.state != "completed":
+                self.display.say(f"run {1 + self.plan.index(run)} of {len(self.plan)}: {run.label}")
+                self._complete(run)
+            return True
+
+    def _complete(self, run: PlannedRun) -> None:
+        try:
+            complete(run, self.shelf, self.display, with_plots=self.with_plots)
+        except StoppedError as stopped:
+            raise StoppedError(f"{stopped} with that run; the same command again goes on with all", stopped.exit_code - 128) from None  # fmt: skip
+        except (DataError, DiskError):
+            raise
+        except LmsmError as error:
+            self.display.warn(f"{run.label}: {error}")
+            self.failures.append(Failure(run, str(error)))
+
+
+def complete(run: PlannedRun, shelf: Shelf, display: Display, *, with_plots: bool) -> RunRecord:
+    """Return a run completed: as it is there, gone on with, or new; call it with the claim.
+
+    Raises LmsmError where it fails, StoppedError after a signal.
+    """
+    there = shelf.progress(run)
+    if there.state == "completed" and there.record:
+        return there.record
+    if there.state in ("interrupted", "running") and there.record:
+        path = there.record.path
+        changes = {"device": run.config.device, "data_dir": run.config.data_dir}
+        try:
+            experiment.resume(path, display, changes, with_plots=with_plots)
+            return _scored(path)
+        except CheckpointError as error:
+            display.warn(f"{error}; the run is begun anew")
+    folder = experiment.run(run.config, display, with_plots=with_plots)
+    assert folder is not None  # only other ranks have none
+    return _scored(folder.path)
+
+
+def _scored(path: Path) -> RunRecord:
+    """Return what a completed run left; raise RunError where that cannot be read, and so not counted."""
+    record = read_run(path, with_metrics=False)
+    if record.scores is None or record.config is None:
+        raise RunError(f"{path} cannot be read back: {record.problem}")
+    return record
+
+
+@contextmanager
+def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
+    """Keep other processes from a planned run; give whether it is ours, surely so after a `wait`.
+
+    The system opens the lock when the process ends, however it does. Raises DiskError.
+    """
+    folder = run.config.out / ".sweep"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(own_folder(folder) / f"{run.asked[:32]}.lock", timeout=-1 if wait else 0)
+        lock.acquire(poll_interval=_LOOK_EVERY)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise DiskError(f"cannot write in {folder}: {reason_of(error)}") from None
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def lost(found: Sequence[Progress], failures: Sequence[Failure]) -> list[Failure]:
+    """Return as failures the runs that a finished sweep can't read: they must not be missing in silence."""
+    told = {failure.run.asked for failure in failures}
+    return [
+        Failure(
+            one.run,
+            (one.record and one.record.problem) or "its run folder is gone or cannot be read",
+        )
+        for one in found
+        if one.state != "completed" and one.run.asked not in told
+    ]
+
+
+def _reason(record: RunRecord) -> str:
+    return str((record.status or {}).get("reason") or "no reason is known")

@@ -1,0 +1,159 @@
+"""What this machine trains at: throughput of models, its matrix products' peak, cost of the losses.
+
+Everything is measured on drawn images through the training's own steps; nothing is read or written.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch._dynamo  # now: the frames that import it are kept alive
+from torch import Tensor
+
+from lmsm_cli.config import Config
+from lmsm_cli.data.batches import Batch
+from lmsm_cli.losses.registry import HEADS, build_head
+from lmsm_cli.models.classifier import Classifier, build_classifier
+from lmsm_cli.runtime.cuda_graph import side_stream
+from lmsm_cli.runtime.device import Precision, Runtime
+from lmsm_cli.runtime.memory import is_out_of_memory
+from lmsm_cli.training.step import Stepper, new_optimizer
+
+# CIFAR-10's, and the training images that 10% validation leaves of it.
+_SIDE, _CHANNELS, _CLASSES, EPOCH_IMAGES = 32, 3, 10, 45_000
+# Long enough that a product runs at its peak: about 0.1 s on two cores, 1 ms on a large GPU.
+_PRODUCT = {"cpu": 2048, "cuda": 8192}
+_COUNTS = torch.tensor([500 // 2**c + 5 for c in range(_CLASSES)])
+# Steps that are not timed: kernels are chosen, and a CUDA graph is captured in the fourth.
+_WARM_UP = {"cpu": 2, "cuda": 8}
+
+
+def peak(runtime: Runtime) -> float:
+    """Return the GFLOP/s of the runtime's best matrix product, on random numbers (zeros are faster)."""
+    size = _PRODUCT[runtime.device.type]
+    dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+    left, right = (torch.randn(size, size, device=runtime.device).to(dtype) for _ in range(2))
+    seconds = min(_timed(lambda: left @ right, runtime.device) for _ in range(8))
+    return 2 * size**3 / seconds / 1e9
+
+
+def training_gflop(model: str) -> float:
+    """Return the GFLOP of training a model on one image, forward and backward, padding included."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        net = _classifier(model)
+        images = torch.zeros(2, _CHANNELS, _SIDE, _SIDE, dtype=torch.uint8)
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.backward(net.embed(images).sum())
+    return float(counter.get_total_flops()) / 2e9
+
+
+def throughput(model: str, runtime: Runtime, batch_size: int, seconds: float, say: Callable[[str], None]) -> float | None:  # fmt: skip
+    """Return the images/s of training a model for some seconds; None where it does not fit.
+
+    `say` is told where there is no CUDA graph.
+    """
+    config = Config.model_validate({"model": model, "batch_size": batch_size})
+    runtime.apply()
+    try:
+        net = runtime.place(_classifier(model)).train()
+        with side_stream(runtime.device)():
+            stepper = Stepper(net, new_optimizer(net, config), config, None, runtime, say)
+            return batch_size / _median_step(stepper, _batch(runtime.device, batch_size), seconds)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return None
+        raise
+
+
+def loss_milliseconds(
+    runtime: Runtime, batch_size: int, num_features: int = 64
+) -> dict[str, float]:
+    """Return the median forward and backward time of each loss on features (N, D) of 10 classes.
+
+    The losses take turns, so that a slow moment meets all.
+    """
+    features = torch.randn(batch_size, num_features, device=runtime.device, requires_grad=True)
+    labels = torch.randint(_CLASSES, (batch_size,), device=runtime.device)
+    progress = torch.tensor(0.5, device=runtime.device)
+    heads = {name: build_head(name, num_features, _CLASSES, _COUNTS).to(runtime.device) for name in HEADS}  # fmt: skip
+    times: dict[str, list[float]] = {name: [] for name in heads}
+    for _ in range(60):
+        for name, head in heads.items():
+            times[name].append(_timed(lambda head=head: head(features, labels, progress).backward(), runtime.device))  # type: ignore[misc]  # fmt: skip
+    return {name: 1000 * statistics.median(values[10:]) for name, values in times.items()}
+
+
+def survey(models: Sequence[str], runtimes: Sequence[Runtime], batch_size: int, seconds: float, report: Callable[[str, int, int], None], say: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
+    """Return peaks, models and losses as plain data; `report` is told how far it is."""
+    peaks = {runtime.precision: peak(runtime) for runtime in runtimes}
+    rows: list[dict[str, Any]] = []
+    total = len(models) * len(runtimes)
+    for model in models:
+        gflop = training_gflop(model)
+        for runtime in runtimes:
+            report("measuring models", len(rows), total)
+            rate = throughput(model, runtime, batch_size, seconds, say)
+            rows.append(_row(model, runtime.precision, rate, gflop, peaks[runtime.precision]))
+    report("measuring models", total, total)
+    losses = loss_milliseconds(runtimes[0], batch_size)
+    return {
+        "peak_gflops": peaks,
+        "models": rows,
+        "losses": [
+            {"loss": name, "milliseconds": time, "over_softmax": time / losses["softmax"]}
+            for name, time in losses.items()
+        ],
+    }
+
+
+def _row(model: str, precision: Precision, rate: float | None, gflop: float, peak: float) -> dict[str, Any]:  # fmt: skip
+    return {
+        "model": model,
+        "precision": precision,
+        "images_per_second": rate,
+        "gflop_per_image": gflop,
+        "share_of_peak": rate and rate * gflop / peak,
+        "seconds_per_epoch": rate and EPOCH_IMAGES / rate,
+    }
+
+
+def _classifier(model: str) -> Classifier:
+    neck = Config.model_validate({"model": model}).neck
+    half = (0.5,) * _CHANNELS
+    return build_classifier(model, neck, "softmax", classes=map(str, range(_CLASSES)), mean=half, std=half)  # fmt: skip
+
+
+def _batch(device: torch.device, batch_size: int) -> Batch:
+    images = torch.randint(256, (batch_size, _SIDE, _SIDE, _CHANNELS), dtype=torch.uint8)
+    labels = torch.randint(_CLASSES, (batch_size,)).to(device)
+    return Batch(images.to(device).permute(0, 3, 1, 2), labels, labels)
+
+
+def _median_step(stepper: Stepper, batch: Batch, seconds: float) -> float:
+    """Return the median seconds of a step, over at least three."""
+    device = batch.labels.device
+    stepper.watch.start(1)
+    for _ in range(_WARM_UP[device.type]):
+        stepper.take(batch, 0.5, weighted=False)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        times.append(_timed(lambda: stepper.take(batch, 0.5, weighted=False), device))
+    return statistics.median(times)
+
+
+def _timed(function: Callable[[], Tensor | None], device: torch.device) -> float:
+    """Return the seconds of a call, until the device has done it."""
+    _wait(device)
+    started = time.perf_counter()
+    function()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

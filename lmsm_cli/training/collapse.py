@@ -1,0 +1,249 @@
+"""The watch over an epoch: its sums, what the host may see of them, and the signs of a collapse.
+
+A margin that comes too early is answered by features or class weights that shrink to nothing
+(benchmarks/LOG.md): accuracy falls to chance while the loss rests at ln C. Statistics stay tensors
+on the device until the epoch ends, so that watching costs no synchronisation.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmsm_cli.distributed.process_group import Ranks
+
+# ReLU and dropout make up to 3/4 of a healthy layer's features exactly 0; nearly all is a death.
+_DEAD_SHARE = 0.95
+# Distance of the loss from ln C, in nats, below which nothing has been learned.
+_STUCK = 0.01
+# A class weight below this share of the median norm no longer competes.
+_SHRUNK_SHARE = 0.05
+# Means are over the end of an epoch: its beginning is still the epoch before.
+_LAST_SHARE = 0.5
+# Share of the training, steps of it and draws of a class, after which nothing learned is a sign: a
+# healthy loss starts near ln C, and rare classes are found late (benchmarks/LOG.md, 2026-11-26).
+_FAIR_SHARE, _FAIR_STEPS, _FAIR_DRAWS = 0.5, 100, 1000
+# Share of dead features in a net that has learned: what is nearly always 0 can be a sparse code.
+_ALL_DEAD = 0.999
+# Standard errors above guessing from which an accuracy is no accident.
+_BY_CHANCE = 3.0
+# Steps between looks at an accelerator's sums; on the CPU a look costs nothing.
+_LOOK_EVERY = 16
+_cuda: Any = torch.cuda  # typed in some releases only
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """The watched statistics of an epoch, means over its second half."""
+
+    zero_features: float
+    """Share of feature values that are exactly 0."""
+    feature_norm: float
+    weight_norm_min: float
+    weight_norm_median: float
+    objective: float
+    """Mean of the optimised loss, margin and class weights included."""
+    never_predicted: tuple[int, ...]
+    """Classes that no training image of the whole epoch was taken for, margin-free."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What the host has seen of an epoch up to a step, counted from 1, margin-free."""
+
+    step: int
+    num_images: int
+    loss: float
+    accuracy: float
+    is_finite: bool
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training has had until the end of an epoch, by which its vitals are judged."""
+
+    num_steps: float
+    """Taken since the warm-up."""
+    has_learned: bool
+    """Whether more training images are right than by guessing."""
+    drawn: tuple[float, ...]
+    """How often an image of each class was drawn since the warm-up; empty where that is unknown."""
+
+
+FAIR = Start(math.inf, False, ())
+"""The start that excuses nothing."""
+
+
+class Watch:
+    """Sums up one epoch after the other on the device.
+
+    `see` is all tensors and changes the same ones in place, so that a CUDA graph can hold it.
+    Several ranks each watch their own images; `sums` and `predicted` add up over them.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        # Loss, hits and objective of all steps; objective, zeros and norms of the watched ones.
+        self.sums = torch.zeros(6, dtype=torch.float64, device=device)
+        self.predicted = torch.zeros(num_classes, dtype=torch.bool, device=device)
+        self._watching = torch.zeros((), dtype=torch.float64, device=device)
+        self._reader = _reader(device)
+
+    def start(self, num_steps: int) -> None:
+        """Forget everything before an epoch of `num_steps` steps."""
+        for tensor in (self.sums, self.predicted, self._watching):
+            tensor.zero_()
+        self._first, self._step = int(num_steps * (1 - _LAST_SHARE)), 0
+        self._images = self._own_images = self._watched_images = self._watched_steps = 0
+        self._reader = _reader(self.sums.device)
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return, as plain types and tensors, what was seen of the epoch so far by all ranks."""
+        return {
+            "sums": ranks.add_(self.sums.clone()).cpu(),
+            "predicted": ranks.any_(self.predicted.clone()).cpu(),
+            "step": self._step,
+            "images": self._images,
+            "watched_images": self._watched_images,
+            "watched_steps": self._watched_steps,
+        }
+
+    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """Go on from what `state` returned, after `start`; the first rank answers for the others."""
+        self._step, self._images = state["step"], state["images"]
+        self._watched_images, self._watched_steps = state["watched_images"], state["watched_steps"]
+        self._watching.fill_(self._step > self._first)
+        if ranks.is_first:
+            self.sums.copy_(state["sums"])
+            self.predicted.copy_(state["predicted"])
+            self._own_images = self._images
+
+    def next(self, num_images: int, num_own: int) -> None:
+        """Note on the host that a step over `num_images` images comes now, `num_own` of them here."""
+        if self._step == self._first:
+            self._watching.fill_(1)
+        if self._step >= self._first:
+            self._watched_images += num_images
+            self._watched_steps += 1
+        self._images += num_images
+        self._own_images += num_own
+        self._step += 1
+
+    @torch.no_grad()
+    def see(self, features: Tensor, predicted: Tensor, loss: Tensor, hits: Tensor, objective: Tensor) -> None:  # fmt: skip
+        """Take a step's features (N, D), predicted classes (N,), and sums: loss, hits, objective ()."""
+        self.predicted.index_fill_(0, predicted, True)
+        zeros = (features == 0).sum() / features.shape[1]
+        norms = features.float().norm(dim=1).sum()
+        watched = self._watching * torch.stack([objective, zeros, norms])
+        self.sums += torch.cat([torch.stack([loss, hits, objective]), watched])
+
+    def glance(self) -> Glance | None:
+        """Return what the host knows of this rank's images without waiting for the device, if any."""
+        if self._step % self._reader.every == 0 or self._step == 1:
+            self._reader.ask(self.sums, (self._step, self._own_images))
+        seen = self._reader.read()
+        if seen is None:
+            return None
+        (loss, hits, objective, *_), (step, images) = seen
+        return Glance(step, images, loss / images, hits / images, math.isfinite(loss + objective))
+
+    def total(self) -> Glance:
+        """Return what the sums over all ranks say of the whole epoch; waits for the device."""
+        loss, hits, objective, *_ = self.sums.tolist()
+        images = self._images
+        return Glance(self._step, images, loss / images, hits / images, math.isfinite(loss + objective))  # fmt: skip
+
+    def vitals(self, weight: Tensor) -> Vitals:
+        """Return the epoch's vitals, given the class weights (C, D) at its end."""
+        objective, zeros, norms = self.sums[3:].tolist()
+        images, steps = max(1, self._watched_images), max(1, self._watched_steps)
+        weight_norms = weight.detach().float().norm(dim=1)
+        missing = (~self.predicted).nonzero()[:, 0].tolist()
+        return Vitals(
+            zeros / images, norms / images, weight_norms.min().item(), weight_norms.median().item(),
+            objective / steps, tuple(missing),
+        )  # fmt: skip
+
+
+class _DirectReader:
+    """Reads a tensor of the host: nothing to wait for."""
+
+    every = 1
+
+    def ask(self, tensor: Tensor, note: tuple[int, int]) -> None:
+        self._seen = tensor.tolist(), note
+
+    def read(self) -> tuple[list[float], tuple[int, int]] | None:
+        return self._seen
+
+
+class _AsyncReader:
+    """Reads a tensor of an accelerator: a copy is asked for, and read once it has arrived."""
+
+    every = _LOOK_EVERY
+
+    def __init__(self) -> None:
+        self._arrived = _cuda.Event()
+        self._copy: Tensor | None = None
+        self._asked: tuple[int, int] | None = None
+        self._seen: tuple[list[float], tuple[int, int]] | None = None
+
+    def ask(self, tensor: Tensor, note: tuple[int, int]) -> None:
+        if self._asked is not None:  # the last copy is still on its way
+            return
+        if self._copy is None:
+            self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._copy.copy_(tensor, non_blocking=True)
+        self._arrived.record()
+        self._asked = note
+
+    def read(self) -> tuple[list[float], tuple[int, int]] | None:
+        if self._asked is not None and self._arrived.query():
+            assert self._copy is not None
+            self._seen, self._asked = (self._copy.tolist(), self._asked), None
+        return self._seen
+
+
+def _reader(device: torch.device) -> _DirectReader | _AsyncReader:
+    return _AsyncReader() if device.type == "cuda" else _DirectReader()
+
+
+def collapse_signs(vitals: Vitals, classes: tuple[str, ...], *, progress: float, start: Start = FAIR) -> dict[str, str]:  # fmt: skip
+    """Return what looks collapsed, sign -> what is wrong and what to try; empty for a healthy epoch.
+
+    `progress` is the share of the training that is done, without its warm-up. What a healthy
+    training shows as well at first is a sign only after half of it, and after a fair `start`.
+    """
+    signs = {}
+    is_fair = progress >= _FAIR_SHARE and start.num_steps >= _FAIR_STEPS
+    if vitals.zero_features > (_ALL_DEAD if start.has_learned else _DEAD_SHARE):
+        signs["dead features"] = f"{vitals.zero_features:.1%} of the features are exactly 0 and pass no gradient; try --neck bn, or a margin that comes later or is smaller"  # fmt: skip
+    floor = math.log(len(classes))
+    if is_fair and not start.has_learned and abs(vitals.objective - floor) < _STUCK:
+        signs["stuck loss"] = f"the loss rests at ln {len(classes)} = {floor:.3f}, and no more is right than by guessing: every class gets about the same score; try another --lr, or a margin that comes later or is smaller"  # fmt: skip
+    if vitals.weight_norm_min < _SHRUNK_SHARE * vitals.weight_norm_median:
+        signs["shrunken class weight"] = f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is {vitals.weight_norm_median:.2g}; try weight_norm=shared in an lsoftmax loss, or a smaller --head-weight-decay"  # fmt: skip
+    missing = [c for c in vitals.never_predicted if not start.drawn or start.drawn[c] >= _FAIR_DRAWS]  # fmt: skip
+    if is_fair and missing:
+        names = ", ".join(classes[c] for c in missing[:5])
+        signs["missing classes"] = f"no training image is taken for {len(missing)} of {len(classes)} classes: {names}; try --sampling balanced, or a smaller margin"  # fmt: skip
+    return signs
+
+
+def has_learned(accuracy: float, num_images: int, by_guessing: float) -> bool:
+    """Return whether an accuracy is above what guessing gives of so many images, and not by chance."""
+    error = math.sqrt(by_guessing * (1 - by_guessing) / num_images)
+    return accuracy > by_guessing + _BY_CHANCE * error
+
+
+def as_row(vitals: Vitals) -> dict[str, Any]:
+    """Return the vitals that go into metrics.jsonl."""
+    return {
+        "objective": vitals.objective,
+        "zero_features": vitals.zero_features,
+        "feature_norm": vitals.feature_norm,
+        "weight_norm_min": vitals.weight_norm_min,
+        "weight_norm_median": vitals.weight_norm_median,
+    }

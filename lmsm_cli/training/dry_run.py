@@ -1,0 +1,183 @@
+"""A run tried out before it starts: everything that it does, once, and what the whole will take."""
+
+import shutil
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lmsm_cli.config import Config
+from lmsm_cli.data.batches import num_batches
+from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.distributed.process_group import Ranks, joined
+from lmsm_cli.distributed.sync_batch_norm import synchronised
+from lmsm_cli.errors import DiskError, RunError
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
+from lmsm_cli.runtime.display import SILENT, Display
+from lmsm_cli.runtime.memory import peak_memory, reported_memory
+from lmsm_cli.runtime.signals import lasting
+from lmsm_cli.training import resume as journals
+from lmsm_cli.training.loop import Position, Step, train, validate
+from lmsm_cli.training.outcome import score_images
+from lmsm_cli.training.resume import Journal
+from lmsm_cli.training.run import Parts, prepared
+from lmsm_cli.training.step import new_optimizer, restore_optimizer
+
+# Steps that are not timed: the first, and on a GPU those until the CUDA graph is there.
+_WARM_UP = {"cpu": 1, "cuda": 8}
+# Seconds of timed steps: two steps alone are noise.
+_TIMED_SECONDS = 1.5
+# Images of a batch in evaluation; the second of two batches is timed.
+_EVALUATED = 250
+# Plots, logs and scores of a run folder, and a row of metrics.jsonl.
+_OTHER_FILES, _ROW = 1_000_000, 1_500
+
+
+class _EnoughError(Exception):
+    """Enough steps were timed."""
+
+
+class _Clock:
+    """Times the steps of a training on all its ranks, and ends it after at least two."""
+
+    def __init__(self, device: torch.device, ranks: Ranks) -> None:
+        self._device, self._ranks = device, ranks
+        self.num_steps = 0
+        self.first = 0.0
+        self._times: list[float] = []
+        self._before = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """The time of a warm step; of the first, where there was only one."""
+        return statistics.median(self._times or [self.first])
+
+    def __call__(self, step: Step) -> None:
+        """Note that a step was taken. Raises _EnoughError on all ranks alike."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        took = time.perf_counter() - self._before
+        self.num_steps += 1
+        if self.num_steps == 1:
+            self.first = took
+        elif self.num_steps > _WARM_UP[self._device.type] and (step.step > 1 or step.num_steps == 1):  # fmt: skip
+            self._times.append(took)  # not what follows the end of an epoch
+        too_few = not self._times or sum(self._times) < _TIMED_SECONDS
+        if not self._ranks.largest(int(too_few)):
+            raise _EnoughError
+        self._before = time.perf_counter()
+
+
+def rehearse(config: Config, display: Display) -> dict[str, Any] | None:
+    """Try out a run: train and evaluate a little, save and read back; return what all will take.
+
+    At least two real batches are trained and two of each other split are evaluated; the checkpoint
+    is removed again. What a run would download, decode and measure stays for it. None on all but
+    the first rank. Raises what the run would raise, DiskError too where it would fill the disk.
+    """
+    with joined(config.device) as ranks, lasting():
+        parts = prepared(config, display if ranks.is_first else SILENT, ranks)
+        with reported_memory(parts.runtime, parts.model, config.batch_size, parts.image_shape, ranks.size):  # fmt: skip
+            document = _measured(parts, display)
+        return document if ranks.is_first else None
+
+
+def _measured(parts: Parts, display: Display) -> dict[str, Any]:
+    """Do everything once; return what it took, and what follows for the run."""
+    model, config, ranks, data = parts.model, parts.config, parts.ranks, parts.data
+    if ranks.size > 1:
+        synchronised(model, parts.runtime.device, ranks)
+    optimizer = new_optimizer(model, config)
+    clock = _train_a_little(parts, optimizer, display)
+    validation = _seconds_an_image(parts, data.validation, is_test=False)
+    test = _seconds_an_image(parts, data.test, is_test=True)
+    num_bytes, saving = _save_and_read_back(parts, optimizer) if ranks.is_first else (0, 0.0)
+    num_validation = len(data.validation or ())
+    steps = num_batches(len(data.training), config.batch_size)
+    epoch = steps * clock.seconds + num_validation * validation + saving
+    ends = len(data.test) * test * (2 if data.validation else 1)  # best.pt is tested too
+    document = {
+        "device": parts.where,
+        "training_images": len(data.training),
+        "validation_images": num_validation,
+        "test_images": len(data.test),
+        "trained_steps": clock.num_steps,
+        "steps_per_epoch": steps,
+        "epochs": config.epochs,
+        "first_step_seconds": clock.first,
+        "step_seconds": clock.seconds,
+        "images_per_second": config.batch_size / clock.seconds,
+        "save_seconds": saving,
+        "epoch_seconds": epoch,
+        "total_seconds": max(0.0, clock.first - clock.seconds) + config.epochs * epoch + ends,
+        "peak_memory_bytes": peak_memory(parts.runtime.device),
+        "checkpoint_bytes": num_bytes,
+    }
+    return document | _disk(config, num_bytes * (3 if data.validation else 2))
+
+
+def _train_a_little(parts: Parts, optimizer: Optimizer, display: Display) -> _Clock:
+    """Take the run's first steps, as the run would."""
+    clock = _Clock(parts.runtime.device, parts.ranks)
+    data, ranks = parts.data, parts.ranks
+    say = display.say if ranks.is_first else SILENT.say
+    try:
+        for _ in train(parts.model, optimizer, parts.config, data.training, data.validation, parts.runtime, on_step=clock, say=say, ranks=ranks):  # fmt: skip
+            pass
+    except _EnoughError:
+        pass
+    return clock
+
+
+def _seconds_an_image(parts: Parts, images: ImageSet | None, *, is_test: bool) -> float:
+    """Evaluate two batches of images as the run would; return the seconds that one image takes."""
+    if images is None:
+        return 0.0
+    chosen = torch.linspace(0, len(images) - 1, min(2 * _EVALUATED, len(images))).long()
+    seconds = 0.0
+    for part in chosen.tensor_split(2):  # the first warms up
+        started = time.perf_counter()
+        if is_test:
+            score_images(parts.model, images.subset(part), parts.data.train_counts, parts.runtime, parts.ranks)  # fmt: skip
+        else:
+            validate(parts.model, images.subset(part), parts.runtime, parts.ranks)
+        seconds = (time.perf_counter() - started) / max(1, len(part))
+    return seconds
+
+
+def _save_and_read_back(parts: Parts, optimizer: Optimizer) -> tuple[int, float]:
+    """Save a checkpoint where the run would; return its bytes and the seconds of saving it.
+
+    Raises DiskError, and RunError where reading it back gives something else.
+    """
+    model, config = parts.model, parts.config
+    above = folder_above(config.out)
+    try:
+        with TemporaryDirectory(prefix=".lmsm-dry-run-", dir=above) as name:
+            folder = RunFolder(Path(name))
+            started = time.perf_counter()
+            journals.save(folder, Journal(), model, optimizer, config, Position(), train_counts=parts.data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where)  # fmt: skip
+            seconds = time.perf_counter() - started
+            state = checkpoint.load(folder.checkpoint)
+            saved = checkpoint.restore(state, folder.checkpoint).state_dict()
+            restore_optimizer(model, new_optimizer(model, config), state["optimizer"])
+            size = folder.checkpoint.stat().st_size
+    except OSError as error:
+        raise DiskError(f"cannot write in {above}: {reason_of(error)}; choose another folder with --out") from None  # fmt: skip
+    if not all(torch.equal(value.cpu(), saved[key]) for key, value in model.state_dict().items()):
+        raise RunError("the checkpoint does not give back the weights that were saved")
+    return size, seconds
+
+
+def _disk(config: Config, checkpoints: int) -> dict[str, int]:
+    """Return the bytes that the run needs, and those that are free. Raises DiskError for too few."""
+    needed = checkpoints + _OTHER_FILES + config.epochs * _ROW
+    free = shutil.disk_usage(folder_above(config.out)).free
+    if needed > free:
+        raise DiskError(f"the run needs about {needed / 1e6:,.0f} MB in {config.out}, and {free / 1e6:,.0f} MB are free there; choose another folder with --out")  # fmt: skip
+    return {"disk_bytes": needed, "free_disk_bytes": free}

@@ -1,0 +1,71 @@
+"""What a trained classifier says of images, without any margin."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from lmsm_cli.data.decoded import Images
+from lmsm_cli.distributed.process_group import ALONE, Ranks
+from lmsm_cli.errors import DivergedError
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runtime.device import Runtime
+
+# Larger than a training batch of small images: no activations are kept for a backward pass. Of large
+# ones fewer: the memory of a batch grows with its pixels, not with its images.
+_BATCH, _BATCH_BYTES = 250, 1 << 21
+
+
+@torch.inference_mode()
+def scores_of(model: Classifier, images: Images, runtime: Runtime, ranks: Ranks = ALONE) -> Tensor:
+    """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device.
+
+    Several `ranks` with the same model share the images; each returns all logits.
+    """
+    own = ranks.share(len(images))
+    logits = [model.head.logits(features) for features in _embedded(model, images, runtime, own)]
+    return ranks.gather(torch.cat(logits))
+
+
+@torch.inference_mode()
+def features_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
+    """Return the head's input features (N, D) of uint8 images (N, H, W, C)."""
+    return torch.cat(
+        [features.float() for features in _embedded(model, images, runtime, slice(0, len(images)))]
+    )
+
+
+def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) -> Iterator[Tensor]:  # fmt: skip
+    """Yield the features of a part of the images, batch by batch; of an empty part, one without rows."""
+    was_training = model.training
+    model.eval()
+    try:
+        step = max(1, min(_BATCH, _BATCH_BYTES // math.prod(images.shape[1:])))
+        for start in range(part.start, max(part.stop, part.start + 1), step):
+            batch = images[start : min(start + step, part.stop)]
+            with runtime.arithmetic():
+                features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
+            yield features
+    finally:
+        model.train(was_training)
+
+
+def answers(logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
+    """Return the predicted classes (N,) and the probabilities (N, C) that logits (N, C) stand for.
+
+    Raises DivergedError for logits that are infinite or not a number.
+    """
+    probabilities = logits.softmax(dim=1).cpu().numpy()
+    if not np.isfinite(probabilities).all():
+        raise DivergedError("the classifier's scores are infinite or not a number")
+    return logits.argmax(dim=1).cpu().numpy(), probabilities
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> float:
+    """Return the margin-free loss of logits (N, C) against labels (N,)."""
+    return functional.cross_entropy(logits, labels.to(logits.device)).item()

@@ -1,0 +1,285 @@
+"""What a run has done so far, and the checkpoints that hold it, so that a run can go on from one.
+
+A checkpoint has everything: weights, optimiser, position, random generators, and the rows of
+metrics.jsonl. The other files of a run folder are made from it again where they are behind.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lmsm_cli.config import ADDED_KEYS, WHERE_KEYS, Config
+from lmsm_cli.config import config as configs
+from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.data.identity import ImagesRecord, file_digest
+from lmsm_cli.data.splits import Data
+from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
+from lmsm_cli.losses.registry import check_loss
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runs import checkpoint, committed
+from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.images import read_images_record, recorded_images
+from lmsm_cli.runs.record import read_run
+from lmsm_cli.training.loop import Epoch, Position
+from lmsm_cli.training.step import optimizer_state, restore_optimizer
+
+# What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
+CHANGEABLE = ("data_dir", "follow_links", "device", "out", "tensorboard")
+# What a checkpoint has that a run can go on from.
+_TO_GO_ON = ("position", "journal", "fingerprint", "versions", "optimizer")
+
+
+@dataclass
+class Journal:
+    """The epochs of a run, and what follows from all of them."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of metrics.jsonl."""
+    best: dict[str, Any] | None = None
+    """Epoch and val_balanced_accuracy of best.pt; None where nothing was held out."""
+    warned: list[str] = field(default_factory=list)
+    """The signs of a collapse that the user was told of."""
+    lengthened_from: list[int] = field(default_factory=list)
+    """The numbers of epochs that it was to have before it was made longer: its schedules were those
+    of a run of so many, so that it is none of the new length."""
+
+    def add(self, epoch: Epoch, tolerance: float) -> None:
+        """Note a finished epoch; it is the best where its validation is better by more than that."""
+        self.rows.append(epoch.to_row())
+        value = epoch.val_balanced_accuracy
+        if value is None:
+            return
+        if self.best is None or value > self.best["val_balanced_accuracy"] + tolerance:
+            self.best = {"epoch": epoch.epoch, "val_balanced_accuracy": value}
+
+    @property
+    def is_at_best(self) -> bool:
+        """Whether the last finished epoch is the best."""
+        return self.best is not None and self.best["epoch"] == len(self.rows)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A run read back: its config as it is to go on, its position, and what it has done."""
+
+    folder: RunFolder
+    config: Config
+    position: Position
+    journal: Journal
+    state: dict[str, Any] | None
+    """The checkpoint; None where the run was ended before its first."""
+    is_finished: bool = False
+    images: ImagesRecord | None = None
+    """images.npz; None where it is not there."""
+
+    def check_data(self, data: Data) -> None:
+        """Raise DataError where the images are not the run's, as far as the checkpoint knows them."""
+        if self.state is None or self.images is not None:
+            return
+        recorded = self.state.get("images")
+        if recorded is None:
+            is_same = list(data.training.classes) == self.state["classes"]
+            is_same = is_same and data.train_counts == self.state["train_counts"]
+        else:
+            is_same = data.record().known_by == recorded
+        if not is_same:
+            raise DataError(
+                f"{self.config.data_dir} holds other images than the run had; give the run's data "
+                "with --data-dir"
+            )
+
+    def difference_to(self, runtime: str) -> str:
+        """Return, in words, what computes otherwise than before, so that bits may differ; or nothing."""
+        versions = _versions(runtime)
+        before = self.state["versions"] if self.state else versions
+        changed = [f"{before.get(name)} before, {now} now" for name, now in versions.items() if before.get(name) != now]  # fmt: skip
+        return "; ".join(changed)
+
+    def restore(self, model: Classifier, optimizer: Optimizer) -> None:
+        """Give a freshly built model and optimiser what was saved of them.
+
+        Raises CheckpointError where they don't fit.
+        """
+        if self.state is None:
+            return
+        try:
+            model.load_state_dict(self.state["model"])
+            restore_optimizer(model, optimizer, self.state["optimizer"])
+        except MALFORMED as error:
+            raise CheckpointError(f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}") from None  # fmt: skip
+
+
+def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Optimizer, config: Config, position: Position, *, train_counts: list[int], image_shape: list[int], runtime: str, images: dict[str, str | None] | None = None) -> None:  # fmt: skip
+    """Save a checkpoint, keep the one before, and bring best.pt up to date. Raises DiskError.
+
+    `train_counts` and `image_shape` (H, W, C) are those of the training images; `runtime` says what
+    computes, `images` are the digests of the run's images by part.
+    """
+    choices = configs.dump(config)
+    state = checkpoint.state_of(
+        model, choices, train_counts=train_counts, image_shape=image_shape, epoch=position.epoch,
+        optimizer=optimizer_state(model, optimizer), position=vars(position), journal=vars(journal),
+        fingerprint=fingerprint(choices), versions=_versions(runtime), images=images,
+        metrics=committed.digest_of(journal.rows),
+    )  # fmt: skip
+    if folder.checkpoint.exists():
+        checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
+    checkpoint.save(state, folder.checkpoint)
+    if journal.is_at_best and not position.step:
+        checkpoint.duplicate(folder.checkpoint, folder.best_checkpoint)
+
+
+def _versions(runtime: str) -> dict[str, str]:
+    """Return what the bits of a training depend on, beside its config."""
+    return {"torch": f"torch {torch.__version__}", "runtime": runtime}
+
+
+def fingerprint(choices: dict[str, Any]) -> str:
+    """Return the SHA-256 of a config as plain types: equal configs, equal fingerprints."""
+    return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
+
+
+def pretrained_digest(config: Config) -> str | None:
+    """Return the digest of the file of weights to start from, None where there is no such file."""
+    with suppress(OSError):
+        return file_digest(Path(config.pretrained)) if config.pretrained else None
+    return None
+
+
+def asked(config: Config, *, knows_images: bool = True) -> str:
+    """Return the fingerprint of a config as it is asked for, before anything is settled.
+
+    It leaves out where a run computes, and where its data lies: which images they are, the run folder
+    records. Weights to start from are known by content. An older lmsm took the place of a `folder` for
+    its images, and that of weights for them. A choice that is not made (None), or that was added later
+    and is at its default, leaves no trace, so that a run is found again by an lmsm that has more choices.
+    """
+    without = set(WHERE_KEYS)
+    if config.dataset == "folder" and not knows_images:
+        without.remove("data_dir")
+    usual = {key: Config.model_fields[key].default for key in ADDED_KEYS}
+    made = {
+        key: value
+        for key, value in configs.dump(config).items()
+        if value is not None and value != usual.get(key)
+    }
+    if knows_images and (weights := pretrained_digest(config)):
+        made["pretrained"] = weights
+    return fingerprint({key: value for key, value in made.items() if key not in without})
+
+
+def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None], *, strict: bool = False) -> Saved:  # fmt: skip
+    """Return a run from its folder, with changed values of its config.
+
+    A damaged checkpoint is put aside as `*.corrupt`, `warn` is told, and the one before is taken,
+    unless `strict`. Raises CheckpointError where none is good, and where rows of metrics.jsonl were
+    lost or edited, LmsmError for a change that would
+    make it another run. Call it with the folder's lock.
+    """
+    folder.remove_left_over()
+    state, file = _newest(folder, warn, strict=strict)
+    if state is None:
+        config = _changed(_written_config(folder), changes)
+        return Saved(folder, config, Position(), Journal(), None, images=read_images_record(folder.path))  # fmt: skip
+    if missing := [key for key in _TO_GO_ON if state.get(key) is None]:
+        raise CheckpointError(f"{file} was saved by an older lmsm, and holds nothing to resume from: it lacks {', '.join(missing)}")  # fmt: skip
+    try:
+        config = Config.model_validate(state["config"], context={"is_saved": True})
+        position, journal = Position(**state["position"]), Journal(**state["journal"])
+    except MALFORMED as error:
+        raise CheckpointError(f"{file} does not fit this lmsm: {first_line(error)}") from None
+    # a key that this lmsm has and that one had not is at its default, which changes nothing
+    known = {key: value for key, value in configs.dump(config).items() if key in state["config"]}
+    if fingerprint(known) != state["fingerprint"]:
+        raise CheckpointError(f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it")  # fmt: skip
+    if state.get("metrics"):  # an older lmsm kept no digest
+        committed.check_rows(
+            folder, journal.rows, state["metrics"], is_last_appended=position.step > 0
+        )
+    written = configs.dump(_written_config(folder))
+    edited = {key: value for key, value in written.items() if value != state["config"].get(key)}
+    before, config = config, _changed(config, edited | changes)
+    if config.epochs > before.epochs:
+        journal.lengthened_from.append(before.epochs)
+    _mend_best(folder, state, journal)
+    is_finished = position.epoch == config.epochs and _is_completed(folder, config.epochs)
+    images = recorded_images(folder.path, state, file)
+    return Saved(folder, config, position, journal, state, is_finished, images)
+
+
+def _is_completed(folder: RunFolder, epoch: int) -> bool:
+    """Return whether the run came to its end: with scores of that epoch, and what is made after them."""
+    record = read_run(folder.path)
+    return record.state == "completed" and (record.scores or {}).get("epoch") == epoch
+
+
+def _newest(folder: RunFolder, warn: Callable[[str], None], *, strict: bool) -> tuple[dict[str, Any] | None, Path]:  # fmt: skip
+    """Return the newest good checkpoint, and its file; None where none was ever saved."""
+    files = [folder.checkpoint, folder.previous_checkpoint]
+    damaged: list[str] = []
+    for file in filter(Path.exists, files):
+        try:
+            state = checkpoint.load(file)
+        except CheckpointError as error:
+            if strict:
+                raise
+            damaged.append(str(error))
+            continue
+        for text in damaged:
+            aside = folder.checkpoint.with_name(f"{folder.checkpoint.name}.corrupt")
+            with suppress(OSError):
+                folder.checkpoint.replace(aside)
+            warn(
+                f"{text}; it is now {aside.name}, and {file.name} is taken: epoch {state['epoch']}"
+            )
+        return state, file
+    if damaged:
+        raise CheckpointError("; ".join(damaged) + f"; start again with `lmsm train --config {folder.path / 'config.yaml'}`")  # fmt: skip
+    return None, folder.checkpoint
+
+
+def _mend_best(folder: RunFolder, state: dict[str, Any], journal: Journal) -> None:
+    """Make best.pt again where the run was ended between its checkpoint and that."""
+    if not journal.is_at_best or state["position"]["step"]:
+        return
+    try:
+        is_there = checkpoint.load(folder.best_checkpoint)["epoch"] == state["epoch"]
+    except CheckpointError:
+        is_there = False
+    if not is_there:
+        checkpoint.save(state, folder.best_checkpoint)
+
+
+def _written_config(folder: RunFolder) -> Config:
+    """Return config.yaml. Raises LmsmError where it is missing or damaged."""
+    file = folder.path / "config.yaml"
+    if not file.is_file():
+        raise LmsmError(f"{folder.path} is no run folder: it has no config.yaml")
+    return resolve([Layer.of_file(file)], check_loss, is_saved=True).config
+
+
+def _changed(config: Config, changes: dict[str, Any]) -> Config:
+    """Return the config with the changes; raise LmsmError that lists those that can't be made."""
+    before = configs.dump(config)
+    layers = [Layer(before, dict.fromkeys(before, "the run")), Layer.of_flags(changes)]
+    changed = resolve(layers, check_loss, is_saved=True).config
+    after = configs.dump(changed)
+    refused = [
+        f"{key} was {before[key]!r}, and {value!r} is asked for"
+        for key, value in after.items()
+        if value != before[key] and key not in CHANGEABLE and not _is_longer(key, before, after)
+    ]
+    if refused:
+        raise LmsmError(f"{'; '.join(refused)}; a resumed run keeps its choices, but for {', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`")  # fmt: skip
+    return changed
+
+
+def _is_longer(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    return key == "epochs" and bool(after[key] > before[key])

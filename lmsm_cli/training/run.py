@@ -1,0 +1,281 @@
+"""From a Config to a finished run: the one road that train, demo and every later command take."""
+
+import shlex
+import signal
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+# These two now: the frames that import them are kept alive, and later ones hold a training.
+import matplotlib.backends.backend_agg  # noqa: F401
+import torch
+import torch._dynamo
+
+from lmsm_cli.config import Config
+from lmsm_cli.config import config as configs
+from lmsm_cli.data import sources
+from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.data.splits import Data, check_at_hand, load_again, load_data, planned_counts
+from lmsm_cli.distributed.process_group import Ranks, joined
+from lmsm_cli.distributed.sync_batch_norm import synchronised
+from lmsm_cli.errors import LmsmError, StoppedError
+from lmsm_cli.losses.head import Head
+from lmsm_cli.losses.registry import build_head
+from lmsm_cli.losses.spec import parse_spec, with_option
+from lmsm_cli.models.classifier import Classifier, build_classifier, check_model
+from lmsm_cli.runs import environment
+from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
+from lmsm_cli.runs.images import write_images, write_predictions
+from lmsm_cli.runs.record import is_run, only_run
+from lmsm_cli.runs.tensorboard import check_tensorboard, curves
+from lmsm_cli.runtime.arithmetic import runtime_of, settle
+from lmsm_cli.runtime.device import Runtime, check_precision, choose_device
+from lmsm_cli.runtime.display import SILENT, Display, Notebook
+from lmsm_cli.runtime.memory import reported_memory
+from lmsm_cli.runtime.signals import deferred, lasting
+from lmsm_cli.training import resume as journals
+from lmsm_cli.training.loop import Epoch, PausedError, Position, train
+from lmsm_cli.training.outcome import answered, documented, draw, status_of
+from lmsm_cli.training.resume import Journal, Saved
+from lmsm_cli.training.step import new_optimizer
+
+
+def check(config: Config) -> torch.device:
+    """Return the device; raise LmsmError for what cannot work, before any data is read."""
+    source = sources.source_of(config.dataset)
+    counts = planned_counts(config)
+    if counts is not None:
+        build_head(config.loss, 2, len(counts), torch.tensor(counts), bias=config.head_bias)
+        check_model(
+            config.model, config.pretrained, channels=source.channels, image_size=source.size
+        )
+    check_folder(config.out, "--out")
+    if config.tensorboard:
+        check_tensorboard()
+    device = choose_device(config.device)
+    check_precision(config.precision, device)
+    return device
+
+
+def build_model(config: Config, data: Data) -> Classifier:
+    """Return the config's classifier, freshly drawn from its seed, on the CPU."""
+    torch.manual_seed(config.seed)
+    _, side, _, channels = data.training.images.shape
+    check_model(config.model, config.pretrained, channels=channels, image_size=side)
+    return build_classifier(
+        config.model, config.neck, config.loss,
+        classes=data.training.classes, mean=data.training.mean, std=data.training.std,
+        class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained,
+        head_bias=config.head_bias, head_init=config.head_init,
+    )  # fmt: skip
+
+
+def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
+    """Train, test and write the run folder; return it, None on all but the first rank.
+
+    Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
+    StoppedError, once a signal has ended the training after a step: `resume` goes on from there.
+    """
+    with joined(config.device) as ranks, lasting():
+        told = Notebook(display if ranks.is_first else SILENT)
+        parts = prepared(config, told, ranks)
+        if not ranks.is_first:
+            _finish(parts, told, with_plots)
+            return None
+        folder = _new_folder(parts, asked=journals.asked(config))
+        with folder.locked():
+            told.keep_in(folder.log_line)
+            told.say(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
+            _finish(replace(parts, folder=folder), told, with_plots)
+        return folder
+
+
+def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, *, strict: bool = False, with_plots: bool = True) -> RunFolder | None:  # fmt: skip
+    """Go on with a run from its folder, with changed values of its config; finish as `run` does.
+
+    On the same machine's CPU, in as many processes, the end has the bits of a run that nobody
+    stopped. A finished run is returned as it is, unless it gets more epochs. With `strict` a
+    damaged checkpoint is an error, else the one before is taken. Raises LmsmError for a change
+    that would make it another run, CheckpointError where no checkpoint is good.
+    """
+    if path.is_file() and is_run(path.parent):
+        raise LmsmError(f"{path} is a file of a run: give its folder, {path.parent}")
+    if not path.is_dir():
+        raise LmsmError(f"there is no run folder {path}")
+    path = only_run(path)
+    folder = RunFolder(path)
+    with joined((changes or {}).get("device") or "auto") as ranks, lasting():
+        told = Notebook(display if ranks.is_first else SILENT)
+        with folder.locked() if ranks.is_first else nullcontext():
+            saved = ranks.agree(journals.read(folder, changes or {}, told.warn, strict=strict) if ranks.is_first else None)  # fmt: skip
+            assert saved is not None
+            if ranks.is_first:
+                told.keep_in(folder.log_line)
+            if saved.is_finished:
+                told.say(f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on")  # fmt: skip
+                return folder if ranks.is_first else None
+            if not (changes or {}).get("data_dir"):
+                check_at_hand(saved.config)
+            parts = replace(prepared(saved.config, told, ranks, saved.images), saved=saved)
+            saved.check_data(parts.data)
+            if saved.state and saved.state.get("images") is None:  # an older lmsm recorded none
+                parts = replace(parts, images=None)
+            if not ranks.is_first:
+                _finish(parts, told, with_plots)
+                return None
+            _note_resumption(folder, saved, parts, told)
+            if parts.images and saved.images is None:
+                write_images(folder.path, parts.images)  # ended before it was there, or lost since
+            _finish(replace(parts, folder=folder), told, with_plots)
+    return folder
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is put together from; `folder` is the first rank's."""
+
+    config: Config
+    data: Data
+    images: ImagesRecord | None
+    """Which images `data` holds; None where an older lmsm began the run without a record of them."""
+    model: Classifier
+    runtime: Runtime
+    ranks: Ranks
+    saved: Saved | None = None
+    folder: RunFolder | None = None
+
+    @property
+    def where(self) -> str:
+        """What computes, in words."""
+        size = self.ranks.size
+        return f"{self.runtime}, {size} processes" if size > 1 else str(self.runtime)
+
+    @cached_property
+    def known_by(self) -> dict[str, str | None] | None:
+        """The digests of the parts of the data and of their order, where they are recorded."""
+        return self.images.known_by if self.images else None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of an image."""
+        return tuple(self.data.training.images.shape[1:])
+
+
+def prepared(
+    config: Config, display: Display, ranks: Ranks, images: ImagesRecord | None = None
+) -> Parts:
+    """Read the data, build the model, and settle the config; `images` are those of a run that goes on."""
+    device = ranks.take_device(check(config))
+    ranks.check_batch_size(config.batch_size)
+    with ranks.first():  # what it downloads and decodes, the others find
+        data = load_again(config, images, display) if images else load_data(config, display)
+    model = build_model(config, data)
+    shape = tuple(data.training.images.shape[1:])
+    config = ranks.agree(settle(config, model, shape, display.say) if ranks.is_first else config)
+    config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
+    runtime = replace(runtime_of(config, processes=ranks.local_size), device=device)
+    runtime.apply()
+    return Parts(config, data, images or data.record(), runtime.place(model), runtime, ranks)
+
+
+def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
+    """Train to the end, test, and write what belongs into the run folder."""
+    model, runtime, ranks, folder = parts.model, parts.runtime, parts.ranks, parts.folder
+    where = ranks.agree(str(folder.path) if folder else "")
+    memory = reported_memory(runtime, model, parts.config.batch_size, parts.image_shape, ranks.size)
+    data = parts.data
+    with status_of(folder), memory:
+        journal = _train(parts, where, display)
+        scores, predictions = answered(model, data.test, data.train_counts, runtime, ranks)
+        if folder:
+            if parts.images:  # in the order of images.npz, so nothing without it
+                write_predictions(folder.path, predictions)
+            folder.write_scores(
+                documented(scores, model, journal, folder, data, runtime, display.warn)
+                | {"images": parts.images and parts.images.summaries}
+            )
+            if with_plots:
+                draw(folder, model, data, runtime)
+
+
+def _note_resumption(folder: RunFolder, saved: Saved, parts: Parts, display: Display) -> None:
+    """Bring the other files to where the checkpoint stands, and say where that is."""
+    folder.write_metrics(saved.journal.rows)
+    folder.write_config(configs.dump_yaml(parts.config))
+    place = f"epoch {saved.position.epoch}" + (f", step {saved.position.step}" if saved.position.step else "")  # fmt: skip
+    text = f"{folder.path}: goes on after {place} on {parts.where}"
+    folder.log_line(text)
+    display.say(text)
+    if difference := saved.difference_to(parts.where):
+        display.warn(f"{difference}: the end is that of an undisturbed run but for rounding and dropout's draws")  # fmt: skip
+
+
+def resolved_spec(spec: str, head: Head) -> str:
+    """Return the loss spec with the options that the head worked out from the data."""
+    given = parse_spec(spec)[1]
+    for key, value in head.resolved_options().items():
+        if key not in given:
+            spec = with_option(spec, key, str(value).removesuffix(".0"))
+    return spec
+
+
+def _new_folder(parts: Parts, *, asked: str) -> RunFolder:
+    config = parts.config
+    assert parts.images is not None
+    name = run_name(config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now())  # fmt: skip
+    folder = RunFolder.create(config.out, name)
+    folder.write_config(configs.dump_yaml(config))
+    write_images(folder.path, parts.images)  # before what a sweep finds the run by
+    known_by = {"asked": asked, "pretrained": journals.pretrained_digest(config)}
+    folder.write_environment(environment.describe(parts.where) | known_by)
+    return folder
+
+
+def _train(parts: Parts, where: str, display: Display) -> Journal:
+    """Train to the end, saving every epoch into the folder; return what was done.
+
+    `where` is the run folder's path on every rank. Raises StoppedError after a signal.
+    """
+    model, config, data, runtime, ranks = parts.model, parts.config, parts.data, parts.runtime, parts.ranks  # fmt: skip
+    if ranks.size > 1:
+        synchronised(model, runtime.device, ranks)
+    optimizer = new_optimizer(model, config)
+    journal, start = Journal(), Position()
+    if parts.saved:
+        parts.saved.restore(model, optimizer)
+        journal, start = parts.saved.journal, parts.saved.position
+
+    def save(position: Position) -> None:
+        if parts.folder:
+            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where, images=parts.known_by)  # fmt: skip
+
+    drawn = parts.folder.tensorboard if parts.folder and config.tensorboard else None
+    with deferred(once_more=ranks.size == 1) as stop, curves(drawn, journal.rows) as draw:
+        try:
+            for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step, say=display.say, ranks=ranks, start=start, stop=stop):  # fmt: skip
+                signs = [sign for sign in epoch.signs if sign not in journal.warned]
+                journal.add(epoch, config.best_tolerance)
+                journal.warned += signs
+                save(Position(epoch.epoch))
+                draw(journal.rows[-1])
+                if parts.folder:
+                    _tell(epoch, signs, config, parts.folder, display)
+        except PausedError as paused:
+            if paused.position.step:
+                save(paused.position)
+            name = signal.Signals(paused.signal).name
+            place = f"in epoch {paused.position.epoch + 1}" if paused.position.step else f"after epoch {paused.position.epoch}"  # fmt: skip
+            raise StoppedError(f"stopped by {name} {place}, and saved; `lmsm resume {shlex.quote(where)}` goes on", paused.signal) from None  # fmt: skip
+    return journal
+
+
+def _tell(epoch: Epoch, signs: list[str], config: Config, folder: RunFolder, display: Display) -> None:  # fmt: skip
+    """Write a finished epoch down and show it; say loudly what looks collapsed for the first time."""
+    folder.append_metrics(epoch.to_row())
+    folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")
+    display.epoch(epoch, config.epochs)
+    for sign in signs:
+        display.warn(f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}")

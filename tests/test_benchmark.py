@@ -1,0 +1,79 @@
+"""`lmsm bench`: numbers that another road confirms, and input that is refused before anything runs."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from lmsm_cli.commands.app import main
+from lmsm_cli.losses.registry import HEADS
+from lmsm_cli.runtime.device import Runtime
+from lmsm_cli.training import benchmark as measure
+
+CPU = Runtime(torch.device("cpu"), threads=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "forward_mmacs", "stem_mmacs"),
+    [("resnet18", 140.2, 1.77), ("resnet18-cifar", 555.4, 1.77), ("resnet32", 68.9, 0.44)],
+)
+def test_flops_are_the_literatures(model, forward_mmacs, stem_mmacs):
+    """6 x MACs - 2 x MACs of the first convolution, which passes no gradient to the images, within 1%."""
+    wanted = (6 * forward_mmacs - 2 * stem_mmacs) / 1000
+    assert measure.training_gflop(model) == pytest.approx(wanted, rel=0.01)
+
+
+def test_throughput_is_images_over_the_time_of_a_step(monkeypatch):
+    """With a clock that gives every step 0.25 s, 8 images a step are 32 images/s."""
+    monkeypatch.setattr(measure, "_timed", lambda function, device: function() or 0.25)
+    assert measure.throughput("paper-2d", CPU, 8, 1.0, print) == 32
+
+
+def test_a_model_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
+    """Out of memory is told as None, any other error is not swallowed."""
+
+    def fail(error):
+        def call(*_, **__):
+            raise error
+
+        return call
+
+    monkeypatch.setattr(nn.Conv2d, "forward", fail(RuntimeError("CUDA out of memory")))
+    assert measure.throughput("paper-2d", CPU, 8, 0.1, print) is None
+    monkeypatch.setattr(nn.Conv2d, "forward", fail(RuntimeError("shape mismatch")))
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        measure.throughput("paper-2d", CPU, 8, 0.1, print)
+
+
+@pytest.mark.slow
+def test_the_command_prints_models_losses_and_json(capsys):
+    """Every asked model and precision has a row whose parts fit together, and every loss has one."""
+    flags = ["--models", "paper-2d,resnet32", "--precision", "fp32", "--batch-size", "4", "--seconds", "0.01"]  # fmt: skip
+    assert main(["bench", *flags, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in document["models"]] == ["paper-2d", "resnet32"]
+    for row in document["models"]:
+        rate = row["images_per_second"]
+        assert row["seconds_per_epoch"] * rate == pytest.approx(45_000)
+        assert row["share_of_peak"] * document["peak_gflops"]["fp32"] == pytest.approx(rate * row["gflop_per_image"])  # fmt: skip
+    assert [row["loss"] for row in document["losses"]] == list(HEADS)
+    assert str(torch.__version__).startswith(document["environment"]["torch"])
+    assert main(["bench", *flags]) == 0
+    out = capsys.readouterr().out
+    for piece in ("paper-2d", "images/s", "% of peak", "over softmax", "lsoftmax"):
+        assert piece in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--models", "resnet8"], "no model 'resnet8' (did you mean 'resnet18'?)"),
+        (["--precision", "fp16"], "no precision 'fp16' (did you mean 'bf16'?)"),
+        (["--device", "tpu"], "device is 'tpu': give auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_unknown_names_are_refused(capsys, flags, message):
+    """Exit code 2 with the nearest right name, before anything is measured."""
+    assert main(["bench", *flags]) == 2
+    assert message in capsys.readouterr().err

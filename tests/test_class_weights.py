@@ -1,0 +1,108 @@
+"""Class weights against published numbers, exact arithmetic and torch's own weighted loss."""
+
+from decimal import Decimal, localcontext
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from lmsm_cli.data.imbalance import kept_counts
+from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.class_weights import loss_weights, weighted_mean
+from lmsm_cli.losses.registry import HEADS, build_head
+
+CIFAR10_LT = torch.tensor(kept_counts([5000] * 10, "exp", 0.01))
+
+
+def test_the_published_weights_of_cifar10_lt():
+    """CIFAR-10 at exp 0.01 and beta 0.9999 has the ten weights of LDAM-DRW."""
+    published = [0.051, 0.077, 0.121, 0.195, 0.319, 0.525, 0.868, 1.443, 2.409, 3.993]
+    weights = loss_weights(CIFAR10_LT, "effective")
+    assert weights.dtype == torch.float32
+    assert weights.tolist() == pytest.approx(published, abs=0.0006)
+
+
+def test_inverse_by_hand():
+    """1 : 1/3 : 1/4 over classes of 1, 3 and 4 images, brought to the sum 3."""
+    weights = loss_weights(torch.tensor([1, 3, 4]), "inverse")
+    assert weights.tolist() == pytest.approx([36 / 19, 12 / 19, 9 / 19])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.9999, 1 - 1e-9, 1 - 1e-13, 1 - 2**-53])
+def test_effective_is_exact_however_near_beta_is_to_one(beta):
+    """The weights are those of 60-digit arithmetic on the definition."""
+    counts = [1, 7, 50, 5000, 1_000_000]
+    with localcontext(prec=60):
+        raw = [(1 - Decimal(beta)) / (1 - Decimal(beta) ** n) for n in counts]
+        wanted = [float(5 * value / sum(raw)) for value in raw]
+    weights = loss_weights(torch.tensor(counts), "effective", beta=beta)
+    assert weights.tolist() == pytest.approx(wanted, rel=1e-6)
+
+
+@given(
+    st.lists(st.integers(1, 10**7), min_size=2, max_size=30),
+    st.sampled_from(["none", "inverse", "effective"]),
+    # the package flushes subnormal numbers, and hypothesis will not draw them then
+    st.floats(0, 1, exclude_max=True, allow_subnormal=False),
+)
+def test_weights_sum_to_the_number_of_classes_and_favour_the_rare(counts, scheme, beta):
+    """Whatever the counts: positive, finite, summing to C, never more for the larger class."""
+    weights = loss_weights(torch.tensor(counts), scheme, beta=beta)
+    assert weights.sum().item() == pytest.approx(len(counts), rel=1e-5)
+    assert weights.min() > 0
+    ordered = weights[torch.tensor(counts).argsort(descending=True)]
+    assert (ordered.diff() >= -1e-6 * ordered[1:]).all()
+
+
+@pytest.mark.parametrize("scheme", ["inverse", "effective"])
+def test_a_class_without_images_is_named(scheme):
+    """No infinite and no silent weight: the class without images is an error."""
+    with pytest.raises(ArgumentError, match="class 1 has 0 training images"):
+        loss_weights(torch.tensor([5, 0, 3]), scheme)
+    assert loss_weights(torch.tensor([5, 0, 3]), "none").tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("beta", [1.0, -0.1, float("nan")])
+def test_a_beta_out_of_range_is_refused(beta):
+    """Beta 1 would divide by zero."""
+    with pytest.raises(ArgumentError, match="beta is"):
+        loss_weights(torch.tensor([5, 3]), "effective", beta=beta)
+
+
+def test_an_unknown_scheme_names_the_nearest():
+    """A misspelt scheme is refused with the one that was meant."""
+    with pytest.raises(ArgumentError, match="did you mean 'inverse'"):
+        loss_weights(torch.tensor([5, 3]), "invers")
+
+
+def test_the_weighted_mean_is_torchs():
+    """Softmax losses, re-weighted, and their gradients are cross_entropy's with `weight`."""
+    torch.manual_seed(0)
+    head = build_head("softmax", 6, 10)
+    features, labels = torch.randn(32, 6), torch.randint(10, (32,))
+    weights = loss_weights(CIFAR10_LT, "effective")
+    ours = weighted_mean(head.losses(features, labels), labels, weights)
+    torchs = functional.cross_entropy(head.logits(features), labels, weight=weights)
+    torch.testing.assert_close(ours, torchs)
+    gradients = [torch.autograd.grad(value, head.weight)[0] for value in (ours, torchs)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("loss", HEADS)
+def test_a_whole_weight_is_a_repetition_of_the_image(loss):
+    """Under every loss, weights 1, 2, 3 give the plain mean over images given 1, 2, 3 times."""
+    torch.manual_seed(0)
+    head = build_head(loss, 6, 3, class_counts=torch.tensor([9, 4, 2])).eval()
+    features, labels = torch.randn(12, 6), torch.arange(12) % 3
+    ours = weighted_mean(head.losses(features, labels, 0.7), labels, torch.tensor([1.0, 2.0, 3.0]))
+    repeated = torch.arange(12).repeat_interleave(labels + 1)
+    torch.testing.assert_close(ours, head(features[repeated], labels[repeated], 0.7))
+
+
+def test_the_weighted_mean_waits_for_no_values():
+    """It runs on tensors without values, so that no step waits for the device."""
+    losses, weights = torch.empty(8, device="meta"), torch.empty(3, device="meta")
+    labels = torch.empty(8, dtype=torch.int64, device="meta")
+    assert weighted_mean(losses, labels, weights).shape == ()

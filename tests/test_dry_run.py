@@ -1,0 +1,130 @@
+"""`lmsm train --dry-run`: does all that a run does, tells what it takes, and leaves nothing behind."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lmsm_cli.commands.app import main
+from lmsm_cli.data.batches import num_batches
+from lmsm_cli.distributed.process_group import ALONE
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.training import dry_run as rehearsal
+from lmsm_cli.training.loop import Step
+
+QUICK = ["train", "--preset", "digits", "--device", "cpu", "--precision", "fp32"]
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Time as little as possible."""
+    monkeypatch.setattr(rehearsal, "_TIMED_SECONDS", 0.0)
+
+
+def files_below(folder):
+    """Return everything below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.usefixtures("brief")
+def test_it_tells_what_the_run_then_takes(tmp_path, monkeypatch, capsys):
+    """Images, steps and the checkpoint's size are those of the run itself; no file is left."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*QUICK, "--epochs", "2", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert files_below(tmp_path) == []
+    assert told["trained_steps"] >= 2
+    assert main([*QUICK, "--epochs", "2"]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    scores = json.loads((run / "scores.json").read_text())
+    count = sum(row["train_count"] for row in scores["per_class"])
+    assert (told["training_images"], told["test_images"]) == (count, 599)
+    assert told["steps_per_epoch"] == num_batches(count, 32)
+    saved = (run / "checkpoint.pt").stat().st_size
+    assert told["checkpoint_bytes"] == pytest.approx(saved, rel=0.01)
+    on_disk = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    assert saved <= on_disk <= told["disk_bytes"]
+    assert told["total_seconds"] >= 2 * told["epoch_seconds"]
+    assert told["epoch_seconds"] >= told["steps_per_epoch"] * told["step_seconds"]
+    assert told["peak_memory_bytes"] > saved
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_table_is_on_stdout(tmp_path, capsys):
+    """Without --json a few lines for people, and progress on stderr; a folder there stays as it is."""
+    (tmp_path / "mine").write_text("")
+    assert main([*QUICK, "--dry-run", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "434 training, 49 validation, 599 test" in printed
+    assert "the whole run" in printed
+    assert "14 steps" in printed
+    assert files_below(tmp_path) == ["mine"]
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--lr", "1e30", "--loss", "softmax", "--neck", "linear"], 5, "finite"),
+        (["--batch-size", "500"], 2, "only 434 training images are left"),
+        (["--dataset", "folder", "--data-dir", "nowhere"], 3, "nowhere"),
+        (["--out", "file"], 6, "cannot write in file"),
+        (["--los", "softmax"], 2, "--los"),
+    ],
+)
+def test_it_fails_as_the_run_would(tmp_path, monkeypatch, capsys, flags, code, words):
+    """What would end the run ends the dry run, with the same exit code, and leaves nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main([*QUICK, "--dry-run", *flags]) == code
+    assert words in capsys.readouterr().err
+    assert files_below(tmp_path) == ["file"]
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_disk_that_is_too_small_is_an_error(tmp_path, monkeypatch, capsys):
+    """A run whose checkpoints do not fit is refused before it starts: how much, where."""
+    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))  # fmt: skip
+    assert main([*QUICK, "--dry-run", "--out", str(tmp_path / "new")]) == 6
+    assert "5 MB are free there" in capsys.readouterr().err
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_checkpoint_that_is_not_what_was_saved_is_an_error(tmp_path, monkeypatch, capsys):
+    """The checkpoint is read back and compared with the model."""
+    restore = checkpoint.restore
+
+    def other(state, path):
+        model = restore(state, path)
+        model.head.weight.data[0, 0] += 1e-3
+        return model
+
+    monkeypatch.setattr(checkpoint, "restore", other)
+    assert main([*QUICK, "--dry-run", "--out", str(tmp_path)]) == 1
+    assert "does not give back the weights" in capsys.readouterr().err
+    assert files_below(tmp_path) == []
+
+
+def test_resume_takes_no_dry_run(tmp_path, capsys):
+    """--dry-run with --resume is a usage error."""
+    assert main(["train", "--resume", str(tmp_path), "--dry-run"]) == 2
+    assert "--dry-run" in capsys.readouterr().err
+
+
+def test_the_clock_counts_warm_steps_only(monkeypatch):
+    """The first step stands apart, what follows an epoch's end is not counted, the rest is a median."""
+    now = [0.0]
+    monkeypatch.setattr(rehearsal, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = rehearsal._Clock(torch.device("cpu"), ALONE)
+    # (step of the epoch, seconds until it is done): 9 s are a validation's
+    for step, took in ((1, 5.0), (2, 0.5), (3, 0.2), (1, 9.0), (2, 0.4)):
+        now[0] += took
+        clock(Step(1, step, 3, 0, None, None, 0.1))
+    now[0] += 0.4
+    with pytest.raises(rehearsal._EnoughError):
+        clock(Step(1, 3, 3, 0, None, None, 0.1))
+    assert clock.first == 5.0
+    assert clock.seconds == pytest.approx(0.4)
+    assert clock.num_steps == 6

@@ -1,0 +1,347 @@
+"""Whole runs on small real and made data: the run folder's contract, evaluation, failures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+from lmsm_cli import load_checkpoint
+from lmsm_cli.config import Config
+from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.data import decoding, splits
+from lmsm_cli.data.decoded import MappedImages
+from lmsm_cli.data.layout import FolderOptions
+from lmsm_cli.data.sources import load
+from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
+from lmsm_cli.losses.registry import HEADS, build_head, check_loss
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.record import read_run
+from lmsm_cli.training import run as experiment
+from tests.conftest import CIFAR10_CLASSES, SilentDisplay, evaluate, write_class_folders
+
+
+def quick(out, **values):
+    """Return a config of a few seconds on the digits."""
+    return resolve([Layer.of_preset("digits"), Layer.of_flags({"epochs": 2, "out": out, "device": "cpu", **values})], check_loss).config  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run on the digits, and what its display was told."""
+    display = SilentDisplay()
+    folder = experiment.run(quick(tmp_path_factory.mktemp("runs"), epochs=3), display)
+    return folder, display
+
+
+def test_the_run_folder_keeps_its_contract(finished):
+    """Every file of the design is there, named and filled as other people's scripts expect."""
+    path = finished[0].path
+    names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    plots = {f"plots/{name}.{kind}" for name in ("class_distribution", "training_history", "confusion", "reliability") for kind in ("png", "pdf")}  # fmt: skip
+    assert names == plots | {"config.yaml", "environment.json", "status.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt", "best.pt", "scores.json", "images.npz", "predictions.npz", "train.log", ".lock"}  # fmt: skip
+    assert json.loads((path / "status.json").read_text())["exit_code"] == 0
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    wanted = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy", "lambda", "lr", "images_per_second", "seconds"}  # fmt: skip
+    assert wanted <= rows[0].keys()
+    environment = json.loads((path / "environment.json").read_text())
+    assert {"torch", "device", "git", "command"} <= environment.keys()
+    assert path.name.split("-", 2)[2] == "digits-paper-mnist-lsoftmax-s42"
+
+
+def test_config_yaml_repeats_the_run(finished):
+    """The written config, read back, is the run's, all values named."""
+    path = finished[0].path
+    again = resolve([Layer.of_file(path / "config.yaml")], check_loss).config
+    loss = "lsoftmax:margin=2,lambda_min=1,weight_norm=shared"  # what margin=2 means on a long tail
+    assert yaml.safe_load((path / "config.yaml").read_text())["loss"] == loss
+    settled = {key: getattr(again, key) for key in ("precision", "layout", "threads")}
+    assert not {"auto", 0} & set(settled.values())
+    assert again == quick(path.parent, epochs=3, loss=loss, **settled)
+
+
+def test_options_are_written_to_the_last_digit():
+    """What the user gave stays as given; what follows from the data is not rounded."""
+    spec = "lsoftmax:margin=1.23456789,anneal=none"
+    assert experiment.resolved_spec(spec, build_head(spec, 2, 2)) == spec + ",weight_norm=free"
+    head = build_head("lsoftmax:margin=3.14159265", 2, 3, torch.tensor([9, 3, 1]))
+    written = experiment.resolved_spec("lsoftmax:margin=3.14159265", head)
+    assert build_head(written, 2, 3).lambda_at(1.0) == head.lambda_at(1.0) == 2 * 3.14159265 - 3
+
+
+def test_a_loss_that_does_not_fit_the_data_is_found_before_it_is_read(tmp_path):
+    """The class counts of a run are known beforehand, and the loss is built for them at once."""
+    config = quick(tmp_path, loss="lsoftmax:margin=4,lambda_start=1")
+    with pytest.raises(LmsmError, match="lambda_min 5 is above lambda_start 1"):
+        experiment.check(config)
+
+
+def test_scores_are_those_of_the_checkpoint(finished):
+    """scores.json equals scikit-learn's scores of what the loaded checkpoint predicts."""
+    path = finished[0].path
+    scores = json.loads((path / "scores.json").read_text())
+    test = load("digits", path, "test")
+    predicted = load_checkpoint(path).predict(test.images.permute(0, 3, 1, 2)).numpy()
+    labels = test.labels.numpy()
+    precision, recall, f1, count = precision_recall_fscore_support(
+        labels, predicted, zero_division=0
+    )
+    # the run computes in bf16 where the CPU has it: allow a few images
+    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, predicted), abs=0.01)
+    for c, row in enumerate(scores["per_class"]):
+        assert row["test_count"] == count[c]
+        assert row["accuracy"] == pytest.approx(recall[c], abs=0.05)
+        assert row["precision"] == pytest.approx(precision[c], abs=0.1)
+        assert row["f1"] == pytest.approx(f1[c], abs=0.1)
+    assert np.array(scores["confusion"]).sum() == len(labels)
+    assert scores["effective_margin"] == 1.5
+    assert [row["train_count"] for row in scores["per_class"]] == sorted((row["train_count"] for row in scores["per_class"]), reverse=True)  # fmt: skip
+
+
+def test_evaluate_repeats_the_runs_scores(finished):
+    """Evaluating the run folder or its checkpoint gives the scores that the run printed."""
+    path = finished[0].path
+    wanted = json.loads((path / "scores.json").read_text())
+    for target in (path, path / "checkpoint.pt"):
+        found = evaluate(target, SilentDisplay())
+        assert found["per_class"] == wanted["per_class"]
+        assert found["confusion"] == wanted["confusion"]
+
+
+def test_evaluate_on_validation_and_best(finished):
+    """The validation split of the run can be scored, and best.pt like any checkpoint."""
+    path = finished[0].path
+    rows = read_run(path).metrics
+    scores = evaluate(path, SilentDisplay(), split_name="validation")
+    assert scores["accuracy"] == pytest.approx(rows[-1]["val_accuracy"])
+    best = evaluate(path / "best.pt", SilentDisplay())
+    assert best["accuracy"] == read_run(path).scores["best_on_validation"]["accuracy"]
+
+
+def test_other_data_than_the_runs_has_no_validation_split(finished, tmp_path):
+    """Where the training images are others, the split would hold out images trained on: exit 3."""
+    state = checkpoint.load(finished[0].path / "checkpoint.pt")
+    state["config"]["factor"] = 0.5  # as if there were more images than in training
+    checkpoint.save(state, tmp_path / "c.pt")
+    with pytest.raises(DataError, match="other training images than the run had"):
+        evaluate(tmp_path / "c.pt", SilentDisplay(), split_name="validation")
+    assert evaluate(tmp_path / "c.pt", SilentDisplay())["split"] == "test"
+
+
+def test_the_same_config_repeats_the_run_exactly(finished, tmp_path):
+    """A second run of the same config ends with the same weights, bit for bit, and the same rows."""
+    again = experiment.run(quick(tmp_path, epochs=3), SilentDisplay())
+    first, second = load_checkpoint(finished[0].path), load_checkpoint(again.path)
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert a.equal(b), name
+    timing = ("seconds", "images_per_second")
+    rows = [[{k: v for k, v in row.items() if k not in timing} for row in read_run(f.path).metrics] for f in (finished[0], again)]  # fmt: skip
+    assert rows[0] == rows[1]
+
+
+def test_class_folders_train_and_evaluate(tmp_path, monkeypatch):
+    """`folder` data trains, and a checkpoint scores other class folders by their names."""
+    write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
+    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="none", factor=1.0, image_size=12, batch_size=8)  # fmt: skip
+    folder = experiment.run(config, SilentDisplay())
+    assert [row["name"] for row in read_run(folder.path).scores["per_class"]] == [
+        "ant",
+        "bee",
+        "cow",
+    ]
+    write_class_folders(tmp_path / "other", ("cow",), 4, size=12)
+    monkeypatch.chdir(tmp_path)
+    scores = evaluate(folder.path, SilentDisplay(), images=Path("other"))
+    assert scores["split"] == str(
+        tmp_path / "other"
+    )  # a folder called test is no test set of the run
+    assert [row["test_count"] for row in scores["per_class"]] == [0, 0, 4]
+    write_class_folders(tmp_path / "strange", ("yak",), 2, size=12)
+    with pytest.raises(DataError, match="yak"):
+        evaluate(folder.path, SilentDisplay(), images=tmp_path / "strange")
+
+
+def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
+    """Images that stay in their file give the metrics and scores that images in memory give."""
+    write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
+    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="exp", factor=0.5, validation=0.2, image_size=12, batch_size=8, augment="crop-flip", precision="fp32")  # fmt: skip
+    records = []
+    for limit in (1 << 30, 0):
+        monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
+        folder = experiment.run(config, SilentDisplay(), with_plots=False)
+        record, scores = read_run(folder.path), evaluate(folder.path, SilentDisplay())
+        rows = [[row[key] for key in ("train_loss", "val_loss", "val_accuracy")] for row in record.metrics]  # fmt: skip
+        records.append((rows, record.scores["confusion"], scores["confusion"]))
+    assert isinstance(
+        load("folder", tmp_path / "data", "test", options=FolderOptions(12)).images, MappedImages
+    )
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("profile", ["none", "exp", "step"])
+def test_the_training_images_follow_the_profile(tiny_cifar, profile):
+    """12 images a class under each profile, a quarter of them held out, class by class."""
+    factor = 1.0 if profile == "none" else 1 / 3
+    config = Config(dataset="cifar10", data_dir=tiny_cifar, imbalance=profile, factor=factor, validation=0.25)  # fmt: skip
+    training, validation = splits.load_training(config.model_copy(update={"batch_size": 4}), SilentDisplay())  # fmt: skip
+    kept = [a + b for a, b in zip(training.counts(), validation.counts(), strict=True)]
+    exponential = [int(12 * (1 / 3) ** (c / 9)) for c in range(10)]
+    assert kept == {"none": [12] * 10, "exp": exponential, "step": [12] * 5 + [4] * 5}[profile]
+    assert training.classes == CIFAR10_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": "cifar10", "factor": 0.0001}, "class 9 would keep 0 of 5000 images"),
+        ({"dataset": "cifar10", "batch_size": 20_000}, "only 18387 training images are left"),
+        ({"dataset": "cifar100", "factor": 0.001}, "would keep 0 of 500 images"),
+        (
+            {"dataset": "cifar10", "validation": 0.00001},
+            "no class is large enough to hold out an image",
+        ),
+        (
+            {"dataset": "mnist", "model": "vgg16"},
+            "vgg16 needs images of at least 32 pixels, these have 28",
+        ),
+        ({"dataset": "cifar10", "pretrained": "imagenet"}, "'resnet32' has no pretrained weights"),
+        ({"dataset": "cifar10", "device": "cuda:99"}, "device is 'cuda:99'"),
+    ],
+)
+def test_impossible_choices_are_refused_before_data_is_read(tmp_path, values, message):
+    """With no data on disk the message is about the choice, not about the data."""
+    config = quick(
+        tmp_path / "runs", **({"data_dir": tmp_path / "nothing", "model": "resnet32"} | values)
+    )
+    with pytest.raises(LmsmError, match=message) as error:
+        experiment.run(config, SilentDisplay())
+    assert error.value.exit_code == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_checkpoint(tmp_path):
+    """A learning rate beyond reason ends with exit code 5, in status.json too."""
+    config = quick(tmp_path, lr=1e18, epochs=4, optimizer="sgd", schedule="constant", neck="linear")
+    with pytest.raises(DivergedError):
+        experiment.run(config, SilentDisplay())
+    (path,) = tmp_path.iterdir()
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 5)
+
+
+@pytest.mark.parametrize("part", ["running_mean", "weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(tmp_path, monkeypatch, part, value):  # fmt: skip
+    """A statistic or weight that no loss shows ends the run with 5 at the epoch's end, by name."""
+    config = quick(tmp_path, neck="bn", epochs=3)
+    build, nets, steps = experiment.build_model, [], []
+
+    class Saboteur(SilentDisplay):
+        def step(self, step):
+            steps.append(step)
+            if step.epoch == 2 and step.step == step.num_steps:  # seen by no later step
+                names = [name for name in nets[0].state_dict() if name.endswith(part)]
+                nets[0].state_dict()[names[-1]].view(-1)[0] = value
+
+    monkeypatch.setattr(experiment, "build_model", lambda *given: nets.append(build(*given)) or nets[0])  # fmt: skip
+    with pytest.raises(DivergedError, match=rf"the tensor '.*{part}' .* no longer finite .* epoch 2"):  # fmt: skip
+        experiment.run(config, Saboteur())
+    (path,) = tmp_path.iterdir()
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 5)
+    assert not (path / "scores.json").exists()
+    for file in path.glob("*.pt"):
+        state = checkpoint.load(file)
+        assert state["epoch"] == 1
+        assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
+    """Ctrl-C leaves status `interrupted` with exit code 130."""
+
+    class Impatient(SilentDisplay):
+        def step(self, step):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(quick(tmp_path), Impatient())
+    (path,) = tmp_path.iterdir()
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 130)
+
+
+def test_a_collapse_is_told_once_and_logged(tmp_path):
+    """A sign of collapse reaches the display and train.log, once."""
+    display = SilentDisplay()
+    config = quick(tmp_path, loss="lsoftmax:margin=4,anneal=none", neck="relu", model="paper-2d", epochs=4, lr=0.03, schedule="constant")  # fmt: skip
+    folder = experiment.run(config, display, with_plots=False)
+    dead = [text for text in display.warned if "dead features" in text]
+    assert len(dead) == 1
+    assert "epoch 1" in dead[0]
+    assert folder.log.read_text().count("WARNING collapse in epoch 1: dead features") == 1
+
+
+def test_best_keeps_the_tolerance(finished):
+    """best.pt changes only for a validation score better by more than best_tolerance."""
+    rows = read_run(finished[0].path).metrics
+    best = None
+    for row in rows:
+        if best is None or row["val_balanced_accuracy"] > best["val_balanced_accuracy"] + 0.01:
+            best = row
+    chosen = read_run(finished[0].path).scores["best_on_validation"]
+    assert chosen["epoch"] == best["epoch"]
+
+
+def test_a_place_that_cannot_hold_runs_is_refused_before_data_is_read(tmp_path):
+    """An --out below a file is exit code 6, with no data on disk to read."""
+    (tmp_path / "file").write_text("")
+    config = quick(
+        tmp_path / "file" / "runs", dataset="cifar10", data_dir=tmp_path, model="resnet32"
+    )
+    with pytest.raises(DiskError, match="choose another with --out"):
+        experiment.run(config, SilentDisplay())
+
+
+def test_evaluation_goes_by_class_names(tmp_path):
+    """Labels follow the checkpoint's classes where the data counts them differently; else exit 3."""
+    write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
+    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="none", factor=1.0, image_size=12, batch_size=8)  # fmt: skip
+    path = experiment.run(config, SilentDisplay()).path
+    wanted = evaluate(path, SilentDisplay())
+    state = checkpoint.load(path / "checkpoint.pt")
+    order = [2, 0, 1]  # as if the net had been trained with the classes numbered otherwise
+    state["classes"] = [state["classes"][i] for i in order]
+    state["model"]["head.weight"] = state["model"]["head.weight"][order]
+    checkpoint.save(state, path / "checkpoint.pt")
+    found = {row["name"]: row["accuracy"] for row in evaluate(path, SilentDisplay())["per_class"]}
+    assert found == {row["name"]: row["accuracy"] for row in wanted["per_class"]}
+    (tmp_path / "data" / "cow").rename(tmp_path / "data" / "yak")
+    with pytest.raises(DataError, match=r"4 of another class now \(cow/\d+\.png, now in yak;"):
+        evaluate(path, SilentDisplay())
+
+
+def test_the_margin_of_best_is_that_of_its_epoch(finished):
+    """`eval` on a checkpoint from the middle of a run shows the margin that was in force there."""
+    path = finished[0].path
+    scores = evaluate(path / "best.pt", SilentDisplay())
+    row = read_run(path).metrics[scores["epoch"] - 1]
+    assert scores["effective_margin"] == pytest.approx(row["effective_margin"])
+
+
+EVERY_LOSS = [*HEADS, "lsoftmax:margin=1.5", "lsoftmax:margin=auto,margin_max=3", "lsoftmax:margin=3,class_chunk=4,tau=0.5"]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_every_loss_trains_and_is_restored(loss, tmp_path):
+    """From its spec each loss is far from chance in one epoch; its checkpoint alone rebuilds it."""
+    config = quick(tmp_path, loss=loss, epochs=1, factor=0.6, optimizer="adam", lr=0.002)
+    folder = experiment.run(config, SilentDisplay(), with_plots=False)
+    accuracy = read_run(folder.path).scores["accuracy"]
+    assert accuracy > 0.4
+    test = load("digits", tmp_path, "test")
+    predicted = load_checkpoint(folder.path).predict(test.images.permute(0, 3, 1, 2))
+    assert (predicted == test.labels).double().mean().item() == pytest.approx(accuracy, abs=0.02)
