@@ -33,9 +33,13 @@ def main() -> int:
         points, labels, classes = features(path, SILENT)
         found.setdefault(loss, []).append((100 * error, *angles(points, labels)))
         panels.setdefault(loss, (f"m = {margin_of(loss)}", points, labels))
-    print("| loss | n | test error, % | angle within a class | between the nearest two |\n| --- | ---: | ---: | ---: | ---: |")  # fmt: skip
+    print(
+        "| loss | n | test error, % | angle within a class | between the nearest two |\n| --- | ---: | ---: | ---: | ---: |"
+    )
     for loss, rows in sorted(found.items()):
-        print(f"| {loss} | {len(rows)} | {' | '.join(told(column) for column in zip(*rows, strict=True))} |")  # fmt: skip
+        print(
+            f"| {loss} | {len(rows)} | {' | '.join(told(column) for column in zip(*rows, strict=True))} |"
+        )
     if given.plot:
         plot_features([panels[loss] for loss in sorted(panels)], classes, given.plot)
     return 0

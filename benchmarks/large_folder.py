@@ -103,10 +103,14 @@ def peak_gib() -> float:
 
 def main() -> None:
     """Make the folder, measure it in a child, remove it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=115_000)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--folder", type=Path, help="where to make it; default: the temporary folder")  # fmt: skip
+    parser.add_argument(
+        "--folder", type=Path, help="where to make it; default: the temporary folder"
+    )
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:

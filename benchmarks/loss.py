@@ -118,7 +118,10 @@ def against_pml(size: Size, target: str) -> Iterator[Row]:
     theirs = pml.LargeMarginSoftmaxLoss(size.classes, size.width, margin=4)
     theirs.W.data = weight.detach().T.contiguous()
     ours = partial(l_softmax(4, lam=0.0), features, weight, labels)
-    losses: dict[str, Callable[[], Tensor]] = {"theirs": partial(theirs, features, labels), "ours": ours}  # fmt: skip
+    losses: dict[str, Callable[[], Tensor]] = {
+        "theirs": partial(theirs, features, labels),
+        "ours": ours,
+    }
     steps = {name: partial(call, loss) for name, loss in losses.items()}
     times = time_in_turns(steps, partial(clear, [features, weight, theirs.W]), size.turns)
     row = ratio_row("their time / ours", target, times["theirs"], times["ours"], times)
@@ -140,7 +143,9 @@ def time_heads(turns: int) -> Iterator[Row]:
         parameters = [parameter for head in heads.values() for parameter in head.parameters()]
         times = time_in_turns(steps, partial(clear, [features, *parameters]), turns)
         for name, values in times.items():
-            row = ratio_row(f"C = {classes}: time / softmax", "", values, times["softmax"], {name: values})  # fmt: skip
+            row = ratio_row(
+                f"C = {classes}: time / softmax", "", values, times["softmax"], {name: values}
+            )
             yield replace(row, name=name)
 
 
@@ -199,7 +204,11 @@ def obstacle(name: str, size: Size) -> str:
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on."""
     names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    git = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)  # fmt: skip
+    git = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
     return {
         "cpu": names[0] if names else platform.machine(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
@@ -223,17 +232,33 @@ def row_names(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in MEASUREMENTS:
-            raise argparse.ArgumentTypeError(f"no row {name!r}; there are {', '.join(MEASUREMENTS)}")  # fmt: skip
+            raise argparse.ArgumentTypeError(
+                f"no row {name!r}; there are {', '.join(MEASUREMENTS)}"
+            )
     return names
 
 
 def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=row_names, default=list(MEASUREMENTS), metavar="NAME,...", help=f"measure these alone: {', '.join(MEASUREMENTS)}")  # fmt: skip
-    parser.add_argument("--heads", action="store_true", help="measure every head against the softmax head instead")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print JSON, with the values of all turns")  # fmt: skip
-    parser.add_argument("--turns", type=int, help="this many timed turns instead: few of them try the script, and measure nothing")  # fmt: skip
+    parser.add_argument(
+        "--rows",
+        type=row_names,
+        default=list(MEASUREMENTS),
+        metavar="NAME,...",
+        help=f"measure these alone: {', '.join(MEASUREMENTS)}",
+    )
+    parser.add_argument(
+        "--heads", action="store_true", help="measure every head against the softmax head instead"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, with the values of all turns"
+    )
+    parser.add_argument(
+        "--turns",
+        type=int,
+        help="this many timed turns instead: few of them try the script, and measure nothing",
+    )
     parser.add_argument("--transient", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args()
 

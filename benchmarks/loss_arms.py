@@ -110,7 +110,10 @@ def call(loss: Callable[[], Tensor]) -> None:
 def steps_of(losses: Mapping[str, Loss], size: Size) -> tuple[Mapping[str, Step], Step]:
     """Return a call of each loss on the same inputs, and what sets their gradients to None."""
     features, weight, labels = inputs(size)
-    steps = {name: partial(call, partial(loss, features, weight, labels)) for name, loss in losses.items()}  # fmt: skip
+    steps = {
+        name: partial(call, partial(loss, features, weight, labels))
+        for name, loss in losses.items()
+    }
     return steps, partial(clear, [features, weight])
 
 
@@ -164,11 +167,21 @@ def value_row(what: str, unit: str, target: str, values: list[float]) -> Row:
     return Row(what, median(values), unit, target, **spread(values))
 
 
-def ratio_row(what: str, target: str, top: list[float], bottom: list[float], arms: Values, unit: str = "ms") -> Row:  # fmt: skip
+def ratio_row(
+    what: str, target: str, top: list[float], bottom: list[float], arms: Values, unit: str = "ms"
+) -> Row:
     """Return the row of a ratio of medians, with the range of the ratio within a turn."""
     ratios = [a / b for a, b in zip(top, bottom, strict=True)]
     note = ", ".join(f"{name} {median(values):.4g}" for name, values in arms.items())
-    return Row(what, median(top) / median(bottom), "x", target, **spread(ratios), note=f"{note} {unit}", arms=arms)  # fmt: skip
+    return Row(
+        what,
+        median(top) / median(bottom),
+        "x",
+        target,
+        **spread(ratios),
+        note=f"{note} {unit}",
+        arms=arms,
+    )
 
 
 def over_softmax(what: str, target: str, arms: Values, unit: str = "ms") -> Row:

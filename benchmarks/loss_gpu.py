@@ -55,8 +55,13 @@ def gpu_step(size: Size) -> Iterator[Row]:
         torch.autograd.backward(loss(features.float(), weight, labels))
         optimizer.step()
 
-    graphs = {name: graphed(partial(step, loss), optimizer.zero_grad) for name, loss in losses_of().items()}  # fmt: skip
-    yield over_softmax("graph: step / softmax step", "<= 1.01", gpu_times(graphs, optimizer.zero_grad, size.turns))  # fmt: skip
+    graphs = {
+        name: graphed(partial(step, loss), optimizer.zero_grad)
+        for name, loss in losses_of().items()
+    }
+    yield over_softmax(
+        "graph: step / softmax step", "<= 1.01", gpu_times(graphs, optimizer.zero_grad, size.turns)
+    )
 
 
 def gpu_dense(size: Size) -> Iterator[Row]:
@@ -74,13 +79,18 @@ def gpu_chunked(size: Size, chunk: int) -> Iterator[Row]:
     yield over_softmax("time / softmax", "<= 0.75", times)
     yield value_row("time", "ms", "<= 1.0", slower(times))
     peaks = {name: peak_of(step, clear) for name, step in steps.items()}
-    transient = {name: [(peak - before - size.gradient_bytes) / MIB] for name, (before, peak) in peaks.items()}  # fmt: skip
+    transient = {
+        name: [(peak - before - size.gradient_bytes) / MIB]
+        for name, (before, peak) in peaks.items()
+    }
     yield over_softmax("transient memory / softmax", "<= 0.1", transient, "MiB")
 
 
 def gpu_times(steps: Mapping[str, Step], clear: Step, turns: int, calls: int = 1) -> Values:
     """Return the milliseconds of each step on the GPU, turn after turn."""
-    return take_turns({name: event_timer(step, clear, calls) for name, step in steps.items()}, turns)  # fmt: skip
+    return take_turns(
+        {name: event_timer(step, clear, calls) for name, step in steps.items()}, turns
+    )
 
 
 def event_timer(step: Step, clear: Step, calls: int) -> Callable[[], float]:

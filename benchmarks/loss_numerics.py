@@ -38,13 +38,21 @@ def numerics(size: Size) -> Iterator[Row]:
 
 def errors_of(features: Tensor, weight: Tensor, labels: Tensor, margin: int) -> dict[str, float]:
     """Return |got - exact| / |exact| of losses and gradients, and how many entries are not finite."""
-    one, other = (gradients_of(features.to(dtype), weight.to(dtype), labels, margin) for dtype in (features.dtype, torch.float64))  # fmt: skip
+    one, other = (
+        gradients_of(features.to(dtype), weight.to(dtype), labels, margin)
+        for dtype in (features.dtype, torch.float64)
+    )
     names = ("loss", "feature gradient", "weight gradient")
-    errors = {name: ((got.double() - exact).norm() / exact.norm()).item() for name, got, exact in zip(names, one, other, strict=True)}  # fmt: skip
+    errors = {
+        name: ((got.double() - exact).norm() / exact.norm()).item()
+        for name, got, exact in zip(names, one, other, strict=True)
+    }
     return errors | {"not finite": float(sum((~got.isfinite()).sum() for got in one))}
 
 
-def gradients_of(features: Tensor, weight: Tensor, labels: Tensor, margin: int) -> tuple[Tensor, ...]:  # fmt: skip
+def gradients_of(
+    features: Tensor, weight: Tensor, labels: Tensor, margin: int
+) -> tuple[Tensor, ...]:
     """Return losses (N,) and the gradients of their mean; of float64 inputs by the definition."""
     features, weight = features.requires_grad_(), weight.requires_grad_()
     if features.dtype == torch.float64:

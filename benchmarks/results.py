@@ -22,7 +22,10 @@ from lmsm_cli.commands.app import main as lmsm
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-_TABLE = re.compile(r"(<!-- (?P<archive>[\w-]+): (?P<command>lmsm compare [^\n]*?) -->\n)(?P<table>.*?)(<!-- end -->)", re.S)  # fmt: skip
+_TABLE = re.compile(
+    r"(<!-- (?P<archive>[\w-]+): (?P<command>lmsm compare [^\n]*?) -->\n)(?P<table>.*?)(<!-- end -->)",
+    re.S,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +45,9 @@ def refreshed(text: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for archive in {match["archive"] for match in _TABLE.finditer(text)}:
             unpack(archive, Path(folder))
-        return _TABLE.sub(lambda match: f"{match[1]}{table(match['command'], Path(folder))}{match[5]}", text)  # fmt: skip
+        return _TABLE.sub(
+            lambda match: f"{match[1]}{table(match['command'], Path(folder))}{match[5]}", text
+        )
 
 
 def unpack(archive: str, folder: Path) -> None:
@@ -54,7 +59,11 @@ def unpack(archive: str, folder: Path) -> None:
 def table(command: str, folder: Path) -> str:
     """Return the tables that a command prints in a folder, the one of classes left out."""
     printed = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         code = lmsm(shlex.split(command)[1:])
     if code:
         raise SystemExit(f"{command}: exit code {code}")

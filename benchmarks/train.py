@@ -38,7 +38,9 @@ def speed(options: argparse.Namespace) -> Iterator[Row]:
     """Compare the throughput of ResNet-18 with that of the seed's loop."""
     arms = ("seed-32", "lmsm-32", "lmsm-128", "seed-128")
     got = in_turns({name: fresh(name, options) for name in arms}, options.rounds)
-    seed, larger, ours, ours_larger = (f"{name}.images_per_second" for name in ("seed-32", "seed-128", "lmsm-32", "lmsm-128"))  # fmt: skip
+    seed, larger, ours, ours_larger = (
+        f"{name}.images_per_second" for name in ("seed-32", "seed-128", "lmsm-32", "lmsm-128")
+    )
     yield got.row("seed's loop, batch 32", "img/s", seed)
     yield got.row("lmsm, batch 32", "img/s", ours, seed, ">= 2.0")
     yield got.row("lmsm, batch 128", "img/s", ours_larger, seed, ">= 3.0")
@@ -63,8 +65,16 @@ def accuracy(options: argparse.Namespace) -> Iterator[Row]:
     arms = {precision: trained(options, *flags, precision) for precision in ("bf16", "fp32")}
     got = in_turns(arms, 1 if options.steps else SEEDS)
     for precision in arms:
-        yield got.row(f"test accuracy, {precision}", "share", f"{precision}.accuracy", average="mean")  # fmt: skip
-    yield got.derived("difference of the means", "share", ["bf16.accuracy", "fp32.accuracy"], difference_of_means, "<= 0.01")  # fmt: skip
+        yield got.row(
+            f"test accuracy, {precision}", "share", f"{precision}.accuracy", average="mean"
+        )
+    yield got.derived(
+        "difference of the means",
+        "share",
+        ["bf16.accuracy", "fp32.accuracy"],
+        difference_of_means,
+        "<= 0.01",
+    )
 
 
 def start(options: argparse.Namespace) -> Iterator[Row]:
@@ -135,7 +145,13 @@ def probe(options: argparse.Namespace) -> Iterator[Row]:
         got = in_turns({"first": run, "later": run}, 1 if options.steps else STARTS, thrown_away=1)
     yield got.row("first run, empty user cache", "s", "first.wall")
     yield got.row("run after it", "s", "later.wall")
-    yield got.derived("what the first takes longer", "s", ["first.wall", "later.wall"], pairwise_differences, "<= 2.5")  # fmt: skip
+    yield got.derived(
+        "what the first takes longer",
+        "s",
+        ["first.wall", "later.wall"],
+        pairwise_differences,
+        "<= 2.5",
+    )
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
@@ -157,8 +173,14 @@ def machine() -> dict[str, Any]:
     """Return what the numbers depend on."""
     names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     load = round(os.getloadavg()[0], 2)
-    gpu = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')"  # fmt: skip
-    git = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)  # fmt: skip
+    gpu = (
+        "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')"
+    )
+    git = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
     return {
         "cpu": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
@@ -185,12 +207,35 @@ def computes_on() -> str:
 def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="turns that each arm takes (default 3)")  # fmt: skip
-    parser.add_argument("--seconds-per-arm", type=float, default=20, help="timed seconds of a throughput arm in a round (default 20)")  # fmt: skip
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION", help=f"sections to measure (default all): {', '.join(SECTIONS)}")  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns that each arm takes (default 3)"
+    )
+    parser.add_argument(
+        "--seconds-per-arm",
+        type=float,
+        default=20,
+        help="timed seconds of a throughput arm in a round (default 20)",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=SECTIONS,
+        default=SECTIONS,
+        metavar="SECTION",
+        help=f"sections to measure (default all): {', '.join(SECTIONS)}",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    parser.add_argument("--steps", type=int, help="this many timed steps instead, and whole trainings on a few digits: tries the script, measures nothing")  # fmt: skip
-    parser.add_argument("--airbench", type=Path, metavar="FILE", help="airbench94_muon.py of KellerJordan/cifar10-airbench, for its row")  # fmt: skip
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="this many timed steps instead, and whole trainings on a few digits: tries the script, measures nothing",
+    )
+    parser.add_argument(
+        "--airbench",
+        type=Path,
+        metavar="FILE",
+        help="airbench94_muon.py of KellerJordan/cifar10-airbench, for its row",
+    )
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--turn", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -222,7 +267,13 @@ def main() -> None:
     if options.steps:
         print(f"\n{options.steps} steps an arm: this tries the script, the numbers mean nothing")
     if options.json:
-        document = {"machine": facts, "rounds": options.rounds, "seconds_per_arm": options.seconds_per_arm, "steps": options.steps, "rows": [row.to_json() for row in measured]}  # fmt: skip
+        document = {
+            "machine": facts,
+            "rounds": options.rounds,
+            "seconds_per_arm": options.seconds_per_arm,
+            "steps": options.steps,
+            "rows": [row.to_json() for row in measured],
+        }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
 
 

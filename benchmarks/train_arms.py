@@ -102,10 +102,16 @@ def seed_vgg16() -> Any:
     from torchvision.models import vgg16
 
     return nn.Sequential(
-        vgg16(weights=None).features, nn.Flatten(),
-        nn.Linear(512, 128), nn.ReLU(), nn.Dropout(),
-        nn.Linear(128, 32), nn.ReLU(), nn.Dropout(0.25), nn.Linear(32, 10, bias=False),
-    )  # fmt: skip
+        vgg16(weights=None).features,
+        nn.Flatten(),
+        nn.Linear(512, 128),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(128, 32),
+        nn.ReLU(),
+        nn.Dropout(0.25),
+        nn.Linear(32, 10, bias=False),
+    )
 
 
 def seed_parts(preset: str, device: str) -> tuple[Any, Any]:
@@ -177,13 +183,21 @@ def build(config: Any, training: Any) -> tuple[Any, ...]:
     from lmsm_cli.training import run as experiment
 
     model = experiment.build_model(config, experiment.Data(training, None, training))
-    config = arithmetic.settle(config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr))  # fmt: skip
+    config = arithmetic.settle(
+        config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr)
+    )
     runtime = arithmetic.runtime_of(config)
     runtime.apply()
     return runtime.place(model), config, training, runtime
 
 
-def drive(model: Any, config: Any, training: Any, runtime: Any, on_step: Callable[[int], None] = lambda num_images: None) -> None:  # fmt: skip
+def drive(
+    model: Any,
+    config: Any,
+    training: Any,
+    runtime: Any,
+    on_step: Callable[[int], None] = lambda num_images: None,
+) -> None:
     """Run lmsm's own training loop, telling `on_step` the images of each step."""
     from lmsm_cli.training.loop import Step, train
     from lmsm_cli.training.step import new_optimizer
@@ -225,7 +239,10 @@ def loss_steps(plan: Plan) -> dict[str, float]:
     drive(model, config, training, runtime, change_head)
     times = clock.durations()
     firsts = [(i - WARM_UP) % len(heads) for i in range(len(heads))]  # timed step 0 is step WARM_UP
-    return {name: statistics.median(times[first :: len(heads)]) for name, first in zip(LOSSES, firsts, strict=True)}  # fmt: skip
+    return {
+        name: statistics.median(times[first :: len(heads)])
+        for name, first in zip(LOSSES, firsts, strict=True)
+    }
 
 
 def saves(plan: Plan) -> dict[str, float]:
@@ -248,7 +265,17 @@ def saves(plan: Plan) -> dict[str, float]:
         folder = RunFolder(Path(path))
         for epoch in range(1 + (plan.steps or 5)):
             start = time.perf_counter()
-            journal.save(folder, journal.Journal(), model, optimizer, config, Position(epoch), train_counts=images.counts(), image_shape=[32, 32, 3], runtime=str(runtime))  # fmt: skip
+            journal.save(
+                folder,
+                journal.Journal(),
+                model,
+                optimizer,
+                config,
+                Position(epoch),
+                train_counts=images.counts(),
+                image_shape=[32, 32, 3],
+                runtime=str(runtime),
+            )
             seconds.append(time.perf_counter() - start)
         size = folder.checkpoint.stat().st_size / 1e6
     return {"seconds": statistics.median(seconds[1:]), "megabytes": size}
@@ -263,7 +290,10 @@ def augmentation(plan: Plan) -> dict[str, float]:
     with suppress(EnoughError):
         for labels in endless_labels(training, config):
             alone.tick(len(labels))
-    return {"step": statistics.median(clock.durations()), "batch": statistics.median(alone.durations())}  # fmt: skip
+    return {
+        "step": statistics.median(clock.durations()),
+        "batch": statistics.median(alone.durations()),
+    }
 
 
 def endless_labels(training: Any, config: Any, device: str = "cpu") -> Iterator[Any]:
@@ -277,7 +307,9 @@ def endless_labels(training: Any, config: Any, device: str = "cpu") -> Iterator[
             yield batch.labels
 
 
-def scaling(plan: Plan, device: str = "cpu", epochs: int = 1, batch_size: int = 128) -> dict[str, float]:  # fmt: skip
+def scaling(
+    plan: Plan, device: str = "cpu", epochs: int = 1, batch_size: int = 128
+) -> dict[str, float]:
     """Return the seconds of whole trainings on more and more images; every other turn, on fewer.
 
     So a machine that grows slower or faster cannot look like a slope. The smallest runs once before.
@@ -287,7 +319,11 @@ def scaling(plan: Plan, device: str = "cpu", epochs: int = 1, batch_size: int = 
     config = config_of("balanced-resnet18", device=device, epochs=epochs, batch_size=batch_size)
     training = training_images(config)
     shuffled = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
-    sizes = [plan.steps * batch_size * size // SIZES[0] for size in SIZES] if plan.steps else list(SIZES)  # fmt: skip
+    sizes = (
+        [plan.steps * batch_size * size // SIZES[0] for size in SIZES]
+        if plan.steps
+        else list(SIZES)
+    )
     numbers: dict[str, float] = {}
     for size in (sizes[0], *sizes[:: 1 if plan.turn % 2 == 0 else -1]):
         parts = build(config, training.subset(shuffled[:size]))

@@ -22,7 +22,18 @@ from train_rows import Numbers, first_error
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**20  # KiB, the unit of ru_maxrss on Linux
-TRY_OUT = ("--dataset", "digits", "--model", "resnet18", "--batch-size", "64", "--epochs", "1", "--warmup", "0")  # fmt: skip
+TRY_OUT = (
+    "--dataset",
+    "digits",
+    "--model",
+    "resnet18",
+    "--batch-size",
+    "64",
+    "--epochs",
+    "1",
+    "--warmup",
+    "0",
+)
 LONGEST = 1800  # seconds; no arm takes half of it, and ranks that wait for each other take for ever
 GRACE = 40  # seconds; torchrun gives its ranks 30
 
@@ -49,7 +60,13 @@ def run_child(arguments: Sequence[str], env: Mapping[str, str] | None = None) ->
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         # a session of its own, so that it can be ended together with its children
-        child = Popen(command, env={**os.environ, **own, **(env or {})}, stdout=output, stderr=errors, start_new_session=True)  # fmt: skip
+        child = Popen(
+            command,
+            env={**os.environ, **own, **(env or {})},
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
         usage = _wait(child)
         seconds = time.perf_counter() - start
         output.seek(0)
@@ -127,7 +144,12 @@ def fresh(name: str, options: argparse.Namespace) -> Arm:
     return run
 
 
-def trained(options: argparse.Namespace, *flags: str, launcher: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Arm:  # fmt: skip
+def trained(
+    options: argparse.Namespace,
+    *flags: str,
+    launcher: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Arm:
     """Return the arm of an `lmsm train` whose seed is the turn; in a try-out, on a few digits."""
 
     def run(turn: int) -> dict[str, float]:
@@ -137,7 +159,9 @@ def trained(options: argparse.Namespace, *flags: str, launcher: Sequence[str] = 
     return run
 
 
-def lmsm_train(flags: Sequence[str], *, launcher: Sequence[str] = (), env: Mapping[str, str] | None = None) -> dict[str, float]:  # fmt: skip
+def lmsm_train(
+    flags: Sequence[str], *, launcher: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> dict[str, float]:
     """Run `lmsm train` in a fresh process and return its numbers, most of them from the run folder.
 
     wall: seconds from start to finished run folder; peak: resident GiB of the process;

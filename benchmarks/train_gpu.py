@@ -19,21 +19,47 @@ from train_rows import Numbers, Row, scaling_rows
 DEVICE = "cuda"
 H200 = 788  # TFLOP/s of bf16 products of 8192^2 matrices, measured on such a machine
 BALANCED = ("--dataset", "cifar10", "--device", DEVICE)
-MFU_TARGETS = {"resnet18-cifar": ">= 0.40", "vgg16": ">= 0.50", "resnet18": ">= 0.30", "resnet32": ">= 0.12"}  # fmt: skip
+MFU_TARGETS = {
+    "resnet18-cifar": ">= 0.40",
+    "vgg16": ">= 0.50",
+    "resnet18": ">= 0.30",
+    "resnet32": ">= 0.12",
+}
 # Name -> flags, target (s of training). The long-tailed set with all its 20,431 images; of the
 # balanced one, validation leaves 45,000.
 LONG_TAIL = ("--validation", "0")
 CIFAR_NET = ("--model", "resnet18-cifar", "--neck", "none")
 RECIPES: dict[str, tuple[tuple[str, ...], str]] = {
-    "resnet18, long tail, batch 128": (("--preset", "imbalanced-resnet18", *LONG_TAIL, "--batch-size", "128"), "<= 1.0"),
-    "resnet18, long tail, batch 512": (("--preset", "imbalanced-resnet18", *LONG_TAIL, "--batch-size", "512"), "<= 0.7"),
-    "resnet18, balanced, batch 128": (("--preset", "balanced-resnet18", "--batch-size", "128"), "<= 2.2"),
-    "resnet18, balanced, batch 512": (("--preset", "balanced-resnet18", "--batch-size", "512"), "<= 1.6"),
-    "resnet18-cifar, long tail, batch 512": (("--preset", "imbalanced-resnet18", *CIFAR_NET, *LONG_TAIL, "--batch-size", "512"), "<= 2.2"),
-    "resnet18-cifar, balanced, batch 512": (("--preset", "balanced-resnet18", *CIFAR_NET, "--batch-size", "512"), "<= 4.8"),
-    "vgg16, long tail, batch 512": (("--preset", "imbalanced-vgg16", *LONG_TAIL, "--batch-size", "512"), "<= 1.0"),
+    "resnet18, long tail, batch 128": (
+        ("--preset", "imbalanced-resnet18", *LONG_TAIL, "--batch-size", "128"),
+        "<= 1.0",
+    ),
+    "resnet18, long tail, batch 512": (
+        ("--preset", "imbalanced-resnet18", *LONG_TAIL, "--batch-size", "512"),
+        "<= 0.7",
+    ),
+    "resnet18, balanced, batch 128": (
+        ("--preset", "balanced-resnet18", "--batch-size", "128"),
+        "<= 2.2",
+    ),
+    "resnet18, balanced, batch 512": (
+        ("--preset", "balanced-resnet18", "--batch-size", "512"),
+        "<= 1.6",
+    ),
+    "resnet18-cifar, long tail, batch 512": (
+        ("--preset", "imbalanced-resnet18", *CIFAR_NET, *LONG_TAIL, "--batch-size", "512"),
+        "<= 2.2",
+    ),
+    "resnet18-cifar, balanced, batch 512": (
+        ("--preset", "balanced-resnet18", *CIFAR_NET, "--batch-size", "512"),
+        "<= 4.8",
+    ),
+    "vgg16, long tail, batch 512": (
+        ("--preset", "imbalanced-vgg16", *LONG_TAIL, "--batch-size", "512"),
+        "<= 1.0",
+    ),
     "vgg16, balanced, batch 512": (("--preset", "balanced-vgg16", "--batch-size", "512"), "<= 2.2"),
-}  # fmt: skip
+}
 # Accuracy -> epochs, target (s of training). The epochs are what the targets leave time for at 40%
 # of the peak, not a tuned recipe.
 TIME_TO = {0.94: (16, "<= 10"), 0.95: (30, "<= 20")}
@@ -48,43 +74,92 @@ def gpu_turns(arms: Mapping[str, Arm], options: argparse.Namespace, turns: int) 
 def mfu(options: argparse.Namespace) -> Iterator[Row]:
     """Measure the share of the device's own bf16 peak that steady training at batch 512 reaches."""
     arms = {"peak": fresh("gpu-peak", options), "flops": fresh("gpu-flops", options)}
-    arms |= {model: trained(options, *BALANCED, "--model", model, "--batch-size", "512", "--optimizer", "sgd", "--lr", "0.01", "--epochs", "6") for model in MFU_TARGETS}  # fmt: skip
+    arms |= {
+        model: trained(
+            options,
+            *BALANCED,
+            "--model",
+            model,
+            "--batch-size",
+            "512",
+            "--optimizer",
+            "sgd",
+            "--lr",
+            "0.01",
+            "--epochs",
+            "6",
+        )
+        for model in MFU_TARGETS
+    }
     got = gpu_turns(arms, options, options.rounds)
     yield got.row("bf16 peak, 8192^3", "TFLOP/s", "peak.tflops")
     for model, target in MFU_TARGETS.items():
         keys = [f"{model}.images_per_second", f"flops.{model}"]
         yield got.row(f"{model}, batch 512", "img/s", keys[0])
-        yield got.derived("of the peak here", "share", [*keys, "peak.tflops"], share_of_peak, target)  # fmt: skip
-        yield got.derived(f"of {H200} TFLOP/s", "share", keys, partial(share_of_peak, peaks=[H200] * options.rounds))  # fmt: skip
+        yield got.derived(
+            "of the peak here", "share", [*keys, "peak.tflops"], share_of_peak, target
+        )
+        yield got.derived(
+            f"of {H200} TFLOP/s",
+            "share",
+            keys,
+            partial(share_of_peak, peaks=[H200] * options.rounds),
+        )
 
 
 def share_of_peak(rates: list[float], gflops: list[float], peaks: list[float]) -> list[float]:
     """Return images/s times GFLOP an image over TFLOP/s, turn by turn."""
-    return [rate * gflop / (1000 * peak) for rate, gflop, peak in zip(rates, gflops, peaks, strict=True)]  # fmt: skip
+    return [
+        rate * gflop / (1000 * peak) for rate, gflop, peak in zip(rates, gflops, peaks, strict=True)
+    ]
 
 
 def recipes(options: argparse.Namespace) -> Iterator[Row]:
     """Measure the seconds of training of the seed's 10 epochs, and one whole command."""
-    arms = {name: trained(options, *flags, "--device", DEVICE) for name, (flags, _) in RECIPES.items()}  # fmt: skip
+    arms = {
+        name: trained(options, *flags, "--device", DEVICE) for name, (flags, _) in RECIPES.items()
+    }
     got = gpu_turns(arms, options, options.rounds)
     for name, (_, target) in RECIPES.items():
         yield got.row(name, "s", f"{name}.seconds", target=target)
-    yield got.row("the first, start to run folder", "s", f"{next(iter(RECIPES))}.wall", target="<= 8")  # fmt: skip
+    yield got.row(
+        "the first, start to run folder", "s", f"{next(iter(RECIPES))}.wall", target="<= 8"
+    )
 
 
 def loop(options: argparse.Namespace) -> Iterator[Row]:
     """Measure the seed's loop against lmsm, and what making the batches takes."""
     arms = {
         "seed": fresh("gpu-seed-128", options),
-        "lmsm": trained(options, "--preset", "imbalanced-resnet18", "--batch-size", "128", "--device", DEVICE),
+        "lmsm": trained(
+            options, "--preset", "imbalanced-resnet18", "--batch-size", "128", "--device", DEVICE
+        ),
         "batch": fresh("gpu-batch", options),
-        "augmented": trained(options, *BALANCED, "--model", "resnet18-cifar", "--augment", "crop-flip", "--batch-size", "512", "--epochs", "4"),
-    }  # fmt: skip
+        "augmented": trained(
+            options,
+            *BALANCED,
+            "--model",
+            "resnet18-cifar",
+            "--augment",
+            "crop-flip",
+            "--batch-size",
+            "512",
+            "--epochs",
+            "4",
+        ),
+    }
     got = gpu_turns(arms, options, options.rounds)
     yield got.row("seed's loop on the GPU, batch 128", "img/s", "seed.images_per_second")
-    yield got.row("lmsm, batch 128", "img/s", "lmsm.images_per_second", "seed.images_per_second", ">= 10")  # fmt: skip
+    yield got.row(
+        "lmsm, batch 128", "img/s", "lmsm.images_per_second", "seed.images_per_second", ">= 10"
+    )
     keys = ["augmented.images_per_second", "batch.milliseconds"]
-    yield got.derived("crop-flip step, batch 512", "ms", keys[:1], lambda rates: [512_000 / rate for rate in rates])  # fmt: skip
+    yield got.derived(
+        "crop-flip step, batch 512",
+        "ms",
+        keys[:1],
+        lambda rates: [512_000 / rate for rate in rates],
+    )
     yield got.derived("share of making its batch", "share", keys, share_of_step, "<= 0.02")
 
 
@@ -96,15 +171,39 @@ def share_of_step(rates: list[float], milliseconds: list[float]) -> list[float]:
 def time_to_accuracy(options: argparse.Namespace) -> Iterator[Row]:
     """Measure how long a CIFAR ResNet-18 trains to 94% and 95%, and that it gets there; 5 seeds."""
     flags = (
-        *BALANCED, "--validation", "0", "--model", "resnet18-cifar", "--batch-size", "512", "--augment", "crop-flip",
-        "--optimizer", "sgd", "--lr", "0.2", "--schedule", "cosine", "--warmup", "2",
-    )  # fmt: skip
-    arms = {f"{epochs} epochs": trained(options, *flags, "--epochs", str(epochs)) for epochs, _ in TIME_TO.values()}  # fmt: skip
+        *BALANCED,
+        "--validation",
+        "0",
+        "--model",
+        "resnet18-cifar",
+        "--batch-size",
+        "512",
+        "--augment",
+        "crop-flip",
+        "--optimizer",
+        "sgd",
+        "--lr",
+        "0.2",
+        "--schedule",
+        "cosine",
+        "--warmup",
+        "2",
+    )
+    arms = {
+        f"{epochs} epochs": trained(options, *flags, "--epochs", str(epochs))
+        for epochs, _ in TIME_TO.values()
+    }
     got = gpu_turns(arms, options, 1 if options.steps else 5)
     for accuracy, (epochs, target) in TIME_TO.items():
         name = f"{epochs} epochs"
         yield got.row(f"{name}: training", "s", f"{name}.seconds", target=target, average="mean")
-        yield got.row(f"{name}: test accuracy", "share", f"{name}.accuracy", target=f">= {accuracy}", average="mean")  # fmt: skip
+        yield got.row(
+            f"{name}: test accuracy",
+            "share",
+            f"{name}.accuracy",
+            target=f">= {accuracy}",
+            average="mean",
+        )
 
 
 def gpu_scaling(options: argparse.Namespace) -> Iterator[Row]:
@@ -130,9 +229,12 @@ def airbench_means(script: Path) -> dict[str, float]:
     """
     runs: list[list[str]] = []
     with subprocess.Popen(
-        [sys.executable, script.resolve()], cwd=script.resolve().parent, text=True,
-        stdout=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    ) as child:  # fmt: skip
+        [sys.executable, script.resolve()],
+        cwd=script.resolve().parent,
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as child:
         for line in child.stdout or ():
             cells = [cell.strip() for cell in line.split("|")]
             if len(cells) == 8 and cells[2] == "eval":

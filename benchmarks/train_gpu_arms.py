@@ -70,7 +70,9 @@ def batch_making(plan: Plan, device: str = "cuda", batch_size: int = 512) -> dic
     """Return the milliseconds of making one augmented batch, nothing else running."""
     import torch
 
-    config = config_of("balanced-resnet18", device=device, batch_size=batch_size, augment="crop-flip")  # fmt: skip
+    config = config_of(
+        "balanced-resnet18", device=device, batch_size=batch_size, augment="crop-flip"
+    )
     labels = endless_labels(training_images(config), config, device)
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     number = plan.steps or BATCHES

@@ -10,8 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-AVERAGES: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "mean": statistics.fmean}  # fmt: skip
-COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}  # fmt: skip
+AVERAGES: dict[str, Callable[[Sequence[float]], float]] = {
+    "median": statistics.median,
+    "mean": statistics.fmean,
+}
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 LINE = "{:<38}{:<9}{:>10} {:>10} {:>10} {:>8}  {:<8} {}"
 # A traceback's last line, also that of one of torchrun's ranks; a message of lmsm; the inside of the
 # box that a mistake in a flag is printed in.
@@ -67,15 +75,26 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row with all values and what follows from them."""
-        return asdict(self) | {"value": self.value, "ratio": self.ratio, "met": self.met, "verdict": self.verdict}  # fmt: skip
+        return asdict(self) | {
+            "value": self.value,
+            "ratio": self.ratio,
+            "met": self.met,
+            "verdict": self.verdict,
+        }
 
     def line(self) -> str:
         """Return the row in aligned columns."""
         numbers = ["-"] * 3
         if self.value is not None:
-            numbers = [f"{number:.5g}" for number in (self.value, min(self.values), max(self.values))]  # fmt: skip
+            numbers = [
+                f"{number:.5g}" for number in (self.value, min(self.values), max(self.values))
+            ]
         ratio = "-" if self.ratio is None else f"{self.ratio:.3f}"
-        spread = f"mean; sd {statistics.stdev(self.values):.3g}" if self.average == "mean" and len(self.values) > 1 else ""  # fmt: skip
+        spread = (
+            f"mean; sd {statistics.stdev(self.values):.3g}"
+            if self.average == "mean" and len(self.values) > 1
+            else ""
+        )
         end = "  ".join(text for text in (self.verdict, spread) if text)
         return LINE.format(self.name, self.unit, *numbers, ratio, self.target, end).rstrip()
 
@@ -92,7 +111,15 @@ class Numbers:
     """Arm -> why it gave nothing."""
     unmeasured: str = ""
 
-    def row(self, name: str, unit: str, key: str, over: str = "", target: str = "", average: str = "median") -> Row:  # fmt: skip
+    def row(
+        self,
+        name: str,
+        unit: str,
+        key: str,
+        over: str = "",
+        target: str = "",
+        average: str = "median",
+    ) -> Row:
         """Return the row of a number, compared to the number `over` where that is given."""
         row = self.derived(name, unit, [key], lambda values: values, target)
         row.average = average
@@ -101,7 +128,14 @@ class Numbers:
             row.failure = row.failure or self.failure_of([over])
         return row
 
-    def derived(self, name: str, unit: str, keys: Sequence[str], values_of: Callable[..., Sequence[float]], target: str = "") -> Row:  # fmt: skip
+    def derived(
+        self,
+        name: str,
+        unit: str,
+        keys: Sequence[str],
+        values_of: Callable[..., Sequence[float]],
+        target: str = "",
+    ) -> Row:
         """Return the row of what `values_of` makes of the values of `keys`, one list for each."""
         if self.unmeasured:
             return Row(name, unit, [], target=target, unmeasured=self.unmeasured)
@@ -142,10 +176,14 @@ def scaling_rows(got: Numbers, what: str, targets: tuple[str, str]) -> Iterator[
 
     def fit(*seconds: list[float]) -> tuple[float, float, float]:
         sizes = [float(key.split(".")[1]) for key in keys]
-        points = [(size, each) for size, times in zip(sizes, seconds, strict=True) for each in times]  # fmt: skip
+        points = [
+            (size, each) for size, times in zip(sizes, seconds, strict=True) for each in times
+        ]
         return line_through(*zip(*points, strict=True))
 
-    yield got.derived(f"seconds of {what} = a + b n: a", "s", keys, lambda *s: [fit(*s)[0]], targets[0])  # fmt: skip
+    yield got.derived(
+        f"seconds of {what} = a + b n: a", "s", keys, lambda *s: [fit(*s)[0]], targets[0]
+    )
     yield got.derived("b", "us/img", keys, lambda *s: [1e6 * fit(*s)[1]])
     yield got.derived("R^2", "", keys, lambda *s: [fit(*s)[2]], targets[1])
 

@@ -53,7 +53,10 @@ def main() -> None:
 
 def draw(axes, height: float, group: Group) -> None:
     """Draw the differences of one loss, of rare classes above those of all images."""
-    for offset, metric, colour, label in ((0.12, "few", ORANGE, "rare classes"), (-0.12, "accuracy", BLUE, "all images")):  # fmt: skip
+    for offset, metric, colour, label in (
+        (0.12, "few", ORANGE, "rare classes"),
+        (-0.12, "accuracy", BLUE, "all images"),
+    ):
         found = group.differences[metric]
         assert found is not None
         low, mean, high = (100 * (value or 0.0) for value in (found.low, found.mean, found.high))
@@ -66,7 +69,9 @@ def groups_of(archive: str, study: str) -> tuple[Group, ...]:
     """Return the groups that `lmsm compare` makes of a kept study, without the baseline."""
     with tempfile.TemporaryDirectory() as folder:
         unpack(archive, Path(folder))
-        found = compare_runs([read_run(path) for path in find_runs([Path(folder) / "runs" / study])])  # fmt: skip
+        found = compare_runs(
+            [read_run(path) for path in find_runs([Path(folder) / "runs" / study])]
+        )
     return tuple(group for group in found.groups if not group.is_baseline)
 
 

@@ -19,7 +19,15 @@ from typing import Any
 
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser", "chrome")
 WIDTHS = (1280, 390)
-_FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--remote-debugging-pipe", "--disable-dev-shm-usage")  # fmt: skip
+_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--remote-debugging-pipe",
+    "--disable-dev-shm-usage",
+)
 
 
 def browser_path() -> str | None:
@@ -61,14 +69,19 @@ class Tab:
         self.events.clear()
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.send("Emulation.setDeviceMetricsOverride", **size)
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
+        self.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
         self.send("Page.navigate", url=page.absolute().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 
     def evaluate(self, script: str) -> Any:
         """Return the value of a JavaScript expression; raise RuntimeError where it throws."""
-        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)  # fmt: skip
+        answer = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in answer:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
@@ -77,7 +90,9 @@ class Tab:
         """Return the page, or so many CSS pixels of its top, as PNG."""
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
         size["height"] = min(size["height"], height or size["height"])
-        shot = self.send("Page.captureScreenshot", captureBeyondViewport=True, clip=size | {"scale": 1})  # fmt: skip
+        shot = self.send(
+            "Page.captureScreenshot", captureBeyondViewport=True, clip=size | {"scale": 1}
+        )
         return base64.b64decode(shot["data"])
 
     def close(self) -> None:
@@ -114,9 +129,13 @@ def opened_tab() -> Iterator[Tab]:
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [browser, *_FLAGS, f"--user-data-dir={profile}"], preexec_fn=wire, close_fds=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [browser, *_FLAGS, f"--user-data-dir={profile}"],
+            preexec_fn=wire,
+            close_fds=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(read_there)
         os.close(write_there)
         tab = None

@@ -98,15 +98,27 @@ class OutOfMemoryError(LmsmError):
 
 # What readers of pickles, archives and state dicts raise for content that is not theirs.
 MALFORMED = (
-    OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
-    ArithmeticError, MemoryError, struct.error, pickle.UnpicklingError,
-)  # fmt: skip
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
 def missing_extra(what: str, error: ImportError, extra: str) -> LmsmError:
     """Return the error for an optional package that is not there: what needs it, and the command."""
     command = f"pip install {' '.join(map(shlex.quote, packages_of(extra)))}"
-    return LmsmError(f"{what} needs a package that cannot be imported ({first_line(error)}): {command}")  # fmt: skip
+    return LmsmError(
+        f"{what} needs a package that cannot be imported ({first_line(error)}): {command}"
+    )
 
 
 def packages_of(extra: str) -> list[str]:

@@ -261,13 +261,17 @@ def _of_probabilities(
     }
 
 
-def _reliability(right: "NDArray[Any]", confidence: "NDArray[floating[Any]]") -> tuple[ReliabilityBin, ...]:  # fmt: skip
+def _reliability(
+    right: "NDArray[Any]", confidence: "NDArray[floating[Any]]"
+) -> tuple[ReliabilityBin, ...]:
     """Return the bins that hold images; `right` and `confidence` are (N,)."""
     from numpy import bincount, linspace, searchsorted
     from sklearn.calibration import calibration_curve
 
     confidence = confidence.astype("float64").clip(0, 1)
-    accuracies, means = calibration_curve(right, confidence, pos_label=True, n_bins=RELIABILITY_BINS)  # fmt: skip
+    accuracies, means = calibration_curve(
+        right, confidence, pos_label=True, n_bins=RELIABILITY_BINS
+    )
     counts = bincount(searchsorted(linspace(0, 1, RELIABILITY_BINS + 1)[1:-1], confidence))
     columns = zip(counts[counts > 0].tolist(), means.tolist(), accuracies.tolist(), strict=True)
     return tuple(

@@ -23,7 +23,18 @@ from lmsm_cli.runtime.display import Display
 torch.set_num_threads(1)  # test processes run side by side, and small nets gain nothing from two
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # fmt: skip
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 # Renamed in the environment, so that no test but those on real data sees it; worker processes do.
@@ -94,7 +105,9 @@ def seconds_to_import_torch() -> float:
     return children_seconds() - before
 
 
-def write_class_folders(root: Path, classes, per_class: int, *, size: int = 32, seed: int = 0) -> None:  # fmt: skip
+def write_class_folders(
+    root: Path, classes, per_class: int, *, size: int = 32, seed: int = 0
+) -> None:
     """Write `per_class` PNGs a class whose brightness tells the class, so that they can be learned."""
     generator = np.random.default_rng(seed)
     for label, name in enumerate(classes):

@@ -13,8 +13,22 @@ from lmsm_cli.metrics import score
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import write_images
 
-CONFIG = {"dataset": "digits", "imbalance": "exp", "factor": 0.1, "model": "paper-2d", "loss": "softmax", "epochs": 10, "seed": 0}  # fmt: skip
-ENVIRONMENT = {"lmsm": "0.1.0", "torch": "2.14.1", "device": "CPU, 2 threads", "git": {"commit": "c" * 40, "dirty": True}, "command": [".venv/bin/lmsm", "train", "--loss", "soft max"]}  # fmt: skip
+CONFIG = {
+    "dataset": "digits",
+    "imbalance": "exp",
+    "factor": 0.1,
+    "model": "paper-2d",
+    "loss": "softmax",
+    "epochs": 10,
+    "seed": 0,
+}
+ENVIRONMENT = {
+    "lmsm": "0.1.0",
+    "torch": "2.14.1",
+    "device": "CPU, 2 threads",
+    "git": {"commit": "c" * 40, "dirty": True},
+    "command": [".venv/bin/lmsm", "train", "--loss", "soft max"],
+}
 
 
 @cache
@@ -49,13 +63,18 @@ def metrics_of(epochs, *, seed=0, lam=None):
     noise = np.random.default_rng(seed).random((epochs, 5)) * 0.05
     return [
         {
-            "epoch": epoch, "train_loss": 2 / epoch + a, "val_loss": 2.2 / epoch + b,
-            "train_accuracy": 1 - 1 / (epoch + 1) - c, "val_accuracy": 0.95 - 0.9 / (epoch + 1) - d,
-            "val_balanced_accuracy": 0.93 - 0.9 / (epoch + 1) - e, "lr": 0.1 * 0.97**epoch,
-            "lambda": lam and lam / epoch, "effective_margin": lam and 1 + epoch / epochs,
+            "epoch": epoch,
+            "train_loss": 2 / epoch + a,
+            "val_loss": 2.2 / epoch + b,
+            "train_accuracy": 1 - 1 / (epoch + 1) - c,
+            "val_accuracy": 0.95 - 0.9 / (epoch + 1) - d,
+            "val_balanced_accuracy": 0.93 - 0.9 / (epoch + 1) - e,
+            "lr": 0.1 * 0.97**epoch,
+            "lambda": lam and lam / epoch,
+            "effective_margin": lam and 1 + epoch / epochs,
         }
         for epoch, (a, b, c, d, e) in enumerate(noise.tolist(), 1)
-    ]  # fmt: skip
+    ]
 
 
 def images_of(classes, **parts):
@@ -79,7 +98,18 @@ def images_of(classes, **parts):
     )
 
 
-def write_run(out: Path, name: str, *, scores=None, metrics=(), state="completed", picture=False, environment=None, images=None, **config) -> Path:  # fmt: skip
+def write_run(
+    out: Path,
+    name: str,
+    *,
+    scores=None,
+    metrics=(),
+    state="completed",
+    picture=False,
+    environment=None,
+    images=None,
+    **config,
+) -> Path:
     """Write a run folder and return its path."""
     folder = RunFolder.create(out, name)
     values = CONFIG | config
@@ -105,4 +135,12 @@ def write_runs(out: Path, losses, seeds, *, num_classes=10, epochs=10, pictures=
             scores = scores_of(names, seed=100 * place + seed, right=min(0.7 + 0.2 * place, 0.95))
             scores["effective_margin"] = 1.5 if place else None
             rows = metrics_of(epochs, seed=seed, lam=5.0 if place else None)
-            write_run(out, f"{place}-{seed}", scores=scores, metrics=rows, picture=pictures, loss=loss, seed=seed)  # fmt: skip
+            write_run(
+                out,
+                f"{place}-{seed}",
+                scores=scores,
+                metrics=rows,
+                picture=pictures,
+                loss=loss,
+                seed=seed,
+            )

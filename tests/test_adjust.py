@@ -30,7 +30,10 @@ def test_logit_adjustment_by_hand():
     """Shares 0.9 and 0.1: the rare class gains log 9 per unit of tau, which turns log 9 - 0.1 at 1."""
     logits = torch.tensor([[math.log(9) - 0.1, 0.0], [math.log(9) + 0.1, 0.0]])
     adjusted = adjust_logits(logits, [90, 10], 1.0)
-    wanted = [[math.log(9) - 0.1 - math.log(0.9), -math.log(0.1)], [math.log(9) + 0.1 - math.log(0.9), -math.log(0.1)]]  # fmt: skip
+    wanted = [
+        [math.log(9) - 0.1 - math.log(0.9), -math.log(0.1)],
+        [math.log(9) + 0.1 - math.log(0.9), -math.log(0.1)],
+    ]
     assert adjusted.tolist() == [pytest.approx(row) for row in wanted]
     correction = logit_adjustment([90, 10])
     assert correction.predict(logits, 0.0).tolist() == [0, 0]
@@ -44,7 +47,11 @@ def test_tau_normalisation_by_hand():
     logits = torch.tensor([[4.0, 3.0], [4.0, 1.5]])
     assert tau_normalise(logits, torch.tensor([4.0, 1.0]), 0.5).tolist() == [[2, 3], [2, 1.5]]
     correction = tau_normalisation(weights)
-    assert [correction.predict(logits, tau).tolist() for tau in (0.0, 0.5, 1.0)] == [[0, 0], [1, 0], [1, 1]]  # fmt: skip
+    assert [correction.predict(logits, tau).tolist() for tau in (0.0, 0.5, 1.0)] == [
+        [0, 0],
+        [1, 0],
+        [1, 1],
+    ]
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.35, 1.0, 2.0])
@@ -52,7 +59,9 @@ def test_logit_adjustment_is_the_argmax_of_posterior_over_prior(tau):
     """NumPy's argmax of log softmax(z) - tau log prior names the same classes."""
     logits = 3 * torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
     counts = np.array([300, 120, 50, 20, 8, 2])
-    wanted = (log_softmax(logits.double().numpy(), axis=1) - tau * np.log(counts / counts.sum())).argmax(1)  # fmt: skip
+    wanted = (
+        log_softmax(logits.double().numpy(), axis=1) - tau * np.log(counts / counts.sum())
+    ).argmax(1)
     assert np.array_equal(logit_adjustment(counts.tolist()).predict(logits, tau), wanted)
 
 
@@ -65,7 +74,9 @@ def test_tau_normalisation_is_the_head_with_other_weights(loss, bias, tau):
     """A head whose rows are divided by their norm to the tau gives the same logits, its bias as it was."""
     generator = torch.Generator().manual_seed(0)
     head = build_head(loss, 5, 4, bias=bias).double()
-    head.weight.data = torch.randn(4, 5, generator=generator).double() * torch.tensor([[4.0], [2.0], [1.0], [0.2]])  # fmt: skip
+    head.weight.data = torch.randn(4, 5, generator=generator).double() * torch.tensor(
+        [[4.0], [2.0], [1.0], [0.2]]
+    )
     features = torch.randn(200, 5, generator=generator).double()
     plain, weights = head.logits(features).detach(), head.class_weights().detach().clone()
     head.weight.data /= torch.linalg.vector_norm(weights, dim=1, keepdim=True) ** tau
@@ -79,7 +90,10 @@ def test_a_class_weight_of_zero_keeps_its_logit_of_zero():
     """A dead class has no direction to normalise: its score is 0, not NaN, which argmax would take."""
     correction = tau_normalisation(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]))
     logits = torch.tensor([[0.0, 10.0, 1.0], [0.0, -5.0, -2.0]])
-    assert correction.correct(logits, 1.0).tolist() == [[0, pytest.approx(2), 1], [0, pytest.approx(-1), -2]]  # fmt: skip
+    assert correction.correct(logits, 1.0).tolist() == [
+        [0, pytest.approx(2), 1],
+        [0, pytest.approx(-1), -2],
+    ]
 
 
 # Logits of a rare class 1 (share 0.1) against class 0 (0.9), each right in a window of tau.
@@ -107,13 +121,15 @@ frequent = rare  # an image of class 0 is right below it
         # only rare images: the frequent class has no part
         ([(1, rare(1.725)), (1, rare(0.1))], 1.75, 1.0, 0.0),
     ],
-)  # fmt: skip
+)
 def test_tau_by_hand(images, tau, reached, plain):
     """The best mean of recalls wins, among equals the tau nearest to 1."""
     labels = np.array([label for label, _ in images])
     choice = choose_tau(logit_adjustment([90, 10]), torch.tensor([z for _, z in images]), labels)
     assert choice.tau == tau
-    assert (choice.balanced_accuracy, choice.balanced_accuracy_unadjusted) == pytest.approx((reached, plain))  # fmt: skip
+    assert (choice.balanced_accuracy, choice.balanced_accuracy_unadjusted) == pytest.approx(
+        (reached, plain)
+    )
 
 
 @pytest.mark.parametrize(("done", "tau"), [(0.0, 0.8), (0.3, 0.7), (1.0, 0.4), (1.5, 0.4)])
@@ -158,7 +174,14 @@ def test_corrections_that_change_nothing_are_refused():
         tau_normalisation(head.class_weights())
 
 
-@pytest.mark.parametrize("correction", [logit_adjustment([9, 1]), tau_normalisation(torch.tensor([[0.5], [0.1]])), tau_normalisation(torch.tensor([[7.0], [9.0]]))])  # fmt: skip
+@pytest.mark.parametrize(
+    "correction",
+    [
+        logit_adjustment([9, 1]),
+        tau_normalisation(torch.tensor([[0.5], [0.1]])),
+        tau_normalisation(torch.tensor([[7.0], [9.0]])),
+    ],
+)
 def test_a_tau_beyond_all_floats_is_refused(correction):
     """Infinite or vanished scores would name the first class for every image."""
     with pytest.raises(LmsmError, match=r"tau is 1e\+308"):
@@ -200,7 +223,9 @@ def test_auto_helps_the_rare_classes_and_says_what_it_did(run, option):
     assert scores["groups"]["few"] >= plain["groups"]["few"]
     told = scores["adjustment"]
     assert told["unadjusted"] == {key: plain[key] for key in told["unadjusted"]}
-    assert told["chosen_on"]["balanced_accuracy"] >= told["chosen_on"]["balanced_accuracy_unadjusted"]  # fmt: skip
+    assert (
+        told["chosen_on"]["balanced_accuracy"] >= told["chosen_on"]["balanced_accuracy_unadjusted"]
+    )
     again = evaluate(run, SilentDisplay(), **{option: told["tau"]})
     assert again["adjustment"] == told | {"chosen_on": None}
     assert again["per_class"] == scores["per_class"]
@@ -211,7 +236,10 @@ def test_a_given_tau_works(run):
     plain = evaluate(run, SilentDisplay())
     for option in ("adjust", "tau_norm"):
         assert evaluate(run, SilentDisplay(), **{option: 0.0})["confusion"] == plain["confusion"]
-        assert evaluate(run, SilentDisplay(), **{option: 1.0})["groups"]["few"] > plain["groups"]["few"]  # fmt: skip
+        assert (
+            evaluate(run, SilentDisplay(), **{option: 1.0})["groups"]["few"]
+            > plain["groups"]["few"]
+        )
 
 
 def only_right_at(tau, images):
@@ -230,15 +258,22 @@ def test_tau_never_looks_at_test_data(run, monkeypatch):
     test = splits.load_test(config("."), SilentDisplay())
 
     def scores_of(model, images, runtime):
-        return next(only_right_at(tau, data) for tau, data in ((0.5, held_out), (1.8, test)) if torch.equal(images, data.images))  # fmt: skip
+        return next(
+            only_right_at(tau, data)
+            for tau, data in ((0.5, held_out), (1.8, test))
+            if torch.equal(images, data.images)
+        )
 
     monkeypatch.setattr(evaluation, "scores_of", scores_of)
     scores = evaluate(run, SilentDisplay(), adjust="auto")
     assert scores["adjustment"]["tau"] == 0.5
     assert scores["adjustment"]["chosen_on"] == {
-        "split": "validation", "num_images": len(held_out), "classes_without_images": [],
-        "balanced_accuracy": 1.0, "balanced_accuracy_unadjusted": 0.9,
-    }  # fmt: skip
+        "split": "validation",
+        "num_images": len(held_out),
+        "classes_without_images": [],
+        "balanced_accuracy": 1.0,
+        "balanced_accuracy_unadjusted": 0.9,
+    }
     assert scores["balanced_accuracy"] == pytest.approx(0.9)
     assert evaluate(run, SilentDisplay(), adjust=1.8)["balanced_accuracy"] == 1.0
 
@@ -251,14 +286,18 @@ def test_images_of_ones_own_are_corrected_by_the_runs_validation(run, tmp_path):
     for i in np.flatnonzero(digits.target >= 8)[:60]:
         folder = tmp_path / str(digits.target[i])
         folder.mkdir(exist_ok=True)
-        Image.fromarray(np.rint(digits.images[i] * 255 / 16).astype(np.uint8)).save(folder / f"{i}.png")  # fmt: skip
+        Image.fromarray(np.rint(digits.images[i] * 255 / 16).astype(np.uint8)).save(
+            folder / f"{i}.png"
+        )
     wanted = evaluate(run, SilentDisplay(), adjust="auto")["adjustment"]
     display = SilentDisplay()
     scores = evaluate(run, display, images=tmp_path, adjust="auto")
     assert scores["adjustment"]["tau"] == wanted["tau"]
     assert scores["adjustment"]["chosen_on"] == wanted["chosen_on"]
     assert sum(row["test_count"] for row in scores["per_class"]) == 60
-    assert display.warned == ["there is no image of 8 of 10 classes (0, 1, 2, 3, 4, 5, 6, 7): means over classes are over those that have some"]  # fmt: skip
+    assert display.warned == [
+        "there is no image of 8 of 10 classes (0, 1, 2, 3, 4, 5, 6, 7): means over classes are over those that have some"
+    ]
 
 
 def test_scores_of_the_images_that_tau_was_chosen_on_come_with_a_warning(run):
@@ -289,7 +328,13 @@ def test_correcting_twice_is_said(run, tmp_path, changes, told):
     assert [told in text for text in display.warned] == [True]
 
 
-@pytest.mark.parametrize("changes", [{"reweight": "inverse", "rebalance_from": 5, "epochs": 6}, {"reweight": "effective", "reweight_beta": 0.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reweight": "inverse", "rebalance_from": 5, "epochs": 6},
+        {"reweight": "effective", "reweight_beta": 0.0},
+    ],
+)
 def test_correcting_for_the_first_time_is_not_called_twice(run, tmp_path, changes):
     """A checkpoint of before the deferred weights, or of equal ones, is not rebalanced."""
     display = SilentDisplay()
@@ -329,7 +374,17 @@ def test_tau_is_not_chosen_on_other_data_than_the_runs(run, tmp_path):
 def test_a_correction_that_cannot_be_had_is_refused_before_data_is_read(tmp_path):
     """Both at once, equal counts and shared norms are told with no data on disk."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
-    choices = {"dataset": "folder", "data_dir": tmp_path / "data", "model": "paper-2d", "imbalance": "none", "factor": 1.0, "image_size": 12, "batch_size": 8, "epochs": 1, "loss": "lsoftmax:margin=2,weight_norm=shared"}  # fmt: skip
+    choices = {
+        "dataset": "folder",
+        "data_dir": tmp_path / "data",
+        "model": "paper-2d",
+        "imbalance": "none",
+        "factor": 1.0,
+        "image_size": 12,
+        "batch_size": 8,
+        "epochs": 1,
+        "loss": "lsoftmax:margin=2,weight_norm=shared",
+    }
     run = experiment.run(config(tmp_path / "runs", **choices), SilentDisplay(), with_plots=False)
     (tmp_path / "data").rename(tmp_path / "gone")
     for choice, message in (

@@ -12,8 +12,9 @@ CIFAR10 = Annealing("power", start=1000.0, gamma=2e-5 * 18_000, power=45.0)
 
 
 @pytest.mark.parametrize(
-    ("iteration", "wanted"), [(1_000, 410), (5_000, 13.7), (8_000, 1.26), (10_000, 0.273), (12_000, 0.0625)]
-)  # fmt: skip
+    ("iteration", "wanted"),
+    [(1_000, 410), (5_000, 13.7), (8_000, 1.26), (10_000, 0.273), (12_000, 0.0625)],
+)
 def test_power_law_is_the_authors_schedule(iteration, wanted):
     """Scaled to 18,000 iterations it gives the lambdas of the authors' CIFAR-10 example."""
     assert CIFAR10(iteration / 18_000) == pytest.approx(wanted, rel=0.01)
@@ -41,7 +42,9 @@ def test_forms_by_hand(form, wanted):
     assert [lam(progress) for progress in (0, 0.25, 0.5, 1)] == pytest.approx(wanted)
     # twice as fast, then at rest
     halved = Annealing(form, start=15, minimum=3, end=0.5)
-    assert [halved(progress) for progress in (0, 0.125, 0.25, 0.5, 0.75)] == pytest.approx([*wanted, 3])  # fmt: skip
+    assert [halved(progress) for progress in (0, 0.125, 0.25, 0.5, 0.75)] == pytest.approx(
+        [*wanted, 3]
+    )
 
 
 @pytest.mark.parametrize("form", ["power", "exponential", "cosine", "linear"])
@@ -62,7 +65,11 @@ def test_exponential_lets_the_margin_grow_geometrically():
 
 def test_none_is_the_full_margin_from_the_first_step():
     """Without annealing lambda is 0 throughout, whatever the other options say."""
-    assert [Annealing("none", start=7, minimum=2)(progress) for progress in (0, 0.5, 1)] == [0, 0, 0]  # fmt: skip
+    assert [Annealing("none", start=7, minimum=2)(progress) for progress in (0, 0.5, 1)] == [
+        0,
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("form", ["power", "exponential", "cosine", "linear"])
@@ -87,12 +94,15 @@ def test_steps_are_resumable(form):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"start": -1}, "lambda_start is -1"), ({"start": float("nan")}, "lambda_start is nan"),
-        ({"minimum": float("inf")}, "lambda_min is inf"), ({"gamma": -0.1}, "gamma is -0.1"),
-        ({"end": 0}, "anneal_end is 0"), ({"end": 1.5}, "anneal_end is 1.5"),
+        ({"start": -1}, "lambda_start is -1"),
+        ({"start": float("nan")}, "lambda_start is nan"),
+        ({"minimum": float("inf")}, "lambda_min is inf"),
+        ({"gamma": -0.1}, "gamma is -0.1"),
+        ({"end": 0}, "anneal_end is 0"),
+        ({"end": 1.5}, "anneal_end is 1.5"),
         ({"start": 1, "minimum": 2}, "lambda_min 2 is above lambda_start 1"),
     ],
-)  # fmt: skip
+)
 def test_bad_annealings_are_refused(values, message):
     """Values out of range are a ValueError that names the option of the loss."""
     with pytest.raises(ValueError, match=message):

@@ -45,7 +45,11 @@ def test_an_epoch_can_be_repeated_and_entered_anywhere(augment):
 
 def test_seeds_and_epochs_have_streams_of_their_own():
     """Epoch e of seed s is not epoch e' of seed s', near numbers included."""
-    plans = {(s, e): tuple(plan_epoch(50, "none", seed=s, epoch=e).order.tolist()) for s in range(4) for e in range(4)}  # fmt: skip
+    plans = {
+        (s, e): tuple(plan_epoch(50, "none", seed=s, epoch=e).order.tolist())
+        for s in range(4)
+        for e in range(4)
+    }
     assert len(set(plans.values())) == 16
 
 

@@ -49,14 +49,25 @@ def test_a_model_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
 @pytest.mark.slow
 def test_the_command_prints_models_losses_and_json(capsys):
     """Every asked model and precision has a row whose parts fit together, and every loss has one."""
-    flags = ["--models", "paper-2d,resnet32", "--precision", "fp32", "--batch-size", "4", "--seconds", "0.01"]  # fmt: skip
+    flags = [
+        "--models",
+        "paper-2d,resnet32",
+        "--precision",
+        "fp32",
+        "--batch-size",
+        "4",
+        "--seconds",
+        "0.01",
+    ]
     assert main(["bench", *flags, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in document["models"]] == ["paper-2d", "resnet32"]
     for row in document["models"]:
         rate = row["images_per_second"]
         assert row["seconds_per_epoch"] * rate == pytest.approx(45_000)
-        assert row["share_of_peak"] * document["peak_gflops"]["fp32"] == pytest.approx(rate * row["gflop_per_image"])  # fmt: skip
+        assert row["share_of_peak"] * document["peak_gflops"]["fp32"] == pytest.approx(
+            rate * row["gflop_per_image"]
+        )
     assert [row["loss"] for row in document["losses"]] == list(HEADS)
     assert str(torch.__version__).startswith(document["environment"]["torch"])
     assert main(["bench", *flags]) == 0

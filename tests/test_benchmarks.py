@@ -70,7 +70,9 @@ def test_an_arm_that_fails_marks_its_rows_and_no_others(module):
         calls.append(turn)
         raise children.ArmError("no such thing")
 
-    got = children.in_turns({"broken": broken, "sound": lambda turn: {"speed": turn}}, 3, thrown_away=1)  # fmt: skip
+    got = children.in_turns(
+        {"broken": broken, "sound": lambda turn: {"speed": turn}}, 3, thrown_away=1
+    )
     assert calls == [0]
     sound = got.row("sound", "img/s", "sound.speed", target=">= 1.5")
     assert (sound.values, sound.verdict) == ([1, 2, 3], "met")
@@ -84,7 +86,17 @@ def test_an_arm_that_fails_marks_its_rows_and_no_others(module):
 def test_rows_that_cannot_be_measured_say_why(module):
     """Every GPU row is there without a device, unmeasured, and runs nothing."""
     gpu = module("train_gpu")
-    options = type("Options", (), {"no_gpu": "no CUDA device here", "rounds": 3, "steps": None, "seconds_per_arm": 1.0, "airbench": None})  # fmt: skip
+    options = type(
+        "Options",
+        (),
+        {
+            "no_gpu": "no CUDA device here",
+            "rounds": 3,
+            "steps": None,
+            "seconds_per_arm": 1.0,
+            "airbench": None,
+        },
+    )
     rows = [row for section in gpu.SECTIONS.values() for row in section(options)]
     assert len(rows) > 30
     assert {row.verdict for row in rows} == {"unmeasured: no CUDA device here"}

@@ -214,7 +214,9 @@ def test_cache_that_cannot_be_used_is_told(tmp_path, folder, happen):
     assert not elsewhere.is_file() or elsewhere.read_text() == "mine"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")  # fmt: skip
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away"
+)
 def test_files_of_another_user_are_not_used(tmp_path, folder):
     """Neither a folder nor pixels that belong to another user are believed."""
     root = pets(tmp_path / "pets")
@@ -246,7 +248,10 @@ def test_cache_of_links_touches_no_target(tmp_path, folder, monkeypatch, limit):
         after = {path: (path.read_bytes(), path.stat()) for path in elsewhere.iterdir()}
         for path, (content, info) in before.items():
             assert after[path][0] == content
-            assert (info.st_mtime_ns, info.st_ctime_ns) == (after[path][1].st_mtime_ns, after[path][1].st_ctime_ns)  # fmt: skip
+            assert (info.st_mtime_ns, info.st_ctime_ns) == (
+                after[path][1].st_mtime_ns,
+                after[path][1].st_ctime_ns,
+            )
     assert np.array_equal(read(root)[:].numpy(), expected())
 
 
@@ -274,7 +279,10 @@ def test_cut_pixels_are_never_mapped(tmp_path, folder, large):
     """A file of pixels that is too short, or of another form, is decoded again."""
     root = pets(tmp_path / "pets")
     read(root)
-    for bend in (lambda path: os.truncate(path, NUM_BYTES - 1), lambda path: path.write_bytes(bytes(NUM_BYTES))):  # fmt: skip
+    for bend in (
+        lambda path: os.truncate(path, NUM_BYTES - 1),
+        lambda path: path.write_bytes(bytes(NUM_BYTES)),
+    ):
         (path,) = folder.glob("*.npy")
         bend(path)
         assert np.array_equal(read(root)[:].numpy(), expected())

@@ -81,18 +81,20 @@ def damage(path, kind):
     """Damage a file in one of the ways that disks and downloads do."""
     content = path.read_bytes()
     middle = len(content) // 2
-    path.write_bytes({
-        "empty": b"",
-        "half": content[:middle],
-        "short by one": content[:-1],
-        "zeros at its end": content[:-500] + bytes(500),
-        "flipped byte": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
-        "html": b"<html>404 not found</html>",
-        "pickle": pickle.dumps({"schema": 1}),
-        "zip of an empty pickle": zipped({"data.pkl": b""}),
-        "zip of a bad pickle": zipped({"archive/data.pkl": b"]", "archive/version": b"3"}),
-        "other schema": saved_bytes({"schema": 1, "config": 3}),
-    }[kind])  # fmt: skip
+    path.write_bytes(
+        {
+            "empty": b"",
+            "half": content[:middle],
+            "short by one": content[:-1],
+            "zeros at its end": content[:-500] + bytes(500),
+            "flipped byte": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "html": b"<html>404 not found</html>",
+            "pickle": pickle.dumps({"schema": 1}),
+            "zip of an empty pickle": zipped({"data.pkl": b""}),
+            "zip of a bad pickle": zipped({"archive/data.pkl": b"]", "archive/version": b"3"}),
+            "other schema": saved_bytes({"schema": 1, "config": 3}),
+        }[kind]
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,14 @@ def test_other_files_are_refused(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "state.pt")
     torch.save({"schema": 99}, tmp_path / "future.pt")
     torch.save({"schema": 1, "config": CONFIG}, tmp_path / "hollow.pt")
-    for name, message in [("a.zip", "no lmsm checkpoint"), ("tensor.pt", "no schema"), ("state.pt", "no schema"), ("future.pt", "has schema 99"), ("hollow.pt", "it lacks classes"), ("none.pt", "no checkpoint at")]:  # fmt: skip
+    for name, message in [
+        ("a.zip", "no lmsm checkpoint"),
+        ("tensor.pt", "no schema"),
+        ("state.pt", "no schema"),
+        ("future.pt", "has schema 99"),
+        ("hollow.pt", "it lacks classes"),
+        ("none.pt", "no checkpoint at"),
+    ]:
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(tmp_path / name)
 
@@ -182,8 +191,14 @@ def test_duplicate_is_a_copy_that_outlives_its_source(saved, monkeypatch, links)
 
 @pytest.mark.parametrize(
     "change",
-    [{"config": {**CONFIG, "loss": "nosuch"}}, {"train_counts": []}, {"model": {}}, {"classes": 3}, {"mean": "x"}],
-)  # fmt: skip
+    [
+        {"config": {**CONFIG, "loss": "nosuch"}},
+        {"train_counts": []},
+        {"model": {}},
+        {"classes": 3},
+        {"mean": "x"},
+    ],
+)
 def test_unfitting_contents_are_refused(saved, change):
     """A whole file whose parts do not fit each other, or this lmsm, is exit code 4 too."""
     checkpoint.save(torch.load(saved, weights_only=True) | change, saved)

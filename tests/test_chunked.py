@@ -14,7 +14,11 @@ from tests.conftest import head_with
 @st.composite
 def batches(draw):
     """Features, weights, labels that may crowd into one chunk, a chunk size, and margins."""
-    num_images, num_classes, num_features = draw(st.integers(1, 9)), draw(st.integers(2, 12)), draw(st.integers(1, 5))  # fmt: skip
+    num_images, num_classes, num_features = (
+        draw(st.integers(1, 9)),
+        draw(st.integers(2, 12)),
+        draw(st.integers(1, 5)),
+    )
     chunk = draw(st.integers(1, 15))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
     features = torch.randn(num_images, num_features, generator=generator, dtype=torch.float64)
@@ -30,7 +34,9 @@ def batches(draw):
 def loss_and_gradients(features, weight, labels, margin, chunk, weights):
     """Return the losses, and the gradients of their sum weighted by image."""
     features, weight = features.detach().requires_grad_(), weight.detach().requires_grad_()
-    losses = l_softmax_loss(features, weight, labels, margin, lam=0.4, class_chunk=chunk, reduction="none")  # fmt: skip
+    losses = l_softmax_loss(
+        features, weight, labels, margin, lam=0.4, class_chunk=chunk, reduction="none"
+    )
     return losses.detach(), *torch.autograd.grad((losses * weights).sum(), (features, weight))
 
 
@@ -70,22 +76,36 @@ def test_half_precision_rounds_the_gradient_once():
     """A feature opposite to its class weight: large terms of its gradient cancel before they are rounded."""
     features, weight = torch.tensor([[1.5]]), torch.tensor([[-0.25], [-2.0]])
     one = torch.ones(1)
-    _, _, gradient = loss_and_gradients(features.bfloat16(), weight.bfloat16(), torch.tensor([0]), 1.5, 1, one)  # fmt: skip
-    _, _, wanted = loss_and_gradients(features.double(), weight.double(), torch.tensor([0]), 1.5, 1, one)  # fmt: skip
-    torch.testing.assert_close(gradient.double(), wanted, rtol=torch.finfo(torch.bfloat16).eps, atol=0)  # fmt: skip
+    _, _, gradient = loss_and_gradients(
+        features.bfloat16(), weight.bfloat16(), torch.tensor([0]), 1.5, 1, one
+    )
+    _, _, wanted = loss_and_gradients(
+        features.double(), weight.double(), torch.tensor([0]), 1.5, 1, one
+    )
+    torch.testing.assert_close(
+        gradient.double(), wanted, rtol=torch.finfo(torch.bfloat16).eps, atol=0
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 100, 1000])
 def test_chunks_change_nothing_in_float32(chunk):
     """Of 100 classes and 40 images in float32, value and gradients agree to 1e-6."""
     generator = torch.Generator().manual_seed(3)
-    features, weight = torch.randn(40, 16, generator=generator), 0.25 * torch.randn(100, 16, generator=generator)  # fmt: skip
+    features, weight = (
+        torch.randn(40, 16, generator=generator),
+        0.25 * torch.randn(100, 16, generator=generator),
+    )
     labels = torch.randint(100, (40,), generator=generator)
-    chunked, whole = (loss_and_gradients(features, weight, labels, 2.5, c, torch.ones(40)) for c in (chunk, None))  # fmt: skip
+    chunked, whole = (
+        loss_and_gradients(features, weight, labels, 2.5, c, torch.ones(40)) for c in (chunk, None)
+    )
     assert_near(chunked, whole, 1e-6)
 
 
-@pytest.mark.parametrize("spec", ["lsoftmax:margin=3,tau=1", "lsoftmax:weight_norm=shared", "asoftmax", "cosface", "arcface"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    ["lsoftmax:margin=3,tau=1", "lsoftmax:weight_norm=shared", "asoftmax", "cosface", "arcface"],
+)
 @pytest.mark.parametrize("chunk", [1, 4, 9])
 def test_heads_pass_their_chunk_on(spec, chunk):
     """Every head with the option gives the losses and gradients that it gives without."""
@@ -127,7 +147,17 @@ def largest_tensor(spec, num_images=64, num_classes=1000, num_features=4, *, tra
     return largest.elements
 
 
-@pytest.mark.parametrize("spec", ["lsoftmax:margin=2,tau=1", "lsoftmax:margin=auto", "lsoftmax:margin=1.5,weight_norm=free", "asoftmax:margin=4", "cosface:margin=0.1", "arcface:margin=0.1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "lsoftmax:margin=2,tau=1",
+        "lsoftmax:margin=auto",
+        "lsoftmax:margin=1.5,weight_norm=free",
+        "asoftmax:margin=4",
+        "cosface:margin=0.1",
+        "arcface:margin=0.1",
+    ],
+)
 def test_the_logits_are_never_held(spec):
     """64 images, 1,000 classes in chunks of 10: nothing larger than the weights is ever made."""
     assert largest_tensor(f"{spec},class_chunk=10") == 1000 * 4

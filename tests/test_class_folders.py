@@ -23,7 +23,9 @@ def read(root: Path, size: int = 8, channels: int = 3, **kwargs) -> np.ndarray:
 def pets(tmp_path):
     """Two classes of three images, in train/."""
     root = tmp_path / "train"
-    for seed, name in enumerate(["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png", "dog/2.png"]):  # fmt: skip
+    for seed, name in enumerate(
+        ["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png", "dog/2.png"]
+    ):
         save(root / name, noise(seed))
     return root
 
@@ -136,7 +138,9 @@ def test_split_takes_a_fifth_of_each_class(tmp_path):
     labels = np.array(listing.labels)
     assert np.bincount(labels[test]).tolist() == [1, 4, 1]
     assert sorted([*train, *test]) == list(range(29))
-    assert all(np.array_equal(a, b) for a, b in zip(split_by_class(listing), (train, test), strict=True))  # fmt: skip
+    assert all(
+        np.array_equal(a, b) for a, b in zip(split_by_class(listing), (train, test), strict=True)
+    )
 
 
 def test_split_needs_two_images_of_a_class(tmp_path):

@@ -44,11 +44,17 @@ def test_train_prints_the_table_and_writes_the_folder(tmp_path, capsys):
     scores = json.loads((folder / "scores.json").read_text())
     for row in scores["per_class"]:
         line = next(line for line in printed.out.splitlines() if line.split()[:1] == [row["name"]])
-        assert line.split()[1:4] == [str(row["train_count"]), str(row["test_count"]), f"{100 * row['accuracy']:.1f}"]  # fmt: skip
+        assert line.split()[1:4] == [
+            str(row["train_count"]),
+            str(row["test_count"]),
+            f"{100 * row['accuracy']:.1f}",
+        ]
     assert "effective margin" in printed.out
     assert str(folder) in printed.out
     assert "epoch" not in printed.out
-    assert [line.split("|")[0].strip() for line in printed.err.splitlines() if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]  # fmt: skip
+    assert [
+        line.split("|")[0].strip() for line in printed.err.splitlines() if line.startswith("epoch")
+    ] == ["epoch 1/2", "epoch 2/2"]
     assert "lambda" in printed.err
 
 
@@ -123,8 +129,12 @@ def test_eval_prints_what_a_correction_did(runs, capsys):
     *_, trained, adjusted, _, line = capsys.readouterr().out.splitlines()
     assert trained.split()[:3] == ["as", "trained", f"{100 * told['unadjusted']['accuracy']:.1f}"]
     assert adjusted.split()[:2] == ["tau", f"{told['tau']:g}"]
-    assert line.startswith(f"logit adjustment with tau {told['tau']:g}, chosen on {told['chosen_on']['num_images']} validation images")  # fmt: skip
-    assert run_json(capsys, "eval", folder, "--tau-norm", "0.5")["adjustment"]["method"] == "tau-norm"  # fmt: skip
+    assert line.startswith(
+        f"logit adjustment with tau {told['tau']:g}, chosen on {told['chosen_on']['num_images']} validation images"
+    )
+    assert (
+        run_json(capsys, "eval", folder, "--tau-norm", "0.5")["adjustment"]["method"] == "tau-norm"
+    )
 
 
 def test_compare_groups_over_seeds(runs, capsys):
@@ -133,7 +143,11 @@ def test_compare_groups_over_seeds(runs, capsys):
     assert len(groups) == 2
     softmax = next(group for label, group in groups.items() if "lsoftmax" not in label)
     assert sorted(softmax["seeds"]) == [0, 1]
-    each = [json.loads((p / "scores.json").read_text())["accuracy"] for p in runs.iterdir() if "-softmax-" in p.name]  # fmt: skip
+    each = [
+        json.loads((p / "scores.json").read_text())["accuracy"]
+        for p in runs.iterdir()
+        if "-softmax-" in p.name
+    ]
     statistic = softmax["metrics"]["accuracy"]
     assert statistic["mean"] == pytest.approx(sum(each) / 2)
     assert statistic["sd"] == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
@@ -246,26 +260,79 @@ def test_missing_data_names_the_way_out(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet18", "vgg16"])
-@pytest.mark.parametrize("profile", [[], ["--imbalance", "exp", "--factor", "0.5"], ["--imbalance", "step", "--factor", "0.5"]], ids=["balanced", "exp", "step"])  # fmt: skip
+@pytest.mark.parametrize(
+    "profile",
+    [[], ["--imbalance", "exp", "--factor", "0.5"], ["--imbalance", "step", "--factor", "0.5"]],
+    ids=["balanced", "exp", "step"],
+)
 def test_seed_presets_run_under_every_profile(tiny_cifar, tmp_path, capsys, model, profile):
     """The six presets of the re-implemented project run balanced and imbalanced."""
     family = "balanced" if not profile else "lsoftmax"
-    document = run_json(capsys, "train", "--preset", f"{family}-{model}", *profile, "--epochs", 1, "--batch-size", 8, "--data-dir", tiny_cifar, "--out", tmp_path)  # fmt: skip
+    document = run_json(
+        capsys,
+        "train",
+        "--preset",
+        f"{family}-{model}",
+        *profile,
+        "--epochs",
+        1,
+        "--batch-size",
+        8,
+        "--data-dir",
+        tiny_cifar,
+        "--out",
+        tmp_path,
+    )
     assert len(document["per_class"]) == 10
 
 
 def test_deferred_rebalancing_from_the_command_line(tmp_path, capsys):
     """A long-tailed run re-weighted and re-sampled from epoch 2 on keeps that in its config."""
-    document = run_json(capsys, *QUICK, "--reweight", "effective", "--reweight-beta", "0.99", "--sampling", "balanced", "--rebalance-from", 2, "--out", tmp_path)  # fmt: skip
+    document = run_json(
+        capsys,
+        *QUICK,
+        "--reweight",
+        "effective",
+        "--reweight-beta",
+        "0.99",
+        "--sampling",
+        "balanced",
+        "--rebalance-from",
+        2,
+        "--out",
+        tmp_path,
+    )
     config = (next(tmp_path.iterdir()) / "config.yaml").read_text().splitlines()
-    assert {"reweight: effective", "reweight_beta: 0.99", "sampling: balanced", "rebalance_from: 2"} <= set(config)  # fmt: skip
+    assert {
+        "reweight: effective",
+        "reweight_beta: 0.99",
+        "sampling: balanced",
+        "rebalance_from: 2",
+    } <= set(config)
     assert len(document["per_class"]) == 10
 
 
 def test_class_folders_from_the_command_line(tmp_path, capsys):
     """Users' own images train with --dataset folder and are scored with eval --images."""
     write_class_folders(tmp_path / "data", ("ant", "bee"), 20, size=16)
-    document = run_json(capsys, "train", "--dataset", "folder", "--data-dir", tmp_path / "data", "--image-size", 16, "--model", "paper-2d", "--batch-size", 8, "--epochs", 1, "--out", tmp_path / "runs")  # fmt: skip
+    document = run_json(
+        capsys,
+        "train",
+        "--dataset",
+        "folder",
+        "--data-dir",
+        tmp_path / "data",
+        "--image-size",
+        16,
+        "--model",
+        "paper-2d",
+        "--batch-size",
+        8,
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "runs",
+    )
     scores = run_json(capsys, "eval", document["run"], "--images", tmp_path / "data")
     assert sum(row["test_count"] for row in scores["per_class"]) == 40
 
@@ -278,7 +345,10 @@ def test_demo_compares_and_draws(tmp_path, capsys):
     (folder,) = tmp_path.iterdir()
     assert document["picture"] == str(folder / "features.png")
     assert (folder / "features.png").read_bytes().startswith(b"\x89PNG")
-    margins = [json.loads((p / "scores.json").read_text())["effective_margin"] for p in sorted((folder / "picture").iterdir())]  # fmt: skip
+    margins = [
+        json.loads((p / "scores.json").read_text())["effective_margin"]
+        for p in sorted((folder / "picture").iterdir())
+    ]
     assert margins == pytest.approx([1, 2, 3, 4], abs=0.01)
 
 
@@ -315,7 +385,13 @@ def test_help_names_every_flag_and_default():
     text = lmsm(
         "train", "--help", env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
     ).stdout.decode()
-    for piece in ("--weight-decay", "(default: 0.0005)", "--margin", "(default: none; exp for `imbalanced`)", "resnet18-cifar"):  # fmt: skip
+    for piece in (
+        "--weight-decay",
+        "(default: 0.0005)",
+        "--margin",
+        "(default: none; exp for `imbalanced`)",
+        "resnet18-cifar",
+    ):
         assert piece in text
 
 

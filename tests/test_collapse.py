@@ -11,7 +11,7 @@ from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.display import Notebook
 from lmsm_cli.training.collapse import Start, Vitals, collapse_signs, has_learned
 from tests.conftest import SilentDisplay, image_set
-from tests.test_engine import CONFIG, fit
+from tests.test_loop import CONFIG, fit
 
 NOTHING = Vitals(0.4, 5.0, 0.5, 0.6, 0.5, ())
 """Nothing is wrong."""
@@ -46,13 +46,23 @@ def vitals(**changes):
         (vitals(weight_norm_min=0.1), TEN, 0.1, Start(10, False, ())),
     ],
     ids=[
-        "the first epoch is near ln C", "so is a slow one", "the first with an accuracy above chance",
-        "a margin's loss passes ln C on its way", "few steps in all", "two classes, few steps",
-        "1,000 classes, early", "1,000 classes, learning", "a class missing after few steps",
-        "1,000 classes, many missing at first", "1,000 classes of few images", "a long tail's rare classes",
-        "ReLU and dropout", "a sparse code", "rare classes have short weights",
+        "the first epoch is near ln C",
+        "so is a slow one",
+        "the first with an accuracy above chance",
+        "a margin's loss passes ln C on its way",
+        "few steps in all",
+        "two classes, few steps",
+        "1,000 classes, early",
+        "1,000 classes, learning",
+        "a class missing after few steps",
+        "1,000 classes, many missing at first",
+        "1,000 classes of few images",
+        "a long tail's rare classes",
+        "ReLU and dropout",
+        "a sparse code",
+        "rare classes have short weights",
     ],
-)  # fmt: skip
+)
 def test_a_healthy_epoch_rings_no_alarm(seen, classes, progress, start):
     """What a training shows that has not had its chance, or that learns, is no collapse."""
     assert collapse_signs(seen, classes, progress=progress, start=start) == {}
@@ -64,11 +74,29 @@ def test_a_healthy_epoch_rings_no_alarm(seen, classes, progress, start):
         (vitals(zero_features=0.96), 0.02, Start(10, False, ()), "dead features", "--neck bn"),
         (vitals(zero_features=1.0), 0.9, Start(5000, True, ()), "dead features", "--neck bn"),
         (vitals(objective=NEAR_LN[10]), 0.5, LATE, "stuck loss", "--lr"),
-        (vitals(weight_norm_min=0.001), 0.02, Start(10, False, ()), "shrunken class weight", "weight_norm=shared"),
-        (vitals(never_predicted=(3,)), 0.5, Start(5000, True, (2000,) * 10), "missing classes", "--sampling balanced"),
-        (vitals(never_predicted=(9,)), 0.7, Start(5000, True, (9000,) * 9 + (1000,)), "missing classes", ": 9;"),
+        (
+            vitals(weight_norm_min=0.001),
+            0.02,
+            Start(10, False, ()),
+            "shrunken class weight",
+            "weight_norm=shared",
+        ),
+        (
+            vitals(never_predicted=(3,)),
+            0.5,
+            Start(5000, True, (2000,) * 10),
+            "missing classes",
+            "--sampling balanced",
+        ),
+        (
+            vitals(never_predicted=(9,)),
+            0.7,
+            Start(5000, True, (9000,) * 9 + (1000,)),
+            "missing classes",
+            ": 9;",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_collapse_rings_and_says_what_to_try(seen, progress, start, sign, advice):
     """Each alarm is there once it is fair, alone, and ends with something to try."""
     signs = collapse_signs(seen, TEN, progress=progress, start=start)
@@ -100,7 +128,9 @@ def net(num_classes, loss="softmax", scale=1.0):
     head = build_head(loss, 16, num_classes)
     with torch.no_grad():
         head.weight.mul_(scale)
-    return Classifier(backbone, nn.ReLU(), head, classes=map(str, range(num_classes)), mean=(0.5,), std=(0.3,))  # fmt: skip
+    return Classifier(
+        backbone, nn.ReLU(), head, classes=map(str, range(num_classes)), mean=(0.5,), std=(0.3,)
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,13 +141,27 @@ def net(num_classes, loss="softmax", scale=1.0):
         ([30] * 10, {"epochs": 12, "lr": 0.0003}, "softmax"),
         ([30] * 10, {"epochs": 12, "lr": 0.003, "warmup": 9}, "softmax"),
         ([200, 60, 20, 6, 2], {"epochs": 12}, "softmax"),
-        ([200, 60, 20, 6, 2], {"epochs": 12, "sampling": "balanced", "rebalance_from": 6}, "softmax"),
+        (
+            [200, 60, 20, 6, 2],
+            {"epochs": 12, "sampling": "balanced", "rebalance_from": 6},
+            "softmax",
+        ),
         ([2] * 1000, {"epochs": 4, "batch_size": 100, "lr": 0.001}, "softmax"),
         ([40] * 5, {"epochs": 12}, "lsoftmax:margin=2"),
         ([40] * 5, {"epochs": 12}, "arcface"),
     ],
-    ids=["one epoch", "two classes", "slow", "warm-up", "long tail", "balanced draws", "1,000 classes", "lsoftmax", "arcface"],
-)  # fmt: skip
+    ids=[
+        "one epoch",
+        "two classes",
+        "slow",
+        "warm-up",
+        "long tail",
+        "balanced draws",
+        "1,000 classes",
+        "lsoftmax",
+        "arcface",
+    ],
+)
 def test_healthy_trainings_ring_no_alarm(counts, choices, loss):
     """From the first epoch to the last, whatever the classes and the plan."""
     config = CONFIG.model_copy(update=choices)
@@ -127,7 +171,9 @@ def test_healthy_trainings_ring_no_alarm(counts, choices, loss):
 
 def test_a_training_that_learns_nothing_rings_at_half_of_it():
     """Scores that stay alike for all classes: silent in the first half, then told by both signs."""
-    config = CONFIG.model_copy(update={"epochs": 20, "optimizer": "sgd", "lr": 0.0, "weight_decay": 0.0})  # fmt: skip
+    config = CONFIG.model_copy(
+        update={"epochs": 20, "optimizer": "sgd", "lr": 0.0, "weight_decay": 0.0}
+    )
     epochs = fit(net(10, scale=0.0), config, data=tailed([120] * 10))
     early, late = epochs[:9], epochs[9:]
     assert all(epoch.signs == {} for epoch in early)

@@ -28,7 +28,10 @@ def group(label, mean, test_set=0, per_class=(0.5, 0.5), train=(30, 3), **more):
 
 def test_the_best_of_each_column_and_class_is_marked():
     """The best mean has a `*`, in the table of groups by column and in that of classes by row."""
-    groups = (group("softmax", 0.6, per_class=(0.9, 0.1)), group("lsoftmax", 0.7, per_class=(0.8, 0.3)))  # fmt: skip
+    groups = (
+        group("softmax", 0.6, per_class=(0.9, 0.1)),
+        group("lsoftmax", 0.7, per_class=(0.8, 0.3)),
+    )
     overall, classes = comparison_tables(Comparison(("loss",), groups, ()))
     assert ["1", "softmax", "2", *["60.0±1.0"] * 6] in rows(overall)
     assert ["2", "lsoftmax", "2", *["70.0±1.0*"] * 6] in rows(overall)
@@ -57,8 +60,12 @@ def test_nothing_is_best_among_equals_or_across_test_sets():
 
 @pytest.mark.parametrize(
     ("means", "written"),
-    [((0.94251, 0.9421, 0.9), ["94.3*", "94.2", "90.0"]), ((0.9425, 0.9416, 0.9), ["94.2*", "94.2*", "90.0"]), ((0.9425, 0.9421), ["94.2", "94.2"])],
-)  # fmt: skip
+    [
+        ((0.94251, 0.9421, 0.9), ["94.3*", "94.2", "90.0"]),
+        ((0.9425, 0.9416, 0.9), ["94.2*", "94.2*", "90.0"]),
+        ((0.9425, 0.9421), ["94.2", "94.2"]),
+    ],
+)
 def test_what_is_written_alike_is_best_alike(means, written):
     """No `*` tells 94.2 from 94.2."""
     groups = tuple(group(str(number), mean) for number, mean in enumerate(means))
@@ -87,9 +94,16 @@ def test_no_number_is_broken_on_a_narrow_terminal(width):
     """Text folds and is never cut to an ellipsis; scores, intervals and headings stay on one line."""
     label = "lsoftmax:margin=4,lambda_min=5 neck=relu"
     change = Difference(-0.338, -0.595, -0.081, 5, True, "worse")
-    differing = group(label + "x", 0.7, differences=dict.fromkeys(("few", "balanced_accuracy", "accuracy"), change), verdict="can't tell on rare classes, better overall")  # fmt: skip
+    differing = group(
+        label + "x",
+        0.7,
+        differences=dict.fromkeys(("few", "balanced_accuracy", "accuracy"), change),
+        verdict="can't tell on rare classes, better overall",
+    )
     differing.differences["accuracy"] = replace(change, mean=-0.339)
-    tables = comparison_tables(Comparison((), (group(label, 0.6, is_baseline=True), differing), ()), width=width)  # fmt: skip
+    tables = comparison_tables(
+        Comparison((), (group(label, 0.6, is_baseline=True), differing), ()), width=width
+    )
     text = "".join(drawn(table, width) for table in tables)
     assert "…" not in text
     assert text.count("70.0±1.0*") == 6
@@ -105,7 +119,12 @@ def held():
     """Return a comparison of a baseline with a group that is 3.1 points better on rare classes."""
     few = Difference(0.031, 0.005, 0.057, 5, True, "better")
     overall = Difference(-0.01, None, None, 5, True, "can't tell")
-    better = group("lso|ftmax", 0.7, differences={"few": few, "balanced_accuracy": overall, "accuracy": overall}, verdict="better on rare classes, can't tell overall")  # fmt: skip
+    better = group(
+        "lso|ftmax",
+        0.7,
+        differences={"few": few, "balanced_accuracy": overall, "accuracy": overall},
+        verdict="better on rare classes, can't tell overall",
+    )
     return Comparison(("loss",), (group("softmax", 0.6, is_baseline=True), better), (), ("unlike",))
 
 
@@ -114,13 +133,19 @@ def test_differences_have_interval_and_verdict_in_points():
     _, against, _ = comparison_tables(held())
     assert "Against softmax" in against.title
     (row,) = [line for line in rows(against) if line[:1] == ["2"]]
-    assert " ".join(row) == "2 lso|ftmax +3.1 [+0.5, +5.7] -1.0 5 paired better on rare classes, can't tell overall"  # fmt: skip
+    assert (
+        " ".join(row)
+        == "2 lso|ftmax +3.1 [+0.5, +5.7] -1.0 5 paired better on rare classes, can't tell overall"
+    )
     assert comparison_notes(held())[0] == "unlike"
 
 
 def test_a_margin_of_each_class_is_said_to_be_the_rarests():
     """With margin=auto among the groups a note says whose margin the column has; else none does."""
-    notes = {loss: " ".join(comparison_notes(Comparison(("loss",), (group(loss, 0.6),), ()))) for loss in ("lsoftmax:margin=auto", "lsoftmax:margin=2")}  # fmt: skip
+    notes = {
+        loss: " ".join(comparison_notes(Comparison(("loss",), (group(loss, 0.6),), ())))
+        for loss in ("lsoftmax:margin=auto", "lsoftmax:margin=2")
+    }
     assert "that of the rarest class" in notes["lsoftmax:margin=auto"]
     assert "rarest" not in notes["lsoftmax:margin=2"]
 
@@ -128,7 +153,14 @@ def test_a_margin_of_each_class_is_said_to_be_the_rarests():
 def test_a_difference_that_repeats_another_is_shown_once():
     """On balanced test images accuracy is balanced accuracy: one column is enough."""
     _, against, _ = comparison_tables(held())
-    assert [str(column.header) for column in against.columns] == ["#", "run", "few", "balanced", "seeds", "verdict"]  # fmt: skip
+    assert [str(column.header) for column in against.columns] == [
+        "#",
+        "run",
+        "few",
+        "balanced",
+        "seeds",
+        "verdict",
+    ]
 
 
 def test_only_changed_leaves_out_what_is_alike():
@@ -157,8 +189,17 @@ def test_narrow_class_tables_come_in_blocks_with_the_best_of_all():
 def test_csv_has_a_row_for_each_group_with_fractions():
     """A spreadsheet gets what the tables show, unrounded."""
     baseline, better = csv.DictReader(io.StringIO(to_csv(held())))
-    assert (baseline["group"], baseline["is_baseline"], baseline["few difference"]) == ("softmax", "True", "")  # fmt: skip
-    assert (better["few"], better["few sd"], better["few low"], better["class dog"]) == ("0.7", "0.01", "0.005", "0.5")  # fmt: skip
+    assert (baseline["group"], baseline["is_baseline"], baseline["few difference"]) == (
+        "softmax",
+        "True",
+        "",
+    )
+    assert (better["few"], better["few sd"], better["few low"], better["class dog"]) == (
+        "0.7",
+        "0.01",
+        "0.005",
+        "0.5",
+    )
     assert better["loss"] == "lso|ftmax"
     assert (better["class cat training images"], better["class cat test images"]) == ("30", "7")
 
@@ -167,7 +208,9 @@ def test_markdown_escapes_what_it_would_take_for_markup():
     """A bar or star in a name stays one; numbers are right-aligned."""
     lines = to_markdown(comparison_tables(held())[0]).splitlines()
     assert lines[0].startswith("**In percent")
-    assert lines[3].startswith("| ---: | --- | ---: |") or lines[3].startswith("| --- | --- | ---: |")  # fmt: skip
+    assert lines[3].startswith("| ---: | --- | ---: |") or lines[3].startswith(
+        "| --- | --- | ---: |"
+    )
     assert "lso\\|ftmax" in lines[5]
     assert "70.0±1.0\\*" in lines[5]
     assert len({line.replace("\\|", "").count("|") for line in lines[2:]}) == 1

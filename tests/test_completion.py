@@ -31,7 +31,14 @@ def place(tmp_path_factory):
 def ask(place, environment):
     """Return the lines that the program answers a shell with."""
     command = [sys.executable, "-m", "lmsm_cli"]
-    done = subprocess.run(command, cwd=place, env=os.environ | environment, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        command,
+        cwd=place,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.split("\n")[:-1]
@@ -39,7 +46,18 @@ def ask(place, environment):
 
 def bash(place, *words):
     """Return what bash is offered for the last of its words."""
-    return [line for line in ask(place, {"_LMSM_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}) if line]  # fmt: skip
+    return [
+        line
+        for line in ask(
+            place,
+            {
+                "_LMSM_COMPLETE": "complete_bash",
+                "COMP_WORDS": "\n".join(words),
+                "COMP_CWORD": str(len(words) - 1),
+            },
+        )
+        if line
+    ]
 
 
 def zsh(place, line):
@@ -94,7 +112,9 @@ def test_bash_is_offered_the_same(place, line, offered):
 
 def test_zsh_is_offered_the_options_of_a_loss(place):
     """After the colon come the options of that loss that are not given yet."""
-    assert zsh(place, "lmsm train --loss lsoftmax:mar") == [f"lsoftmax:{name}=" for name in ("margin", "margin_min", "margin_max")]  # fmt: skip
+    assert zsh(place, "lmsm train --loss lsoftmax:mar") == [
+        f"lsoftmax:{name}=" for name in ("margin", "margin_min", "margin_max")
+    ]
     assert zsh(place, "lmsm train --loss vs:gamma=0.2,") == ["vs:gamma=0.2,tau="]
 
 
@@ -127,7 +147,14 @@ def test_a_real_bash_completes(place, tmp_path):
         COMP_WORDS=(lmsm train --loss lsoftmax : lambda); COMP_CWORD=5; _lmsm_completion lmsm; echo "${COMPREPLY[@]}"
         COMP_WORDS=(lmsm train --preset di); COMP_CWORD=3; _lmsm_completion lmsm; echo "${COMPREPLY[@]}" """
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "--norc", "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.splitlines() == ["lambda_start= lambda_min=", "digits"], done.stderr
 
 
@@ -149,7 +176,9 @@ def test_completing_loads_no_torch(place):
         "c.presets(''), c.losses('lsoftmax:'), c.run_folders(''), c.checkpoints('runs/x/')\n"
         f"sys.exit(' '.join({set(heavy)!r} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False
+    )
     assert done.stderr.strip() == ""
 
 

@@ -29,7 +29,9 @@ def test_precedence_is_default_preset_file_flag(tmp_path):
     """Each higher layer wins, and --show-config can say which one did."""
     file = tmp_path / "my.yaml"
     file.write_text("lr: 0.01\nepochs: 3\n")
-    resolved = resolve([Layer.of_preset("imbalanced-resnet18"), Layer.of_file(file), flags(epochs="5")])  # fmt: skip
+    resolved = resolve(
+        [Layer.of_preset("imbalanced-resnet18"), Layer.of_file(file), flags(epochs="5")]
+    )
     config, origins = resolved.config, resolved.origins
     assert (config.momentum, origins["momentum"]) == (0.9, "default")
     assert config.batch_size == 32
@@ -88,7 +90,10 @@ def test_a_written_config_reads_back(tmp_path):
     assert resolve([Layer.of_file(tmp_path / "config.yaml")], check_loss).config == config
 
 
-@pytest.mark.parametrize("name", ["08", "1e5", "1e-3", "0o7", "0777", "~", "true", "no", "12:30", "2026-11-26", "1_000", ".5"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["08", "1e5", "1e-3", "0o7", "0777", "~", "true", "no", "12:30", "2026-11-26", "1_000", ".5"],
+)
 def test_a_folder_named_like_a_number_stays_a_name(tmp_path, name):
     """What YAML 1.1 or 1.2 takes for something else is quoted, whoever reads the file."""
     config = resolve([flags(out=name)]).config
@@ -112,7 +117,10 @@ def test_all_mistakes_are_found_at_once(tmp_path):
     assert len(found) == 5
     assert any(f"{file}:1: unknown key 'modle' (did you mean 'model'?)" in line for line in found)
     assert any(f"{file}:2: epochs is 0" in line for line in found)
-    assert any(f"{file}:3: model has no value 'resnet81' (did you mean 'resnet18'?)" in line for line in found)  # fmt: skip
+    assert any(
+        f"{file}:3: model has no value 'resnet81' (did you mean 'resnet18'?)" in line
+        for line in found
+    )
     assert any("--lr: lr is 'nan'" in line for line in found)
     assert any("did you mean 'lsoftmax'?" in line for line in found)
 
@@ -217,7 +225,9 @@ def test_an_option_goes_with_the_choice_that_a_flag_replaces(tmp_path):
 
 def test_an_option_that_had_no_effect_is_no_choice(tmp_path):
     """A balanced run's config.yaml spells `factor: 1.0`: with a profile it is 0.1 again, as the help says."""
-    (tmp_path / "run.yaml").write_text(dump_yaml(resolve([Layer.of_preset("digits"), flags(imbalance="none")]).config))  # fmt: skip
+    (tmp_path / "run.yaml").write_text(
+        dump_yaml(resolve([Layer.of_preset("digits"), flags(imbalance="none")]).config)
+    )
     layers = [Layer.of_file(tmp_path / "run.yaml"), flags(imbalance="exp")]
     assert resolve(layers).config.factor == 0.1
     assert resolve([*layers, flags(factor="0.3")]).config.factor == 0.3

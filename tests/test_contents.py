@@ -18,8 +18,26 @@ from lmsm_cli.models.classifier import build_classifier
 from lmsm_cli.runs import checkpoint, contents
 
 NAN, INF = math.nan, math.inf
-CONFIG = configs.dump(Config(dataset="digits", model="paper-2d", loss="softmax", epochs=3, batch_size=4, data_dir="a\udc80b"))  # fmt: skip
-ROW = {"train_loss": NAN, "train_accuracy": 0.5, "val_loss": None, "lr": 0.1, "images_per_second": 9.5, "seconds": 2, "lambda": None, "collapse": ["dead features"]}  # fmt: skip
+CONFIG = configs.dump(
+    Config(
+        dataset="digits",
+        model="paper-2d",
+        loss="softmax",
+        epochs=3,
+        batch_size=4,
+        data_dir="a\udc80b",
+    )
+)
+ROW = {
+    "train_loss": NAN,
+    "train_accuracy": 0.5,
+    "val_loss": None,
+    "lr": 0.1,
+    "images_per_second": 9.5,
+    "seconds": 2,
+    "lambda": None,
+    "collapse": ["dead features"],
+}
 
 
 def nested(depth):
@@ -34,16 +52,46 @@ def nested(depth):
 def whole():
     """All that a run saves, in the middle of its third epoch."""
     torch.manual_seed(0)
-    model = build_classifier(CONFIG["model"], CONFIG["neck"], CONFIG["loss"], classes=("cat", "dog"), mean=(0.5,) * 3, std=(0.25,) * 3)  # fmt: skip
-    momenta = {n: {"step": torch.tensor(2.0), "exp_avg": torch.zeros_like(p)} for n, p in enumerate(model.parameters())}  # fmt: skip
-    watch = {"sums": torch.ones(6, dtype=torch.float64), "predicted": torch.tensor([True, False]), "step": 1, "images": 4, "watched_images": 0, "watched_steps": 0}  # fmt: skip
+    model = build_classifier(
+        CONFIG["model"],
+        CONFIG["neck"],
+        CONFIG["loss"],
+        classes=("cat", "dog"),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
+    momenta = {
+        n: {"step": torch.tensor(2.0), "exp_avg": torch.zeros_like(p)}
+        for n, p in enumerate(model.parameters())
+    }
+    watch = {
+        "sums": torch.ones(6, dtype=torch.float64),
+        "predicted": torch.tensor([True, False]),
+        "step": 1,
+        "images": 4,
+        "watched_images": 0,
+        "watched_steps": 0,
+    }
     generators = {"cpu": torch.get_rng_state()[None]}
     return checkpoint.state_of(
-        model, CONFIG, train_counts=[5, 4], image_shape=[8, 8, 3], epoch=2, optimizer=momenta,
+        model,
+        CONFIG,
+        train_counts=[5, 4],
+        image_shape=[8, 8, 3],
+        epoch=2,
+        optimizer=momenta,
         position={"epoch": 2, "step": 1, "seconds": 0.5, "watch": watch, "generators": generators},
-        journal={"rows": [{"epoch": 1} | ROW, {"epoch": 2} | ROW], "best": {"epoch": 1, "val_balanced_accuracy": 0.5}, "warned": [], "lengthened_from": [1]},
-        fingerprint="0" * 64, versions={"torch": "torch 2", "runtime": "CPU"}, images={"training": "0" * 32, "validation": None, "test": "1" * 32}, metrics="2" * 64,
-    )  # fmt: skip
+        journal={
+            "rows": [{"epoch": 1} | ROW, {"epoch": 2} | ROW],
+            "best": {"epoch": 1, "val_balanced_accuracy": 0.5},
+            "warned": [],
+            "lengthened_from": [1],
+        },
+        fingerprint="0" * 64,
+        versions={"torch": "torch 2", "runtime": "CPU"},
+        images={"training": "0" * 32, "validation": None, "test": "1" * 32},
+        metrics="2" * 64,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +114,88 @@ def changed(state, place, value):
 
 
 NONSENSE = {
-    "image_shape": [[10**6, 10**6, 3], [30000, 30000, 3], [0, 0, 3], [8, 8, 4], [8, 9, 3], [8, 8], [8, 8, 1], [-8, -8, 3], [8.0, 8, 3], [2048, 2048, 3], "abc", [], None, nested(60)],
-    "classes": [[str(i) for i in range(100_000)], ["cat"], ["cat", "cat"], ["cat", 3], ["cat", "d" * 10**6], "ab", {}, [], None, nested(60), ["cat", "dog", "eel"]],
-    "mean": [[NAN] * 3, [INF] * 3, [0.5], [0.1] * 3, ["a"] * 3, [10**400] * 3, [], "abc", None, nested(60)],
+    "image_shape": [
+        [10**6, 10**6, 3],
+        [30000, 30000, 3],
+        [0, 0, 3],
+        [8, 8, 4],
+        [8, 9, 3],
+        [8, 8],
+        [8, 8, 1],
+        [-8, -8, 3],
+        [8.0, 8, 3],
+        [2048, 2048, 3],
+        "abc",
+        [],
+        None,
+        nested(60),
+    ],
+    "classes": [
+        [str(i) for i in range(100_000)],
+        ["cat"],
+        ["cat", "cat"],
+        ["cat", 3],
+        ["cat", "d" * 10**6],
+        "ab",
+        {},
+        [],
+        None,
+        nested(60),
+        ["cat", "dog", "eel"],
+    ],
+    "mean": [
+        [NAN] * 3,
+        [INF] * 3,
+        [0.5],
+        [0.1] * 3,
+        ["a"] * 3,
+        [10**400] * 3,
+        [],
+        "abc",
+        None,
+        nested(60),
+    ],
     "std": [[0.0] * 3, [-0.25] * 3, [NAN] * 3, [0.3] * 3, [0.25], [True] * 3, None],
-    "train_counts": [[-5, 3], [5], [5, 4, 3], [5, NAN], [5, 4.5], ["5", "4"], [5, 10**30], [], "54", None, nested(60)],
+    "train_counts": [
+        [-5, 3],
+        [5],
+        [5, 4, 3],
+        [5, NAN],
+        [5, 4.5],
+        ["5", "4"],
+        [5, 10**30],
+        [],
+        "54",
+        None,
+        nested(60),
+    ],
     "epoch": [NAN, INF, -1, 4, 10**30, 2.5, "2", True, None, [2], nested(60)],
-    "config": [{}, [], None, "x", CONFIG | {"model": nested(60)}, CONFIG | {"imbalance": nested(60)}, CONFIG | {"epochs": 10**30}, CONFIG | {"lr": NAN}, CONFIG | {"device": "\n"}, CONFIG | {"unknown": 1}],
+    "config": [
+        {},
+        [],
+        None,
+        "x",
+        CONFIG | {"model": nested(60)},
+        CONFIG | {"imbalance": nested(60)},
+        CONFIG | {"epochs": 10**30},
+        CONFIG | {"lr": NAN},
+        CONFIG | {"device": "\n"},
+        CONFIG | {"unknown": 1},
+    ],
     "config/epochs": [1, 0, -3, "many", 1e300],
     "model": [{}, [], None, {"head.weight": 3}],
-    "model/head.weight": [torch.zeros(3, 2), torch.zeros(2), torch.zeros(()), torch.full((2, 2), NAN), torch.full((2, 2), INF), torch.zeros(1, 2).expand(2, 2), 3, None, torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2, device="meta")],
+    "model/head.weight": [
+        torch.zeros(3, 2),
+        torch.zeros(2),
+        torch.zeros(()),
+        torch.full((2, 2), NAN),
+        torch.full((2, 2), INF),
+        torch.zeros(1, 2).expand(2, 2),
+        3,
+        None,
+        torch.zeros(2, 2).to_sparse(),
+        torch.zeros(2, 2, device="meta"),
+    ],
     "model/mean": [torch.zeros(1, 3, 1, 1), torch.full((1, 3, 1, 1), NAN), torch.zeros(3), None],
     "model/std": [torch.zeros(1, 3, 1, 1)],
     "model/backbone.0.weight": [torch.full((32, 3, 5, 5), NAN)],
@@ -90,7 +210,13 @@ NONSENSE = {
     "position/watch/predicted": [torch.zeros(3, dtype=torch.bool), None],
     "position/watch/step": [0, 2, -1, None],
     "position/watch/images": [0, NAN, None],
-    "position/generators": [[], {"cpu": 3}, {"cpu": torch.zeros(5056, dtype=torch.uint8)}, {"cpu": torch.zeros(1, 5056)}, {"cpu": torch.zeros(1, 7, dtype=torch.uint8)}],
+    "position/generators": [
+        [],
+        {"cpu": 3},
+        {"cpu": torch.zeros(5056, dtype=torch.uint8)},
+        {"cpu": torch.zeros(1, 5056)},
+        {"cpu": torch.zeros(1, 7, dtype=torch.uint8)},
+    ],
     "journal": [[], "x", nested(60)],
     "journal/rows": [[], [{}], "x", [{"epoch": 1} | ROW] * 2, nested(60), {}],
     "journal/rows/0/epoch": [2, 0, NAN, "1", None],
@@ -98,14 +224,20 @@ NONSENSE = {
     "journal/rows/0/images_per_second": [NAN, "x", None],
     "journal/rows/0/train_loss": [{}, nested(60), torch.zeros(3), 2**70],
     "journal/rows/0/lambda": [10**300, -(2**63) - 1],
-    "journal/best": [{}, 3, {"epoch": 3, "val_balanced_accuracy": 0.5}, {"epoch": 1, "val_balanced_accuracy": NAN}, {"epoch": 1, "val_balanced_accuracy": 7.0}],
+    "journal/best": [
+        {},
+        3,
+        {"epoch": 3, "val_balanced_accuracy": 0.5},
+        {"epoch": 1, "val_balanced_accuracy": NAN},
+        {"epoch": 1, "val_balanced_accuracy": 7.0},
+    ],
     "journal/warned": [3, [3], None, nested(60)],
     "journal/lengthened_from": [3, [-1], ["x"], None],
     "fingerprint": [3, "", "0" * 63, nested(60)],
     "versions": [3, {"torch": 3}, {"torch": nested(60)}, {"torch": "x" * 10**6}],
     "metrics": [3, "", "0" * 63, [], nested(60)],
     "images": [3, {}, {"training": "x", "validation": None, "test": "1" * 32}, nested(60)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("place", NONSENSE)
@@ -121,7 +253,9 @@ def test_nonsense_is_refused_at_once(whole, path, place):
         assert "fit" in text or "finite" in text or "claim" in text
 
 
-@pytest.mark.parametrize(("key", "value"), [("std", 0.0), ("std", -0.5), ("mean", NAN), ("std", INF)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"), [("std", 0.0), ("std", -0.5), ("mean", NAN), ("std", INF)]
+)
 def test_a_normalisation_without_sense_is_refused_where_it_agrees(whole, key, value):
     """It stands in the file twice: both may be made alike, and still divide by nothing."""
     tensors = whole["model"] | {key: torch.full((1, 3, 1, 1), value)}
@@ -142,15 +276,57 @@ def test_a_missing_key_is_refused_or_an_older_lmsms(whole, place):
         contents.check(state, 10**7)
     except CheckpointError:
         return
-    assert place in ("schema", "optimizer", "position", "journal", "fingerprint", "versions", "images", "metrics") or len(keys) > 1  # fmt: skip
+    assert (
+        place
+        in (
+            "schema",
+            "optimizer",
+            "position",
+            "journal",
+            "fingerprint",
+            "versions",
+            "images",
+            "metrics",
+        )
+        or len(keys) > 1
+    )
 
 
-VALUES = [None, True, -1, 0, 10**30, -0.5, NAN, INF, "", "x" * 10**5, "\ud800", [], {}, [[]], {"a": 1}, (), b"x", {3}, nested(60), torch.zeros(0), torch.full((2, 2), NAN), 1j]  # fmt: skip
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    -0.5,
+    NAN,
+    INF,
+    "",
+    "x" * 10**5,
+    "\ud800",
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    (),
+    b"x",
+    {3},
+    nested(60),
+    torch.zeros(0),
+    torch.full((2, 2), NAN),
+    1j,
+]
 
 
 def places_of(value, before=()):
     """Yield the way to every value in a state; of tensors that are many, to some."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()  # fmt: skip
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for number, (key, inner) in enumerate(items):
         if before[:1] not in (("model",), ("optimizer",)) or number < 3:
             yield (*before, key)
@@ -184,7 +360,19 @@ def test_what_a_run_saves_is_taken(whole, path):
 
 def test_what_older_versions_saved_is_taken(whole, path):
     """Schema 1 had no optimiser, position or journal; keys that are not known are passed over."""
-    older = {key: whole[key] for key in ("config", "classes", "mean", "std", "model", "train_counts", "image_shape", "epoch")}  # fmt: skip
+    older = {
+        key: whole[key]
+        for key in (
+            "config",
+            "classes",
+            "mean",
+            "std",
+            "model",
+            "train_counts",
+            "image_shape",
+            "epoch",
+        )
+    }
     torch.save(older | {"schema": 1, "more": {"of": [1, 2]}}, path)
     try:
         assert checkpoint.restore(checkpoint.load(path), path).classes == ("cat", "dog")
@@ -209,10 +397,21 @@ def test_images_too_small_for_the_net_are_refused(whole, tmp_path):
         checkpoint.load_checkpoint(tmp_path / "x.pt")
 
 
-@pytest.mark.parametrize("state", [
-    {"a": bytearray(10)}, {"a": {1, 2}}, {"a": 1j}, {"a": torch.Size([3])}, {"a": torch.float32}, {"a": torch.device("cpu")},
-    {"a": torch.zeros(3, device="meta")}, {"a": torch.zeros(3).to_sparse()}, {"a": torch.nn.Parameter(torch.zeros(3))}, {"a": torch.zeros(3, dtype=torch.complex64)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"a": bytearray(10)},
+        {"a": {1, 2}},
+        {"a": 1j},
+        {"a": torch.Size([3])},
+        {"a": torch.float32},
+        {"a": torch.device("cpu")},
+        {"a": torch.zeros(3, device="meta")},
+        {"a": torch.zeros(3).to_sparse()},
+        {"a": torch.nn.Parameter(torch.zeros(3))},
+        {"a": torch.zeros(3, dtype=torch.complex64)},
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_what_lmsm_never_saves_is_not_unpickled(state, tmp_path):
     """torch would take these, and a bytearray of any size among them; they are refused unread."""
@@ -232,7 +431,11 @@ def test_a_structure_beyond_any_runs_is_refused_unread(path, tmp_path, monkeypat
     """Millions of classes or empty lists, in few bytes each, are refused before they are made."""
     monkeypatch.setattr(contents, "_MOST_OPERATIONS", 20_000)
     for pickled in (b"\x80\x02" + b"N0" * 9_000_000 + b"N.", b"\x80\x02](" + b"]" * 50_000 + b"e."):
-        rewritten(path, tmp_path / "x.pt", lambda records, p=pickled: (records | {"archive/data.pkl": p}).items())  # fmt: skip
+        rewritten(
+            path,
+            tmp_path / "x.pt",
+            lambda records, p=pickled: (records | {"archive/data.pkl": p}).items(),
+        )
         with pytest.raises(CheckpointError, match="more values than a run has"):
             checkpoint.load(tmp_path / "x.pt")
 
@@ -240,7 +443,11 @@ def test_a_structure_beyond_any_runs_is_refused_unread(path, tmp_path, monkeypat
 def test_there_is_one_pickle(path, tmp_path):
     """Two, of which lmsm looks at one and torch takes the other, are refused."""
     for second in ("archive/DATA.pkl", "other/data.pkl"):
-        rewritten(path, tmp_path / "x.pt", lambda records, s=second: [*records.items(), (s, b"\x80\x02N.")])  # fmt: skip
+        rewritten(
+            path,
+            tmp_path / "x.pt",
+            lambda records, s=second: [*records.items(), (s, b"\x80\x02N.")],
+        )
         with pytest.raises(CheckpointError, match="no lmsm checkpoint"):
             checkpoint.load(tmp_path / "x.pt")
 

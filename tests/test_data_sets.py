@@ -14,7 +14,7 @@ from lmsm_cli.config import Config, dump
 from lmsm_cli.reports.html.page import page
 from lmsm_cli.runs.record import find_runs, read_run
 from tests.synthetic_runs import images_of, scores_of, write_run
-from tests.test_comparison import compare_in_a_process
+from tests.test_grouping import compare_in_a_process
 
 CLASSES = ("no", "yes")
 HERE = {"training": range(60), "validation": range(60, 70), "test": range(100, 120)}

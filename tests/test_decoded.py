@@ -45,7 +45,9 @@ def read(root: Path) -> StoredImages:
 
 def stored(root: Path) -> torch.Tensor:
     """Return the pixels as Pillow reads the files one by one."""
-    return torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in sorted(root.glob("*/*.*"))])  # fmt: skip
+    return torch.stack(
+        [torch.from_numpy(np.array(Image.open(path))) for path in sorted(root.glob("*/*.*"))]
+    )
 
 
 def all_of(images) -> torch.Tensor:
@@ -60,9 +62,17 @@ def test_images_on_disk_are_indexed_as_a_tensor(pets, on_disk):
     assert images.shape == expected.shape
     assert len(images) == 20
     for index in (
-        torch.tensor([3, 19, 3, 0]), torch.tensor([-1]), torch.tensor([], dtype=torch.int64),
-        torch.arange(20) % 3 == 1, slice(5, 9), slice(None), slice(18, 99), slice(0, 0), 7, -2,
-    ):  # fmt: skip
+        torch.tensor([3, 19, 3, 0]),
+        torch.tensor([-1]),
+        torch.tensor([], dtype=torch.int64),
+        torch.arange(20) % 3 == 1,
+        slice(5, 9),
+        slice(None),
+        slice(18, 99),
+        slice(0, 0),
+        7,
+        -2,
+    ):
         assert torch.equal(images[index], expected[index])
     assert torch.equal(torch.stack(list(images)), expected)
     with pytest.raises(IndexError):
@@ -175,6 +185,8 @@ def test_sums_of_levels_are_exact():
     """The sums are those of whole numbers, of many images and where every level is the highest."""
     pixels = np.random.default_rng(0).integers(0, 256, (90, 37, 29, 3), np.uint8)
     whole = pixels.astype(int)
-    assert np.array_equal(level_sums(pixels), np.stack([whole.sum((1, 2)), (whole**2).sum((1, 2))], 1))  # fmt: skip
+    assert np.array_equal(
+        level_sums(pixels), np.stack([whole.sum((1, 2)), (whole**2).sum((1, 2))], 1)
+    )
     brightest = np.full((1, 1024, 1024, 1), 255, np.uint8)
     assert level_sums(brightest).tolist() == [[[255 << 20], [255**2 << 20]]]

@@ -123,7 +123,9 @@ def test_images_are_decoded_once(pets, trusting, opened, monkeypatch, limit):
     assert np.array_equal(pixels_of(again), expected())
     assert np.array_equal(again.digests, first.digests)
     assert np.array_equal(again.pixels, first.pixels)
-    assert [bytes(row) for row in first.digests] == [digest((pets / name).read_bytes()) for name in NAMES]  # fmt: skip
+    assert [bytes(row) for row in first.digests] == [
+        digest((pets / name).read_bytes()) for name in NAMES
+    ]
 
 
 @HELD
@@ -234,7 +236,10 @@ def test_unreadable_images_are_told_all_at_once_and_again(pets, trusting, opened
     break_some(pets)
     for names in (NAMES, ["cat/0003.bmp", "dog/0009.bmp"]):
         opened.clear()
-        with pytest.raises(DataError, match=r"2 of the 20 images .*0003\.bmp is not an image.*0009\.bmp is not an image: it is empty.*--skip-unreadable"):  # fmt: skip
+        with pytest.raises(
+            DataError,
+            match=r"2 of the 20 images .*0003\.bmp is not an image.*0009\.bmp is not an image: it is empty.*--skip-unreadable",
+        ):
             read(pets)
         assert sorted(set(opened)) == names
 

@@ -54,15 +54,25 @@ def started(work, folder, size, ports, *, agent=False):
     code = (
         f"import sys; from tests.test_distributed import {work.__name__} as work; work(sys.argv[1])"
     )
-    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0], "PORTS": " ".join(map(str, ports))}  # fmt: skip
+    shared = {
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": ports[0],
+        "PORTS": " ".join(map(str, ports)),
+    }
     if agent:
         shared |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
     processes = []
     for rank in range(size):
-        given = {key: str(value) for key, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}  # fmt: skip
+        given = {
+            key: str(value) for key, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()
+        }
         with (folder / f"{rank}.log").open("w") as log:
             command = [sys.executable, "-c", code, str(folder)]
-            processes.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | given))  # fmt: skip
+            processes.append(
+                subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | given)
+            )
     try:
         yield processes
     finally:
@@ -98,7 +108,9 @@ SHAPES = {
 def two_layers(name):
     """Return two BatchNorms, one after the other, of a case."""
     kind = nn.BatchNorm2d if len(SHAPES[name]) == 4 else nn.BatchNorm1d
-    options = {"affine": False, "momentum": None} if name.startswith("no weights") else {"momentum": 0.3}  # fmt: skip
+    options = (
+        {"affine": False, "momentum": None} if name.startswith("no weights") else {"momentum": 0.3}
+    )
     layers = nn.Sequential(kind(6, **options), nn.Tanh(), kind(6, **options))
     generator = torch.Generator().manual_seed(1)
     for parameter in layers.parameters():
@@ -143,7 +155,15 @@ class Objective(nn.Module):
     def __init__(self):
         super().__init__()
         conv = nn.Conv2d(2, 5, 3, padding=1, bias=False)
-        self.body = nn.Sequential(conv, nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(5, 4), nn.BatchNorm1d(4))  # fmt: skip
+        self.body = nn.Sequential(
+            conv,
+            nn.BatchNorm2d(5),
+            nn.ReLU(),
+            nn.AvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(5, 4),
+            nn.BatchNorm1d(4),
+        )
         self.head = LSoftmaxLoss(4, 3, margin=2, anneal="none")
 
     def forward(self, images, labels, weights, total):
@@ -277,7 +297,10 @@ def compute(folder, *, through_memory):
 
 
 HAS_MEMORY = sys.platform == "linux" and platform.machine() == "x86_64"
-COMPUTED = [(compute_through_sockets, 3), *[(compute_through_memory, size) for size in (2, 3) if HAS_MEMORY]]  # fmt: skip
+COMPUTED = [
+    (compute_through_sockets, 3),
+    *[(compute_through_memory, size) for size in (2, 3) if HAS_MEMORY],
+]
 
 
 @pytest.fixture(scope="module", params=COMPUTED, ids=lambda case: f"{case[1]}-{case[0].__name__}")
@@ -300,7 +323,9 @@ def assert_close(values, truth, tolerance):
 @pytest.mark.parametrize("name", SHAPES)
 def test_batch_norm_is_that_of_the_whole_batch(found, name):
     """Outputs, gradients and running statistics are nn.BatchNorm's on all ranks' images together."""
-    batches = [(images.double(), coefficients.double()) for images, coefficients in two_batches(name)]  # fmt: skip
+    batches = [
+        (images.double(), coefficients.double()) for images, coefficients in two_batches(name)
+    ]
     truth = normalised(two_layers(name).double(), batches)
     tolerance = 0.03 if name == "half precision" else 1e-5
     for i, wanted in enumerate(truth["images"]):
@@ -361,7 +386,14 @@ def test_the_parts_of_a_step_add_up_to_it(weighted, cuts):
     of unlike sizes would count alike. The truth is torch's weighted mean of the whole batch.
     """
     torch.manual_seed(3)
-    model = Classifier(nn.Flatten(), nn.Identity(), build_head("softmax", 16, 3), classes="abc", mean=(0.5,), std=(0.3,))  # fmt: skip
+    model = Classifier(
+        nn.Flatten(),
+        nn.Identity(),
+        build_head("softmax", 16, 3),
+        classes="abc",
+        mean=(0.5,),
+        std=(0.3,),
+    )
     images, labels = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8), torch.arange(6) % 3
     weights = torch.tensor([0.2, 1.0, 3.0])
     start = model.head.weight.detach().clone()
@@ -471,13 +503,30 @@ OTHERS = "RankError"
 OUTCOMES = [
     [["LmsmError", "factor is 2", 2, rank == 0] for rank in range(3)],
     [["DataError", "no images", 3, True], *[[OTHERS, "rank 0 failed: no images", 3, False]] * 2],
-    [["ZeroDivisionError", "integer division or modulo by zero", 1, True], *[[OTHERS, "rank 0 failed: ZeroDivisionError: integer division or modulo by zero", 1, False]] * 2],
-    [[OTHERS, "rank 1 failed: disk full", 6, False], ["DiskError", "disk full", 6, True], [OTHERS, "rank 1 failed: disk full", 6, False]],
-]  # fmt: skip
+    [
+        ["ZeroDivisionError", "integer division or modulo by zero", 1, True],
+        *[
+            [
+                OTHERS,
+                "rank 0 failed: ZeroDivisionError: integer division or modulo by zero",
+                1,
+                False,
+            ]
+        ]
+        * 2,
+    ],
+    [
+        [OTHERS, "rank 1 failed: disk full", 6, False],
+        ["DiskError", "disk full", 6, True],
+        [OTHERS, "rank 1 failed: disk full", 6, False],
+    ],
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(4), ids=["alike", "rank 0 goes first", "a bug", "in a loop"])  # fmt: skip
+@pytest.mark.parametrize(
+    "number", range(4), ids=["alike", "rank 0 goes first", "a bug", "in a loop"]
+)
 def test_a_failure_ends_all_ranks_and_is_shown_once(failures, number):
     """Every rank has the error and exit code of the one that failed, which alone shows it; rank 0 does where all fail."""
     assert [outcome[:4] for outcome in failures[number]] == OUTCOMES[number]
@@ -556,7 +605,10 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size, size, nearest):
     """The error gives the batch size, the processes and the nearest sizes that work."""
     with pytest.raises(LmsmError) as error:
         Ranks(0, size).check_batch_size(batch_size)
-    assert str(error.value) == f"batch_size is {batch_size}: {size} processes cannot share it equally; use {nearest}"  # fmt: skip
+    assert (
+        str(error.value)
+        == f"batch_size is {batch_size}: {size} processes cannot share it equally; use {nearest}"
+    )
     assert error.value.exit_code == 2
 
 
@@ -579,9 +631,17 @@ def test_an_incomplete_environment_is_explained(monkeypatch, name, value):
 
 def test_ranks_that_never_come_are_given_up(monkeypatch):
     """A rank that waits alone for the others ends after the timeout, and says so."""
-    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():  # fmt: skip
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(LmsmError, match=r"^rank 0 did not find the other 1 processes"), joined("cpu", timeout=timedelta(seconds=1)):  # fmt: skip
+    with (
+        pytest.raises(LmsmError, match=r"^rank 0 did not find the other 1 processes"),
+        joined("cpu", timeout=timedelta(seconds=1)),
+    ):
         pass
 
 
@@ -593,7 +653,11 @@ def test_ranks_share_the_cores(monkeypatch):
 
 def test_synchronising_keeps_parameters_and_mode():
     """The converted model holds the same parameters, in the same mode, and only BatchNorms change."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=0.1), nn.Sequential(nn.BatchNorm1d(4, affine=False)))  # fmt: skip
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4, eps=0.1),
+        nn.Sequential(nn.BatchNorm1d(4, affine=False)),
+    )
     model[2].eval()
     before = list(model.parameters())
     buffers = {name: value.data_ptr() for name, value in model.named_buffers()}

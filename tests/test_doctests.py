@@ -19,7 +19,9 @@ MODULES = [
 
 def test_the_losses_have_examples():
     """The names that a library user meets first show how they are used."""
-    assert {"lmsm_cli.losses", "lmsm_cli.losses.lsoftmax", "lmsm_cli.losses.annealing"} <= set(MODULES)  # fmt: skip
+    assert {"lmsm_cli.losses", "lmsm_cli.losses.lsoftmax", "lmsm_cli.losses.annealing"} <= set(
+        MODULES
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -38,7 +38,12 @@ def test_a_sound_machine_passes(tiny_cifar, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     checks = examined(capsys, "--data-dir", tiny_cifar)
     assert checks["torch"]["found"].startswith(torch.__version__)
-    assert checks["cifar10"] == {"status": "ok", "name": "cifar10", "found": f"in {tiny_cifar / 'cifar10'}", "fix": ""}  # fmt: skip
+    assert checks["cifar10"] == {
+        "status": "ok",
+        "name": "cifar10",
+        "found": f"in {tiny_cifar / 'cifar10'}",
+        "fix": "",
+    }
     assert checks["arithmetic"]["found"].startswith("resnet18 trains on ")
     assert {source.name for source in SOURCES.values()} - {"folder"} <= checks.keys()
     assert {"GPU", "GPU 0"} & checks.keys()
@@ -90,7 +95,9 @@ def test_torchvision_that_does_not_fit_is_a_problem(tmp_path, monkeypatch, capsy
         monkeypatch.delitem(sys.modules, name)
     broken = tmp_path / "site" / "torchvision"
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")  # fmt: skip
+    (broken / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
     monkeypatch.syspath_prepend(tmp_path / "site")
     checks = examined(capsys, "--data-dir", tmp_path, code=1)
     assert checks["torchvision"]["status"] == "problem"
@@ -104,9 +111,20 @@ def test_torchvision_that_does_not_fit_is_a_problem(tmp_path, monkeypatch, capsy
 def test_torch_that_is_broken_is_a_problem(tmp_path):
     """In a process whose torch cannot be loaded there is a table, not a traceback, and exit code 1."""
     (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")  # fmt: skip
-    path = os.pathsep.join([str(tmp_path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "lmsm_cli", "doctor"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)  # fmt: skip
+    (tmp_path / "torch" / "__init__.py").write_text(
+        "raise OSError('libcudart.so.13: cannot open shared object file')"
+    )
+    path = os.pathsep.join(
+        [str(tmp_path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "lmsm_cli", "doctor"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr == ""
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("problem  torch ")]
@@ -117,7 +135,9 @@ def test_torch_that_is_broken_is_a_problem(tmp_path):
 def test_a_place_for_runs_that_is_no_folder_is_a_problem(tmp_path, capsys):
     """Where no run folder can be made, no run can start."""
     (tmp_path / "file").write_text("")
-    check = examined(capsys, "--out", tmp_path / "file", "--data-dir", tmp_path, code=1)["run folders"]  # fmt: skip
+    check = examined(capsys, "--out", tmp_path / "file", "--data-dir", tmp_path, code=1)[
+        "run folders"
+    ]
     assert check["status"] == "problem"
     assert "--out" in check["fix"]
 

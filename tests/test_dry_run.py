@@ -85,7 +85,9 @@ def test_it_fails_as_the_run_would(tmp_path, monkeypatch, capsys, flags, code, w
 @pytest.mark.usefixtures("brief")
 def test_a_disk_that_is_too_small_is_an_error(tmp_path, monkeypatch, capsys):
     """A run whose checkpoints do not fit is refused before it starts: how much, where."""
-    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))  # fmt: skip
+    monkeypatch.setattr(
+        rehearsal.shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000)
+    )
     assert main([*QUICK, "--dry-run", "--out", str(tmp_path / "new")]) == 6
     assert "5 MB are free there" in capsys.readouterr().err
     assert files_below(tmp_path) == []

@@ -16,15 +16,21 @@ from tests.conftest import SilentDisplay, noise, save
 def pictures(*rows):
     """Return images from (label, file, pixels, name)."""
     labels, files, pixels, names = zip(*rows, strict=True)
-    return Pictures(np.array(labels), *(as_digests([digest(text.encode()) for text in texts]) for texts in (files, pixels)), names)  # fmt: skip
+    return Pictures(
+        np.array(labels),
+        *(as_digests([digest(text.encode()) for text in texts]) for texts in (files, pixels)),
+        names,
+    )
 
 
 def test_pictures_in_two_classes_and_in_two_parts_are_counted_and_named():
     """Equal files and equal pixels are the same picture; twice in one class of one part is no news."""
     parts = {
-        "training": pictures((0, "a", "A", "t/a1"), (0, "a", "A", "t/a2"), (1, "b", "B", "t/b"), (1, "c", "C", "t/c")),
+        "training": pictures(
+            (0, "a", "A", "t/a1"), (0, "a", "A", "t/a2"), (1, "b", "B", "t/b"), (1, "c", "C", "t/c")
+        ),
         "test": pictures((0, "b", "B", "e/b"), (1, "c2", "C", "e/c"), (1, "d", "D", "e/d")),
-    }  # fmt: skip
+    }
     assert duplicates_told(parts) == [
         "1 picture is in more than one class: t/b = e/b",
         "2 pictures are among the training and the test images, which flatters test scores: t/b = e/b; t/c = e/c",
@@ -51,7 +57,13 @@ def test_a_run_is_warned_of_them(tmp_path, kind):
         shutil.copy(source, tmp_path / "test" / "a" / "again.png")
     else:
         Image.open(source).save(tmp_path / "test" / "a" / "again.bmp")
-    flags = {"dataset": "folder", "data_dir": tmp_path, "image_size": 8, "batch_size": 8, "validation": 0}  # fmt: skip
+    flags = {
+        "dataset": "folder",
+        "data_dir": tmp_path,
+        "image_size": 8,
+        "batch_size": 8,
+        "validation": 0,
+    }
     display = SilentDisplay()
     splits.load_data(resolve([Layer.of_flags(flags)]).config, display)
     (text,) = display.warned

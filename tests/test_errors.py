@@ -16,9 +16,9 @@ def test_the_packages_of_an_extra_are_those_of_pyproject(extra):
     """What pip is to install is named with its bounds: this package is in no index."""
     wanted = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"][extra]
     found = packages_of(extra)
-    assert [set(one.replace(">=", ",>=").replace("<", ",<").split(",")) - {""} for one in found] == [
-        set(one.replace(">=", ",>=").replace("<", ",<").split(",")) - {""} for one in wanted
-    ]  # fmt: skip
+    assert [
+        set(one.replace(">=", ",>=").replace("<", ",<").split(",")) - {""} for one in found
+    ] == [set(one.replace(">=", ",>=").replace("<", ",<").split(",")) - {""} for one in wanted]
 
 
 def test_without_an_installed_package_the_checkout_is_named(monkeypatch):

@@ -17,7 +17,13 @@ from lmsm_cli.inference.evaluation_files import worst_mistakes, write_features
 from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay, save, write_class_folders
 
-PLOTS = {"confusion.png", "confusion.pdf", "reliability.png", "reliability.pdf", "worst_mistakes.png"}  # fmt: skip
+PLOTS = {
+    "confusion.png",
+    "confusion.pdf",
+    "reliability.png",
+    "reliability.pdf",
+    "worst_mistakes.png",
+}
 
 
 def finished(out, **values):
@@ -84,9 +90,14 @@ def test_the_worst_mistakes_are_the_surest(run, by_hand, number):
     surest = sorted(wrong, key=lambda i: -shares[i].item())[:number]
     found = worst_mistakes(evaluation_of(run, SilentDisplay()), number)
     assert len(found) == min(number, len(wrong))
-    assert [m.probability for m in found] == pytest.approx([shares[i].item() for i in surest], abs=1e-5)  # fmt: skip
+    assert [m.probability for m in found] == pytest.approx(
+        [shares[i].item() for i in surest], abs=1e-5
+    )
     for mistake, i in zip(found[:5], surest[:5], strict=True):
-        assert (mistake.true_class, mistake.predicted_class) == (str(labels[i].item()), str(guesses[i].item()))  # fmt: skip
+        assert (mistake.true_class, mistake.predicted_class) == (
+            str(labels[i].item()),
+            str(guesses[i].item()),
+        )
         assert np.array_equal(mistake.image, images[i].permute(1, 2, 0).numpy())
 
 
@@ -153,10 +164,23 @@ def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):
     """--images of other sizes, in colour and of some classes only: scores, pictures and features of these."""
     write_class_folders(tmp_path / "own", ("3", "7"), 6, size=20)
     save(tmp_path / "own" / "7" / "large.jpg", np.zeros((90, 50, 3), np.uint8))
-    command = ["eval", str(run), "--images", str(tmp_path / "own"), "--plots", str(tmp_path / "plots"), "--features", str(tmp_path / "x.npz"), "--confusion"]  # fmt: skip
+    command = [
+        "eval",
+        str(run),
+        "--images",
+        str(tmp_path / "own"),
+        "--plots",
+        str(tmp_path / "plots"),
+        "--features",
+        str(tmp_path / "x.npz"),
+        "--confusion",
+    ]
     assert main([*command, "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
-    assert {row["name"]: row["test_count"] for row in scores["per_class"] if row["test_count"]} == {"3": 6, "7": 7}  # fmt: skip
+    assert {row["name"]: row["test_count"] for row in scores["per_class"] if row["test_count"]} == {
+        "3": 6,
+        "7": 7,
+    }
     assert names_in(tmp_path / "plots") == PLOTS
     with np.load(tmp_path / "x.npz") as archive:
         assert archive["labels"].tolist() == [3] * 6 + [7] * 7
@@ -164,13 +188,20 @@ def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "Reliability" in printed
-    assert "0, 1, 2, 4, 5 and 3 more have none of these images: balanced accuracy and macro F1 are over the other 2 classes" in printed  # fmt: skip
+    assert (
+        "0, 1, 2, 4, 5 and 3 more have none of these images: balanced accuracy and macro F1 are over the other 2 classes"
+        in printed
+    )
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--plots", "file"], 6, "file is no folder that can be written to; choose another with --plots"),
+        (
+            ["--plots", "file"],
+            6,
+            "file is no folder that can be written to; choose another with --plots",
+        ),
         (["--plots", "file/new"], 6, "choose another with --plots"),
         (["--features", "x.csv"], 2, "--features is 'x.csv': end the name in .npz"),
         (["--features", "nowhere/x.npz"], 6, "there is no folder nowhere"),
@@ -178,8 +209,10 @@ def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):
         (["--worst", "3"], 2, "give --plots FOLDER too"),
         (["--plots", "new", "--worst", "0"], 2, "--worst"),
     ],
-)  # fmt: skip
-def test_places_are_checked_before_the_checkpoint_is_read(tmp_path, monkeypatch, capsys, flags, code, message):  # fmt: skip
+)
+def test_places_are_checked_before_the_checkpoint_is_read(
+    tmp_path, monkeypatch, capsys, flags, code, message
+):
     """With no checkpoint to read the message is about the file that could not be written."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")

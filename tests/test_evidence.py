@@ -31,7 +31,9 @@ def test_a_table_is_the_mean_and_sd_of_the_files(module, tmp_path):
     few = {}
     for path in sorted((tmp_path / "runs" / "digits-base").glob("*/scores.json")):
         config = yaml.safe_load((path.parent / "config.yaml").read_text())
-        few.setdefault(config["loss"], {})[config["seed"]] = json.loads(path.read_text())["groups"]["few"]  # fmt: skip
+        few.setdefault(config["loss"], {})[config["seed"]] = json.loads(path.read_text())["groups"][
+            "few"
+        ]
     softmax, lsoftmax = (few[loss] for loss in sorted(few, reverse=True))
     assert sorted(softmax) == sorted(lsoftmax) == [0, 1, 2, 3, 4]
     text = (BENCHMARKS / "RESULTS.md").read_text()
@@ -67,7 +69,9 @@ def test_the_readmes_answer_is_that_of_the_tables():
     confirmed = results.partition("runs/digits-confirm --")[2].replace("\\[", "[")
     cells = re.findall(r"[\d.]+±[\d.]+|[+-][\d.]+ \[[^]]*\]", readme)
     assert len(cells) == 18
-    assert not [cell for cell in cells if f" {cell} |" not in confirmed and f" {cell}\\* |" not in confirmed]  # fmt: skip
+    assert not [
+        cell for cell in cells if f" {cell} |" not in confirmed and f" {cell}\\* |" not in confirmed
+    ]
 
 
 def test_kept_runs_are_compared_as_before(module, tmp_path, monkeypatch, capsys):
@@ -77,7 +81,15 @@ def test_kept_runs_are_compared_as_before(module, tmp_path, monkeypatch, capsys)
     for path in (tmp_path / "runs" / "mine").iterdir():
         (path / "checkpoint.pt").write_bytes(b"weights")
         environment = json.loads((path / "environment.json").read_text())
-        environment["command"] = [f"{tmp_path}/lmsm", "train", "--data-dir", f"{tmp_path}/data", f"--out={tmp_path}/runs", "--loss", "softmax"]  # fmt: skip
+        environment["command"] = [
+            f"{tmp_path}/lmsm",
+            "train",
+            "--data-dir",
+            f"{tmp_path}/data",
+            f"--out={tmp_path}/runs",
+            "--loss",
+            "softmax",
+        ]
         (path / "environment.json").write_text(json.dumps(environment))
     monkeypatch.setattr(keep, "KEPT", tmp_path)
     assert keep.main(["kept", str(tmp_path / "runs" / "mine")]) == 0
@@ -91,9 +103,19 @@ def test_kept_runs_are_compared_as_before(module, tmp_path, monkeypatch, capsys)
         archive.extractall(tmp_path / "there", filter="data")
     assert len(names) == 6 * 5
     assert not [name for name in names if "checkpoint" in name]
-    assert not [name for name in names if str(tmp_path).encode() in (tmp_path / "there" / name).read_bytes()]  # fmt: skip
+    assert not [
+        name for name in names if str(tmp_path).encode() in (tmp_path / "there" / name).read_bytes()
+    ]
     environment = json.loads((tmp_path / "there" / "mine" / "0-0" / "environment.json").read_text())
-    assert environment["command"] == ["lmsm", "train", "--data-dir", "data", "--out=runs", "--loss", "softmax"]  # fmt: skip
+    assert environment["command"] == [
+        "lmsm",
+        "train",
+        "--data-dir",
+        "data",
+        "--out=runs",
+        "--loss",
+        "softmax",
+    ]
     capsys.readouterr()
     printed = []
     for folder in (tmp_path / "runs" / "mine", tmp_path / "there" / "mine"):

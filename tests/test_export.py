@@ -35,10 +35,20 @@ def write_checkpoint(folder: Path, model="paper-2d", loss="softmax", channels=3,
     config = Config.model_validate({"model": model, "loss": loss, "data_dir": folder / "no-data"})
     torch.manual_seed(0)
     counts = torch.tensor([40, 30, 20, 10])
-    net = build_classifier(model, config.neck, loss, classes=CLASSES, mean=(0.4,) * channels, std=(0.2,) * channels, class_counts=counts)  # fmt: skip
+    net = build_classifier(
+        model,
+        config.neck,
+        loss,
+        classes=CLASSES,
+        mean=(0.4,) * channels,
+        std=(0.2,) * channels,
+        class_counts=counts,
+    )
     for _ in range(3):
         net(torch.randint(256, (16, channels, side, side), dtype=torch.uint8))
-    state = checkpoint.state_of(net, dump(config), train_counts=counts.tolist(), image_shape=[side, side, channels], epoch=1)  # fmt: skip
+    state = checkpoint.state_of(
+        net, dump(config), train_counts=counts.tolist(), image_shape=[side, side, channels], epoch=1
+    )
     checkpoint.save(state, folder / "checkpoint.pt")
     return folder / "checkpoint.pt"
 
@@ -62,7 +72,9 @@ def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
     exporting.export(file, SilentDisplay(), num_images=8)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "model.onnx"}
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [("images", "tensor(uint8)", ["N", 3, 32, 32])]  # fmt: skip
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
+        ("images", "tensor(uint8)", ["N", 3, 32, 32])
+    ]
     classifier = load_checkpoint(file)
     for count in (1, 5):
         images = drawn_images(count)
@@ -71,8 +83,12 @@ def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
             expected = classifier(torch.from_numpy(images)).numpy()
         np.testing.assert_allclose(logits, expected, atol=3e-5 * abs(expected).max())
         np.testing.assert_allclose(probabilities, softmax(logits), atol=1e-6)
-    convolutions = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "Conv"]  # fmt: skip
-    assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in classifier.modules())  # fmt: skip
+    convolutions = [
+        node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "Conv"
+    ]
+    assert len(convolutions) == sum(
+        isinstance(module, nn.Conv2d) for module in classifier.modules()
+    )
 
 
 @pytest.mark.slow
@@ -92,7 +108,13 @@ def test_torch_program_needs_no_lmsm(tmp_path, model, loss):
         "np.savez('answer.npz', **{k: v.detach().numpy() for k, v in answer.items()})\n"
         "print(extra['lmsm.json'])"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["classes"] == list(CLASSES)
     answer = np.load(tmp_path / "answer.npz")
@@ -104,10 +126,19 @@ def test_torch_program_needs_no_lmsm(tmp_path, model, loss):
 
 def test_the_file_says_what_it_is(tmp_path):
     """ONNX metadata: class names in order, image size, normalisation, loss; no path of this machine."""
-    exporting.export(write_checkpoint(tmp_path, loss="cosface:scale=20", channels=1, side=8), SilentDisplay(), num_images=8)  # fmt: skip
+    exporting.export(
+        write_checkpoint(tmp_path, loss="cosface:scale=20", channels=1, side=8),
+        SilentDisplay(),
+        num_images=8,
+    )
     facts = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert json.loads(facts["classes"]) == list(CLASSES)
-    assert [facts[key] for key in ("image_height", "image_width", "channels", "loss")] == ["8", "8", "1", "cosface:scale=20"]  # fmt: skip
+    assert [facts[key] for key in ("image_height", "image_width", "channels", "loss")] == [
+        "8",
+        "8",
+        "1",
+        "cosface:scale=20",
+    ]
     assert json.loads(facts["mean"]) == pytest.approx([0.4])
     assert json.loads(facts["std"]) == pytest.approx([0.2])
     assert "EXIF" in facts["preparation"]
@@ -154,7 +185,22 @@ def test_normalisation_that_is_a_little_off_is_noticed(tmp_path, monkeypatch):
 
 def test_a_run_is_verified_on_its_own_test_images(tmp_path, capsys):
     """`lmsm export RUN` compares on the test set where it is, says so, and prints nothing else."""
-    assert main(["train", "--preset", "digits", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                "--preset",
+                "digits",
+                "--epochs",
+                "1",
+                "--device",
+                "cpu",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     (run,) = tmp_path.iterdir()
     capsys.readouterr()
     assert main(["export", str(run), "--images", "40", "--json"]) == 0
@@ -218,7 +264,17 @@ def test_top1_is_equal_on_real_images(real_data, tmp_path):
             (data / part / folder.name).mkdir(parents=True)
             for file in sorted(folder.iterdir())[:100]:
                 shutil.copy(file, data / part / folder.name)
-    command = ["train", "--data-dir", str(tmp_path), "--batch-size", "32", "--epochs", "2", "--device", "cpu"]  # fmt: skip
+    command = [
+        "train",
+        "--data-dir",
+        str(tmp_path),
+        "--batch-size",
+        "32",
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+    ]
     assert main([*command, "--loss", "lsoftmax", "--out", str(tmp_path / "runs")]) == 0
     (run,) = (tmp_path / "runs").iterdir()
     document = exporting.export(run, SilentDisplay())

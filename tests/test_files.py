@@ -86,7 +86,11 @@ def test_nothing_is_written_through_a_link(tmp_path, aim):
         regular.opened_to_add(tmp_path / "added")
     assert (tmp_path / "there").read_text() == "mine"
     assert not (tmp_path / "missing").exists()
-    assert [(tmp_path / name).is_symlink() for name in ("new", "replaced", "added")] == [False, False, True]  # fmt: skip
+    assert [(tmp_path / name).is_symlink() for name in ("new", "replaced", "added")] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_replacement_is_whole_or_not_at_all(tmp_path):

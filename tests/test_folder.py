@@ -15,10 +15,26 @@ from lmsm_cli.runs.folder import RunFolder, run_name
 from lmsm_cli.runs.record import find_runs, read_run, runs_below
 
 SCORES = {
-    "accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 0.5, "macro_precision": 0.5, "macro_recall": 0.5,
-    "per_class": [{"name": "cat", "train_count": 3, "test_count": 2, "accuracy": 0.5, "precision": None, "f1": 0.5}],
-    "confusion": [[2]], "groups": {}, "lambda": None, "checkpoint": "best.pt",
-}  # fmt: skip
+    "accuracy": 0.5,
+    "balanced_accuracy": 0.5,
+    "macro_f1": 0.5,
+    "macro_precision": 0.5,
+    "macro_recall": 0.5,
+    "per_class": [
+        {
+            "name": "cat",
+            "train_count": 3,
+            "test_count": 2,
+            "accuracy": 0.5,
+            "precision": None,
+            "f1": 0.5,
+        }
+    ],
+    "confusion": [[2]],
+    "groups": {},
+    "lambda": None,
+    "checkpoint": "best.pt",
+}
 
 
 def complete_run(folder: RunFolder) -> RunFolder:
@@ -35,7 +51,10 @@ def complete_run(folder: RunFolder) -> RunFolder:
 def test_run_name_has_time_what_ran_and_seed_and_no_odd_characters():
     """A run is named <time>-<dataset>-<model>-<loss>-s<seed>, safe as a file name."""
     now = datetime(2026, 1, 2, 3, 4, 5)
-    assert run_name("digits", "resnet18", "lsoftmax", 7, now) == "20260102-030405-digits-resnet18-lsoftmax-s7"  # fmt: skip
+    assert (
+        run_name("digits", "resnet18", "lsoftmax", 7, now)
+        == "20260102-030405-digits-resnet18-lsoftmax-s7"
+    )
     assert run_name("a/b", "m", "x y", 1, now) == "20260102-030405-a-b-m-x-y-s1"
 
 
@@ -63,7 +82,13 @@ def test_complete_run_is_read_back_as_written(tmp_path):
     run = complete_run(RunFolder.create(tmp_path, "run"))
     record = read_run(run.path)
     assert record.config == {"loss": "softmax", "lr": 0.001, "milestones": (160, 180)}
-    assert record.status == {"state": "completed", "reason": "", "exit_code": 0, "pid": os.getpid(), "host": platform.node()}  # fmt: skip
+    assert record.status == {
+        "state": "completed",
+        "reason": "",
+        "exit_code": 0,
+        "pid": os.getpid(),
+        "host": platform.node(),
+    }
     assert record.metrics == [{"epoch": 1}, {"epoch": 2}]
     assert record.scores == SCORES
     assert record.problem is None
@@ -84,11 +109,14 @@ def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
 
 
-@pytest.mark.parametrize("write", [
-    lambda run: run.write_status("running"),
-    lambda run: run.append_metrics({}),
-    lambda run: run.log_line("x"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda run: run.write_status("running"),
+        lambda run: run.append_metrics({}),
+        lambda run: run.log_line("x"),
+    ],
+)
 def test_run_folder_deleted_while_training_is_a_disk_error(tmp_path, write):
     """Writing into a folder that is gone says so; it is not made again."""
     run = RunFolder(tmp_path / "gone")
@@ -141,8 +169,16 @@ def test_a_log_line_is_one_line(tmp_path):
         ("scores.json", b'{"accuracy": 0.5', "scores.json is damaged"),
         ("scores.json", b'{"accuracy": 0.5}', "scores.json is damaged"),
         ("scores.json", b"[" * 100_000, "scores.json is damaged"),
-        ("scores.json", json.dumps(SCORES).replace("0.5", "NaN").encode(), "scores.json is damaged"),
-        ("scores.json", json.dumps(SCORES).replace('"cat"', "7").encode(), "scores.json is damaged"),
+        (
+            "scores.json",
+            json.dumps(SCORES).replace("0.5", "NaN").encode(),
+            "scores.json is damaged",
+        ),
+        (
+            "scores.json",
+            json.dumps(SCORES).replace('"cat"', "7").encode(),
+            "scores.json is damaged",
+        ),
         ("status.json", b"\xff\xfe\x00", "status.json is damaged"),
         ("status.json", b"[1]", "status.json is damaged"),
         ("metrics.jsonl", b"nonsense\n", "metrics.jsonl is damaged"),
@@ -150,7 +186,7 @@ def test_a_log_line_is_one_line(tmp_path):
         ("config.yaml", b"a: b: c", "config.yaml:1"),
         ("config.yaml", b"\xff\xfe\xfa", "not UTF-8"),
     ],
-)  # fmt: skip
+)
 def test_missing_and_damaged_files_become_the_problem(tmp_path, name, content, problem):
     """A damaged run folder is described in words, and its other files are still read."""
     run = complete_run(RunFolder.create(tmp_path, "run"))
@@ -159,7 +195,12 @@ def test_missing_and_damaged_files_become_the_problem(tmp_path, name, content, p
         (run.path / name).write_bytes(content)
     record = read_run(run.path)
     assert problem in record.problem
-    lost = {"scores.json": "scores", "status.json": "status", "metrics.jsonl": "metrics", "config.yaml": "config"}[name]  # fmt: skip
+    lost = {
+        "scores.json": "scores",
+        "status.json": "status",
+        "metrics.jsonl": "metrics",
+        "config.yaml": "config",
+    }[name]
     for part in {"scores", "status", "metrics", "config"} - {lost}:
         assert getattr(record, part)
     assert not getattr(record, lost)
@@ -213,7 +254,10 @@ def test_a_run_given_as_a_dot_has_its_name(tmp_path, monkeypatch):
     assert [read_run(path).name for path in find_runs([Path()])] == ["run"]
 
 
-@pytest.mark.parametrize(("name", "message"), [("nowhere", "there is no"), ("file", "is not a folder"), ("empty", "holds no run")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere", "there is no"), ("file", "is not a folder"), ("empty", "holds no run")],
+)
 def test_path_without_runs_is_a_usage_error(tmp_path, name, message):
     """A path that does not exist or holds no run ends in one message and exit code 2."""
     (tmp_path / "file").write_text("")

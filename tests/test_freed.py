@@ -12,7 +12,23 @@ from lmsm_cli.training import loop as train
 from lmsm_cli.training import step
 from tests.conftest import write_class_folders
 
-DIGITS = ["--dataset", "digits", "--model", "paper-mnist", "--epochs", "1", "--images-per-class", "20", "--batch-size", "64", "--threads", "1", "--precision", "fp32", "--quiet"]  # fmt: skip
+DIGITS = [
+    "--dataset",
+    "digits",
+    "--model",
+    "paper-mnist",
+    "--epochs",
+    "1",
+    "--images-per-class",
+    "20",
+    "--batch-size",
+    "64",
+    "--threads",
+    "1",
+    "--precision",
+    "fp32",
+    "--quiet",
+]
 
 
 class Alive:
@@ -81,13 +97,25 @@ def test_trainings_that_end_well_are_freed(tmp_path, alive):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [
-    ["sweep", *DIGITS, "--arm", "loss=softmax", "--arm", "loss=arcface", "--seeds", "1"],
-    ["train", *DIGITS, "--dry-run"],
-    ["train", *DIGITS, "--tensorboard"],
-    ["train", *DIGITS, "--reweight", "effective", "--sampling", "balanced", "--loss", "lsoftmax"],
-    ["train", *DIGITS, "--optimizer", "sgd", "--precision", "auto"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sweep", *DIGITS, "--arm", "loss=softmax", "--arm", "loss=arcface", "--seeds", "1"],
+        ["train", *DIGITS, "--dry-run"],
+        ["train", *DIGITS, "--tensorboard"],
+        [
+            "train",
+            *DIGITS,
+            "--reweight",
+            "effective",
+            "--sampling",
+            "balanced",
+            "--loss",
+            "lsoftmax",
+        ],
+        ["train", *DIGITS, "--optimizer", "sgd", "--precision", "auto"],
+    ],
+)
 def test_every_command_that_trains_frees_it(tmp_path, alive, command):
     """A sweep, a rehearsal, curves, class weights and the choice of an arithmetic hold no training."""
     assert main([*command, "--out", str(tmp_path)]) == 0
@@ -99,7 +127,16 @@ def test_every_command_that_trains_frees_it(tmp_path, alive, command):
 def test_a_training_on_class_folders_is_freed(tmp_path, alive):
     """Images read from files go as well."""
     write_class_folders(tmp_path / "data", "ab", 20, size=8)
-    folder = ["--dataset", "folder", "--data-dir", str(tmp_path / "data"), "--image-size", "8", "--batch-size", "8"]  # fmt: skip
+    folder = [
+        "--dataset",
+        "folder",
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--image-size",
+        "8",
+        "--batch-size",
+        "8",
+    ]
     assert main(["train", *DIGITS, *folder, "--out", str(tmp_path / "runs")]) == 0
     assert (len(alive) >= 1, alive.names) == (True, {})
 
@@ -108,12 +145,25 @@ def test_a_training_on_class_folders_is_freed(tmp_path, alive):
 def test_a_search_frees_its_trials(tmp_path, alive):
     """Trials that are done, and those that the pruner ends in the middle."""
     pytest.importorskip("optuna")
-    command = ["sweep", *DIGITS, "--epochs", "3", "--grid", "lr=0.0001..1:log", "--trials", "4", "--prune"]  # fmt: skip
+    command = [
+        "sweep",
+        *DIGITS,
+        "--epochs",
+        "3",
+        "--grid",
+        "lr=0.0001..1:log",
+        "--trials",
+        "4",
+        "--prune",
+    ]
     assert main([*command, "--study", "s", "--out", str(tmp_path)]) == 0
     assert (len(alive) >= 4, alive.names) == (True, {})
 
 
-@pytest.mark.parametrize(("how", "code"), [("diverged", 5), ("memory", 7), ("broken", None), ("interrupted", 130), ("refused", 6)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [("diverged", 5), ("memory", 7), ("broken", None), ("interrupted", 130), ("refused", 6)],
+)
 def test_trainings_that_end_badly_are_freed(tmp_path, alive, monkeypatch, how, code):
     """Whatever ends a training, in a step or at a save, it is freed once its error was shown."""
     errors = {
@@ -164,6 +214,18 @@ def test_the_failed_runs_of_a_sweep_are_freed(tmp_path, alive, monkeypatch):
 @pytest.mark.slow
 def test_a_measurement_frees_its_nets(alive):
     """`bench` trains one net after the other."""
-    command = ["bench", "--models", "resnet32,paper-2d", "--precision", "fp32", "--seconds", "0.01", "--batch-size", "8", "--device", "cpu"]  # fmt: skip
+    command = [
+        "bench",
+        "--models",
+        "resnet32,paper-2d",
+        "--precision",
+        "fp32",
+        "--seconds",
+        "0.01",
+        "--batch-size",
+        "8",
+        "--device",
+        "cpu",
+    ]
     assert main(command) == 0
     assert (len(alive) >= 2, alive.names) == (True, {})

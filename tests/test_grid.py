@@ -19,12 +19,18 @@ GRIDS = {
     "batch-size = 32, 64": ("batch_size", ["32", "64"]),
     "--weight-decay=0": ("weight_decay", ["0"]),
     "margin=2,auto": ("margin", ["2", "auto"]),
-    "loss=softmax,lsoftmax:margin=4,lambda_min=5": ("loss", ["softmax", "lsoftmax:margin=4,lambda_min=5"]),
-    "loss=vs:tau=1,gamma=0.2,focal,ldam:scale=20,max_margin=0.3": ("loss", ["vs:tau=1,gamma=0.2", "focal", "ldam:scale=20,max_margin=0.3"]),
+    "loss=softmax,lsoftmax:margin=4,lambda_min=5": (
+        "loss",
+        ["softmax", "lsoftmax:margin=4,lambda_min=5"],
+    ),
+    "loss=vs:tau=1,gamma=0.2,focal,ldam:scale=20,max_margin=0.3": (
+        "loss",
+        ["vs:tau=1,gamma=0.2", "focal", "ldam:scale=20,max_margin=0.3"],
+    ),
     "loss=vs:tau=1,gamma=0.2;focal": ("loss", ["vs:tau=1,gamma=0.2", "focal"]),
     "milestones=160,180;120,160": ("milestones", ["160,180", "120,160"]),
     "pretrained=../a.pt,b=c.pt": ("pretrained", None),
-}  # fmt: skip
+}
 
 
 def test_a_flag_whose_key_is_varied_is_no_silent_loser():
@@ -74,8 +80,13 @@ def test_a_range_has_two_ends_and_the_type_of_its_key(text, wanted):
 
 @pytest.mark.parametrize(
     ("low", "high", "value", "wanted"),
-    [(0.0001, 0.1, 0.0012345678, "0.001235"), (0.0, 1.0, 0.0, "0"), (0.12341, 0.12342, 0.123415, "0.12341"), (1e-30, 1.0, 1.2345e-30, "1.234e-30")],
-)  # fmt: skip
+    [
+        (0.0001, 0.1, 0.0012345678, "0.001235"),
+        (0.0, 1.0, 0.0, "0"),
+        (0.12341, 0.12342, 0.123415, "0.12341"),
+        (1e-30, 1.0, 1.2345e-30, "1.234e-30"),
+    ],
+)
 def test_a_drawn_number_has_four_digits_within_the_range(low, high, value, wanted):
     """Texts that a person can copy, and never outside of what was asked for."""
     text = Range("lr", low, high, log=False, whole=False).text(value)
@@ -86,7 +97,9 @@ def test_a_drawn_number_has_four_digits_within_the_range(low, high, value, wante
 
 def test_an_arm_is_several_choices():
     """An arm's choices stay together, and its values may hold commas."""
-    (axis,) = parse_axes([], ["loss=ldam reweight=effective rebalance-from=9", "loss=softmax milestones=160,180"])  # fmt: skip
+    (axis,) = parse_axes(
+        [], ["loss=ldam reweight=effective rebalance-from=9", "loss=softmax milestones=160,180"]
+    )
     assert [label(option) for option in axis.ends()] == [
         "loss=ldam reweight=effective rebalance_from=9",
         "loss=softmax milestones=160,180",
@@ -136,7 +149,9 @@ def test_all_mistakes_are_told_together():
     assert len(str(told.value).splitlines()) == 3
 
 
-@pytest.mark.parametrize(("text", "seeds"), [("1", (0,)), ("5", (0, 1, 2, 3, 4)), ("7,3", (7, 3)), (" 0, 1 ", (0, 1))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("1", (0,)), ("5", (0, 1, 2, 3, 4)), ("7,3", (7, 3)), (" 0, 1 ", (0, 1))]
+)
 def test_seeds_are_a_number_or_a_list(text, seeds):
     """One number is how many, several are the seeds."""
     assert parse_seeds(text) == seeds
@@ -171,5 +186,14 @@ def test_samples_have_every_value_and_both_ends():
     """What is checked beforehand touches each value once, not each combination."""
     axes = parse_axes(["lr=0.1..1", "batch_size=8,16,32"], ["loss=softmax", "loss=focal neck=bn"])
     found = list(samples(axes))
-    assert {value for choices in found for value in choices.values()} == {"0.1", "1", "8", "16", "32", "softmax", "focal", "bn"}  # fmt: skip
+    assert {value for choices in found for value in choices.values()} == {
+        "0.1",
+        "1",
+        "8",
+        "16",
+        "32",
+        "softmax",
+        "focal",
+        "bn",
+    }
     assert len(found) == 1 + 1 + 2 + 1

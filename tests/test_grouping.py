@@ -15,7 +15,14 @@ from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import RunRecord, find_runs, read_run
 from tests.conftest import children_seconds, seconds_to_import_torch
 
-CONFIG = {"dataset": "digits", "loss": "softmax", "neck": "bn", "seed": 1, "out": "runs", "device": "cpu"}  # fmt: skip
+CONFIG = {
+    "dataset": "digits",
+    "loss": "softmax",
+    "neck": "bn",
+    "seed": 1,
+    "out": "runs",
+    "device": "cpu",
+}
 
 
 def scores_of(accuracies, *, train=(30, 3), test=(10, 10), names=("cat", "dog"), **more):
@@ -23,27 +30,40 @@ def scores_of(accuracies, *, train=(30, 3), test=(10, 10), names=("cat", "dog"),
     mean = sum(accuracies) / len(accuracies)
     rows = zip(names, train, test, accuracies, strict=True)
     return {
-        **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall"), mean),
+        **dict.fromkeys(
+            ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall"), mean
+        ),
         "per_class": [
-            {"name": name, "train_count": n, "test_count": k, "accuracy": a, "precision": a, "f1": a}
+            {
+                "name": name,
+                "train_count": n,
+                "test_count": k,
+                "accuracy": a,
+                "precision": a,
+                "f1": a,
+            }
             for name, n, k, a in rows
         ],
         "confusion": [[0] * len(names)] * len(names),
         "groups": {"many": accuracies[0], "medium": None, "few": accuracies[-1]},
         **more,
-    }  # fmt: skip
+    }
 
 
 def run(name, accuracies=(0.5, 0.5), *, scores=None, state="completed", **config):
     """Return the record of a run as `read_run` would."""
     status = {"state": state, "reason": "", "exit_code": 0}
-    return RunRecord(Path("runs") / name, CONFIG | config, status, [], scores or scores_of(accuracies), None)  # fmt: skip
+    return RunRecord(
+        Path("runs") / name, CONFIG | config, status, [], scores or scores_of(accuracies), None
+    )
 
 
 def write(record):
     """Write the record as a run folder below the current folder."""
     folder = RunFolder.create(record.path.parent, record.path.name)
-    folder.write_config("\n".join(f"{key}: {json.dumps(value)}" for key, value in record.config.items()))  # fmt: skip
+    folder.write_config(
+        "\n".join(f"{key}: {json.dumps(value)}" for key, value in record.config.items())
+    )
     folder.write_status(record.state, exit_code=0)
     folder.append_metrics({"epoch": 1})
     if record.scores:
@@ -52,11 +72,13 @@ def write(record):
 
 def test_runs_that_differ_in_the_seed_are_one_group_with_mean_and_sd():
     """Three seeds of one config give one row; sd is the sample's, worked by hand."""
-    comparison = compare_runs([
-        run("a", (0.9, 0.1), seed=1),
-        run("b", (0.8, 0.2), seed=2, out="elsewhere", device="cuda"),
-        run("c", (0.7, 0.6), seed=3, data_dir="there"),
-    ])  # fmt: skip
+    comparison = compare_runs(
+        [
+            run("a", (0.9, 0.1), seed=1),
+            run("b", (0.8, 0.2), seed=2, out="elsewhere", device="cuda"),
+            run("c", (0.7, 0.6), seed=3, data_dir="there"),
+        ]
+    )
     (group,) = comparison.groups
     assert group.seeds == (1, 2, 3)
     assert group.metrics["many"] == Statistic(pytest.approx(0.8), pytest.approx(0.1), 3)
@@ -68,12 +90,22 @@ def test_runs_that_differ_in_the_seed_are_one_group_with_mean_and_sd():
 
 def test_each_score_is_the_one_of_its_name():
     """No two scores share a value here, so that none can stand in for another."""
-    shares = {name: (i + 1) / 10 for i, name in enumerate(("accuracy", "balanced_accuracy", "macro_f1", "calibration_error"))}  # fmt: skip
+    shares = {
+        name: (i + 1) / 10
+        for i, name in enumerate(("accuracy", "balanced_accuracy", "macro_f1", "calibration_error"))
+    }
     training = {"seconds": 90.0, "images_per_second": 321.0}
     document = scores_of((0.55, 0.05)) | shares | {"effective_margin": 1.5, "training": training}
     (group,) = compare_runs([run("a", scores=document)]).groups
     found = {name: value and value.mean for name, value in group.metrics.items()}
-    assert found == shares | {"many": 0.55, "medium": None, "few": 0.05, "effective_margin": 1.5, "minutes": 1.5, "images_per_second": 321.0}  # fmt: skip
+    assert found == shares | {
+        "many": 0.55,
+        "medium": None,
+        "few": 0.05,
+        "effective_margin": 1.5,
+        "minutes": 1.5,
+        "images_per_second": 321.0,
+    }
 
 
 def test_one_run_has_no_standard_deviation():
@@ -102,7 +134,7 @@ def test_a_repeated_seed_counts_once():
         ({"scores": scores_of((1, 1), test=(10, 11))}, "softmax test_images=21"),
         ({"scores": scores_of((1, 1), train=(30, 4))}, "softmax train_images=34"),
     ],
-)  # fmt: skip
+)
 def test_runs_that_differ_in_anything_else_are_never_averaged(change, label):
     """Another choice, an unfinished run, another checkpoint or other images make another group."""
     comparison = compare_runs([run("a", seed=1), run("b", seed=2, **change)])
@@ -115,17 +147,27 @@ LSOFTMAX = "lsoftmax:margin=2"
 
 def seeds(loss, few, **config):
     """Return a run for each value of `few`, with seeds 0, 1, ..."""
-    return [run(f"{loss}{config}{i}", (0.9, value), loss=loss, seed=i, **config) for i, value in enumerate(few)]  # fmt: skip
+    return [
+        run(f"{loss}{config}{i}", (0.9, value), loss=loss, seed=i, **config)
+        for i, value in enumerate(few)
+    ]
 
 
 def test_groups_are_held_against_softmax_pair_by_pair():
     """Worked by hand: changes 0.1, 0.2, 0.3 have mean 0.2 and a half-width of 4.3027 x 0.1 / sqrt 3."""
-    comparison = compare_runs([*seeds("softmax", (0.1, 0.3, 0.2)), *seeds(LSOFTMAX, (0.2, 0.5, 0.5))])  # fmt: skip
+    comparison = compare_runs(
+        [*seeds("softmax", (0.1, 0.3, 0.2)), *seeds(LSOFTMAX, (0.2, 0.5, 0.5))]
+    )
     softmax, lsoftmax = comparison.groups
     assert softmax.is_baseline
     assert softmax.differences == {}
     found = lsoftmax.differences["few"]
-    assert (found.mean, found.low, found.n, found.paired) == (pytest.approx(0.2), pytest.approx(0.2 - 4.30265 * 0.1 / 3**0.5, abs=1e-5), 3, True)  # fmt: skip
+    assert (found.mean, found.low, found.n, found.paired) == (
+        pytest.approx(0.2),
+        pytest.approx(0.2 - 4.30265 * 0.1 / 3**0.5, abs=1e-5),
+        3,
+        True,
+    )
     assert found.verdict == "can't tell"
     assert lsoftmax.differences["medium"] is None
     assert lsoftmax.verdict == "can't tell"
@@ -133,19 +175,27 @@ def test_groups_are_held_against_softmax_pair_by_pair():
 
 def test_verdict_tells_rare_classes_from_all():
     """Better on rare classes alone is said as that."""
-    sharp = [run(f"s{i}", (0.9 - d, 0.5 + d), loss=LSOFTMAX, seed=i) for i, d in enumerate((0.2, 0.21, 0.22))]  # fmt: skip
+    sharp = [
+        run(f"s{i}", (0.9 - d, 0.5 + d), loss=LSOFTMAX, seed=i)
+        for i, d in enumerate((0.2, 0.21, 0.22))
+    ]
     comparison = compare_runs([*seeds("softmax", (0.5, 0.5, 0.5)), *sharp])
     assert comparison.groups[1].verdict == "better on rare classes, can't tell overall"
-    assert compare_runs([run("a"), run("b", loss=LSOFTMAX)]).groups[1].verdict == "can't tell from one seed"  # fmt: skip
+    assert (
+        compare_runs([run("a"), run("b", loss=LSOFTMAX)]).groups[1].verdict
+        == "can't tell from one seed"
+    )
 
 
 def test_the_baseline_shares_the_other_choices():
     """Of softmax with two learning rates, each L-Softmax run is held against the one of its own."""
     runs = [
-        run("a", (0.9, 0.1), lr=0.1), run("b", (0.9, 0.4), lr=0.2),
-        run("c", (0.9, 0.2), lr=0.1, loss=LSOFTMAX), run("d", (0.9, 0.6), lr=0.2, loss=LSOFTMAX),
+        run("a", (0.9, 0.1), lr=0.1),
+        run("b", (0.9, 0.4), lr=0.2),
+        run("c", (0.9, 0.2), lr=0.1, loss=LSOFTMAX),
+        run("d", (0.9, 0.6), lr=0.2, loss=LSOFTMAX),
         run("e", (0.9, 0.6), lr=0.3, loss=LSOFTMAX),
-    ]  # fmt: skip
+    ]
     *_, c, d, e = (comparison := compare_runs(runs)).groups
     assert [one.differences["few"].mean for one in (c, d)] == pytest.approx([0.1, 0.2])
     assert e.differences == {}
@@ -163,8 +213,15 @@ def test_a_loss_as_it_is_named_is_nearer_than_one_with_options(name):
 
 def test_a_loss_is_the_same_however_it_is_spelled():
     """The order of its options and 4 or 4.0 make no other loss; another value does."""
-    specs = ("lsoftmax:margin=4,lambda_min=5", "lsoftmax:lambda_min=5,margin=4", "lsoftmax:margin=4.0,lambda_min=5", "lsoftmax:margin=4,lambda_min=6")  # fmt: skip
-    groups = compare_runs([run(str(seed), loss=loss, seed=seed) for seed, loss in enumerate(specs)]).groups  # fmt: skip
+    specs = (
+        "lsoftmax:margin=4,lambda_min=5",
+        "lsoftmax:lambda_min=5,margin=4",
+        "lsoftmax:margin=4.0,lambda_min=5",
+        "lsoftmax:margin=4,lambda_min=6",
+    )
+    groups = compare_runs(
+        [run(str(seed), loss=loss, seed=seed) for seed, loss in enumerate(specs)]
+    ).groups
     assert [(group.label, len(group.runs)) for group in groups] == [(specs[0], 3), (specs[3], 1)]
 
 
@@ -186,7 +243,10 @@ def test_a_baseline_has_the_same_test_images():
 def test_baseline_is_named_by_loss_or_label(name):
     """--baseline takes the name of a loss, or a whole loss."""
     comparison = compare_runs([run("a"), run("b", (0.9, 0.3), loss=LSOFTMAX)], baseline=name)
-    assert [(group.label, group.is_baseline) for group in comparison.groups] == [(LSOFTMAX, True), ("softmax", False)]  # fmt: skip
+    assert [(group.label, group.is_baseline) for group in comparison.groups] == [
+        (LSOFTMAX, True),
+        ("softmax", False),
+    ]
     assert comparison.groups[1].differences["few"].mean == pytest.approx(0.2)
 
 
@@ -194,10 +254,15 @@ def test_by_averages_over_the_other_choices_and_says_so():
     """--by loss puts learning rates together, pairs by seed and lr, and names what it averaged."""
     runs = [
         run(f"{loss}{lr}{seed}", (0.9, 0.2 + lr + gain), loss=loss, lr=lr, seed=seed)
-        for loss, gain in (("softmax", 0), (LSOFTMAX, 0.1)) for lr in (0.1, 0.2) for seed in (0, 1)
-    ]  # fmt: skip
+        for loss, gain in (("softmax", 0), (LSOFTMAX, 0.1))
+        for lr in (0.1, 0.2)
+        for seed in (0, 1)
+    ]
     comparison = compare_runs(runs, by=["loss"])
-    assert [(group.label, len(group.runs)) for group in comparison.groups] == [("softmax", 4), (LSOFTMAX, 4)]  # fmt: skip
+    assert [(group.label, len(group.runs)) for group in comparison.groups] == [
+        ("softmax", 4),
+        (LSOFTMAX, 4),
+    ]
     found = comparison.groups[1].differences["few"]
     assert (found.mean, found.n, found.paired) == (pytest.approx(0.1), 2, True)  # two seeds
     assert "averaged over lr: 0.1, 0.2" in comparison.notes
@@ -207,8 +272,9 @@ def test_by_compares_only_choices_that_both_have():
     """A learning rate that one loss alone was tried with moves its mean, but no difference."""
     runs = [
         run(f"{loss}{lr}{seed}", (0.9, value), loss=loss, lr=lr, seed=seed)
-        for loss, lr, value in (("softmax", 0.1, 0.4), (LSOFTMAX, 0.1, 0.5), (LSOFTMAX, 0.2, 0.9)) for seed in (0, 1, 2)
-    ]  # fmt: skip
+        for loss, lr, value in (("softmax", 0.1, 0.4), (LSOFTMAX, 0.1, 0.5), (LSOFTMAX, 0.2, 0.9))
+        for seed in (0, 1, 2)
+    ]
     _, lsoftmax = compare_runs(runs, by=["loss"]).groups
     assert lsoftmax.metrics["few"].mean == pytest.approx(0.7)
     assert lsoftmax.differences["few"].mean == pytest.approx(0.1)
@@ -251,7 +317,11 @@ def test_two_seeds_cannot_tell():
 
 def test_by_never_averages_over_splits_or_images():
     """Other validation splits or other test images stay apart under --by, and the field is named."""
-    runs = [run("a", split_seed=0), run("b", seed=2, split_seed=1), run("c", seed=3, split_seed=0, scores=scores_of((1, 1), test=(10, 11)))]  # fmt: skip
+    runs = [
+        run("a", split_seed=0),
+        run("b", seed=2, split_seed=1),
+        run("c", seed=3, split_seed=0, scores=scores_of((1, 1), test=(10, 11))),
+    ]
     comparison = compare_runs(runs, by=["loss"])
     assert len(comparison.groups) == 3
     (note, *_) = comparison.notes
@@ -264,9 +334,12 @@ def test_by_never_averages_over_splits_or_images():
     [
         ({"by": ["los"]}, "--by: there is no 'los' (did you mean 'loss'?)"),
         ({"sort": "fewer"}, "--sort: there is no 'fewer' (did you mean 'few'?)"),
-        ({"baseline": "softmx"}, "--baseline: no group of runs is called 'softmx' (did you mean 'softmax'?)"),
+        (
+            {"baseline": "softmx"},
+            "--baseline: no group of runs is called 'softmx' (did you mean 'softmax'?)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_unknown_names_are_refused_with_the_nearest(arguments, message):
     """A mistyped key, score or baseline is an error, not another table."""
     with pytest.raises(LmsmError) as error:
@@ -276,8 +349,19 @@ def test_unknown_names_are_refused_with_the_nearest(arguments, message):
 
 def test_sort_puts_the_best_first_and_the_unknown_last():
     """More is better but for calibration error and minutes."""
-    runs = [run(loss, (0.9, few), loss=loss, scores=scores_of((0.9, few), calibration_error=few, training=training))
-            for loss, few, training in (("a", 0.2, None), ("b", 0.4, {"seconds": 60.0, "images_per_second": 9.0}), ("c", 0.3, {"seconds": 30.0, "images_per_second": 9.0}))]  # fmt: skip
+    runs = [
+        run(
+            loss,
+            (0.9, few),
+            loss=loss,
+            scores=scores_of((0.9, few), calibration_error=few, training=training),
+        )
+        for loss, few, training in (
+            ("a", 0.2, None),
+            ("b", 0.4, {"seconds": 60.0, "images_per_second": 9.0}),
+            ("c", 0.3, {"seconds": 30.0, "images_per_second": 9.0}),
+        )
+    ]
     for metric, order in (("few", "bca"), ("calibration_error", "acb"), ("minutes", "cba")):
         assert "".join(group.label for group in compare_runs(runs, sort=metric).groups) == order
     assert [group.label for group in compare_runs(runs, baseline="b").groups] == ["b", "a", "c"]
@@ -320,8 +404,11 @@ def test_json_is_plain_and_strict():
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["groups"][0]["metrics"]["medium"] is None
     assert document["groups"][0]["per_class"][1] == {
-        "name": "dog", "train_count": 3, "test_count": 10, "accuracy": {"mean": 0.5, "sd": 0.0, "n": 2},
-    }  # fmt: skip
+        "name": "dog",
+        "train_count": 3,
+        "test_count": 10,
+        "accuracy": {"mean": 0.5, "sd": 0.0, "n": 2},
+    }
 
 
 def test_records_from_disk_are_grouped_like_those_in_memory(tmp_path, monkeypatch):
@@ -348,8 +435,10 @@ def compare_in_a_process(folder, *arguments, encoding="utf-8"):
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.getcwd()}  # noqa: PTH109
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", COMMAND, *arguments, str(folder)],
-        capture_output=True, env=environment, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        env=environment,
+        check=True,
+    )
     assert done.stderr == b""
     return done.stdout.decode(encoding)
 
@@ -377,10 +466,20 @@ def test_compare_prints_whole_lines_into_an_ascii_pipe(runs):
     assert "..." not in text
     assert "\x1b" not in text
     line = next(line for line in text.splitlines() if "|softmax" in line)
-    assert [cell.strip(" |") for cell in line.split("|")][1:7] == ["1", "softmax", "2", "57.5+-3.5", "57.5+-3.5", "57.5+-3.5"]  # fmt: skip
+    assert [cell.strip(" |") for cell in line.split("|")][1:7] == [
+        "1",
+        "softmax",
+        "2",
+        "57.5+-3.5",
+        "57.5+-3.5",
+        "57.5+-3.5",
+    ]
     assert "lsoftmax:margin=4,lambda_min=5" in text
     assert "65.0*" in text
-    assert "d: no config.yaml; no scores.json; no metrics.jsonl; status failed: the loss is not finite" in text  # fmt: skip
+    assert (
+        "d: no config.yaml; no scores.json; no metrics.jsonl; status failed: the loss is not finite"
+        in text
+    )
     assert "[red]c?t" in text
     assert "a\\x1b[31mb" in text
 
@@ -441,9 +540,21 @@ def test_a_thousand_runs_take_no_longer_than_importing_torch_once_or_twice(tmp_p
     for i in range(1000):
         folder = tmp_path / f"run{i:04}"
         folder.mkdir()
-        values = choices | {"seed": i % 5, "lr": i // 20, "loss": ("softmax", "ldam", "vs", "focal")[i // 5 % 4]}  # fmt: skip
-        (folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in values.items()))  # fmt: skip
-        (folder / "scores.json").write_text(json.dumps(scores_of([0.1 + i % 7 / 10] * 10, train=range(10, 20), test=[9] * 10, names="abcdefghij")))  # fmt: skip
+        values = choices | {
+            "seed": i % 5,
+            "lr": i // 20,
+            "loss": ("softmax", "ldam", "vs", "focal")[i // 5 % 4],
+        }
+        (folder / "config.yaml").write_text(
+            "".join(f"{key}: {value}\n" for key, value in values.items())
+        )
+        (folder / "scores.json").write_text(
+            json.dumps(
+                scores_of(
+                    [0.1 + i % 7 / 10] * 10, train=range(10, 20), test=[9] * 10, names="abcdefghij"
+                )
+            )
+        )
         (folder / "status.json").write_text('{"state": "completed"}')
         (folder / "metrics.jsonl").write_text(row * 200)
     before = children_seconds()
@@ -455,7 +566,10 @@ def test_a_thousand_runs_take_no_longer_than_importing_torch_once_or_twice(tmp_p
 def test_compare_json_is_one_document_on_stdout(runs):
     """--json gives one document and nothing else."""
     document = json.loads(compare_in_a_process(runs, "--json"))
-    assert [group["label"] for group in document["groups"]] == ["softmax", "lsoftmax:margin=4,lambda_min=5"]  # fmt: skip
+    assert [group["label"] for group in document["groups"]] == [
+        "softmax",
+        "lsoftmax:margin=4,lambda_min=5",
+    ]
     assert [one["name"] for one in document["groups"][0]["per_class"]] == ["[red]cät", "a\x1b[31mb"]
     assert len(document["unscored"]) == 1
 

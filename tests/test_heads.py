@@ -16,10 +16,16 @@ from tests.conftest import batch_at, head_with
 
 SPECS = [
     *HEADS,
-    "lsoftmax:margin=1.5", "lsoftmax:margin=auto", "lsoftmax:margin=3,tau=1",
-    "lsoftmax:weight_norm=shared", "lsoftmax:weight_norm=detached", "lsoftmax:class_chunk=3",
-    "asoftmax:class_chunk=2", "cosface:class_chunk=2", "arcface:class_chunk=1",
-]  # fmt: skip
+    "lsoftmax:margin=1.5",
+    "lsoftmax:margin=auto",
+    "lsoftmax:margin=3,tau=1",
+    "lsoftmax:weight_norm=shared",
+    "lsoftmax:weight_norm=detached",
+    "lsoftmax:class_chunk=3",
+    "asoftmax:class_chunk=2",
+    "cosface:class_chunk=2",
+    "arcface:class_chunk=1",
+]
 HALF = [torch.float16, torch.bfloat16]
 
 every_head = pytest.mark.parametrize("spec", SPECS)
@@ -180,7 +186,9 @@ def test_in_evaluation_the_loss_has_no_margin(spec, progress):
     head.eval()
     scores = head.logits(features).detach().double()
     wanted = -scores.log_softmax(dim=1)[torch.arange(len(labels)), labels]
-    np.testing.assert_allclose(head.losses(features, labels, progress).detach(), wanted, rtol=1e-4, atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        head.losses(features, labels, progress).detach(), wanted, rtol=1e-4, atol=1e-5
+    )
     assert head(features, labels, progress).item() == pytest.approx(wanted.mean().item(), rel=1e-4)
     assert torch.equal(head.train().losses(features, labels, 1.0), before)
 
@@ -200,7 +208,9 @@ def test_total_steps_stands_in_for_the_progress(spec, dtype):
     """The calls of a training of four have the losses of progress 0, 1/4, 1/2, 3/4, and then 1 for ever."""
     head, twin, features, labels = counted(spec, dtype=dtype)
     for progress in (0, 0.25, 0.5, 0.75, 1, 1, 1):
-        torch.testing.assert_close(head(features, labels), twin(features, labels, progress), rtol=1e-6, atol=0)  # fmt: skip
+        torch.testing.assert_close(
+            head(features, labels), twin(features, labels, progress), rtol=1e-6, atol=0
+        )
 
 
 def test_what_counts_as_a_step():
@@ -270,7 +280,14 @@ def test_total_steps_is_no_option_of_a_spec():
     assert build_head("softmax", 6, 5, total_steps=3).weight.shape == (5, 6)  # which needs none
 
 
-WITH_BIAS = ["softmax", "large-margin-in-softmax", "balanced-softmax", "logit-adjusted", "vs", "focal"]  # fmt: skip
+WITH_BIAS = [
+    "softmax",
+    "large-margin-in-softmax",
+    "balanced-softmax",
+    "logit-adjusted",
+    "vs",
+    "focal",
+]
 
 
 @pytest.mark.parametrize("spec", WITH_BIAS)
@@ -321,7 +338,16 @@ def test_starts_of_the_class_weights():
 TAILS = torch.tensor([5000, 997, 50, 3, 1])
 
 
-@pytest.mark.parametrize("spec", ["logit-adjusted:tau=0.7", "balanced-softmax", "vs:gamma=0,tau=1.3", "lsoftmax:margin=1,tau=0.4", "softmax"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "logit-adjusted:tau=0.7",
+        "balanced-softmax",
+        "vs:gamma=0,tau=1.3",
+        "lsoftmax:margin=1,tau=0.4",
+        "softmax",
+    ],
+)
 def test_prior_strength_is_what_is_in_the_loss(spec):
     """The loss is the cross-entropy of scores + strength ln pi: what a later correction must leave out."""
     features, weight, labels = batch_at()
@@ -330,19 +356,31 @@ def test_prior_strength_is_what_is_in_the_loss(spec):
     shifted = head.logits(features) + head.prior_strength() * prior
     wanted = nn.functional.cross_entropy(shifted, labels, reduction="none")
     torch.testing.assert_close(head.losses(features, labels, 1.0), wanted, rtol=1e-9, atol=1e-9)
-    named = {"logit-adjusted:tau=0.7": 0.7, "balanced-softmax": 1.0, "vs:gamma=0,tau=1.3": 1.3, "softmax": 0.0}  # fmt: skip
+    named = {
+        "logit-adjusted:tau=0.7": 0.7,
+        "balanced-softmax": 1.0,
+        "vs:gamma=0,tau=1.3": 1.3,
+        "softmax": 0.0,
+    }
     assert head.prior_strength() == named.get(spec, 0.4)
 
 
-@pytest.mark.parametrize(("spec", "name", "wanted"), [
-    ("logit-adjusted", "prior", lambda n: np.log(n / n.sum())),
-    ("balanced-softmax", "log_counts", np.log),
-    ("vs", "factors", lambda n: (n / n.max()) ** 0.3),
-    ("vs", "prior", lambda n: np.log(n / n.sum())),
-    ("ldam", "margins", lambda n: 0.5 * (n.min() / n) ** 0.25),
-    ("lsoftmax:tau=0.3,margin=2", "prior", lambda n: 0.3 * np.log(n / n.sum())),
-    ("lsoftmax:margin=auto", "margin", lambda n: 1 + 3 * (n**-0.25 - n.max() ** -0.25) / (n.min() ** -0.25 - n.max() ** -0.25)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "name", "wanted"),
+    [
+        ("logit-adjusted", "prior", lambda n: np.log(n / n.sum())),
+        ("balanced-softmax", "log_counts", np.log),
+        ("vs", "factors", lambda n: (n / n.max()) ** 0.3),
+        ("vs", "prior", lambda n: np.log(n / n.sum())),
+        ("ldam", "margins", lambda n: 0.5 * (n.min() / n) ** 0.25),
+        ("lsoftmax:tau=0.3,margin=2", "prior", lambda n: 0.3 * np.log(n / n.sum())),
+        (
+            "lsoftmax:margin=auto",
+            "margin",
+            lambda n: 1 + 3 * (n**-0.25 - n.max() ** -0.25) / (n.min() ** -0.25 - n.max() ** -0.25),
+        ),
+    ],
+)
 def test_constants_are_as_exact_as_the_head(spec, name, wanted):
     """What comes from the class counts is float64 in a double head, and exact again after half precision."""
     exact = wanted(TAILS.numpy().astype(np.float64))
@@ -403,8 +441,14 @@ def test_compiles_to_one_graph(spec):
     head, progress = head_with(spec, weight), torch.tensor(0.8, dtype=torch.float64)
     torch.compiler.reset()
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
-    assert compiled(features, labels, progress).item() == pytest.approx(head(features, labels, 0.8).item(), rel=1e-7)  # fmt: skip
-    pairs = zip(gradients(compiled, features, labels, progress), gradients(head, features, labels, 0.8), strict=True)  # fmt: skip
+    assert compiled(features, labels, progress).item() == pytest.approx(
+        head(features, labels, 0.8).item(), rel=1e-7
+    )
+    pairs = zip(
+        gradients(compiled, features, labels, progress),
+        gradients(head, features, labels, 0.8),
+        strict=True,
+    )
     assert all(torch.allclose(ours, wanted, rtol=1e-6, atol=1e-9) for ours, wanted in pairs)
 
 
@@ -425,18 +469,28 @@ def has_the_gradient_of_its_losses(head, features, labels):
     names = [f"head.{name}" for name, _ in head.named_parameters()]
 
     def losses(x, *parameters):
-        return torch.func.functional_call(Losses(head), dict(zip(names, parameters, strict=True)), (x, labels))  # fmt: skip
+        return torch.func.functional_call(
+            Losses(head), dict(zip(names, parameters, strict=True)), (x, labels)
+        )
 
     given = [p.detach().clone().requires_grad_() for p in (features, *head.parameters())]
     return torch.autograd.gradcheck(losses, given)
 
 
-FULL_MARGINS = [f"{name}:margin={m},anneal=none" for name in ("lsoftmax", "asoftmax") for m in (1, 1.5, 2, 2.7, 3, 4, 5)]  # fmt: skip
+FULL_MARGINS = [
+    f"{name}:margin={m},anneal=none"
+    for name in ("lsoftmax", "asoftmax")
+    for m in (1, 1.5, 2, 2.7, 3, 4, 5)
+]
 OPTIONS = [
-    "softmax:label_smoothing=0.1", "focal:gamma=0.5", "large-margin-in-softmax:strength=2",
+    "softmax:label_smoothing=0.1",
+    "focal:gamma=0.5",
+    "large-margin-in-softmax:strength=2",
     "lsoftmax:margin=2.7,tau=1,weight_norm=shared,class_chunk=2,anneal=constant,lambda_min=0.5",
-    "arcface:margin=1.2,scale=4", "cosface:scale=3", "ldam:scale=2",
-]  # fmt: skip
+    "arcface:margin=1.2,scale=4",
+    "cosface:scale=3",
+    "ldam:scale=2",
+]
 
 
 # A detached norm is left out of the gradient on purpose: tests/test_losses.py has its definition.
@@ -463,7 +517,9 @@ def test_gradient_of_margins_per_class(chunk):
 def on_a_target_that_has_won(margin, loss):
     """Return a float32 batch scaled so that its first image has the given L-Softmax loss."""
     features, weight, labels = batch_at([8.0, 5.0], num_classes=4, dtype=torch.float32)
-    reached = brentq(lambda s: won_losses(s * features.double(), weight, labels, margin)[0] / loss - 1, 1, 200)  # fmt: skip
+    reached = brentq(
+        lambda s: won_losses(s * features.double(), weight, labels, margin)[0] / loss - 1, 1, 200
+    )
     return reached * features, weight, labels
 
 

@@ -51,7 +51,14 @@ def test_a_page_is_whole_at_80_columns(page, words):
     assert "…" not in text
     there = set(text.replace("│", " ").split())
     for parameter in PAGES[words].params:
-        missing = {word for word in [*(parameter.opts[:1] if parameter.param_type_name == "option" else ()), *(parameter.help or "").split()] if word not in there}  # fmt: skip
+        missing = {
+            word
+            for word in [
+                *(parameter.opts[:1] if parameter.param_type_name == "option" else ()),
+                *(parameter.help or "").split(),
+            ]
+            if word not in there
+        }
         assert not missing, parameter.name
 
 
@@ -73,7 +80,11 @@ def test_kinds_of_values_are_words(page, words):
 def test_a_number_that_can_be_left_out_is_a_number(page):
     """`int | None` is asked for as an INTEGER, `float | None` as a NUMBER, a text as TEXT."""
     lines = page(("train",)).splitlines()
-    told = {words[1]: words[2] for words in (line.split() for line in lines) if words[1:2] and words[1].startswith("--")}  # fmt: skip
+    told = {
+        words[1]: words[2]
+        for words in (line.split() for line in lines)
+        if words[1:2] and words[1].startswith("--")
+    }
     assert told["--images-per-class"] == "INTEGER"
     assert told["--head-weight-decay"] == "NUMBER"
     assert told["--pretrained"] == "TEXT"
@@ -113,11 +124,15 @@ def test_a_command_may_have_panels_of_its_own():
 
     @with_config_flags
     def drive(
-        *, speed: Annotated[int, typer.Option(rich_help_panel="Speed", help="How fast.")] = 1, **flags: Any
-    ) -> None:  # fmt: skip
+        *,
+        speed: Annotated[int, typer.Option(rich_help_panel="Speed", help="How fast.")] = 1,
+        **flags: Any,
+    ) -> None:
         """Drive."""
 
-    panels = [get_args(p.annotation)[-1].rich_help_panel for p in signature(drive).parameters.values()]  # fmt: skip
+    panels = [
+        get_args(p.annotation)[-1].rich_help_panel for p in signature(drive).parameters.values()
+    ]
     assert list(dict.fromkeys(panels)) == ["Speed", "Data", "Model", "Loss", "Training", "Run"]
 
 
@@ -137,7 +152,9 @@ def test_examples_work(tmp_path, monkeypatch, capsys, line):
 def test_a_page_ends_with_its_examples(page, command):
     """Examples stand on their lines, unwrapped."""
     lines = [line.strip() for line in page((command,)).splitlines()]
-    assert [line for line in lines if line.startswith("$ ")] == [f"$ {line}" for line in EXAMPLES[command]]  # fmt: skip
+    assert [line for line in lines if line.startswith("$ ")] == [
+        f"$ {line}" for line in EXAMPLES[command]
+    ]
 
 
 @pytest.mark.slow
@@ -146,19 +163,43 @@ def test_a_page_is_quick():
     used = []
     for _ in range(3):
         before = children_seconds()
-        subprocess.run([sys.executable, "-m", "lmsm_cli", "train", "--help"], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "lmsm_cli", "train", "--help"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         used.append(children_seconds() - before)
     assert min(used) < seconds_to_import_torch() / 2
 
 
 def test_no_page_loads_what_computes():
     """No help page imports torch or anything else that is slow to load."""
-    heavy = ("torch", "torchvision", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "PIL", "optuna", "onnx", "onnxruntime", "tensorboard", "pandas")  # fmt: skip
+    heavy = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "matplotlib",
+        "jinja2",
+        "PIL",
+        "optuna",
+        "onnx",
+        "onnxruntime",
+        "tensorboard",
+        "pandas",
+    )
     code = (
         "import sys, json\nfrom lmsm_cli.commands.app import main\n"
         "for words in json.loads(sys.argv[1]): main([*words, '--help'])\n"
         f"print(*({set(heavy)!r} & set(sys.modules)), file=sys.stderr)"
     )
     listed = repr([list(words) for words in PAGES]).replace("'", '"')
-    done = subprocess.run([sys.executable, "-c", code, listed], capture_output=True, text=True, env=os.environ, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, listed],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=True,
+    )
     assert done.stderr.strip() == ""

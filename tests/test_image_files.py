@@ -102,7 +102,9 @@ def test_of_an_animation_the_first_picture_is_read(tmp_path):
     """A GIF that moves is its first frame."""
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     red.save(tmp_path / "x.gif", save_all=True, append_images=[blue])
-    assert np.array_equal(read_image(tmp_path / "x.gif", size=8, channels=3), np.full((8, 8, 3), (255, 0, 0)))  # fmt: skip
+    assert np.array_equal(
+        read_image(tmp_path / "x.gif", size=8, channels=3), np.full((8, 8, 3), (255, 0, 0))
+    )
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
@@ -134,13 +136,40 @@ def test_padding_keeps_the_shape_and_squashing_the_edges(tmp_path):
 PIXELS = Image.fromarray(noise(5, (8, 8, 3)))
 
 
-@pytest.mark.parametrize(("suffix", "picture"), [
-    *((suffix, PIXELS) for suffix in (".JPG", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".webp",
-      ".avif", ".jp2", ".j2k", ".ppm", ".pnm", ".qoi", ".pcx", ".sgi", ".tga", ".icns", ".dds")),
-    *((suffix, PIXELS.convert("L")) for suffix in (".pgm", ".bw")),
-    *((suffix, PIXELS.convert("1")) for suffix in (".pbm", ".xbm", ".msp")),
-    (".ico", PIXELS.resize((16, 16))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("suffix", "picture"),
+    [
+        *(
+            (suffix, PIXELS)
+            for suffix in (
+                ".JPG",
+                ".jfif",
+                ".mpo",
+                ".png",
+                ".apng",
+                ".bmp",
+                ".dib",
+                ".gif",
+                ".tif",
+                ".webp",
+                ".avif",
+                ".jp2",
+                ".j2k",
+                ".ppm",
+                ".pnm",
+                ".qoi",
+                ".pcx",
+                ".sgi",
+                ".tga",
+                ".icns",
+                ".dds",
+            )
+        ),
+        *((suffix, PIXELS.convert("L")) for suffix in (".pgm", ".bw")),
+        *((suffix, PIXELS.convert("1")) for suffix in (".pbm", ".xbm", ".msp")),
+        (".ico", PIXELS.resize((16, 16))),
+    ],
+)
 def test_every_raster_format_is_read(tmp_path, suffix, picture):
     """What Pillow can write and read by itself is an image, found by its ending and read."""
     path = tmp_path / "a" / f"x{suffix}"
@@ -154,14 +183,18 @@ def test_every_raster_format_is_read(tmp_path, suffix, picture):
     assert read_image(path, size=8, channels=3).shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("suffix", ["eps", "pdf", "wmf", "emf", "ps", "svg", "heic", "mpg", "h5", "grib", "txt"])  # fmt: skip
+@pytest.mark.parametrize(
+    "suffix", ["eps", "pdf", "wmf", "emf", "ps", "svg", "heic", "mpg", "h5", "grib", "txt"]
+)
 def test_what_others_would_decode_is_no_image(tmp_path, suffix):
     """No file is handed to another program: such endings are left out, and told."""
     save(tmp_path / "x.png", noise(0))
     (tmp_path / f"x.{suffix}").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
     found = find_images([tmp_path])
     assert found.images == [tmp_path / "x.png"]
-    assert found.left_out == [f"{tmp_path}: 1 file left out, named otherwise than images: 1 .{suffix} (x.{suffix})"]  # fmt: skip
+    assert found.left_out == [
+        f"{tmp_path}: 1 file left out, named otherwise than images: 1 .{suffix} (x.{suffix})"
+    ]
     with pytest.raises(ImageFileError, match="is not an image that can be read"):
         read_image(tmp_path / f"x.{suffix}", size=8, channels=3)
 
@@ -172,7 +205,10 @@ def test_an_image_that_could_fill_the_memory_is_read_on_request(tmp_path, monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", before)
     path = save(tmp_path / "x.png", np.zeros((1500, 1000), np.uint8))
     monkeypatch.setenv("LMSM_MAX_MEGAPIXELS", "1")
-    with pytest.raises(ImageFileError, match=r"has 1,500,000 pixels, and more than 1,000,000 .*: LMSM_MAX_MEGAPIXELS=3 in"):  # fmt: skip
+    with pytest.raises(
+        ImageFileError,
+        match=r"has 1,500,000 pixels, and more than 1,000,000 .*: LMSM_MAX_MEGAPIXELS=3 in",
+    ):
         read_image(path, size=8, channels=3)
     monkeypatch.setenv("LMSM_MAX_MEGAPIXELS", "3")
     display = SilentDisplay()
@@ -193,9 +229,15 @@ def test_what_pillow_warns_of_is_told_once_for_each_kind(tmp_path, monkeypatch):
     Image.fromarray(noise(0)).save(tmp_path / "exif.jpg", exif=exif)
     display = SilentDisplay()
     with ThreadPoolExecutor(4) as threads, complaints_told(display, tmp_path):
-        list(threads.map(lambda path: read_image(path, size=8, channels=3), sorted(tmp_path.iterdir())))  # fmt: skip
+        list(
+            threads.map(
+                lambda path: read_image(path, size=8, channels=3), sorted(tmp_path.iterdir())
+            )
+        )
     large, broken = sorted(display.warned, key=len, reverse=True)
-    assert large.startswith("12 images: more than 0 megapixels, which are decoded whole: 00.png, 01.png, ")  # fmt: skip
+    assert large.startswith(
+        "12 images: more than 0 megapixels, which are decoded whole: 00.png, 01.png, "
+    )
     assert large.endswith("09.png and 2 more")
     assert re.fullmatch(r"1 image: Pillow says '.*[Ee][Xx][Ii][Ff].*': exif\.jpg", broken)
 
@@ -205,7 +247,11 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
-    for name, reason in (("pipe", "it is no regular file"), ("folder", "it is a folder"), ("gone", "No such file")):  # fmt: skip
+    for name, reason in (
+        ("pipe", "it is no regular file"),
+        ("folder", "it is a folder"),
+        ("gone", "No such file"),
+    ):
         with pytest.raises(ImageFileError, match=rf"{name}\.png cannot be read: {reason}") as error:
             read_image(tmp_path / f"{name}.png", size=8, channels=3)
         assert error.value.reason.startswith(f"cannot be read: {reason}")
@@ -236,7 +282,16 @@ def test_deep_pixels_that_fill_their_range_are_scaled(tmp_path, value):
 
 def test_images_are_found_at_any_depth_in_sorted_order(tmp_path):
     """Of a folder come the files with an image's suffix, sorted by folder and name; hidden ones do not."""
-    for name in ("b/2.png", "b/10.JPG", "b/c/1.tiff", "a.webp", "z.gif", ".hidden.png", ".git/x.png", "b/.x.png"):  # fmt: skip
+    for name in (
+        "b/2.png",
+        "b/10.JPG",
+        "b/c/1.tiff",
+        "a.webp",
+        "z.gif",
+        ".hidden.png",
+        ".git/x.png",
+        "b/.x.png",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for name in ("notes.txt", "b/labels.json"):
@@ -275,8 +330,13 @@ def test_links_out_are_followed_on_request_and_loops_never(tmp_path, follow_link
     names = [path.relative_to(tmp_path / "given").as_posix() for path in found.images]
     assert names == sorted(inside + outside) if follow_links else inside
     told = "\n".join(found.left_out)
-    assert ("2 links out of the folder left out: 4.png, linked; --follow-links reads" in told) == (not follow_links)  # fmt: skip
-    assert "2 links left out that lead back or to a folder that is read already: sub/again, sub/up" in told  # fmt: skip
+    assert ("2 links out of the folder left out: 4.png, linked; --follow-links reads" in told) == (
+        not follow_links
+    )
+    assert (
+        "2 links left out that lead back or to a folder that is read already: sub/again, sub/up"
+        in told
+    )
 
 
 def test_folders_that_link_to_each_other_are_read_once(tmp_path):
@@ -288,7 +348,14 @@ def test_folders_that_link_to_each_other_are_read_once(tmp_path):
     assert len(find_images([tmp_path]).images) == 10
 
 
-@pytest.mark.parametrize(("name", "said"), [("nowhere", "there is no image or folder .*nowhere"), ("empty", "empty holds no images"), ("text", "text holds no images")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", "there is no image or folder .*nowhere"),
+        ("empty", "empty holds no images"),
+        ("text", "text holds no images"),
+    ],
+)
 def test_paths_without_images_are_data_errors(tmp_path, name, said):
     """What is not there, and a folder with nothing to read, is exit code 3 by name."""
     (tmp_path / "empty").mkdir()

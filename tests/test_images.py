@@ -33,7 +33,12 @@ def file(request, tmp_path):
     """Return one of the files in a run folder, and what reads it."""
     images.write_images(tmp_path, record())
     answers = np.arange(6) % 2
-    images.write_predictions(tmp_path, images.Predictions(answers, answers, np.full(6, 0.5, np.float32), np.zeros((6, 2), np.float32)))  # fmt: skip
+    images.write_predictions(
+        tmp_path,
+        images.Predictions(
+            answers, answers, np.full(6, 0.5, np.float32), np.zeros((6, 2), np.float32)
+        ),
+    )
     read = images.read_images_record if request.param == images.IMAGES else images.read_predictions
     return tmp_path / request.param, lambda: read(tmp_path)
 

@@ -39,11 +39,19 @@ def cifar_labels(num_classes):
 
 # First 16 digits of the sha256 of the kept indices (int64, little-endian) that `ldam_selection` gives for `cifar_labels`.
 GOLDEN = {
-    (10, "exp", 0.1): "111f52e80c7c62ad", (10, "exp", 0.02): "7e65cce4f6c985f2", (10, "exp", 0.01): "44f1fa378a4299a1",
-    (10, "step", 0.1): "90032533734ce2ba", (10, "step", 0.02): "2437ddd3b1e5aa3a", (10, "step", 0.01): "e390d47f1ce56846",
-    (100, "exp", 0.1): "c586c859697aeb24", (100, "exp", 0.02): "37499b339735076f", (100, "exp", 0.01): "b1d2f358e79c6a9a",
-    (100, "step", 0.1): "dda14e728e87df95", (100, "step", 0.02): "ead5526700518e7b", (100, "step", 0.01): "3357f625ba9c434c",
-}  # fmt: skip
+    (10, "exp", 0.1): "111f52e80c7c62ad",
+    (10, "exp", 0.02): "7e65cce4f6c985f2",
+    (10, "exp", 0.01): "44f1fa378a4299a1",
+    (10, "step", 0.1): "90032533734ce2ba",
+    (10, "step", 0.02): "2437ddd3b1e5aa3a",
+    (10, "step", 0.01): "e390d47f1ce56846",
+    (100, "exp", 0.1): "c586c859697aeb24",
+    (100, "exp", 0.02): "37499b339735076f",
+    (100, "exp", 0.01): "b1d2f358e79c6a9a",
+    (100, "step", 0.1): "dda14e728e87df95",
+    (100, "step", 0.02): "ead5526700518e7b",
+    (100, "step", 0.01): "3357f625ba9c434c",
+}
 
 
 @pytest.mark.parametrize(("num_classes", "profile", "factor"), GOLDEN)
@@ -61,9 +69,17 @@ def test_kept_images_are_ldam_drws(num_classes, profile, factor):
 
 @pytest.mark.parametrize(
     ("num_classes", "profile", "factor", "total"),
-    [(10, "exp", 0.01, 12406), (10, "exp", 0.02, 13996), (10, "exp", 0.1, 20431), (100, "exp", 0.01, 10847),
-     (100, "exp", 0.02, 12608), (100, "exp", 0.1, 19573), (10, "step", 0.01, 25250), (100, "step", 0.1, 27500)],
-)  # fmt: skip
+    [
+        (10, "exp", 0.01, 12406),
+        (10, "exp", 0.02, 13996),
+        (10, "exp", 0.1, 20431),
+        (100, "exp", 0.01, 10847),
+        (100, "exp", 0.02, 12608),
+        (100, "exp", 0.1, 19573),
+        (10, "step", 0.01, 25250),
+        (100, "step", 0.1, 27500),
+    ],
+)
 def test_sizes_are_the_published_ones(num_classes, profile, factor, total):
     """The long-tailed CIFARs have the sizes that the field prints."""
     assert sum(kept_counts([50_000 // num_classes] * num_classes, profile, factor)) == total
@@ -99,7 +115,9 @@ def test_a_cap_comes_before_the_profile():
     assert kept_counts([100, 60, 80], "exp", 0.25, 40) == [40, 20, 10]
     assert kept_counts([100, 60, 80], "exp", 0.25, 1000) == kept_counts([100, 60, 80], "exp", 0.25)
     labels = np.repeat([0, 1, 2], [100, 60, 80])
-    few, many = (kept_indices(labels, kept_counts([100, 60, 80], "exp", 0.25, most)) for most in (40, None))  # fmt: skip
+    few, many = (
+        kept_indices(labels, kept_counts([100, 60, 80], "exp", 0.25, most)) for most in (40, None)
+    )
     assert set(few) < set(many)
 
 

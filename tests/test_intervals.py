@@ -24,7 +24,9 @@ def test_unpaired_interval_is_welchs():
     """Where seeds don't match, the interval is scipy's for unequal variances."""
     other = {seed + 3: value for seed, value in BASE.items()}
     found = difference(OWN, other, higher_is_better=True)
-    wanted = stats.ttest_ind(list(OWN.values()), list(BASE.values()), equal_var=False).confidence_interval(0.95)  # fmt: skip
+    wanted = stats.ttest_ind(
+        list(OWN.values()), list(BASE.values()), equal_var=False
+    ).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
     assert (found.paired, found.n) == (False, 5)
 

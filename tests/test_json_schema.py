@@ -29,7 +29,14 @@ def config_takes(values):
     try:
         resolve([Layer(values, {key: key for key in values})], check_loss)
     except LmsmError as error:
-        together = ("no effect", "excludes", "needs an imb", "leaves none", "do not rise", "after the last")  # fmt: skip
+        together = (
+            "no effect",
+            "excludes",
+            "needs an imb",
+            "leaves none",
+            "do not rise",
+            "after the last",
+        )
         return all(any(word in line for word in together) for line in str(error).splitlines())
     return True
 
@@ -75,14 +82,36 @@ def test_a_run_s_config_keeps_to_the_schema():
 @pytest.mark.parametrize(
     "line",
     [
-        "lr: 1e-4", "lr: 1", "epochs: 3", "epochs: 50000", "momentum: 0", "factor: 0.01", "factor: 1.0",
-        "milestones: [60, 80]", "milestones: 60,80", "milestones: []", "loss: vs", "loss: lsoftmax:margin=4",
-        "loss: lsoftmax:margin=auto,lambda_min=5", "loss: large-margin-in-softmax:strength=0.5",
-        "loss: 'vs:gamma=0.2, tau=1'", "margin: 4", "margin: 2.5", "margin: auto", "device: cuda:1", "device: cpu",
-        "pretrained: null", "pretrained: imagenet", "cuda_graph: false", "seed: 4294967295", "data_dir: here/there",
-        "model: vgg16_bn", "neck: none", "weight_decay: 5e-4",
+        "lr: 1e-4",
+        "lr: 1",
+        "epochs: 3",
+        "epochs: 50000",
+        "momentum: 0",
+        "factor: 0.01",
+        "factor: 1.0",
+        "milestones: [60, 80]",
+        "milestones: 60,80",
+        "milestones: []",
+        "loss: vs",
+        "loss: lsoftmax:margin=4",
+        "loss: lsoftmax:margin=auto,lambda_min=5",
+        "loss: large-margin-in-softmax:strength=0.5",
+        "loss: 'vs:gamma=0.2, tau=1'",
+        "margin: 4",
+        "margin: 2.5",
+        "margin: auto",
+        "device: cuda:1",
+        "device: cpu",
+        "pretrained: null",
+        "pretrained: imagenet",
+        "cuda_graph: false",
+        "seed: 4294967295",
+        "data_dir: here/there",
+        "model: vgg16_bn",
+        "neck: none",
+        "weight_decay: 5e-4",
     ],
-)  # fmt: skip
+)
 def test_both_take_good_values(tmp_path, line):
     """A good line is accepted by the schema and by Config."""
     values = read_line(tmp_path, line)
@@ -95,15 +124,51 @@ def test_both_take_good_values(tmp_path, line):
 @pytest.mark.parametrize(
     "line",
     [
-        "modle: vgg16", "model: vgg17", "dataset: cifar", "lr: fast", "lr: 0", "lr: -1e-4", "lr: true", "lr: null",
-        "epochs: 0", "epochs: 2.5", "epochs: many", "epochs: 1000001", "epochs: [3]", "batch_size: 1", "momentum: 1",
-        "validation: 1", "factor: 0", "factor: 1.5", "milestones: [0]", "milestones: [a]", "milestones: 60;80",
-        "milestones: 60", "loss: lsoftmx", "loss: lsoftmax:mragin=4", "loss: softmax:margin=4", "loss: 3",
-        "loss: 'lsoftmax:'", "loss: lsoftmax:margin", "loss: lsoftmax:margin=", "loss: balanced-softmax:tau=1",
-        "margin: wide", "margin: true", "margin: -1", "margin: 1001", "device: gpu", "device: cuda:x", "pretrained: 3",
-        "cuda_graph: maybe", "seed: -1", "seed: 4294967296", "neck: null", "data_dir: 3", "reweight_beta: 1",
+        "modle: vgg16",
+        "model: vgg17",
+        "dataset: cifar",
+        "lr: fast",
+        "lr: 0",
+        "lr: -1e-4",
+        "lr: true",
+        "lr: null",
+        "epochs: 0",
+        "epochs: 2.5",
+        "epochs: many",
+        "epochs: 1000001",
+        "epochs: [3]",
+        "batch_size: 1",
+        "momentum: 1",
+        "validation: 1",
+        "factor: 0",
+        "factor: 1.5",
+        "milestones: [0]",
+        "milestones: [a]",
+        "milestones: 60;80",
+        "milestones: 60",
+        "loss: lsoftmx",
+        "loss: lsoftmax:mragin=4",
+        "loss: softmax:margin=4",
+        "loss: 3",
+        "loss: 'lsoftmax:'",
+        "loss: lsoftmax:margin",
+        "loss: lsoftmax:margin=",
+        "loss: balanced-softmax:tau=1",
+        "margin: wide",
+        "margin: true",
+        "margin: -1",
+        "margin: 1001",
+        "device: gpu",
+        "device: cuda:x",
+        "pretrained: 3",
+        "cuda_graph: maybe",
+        "seed: -1",
+        "seed: 4294967296",
+        "neck: null",
+        "data_dir: 3",
+        "reweight_beta: 1",
     ],
-)  # fmt: skip
+)
 def test_both_refuse_bad_values(tmp_path, line):
     """A bad line is refused by the schema and by Config."""
     values = read_line(tmp_path, line)
@@ -119,11 +184,17 @@ def read_line(folder, line):
     return {key: entry.value for key, entry in read_mapping(folder / "line.yaml").items()}
 
 
-NAMES = sorted({name for described in SCHEMA["properties"].values() for name in described.get("enum", ())})  # fmt: skip
+NAMES = sorted(
+    {name for described in SCHEMA["properties"].values() for name in described.get("enum", ())}
+)
 VALUES = st.one_of(
-    st.booleans(), st.none(), st.integers(-3, 2**33), st.floats(-2, 2000, allow_nan=False, allow_subnormal=False),
-    st.sampled_from([*NAMES, "cuda:0", "1,2", "x"]), st.lists(st.integers(-1, 300), max_size=3).map(tuple),
-)  # fmt: skip
+    st.booleans(),
+    st.none(),
+    st.integers(-3, 2**33),
+    st.floats(-2, 2000, allow_nan=False, allow_subnormal=False),
+    st.sampled_from([*NAMES, "cuda:0", "1,2", "x"]),
+    st.lists(st.integers(-1, 300), max_size=3).map(tuple),
+)
 
 
 @settings(max_examples=300, deadline=None)

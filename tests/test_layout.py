@@ -43,7 +43,15 @@ def test_classes_are_of_the_first_level_and_images_at_any_depth(tmp_path):
 def test_what_is_not_read_is_counted_by_ending_and_named(tmp_path):
     """Foreign files, loose images and links out are each told; hidden names are not."""
     fill(tmp_path / "data", {"ant": 4, "bee": 4})
-    for name in ("ant/a.txt", "ant/b.TXT", "bee/sub/c.heic", "bee/LICENSE", "README.md", ".hidden/x.txt", "bee/.DS_Store"):  # fmt: skip
+    for name in (
+        "ant/a.txt",
+        "ant/b.TXT",
+        "bee/sub/c.heic",
+        "bee/LICENSE",
+        "README.md",
+        ".hidden/x.txt",
+        "bee/.DS_Store",
+    ):
         (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "data" / name).touch()
     save(tmp_path / "data" / "loose.png", noise(5))
@@ -52,9 +60,15 @@ def test_what_is_not_read_is_counted_by_ending_and_named(tmp_path):
     found, text = told(tmp_path / "data")
     assert found.training.classes == ("ant", "bee")
     root = tmp_path / "data"
-    assert f"{root}: 5 files left out, named otherwise than images: 2 .txt (ant/a.txt, ant/b.TXT), 1 .heic (bee/sub/c.heic), 1 .md (README.md), 1 without an ending (bee/LICENSE)" in text  # fmt: skip
+    assert (
+        f"{root}: 5 files left out, named otherwise than images: 2 .txt (ant/a.txt, ant/b.TXT), 1 .heic (bee/sub/c.heic), 1 .md (README.md), 1 without an ending (bee/LICENSE)"
+        in text
+    )
     assert f"{root}: 1 image left out, being in no class folder: loose.png" in text
-    assert f"{root}: 1 link out of the folder left out: cat; --follow-links reads what they lead to" in text  # fmt: skip
+    assert (
+        f"{root}: 1 link out of the folder left out: cat; --follow-links reads what they lead to"
+        in text
+    )
     found, text = told(tmp_path / "data", follow_links=True)
     assert found.training.classes == ("ant", "bee", "cat")
     assert "lead to" not in text
@@ -84,7 +98,9 @@ def test_links_that_stay_in_the_data_folder_are_read(tmp_path):
     found, text = told(tmp_path / "given")
     assert (len(found.training), len(found.test)) == (6, 3)
     assert "lead to" not in text
-    with pytest.raises(DataError, match=r"hold no images; 3 links out of it left out: .*--follow-links"):  # fmt: skip
+    with pytest.raises(
+        DataError, match=r"hold no images; 3 links out of it left out: .*--follow-links"
+    ):
         load_folder(tmp_path / "data" / "test", options=OPTIONS)
 
 
@@ -98,7 +114,10 @@ def test_a_part_that_is_a_link_out_is_read_on_request(tmp_path):
     assert told(tmp_path / "data", follow_links=True)[0].test.counts() == [1, 1]
 
 
-@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "VALID", "Test"), ("training", "validation", "testing")])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val", "test"), ("Train", "VALID", "Test"), ("training", "validation", "testing")],
+)
 def test_validation_images_have_a_folder_of_their_own(tmp_path, names):
     """val/, valid/ or validation/ beside train/, in whatever case, are the validation images."""
     for number, name in enumerate(names):
@@ -116,7 +135,17 @@ def test_two_folders_for_one_part_are_refused(tmp_path):
         told(tmp_path)
 
 
-@pytest.mark.parametrize(("there", "way_out"), [(["train"], "there is no folder .*test; expected .*, or move the class folders of train/ up, .*, or rename train/ if it is a class"), (["train", "val"], "test/<class>/.*, or rename val/ to test/, or move"), (["val", "test"], "there is no folder .*train; expected")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("there", "way_out"),
+    [
+        (
+            ["train"],
+            "there is no folder .*test; expected .*, or move the class folders of train/ up, .*, or rename train/ if it is a class",
+        ),
+        (["train", "val"], "test/<class>/.*, or rename val/ to test/, or move"),
+        (["val", "test"], "there is no folder .*train; expected"),
+    ],
+)
 def test_a_part_that_is_missing_is_asked_for(tmp_path, there, way_out):
     """train/ and test/ must both be there; the message says what can be renamed or moved."""
     for name in there:
@@ -203,7 +232,9 @@ def test_one_class_is_too_few(tmp_path):
     """To train on one class is refused before any image is read."""
     fill(tmp_path, {"ant": 1})
     (tmp_path / "ant" / "broken.png").touch()
-    with pytest.raises(DataError, match="holds one class folder, 'ant': to tell classes apart takes at least two"):  # fmt: skip
+    with pytest.raises(
+        DataError, match="holds one class folder, 'ant': to tell classes apart takes at least two"
+    ):
         told(tmp_path)
 
 
@@ -212,7 +243,19 @@ ACUTE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 
 def test_names_that_look_the_same_are_told(tmp_path):
     """Case, outer blanks and forms of Unicode make classes of their own, which a person does not see."""
-    fill(tmp_path, {"Cat": 2, "cat": 2, ACUTE: 2, unicodedata.normalize("NFD", ACUTE): 2, "dog ": 2, "dog": 2, "x2": 2, "x\N{SUPERSCRIPT TWO}": 2})  # fmt: skip
+    fill(
+        tmp_path,
+        {
+            "Cat": 2,
+            "cat": 2,
+            ACUTE: 2,
+            unicodedata.normalize("NFD", ACUTE): 2,
+            "dog ": 2,
+            "dog": 2,
+            "x2": 2,
+            "x\N{SUPERSCRIPT TWO}": 2,
+        },
+    )
     text = told(tmp_path)[1]
     assert "'Cat' and 'cat' look the same, and are classes of their own" in text
     assert "'dog' and 'dog ' look the same" in text
@@ -249,4 +292,6 @@ def test_other_images_may_lack_classes_which_is_told(tmp_path):
     display = SilentDisplay()
     images = load_folder(tmp_path, options=OPTIONS, classes=["ant", "bee", "cat"], display=display)
     assert images.counts() == [2, 0, 0]
-    assert display.warned == ["there is no image of 2 of 3 classes (bee, cat): means over classes are over those that have some"]  # fmt: skip
+    assert display.warned == [
+        "there is no image of 2 of 3 classes (bee, cat): means over classes are over those that have some"
+    ]

@@ -56,7 +56,15 @@ CONFIG = Config(epochs=3, batch_size=16, lr=0.01, device="cpu")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_head_has_a_weight_decay_of_its_own(optimizer):
     """Where no gradient pulls, a step leaves 1 - lr decay of the body, and all of the head."""
-    config = CONFIG.model_copy(update={"optimizer": optimizer, "lr": 0.5, "momentum": 0.0, "weight_decay": 0.2, "head_weight_decay": 0.0})  # fmt: skip
+    config = CONFIG.model_copy(
+        update={
+            "optimizer": optimizer,
+            "lr": 0.5,
+            "momentum": 0.0,
+            "weight_decay": 0.2,
+            "head_weight_decay": 0.0,
+        }
+    )
     model = small_model()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     stepper = new_optimizer(model, config)
@@ -134,7 +142,15 @@ def test_rebalancing_holds_from_its_epoch_on(loss, choice):
 
 def test_a_reweighted_step_is_one_on_torchs_weighted_loss():
     """A step of SGD over the whole set moves the head as cross_entropy(weight=...) does."""
-    config = Config(epochs=1, batch_size=34, lr=0.5, optimizer="sgd", momentum=0.0, weight_decay=0.0, reweight="inverse")  # fmt: skip
+    config = Config(
+        epochs=1,
+        batch_size=34,
+        lr=0.5,
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        reweight="inverse",
+    )
     model, theirs = small_model(), small_model()
     fit(model, config, data=UNEVEN)
     per_class = torch.tensor([1 / 20, 1 / 10, 1 / 4])
@@ -148,7 +164,9 @@ def test_reported_losses_and_accuracies_stay_unweighted():
     """Weights of classes change the objective of a step, not the loss that is reported of it."""
     config = Config(epochs=1, batch_size=34, lr=1e-30, weight_decay=0.0)
     plain = fit(small_model(), config, UNEVEN, UNEVEN)[0]
-    weighted = fit(small_model(), config.model_copy(update={"reweight": "inverse"}), UNEVEN, UNEVEN)[0]  # fmt: skip
+    weighted = fit(
+        small_model(), config.model_copy(update={"reweight": "inverse"}), UNEVEN, UNEVEN
+    )[0]
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert getattr(plain, name) == getattr(weighted, name), name
     assert abs(weighted.vitals.objective - plain.vitals.objective) > 0.01
@@ -174,9 +192,14 @@ def test_a_class_without_images_is_refused_before_the_first_epoch():
     steps = []
     model = small_model()
     epochs = training.train(
-        model, new_optimizer(model, config), config, UNEVEN.subset(range(30)), None, CPU,
+        model,
+        new_optimizer(model, config),
+        config,
+        UNEVEN.subset(range(30)),
+        None,
+        CPU,
         on_step=steps.append,
-    )  # fmt: skip
+    )
     with pytest.raises(LmsmError, match="class 2 has 0 training images"):
         next(epochs)
     assert not steps
@@ -240,11 +263,20 @@ def test_evaluation_leaves_the_mode_as_it_was():
     [
         ({"schedule": "step", "step_size": 2, "gamma": 0.9}, [1, 1, 0.9, 0.9, 0.81, 0.81]),
         ({"schedule": "constant"}, [1] * 6),
-        ({"schedule": "multistep", "milestones": (3, 5), "gamma": 0.01}, [1, 1, 1, 0.01, 0.01, 0.0001]),
-        ({"schedule": "multistep", "milestones": (4,), "gamma": 0.1, "warmup": 2}, [0.5, 1, 1, 1, 0.1, 0.1]),
-        ({"schedule": "cosine", "epochs": 4}, [1, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4]),
+        (
+            {"schedule": "multistep", "milestones": (3, 5), "gamma": 0.01},
+            [1, 1, 1, 0.01, 0.01, 0.0001],
+        ),
+        (
+            {"schedule": "multistep", "milestones": (4,), "gamma": 0.1, "warmup": 2},
+            [0.5, 1, 1, 1, 0.1, 0.1],
+        ),
+        (
+            {"schedule": "cosine", "epochs": 4},
+            [1, 0.5 + math.sqrt(2) / 4, 0.5, 0.5 - math.sqrt(2) / 4],
+        ),
     ],
-)  # fmt: skip
+)
 def test_learning_rates_by_hand(choice, wanted):
     """Each schedule gives the rates worked by hand, warm-up as in LDAM-DRW."""
     config = Config(lr=1.0, **({"epochs": 6} | choice))
@@ -258,7 +290,11 @@ def test_schedules_are_torchs(schedule):
     config = Config(lr=0.1, schedule=schedule, **falls, gamma=0.5, epochs=8)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     schedulers = torch.optim.lr_scheduler
-    theirs = schedulers.StepLR(optimizer, 3, 0.5) if schedule == "step" else schedulers.MultiStepLR(optimizer, [2, 5], 0.5)  # fmt: skip
+    theirs = (
+        schedulers.StepLR(optimizer, 3, 0.5)
+        if schedule == "step"
+        else schedulers.MultiStepLR(optimizer, [2, 5], 0.5)
+    )
     for epoch in range(8):
         assert learning_rate(config, epoch) == pytest.approx(theirs.get_last_lr()[0])
         optimizer.step()

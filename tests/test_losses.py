@@ -50,7 +50,9 @@ def test_margin_one_is_softmax(lam):
     ours = torch.autograd.grad(
         l_softmax_loss(features, weight, labels, 1, lam=lam), (features, weight)
     )
-    theirs = torch.autograd.grad(functional.cross_entropy(features @ weight.T, labels), (features, weight))  # fmt: skip
+    theirs = torch.autograd.grad(
+        functional.cross_entropy(features @ weight.T, labels), (features, weight)
+    )
     for mine, wanted in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, wanted, atol=1e-12)
 
@@ -61,8 +63,9 @@ def test_gradient_is_the_slope_of_the_loss(margin, lam):
     """The closed-form gradient agrees with finite differences in float64."""
     features, weight, labels = draw()
     assert torch.autograd.gradcheck(
-        lambda x, w: l_softmax_loss(x, w, labels, margin, lam=lam, reduction="none"), (features, weight)
-    )  # fmt: skip
+        lambda x, w: l_softmax_loss(x, w, labels, margin, lam=lam, reduction="none"),
+        (features, weight),
+    )
 
 
 @pytest.mark.parametrize("margin", [1, 2, 3, 4, 10])
@@ -72,7 +75,14 @@ def test_value_and_gradient_are_finite_everywhere(margin, dtype, case):
     """Cosines of +-1, zero features, zero weights and extreme norms have finite loss and gradient."""
     weight = torch.tensor([[3.0, 4.0], [1.0, -1.0], [0.5, 0.0]], dtype=dtype)
     weight[1] = 0 if case == "zero weight" else weight[1]
-    scale = {"zero": 0.0, "parallel": 2.0, "opposite": -2.0, "tiny": 1e-30, "huge": 1e4, "zero weight": 1.0}  # fmt: skip
+    scale = {
+        "zero": 0.0,
+        "parallel": 2.0,
+        "opposite": -2.0,
+        "tiny": 1e-30,
+        "huge": 1e4,
+        "zero weight": 1.0,
+    }
     features = (weight[:1] * scale[case]).repeat(2, 1).requires_grad_()
     weight.requires_grad_()
     loss = l_softmax_loss(features, weight, torch.tensor([0, 1]), margin, reduction="sum")
@@ -149,7 +159,17 @@ def test_imbalance_brings_its_own_defaults(margin, lam):
     assert tail.shared_norm is not None
     assert flat.lambda_at(1.0) < 0.01
     assert flat.shared_norm is None
-    assert LSoftmaxLoss(2, 3, margin=margin, lambda_min=0.0, weight_norm="free", class_counts=torch.tensor([50, 5, 5])).shared_norm is None  # fmt: skip
+    assert (
+        LSoftmaxLoss(
+            2,
+            3,
+            margin=margin,
+            lambda_min=0.0,
+            weight_norm="free",
+            class_counts=torch.tensor([50, 5, 5]),
+        ).shared_norm
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +223,9 @@ def test_under_detached_norms_the_margin_has_no_say_in_a_weights_length(class_ch
     """Gradients are those of x . w_y + |w||x| (g(cos) - cos) with |w| a constant, by autograd."""
     features, weight, labels = batch_at()
     chunk = f",class_chunk={class_chunk}" if class_chunk else ""
-    head = head_with(f"lsoftmax:margin=2,anneal=constant,lambda_min=0.5,weight_norm=detached{chunk}", weight)  # fmt: skip
+    head = head_with(
+        f"lsoftmax:margin=2,anneal=constant,lambda_min=0.5,weight_norm=detached{chunk}", weight
+    )
     x, w = features.clone().requires_grad_(), weight.clone().requires_grad_()
     mine = torch.autograd.grad(head(x, labels, 1.0), (x, head.weight))
     rows = w[labels]

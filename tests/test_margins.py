@@ -89,8 +89,9 @@ def test_psi_of_real_margins_equals_its_definition(margin):
 
 
 @pytest.mark.parametrize(
-    ("margin", "degrees", "wanted"), [(1.5, 90, -(0.5**0.5)), (1.5, 120, -1), (1.5, 180, -2), (2.5, 144, -3)]
-)  # fmt: skip
+    ("margin", "degrees", "wanted"),
+    [(1.5, 90, -(0.5**0.5)), (1.5, 120, -1), (1.5, 180, -2), (2.5, 144, -3)],
+)
 def test_psi_of_real_margins_by_hand(margin, degrees, wanted):
     """cos 135 = -1/sqrt 2; 120 is the border pi/m, 1 - 2; -cos 270 - 2 at 180; 2.5 x 144 = 360: 1 - 4."""
     cos = torch.tensor([math.cos(math.radians(degrees))], dtype=torch.float64)
@@ -122,7 +123,9 @@ def test_slope_of_real_margins_agrees_with_differences(margin):
     np.testing.assert_allclose(slope.numpy(), wanted, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("beside", [1 + 1e-7, *(m + d for m in (2, 3, 4, 7) for d in (-1e-7, 1e-7))])  # fmt: skip
+@pytest.mark.parametrize(
+    "beside", [1 + 1e-7, *(m + d for m in (2, 3, 4, 7) for d in (-1e-7, 1e-7))]
+)
 def test_psi_is_continuous_in_the_margin(beside):
     """A margin 1e-7 beside an integer, by way of the angle, is at the integer's polynomial."""
     margin = round(beside)

@@ -25,20 +25,30 @@ def test_scores_equal_a_hand_worked_confusion_matrix():
     assert scores.balanced_accuracy == scores.macro_recall == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
     assert scores.macro_precision == pytest.approx((1 + 1 / 2 + 4 / 5) / 3)
     assert scores.macro_f1 == pytest.approx((6 / 7 + 1 / 2 + 8 / 9) / 3)
-    assert [(one.train_count, one.test_count) for one in scores.per_class] == [(30, 4), (20, 2), (10, 4)]  # fmt: skip
+    assert [(one.train_count, one.test_count) for one in scores.per_class] == [
+        (30, 4),
+        (20, 2),
+        (10, 4),
+    ]
     assert scores.groups == {"many": 3 / 4, "medium": 1 / 2, "few": 1.0}
 
 
 def test_probabilities_give_top_k_and_calibration():
     """Worked by hand: 2 bins hold 1 and 3 images, and top-k counts the true class's place."""
-    probabilities = np.array([[0.4, 0.3, 0.2, 0.1], [0.9, 0.05, 0.03, 0.02], [0.1, 0.9, 0, 0], [0.9, 0.04, 0.01, 0.05]])  # fmt: skip
+    probabilities = np.array(
+        [[0.4, 0.3, 0.2, 0.1], [0.9, 0.05, 0.03, 0.02], [0.1, 0.9, 0, 0], [0.9, 0.04, 0.01, 0.05]]
+    )
     labels = np.array([2, 0, 1, 3])
     scores = score(list("abcd"), labels, probabilities.argmax(1), [4, 3, 2, 1], probabilities)
     assert scores.accuracy == 2 / 4
     assert scores.top_k == {"2": 3 / 4, "3": 4 / 4}
     low, high = scores.reliability
     assert (low.count, low.confidence, low.accuracy) == (1, pytest.approx(0.4), 0)
-    assert (high.count, high.confidence, high.accuracy) == (3, pytest.approx(0.9), pytest.approx(2 / 3))  # fmt: skip
+    assert (high.count, high.confidence, high.accuracy) == (
+        3,
+        pytest.approx(0.9),
+        pytest.approx(2 / 3),
+    )
     assert scores.calibration_error == pytest.approx((1 * 0.4 + 3 * (0.9 - 2 / 3)) / 4)
 
 
@@ -63,14 +73,18 @@ def test_scores_equal_scikit_learn_with_all_classes_present():
     labels = np.arange(500) % 10
     predictions = np.where(rng.random(500) < 0.6, labels, rng.integers(0, 10, 500))
     scores = score([str(i) for i in range(10)], labels, predictions, [50] * 10)
-    assert scores.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(labels, predictions))  # fmt: skip
+    assert scores.balanced_accuracy == pytest.approx(
+        metrics.balanced_accuracy_score(labels, predictions)
+    )
     assert scores.macro_f1 == pytest.approx(metrics.f1_score(labels, predictions, average="macro"))
     assert scores.groups == {}
 
 
 def test_class_without_test_images_has_no_scores_and_no_part_in_means():
     """An absent class shows None, and the macro means run over the classes that are present."""
-    scores = score(["cat", "dog", "bat", "owl"], np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1]), [4, 3, 2, 1])  # fmt: skip
+    scores = score(
+        ["cat", "dog", "bat", "owl"], np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1]), [4, 3, 2, 1]
+    )
     bat = scores.per_class[2]
     assert (bat.test_count, bat.accuracy, bat.precision, bat.f1) == (0, None, None, None)
     assert scores.balanced_accuracy == (1 / 2 + 1) / 2
@@ -81,23 +95,33 @@ def test_class_without_test_images_has_no_scores_and_no_part_in_means():
 def test_class_that_is_never_predicted_has_precision_zero():
     """A class that no image is taken for scores 0, without a warning or NaN."""
     scores = score(["cat", "dog"], np.array([0, 1]), np.array([0, 0]), [1, 1])
-    assert (scores.per_class[1].accuracy, scores.per_class[1].precision, scores.per_class[1].f1) == (0, 0, 0)  # fmt: skip
+    assert (
+        scores.per_class[1].accuracy,
+        scores.per_class[1].precision,
+        scores.per_class[1].f1,
+    ) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("counts", "groups"),
     [
-        ([5000, 3000, 2000, 1500, 900, 800, 700, 600, 550, 500], ([0, 1, 2], [3, 4, 5, 6], [7, 8, 9])),
+        (
+            [5000, 3000, 2000, 1500, 900, 800, 700, 600, 550, 500],
+            ([0, 1, 2], [3, 4, 5, 6], [7, 8, 9]),
+        ),
         ([500] * 5 + [50] * 5, ([0, 1, 2, 3, 4], [], [5, 6, 7, 8, 9])),
         ([9, 5, 5, 5, 5, 5], ([0], [], [1, 2, 3, 4, 5])),
         ([9, 9, 9, 9, 9, 5], ([0, 1, 2, 3, 4], [], [5])),
         ([9, 5, 5, 5, 5, 1], ([0], [1, 2, 3, 4], [5])),
         ([9, 9, 9, 5, 3, 1, 1, 1], ([0, 1, 2], [3, 4], [5, 6, 7])),
         ([1, 9], ([1], [], [0])),
-        ([101] * 40 + [100] * 20 + [20] * 20 + [19] * 20, (list(range(40)), list(range(40, 80)), list(range(80, 100)))),
+        (
+            [101] * 40 + [100] * 20 + [20] * 20 + [19] * 20,
+            (list(range(40)), list(range(40, 80)), list(range(80, 100))),
+        ),
     ],
     ids=["thirds", "step", "tied-few", "tied-many", "tied-middle", "tied-borders", "two", "field"],
-)  # fmt: skip
+)
 def test_groups_are_thirds_or_the_fields_bounds_and_ties_stay_together(counts, groups):
     """10 classes split 3/4/3 by count, 100 at > 100 and < 20 images; equal counts share a group."""
     assert tuple(shot_groups(counts).values()) == groups
@@ -119,15 +143,31 @@ def test_json_has_the_keys_of_the_run_folder_and_is_strict():
     document = score(["cat", "dog", "owl"], LABELS, PREDICTIONS, [3, 2, 1]).to_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert set(document) == {
-        "accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall",
-        "per_class", "confusion", "groups", "top_k", "calibration_error", "reliability",
-    }  # fmt: skip
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "macro_precision",
+        "macro_recall",
+        "per_class",
+        "confusion",
+        "groups",
+        "top_k",
+        "calibration_error",
+        "reliability",
+    }
     assert set(document["per_class"][0]) == {
-        "name", "train_count", "test_count", "accuracy", "precision", "f1",
-    }  # fmt: skip
+        "name",
+        "train_count",
+        "test_count",
+        "accuracy",
+        "precision",
+        "f1",
+    }
 
 
-@pytest.mark.parametrize(("labels", "message"), [([], "no images"), ([0, 2], "labels run from 0 to 2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("labels", "message"), [([], "no images"), ([0, 2], "labels run from 0 to 2")]
+)
 def test_nothing_to_score_is_a_data_error(labels, message):
     """No images, or labels beyond the classes, end in a message instead of a wrong number."""
     labels = np.array(labels, dtype=int)
@@ -135,7 +175,10 @@ def test_nothing_to_score_is_a_data_error(labels, message):
         score(["cat", "dog"], labels, np.zeros_like(labels), [1, 1])
 
 
-@pytest.mark.parametrize(("confidence", "number"), [(0.0, 0), (0.05, 0), (1 / 15, 0), (0.07, 1), (0.5, 7), (0.999, 14), (1.0, 14)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("confidence", "number"),
+    [(0.0, 0), (0.05, 0), (1 / 15, 0), (0.07, 1), (0.5, 7), (0.999, 14), (1.0, 14)],
+)
 def test_reliability_bounds_are_the_bin_of_the_confidence(confidence, number):
     """Bins are fifteenths that hold their upper bound, as scikit-learn's calibration_curve counts."""
     assert reliability_bounds(confidence) == (number / 15, (number + 1) / 15)

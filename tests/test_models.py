@@ -18,7 +18,9 @@ CLASSES = tuple("abcdefghij")
 def build(model="resnet18", neck="bn", loss="softmax", channels=3, **more):
     """Return a small-image classifier of ten classes."""
     torch.manual_seed(0)
-    return build_classifier(model, neck, loss, classes=CLASSES, mean=(0.5,) * channels, std=(0.25,) * channels, **more)  # fmt: skip
+    return build_classifier(
+        model, neck, loss, classes=CLASSES, mean=(0.5,) * channels, std=(0.25,) * channels, **more
+    )
 
 
 @pytest.mark.parametrize("model", BACKBONES)
@@ -103,19 +105,33 @@ def test_predict_gives_the_highest_score():
     assert not model.predict(images).requires_grad
 
 
-@pytest.mark.parametrize(("images", "message"), [
-    (torch.rand(2, 3, 32, 32), "images are of type torch.float32: expected a torch tensor of uint8"),
-    (np.zeros((2, 3, 32, 32), np.uint8), "images are of type ndarray: expected a torch tensor"),
-    (torch.zeros(3, 32, 32, dtype=torch.uint8), "images have shape (3, 32, 32): expected (N, 3, H, W)"),
-    (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), "images have shape (2, 32, 32, 3): expected (N, 3, H, W)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            torch.rand(2, 3, 32, 32),
+            "images are of type torch.float32: expected a torch tensor of uint8",
+        ),
+        (np.zeros((2, 3, 32, 32), np.uint8), "images are of type ndarray: expected a torch tensor"),
+        (
+            torch.zeros(3, 32, 32, dtype=torch.uint8),
+            "images have shape (3, 32, 32): expected (N, 3, H, W)",
+        ),
+        (
+            torch.zeros(2, 32, 32, 3, dtype=torch.uint8),
+            "images have shape (2, 32, 32, 3): expected (N, 3, H, W)",
+        ),
+    ],
+)
 def test_predict_refuses_what_are_no_images(images, message):
     """Floats from 0 to 1, or channels at the end, would give answers, and wrong ones."""
     with pytest.raises(ArgumentError, match=re.escape(message)):
         build("paper-mnist").eval().predict(images)
 
 
-@pytest.mark.parametrize(("neck", "can_die"), [("relu", True), ("prelu", False), ("bn", False), ("linear", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("neck", "can_die"), [("relu", True), ("prelu", False), ("bn", False), ("linear", False)]
+)
 def test_only_the_relu_neck_can_die(neck, can_die):
     """Far below its threshold a ReLU neck passes no gradient; every other neck still does."""
     model = build("paper-mnist", neck).train()
@@ -170,7 +186,11 @@ def test_bad_pretrained_files_are_refused(tmp_path):
     )
     (tmp_path / "text.pth").write_text("hello")
     torch.save({"a": 1}, tmp_path / "numbers.pth")
-    for name, message in [("vgg.pth", "does not fit resnet18"), ("text.pth", "no state dict"), ("numbers.pth", "no state dict of tensors")]:  # fmt: skip
+    for name, message in [
+        ("vgg.pth", "does not fit resnet18"),
+        ("text.pth", "no state dict"),
+        ("numbers.pth", "no state dict of tensors"),
+    ]:
         with pytest.raises(LmsmError, match=message):
             build(pretrained=str(tmp_path / name))
     with pytest.raises(LmsmError, match="'resnet32' has no pretrained weights"):

@@ -123,7 +123,9 @@ def test_psi_keeps_nan(margin):
 
 def test_only_what_has_no_length_has_no_direction():
     """Of zeros, tiny numbers, NaN, infinity and a norm beyond float32, the first two alone give zeros."""
-    vectors = torch.tensor([[0.0, 0.0], [1e-30, 0.0], [NAN, 1.0], [INF, 1.0], [1e25, 1e25], [3.0, 4.0]])  # fmt: skip
+    vectors = torch.tensor(
+        [[0.0, 0.0], [1e-30, 0.0], [NAN, 1.0], [INF, 1.0], [1e25, 1e25], [3.0, 4.0]]
+    )
     directions = unit(vectors)
     assert directions[:2].tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert directions[2:5].isnan().any(dim=1).all()

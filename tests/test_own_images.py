@@ -12,7 +12,25 @@ from lmsm_cli.data.image_files import fit
 from lmsm_cli.runs import checkpoint
 from tests.conftest import noise, save
 
-FLAGS = ["--dataset", "folder", "--image-size", "8", "--model", "paper-mnist", "--epochs", "1", "--batch-size", "8", "--threads", "1", "--device", "cpu", "--precision", "fp32", "--quiet"]  # fmt: skip
+FLAGS = [
+    "--dataset",
+    "folder",
+    "--image-size",
+    "8",
+    "--model",
+    "paper-mnist",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--quiet",
+]
 
 
 def fill(folder, classes, count, *, seed=0):
@@ -157,7 +175,7 @@ def test_links_out_of_the_folder_are_read_on_request_alone(train, tmp_path):
         in said
     )
     assert counts(run_folder(tmp_path)) == [8, 8]
-    code, _, said = train("--data-dir", "d", "--validation", "0", "--follow-links", "--out", "with")  # fmt: skip
+    code, _, said = train("--data-dir", "d", "--validation", "0", "--follow-links", "--out", "with")
     (path,) = (tmp_path / "with").iterdir()
     assert counts(path) == [16, 8]
     assert "link" not in said

@@ -18,7 +18,16 @@ from lmsm_cli.runs.record import find_runs, read_run
 from tests.synthetic_runs import metrics_of, scores_of, write_run, write_runs
 
 VOID = {"meta", "link", "img", "wbr", "br"}
-HOSTILE = ["<script>alert(1)</script>", "\"' onload=alert(1) x='", "{{7*7}}", "🐈‍⬛", "שלום עולם", "a\u202eb\x00", "</style><b>", "${1+1}"]  # fmt: skip
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"' onload=alert(1) x='",
+    "{{7*7}}",
+    "🐈‍⬛",
+    "שלום עולם",
+    "a\u202eb\x00",
+    "</style><b>",
+    "${1+1}",
+]
 
 
 class Document(HTMLParser):
@@ -80,7 +89,12 @@ def test_page_needs_nothing_but_itself(runs):
     html, document = page_of(runs)
     assert "http:" not in html
     assert "https:" not in html
-    addresses = [a[key] for _, a in document.elements for key in ("src", "href", "action", "xlink:href") if key in a]  # fmt: skip
+    addresses = [
+        a[key]
+        for _, a in document.elements
+        for key in ("src", "href", "action", "xlink:href")
+        if key in a
+    ]
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert "@import" not in html
     assert "url(" not in html
@@ -94,10 +108,16 @@ def test_numbers_are_those_of_the_runs(runs):
 
     _, document = page_of(runs)
     for place in (0, 1):
-        shares = [100 * json.loads((runs / f"{place}-{seed}" / "scores.json").read_text())["macro_f1"] for seed in range(3)]  # fmt: skip
+        shares = [
+            100 * json.loads((runs / f"{place}-{seed}" / "scores.json").read_text())["macro_f1"]
+            for seed in range(3)
+        ]
         assert f"{statistics.mean(shares):.1f} ± {statistics.stdev(shares):.1f}" in words(document)
     # of one class: accuracy of class 3 in group 2
-    rows = [json.loads((runs / f"1-{seed}" / "scores.json").read_text())["per_class"][3] for seed in range(3)]  # fmt: skip
+    rows = [
+        json.loads((runs / f"1-{seed}" / "scores.json").read_text())["per_class"][3]
+        for seed in range(3)
+    ]
     mean = statistics.mean(100 * row["accuracy"] for row in rows)
     assert f'style="--m:{mean:.1f};--d:' in page_of(runs)[0]
 
@@ -164,7 +184,17 @@ def test_hostile_names_are_only_text(tmp_path):
     names = HOSTILE
     environment = {"device": HOSTILE[0], "command": ["lmsm", *HOSTILE], "odd": {"a": [None, True]}}
     for seed, loss in enumerate(["softmax", f"lsoftmax:x={HOSTILE[1]}"]):
-        write_run(tmp_path / "runs", f"x{seed}<b>'\"", scores=scores_of(names), metrics=metrics_of(3), environment=environment, loss=loss, dataset=HOSTILE[0], model=HOSTILE[2], seed=seed)  # fmt: skip
+        write_run(
+            tmp_path / "runs",
+            f"x{seed}<b>'\"",
+            scores=scores_of(names),
+            metrics=metrics_of(3),
+            environment=environment,
+            loss=loss,
+            dataset=HOSTILE[0],
+            model=HOSTILE[2],
+            seed=seed,
+        )
     records = [read_run(path) for path in find_runs([tmp_path / "runs"])]
     found = compare_runs(records)
     odd = Comparison(found.differing, found.groups, (Unscored("<i>", HOSTILE[0]),), (HOSTILE[2],))
@@ -235,7 +265,12 @@ def test_many_classes_show_their_commonest_confusions(tmp_path):
     write_runs(tmp_path, ["softmax"], 1, num_classes=100)
     html, document = page_of(tmp_path)
     scores = json.loads((tmp_path / "0-0" / "scores.json").read_text())
-    largest = max(n for true, row in enumerate(scores["confusion"]) for guess, n in enumerate(row) if true != guess)  # fmt: skip
+    largest = max(
+        n
+        for true, row in enumerate(scores["confusion"])
+        for guess, n in enumerate(row)
+        if true != guess
+    )
     assert f'<td class="n">{largest}</td>' in html
     assert not [a for a in document.all("table") if a.get("class") == "heat"]
     assert html.count("<bdi>class 57</bdi></th>") >= 1
@@ -246,7 +281,14 @@ def test_many_classes_show_their_commonest_confusions(tmp_path):
 def test_thirty_runs_stay_below_2_mb(tmp_path, num_classes, num_losses):
     """30 runs of 200 epochs with a picture each, in 10 groups or in 30, are a file to be sent."""
     losses = [f"lsoftmax:margin={number}" for number in range(1, num_losses + 1)]
-    write_runs(tmp_path / "runs", losses, 30 // num_losses, num_classes=num_classes, epochs=200, pictures=True)  # fmt: skip
+    write_runs(
+        tmp_path / "runs",
+        losses,
+        30 // num_losses,
+        num_classes=num_classes,
+        epochs=200,
+        pictures=True,
+    )
     html, document = page_of(tmp_path / "runs")
     assert len(html.encode()) < 2_000_000
     assert len(document.all("img")) == 30
@@ -285,7 +327,14 @@ def test_page_is_written_whole_or_not_at_all(runs):
     assert [path.name for path in runs.iterdir() if path.is_file()] == ["page.html"]
 
 
-@pytest.mark.parametrize(("place", "message"), [("no/page.html", "there is no folder"), ("runs", "it is a folder"), ("file/page.html", "there is no folder")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("no/page.html", "there is no folder"),
+        ("runs", "it is a folder"),
+        ("file/page.html", "there is no folder"),
+    ],
+)
 def test_place_that_takes_no_file_is_refused_before_work(tmp_path, place, message):
     """A missing folder, or a folder in the file's place, is a DiskError that names it."""
     (tmp_path / "runs").mkdir()
@@ -314,7 +363,10 @@ def test_report_writes_into_the_run_folder(runs, capsys):
 )
 def test_report_refuses_what_it_cannot_do(runs, capsys, arguments, code, message):
     """Several runs, a missing folder and a missing run are told in one sentence."""
-    arguments = [str(runs / arguments[0]), *(str(runs / a) if "/" in a else a for a in arguments[1:])]  # fmt: skip
+    arguments = [
+        str(runs / arguments[0]),
+        *(str(runs / a) if "/" in a else a for a in arguments[1:]),
+    ]
     assert main(["report", *arguments]) == code
     assert message in capsys.readouterr().err
 
@@ -322,4 +374,9 @@ def test_report_refuses_what_it_cannot_do(runs, capsys, arguments, code, message
 def test_report_needs_no_torch(runs):
     """A report is there at once: neither torch nor matplotlib is loaded."""
     code = "import sys; sys.modules.update(torch=None, matplotlib=None); from lmsm_cli.commands.app import main; sys.exit(main(sys.argv[1:]))"
-    assert subprocess.run([sys.executable, "-c", code, "report", str(runs / "0-0")], check=False).returncode == 0  # fmt: skip
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code, "report", str(runs / "0-0")], check=False
+        ).returncode
+        == 0
+    )

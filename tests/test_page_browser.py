@@ -48,7 +48,12 @@ def report(tmp_path_factory):
     """Write a page of two test sets, long names, pictures, notes and a run that is left out."""
     root = tmp_path_factory.mktemp("page")
     runs = root / "runs"
-    write_runs(runs, ["softmax", "lsoftmax:margin=4,lambda_min=5,weight_norm=shared", "focal"], 3, pictures=True)  # fmt: skip
+    write_runs(
+        runs,
+        ["softmax", "lsoftmax:margin=4,lambda_min=5,weight_norm=shared", "focal"],
+        3,
+        pictures=True,
+    )
     names = [LONG, "<script>alert(1)</script>", "שלום", "🐈"]
     write_run(runs, "z" * 120, scores=scores_of(names), metrics=metrics_of(4), dataset="folder")
     write_run(runs, "y", metrics=metrics_of(3), state="running")
@@ -63,7 +68,11 @@ def test_page_loads_without_a_word_on_the_console(tab, report, width, scheme):
     """No error, warning, message, or request of the page, and no script of a class name."""
     tab.open(report, width, scheme=scheme)
     assert [event for event in tab.events if event["method"] in TROUBLE] == []
-    asked = [event["params"]["request"]["url"] for event in tab.events if event["method"] == "Network.requestWillBeSent"]  # fmt: skip
+    asked = [
+        event["params"]["request"]["url"]
+        for event in tab.events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
     assert [url for url in asked if url.startswith("file:")] == [report.as_uri()]
 
@@ -91,10 +100,14 @@ def test_every_button_sorts_its_column(tab, report):
         assert set(seen) == {"ascending", "descending"}
         try:
             expected = sorted(seen["ascending"], key=float)
-            assert list(map(float, seen["descending"])) == sorted(map(float, expected), reverse=True)  # fmt: skip
+            assert list(map(float, seen["descending"])) == sorted(
+                map(float, expected), reverse=True
+            )
         except ValueError:
             ascending = json.dumps(seen["ascending"])
-            expected = tab.evaluate(f"{ascending}.sort((a, b) => a.localeCompare(b, undefined, {{numeric: true}}))")  # fmt: skip
+            expected = tab.evaluate(
+                f"{ascending}.sort((a, b) => a.localeCompare(b, undefined, {{numeric: true}}))"
+            )
         assert seen["ascending"] == expected
     assert (
         tab.evaluate("document.querySelectorAll('.scores [aria-sort]').length") == 2
@@ -120,7 +133,14 @@ def press(tab, key, text=""):
     """Press and release a key."""
     code = {"Tab": 9, "Enter": 13}[key]
     for kind in ("keyDown", "keyUp"):
-        tab.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **({"text": text} if text and kind == "keyDown" else {}))  # fmt: skip
+        tab.send(
+            "Input.dispatchKeyEvent",
+            type=kind,
+            key=key,
+            code=key,
+            windowsVirtualKeyCode=code,
+            **({"text": text} if text and kind == "keyDown" else {}),
+        )
 
 
 def test_groups_differ_in_dashes_where_their_colours_repeat(tab, report):
@@ -140,9 +160,20 @@ def test_dark_and_light_differ_and_both_can_be_read(tab, report):
     for scheme in ("light", "dark"):
         tab.open(report, 1280, scheme=scheme)
         grounds.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
-        for selector in ("body", ".hint", ".scores caption", ".scores thead button", *BADGES, "small.better, small.worse", "small.open, small.interval", ".heat .deep"):  # fmt: skip
-            colour, ground = tab.evaluate(f"({COLOURS})(document.querySelector({json.dumps(selector)}))")  # fmt: skip
-            assert contrast(colour, ground) >= 4.5, (scheme, selector)  # fmt: skip
+        for selector in (
+            "body",
+            ".hint",
+            ".scores caption",
+            ".scores thead button",
+            *BADGES,
+            "small.better, small.worse",
+            "small.open, small.interval",
+            ".heat .deep",
+        ):
+            colour, ground = tab.evaluate(
+                f"({COLOURS})(document.querySelector({json.dumps(selector)}))"
+            )
+            assert contrast(colour, ground) >= 4.5, (scheme, selector)
         cells = tab.evaluate(
             f"[...document.querySelectorAll('.heat tbody td[style]')].map({COLOURS})"
         )

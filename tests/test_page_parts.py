@@ -36,8 +36,19 @@ def test_thinned_curve_keeps_its_ends_and_its_spikes(num_epochs):
 
 @pytest.mark.parametrize(
     "values",
-    [[], [0.0], [5.0, 5.0], [-3.0, 7.0], [0.0, 1e-12], [1e-300, 1.0], [0.0, 1e-5, 1e5], [1e99, -1e99], [0.1, 100.0], [math.inf, 2.0]],
-)  # fmt: skip
+    [
+        [],
+        [0.0],
+        [5.0, 5.0],
+        [-3.0, 7.0],
+        [0.0, 1e-12],
+        [1e-300, 1.0],
+        [0.0, 1e-5, 1e5],
+        [1e99, -1e99],
+        [0.1, 100.0],
+        [math.inf, 2.0],
+    ],
+)
 @pytest.mark.parametrize("may_bend", [False, True])
 def test_scale_holds_every_value(values, may_bend):
     """Whatever the values, an axis has a few ticks in order, and each value a place on it."""
@@ -55,8 +66,20 @@ def test_scale_holds_every_value(values, may_bend):
 
 def test_scales_read_as_round_numbers():
     """Ticks are named as a person would: no 0.30000000000000004, and percent for shares."""
-    assert [n for _, n in svg.scale_of([0.0, 1.0], percent=True).ticks] == ["0", "25", "50", "75", "100"]  # fmt: skip
-    assert [n for _, n in svg.scale_of([-0.3, 0.3]).ticks] == ["\u22120.4", "\u22120.2", "0.0", "0.2", "0.4"]  # fmt: skip
+    assert [n for _, n in svg.scale_of([0.0, 1.0], percent=True).ticks] == [
+        "0",
+        "25",
+        "50",
+        "75",
+        "100",
+    ]
+    assert [n for _, n in svg.scale_of([-0.3, 0.3]).ticks] == [
+        "\u22120.4",
+        "\u22120.2",
+        "0.0",
+        "0.2",
+        "0.4",
+    ]
     assert [n for _, n in svg.scale_of([0, 1, 1000], may_bend=True).ticks][:2] == ["0", "1"]
     assert [n for _, n in svg.epoch_scale([1, 10]).ticks] == ["2", "4", "6", "8", "10"]
     assert [n for _, n in svg.epoch_scale([1, 2]).ticks] == ["1", "2"]
@@ -87,7 +110,9 @@ def test_merged_bins_are_those_of_all_images_together():
     predictions = probabilities.argmax(1)
 
     def bins(part):
-        return score("abc", labels[part], predictions[part], [1, 2, 3], probabilities[part]).to_json()["reliability"]  # fmt: skip
+        return score(
+            "abc", labels[part], predictions[part], [1, 2, 3], probabilities[part]
+        ).to_json()["reliability"]
 
     merged, whole = merged_bins([bins(slice(0, 150)), bins(slice(150, 400))]), bins(slice(None))
     assert len(merged) == len(whole)
@@ -95,7 +120,16 @@ def test_merged_bins_are_those_of_all_images_together():
         assert one == pytest.approx(other)
 
 
-@pytest.mark.parametrize(("seeds", "text"), [((3, 1, 2), "seeds 1 to 3"), ((1, 2), "seeds 1, 2"), ((5,), "seed 5"), ((1, 3, 9), "seeds 1, 3, 9"), ((None,), "no seed")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        ((3, 1, 2), "seeds 1 to 3"),
+        ((1, 2), "seeds 1, 2"),
+        ((5,), "seed 5"),
+        ((1, 3, 9), "seeds 1, 3, 9"),
+        ((None,), "no seed"),
+    ],
+)
 def test_seeds_in_words(seeds, text):
     """Seeds in a row are told by their ends."""
     from types import SimpleNamespace
@@ -119,7 +153,13 @@ def test_values_are_written_in_their_unit(value, key, text):
 
 def test_config_values_read_like_yaml():
     """True, nothing and lists are written as in config.yaml, not as in Python."""
-    assert [value_text(v) for v in (True, None, [160, 180], 0.1, "a")] == ["true", "-", "160, 180", "0.1", "a"]  # fmt: skip
+    assert [value_text(v) for v in (True, None, [160, 180], 0.1, "a")] == [
+        "true",
+        "-",
+        "160, 180",
+        "0.1",
+        "a",
+    ]
 
 
 def test_no_picture_is_none(tmp_path):

@@ -67,11 +67,17 @@ def test_class_without_training_images_is_drawn(tmp_path):
     [
         [],
         [{"epoch": 1, "train_loss": 2.0, "lr": 0.1, "lambda": 0.0}],
-        [{"epoch": n, "train_loss": 1 / n, "val_loss": None, "lr": 0.1, "lambda": None} for n in range(1, 40)],
-        [{"epoch": n, "train_loss": None, "val_accuracy": 0.1 * n, "lr": 0.1, "lambda": 10.0**-n} for n in (1, 2)],
+        [
+            {"epoch": n, "train_loss": 1 / n, "val_loss": None, "lr": 0.1, "lambda": None}
+            for n in range(1, 40)
+        ],
+        [
+            {"epoch": n, "train_loss": None, "val_accuracy": 0.1 * n, "lr": 0.1, "lambda": 10.0**-n}
+            for n in (1, 2)
+        ],
     ],
     ids=["none", "one", "no-lambda", "gaps"],
-)  # fmt: skip
+)
 def test_history_is_drawn_with_gaps_and_few_epochs(tmp_path, rows):
     """No epoch, one epoch, null values and missing keys all give a picture without a warning."""
     plot_training_history(rows, tmp_path)
@@ -81,10 +87,16 @@ def test_history_is_drawn_with_gaps_and_few_epochs(tmp_path, rows):
 def reliability(*bins):
     """Return what of scores.json is drawn, for bins of (images, confidence, accuracy)."""
     keys = ("count", "confidence", "accuracy")
-    return {"accuracy": 0.8, "calibration_error": 0.1, "reliability": [dict(zip(keys, one, strict=True)) for one in bins]}  # fmt: skip
+    return {
+        "accuracy": 0.8,
+        "calibration_error": 0.1,
+        "reliability": [dict(zip(keys, one, strict=True)) for one in bins],
+    }
 
 
-@pytest.mark.parametrize("bins", [[(7, 1.0, 1.0)], [(3, 0.07, 0.0), (40_000, 0.5, 0.9), (1, 0.99, 0.5)]])  # fmt: skip
+@pytest.mark.parametrize(
+    "bins", [[(7, 1.0, 1.0)], [(3, 0.07, 0.0), (40_000, 0.5, 0.9), (1, 0.99, 0.5)]]
+)
 def test_reliability_is_drawn(tmp_path, bins):
     """One bin, empty bins between others, and bins above and below the diagonal give a picture."""
     plot_reliability(reliability(*bins), tmp_path)
@@ -99,7 +111,11 @@ def test_the_confusion_says_which_images_it_is_of(tmp_path, monkeypatch):
     for split in ({}, {"split": "validation"}, {"split": "some/folder"}):
         plot_confusion(scores | split, tmp_path)
     titles = [figure.axes[0].get_title() for figure in drawn]
-    assert titles == ["Accuracy 75.0% of 4 test images", "Accuracy 75.0% of 4 validation images", "Accuracy 75.0% of 4 images"]  # fmt: skip
+    assert titles == [
+        "Accuracy 75.0% of 4 test images",
+        "Accuracy 75.0% of 4 validation images",
+        "Accuracy 75.0% of 4 images",
+    ]
 
 
 def test_bars_of_reliability_stand_at_their_bins(tmp_path, monkeypatch):
@@ -108,11 +124,19 @@ def test_bars_of_reliability_stand_at_their_bins(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save_figure", lambda figure, stem: drawn.append(figure))
     plot_reliability(reliability((3, 0.5, 0.25), (9, 0.95, 1.0)), tmp_path)
     upper, lower = drawn[0].axes
-    bars = [(b.get_x(), b.get_x() + b.get_width(), b.get_y(), b.get_y() + b.get_height()) for b in upper.patches]  # fmt: skip
+    bars = [
+        (b.get_x(), b.get_x() + b.get_width(), b.get_y(), b.get_y() + b.get_height())
+        for b in upper.patches
+    ]
     assert bars == [
         pytest.approx(bar)
-        for bar in [(7 / 15, 8 / 15, 0, 0.25), (14 / 15, 1, 0, 1), (7 / 15, 8 / 15, 0.25, 0.5), (14 / 15, 1, 1, 0.95)]
-    ]  # fmt: skip
+        for bar in [
+            (7 / 15, 8 / 15, 0, 0.25),
+            (14 / 15, 1, 0, 1),
+            (7 / 15, 8 / 15, 0.25, 0.5),
+            (14 / 15, 1, 1, 0.95),
+        ]
+    ]
     assert [bar.get_height() for bar in lower.patches] == [3, 9]
     assert [text.get_text() for text in lower.texts] == ["3", "9"]
     assert upper.get_title() == "Expected calibration error 10.0%, accuracy 80.0%"

@@ -25,7 +25,19 @@ CLASSES = ("ant", "bee", "cow", "doe", "elk", "fox")
 
 def trained(root, **values):
     """Train a small net on `root`/data in fp32 for an epoch; return its run folder."""
-    flags = {"dataset": "folder", "data_dir": root / "data", "out": root / "runs", "model": "paper-2d", "imbalance": "none", "factor": 1.0, "image_size": SIZE, "batch_size": 8, "epochs": 1, "device": "cpu", "precision": "fp32"}  # fmt: skip
+    flags = {
+        "dataset": "folder",
+        "data_dir": root / "data",
+        "out": root / "runs",
+        "model": "paper-2d",
+        "imbalance": "none",
+        "factor": 1.0,
+        "image_size": SIZE,
+        "batch_size": 8,
+        "epochs": 1,
+        "device": "cpu",
+        "precision": "fp32",
+    }
     config = resolve([Layer.of_preset("digits"), Layer.of_flags(flags | values)]).config
     return experiment.run(config, SilentDisplay(), with_plots=False).path
 
@@ -70,7 +82,9 @@ def gallery(tmp_path_factory):
     wide = Image.fromarray(noise(52, (40, 60, 3)))
     wide.save(root / "other-size.png")
     # by hand: the shorter side to 16, then the middle, at half pixels: 10 px of the 60 on each side
-    shows["other-size.png"] = np.asarray(wide.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(10, 0, 50, 40)))  # fmt: skip
+    shows["other-size.png"] = np.asarray(
+        wide.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(10, 0, 50, 40))
+    )
     Image.fromarray(grey).save(root / "grey.png")
     picture.convert("CMYK").save(root / "cmyk.tif")
     Image.fromarray(grey.astype(np.uint16) * 257).save(root / "sixteen-bit.png")
@@ -105,7 +119,9 @@ def test_broken_files_are_told_and_the_others_go_on(run, gallery):
     assert broken["cut.png"].error == "cannot be read: image file is truncated"
     assert broken["page.jpg"].error == "is not an image that can be read"
     assert all(one.likeliest == () for one in broken.values())
-    assert [text.split(" ")[0] for text in display.warned] == [str(gallery[0] / name) for name in broken]  # fmt: skip
+    assert [text.split(" ")[0] for text in display.warned] == [
+        str(gallery[0] / name) for name in broken
+    ]
     assert found.num_failed == 2
 
 
@@ -116,25 +132,38 @@ def test_answers_do_not_depend_on_the_batches(run, gallery, monkeypatch, num_byt
     monkeypatch.setattr(prediction, "_BATCH_BYTES", num_bytes)
     held = []
     read = prediction.scores_of
-    monkeypatch.setattr(prediction, "scores_of", lambda model, images, runtime: held.append(images.numel()) or read(model, images, runtime))  # fmt: skip
+    monkeypatch.setattr(
+        prediction,
+        "scores_of",
+        lambda model, images, runtime: held.append(images.numel()) or read(model, images, runtime),
+    )
     found = predict(run, find_images([gallery[0]]).images, SilentDisplay())
     assert max(held) <= max(num_bytes, SIZE * SIZE * 3)
     for one, other in zip(found.images, wanted.images, strict=True):
         assert (one.file, one.error) == (other.file, other.error)
         assert [name for name, _ in one.likeliest] == [name for name, _ in other.likeliest]
-        assert [share for _, share in one.likeliest] == pytest.approx([share for _, share in other.likeliest], abs=1e-5)  # fmt: skip
+        assert [share for _, share in one.likeliest] == pytest.approx(
+            [share for _, share in other.likeliest], abs=1e-5
+        )
 
 
 def test_a_grey_classifier_takes_colour_images(tmp_path):
     """A net of the digits (8 x 8, grey) is asked for the luma of a larger colour photograph."""
-    config = resolve([Layer.of_preset("digits"), Layer.of_flags({"epochs": 1, "out": tmp_path, "device": "cpu", "precision": "fp32"})]).config  # fmt: skip
+    config = resolve(
+        [
+            Layer.of_preset("digits"),
+            Layer.of_flags({"epochs": 1, "out": tmp_path, "device": "cpu", "precision": "fp32"}),
+        ]
+    ).config
     path = experiment.run(config, SilentDisplay(), with_plots=False).path
     pixels = np.repeat(np.repeat(noise(1, (8, 8, 3)), 4, axis=0), 4, axis=1)
     (one,) = predict(path, [save(tmp_path / "x.png", pixels)], SilentDisplay(), top=10).images
     grey = Image.fromarray(pixels).convert("L").resize((8, 8), Image.Resampling.BICUBIC)
     with torch.no_grad():
         wanted = load_checkpoint(path)(torch.from_numpy(np.array(grey))[None, None]).softmax(1)[0]
-    assert dict(one.likeliest) == pytest.approx({str(c): wanted[c].item() for c in range(10)}, abs=1e-4)  # fmt: skip
+    assert dict(one.likeliest) == pytest.approx(
+        {str(c): wanted[c].item() for c in range(10)}, abs=1e-4
+    )
 
 
 def test_images_are_normalised_as_the_checkpoint_says(run, tmp_path):
@@ -165,14 +194,35 @@ def test_a_photograph_is_turned_upright_first(run, tmp_path):
 def test_the_table_the_json_and_the_csv_say_the_same(run, gallery, tmp_path, capsys):
     """Three forms of 20 rows; a broken file is a row in each, and the exit code is 1."""
     root = gallery[0]
-    assert main(["predict", str(run), str(root), "--top", "2", "--json", "--csv", str(tmp_path / "x.csv")]) == 1  # fmt: skip
+    assert (
+        main(
+            [
+                "predict",
+                str(run),
+                str(root),
+                "--top",
+                "2",
+                "--json",
+                "--csv",
+                str(tmp_path / "x.csv"),
+            ]
+        )
+        == 1
+    )
     printed = capsys.readouterr()
     document = json.loads(printed.out)
     assert "2 of 20 images could not be read" in printed.err
     assert document["num_failed"] == 2
     assert document["checkpoint"] == str(run / "checkpoint.pt")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text())))
-    assert list(rows[0]) == ["file", "class_1", "probability_1", "class_2", "probability_2", "error"]  # fmt: skip
+    assert list(rows[0]) == [
+        "file",
+        "class_1",
+        "probability_1",
+        "class_2",
+        "probability_2",
+        "error",
+    ]
     assert main(["predict", str(run), str(root), "--top", "2"]) == 1
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     for image, row in zip(document["images"], rows, strict=True):
@@ -184,8 +234,13 @@ def test_the_table_the_json_and_the_csv_say_the_same(run, gallery, tmp_path, cap
             assert row["class_1"] == row["probability_2"] == ""
             assert [image["file"], "-", "-", "-", "-", *image["error"].split()] in table
         else:
-            assert [(row[f"class_{k}"], float(row[f"probability_{k}"])) for k in (1, 2)] == [(name, pytest.approx(share, abs=1e-6)) for name, share in pairs]  # fmt: skip
-            assert [image["file"], *(cell for name, share in pairs for cell in (name, f"{100 * share:.1f}"))] in table  # fmt: skip
+            assert [(row[f"class_{k}"], float(row[f"probability_{k}"])) for k in (1, 2)] == [
+                (name, pytest.approx(share, abs=1e-6)) for name, share in pairs
+            ]
+            assert [
+                image["file"],
+                *(cell for name, share in pairs for cell in (name, f"{100 * share:.1f}")),
+            ] in table
 
 
 def test_csv_goes_to_stdout_alone(run, gallery, capsys):
@@ -212,8 +267,10 @@ def test_csv_goes_to_stdout_alone(run, gallery, capsys):
         (["RUN", "x.png", "--top", "0"], 2, "--top is 0: give at least 1"),
         (["x.png", "x.png"], 4, "x.png is damaged or no checkpoint"),
     ],
-)  # fmt: skip
-def test_mistakes_are_told_before_the_work(run, tmp_path, monkeypatch, capsys, arguments, code, message):  # fmt: skip
+)
+def test_mistakes_are_told_before_the_work(
+    run, tmp_path, monkeypatch, capsys, arguments, code, message
+):
     """A wrong path, place, device or checkpoint has its exit code, and nothing is written or printed."""
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "x.png", noise(0))
@@ -253,7 +310,9 @@ def test_real_cifar10_images_are_predicted_as_their_pixels(real_data, tmp_path):
         pixels = torch.from_numpy(np.array(Image.open(one.file))).permute(2, 0, 1)[None]
         with torch.no_grad():
             wanted = model(pixels).softmax(1)[0]
-        assert dict(one.likeliest) == pytest.approx({name: wanted[c].item() for c, name in enumerate(model.classes)}, abs=1e-4)  # fmt: skip
+        assert dict(one.likeliest) == pytest.approx(
+            {name: wanted[c].item() for c, name in enumerate(model.classes)}, abs=1e-4
+        )
 
 
 def test_files_that_are_left_out_are_told(run, tmp_path, capsys):

@@ -13,7 +13,7 @@ from lmsm_cli.runtime import arithmetic
 from lmsm_cli.runtime import probe as probing
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.probe import Choice, measure, probe
-from tests.test_engine import small_model
+from tests.test_loop import small_model
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,11 @@ def test_it_is_measured_once_and_then_remembered(monkeypatch, cache):
     first = ask()
     monkeypatch.setattr(probing, "measure", lambda *_: pytest.fail("measured again"))
     again = ask()
-    assert (again.precision, again.layout, again.threads) == (first.precision, first.layout, first.threads)  # fmt: skip
+    assert (again.precision, again.layout, again.threads) == (
+        first.precision,
+        first.layout,
+        first.threads,
+    )
     assert not first.remembered
     assert again.remembered
     (kept,) = cache.glob("*.json")
@@ -112,7 +116,9 @@ def test_what_the_user_chose_stays(monkeypatch):
 def test_it_takes_two_seconds_at_most_and_leaves_no_trace():
     """A net that is heavy for this CPU is probed within the budget; model and generator stay as they were."""
     torch.manual_seed(3)
-    model = build_classifier("resnet18", "bn", "softmax", classes="abc", mean=(0.5,) * 3, std=(0.3,) * 3)  # fmt: skip
+    model = build_classifier(
+        "resnet18", "bn", "softmax", classes="abc", mean=(0.5,) * 3, std=(0.3,) * 3
+    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(7)
     wanted = torch.rand(3)
@@ -128,7 +134,9 @@ def test_it_takes_two_seconds_at_most_and_leaves_no_trace():
 def test_a_given_precision_switches_it_off(monkeypatch):
     """--precision fp32 is fp32, unmeasured, in the usual layout."""
     monkeypatch.setattr(arithmetic, "probe", lambda *_, **__: pytest.fail("probed"))
-    settled = arithmetic.settle(Config(precision="fp32", device="cpu"), small_model(), (8, 8, 1), print)  # fmt: skip
+    settled = arithmetic.settle(
+        Config(precision="fp32", device="cpu"), small_model(), (8, 8, 1), print
+    )
     assert (settled.precision, settled.layout) == ("fp32", "channels-last")
 
 

@@ -10,10 +10,20 @@ from lmsm_cli.training.collapse import Glance, Vitals
 from lmsm_cli.training.loop import Epoch, Step
 
 EPOCH = Epoch(
-    epoch=3, train_loss=1.0, train_accuracy=0.5, val_loss=1.2, val_accuracy=0.4, val_balanced_accuracy=0.3,
-    lam=5.0, effective_margin=1.5, lr=0.001, images_per_second=1234.0, seconds=2.0,
-    vitals=Vitals(0.0, 1.0, 1.0, 1.0, 1.0, ()), signs={},
-)  # fmt: skip
+    epoch=3,
+    train_loss=1.0,
+    train_accuracy=0.5,
+    val_loss=1.2,
+    val_accuracy=0.4,
+    val_balanced_accuracy=0.3,
+    lam=5.0,
+    effective_margin=1.5,
+    lr=0.001,
+    images_per_second=1234.0,
+    seconds=2.0,
+    vitals=Vitals(0.0, 1.0, 1.0, 1.0, 1.0, ()),
+    signs={},
+)
 
 
 @pytest.fixture
@@ -35,7 +45,14 @@ def test_bars_show_what_a_user_watches(screen):
         display.epoch(EPOCH, 4)
         display.warn("[bold]careful")
     drawn = screen.getvalue()
-    for piece in ("decoding", "5/10", "loss 0.750 acc 0.500 lambda 5 lr 0.001", "images/s", "epoch 3/4", "WARNING: [bold]careful"):  # fmt: skip
+    for piece in (
+        "decoding",
+        "5/10",
+        "loss 0.750 acc 0.500 lambda 5 lr 0.001",
+        "images/s",
+        "epoch 3/4",
+        "WARNING: [bold]careful",
+    ):
         assert piece in drawn
 
 

@@ -261,8 +261,13 @@ def test_only_missing_mnist_files_are_downloaded(mnist, site, tmp_path, monkeypa
     packed = {f"{name}.gz": gzip.compress(content) for name, content in mnist.items()}
     write(folder, packed)
     monkeypatch.setattr(datasets.MNIST, "mirrors", [address + "gone/", address])
-    monkeypatch.setattr(datasets.MNIST, "resources", [(name, md5(content)) for name, content in packed.items()])  # fmt: skip
-    raw = write(tmp_path / "data" / "MNIST" / "raw", {"train-images-idx3-ubyte": mnist["train-images-idx3-ubyte"]})  # fmt: skip
+    monkeypatch.setattr(
+        datasets.MNIST, "resources", [(name, md5(content)) for name, content in packed.items()]
+    )
+    raw = write(
+        tmp_path / "data" / "MNIST" / "raw",
+        {"train-images-idx3-ubyte": mnist["train-images-idx3-ubyte"]},
+    )
     write(raw, {"t10k-labels-idx1-ubyte.gz": packed["t10k-labels-idx1-ubyte.gz"]})
     assert load("mnist", tmp_path / "data", "train").labels.tolist() == [5, 0, 4, 1, 9]
     fetched = {path for path in asked if "gone" not in path}
@@ -273,7 +278,10 @@ def test_svhn_is_downloaded(svhn, site, tmp_path, monkeypatch):
     """Missing SVHN files are fetched from the addresses of the table."""
     folder, address, _ = site
     write(folder, svhn)
-    table = {split: [address + name, name, md5] for split, (_, name, md5) in datasets.SVHN.split_list.items()}  # fmt: skip
+    table = {
+        split: [address + name, name, md5]
+        for split, (_, name, md5) in datasets.SVHN.split_list.items()
+    }
     monkeypatch.setattr(datasets.SVHN, "split_list", table)
     assert load("svhn", tmp_path / "data", "test").labels.tolist() == [2, 0]
 

@@ -22,7 +22,9 @@ def blocks(language):
     return [text for name, text in fenced if name == language]
 
 
-COMMANDS = [line for block in blocks("console") for line in block.splitlines() if line.startswith("lmsm ")]  # fmt: skip
+COMMANDS = [
+    line for block in blocks("console") for line in block.splitlines() if line.startswith("lmsm ")
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,10 @@ def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
     """Every `lmsm` line of the README ends with exit code 0, on small images."""
     monkeypatch.chdir(workplace)
     runs = sorted(path.parent for path in workplace.glob("runs/*/config.yaml"))
-    words = [str(runs[-1]) + w.removeprefix("runs/NAME") if w.startswith("runs/NAME") else w for w in shlex.split(command)[1:]]  # fmt: skip
+    words = [
+        str(runs[-1]) + w.removeprefix("runs/NAME") if w.startswith("runs/NAME") else w
+        for w in shlex.split(command)[1:]
+    ]
     assert main(words) == 0
     assert capsys.readouterr().out
 
@@ -52,8 +57,15 @@ def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
 def test_the_transcript_is_of_these_commands(tmp_path, monkeypatch, capsys):
     """Its commands, with one seed and two epochs, name the same rows and columns as the README shows."""
     monkeypatch.chdir(tmp_path)
-    sweep, compare = (shlex.split(re.search("lmsm ([^>]*)", command)[1]) for command in transcript.commands(README))  # fmt: skip
-    quick = {"5": "1", "16": "2", "loss=ldam reweight=effective rebalance_from=14": "loss=ldam reweight=effective rebalance_from=2"}  # fmt: skip
+    sweep, compare = (
+        shlex.split(re.search("lmsm ([^>]*)", command)[1])
+        for command in transcript.commands(README)
+    )
+    quick = {
+        "5": "1",
+        "16": "2",
+        "loss=ldam reweight=effective rebalance_from=14": "loss=ldam reweight=effective rebalance_from=2",
+    }
     assert main([*(quick.get(word, word) for word in sweep), "--quiet"]) == 0
     capsys.readouterr()
     monkeypatch.setenv("COLUMNS", "100")
@@ -83,7 +95,11 @@ def test_the_tree_is_the_tree():
     package = Path(lmsm_cli.__file__).parent
     modules = {path.relative_to(package) for path in package.rglob("*.py")}
     named = set(re.findall(r"\b(\w+\.py)\b", tree))
-    unnamed = {str(m) for m in modules if m.name not in named and not m.name.startswith("__") and m.parts[0] != "commands"}  # fmt: skip
+    unnamed = {
+        str(m)
+        for m in modules
+        if m.name not in named and not m.name.startswith("__") and m.parts[0] != "commands"
+    }
     assert not unnamed
     assert named <= {m.name for m in modules}
     for name in re.findall(r"^(\S+?)/? {2,}", tree, flags=re.MULTILINE):

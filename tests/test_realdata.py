@@ -11,7 +11,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
 def train(real_data, tmp_path, *flags):
     """Run one epoch of the imbalanced CIFAR-10; return scores and the metrics row."""
-    command = ["train", "--dataset", "imbalanced", "--imbalance", "exp", "--epochs", "1", "--data-dir", str(real_data), "--out", str(tmp_path), *flags]  # fmt: skip
+    command = [
+        "train",
+        "--dataset",
+        "imbalanced",
+        "--imbalance",
+        "exp",
+        "--epochs",
+        "1",
+        "--data-dir",
+        str(real_data),
+        "--out",
+        str(tmp_path),
+        *flags,
+    ]
     assert main(command) == 0
     (folder,) = tmp_path.iterdir()
     rows = (folder / "metrics.jsonl").read_text().splitlines()
@@ -23,13 +36,33 @@ def test_lsoftmax_learns_real_cifar10(real_data, tmp_path):
     scores, row = train(real_data, tmp_path, "--factor", "0.1", "--loss", "lsoftmax")
     assert scores["accuracy"] > 0.3
     assert row["collapse"] == []
-    assert [c["train_count"] for c in scores["per_class"]] == [4500, 3484, 2697, 2088, 1616, 1252, 969, 751, 580, 450]  # fmt: skip
+    assert [c["train_count"] for c in scores["per_class"]] == [
+        4500,
+        3484,
+        2697,
+        2088,
+        1616,
+        1252,
+        969,
+        751,
+        580,
+        450,
+    ]
     assert [c["test_count"] for c in scores["per_class"]] == [1000] * 10
 
 
 def test_the_known_collapse_is_called_in_epoch_1(real_data, tmp_path, capsys):
     """Full margin from the first step on ReLU features, as in the re-implemented project: chance."""
-    scores, row = train(real_data, tmp_path, "--factor", "0.02", "--neck", "relu", "--loss", "lsoftmax:margin=2,anneal=none,weight_norm=free")  # fmt: skip
+    scores, row = train(
+        real_data,
+        tmp_path,
+        "--factor",
+        "0.02",
+        "--neck",
+        "relu",
+        "--loss",
+        "lsoftmax:margin=2,anneal=none,weight_norm=free",
+    )
     assert scores["accuracy"] == pytest.approx(0.1, abs=0.02)
     assert "dead features" in row["collapse"]
     assert "WARNING: collapse in epoch 1" in capsys.readouterr().err

@@ -18,8 +18,16 @@ from tests.conftest import head_with
 BATCH = torch.zeros(3, 4)
 BAD_BATCHES = [
     # features, labels, message
-    (BATCH, torch.tensor([0, 1, 5]), "labels run from 0 to 5: expected 0 to 4, there are 5 classes"),
-    (BATCH, torch.tensor([0, -1, 2]), "labels run from -1 to 2: expected 0 to 4, there are 5 classes"),
+    (
+        BATCH,
+        torch.tensor([0, 1, 5]),
+        "labels run from 0 to 5: expected 0 to 4, there are 5 classes",
+    ),
+    (
+        BATCH,
+        torch.tensor([0, -1, 2]),
+        "labels run from -1 to 2: expected 0 to 4, there are 5 classes",
+    ),
     (BATCH, torch.tensor([0.0, 1.0, 2.0]), "labels are torch.float32: expected torch.int64"),
     (BATCH, torch.tensor([0, 1, 2]).int(), "labels are torch.int32: expected torch.int64"),
     (BATCH, torch.tensor([0, 1]), "labels have shape (2,): expected (3,)"),
@@ -30,18 +38,46 @@ BAD_BATCHES = [
     (BATCH.double(), torch.tensor([0, 1, 2]), "features are torch.float64: expected torch.float32"),
     (BATCH.long(), torch.tensor([0, 1, 2]), "features are torch.int64: expected torch.float32"),
     (BATCH.tolist(), torch.tensor([0, 1, 2]), "features are of type list: expected a torch tensor"),
-    (BATCH.numpy(), torch.tensor([0, 1, 2]), "features are of type ndarray: expected a torch tensor"),
+    (
+        BATCH.numpy(),
+        torch.tensor([0, 1, 2]),
+        "features are of type ndarray: expected a torch tensor",
+    ),
     (None, torch.tensor([0, 1, 2]), "features are of type NoneType: expected a torch tensor"),
-    (BATCH.to_sparse(), torch.tensor([0, 1, 2]), "features have the layout torch.sparse_coo: expected a dense tensor"),
+    (
+        BATCH.to_sparse(),
+        torch.tensor([0, 1, 2]),
+        "features have the layout torch.sparse_coo: expected a dense tensor",
+    ),
     (BATCH.to("meta"), torch.tensor([0, 1, 2]), "features are on meta, the class weights on cpu"),
-    (BATCH, [0, 1, 2], "labels are of type list: expected a torch tensor, as torch.as_tensor makes one"),
-    (BATCH, np.array([0, 1, 2]), "labels are of type ndarray: expected a torch tensor, as torch.as_tensor makes one"),
+    (
+        BATCH,
+        [0, 1, 2],
+        "labels are of type list: expected a torch tensor, as torch.as_tensor makes one",
+    ),
+    (
+        BATCH,
+        np.array([0, 1, 2]),
+        "labels are of type ndarray: expected a torch tensor, as torch.as_tensor makes one",
+    ),
     (BATCH, None, "labels are of type NoneType: expected a torch tensor"),
-    (BATCH, torch.eye(5)[:3], "labels have shape (3, 5): expected (3,), one class number per image; one-hot and soft labels are not taken"),
-    (BATCH, torch.eye(5)[:3].long(), "labels have shape (3, 5): expected (3,), one class number per image; one-hot and soft labels are not taken"),
-    (BATCH, torch.rand(3), "labels are torch.float32: expected torch.int64 class numbers, as labels.long() makes them; soft labels are not taken"),
+    (
+        BATCH,
+        torch.eye(5)[:3],
+        "labels have shape (3, 5): expected (3,), one class number per image; one-hot and soft labels are not taken",
+    ),
+    (
+        BATCH,
+        torch.eye(5)[:3].long(),
+        "labels have shape (3, 5): expected (3,), one class number per image; one-hot and soft labels are not taken",
+    ),
+    (
+        BATCH,
+        torch.rand(3),
+        "labels are torch.float32: expected torch.int64 class numbers, as labels.long() makes them; soft labels are not taken",
+    ),
     (BATCH, torch.tensor([0, 1, 2]).to("meta"), "labels are on meta, the features on cpu"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -53,7 +89,9 @@ def test_bad_batches_are_refused(name, features, labels, message):
         head(features, labels)
 
 
-@pytest.mark.parametrize(("features", "message"), [(f, m) for f, _, m in BAD_BATCHES if m.startswith("features")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("features", "message"), [(f, m) for f, _, m in BAD_BATCHES if m.startswith("features")]
+)
 @pytest.mark.parametrize("name", HEADS)
 def test_scores_of_bad_features_are_refused(name, features, message):
     """`logits` refuses features as `losses` does, with the same words."""
@@ -72,10 +110,22 @@ BAD_ARGUMENTS = [
     ({"margin": 0.5}, "margin is 0.5: give a number of at least 1"),
     ({"margin": math.nan}, "margin is nan: give a number of at least 1"),
     ({"margin": torch.tensor([1.0, 2.0])}, "margin has shape (2,): expected one number or (5,)"),
-    ({"margin": torch.tensor([1, 2, 0.5, 1, 1])}, "margin is a tensor that holds 0.5: give numbers of at least 1"),
-    ({"margin": torch.tensor([1, 2, math.nan, 1, 1])}, "margin is a tensor that holds nan: give numbers of at least 1"),
-    ({"margin": torch.tensor([1, 2, math.inf, 1, 1])}, "margin is a tensor that holds inf: give numbers of at least 1"),
-    ({"margin": torch.tensor(0.25)}, "margin is a tensor that holds 0.25: give numbers of at least 1"),
+    (
+        {"margin": torch.tensor([1, 2, 0.5, 1, 1])},
+        "margin is a tensor that holds 0.5: give numbers of at least 1",
+    ),
+    (
+        {"margin": torch.tensor([1, 2, math.nan, 1, 1])},
+        "margin is a tensor that holds nan: give numbers of at least 1",
+    ),
+    (
+        {"margin": torch.tensor([1, 2, math.inf, 1, 1])},
+        "margin is a tensor that holds inf: give numbers of at least 1",
+    ),
+    (
+        {"margin": torch.tensor(0.25)},
+        "margin is a tensor that holds 0.25: give numbers of at least 1",
+    ),
     ({"lam": -1}, "lam is -1: give a finite number of at least 0"),
     ({"lam": math.inf}, "lam is inf: give a finite number of at least 0"),
     ({"lam": torch.tensor(-0.5)}, "lam is -0.5: give a finite number of at least 0"),
@@ -99,34 +149,67 @@ BAD_ARGUMENTS = [
     ({"reduction": None}, "reduction is None: give mean, sum or none"),
     ({"reduction": ["mean"]}, "reduction is ['mean']: give mean, sum or none"),
     ({"weight": [[1.0] * 4] * 5}, "class weights are of type list: expected a torch tensor"),
-    ({"weight": torch.ones(5, 4).long(), "features": torch.zeros(3, 4).long()}, "class weights are torch.int64: expected floating point"),
+    (
+        {"weight": torch.ones(5, 4).long(), "features": torch.zeros(3, 4).long()},
+        "class weights are torch.int64: expected floating point",
+    ),
     ({"labels": [0, 1, 2]}, "labels are of type list: expected a torch tensor"),
     ({"reduction": "avg"}, "reduction is 'avg': give mean, sum or none"),
-    ({"weight": torch.zeros(4)}, "class weights have shape (4,): expected (C, D), two classes at least"),
-    ({"weight": torch.zeros(1, 4)}, "class weights have shape (1, 4): expected (C, D), two classes at least"),
+    (
+        {"weight": torch.zeros(4)},
+        "class weights have shape (4,): expected (C, D), two classes at least",
+    ),
+    (
+        {"weight": torch.zeros(1, 4)},
+        "class weights have shape (1, 4): expected (C, D), two classes at least",
+    ),
     ({"labels": torch.tensor([0, 1, 9])}, "labels run from 0 to 9: expected 0 to 4"),
     ({"features": torch.zeros(3, 6)}, "features have shape (3, 6): expected (N, 4)"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("given", "message"), BAD_ARGUMENTS)
 def test_bad_arguments_are_refused(given, message):
     """The function refuses what it cannot take, with its name, the value and what it should be."""
-    good = {"features": BATCH, "weight": torch.ones(5, 4), "labels": torch.tensor([0, 1, 2]), "margin": 2}  # fmt: skip
+    good = {
+        "features": BATCH,
+        "weight": torch.ones(5, 4),
+        "labels": torch.tensor([0, 1, 2]),
+        "margin": 2,
+    }
     with pytest.raises(ArgumentError, match=f"^l_softmax_loss: {re.escape(message)}"):
         l_softmax_loss(**(good | given))
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    *(case for case in BAD_ARGUMENTS if "(C, D)" not in case[1] and "labels run" not in case[1]),
-    ({"weight": torch.zeros(1, 4)}, "class weights have shape (1, 4): expected (C_local, D), at least 2"),
-    ({"group": "all"}, "group is of type str: give a group of torch.distributed, or None for all ranks"),
-    ({"first_class": None}, "first_class is None: give the number of the rank's first class"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        *(
+            case
+            for case in BAD_ARGUMENTS
+            if "(C, D)" not in case[1] and "labels run" not in case[1]
+        ),
+        (
+            {"weight": torch.zeros(1, 4)},
+            "class weights have shape (1, 4): expected (C_local, D), at least 2",
+        ),
+        (
+            {"group": "all"},
+            "group is of type str: give a group of torch.distributed, or None for all ranks",
+        ),
+        ({"first_class": None}, "first_class is None: give the number of the rank's first class"),
+    ],
+)
 @pytest.mark.usefixtures("one_rank")
 def test_bad_arguments_of_the_sharded_loss_are_refused(given, message):
     """With the classes over ranks, in the same words."""
-    good = {"features": BATCH, "weight": torch.ones(5, 4), "labels": torch.tensor([0, 1, 2]), "margin": 2, "first_class": 0}  # fmt: skip
+    good = {
+        "features": BATCH,
+        "weight": torch.ones(5, 4),
+        "labels": torch.tensor([0, 1, 2]),
+        "margin": 2,
+        "first_class": 0,
+    }
     with pytest.raises(ArgumentError, match=f"^sharded_l_softmax_loss: {re.escape(message)}"):
         sharded_l_softmax_loss(**(good | given))
 
@@ -137,8 +220,12 @@ BAD_COSINES = [
     (torch.tensor([1]), 2, "psi: cos is of type torch.int64: give a torch tensor"),
     (torch.tensor([0.0, 1.5]), 2, "psi: cos holds 1.5: give cosines, from -1 to 1"),
     (torch.zeros(3), torch.ones(4), "psi: margin has shape (4,): expected one that broadcasts"),
-    (torch.zeros(3), torch.ones(3, 1), "psi: margin has shape (3, 1): expected one that broadcasts"),
-]  # fmt: skip
+    (
+        torch.zeros(3),
+        torch.ones(3, 1),
+        "psi: margin has shape (3, 1): expected one that broadcasts",
+    ),
+]
 
 
 @pytest.mark.parametrize(("cos", "margin", "message"), BAD_COSINES)
@@ -155,10 +242,12 @@ MARGIN_LOSSES = ["lsoftmax", "lsoftmax:class_chunk=2", "asoftmax", "cosface", "a
 TRANSFORMS = {
     "grad": lambda loss, x, y: torch.func.grad(lambda x: loss(x, y).sum())(x),
     "vmap": lambda loss, x, y: torch.func.vmap(lambda x, y: loss(x[None], y[None]))(x, y),
-    "per image": lambda loss, x, y: torch.func.vmap(torch.func.grad(lambda x, y: loss(x[None], y[None]).sum()))(x, y),
+    "per image": lambda loss, x, y: torch.func.vmap(
+        torch.func.grad(lambda x, y: loss(x[None], y[None]).sum())
+    )(x, y),
     "jacrev": lambda loss, x, y: torch.func.jacrev(lambda x: loss(x, y))(x),
     "forward mode": lambda loss, x, y: _in_forward_mode(loss, x, y),
-}  # fmt: skip
+}
 
 
 def _in_forward_mode(loss, x, y):
@@ -175,14 +264,21 @@ def test_transforms_of_a_margin_loss_are_refused(spec, transform):
     """Its gradient is in closed form: torch.func and forward mode are an error in words, with the way out."""
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
     head = head_with(spec, torch.randn(5, 4))
-    with pytest.raises(ArgumentError, match=f"^{type(head).__name__}: a margin loss cannot be .* torch.autograd.grad"):  # fmt: skip
+    with pytest.raises(
+        ArgumentError,
+        match=f"^{type(head).__name__}: a margin loss cannot be .* torch.autograd.grad",
+    ):
         TRANSFORMS[transform](lambda x, y: head.losses(x, y, 0.5), x, y)
     with pytest.raises(ArgumentError, match=r"^l_softmax_loss: a margin loss cannot be"):
-        TRANSFORMS[transform](lambda x, y: l_softmax_loss(x, head.weight, y, 2, reduction="none"), x, y)  # fmt: skip
+        TRANSFORMS[transform](
+            lambda x, y: l_softmax_loss(x, head.weight, y, 2, reduction="none"), x, y
+        )
 
 
 @pytest.mark.parametrize("transform", sorted(set(TRANSFORMS) - {"forward mode"}))
-@pytest.mark.parametrize("name", sorted(HEADS.keys() - {"lsoftmax", "asoftmax", "cosface", "arcface", "ldam"}))  # fmt: skip
+@pytest.mark.parametrize(
+    "name", sorted(HEADS.keys() - {"lsoftmax", "asoftmax", "cosface", "arcface", "ldam"})
+)
 def test_other_losses_can_be_transformed(name, transform):
     """A loss without a margin on the target gives torch.func what it gives autograd, image by image."""
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
@@ -191,7 +287,10 @@ def test_other_losses_can_be_transformed(name, transform):
     given = x.clone().requires_grad_()
     losses = head.losses(given, y)
     (gradients,) = torch.autograd.grad(losses.sum(), given)
-    wanted = {"vmap": losses.detach()[:, None], "jacrev": torch.diag_embed(gradients.T).permute(1, 2, 0)}  # fmt: skip
+    wanted = {
+        "vmap": losses.detach()[:, None],
+        "jacrev": torch.diag_embed(gradients.T).permute(1, 2, 0),
+    }
     torch.testing.assert_close(found, wanted.get(transform, gradients))
 
 
@@ -207,7 +306,7 @@ BAD_OPTIONS = [
     ({"weight_norm": "sharde"}, "weight_norm is 'sharde': give free, shared or detached"),
     ({"margin": "auto"}, "lsoftmax with margin=auto needs class_counts"),
     ({"tau": 1.0}, "lsoftmax with tau needs class_counts"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("value", ["x", None, True, math.nan, math.inf, [1], 1j])
@@ -228,7 +327,7 @@ BAD_SIZES = [
     ((4, None), "num_classes is None: give a whole number of at least 1"),
     ((4, True), "num_classes is True: give a whole number of at least 1"),
     ((4, 1), "a classifier needs two classes at least, and there is one"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("sizes", "message"), BAD_SIZES)
@@ -239,16 +338,22 @@ def test_bad_sizes_are_refused(spec, sizes, message):
         build_head(spec, *sizes)
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"spec": None}, "the loss is of type NoneType: give a text such as lsoftmax:margin=4"),
-    ({"spec": ""}, "'' has no name; write name or name:key=value"),
-    ({"spec": "softmax:"}, "'' is not key=value"),
-    ({"bias": "yes"}, "bias is 'yes': give True or False"),
-    ({"init": "he"}, "init is 'he': give default, kaiming, unit"),
-    ({"init": []}, "init is []: give default, kaiming, unit"),
-    ({"total_steps": 0}, "total_steps is 0: give a whole number of at least 1"),
-    ({"total_steps": 1.5, "spec": "lsoftmax"}, "total_steps is 1.5: give a whole number of at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"spec": None}, "the loss is of type NoneType: give a text such as lsoftmax:margin=4"),
+        ({"spec": ""}, "'' has no name; write name or name:key=value"),
+        ({"spec": "softmax:"}, "'' is not key=value"),
+        ({"bias": "yes"}, "bias is 'yes': give True or False"),
+        ({"init": "he"}, "init is 'he': give default, kaiming, unit"),
+        ({"init": []}, "init is []: give default, kaiming, unit"),
+        ({"total_steps": 0}, "total_steps is 0: give a whole number of at least 1"),
+        (
+            {"total_steps": 1.5, "spec": "lsoftmax"},
+            "total_steps is 1.5: give a whole number of at least 1",
+        ),
+    ],
+)
 def test_bad_arguments_of_build_head_are_refused(given, message):
     """What a head is built from is looked at before anything is."""
     with pytest.raises(ArgumentError, match=re.escape(message)):
@@ -267,8 +372,11 @@ IDLE_OPTIONS = [
     ("asoftmax:anneal=constant,lambda_start=3", "lambda_start has no effect with anneal=constant"),
     ("lsoftmax:anneal=cosine,gamma=9", "gamma has no effect with anneal=cosine"),
     ("lsoftmax:margin=2,margin_max=3", "margin_min and margin_max are the bounds of margin=auto"),
-    ("lsoftmax:margin=4,lambda_start=1", "lambda_min 5 is above lambda_start 1: lambda falls; give both"),
-]  # fmt: skip
+    (
+        "lsoftmax:margin=4,lambda_start=1",
+        "lambda_min 5 is above lambda_start 1: lambda falls; give both",
+    ),
+]
 
 
 @pytest.mark.parametrize(("spec", "message"), IDLE_OPTIONS)
@@ -292,7 +400,7 @@ BAD_PROGRESSES = [
     ("0.5", "progress is of type str: give the share"),
     (True, "progress is of type bool: give the share"),
     (1j, "progress is of type complex: give the share"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -317,7 +425,7 @@ BAD_ANNEALINGS = [
     (lambda: Annealing(start="a"), "lambda_start is 'a'"),
     (lambda: Annealing(end=None), "anneal_end is None"),
     (lambda: Annealing(gamma=True), "gamma is True"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "message"), BAD_ANNEALINGS)
@@ -350,18 +458,28 @@ def test_half_precision_heads_compute(spec):
     assert loss.isfinite()
 
 
-NEED_COUNTS = ["ldam", "balanced-softmax", "logit-adjusted", "vs", "lsoftmax:tau=1", "lsoftmax:margin=auto"]  # fmt: skip
+NEED_COUNTS = [
+    "ldam",
+    "balanced-softmax",
+    "logit-adjusted",
+    "vs",
+    "lsoftmax:tau=1",
+    "lsoftmax:margin=auto",
+]
 BAD_COUNTS = [
     (None, "needs class_counts: the training images of each class, (3,)"),
     (torch.tensor([5, 4]), "class_counts has shape (2,): expected (3,), one per class"),
     ([5, 4, 3, 2], "class_counts has shape (4,): expected (3,), one per class"),
     (torch.tensor([]), "class_counts has shape (0,): expected (3,), one per class"),
     (torch.tensor([1, math.inf, 2]), "class_counts holds inf: expected training images"),
-    (torch.tensor([5, 0, 4]), "class_counts holds 0: expected training images, at least 1 of each class"),
+    (
+        torch.tensor([5, 0, 4]),
+        "class_counts holds 0: expected training images, at least 1 of each class",
+    ),
     ("abc", "class_counts is of type str: expected the training images of each class"),
     ({"a": 1}, "class_counts is of type dict: expected the training images of each class"),
     (torch.tensor([True] * 3), "class_counts are torch.bool: expected numbers of training images"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("spec", NEED_COUNTS)
@@ -374,10 +492,23 @@ def test_bad_class_counts_are_refused(spec, counts, message):
     assert error.value.exit_code == 2
 
 
-@pytest.mark.parametrize("spec", ["lsoftmax:margin=0.5", "lsoftmax:margin=nan", "arcface:class_chunk=0", "lsoftmax:lambda_min=-2", "cosface:margin=3", "ldam:scale=inf", "focal:gamma=-1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "lsoftmax:margin=0.5",
+        "lsoftmax:margin=nan",
+        "arcface:class_chunk=0",
+        "lsoftmax:lambda_min=-2",
+        "cosface:margin=3",
+        "ldam:scale=inf",
+        "focal:gamma=-1",
+    ],
+)
 def test_bad_specs_name_loss_and_value(spec):
     """From a spec the message has the loss, the option and the value; the exit code is 2."""
     option, _, value = spec.partition(":")[2].partition("=")
-    with pytest.raises(LmsmError, match=rf"^loss '{spec}': {option} is {value}(\.0)?: give ") as error:  # fmt: skip
+    with pytest.raises(
+        LmsmError, match=rf"^loss '{spec}': {option} is {value}(\.0)?: give "
+    ) as error:
         build_head(spec, 4, 3, torch.tensor([3, 2, 1]))
     assert error.value.exit_code == 2

@@ -48,7 +48,15 @@ class Stopping(SilentDisplay):
 
 def config(out, **values):
     """Return a config of three short epochs, whose arithmetic needs no probe."""
-    fixed = {"epochs": 3, "out": out, "device": "cpu", "precision": "fp32", "layout": "channels-last", "threads": 1, "batch_size": 64}  # fmt: skip
+    fixed = {
+        "epochs": 3,
+        "out": out,
+        "device": "cpu",
+        "precision": "fp32",
+        "layout": "channels-last",
+        "threads": 1,
+        "batch_size": 64,
+    }
     return resolve([Layer.of_preset("digits"), Layer.of_flags(fixed | values)], check_loss).config
 
 
@@ -100,16 +108,44 @@ def timeless_scores(path):
     return {key: value for key, value in scores.items() if key != "training"}
 
 
-FAMILIES = {loss: {"loss": loss} for loss in [*HEADS, "lsoftmax:margin=4", "lsoftmax:margin=auto,margin_max=3"]}  # fmt: skip
+FAMILIES = {
+    loss: {"loss": loss}
+    for loss in [*HEADS, "lsoftmax:margin=4", "lsoftmax:margin=auto,margin_max=3"]
+}
 RECIPES = {
-    "sgd, cosine, warm-up, crop-flip": {"optimizer": "sgd", "schedule": "cosine", "warmup": 1, "augment": "crop-flip"},
-    "adamw, multistep, flip, deferred": {"optimizer": "adamw", "lr": 0.001, "schedule": "multistep", "milestones": "1,2", "augment": "flip", "reweight": "inverse", "rebalance_from": 2},
-    "adam, step, balanced draws": {"optimizer": "adam", "lr": 0.001, "schedule": "step", "step_size": 1, "sampling": "balanced"},
+    "sgd, cosine, warm-up, crop-flip": {
+        "optimizer": "sgd",
+        "schedule": "cosine",
+        "warmup": 1,
+        "augment": "crop-flip",
+    },
+    "adamw, multistep, flip, deferred": {
+        "optimizer": "adamw",
+        "lr": 0.001,
+        "schedule": "multistep",
+        "milestones": "1,2",
+        "augment": "flip",
+        "reweight": "inverse",
+        "rebalance_from": 2,
+    },
+    "adam, step, balanced draws": {
+        "optimizer": "adam",
+        "lr": 0.001,
+        "schedule": "step",
+        "step_size": 1,
+        "sampling": "balanced",
+    },
     "sgd without momentum, constant": {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"},
     "relu neck, whose dropout draws": {"neck": "relu", "model": "paper-mnist"},
     "nothing held out": {"validation": 0.0},
-    "LDAM-DRW's last layer": {"neck": "none", "head_bias": True, "head_init": "kaiming", "loss": "focal:gamma=1", "reweight": "effective"},
-}  # fmt: skip
+    "LDAM-DRW's last layer": {
+        "neck": "none",
+        "head_bias": True,
+        "head_init": "kaiming",
+        "loss": "focal:gamma=1",
+        "reweight": "effective",
+    },
+}
 
 
 UNIT = ("lsoftmax", "relu neck, whose dropout draws", "sgd, cosine, warm-up, crop-flip")
@@ -130,7 +166,13 @@ def test_a_run_that_was_left_twice_ends_with_the_same_bits(tmp_path, values):
     path = stopped(tmp_path / "left", 3, **values)
     assert checkpoint.load(path / "checkpoint.pt")["position"]["step"] == 3
     resumed(path, 2 * steps - 3)
-    assert checkpoint.load(path / "checkpoint.pt")["position"] | {"seconds": 0} == {"epoch": 2, "step": 0, "seconds": 0, "watch": None, "generators": None}  # fmt: skip
+    assert checkpoint.load(path / "checkpoint.pt")["position"] | {"seconds": 0} == {
+        "epoch": 2,
+        "step": 0,
+        "seconds": 0,
+        "watch": None,
+        "generators": None,
+    }
     assert_same_bits(resumed(path), whole(tmp_path / "whole", **values))
 
 
@@ -160,7 +202,10 @@ def left(half, tmp_path):
 
 def test_the_message_and_the_status_say_how_to_go_on(tmp_path):
     """The exit code is the signal's, and the command to resume is given, ready to be pasted."""
-    with pytest.raises(StoppedError, match=r"stopped by SIGTERM in epoch 1, and saved; `lmsm resume '.*a b/.*'` goes on") as error:  # fmt: skip
+    with pytest.raises(
+        StoppedError,
+        match=r"stopped by SIGTERM in epoch 1, and saved; `lmsm resume '.*a b/.*'` goes on",
+    ) as error:
         experiment.run(config(tmp_path / "a b"), Stopping(2, signal.SIGTERM), with_plots=False)
     assert error.value.exit_code == 143
     (path,) = (tmp_path / "a b").iterdir()
@@ -248,7 +293,9 @@ def test_a_lost_best_costs_only_its_own_scores(copy, how):
     assert "no best_on_validation" in (copy / "train.log").read_text()
 
 
-@pytest.mark.parametrize("changes", [{"lr": "0.1"}, {"epochs": 2}, {"seed": 1, "batch_size": 32}, {"loss": "softmax"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes", [{"lr": "0.1"}, {"epochs": 2}, {"seed": 1, "batch_size": 32}, {"loss": "softmax"}]
+)
 def test_what_would_make_it_another_run_is_refused(left, changes):
     """Each such change is listed, with what the run has, and nothing is touched."""
     before = (left / "checkpoint.pt").read_bytes()
@@ -279,7 +326,15 @@ def test_a_place_may_change(left, tmp_path):
 def test_other_data_is_refused(tmp_path):
     """Where an image of the run is gone, it is exit code 3 by name: the rest would be another run."""
     write_class_folders(tmp_path / "data", "ab", 40, size=12)
-    flags = {"dataset": "folder", "data_dir": tmp_path / "data", "model": "paper-2d", "imbalance": "none", "factor": 1.0, "image_size": 12, "batch_size": 16}  # fmt: skip
+    flags = {
+        "dataset": "folder",
+        "data_dir": tmp_path / "data",
+        "model": "paper-2d",
+        "imbalance": "none",
+        "factor": 1.0,
+        "image_size": 12,
+        "batch_size": 16,
+    }
     path = stopped(tmp_path / "runs", 6, **flags)
     (tmp_path / "data" / "b" / "0000.png").unlink()
     with pytest.raises(
@@ -333,13 +388,18 @@ def test_a_run_without_a_checkpoint_starts(finished, left):
     assert_same_bits(resumed(left), finished)
 
 
-@pytest.mark.parametrize("kind", ["empty", "half", "short by one", "zeros at its end", "flipped byte"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", ["empty", "half", "short by one", "zeros at its end", "flipped byte"]
+)
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(finished, left, kind):
     """The user is told, the damaged file stays as *.corrupt, and the end has the same bits."""
     damage(left / "checkpoint.pt", kind)
     display = SilentDisplay()
     path = experiment.resume(left, display, with_plots=False).path
-    assert any("it is now checkpoint.pt.corrupt, and checkpoint-previous.pt is taken: epoch 1" in text for text in display.warned)  # fmt: skip
+    assert any(
+        "it is now checkpoint.pt.corrupt, and checkpoint-previous.pt is taken: epoch 1" in text
+        for text in display.warned
+    )
     assert (left / "checkpoint.pt.corrupt").exists()
     assert_same_bits(path, finished)
 
@@ -356,7 +416,9 @@ def test_two_damaged_checkpoints_are_named(left):
     """Exit code 4 names both files and how to start again."""
     for name in ("checkpoint.pt", "checkpoint-previous.pt"):
         damage(left / name, "half")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*checkpoint-previous\.pt.*lmsm train --config") as error:  # fmt: skip
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.pt.*checkpoint-previous\.pt.*lmsm train --config"
+    ) as error:
         resumed(left)
     assert error.value.exit_code == 4
 
@@ -376,7 +438,9 @@ def test_a_key_that_is_new_since_is_at_its_default(finished, left):
     """A checkpoint of before a config key was born goes on; one whose config was changed does not."""
     state = checkpoint.load(left / "checkpoint.pt")
     older = {key: value for key, value in state["config"].items() if key != "tensorboard"}
-    checkpoint.save(state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt")  # fmt: skip
+    checkpoint.save(
+        state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt"
+    )
     assert_same_bits(resumed(left), finished)
 
 
@@ -385,7 +449,9 @@ def test_a_run_with_an_option_without_effect_is_not_lost(finished, left):
     state = checkpoint.load(left / "checkpoint.pt")
     assert state["config"]["schedule"] == "cosine"
     older = state["config"] | {"gamma": 0.5}
-    checkpoint.save(state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt")  # fmt: skip
+    checkpoint.save(
+        state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt"
+    )
     text = (left / "config.yaml").read_text()
     (left / "config.yaml").write_text(text.replace("gamma: 0.9", "gamma: 0.5"))
     path = resumed(left)
@@ -405,7 +471,10 @@ def test_a_config_that_does_not_fit_its_fingerprint_is_refused(left):
 
 def test_a_run_in_use_is_refused(left):
     """The second process is told which one writes, and the first is not disturbed."""
-    with RunFolder(left).locked(), pytest.raises(LmsmError, match=f"is in use by process {os.getpid()} on ") as error:  # fmt: skip
+    with (
+        RunFolder(left).locked(),
+        pytest.raises(LmsmError, match=f"is in use by process {os.getpid()} on ") as error,
+    ):
         resumed(left)
     assert error.value.exit_code == 2
     resumed(left)
@@ -444,12 +513,16 @@ def shortened(file):
     file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
 
 
-@pytest.mark.parametrize("damage", [edited, shortened, Path.unlink, lambda file: file.write_text("")])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage", [edited, shortened, Path.unlink, lambda file: file.write_text("")]
+)
 def test_a_row_that_a_checkpoint_counts_on_may_not_change(left, finished, damage):
     """Edited or lost, it is exit code 4; the rows as they were are put beside, and do when they are back."""
     file, before = left / "metrics.jsonl", (left / "metrics.jsonl").read_bytes()
     damage(file)
-    with pytest.raises(CheckpointError, match=r"metrics.jsonl was changed .* metrics-saved.jsonl") as error:  # fmt: skip
+    with pytest.raises(
+        CheckpointError, match=r"metrics.jsonl was changed .* metrics-saved.jsonl"
+    ) as error:
         resumed(left)
     assert error.value.exit_code == 4
     saved = left / "metrics-saved.jsonl"
@@ -512,7 +585,9 @@ def test_a_full_disk_says_how_much_is_free(tmp_path, monkeypatch):
 
 def test_optimisers_remember_in_the_parameters_own_order():
     """The saved moments of a convolution lie as its weight does, so that any device can take them."""
-    model = build_classifier("paper-mnist", "linear", "softmax", classes=("a", "b"), mean=(0.4,), std=(0.2,)).to(memory_format=torch.channels_last)  # fmt: skip
+    model = build_classifier(
+        "paper-mnist", "linear", "softmax", classes=("a", "b"), mean=(0.4,), std=(0.2,)
+    ).to(memory_format=torch.channels_last)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer = new_optimizer(model, config("runs", optimizer="sgd"))
@@ -534,7 +609,10 @@ def test_optimisers_remember_in_the_parameters_own_order():
 def test_a_watch_goes_on_from_its_state():
     """An epoch that was watched in two halves is the epoch that was watched in one."""
     generator = torch.Generator().manual_seed(0)
-    seen = [(torch.randn(4, 3, generator=generator).relu(), torch.randint(5, (4,), generator=generator)) for _ in range(6)]  # fmt: skip
+    seen = [
+        (torch.randn(4, 3, generator=generator).relu(), torch.randint(5, (4,), generator=generator))
+        for _ in range(6)
+    ]
 
     def look(watch, part):
         for features, predicted in part:

@@ -14,24 +14,46 @@ from lmsm_cli.losses.registry import HEADS
 from tests.conftest import batch_at, head_with
 
 # pytorch-metric-learning hands tensors to a SciPy function
-scipy_on_tensors = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")  # fmt: skip
+scipy_on_tensors = pytest.mark.filterwarnings(
+    "ignore:__array_wrap__ must accept context:DeprecationWarning"
+)
 
 COUNTS = torch.tensor([500, 16, 81, 10, 2])  # a long tail
 
 HAND = [
     # spec, class weights, class counts, loss
     ("softmax", [[0, 1], [1, 0]], [1, 1], math.log(1 + math.e**2)),
-    ("lsoftmax:margin=1.5,anneal=none", [[0, 1], [1, 0]], [1, 1], math.log(1 + math.e ** (2 + 2**0.5))),
+    (
+        "lsoftmax:margin=1.5,anneal=none",
+        [[0, 1], [1, 0]],
+        [1, 1],
+        math.log(1 + math.e ** (2 + 2**0.5)),
+    ),
     ("asoftmax:margin=2,anneal=none", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**4)),
     ("cosface:margin=0.5,scale=4", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**6)),
-    ("arcface:margin=0.5235987755982988,scale=4", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**6)),
-    ("large-margin-in-softmax:strength=0.4", [[0, 1], [0, 3], [math.log(3) / 2, 0]], [1, 1, 1], math.log(5) + math.log(3) / 20),
+    (
+        "arcface:margin=0.5235987755982988,scale=4",
+        [[0, 3], [5, 0]],
+        [1, 1],
+        math.log(1 + math.e**6),
+    ),
+    (
+        "large-margin-in-softmax:strength=0.4",
+        [[0, 1], [0, 3], [math.log(3) / 2, 0]],
+        [1, 1, 1],
+        math.log(5) + math.log(3) / 20,
+    ),
     ("ldam:max_margin=0.5,scale=4", [[0, 3], [5, 0]], [16, 1], math.log(1 + math.e**5)),
     ("balanced-softmax", [[0, 1], [1, 0]], [3, 1], math.log(1 + math.e**2 / 3)),
     ("logit-adjusted:tau=2", [[0, 1], [1, 0]], [3, 1], math.log(1 + math.e**2 / 9)),
     ("vs:gamma=0.5,tau=1", [[2, 1], [1, 0]], [1, 4], math.log(1 + 4)),
-    ("focal:gamma=2", [[0, 1], [1, 0]], [1, 1], math.log(1 + math.e**2) * (1 - 1 / (1 + math.e**2)) ** 2),
-]  # fmt: skip
+    (
+        "focal:gamma=2",
+        [[0, 1], [1, 0]],
+        [1, 1],
+        math.log(1 + math.e**2) * (1 - 1 / (1 + math.e**2)) ** 2,
+    ),
+]
 
 
 @pytest.mark.parametrize(("spec", "weight", "counts", "wanted"), HAND)
@@ -87,7 +109,10 @@ def l_softmax(margin, lam=0.0, tau=0.0):
     """Liu et al. 2016, eq. 4 to 6 and section 5.1; tau ln pi is added last (Menon et al. 2021)."""
 
     def losses(x, w, y, n):
-        theta, m = angles(x, w, y), np.broadcast_to(margin(n) if callable(margin) else margin, n.shape)[y]  # fmt: skip
+        theta, m = (
+            angles(x, w, y),
+            np.broadcast_to(margin(n) if callable(margin) else margin, n.shape)[y],
+        )
         k = np.floor(theta * m / np.pi)
         psi = (-1) ** k * np.cos(m * theta) - 2 * k
         lengths = np.linalg.norm(w, axis=1)[y] * np.linalg.norm(x, axis=1)
@@ -122,7 +147,10 @@ def large_margin_in_softmax(x, w, y, n):
     for scores, label in zip(x @ w.T, y, strict=True):
         others = [j for j in range(len(scores)) if j != label]
         total = sum(math.exp(scores[j]) for j in others)
-        spread = sum((math.exp(scores[j]) / total - 1 / len(others)) * math.log(math.exp(scores[j]) / total) for j in others)  # fmt: skip
+        spread = sum(
+            (math.exp(scores[j]) / total - 1 / len(others)) * math.log(math.exp(scores[j]) / total)
+            for j in others
+        )
         plain = -math.log(math.exp(scores[label]) / (total + math.exp(scores[label])))
         losses.append(plain + 0.3 / 2 * spread)
     return losses
@@ -174,19 +202,40 @@ def smoothed(x, w, y, n):
 FORMULAS = [
     ("softmax", lambda x, w, y, n: cross_entropy(x @ w.T, y)),
     ("softmax:label_smoothing=0.1", smoothed),
-    *((f"lsoftmax:margin={m},anneal=constant,lambda_min={lam},weight_norm=free", l_softmax(m, lam))
-      for m in (1.5, 2, 2.7, 3, 4, 5) for lam in (0, 0.7)),
+    *(
+        (
+            f"lsoftmax:margin={m},anneal=constant,lambda_min={lam},weight_norm=free",
+            l_softmax(m, lam),
+        )
+        for m in (1.5, 2, 2.7, 3, 4, 5)
+        for lam in (0, 0.7)
+    ),
     ("lsoftmax:margin=auto,anneal=none,weight_norm=free", l_softmax(rising_margins)),
     ("lsoftmax:margin=3,tau=1.5,anneal=none,weight_norm=free", l_softmax(3, 0, 1.5)),
     ("lsoftmax:margin=3,tau=1.5,anneal=none,weight_norm=free,class_chunk=2", l_softmax(3, 0, 1.5)),
-    ("lsoftmax:margin=2,anneal=none,weight_norm=shared", lambda x, w, y, n: l_softmax(2)(x, 1.3 * unit(w), y, n)),
+    (
+        "lsoftmax:margin=2,anneal=none,weight_norm=shared",
+        lambda x, w, y, n: l_softmax(2)(x, 1.3 * unit(w), y, n),
+    ),
     ("lsoftmax:margin=2,anneal=none,weight_norm=detached", l_softmax(2)),
-    *((f"asoftmax:margin={m},anneal=constant,lambda_min={lam}", lambda x, w, y, n, m=m, lam=lam: l_softmax(m, lam)(x, unit(w), y, n))
-      for m in (1.5, 4) for lam in (0, 5)),
-    ("cosface", cosface), ("arcface", arcface), ("large-margin-in-softmax", large_margin_in_softmax),
-    ("ldam", ldam), ("balanced-softmax", balanced_softmax), ("logit-adjusted:tau=1.5", logit_adjusted),
-    ("vs:tau=1.2", vector_scaling), ("focal:gamma=2", focal(2)), ("focal:gamma=0.5", focal(0.5)),
-]  # fmt: skip
+    *(
+        (
+            f"asoftmax:margin={m},anneal=constant,lambda_min={lam}",
+            lambda x, w, y, n, m=m, lam=lam: l_softmax(m, lam)(x, unit(w), y, n),
+        )
+        for m in (1.5, 4)
+        for lam in (0, 5)
+    ),
+    ("cosface", cosface),
+    ("arcface", arcface),
+    ("large-margin-in-softmax", large_margin_in_softmax),
+    ("ldam", ldam),
+    ("balanced-softmax", balanced_softmax),
+    ("logit-adjusted:tau=1.5", logit_adjusted),
+    ("vs:tau=1.2", vector_scaling),
+    ("focal:gamma=2", focal(2)),
+    ("focal:gamma=0.5", focal(0.5)),
+]
 
 
 @pytest.mark.parametrize(("spec", "formula"), FORMULAS)
@@ -209,7 +258,10 @@ def theirs(kind, weight, **options):
 
 DEGREES = math.degrees(0.5)
 THEIRS = [
-    *((f"lsoftmax:margin={m},anneal=none", pml.LargeMarginSoftmaxLoss, {"margin": m}) for m in range(1, 7)),
+    *(
+        (f"lsoftmax:margin={m},anneal=none", pml.LargeMarginSoftmaxLoss, {"margin": m})
+        for m in range(1, 7)
+    ),
     *((f"asoftmax:margin={m},anneal=none", pml.SphereFaceLoss, {"margin": m}) for m in range(1, 5)),
     ("asoftmax:margin=4,anneal=none,class_chunk=2", pml.SphereFaceLoss, {"margin": 4}),
     ("arcface", pml.ArcFaceLoss, {"margin": DEGREES, "scale": 30}),
@@ -217,7 +269,7 @@ THEIRS = [
     ("arcface:class_chunk=2", pml.ArcFaceLoss, {"margin": DEGREES, "scale": 30}),
     ("cosface", pml.CosFaceLoss, {"margin": 0.35, "scale": 30}),
     ("cosface:margin=0.1,scale=8,class_chunk=3", pml.CosFaceLoss, {"margin": 0.1, "scale": 8}),
-]  # fmt: skip
+]
 
 
 @scipy_on_tensors
@@ -240,7 +292,9 @@ def test_scale_is_a_factor_of_the_features():
     """pytorch-metric-learning's `scale` of L-Softmax multiplies all logits, as longer features do."""
     features, weight, labels = batch_at()
     wanted = theirs(pml.LargeMarginSoftmaxLoss, weight, margin=3, scale=2.5)(features, labels)
-    assert l_softmax_loss(2.5 * features, weight, labels, 3).item() == pytest.approx(wanted.item(), rel=1e-10)  # fmt: skip
+    assert l_softmax_loss(2.5 * features, weight, labels, 3).item() == pytest.approx(
+        wanted.item(), rel=1e-10
+    )
 
 
 SAME = [
@@ -254,8 +308,11 @@ SAME = [
     ("large-margin-in-softmax:strength=0", "softmax"),
     ("cosface:margin=0", "arcface:margin=0"),
     ("cosface:margin=0", "ldam:max_margin=0"),
-    ("lsoftmax:margin=auto,margin_min=1.5,margin_max=1.5,anneal=none", "lsoftmax:margin=1.5,anneal=none"),
-]  # fmt: skip
+    (
+        "lsoftmax:margin=auto,margin_min=1.5,margin_max=1.5,anneal=none",
+        "lsoftmax:margin=1.5,anneal=none",
+    ),
+]
 
 
 def assert_same(one, other, features, labels):
@@ -282,7 +339,10 @@ def test_asoftmax_on_unit_weights_is_lsoftmax(margin):
     features, weight, labels = batch_at()
     features.requires_grad_()
     weight = torch.nn.functional.normalize(weight)
-    heads = [head_with(f"{name}:margin={margin},anneal=none", weight) for name in ("asoftmax", "lsoftmax")]  # fmt: skip
+    heads = [
+        head_with(f"{name}:margin={margin},anneal=none", weight)
+        for name in ("asoftmax", "lsoftmax")
+    ]
     losses = [head.losses(features, labels, 1.0) for head in heads]
     torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-12)
     slopes = [torch.autograd.grad(each.sum(), features)[0] for each in losses]
@@ -296,7 +356,9 @@ def test_equal_margins_per_class_are_one_margin(margin, chunk):
     features, weight, labels = batch_at()
     given = (features.requires_grad_(), weight.requires_grad_())
     margins = torch.full((5,), margin, dtype=torch.float64)
-    losses = [l_softmax_loss(*given, labels, m, lam=0.3, class_chunk=chunk) for m in (margin, margins)]  # fmt: skip
+    losses = [
+        l_softmax_loss(*given, labels, m, lam=0.3, class_chunk=chunk) for m in (margin, margins)
+    ]
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-12)
     for one, other in zip(*(torch.autograd.grad(loss, given) for loss in losses), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)  # 0.5 degrees: the pole's cap
@@ -308,7 +370,10 @@ def test_asoftmax_takes_a_margin_per_class():
     features, labels = torch.randn(3, 5, dtype=torch.float64), torch.tensor([2, 0, 2])
     weight = build_head("asoftmax", 5, 3).double().weight.data
     for image, label in enumerate(labels.tolist()):
-        losses = [ASoftmaxLoss(5, 3, margin=m, anneal="none").double() for m in (margins, margins[label].item())]  # fmt: skip
+        losses = [
+            ASoftmaxLoss(5, 3, margin=m, anneal="none").double()
+            for m in (margins, margins[label].item())
+        ]
         for head in losses:
             head.weight.data = weight
         several, one = (head.losses(features, labels, 1.0)[image] for head in losses)

@@ -26,7 +26,13 @@ from tests.conftest import CIFAR10_CLASSES, SilentDisplay, evaluate, write_class
 
 def quick(out, **values):
     """Return a config of a few seconds on the digits."""
-    return resolve([Layer.of_preset("digits"), Layer.of_flags({"epochs": 2, "out": out, "device": "cpu", **values})], check_loss).config  # fmt: skip
+    return resolve(
+        [
+            Layer.of_preset("digits"),
+            Layer.of_flags({"epochs": 2, "out": out, "device": "cpu", **values}),
+        ],
+        check_loss,
+    ).config
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +47,39 @@ def test_the_run_folder_keeps_its_contract(finished):
     """Every file of the design is there, named and filled as other people's scripts expect."""
     path = finished[0].path
     names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
-    plots = {f"plots/{name}.{kind}" for name in ("class_distribution", "training_history", "confusion", "reliability") for kind in ("png", "pdf")}  # fmt: skip
-    assert names == plots | {"config.yaml", "environment.json", "status.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt", "best.pt", "scores.json", "images.npz", "predictions.npz", "train.log", ".lock"}  # fmt: skip
+    plots = {
+        f"plots/{name}.{kind}"
+        for name in ("class_distribution", "training_history", "confusion", "reliability")
+        for kind in ("png", "pdf")
+    }
+    assert names == plots | {
+        "config.yaml",
+        "environment.json",
+        "status.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "checkpoint-previous.pt",
+        "best.pt",
+        "scores.json",
+        "images.npz",
+        "predictions.npz",
+        "train.log",
+        ".lock",
+    }
     assert json.loads((path / "status.json").read_text())["exit_code"] == 0
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    wanted = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy", "lambda", "lr", "images_per_second", "seconds"}  # fmt: skip
+    wanted = {
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "val_balanced_accuracy",
+        "lambda",
+        "lr",
+        "images_per_second",
+        "seconds",
+    }
     assert wanted <= rows[0].keys()
     environment = json.loads((path / "environment.json").read_text())
     assert {"torch", "device", "git", "command"} <= environment.keys()
@@ -99,7 +132,9 @@ def test_scores_are_those_of_the_checkpoint(finished):
         assert row["f1"] == pytest.approx(f1[c], abs=0.1)
     assert np.array(scores["confusion"]).sum() == len(labels)
     assert scores["effective_margin"] == 1.5
-    assert [row["train_count"] for row in scores["per_class"]] == sorted((row["train_count"] for row in scores["per_class"]), reverse=True)  # fmt: skip
+    assert [row["train_count"] for row in scores["per_class"]] == sorted(
+        (row["train_count"] for row in scores["per_class"]), reverse=True
+    )
 
 
 def test_evaluate_repeats_the_runs_scores(finished):
@@ -139,14 +174,26 @@ def test_the_same_config_repeats_the_run_exactly(finished, tmp_path):
     for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert a.equal(b), name
     timing = ("seconds", "images_per_second")
-    rows = [[{k: v for k, v in row.items() if k not in timing} for row in read_run(f.path).metrics] for f in (finished[0], again)]  # fmt: skip
+    rows = [
+        [{k: v for k, v in row.items() if k not in timing} for row in read_run(f.path).metrics]
+        for f in (finished[0], again)
+    ]
     assert rows[0] == rows[1]
 
 
 def test_class_folders_train_and_evaluate(tmp_path, monkeypatch):
     """`folder` data trains, and a checkpoint scores other class folders by their names."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
-    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="none", factor=1.0, image_size=12, batch_size=8)  # fmt: skip
+    config = quick(
+        tmp_path / "runs",
+        dataset="folder",
+        data_dir=tmp_path / "data",
+        model="paper-2d",
+        imbalance="none",
+        factor=1.0,
+        image_size=12,
+        batch_size=8,
+    )
     folder = experiment.run(config, SilentDisplay())
     assert [row["name"] for row in read_run(folder.path).scores["per_class"]] == [
         "ant",
@@ -168,13 +215,28 @@ def test_class_folders_train_and_evaluate(tmp_path, monkeypatch):
 def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
     """Images that stay in their file give the metrics and scores that images in memory give."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
-    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="exp", factor=0.5, validation=0.2, image_size=12, batch_size=8, augment="crop-flip", precision="fp32")  # fmt: skip
+    config = quick(
+        tmp_path / "runs",
+        dataset="folder",
+        data_dir=tmp_path / "data",
+        model="paper-2d",
+        imbalance="exp",
+        factor=0.5,
+        validation=0.2,
+        image_size=12,
+        batch_size=8,
+        augment="crop-flip",
+        precision="fp32",
+    )
     records = []
     for limit in (1 << 30, 0):
         monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
         folder = experiment.run(config, SilentDisplay(), with_plots=False)
         record, scores = read_run(folder.path), evaluate(folder.path, SilentDisplay())
-        rows = [[row[key] for key in ("train_loss", "val_loss", "val_accuracy")] for row in record.metrics]  # fmt: skip
+        rows = [
+            [row[key] for key in ("train_loss", "val_loss", "val_accuracy")]
+            for row in record.metrics
+        ]
         records.append((rows, record.scores["confusion"], scores["confusion"]))
     assert isinstance(
         load("folder", tmp_path / "data", "test", options=FolderOptions(12)).images, MappedImages
@@ -186,8 +248,12 @@ def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
 def test_the_training_images_follow_the_profile(tiny_cifar, profile):
     """12 images a class under each profile, a quarter of them held out, class by class."""
     factor = 1.0 if profile == "none" else 1 / 3
-    config = Config(dataset="cifar10", data_dir=tiny_cifar, imbalance=profile, factor=factor, validation=0.25)  # fmt: skip
-    training, validation = splits.load_training(config.model_copy(update={"batch_size": 4}), SilentDisplay())  # fmt: skip
+    config = Config(
+        dataset="cifar10", data_dir=tiny_cifar, imbalance=profile, factor=factor, validation=0.25
+    )
+    training, validation = splits.load_training(
+        config.model_copy(update={"batch_size": 4}), SilentDisplay()
+    )
     kept = [a + b for a, b in zip(training.counts(), validation.counts(), strict=True)]
     exponential = [int(12 * (1 / 3) ** (c / 9)) for c in range(10)]
     assert kept == {"none": [12] * 10, "exp": exponential, "step": [12] * 5 + [4] * 5}[profile]
@@ -235,7 +301,9 @@ def test_a_diverged_run_says_so_and_keeps_its_last_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("part", ["running_mean", "weight"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(tmp_path, monkeypatch, part, value):  # fmt: skip
+def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(
+    tmp_path, monkeypatch, part, value
+):
     """A statistic or weight that no loss shows ends the run with 5 at the epoch's end, by name."""
     config = quick(tmp_path, neck="bn", epochs=3)
     build, nets, steps = experiment.build_model, [], []
@@ -247,8 +315,12 @@ def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(tmp_path, m
                 names = [name for name in nets[0].state_dict() if name.endswith(part)]
                 nets[0].state_dict()[names[-1]].view(-1)[0] = value
 
-    monkeypatch.setattr(experiment, "build_model", lambda *given: nets.append(build(*given)) or nets[0])  # fmt: skip
-    with pytest.raises(DivergedError, match=rf"the tensor '.*{part}' .* no longer finite .* epoch 2"):  # fmt: skip
+    monkeypatch.setattr(
+        experiment, "build_model", lambda *given: nets.append(build(*given)) or nets[0]
+    )
+    with pytest.raises(
+        DivergedError, match=rf"the tensor '.*{part}' .* no longer finite .* epoch 2"
+    ):
         experiment.run(config, Saboteur())
     (path,) = tmp_path.iterdir()
     status = json.loads((path / "status.json").read_text())
@@ -277,7 +349,15 @@ def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
 def test_a_collapse_is_told_once_and_logged(tmp_path):
     """A sign of collapse reaches the display and train.log, once."""
     display = SilentDisplay()
-    config = quick(tmp_path, loss="lsoftmax:margin=4,anneal=none", neck="relu", model="paper-2d", epochs=4, lr=0.03, schedule="constant")  # fmt: skip
+    config = quick(
+        tmp_path,
+        loss="lsoftmax:margin=4,anneal=none",
+        neck="relu",
+        model="paper-2d",
+        epochs=4,
+        lr=0.03,
+        schedule="constant",
+    )
     folder = experiment.run(config, display, with_plots=False)
     dead = [text for text in display.warned if "dead features" in text]
     assert len(dead) == 1
@@ -309,7 +389,16 @@ def test_a_place_that_cannot_hold_runs_is_refused_before_data_is_read(tmp_path):
 def test_evaluation_goes_by_class_names(tmp_path):
     """Labels follow the checkpoint's classes where the data counts them differently; else exit 3."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
-    config = quick(tmp_path / "runs", dataset="folder", data_dir=tmp_path / "data", model="paper-2d", imbalance="none", factor=1.0, image_size=12, batch_size=8)  # fmt: skip
+    config = quick(
+        tmp_path / "runs",
+        dataset="folder",
+        data_dir=tmp_path / "data",
+        model="paper-2d",
+        imbalance="none",
+        factor=1.0,
+        image_size=12,
+        batch_size=8,
+    )
     path = experiment.run(config, SilentDisplay()).path
     wanted = evaluate(path, SilentDisplay())
     state = checkpoint.load(path / "checkpoint.pt")
@@ -332,7 +421,12 @@ def test_the_margin_of_best_is_that_of_its_epoch(finished):
     assert scores["effective_margin"] == pytest.approx(row["effective_margin"])
 
 
-EVERY_LOSS = [*HEADS, "lsoftmax:margin=1.5", "lsoftmax:margin=auto,margin_max=3", "lsoftmax:margin=3,class_chunk=4,tau=0.5"]  # fmt: skip
+EVERY_LOSS = [
+    *HEADS,
+    "lsoftmax:margin=1.5",
+    "lsoftmax:margin=auto,margin_max=3",
+    "lsoftmax:margin=3,class_chunk=4,tau=0.5",
+]
 
 
 @pytest.mark.parametrize("loss", EVERY_LOSS)

@@ -27,7 +27,11 @@ def cells(capsys, *arguments):
     """Return the words of each line of `lmsm schedule` that starts with an epoch."""
     assert main(["schedule", *map(str, arguments)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    return {int(words[0]): words[1:] for words in lines if words and words[0].isdecimal() and "classes" not in words}  # fmt: skip
+    return {
+        int(words[0]): words[1:]
+        for words in lines
+        if words and words[0].isdecimal() and "classes" not in words
+    }
 
 
 def test_lambda_is_the_authors_power_law_down_to_the_floor_of_a_long_tail(capsys):
@@ -60,7 +64,9 @@ def test_lambda_and_margin_are_the_heads_own(capsys, margin, epochs):
 def test_learning_rate_is_step_lr(capsys):
     """StepLR 2 x 0.9 from 0.001: two epochs each of 0.001, 0.0009, 0.00081, ..."""
     rows = plan(capsys, *LONG_TAIL, "--epochs", 6)["epochs"]
-    assert [row["lr"] for row in rows] == pytest.approx([0.001, 0.001, 0.0009, 0.0009, 0.00081, 0.00081])  # fmt: skip
+    assert [row["lr"] for row in rows] == pytest.approx(
+        [0.001, 0.001, 0.0009, 0.0009, 0.00081, 0.00081]
+    )
 
 
 def test_a_run_does_what_was_foretold(tmp_path, capsys):
@@ -91,8 +97,13 @@ def test_softmax_has_no_lambda(capsys):
     """A loss without annealing has null and `-`, and no bar."""
     document = plan(capsys, "--loss", "softmax", "--epochs", 2)
     assert document["loss"] == "softmax"
-    assert [(row["lambda"], row["effective_margin"]) for row in document["epochs"]] == [(None, None)] * 2  # fmt: skip
-    assert cells(capsys, "--loss", "softmax", "--epochs", 2) == {1: ["0.001", "-", "-"], 2: ["0.001", "-", "-"]}  # fmt: skip
+    assert [(row["lambda"], row["effective_margin"]) for row in document["epochs"]] == [
+        (None, None)
+    ] * 2
+    assert cells(capsys, "--loss", "softmax", "--epochs", 2) == {
+        1: ["0.001", "-", "-"],
+        2: ["0.001", "-", "-"],
+    }
 
 
 def test_folder_is_shown_as_balanced_data(tmp_path, capsys):
@@ -168,7 +179,17 @@ def pixels(path):
 
 
 @pytest.mark.parametrize("epochs", [1, 10, 200])
-@pytest.mark.parametrize("loss", ["softmax", "lsoftmax", "lsoftmax:anneal=none", "lsoftmax:margin=1", "lsoftmax:lambda_start=5,lambda_min=5", "lsoftmax:power=400"])  # fmt: skip
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "softmax",
+        "lsoftmax",
+        "lsoftmax:anneal=none",
+        "lsoftmax:margin=1",
+        "lsoftmax:lambda_start=5,lambda_min=5",
+        "lsoftmax:power=400",
+    ],
+)
 def test_plot_is_a_picture_with_a_panel_for_each_schedule(tmp_path, capsys, loss, epochs):
     """--plot draws without a warning whatever the loss: three panels, one where there is no lambda."""
     file = tmp_path / "new" / "plan.png"
@@ -188,14 +209,22 @@ def test_the_plot_has_lambda_on_a_log_axis(tmp_path, monkeypatch):
     )
     assert main(["schedule", *LONG_TAIL, "--plot", str(tmp_path / "plan.png")]) == 0
     rate, lam, margin = figures[0].axes
-    assert [axes.get_title() for axes in figures[0].axes] == ["learning rate", "lambda", "effective margin"]  # fmt: skip
+    assert [axes.get_title() for axes in figures[0].axes] == [
+        "learning rate",
+        "lambda",
+        "effective margin",
+    ]
     assert lam.get_yscale() == "log"
     assert lam.lines[0].get_xydata()[0] == pytest.approx((0, 1000))
     assert margin.lines[0].get_xydata()[-1] == pytest.approx((10, 1.5))
-    assert rate.patches[0].get_data().values == pytest.approx([0.001 * 0.9 ** (n // 2) for n in range(10)])  # fmt: skip
+    assert rate.patches[0].get_data().values == pytest.approx(
+        [0.001 * 0.9 ** (n // 2) for n in range(10)]
+    )
 
 
-@pytest.mark.parametrize(("name", "start"), [("a.pdf", b"%PDF"), ("a.svg", b"<?xml"), ("a.b.PNG", b"\x89PNG")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.pdf", b"%PDF"), ("a.svg", b"<?xml"), ("a.b.PNG", b"\x89PNG")]
+)
 def test_plot_takes_three_formats(tmp_path, name, start):
     """The file has the very name that was asked for, and the format of its ending."""
     assert main(["schedule", *LONG_TAIL, "--plot", str(tmp_path / name)]) == 0

@@ -17,7 +17,7 @@ from lmsm_cli.sweeps.optuna_store import Search, _alone_in
 from lmsm_cli.sweeps.search import _Reporting, check_search, run_search
 from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay
-from tests.test_journal import Stopping
+from tests.test_resume import Stopping
 from tests.test_sweep import BAD, FLAGS, folders, layers, status
 
 optuna = pytest.importorskip("optuna")
@@ -43,7 +43,9 @@ def finished(out, *, all_states=False):
     """Return the trials of the one study of a folder, as Optuna has them."""
     storage = f"sqlite:///{out}/study.db"
     (name,) = optuna.get_all_study_names(storage)
-    states = None if all_states else [optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED]  # fmt: skip
+    states = (
+        None if all_states else [optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED]
+    )
     return optuna.load_study(study_name=name, storage=storage).get_trials(states=states)
 
 
@@ -86,8 +88,12 @@ def test_a_search_repeats_itself(tmp_path):
     whole = searched(tmp_path / "one", 3)
     for num_trials in (1, 3):
         parts = searched(tmp_path / "two", num_trials)
-    assert [(one.number, one.choices, one.value) for one in whole] == [(one.number, one.choices, one.value) for one in parts]  # fmt: skip
-    assert searched(tmp_path / "other", 1, seed=7)[0].choices != next(one.choices for one in whole if one.number == 0)  # fmt: skip
+    assert [(one.number, one.choices, one.value) for one in whole] == [
+        (one.number, one.choices, one.value) for one in parts
+    ]
+    assert searched(tmp_path / "other", 1, seed=7)[0].choices != next(
+        one.choices for one in whole if one.number == 0
+    )
 
 
 def test_a_value_is_the_mean_over_seeds(tmp_path):
@@ -103,12 +109,24 @@ def test_arms_are_searched_whole(tmp_path):
     arms = ["loss=ldam reweight=effective", "loss=softmax sampling=balanced"]
     for one in searched(tmp_path, 3, "lr=0.01..0.1", arms=arms):
         config = read_run(tmp_path / one.runs[0]).config
-        assert (config["loss"].partition(":")[0], config["reweight"], config["sampling"]) in [("ldam", "effective", "shuffle"), ("softmax", "none", "balanced")]  # fmt: skip
+        assert (config["loss"].partition(":")[0], config["reweight"], config["sampling"]) in [
+            ("ldam", "effective", "shuffle"),
+            ("softmax", "none", "balanced"),
+        ]
 
 
 def test_a_diverged_trial_is_told_and_counted(tmp_path, capsys):
     """Else a search among bad choices would never end; where none is good, the exit code says so."""
-    flags = ["sweep", *FLAGS, "--grid", f"lr={BAD}..1e35:log", "--trials", "2", "--out", str(tmp_path)]  # fmt: skip
+    flags = [
+        "sweep",
+        *FLAGS,
+        "--grid",
+        f"lr={BAD}..1e35:log",
+        "--trials",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(flags) == 1
     printed = capsys.readouterr()
     assert printed.out.count("failed: the loss is no longer finite") == 2
@@ -153,7 +171,11 @@ def test_a_run_is_not_pruned_after_its_last_epoch(tmp_path):
     folder = experiment.run(config, _Reporting(SilentDisplay(), trial, 10), with_plots=False)
     assert trial.reported == ((11, read_run(folder.path).metrics[0]["val_balanced_accuracy"]),)
     with pytest.raises(PrunedError):
-        experiment.run(config.model_copy(update={"epochs": 2}), _Reporting(SilentDisplay(), trial, 0), with_plots=False)  # fmt: skip
+        experiment.run(
+            config.model_copy(update={"epochs": 2}),
+            _Reporting(SilentDisplay(), trial, 0),
+            with_plots=False,
+        )
 
 
 def test_a_stopped_search_goes_on_with_its_run(tmp_path):
@@ -170,20 +192,33 @@ def test_a_stopped_search_goes_on_with_its_run(tmp_path):
 
 def test_missing_data_ends_the_search(tmp_path):
     """It would be missing in the next trial too."""
-    there = {"dataset": "folder", "data_dir": str(tmp_path / "nothing"), "imbalance": "none", "model": "resnet18"}  # fmt: skip
+    there = {
+        "dataset": "folder",
+        "data_dir": str(tmp_path / "nothing"),
+        "imbalance": "none",
+        "model": "resnet18",
+    }
     with pytest.raises(DataError):
         searched(tmp_path / "runs", 3, "lr=0.01..0.1", **there)
 
 
 REFUSED = [
     ({"validation": "0"}, {}, "needs validation images"),
-    ({}, {"axes": parse_axes(["lr=0.1,0.2", "loss=softmax,focal"], [])}, "there are only 4 combinations"),
+    (
+        {},
+        {"axes": parse_axes(["lr=0.1,0.2", "loss=softmax,focal"], [])},
+        "there are only 4 combinations",
+    ),
     ({}, {"axes": parse_axes(["lr=-1..0.1"], [])}, "lr=-1: lr of the sweep: lr is '-1'"),
-    ({}, {"axes": parse_axes(["lr=0.1..0.2", "loss=softmax,lsoftmx"], [])}, "did you mean 'lsoftmax'?"),
+    (
+        {},
+        {"axes": parse_axes(["lr=0.1..0.2", "loss=softmax,lsoftmx"], [])},
+        "did you mean 'lsoftmax'?",
+    ),
     ({}, {"storage": "nonsense"}, "the study's database cannot be opened"),
     ({}, {"storage": "mysql+nodriver://u:secret@host/db"}, "the study's database cannot be opened"),
     ({}, {"storage": "sqlite:////nowhere/at/all.db"}, "the study's database cannot be opened"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("values", "changes", "message"), REFUSED, ids=[row[2] for row in REFUSED])
@@ -240,7 +275,10 @@ def test_a_trial_too_many_is_not_run(tmp_path, monkeypatch):
     found = searched(tmp_path, 1, display=Other())
     assert [(one.number, one.value) for one in found] == [(0, 0.5)]
     assert not folders(tmp_path)
-    assert [trial.state.name for trial in finished(tmp_path, all_states=True)] == ["COMPLETE", "FAIL"]  # fmt: skip
+    assert [trial.state.name for trial in finished(tmp_path, all_states=True)] == [
+        "COMPLETE",
+        "FAIL",
+    ]
 
 
 def test_a_process_that_was_taken_for_dead_stands_back(tmp_path):
@@ -254,7 +292,11 @@ def test_a_process_that_was_taken_for_dead_stands_back(tmp_path):
         def epoch(self, epoch, num_epochs):
             if not self.has_slept:
                 self.has_slept = True
-                (trial,) = [one for one in finished(tmp_path, all_states=True) if not one.state.is_finished()]  # fmt: skip
+                (trial,) = [
+                    one
+                    for one in finished(tmp_path, all_states=True)
+                    if not one.state.is_finished()
+                ]
                 storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
                 storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
 
@@ -263,7 +305,11 @@ def test_a_process_that_was_taken_for_dead_stands_back(tmp_path):
     assert [one.number for one in sorted(found, key=lambda one: one.number)] == [1, 2]
     assert "trial 0 was taken for dead while this process slept; others do it" in display.said
     # sorted: of runs that start in the same second the names say nothing of the order
-    assert sorted(status(path)["state"] for path in folders(tmp_path)) == ["completed", "completed", "interrupted"]  # fmt: skip
+    assert sorted(status(path)["state"] for path in folders(tmp_path)) == [
+        "completed",
+        "completed",
+        "interrupted",
+    ]
 
 
 def test_a_study_that_is_a_link_is_refused(tmp_path):

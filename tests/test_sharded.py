@@ -22,7 +22,18 @@ SECONDS = 60  # after which a rank that waits for another is given up
 THREE, TWO = (1, 4, 2), (4, 3)
 MEMBERS = {THREE: (0, 1, 2), TWO: (0, 2)}
 NUM_IMAGES, NUM_FEATURES, NUM_CLASSES = 9, 5, 7
-COLLECTIVES = ["all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "all_to_all", "broadcast", "gather", "reduce", "reduce_scatter", "reduce_scatter_tensor"]  # fmt: skip
+COLLECTIVES = [
+    "all_reduce",
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "all_to_all",
+    "broadcast",
+    "gather",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+]
 
 
 class Case(NamedTuple):
@@ -52,7 +63,9 @@ CASES = {
     "float32 under autocast": Case(lam=0.7, dtype=torch.float32, autocast=True),
     "bfloat16": Case(dtype=torch.bfloat16),
 }
-FAR_AHEAD = Case(margin=1, along=4.0, dtype=torch.float32, reduction="none", labels=(3,) * NUM_IMAGES)  # fmt: skip
+FAR_AHEAD = Case(
+    margin=1, along=4.0, dtype=torch.float32, reduction="none", labels=(3,) * NUM_IMAGES
+)
 
 
 def draw(case):
@@ -95,9 +108,16 @@ def on_one_rank(case, shards, position, group=None):
     (features, weight, labels, margin), first = shard(case, shards, position)
     with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):
         loss = sharded_l_softmax_loss(
-            features, weight, labels, margin, first_class=first, lam=case.lam,
-            class_chunk=case.class_chunk, group=group, reduction=case.reduction,
-        )  # fmt: skip
+            features,
+            weight,
+            labels,
+            margin,
+            first_class=first,
+            lam=case.lam,
+            class_chunk=case.class_chunk,
+            group=group,
+            reduction=case.reduction,
+        )
         return differentiated(loss, features, weight)
 
 
@@ -113,7 +133,13 @@ def message(call):
 def start(rank, num_ranks, folder):
     """Join the group of `num_ranks` processes that meet in a folder."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks, timeout=timedelta(seconds=SECONDS))  # fmt: skip
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=num_ranks,
+        timeout=timedelta(seconds=SECONDS),
+    )
 
 
 def record_collectives():
@@ -124,7 +150,13 @@ def record_collectives():
         collective = getattr(dist, name)
 
         def recorded(tensor, *rest, **named):
-            seen.append((name, *(op for op in rest if isinstance(op, dist.ReduceOp.RedOpType)), tensor.numel()))  # fmt: skip
+            seen.append(
+                (
+                    name,
+                    *(op for op in rest if isinstance(op, dist.ReduceOp.RedOpType)),
+                    tensor.numel(),
+                )
+            )
             return collective(tensor, *rest, **named)
 
         return recorded
@@ -239,8 +271,12 @@ def assert_equal_to_one_process(outcomes, case):
     for outcome in outcomes:
         assert outcome[0].dtype == (torch.float32 if case.dtype == torch.bfloat16 else case.dtype)
         assert outcome[1].dtype == outcome[2].dtype == case.dtype
-        torch.testing.assert_close(outcome[0].double(), loss, rtol=loss_tolerance, atol=loss_tolerance)  # fmt: skip
-        torch.testing.assert_close(outcome[1].double(), grad_features, rtol=tolerance, atol=tolerance)  # fmt: skip
+        torch.testing.assert_close(
+            outcome[0].double(), loss, rtol=loss_tolerance, atol=loss_tolerance
+        )
+        torch.testing.assert_close(
+            outcome[1].double(), grad_features, rtol=tolerance, atol=tolerance
+        )
     rows = torch.cat([outcome[2] for outcome in outcomes])
     torch.testing.assert_close(rows.double(), grad_weight, rtol=tolerance, atol=tolerance)
 
@@ -265,7 +301,11 @@ def test_a_target_far_ahead_keeps_its_small_loss(found):
 def test_three_all_reduces_and_nothing_else(processes):
     """N and 2 N numbers cross ranks forward and N D backward, by no other collective."""
     n, nd = NUM_IMAGES, NUM_IMAGES * NUM_FEATURES
-    wanted = [("all_reduce", "RedOpType.MAX", str(n)), ("all_reduce", "RedOpType.SUM", str(2 * n)), ("all_reduce", "RedOpType.SUM", str(nd))]  # fmt: skip
+    wanted = [
+        ("all_reduce", "RedOpType.MAX", str(n)),
+        ("all_reduce", "RedOpType.SUM", str(2 * n)),
+        ("all_reduce", "RedOpType.SUM", str(nd)),
+    ]
     for rank in processes:
         assert rank["collectives"] == wanted
 
@@ -366,5 +406,7 @@ def test_bad_arguments_are_explained(text):
 
 def test_without_a_process_group_it_says_how_to_start_one():
     """Called where torch.distributed is not initialised, the error names the call that is missing."""
-    with pytest.raises(LmsmError, match=r"not initialised: call torch\.distributed\.init_process_group"):  # fmt: skip
+    with pytest.raises(
+        LmsmError, match=r"not initialised: call torch\.distributed\.init_process_group"
+    ):
         sharded_l_softmax_loss(X, W, Y, 2, first_class=6)

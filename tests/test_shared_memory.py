@@ -26,7 +26,9 @@ NUM = 3_000_001  # float32: twelve megabytes, three slots, the last of them not 
 def as_rank(work):
     """Run a function of this file as the rank, of the number and folder, that the command line says."""
     rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)  # fmt: skip
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
+    )
     memory = opened(rank, size, timedelta(seconds=float(sys.argv[4])))
     assert memory is not None
     work(memory, rank, size, folder)
@@ -41,10 +43,13 @@ def start(work, folder, size, seconds=60):
     return [
         subprocess.Popen(
             [sys.executable, "-c", code, str(rank), str(size), str(folder), str(seconds)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(size)
-    ]  # fmt: skip
+    ]
 
 
 def numbers(rank, dtype):
@@ -74,7 +79,9 @@ def test_sums_are_those_of_all_ranks(tmp_path, size):
         found = torch.load(tmp_path / f"{rank}.pt")
         for dtype in (torch.float32, torch.int64):
             assert torch.equal(found[dtype], sum(numbers(r, dtype) for r in range(size)))
-        assert found["stack"].tolist() == [[[r, r + 3], [r + 1, r + 4], [r + 2, r + 5]] for r in range(size)]  # fmt: skip
+        assert found["stack"].tolist() == [
+            [[r, r + 3], [r + 1, r + 4], [r + 2, r + 5]] for r in range(size)
+        ]
         assert found["scalar"].item() == sum(r + 1.5 for r in range(size))
         assert found["none"].shape == (0,)
         assert found["turns"] == [turn * sum(range(1, size + 1)) for turn in range(2000)]
@@ -147,7 +154,7 @@ def test_a_lock_of_its_own_is_needed(tmp_path):
     path = tmp_path / "memory"
     path.write_bytes(bytes(shared_memory._num_bytes(1)))
     memory = SharedMemory(os.open(path, os.O_RDWR), 0, 1, timedelta(seconds=1))
-    code = f"import os, fcntl; fcntl.lockf(os.open({str(path)!r}, os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)"  # fmt: skip
+    code = f"import os, fcntl; fcntl.lockf(os.open({str(path)!r}, os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)"
     held = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "BlockingIOError" in held.stderr
     del memory

@@ -20,7 +20,11 @@ def places_of(pattern, sheet):
     """Return the (row, column) of each place in the sheet that holds the pattern's pixels."""
     height, width, _ = pattern.shape
     corners = np.argwhere((sheet == pattern[0, 0]).all(axis=2))
-    return [(y, x) for y, x in corners.tolist() if np.array_equal(sheet[y : y + height, x : x + width], pattern)]  # fmt: skip
+    return [
+        (y, x)
+        for y, x in corners.tolist()
+        if np.array_equal(sheet[y : y + height, x : x + width], pattern)
+    ]
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (144, 144, 3)])
@@ -46,7 +50,10 @@ def test_the_images_stand_row_by_row_in_their_order(tmp_path):
     """Five images make rows of three and two, first to last."""
     shades = [np.full((8, 8, 1), shade, np.uint8) for shade in (10, 60, 110, 160, 210)]
     sheet = drawn(tmp_path / "x.png", *shades)
-    corners = [places_of(np.full((144, 144, 3), shade, np.uint8), sheet) for shade in (10, 60, 110, 160, 210)]  # fmt: skip
+    corners = [
+        places_of(np.full((144, 144, 3), shade, np.uint8), sheet)
+        for shade in (10, 60, 110, 160, 210)
+    ]
     assert all(len(corner) == 1 for corner in corners)
     assert [corner[0] for corner in corners] == sorted(corner[0] for corner in corners)
     assert len({row for ((row, _),) in corners}) == 2

@@ -15,7 +15,9 @@ from lmsm_cli.runtime.signals import Terminated, deferred, lasting, terminable
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("error", [None, ImportError("half an import"), SystemExit(1)])
-def test_whatever_an_interrupted_import_raises_the_code_is_the_signals(monkeypatch, number, code, error):  # fmt: skip
+def test_whatever_an_interrupted_import_raises_the_code_is_the_signals(
+    monkeypatch, number, code, error
+):
     """A library that turns the interrupt into an error of its own hides nothing."""
 
     def interrupted(arguments):
@@ -33,13 +35,17 @@ def test_whatever_an_interrupted_import_raises_the_code_is_the_signals(monkeypat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_in_an_import_the_process_ends_at_once(tmp_path, number, code):
     """An import that swallows every exception, as some do, is not gone on with."""
-    (tmp_path / "stubborn.py").write_text(f"import os\ntry:\n    os.kill(os.getpid(), {number})\nexcept BaseException:\n    print('swallowed')\n")  # fmt: skip
-    work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.engine.signals import terminable\nwith terminable():\n    import stubborn\n"  # fmt: skip
+    (tmp_path / "stubborn.py").write_text(
+        f"import os\ntry:\n    os.kill(os.getpid(), {number})\nexcept BaseException:\n    print('swallowed')\n"
+    )
+    work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.engine.signals import terminable\nwith terminable():\n    import stubborn\n"
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
 def test_a_signal_that_python_drops_is_not_lost(number, kind):
     """What is raised in a weakref's callback goes nowhere: the signal is sent again, after it."""
 

@@ -8,9 +8,16 @@ from lmsm_cli.runtime.small_conv import WindowConv2d, with_window_convolutions
 
 # (kernel, stride, padding, height, width): the last stages of the nets here, and odd ones.
 SHAPES = [
-    (3, 1, 1, 2, 2), (3, 2, 1, 4, 4), (3, 1, 1, 1, 1), (3, 1, 1, 1, 4), (3, 1, 0, 4, 3), (5, 1, 2, 2, 2),
-    (3, 3, 1, 5, 4), (2, 2, 0, 4, 4), ((3, 1), (2, 1), (1, 0), 4, 2),
-]  # fmt: skip
+    (3, 1, 1, 2, 2),
+    (3, 2, 1, 4, 4),
+    (3, 1, 1, 1, 1),
+    (3, 1, 1, 1, 4),
+    (3, 1, 0, 4, 3),
+    (5, 1, 2, 2, 2),
+    (3, 3, 1, 5, 4),
+    (2, 2, 0, 4, 4),
+    ((3, 1), (2, 1), (1, 0), 4, 2),
+]
 
 
 def pair(kernel, stride, padding, *, bias=True, dtype=torch.float64):
@@ -28,7 +35,11 @@ def test_values_and_gradients_are_torchs(monkeypatch, shape, layout):
     """In float64 output and all gradients agree to rounding, and it is not torch that computed ours."""
     kernel, stride, padding, height, width = shape
     conv, ours = pair(kernel, stride, padding)
-    images = torch.randn(3, 6, height, width, dtype=torch.float64).to(memory_format=layout).requires_grad_()  # fmt: skip
+    images = (
+        torch.randn(3, 6, height, width, dtype=torch.float64)
+        .to(memory_format=layout)
+        .requires_grad_()
+    )
     results = []
     for module in (conv, ours):
         output = module(images)
@@ -59,7 +70,9 @@ def test_bf16_rounds_no_more_than_torch(rounds):
     """Against float64, the error of our bf16 is not above torch's own, and the type is the same."""
     conv, ours = pair(3, 1, 1, dtype=torch.float32)
     images = torch.randn(16, 6, 2, 2)
-    exact = nn.functional.conv2d(images.double(), conv.weight.double(), conv.bias.double(), padding=1)  # fmt: skip
+    exact = nn.functional.conv2d(
+        images.double(), conv.weight.double(), conv.bias.double(), padding=1
+    )
     errors = []
     arithmetic = torch.backends.mkldnn.conv
     arithmetic.fp32_precision = "bf16" if rounds == "bf16-conv" else "ieee"

@@ -61,7 +61,9 @@ def test_digits_are_scikit_learns():
     both = torch.cat([train.images, test.images]).double().flatten(1) * 16 / 255
     restored = sorted(map(tuple, both.round().int().tolist()))
     assert restored == sorted(map(tuple, load_digits().data.astype(int).tolist()))
-    assert (np.array(train.counts()) + test.counts()).tolist() == np.bincount(load_digits().target).tolist()  # fmt: skip
+    assert (np.array(train.counts()) + test.counts()).tolist() == np.bincount(
+        load_digits().target
+    ).tolist()
 
 
 def test_digits_are_normalised_by_the_training_images():
@@ -138,7 +140,11 @@ def test_folder_without_splits_is_split_by_class(tmp_path):
     test = load("folder", tmp_path, "test", options=FolderOptions(8))
     assert train.counts() == [8, 20]
     assert test.counts() == [2, 5]
-    seen = [(int(label), int(image[0, 0, 0])) for part in (train, test) for label, image in zip(part.labels, part.images, strict=True)]  # fmt: skip
+    seen = [
+        (int(label), int(image[0, 0, 0]))
+        for part in (train, test)
+        for label, image in zip(part.labels, part.images, strict=True)
+    ]
     assert sorted(seen) == [(0, index) for index in range(10)] + [(1, index) for index in range(25)]
     assert test.mean == train.mean
 

@@ -24,7 +24,7 @@ from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed
 from lmsm_cli.training import loop as training
 from lmsm_cli.training.step import Stepper, new_optimizer
-from tests.test_engine import CPU, UNEVEN, easy_images, fit, small_model
+from tests.test_loop import CPU, UNEVEN, easy_images, fit, small_model
 
 CONFIG = Config(epochs=5, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", device="cpu")
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
@@ -68,7 +68,11 @@ def emulated_capture(stepper):
 
     def capture(function):
         held = [*stepper.model.state_dict().values(), stepper.watch.sums, stepper.watch.predicted]
-        held += [t for state in stepper._step.optimizer.state.values() for t in tensors(list(state.values()))]  # fmt: skip
+        held += [
+            t
+            for state in stepper._step.optimizer.state.values()
+            for t in tensors(list(state.values()))
+        ]
         before = [tensor.clone() for tensor in held]
         random = torch.get_rng_state()
         try:
@@ -161,7 +165,9 @@ def test_where_capture_fails_training_goes_on_and_says_so_once(monkeypatch):
     fit(plain, CONFIG)
     with_graph(monkeypatch, refuse, said)
     fit(refused, CONFIG)
-    assert said == ["the training step could not be captured as a CUDA graph (operation not permitted when stream is capturing); it goes on without, more slowly"]  # fmt: skip
+    assert said == [
+        "the training step could not be captured as a CUDA graph (operation not permitted when stream is capturing); it goes on without, more slowly"
+    ]
     assert torch.equal(plain.head.weight, refused.head.weight)
 
 
@@ -181,7 +187,11 @@ def test_compiling_changes_rounding_only_and_tells_its_cost():
     for compiled in (False, True):
         model = small_model("lsoftmax:margin=2")
         config = CONFIG.model_copy(update={"epochs": 2, "compile": compiled})
-        list(training.train(model, new_optimizer(model, config), config, UNEVEN, None, CPU, say=said.append))  # fmt: skip
+        list(
+            training.train(
+                model, new_optimizer(model, config), config, UNEVEN, None, CPU, say=said.append
+            )
+        )
         weights.append(model.head.weight.detach().clone())
         assert not any("_orig_mod" in key for key in model.state_dict())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
@@ -195,7 +205,9 @@ def test_on_cuda_a_graph_gives_the_eager_numbers(optimizer):
     """With and without the graph a run on the GPU agrees to rounding."""
     weights = []
     for graphed in (False, True):
-        config = CONFIG.model_copy(update={"optimizer": optimizer, "cuda_graph": graphed, "device": "cuda"})  # fmt: skip
+        config = CONFIG.model_copy(
+            update={"optimizer": optimizer, "cuda_graph": graphed, "device": "cuda"}
+        )
         runtime = replace(CPU, device=torch.device("cuda"))
         model = runtime.place(small_model("lsoftmax:margin=4"))
         list(
@@ -212,7 +224,16 @@ def test_convolutions_move_as_torchs_plain_optimiser_moves_them(optimizer):
     """Weights in channels-last order, which the fused optimiser sees as another shape, take its steps."""
     torch.manual_seed(0)
     convolutions = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
-    model = CPU.place(Classifier(convolutions, nn.Identity(), build_head("softmax", 128, 3), classes="abc", mean=(0.5,), std=(0.3,)))  # fmt: skip
+    model = CPU.place(
+        Classifier(
+            convolutions,
+            nn.Identity(),
+            build_head("softmax", 128, 3),
+            classes="abc",
+            mean=(0.5,),
+            std=(0.3,),
+        )
+    )
     twin = copy.deepcopy(model)
     config = CONFIG.model_copy(update={"optimizer": optimizer, "epochs": 2, "schedule": "constant"})
     fit(model, config)
@@ -220,7 +241,9 @@ def test_convolutions_move_as_torchs_plain_optimiser_moves_them(optimizer):
     plain = kinds[optimizer](twin.parameters(), lr=0.05, weight_decay=5e-4, foreach=False)
     data = easy_images()
     for epoch in range(2):
-        for batch in batches(data.images, data.labels, plan_epoch(60, "none", seed=42, epoch=epoch), 16):  # fmt: skip
+        for batch in batches(
+            data.images, data.labels, plan_epoch(60, "none", seed=42, epoch=epoch), 16
+        ):
             plain.zero_grad()
             twin.head(twin.embed(batch.images), batch.labels).backward()
             plain.step()
@@ -245,7 +268,10 @@ def test_a_stepper_with_graphs_is_freed_with_its_last_name():
     for batch in batches(data.images, data.labels, plan, 12):
         stepper.take(batch, 0.5, weighted=False)
     (graph,) = stepper._run._graphs.values()
-    references = [weakref.ref(thing) for thing in (model, optimizer, stepper, stepper._run, graph.arguments[0])]  # fmt: skip
+    references = [
+        weakref.ref(thing)
+        for thing in (model, optimizer, stepper, stepper._run, graph.arguments[0])
+    ]
     gc.disable()
     try:
         del model, optimizer, stepper, graph, batch

@@ -22,11 +22,23 @@ from lmsm_cli.training import resume as journal
 from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay
 from tests.test_checkpoint import damage
-from tests.test_journal import Stopping, assert_same_bits
+from tests.test_resume import Stopping, assert_same_bits
 
 # One epoch of the digits takes half a second; the arithmetic needs no probe.
-FIXED = {"epochs": "1", "device": "cpu", "precision": "fp32", "layout": "channels-last", "threads": "1", "batch_size": "64", "model": "paper-2d"}  # fmt: skip
-FLAGS = ["--preset", "digits", *(word for key, value in FIXED.items() for word in (f"--{key.replace('_', '-')}", value))]  # fmt: skip
+FIXED = {
+    "epochs": "1",
+    "device": "cpu",
+    "precision": "fp32",
+    "layout": "channels-last",
+    "threads": "1",
+    "batch_size": "64",
+    "model": "paper-2d",
+}
+FLAGS = [
+    "--preset",
+    "digits",
+    *(word for key, value in FIXED.items() for word in (f"--{key.replace('_', '-')}", value)),
+]
 BAD = "1e30"
 
 
@@ -66,13 +78,18 @@ def test_a_sweep_ends_with_the_comparison_and_runs_nothing_twice(tmp_path, capsy
     """Each combination is a group over its seeds; the same command again finds all and does none."""
     flags = ("--grid", "lr=0.05,0.1", "--seeds", "2")
     document, _ = swept(capsys, tmp_path, *flags)
-    assert [(group["differs"]["lr"], sorted(group["seeds"])) for group in document["groups"]] == [(0.05, [0, 1]), (0.1, [0, 1])]  # fmt: skip
+    assert [(group["differs"]["lr"], sorted(group["seeds"])) for group in document["groups"]] == [
+        (0.05, [0, 1]),
+        (0.1, [0, 1]),
+    ]
     assert document["failed"] == []
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
     again, said = swept(capsys, tmp_path, *flags)
     assert again == document
     assert "4 of 4 runs are there already" in said
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*") if path.name != ".lock"} == {path: at for path, at in before.items() if path.name != ".lock"}  # fmt: skip
+    assert {
+        path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*") if path.name != ".lock"
+    } == {path: at for path, at in before.items() if path.name != ".lock"}
     more, _ = swept(capsys, tmp_path, "--grid", "lr=0.05,0.1,0.2", "--seeds", "2")
     assert len(folders(tmp_path)) == 6
     assert len(more["groups"]) == 3
@@ -120,10 +137,21 @@ def test_a_run_that_cannot_be_read_is_a_failure_not_a_smaller_n(
 @pytest.mark.slow
 def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
     """Nothing leaks from run to run: neither generators nor arithmetic."""
-    others = [{"loss": "lsoftmax:margin=4", "precision": "bf16-conv", "threads": "2", "augment": "crop-flip"}]  # fmt: skip
+    others = [
+        {
+            "loss": "lsoftmax:margin=4",
+            "precision": "bf16-conv",
+            "threads": "2",
+            "augment": "crop-flip",
+        }
+    ]
     runs = plan(tmp_path / "sweep", *others, {"loss": "focal"}, seeds=(3,), model="paper-mnist")
     assert run(runs) == []
-    alone = experiment.run(runs[1].config.model_copy(update={"out": tmp_path / "alone"}), SilentDisplay(), with_plots=False)  # fmt: skip
+    alone = experiment.run(
+        runs[1].config.model_copy(update={"out": tmp_path / "alone"}),
+        SilentDisplay(),
+        with_plots=False,
+    )
     assert len(list((tmp_path / "sweep").glob("*-s*"))) == len(runs)
     path = Shelf(tmp_path / "sweep").progress(runs[1]).record.path
     assert_same_bits(path, alone.path)
@@ -142,7 +170,11 @@ def test_a_stopped_sweep_goes_on(tmp_path):
     assert run(runs, display) == []
     assert [status(path)["state"] for path in folders(tmp_path)] == ["completed"] * 4
     assert "1 of 4 runs are there already" in display.said
-    whole = experiment.run(runs[1].config.model_copy(update={"out": tmp_path / "whole"}), SilentDisplay(), with_plots=False)  # fmt: skip
+    whole = experiment.run(
+        runs[1].config.model_copy(update={"out": tmp_path / "whole"}),
+        SilentDisplay(),
+        with_plots=False,
+    )
     assert_same_bits(Shelf(tmp_path).progress(runs[1]).record.path, whole.path)
 
 
@@ -167,8 +199,10 @@ def test_a_claim_keeps_others_out(tmp_path):
     (one,) = plan(tmp_path, seeds=(0,))
     with claimed(one, wait=False) as is_ours:
         assert is_ours
-        code = f"from filelock import FileLock, Timeout\ntry:\n  FileLock({str(tmp_path / '.sweep' / (one.asked[:32] + '.lock'))!r}, timeout=0).acquire()\nexcept Timeout: print('taken')"  # fmt: skip
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # fmt: skip
+        code = f"from filelock import FileLock, Timeout\ntry:\n  FileLock({str(tmp_path / '.sweep' / (one.asked[:32] + '.lock'))!r}, timeout=0).acquire()\nexcept Timeout: print('taken')"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         assert done.stdout == "taken\n"
     with claimed(one, wait=True) as is_ours:
         assert is_ours
@@ -219,7 +253,12 @@ def test_a_run_that_was_made_longer_is_no_sample_of_that_length(tmp_path):
 
 def test_missing_data_ends_the_sweep(tmp_path):
     """The first run without its data is the last: the others have none either."""
-    there = {"dataset": "folder", "data_dir": str(tmp_path / "nothing"), "imbalance": "none", "model": "resnet18"}  # fmt: skip
+    there = {
+        "dataset": "folder",
+        "data_dir": str(tmp_path / "nothing"),
+        "imbalance": "none",
+        "model": "resnet18",
+    }
     runs = make_plan(layers(tmp_path / "runs", **there), [{}], (0, 1))
     display = SilentDisplay()
     with pytest.raises(DataError):
@@ -230,7 +269,13 @@ def test_missing_data_ends_the_sweep(tmp_path):
 def test_mistakes_of_all_combinations_are_told_together(tmp_path):
     """Before anything starts, each with its combination; one that all have, once and without."""
     with pytest.raises(LmsmError) as told:
-        plan(tmp_path, {"lr": "x"}, {"loss": "lsoftmx"}, {"loss": "lsoftmax:margin=4,lambda_start=1"}, {"lr": "0.1"})  # fmt: skip
+        plan(
+            tmp_path,
+            {"lr": "x"},
+            {"loss": "lsoftmx"},
+            {"loss": "lsoftmax:margin=4,lambda_start=1"},
+            {"lr": "0.1"},
+        )
     lines = str(told.value).splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("lr=x: lr of the sweep: lr is 'x'")
@@ -248,7 +293,18 @@ def test_equal_runs_are_refused(tmp_path):
         plan(tmp_path, {"lr": "0.1"}, {"lr": "0.10"}, seeds=None)
 
 
-@pytest.mark.parametrize(("change", "same"), [({"seed": 9}, False), ({"lr": 0.5}, False), ({"precision": "bf16"}, False), ({"device": "auto"}, True), ({"threads": 2}, True), ({"data_dir": "elsewhere"}, True), ({"out": "elsewhere"}, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"seed": 9}, False),
+        ({"lr": 0.5}, False),
+        ({"precision": "bf16"}, False),
+        ({"device": "auto"}, True),
+        ({"threads": 2}, True),
+        ({"data_dir": "elsewhere"}, True),
+        ({"out": "elsewhere"}, True),
+    ],
+)
 def test_where_a_run_is_made_is_not_what_it_is(tmp_path, change, same):
     """A run is known by what is computed, not where; an older lmsm knew class folders by their place."""
     one = resolve(layers(tmp_path), check_loss).config
@@ -272,7 +328,10 @@ def test_weights_to_start_from_are_known_by_their_content(tmp_path):
     assert first == copy != journal.asked(base)
     (tmp_path / "a.pt").write_bytes(b"2")
     assert journal.asked(base.model_copy(update={"pretrained": str(tmp_path / "a.pt")})) != first
-    imagenet = [journal.asked(base.model_copy(update={"pretrained": name})) for name in ("imagenet", "gone.pt")]  # fmt: skip
+    imagenet = [
+        journal.asked(base.model_copy(update={"pretrained": name}))
+        for name in ("imagenet", "gone.pt")
+    ]
     assert len({first, *imagenet}) == 3
 
 
@@ -281,7 +340,11 @@ def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):
     config = resolve(layers(tmp_path), check_loss).config
     kept = {key: value for key, value in dump(config).items() if key not in WHERE_KEYS}
     assert kept["head_weight_decay"] is None
-    older = {key: value for key, value in kept.items() if key not in ("head_weight_decay", "images_per_class", "pretrained", *ADDED_KEYS)}  # fmt: skip
+    older = {
+        key: value
+        for key, value in kept.items()
+        if key not in ("head_weight_decay", "images_per_class", "pretrained", *ADDED_KEYS)
+    }
     assert journal.asked(config) == journal.fingerprint(older)
 
 
@@ -312,7 +375,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), REFUSED, ids=[" ".join(words) for words, _ in REFUSED])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"), REFUSED, ids=[" ".join(words) for words, _ in REFUSED]
+)
 def test_mistakes_end_with_code_2(words, message, tmp_path, monkeypatch, capsys):
     """Nothing is run or written."""
     monkeypatch.chdir(tmp_path)
@@ -330,7 +395,15 @@ def test_torchrun_shares_runs_not_sweeps(tmp_path, monkeypatch):
 
 def test_a_dry_run_lists_what_is_there_and_what_would_be_done(tmp_path, capsys):
     """States and folders of all runs, and how long the rest will take; nothing is written."""
-    flags = ["sweep", *FLAGS, "--out", str(tmp_path / "runs"), "--grid", f"lr=0.05,{BAD},0.1", "--dry-run"]  # fmt: skip
+    flags = [
+        "sweep",
+        *FLAGS,
+        "--out",
+        str(tmp_path / "runs"),
+        "--grid",
+        f"lr=0.05,{BAD},0.1",
+        "--dry-run",
+    ]
     assert main([*flags, "--json"]) == 0
     empty = json.loads(capsys.readouterr().out)
     assert [row["state"] for row in empty["runs"]] == ["missing"] * 3
@@ -352,9 +425,16 @@ COMMANDS = [
     {},
     {"loss": "lsoftmax:margin=4,lambda_min=5", "lr": 0.05},
     {"dataset": "imbalanced", "factor": 0.02},
-    {"dataset": "cifar10", "model": "resnet32", "neck": "bn", "schedule": "multistep", "milestones": "3,5", "epochs": 9},
+    {
+        "dataset": "cifar10",
+        "model": "resnet32",
+        "neck": "bn",
+        "schedule": "multistep",
+        "milestones": "3,5",
+        "epochs": 9,
+    },
     {"model": "resnet32", "cuda_graph": False, "out": "a folder", "compile": True},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("preset", [None, "digits", "imbalanced-resnet18"])

@@ -25,16 +25,39 @@ from lmsm_cli.reports.tables import (
 )
 
 SCORES = {
-    "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_f1": 0.7494,
+    "accuracy": 0.8,
+    "balanced_accuracy": 0.75,
+    "macro_f1": 0.7494,
     "per_class": [
-        {"name": "cat", "train_count": 30, "test_count": 4, "accuracy": 0.75, "precision": 1.0, "f1": 6 / 7},
-        {"name": "dog", "train_count": 20, "test_count": 2, "accuracy": 0.5, "precision": 0.5, "f1": 0.5},
-        {"name": "bat", "train_count": 10, "test_count": 0, "accuracy": None, "precision": None, "f1": None},
+        {
+            "name": "cat",
+            "train_count": 30,
+            "test_count": 4,
+            "accuracy": 0.75,
+            "precision": 1.0,
+            "f1": 6 / 7,
+        },
+        {
+            "name": "dog",
+            "train_count": 20,
+            "test_count": 2,
+            "accuracy": 0.5,
+            "precision": 0.5,
+            "f1": 0.5,
+        },
+        {
+            "name": "bat",
+            "train_count": 10,
+            "test_count": 0,
+            "accuracy": None,
+            "precision": None,
+            "f1": None,
+        },
     ],
     "confusion": [[3, 1, 0], [1, 1, 0], [0, 0, 0]],
     "groups": {"many": 0.75, "medium": 0.5, "few": None},
     "effective_margin": 1.702,
-}  # fmt: skip
+}
 
 
 def drawn(table, width=200):
@@ -83,7 +106,10 @@ def test_the_images_of_scores_are_named():
 
 def test_classes_without_images_are_named_beside_the_means():
     """Means run over the classes that have images: which have none is said, else nothing."""
-    assert absent_line(SCORES) == "bat has none of these images: balanced accuracy and macro F1 are over the other 2 classes"  # fmt: skip
+    assert (
+        absent_line(SCORES)
+        == "bat has none of these images: balanced accuracy and macro F1 are over the other 2 classes"
+    )
     assert absent_line(SCORES | {"per_class": SCORES["per_class"][:2]}) is None
 
 
@@ -98,7 +124,9 @@ def test_summary_table_has_groups_and_the_margin_where_there_is_one():
 
 def test_summary_table_has_top_k_and_calibration_where_they_are_known():
     """Scores from probabilities are rows too; a scores.json from before them has none."""
-    lines = rows(summary_table(SCORES | {"top_k": {"2": 0.912, "5": 1.0}, "calibration_error": 0.0731}))  # fmt: skip
+    lines = rows(
+        summary_table(SCORES | {"top_k": {"2": 0.912, "5": 1.0}, "calibration_error": 0.0731})
+    )
     assert ["accuracy,", "top", "2", "91.2"] in lines
     assert ["accuracy,", "top", "5", "100.0"] in lines
     assert ["calibration", "error", "7.3"] in lines
@@ -107,19 +135,30 @@ def test_summary_table_has_top_k_and_calibration_where_they_are_known():
 
 def test_reliability_table_has_a_row_for_each_bin():
     """The fifteenth that the mean confidence lies in, with its images, confidence and accuracy."""
-    bins = [{"count": 3, "confidence": 0.5, "accuracy": 1 / 3}, {"count": 120, "confidence": 1.0, "accuracy": 0.9}]  # fmt: skip
+    bins = [
+        {"count": 3, "confidence": 0.5, "accuracy": 1 / 3},
+        {"count": 120, "confidence": 1.0, "accuracy": 0.9},
+    ]
     lines = rows(reliability_table({"reliability": bins}))
     assert ["46.7", "to", "53.3", "3", "50.0", "33.3"] in lines
     assert ["93.3", "to", "100.0", "120", "100.0", "90.0"] in lines
 
 
 PREDICTED = {
-    "top": 2, "num_failed": 1,
+    "top": 2,
+    "num_failed": 1,
     "images": [
-        {"file": "a/[red]x.png", "error": None, "predictions": [{"class": "cat", "probability": 0.9712}, {"class": "dog", "probability": 0.02}]},
+        {
+            "file": "a/[red]x.png",
+            "error": None,
+            "predictions": [
+                {"class": "cat", "probability": 0.9712},
+                {"class": "dog", "probability": 0.02},
+            ],
+        },
         {"file": "b.png", "error": "is not an image that can be read", "predictions": []},
     ],
-}  # fmt: skip
+}
 
 
 def test_predictions_table_has_a_row_for_each_file():
@@ -127,15 +166,46 @@ def test_predictions_table_has_a_row_for_each_file():
     lines = rows(predictions_table(PREDICTED))
     assert ["file", "1", "%", "2", "%", "error"] in lines
     assert ["a/[red]x.png", "cat", "97.1", "dog", "2.0"] in lines
-    assert ["b.png", "-", "-", "-", "-", "is", "not", "an", "image", "that", "can", "be", "read"] in lines  # fmt: skip
+    assert [
+        "b.png",
+        "-",
+        "-",
+        "-",
+        "-",
+        "is",
+        "not",
+        "an",
+        "image",
+        "that",
+        "can",
+        "be",
+        "read",
+    ] in lines
     good = PREDICTED | {"num_failed": 0, "images": PREDICTED["images"][:1]}
     assert "error" not in drawn(predictions_table(good))
 
 
 def test_predictions_fold_on_a_narrow_terminal():
     """Five long class names at 80 columns: text folds, percents stay whole, nothing is cut."""
-    names = [{"class": f"a rather long class name {k}", "probability": 0.1 * k} for k in range(1, 6)]  # fmt: skip
-    text = drawn(predictions_table({"top": 5, "num_failed": 0, "images": [{"file": "some/folder/with/a/long/name.png", "error": None, "predictions": names}]}), 80)  # fmt: skip
+    names = [
+        {"class": f"a rather long class name {k}", "probability": 0.1 * k} for k in range(1, 6)
+    ]
+    text = drawn(
+        predictions_table(
+            {
+                "top": 5,
+                "num_failed": 0,
+                "images": [
+                    {
+                        "file": "some/folder/with/a/long/name.png",
+                        "error": None,
+                        "predictions": names,
+                    }
+                ],
+            }
+        ),
+        80,
+    )
     assert "…" not in text
     for share in ("10.0", "20.0", "30.0", "40.0", "50.0"):
         assert share in text.split()
@@ -157,14 +227,21 @@ def test_confusion_table_lists_the_commonest_errors_of_many_classes():
     lines = rows(confusion_table({"confusion": confusion, "per_class": per_class}))
     first = lines.index(["c5", "c1", "8", "50.0"])
     assert lines[first + 1] == ["c7", "c3", "2", "20.0"]
-    assert len(drawn(confusion_table({"confusion": confusion, "per_class": per_class})).splitlines()) < 10  # fmt: skip
+    assert (
+        len(drawn(confusion_table({"confusion": confusion, "per_class": per_class})).splitlines())
+        < 10
+    )
 
 
 @pytest.mark.parametrize("table", [per_class_table, confusion_table])
 def test_class_names_cannot_style_the_terminal(table):
     """Markup stays text; escape codes and other control characters are spelled out."""
     names = ("[bold red]x[/]", "a\x1b[31m\nb", ":smile:\u202e\udc80")
-    scores = SCORES | {"per_class": [row | {"name": name} for row, name in zip(SCORES["per_class"], names, strict=True)]}  # fmt: skip
+    scores = SCORES | {
+        "per_class": [
+            row | {"name": name} for row, name in zip(SCORES["per_class"], names, strict=True)
+        ]
+    }
     text = drawn(table(scores))
     assert "[bold red]x[/]" in text
     assert r"a\x1b[31m\nb" in text
@@ -174,13 +251,25 @@ def test_class_names_cannot_style_the_terminal(table):
 
 def test_what_an_adjustment_did_stands_in_one_look():
     """Scores as trained stand above the adjusted ones, and the line tells tau and its source."""
-    unadjusted = {"accuracy": 0.7, "balanced_accuracy": 0.65, "macro_f1": 0.6, "groups": {"many": 0.8, "medium": 0.4, "few": None}}  # fmt: skip
-    chosen_on = {"num_images": 58, "balanced_accuracy": 0.912, "balanced_accuracy_unadjusted": 0.871}  # fmt: skip
+    unadjusted = {
+        "accuracy": 0.7,
+        "balanced_accuracy": 0.65,
+        "macro_f1": 0.6,
+        "groups": {"many": 0.8, "medium": 0.4, "few": None},
+    }
+    chosen_on = {
+        "num_images": 58,
+        "balanced_accuracy": 0.912,
+        "balanced_accuracy_unadjusted": 0.871,
+    }
     adjustment = {"method": "adjust", "tau": 1.15, "chosen_on": chosen_on, "unadjusted": unadjusted}
     lines = rows(adjustment_table(SCORES | {"adjustment": adjustment}))
     assert ["as", "trained", "70.0", "65.0", "60.0", "80.0", "40.0", "-"] in lines
     assert ["tau", "1.15", "80.0", "75.0", "74.9", "75.0", "50.0", "-"] in lines
-    assert adjustment_line(adjustment) == "logit adjustment with tau 1.15, chosen on 58 validation images of the run (balanced accuracy 0.912, at tau 0: 0.871)"  # fmt: skip
+    assert (
+        adjustment_line(adjustment)
+        == "logit adjustment with tau 1.15, chosen on 58 validation images of the run (balanced accuracy 0.912, at tau 0: 0.871)"
+    )
     given = {"method": "tau-norm", "tau": 0.5, "chosen_on": None}
     assert adjustment_line(given) == "tau-normalisation with tau 0.5, as given"
 
@@ -202,9 +291,15 @@ def terminal(monkeypatch, **environment):
 
 @pytest.mark.parametrize(
     ("environment", "plain"),
-    [({}, False), ({"NO_COLOR": "1"}, True), ({"NO_COLOR": ""}, False), ({"CI": "true"}, True),
-     ({"TERM": "dumb"}, True), ({"encoding": "latin-1"}, True)],
-)  # fmt: skip
+    [
+        ({}, False),
+        ({"NO_COLOR": "1"}, True),
+        ({"NO_COLOR": ""}, False),
+        ({"CI": "true"}, True),
+        ({"TERM": "dumb"}, True),
+        ({"encoding": "latin-1"}, True),
+    ],
+)
 def test_terminal_is_plain_when_asked(monkeypatch, environment, plain):
     """NO_COLOR, CI, TERM=dumb and other encodings turn drawing off on a terminal."""
     with terminal(monkeypatch, **environment) as stream:
@@ -227,7 +322,9 @@ def test_ascii_stream_spells_what_it_can():
     """Without UTF-8 nothing raises: ± is +-, and a letter that cannot be shown is a `?`."""
     code = "from lmsm_cli.commands.console import stderr_console as c; c().print('1±2 ä…')"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment, check=True
+    )
     assert done.stderr == b"1+-2 ?...\n"
 
 

@@ -23,9 +23,13 @@ def numbers_of(run):
 
 def curves_of(run):
     """Return name -> [(step, value)] as TensorBoard reads them, every event."""
-    reader = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}, purge_orphaned_data=False)  # fmt: skip
+    reader = EventAccumulator(
+        str(run / "tensorboard"), size_guidance={"scalars": 0}, purge_orphaned_data=False
+    )
     reader.Reload()
-    return {name: [(e.step, e.value) for e in reader.Scalars(name)] for name in reader.Tags()["scalars"]}  # fmt: skip
+    return {
+        name: [(e.step, e.value) for e in reader.Scalars(name)] for name in reader.Tags()["scalars"]
+    }
 
 
 def train(out, *flags):

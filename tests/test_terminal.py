@@ -24,7 +24,19 @@ from lmsm_cli.training.collapse import Glance
 from lmsm_cli.training.loop import Step
 from tests.conftest import SilentDisplay
 
-TRAIN = ["train", "--preset", "digits", "--epochs", "2", "--device", "cpu", "--threads", "1", "--precision", "fp32"]  # fmt: skip
+TRAIN = [
+    "train",
+    "--preset",
+    "digits",
+    "--epochs",
+    "2",
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+    "--precision",
+    "fp32",
+]
 COMMANDS = {
     "train": [*TRAIN, "--out", "OUT"],
     "resume": ["resume", "RUN"],
@@ -82,16 +94,29 @@ def read_to_end(number, kept):
 
 def play(commands, surroundings):
     """Run commands in one process; return {name: (stdout, stderr)}, each on a screen of its own."""
-    inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "CI", "COLUMNS", "LINES", "FORCE_COLOR")}  # fmt: skip
+    inherited = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("NO_COLOR", "CI", "COLUMNS", "LINES", "FORCE_COLOR")
+    }
     ends = [pty.openpty() if surroundings is not None else os.pipe() for _ in range(2)]
     for _, theirs in ends:
         if surroundings is not None:
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     writers = [theirs for _, theirs in ends]
     environment = inherited | {"TERM": "xterm"} | (surroundings or {})
-    process = subprocess.Popen([sys.executable, "-c", _PLAY, json.dumps(commands)], stdin=subprocess.DEVNULL, stdout=writers[0], stderr=writers[1], env=environment)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PLAY, json.dumps(commands)],
+        stdin=subprocess.DEVNULL,
+        stdout=writers[0],
+        stderr=writers[1],
+        env=environment,
+    )
     kept = ([], [])
-    readers = [threading.Thread(target=read_to_end, args=(ours, k)) for (ours, _), k in zip(ends, kept, strict=True)]  # fmt: skip
+    readers = [
+        threading.Thread(target=read_to_end, args=(ours, k))
+        for (ours, _), k in zip(ends, kept, strict=True)
+    ]
     for reader, writer in zip(readers, writers, strict=True):
         os.close(writer)
         reader.start()
@@ -99,7 +124,10 @@ def play(commands, surroundings):
         reader.join()
     assert process.wait() == 0
     texts = [b"".join(pieces).decode().replace("\r\n", "\n") for pieces in kept]
-    told = [dict(re.findall(r"=====\[(.*?)\]\n(.*?)(?======\[|\Z)", text, flags=re.DOTALL)) for text in texts]  # fmt: skip
+    told = [
+        dict(re.findall(r"=====\[(.*?)\]\n(.*?)(?======\[|\Z)", text, flags=re.DOTALL))
+        for text in texts
+    ]
     return {name: (told[0][name], told[1][name]) for name in commands}
 
 
@@ -108,7 +136,11 @@ def screen(request, runs, tmp_path_factory):
     """The name of a screen, and what each command showed there."""
     run = next(path for path in runs.iterdir() if "-lsoftmax-" in path.name)
     places = {"RUN": str(run), "RUNS": str(runs), "OUT": str(tmp_path_factory.mktemp("out"))}
-    commands = {name: [places.get(word, word) for word in words] for name, words in COMMANDS.items() if name not in UNWATCHED.get(request.param, ())}  # fmt: skip
+    commands = {
+        name: [places.get(word, word) for word in words]
+        for name, words in COMMANDS.items()
+        if name not in UNWATCHED.get(request.param, ())
+    }
     return request.param, play(commands, SCREENS[request.param]), run
 
 
@@ -120,7 +152,14 @@ def test_nothing_is_cut(screen):
         plain = ESCAPES.sub("", out)
         assert "…" not in out + err, command
         assert not re.search(r"\w\.\.\.(?! )", plain.replace("name:key=value,...", "")), command
-        if name != "pipe" and command in ("compare", "eval", "schedule", "show-config", "train", "help"):  # fmt: skip
+        if name != "pipe" and command in (
+            "compare",
+            "eval",
+            "schedule",
+            "show-config",
+            "train",
+            "help",
+        ):
             wide = [line for line in plain.splitlines() if len(line) > 80]
             assert not [line for line in wide if re.search(r"\S {2,}\S|[─│|]", line)], (
                 command
@@ -151,7 +190,15 @@ def test_results_go_to_stdout_alone(screen):
         assert not re.search(r"(Overall|Per class|Schedule|Config|Runs), ", err), command
     assert "error:" in ESCAPES.sub("", shown["mistake"][1])
     assert "did you mean 'cifar10'?" in shown["mistake"][1]
-    for quiet in ("compare", "schedule", "presets", "presets show", "losses", "show-config", "help"):  # fmt: skip
+    for quiet in (
+        "compare",
+        "schedule",
+        "presets",
+        "presets show",
+        "losses",
+        "show-config",
+        "help",
+    ):
         assert shown[quiet][1] == "", quiet
 
 
@@ -194,12 +241,24 @@ def test_help_pages_are_spelled_out_too(monkeypatch):
 @pytest.mark.parametrize("width", [50, 70, 80, 120])
 def test_bars_keep_their_numbers(monkeypatch, width):
     """Where a bar's line has no room, whole numbers are left out; none is cut."""
-    console = progress.Console(force_terminal=True, force_interactive=True, width=width, file=io.StringIO())  # fmt: skip
+    console = progress.Console(
+        force_terminal=True, force_interactive=True, width=width, file=io.StringIO()
+    )
     monkeypatch.setattr(progress, "stderr_console", lambda: console)
     with progress.BarDisplay() as display:
         for step in (1, 140):
             display._looked = 0.0
-            display.step(Step(100, step, 390, 128 * step, Glance(step, 128 * step, 0.271, 0.914, True), 203.4, 0.000123))  # fmt: skip
+            display.step(
+                Step(
+                    100,
+                    step,
+                    390,
+                    128 * step,
+                    Glance(step, 128 * step, 0.271, 0.914, True),
+                    203.4,
+                    0.000123,
+                )
+            )
         line = "".join(s.text for s in console.render(display._bars.get_renderable()))
     assert "…" not in line
     assert "140/390" in line
@@ -213,7 +272,10 @@ def test_bars_keep_their_numbers(monkeypatch, width):
 def test_quiet_leaves_results_and_warnings(runs, tmp_path, capsys, command):
     """--quiet prints what a command gives, and on stderr warnings alone."""
     run = next(path for path in runs.iterdir() if "-softmax-" in path.name)
-    words = [{"RUN": str(run), "RUNS": str(runs), "OUT": str(tmp_path)}.get(word, word) for word in COMMANDS[command]]  # fmt: skip
+    words = [
+        {"RUN": str(run), "RUNS": str(runs), "OUT": str(tmp_path)}.get(word, word)
+        for word in COMMANDS[command]
+    ]
     assert main([*words, "-q"]) == 0
     printed = capsys.readouterr()
     assert printed.out.strip()

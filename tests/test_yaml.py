@@ -20,11 +20,24 @@ def read(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-4", 0.0001), ("1.5", 1.5), (".5", 0.5), ("10", 10), ("-3", -3), ("010", 10), ("no", "no"),
-        ("on", "on"), ("true", True), ("12:30", "12:30"), ("null", None), ("~", None), ("'1'", "1"),
-        ("[1, 2]", (1, 2)), ("2026-01-01", "2026-01-01"), ("", None),
+        ("1e-4", 0.0001),
+        ("1.5", 1.5),
+        (".5", 0.5),
+        ("10", 10),
+        ("-3", -3),
+        ("010", 10),
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("12:30", "12:30"),
+        ("null", None),
+        ("~", None),
+        ("'1'", "1"),
+        ("[1, 2]", (1, 2)),
+        ("2026-01-01", "2026-01-01"),
+        ("", None),
     ],
-)  # fmt: skip
+)
 def test_scalars_follow_yaml_1_2(tmp_path, text, value):
     """1e-4 is a number, `no` a word, 12:30 no base-60 number, a leading zero not octal."""
     found = read(tmp_path, f"key: {text}\n")["key"]

@@ -42,11 +42,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    ("demo", demo, pages.TRAIN), ("train", train, pages.TRAIN), ("resume", resume, pages.TRAIN), ("sweep", sweep, pages.TRAIN),
-    ("eval", evaluate, pages.LOOK), ("compare", compare, pages.LOOK), ("report", report, pages.LOOK),
-    ("predict", predict, pages.USE), ("export", export, pages.USE),
-    ("schedule", schedule, pages.PREPARE), ("losses", losses, pages.PREPARE), ("bench", bench, pages.PREPARE), ("doctor", doctor, pages.PREPARE),
-)  # fmt: skip
+    ("demo", demo, pages.TRAIN),
+    ("train", train, pages.TRAIN),
+    ("resume", resume, pages.TRAIN),
+    ("sweep", sweep, pages.TRAIN),
+    ("eval", evaluate, pages.LOOK),
+    ("compare", compare, pages.LOOK),
+    ("report", report, pages.LOOK),
+    ("predict", predict, pages.USE),
+    ("export", export, pages.USE),
+    ("schedule", schedule, pages.PREPARE),
+    ("losses", losses, pages.PREPARE),
+    ("bench", bench, pages.PREPARE),
+    ("doctor", doctor, pages.PREPARE),
+)
 for _name, _command, _panel in _COMMANDS:
     app.command(_name, cls=pages.Command, rich_help_panel=_panel, epilog=pages.epilog(_name))(
         _command
@@ -62,8 +71,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")] = False,
-) -> None:  # fmt: skip
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
     """Train, evaluate and compare large-margin classifiers on balanced and long-tailed images."""
 
 
@@ -146,4 +160,6 @@ def _print_error(error: LmsmError) -> None:
     if len(lines) > 1:
         console.print(f"{len(lines)} problems")
     for line in lines:
-        console.print(("  " if len(lines) > 1 else "") + line, markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+        console.print(
+            ("  " if len(lines) > 1 else "") + line, markup=False, highlight=False, soft_wrap=True
+        )

@@ -13,14 +13,25 @@ _USUAL = "resnet18,resnet18-cifar,resnet32,vgg16,vgg16_bn,paper-cifar10"
 
 
 def bench(
-    models: Annotated[str, typer.Option(metavar="M,...", help="Models to measure, or all.", show_default=_USUAL.replace(",", ", "))] = _USUAL,
-    precision: Annotated[str, typer.Option(metavar="P,...", help="fp32, bf16, bf16-conv (CPU).")] = "fp32,bf16",
+    models: Annotated[
+        str,
+        typer.Option(
+            metavar="M,...",
+            help="Models to measure, or all.",
+            show_default=_USUAL.replace(",", ", "),
+        ),
+    ] = _USUAL,
+    precision: Annotated[
+        str, typer.Option(metavar="P,...", help="fp32, bf16, bf16-conv (CPU).")
+    ] = "fp32,bf16",
     batch_size: Annotated[int, typer.Option(min=2, help="Images in a training step.")] = 128,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Timed seconds of each model and precision.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.01, help="Timed seconds of each model and precision.")
+    ] = 2.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure how fast this machine trains each model, and what each loss costs.
 
     On random images of 32x32 pixels, so no data is needed; takes about a minute on two cores. The share of the peak \

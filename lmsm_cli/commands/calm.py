@@ -11,7 +11,9 @@ from lmsm_cli.errors import visible
 class CalmConsole(Console):
     """Shows control characters as they are written, as \\x1b, whoever's file they came from."""
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:  # fmt: skip
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         """Render; rich's own movements of the cursor are segments of another kind."""
         for segment in super().render(renderable, options):
             text, style, control = segment

@@ -20,16 +20,51 @@ _PATHS = typer.Argument(
 
 def compare(
     paths: Annotated[list[Path], _PATHS],
-    by: Annotated[str | None, typer.Option(metavar="KEYS", help="Put runs together that share these choices, such as loss or loss,lr, and average over all others (default: over the seed only). Runs on other images are never averaged.")] = None,
-    baseline: Annotated[str | None, typer.Option(metavar="NAME", help="What the others are held against: a loss, or the name of a row (default: softmax).")] = None,
-    sort: Annotated[str | None, typer.Option(metavar="SCORE", help="Put the best first by this score, such as few or balanced_accuracy.")] = None,
-    only_changed: Annotated[bool, typer.Option("--only-changed", help="Leave out scores and classes in which all rows are alike.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all numbers as CSV too; - prints them instead of tables.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report page too, with curves and pictures.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYS",
+            help="Put runs together that share these choices, such as loss or loss,lr, and average over all others (default: over the seed only). Runs on other images are never averaged.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the others are held against: a loss, or the name of a row (default: softmax).",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Put the best first by this score, such as few or balanced_accuracy.",
+        ),
+    ] = None,
+    only_changed: Annotated[
+        bool,
+        typer.Option(
+            "--only-changed", help="Leave out scores and classes in which all rows are alike."
+        ),
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables as Markdown.")
+    ] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write all numbers as CSV too; - prints them instead of tables."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a report page too, with curves and pictures."),
+    ] = None,
     quiet: Quiet = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
-) -> None:  # fmt: skip
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of tables.")
+    ] = False,
+) -> None:
     """Compare runs: mean and sd over seeds, and whether the difference to a baseline can be trusted.
 
     Runs that differ only in their seed become one row. Each row is held against the baseline: the difference, \
@@ -48,7 +83,10 @@ the interval that holds it with 95% confidence, and a verdict.
         check_place(file)
     records = [read_run(path, with_metrics=html is not None) for path in find_runs(paths)]
     comparison = compare_runs(records, by=_names(by), baseline=baseline, sort=sort)
-    passed = (f"{visible(str(folder))} holds runs too, which were not looked at: give it as well" for folder in runs_below(paths))  # fmt: skip
+    passed = (
+        f"{visible(str(folder))} holds runs too, which were not looked at: give it as well"
+        for folder in runs_below(paths)
+    )
     comparison = replace(comparison, notes=(*comparison.notes, *passed))
     if csv and not prints_csv:
         write_whole(csv, to_csv(comparison))
@@ -68,7 +106,9 @@ def _names(text: str | None) -> list[str]:
     return [name.strip().replace("-", "_") for name in (text or "").split(",") if name.strip()]
 
 
-def print_comparison(comparison: "Comparison", *, only_changed: bool = False, markdown: bool = False) -> None:  # fmt: skip
+def print_comparison(
+    comparison: "Comparison", *, only_changed: bool = False, markdown: bool = False
+) -> None:
     """Print the tables of a comparison and its notes."""
     from lmsm_cli.commands.console import stdout_console
     from lmsm_cli.reports.comparison_tables import comparison_notes, comparison_tables

@@ -60,7 +60,9 @@ def checkpoints(incomplete: str) -> list[str]:
     """Return the run folders that begin so, and the checkpoints of the folder typed so far."""
     from lmsm_cli.runs.record import is_run
 
-    return _offered(incomplete, _inside(incomplete, lambda path: path.suffix == ".pt" or is_run(path)))  # fmt: skip
+    return _offered(
+        incomplete, _inside(incomplete, lambda path: path.suffix == ".pt" or is_run(path))
+    )
 
 
 def one_of(choices: Iterable[str]) -> Callable[[str], list[str]]:

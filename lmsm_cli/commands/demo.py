@@ -37,7 +37,7 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each loss, with seeds 0, 1, ...")] = 3,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Try the tool: compare softmax with L-Softmax on small images that need no download.
 
     Real digits, made long-tailed: some classes keep few images. Draws the features of small nets under growing \
@@ -58,8 +58,18 @@ margins too. Takes a minute or two on two cores and needs no GPU.
         return
     print_comparison(comparison)
     console = stdout_console()
-    console.print(f"2-D features under margins 1 to 4: {picture}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
-    console.print(f"all runs: lmsm compare {shlex.quote(str(folder / 'comparison'))}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+    console.print(
+        f"2-D features under margins 1 to 4: {picture}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"all runs: lmsm compare {shlex.quote(str(folder / 'comparison'))}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:

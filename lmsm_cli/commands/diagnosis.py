@@ -26,8 +26,19 @@ from lmsm_cli.runs.folder import folder_above
 # What importing a broken package raises: a missing library, two that do not fit, half an install.
 _BROKEN = (ImportError, SyntaxError, NameError, *MALFORMED)
 _TORCH, _TORCH_FIX = (2, 11), "pip install --upgrade torch torchvision"
-_OTHERS = {"numpy": "numpy", "sklearn": "scikit-learn", "scipy": "scipy", "matplotlib": "matplotlib", "PIL": "pillow", "jinja2": "jinja2"}  # fmt: skip
-_EXTRAS = {"export": "lmsm export --format onnx", "search": "lmsm sweep --trials", "tensorboard": "lmsm train --tensorboard"}  # fmt: skip
+_OTHERS = {
+    "numpy": "numpy",
+    "sklearn": "scikit-learn",
+    "scipy": "scipy",
+    "matplotlib": "matplotlib",
+    "PIL": "pillow",
+    "jinja2": "jinja2",
+}
+_EXTRAS = {
+    "export": "lmsm export --format onnx",
+    "search": "lmsm sweep --trials",
+    "tensorboard": "lmsm train --tensorboard",
+}
 # Bytes below which a disk is called full: a few checkpoints of a ResNet-18, or an unpacked CIFAR.
 _LITTLE = 1_000_000_000
 
@@ -86,12 +97,19 @@ def _torch() -> Check:
     try:
         import torch
 
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"  # fmt: skip
+        built = (
+            f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        )
         number = tuple(int(part) for part in torch.__version__.split(".")[:2])
     except _BROKEN as error:
         return Check("problem", "torch", f"cannot be imported: {first_line(error)}", _TORCH_FIX)
     if number < _TORCH:
-        return Check("problem", "torch", f"{torch.__version__}: lmsm needs {_TORCH[0]}.{_TORCH[1]} or newer", _TORCH_FIX)  # fmt: skip
+        return Check(
+            "problem",
+            "torch",
+            f"{torch.__version__}: lmsm needs {_TORCH[0]}.{_TORCH[1]} or newer",
+            _TORCH_FIX,
+        )
     return Check("ok", "torch", f"{torch.__version__}, {built}")
 
 
@@ -103,7 +121,9 @@ def _torchvision() -> Check:
 
         return Check("ok", "torchvision", str(torchvision.__version__))
     except _BROKEN as error:
-        return Check("problem", "torchvision", f"cannot be imported: {first_line(error)}", _TORCH_FIX)  # fmt: skip
+        return Check(
+            "problem", "torchvision", f"cannot be imported: {first_line(error)}", _TORCH_FIX
+        )
 
 
 def _packages() -> Iterator[Check]:
@@ -114,7 +134,12 @@ def _packages() -> Iterator[Check]:
             import_module(module)
             there.append(f"{name} {_version(name)}")
         except _BROKEN as error:
-            yield Check("problem", name, f"cannot be imported: {first_line(error)}", f"pip install --force-reinstall {name}")  # fmt: skip
+            yield Check(
+                "problem",
+                name,
+                f"cannot be imported: {first_line(error)}",
+                f"pip install --force-reinstall {name}",
+            )
     yield Check("ok", "packages", ", ".join(there))
 
 
@@ -147,16 +172,33 @@ def _devices() -> Iterator[Check]:
         if not (why or _has_nvidia_gpu()):
             yield Check("ok", "GPU", "none here: runs compute on the CPU")
         elif torch.version.cuda:
-            yield Check("note", "GPU", f"there is one that torch cannot use{why and ': ' + why}", "nvidia-smi tells whether its driver works; a driver older than torch's CUDA must be renewed")  # fmt: skip
+            yield Check(
+                "note",
+                "GPU",
+                f"there is one that torch cannot use{why and ': ' + why}",
+                "nvidia-smi tells whether its driver works; a driver older than torch's CUDA must be renewed",
+            )
         else:
-            yield Check("note", "GPU", "there is one, but this torch was built without CUDA", "pip install --force-reinstall torch torchvision, from an index with CUDA builds")  # fmt: skip
+            yield Check(
+                "note",
+                "GPU",
+                "there is one, but this torch was built without CUDA",
+                "pip install --force-reinstall torch torchvision, from an index with CUDA builds",
+            )
     for number in range(count):
         try:
             free, total = torch.cuda.mem_get_info(number)
             name = torch.cuda.get_device_name(number)
-            yield Check("ok", f"GPU {number}", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")  # fmt: skip
+            yield Check(
+                "ok", f"GPU {number}", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            )
         except RuntimeError as error:
-            yield Check("note", f"GPU {number}", f"cannot be used: {first_line(error)}", "nvidia-smi tells who uses it; --device cpu does without")  # fmt: skip
+            yield Check(
+                "note",
+                f"GPU {number}",
+                f"cannot be used: {first_line(error)}",
+                "nvidia-smi tells who uses it; --device cpu does without",
+            )
 
 
 def _has_nvidia_gpu() -> bool:
@@ -171,10 +213,17 @@ def _cpu() -> Iterator[Check]:
     if limit := os.environ.get("OMP_NUM_THREADS"):
         pieces.append(f"OMP_NUM_THREADS is {visible(limit)}")
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        pieces.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory")  # fmt: skip
+        pieces.append(
+            f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory"
+        )
     found = ", ".join(pieces)
     if num_cores() < ALL_THREADS:
-        yield Check("note", "CPU", found, f"export OMP_NUM_THREADS={num_cores()}: more threads than cores slow each other down")  # fmt: skip
+        yield Check(
+            "note",
+            "CPU",
+            found,
+            f"export OMP_NUM_THREADS={num_cores()}: more threads than cores slow each other down",
+        )
     else:
         yield Check("ok", "CPU", found)
 
@@ -189,9 +238,15 @@ def _arithmetic() -> Iterator[Check]:
     config, said = Config.model_validate({}), list[str]()
     source = source_of(config.dataset)
     half = (0.5,) * source.channels
-    model = build_classifier(config.model, config.neck, config.loss, classes=map(str, range(10)), mean=half, std=half)  # fmt: skip
-    runtime = runtime_of(settle(config, model, (source.size, source.size, source.channels), said.append))  # fmt: skip
-    how = "; ".join(said) or ("remembered" if runtime.device.type == "cpu" else "by what the GPU has")  # fmt: skip
+    model = build_classifier(
+        config.model, config.neck, config.loss, classes=map(str, range(10)), mean=half, std=half
+    )
+    runtime = runtime_of(
+        settle(config, model, (source.size, source.size, source.channels), said.append)
+    )
+    how = "; ".join(said) or (
+        "remembered" if runtime.device.type == "cpu" else "by what the GPU has"
+    )
     yield Check("ok", "arithmetic", f"{config.model} trains on {runtime} ({how})")
 
 
@@ -206,7 +261,12 @@ def _data(data_dir: Path) -> Iterator[Check]:
             try:
                 yield _published(name, data_dir)
             except (LmsmError, *_BROKEN) as error:
-                yield Check("note", name, f"cannot be looked for: {first_line(error)}", "mend what is said above, or choose another folder with --data-dir")  # fmt: skip
+                yield Check(
+                    "note",
+                    name,
+                    f"cannot be looked for: {first_line(error)}",
+                    "mend what is said above, or choose another folder with --data-dir",
+                )
     yield from _own_folders(data_dir)
 
 
@@ -219,14 +279,34 @@ def _published(name: str, data_dir: Path) -> Check:
     with reading(data_dir):
         place = located(name, data_dir)
         if place is None:
-            parts = [path for root in published.roots(data_dir, name) for path in published.files(root)]  # fmt: skip
+            parts = [
+                path for root in published.roots(data_dir, name) for path in published.files(root)
+            ]
             found = [path for path in parts if path.is_file()]
-            what = f"not in {data_dir}" if not found else f"incomplete: there is {found[0]}, but not all beside it"  # fmt: skip
+            what = (
+                f"not in {data_dir}"
+                if not found
+                else f"incomplete: there is {found[0]}, but not all beside it"
+            )
             command = f"lmsm train --dataset {name} --data-dir {shlex.quote(str(data_dir))}"
-            return Check("note", name, what, f"{command} downloads it; or put class folders in {data_dir / name}/train and {data_dir / name}/test")  # fmt: skip
-        lacking = [] if published.is_complete(place) else [s for s in ("train", "test") if not has_folders(place / s)]  # fmt: skip
+            return Check(
+                "note",
+                name,
+                what,
+                f"{command} downloads it; or put class folders in {data_dir / name}/train and {data_dir / name}/test",
+            )
+        lacking = (
+            []
+            if published.is_complete(place)
+            else [s for s in ("train", "test") if not has_folders(place / s)]
+        )
     if lacking:
-        return Check("note", name, f"in {place}, without {lacking[0]}/", f"put the class folders in {place / lacking[0]}")  # fmt: skip
+        return Check(
+            "note",
+            name,
+            f"in {place}, without {lacking[0]}/",
+            f"put the class folders in {place / lacking[0]}",
+        )
     return Check("ok", name, f"in {place}")
 
 
@@ -237,7 +317,9 @@ def _own_folders(data_dir: Path) -> Iterator[Check]:
     try:
         there = [root.name for root in roles_in(data_dir).values()]
     except (LmsmError, OSError) as error:
-        yield Check("note", "folder", first_line(error), "mend it, or choose another folder with --data-dir")  # fmt: skip
+        yield Check(
+            "note", "folder", first_line(error), "mend it, or choose another folder with --data-dir"
+        )
         return
     if there:
         yield Check("ok", "folder", f"class folders in {data_dir}/{' and '.join(there)}")
@@ -263,13 +345,23 @@ def _cache() -> Iterator[Check]:
     folder = cache_folder()
     above = folder_above(folder)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        yield Check("note", "cache", f"{folder} cannot be written to: images are decoded at each start, and each run measures its arithmetic anew", "export LMSM_CACHE_DIR=FOLDER, one that can be")  # fmt: skip
+        yield Check(
+            "note",
+            "cache",
+            f"{folder} cannot be written to: images are decoded at each start, and each run measures its arithmetic anew",
+            "export LMSM_CACHE_DIR=FOLDER, one that can be",
+        )
         return
     decoded = folder / "decoded"
     try:
         there = decoded_folder() if os.path.lexists(decoded) else above
     except OSError as error:
-        yield Check("note", "cache", f"{decoded} is not used: {error.strerror}", "remove it, or export LMSM_CACHE_DIR=FOLDER, another one")  # fmt: skip
+        yield Check(
+            "note",
+            "cache",
+            f"{decoded} is not used: {error.strerror}",
+            "remove it, or export LMSM_CACHE_DIR=FOLDER, another one",
+        )
         return
     held, limit = sum(entry.num_bytes for entry in entries(decoded)), size_limit(there)
     found = f"{decoded}: {megabytes(held)} of decoded images, {megabytes(limit)} at most (LMSM_CACHE_SIZE)"

@@ -10,11 +10,21 @@ from lmsm_cli.config.resolve import resolve
 
 
 def doctor(
-    data_dir: Annotated[Path | None, typer.Option(help="Where to look for data (default: $LMSM_DATA_DIR, else data).")] = None,
-    out: Annotated[Path, typer.Option(help="Folder that run folders are to be made in.")] = Path("runs"),
-    clear_cache: Annotated[bool, typer.Option("--clear-cache", help="Delete the decoded images that are kept, but for those in use.")] = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where to look for data (default: $LMSM_DATA_DIR, else data)."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder that run folders are to be made in.")] = Path(
+        "runs"
+    ),
+    clear_cache: Annotated[
+        bool,
+        typer.Option(
+            "--clear-cache", help="Delete the decoded images that are kept, but for those in use."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Check versions, devices, arithmetic, disk, data and cache; each problem with what mends it.
 
     Downloads nothing and reads no data set. Exit code 1 where something is missing that every run needs.

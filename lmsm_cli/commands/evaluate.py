@@ -20,24 +20,85 @@ _MOST_WORST = 1000
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
-    split: Annotated[str, typer.Option(metavar="NAME", autocompletion=completion.of(_SPLITS), help="Which of the run's own images: test or validation.")] = "test",
-    images: Annotated[Path | None, typer.Option(help="Other images to evaluate on: a folder with one folder for each class.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is now. (default: where the run had it)")] = None,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints
+        ),
+    ],
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=completion.of(_SPLITS),
+            help="Which of the run's own images: test or validation.",
+        ),
+    ] = "test",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Other images to evaluate on: a folder with one folder for each class."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the run's data is now. (default: where the run had it)"),
+    ] = None,
     follow_links: FollowLinks = False,
-    skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without the images of --images that cannot be read, which are told.")] = False,
-    adjust: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of the training images is taken from its score. 1 is what theory asks for after softmax; auto takes the best on the run's validation images.")] = None,
-    tau_norm: Annotated[str | None, typer.Option(metavar="TAU", help="Correct for rare classes by tau-normalisation: a class's weights are divided by their norm to the power of TAU, 0 to 1; auto as above.")] = None,
-    confusion: Annotated[bool, typer.Option("--confusion", help="Print too which class was taken for which.")] = False,
-    plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Draw confusion matrix, reliability and the worst mistakes there; of a net with two features these too.")] = None,
-    worst: Annotated[int | None, typer.Option(metavar="N", help="Mistakes on the sheet of --plots, those the classifier was surest of. (default: 25)")] = None,
-    features: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the images' features, labels, predictions and the class names to an .npz file; two features also as a picture, .png.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)] = "auto",
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Go on without the images of --images that cannot be read, which are told.",
+        ),
+    ] = False,
+    adjust: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAU",
+            help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of the training images is taken from its score. 1 is what theory asks for after softmax; auto takes the best on the run's validation images.",
+        ),
+    ] = None,
+    tau_norm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAU",
+            help="Correct for rare classes by tau-normalisation: a class's weights are divided by their norm to the power of TAU, 0 to 1; auto as above.",
+        ),
+    ] = None,
+    confusion: Annotated[
+        bool, typer.Option("--confusion", help="Print too which class was taken for which.")
+    ] = False,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Draw confusion matrix, reliability and the worst mistakes there; of a net with two features these too.",
+        ),
+    ] = None,
+    worst: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Mistakes on the sheet of --plots, those the classifier was surest of. (default: 25)",
+        ),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the images' features, labels, predictions and the class names to an .npz file; two features also as a picture, .png.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)
+    ] = "auto",
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Evaluate a trained classifier: accuracy, precision and F1 of every class."""
-    corrections = {"adjust": _tau("--adjust", adjust), "tau_norm": _tau("--tau-norm", tau_norm, largest=1.0)}  # fmt: skip
+    corrections = {
+        "adjust": _tau("--adjust", adjust),
+        "tau_norm": _tau("--tau-norm", tau_norm, largest=1.0),
+    }
     if worst is not None and not plots:
         raise LmsmError("--worst is how many mistakes --plots draws: give --plots FOLDER too")
     if worst is not None and not 1 <= worst <= _MOST_WORST:
@@ -50,7 +111,17 @@ def evaluate(
     )
 
     with new_display(quiet) as display:
-        found = evaluation.evaluation_of(checkpoint, display, split_name=split, images=images, data_dir=data_dir, follow_links=follow_links, skip_unreadable=skip_unreadable, device=device, **corrections)  # fmt: skip
+        found = evaluation.evaluation_of(
+            checkpoint,
+            display,
+            split_name=split,
+            images=images,
+            data_dir=data_dir,
+            follow_links=follow_links,
+            skip_unreadable=skip_unreadable,
+            device=device,
+            **corrections,
+        )
         _write(found, plots, worst or _WORST, features, display)
     if json:
         print_json(found.scores)
@@ -70,7 +141,9 @@ def _check_targets(plots: Path | None, features: Path | None) -> None:
         check_place(features)
 
 
-def _write(found: "Evaluation", plots: Path | None, worst: int, features: Path | None, display: "Display") -> None:  # fmt: skip
+def _write(
+    found: "Evaluation", plots: Path | None, worst: int, features: Path | None, display: "Display"
+) -> None:
     from lmsm_cli.inference.evaluation_files import write_features, write_plots
 
     if plots:

@@ -14,14 +14,35 @@ _FORMATS = ("onnx", "torch")
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
-    form: Annotated[str, typer.Option("--format", metavar="NAME", autocompletion=completion.of(_FORMATS), help="onnx for an ONNX file, torch for a program for torch.export.load; neither needs lmsm.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write it (default: model.onnx or model.pt2 beside the checkpoint).")] = None,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints
+        ),
+    ],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            autocompletion=completion.of(_FORMATS),
+            help="onnx for an ONNX file, torch for a program for torch.export.load; neither needs lmsm.",
+        ),
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to write it (default: model.onnx or model.pt2 beside the checkpoint).",
+        ),
+    ] = None,
     images: Annotated[int, typer.Option(metavar="N", help="Test images to verify it on.")] = 1000,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the run's data is (default: as in the run).")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the run's data is (default: as in the run).")
+    ] = None,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write a checkpoint as one file for other programs, verified against it on test images.
 
     Input `images`: uint8 (N, C, H, W), 0 to 255, any N; the normalisation is inside.
@@ -35,7 +56,9 @@ def export(
     from lmsm_cli.inference import export as exporting  # imports torch
 
     with new_display(quiet) as display:
-        document = exporting.export(checkpoint, display, form=form, out=out, num_images=images, data_dir=data_dir)  # fmt: skip
+        document = exporting.export(
+            checkpoint, display, form=form, out=out, num_images=images, data_dir=data_dir
+        )
     if json:
         print_json(document)
     else:

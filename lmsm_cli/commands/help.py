@@ -40,7 +40,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "losses": ("lmsm losses lsoftmax",),
 }
 
-_KINDS = {"<str>": "TEXT", "<path>": "PATH", "<file>": "PATH", "<int>": "INTEGER", "<int range>": "INTEGER", "<float>": "NUMBER", "<float range>": "NUMBER"}  # fmt: skip
+_KINDS = {
+    "<str>": "TEXT",
+    "<path>": "PATH",
+    "<file>": "PATH",
+    "<int>": "INTEGER",
+    "<int range>": "INTEGER",
+    "<float>": "NUMBER",
+    "<float range>": "NUMBER",
+}
 
 
 class Command(TyperCommand):
@@ -66,7 +74,9 @@ def _in_words(parameter: Any, ctx: Any) -> Any:
     elif parameter.metavar is None:
         kind = parameter.display_type(ctx)
         is_option = parameter.param_type_name == "option"
-        parameter.metavar = _KINDS.get(kind, kind.strip("<>")) if is_option else parameter.name.upper()  # fmt: skip
+        parameter.metavar = (
+            _KINDS.get(kind, kind.strip("<>")) if is_option else parameter.name.upper()
+        )
     if parameter.param_type_name == "argument":
         parameter.display_type_rich = _no_kind  # its name says it
     return parameter

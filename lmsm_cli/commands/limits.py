@@ -45,7 +45,9 @@ def told_before_torch() -> Iterator[None]:
 class _BeforeTorch(MetaPathFinder):
     """Finds no module, but is asked for torch before any other finder."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:  # fmt: skip
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Look at the limits before the first import of torch."""
         if fullname == "torch":
             sys.meta_path.remove(self)
@@ -58,14 +60,18 @@ def _check_working_folder() -> None:
     try:
         Path.cwd()
     except OSError:
-        raise DiskError("the working folder was deleted or cannot be read: change into another one, and start again there") from None  # fmt: skip
+        raise DiskError(
+            "the working folder was deleted or cannot be read: change into another one, and start again there"
+        ) from None
 
 
 def _check_memory() -> None:
     """Raise OutOfMemoryError where memory is limited to less than torch needs to be loaded."""
     limits = memory_limits()
     if limits and not _can_be_loaded():
-        raise OutOfMemoryError(f"out of memory: the libraries cannot even be loaded within {limits}; raise the limit")  # fmt: skip
+        raise OutOfMemoryError(
+            f"out of memory: the libraries cannot even be loaded within {limits}; raise the limit"
+        )
 
 
 def memory_limits() -> str:
@@ -76,7 +82,11 @@ def memory_limits() -> str:
         return ""
     flags = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
     values = {flag: resource.getrlimit(kind)[0] for flag, kind in flags.items()}
-    given = [f"{value / 2**30:.2f} GiB (`ulimit {flag}`)" for flag, value in values.items() if value != resource.RLIM_INFINITY]  # fmt: skip
+    given = [
+        f"{value / 2**30:.2f} GiB (`ulimit {flag}`)"
+        for flag, value in values.items()
+        if value != resource.RLIM_INFINITY
+    ]
     return " and ".join(given)
 
 
@@ -121,5 +131,9 @@ def is_memory(error: BaseException) -> bool:
 def out_of_memory(error: BaseException) -> LmsmError:
     """Return what a user is told where memory ran out elsewhere than in a training."""
     limits = memory_limits()
-    advice = f"the limit is {limits}: raise it" if limits else "close other programs, or take a machine with more"  # fmt: skip
+    advice = (
+        f"the limit is {limits}: raise it"
+        if limits
+        else "close other programs, or take a machine with more"
+    )
     return OutOfMemoryError(f"out of memory ({first_line(error)}); {advice}")

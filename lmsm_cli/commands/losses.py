@@ -30,7 +30,12 @@ def losses(
         raise LmsmError(f"no loss {name!r}{did_you_mean(name, HEADS)}")
     chosen = {name: HEADS[name]} if name else HEADS
     if json:
-        print_json({name: {"description": _description(head), "options": _options(head)} for name, head in chosen.items()})  # fmt: skip
+        print_json(
+            {
+                name: {"description": _description(head), "options": _options(head)}
+                for name, head in chosen.items()
+            }
+        )
         return
     console = stdout_console()
     for key, head in chosen.items():

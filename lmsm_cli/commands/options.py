@@ -18,14 +18,43 @@ from lmsm_cli.config import Config, dump, flag_name, type_of
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
 
-Preset = Annotated[str | None, typer.Option(metavar="NAME", help="Start from a preset; `lmsm presets` lists them.", autocompletion=completion.presets)]  # fmt: skip
-ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Take values from a YAML file; they win over the preset's.")]  # fmt: skip
-Margin = Annotated[str | None, typer.Option(metavar="M", help="Margin of the loss, a number or auto; short for margin=M in --loss.", rich_help_panel="Loss")]  # fmt: skip
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: only results, warnings and errors.")]  # fmt: skip
-FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read images and folders too that links lead to out of the folder that is given.")]  # fmt: skip
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Start from a preset; `lmsm presets` lists them.",
+        autocompletion=completion.presets,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Take values from a YAML file; they win over the preset's."),
+]
+Margin = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M",
+        help="Margin of the loss, a number or auto; short for margin=M in --loss.",
+        rich_help_panel="Loss",
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress: only results, warnings and errors.")
+]
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        help="Read images and folders too that links lead to out of the folder that is given.",
+    ),
+]
 
 # Beside the fields with a fixed list of values, which offer that list.
-_COMPLETIONS = {"loss": completion.losses, "device": completion.devices, "pretrained": completion.one_of(["imagenet"])}  # fmt: skip
+_COMPLETIONS = {
+    "loss": completion.losses,
+    "device": completion.devices,
+    "pretrained": completion.one_of(["imagenet"]),
+}
 
 
 def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -58,7 +87,9 @@ def resolve_options(
     return resolve(layers_of(preset, config, margin, flags), check_loss)
 
 
-def layers_of(preset: str | None, config: Path | None, margin: str | None, flags: Mapping[str, Any]) -> list[Layer]:  # fmt: skip
+def layers_of(
+    preset: str | None, config: Path | None, margin: str | None, flags: Mapping[str, Any]
+) -> list[Layer]:
     """Return what a command was given, lowest first."""
     return [*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]
 
@@ -83,7 +114,12 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
     for _ in range(2):  # a flag moves the defaults that follow from it
         flags |= {key: value for key, value in dump(wanted).items() if value != dump(base)[key]}
         base = resolve([*base_layers(preset, config), Layer.of_flags(flags)]).config
-    words = ["lmsm", "train", *(["--preset", preset] if preset else []), *(["--config", str(config)] if config else [])]  # fmt: skip
+    words = [
+        "lmsm",
+        "train",
+        *(["--preset", preset] if preset else []),
+        *(["--config", str(config)] if config else []),
+    ]
     for key, value in flags.items():
         flag = flag_name(key)
         if isinstance(value, bool):
@@ -100,7 +136,9 @@ def _in_panels(parameters: Iterable[inspect.Parameter]) -> list[inspect.Paramete
     """
     parameters = list(parameters)
     of_fields = list(dict.fromkeys(_panel_of(field) for field in Config.model_fields.values()))
-    own = dict.fromkeys(panel for p in parameters if (panel := _shown_in(p)) not in [None, *of_fields])  # fmt: skip
+    own = dict.fromkeys(
+        panel for p in parameters if (panel := _shown_in(p)) not in [None, *of_fields]
+    )
     panels = [None, *own, *of_fields]
     return sorted(parameters, key=lambda p: (panels.index(_shown_in(p)), p.name != "loss"))
 

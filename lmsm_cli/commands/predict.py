@@ -14,21 +14,38 @@ _STDOUT = Path("-")
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints)],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, and folders of them, at any depth.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints
+        ),
+    ],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE", help="Image files, and folders of them, at any depth."),
+    ],
     top: Annotated[int, typer.Option(metavar="K", help="Classes to give for each image.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them as CSV too; - prints that instead of the table.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)] = "auto",
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write them as CSV too; - prints that instead of the table."
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)
+    ] = "auto",
     follow_links: FollowLinks = False,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Name the likeliest classes of image files: JPEG, PNG, TIFF or another raster format, any size.
 
     Files that cannot be read are told one by one, the others are predicted, and the exit code is 1.
     """
     if json and csv == _STDOUT:
-        raise LmsmError("--json and --csv - both print on stdout; give one of them, or a file to --csv")  # fmt: skip
+        raise LmsmError(
+            "--json and --csv - both print on stdout; give one of them, or a file to --csv"
+        )
     if top < 1:
         raise LmsmError(f"--top is {top}: give at least 1")
     from lmsm_cli.data.image_files import find_images

@@ -77,9 +77,12 @@ def show_preset(name: _Name) -> None:
 @presets.command("copy", cls=Command)
 def copy_preset(
     name: _Name,
-    file: Annotated[Path | None, typer.Argument(help="The file to write, or a folder for it; NAME.yaml here if left out.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="The file to write, or a folder for it; NAME.yaml here if left out."),
+    ] = None,
     force: _Force = False,
-) -> None:  # fmt: skip
+) -> None:
     """Copy a preset into a file of your own, comments and all, to change it."""
     text = preset_path(name).read_text(encoding="utf-8")
     target = file or Path()
@@ -90,9 +93,11 @@ def copy_preset(
 
 @presets.command("schema", cls=Command)
 def write_schema(
-    file: Annotated[Path | None, typer.Argument(help="The file to write; printed if left out.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="The file to write; printed if left out.")
+    ] = None,
     force: _Force = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write the JSON Schema of a config, with which an editor completes and checks one.
 
     It checks each key alone; `lmsm train --config FILE --show-config` checks the whole.

@@ -74,12 +74,15 @@ class BarDisplay(Display):
         self._console = stderr_console()
         self._plain = PlainDisplay(self._console)
         self._bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", table_column=Column(overflow="fold")),
-            BarColumn(_BAR_WIDTH), MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(overflow="fold")),
+            BarColumn(_BAR_WIDTH),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
-            console=self._console, transient=True,
-        )  # fmt: skip
+            console=self._console,
+            transient=True,
+        )
         self._tasks: dict[str, TaskID] = {}
         self._looked = self._started = 0.0
 
@@ -155,7 +158,9 @@ def epoch_line(epoch: Epoch, num_epochs: int) -> str:
         f"train loss {epoch.train_loss:.3f} acc {epoch.train_accuracy:.3f}",
     ]
     if epoch.val_loss is not None:
-        pieces.append(f"val loss {epoch.val_loss:.3f} acc {epoch.val_accuracy:.3f} balanced {epoch.val_balanced_accuracy:.3f}")  # fmt: skip
+        pieces.append(
+            f"val loss {epoch.val_loss:.3f} acc {epoch.val_accuracy:.3f} balanced {epoch.val_balanced_accuracy:.3f}"
+        )
     if epoch.lam is not None:
         pieces.append(f"lambda {epoch.lam:.3g} (effective margin {epoch.effective_margin:.2f})")
     pieces.append(f"lr {epoch.lr:.3g}")

@@ -9,9 +9,15 @@ from lmsm_cli.commands import completion
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN", autocompletion=completion.run_folders)],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the page (default: RUN/report.html).")] = None,
-) -> None:  # fmt: skip
+    run: Annotated[
+        Path,
+        typer.Argument(help="Run folder.", metavar="RUN", autocompletion=completion.run_folders),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write the page (default: RUN/report.html)."),
+    ] = None,
+) -> None:
     """Write a run's report: scores, curves, confusions, calibration and config in one HTML file.
 
     The file needs no network and nothing beside it. For several runs: lmsm compare RUNS --html FILE.

@@ -28,10 +28,12 @@ def schedule(
     preset: Preset = None,
     config: ConfigFile = None,
     margin: Margin = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw them into a png, pdf or svg file too.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw them into a png, pdf or svg file too.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print every epoch as JSON.")] = False,
     **flags: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Show how learning rate and margin would go, epoch by epoch, without training.
 
     Takes the flags of `lmsm train`. Reads no data: the numbers of images are those the data sets are published with.

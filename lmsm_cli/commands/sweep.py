@@ -37,19 +37,83 @@ def sweep(
     preset: Preset = None,
     config: ConfigFile = None,
     margin: Margin = None,
-    grid: Annotated[list[str] | None, typer.Option("--grid", metavar="KEY=A,B", help="Values of a choice, repeatable: lr=0.1,0.01, loss=softmax,lsoftmax:margin=4,lambda_min=5, milestones=160,180;120,160; with --trials also a range, lr=0.0001..0.1:log.", rich_help_panel="Sweep")] = None,
-    arm: Annotated[list[str] | None, typer.Option("--arm", metavar="'KEY=A KEY=B'", help="Choices that belong together, repeatable: 'loss=ldam reweight=effective rebalance_from=9'. Every arm meets every value of the grid.", rich_help_panel="Sweep")] = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).", rich_help_panel="Sweep")] = None,
-    trials: Annotated[int | None, typer.Option("--trials", metavar="N", help="Search instead: draw choices by Optuna until the study has N trials; the best is by validation score.", rich_help_panel="Search")] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="End a trial that does worse than the median of those before.", rich_help_panel="Search")] = False,
-    study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="Name of the study (default: one that follows from the choices).", rich_help_panel="Search")] = None,
-    storage: Annotated[str | None, typer.Option("--storage", metavar="URL", help="Database of the study, for several hosts (default: study.db in --out).", rich_help_panel="Search")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and which are there already; run none.", rich_help_panel="Sweep")] = False,
-    plots: Annotated[bool, typer.Option("--plots", help="Draw the plots of each run.", rich_help_panel="Sweep")] = False,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            metavar="KEY=A,B",
+            help="Values of a choice, repeatable: lr=0.1,0.01, loss=softmax,lsoftmax:margin=4,lambda_min=5, milestones=160,180;120,160; with --trials also a range, lr=0.0001..0.1:log.",
+            rich_help_panel="Sweep",
+        ),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arm",
+            metavar="'KEY=A KEY=B'",
+            help="Choices that belong together, repeatable: 'loss=ldam reweight=effective rebalance_from=9'. Every arm meets every value of the grid.",
+            rich_help_panel="Sweep",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds",
+            metavar="N|A,B,...",
+            help="Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).",
+            rich_help_panel="Sweep",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            metavar="N",
+            help="Search instead: draw choices by Optuna until the study has N trials; the best is by validation score.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="End a trial that does worse than the median of those before.",
+            rich_help_panel="Search",
+        ),
+    ] = False,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study",
+            metavar="NAME",
+            help="Name of the study (default: one that follows from the choices).",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="Database of the study, for several hosts (default: study.db in --out).",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="List the runs and which are there already; run none.",
+            rich_help_panel="Sweep",
+        ),
+    ] = False,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Draw the plots of each run.", rich_help_panel="Sweep")
+    ] = False,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     **flags: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Run every combination of choices with every seed, and compare them.
 
     The same command again does only what is missing: it goes on with what was stopped, tries again what failed, \
@@ -70,7 +134,13 @@ Other choices are the flags of `lmsm train`; runs go to --out (default: runs/swe
         numbers = _numbers(seeds, flags.get("seed"))
         from lmsm_cli.sweeps.optuna_store import Search
 
-        _search(Search(layers, axes, numbers, trials, study, storage, prune), preset, config, quiet=quiet, json=json)  # fmt: skip
+        _search(
+            Search(layers, axes, numbers, trials, study, storage, prune),
+            preset,
+            config,
+            quiet=quiet,
+            json=json,
+        )
         return
     if prune or study or storage:
         raise LmsmError("--prune, --study and --storage are of a search: give --trials N")
@@ -81,7 +151,9 @@ Other choices are the flags of `lmsm train`; runs go to --out (default: runs/swe
         run_and_compare(plan, preset, config, with_plots=plots, quiet=quiet, json=json)
 
 
-def plan_of(layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any) -> "list[PlannedRun]":  # fmt: skip
+def plan_of(
+    layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any
+) -> "list[PlannedRun]":
     """Return the runs of every combination with every seed. Raises LmsmError for what cannot work."""
     numbers = _numbers(seeds, seed)
     combinations = product(axes, len(numbers or "1"))
@@ -96,7 +168,15 @@ def _numbers(seeds: str | None, seed: Any) -> tuple[int, ...] | None:
     return None if seeds is None else parse_seeds(seeds)
 
 
-def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Path | None, *, with_plots: bool, quiet: bool, json: bool) -> None:  # fmt: skip
+def run_and_compare(
+    plan: "Sequence[PlannedRun]",
+    preset: str | None,
+    config: Path | None,
+    *,
+    with_plots: bool,
+    quiet: bool,
+    json: bool,
+) -> None:
     """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
 
     Raises RunError where some failed.
@@ -114,7 +194,14 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
     failures += lost(found, failures)
     done = [one.record for one in found if one.state == "completed"]
     comparison = compare_runs([record for record in done if record])
-    failed = [{"label": one.run.label, "reason": one.reason, "command": train_command(one.run.config, preset, config)} for one in failures]  # fmt: skip
+    failed = [
+        {
+            "label": one.run.label,
+            "reason": one.reason,
+            "command": train_command(one.run.config, preset, config),
+        }
+        for one in failures
+    ]
     if json:
         print_json(comparison.to_json() | {"failed": failed})
     else:
@@ -126,9 +213,13 @@ def run_and_compare(plan: "Sequence[PlannedRun]", preset: str | None, config: Pa
         if failed:
             console.print(failures_table(failed))
         for row in failed:
-            console.print(f"to repeat it: {row['command']}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+            console.print(
+                f"to repeat it: {row['command']}", markup=False, highlight=False, soft_wrap=True
+            )
     if failed:
-        raise RunError(f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those")  # fmt: skip
+        raise RunError(
+            f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those"
+        )
 
 
 def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
@@ -139,7 +230,14 @@ def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
 
     with new_display(quiet=True) as display:
         found = Shelf(plan[0].config.out, display).survey(plan)
-    rows = [{"label": one.run.label, "state": one.state, "run": str(one.record.path) if one.record else None} for one in found]  # fmt: skip
+    rows = [
+        {
+            "label": one.run.label,
+            "state": one.state,
+            "run": str(one.record.path) if one.record else None,
+        }
+        for one in found
+    ]
     seconds = _seconds_left(found)
     if json:
         print_json({"runs": rows, "seconds_left": seconds})
@@ -166,22 +264,47 @@ def _search(
 
     with new_display(quiet) as display:
         found = run_search(search, display)
-    rows = [{"number": one.number, "value": one.value, "state": one.state, "reason": one.reason, "label": one.label, "choices": one.choices, "runs": list(one.runs)} for one in found]  # fmt: skip
-    best = None if found[0].value is None else rows[0] | {"command": _best_command(search, found[0].choices, preset, config)}  # fmt: skip
+    rows = [
+        {
+            "number": one.number,
+            "value": one.value,
+            "state": one.state,
+            "reason": one.reason,
+            "label": one.label,
+            "choices": one.choices,
+            "runs": list(one.runs),
+        }
+        for one in found
+    ]
+    best = (
+        None
+        if found[0].value is None
+        else rows[0] | {"command": _best_command(search, found[0].choices, preset, config)}
+    )
     if json:
         print_json({"score": "val_balanced_accuracy", "best": best, "trials": rows})
     else:
         console = stdout_console()
         few = rows[:_TRIALS_SHOWN]
-        title = f"The best {len(few)} of {len(rows)} trials" if len(few) < len(rows) else f"{len(rows)} trials"  # fmt: skip
+        title = (
+            f"The best {len(few)} of {len(rows)} trials"
+            if len(few) < len(rows)
+            else f"{len(rows)} trials"
+        )
         console.print(trials_table(few, title))
         if best:
-            console.print(f"the best: {best['command']}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+            console.print(
+                f"the best: {best['command']}", markup=False, highlight=False, soft_wrap=True
+            )
     if best is None:
-        raise RunError(f"none of the {len(rows)} trials came to its end: look at the reasons, and at the ranges")  # fmt: skip
+        raise RunError(
+            f"none of the {len(rows)} trials came to its end: look at the reasons, and at the ranges"
+        )
 
 
-def _best_command(search: "Search", choices: Mapping[str, str], preset: str | None, config: Path | None) -> str:  # fmt: skip
+def _best_command(
+    search: "Search", choices: Mapping[str, str], preset: str | None, config: Path | None
+) -> str:
     from lmsm_cli.sweeps.plan import planned
 
     # where runs are made that belong to no sweep

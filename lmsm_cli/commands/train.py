@@ -28,14 +28,39 @@ def train(
     preset: Preset = None,
     config: ConfigFile = None,
     margin: Margin = None,
-    show_config: Annotated[bool, typer.Option("--show-config", help="Print every choice with where it came from, and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try the run out: train and evaluate a few batches, save and read a checkpoint, tell time, memory and disk of the whole run; leave no run folder.")] = False,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, --out, --tensorboard and more --epochs fit then.", autocompletion=completion.run_folders)] = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N|A,B,...", help="Repeat the run with these seeds (5: 0 to 4) and show mean and sd; runs that are there already are not repeated.", rich_help_panel="Run")] = None,
+    show_config: Annotated[
+        bool,
+        typer.Option("--show-config", help="Print every choice with where it came from, and stop."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Try the run out: train and evaluate a few batches, save and read a checkpoint, tell time, memory and disk of the whole run; leave no run folder.",
+        ),
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, --out, --tensorboard and more --epochs fit then.",
+            autocompletion=completion.run_folders,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds",
+            metavar="N|A,B,...",
+            help="Repeat the run with these seeds (5: 0 to 4) and show mean and sd; runs that are there already are not repeated.",
+            rich_help_panel="Run",
+        ),
+    ] = None,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     **flags: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Train a classifier, test it, and keep both in a run folder.
 
     Every choice has a default; a preset, a --config FILE and flags change it, each over the one before. \
@@ -43,9 +68,16 @@ Ends with a table of every class's accuracy.
     """
     if resume:
         if preset or config or show_config or seeds or dry_run:
-            raise LmsmError("--resume takes its choices from the run folder: leave --preset, --config, --seeds, --show-config and --dry-run out")  # fmt: skip
+            raise LmsmError(
+                "--resume takes its choices from the run folder: leave --preset, --config, --seeds, --show-config and --dry-run out"
+            )
         given = {**flags, "margin": margin}
-        finish(resume, {key: value for key, value in given.items() if value is not None}, quiet=quiet, json=json)  # fmt: skip
+        finish(
+            resume,
+            {key: value for key, value in given.items() if value is not None},
+            quiet=quiet,
+            json=json,
+        )
         return
     resolved = resolve_options(preset, config, margin, flags)
     if show_config:
@@ -64,7 +96,9 @@ Ends with a table of every class's accuracy.
 def _show(resolved: Resolved, *, json: bool) -> None:
     values = dump(resolved.config)
     if json:
-        print_json({key: {"value": values[key], "from": place} for key, place in resolved.origins.items()})  # fmt: skip
+        print_json(
+            {key: {"value": values[key], "from": place} for key, place in resolved.origins.items()}
+        )
         return
     from lmsm_cli.reports.tables import config_table
 
@@ -96,7 +130,9 @@ def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
         _print(folder.path, json=json)
 
 
-def finish(run: Path, changes: dict[str, Any], *, strict: bool = False, quiet: bool = False, json: bool) -> None:  # fmt: skip
+def finish(
+    run: Path, changes: dict[str, Any], *, strict: bool = False, quiet: bool = False, json: bool
+) -> None:
     """Go on with a run, with changed values of its config, and print as `train` does."""
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.training import run as experiment

@@ -23,8 +23,16 @@ def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int |
     """
     named = _named(groups, name or _USUAL)
     if not named and name is not None:
-        known = dict.fromkeys([*(g.label for g in groups), *map(_loss, groups), *(_loss(g).partition(":")[0] for g in groups)])  # fmt: skip
-        raise LmsmError(f"--baseline: no group of runs is called {name!r}{did_you_mean(name, known)}")  # fmt: skip
+        known = dict.fromkeys(
+            [
+                *(g.label for g in groups),
+                *map(_loss, groups),
+                *(_loss(g).partition(":")[0] for g in groups),
+            ]
+        )
+        raise LmsmError(
+            f"--baseline: no group of runs is called {name!r}{did_you_mean(name, known)}"
+        )
     chosen: list[int | None] = []
     without: list[str] = []
     for group in groups:
@@ -34,14 +42,21 @@ def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int |
             without.append(group.label)
     if not named:
         names_losses = any("loss" in group.differs for group in groups)
-        return chosen, [f"no run with {_USUAL} to hold the others against: name one with --baseline"] if len(groups) > 1 and names_losses else []  # fmt: skip
-    return chosen, [f"no baseline for {label}: no single {name or _USUAL} has the same images and other choices" for label in without]  # fmt: skip
+        return chosen, [
+            f"no run with {_USUAL} to hold the others against: name one with --baseline"
+        ] if len(groups) > 1 and names_losses else []
+    return chosen, [
+        f"no baseline for {label}: no single {name or _USUAL} has the same images and other choices"
+        for label in without
+    ]
 
 
 def _named(groups: "Sequence[Group]", name: str) -> list[int]:
     """Return the groups with that label or loss; where there are none, those of a loss of that name."""
     exactly = [number for number, group in enumerate(groups) if name in (group.label, _loss(group))]
-    return exactly or [number for number, group in enumerate(groups) if _loss(group).partition(":")[0] == name]  # fmt: skip
+    return exactly or [
+        number for number, group in enumerate(groups) if _loss(group).partition(":")[0] == name
+    ]
 
 
 def _loss(group: "Group") -> str:

@@ -132,7 +132,7 @@ def compare_runs(
     for sample in samples_of(records, by):
         runs = members.setdefault(sample.key, {})
         if sample.place in runs:
-            reason = f"its configuration and seed are repeated by the newer {sample.record.name}"  # fmt: skip
+            reason = f"its configuration and seed are repeated by the newer {sample.record.name}"
             unscored.append(Unscored(str(runs[sample.place].record.path), reason))
         runs[sample.place] = sample
     sampled = [list(runs.values()) for runs in members.values()]
@@ -156,7 +156,9 @@ def _check_names(flag: str, names: Iterable[str], known: Mapping[str, Any]) -> N
         check_choice(f"--{flag}", name, known)
 
 
-def _held_against(groups: Sequence[Group], members: Sequence[Sequence[Sample]], name: str | None) -> tuple[list[Group], list[str]]:  # fmt: skip
+def _held_against(
+    groups: Sequence[Group], members: Sequence[Sequence[Sample]], name: str | None
+) -> tuple[list[Group], list[str]]:
     """Return the groups with their differences to the baseline, and notes on those without one."""
     chosen, notes = baseline_of(groups, name)
     held, moved = [], []
@@ -166,9 +168,11 @@ def _held_against(groups: Sequence[Group], members: Sequence[Sequence[Sample]], 
             held.append(replace(group, is_baseline=number in chosen))
             continue
         differences = {
-            metric: difference(*by_seed(members[number], members[place], metric), higher_is_better=higher)
+            metric: difference(
+                *by_seed(members[number], members[place], metric), higher_is_better=higher
+            )
             for metric, higher in HIGHER_IS_BETTER.items()
-        }  # fmt: skip
+        }
         held.append(replace(group, differences=differences, verdict=verdict_in_words(differences)))
         if any(_is_of_fewer(key, one, group, groups[place]) for key, one in differences.items()):
             moved.append(group.label)
@@ -192,9 +196,16 @@ def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]
     fields = [key for key in differing if key in (*SPLIT_KEYS, "images") or key.endswith("_images")]
     if not fields:
         return []
-    told = "; ".join(f"{key}: {', '.join(dict.fromkeys(str(group.differs[key]) for group in groups))}" for key in fields)  # fmt: skip
+    told = "; ".join(
+        f"{key}: {', '.join(dict.fromkeys(str(group.differs[key]) for group in groups))}"
+        for key in fields
+    )
     sets = len({group.test_set for group in groups})
-    apart = f"; they have {sets} different sets of test images, and * is the best on each" if sets > 1 else ""  # fmt: skip
+    apart = (
+        f"; they have {sets} different sets of test images, and * is the best on each"
+        if sets > 1
+        else ""
+    )
     return [f"not averaged over runs that are unlike in {told}{apart}"]
 
 
@@ -215,7 +226,9 @@ def _averaged(members: Iterable[Sequence[Sample]], by: Sequence[str]) -> list[st
         settings = [sample.setting for sample in samples]
         for key in _differing(settings, ("seed",)):
             if key not in ("seed", *by):
-                found.setdefault(key, {}).update(dict.fromkeys(str(one.get(key)) for one in settings))  # fmt: skip
+                found.setdefault(key, {}).update(
+                    dict.fromkeys(str(one.get(key)) for one in settings)
+                )
     return [f"averaged over {key}: {', '.join(values)}" for key, values in found.items()]
 
 
@@ -229,10 +242,14 @@ def _rank(group: Group, metric: str | None) -> float:
     return value.mean if metric in ("calibration_error", "minutes") else -value.mean
 
 
-def _groups(members: Sequence[Sequence[Sample]], by: Sequence[str]) -> tuple[tuple[str, ...], list[Group]]:  # fmt: skip
+def _groups(
+    members: Sequence[Sequence[Sample]], by: Sequence[str]
+) -> tuple[tuple[str, ...], list[Group]]:
     """Return the keys that tell the groups apart, and the groups."""
     firsts = [samples[0] for samples in members]
-    test_sets = {key: number for number, key in enumerate(dict.fromkeys(test_images(one) for one in firsts))}  # fmt: skip
+    test_sets = {
+        key: number for number, key in enumerate(dict.fromkeys(test_images(one) for one in firsts))
+    }
     settings = [dict(shared_setting(one.record, one.setting, by)) for one in firsts]
     images = [images_of(one.record) for one in firsts]
     if choices_hide_it([one.record for one in firsts], usual_setting()):
@@ -244,7 +261,10 @@ def _groups(members: Sequence[Sequence[Sample]], by: Sequence[str]) -> tuple[tup
     if len({key_of([setting.get(key) for key in differing]) for setting in settings}) < len(
         settings
     ):
-        settings = [{**setting, **num_images(one.record)} for setting, one in zip(settings, firsts, strict=True)]  # fmt: skip
+        settings = [
+            {**setting, **num_images(one.record)}
+            for setting, one in zip(settings, firsts, strict=True)
+        ]
         differing = _differing(settings, by)
     groups = []
     for samples, setting, known in zip(members, settings, images, strict=True):
@@ -278,7 +298,11 @@ def _differing(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> tupl
 def _label(differs: Mapping[str, Any], by: Sequence[str]) -> str:
     """Return what tells a group apart: `lsoftmax:margin=4 neck=relu`; defaults go without saying."""
     usual = usual_setting()
-    told = {key: value for key, value in differs.items() if key == "loss" or key in by or key_of(value) != key_of(usual.get(key))}  # fmt: skip
+    told = {
+        key: value
+        for key, value in differs.items()
+        if key == "loss" or key in by or key_of(value) != key_of(usual.get(key))
+    }
     pieces = (str(value) if key == "loss" else f"{key}={value}" for key, value in told.items())
     return " ".join(pieces)
 

@@ -71,11 +71,21 @@ def difference(
         mean, half = statistics.fmean(changes), _paired_half_width(changes)
     else:
         sides = list(own.values()), list(baseline.values())
-        mean, half = statistics.fmean(sides[0]) - statistics.fmean(sides[1]), _welch_half_width(*sides)  # fmt: skip
+        mean, half = (
+            statistics.fmean(sides[0]) - statistics.fmean(sides[1]),
+            _welch_half_width(*sides),
+        )
     if half is None:
         return Difference(mean, None, None, n, paired, "can't tell")
     low, high = mean - half, mean + half
-    return Difference(low=low, high=high, mean=mean, n=n, paired=paired, verdict=_verdict(low, high, higher_is_better=higher_is_better))  # fmt: skip
+    return Difference(
+        low=low,
+        high=high,
+        mean=mean,
+        n=n,
+        paired=paired,
+        verdict=_verdict(low, high, higher_is_better=higher_is_better),
+    )
 
 
 def _verdict(low: float, high: float, *, higher_is_better: bool) -> Verdict:

@@ -21,7 +21,17 @@ from lmsm_cli.runs.record import RunRecord
 FREE_KEYS = ("seed", *WHERE_KEYS)
 
 # What decides which images a score is of, and of which training: never averaged over.
-SPLIT_KEYS = ("dataset", "imbalance", "factor", "images_per_class", "validation", "split_seed", "image_size", "checkpoint", "state")  # fmt: skip
+SPLIT_KEYS = (
+    "dataset",
+    "imbalance",
+    "factor",
+    "images_per_class",
+    "validation",
+    "split_seed",
+    "image_size",
+    "checkpoint",
+    "state",
+)
 
 
 def _at(*road: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -96,7 +106,9 @@ def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Samp
         shared = shared_setting(record, setting, by)
         rest = {key: value for key, value in setting.items() if key not in shared}
         images = [images_of(record), _images(record, "train_count", "test_count")]
-        yield Sample(record, setting, key_of([_spelled_alike(shared), images]), key_of(_spelled_alike(rest)))  # fmt: skip
+        yield Sample(
+            record, setting, key_of([_spelled_alike(shared), images]), key_of(_spelled_alike(rest))
+        )
 
 
 def _spelled_alike(setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +131,9 @@ def _number(text: str) -> float | str:
         return text
 
 
-def shared_setting(record: RunRecord, setting: Mapping[str, Any], by: Sequence[str]) -> Mapping[str, Any]:  # fmt: skip
+def shared_setting(
+    record: RunRecord, setting: Mapping[str, Any], by: Sequence[str]
+) -> Mapping[str, Any]:
     """Return what a run has in common with every run of its group."""
     if not by:
         return setting
@@ -157,7 +171,9 @@ def usual_setting() -> dict[str, Any]:
 
 def _images(record: RunRecord, *counts: str) -> list[list[Any]]:
     """Return name and counts of each class: all that is known of the images of older runs."""
-    return [[row["name"], *(row[key] for key in counts)] for row in (record.scores or {})["per_class"]]  # fmt: skip
+    return [
+        [row["name"], *(row[key] for key in counts)] for row in (record.scores or {})["per_class"]
+    ]
 
 
 def test_images(sample: Sample) -> str:
@@ -178,7 +194,9 @@ def values(samples: Iterable[Sample], metric: str) -> dict[Hashable, float]:
     return {place: float(value) for place, value in found.items() if isinstance(value, int | float)}
 
 
-def by_seed(own: Sequence[Sample], other: Sequence[Sample], metric: str) -> tuple[dict[Hashable, float], dict[Hashable, float]]:  # fmt: skip
+def by_seed(
+    own: Sequence[Sample], other: Sequence[Sample], metric: str
+) -> tuple[dict[Hashable, float], dict[Hashable, float]]:
     """Return a metric of two groups by seed: means over the open choices that both have.
 
     A seed that lacks one of these choices is left out, for its mean would be of something else.
@@ -189,8 +207,13 @@ def by_seed(own: Sequence[Sample], other: Sequence[Sample], metric: str) -> tupl
 
 def _seed_means(samples: Sequence[Sample], rests: set[str], metric: str) -> dict[Hashable, float]:
     known = values((sample for sample in samples if sample.rest in rests), metric)
-    seeds = {seed: [known[seed, rest] for rest in rests if (seed, rest) in known] for seed in {sample.seed for sample in samples}}  # fmt: skip
-    return {seed: fmean(found) for seed, found in seeds.items() if found and len(found) == len(rests)}  # fmt: skip
+    seeds = {
+        seed: [known[seed, rest] for rest in rests if (seed, rest) in known]
+        for seed in {sample.seed for sample in samples}
+    }
+    return {
+        seed: fmean(found) for seed, found in seeds.items() if found and len(found) == len(rests)
+    }
 
 
 def key_of(value: object) -> str:

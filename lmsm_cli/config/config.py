@@ -25,12 +25,27 @@ from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.spec import LOSSES, TAKE_A_BIAS
 
 Dataset = Literal[
-    "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits", "folder"
-]  # fmt: skip
+    "balanced",
+    "imbalanced",
+    "cifar10",
+    "cifar100",
+    "mnist",
+    "fashion-mnist",
+    "svhn",
+    "digits",
+    "folder",
+]
 Model = Literal[
-    "resnet18", "vgg16", "vgg16_bn", "resnet18-cifar", "resnet32",
-    "paper-mnist", "paper-cifar10", "paper-cifar100", "paper-2d",
-]  # fmt: skip
+    "resnet18",
+    "vgg16",
+    "vgg16_bn",
+    "resnet18-cifar",
+    "resnet32",
+    "paper-mnist",
+    "paper-cifar10",
+    "paper-cifar100",
+    "paper-2d",
+]
 
 # What stands between the backbone's features and the head where nothing else is asked for. BatchNorm
 # features cannot die under a margin, and L-Softmax did badly on a ResNet's own, which are never
@@ -44,8 +59,17 @@ MOST_EPOCHS = 50_000
 # Where and how a run is computed, which moves no result beyond rounding, and where its images are:
 # runs that differ in these alone, and have the same images, are the same.
 WHERE_KEYS = (
-    "out", "data_dir", "follow_links", "skip_unreadable", "device", "layout", "threads", "cuda_graph", "compile", "tensorboard",
-)  # fmt: skip
+    "out",
+    "data_dir",
+    "follow_links",
+    "skip_unreadable",
+    "device",
+    "layout",
+    "threads",
+    "cuda_graph",
+    "compile",
+    "tensorboard",
+)
 
 # What decides which images a run has, and in what form.
 DATA_KEYS = (
@@ -188,11 +212,15 @@ class Config(BaseModel):
         Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_not_bool)] | None
     ) = Field(None, json_schema_extra=_TRAINING)
     """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
-    schedule: Literal["constant", "step", "multistep", "cosine"] = Field("step", json_schema_extra=_TRAINING)  # fmt: skip
+    schedule: Literal["constant", "step", "multistep", "cosine"] = Field(
+        "step", json_schema_extra=_TRAINING
+    )
     """How the learning rate falls, epoch by epoch."""
     step_size: Int = Field(2, ge=1, json_schema_extra=_TRAINING)
     """Epochs between the falls of `step`."""
-    milestones: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], BeforeValidator(_split_commas)] = Field((160, 180), json_schema_extra=_TRAINING)  # fmt: skip
+    milestones: Annotated[
+        tuple[Annotated[Int, Field(ge=1)], ...], BeforeValidator(_split_commas)
+    ] = Field((160, 180), json_schema_extra=_TRAINING)
     """Epochs after which `multistep` falls, as in 160,180."""
     gamma: Float = Field(0.9, gt=0, le=1, json_schema_extra=_TRAINING)
     """Factor of the learning rate at a fall of `step` and `multistep`."""
@@ -275,16 +303,22 @@ class Config(BaseModel):
             value, chosen = getattr(self, key), getattr(self, choice)
             if chosen not in useful and value != type(self).model_fields[key].default:
                 told = ",".join(map(str, value)) if isinstance(value, tuple) else value
-                raise ValueError(f"{key} {told} has no effect with {choice} {chosen!r}; take {' or '.join(map(repr, useful))}")  # fmt: skip
+                raise ValueError(
+                    f"{key} {told} has no effect with {choice} {chosen!r}; take {' or '.join(map(repr, useful))}"
+                )
         return self
 
     @model_validator(mode="after")
     def _check_rebalancing(self) -> "Config":
         start = self.rebalance_from
         if start > 1 and self.reweight == "none" and self.sampling == "shuffle":
-            raise ValueError(f"rebalance_from {start} has no effect without a reweight (inverse or effective) or sampling 'balanced'; add one, or take 1")  # fmt: skip
+            raise ValueError(
+                f"rebalance_from {start} has no effect without a reweight (inverse or effective) or sampling 'balanced'; add one, or take 1"
+            )
         if start > self.epochs:
-            raise ValueError(f"rebalance_from {start} is after the last of the {self.epochs} epochs, so nothing would be rebalanced; take at most {self.epochs}")  # fmt: skip
+            raise ValueError(
+                f"rebalance_from {start} is after the last of the {self.epochs} epochs, so nothing would be rebalanced; take at most {self.epochs}"
+            )
         return self
 
 

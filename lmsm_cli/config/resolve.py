@@ -52,7 +52,12 @@ class Resolved:
     origins: Mapping[str, str]
 
 
-def resolve(layers: Sequence[Layer], check_loss: Callable[[str], object] | None = None, *, is_saved: bool = False) -> Resolved:  # fmt: skip
+def resolve(
+    layers: Sequence[Layer],
+    check_loss: Callable[[str], object] | None = None,
+    *,
+    is_saved: bool = False,
+) -> Resolved:
     """Return the config that the layers give, lowest first; `is_saved` where it is that of a run.
 
     `margin` is a key of layers only: short for the `margin=` of the loss spec in force there.
@@ -97,9 +102,16 @@ def _options_that_go(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
     return [
         key
         for key, (choice, useful) in OPTION_OF.items()
-        if choice in layer.values and key not in layer.values
-        and (layer.values[choice] not in useful or (lower.get(choice, useful[0]) not in useful and lower.get(key) == Config.model_fields[key].default))
-    ]  # fmt: skip
+        if choice in layer.values
+        and key not in layer.values
+        and (
+            layer.values[choice] not in useful
+            or (
+                lower.get(choice, useful[0]) not in useful
+                and lower.get(key) == Config.model_fields[key].default
+            )
+        )
+    ]
 
 
 def _explain(problem: Any, origins: Mapping[str, str]) -> str:

@@ -86,9 +86,14 @@ def num_batches(num_images: int, batch_size: int) -> int:
 
 
 def batches(
-    images: Images, labels: Tensor, plan: EpochPlan, batch_size: int, *, start: int = 0,
+    images: Images,
+    labels: Tensor,
+    plan: EpochPlan,
+    batch_size: int,
+    *,
+    start: int = 0,
     share: Callable[[int], slice] = slice,
-) -> Iterator[Batch]:  # fmt: skip
+) -> Iterator[Batch]:
     """Yield the batches from batch `start` on, for uint8 images (N, H, W, C) on any device.
 
     Images and labels are on the same device, or the images stay in their file and are gathered

@@ -80,7 +80,9 @@ def read_images(
     }
     if not skip_unreadable or len(unreadable) == len(listing.files):
         it = "it" if len(unreadable) == 1 else "them"
-        raise DataError(f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, or go on without {it}: --skip-unreadable")  # fmt: skip
+        raise DataError(
+            f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, or go on without {it}: --skip-unreadable"
+        )
     display.warn(f"left out: {_unreadable_text(listing, unreadable)}")
     rows = np.setdiff1d(np.arange(len(listing.files)), np.array(facts.unreadable))
     return ReadImages(
@@ -269,4 +271,4 @@ def _unreadable_text(listing: Listing, unreadable: dict[str, str]) -> str:
         return named[0]
     shown = "; ".join(named[:_NAMED])
     more = f"; and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
-    return f"{len(named):,} of the {len(listing.files):,} images of {listing.root} cannot be read: {shown}{more}"  # fmt: skip
+    return f"{len(named):,} of the {len(listing.files):,} images of {listing.root} cannot be read: {shown}{more}"

@@ -26,7 +26,9 @@ def duplicates_told(parts: Mapping[Part, Pictures]) -> list[str]:
 
     Two images are the same picture where their files or their pixels at full size are the same.
     """
-    split = np.concatenate([np.full(len(one.labels), number) for number, one in enumerate(parts.values())])  # fmt: skip
+    split = np.concatenate(
+        [np.full(len(one.labels), number) for number, one in enumerate(parts.values())]
+    )
     labels = np.concatenate([one.labels for one in parts.values()])
     names = [name for one in parts.values() for name in one.names]
     groups = _same(
@@ -48,9 +50,13 @@ def duplicates_told(parts: Mapping[Part, Pictures]) -> list[str]:
                     between_parts.setdefault((here, other), []).append(pair)
     told = []
     if between_classes:
-        told.append(f"{_pictures(between_classes)} in more than one class: {_first(between_classes)}")  # fmt: skip
+        told.append(
+            f"{_pictures(between_classes)} in more than one class: {_first(between_classes)}"
+        )
     for (here, other), pairs in between_parts.items():
-        told.append(f"{_pictures(pairs)} among the {here} and the {other} images, which flatters {other} scores: {_first(pairs)}")  # fmt: skip
+        told.append(
+            f"{_pictures(pairs)} among the {here} and the {other} images, which flatters {other} scores: {_first(pairs)}"
+        )
     return told
 
 

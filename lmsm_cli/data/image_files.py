@@ -27,9 +27,17 @@ DECODING_THREADS = min(4, os.cpu_count() or 1)
 _DEEPEST = 65535
 
 _UNREADABLE_IMAGE = (
-    OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, OverflowError,
-    struct.error, zlib.error,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 
 Resize = Literal["crop", "pad", "squash"]
@@ -67,7 +75,9 @@ def find_images(paths: Iterable[Path], *, follow_links: bool = False) -> Found:
                 continue
             tree = walk(path, follow_links=follow_links)
         except OSError as error:
-            raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from None  # fmt: skip
+            raise DataError(
+                f"cannot read {error.filename or path}: {error.strerror or error}"
+            ) from None
         if not tree.images:
             raise DataError(
                 f"the folder {path} holds no images ({endings()}){tree.left_out.hint()}"
@@ -177,7 +187,9 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255 instead of scaling them
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > _DEEPEST or 0 < deep.max() <= _DEEPEST >> 8:
-            raise ValueError(f"its pixels of more than 8 bits go from {deep.min()} to {deep.max()}, not to {_DEEPEST}: of unknown range")  # fmt: skip
+            raise ValueError(
+                f"its pixels of more than 8 bits go from {deep.min()} to {deep.max()}, not to {_DEEPEST}: of unknown range"
+            )
         image = Image.fromarray((deep >> 8).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")

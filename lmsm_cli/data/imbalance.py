@@ -16,7 +16,9 @@ from lmsm_cli.errors import LmsmError
 _LDAM_SEED = 0
 
 
-def kept_counts(available: Sequence[int], profile: str, factor: float, most: int | None = None) -> list[int]:  # fmt: skip
+def kept_counts(
+    available: Sequence[int], profile: str, factor: float, most: int | None = None
+) -> list[int]:
     """Return the images that each class keeps under `none`, `exp` or `step`.
 
     With `most`, no class has more than that to begin with. The largest class is the mean of
@@ -40,7 +42,9 @@ def kept_counts(available: Sequence[int], profile: str, factor: float, most: int
     kept = [min(want, have) for want, have in zip(wanted, available, strict=True)]
     if min(kept) < 1:
         c = kept.index(min(kept))
-        raise LmsmError(f"factor is {factor}: class {c} would keep 0 of {available[c]} images; use at least {math.ceil(1e6 / largest) / 1e6}")  # fmt: skip
+        raise LmsmError(
+            f"factor is {factor}: class {c} would keep 0 of {available[c]} images; use at least {math.ceil(1e6 / largest) / 1e6}"
+        )
     return kept
 
 
@@ -64,7 +68,9 @@ def validation_counts(counts: Sequence[int], fraction: float) -> list[int]:
     return [min(count - 1, int(count * fraction + 0.5)) for count in counts]
 
 
-def split(labels: NDArray[np.int64], num_classes: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+def split(
+    labels: NDArray[np.int64], num_classes: int, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (training, validation) indices, class by class the same fraction; both ascending."""
     generator = np.random.default_rng(seed)
     counts = np.bincount(labels, minlength=num_classes)

@@ -27,10 +27,14 @@ from lmsm_cli.errors import DataError
 Role = Literal["train", "validation", "test"]
 
 _ROLES: dict[str, Role] = {
-    "train": "train", "training": "train",
-    "val": "validation", "valid": "validation", "validation": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,11 @@ class Layout:
     @property
     def listings(self) -> dict[Role, Listing]:
         """The listings that there are."""
-        by_role: dict[Role, Listing | None] = {"train": self.train, "validation": self.validation, "test": self.test}  # fmt: skip
+        by_role: dict[Role, Listing | None] = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
         return {role: listing for role, listing in by_role.items() if listing is not None}
 
 
@@ -80,7 +88,9 @@ def roles_in(data_dir: Path) -> dict[Role, Path]:
         if role is None or not has_folders(data_dir / name):
             continue
         if role in found:
-            raise DataError(f"{data_dir} holds two folders of {role} images, {found[role].name}/ and {name}/: keep one, or give the other a name with a leading dot")  # fmt: skip
+            raise DataError(
+                f"{data_dir} holds two folders of {role} images, {found[role].name}/ and {name}/: keep one, or give the other a name with a leading dot"
+            )
         found[role] = data_dir / name
     if not found.keys() & {"train", "test"}:
         return {}
@@ -117,7 +127,9 @@ def read_layout(data_dir: Path, options: FolderOptions) -> Layout:
         listings[role], more, strange = relabelled(listing, train.classes)
         told += more
         if strange:
-            faults.append(f"{listing.root} has class folders that {train.root} lacks: {few(strange)}")  # fmt: skip
+            faults.append(
+                f"{listing.root} has class folders that {train.root} lacks: {few(strange)}"
+            )
         if not listing.files:
             faults.append(f"{listing.root} holds no images{listing.left_out.hint()}")
     return Layout(data_dir, train, listings.get("validation"), listings["test"], told, faults)
@@ -129,8 +141,14 @@ def relabelled(listing: Listing, classes: Sequence[str]) -> tuple[Listing, list[
     The images of those are not in it.
     """
     places, told = matched(listing.classes, classes)
-    kept = [(file, places[label]) for file, label in zip(listing.files, listing.labels, strict=True)]  # fmt: skip
-    unknown = [name for name, place, n in zip(listing.classes, places, listing.counts(), strict=True) if place is None and n]  # fmt: skip
+    kept = [
+        (file, places[label]) for file, label in zip(listing.files, listing.labels, strict=True)
+    ]
+    unknown = [
+        name
+        for name, place, n in zip(listing.classes, places, listing.counts(), strict=True)
+        if place is None and n
+    ]
     known = listing.without({file for file, place in kept if place is None})
     labels = tuple(place for _, place in kept if place is not None)
     told = [f"{listing.root}: {text}" for text in told]
@@ -141,14 +159,18 @@ def missing_classes(what: str, listing: Listing) -> list[str]:
     """Return the warning that classes have no images, if some have none."""
     if not listing.empty:
         return []
-    return [f"there is no {what}{' ' if what else ''}image of {len(listing.empty)} of {len(listing.classes)} classes ({few(listing.empty)}): means over classes are over those that have some"]  # fmt: skip
+    return [
+        f"there is no {what}{' ' if what else ''}image of {len(listing.empty)} of {len(listing.classes)} classes ({few(listing.empty)}): means over classes are over those that have some"
+    ]
 
 
 def _told_of_classes(data_dir: Path, train: Listing) -> list[str]:
     told = train.left_out.words(data_dir) + _told_look_alikes(train)
     named = [name for name in train.classes if name.strip().casefold() in _ROLES]
     if named:
-        told.append(f"{data_dir}: {few(named)} taken for {'a class' if len(named) == 1 else 'classes'}, since there is no train/ with class folders")  # fmt: skip
+        told.append(
+            f"{data_dir}: {few(named)} taken for {'a class' if len(named) == 1 else 'classes'}, since there is no train/ with class folders"
+        )
     return told
 
 
@@ -162,10 +184,16 @@ def _told_look_alikes(listing: Listing) -> list[str]:
 def _beside(data_dir: Path, roles: dict[Role, Path]) -> list[str]:
     """Return what lies beside the folders that have a role, in a sentence."""
     known = {root.name for root in roles.values()}
-    names = sorted(path.name for path in data_dir.iterdir() if path.name not in known and not path.name.startswith("."))  # fmt: skip
+    names = sorted(
+        path.name
+        for path in data_dir.iterdir()
+        if path.name not in known and not path.name.startswith(".")
+    )
     if not names:
         return []
-    return [f"{data_dir}: {counted(len(names), 'name')} left out beside {' and '.join(f'{name}/' for name in sorted(known))}: {few(names)}"]  # fmt: skip
+    return [
+        f"{data_dir}: {counted(len(names), 'name')} left out beside {' and '.join(f'{name}/' for name in sorted(known))}: {few(names)}"
+    ]
 
 
 def _check_roles(data_dir: Path, roles: dict[Role, Path]) -> None:
@@ -192,7 +220,9 @@ def _lacking(data_dir: Path, role: Role) -> str:
 def _check_classes(train: Listing) -> None:
     """Raise DataError for a single class."""
     if len(train.classes) == 1:
-        raise DataError(f"{train.root} holds one class folder, {train.classes[0]!r}: to tell classes apart takes at least two")  # fmt: skip
+        raise DataError(
+            f"{train.root} holds one class folder, {train.classes[0]!r}: to tell classes apart takes at least two"
+        )
 
 
 def faults_of(train: Listing) -> list[str]:

@@ -46,7 +46,11 @@ class Listing:
 
     def without(self, files: set[str]) -> "Listing":
         """Return the listing without some files; the classes stay."""
-        kept = [(file, label) for file, label in zip(self.files, self.labels, strict=True) if file not in files]  # fmt: skip
+        kept = [
+            (file, label)
+            for file, label in zip(self.files, self.labels, strict=True)
+            if file not in files
+        ]
         names, labels = zip(*kept, strict=True) if kept else ((), ())
         return Listing(self.root, self.classes, names, labels, self.left_out)
 
@@ -157,7 +161,11 @@ def lonely_folders(listing: Listing) -> list[str]:
     names = [name for name, n in zip(listing.classes, listing.counts(), strict=True) if n == 1]
     if not names:
         return []
-    what = f"the class folder {listing.root / names[0]} holds" if len(names) == 1 else f"each of {len(names)} class folders of {listing.root} ({few(list(map(repr, names)))}) holds"  # fmt: skip
+    what = (
+        f"the class folder {listing.root / names[0]} holds"
+        if len(names) == 1
+        else f"each of {len(names)} class folders of {listing.root} ({few(list(map(repr, names)))}) holds"
+    )
     return [
         f"{what} 1 image; training and test need one each: add images, or make train/ and test/"
     ]
@@ -171,7 +179,9 @@ def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     names = [visible(os.fsencode(folder).decode("utf-8", "backslashreplace")) for folder in folders]
     same = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
     if same:
-        raise DataError(f"{root} holds class folders that are shown with one name: {', '.join(map(repr, sorted(same)))}; rename one of each")  # fmt: skip
+        raise DataError(
+            f"{root} holds class folders that are shown with one name: {', '.join(map(repr, sorted(same)))}; rename one of each"
+        )
     return tuple(names)
 
 

@@ -391,7 +391,10 @@ def _class_folders_of(source: Source, data_dir: Path) -> Path | None:
     homes = [data_dir / source.name]
     if source.name in (data_dir.resolve().name, data_dir.absolute().name):
         homes.append(data_dir)
-    return next((home for home in homes if any(has_folders(home / name) for name in ("train", "test"))), None)  # fmt: skip
+    return next(
+        (home for home in homes if any(has_folders(home / name) for name in ("train", "test"))),
+        None,
+    )
 
 
 def _read_known_folders(

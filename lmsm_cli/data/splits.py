@@ -68,7 +68,9 @@ def check_at_hand(config: Config) -> None:
     if config.dataset == "folder" or where == Config.model_validate({}).data_dir:
         return
     if sources.located(config.dataset, where) is None:
-        raise DataError(f"{config.dataset} is not below {where}, where the run had it; give its place with --data-dir, to which what is missing is downloaded")  # fmt: skip
+        raise DataError(
+            f"{config.dataset} is not below {where}, where the run had it; give its place with --data-dir, to which what is missing is downloaded"
+        )
 
 
 def planned_counts(config: Config) -> list[int] | None:
@@ -87,10 +89,14 @@ def counts_left(config: Config, available: Sequence[int]) -> list[int]:
     held_out = [max(0, count) for count in validation_counts(kept, config.validation)]
     problems = []
     if config.validation > 0 and sum(held_out) == 0:
-        problems.append(f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more")  # fmt: skip
+        problems.append(
+            f"validation is {config.validation}: no class is large enough to hold out an image; use --validation 0 or more"
+        )
     left = [count - held for count, held in zip(kept, held_out, strict=True)]
     if config.batch_size > sum(left):
-        problems.append(f"batch_size is {config.batch_size}: only {sum(left)} training images are left, which is less than one batch; take --batch-size {sum(left)} or less")  # fmt: skip
+        problems.append(
+            f"batch_size is {config.batch_size}: only {sum(left)} training images are left, which is less than one batch; take --batch-size {sum(left)} or less"
+        )
     if problems:
         raise LmsmError("\n".join(problems))
     return left
@@ -105,7 +111,9 @@ def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet 
     if config.dataset == "folder":
         own = sources.load_own_folder(config.data_dir, folder_options(config), display)
         return _divided(config, own.training, own.validation, display)
-    full = sources.load(config.dataset, config.data_dir, "train", options=folder_options(config), display=display)  # fmt: skip
+    full = sources.load(
+        config.dataset, config.data_dir, "train", options=folder_options(config), display=display
+    )
     return _divided(config, full, None, display)
 
 
@@ -118,10 +126,14 @@ def _divided(
     are none.
     """
     if given is not None and config.validation == 0:
-        display.warn(f"validation is 0: the {len(given):,} validation images of {config.data_dir} are not used")  # fmt: skip
+        display.warn(
+            f"validation is 0: the {len(given):,} validation images of {config.data_dir} are not used"
+        )
     elif given is not None:
         told = display.say if config.validation == _USUAL_VALIDATION else display.warn
-        told(f"validation: the {len(given):,} images that {config.data_dir} has for it, none of the training's (--validation {config.validation:g} is not used)")  # fmt: skip
+        told(
+            f"validation: the {len(given):,} images that {config.data_dir} has for it, none of the training's (--validation {config.validation:g} is not used)"
+        )
         training, _ = _divided(config.model_copy(update={"validation": 0.0}), full, None, display)
         return training, given
     counts_left(config, full.counts())
@@ -130,13 +142,17 @@ def _divided(
         full = full.subset(torch.from_numpy(kept_indices(full.labels.numpy(), counts)))
     if config.validation == 0:
         return full, None
-    train_part, held_out = split(full.labels.numpy(), len(full.classes), config.validation, config.split_seed)  # fmt: skip
+    train_part, held_out = split(
+        full.labels.numpy(), len(full.classes), config.validation, config.split_seed
+    )
     return full.subset(torch.from_numpy(train_part)), full.subset(torch.from_numpy(held_out))
 
 
 def load_test(config: Config, display: Display) -> ImageSet:
     """Return the test images."""
-    return sources.load(config.dataset, config.data_dir, "test", options=folder_options(config), display=display)  # fmt: skip
+    return sources.load(
+        config.dataset, config.data_dir, "test", options=folder_options(config), display=display
+    )
 
 
 def load_data(config: Config, display: Display) -> Data:

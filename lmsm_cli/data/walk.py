@@ -44,15 +44,25 @@ class LeftOut:
         """Return a sentence for each kind of what is left out of the folder `root`."""
         told = []
         if self.foreign:
-            told.append(f"{root}: {counted(len(self.foreign), 'file')} left out, named otherwise than images: {_by_ending(self.foreign)}")  # fmt: skip
+            told.append(
+                f"{root}: {counted(len(self.foreign), 'file')} left out, named otherwise than images: {_by_ending(self.foreign)}"
+            )
         if self.outside:
-            told.append(f"{root}: {counted(len(self.outside), 'link')} out of the folder left out: {few(self.outside)}; --follow-links reads what they lead to")  # fmt: skip
+            told.append(
+                f"{root}: {counted(len(self.outside), 'link')} out of the folder left out: {few(self.outside)}; --follow-links reads what they lead to"
+            )
         if self.twice:
-            told.append(f"{root}: {counted(len(self.twice), 'link')} left out that lead back or to a folder that is read already: {few(self.twice)}")  # fmt: skip
+            told.append(
+                f"{root}: {counted(len(self.twice), 'link')} left out that lead back or to a folder that is read already: {few(self.twice)}"
+            )
         if self.loose:
-            told.append(f"{root}: {counted(len(self.loose), 'image')} left out, being in no class folder: {few(self.loose)}")  # fmt: skip
+            told.append(
+                f"{root}: {counted(len(self.loose), 'image')} left out, being in no class folder: {few(self.loose)}"
+            )
         if self.blank:
-            told.append(f"{root}: {counted(len(self.blank), 'empty file')} left out: {few(self.blank)}")  # fmt: skip
+            told.append(
+                f"{root}: {counted(len(self.blank), 'empty file')} left out: {few(self.blank)}"
+            )
         return told
 
     def hint(self) -> str:
@@ -184,6 +194,9 @@ def _by_ending(names: Iterable[str]) -> str:
         stem, dot, ending = name.rpartition("/")[2].rpartition(".")
         endings[f".{ending.lower()}" if dot and stem else "without an ending"].append(name)
     often = sorted(endings, key=lambda ending: (-len(endings[ending]), ending))
-    told = [f"{len(endings[ending]):,} {visible(ending)} ({few(endings[ending], 3)})" for ending in often[:SHOWN]]  # fmt: skip
+    told = [
+        f"{len(endings[ending]):,} {visible(ending)} ({few(endings[ending], 3)})"
+        for ending in often[:SHOWN]
+    ]
     more = [f"{len(often) - SHOWN} more endings"] if len(often) > SHOWN else []
     return ", ".join(told + more)

@@ -129,7 +129,9 @@ def _loss(store: "Store", rank: int, size: int, symptom: str) -> str:
     if not lost:
         return f"the ranks lost each other: {symptom}"
     # In a ring of many, those far from the gap notice nothing until their neighbours end.
-    return f"rank {lost[0]} was lost" if len(lost) == 1 else f"one of ranks {', '.join(lost)} was lost"  # fmt: skip
+    return (
+        f"rank {lost[0]} was lost" if len(lost) == 1 else f"one of ranks {', '.join(lost)} was lost"
+    )
 
 
 def _appears(store: "Store", key: str, seconds: float) -> bool:

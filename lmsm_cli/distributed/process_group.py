@@ -57,7 +57,9 @@ class Ranks:
         lower = batch_size - batch_size % self.size
         if lower != batch_size:
             nearest = f"{lower} or {lower + self.size}" if lower else f"{self.size}"
-            raise LmsmError(f"batch_size is {batch_size}: {self.size} processes cannot share it equally; use {nearest}")  # fmt: skip
+            raise LmsmError(
+                f"batch_size is {batch_size}: {self.size} processes cannot share it equally; use {nearest}"
+            )
 
     def take_device(self, device: torch.device) -> torch.device:
         """Return this rank's device, of the kind that was chosen for all, and make it current.
@@ -68,10 +70,14 @@ class Ranks:
         if device.type != "cuda" or self.size == 1:
             return device
         if device.index is not None and self.local_size > 1:
-            raise LmsmError(f"device is '{device}': {self.local_size} processes cannot share it; use --device cuda")  # fmt: skip
+            raise LmsmError(
+                f"device is '{device}': {self.local_size} processes cannot share it; use --device cuda"
+            )
         available = torch.cuda.device_count()
         if available < self.local_size:
-            raise LmsmError(f"{self.local_size} processes were started on a host with {available} CUDA devices; use torchrun --nproc-per-node {available}")  # fmt: skip
+            raise LmsmError(
+                f"{self.local_size} processes were started on a host with {available} CUDA devices; use torchrun --nproc-per-node {available}"
+            )
         own = torch.device("cuda", device.index or self.local_rank)
         torch.cuda.set_device(own)
         return own
@@ -210,7 +216,9 @@ def _start(backend: str, timeout: timedelta) -> "tuple[Ranks, Store]":
         shared, _, _ = next(rendezvous("env://", timeout=timeout))
         dist.init_process_group(backend, store=shared, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"rank {rank} did not find the other {size - 1} processes within {timeout}: {first_line(error)}") from None  # fmt: skip
+        raise RunError(
+            f"rank {rank} did not find the other {size - 1} processes within {timeout}: {first_line(error)}"
+        ) from None
     store = PrefixStore("lmsm", shared)
     # Ranks that wait in turns for a core of their own would only keep each other from it.
     is_roomy = local_size == size <= num_cores()
@@ -233,7 +241,9 @@ def _number(name: str, default: int | None = None) -> int:
     try:
         return int(text)  # type: ignore[arg-type]  # None is caught
     except (TypeError, ValueError):
-        raise LmsmError(f"{name} is {text!r} in the environment: start with torchrun, or unset WORLD_SIZE for one process") from None  # fmt: skip
+        raise LmsmError(
+            f"{name} is {text!r} in the environment: start with torchrun, or unset WORLD_SIZE for one process"
+        ) from None
 
 
 def threads_for(local_size: int) -> int:
@@ -248,7 +258,9 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def data_parallel(objective: nn.Module, device: torch.device, ranks: Ranks) -> DistributedDataParallel:  # fmt: skip
+def data_parallel(
+    objective: nn.Module, device: torch.device, ranks: Ranks
+) -> DistributedDataParallel:
     """Return an objective module whose parameters get the sum of the ranks' gradients.
 
     The ranks' parameters become rank 0's. Every parameter must get a gradient in every step.

@@ -39,7 +39,9 @@ def synchronised(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Mod
 def _replaced(norm: _BatchNorm, kind: Callable[..., nn.Module]) -> nn.Module:
     """Return a layer of another kind that shares the parameters and buffers of `norm`."""
     with torch.device("meta"):
-        layer = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)  # fmt: skip
+        layer = kind(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
     layer._parameters, layer._buffers = norm._parameters, norm._buffers
     return layer.train(norm.training)
 
@@ -75,7 +77,9 @@ class GlobalBatchNorm(_BatchNorm):
         """Return the normalised images (N, C, ...), in their type."""
         self._check_input_dim(input)
         if not self.training and self.running_mean is not None:
-            return functional.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)  # fmt: skip
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
         images = _dense(input)
         count, mean, var = global_statistics(images, self._ranks)
         if self.training and self.running_mean is not None:
@@ -116,7 +120,9 @@ def global_statistics(images: Tensor, ranks: Ranks) -> tuple[int, Tensor, Tensor
     means, variances, counts = torch.split(ranks.stack(packed), [channels, channels, 1], dim=1)
     count = int(counts.sum())
     if count < 2:
-        raise ArgumentError(f"BatchNorm has {count} values a channel in training: give it at least 2 over all ranks")  # fmt: skip
+        raise ArgumentError(
+            f"BatchNorm has {count} values a channel in training: give it at least 2 over all ranks"
+        )
     # Chan, Golub and LeVeque 1983: unlike the sum of squares it does not cancel.
     shares = counts / count
     mean = (means * shares).sum(0)
@@ -129,9 +135,16 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor,
-        count: int, eps: float, ranks: Ranks,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        var: Tensor,
+        count: int,
+        eps: float,
+        ranks: Ranks,
+    ) -> Tensor:
         """Return (images - mean) / sqrt(var + eps) * weight + bias."""
         ctx.save_for_backward(images, weight, mean, var)
         ctx.count, ctx.eps, ctx.ranks = count, eps, ranks

@@ -85,9 +85,13 @@ def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correcti
     Raises LmsmError where it can change nothing, and for a class without training images.
     """
     if min(train_counts) < 1:
-        raise LmsmError(f"class {list(train_counts).index(min(train_counts))} has no training image, hence no prior to adjust by")  # fmt: skip
+        raise LmsmError(
+            f"class {list(train_counts).index(min(train_counts))} has no training image, hence no prior to adjust by"
+        )
     if min(train_counts) == max(train_counts):
-        raise LmsmError(f"logit adjustment changes nothing here: every class has {train_counts[0]} training images; evaluate without --adjust")  # fmt: skip
+        raise LmsmError(
+            f"logit adjustment changes nothing here: every class has {train_counts[0]} training images; evaluate without --adjust"
+        )
     return Correction(
         "adjust",
         lambda logits, tau: adjust_logits(logits, train_counts, tau),
@@ -104,7 +108,9 @@ def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> Corr
     norms = class_weights.detach().double().norm(dim=1)
     bias = None if bias is None else bias.detach()
     if norms.max() - norms.min() <= _SAME_NORM * norms.max():
-        raise LmsmError(f"tau-normalisation changes nothing here: the loss gives all class weights the same norm ({norms[0]:.3g}); use --adjust")  # fmt: skip
+        raise LmsmError(
+            f"tau-normalisation changes nothing here: the loss gives all class weights the same norm ({norms[0]:.3g}); use --adjust"
+        )
     return Correction("tau-norm", lambda logits, tau: tau_normalise(logits, norms, tau, bias), 1.0)
 
 
@@ -115,7 +121,9 @@ def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]
     Among equals the tau nearest to theory's wins.
     """
     steps = range(round(_STEPS * correction.largest_tau) + 1)
-    reached = [balanced_accuracy(labels, correction.predict(logits, step / _STEPS)) for step in steps]  # fmt: skip
+    reached = [
+        balanced_accuracy(labels, correction.predict(logits, step / _STEPS)) for step in steps
+    ]
     # Ties are wide, because a rare class has one or two validation images, and theory then decides.
     # Logit adjustment is Fisher-consistent at 1, less what the loss did itself. Norms grow with a class's images, and at 1 they
     # have no say; the smallest of equals would keep a bias that validation is too small to see
@@ -127,4 +135,6 @@ def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]
 
 def _check_usable(usable: Tensor, tau: float) -> None:
     if not usable.all():
-        raise LmsmError(f"tau is {tau:g}: the corrected scores leave float64's range; give a smaller one")  # fmt: skip
+        raise LmsmError(
+            f"tau is {tau:g}: the corrected scores leave float64's range; give a smaller one"
+        )

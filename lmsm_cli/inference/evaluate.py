@@ -55,7 +55,9 @@ class Evaluation:
 
     def features(self) -> NDArray[np.float32]:
         """Return the head's input features (N, D) of the images, worked out anew."""
-        found: NDArray[np.float32] = features_of(self.trained.model, self.labelled.images, self.runtime).cpu().numpy()  # fmt: skip
+        found: NDArray[np.float32] = (
+            features_of(self.trained.model, self.labelled.images, self.runtime).cpu().numpy()
+        )
         return found
 
 
@@ -96,23 +98,35 @@ def evaluation_of(
     adjustment = _with_tau(*wanted, trained, runtime, display) if wanted else None
     labelled = _with_labels_of(trained.model, _labelled(trained, split_name, images, display))
     if adjustment and adjustment.chosen_on and split_name == "validation":
-        display.warn("tau was chosen on these same validation images, so their scores flatter it; report those of test images")  # fmt: skip
+        display.warn(
+            "tau was chosen on these same validation images, so their scores flatter it; report those of test images"
+        )
     found = _answered(trained, labelled, runtime, adjustment)
-    return replace(found, scores=found.scores | {
-        "checkpoint": str(trained.file),
-        "epoch": trained.epoch,
-        "split": str(images.absolute()) if images else split_name,
-        "effective_margin": trained.model.head.effective_margin_at(trained.epoch / trained.config.epochs),
-    })  # fmt: skip
+    return replace(
+        found,
+        scores=found.scores
+        | {
+            "checkpoint": str(trained.file),
+            "epoch": trained.epoch,
+            "split": str(images.absolute()) if images else split_name,
+            "effective_margin": trained.model.head.effective_margin_at(
+                trained.epoch / trained.config.epochs
+            ),
+        },
+    )
 
 
-def _wanted_correction(trained: Trained, adjust: Tau | None, tau_norm: Tau | None, display: Display) -> tuple[Correction, Tau] | None:  # fmt: skip
+def _wanted_correction(
+    trained: Trained, adjust: Tau | None, tau_norm: Tau | None, display: Display
+) -> tuple[Correction, Tau] | None:
     """Return the correction and tau that are asked for; refuse, before any data is read, what can't be had."""
     tau = tau_norm if adjust is None else adjust
     if tau is None:
         return None
     if tau == "auto" and trained.config.validation == 0:
-        raise LmsmError("the run held out no validation images (validation 0) to choose tau on; give a number instead of auto")  # fmt: skip
+        raise LmsmError(
+            "the run held out no validation images (validation 0) to choose tau on; give a number instead of auto"
+        )
     if tau_norm is None:
         return logit_adjustment(trained.train_counts, _adjusted_in_training(trained, display)), tau
     return tau_normalisation(trained.model.head.class_weights(), trained.model.head.bias), tau
@@ -121,7 +135,10 @@ def _wanted_correction(trained: Trained, adjust: Tau | None, tau_norm: Tau | Non
 def _adjusted_in_training(trained: Trained, display: Display) -> float:
     """Return how much of the logit adjustment the training did already; say so where it did."""
     config = trained.config
-    weighs = config.reweight != "none" and (config.reweight, config.reweight_beta) != ("effective", 0)  # fmt: skip
+    weighs = config.reweight != "none" and (config.reweight, config.reweight_beta) != (
+        "effective",
+        0,
+    )
     if trained.epoch >= config.rebalance_from and (weighs or config.sampling == "balanced"):
         display.warn(
             "the training rebalanced the classes already; theory's tau for its logits is 0"
@@ -129,35 +146,55 @@ def _adjusted_in_training(trained: Trained, display: Display) -> float:
         return 1.0
     strength = trained.model.head.prior_strength()
     if strength:
-        display.warn(f"the loss {config.loss!r} adjusted its logits with tau {strength:g} already; theory's tau for what is left is {max(0.0, 1 - strength):g}")  # fmt: skip
+        display.warn(
+            f"the loss {config.loss!r} adjusted its logits with tau {strength:g} already; theory's tau for what is left is {max(0.0, 1 - strength):g}"
+        )
     return strength
 
 
-def _with_tau(correction: Correction, tau: Tau, trained: Trained, runtime: Runtime, display: Display) -> _Adjustment:  # fmt: skip
+def _with_tau(
+    correction: Correction, tau: Tau, trained: Trained, runtime: Runtime, display: Display
+) -> _Adjustment:
     """Return the correction with its tau, `auto` chosen on the run's validation images alone."""
     if tau != "auto":
         return _Adjustment(correction, tau, None)
     held_out = _own_images(trained, "validation", display)
-    choice = choose_tau(correction, scores_of(trained.model, held_out.images, runtime), held_out.labels.numpy())  # fmt: skip
+    choice = choose_tau(
+        correction, scores_of(trained.model, held_out.images, runtime), held_out.labels.numpy()
+    )
     missing = [name for name, n in zip(held_out.classes, held_out.counts(), strict=True) if not n]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        display.warn(f"tau was chosen without {len(missing)} of {len(held_out.classes)} classes, which have no validation image: {', '.join(missing[:5])}{more}")  # fmt: skip
-    return _Adjustment(correction, choice.tau, {
-        "split": "validation",
-        "num_images": len(held_out),
-        "classes_without_images": missing,
-        "balanced_accuracy": choice.balanced_accuracy,
-        "balanced_accuracy_unadjusted": choice.balanced_accuracy_unadjusted,
-    })  # fmt: skip
+        display.warn(
+            f"tau was chosen without {len(missing)} of {len(held_out.classes)} classes, which have no validation image: {', '.join(missing[:5])}{more}"
+        )
+    return _Adjustment(
+        correction,
+        choice.tau,
+        {
+            "split": "validation",
+            "num_images": len(held_out),
+            "classes_without_images": missing,
+            "balanced_accuracy": choice.balanced_accuracy,
+            "balanced_accuracy_unadjusted": choice.balanced_accuracy_unadjusted,
+        },
+    )
 
 
-def _answered(trained: Trained, labelled: ImageSet, runtime: Runtime, adjustment: _Adjustment | None) -> Evaluation:  # fmt: skip
+def _answered(
+    trained: Trained, labelled: ImageSet, runtime: Runtime, adjustment: _Adjustment | None
+) -> Evaluation:
     """Return the answers and scores; `adjustment` is None, or tells what gave them and the scores without."""
 
     def of(logits: torch.Tensor) -> Evaluation:
         predictions, probabilities = answers(logits)
-        scores = score(trained.model.classes, labelled.labels.numpy(), predictions, trained.train_counts, probabilities).to_json()  # fmt: skip
+        scores = score(
+            trained.model.classes,
+            labelled.labels.numpy(),
+            predictions,
+            trained.train_counts,
+            probabilities,
+        ).to_json()
         return Evaluation(
             scores,
             labelled,
@@ -173,39 +210,62 @@ def _answered(trained: Trained, labelled: ImageSet, runtime: Runtime, adjustment
     if adjustment is None:
         return replace(plain, scores=plain.scores | {"adjustment": None})
     adjusted = of(adjustment.correction.correct(logits, adjustment.tau))
-    return replace(adjusted, scores=adjusted.scores | {
-        "adjustment": {
-            "method": adjustment.correction.method,
-            "tau": adjustment.tau,
-            "chosen_on": adjustment.chosen_on,
-            "unadjusted": {key: plain.scores[key] for key in ("accuracy", "balanced_accuracy", "macro_f1", "groups")},
-        }
-    })  # fmt: skip
+    return replace(
+        adjusted,
+        scores=adjusted.scores
+        | {
+            "adjustment": {
+                "method": adjustment.correction.method,
+                "tau": adjustment.tau,
+                "chosen_on": adjustment.chosen_on,
+                "unadjusted": {
+                    key: plain.scores[key]
+                    for key in ("accuracy", "balanced_accuracy", "macro_f1", "groups")
+                },
+            }
+        },
+    )
 
 
 def _labelled(trained: Trained, split_name: str, images: Path | None, display: Display) -> ImageSet:
     if images is not None:
         side, channels = trained.image_shape[0], trained.image_shape[2]
         options = replace(folder_options(trained.config), image_size=side)
-        found = sources.load_folder(images, options=options, channels=channels, classes=trained.model.classes, display=display)  # fmt: skip
+        found = sources.load_folder(
+            images,
+            options=options,
+            channels=channels,
+            classes=trained.model.classes,
+            display=display,
+        )
         _tell_trained_on(trained, found, display)
         return found
     if split_name == "test":
         return _own_images(trained, "test", display)
     if trained.config.validation == 0:
-        raise LmsmError("the run held out no validation images (validation 0); evaluate its test images")  # fmt: skip
+        raise LmsmError(
+            "the run held out no validation images (validation 0); evaluate its test images"
+        )
     return _own_images(trained, "validation", display)
 
 
 def _tell_trained_on(trained: Trained, images: ImageSet, display: Display) -> None:
     """Warn of images that the run was trained on: their scores are no test."""
     if trained.images is None:
-        display.say(f"whether these are images that the run was trained on is not known: {IMAGES} is not beside {trained.file}")  # fmt: skip
+        display.say(
+            f"whether these are images that the run was trained on is not known: {IMAGES} is not beside {trained.file}"
+        )
         return
     seen = {one.tobytes() for one in trained.images.of("training").digests}
-    names = [os.fsdecode(place) for one, place in zip(images.digests, images.places.tolist(), strict=True) if one.tobytes() in seen]  # fmt: skip
+    names = [
+        os.fsdecode(place)
+        for one, place in zip(images.digests, images.places.tolist(), strict=True)
+        if one.tobytes() in seen
+    ]
     if names:
-        display.warn(f"{counted(len(names), 'image')} of {len(images):,} are of those that the run was trained on, which flatters the scores: {few(names)}")  # fmt: skip
+        display.warn(
+            f"{counted(len(names), 'image')} of {len(images):,} are of those that the run was trained on, which flatters the scores: {few(names)}"
+        )
 
 
 def _own_images(trained: Trained, part: Part, display: Display) -> ImageSet:
@@ -219,9 +279,13 @@ def _own_images(trained: Trained, part: Part, display: Display) -> ImageSet:
         return _with_labels_of(trained.model, found)
     as_split_now = _split_now(trained, part, display)
     if trained.image_digests is None:
-        display.say(f"{trained.file} is of an lmsm that did not record its images: they are taken as the data is now")  # fmt: skip
+        display.say(
+            f"{trained.file} is of an lmsm that did not record its images: they are taken as the data is now"
+        )
     elif as_split_now.digest() != trained.image_digests.get(part):
-        raise DataError(f"{trained.config.data_dir} gives other {part} images than the run had, and {IMAGES}, which tells them, is not beside {trained.file}; give the run folder, the run's data with --data-dir, or other images with --images")  # fmt: skip
+        raise DataError(
+            f"{trained.config.data_dir} gives other {part} images than the run had, and {IMAGES}, which tells them, is not beside {trained.file}; give the run folder, the run's data with --data-dir, or other images with --images"
+        )
     return _with_labels_of(trained.model, as_split_now)
 
 
@@ -236,7 +300,9 @@ def _split_now(trained: Trained, part: Part, display: Display) -> ImageSet:
     training, held_out = load_training(trained.config, display)
     assert held_out is not None
     if _with_labels_of(trained.model, training).counts() != trained.train_counts:
-        raise DataError(f"{trained.config.data_dir} holds other training images than the run had, so which it held out cannot be known; give the run's data with --data-dir")  # fmt: skip
+        raise DataError(
+            f"{trained.config.data_dir} holds other training images than the run had, so which it held out cannot be known; give the run's data with --data-dir"
+        )
     return held_out
 
 
@@ -250,12 +316,16 @@ def _with_labels_of(model: Classifier, images: ImageSet) -> ImageSet:
         return images
     strange = sorted(set(images.classes) ^ set(model.classes))
     if strange:
-        raise DataError(f"the data's classes are not the checkpoint's: only one of them has {', '.join(strange[:5])}; give the run's data with --data-dir")  # fmt: skip
+        raise DataError(
+            f"the data's classes are not the checkpoint's: only one of them has {', '.join(strange[:5])}; give the run's data with --data-dir"
+        )
     places = torch.tensor([model.classes.index(name) for name in images.classes])
     return replace(images, labels=places[images.labels], classes=model.classes)
 
 
-def features(path: Path, display: Display) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, ...]]:  # fmt: skip
+def features(
+    path: Path, display: Display
+) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, ...]]:
     """Return a run's test features (N, D), labels (N,) and class names."""
     trained = read_trained(path)
     runtime = choose_runtime("cpu", "fp32")

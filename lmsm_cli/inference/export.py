@@ -70,7 +70,15 @@ class _Answering(nn.Module):
         return dict(zip(OUTPUTS, (logits, logits.softmax(dim=1)), strict=True))
 
 
-def export(path: Path, display: Display, *, form: str = "onnx", out: Path | None = None, num_images: int = 1000, data_dir: Path | None = None) -> dict[str, Any]:  # fmt: skip
+def export(
+    path: Path,
+    display: Display,
+    *,
+    form: str = "onnx",
+    out: Path | None = None,
+    num_images: int = 1000,
+    data_dir: Path | None = None,
+) -> dict[str, Any]:
     """Write a checkpoint file or run folder as an ONNX file or a torch.export program; say what it is.
 
     Verified before on up to `num_images` images of the run's test set, on drawn ones where those
@@ -80,7 +88,9 @@ def export(path: Path, display: Display, *, form: str = "onnx", out: Path | None
     check_extra(form)
     out = out or checkpoint.find(path).with_name(f"model{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
-        raise LmsmError(f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree")  # fmt: skip
+        raise LmsmError(
+            f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree"
+        )
     file = checkpoint.find(path)
     state = checkpoint.load(file)
     model = checkpoint.restore(state, file)
@@ -91,7 +101,14 @@ def export(path: Path, display: Display, *, form: str = "onnx", out: Path | None
     content = _WRITERS[form](_program(model, state["image_shape"]), facts)
     verification = _verified(_READERS[form](content), model, images, of)
     write_whole(out, content)
-    return {"file": str(out), "format": form, "bytes": len(content), "checkpoint": str(file), **facts, "verification": asdict(verification)}  # fmt: skip
+    return {
+        "file": str(out),
+        "format": form,
+        "bytes": len(content),
+        "checkpoint": str(file),
+        **facts,
+        "verification": asdict(verification),
+    }
 
 
 def check_extra(form: str) -> None:
@@ -129,7 +146,9 @@ def _facts(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _test_images(state: dict[str, Any], count: int, data_dir: Path | None, display: Display) -> tuple[Tensor, str]:  # fmt: skip
+def _test_images(
+    state: dict[str, Any], count: int, data_dir: Path | None, display: Display
+) -> tuple[Tensor, str]:
     """Return images (N, H, W, C) to verify on, and what they are; nothing is downloaded for them."""
     override = {"data_dir": data_dir} if data_dir else {}
     try:
@@ -140,9 +159,13 @@ def _test_images(state: dict[str, Any], count: int, data_dir: Path | None, displ
         if list(test.images.shape[1:]) != state["image_shape"]:
             raise DataError(f"the images in {config.data_dir} have another shape than the run's")
     except (LmsmError, ValidationError) as error:
-        display.warn(f"the run's test images cannot be had: {_short(error)}; verifying on drawn images instead (give the data with --data-dir)")  # fmt: skip
+        display.warn(
+            f"the run's test images cannot be had: {_short(error)}; verifying on drawn images instead (give the data with --data-dir)"
+        )
         generator = torch.Generator().manual_seed(0)
-        return torch.randint(256, (count, *state["image_shape"]), dtype=torch.uint8, generator=generator), "drawn images"  # fmt: skip
+        return torch.randint(
+            256, (count, *state["image_shape"]), dtype=torch.uint8, generator=generator
+        ), "drawn images"
     places = torch.linspace(0, len(test) - 1, min(count, len(test))).long()  # of every class
     return test.images[places], f"test images of {config.dataset}"
 
@@ -163,10 +186,17 @@ def _program(model: Classifier, image_shape: list[int]) -> torch.export.Exported
 
 
 def _onnx_file(program: torch.export.ExportedProgram, facts: dict[str, Any]) -> bytes:
-    exported = torch.onnx.export(program, (), input_names=["images"], output_names=list(OUTPUTS), dynamo=True, verbose=False)  # fmt: skip
+    exported = torch.onnx.export(
+        program, (), input_names=["images"], output_names=list(OUTPUTS), dynamo=True, verbose=False
+    )
     assert exported is not None
     proto = exported.model_proto
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):  # fmt: skip
+    for part in (
+        *proto.graph.node,
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+    ):
         del part.metadata_props[:]
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for size in value.type.tensor_type.shape.dim:
@@ -203,7 +233,10 @@ def _torch_run(content: bytes) -> Run:
     return lambda images: program(torch.from_numpy(images))["logits"].numpy(force=True)
 
 
-_WRITERS: dict[str, Callable[[torch.export.ExportedProgram, dict[str, Any]], bytes]] = {"onnx": _onnx_file, "torch": _torch_file}  # fmt: skip
+_WRITERS: dict[str, Callable[[torch.export.ExportedProgram, dict[str, Any]], bytes]] = {
+    "onnx": _onnx_file,
+    "torch": _torch_file,
+}
 _READERS: dict[str, Callable[[bytes], Run]] = {"onnx": _onnx_run, "torch": _torch_run}
 
 
@@ -221,7 +254,9 @@ def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> Verificat
     first, second = expected.topk(2).values.T.numpy()
     wrong = int(((own != others) & (first - second > rounding)).sum())
     if wrong or largest > _MUCH * rounding:
-        raise RunError(f"the exported file gives other answers than the checkpoint: of {len(images)} {of}, {wrong} get another class beyond rounding, and a logit differs by {largest:.3g} of {expected.abs().max():.3g}; nothing was written")  # fmt: skip
+        raise RunError(
+            f"the exported file gives other answers than the checkpoint: of {len(images)} {of}, {wrong} get another class beyond rounding, and a logit differs by {largest:.3g} of {expected.abs().max():.3g}; nothing was written"
+        )
     same = float((own == others).mean())
     return Verification(len(images), of, largest, same)
 

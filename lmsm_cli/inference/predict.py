@@ -67,7 +67,13 @@ class Predictions:
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         ranks = range(1, self.top + 1)
-        writer.writerow(["file", *(f"{name}_{rank}" for rank in ranks for name in ("class", "probability")), "error"])  # fmt: skip
+        writer.writerow(
+            [
+                "file",
+                *(f"{name}_{rank}" for rank in ranks for name in ("class", "probability")),
+                "error",
+            ]
+        )
         for one in self.images:
             pairs = [cell for name, share in one.likeliest for cell in (name, f"{share:.6g}")]
             blanks = [""] * (2 * self.top - len(pairs))
@@ -75,7 +81,9 @@ class Predictions:
         return file.getvalue()
 
 
-def predict(path: Path, files: Sequence[Path], display: Display, *, top: int = 5, device: str = "auto") -> Predictions:  # fmt: skip
+def predict(
+    path: Path, files: Sequence[Path], display: Display, *, top: int = 5, device: str = "auto"
+) -> Predictions:
     """Return what a checkpoint file or run folder says of image files.
 
     `top` is how many classes to give for each. Images are read as the class folders of a training
@@ -100,7 +108,9 @@ def _batches(files: Sequence[Path], shape: Sequence[int]) -> Iterator[Sequence[P
         yield files[start : start + step]
 
 
-def _predict(trained: Trained, runtime: Runtime, files: Sequence[Path], top: int, display: Display) -> list[Prediction]:  # fmt: skip
+def _predict(
+    trained: Trained, runtime: Runtime, files: Sequence[Path], top: int, display: Display
+) -> list[Prediction]:
     """Return the predictions of files that fit into memory together."""
     size, _, channels = trained.image_shape
 
@@ -125,7 +135,9 @@ def _predict(trained: Trained, runtime: Runtime, files: Sequence[Path], top: int
     ]
 
 
-def _likeliest(trained: Trained, runtime: Runtime, pixels: NDArray[np.uint8], top: int) -> list[tuple[tuple[str, float], ...]]:  # fmt: skip
+def _likeliest(
+    trained: Trained, runtime: Runtime, pixels: NDArray[np.uint8], top: int
+) -> list[tuple[tuple[str, float], ...]]:
     """Return the `top` likeliest classes of each image (N, H, W, C), with their probabilities."""
     _, probabilities = answers(scores_of(trained.model, torch.from_numpy(pixels), runtime))
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]

@@ -35,7 +35,9 @@ class Trained:
         The model is moved there. Raises LmsmError for a device that is not to be had.
         """
         on_cuda = choose_device(device).type == "cuda"
-        precision = "bf16" if on_cuda and self.config.precision == "bf16-conv" else self.config.precision  # fmt: skip
+        precision = (
+            "bf16" if on_cuda and self.config.precision == "bf16-conv" else self.config.precision
+        )
         runtime = choose_runtime(device, precision, self.config.layout, self.config.threads)
         runtime.apply()
         runtime.place(self.model)
@@ -54,7 +56,9 @@ def read_trained(path: Path, data_dir: Path | None = None) -> Trained:
     try:
         config = Config.model_validate(state["config"] | override, context={"is_saved": True})
     except ValidationError as error:
-        raise CheckpointError(f"{file} holds a config that this lmsm does not know: {error.errors()[0]['msg']}") from None  # fmt: skip
+        raise CheckpointError(
+            f"{file} holds a config that this lmsm does not know: {error.errors()[0]['msg']}"
+        ) from None
     return Trained(
         file,
         model,

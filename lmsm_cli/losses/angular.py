@@ -47,7 +47,9 @@ class ASoftmaxLoss(AnnealedHead):
         checked = check_margin(margin, num_classes)
         if lambda_min is None and anneal != "none":
             lambda_min = lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN)
-        annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
+        annealing = Annealing.of(
+            anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power
+        )
         super().__init__(num_features, num_classes, checked, annealing, total_steps)
         self.class_chunk = checked_chunk(class_chunk)
 
@@ -57,7 +59,9 @@ class ASoftmaxLoss(AnnealedHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         lam = self.annealing(progress)
-        return l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, None, self.class_chunk)  # fmt: skip
+        return l_softmax_losses(
+            features, self.class_weights(), labels, self.margin, lam, None, self.class_chunk
+        )
 
 
 @final
@@ -83,9 +87,12 @@ class CosFaceLoss(NormalisedHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         return margin_losses(
-            features, self.class_weights(), labels, lambda cos: subtracted(cos, self.margin),
+            features,
+            self.class_weights(),
+            labels,
+            lambda cos: subtracted(cos, self.margin),
             class_chunk=self.class_chunk,
-        )  # fmt: skip
+        )
 
 
 @final
@@ -113,6 +120,9 @@ class ArcFaceLoss(NormalisedHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         return margin_losses(
-            features, self.class_weights(), labels, lambda cos: added_to_angle(cos, self.margin),
+            features,
+            self.class_weights(),
+            labels,
+            lambda cos: added_to_angle(cos, self.margin),
             class_chunk=self.class_chunk,
-        )  # fmt: skip
+        )

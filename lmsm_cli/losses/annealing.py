@@ -75,9 +75,13 @@ class Annealing:
             object.__setattr__(self, "start", max(usual, falls))
         _check_range(lambda_start=self.start)
         if not is_number(self.end) or not 0 < self.end <= 1:
-            raise ArgumentError(f"anneal_end is {self.end!r}: give a share of the training, above 0 and at most 1")  # fmt: skip
+            raise ArgumentError(
+                f"anneal_end is {self.end!r}: give a share of the training, above 0 and at most 1"
+            )
         if self._start < self.minimum and self.form not in ("constant", "none"):
-            raise ArgumentError(f"lambda_min {self.minimum:g} is above lambda_start {self._start:g}: lambda falls; give both")  # fmt: skip
+            raise ArgumentError(
+                f"lambda_min {self.minimum:g} is above lambda_start {self._start:g}: lambda falls; give both"
+            )
 
     @classmethod
     def of(cls, form: Form, **given: float | None) -> "Annealing":
@@ -104,7 +108,11 @@ class Annealing:
         match self.form:
             case "power":
                 value = self._start * (1 + self.gamma * x) ** -self.power
-                return value.clamp_min(self.minimum) if isinstance(value, Tensor) else max(value, self.minimum)  # fmt: skip
+                return (
+                    value.clamp_min(self.minimum)
+                    if isinstance(value, Tensor)
+                    else max(value, self.minimum)
+                )
             case "exponential":
                 ratio = (1 + self.minimum) / (1 + self._start)
                 return (1 + self._start) * ratio**x - 1
@@ -134,7 +142,9 @@ class Annealing:
 def _check_range(**values: float | None) -> None:
     for name, value in values.items():
         if not is_number(value) or not 0 <= value <= LARGEST_OPTION:  # type: ignore[operator]
-            raise ArgumentError(f"{name} is {value!r}: give a finite number of at least 0 and at most {LARGEST_OPTION:g}")  # fmt: skip
+            raise ArgumentError(
+                f"{name} is {value!r}: give a finite number of at least 0 and at most {LARGEST_OPTION:g}"
+            )
 
 
 def is_number(value: Any) -> bool:

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def rest(features: Tensor, weight: Tensor, labels: Tensor, offset: Tensor | None, chunk: int) -> Tensor:  # fmt: skip
+def rest(
+    features: Tensor, weight: Tensor, labels: Tensor, offset: Tensor | None, chunk: int
+) -> Tensor:
     """Return the log-sum-exp (N,) of the logits of all classes but the label.
 
     Takes features (N, D) in full precision, weight (C, D) in any, labels (N,), offset (C,) or None.
@@ -25,9 +27,16 @@ def rest(features: Tensor, weight: Tensor, labels: Tensor, offset: Tensor | None
 
 
 def products(
-    features: Tensor, weight: Tensor, labels: Tensor, scaled: Tensor, pulls: Tensor, total: Tensor,
-    slope: Tensor, offset: Tensor | None, chunk: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    scaled: Tensor,
+    pulls: Tensor,
+    total: Tensor,
+    slope: Tensor,
+    offset: Tensor | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
     """Return q W (N, D), and q^T `scaled` less the `pulls` on the labels' rows (C, D).
 
     q is exp(logits - total), -slope at the label; `total` and `slope` are (N,), `scaled` and `pulls`
@@ -51,7 +60,9 @@ def _parts(num_classes: int, chunk: int) -> Iterator[slice]:
     return (slice(first, min(first + chunk, num_classes)) for first in range(0, num_classes, chunk))
 
 
-def _logits(features: Tensor, weight: Tensor, labels: Tensor, offset: Tensor | None, part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _logits(
+    features: Tensor, weight: Tensor, labels: Tensor, offset: Tensor | None, part: slice
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return a chunk's logits, -inf at the label; its weights; the labels' columns and presence."""
     rows = weight[part].to(features.dtype)
     logits = functional.linear(features, rows, None if offset is None else offset[part])

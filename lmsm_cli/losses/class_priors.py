@@ -142,4 +142,6 @@ class LDAMLoss(NormalisedHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         margins = self.margins.index_select(0, labels)
-        return margin_losses(features, self.class_weights(), labels, lambda cos: subtracted(cos, margins))  # fmt: skip
+        return margin_losses(
+            features, self.class_weights(), labels, lambda cos: subtracted(cos, margins)
+        )

@@ -31,7 +31,9 @@ def loss_weights(class_counts: Tensor, scheme: Scheme, *, beta: float = 0.9999) 
     if not enough.all():
         # Not weight 0: a class that can never be learned should be known before the training.
         c = int(enough.int().argmin())
-        raise ArgumentError(f"class {c} has {counts[c]:g} training images, and no weight makes up for that; leave the class out, or take reweight none")  # fmt: skip
+        raise ArgumentError(
+            f"class {c} has {counts[c]:g} training images, and no weight makes up for that; leave the class out, or take reweight none"
+        )
     if scheme == "inverse":
         effective = counts
     else:

@@ -40,7 +40,15 @@ class Target(NamedTuple):
     pull_weight: Tensor
 
 
-def bent_target(features: Tensor, weight: Tensor, labels: Tensor, bend: Bend, product: Tensor | None = None, *, detached_norms: bool = False) -> Target:  # fmt: skip
+def bent_target(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bend: Bend,
+    product: Tensor | None = None,
+    *,
+    detached_norms: bool = False,
+) -> Target:
     """Return the target |w||x| g(cos) for features (N, D), class weights (C, D) and labels (N,).
 
     `product` are the x . w_y (N,) where they are known. Carries no graph: its differential is given
@@ -94,7 +102,9 @@ def margin_losses(
                 logits = functional.linear(features, weight)
                 product = logits.gather(1, labels[:, None])[:, 0]
                 logits = logits if offset is None else logits.add_(offset)
-        target = bent_target(features.detach(), weight.detach(), labels, bend, product, detached_norms=detached_norms)  # fmt: skip
+        target = bent_target(
+            features.detach(), weight.detach(), labels, bend, product, detached_norms=detached_norms
+        )
         if offset is not None:
             target = target._replace(logit=target.logit + offset.index_select(0, labels))
         losses: Tensor = _MarginCrossEntropy.apply(
@@ -108,9 +118,15 @@ class _MarginCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, logits: Tensor | None, offset: Tensor | None,
-        class_chunk: int | None, *target: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        logits: Tensor | None,
+        offset: Tensor | None,
+        class_chunk: int | None,
+        *target: Tensor,
+    ) -> Tensor:
         """Return the losses (N,)."""
         logit, slope, *pulls = target
         if logits is None:
@@ -140,13 +156,25 @@ class _MarginCrossEntropy(torch.autograd.Function):
             else:
                 rest, slope, offset = kept
                 rows = full_precision(weight.index_select(0, labels))
-                grad_features, grad_weight = chunked.products(features, weight, labels, features * excess[:, None], rows * pull_weight[:, None], rest, slope, offset, ctx.class_chunk)  # fmt: skip
+                grad_features, grad_weight = chunked.products(
+                    features,
+                    weight,
+                    labels,
+                    features * excess[:, None],
+                    rows * pull_weight[:, None],
+                    rest,
+                    slope,
+                    offset,
+                    ctx.class_chunk,
+                )
                 grad_features.mul_(excess[:, None])
             grad_features.addcmul_(features, pull_features[:, None], value=-1)
         return grad_features, grad_weight, *[None] * 8
 
 
-def _products(weights: Tensor, features: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _products(
+    weights: Tensor, features: Tensor, weight: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return (s q) W (N, D) and (s q)^T x (C, D) for weights q (N, C), with s (N,) where it is cheap."""
     if weights.shape[1] <= features.shape[1]:
         weights = weights * scale[:, None]

@@ -368,7 +368,9 @@ def unit(vectors: Tensor) -> Tensor:
 def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
     """Return the training images per class (C,) as float64. Raises ArgumentError without them."""
     if class_counts is None:
-        raise ArgumentError(f"{loss} needs class_counts: the training images of each class, ({num_classes},)")  # fmt: skip
+        raise ArgumentError(
+            f"{loss} needs class_counts: the training images of each class, ({num_classes},)"
+        )
     try:
         counts = torch.as_tensor(class_counts)
     except (TypeError, ValueError, RuntimeError):
@@ -380,10 +382,14 @@ def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> 
             f"{loss}: class_counts are {counts.dtype}: expected numbers of training images"
         )
     if counts.shape != (num_classes,):
-        raise ArgumentError(f"{loss}: class_counts has shape {tuple(counts.shape)}: expected ({num_classes},), one per class")  # fmt: skip
+        raise ArgumentError(
+            f"{loss}: class_counts has shape {tuple(counts.shape)}: expected ({num_classes},), one per class"
+        )
     wrong = counts[~((counts >= 1) & counts.isfinite())]
     if len(wrong):
-        raise ArgumentError(f"{loss}: class_counts holds {wrong[0].item():g}: expected training images, at least 1 of each class")  # fmt: skip
+        raise ArgumentError(
+            f"{loss}: class_counts holds {wrong[0].item():g}: expected training images, at least 1 of each class"
+        )
     return counts.detach().to("cpu", torch.float64)
 
 

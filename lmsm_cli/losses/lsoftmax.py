@@ -110,13 +110,28 @@ def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
 
 
 def l_softmax_losses(
-    features: Tensor, weight: Tensor, labels: Tensor, margin: float | Tensor, lam: float | Tensor,
-    offset: Tensor | None, class_chunk: int | None, *, detached_norms: bool = False,
-) -> Tensor:  # fmt: skip
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    margin: float | Tensor,
+    lam: float | Tensor,
+    offset: Tensor | None,
+    class_chunk: int | None,
+    *,
+    detached_norms: bool = False,
+) -> Tensor:
     """Return the loss of each image, (N,), for checked arguments; `offset` (C,) is on all logits."""
     if isinstance(margin, Tensor) and margin.ndim:
         margin = margin.index_select(0, labels)
-    return margin_losses(features, weight, labels, lambda cos: annealed(cos, margin, lam), offset=offset, class_chunk=class_chunk, detached_norms=detached_norms)  # fmt: skip
+    return margin_losses(
+        features,
+        weight,
+        labels,
+        lambda cos: annealed(cos, margin, lam),
+        offset=offset,
+        class_chunk=class_chunk,
+        detached_norms=detached_norms,
+    )
 
 
 def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
@@ -191,7 +206,9 @@ class LSoftmaxLoss(AnnealedHead):
     ) -> None:
         if class_counts is not None:
             class_counts = checked_counts(class_counts, num_classes, "lsoftmax")
-        tailed = class_counts is not None and bool(class_counts.max() > _BALANCED_RATIO * class_counts.min())  # fmt: skip
+        tailed = class_counts is not None and bool(
+            class_counts.max() > _BALANCED_RATIO * class_counts.min()
+        )
         if margin is None:
             is_bounded = margin_min is not None or margin_max is not None
             margin = "auto" if tailed or is_bounded else _USUAL_MARGIN
@@ -202,7 +219,9 @@ class LSoftmaxLoss(AnnealedHead):
             weight_norm = "shared" if tailed and largest(margins) > 1 else "free"
         if weight_norm not in ("free", "shared", "detached"):
             raise ArgumentError(f"weight_norm is {weight_norm!r}: give free, shared or detached")
-        annealing = Annealing.of(anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power)  # fmt: skip
+        annealing = Annealing.of(
+            anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power
+        )
         super().__init__(num_features, num_classes, margins, annealing, total_steps)
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
         self.weight_norm = weight_norm
@@ -234,7 +253,16 @@ class LSoftmaxLoss(AnnealedHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         lam = self.annealing(progress)
-        return l_softmax_losses(features, self.class_weights(), labels, self.margin, lam, self.prior, self.class_chunk, detached_norms=self.weight_norm == "detached")  # fmt: skip
+        return l_softmax_losses(
+            features,
+            self.class_weights(),
+            labels,
+            self.margin,
+            lam,
+            self.prior,
+            self.class_chunk,
+            detached_norms=self.weight_norm == "detached",
+        )
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""
@@ -254,14 +282,21 @@ def _usual_lambda(margin: float | Tensor | str, margins: float | Tensor) -> floa
 
 
 def _margins(
-    margin: float | Tensor | str, low: float | None, high: float | None, class_counts: Tensor | None,
+    margin: float | Tensor | str,
+    low: float | None,
+    high: float | None,
+    class_counts: Tensor | None,
     num_classes: int,
-) -> int | float | Tensor:  # fmt: skip
+) -> int | float | Tensor:
     """Return the margin, or the margins (C,) that `auto` works out from the class counts."""
     if isinstance(margin, str) and margin == "auto":
         low = in_range("margin_min", 1.0 if low is None else low, 1, LARGEST_MARGIN)
         high = in_range("margin_max", max(4.0, low) if high is None else high, low, LARGEST_MARGIN)
-        return margins_by_rarity(checked_counts(class_counts, num_classes, "lsoftmax with margin=auto"), low, high)  # fmt: skip
+        return margins_by_rarity(
+            checked_counts(class_counts, num_classes, "lsoftmax with margin=auto"), low, high
+        )
     if low is not None or high is not None:
-        raise ArgumentError(f"margin_min and margin_max are the bounds of margin=auto; margin is {margin}")  # fmt: skip
+        raise ArgumentError(
+            f"margin_min and margin_max are the bounds of margin=auto; margin is {margin}"
+        )
     return check_margin(margin, num_classes)

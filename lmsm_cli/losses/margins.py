@@ -75,13 +75,17 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
     if isinstance(margin, Tensor):
         check_constant("margin", margin)
         if num_classes is not None and margin.shape not in ((), (num_classes,)):
-            raise ArgumentError(f"margin has shape {tuple(margin.shape)}: expected one number or ({num_classes},), one per class")  # fmt: skip
+            raise ArgumentError(
+                f"margin has shape {tuple(margin.shape)}: expected one number or ({num_classes},), one per class"
+            )
         if not readable(margin):
             return margin
         wrong = margin.detach()[~((margin >= 1) & (margin <= LARGEST_MARGIN))]
         if not len(wrong):
             return margin
-        raise ArgumentError(f"margin is a tensor that holds {wrong[0].item():g}: give numbers of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}")  # fmt: skip
+        raise ArgumentError(
+            f"margin is a tensor that holds {wrong[0].item():g}: give numbers of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}"
+        )
     is_number = isinstance(margin, Real) and not isinstance(margin, bool)
     if not is_number or not 1 <= margin <= LARGEST_MARGIN:
         raise ArgumentError(
@@ -177,7 +181,11 @@ def _by_angle(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
     ratio = (margin * theta).sin() / _sine(cos).clamp_min(_POLE)
     at_zero = cos > math.cos(_POLE)
     # A number goes into the kernel: a tensor of it would be copied to the device, which a graph can't hold.
-    ratio = torch.where(at_zero, margin.to(ratio), ratio) if isinstance(margin, Tensor) else ratio.masked_fill(at_zero, margin)  # fmt: skip
+    ratio = (
+        torch.where(at_zero, margin.to(ratio), ratio)
+        if isinstance(margin, Tensor)
+        else ratio.masked_fill(at_zero, margin)
+    )
     return sign * (margin * theta).cos() - 2 * k, margin * sign * ratio
 
 
@@ -202,7 +210,9 @@ class _Psi(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None
 
 
-def annealed(cos: Tensor, margin: int | float | Tensor, lam: float | Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+def annealed(
+    cos: Tensor, margin: int | float | Tensor, lam: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Bend by L-Softmax's (lam cos + psi) / (1 + lam)."""
     # In the type of the cosines: one that is wider would make the loss so.
     margin = margin.to(cos) if isinstance(margin, Tensor) else margin

@@ -75,7 +75,9 @@ def sharded_l_softmax_loss(
 
 def _check_group(group: "dist.ProcessGroup | None") -> None:
     if not (dist.is_available() and dist.is_initialized()):
-        raise LmsmError("torch.distributed is not initialised: call torch.distributed.init_process_group first, or l_softmax_loss where one process holds all classes")  # fmt: skip
+        raise LmsmError(
+            "torch.distributed is not initialised: call torch.distributed.init_process_group first, or l_softmax_loss where one process holds all classes"
+        )
     outside: Any = (
         dist.GroupMember.NON_GROUP_MEMBER
     )  # no group, but what new_group gives the others
@@ -84,7 +86,9 @@ def _check_group(group: "dist.ProcessGroup | None") -> None:
             f"group is of type {type(group).__name__}: give a group of torch.distributed, or None for all ranks"
         )
     if dist.get_rank(group) < 0:
-        raise LmsmError(f"rank {dist.get_rank()} is not in the group: call it on the group's ranks only")  # fmt: skip
+        raise LmsmError(
+            f"rank {dist.get_rank()} is not in the group: call it on the group's ranks only"
+        )
 
 
 def _check_shard(
@@ -96,15 +100,23 @@ def _check_shard(
     )
     check_images(features, weight, labels)
     if isinstance(first_class, bool) or not isinstance(first_class, int) or first_class < 0:
-        raise ArgumentError(f"first_class is {first_class!r}: give the number of the rank's first class, from 0")  # fmt: skip
+        raise ArgumentError(
+            f"first_class is {first_class!r}: give the number of the rank's first class, from 0"
+        )
     if readable(labels) and labels.min() < 0:
         raise ArgumentError(f"labels run from {int(labels.min())}: expected class numbers from 0")
 
 
 def _losses(
-    features: Tensor, weight: Tensor, labels: Tensor, margin: float | Tensor, first_class: int,
-    lam: float | Tensor, class_chunk: int | None, group: "dist.ProcessGroup | None",
-) -> Tensor:  # fmt: skip
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    margin: float | Tensor,
+    first_class: int,
+    lam: float | Tensor,
+    class_chunk: int | None,
+    group: "dist.ProcessGroup | None",
+) -> Tensor:
     """Return the losses (N,) for checked arguments."""
     refuse_transforms("a margin loss", features, weight)
     chunk = len(weight) if class_chunk is None else class_chunk
@@ -123,7 +135,7 @@ def _losses(
             rest, logit = _across_ranks(local, target.logit, owned, labels, group)
         losses: Tensor = _ShardedCrossEntropy.apply(
             features, weight, places, rows, rest, chunk, group, *target._replace(logit=logit)
-        )  # fmt: skip
+        )
         return losses
 
 
@@ -140,7 +152,9 @@ def _across_ranks(
     dist.all_reduce(sums, dist.ReduceOp.SUM, group)
     ownerless = (sums[1] == 0) & sums[1].signbit()
     if readable(ownerless) and ownerless.any():
-        raise ArgumentError(f"labels hold {int(labels[ownerless][0])}: expected a class of some rank, the shards are first_class .. first_class + C_local - 1")  # fmt: skip
+        raise ArgumentError(
+            f"labels hold {int(labels[ownerless][0])}: expected a class of some rank, the shards are first_class .. first_class + C_local - 1"
+        )
     return top + sums[0].log(), sums[1].masked_fill(ownerless, float("nan"))
 
 
@@ -149,9 +163,16 @@ class _ShardedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, places: Tensor, rows: Tensor, rest: Tensor, chunk: int,
-        group: "dist.ProcessGroup | None", *target: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        places: Tensor,
+        rows: Tensor,
+        rest: Tensor,
+        chunk: int,
+        group: "dist.ProcessGroup | None",
+        *target: Tensor,
+    ) -> Tensor:
         """Return the losses (N,)."""
         logit, *differential = target
         gap = rest - logit
@@ -170,7 +191,9 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         with without_autocast(grad):
             scaled = features * excess[:, None]
             pulls = rows * (excess * pull_weight)[:, None]
-            grad_features, grad_weight = chunked.products(features, weight, places, scaled, pulls, rest, slope, None, ctx.chunk)  # fmt: skip
+            grad_features, grad_weight = chunked.products(
+                features, weight, places, scaled, pulls, rest, slope, None, ctx.chunk
+            )
             grad_features.mul_(excess[:, None]).addcmul_(scaled, pull_features[:, None], value=-1)
         dist.all_reduce(grad_features, dist.ReduceOp.SUM, ctx.group)
         return grad_features, grad_weight, *[None] * 9

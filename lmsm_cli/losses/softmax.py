@@ -31,7 +31,9 @@ class SoftmaxLoss(LinearHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = self._scores(features)
-        return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)  # fmt: skip
+        return functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.label_smoothing
+        )
 
 
 @final

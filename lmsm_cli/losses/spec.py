@@ -11,7 +11,15 @@ _ANNEALING = ("anneal", "lambda_start", "lambda_min", "anneal_end", "gamma", "po
 # shell completion and the schema of configs. A test holds it against HEADS.
 LOSSES: dict[str, tuple[str, ...]] = {
     "softmax": ("label_smoothing",),
-    "lsoftmax": ("margin", "margin_min", "margin_max", *_ANNEALING, "weight_norm", "tau", "class_chunk"),
+    "lsoftmax": (
+        "margin",
+        "margin_min",
+        "margin_max",
+        *_ANNEALING,
+        "weight_norm",
+        "tau",
+        "class_chunk",
+    ),
     "asoftmax": ("margin", *_ANNEALING, "class_chunk"),
     "cosface": ("margin", "scale", "class_chunk"),
     "arcface": ("margin", "scale", "class_chunk"),
@@ -21,7 +29,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "logit-adjusted": ("tau",),
     "vs": ("gamma", "tau"),
     "focal": ("gamma",),
-}  # fmt: skip
+}
 
 # Of these, the ones on the scores of a linear layer, which can have a bias; a test holds it too.
 TAKE_A_BIAS = (

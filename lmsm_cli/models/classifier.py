@@ -40,7 +40,16 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, head: Head, *, classes: Iterable[str], mean: Iterable[float], std: Iterable[float]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: Head,
+        *,
+        classes: Iterable[str],
+        mean: Iterable[float],
+        std: Iterable[float],
+    ) -> None:
         super().__init__()
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = tuple(classes)
@@ -113,9 +122,13 @@ def check_model(model: str, pretrained: str | None, *, channels: int, image_size
     with torch.device("meta"):
         smallest = BACKBONES[model](channels).smallest_image
     if image_size < smallest:
-        raise LmsmError(f"{model} needs images of at least {smallest} pixels, these have {image_size}; take resnet18 or a paper- net")  # fmt: skip
+        raise LmsmError(
+            f"{model} needs images of at least {smallest} pixels, these have {image_size}; take resnet18 or a paper- net"
+        )
     if pretrained and model not in _TORCHVISION:
-        raise LmsmError(f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have")  # fmt: skip
+        raise LmsmError(
+            f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have"
+        )
     if pretrained and pretrained != "imagenet" and not Path(pretrained).is_file():
         what = "is a folder, no file" if Path(pretrained).is_dir() else "does not exist"
         raise LmsmError(f"pretrained file {pretrained} {what}")
@@ -203,19 +216,31 @@ class _Block(nn.Module):
 
 def _resnet32(channels: int) -> Backbone:
     """He et al.'s ResNet-32 for CIFAR as LDAM-DRW trains it: 0.46 million parameters."""
-    widths = [(16, 16, 1), *[(16, 16, 1)] * 4, (16, 32, 2), *[(32, 32, 1)] * 4, (32, 64, 2), *[(64, 64, 1)] * 4]  # fmt: skip
+    widths = [
+        (16, 16, 1),
+        *[(16, 16, 1)] * 4,
+        (16, 32, 2),
+        *[(32, 32, 1)] * 4,
+        (32, 64, 2),
+        *[(64, 64, 1)] * 4,
+    ]
     net = nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(channels, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
         *[_Block(*width) for width in widths],
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-    )  # fmt: skip
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
     return Backbone(net, 64, 64, 8)
 
 
-def _paper_net(stem: int, stages: tuple[tuple[int, int], ...], embedding: int, kernel: int = 3) -> Callable[[int], Backbone]:  # fmt: skip
+def _paper_net(
+    stem: int, stages: tuple[tuple[int, int], ...], embedding: int, kernel: int = 3
+) -> Callable[[int], Backbone]:
     """Return a net of Liu et al. 2016, table 1: `stages` of (width, convolutions), each pooled.
 
     Convolution-BatchNorm-PReLU, MSRA initialisation, average pooling at the end only where an
@@ -252,7 +277,12 @@ BACKBONES: Mapping[str, Callable[[int], Backbone]] = {
     "paper-2d": _paper_net(0, ((32, 2), (64, 2), (128, 2)), 2, kernel=5),
 }
 
-_TORCHVISION = {"resnet18": "ResNet18_Weights", "resnet18-cifar": "ResNet18_Weights", "vgg16": "VGG16_Weights", "vgg16_bn": "VGG16_BN_Weights"}  # fmt: skip
+_TORCHVISION = {
+    "resnet18": "ResNet18_Weights",
+    "resnet18-cifar": "ResNet18_Weights",
+    "vgg16": "VGG16_Weights",
+    "vgg16_bn": "VGG16_BN_Weights",
+}
 
 
 def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
@@ -270,14 +300,20 @@ def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
         )
     own = backbone.state_dict()
     if model.startswith("vgg"):  # our features sit one level deeper
-        given = {f"0.{key.removeprefix('features.')}": value for key, value in given.items() if key.startswith("features.")}  # fmt: skip
+        given = {
+            f"0.{key.removeprefix('features.')}": value
+            for key, value in given.items()
+            if key.startswith("features.")
+        }
     fresh = {key for key in own if key == "conv1.weight" or key.startswith("2.")}
     wanted = own.keys() - fresh
     unusable = sorted(
         key for key in wanted if key not in given or given[key].shape != own[key].shape
     )
     if unusable:
-        raise LmsmError(f"pretrained {source!r} does not fit {model}: {len(unusable)} of {len(wanted)} tensors are missing or of another shape, first {unusable[0]!r}")  # fmt: skip
+        raise LmsmError(
+            f"pretrained {source!r} does not fit {model}: {len(unusable)} of {len(wanted)} tensors are missing or of another shape, first {unusable[0]!r}"
+        )
     backbone.load_state_dict({key: given[key] for key in wanted}, strict=False)
 
 
@@ -299,7 +335,9 @@ def _imagenet_weights(model: str) -> Mapping[str, Tensor]:
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise LmsmError(f"cannot download {weights.url}: {error}; download it elsewhere and give the file's path to --pretrained") from None  # fmt: skip
+        raise LmsmError(
+            f"cannot download {weights.url}: {error}; download it elsewhere and give the file's path to --pretrained"
+        ) from None
     return state
 
 

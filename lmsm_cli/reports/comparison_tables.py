@@ -44,7 +44,9 @@ _MOST_GROUPS = 20
 _VERDICT_WIDTH = 22
 
 
-def comparison_tables(comparison: Comparison, *, width: int | None = None, only_changed: bool = False) -> list[Table]:  # fmt: skip
+def comparison_tables(
+    comparison: Comparison, *, width: int | None = None, only_changed: bool = False
+) -> list[Table]:
     """Return the scores of every group, the differences to the baseline, and class accuracies.
 
     The best is marked among groups with the same test images; elsewhere there is no better.
@@ -52,9 +54,16 @@ def comparison_tables(comparison: Comparison, *, width: int | None = None, only_
     number elsewhere, and tables are parted by columns, so that no number is broken.
     `only_changed` leaves out scores and classes in which all groups are alike.
     """
-    scores, besides = (_shown_columns(comparison, titles, only_changed=only_changed) for titles in (_TITLES, _BESIDES))  # fmt: skip
+    scores, besides = (
+        _shown_columns(comparison, titles, only_changed=only_changed)
+        for titles in (_TITLES, _BESIDES)
+    )
     is_held = any(group.differences for group in comparison.groups)
-    classes = _classes_tables(comparison, only_changed=only_changed) if len(comparison.groups) <= _MOST_GROUPS else []  # fmt: skip
+    classes = (
+        _classes_tables(comparison, only_changed=only_changed)
+        if len(comparison.groups) <= _MOST_GROUPS
+        else []
+    )
 
     def tables(*columns: dict[str, str], named: bool) -> list[Table]:
         scored = [_scores_table(comparison, titles, named=named) for titles in columns]
@@ -65,7 +74,10 @@ def comparison_tables(comparison: Comparison, *, width: int | None = None, only_
     if width is None or all(whole_width(table) <= width for table in whole):
         return whole
     numbered = tables(scores, *([besides] if besides else []), named=False)
-    return [_named_groups(comparison), *(part for table in numbered for part in parts_by_columns(table, width))]  # fmt: skip
+    return [
+        _named_groups(comparison),
+        *(part for table in numbered for part in parts_by_columns(table, width)),
+    ]
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
@@ -74,17 +86,29 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if any("margin=auto" in str(group.differs.get("loss")) for group in comparison.groups):
         notes.append(OF_THE_RAREST)
     if any(group.differences for group in comparison.groups):
-        notes.append("a 95% interval that excludes 0 is called better or worse; it is over repeated trainings, not over other test images (how many there are stands beside each class); with many rows one in twenty excludes 0 by chance")  # fmt: skip
+        notes.append(
+            "a 95% interval that excludes 0 is called better or worse; it is over repeated trainings, not over other test images (how many there are stands beside each class); with many rows one in twenty excludes 0 by chance"
+        )
     if len(comparison.groups) > _MOST_GROUPS:
-        notes.append(f"accuracies per class of {len(comparison.groups)} groups: with --html, --csv or --json")  # fmt: skip
+        notes.append(
+            f"accuracies per class of {len(comparison.groups)} groups: with --html, --csv or --json"
+        )
     return notes
 
 
-def _shown_columns(comparison: Comparison, titles: dict[str, str], *, only_changed: bool) -> dict[str, str]:  # fmt: skip
+def _shown_columns(
+    comparison: Comparison, titles: dict[str, str], *, only_changed: bool
+) -> dict[str, str]:
     """Return the scores that any group has, with their titles."""
-    cells = {key: {_plain(key, group.metrics[key]) for group in comparison.groups} for key in titles}  # fmt: skip
+    cells = {
+        key: {_plain(key, group.metrics[key]) for group in comparison.groups} for key in titles
+    }
     fewest = 2 if only_changed and len(comparison.groups) > 1 else 1
-    return {key: titles[key] for key, found in cells.items() if found != {NOTHING} and len(found) >= fewest}  # fmt: skip
+    return {
+        key: titles[key]
+        for key, found in cells.items()
+        if found != {NOTHING} and len(found) >= fewest
+    }
 
 
 def _named_groups(comparison: Comparison) -> Table:
@@ -142,8 +166,16 @@ def _plain(metric: str, value: Statistic | None) -> str:
 def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
     """Return a row for each group that is held against a baseline, with the verdict."""
     baselines = dict.fromkeys(group.label for group in groups if group.is_baseline)
-    name = shown(next(iter(baselines))).plain if len(baselines) == 1 else "the baseline of the same other choices"  # fmt: skip
-    table = new_table(f"Against {name}, in points: difference [95% interval over seeds]", "#", *(["run"] if named else []))  # fmt: skip
+    name = (
+        shown(next(iter(baselines))).plain
+        if len(baselines) == 1
+        else "the baseline of the same other choices"
+    )
+    table = new_table(
+        f"Against {name}, in points: difference [95% interval over seeds]",
+        "#",
+        *(["run"] if named else []),
+    )
     held = _told_differences(groups)
     for key in held:
         table.add_column(_TITLES[key], justify="right", no_wrap=True)
@@ -153,9 +185,17 @@ def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
         if not group.differences:
             continue
         known = next((one for key in held if (one := group.differences.get(key))), None)
-        pairs = NOTHING if known is None else f"{known.n} paired" if known.paired else f"{known.n} unpaired"  # fmt: skip
+        pairs = (
+            NOTHING
+            if known is None
+            else f"{known.n} paired"
+            if known.paired
+            else f"{known.n} unpaired"
+        )
         cells = (interval(group.differences.get(key)) for key in held)
-        table.add_row(str(i), *([shown(group.label)] if named else []), *cells, pairs, group.verdict)  # fmt: skip
+        table.add_row(
+            str(i), *([shown(group.label)] if named else []), *cells, pairs, group.verdict
+        )
     return table
 
 
@@ -189,9 +229,12 @@ def _classes_tables(comparison: Comparison, *, only_changed: bool) -> list[Table
     numbered = list(enumerate(comparison.groups, 1))
     sets = dict.fromkeys(group.test_set for group in comparison.groups)
     return [
-        _classes_table([(i, group) for i, group in numbered if group.test_set == test_set], only_changed=only_changed)
+        _classes_table(
+            [(i, group) for i, group in numbered if group.test_set == test_set],
+            only_changed=only_changed,
+        )
         for test_set in sets
-    ]  # fmt: skip
+    ]
 
 
 def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) -> Table:
@@ -212,7 +255,9 @@ def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) ->
         counts = [Text(str(row.train_count)) for row in rows]
         if not shared:
             cells = [count + ": " + cell for count, cell in zip(counts, cells, strict=True)]
-        table.add_row(shown(rows[0].name), *(counts[:1] if shared else []), str(rows[0].test_count), *cells)  # fmt: skip
+        table.add_row(
+            shown(rows[0].name), *(counts[:1] if shared else []), str(rows[0].test_count), *cells
+        )
     return table
 
 

@@ -18,9 +18,14 @@ def to_csv(comparison: Comparison) -> str:
 
     Shares are fractions; what a group does not have is empty. Runs without scores are left out.
     """
-    rows = [{str(cell(key)): cell(value) for key, value in _row(group, comparison).items()} for group in comparison.groups]  # fmt: skip
+    rows = [
+        {str(cell(key)): cell(value) for key, value in _row(group, comparison).items()}
+        for group in comparison.groups
+    ]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")  # fmt: skip
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -47,17 +52,31 @@ def _is_number(text: str) -> bool:
 
 
 def _row(group: Group, comparison: Comparison) -> dict[str, Any]:
-    row: dict[str, Any] = {"group": group.label, "n": len(group.runs), "seeds": " ".join(map(str, group.seeds)), "test_set": group.test_set}  # fmt: skip
+    row: dict[str, Any] = {
+        "group": group.label,
+        "n": len(group.runs),
+        "seeds": " ".join(map(str, group.seeds)),
+        "test_set": group.test_set,
+    }
     row |= {key: group.differs[key] for key in comparison.differing}
     for name, value in group.metrics.items():
         row |= {name: value and value.mean, f"{name} sd": value and value.sd}
     row |= {"is_baseline": group.is_baseline, "verdict": group.verdict}
     for name in next((one.differences for one in comparison.groups if one.differences), {}):
         change = group.differences.get(name)
-        row |= {f"{name} difference": change and change.mean, f"{name} low": change and change.low, f"{name} high": change and change.high}  # fmt: skip
+        row |= {
+            f"{name} difference": change and change.mean,
+            f"{name} low": change and change.low,
+            f"{name} high": change and change.high,
+        }
     for one in group.per_class:
         name = f"class {visible(one.name)}"
-        row |= {f"{name} training images": one.train_count, f"{name} test images": one.test_count, name: one.accuracy and one.accuracy.mean, f"{name} sd": one.accuracy and one.accuracy.sd}  # fmt: skip
+        row |= {
+            f"{name} training images": one.train_count,
+            f"{name} test images": one.test_count,
+            name: one.accuracy and one.accuracy.mean,
+            f"{name} sd": one.accuracy and one.accuracy.sd,
+        }
     return row
 
 

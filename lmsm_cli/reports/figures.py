@@ -41,7 +41,9 @@ def name_ticks(axes: "Axes", names: Sequence[str], axis: str) -> None:
             label.set(rotation=40, ha="right", rotation_mode="anchor")
 
 
-def new_figure(rows: int, columns: int, *, width: float, height: float, ratios: Sequence[float] | None = None) -> "tuple[Figure, list[Axes]]":  # fmt: skip
+def new_figure(
+    rows: int, columns: int, *, width: float, height: float, ratios: Sequence[float] | None = None
+) -> "tuple[Figure, list[Axes]]":
     """Return a figure of that size in inches with its axes, row by row; `ratios` of rows' heights."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

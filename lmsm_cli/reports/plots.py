@@ -49,7 +49,14 @@ def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folde
     if named:
         name_ticks(axes, [classes[number] for number in order], "x")
         for place, height in enumerate(heights):
-            axes.annotate(str(height), (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+            axes.annotate(
+                str(height),
+                (place, height),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
         axes.margins(y=0.1)
     else:
         axes.set_xlabel("classes, by number of training images")
@@ -63,7 +70,11 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
     Values that are missing or null leave a gap; lambda has a panel only where the loss has one.
     """
     has_lambda = any(row.get("lambda") is not None for row in rows)
-    figure, panels = new_figure(2, 2, width=9.0, height=6.0) if has_lambda else new_figure(1, 3, width=12.0, height=3.4)  # fmt: skip
+    figure, panels = (
+        new_figure(2, 2, width=9.0, height=6.0)
+        if has_lambda
+        else new_figure(1, 3, width=12.0, height=3.4)
+    )
     _draw_lines(panels[0], rows, "loss", {"training": "train_loss", "validation": "val_loss"})
     shares = {
         "training": "train_accuracy",
@@ -108,7 +119,10 @@ def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
     )
     told = f", {together} to a cell" if together > 1 else ""
     axes.set(xlabel=f"predicted class{told}", ylabel=f"true class{told}")
-    axes.set_title(f"Accuracy {100 * scores['accuracy']:.1f}% of {totals.sum():,.0f} {judged_images(scores)}", fontsize=10)  # fmt: skip
+    axes.set_title(
+        f"Accuracy {100 * scores['accuracy']:.1f}% of {totals.sum():,.0f} {judged_images(scores)}",
+        fontsize=10,
+    )
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
     if named:
@@ -117,7 +131,9 @@ def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
         for (row, column), share in np.ndenumerate(percent):
             if share > 0.5:  # what rounds to 0 stays empty
                 colour = "white" if share > 50 else "black"
-                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)  # fmt: skip
+                axes.text(
+                    column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour
+                )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class's images")
     bar.outline.set_visible(False)
     save_figure(figure, folder / "confusion")
@@ -151,16 +167,31 @@ def plot_reliability(scores: Mapping[str, Any], folder: Path) -> None:
     gaps = [one["confidence"] - one["accuracy"] for one in bins]
     bars = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
     upper.bar(lefts, accuracies, color=BLUE, label="accuracy", **bars)
-    upper.bar(lefts, gaps, bottom=accuracies, **bars | {"color": "none", "hatch": "////", "edgecolor": ORANGE}, label="gap to mean confidence")  # fmt: skip
+    upper.bar(
+        lefts,
+        gaps,
+        bottom=accuracies,
+        **bars | {"color": "none", "hatch": "////", "edgecolor": ORANGE},
+        label="gap to mean confidence",
+    )
     upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     error, accuracy = 100 * scores["calibration_error"], 100 * scores["accuracy"]
-    upper.set_title(f"Expected calibration error {error:.1f}%, accuracy {accuracy:.1f}%", fontsize=10)  # fmt: skip
+    upper.set_title(
+        f"Expected calibration error {error:.1f}%, accuracy {accuracy:.1f}%", fontsize=10
+    )
     upper.legend(fontsize=8, frameon=False, loc="upper left")
     counts = [one["count"] for one in bins]
     lower.bar(lefts, counts, color=GREY, **bars)
     for left, count in zip(lefts, counts, strict=True):
-        lower.annotate(f"{count}", (left + width / 2, count), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)  # fmt: skip
+        lower.annotate(
+            f"{count}",
+            (left + width / 2, count),
+            (0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=6.5,
+        )
     lower.set(xlim=(0, 1), xlabel="confidence: probability of the predicted class", ylabel="images")
     lower.margins(y=0.15)
     save_figure(figure, folder / "reliability")

@@ -25,7 +25,13 @@ def plot_schedule(
     keys = [k for k in ("lambda", "effective_margin") if any(row[k] is not None for row in epochs)]
     figure, panels = new_figure(1, 1 + len(keys), width=max(5.0, 4.0 * (1 + len(keys))), height=3.4)
     figure.suptitle(visible(title), fontsize=10, parse_math=False)
-    panels[0].stairs([row["lr"] for row in epochs], range(len(epochs) + 1), baseline=None, color=BLUE, linewidth=1.5)  # fmt: skip
+    panels[0].stairs(
+        [row["lr"] for row in epochs],
+        range(len(epochs) + 1),
+        baseline=None,
+        color=BLUE,
+        linewidth=1.5,
+    )
     panels[0].set_title("learning rate")
     panels[0].set_ylim(0, 1.08 * max(row["lr"] for row in epochs))
     for axes, key in zip(panels[1:], keys, strict=True):
@@ -47,7 +53,14 @@ def _draw_annealing(
     # not clipped: the last dot, and a lambda of 0, lie on the frame
     axes.plot([row["epoch"] for row in curve], values, color=BLUE, clip_on=False)
     if len(epochs) <= 30:
-        axes.plot([row["epoch"] for row in epochs], [row[key] for row in epochs], "o", color=BLUE, markersize=3, clip_on=False)  # fmt: skip
+        axes.plot(
+            [row["epoch"] for row in epochs],
+            [row[key] for row in epochs],
+            "o",
+            color=BLUE,
+            markersize=3,
+            clip_on=False,
+        )
     axes.set_title(key.replace("_", " "))
     if key == "lambda":
         _scale_lambda(axes, min(values), max(values))

@@ -39,6 +39,16 @@ def trials_table(trials: Sequence[Mapping[str, Any]], title: str) -> Table:
     for name in ("choices", "ended", "run folder"):
         table.add_column(name, overflow="fold")
     for row in trials:
-        ended = f"failed: {row['reason']}" if row["state"] == "failed" else row["reason"] or row["state"]  # fmt: skip
-        table.add_row(str(row["number"]), percent(row["value"]), shown(row["label"]), shown(ended), shown(" ".join(row["runs"]) or NOTHING))  # fmt: skip
+        ended = (
+            f"failed: {row['reason']}"
+            if row["state"] == "failed"
+            else row["reason"] or row["state"]
+        )
+        table.add_row(
+            str(row["number"]),
+            percent(row["value"]),
+            shown(row["label"]),
+            shown(ended),
+            shown(" ".join(row["runs"]) or NOTHING),
+        )
     return table

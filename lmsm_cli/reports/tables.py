@@ -113,7 +113,11 @@ def predictions_table(document: Mapping[str, Any]) -> Table:
     for one in document["images"]:
         pairs = [(shown(p["class"]), percent(p["probability"])) for p in one["predictions"]]
         pairs = pairs or [(Text(NOTHING), NOTHING)] * document["top"]
-        table.add_row(shown(one["file"]), *(cell for pair in pairs for cell in pair), shown(one["error"] or ""))  # fmt: skip
+        table.add_row(
+            shown(one["file"]),
+            *(cell for pair in pairs for cell in pair),
+            shown(one["error"] or ""),
+        )
     return table
 
 
@@ -123,7 +127,10 @@ def adjustment_table(scores: Mapping[str, Any]) -> Table:
     table = new_table(f"What {_ADJUSTMENTS[adjustment['method']]} did, in percent", "")
     for title in ("accuracy", "balanced", "macro F1", *scores["groups"]):
         table.add_column(title, justify="right", overflow="fold")
-    for name, row in (("as trained", adjustment["unadjusted"]), (f"tau {adjustment['tau']:g}", scores)):  # fmt: skip
+    for name, row in (
+        ("as trained", adjustment["unadjusted"]),
+        (f"tau {adjustment['tau']:g}", scores),
+    ):
         overall = (row[key] for key in ("accuracy", "balanced_accuracy", "macro_f1"))
         table.add_row(name, *map(percent, (*overall, *row["groups"].values())))
     return table
@@ -166,7 +173,11 @@ def schedule_table(epochs: Sequence[Mapping[str, Any]]) -> Table:
     for row in epochs:
         if row["epoch"] in (1, len(epochs)) or row["epoch"] % distance == 0:
             lam, margin = row["lambda"], row["effective_margin"]
-            numbers = [_significant(row["lr"]), _significant(lam), NOTHING if margin is None else f"{margin:.3f}"]  # fmt: skip
+            numbers = [
+                _significant(row["lr"]),
+                _significant(lam),
+                NOTHING if margin is None else f"{margin:.3f}",
+            ]
             bars = [_bar((margin or 1) - 1, largest - 1)] if largest > 1 else []
             table.add_row(str(row["epoch"]), *numbers, *bars)
     if distance > 1:
@@ -223,16 +234,23 @@ def shown(text: object) -> Text:
 def models_bench_table(document: Mapping[str, Any]) -> Table:
     """Return a row for each model and precision of `lmsm bench`."""
     peaks = ", ".join(f"{name} {value:,.0f}" for name, value in document["peak_gflops"].items())
-    table = new_table(f"Training at batch {document['batch_size']}; peak of a matrix product in GFLOP/s: {peaks}", "model", "precision")  # fmt: skip
+    table = new_table(
+        f"Training at batch {document['batch_size']}; peak of a matrix product in GFLOP/s: {peaks}",
+        "model",
+        "precision",
+    )
     for title in ("images/s", "% of peak", "GFLOP/image", "CIFAR-10 epoch, s"):
         table.add_column(title, justify="right", overflow="fold")
     for row in document["models"]:
         rate, epoch = row["images_per_second"], row["seconds_per_epoch"]
         table.add_row(
-            row["model"], row["precision"],
-            "out of memory" if rate is None else f"{rate:,.0f}", percent(row["share_of_peak"]),
-            f"{row['gflop_per_image']:.2f}", NOTHING if epoch is None else f"{epoch:,.1f}",
-        )  # fmt: skip
+            row["model"],
+            row["precision"],
+            "out of memory" if rate is None else f"{rate:,.0f}",
+            percent(row["share_of_peak"]),
+            f"{row['gflop_per_image']:.2f}",
+            NOTHING if epoch is None else f"{epoch:,.1f}",
+        )
     return table
 
 
@@ -276,9 +294,13 @@ def _part(table: Table, columns: Sequence[Column]) -> Table:
     for column in columns:
         widest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
         part.add_column(
-            column.header, justify=column.justify, overflow=column.overflow, no_wrap=column.no_wrap,
-            min_width=column.min_width, width=widest if column.no_wrap else None,
-        )  # fmt: skip
+            column.header,
+            justify=column.justify,
+            overflow=column.overflow,
+            no_wrap=column.no_wrap,
+            min_width=column.min_width,
+            width=widest if column.no_wrap else None,
+        )
     for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):
         part.add_row(*cells, end_section=row.end_section)
     return part

@@ -61,7 +61,9 @@ def save(state: dict[str, Any], path: Path) -> None:
             file.write(struct.pack("<H", _COMMENT) + _MARK + digest.result())
     except (OSError, RuntimeError, CheckpointError) as error:
         # torch reports a full disk as RuntimeError
-        raise DiskError(f"checkpoint {path} could not be saved: {_why(error, path)}; the one before is kept") from None  # fmt: skip
+        raise DiskError(
+            f"checkpoint {path} could not be saved: {_why(error, path)}; the one before is kept"
+        ) from None
 
 
 def _why(error: Exception, path: Path) -> str:
@@ -121,7 +123,9 @@ def load(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(f"{path} holds objects that are no plain data; nothing was executed") from None  # fmt: skip
+        raise CheckpointError(
+            f"{path} holds objects that are no plain data; nothing was executed"
+        ) from None
     except MALFORMED as error:
         raise CheckpointError(f"{path} is no lmsm checkpoint: {first_line(error)}") from None
     if not isinstance(state, dict) or "schema" not in state:
@@ -129,7 +133,9 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state["schema"], int):
         raise CheckpointError(f"{path} is no lmsm checkpoint: its schema is no number")
     if state["schema"] not in _READABLE:
-        raise CheckpointError(f"{path} has schema {state['schema']}, this lmsm reads {' and '.join(map(str, _READABLE))}")  # fmt: skip
+        raise CheckpointError(
+            f"{path} has schema {state['schema']}, this lmsm reads {' and '.join(map(str, _READABLE))}"
+        )
     if state["schema"] > 1 and not has_digest:
         raise CheckpointError(f"{path} is damaged: its digest is missing")
     missing = [key for key in _KEYS if key not in state]
@@ -165,7 +171,15 @@ def find(path: Path) -> Path:
     return file
 
 
-def state_of(model: Classifier, config: dict[str, Any], *, train_counts: list[int], image_shape: list[int], epoch: int, **more: Any) -> dict[str, Any]:  # fmt: skip
+def state_of(
+    model: Classifier,
+    config: dict[str, Any],
+    *,
+    train_counts: list[int],
+    image_shape: list[int],
+    epoch: int,
+    **more: Any,
+) -> dict[str, Any]:
     """Return what a checkpoint holds: the model, all that is needed to rebuild it, and `more`.
 
     `image_shape` is (H, W, C); `train_counts` has the training images of each class.
@@ -194,11 +208,15 @@ def restore(state: dict[str, Any], path: Path) -> Classifier:
         if weight.shape[1] != width:  # before room for so many classes of the right width is made
             raise LmsmError(f"head.weight has {weight.shape[1]} columns, not {width}")
         model = build_classifier(
-            config["model"], config["neck"], config["loss"],
-            classes=state["classes"], mean=state["mean"], std=state["std"],
+            config["model"],
+            config["neck"],
+            config["loss"],
+            classes=state["classes"],
+            mean=state["mean"],
+            std=state["std"],
             class_counts=torch.tensor(state["train_counts"]),
             head_bias=config.get("head_bias", False),
-        )  # fmt: skip
+        )
         model.load_state_dict(state["model"])
     except (LmsmError, *MALFORMED) as error:
         raise CheckpointError(f"{path} does not fit this lmsm: {first_line(error)}") from None

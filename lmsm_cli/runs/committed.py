@@ -21,7 +21,9 @@ def digest_of(rows: Sequence[Row]) -> str:
     return _digest([row_text(row).encode() for row in rows])
 
 
-def check_rows(folder: RunFolder, rows: Sequence[Row], wanted: str, *, is_last_appended: bool) -> None:  # fmt: skip
+def check_rows(
+    folder: RunFolder, rows: Sequence[Row], wanted: str, *, is_last_appended: bool
+) -> None:
     """Raise CheckpointError where metrics.jsonl lacks rows of a checkpoint, or has others in their place.
 
     `wanted` is the digest that the checkpoint has of its `rows`. The last may be missing unless it
@@ -32,14 +34,24 @@ def check_rows(folder: RunFolder, rows: Sequence[Row], wanted: str, *, is_last_a
         return
     kept = [row_text(row).encode() for row in rows]
     if _digest(kept) != wanted:
-        raise CheckpointError(f"{folder.checkpoint} holds other rows of metrics.jsonl than it has a digest of: take another copy of the run")  # fmt: skip
+        raise CheckpointError(
+            f"{folder.checkpoint} holds other rows of metrics.jsonl than it has a digest of: take another copy of the run"
+        )
     if found == kept[:-1] and not is_last_appended:
         return
-    changed = [n for n, (one, other) in enumerate(zip(kept, found, strict=False), 1) if one != other]  # fmt: skip
-    fact = f"row {changed[0]} is not what the run wrote" if changed else f"it has {len(found)} of {len(kept)} rows"  # fmt: skip
+    changed = [
+        n for n, (one, other) in enumerate(zip(kept, found, strict=False), 1) if one != other
+    ]
+    fact = (
+        f"row {changed[0]} is not what the run wrote"
+        if changed
+        else f"it has {len(found)} of {len(kept)} rows"
+    )
     aside = folder.metrics.with_name("metrics-saved.jsonl")
     write_whole(aside, b"".join(kept))
-    raise CheckpointError(f"{folder.metrics} was changed since the checkpoint was saved: {fact}; the run's own rows are now in {aside.name}: put that in its place, and resume again")  # fmt: skip
+    raise CheckpointError(
+        f"{folder.metrics} was changed since the checkpoint was saved: {fact}; the run's own rows are now in {aside.name}: put that in its place, and resume again"
+    )
 
 
 def _digest(lines: Sequence[bytes]) -> str:

@@ -159,7 +159,9 @@ class Contents(_Part):
     image_shape: Annotated[list[_Side], FailFast(), Field(min_length=3, max_length=3)]
     epoch: _Epoch
     model: Annotated[dict[_Text, _Dense], Field(max_length=100_000)]
-    optimizer: Annotated[dict[int, dict[_Text, _Dense | float | None]], Field(max_length=100_000)] = {}  # fmt: skip
+    optimizer: Annotated[
+        dict[int, dict[_Text, _Dense | float | None]], Field(max_length=100_000)
+    ] = {}
     position: _Position | None = None
     journal: _Journal | None = None
     fingerprint: _Sha256 | None = None
@@ -200,24 +202,45 @@ def _disagreements(saved: Contents, config: Config) -> Iterator[tuple[str, bool]
         {len(saved.mean), len(saved.std)} != {channels},
     )
     weight = saved.model.get("head.weight")
-    yield "head.weight has no row for each class", weight is None or weight.ndim != 2 or len(weight) != num_classes  # fmt: skip
+    yield (
+        "head.weight has no row for each class",
+        weight is None or weight.ndim != 2 or len(weight) != num_classes,
+    )
     for name in ("mean", "std"):
         tensor = saved.model.get(name)
-        same = tensor is not None and tensor.shape == (1, channels, 1, 1) and tensor.flatten().tolist() == getattr(saved, name)  # fmt: skip
+        same = (
+            tensor is not None
+            and tensor.shape == (1, channels, 1, 1)
+            and tensor.flatten().tolist() == getattr(saved, name)
+        )
         yield f"{name} is another than among the tensors", not same
     yield "epoch is above the config's epochs", saved.epoch > config.epochs
     if saved.position and saved.journal:
         yield from _disagreements_of_place(saved, config, saved.position, saved.journal)
 
 
-def _disagreements_of_place(saved: Contents, config: Config, position: _Position, journal: _Journal) -> Iterator[tuple[str, bool]]:  # fmt: skip
+def _disagreements_of_place(
+    saved: Contents, config: Config, position: _Position, journal: _Journal
+) -> Iterator[tuple[str, bool]]:
     yield "position is of another epoch", position.epoch != saved.epoch
-    yield "journal has not one row for each epoch", [row.epoch for row in journal.rows] != list(range(1, saved.epoch + 1))  # fmt: skip
-    yield "the best epoch is none of these", journal.best is not None and journal.best.epoch > saved.epoch  # fmt: skip
-    yield "position is behind the epoch's last step", bool(position.step) and position.step * config.batch_size >= sum(saved.train_counts)  # fmt: skip
+    yield (
+        "journal has not one row for each epoch",
+        [row.epoch for row in journal.rows] != list(range(1, saved.epoch + 1)),
+    )
+    yield (
+        "the best epoch is none of these",
+        journal.best is not None and journal.best.epoch > saved.epoch,
+    )
+    yield (
+        "position is behind the epoch's last step",
+        bool(position.step) and position.step * config.batch_size >= sum(saved.train_counts),
+    )
     if position.watch:
         shapes = position.watch.sums.shape, position.watch.predicted.shape
-        yield "watch does not fit", shapes != ((6,), (len(saved.classes),)) or position.watch.step != position.step  # fmt: skip
+        yield (
+            "watch does not fit",
+            shapes != ((6,), (len(saved.classes),)) or position.watch.step != position.step,
+        )
 
 
 def check_structure(pickled: bytes) -> None:
@@ -243,15 +266,24 @@ def check(state: Mapping[str, Any], size: int) -> None:
     if held > size:
         raise CheckpointError("does not fit this lmsm: its tensors claim more than the file holds")
     if name := first_non_finite(tensors):
-        raise CheckpointError(f"holds numbers that are not finite (NaN or infinity), first in the tensor {name!r}: nothing can be made of it")  # fmt: skip
+        raise CheckpointError(
+            f"holds numbers that are not finite (NaN or infinity), first in the tensor {name!r}: nothing can be made of it"
+        )
 
 
 def _tensors(contents: Contents) -> Iterator[tuple[str, Tensor]]:
     yield from contents.model.items()
     for place, values in contents.optimizer.items():
-        yield from ((f"optimizer.{place}.{name}", value) for name, value in values.items() if isinstance(value, Tensor))  # fmt: skip
+        yield from (
+            (f"optimizer.{place}.{name}", value)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        )
     if contents.position:
-        yield from ((f"position.{name}", value) for name, value in (contents.position.generators or {}).items())  # fmt: skip
+        yield from (
+            (f"position.{name}", value)
+            for name, value in (contents.position.generators or {}).items()
+        )
 
 
 def in_words(error: ValidationError) -> str:

@@ -115,7 +115,13 @@ class RunFolder:
 
     def write_status(self, state: State, reason: str = "", exit_code: int | None = None) -> None:
         """Write status.json: where the run stands, why, by whom, and the exit code once there is one."""
-        status = {"state": state, "reason": reason, "exit_code": exit_code, "pid": os.getpid(), "host": platform.node()}  # fmt: skip
+        status = {
+            "state": state,
+            "reason": reason,
+            "exit_code": exit_code,
+            "pid": os.getpid(),
+            "host": platform.node(),
+        }
         write_whole(self.path / "status.json", pretty_text(Status, status))
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
@@ -219,7 +225,9 @@ def check_folder(folder: Path, flag: str) -> None:
     """Raise DiskError where nothing can be written in `folder`, given by `flag`; make none yet."""
     there = folder_above(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise DiskError(f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}")  # fmt: skip
+        raise DiskError(
+            f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}"
+        )
 
 
 def reason_of(error: OSError) -> str:

@@ -121,7 +121,9 @@ def _runs_in(path: Path) -> list[Path]:
 def runs_below(paths: Sequence[Path]) -> list[Path]:
     """Return the folders of runs that lie in those that `find_runs` looks into, and that it passes by."""
     passed = [folder for path in paths if not is_run(path) for folder in sorted(path.iterdir())]
-    return [folder for folder in passed if folder.is_dir() and not is_run(folder) and _holds_run(folder)]  # fmt: skip
+    return [
+        folder for folder in passed if folder.is_dir() and not is_run(folder) and _holds_run(folder)
+    ]
 
 
 def _holds_run(folder: Path) -> bool:

@@ -11,10 +11,14 @@ from lmsm_cli.runtime.probe import probe
 
 def runtime_of(config: Config, *, processes: int = 1) -> Runtime:
     """Return the arithmetic that a settled config names, on the device that it asks for."""
-    return choose_runtime(config.device, config.precision, config.layout, config.threads, processes=processes)  # fmt: skip
+    return choose_runtime(
+        config.device, config.precision, config.layout, config.threads, processes=processes
+    )
 
 
-def settle(config: Config, model: Classifier, image_shape: tuple[int, ...], say: Callable[[str], None]) -> Config:  # fmt: skip
+def settle(
+    config: Config, model: Classifier, image_shape: tuple[int, ...], say: Callable[[str], None]
+) -> Config:
     """Return the config with the arithmetic that is in force, on the CPU the fastest there.
 
     `image_shape` is (H, W, C). What the config says already stays.
@@ -26,7 +30,9 @@ def settle(config: Config, model: Classifier, image_shape: tuple[int, ...], say:
         if "precision" not in wanted:
             name = f"{config.model}, neck {config.neck}"
             best = probe(model, image_shape, config.batch_size, name=name, wanted=wanted, say=say)
-            runtime = replace(runtime, precision=best.precision, layout=best.layout, threads=best.threads)  # fmt: skip
+            runtime = replace(
+                runtime, precision=best.precision, layout=best.layout, threads=best.threads
+            )
             if not best.remembered:
                 say(f"measured, for all runs of this model here: {_shown(best.milliseconds)}")
     return config.model_copy(

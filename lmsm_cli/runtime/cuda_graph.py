@@ -58,14 +58,18 @@ class Graphed:
             static.copy_(given, non_blocking=True)
         graph.replay()
 
-    def _captured(self, kind: Hashable, key: Hashable, arguments: tuple[Tensor, ...]) -> dict[Hashable, _Captured]:  # fmt: skip
+    def _captured(
+        self, kind: Hashable, key: Hashable, arguments: tuple[Tensor, ...]
+    ) -> dict[Hashable, _Captured]:
         """Return the kind's graph, or nothing and give up where the device refuses to capture."""
         static = tuple(tensor.clone() for tensor in arguments)  # keeps layouts
         try:
             return {kind: _Captured(static, self._capture(lambda: self._function(key, *static)))}
         except RuntimeError as error:  # torch reports a refused capture as nothing more special
             self._works = False
-            self._say(f"the training step could not be captured as a CUDA graph ({first_line(error)}); it goes on without, more slowly")  # fmt: skip
+            self._say(
+                f"the training step could not be captured as a CUDA graph ({first_line(error)}); it goes on without, more slowly"
+            )
             return {}
 
 

@@ -59,7 +59,8 @@ class Runtime:
             torch.backends.cudnn.benchmark = True
             return
         torch.set_num_threads(self.threads)
-        torch.backends.mkldnn.conv.fp32_precision = "bf16" if self.precision == "bf16-conv" else "ieee"  # type: ignore[attr-defined]  # fmt: skip
+        multiplied_in = "bf16" if self.precision == "bf16-conv" else "ieee"
+        torch.backends.mkldnn.conv.fp32_precision = multiplied_in  # type: ignore[attr-defined]
         # Numbers below 1e-38, as in the second moments of dead weights, cost microcode each.
         torch.set_flush_denormal(True)
         _keep_freed_memory()
@@ -91,7 +92,9 @@ def choose_device(device: str) -> torch.device:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise LmsmError(f"device is {device!r}: give auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise LmsmError(f"device is {device!r}: torch {torch.__version__} finds no CUDA device here{_built_for()}; use --device cpu or auto")  # fmt: skip
+        raise LmsmError(
+            f"device is {device!r}: torch {torch.__version__} finds no CUDA device here{_built_for()}; use --device cpu or auto"
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)
@@ -100,7 +103,9 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_runtime(device: str, precision: str, layout: str = "auto", threads: int = 0, *, processes: int = 1) -> Runtime:  # fmt: skip
+def choose_runtime(
+    device: str, precision: str, layout: str = "auto", threads: int = 0, *, processes: int = 1
+) -> Runtime:
     """Return the runtime of a config's values; `auto` and 0 take what is usual, unmeasured.
 
     The `processes` of a host share the threads.
@@ -120,7 +125,9 @@ def choose_runtime(device: str, precision: str, layout: str = "auto", threads: i
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise LmsmError where a device has no such arithmetic."""
     if precision == "bf16-conv" and device.type != "cpu":
-        raise LmsmError("precision is 'bf16-conv': that is oneDNN's, for the CPU; take bf16 or fp32 on CUDA")  # fmt: skip
+        raise LmsmError(
+            "precision is 'bf16-conv': that is oneDNN's, for the CPU; take bf16 or fp32 on CUDA"
+        )
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -132,7 +139,11 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def _built_for() -> str:
-    return f" (it was built for CUDA {torch.version.cuda}: is there a GPU and its driver?)" if torch.version.cuda else " (it was built without CUDA)"  # fmt: skip
+    return (
+        f" (it was built for CUDA {torch.version.cuda}: is there a GPU and its driver?)"
+        if torch.version.cuda
+        else " (it was built without CUDA)"
+    )
 
 
 def _keep_freed_memory() -> None:

@@ -129,7 +129,9 @@ def check_own_folder(path: Path) -> None:
     with suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not stat.S_ISDIR(mode):
-            kind = "a link, and nothing is written through one" if stat.S_ISLNK(mode) else "no folder"  # fmt: skip
+            kind = (
+                "a link, and nothing is written through one" if stat.S_ISLNK(mode) else "no folder"
+            )
             raise NotADirectoryError(errno.ENOTDIR, f"it is {kind}", str(path))
 
 

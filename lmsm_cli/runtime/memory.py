@@ -17,7 +17,13 @@ from lmsm_cli.runtime.device import Runtime
 
 # How torch's CPU allocator, the C++ library and oneDNN say it (which lacks memory for a kernel's
 # code); CUDA has an exception of its own.
-_WORDS = ("allocate memory", "not enough memory", "bad_alloc", "out of memory", "could not create a")  # fmt: skip
+_WORDS = (
+    "allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "out of memory",
+    "could not create a",
+)
 # Gradients, work space and what allocators waste, on top of what is kept for the backward pass:
 # a batch that is named must fit.
 _OVERHEAD = 3.0
@@ -26,7 +32,13 @@ _COPIES = 3
 
 
 @contextmanager
-def reported_memory(runtime: Runtime, model: Classifier, batch_size: int, image_shape: tuple[int, ...], ranks: int = 1) -> Iterator[None]:  # fmt: skip
+def reported_memory(
+    runtime: Runtime,
+    model: Classifier,
+    batch_size: int,
+    image_shape: tuple[int, ...],
+    ranks: int = 1,
+) -> Iterator[None]:
     """Turn out of memory inside into OutOfMemoryError, which names a batch that would have fitted.
 
     It follows from the memory that there was, and from what an image takes in training. Nothing is
@@ -41,9 +53,17 @@ def reported_memory(runtime: Runtime, model: Classifier, batch_size: int, image_
         traceback.clear_frames(error.__traceback__)  # they hold the memory of the failed step
         peak = peak_memory(runtime.device)
         once = _COPIES * sum(p.numel() * p.element_size() for p in model.parameters())
-        fitting = fitting_batch(batch_size, peak - before - once, training_bytes(model, runtime, image_shape) / ranks)  # fmt: skip
-        advice = f"--batch-size {fitting} would have fitted" if fitting else "take a smaller --batch-size, model or image size"  # fmt: skip
-        raise OutOfMemoryError(f"out of memory with batch_size {batch_size}, at a peak of {peak / 2**30:.2f} GiB ({first_line(error)}); {advice}") from None  # fmt: skip
+        fitting = fitting_batch(
+            batch_size, peak - before - once, training_bytes(model, runtime, image_shape) / ranks
+        )
+        advice = (
+            f"--batch-size {fitting} would have fitted"
+            if fitting
+            else "take a smaller --batch-size, model or image size"
+        )
+        raise OutOfMemoryError(
+            f"out of memory with batch_size {batch_size}, at a peak of {peak / 2**30:.2f} GiB ({first_line(error)}); {advice}"
+        ) from None
 
 
 def fitting_batch(batch_size: int, available: float, bytes_per_image: float) -> int | None:
@@ -87,7 +107,9 @@ def training_bytes(model: Classifier, runtime: Runtime, image_shape: tuple[int, 
 
     Computed on shapes alone, without memory.
     """
-    shapes: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta")) for p in model.parameters()}  # fmt: skip
+    shapes: dict[int, Tensor] = {
+        id(p): nn.Parameter(p.detach().to("meta")) for p in model.parameters()
+    }
     shapes |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
     # Not in training: BatchNorm keeps as much, and would wait for other ranks.
     model = copy.deepcopy(model, dict(shapes)).eval()

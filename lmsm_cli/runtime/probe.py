@@ -49,13 +49,26 @@ class Choice:
     remembered: bool = False
 
 
-def probe(model: Classifier, image_shape: tuple[int, ...], batch_size: int, *, name: str, wanted: dict[str, Any], say: Callable[[str], None]) -> Choice:  # fmt: skip
+def probe(
+    model: Classifier,
+    image_shape: tuple[int, ...],
+    batch_size: int,
+    *,
+    name: str,
+    wanted: dict[str, Any],
+    say: Callable[[str], None],
+) -> Choice:
     """Return the fastest arithmetic for a model on the CPU over images (H, W, C).
 
     `name` tells the model from others in the cache. `wanted` has `precision`, `layout` or `threads`
     where the user chose. `say` is told where the choice can't be kept.
     """
-    machine = _machine() | {"model": name, "image": list(image_shape), "batch": batch_size, "wanted": wanted}  # fmt: skip
+    machine = _machine() | {
+        "model": name,
+        "image": list(image_shape),
+        "batch": batch_size,
+        "wanted": wanted,
+    }
     key = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_folder() / "arithmetic" / f"{key}.json"
     try:
@@ -69,11 +82,15 @@ def probe(model: Classifier, image_shape: tuple[int, ...], batch_size: int, *, n
                 _write(path, {"machine": machine, "choice": asdict(known)})
             return known
     except (OSError, Timeout) as error:
-        say(f"the choice of arithmetic cannot be kept in {path.parent} ({error}); another run may choose otherwise, unless you give --precision")  # fmt: skip
+        say(
+            f"the choice of arithmetic cannot be kept in {path.parent} ({error}); another run may choose otherwise, unless you give --precision"
+        )
         return measure(model, image_shape, batch_size, wanted)
 
 
-def measure(model: Classifier, image_shape: tuple[int, ...], batch_size: int, wanted: dict[str, Any]) -> Choice:  # fmt: skip
+def measure(
+    model: Classifier, image_shape: tuple[int, ...], batch_size: int, wanted: dict[str, Any]
+) -> Choice:
     """Return the fastest arithmetic, tried one change at a time within two seconds.
 
     Works on copies; draws no random numbers that others would draw.
@@ -88,7 +105,9 @@ def measure(model: Classifier, image_shape: tuple[int, ...], batch_size: int, wa
             arm = replace(best, **change)
             if str(arm) in times or time.perf_counter() - started > _BUDGET * 0.8:
                 continue
-            times[str(arm)] = _milliseconds(model, arm, images, labels, hopeless=_HOPELESS * times[str(best)])  # fmt: skip
+            times[str(arm)] = _milliseconds(
+                model, arm, images, labels, hopeless=_HOPELESS * times[str(best)]
+            )
             if times[str(arm)] < _CLEARLY * times[str(best)]:
                 best = arm
     return Choice(best.precision, best.layout, best.threads, times)
@@ -107,12 +126,16 @@ def _changes(wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"layout": "contiguous"}
 
 
-def _batch(model: Classifier, image_shape: tuple[int, ...], batch_size: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _batch(
+    model: Classifier, image_shape: tuple[int, ...], batch_size: int
+) -> tuple[Tensor, Tensor]:
     images = torch.randint(256, (batch_size, *image_shape), dtype=torch.uint8)
     return images.permute(0, 3, 1, 2), torch.randint(len(model.classes), (batch_size,))
 
 
-def _affordable(model: Classifier, runtime: Runtime, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _affordable(
+    model: Classifier, runtime: Runtime, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return as much of the batch as a step has time for."""
     few = min(8, len(labels))
     seconds = _milliseconds(model, runtime, images[:few], labels[:few], hopeless=0) / 1000
@@ -120,7 +143,9 @@ def _affordable(model: Classifier, runtime: Runtime, images: Tensor, labels: Ten
     return images[:count], labels[:count]
 
 
-def _milliseconds(model: Classifier, runtime: Runtime, images: Tensor, labels: Tensor, hopeless: float = math.inf) -> float:  # fmt: skip
+def _milliseconds(
+    model: Classifier, runtime: Runtime, images: Tensor, labels: Tensor, hopeless: float = math.inf
+) -> float:
     """Return the median time of a forward and backward pass, after one to warm up.
 
     The first time is enough where it is more than `hopeless`.

@@ -38,7 +38,9 @@ class WindowConv2d(nn.Conv2d):
         if sides[0] * sides[1] > _MOST_OUTPUTS:
             return super().forward(images)
         spans = [_spans(images.shape[2 + d], sides[d], self, d) for d in (0, 1)]
-        outputs: Tensor = _WindowConv.apply(images.to(_product_type(images)), self.weight, _groups(*spans), sides)  # fmt: skip
+        outputs: Tensor = _WindowConv.apply(
+            images.to(_product_type(images)), self.weight, _groups(*spans), sides
+        )
         if not torch.is_autocast_enabled("cpu"):
             outputs = outputs.to(images.dtype)
         return (
@@ -75,7 +77,14 @@ def _is_plain(conv: nn.Conv2d) -> bool:
 
 def _converted(conv: nn.Conv2d) -> WindowConv2d:
     with torch.device("meta"):
-        new = WindowConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=conv.bias is not None)  # type: ignore[arg-type]  # fmt: skip
+        new = WindowConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            bias=conv.bias is not None,
+        )
     new.weight, new.bias = conv.weight, conv.bias
     return new.train(conv.training)
 
@@ -111,7 +120,9 @@ class _WindowConv(torch.autograd.Function):
     """The convolution in channels-last order; products in the images' type, as autocast rounds."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, groups: list[_Group], sides: list[int]) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, groups: list[_Group], sides: list[int]
+    ) -> Tensor:
         images, kernel = images.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
         num_images, num_outputs = len(images), len(kernel)
         result = images.new_empty(num_images, *sides, num_outputs)
@@ -146,4 +157,9 @@ class _WindowConv(torch.autograd.Function):
             for product, spans in zip(products, group.taps, strict=True):
                 to = grad_kernel[:, *spans]
                 to += product.view(to.shape)
-        return grad_images.to(grad.dtype).permute(0, 3, 1, 2), grad_kernel.permute(0, 3, 1, 2), None, None  # fmt: skip
+        return (
+            grad_images.to(grad.dtype).permute(0, 3, 1, 2),
+            grad_kernel.permute(0, 3, 1, 2),
+            None,
+            None,
+        )

@@ -111,7 +111,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds = tuple(map(int, pieces))
     if len(seeds) == 1:
         if not 1 <= seeds[0] <= MOST_RUNS:
-            raise LmsmError(f"seeds is {text!r}: one number is how many, 1 to {MOST_RUNS}; for one given seed take --seed")  # fmt: skip
+            raise LmsmError(
+                f"seeds is {text!r}: one number is how many, 1 to {MOST_RUNS}; for one given seed take --seed"
+            )
         return tuple(range(seeds[0]))
     if len(set(seeds)) < len(seeds):
         raise LmsmError(f"seeds is {text!r}: a seed stands twice, and would repeat a run")
@@ -125,7 +127,9 @@ def product(axes: Sequence[Axis], num_seeds: int = 1) -> list[dict[str, str]]:
     """
     for axis in axes:
         if isinstance(axis, Range):
-            raise LmsmError(f"{axis.name} is given as a range, {axis.low:g}..{axis.high:g}: search it with --trials N, or list its values")  # fmt: skip
+            raise LmsmError(
+                f"{axis.name} is given as a range, {axis.low:g}..{axis.high:g}: search it with --trials N, or list its values"
+            )
     options = [axis.options for axis in axes if isinstance(axis, Choices)]
     size = num_combinations(axes) * num_seeds
     if size > MOST_RUNS:
@@ -219,7 +223,9 @@ def _parse_range(key: str, text: str) -> Range:
     try:
         numbers = kind(low), kind(high)
     except ValueError:
-        raise LmsmError(f"{ends!r} is not LOW..HIGH of {'whole ' if kind is int else ''}numbers") from None  # fmt: skip
+        raise LmsmError(
+            f"{ends!r} is not LOW..HIGH of {'whole ' if kind is int else ''}numbers"
+        ) from None
     if how not in ("", "log"):
         raise LmsmError(f"{how!r} after the range is not known: write LOW..HIGH or LOW..HIGH:log")
     if not (-math.inf < numbers[0] < numbers[1] < math.inf):
@@ -238,7 +244,9 @@ def _key_and_value(text: str) -> tuple[str, str]:
     if key == "seed":
         raise LmsmError("the seed is varied by --seeds, so that its runs are averaged")
     if key in WHERE_KEYS:
-        raise LmsmError(f"{key} does not change what is computed, so there is nothing to compare; give it once, as {flag_name(key)}")  # fmt: skip
+        raise LmsmError(
+            f"{key} does not change what is computed, so there is nothing to compare; give it once, as {flag_name(key)}"
+        )
     known = [name for name in Config.model_fields if name not in (*WHERE_KEYS, "seed")]
     if key not in (*known, "margin"):
         raise LmsmError(f"unknown key {key!r}{did_you_mean(key, [*known, 'margin'])}")

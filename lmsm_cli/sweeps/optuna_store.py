@@ -60,17 +60,29 @@ def open_study(search: Search, first: PlannedRun, images: Mapping[str, str | Non
     )
     name = search.study or f"lmsm-{what[:8]}"
     config = first.config
-    pruner = optuna.pruners.MedianPruner(n_warmup_steps=1 + max(1, config.epochs // 4)) if search.prune else optuna.pruners.NopPruner()  # fmt: skip
+    pruner = (
+        optuna.pruners.MedianPruner(n_warmup_steps=1 + max(1, config.epochs // 4))
+        if search.prune
+        else optuna.pruners.NopPruner()
+    )
     try:
         with _alone_in(config.out):
             storage = _storage(search, config)
-            study: Study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, direction="maximize", load_if_exists=True)  # fmt: skip
+            study: Study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                pruner=pruner,
+                direction="maximize",
+                load_if_exists=True,
+            )
     except (ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise LmsmError(f"the study's database cannot be opened: {first_line(error)}") from None
     if not study.user_attrs and not study.get_trials(deepcopy=False):
         study.set_user_attr("lmsm", what)
     if study.user_attrs.get("lmsm") != what:
-        raise LmsmError(f"study {name!r} is of another search: it has other choices, ranges, seeds or images; give another name with --study")  # fmt: skip
+        raise LmsmError(
+            f"study {name!r} is of another search: it has other choices, ranges, seeds or images; give another name with --study"
+        )
     return study
 
 
@@ -81,9 +93,12 @@ def _storage(search: Search, config: Config) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.storages.RDBStorage(
-            url, engine_kwargs=patience, heartbeat_interval=search.heartbeat,
-            grace_period=search.heartbeat * _GRACE, heartbeat_stale_trial_callback=_try_again,
-        )  # fmt: skip
+            url,
+            engine_kwargs=patience,
+            heartbeat_interval=search.heartbeat,
+            grace_period=search.heartbeat * _GRACE,
+            heartbeat_stale_trial_callback=_try_again,
+        )
 
 
 def _try_again(study: "Study", trial: "FrozenTrial") -> None:

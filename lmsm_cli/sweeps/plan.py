@@ -55,10 +55,16 @@ class Progress:
         """What its training took; None while it is not completed."""
         training = ((self.record and self.record.scores) or {}).get("training")
         seconds = training.get("seconds") if isinstance(training, Mapping) else None
-        return float(seconds) if self.state == "completed" and isinstance(seconds, int | float) else None  # fmt: skip
+        return (
+            float(seconds)
+            if self.state == "completed" and isinstance(seconds, int | float)
+            else None
+        )
 
 
-def make_plan(layers: Sequence[Layer], combinations: Sequence[Mapping[str, str]], seeds: Sequence[int] | None) -> list[PlannedRun]:  # fmt: skip
+def make_plan(
+    layers: Sequence[Layer], combinations: Sequence[Mapping[str, str]], seeds: Sequence[int] | None
+) -> list[PlannedRun]:
     """Return the runs of every combination of choices, with every seed (None: the config's own).
 
     Raises LmsmError that lists every mistake with the combinations that have it, and names two runs
@@ -79,7 +85,11 @@ def make_plan(layers: Sequence[Layer], combinations: Sequence[Mapping[str, str]]
         else:
             plan += runs
     if problems:
-        raise LmsmError("\n".join(_with_places(line, names, len(combinations)) for line, names in problems.items()))  # fmt: skip
+        raise LmsmError(
+            "\n".join(
+                _with_places(line, names, len(combinations)) for line, names in problems.items()
+            )
+        )
     _check_distinct(plan)
     return plan
 
@@ -106,7 +116,9 @@ def _check_distinct(plan: Sequence[PlannedRun]) -> None:
     for run in plan:
         same = first.setdefault(run.asked, run)
         if same is not run:
-            raise LmsmError(f"{same.label!r} and {run.label!r} are the same run: take one of them out")  # fmt: skip
+            raise LmsmError(
+                f"{same.label!r} and {run.label!r} are the same run: take one of them out"
+            )
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,15 @@ def check_search(search: Search) -> PlannedRun:
     check_alone()
     runs = make_plan(search.layers, list(samples(search.axes)), search.seeds and search.seeds[:1])
     if any(run.config.validation == 0 for run in runs):
-        raise LmsmError("validation is 0: a search needs validation images to choose by, since it must not see the test's; give --validation")  # fmt: skip
+        raise LmsmError(
+            "validation is 0: a search needs validation images to choose by, since it must not see the test's; give --validation"
+        )
     if all(isinstance(axis, Choices) for axis in search.axes):
         size = int(np.prod([len(axis.ends()) for axis in search.axes]))
         if size <= search.num_trials:
-            raise LmsmError(f"there are only {size} combinations: leave --trials {search.num_trials} out, and all are run")  # fmt: skip
+            raise LmsmError(
+                f"there are only {size} combinations: leave --trials {search.num_trials} out, and all are run"
+            )
     return runs[0]
 
 
@@ -132,7 +136,9 @@ class _Worker:
             try:
                 value, state = self._outcome(trial)
             except imported_optuna().exceptions.UpdateFinishedTrialError:
-                self.display.say(f"trial {trial.number} was taken for dead while this process slept; others do it")  # fmt: skip
+                self.display.say(
+                    f"trial {trial.number} was taken for dead while this process slept; others do it"
+                )
             finally:
                 self.study.tell(trial, value, states_of([state])[0], skip_if_finished=True)
 
@@ -141,16 +147,24 @@ class _Worker:
 
         Raises StoppedError and KeyboardInterrupt, after which its choices come again.
         """
-        if self.num([*COUNTED, "RUNNING", "WAITING"], before=trial.number) >= self.search.num_trials:  # fmt: skip
+        if (
+            self.num([*COUNTED, "RUNNING", "WAITING"], before=trial.number)
+            >= self.search.num_trials
+        ):
             return None, "FAIL"  # others have begun enough in the meantime
         choices = self._draw(trial)
-        self.display.say(f"trial {trial.number}, {self.num(COUNTED)} of {self.search.num_trials} done: {label(choices)}")  # fmt: skip
+        self.display.say(
+            f"trial {trial.number}, {self.num(COUNTED)} of {self.search.num_trials} done: {label(choices)}"
+        )
         try:
             return self._mean(trial, choices), "COMPLETE"
         except (StoppedError, KeyboardInterrupt) as stopped:
             self.study.enqueue_trial(trial.params)
             if isinstance(stopped, StoppedError):
-                raise StoppedError(f"{stopped} with that run; the same command again goes on with the search", stopped.exit_code - 128) from None  # fmt: skip
+                raise StoppedError(
+                    f"{stopped} with that run; the same command again goes on with the search",
+                    stopped.exit_code - 128,
+                ) from None
             raise
         except (DataError, DiskError):
             raise
@@ -166,11 +180,15 @@ class _Worker:
         """Return the choices that the sampler draws for a trial."""
         # Of the seed and the number alone: one process repeats itself, and two never draw the same.
         state = np.random.SeedSequence((self.seed, trial.number)).generate_state(1)
-        self.study.sampler = imported_optuna().samplers.TPESampler(seed=int(state[0]), multivariate=False)  # fmt: skip
+        self.study.sampler = imported_optuna().samplers.TPESampler(
+            seed=int(state[0]), multivariate=False
+        )
         choices: dict[str, str] = {}
         for axis in self.search.axes:
             if isinstance(axis, Range):
-                draw: Callable[..., float] = trial.suggest_int if axis.whole else trial.suggest_float  # fmt: skip
+                draw: Callable[..., float] = (
+                    trial.suggest_int if axis.whole else trial.suggest_float
+                )
                 choices[axis.name] = axis.text(draw(axis.name, axis.low, axis.high, log=axis.log))
             else:
                 options = {label(option): option for option in axis.options}
@@ -226,4 +244,11 @@ def _last_score(path: Path) -> float:
 def _found(trial: "FrozenTrial") -> Found:
     notes = trial.user_attrs
     value = trial.value if trial.state.name == "COMPLETE" else None  # else of some epoch
-    return Found(trial.number, value, notes.get("ended", "completed"), notes.get("reason", ""), notes.get("choices", {}), tuple(notes.get("runs", ())))  # fmt: skip
+    return Found(
+        trial.number,
+        value,
+        notes.get("ended", "completed"),
+        notes.get("reason", ""),
+        notes.get("choices", {}),
+        tuple(notes.get("runs", ())),
+    )

@@ -54,7 +54,9 @@ def run_plan(plan: Sequence[PlannedRun], shelf: Shelf, *, with_plots: bool = Tru
 def check_alone() -> None:
     """Raise LmsmError for torchrun's processes, which are one run's."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise LmsmError("torchrun shares one run among processes; to share the runs of a sweep, start `lmsm sweep` several times, with the same --out")  # fmt: skip
+        raise LmsmError(
+            "torchrun shares one run among processes; to share the runs of a sweep, start `lmsm sweep` several times, with the same --out"
+        )
 
 
 @dataclass
@@ -85,7 +87,11 @@ class _Worker:
             if not is_ours:
                 return False
             there = self.shelf.progress(run)
-            if there.state == "failed" and there.record and there.record.path not in self.failed_before:  # fmt: skip
+            if (
+                there.state == "failed"
+                and there.record
+                and there.record.path not in self.failed_before
+            ):
                 self.failures.append(Failure(run, _reason(there.record)))
             elif there.state != "completed":
                 self.display.say(f"run {1 + self.plan.index(run)} of {len(self.plan)}: {run.label}")
@@ -96,7 +102,10 @@ class _Worker:
         try:
             complete(run, self.shelf, self.display, with_plots=self.with_plots)
         except StoppedError as stopped:
-            raise StoppedError(f"{stopped} with that run; the same command again goes on with all", stopped.exit_code - 128) from None  # fmt: skip
+            raise StoppedError(
+                f"{stopped} with that run; the same command again goes on with all",
+                stopped.exit_code - 128,
+            ) from None
         except (DataError, DiskError):
             raise
         except LmsmError as error:

@@ -6,6 +6,7 @@ Everything is measured on drawn images through the training's own steps; nothing
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch
+from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.models.classifier import Classifier, build_classifier
 from lmsm_cli.runtime.cuda_graph import side_stream
@@ -51,7 +53,9 @@ def training_gflop(model: str) -> float:
     return float(counter.get_total_flops()) / 2e9
 
 
-def throughput(model: str, runtime: Runtime, batch_size: int, seconds: float, say: Callable[[str], None]) -> float | None:  # fmt: skip
+def throughput(
+    model: str, runtime: Runtime, batch_size: int, seconds: float, say: Callable[[str], None]
+) -> float | None:
     """Return the images/s of training a model for some seconds; None where it does not fit.
 
     `say` is told where there is no CUDA graph.
@@ -79,15 +83,25 @@ def loss_milliseconds(
     features = torch.randn(batch_size, num_features, device=runtime.device, requires_grad=True)
     labels = torch.randint(_CLASSES, (batch_size,), device=runtime.device)
     progress = torch.tensor(0.5, device=runtime.device)
-    heads = {name: build_head(name, num_features, _CLASSES, _COUNTS).to(runtime.device) for name in HEADS}  # fmt: skip
+    heads = {
+        name: build_head(name, num_features, _CLASSES, _COUNTS).to(runtime.device) for name in HEADS
+    }
     times: dict[str, list[float]] = {name: [] for name in heads}
     for _ in range(60):
         for name, head in heads.items():
-            times[name].append(_timed(lambda head=head: head(features, labels, progress).backward(), runtime.device))  # type: ignore[misc]  # fmt: skip
+            step = partial(_forward_and_back, head, features, labels, progress)
+            times[name].append(_timed(step, runtime.device))
     return {name: 1000 * statistics.median(values[10:]) for name, values in times.items()}
 
 
-def survey(models: Sequence[str], runtimes: Sequence[Runtime], batch_size: int, seconds: float, report: Callable[[str, int, int], None], say: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
+def survey(
+    models: Sequence[str],
+    runtimes: Sequence[Runtime],
+    batch_size: int,
+    seconds: float,
+    report: Callable[[str, int, int], None],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """Return peaks, models and losses as plain data; `report` is told how far it is."""
     peaks = {runtime.precision: peak(runtime) for runtime in runtimes}
     rows: list[dict[str, Any]] = []
@@ -110,7 +124,9 @@ def survey(models: Sequence[str], runtimes: Sequence[Runtime], batch_size: int, 
     }
 
 
-def _row(model: str, precision: Precision, rate: float | None, gflop: float, peak: float) -> dict[str, Any]:  # fmt: skip
+def _row(
+    model: str, precision: Precision, rate: float | None, gflop: float, peak: float
+) -> dict[str, Any]:
     return {
         "model": model,
         "precision": precision,
@@ -124,7 +140,9 @@ def _row(model: str, precision: Precision, rate: float | None, gflop: float, pea
 def _classifier(model: str) -> Classifier:
     neck = Config.model_validate({"model": model}).neck
     half = (0.5,) * _CHANNELS
-    return build_classifier(model, neck, "softmax", classes=map(str, range(_CLASSES)), mean=half, std=half)  # fmt: skip
+    return build_classifier(
+        model, neck, "softmax", classes=map(str, range(_CLASSES)), mean=half, std=half
+    )
 
 
 def _batch(device: torch.device, batch_size: int) -> Batch:
@@ -143,6 +161,10 @@ def _median_step(stepper: Stepper, batch: Batch, seconds: float) -> float:
     while len(times) < 3 or sum(times) < seconds:
         times.append(_timed(lambda: stepper.take(batch, 0.5, weighted=False), device))
     return statistics.median(times)
+
+
+def _forward_and_back(head: Head, features: Tensor, labels: Tensor, progress: Tensor) -> None:
+    head(features, labels, progress).backward()
 
 
 def _timed(function: Callable[[], Tensor | None], device: torch.device) -> float:

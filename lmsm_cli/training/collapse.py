@@ -131,7 +131,9 @@ class Watch:
         self._step += 1
 
     @torch.no_grad()
-    def see(self, features: Tensor, predicted: Tensor, loss: Tensor, hits: Tensor, objective: Tensor) -> None:  # fmt: skip
+    def see(
+        self, features: Tensor, predicted: Tensor, loss: Tensor, hits: Tensor, objective: Tensor
+    ) -> None:
         """Take a step's features (N, D), predicted classes (N,), and sums: loss, hits, objective ()."""
         self.predicted.index_fill_(0, predicted, True)
         zeros = (features == 0).sum() / features.shape[1]
@@ -153,7 +155,9 @@ class Watch:
         """Return what the sums over all ranks say of the whole epoch; waits for the device."""
         loss, hits, objective, *_ = self.sums.tolist()
         images = self._images
-        return Glance(self._step, images, loss / images, hits / images, math.isfinite(loss + objective))  # fmt: skip
+        return Glance(
+            self._step, images, loss / images, hits / images, math.isfinite(loss + objective)
+        )
 
     def vitals(self, weight: Tensor) -> Vitals:
         """Return the epoch's vitals, given the class weights (C, D) at its end."""
@@ -162,9 +166,13 @@ class Watch:
         weight_norms = weight.detach().float().norm(dim=1)
         missing = (~self.predicted).nonzero()[:, 0].tolist()
         return Vitals(
-            zeros / images, norms / images, weight_norms.min().item(), weight_norms.median().item(),
-            objective / steps, tuple(missing),
-        )  # fmt: skip
+            zeros / images,
+            norms / images,
+            weight_norms.min().item(),
+            weight_norms.median().item(),
+            objective / steps,
+            tuple(missing),
+        )
 
 
 class _DirectReader:
@@ -210,7 +218,9 @@ def _reader(device: torch.device) -> _DirectReader | _AsyncReader:
     return _AsyncReader() if device.type == "cuda" else _DirectReader()
 
 
-def collapse_signs(vitals: Vitals, classes: tuple[str, ...], *, progress: float, start: Start = FAIR) -> dict[str, str]:  # fmt: skip
+def collapse_signs(
+    vitals: Vitals, classes: tuple[str, ...], *, progress: float, start: Start = FAIR
+) -> dict[str, str]:
     """Return what looks collapsed, sign -> what is wrong and what to try; empty for a healthy epoch.
 
     `progress` is the share of the training that is done, without its warm-up. What a healthy
@@ -219,16 +229,26 @@ def collapse_signs(vitals: Vitals, classes: tuple[str, ...], *, progress: float,
     signs = {}
     is_fair = progress >= _FAIR_SHARE and start.num_steps >= _FAIR_STEPS
     if vitals.zero_features > (_ALL_DEAD if start.has_learned else _DEAD_SHARE):
-        signs["dead features"] = f"{vitals.zero_features:.1%} of the features are exactly 0 and pass no gradient; try --neck bn, or a margin that comes later or is smaller"  # fmt: skip
+        signs["dead features"] = (
+            f"{vitals.zero_features:.1%} of the features are exactly 0 and pass no gradient; try --neck bn, or a margin that comes later or is smaller"
+        )
     floor = math.log(len(classes))
     if is_fair and not start.has_learned and abs(vitals.objective - floor) < _STUCK:
-        signs["stuck loss"] = f"the loss rests at ln {len(classes)} = {floor:.3f}, and no more is right than by guessing: every class gets about the same score; try another --lr, or a margin that comes later or is smaller"  # fmt: skip
+        signs["stuck loss"] = (
+            f"the loss rests at ln {len(classes)} = {floor:.3f}, and no more is right than by guessing: every class gets about the same score; try another --lr, or a margin that comes later or is smaller"
+        )
     if vitals.weight_norm_min < _SHRUNK_SHARE * vitals.weight_norm_median:
-        signs["shrunken class weight"] = f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is {vitals.weight_norm_median:.2g}; try weight_norm=shared in an lsoftmax loss, or a smaller --head-weight-decay"  # fmt: skip
-    missing = [c for c in vitals.never_predicted if not start.drawn or start.drawn[c] >= _FAIR_DRAWS]  # fmt: skip
+        signs["shrunken class weight"] = (
+            f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is {vitals.weight_norm_median:.2g}; try weight_norm=shared in an lsoftmax loss, or a smaller --head-weight-decay"
+        )
+    missing = [
+        c for c in vitals.never_predicted if not start.drawn or start.drawn[c] >= _FAIR_DRAWS
+    ]
     if is_fair and missing:
         names = ", ".join(classes[c] for c in missing[:5])
-        signs["missing classes"] = f"no training image is taken for {len(missing)} of {len(classes)} classes: {names}; try --sampling balanced, or a smaller margin"  # fmt: skip
+        signs["missing classes"] = (
+            f"no training image is taken for {len(missing)} of {len(classes)} classes: {names}; try --sampling balanced, or a smaller margin"
+        )
     return signs
 
 

@@ -65,7 +65,9 @@ class _Clock:
         self.num_steps += 1
         if self.num_steps == 1:
             self.first = took
-        elif self.num_steps > _WARM_UP[self._device.type] and (step.step > 1 or step.num_steps == 1):  # fmt: skip
+        elif self.num_steps > _WARM_UP[self._device.type] and (
+            step.step > 1 or step.num_steps == 1
+        ):
             self._times.append(took)  # not what follows the end of an epoch
         too_few = not self._times or sum(self._times) < _TIMED_SECONDS
         if not self._ranks.largest(int(too_few)):
@@ -82,7 +84,9 @@ def rehearse(config: Config, display: Display) -> dict[str, Any] | None:
     """
     with joined(config.device) as ranks, lasting():
         parts = prepared(config, display if ranks.is_first else SILENT, ranks)
-        with reported_memory(parts.runtime, parts.model, config.batch_size, parts.image_shape, ranks.size):  # fmt: skip
+        with reported_memory(
+            parts.runtime, parts.model, config.batch_size, parts.image_shape, ranks.size
+        ):
             document = _measured(parts, display)
         return document if ranks.is_first else None
 
@@ -127,7 +131,17 @@ def _train_a_little(parts: Parts, optimizer: Optimizer, display: Display) -> _Cl
     data, ranks = parts.data, parts.ranks
     say = display.say if ranks.is_first else SILENT.say
     try:
-        for _ in train(parts.model, optimizer, parts.config, data.training, data.validation, parts.runtime, on_step=clock, say=say, ranks=ranks):  # fmt: skip
+        for _ in train(
+            parts.model,
+            optimizer,
+            parts.config,
+            data.training,
+            data.validation,
+            parts.runtime,
+            on_step=clock,
+            say=say,
+            ranks=ranks,
+        ):
             pass
     except _EnoughError:
         pass
@@ -143,7 +157,13 @@ def _seconds_an_image(parts: Parts, images: ImageSet | None, *, is_test: bool) -
     for part in chosen.tensor_split(2):  # the first warms up
         started = time.perf_counter()
         if is_test:
-            score_images(parts.model, images.subset(part), parts.data.train_counts, parts.runtime, parts.ranks)  # fmt: skip
+            score_images(
+                parts.model,
+                images.subset(part),
+                parts.data.train_counts,
+                parts.runtime,
+                parts.ranks,
+            )
         else:
             validate(parts.model, images.subset(part), parts.runtime, parts.ranks)
         seconds = (time.perf_counter() - started) / max(1, len(part))
@@ -161,14 +181,26 @@ def _save_and_read_back(parts: Parts, optimizer: Optimizer) -> tuple[int, float]
         with TemporaryDirectory(prefix=".lmsm-dry-run-", dir=above) as name:
             folder = RunFolder(Path(name))
             started = time.perf_counter()
-            journals.save(folder, Journal(), model, optimizer, config, Position(), train_counts=parts.data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where)  # fmt: skip
+            journals.save(
+                folder,
+                Journal(),
+                model,
+                optimizer,
+                config,
+                Position(),
+                train_counts=parts.data.train_counts,
+                image_shape=list(parts.image_shape),
+                runtime=parts.where,
+            )
             seconds = time.perf_counter() - started
             state = checkpoint.load(folder.checkpoint)
             saved = checkpoint.restore(state, folder.checkpoint).state_dict()
             restore_optimizer(model, new_optimizer(model, config), state["optimizer"])
             size = folder.checkpoint.stat().st_size
     except OSError as error:
-        raise DiskError(f"cannot write in {above}: {reason_of(error)}; choose another folder with --out") from None  # fmt: skip
+        raise DiskError(
+            f"cannot write in {above}: {reason_of(error)}; choose another folder with --out"
+        ) from None
     if not all(torch.equal(value.cpu(), saved[key]) for key, value in model.state_dict().items()):
         raise RunError("the checkpoint does not give back the weights that were saved")
     return size, seconds
@@ -179,5 +211,7 @@ def _disk(config: Config, checkpoints: int) -> dict[str, int]:
     needed = checkpoints + _OTHER_FILES + config.epochs * _ROW
     free = shutil.disk_usage(folder_above(config.out)).free
     if needed > free:
-        raise DiskError(f"the run needs about {needed / 1e6:,.0f} MB in {config.out}, and {free / 1e6:,.0f} MB are free there; choose another folder with --out")  # fmt: skip
+        raise DiskError(
+            f"the run needs about {needed / 1e6:,.0f} MB in {config.out}, and {free / 1e6:,.0f} MB are free there; choose another folder with --out"
+        )
     return {"disk_bytes": needed, "free_disk_bytes": free}

@@ -40,7 +40,7 @@ def features_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
     )
 
 
-def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) -> Iterator[Tensor]:  # fmt: skip
+def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) -> Iterator[Tensor]:
     """Yield the features of a part of the images, batch by batch; of an empty part, one without rows."""
     was_training = model.training
     model.eval()

@@ -76,7 +76,9 @@ class Epoch:
 
     def to_row(self) -> dict[str, Any]:
         """Return the row of metrics.jsonl."""
-        row = {key: value for key, value in vars(self).items() if key not in ("lam", "vitals", "signs")}  # fmt: skip
+        row = {
+            key: value for key, value in vars(self).items() if key not in ("lam", "vitals", "signs")
+        }
         return row | {"lambda": self.lam, **as_row(self.vitals), "collapse": list(self.signs)}
 
 
@@ -136,7 +138,16 @@ def train(
         position = start if epoch == start.epoch else Position(epoch)
         started = time.perf_counter() - position.seconds
         with stream():
-            seen, vitals = _one_epoch(stepper, optimizer, config, training, position, on_step, ranks, lambda: ranks.largest(stop()))  # fmt: skip
+            seen, vitals = _one_epoch(
+                stepper,
+                optimizer,
+                config,
+                training,
+                position,
+                on_step,
+                ranks,
+                lambda: ranks.largest(stop()),
+            )
         seconds = time.perf_counter() - started
         end = (epoch + 1) / config.epochs
         yield Epoch(
@@ -156,7 +167,9 @@ def train(
             raise PausedError(Position(epoch + 1), signal)
 
 
-def validate(model: Classifier, held_out: ImageSet | None, runtime: Runtime, ranks: Ranks = ALONE) -> dict[str, Any]:  # fmt: skip
+def validate(
+    model: Classifier, held_out: ImageSet | None, runtime: Runtime, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Return val_loss, val_accuracy and val_balanced_accuracy; None each without images."""
     names = ("val_loss", "val_accuracy", "val_balanced_accuracy")
     if held_out is None:
@@ -175,7 +188,14 @@ def _is_rebalanced(config: Config, epoch: int) -> bool:
     return epoch + 1 >= config.rebalance_from
 
 
-def _signs(vitals: Vitals, seen: Glance, classes: tuple[str, ...], config: Config, counts: list[int], epoch: int) -> dict[str, str]:  # fmt: skip
+def _signs(
+    vitals: Vitals,
+    seen: Glance,
+    classes: tuple[str, ...],
+    config: Config,
+    counts: list[int],
+    epoch: int,
+) -> dict[str, str]:
     """Return the signs of a collapse in an epoch, counted from 0, over `counts` images of each class."""
     since = max(0, epoch + 1 - config.warmup)
     is_balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
@@ -201,15 +221,24 @@ def _plan(config: Config, labels: Tensor, epoch: int) -> EpochPlan:
     """Draw the choices of an epoch, counted from 0, over the training labels (N,)."""
     balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
     return plan_epoch(
-        len(labels), config.augment, seed=config.seed, epoch=epoch,
+        len(labels),
+        config.augment,
+        seed=config.seed,
+        epoch=epoch,
         balanced_over=labels if balanced else None,
-    )  # fmt: skip
+    )
 
 
 def _one_epoch(
-    stepper: Stepper, optimizer: Optimizer, config: Config, training: ImageSet, position: Position,
-    on_step: Callable[[Step], None], ranks: Ranks, stop: Callable[[], int],
-) -> tuple[Glance, Vitals]:  # fmt: skip
+    stepper: Stepper,
+    optimizer: Optimizer,
+    config: Config,
+    training: ImageSet,
+    position: Position,
+    on_step: Callable[[Step], None],
+    ranks: Ranks,
+    stop: Callable[[], int],
+) -> tuple[Glance, Vitals]:
     """Run one epoch, or the rest of it; return its sums and its vitals. Raises PausedError."""
     epoch, started = position.epoch, time.perf_counter() - position.seconds
     model, watch = stepper.model.train(), stepper.watch
@@ -217,24 +246,37 @@ def _one_epoch(
     set_learning_rate(optimizer, lr)
     watch.start(num_steps)
     # Dropout draws from the global generator; apart from the plan's stream and the other ranks'.
-    torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, 1 + ranks.rank)).generate_state(1)[0]))  # fmt: skip
+    torch.manual_seed(
+        int(np.random.SeedSequence((config.seed, epoch, 1 + ranks.rank)).generate_state(1)[0])
+    )
     if position.watch and position.generators:
         watch.restore(position.watch, ranks)
         _restore_generators(position.generators, ranks)
     plan, num_images = _plan(config, training.labels, epoch), position.step * config.batch_size
-    rest = batches(training.images, training.labels, plan, config.batch_size, start=position.step, share=ranks.share)  # fmt: skip
+    rest = batches(
+        training.images,
+        training.labels,
+        plan,
+        config.batch_size,
+        start=position.step,
+        share=ranks.share,
+    )
     for n, batch in enumerate(rest, position.step):
         progress = (epoch + n / num_steps) / config.epochs
         stepper.take(batch, progress, weighted=_is_rebalanced(config, epoch))
         num_images += len(batch.all_labels)
         seen = _checked(watch.glance(), epoch)
-        on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, model.head.lambda_at(progress), lr))  # fmt: skip
+        on_step(
+            Step(epoch + 1, n + 1, num_steps, num_images, seen, model.head.lambda_at(progress), lr)
+        )
         is_asked = n + 1 < num_steps and (ranks.size == 1 or n % _ASK_EVERY == 0)
         if is_asked and (signal := stop()):
             _checked(watch.total(), epoch)
             _check_weights(model, epoch)
             seconds = time.perf_counter() - started
-            raise PausedError(Position(epoch, n + 1, seconds, watch.state(ranks), _generators(ranks)), signal)  # fmt: skip
+            raise PausedError(
+                Position(epoch, n + 1, seconds, watch.state(ranks), _generators(ranks)), signal
+            )
     ranks.add_(watch.sums)
     ranks.any_(watch.predicted)
     total = _checked(watch.total(), epoch)
@@ -263,7 +305,9 @@ def _restore_generators(states: dict[str, Tensor], ranks: Ranks) -> None:
 def _checked(seen: Glance | None, epoch: int) -> Glance | None:
     """Return what was seen of an epoch, counted from 0. Raises DivergedError for what is not finite."""
     if seen is not None and not seen.is_finite:
-        raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1}, at or before step {seen.step}; lower --lr, or raise the loss's lambda_min")  # fmt: skip
+        raise DivergedError(
+            f"the loss is no longer finite in epoch {epoch + 1}, at or before step {seen.step}; lower --lr, or raise the loss's lambda_min"
+        )
     return seen
 
 
@@ -273,7 +317,13 @@ def _check_weights(model: Classifier, epoch: int) -> None:
 
     A loss can stay finite over such a net. All tensors are looked at by one wait for the device.
     """
-    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}  # fmt: skip
+    state = {
+        name: value
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and value.numel()
+    }
     largest = torch._foreach_norm(list(state.values()), math.inf)
     if not torch.stack([value.double() for value in largest]).isfinite().all():
-        raise DivergedError(f"the tensor {first_non_finite(state)!r} of the net is no longer finite (NaN or infinity) after epoch {epoch + 1}; lower --lr, or raise the loss's lambda_min")  # fmt: skip
+        raise DivergedError(
+            f"the tensor {first_non_finite(state)!r} of the net is no longer finite (NaN or infinity) after epoch {epoch + 1}; lower --lr, or raise the loss's lambda_min"
+        )

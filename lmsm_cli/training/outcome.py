@@ -50,7 +50,13 @@ def status_of(folder: RunFolder | None) -> Iterator[None]:
     folder.write_status("completed", exit_code=0)
 
 
-def score_images(model: Classifier, images: ImageSet, train_counts: list[int], runtime: Runtime, ranks: Ranks = ALONE) -> Scores:  # fmt: skip
+def score_images(
+    model: Classifier,
+    images: ImageSet,
+    train_counts: list[int],
+    runtime: Runtime,
+    ranks: Ranks = ALONE,
+) -> Scores:
     """Return the scores of a classifier on labelled images, which several ranks share."""
     return answered(model, images, train_counts, runtime, ranks)[0]
 
@@ -75,7 +81,15 @@ def answered(
     return score(model.classes, labels, predicted, train_counts, probabilities), predictions
 
 
-def documented(scores: Scores, model: Classifier, journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
+def documented(
+    scores: Scores,
+    model: Classifier,
+    journal: Journal,
+    folder: RunFolder,
+    data: Data,
+    runtime: Runtime,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
     """Return scores.json: the last epoch's test scores, and what best.pt would have given.
 
     `warn` is told where best.pt is lost, which costs only its own scores.
@@ -94,7 +108,9 @@ def documented(scores: Scores, model: Classifier, journal: Journal, folder: RunF
     }
 
 
-def _of_best(journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]) -> dict[str, Any] | None:  # fmt: skip
+def _of_best(
+    journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]
+) -> dict[str, Any] | None:
     if journal.best is None:
         return None
     try:
@@ -103,7 +119,10 @@ def _of_best(journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, 
         warn(f"{error}; scores.json has no best_on_validation")
         return None
     of_best = score_images(chosen, data.test, data.train_counts, runtime)
-    return journal.best | {"accuracy": of_best.accuracy, "balanced_accuracy": of_best.balanced_accuracy}  # fmt: skip
+    return journal.best | {
+        "accuracy": of_best.accuracy,
+        "balanced_accuracy": of_best.balanced_accuracy,
+    }
 
 
 def draw(folder: RunFolder, model: Classifier, data: Data, runtime: Runtime) -> None:

@@ -99,7 +99,11 @@ class Saved:
         """Return, in words, what computes otherwise than before, so that bits may differ; or nothing."""
         versions = _versions(runtime)
         before = self.state["versions"] if self.state else versions
-        changed = [f"{before.get(name)} before, {now} now" for name, now in versions.items() if before.get(name) != now]  # fmt: skip
+        changed = [
+            f"{before.get(name)} before, {now} now"
+            for name, now in versions.items()
+            if before.get(name) != now
+        ]
         return "; ".join(changed)
 
     def restore(self, model: Classifier, optimizer: Optimizer) -> None:
@@ -113,10 +117,24 @@ class Saved:
             model.load_state_dict(self.state["model"])
             restore_optimizer(model, optimizer, self.state["optimizer"])
         except MALFORMED as error:
-            raise CheckpointError(f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}") from None  # fmt: skip
+            raise CheckpointError(
+                f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}"
+            ) from None
 
 
-def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Optimizer, config: Config, position: Position, *, train_counts: list[int], image_shape: list[int], runtime: str, images: dict[str, str | None] | None = None) -> None:  # fmt: skip
+def save(
+    folder: RunFolder,
+    journal: Journal,
+    model: Classifier,
+    optimizer: Optimizer,
+    config: Config,
+    position: Position,
+    *,
+    train_counts: list[int],
+    image_shape: list[int],
+    runtime: str,
+    images: dict[str, str | None] | None = None,
+) -> None:
     """Save a checkpoint, keep the one before, and bring best.pt up to date. Raises DiskError.
 
     `train_counts` and `image_shape` (H, W, C) are those of the training images; `runtime` says what
@@ -124,11 +142,19 @@ def save(folder: RunFolder, journal: Journal, model: Classifier, optimizer: Opti
     """
     choices = configs.dump(config)
     state = checkpoint.state_of(
-        model, choices, train_counts=train_counts, image_shape=image_shape, epoch=position.epoch,
-        optimizer=optimizer_state(model, optimizer), position=vars(position), journal=vars(journal),
-        fingerprint=fingerprint(choices), versions=_versions(runtime), images=images,
+        model,
+        choices,
+        train_counts=train_counts,
+        image_shape=image_shape,
+        epoch=position.epoch,
+        optimizer=optimizer_state(model, optimizer),
+        position=vars(position),
+        journal=vars(journal),
+        fingerprint=fingerprint(choices),
+        versions=_versions(runtime),
+        images=images,
         metrics=committed.digest_of(journal.rows),
-    )  # fmt: skip
+    )
     if folder.checkpoint.exists():
         checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
     checkpoint.save(state, folder.checkpoint)
@@ -175,7 +201,9 @@ def asked(config: Config, *, knows_images: bool = True) -> str:
     return fingerprint({key: value for key, value in made.items() if key not in without})
 
 
-def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None], *, strict: bool = False) -> Saved:  # fmt: skip
+def read(
+    folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None], *, strict: bool = False
+) -> Saved:
     """Return a run from its folder, with changed values of its config.
 
     A damaged checkpoint is put aside as `*.corrupt`, `warn` is told, and the one before is taken,
@@ -187,9 +215,13 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     state, file = _newest(folder, warn, strict=strict)
     if state is None:
         config = _changed(_written_config(folder), changes)
-        return Saved(folder, config, Position(), Journal(), None, images=read_images_record(folder.path))  # fmt: skip
+        return Saved(
+            folder, config, Position(), Journal(), None, images=read_images_record(folder.path)
+        )
     if missing := [key for key in _TO_GO_ON if state.get(key) is None]:
-        raise CheckpointError(f"{file} was saved by an older lmsm, and holds nothing to resume from: it lacks {', '.join(missing)}")  # fmt: skip
+        raise CheckpointError(
+            f"{file} was saved by an older lmsm, and holds nothing to resume from: it lacks {', '.join(missing)}"
+        )
     try:
         config = Config.model_validate(state["config"], context={"is_saved": True})
         position, journal = Position(**state["position"]), Journal(**state["journal"])
@@ -198,7 +230,9 @@ def read(folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None]
     # a key that this lmsm has and that one had not is at its default, which changes nothing
     known = {key: value for key, value in configs.dump(config).items() if key in state["config"]}
     if fingerprint(known) != state["fingerprint"]:
-        raise CheckpointError(f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it")  # fmt: skip
+        raise CheckpointError(
+            f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it"
+        )
     if state.get("metrics"):  # an older lmsm kept no digest
         committed.check_rows(
             folder, journal.rows, state["metrics"], is_last_appended=position.step > 0
@@ -220,7 +254,9 @@ def _is_completed(folder: RunFolder, epoch: int) -> bool:
     return record.state == "completed" and (record.scores or {}).get("epoch") == epoch
 
 
-def _newest(folder: RunFolder, warn: Callable[[str], None], *, strict: bool) -> tuple[dict[str, Any] | None, Path]:  # fmt: skip
+def _newest(
+    folder: RunFolder, warn: Callable[[str], None], *, strict: bool
+) -> tuple[dict[str, Any] | None, Path]:
     """Return the newest good checkpoint, and its file; None where none was ever saved."""
     files = [folder.checkpoint, folder.previous_checkpoint]
     damaged: list[str] = []
@@ -241,7 +277,10 @@ def _newest(folder: RunFolder, warn: Callable[[str], None], *, strict: bool) -> 
             )
         return state, file
     if damaged:
-        raise CheckpointError("; ".join(damaged) + f"; start again with `lmsm train --config {folder.path / 'config.yaml'}`")  # fmt: skip
+        raise CheckpointError(
+            "; ".join(damaged)
+            + f"; start again with `lmsm train --config {folder.path / 'config.yaml'}`"
+        )
     return None, folder.checkpoint
 
 
@@ -277,7 +316,9 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
         if value != before[key] and key not in CHANGEABLE and not _is_longer(key, before, after)
     ]
     if refused:
-        raise LmsmError(f"{'; '.join(refused)}; a resumed run keeps its choices, but for {', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`")  # fmt: skip
+        raise LmsmError(
+            f"{'; '.join(refused)}; a resumed run keeps its choices, but for {', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`"
+        )
     return changed
 
 

@@ -66,11 +66,17 @@ def build_model(config: Config, data: Data) -> Classifier:
     _, side, _, channels = data.training.images.shape
     check_model(config.model, config.pretrained, channels=channels, image_size=side)
     return build_classifier(
-        config.model, config.neck, config.loss,
-        classes=data.training.classes, mean=data.training.mean, std=data.training.std,
-        class_counts=torch.tensor(data.train_counts), pretrained=config.pretrained,
-        head_bias=config.head_bias, head_init=config.head_init,
-    )  # fmt: skip
+        config.model,
+        config.neck,
+        config.loss,
+        classes=data.training.classes,
+        mean=data.training.mean,
+        std=data.training.std,
+        class_counts=torch.tensor(data.train_counts),
+        pretrained=config.pretrained,
+        head_bias=config.head_bias,
+        head_init=config.head_init,
+    )
 
 
 def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
@@ -93,7 +99,14 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
         return folder
 
 
-def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, *, strict: bool = False, with_plots: bool = True) -> RunFolder | None:  # fmt: skip
+def resume(
+    path: Path,
+    display: Display,
+    changes: dict[str, Any] | None = None,
+    *,
+    strict: bool = False,
+    with_plots: bool = True,
+) -> RunFolder | None:
     """Go on with a run from its folder, with changed values of its config; finish as `run` does.
 
     On the same machine's CPU, in as many processes, the end has the bits of a run that nobody
@@ -110,12 +123,18 @@ def resume(path: Path, display: Display, changes: dict[str, Any] | None = None, 
     with joined((changes or {}).get("device") or "auto") as ranks, lasting():
         told = Notebook(display if ranks.is_first else SILENT)
         with folder.locked() if ranks.is_first else nullcontext():
-            saved = ranks.agree(journals.read(folder, changes or {}, told.warn, strict=strict) if ranks.is_first else None)  # fmt: skip
+            saved = ranks.agree(
+                journals.read(folder, changes or {}, told.warn, strict=strict)
+                if ranks.is_first
+                else None
+            )
             assert saved is not None
             if ranks.is_first:
                 told.keep_in(folder.log_line)
             if saved.is_finished:
-                told.say(f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on")  # fmt: skip
+                told.say(
+                    f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on"
+                )
                 return folder if ranks.is_first else None
             if not (changes or {}).get("data_dir"):
                 check_at_hand(saved.config)
@@ -205,12 +224,16 @@ def _note_resumption(folder: RunFolder, saved: Saved, parts: Parts, display: Dis
     """Bring the other files to where the checkpoint stands, and say where that is."""
     folder.write_metrics(saved.journal.rows)
     folder.write_config(configs.dump_yaml(parts.config))
-    place = f"epoch {saved.position.epoch}" + (f", step {saved.position.step}" if saved.position.step else "")  # fmt: skip
+    place = f"epoch {saved.position.epoch}" + (
+        f", step {saved.position.step}" if saved.position.step else ""
+    )
     text = f"{folder.path}: goes on after {place} on {parts.where}"
     folder.log_line(text)
     display.say(text)
     if difference := saved.difference_to(parts.where):
-        display.warn(f"{difference}: the end is that of an undisturbed run but for rounding and dropout's draws")  # fmt: skip
+        display.warn(
+            f"{difference}: the end is that of an undisturbed run but for rounding and dropout's draws"
+        )
 
 
 def resolved_spec(spec: str, head: Head) -> str:
@@ -225,7 +248,9 @@ def resolved_spec(spec: str, head: Head) -> str:
 def _new_folder(parts: Parts, *, asked: str) -> RunFolder:
     config = parts.config
     assert parts.images is not None
-    name = run_name(config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now())  # fmt: skip
+    name = run_name(
+        config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now()
+    )
     folder = RunFolder.create(config.out, name)
     folder.write_config(configs.dump_yaml(config))
     write_images(folder.path, parts.images)  # before what a sweep finds the run by
@@ -239,7 +264,13 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
 
     `where` is the run folder's path on every rank. Raises StoppedError after a signal.
     """
-    model, config, data, runtime, ranks = parts.model, parts.config, parts.data, parts.runtime, parts.ranks  # fmt: skip
+    model, config, data, runtime, ranks = (
+        parts.model,
+        parts.config,
+        parts.data,
+        parts.runtime,
+        parts.ranks,
+    )
     if ranks.size > 1:
         synchronised(model, runtime.device, ranks)
     optimizer = new_optimizer(model, config)
@@ -250,12 +281,35 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
 
     def save(position: Position) -> None:
         if parts.folder:
-            journals.save(parts.folder, journal, model, optimizer, config, position, train_counts=data.train_counts, image_shape=list(parts.image_shape), runtime=parts.where, images=parts.known_by)  # fmt: skip
+            journals.save(
+                parts.folder,
+                journal,
+                model,
+                optimizer,
+                config,
+                position,
+                train_counts=data.train_counts,
+                image_shape=list(parts.image_shape),
+                runtime=parts.where,
+                images=parts.known_by,
+            )
 
     drawn = parts.folder.tensorboard if parts.folder and config.tensorboard else None
     with deferred(once_more=ranks.size == 1) as stop, curves(drawn, journal.rows) as draw:
         try:
-            for epoch in train(model, optimizer, config, data.training, data.validation, runtime, on_step=display.step, say=display.say, ranks=ranks, start=start, stop=stop):  # fmt: skip
+            for epoch in train(
+                model,
+                optimizer,
+                config,
+                data.training,
+                data.validation,
+                runtime,
+                on_step=display.step,
+                say=display.say,
+                ranks=ranks,
+                start=start,
+                stop=stop,
+            ):
                 signs = [sign for sign in epoch.signs if sign not in journal.warned]
                 journal.add(epoch, config.best_tolerance)
                 journal.warned += signs
@@ -267,12 +321,21 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
             if paused.position.step:
                 save(paused.position)
             name = signal.Signals(paused.signal).name
-            place = f"in epoch {paused.position.epoch + 1}" if paused.position.step else f"after epoch {paused.position.epoch}"  # fmt: skip
-            raise StoppedError(f"stopped by {name} {place}, and saved; `lmsm resume {shlex.quote(where)}` goes on", paused.signal) from None  # fmt: skip
+            place = (
+                f"in epoch {paused.position.epoch + 1}"
+                if paused.position.step
+                else f"after epoch {paused.position.epoch}"
+            )
+            raise StoppedError(
+                f"stopped by {name} {place}, and saved; `lmsm resume {shlex.quote(where)}` goes on",
+                paused.signal,
+            ) from None
     return journal
 
 
-def _tell(epoch: Epoch, signs: list[str], config: Config, folder: RunFolder, display: Display) -> None:  # fmt: skip
+def _tell(
+    epoch: Epoch, signs: list[str], config: Config, folder: RunFolder, display: Display
+) -> None:
     """Write a finished epoch down and show it; say loudly what looks collapsed for the first time."""
     folder.append_metrics(epoch.to_row())
     folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")

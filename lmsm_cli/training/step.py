@@ -30,7 +30,14 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self._runtime = model, runtime
 
-    def forward(self, images: Tensor, labels: Tensor, progress: Tensor, weights: Tensor | None, total: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        progress: Tensor,
+        weights: Tensor | None,
+        total: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Return sum(w_y loss) / total () and the features (N, D) of uint8 images (N, C, H, W).
 
         `weights` are per class (C,), or None for 1; `total` () is their sum over the whole batch,
@@ -49,11 +56,22 @@ class Objective(nn.Module):
 class _Step:
     """One step on a batch; holds no number that changes from step to step but in a tensor."""
 
-    def __init__(self, objective: nn.Module, model: Classifier, optimizer: Optimizer, watch: Watch, weights: Tensor | None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        objective: nn.Module,
+        model: Classifier,
+        optimizer: Optimizer,
+        watch: Watch,
+        weights: Tensor | None,
+    ) -> None:
         self._objective, self._model, self._weights = objective, model, weights
         self.optimizer, self._watch = optimizer, watch
         optimised = [p for group in optimizer.param_groups for p in group["params"]]
-        self._views = [(p, view) for p, view in zip(model.parameters(), optimised, strict=True) if p is not view]  # fmt: skip
+        self._views = [
+            (p, view)
+            for p, view in zip(model.parameters(), optimised, strict=True)
+            if p is not view
+        ]
 
     def __call__(
         self, weighted: bool, images: Tensor, labels: Tensor, progress: Tensor, total: Tensor
@@ -84,7 +102,16 @@ class Stepper:
     that it holds refers back to it, so that model, optimiser and graphs go as soon as it does.
     """
 
-    def __init__(self, model: Classifier, optimizer: Optimizer, config: Config, weights: Tensor | None, runtime: Runtime, say: Callable[[str], None], ranks: Ranks = ALONE) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: Classifier,
+        optimizer: Optimizer,
+        config: Config,
+        weights: Tensor | None,
+        runtime: Runtime,
+        say: Callable[[str], None],
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.model, self._weights = model, weights
         self.watch = Watch(len(model.classes), runtime.device)
         self._progress = torch.zeros((), device=runtime.device)
@@ -112,7 +139,9 @@ class Stepper:
         self._run(weighted, batch.images, batch.labels, self._progress, total)
         if self._uncompiled:
             self._uncompiled = False
-            self._say(f"compiled in {time.perf_counter() - started:.1f} s, which the first epoch's time contains")  # fmt: skip
+            self._say(
+                f"compiled in {time.perf_counter() - started:.1f} s, which the first epoch's time contains"
+            )
 
 
 def new_optimizer(model: Classifier, config: Config) -> Optimizer:
@@ -165,7 +194,9 @@ def optimizer_state(model: Classifier, optimizer: Optimizer) -> dict[int, dict[s
     return _reordered(optimizer.state_dict()["state"], (0, 3, 1, 2), model, optimizer)
 
 
-def restore_optimizer(model: Classifier, optimizer: Optimizer, state: dict[int, dict[str, Any]]) -> None:  # fmt: skip
+def restore_optimizer(
+    model: Classifier, optimizer: Optimizer, state: dict[int, dict[str, Any]]
+) -> None:
     """Give an optimiser what `optimizer_state` returned of one over the same parameters.
 
     Raises ValueError where it is of another optimiser or of other parameters, which torch finds in
@@ -180,7 +211,12 @@ def restore_optimizer(model: Classifier, optimizer: Optimizer, state: dict[int, 
             raise ValueError("the optimiser's state is of other parameters")
 
 
-def _reordered(state: dict[int, dict[str, Any]], order: tuple[int, ...], model: Classifier, optimizer: Optimizer) -> dict[int, dict[str, Any]]:  # fmt: skip
+def _reordered(
+    state: dict[int, dict[str, Any]],
+    order: tuple[int, ...],
+    model: Classifier,
+    optimizer: Optimizer,
+) -> dict[int, dict[str, Any]]:
     """Return the state with another order of axes where the optimiser was given (O, H, W, I)."""
     optimised = [p for group in optimizer.param_groups for p in group["params"]]
     views = {n for n, p in enumerate(model.parameters()) if p is not optimised[n]}

@@ -12,7 +12,20 @@ from tests.faults.test_strangers import link_out, state_of
 
 pytestmark = pytest.mark.slow
 
-TRAIN = ["--dataset", "folder", "--image-size", "8", "--model", "paper-2d", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]  # fmt: skip
+TRAIN = [
+    "--dataset",
+    "folder",
+    "--image-size",
+    "8",
+    "--model",
+    "paper-2d",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture
@@ -47,7 +60,12 @@ def test_no_command_writes_into_a_data_folder(here):
     elsewhere = here / "elsewhere"
     save(elsewhere / "9999.png", noise(0))
     (elsewhere / "thesis.txt").write_text("years of work")
-    for name in ("images-8x8x3.pixels", "images-8x8x3.pixels.part", "images-8x8x3.pixels.lock", "images-8x8x3.npz"):  # fmt: skip
+    for name in (
+        "images-8x8x3.pixels",
+        "images-8x8x3.pixels.part",
+        "images-8x8x3.pixels.lock",
+        "images-8x8x3.npz",
+    ):
         Path("data", f".lmsm-{name}").symlink_to(elsewhere / "thesis.txt")
     Path("data", "ant", "9999.png").symlink_to(elsewhere / "9999.png")
     folders = [Path("data"), Path("other"), elsewhere]

@@ -179,9 +179,14 @@ def test_a_server_with_a_bad_moment_gives_the_right_file_in_the_end(
 
 @pytest.mark.parametrize(
     ("behaviour", "said"),
-    [(stall, "timed out"), (trickle, "bytes came in"), (busy(0), "HTTP 503"), (web_page, "a web page")],
+    [
+        (stall, "timed out"),
+        (trickle, "bytes came in"),
+        (busy(0), "HTTP 503"),
+        (web_page, "a web page"),
+    ],
     ids=["stalls", "trickles", "busy", "web page"],
-)  # fmt: skip
+)
 def test_a_server_that_never_gives_the_file_is_given_up(serve, tmp_path, behaviour, said):
     """The error comes soon, and says why, from where by hand, to where, with which checksum."""
     server = serve(*[behaviour] * 20)
@@ -245,12 +250,20 @@ def no_name(*args, **kwargs):
 @pytest.mark.parametrize(
     ("trouble", "url", "said"),
     [
-        (lambda patch: patch.setattr(socket, "getaddrinfo", no_name), "http://x.invalid/", "name resolution"),
-        (lambda patch: patch.setenv("http_proxy", "http://127.0.0.1:9"), "http://x.invalid/", "refused"),
+        (
+            lambda patch: patch.setattr(socket, "getaddrinfo", no_name),
+            "http://x.invalid/",
+            "name resolution",
+        ),
+        (
+            lambda patch: patch.setenv("http_proxy", "http://127.0.0.1:9"),
+            "http://x.invalid/",
+            "refused",
+        ),
         (lambda patch: None, "https://{host}/", "SSL"),
     ],
     ids=["no DNS", "dead proxy", "no TLS"],
-)  # fmt: skip
+)
 def test_without_a_network_the_error_tells_the_manual_steps(
     serve, tmp_path, monkeypatch, trouble, url, said
 ):
@@ -297,9 +310,12 @@ def cifar(serve):
     server = serve(content=packed.getvalue())
     table = [[name, md5(files[name])] for name in batches]
     known = {
-        "url": server.url, "tgz_md5": md5(server.content), "train_list": table[:5], "test_list": table[5:],
+        "url": server.url,
+        "tgz_md5": md5(server.content),
+        "train_list": table[:5],
+        "test_list": table[5:],
         "meta": datasets.CIFAR10.meta | {"md5": md5(files["batches.meta"])},
-    }  # fmt: skip
+    }
     return server, known, files
 
 
@@ -371,7 +387,16 @@ def test_an_interrupted_download_keeps_what_came(cifar, tmp_path, number, code):
     """Ctrl-C or SIGTERM ends `lmsm train` at once, without a traceback; the part file stays."""
     server, known, _ = cifar
     server.plan = [stall]
-    flags = ["--dataset", "cifar10", "--data-dir", tmp_path, "--out", tmp_path / "runs", "--device", "cpu"]  # fmt: skip
+    flags = [
+        "--dataset",
+        "cifar10",
+        "--data-dir",
+        tmp_path,
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    ]
     with started(known, "train", *flags) as process:
         wait_until(lambda: part_of(tmp_path).exists() and part_of(tmp_path).stat().st_size)
         process.send_signal(number)
@@ -484,7 +509,9 @@ def test_a_download_goes_through_no_link(serve, tmp_path, name, aim):
 
 def test_a_download_goes_into_no_folder_that_is_a_link(tmp_path, monkeypatch):
     """A link in the place of a data set's folder, or of one in an archive, is exit code 6."""
-    monkeypatch.setattr("lmsm_cli.data.published.download", lambda *given, **more: pytest.fail("a download"))  # fmt: skip
+    monkeypatch.setattr(
+        "lmsm_cli.data.published.download", lambda *given, **more: pytest.fail("a download")
+    )
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "cifar-10-batches-py").symlink_to("elsewhere")
     with pytest.raises(DiskError, match="cifar-10-batches-py: it is a link"):

@@ -33,9 +33,74 @@ from tests.test_checkpoint import zipped
 # Derandomized, so that a test that passed passes again; a deadline would measure the machine.
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
-NUMBERS = ["0", "-1", "1", "2", "0.5", "1e-320", "1000", "1e6", "1e9", "1e300", "1e999", "-1e999", "nan", "inf", "9" * 400, "9" * 5000, "1_0", "\u0663"]  # fmt: skip
-YAML_PIECES = [b"\xef\xbb\xbf", b"\0", b"\t", b"\xff", b"\xed\xa0\x80", b"&a ", b"*a", b"!!float ", b"!!timestamp ", b"!!python/object/apply:os.system ", b"!!binary ", b"!!set ", b"[", b"{", b"? ", b": ", b"- ", b"\n", b"|\n", b">9\n", b'"\\ud800"', b'"\\UFFFFFFFF"', b'"\\0"', b"%YAML 1.1\n", b"---\n", b"...\n", b"<<: ", b"2026-01-01", b".inf", b"#", *(text.encode() for text in NUMBERS)]  # fmt: skip
-JSON_PIECES = [b"[", b"{", b"}", b'"', b"\n", b"null", b"NaN", b"1e999", b'"\\ud800"', b"\xff", b"\0", b"9" * 5000, b"[" * 3000]  # fmt: skip
+NUMBERS = [
+    "0",
+    "-1",
+    "1",
+    "2",
+    "0.5",
+    "1e-320",
+    "1000",
+    "1e6",
+    "1e9",
+    "1e300",
+    "1e999",
+    "-1e999",
+    "nan",
+    "inf",
+    "9" * 400,
+    "9" * 5000,
+    "1_0",
+    "\u0663",
+]
+YAML_PIECES = [
+    b"\xef\xbb\xbf",
+    b"\0",
+    b"\t",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"&a ",
+    b"*a",
+    b"!!float ",
+    b"!!timestamp ",
+    b"!!python/object/apply:os.system ",
+    b"!!binary ",
+    b"!!set ",
+    b"[",
+    b"{",
+    b"? ",
+    b": ",
+    b"- ",
+    b"\n",
+    b"|\n",
+    b">9\n",
+    b'"\\ud800"',
+    b'"\\UFFFFFFFF"',
+    b'"\\0"',
+    b"%YAML 1.1\n",
+    b"---\n",
+    b"...\n",
+    b"<<: ",
+    b"2026-01-01",
+    b".inf",
+    b"#",
+    *(text.encode() for text in NUMBERS),
+]
+JSON_PIECES = [
+    b"[",
+    b"{",
+    b"}",
+    b'"',
+    b"\n",
+    b"null",
+    b"NaN",
+    b"1e999",
+    b'"\\ud800"',
+    b"\xff",
+    b"\0",
+    b"9" * 5000,
+    b"[" * 3000,
+]
 
 
 @st.composite
@@ -79,16 +144,24 @@ def read_config(file, content):
     return None
 
 
-CONFIGS = [dump_yaml(Config()).encode(), *(preset_path(name).read_bytes() for name in preset_names())]  # fmt: skip
+CONFIGS = [
+    dump_yaml(Config()).encode(),
+    *(preset_path(name).read_bytes() for name in preset_names()),
+]
 ONE_LINE = st.builds(
     lambda key, value: f"{key}: {value}\n".encode("utf-8", "surrogatepass"),
     st.sampled_from([*Config.model_fields, "margin"]),
-    st.sampled_from([*NUMBERS, *(piece.decode("latin-1") for piece in YAML_PIECES)]) | st.text(max_size=20),
-)  # fmt: skip
+    st.sampled_from([*NUMBERS, *(piece.decode("latin-1") for piece in YAML_PIECES)])
+    | st.text(max_size=20),
+)
 
 
 @fuzz
-@given(content=st.binary(max_size=300) | st.sampled_from(CONFIGS).flatmap(lambda text: damaged(text, YAML_PIECES)) | st.lists(ONE_LINE, max_size=4).map(b"".join))  # fmt: skip
+@given(
+    content=st.binary(max_size=300)
+    | st.sampled_from(CONFIGS).flatmap(lambda text: damaged(text, YAML_PIECES))
+    | st.lists(ONE_LINE, max_size=4).map(b"".join)
+)
 @example(content=b'loss: "\\UFFFFFFFF"')
 @example(content=b'loss: "\\U00110000"')
 @example(content=b"%YAML " + b"1" * 5000 + b".1\n---\na: 1")
@@ -124,7 +197,9 @@ def test_names_that_no_file_can_have_are_refused(config_file, key, value):
 
 def test_a_list_behind_many_aliases_is_one_list(config_file):
     """10,000 aliases of 10,000 numbers are not 100 million numbers."""
-    config_file.write_text(f"a: &a [{'1,' * 10_000}]\n" + "".join(f"k{i}: *a\n" for i in range(7_000)))  # fmt: skip
+    config_file.write_text(
+        f"a: &a [{'1,' * 10_000}]\n" + "".join(f"k{i}: *a\n" for i in range(7_000))
+    )
     values = Layer.of_file(config_file).values
     assert len({id(value) for value in values.values()}) == 1
     assert len(values["k6999"]) == 10_000
@@ -153,12 +228,35 @@ def test_a_schedule_without_an_end_is_refused(capsys):
 
 # --- losses
 
-VALUES = st.sampled_from([*NUMBERS, "auto", "none", "power", "cosine", "linear", "constant", "exponential", "free", "shared"]) | st.floats(0, 10, allow_subnormal=False).map(str)  # fmt: skip
+VALUES = st.sampled_from(
+    [
+        *NUMBERS,
+        "auto",
+        "none",
+        "power",
+        "cosine",
+        "linear",
+        "constant",
+        "exponential",
+        "free",
+        "shared",
+    ]
+) | st.floats(0, 10, allow_subnormal=False).map(str)
 OPTIONS = sorted({key for head in HEADS.values() for key in options_of(head)})
 
 
 @fuzz
-@given(text=st.text(max_size=60) | st.builds(lambda name, options: f"{name}:" + ",".join(f"{k}={v}" for k, v in options), st.sampled_from([*HEADS, "", ":"]), st.lists(st.tuples(st.sampled_from(OPTIONS) | st.text(max_size=5), VALUES | st.text(max_size=8)), max_size=4)))  # fmt: skip
+@given(
+    text=st.text(max_size=60)
+    | st.builds(
+        lambda name, options: f"{name}:" + ",".join(f"{k}={v}" for k, v in options),
+        st.sampled_from([*HEADS, "", ":"]),
+        st.lists(
+            st.tuples(st.sampled_from(OPTIONS) | st.text(max_size=5), VALUES | st.text(max_size=8)),
+            max_size=4,
+        ),
+    )
+)
 def test_any_loss_spec_is_taken_or_refused(text):
     """No text makes the check of a loss fail in another way than by LmsmError; what parses, formats back."""
     with contextlib.suppress(LmsmError):
@@ -206,17 +304,34 @@ def test_a_loss_that_is_taken_works(spec, counts):
 
 RUN_FILES = ("config.yaml", "status.json", "metrics.jsonl", "scores.json")
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=5) | st.sampled_from([10**400, -(10**400), int("9" * 4300), 1.7e308, -1, "0.5", "\ud800"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_subnormal=False)
+    | st.text(max_size=5)
+    | st.sampled_from([10**400, -(10**400), int("9" * 4300), 1.7e308, -1, "0.5", "\ud800"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder with two runs of one config; tests damage the second. Returns it and the whole files."""
     out = tmp_path_factory.mktemp("runs")
-    config = Config(dataset="digits", model="paper-2d", epochs=1, device="cpu", precision="fp32", threads=1, imbalance="exp", factor=0.1, out=out)  # fmt: skip
+    config = Config(
+        dataset="digits",
+        model="paper-2d",
+        epochs=1,
+        device="cpu",
+        precision="fp32",
+        threads=1,
+        imbalance="exp",
+        factor=0.1,
+        out=out,
+    )
     folder = experiment.run(config, SILENT, with_plots=False).path
     shutil.copytree(folder, out / "damaged")
     return out, {name: (folder / name).read_bytes() for name in RUN_FILES}
@@ -275,9 +390,17 @@ def test_a_run_folder_with_json_of_another_shape_is_described(runs, data):
 
 
 SCORED = [
-    ("accuracy", "1e999"), ("accuracy", "-0.1"), ("accuracy", '"0.5"'), ("accuracy", "true"), ("effective_margin", "1" + "0" * 400),
-    ("effective_margin", "1.7e308"), ("effective_margin", "[]"), ("train_count", '"3"'), ("test_count", "9" * 4300), ("test_count", "1.5"),
-]  # fmt: skip
+    ("accuracy", "1e999"),
+    ("accuracy", "-0.1"),
+    ("accuracy", '"0.5"'),
+    ("accuracy", "true"),
+    ("effective_margin", "1" + "0" * 400),
+    ("effective_margin", "1.7e308"),
+    ("effective_margin", "[]"),
+    ("train_count", '"3"'),
+    ("test_count", "9" * 4300),
+    ("test_count", "1.5"),
+]
 
 
 @pytest.mark.parametrize(("key", "value"), SCORED)
@@ -291,7 +414,9 @@ def test_scores_that_no_run_wrote_are_damage(runs, key, value):
     assert "scores.json is damaged" in read_run(out / "damaged").problem
 
 
-@pytest.mark.parametrize("line", [b"lr: .inf", b"lr: .nan", b"milestones: [1, .inf]", b"lr: !!timestamp 2026-01-01"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line", [b"lr: .inf", b"lr: .nan", b"milestones: [1, .inf]", b"lr: !!timestamp 2026-01-01"]
+)
 def test_configs_that_no_run_wrote_are_damage(runs, line):
     """A run's config has no infinities and no dates: they are told, and JSON output stays JSON."""
     compare(runs, {"config.yaml": line})
@@ -308,7 +433,9 @@ def state():
     """The state of a small classifier, in the schema that has no digest, so that damage gets far."""
     torch.manual_seed(0)
     model = build_classifier(**SPEC, classes=("cat", "dog"), mean=(0.4,), std=(0.2,))
-    return checkpoint.state_of(model, SPEC, train_counts=[5, 5], image_shape=[28, 28, 1], epoch=1) | {"schema": 1}  # fmt: skip
+    return checkpoint.state_of(
+        model, SPEC, train_counts=[5, 5], image_shape=[28, 28, 1], epoch=1
+    ) | {"schema": 1}
 
 
 @pytest.fixture(scope="module")
@@ -367,14 +494,21 @@ def test_a_checkpoint_with_a_damaged_pickle_is_refused_or_whole(checkpoint_file,
     load(checkpoint_file, zipped(records | {name: data.draw(damaged(records[name]))}))
 
 
-@pytest.mark.parametrize("pickled", [
-    b"\x80\x02J\x01",  # half a number
-    b"\x80\x02X\x01\x00",  # half a length
-    b"\x80\x02cbuiltins\nbytearray\n\x8a\x0a" + (10**22).to_bytes(10, "little") + b"\x85R.",  # more than addresses
-    b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + (10**18).to_bytes(8, "little") + b"\x85R.",  # more than memory
-    b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
-    b"\x80\x02" + b"]" * 100_000 + b".",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02J\x01",  # half a number
+        b"\x80\x02X\x01\x00",  # half a length
+        b"\x80\x02cbuiltins\nbytearray\n\x8a\x0a"
+        + (10**22).to_bytes(10, "little")
+        + b"\x85R.",  # more than addresses
+        b"\x80\x02cbuiltins\nbytearray\n\x8a\x08"
+        + (10**18).to_bytes(8, "little")
+        + b"\x85R.",  # more than memory
+        b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
+        b"\x80\x02" + b"]" * 100_000 + b".",
+    ],
+)
 def test_pickle_bombs_are_refused(checkpoint_file, records, pickled):
     """Pickles that stop early, call a program or ask for more memory than there is are CheckpointError."""
     assert not load(checkpoint_file, zipped(records | {"archive/data.pkl": pickled}))
@@ -428,7 +562,12 @@ except CheckpointError:
 
 def peak_of(path):
     """Return the MiB that loading a bad checkpoint took, in a process that may take 1 GiB and 10 s."""
-    done = subprocess.run([sys.executable, "-c", LOADED_IN_A_LIMIT, str(path)], capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_IN_A_LIMIT, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
@@ -450,12 +589,15 @@ def test_a_zip_bomb_takes_no_memory(checkpoint_file, records, bomb):
 
 @pytest.mark.slow
 @on_linux
-@pytest.mark.parametrize("schema", [
-    pytest.param(nested(60), id="bomb"),
-    pytest.param(torch.tensor([1, 2]), id="tensor"),
-    pytest.param((1,), id="tuple"),
-    pytest.param(math.nan, id="nan"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param(nested(60), id="bomb"),
+        pytest.param(torch.tensor([1, 2]), id="tensor"),
+        pytest.param((1,), id="tuple"),
+        pytest.param(math.nan, id="nan"),
+    ],
+)
 def test_a_schema_that_is_no_number_is_refused(checkpoint_file, state, schema):
     """Whatever stands in place of the schema number, a few bytes that are an exabyte in words too, is refused."""
     torch.save(state | {"schema": schema}, checkpoint_file)

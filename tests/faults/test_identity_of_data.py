@@ -24,9 +24,16 @@ from tests.conftest import SilentDisplay, noise, save
 
 SIZE = 8
 FLAGS = {
-    "dataset": "folder", "image_size": SIZE, "model": "paper-mnist", "epochs": 2, "batch_size": 16,
-    "threads": 1, "device": "cpu", "precision": "fp32", "layout": "channels-last",
-}  # fmt: skip
+    "dataset": "folder",
+    "image_size": SIZE,
+    "model": "paper-mnist",
+    "epochs": 2,
+    "batch_size": 16,
+    "threads": 1,
+    "device": "cpu",
+    "precision": "fp32",
+    "layout": "channels-last",
+}
 
 
 COUNTS = (24, 20, 16)
@@ -146,7 +153,10 @@ def test_a_replaced_training_image_does_not_touch_the_scores(copied):
         experiment.resume(run, SilentDisplay(), {"epochs": 3, "data_dir": data}, with_plots=False)
 
 
-@pytest.mark.parametrize(("part", "option"), [("test", []), ("validation", ["--split", "validation"]), ("validation", ["--adjust", "auto"])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [("test", []), ("validation", ["--split", "validation"]), ("validation", ["--adjust", "auto"])],
+)
 def test_a_replaced_image_is_refused_by_name(copied, capsys, part, option):
     """Exit 3 names the image that is gone, and the way to score other data."""
     data, run = copied
@@ -167,7 +177,9 @@ def test_resume_goes_on_with_the_same_bits(finished, copied, tmp_path, change):
     """A longer training on data that was touched ends with the bits of one on data that was not."""
     (untouched, original), (data, run) = finished, copied
     shutil.copytree(original, tmp_path / "other")
-    expected = experiment.resume(tmp_path / "other", SilentDisplay(), {"epochs": 3, "data_dir": untouched}, with_plots=False).path  # fmt: skip
+    expected = experiment.resume(
+        tmp_path / "other", SilentDisplay(), {"epochs": 3, "data_dir": untouched}, with_plots=False
+    ).path
     change(data, run)
     experiment.resume(run, SilentDisplay(), {"epochs": 3, "data_dir": data}, with_plots=False)
     one, two = (checkpoint.load(path / "checkpoint.pt")["model"] for path in (run, expected))
@@ -295,7 +307,9 @@ def test_a_run_of_before_is_read_and_told_of(copied):
 def test_published_images_are_known_by_their_pixels(tmp_path):
     """The digits have no files: their places are numbers, and their test images are found again."""
     flags = {"dataset": "digits", "model": "paper-mnist", "epochs": 1, "images_per_class": 20}
-    config = resolve([Layer.of_flags({**FLAGS, **flags, "image_size": 32, "out": tmp_path})], check_loss).config  # fmt: skip
+    config = resolve(
+        [Layer.of_flags({**FLAGS, **flags, "image_size": 32, "out": tmp_path})], check_loss
+    ).config
     run = experiment.run(config, SilentDisplay(), with_plots=False).path
     record = read_images_record(run)
     assert record.places.dtype.kind == "i"

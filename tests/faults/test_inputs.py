@@ -31,7 +31,21 @@ NAMES = {
 
 def train_folder(data, out):
     """Train on class folders; return the command's exit code."""
-    return main(["train", "--dataset", "folder", "--image-size", "16", "--data-dir", str(data), "--out", str(out), *QUICK, *FIXED])  # fmt: skip
+    return main(
+        [
+            "train",
+            "--dataset",
+            "folder",
+            "--image-size",
+            "16",
+            "--data-dir",
+            str(data),
+            "--out",
+            str(out),
+            *QUICK,
+            *FIXED,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +84,9 @@ def test_a_terminal_gets_no_commands_from_class_names(strange):
     folder, _ = strange
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "lmsm_cli", "eval", str(folder), "--confusion"]
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"}) as process:  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"}
+    ) as process:
         os.close(theirs)
         shown = b""
         try:
@@ -146,9 +162,31 @@ def test_no_home_is_needed(tmp_path, home):
     surroundings = {
         k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "LMSM_CACHE_DIR")
     }
-    command = [sys.executable, "-c", OF_USER, tmp_path / "home", "train", "--preset", "digits", "--epochs", "1", "--device", "cpu", "--out", "runs"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        OF_USER,
+        tmp_path / "home",
+        "train",
+        "--preset",
+        "digits",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        "runs",
+    ]
     (tmp_path / "here").mkdir()
-    done = subprocess.run(command, cwd=tmp_path / "here", env=surroundings | ({"HOME": home} if home else {}), capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    done = subprocess.run(
+        command,
+        cwd=tmp_path / "here",
+        env=surroundings | ({"HOME": home} if home else {}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["runs"]

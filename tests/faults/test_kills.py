@@ -22,7 +22,7 @@ from lmsm_cli.models.classifier import build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay
-from tests.test_journal import assert_same_bits, config
+from tests.test_resume import assert_same_bits, config
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +116,9 @@ def at_random(folder):
     """Kill a long run at random moments until it ends; save how often, and its moments."""
     draws = random.Random(0)
     kills = 0
-    while not forked(folder / "killed", RANDOM, seconds=draws.uniform(0, 0.35) if kills < 110 else 60):  # fmt: skip
+    while not forked(
+        folder / "killed", RANDOM, seconds=draws.uniform(0, 0.35) if kills < 110 else 60
+    ):
         kills += 1
         loadable(folder / "killed")
     forked(folder / "whole", RANDOM)
@@ -152,7 +154,15 @@ def driven(work, folder):
     # The number is one already, and torch's pool, once it was told that, breaks in a fork.
     code = f"import sklearn.datasets, torch._dynamo; torch.set_num_threads = lambda number: None; from pathlib import Path; import sys; from tests.faults.test_kills import {work.__name__} as work; work(Path(sys.argv[1]))"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return int((folder / "kills").read_text())
 
@@ -193,7 +203,10 @@ def test_every_flipped_byte_is_noticed(tmp_path, number):
     choices = {"model": "paper-2d", "neck": "linear", "loss": "softmax"}
     model = build_classifier(**choices, classes=("a", "b"), mean=(0.4,), std=(0.2,))
     file = tmp_path / "checkpoint.pt"
-    checkpoint.save(checkpoint.state_of(model, choices, train_counts=[1, 1], image_shape=[28, 28, 1], epoch=1), file)  # fmt: skip
+    checkpoint.save(
+        checkpoint.state_of(model, choices, train_counts=[1, 1], image_shape=[28, 28, 1], epoch=1),
+        file,
+    )
     content = bytearray(file.read_bytes())
     draws = random.Random(number)
     ends = [*range(40), *range(len(content) - 40, len(content))] if number == 0 else []

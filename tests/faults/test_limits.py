@@ -14,14 +14,40 @@ from lmsm_cli.runs.folder import RunFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
 
-TRAIN = ["train", "--dataset", "digits", "--model", "paper-mnist", "--epochs", "1", "--images-per-class", "20", "--batch-size", "64", "--threads", "1", "--precision", "fp32", "--device", "cpu", "--quiet"]  # fmt: skip
+TRAIN = [
+    "train",
+    "--dataset",
+    "digits",
+    "--model",
+    "paper-mnist",
+    "--epochs",
+    "1",
+    "--images-per-class",
+    "20",
+    "--batch-size",
+    "64",
+    "--threads",
+    "1",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+    "--quiet",
+]
 
 
 def limited(limit, out, cwd=None):
     """Run a training under a limit of the shell's ulimit; return what came of it."""
     command = shlex.join([sys.executable, "-m", "lmsm_cli", *TRAIN, "--out", str(out)])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(["bash", "-c", f"{limit}; exec {command}"], capture_output=True, text=True, check=False, cwd=cwd, env=environment)  # fmt: skip
+    return subprocess.run(
+        ["bash", "-c", f"{limit}; exec {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environment,
+    )
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from lmsm_cli.losses.registry import build_head
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.memory import fitting_batch, is_out_of_memory, reported_memory, training_bytes
 from tests.conftest import write_class_folders
-from tests.test_engine import CPU, small_model
+from tests.test_loop import CPU, small_model
 
 # Runs the real command under a limit on the data in memory, set once the libraries are loaded.
 LIMITED = """
@@ -36,13 +36,40 @@ def test_a_batch_that_does_not_fit_ends_with_code_7_and_one_that_fits(tmp_path):
     write_class_folders(tmp_path / "data", "ab", 120, size=48)
 
     def train(batch_size):
-        flags = ["--dataset", "folder", "--data-dir", str(tmp_path / "data"), "--image-size", "48", "--model", "resnet32", "--epochs", "1", "--threads", "1", "--precision", "fp32"]  # fmt: skip
-        command = ["train", *flags, "--batch-size", str(batch_size), "--out", str(tmp_path / "runs")]  # fmt: skip
-        return subprocess.run([sys.executable, "-c", LIMITED, *command], capture_output=True, text=True, check=False)  # fmt: skip
+        flags = [
+            "--dataset",
+            "folder",
+            "--data-dir",
+            str(tmp_path / "data"),
+            "--image-size",
+            "48",
+            "--model",
+            "resnet32",
+            "--epochs",
+            "1",
+            "--threads",
+            "1",
+            "--precision",
+            "fp32",
+        ]
+        command = [
+            "train",
+            *flags,
+            "--batch-size",
+            str(batch_size),
+            "--out",
+            str(tmp_path / "runs"),
+        ]
+        return subprocess.run(
+            [sys.executable, "-c", LIMITED, *command], capture_output=True, text=True, check=False
+        )
 
     done = train(160)
     assert done.returncode == 7, done.stderr
-    message = re.search(r"error: out of memory with batch_size 160, at a peak of (\S+) GiB .*; --batch-size (\d+) would have fitted", done.stderr)  # fmt: skip
+    message = re.search(
+        r"error: out of memory with batch_size 160, at a peak of (\S+) GiB .*; --batch-size (\d+) would have fitted",
+        done.stderr,
+    )
     assert message, done.stderr
     assert 0.1 < float(message[1]) < 5
     assert "Traceback" not in done.stderr
@@ -58,12 +85,17 @@ def test_a_batch_that_does_not_fit_ends_with_code_7_and_one_that_fits(tmp_path):
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
         (MemoryError(), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+            ),
+            True,
+        ),
         (RuntimeError("std::bad_alloc"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_out_of_memory(error, is_one):
     """torch's and Python's own ways to say it are known, other errors stay what they are."""
     assert is_out_of_memory(error) == is_one
@@ -81,7 +113,9 @@ def test_an_image_takes_what_autograd_keeps_of_it():
     """Of two linear layers around a ReLU: the images, the ReLU's output, by hand, and half of it in bf16."""
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 8))
-    model = Classifier(backbone, nn.Identity(), build_head("softmax", 8, 3), classes="abc", mean=(0.5,), std=(0.3,))  # fmt: skip
+    model = Classifier(
+        backbone, nn.Identity(), build_head("softmax", 8, 3), classes="abc", mean=(0.5,), std=(0.3,)
+    )
     kept = 4 * (64 + 16)
     assert training_bytes(model, CPU, (8, 8, 1)) == 3 * kept
     assert training_bytes(model, replace(CPU, precision="bf16"), (8, 8, 1)) == 1.5 * kept

@@ -67,9 +67,12 @@ class Recorder:
 
     def _note(self) -> None:
         """Note what a power cut now could leave."""
-        self.moments.append([
-            {name: self.flushed[number] for name, number in names.items()} for names in self.namings
-        ])  # fmt: skip
+        self.moments.append(
+            [
+                {name: self.flushed[number] for name, number in names.items()}
+                for names in self.namings
+            ]
+        )
 
 
 def folders_after(moments: list[list[Contents]], root: Path) -> Iterator[Path]:
@@ -91,14 +94,26 @@ class Saving:
     def __init__(self, path: Path) -> None:
         torch.manual_seed(0)
         self.folder, self.journal = RunFolder(path), Journal()
-        self.model = build_classifier("paper-2d", "linear", "softmax", classes=("a", "b"), mean=(0.5,), std=(0.2,))  # fmt: skip
+        self.model = build_classifier(
+            "paper-2d", "linear", "softmax", classes=("a", "b"), mean=(0.5,), std=(0.2,)
+        )
         self.optimizer = new_optimizer(self.model, CONFIG)
 
     def save(self, epoch: int) -> None:
         """Save an epoch."""
         self.journal.rows.append({"epoch": epoch, "seconds": 1.0, "images_per_second": 1.0})
         self.journal.best = {"epoch": epoch, "val_balanced_accuracy": 0.5}
-        journals.save(self.folder, self.journal, self.model, self.optimizer, CONFIG, Position(epoch), train_counts=[4, 4], image_shape=[8, 8, 1], runtime="")  # fmt: skip
+        journals.save(
+            self.folder,
+            self.journal,
+            self.model,
+            self.optimizer,
+            CONFIG,
+            Position(epoch),
+            train_counts=[4, 4],
+            image_shape=[8, 8, 1],
+            runtime="",
+        )
 
 
 def epochs_of(folder: Path) -> tuple[int, int]:
@@ -140,7 +155,9 @@ def test_a_power_cut_at_any_moment_leaves_a_good_checkpoint(recorded, tmp_path):
 def test_without_one_of_the_flushes_the_save_could_be_lost(recorded, tmp_path, ignored):
     """Leaving out the fsync of the data, or of the folder, would leave an old epoch or no good file."""
     recorder = recorded(ignored)
-    after = [path / "checkpoint.pt" for path in folders_after(recorder.moments[-1:], tmp_path / "after")]  # fmt: skip
+    after = [
+        path / "checkpoint.pt" for path in folders_after(recorder.moments[-1:], tmp_path / "after")
+    ]
     assert not all(path.stat().st_size and checkpoint.load(path)["epoch"] == 3 for path in after)
 
 

@@ -14,12 +14,23 @@ from pathlib import Path
 import pytest
 
 from lmsm_cli.runs import checkpoint
-from tests.test_journal import assert_same_bits
+from tests.test_resume import assert_same_bits
 
 pytestmark = pytest.mark.slow
 
 LMSM = [sys.executable, "-m", "lmsm_cli"]
-FIXED = ["--preset", "digits", "--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--threads", "1"]  # fmt: skip
+FIXED = [
+    "--preset",
+    "digits",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--layout",
+    "channels-last",
+    "--threads",
+    "1",
+]
 SECONDS = 120
 
 
@@ -44,7 +55,13 @@ def run_of(process, out, num_epochs=1):
 
 def resumed(path, *flags):
     """Go on with a run by the real command; return what it printed."""
-    done = subprocess.run([*LMSM, "resume", str(path), *flags], capture_output=True, text=True, timeout=SECONDS, check=False)  # fmt: skip
+    done = subprocess.run(
+        [*LMSM, "resume", str(path), *flags],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -112,7 +129,9 @@ def test_a_terminal_that_goes_away_does_not_hurt(tmp_path):
 
 def test_closed_streams_do_not_hurt(tmp_path):
     """Started with stdout and stderr closed, a run is made all the same."""
-    command = " ".join([*LMSM, "train", *FIXED, "--epochs", "1", "--out", str(tmp_path), ">&-", "2>&-"])  # fmt: skip
+    command = " ".join(
+        [*LMSM, "train", *FIXED, "--epochs", "1", "--out", str(tmp_path), ">&-", "2>&-"]
+    )
     subprocess.run(["sh", "-c", command], timeout=SECONDS, check=False)
     (path,) = tmp_path.iterdir()
     assert status(path) == ("completed", 0)
@@ -153,7 +172,13 @@ def test_two_processes_on_one_run_and_a_killed_one(tmp_path):
     """
     with started(tmp_path / "killed", epochs=30) as process:
         path = run_of(process, tmp_path / "killed")
-        second = subprocess.run([*LMSM, "resume", str(path)], capture_output=True, text=True, timeout=SECONDS, check=False)  # fmt: skip
+        second = subprocess.run(
+            [*LMSM, "resume", str(path)],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
         if process.poll() is None:
             process.kill()
         process.communicate()
@@ -182,10 +207,18 @@ def test_train_resumes_too(tmp_path):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
     command = [*LMSM, "train", "--resume", str(path)]
-    refused = subprocess.run([*command, "--lr", "0.5"], capture_output=True, text=True, timeout=SECONDS, check=False)  # fmt: skip
+    refused = subprocess.run(
+        [*command, "--lr", "0.5"], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
     assert refused.returncode == 2
     assert "lr was 0.05, and 0.5 is asked for" in refused.stderr
-    done = subprocess.run([*command, "--epochs", "4", "--json"], capture_output=True, text=True, timeout=SECONDS, check=False)  # fmt: skip
+    done = subprocess.run(
+        [*command, "--epochs", "4", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epoch"] == 4
 
@@ -195,9 +228,22 @@ CODES = {
     2: ["train", "--epochs", "0"],
     3: ["train", "--dataset", "folder", "--data-dir", "nothing"],
     4: ["eval", "broken.pt"],
-    5: ["train", *FIXED, "--lr", "1e18", "--optimizer", "sgd", "--schedule", "constant", "--neck", "linear", "--batch-size", "64"],
+    5: [
+        "train",
+        *FIXED,
+        "--lr",
+        "1e18",
+        "--optimizer",
+        "sgd",
+        "--schedule",
+        "constant",
+        "--neck",
+        "linear",
+        "--batch-size",
+        "64",
+    ],
     6: ["train", *FIXED, "--out", "broken.pt/runs"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -208,12 +254,22 @@ def test_exit_codes(tmp_path, code):
     """
     (tmp_path / "broken.pt").write_text("<html>")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([*LMSM, *CODES[code]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)  # fmt: skip
+    done = subprocess.run(
+        [*LMSM, *CODES[code]],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")  # fmt: skip
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere"
+)
 def test_a_run_folder_that_is_read_only_is_refused(tmp_path):
     """Exit code 6 before any training, named by the folder."""
     with started(tmp_path, epochs=100) as process:
@@ -224,7 +280,13 @@ def test_a_run_folder_that_is_read_only_is_refused(tmp_path):
         file.chmod(0o555 if file in (path, *path.iterdir()) else 0o755)
     (path / ".lock").chmod(0o444)
     user = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
-    done = subprocess.run([*user, *LMSM, "resume", str(path)], capture_output=True, text=True, timeout=SECONDS, check=False)  # fmt: skip
+    done = subprocess.run(
+        [*user, *LMSM, "resume", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     path.chmod(0o755)
     assert done.returncode == 6, done.stderr
     assert str(path) in done.stderr

@@ -23,7 +23,27 @@ from lmsm_cli.runtime.files import replacing
 from lmsm_cli.training.resume import fingerprint
 from tests.conftest import write_class_folders
 
-TRAIN = ["--dataset", "folder", "--image-size", "8", "--model", "paper-2d", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--threads", "1", "--quiet"]  # fmt: skip
+TRAIN = [
+    "--dataset",
+    "folder",
+    "--image-size",
+    "8",
+    "--model",
+    "paper-2d",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--layout",
+    "channels-last",
+    "--threads",
+    "1",
+    "--quiet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +51,9 @@ def finished(tmp_path_factory):
     """A finished run and its data, to be copied."""
     root = tmp_path_factory.mktemp("finished")
     write_class_folders(root / "data", ("ant", "bee"), 20, size=8)
-    assert main(["train", *TRAIN, "--data-dir", str(root / "data"), "--out", str(root / "runs")]) == 0  # fmt: skip
+    assert (
+        main(["train", *TRAIN, "--data-dir", str(root / "data"), "--out", str(root / "runs")]) == 0
+    )
     (folder,) = (path for path in (root / "runs").iterdir() if not path.name.startswith("."))
     return folder
 
@@ -71,8 +93,19 @@ COMMANDS = {
     "predict": ["predict", "got", "image.png"],
     "export": ["export", "got", "--format", "torch"],
     "train": ["train", *TRAIN, "--data-dir", "data", "--out", "got"],
-    "sweep": ["sweep", *TRAIN, "--data-dir", "data", "--out", "got", "--arm", "loss=softmax", "--seeds", "3"],
-}  # fmt: skip
+    "sweep": [
+        "sweep",
+        *TRAIN,
+        "--data-dir",
+        "data",
+        "--out",
+        "got",
+        "--arm",
+        "loss=softmax",
+        "--seeds",
+        "3",
+    ],
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -111,7 +144,7 @@ def test_what_would_be_written_through_a_link_ends_the_resumption(received, caps
 def test_what_is_replaced_takes_the_links_place(received, capsys):
     """A checkpoint and texts that are links become files of the run's own when it goes on."""
     Path("elsewhere").mkdir()
-    names = ["checkpoint.pt", "config.yaml", "status.json", "scores.json", "metrics.jsonl"]  # fmt: skip
+    names = ["checkpoint.pt", "config.yaml", "status.json", "scores.json", "metrics.jsonl"]
     for name in names:
         (received / name).rename(Path("elsewhere", name))
         (received / name).symlink_to(Path("elsewhere", name).absolute())
@@ -155,7 +188,9 @@ def test_a_temporary_file_is_never_a_strangers(tmp_path):
     assert not (tmp_path / "best").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["status.json", "scores.json", "config.yaml", "checkpoint.pt", "metrics.jsonl"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["status.json", "scores.json", "config.yaml", "checkpoint.pt", "metrics.jsonl"]
+)
 def test_a_pipe_in_a_run_folder_is_never_waited_for(received, capsys, name):
     """compare, eval, report and resume end at once, whatever they can still say of the run."""
     (received / name).unlink()
@@ -184,11 +219,27 @@ def test_status_of_a_stranger_is_read_as_text(tmp_path):
         assert folder._owner()
 
 
-@pytest.mark.parametrize(("value", "written"), [
-    ("=HYPERLINK(1)", "'=HYPERLINK(1)"), ("+1+cmd|' /C calc'!A0", "'+1+cmd|' /C calc'!A0"), ("-x", "'-x"), ("@SUM(1)", "'@SUM(1)"),
-    (" =1+1", "' =1+1"), ("\t=1", "\\t=1"), ("\r=1", "\\r=1"), ("\uff1d1+1", "'\uff1d1+1"), ("\x1b[31m", "\\x1b[31m"),
-    ("-0.5", "-0.5"), ("1e-05", "1e-05"), (-0.5, -0.5), (None, None), (True, True), ("a=1", "a=1"), ("", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("+1+cmd|' /C calc'!A0", "'+1+cmd|' /C calc'!A0"),
+        ("-x", "'-x"),
+        ("@SUM(1)", "'@SUM(1)"),
+        (" =1+1", "' =1+1"),
+        ("\t=1", "\\t=1"),
+        ("\r=1", "\\r=1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("-0.5", "-0.5"),
+        ("1e-05", "1e-05"),
+        (-0.5, -0.5),
+        (None, None),
+        (True, True),
+        ("a=1", "a=1"),
+        ("", ""),
+    ],
+)
 def test_a_cell_of_a_csv_is_no_formula(value, written):
     """What a spreadsheet would run begins with a quote; numbers and other text are as they were."""
     assert cell(value) == written
@@ -224,15 +275,27 @@ def test_no_text_commands_the_screen(capsys):
 
 NAN = float("nan")
 FIELDS = [
-    ("image_shape", [10**6, 10**6, 3]), ("image_shape", [30000, 30000, 3]), ("image_shape", [0, 0, 3]), ("image_shape", "abc"), ("image_shape", []),
-    ("classes", [str(i) for i in range(100_000)]), ("mean", [NAN] * 3), ("std", [0.0] * 3), ("train_counts", [-5, 3]), ("epoch", NAN),
-]  # fmt: skip
+    ("image_shape", [10**6, 10**6, 3]),
+    ("image_shape", [30000, 30000, 3]),
+    ("image_shape", [0, 0, 3]),
+    ("image_shape", "abc"),
+    ("image_shape", []),
+    ("classes", [str(i) for i in range(100_000)]),
+    ("mean", [NAN] * 3),
+    ("std", [0.0] * 3),
+    ("train_counts", [-5, 3]),
+    ("epoch", NAN),
+]
 
 
-@pytest.mark.parametrize(("key", "value"), FIELDS, ids=[f"{key}-{n}" for n, (key, _) in enumerate(FIELDS)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"), FIELDS, ids=[f"{key}-{n}" for n, (key, _) in enumerate(FIELDS)]
+)
 def test_nonsense_in_a_checkpoint_ends_with_4(received, capsys, key, value):
     """predict, eval, export and resume name the file and the key, and write nothing."""
-    checkpoint.save(checkpoint.load(received / "checkpoint.pt") | {key: value}, received / "checkpoint.pt")  # fmt: skip
+    checkpoint.save(
+        checkpoint.load(received / "checkpoint.pt") | {key: value}, received / "checkpoint.pt"
+    )
     Path("image.png").touch()
     before = state_of(Path.cwd())
     for command in ("predict", "eval", "export", "resume"):
@@ -259,7 +322,9 @@ def test_weights_that_are_not_finite_are_no_net(received, capsys, value):
 
 
 @pytest.mark.parametrize("command", ["eval", "resume"])
-def test_nothing_is_downloaded_to_a_place_that_only_a_stranger_named(received, capsys, monkeypatch, command):  # fmt: skip
+def test_nothing_is_downloaded_to_a_place_that_only_a_stranger_named(
+    received, capsys, monkeypatch, command
+):
     """A run's config names any folder: data that is not there comes only to a folder of the user's choice."""
 
     def fetched(*given, **more):
@@ -276,7 +341,15 @@ def test_nothing_is_downloaded_to_a_place_that_only_a_stranger_named(received, c
     assert not Path("mine").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("exp_avg", torch.zeros(3)), ("exp_avg", torch.zeros(())), ("step", torch.zeros(7)), ("other", torch.zeros(()))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exp_avg", torch.zeros(3)),
+        ("exp_avg", torch.zeros(())),
+        ("step", torch.zeros(7)),
+        ("other", torch.zeros(())),
+    ],
+)
 def test_momenta_of_other_parameters_are_refused(received, capsys, name, value):
     """torch would take them, and stumble in the first step."""
     state = checkpoint.load(received / "checkpoint.pt")
@@ -299,7 +372,18 @@ def poisoned(document):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["status.json", "environment.json", "scores.json", "metrics.jsonl", "config.yaml", "folder", "checkpoint.pt"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "status.json",
+        "environment.json",
+        "scores.json",
+        "metrics.jsonl",
+        "config.yaml",
+        "folder",
+        "checkpoint.pt",
+    ],
+)
 def test_text_of_a_stranger_is_spelled_out_everywhere(received, capsys, name):
     """Whatever file of a run it stands in, no table, message, page or CSV holds it as it is."""
     shutil.copytree("got", "runs/a")
@@ -309,7 +393,9 @@ def test_text_of_a_stranger_is_spelled_out_everywhere(received, capsys, name):
         place.write_text(json.dumps(poisoned(json.loads(place.read_text()))))
         if name == "status.json":
             (received / "scores.json").unlink()
-            place.write_text(json.dumps(poisoned({"reason": "x", "host": "x"}) | {"state": "failed"}))  # fmt: skip
+            place.write_text(
+                json.dumps(poisoned({"reason": "x", "host": "x"}) | {"state": "failed"})
+            )
     elif name == "metrics.jsonl":
         place.write_text(json.dumps(poisoned(json.loads(place.read_text()))) + "\n")
     elif name == "config.yaml":
@@ -322,12 +408,21 @@ def test_text_of_a_stranger_is_spelled_out_everywhere(received, capsys, name):
         checkpoint.save(state, place)
     shutil.copy(received / "plots" / "confusion.png", "image.png")
     for command in (
-        ["compare", "runs", "got"], ["compare", "runs", "got", "--markdown"], ["compare", "runs", "got", "--csv", "-"], ["compare", "runs", "got", "--html", "page.html"],
-        COMMANDS["report"], COMMANDS["predict"], [*COMMANDS["predict"], "--csv", "-"], COMMANDS["eval"], COMMANDS["resume"][:-1],
-    ):  # fmt: skip
+        ["compare", "runs", "got"],
+        ["compare", "runs", "got", "--markdown"],
+        ["compare", "runs", "got", "--csv", "-"],
+        ["compare", "runs", "got", "--html", "page.html"],
+        COMMANDS["report"],
+        COMMANDS["predict"],
+        [*COMMANDS["predict"], "--csv", "-"],
+        COMMANDS["eval"],
+        COMMANDS["resume"][:-1],
+    ):
         main(command)
         printed = capsys.readouterr()
-        assert not [c for c in printed.out + printed.err if not c.isprintable() and c != "\n"], command  # fmt: skip
+        assert not [c for c in printed.out + printed.err if not c.isprintable() and c != "\n"], (
+            command
+        )
         assert "\nerror: forged" not in printed.err
     for page in (Path("page.html"), received / "report.html"):
         text = page.read_text()

@@ -21,7 +21,11 @@ pytest.importorskip("optuna")
 def test_a_killed_sweep_goes_on(tmp_path, capsys):
     """kill -9 in the second run: the first is left as it is, the second resumed, the third done."""
     flags = ["--epochs", "6", "--grid", "lr=0.05,0.1"]
-    process = subprocess.Popen([*LMSM, "sweep", *FLAGS, *flags, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [*LMSM, "sweep", *FLAGS, *flags, "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     deadline = time.monotonic() + SECONDS
     while len(list(tmp_path.glob("*/checkpoint-previous.pt"))) < 2:
         assert time.monotonic() < deadline
@@ -43,8 +47,22 @@ def test_a_killed_sweep_goes_on(tmp_path, capsys):
 
 def test_processes_share_a_sweep(tmp_path):
     """Two at once do every run once, and both end with the whole comparison."""
-    command = [*LMSM, "sweep", *FLAGS, "--grid", "lr=0.05,0.1", "--seeds", "2", "--out", str(tmp_path), "--json"]  # fmt: skip
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]  # fmt: skip
+    command = [
+        *LMSM,
+        "sweep",
+        *FLAGS,
+        "--grid",
+        "lr=0.05,0.1",
+        "--seeds",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     results = [process.communicate(timeout=SECONDS) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     assert len(folders(tmp_path)) == 4
@@ -58,8 +76,21 @@ def test_processes_share_a_sweep(tmp_path):
 
 def test_processes_share_a_study(tmp_path):
     """Two at once do together as many trials as were asked for, none of them twice."""
-    command = [*LMSM, "sweep", *OTHER_FLAGS, *CHOICES, "--trials", "5", "--out", str(tmp_path), "--json"]  # fmt: skip
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]  # fmt: skip
+    command = [
+        *LMSM,
+        "sweep",
+        *OTHER_FLAGS,
+        *CHOICES,
+        "--trials",
+        "5",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     results = [process.communicate(timeout=SECONDS) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     one, other = (json.loads(out) for out, _ in results)
@@ -72,7 +103,7 @@ def test_processes_share_a_study(tmp_path):
 
 def test_a_killed_search_goes_on(tmp_path):
     """kill -9 in a trial: it is not counted, and its run is gone on with under the same choices."""
-    code = "import sys; from tests.test_search import searched; from pathlib import Path; searched(Path(sys.argv[1]), 3, epochs=6)"  # fmt: skip
+    code = "import sys; from tests.test_search import searched; from pathlib import Path; searched(Path(sys.argv[1]), 3, epochs=6)"
     command = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + SECONDS

@@ -17,13 +17,25 @@ from lmsm_cli.runs import checkpoint
 
 pytestmark = pytest.mark.slow
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "localhost:0",
+]
 DIGITS = ["train", "--preset", "digits", "--device", "cpu"]
 
 
 def run(command, **options):
     """Run a command to its end; return it with its output."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **options)  # fmt: skip
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, **options
+    )
 
 
 def finished(out):
@@ -39,7 +51,9 @@ def both(tmp_path_factory):
     """Digits on one process and on two, one thread each: (scores, rows), twice, and what two printed."""
     root = tmp_path_factory.mktemp("ranks")
     flags = [*DIGITS, "--precision", "fp32", "--lr", "0.001"]  # the preset's blows rounding up
-    one = run([sys.executable, "-m", "lmsm_cli", *flags, "--threads", "1", "--out", str(root / "1")])  # fmt: skip
+    one = run(
+        [sys.executable, "-m", "lmsm_cli", *flags, "--threads", "1", "--out", str(root / "1")]
+    )
     two = run([*TORCHRUN, "-m", "lmsm_cli", *flags, "--threads", "2", "--out", str(root / "2")])
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     return finished(root / "1"), finished(root / "2"), two
@@ -73,8 +87,22 @@ def test_a_small_learning_rate_shows_that_the_rest_is_rounding(tmp_path):
     From 0.001 on the steps blow rounding up, by how much depends on the processor: one process with
     two threads differs as much from itself with one (benchmarks/LOG.md).
     """
-    flags = [*DIGITS, "--precision", "fp32", "--epochs", "1", "--lr", "0.0003", "--loss", "softmax", "--reweight", "inverse"]  # fmt: skip
-    one = run([sys.executable, "-m", "lmsm_cli", *flags, "--threads", "1", "--out", str(tmp_path / "1")])  # fmt: skip
+    flags = [
+        *DIGITS,
+        "--precision",
+        "fp32",
+        "--epochs",
+        "1",
+        "--lr",
+        "0.0003",
+        "--loss",
+        "softmax",
+        "--reweight",
+        "inverse",
+    ]
+    one = run(
+        [sys.executable, "-m", "lmsm_cli", *flags, "--threads", "1", "--out", str(tmp_path / "1")]
+    )
     two = run([*TORCHRUN, "-m", "lmsm_cli", *flags, "--threads", "2", "--out", str(tmp_path / "2")])
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     (_, rows), (_, others) = finished(tmp_path / "1"), finished(tmp_path / "2")
@@ -85,7 +113,13 @@ def test_a_small_learning_rate_shows_that_the_rest_is_rounding(tmp_path):
 
 def ranks_environment(rank):
     """Return what torchrun sets for one of two processes, on a free port."""
-    return os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}  # fmt: skip
+    return os.environ | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+    }
 
 
 def test_a_batch_that_two_ranks_cannot_share_is_refused_once(tmp_path):
@@ -93,7 +127,16 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = {"MASTER_PORT": str(free.getsockname()[1])}
-    command = [sys.executable, "-m", "lmsm_cli", *DIGITS, "--batch-size", "33", "--out", str(tmp_path / "runs")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "lmsm_cli",
+        *DIGITS,
+        "--batch-size",
+        "33",
+        "--out",
+        str(tmp_path / "runs"),
+    ]
     processes = [
         subprocess.Popen(
             command, env=ranks_environment(r) | port, stderr=subprocess.PIPE, text=True
@@ -131,7 +174,12 @@ def test_a_killed_rank_ends_the_others_and_the_checkpoint_stays(tmp_path, victim
 def test_ranks_that_are_stopped_go_on_together(tmp_path):
     """SIGTERM to torchrun stops all ranks after the same step, saved; resumed, they end as undisturbed ones."""
     flags = [*DIGITS, "--precision", "fp32", "--epochs", "8"]
-    with subprocess.Popen([*TORCHRUN, "-m", "lmsm_cli", *flags, "--out", str(tmp_path / "left")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as agent:  # fmt: skip
+    with subprocess.Popen(
+        [*TORCHRUN, "-m", "lmsm_cli", *flags, "--out", str(tmp_path / "left")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as agent:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("left/*/checkpoint.pt")):
             assert time.monotonic() < deadline
@@ -159,7 +207,16 @@ def test_a_lost_rank_is_exit_code_1(tmp_path):
         free.bind(("localhost", 0))
         port = {"MASTER_PORT": str(free.getsockname()[1])}
     command = [sys.executable, "-m", "lmsm_cli", *DIGITS, "--epochs", "500", "--out", str(tmp_path)]
-    ranks = [subprocess.Popen(command, env=ranks_environment(r) | port, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for r in (0, 1)]  # fmt: skip
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=ranks_environment(r) | port,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for r in (0, 1)
+    ]
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/checkpoint.pt")):
         assert time.monotonic() < deadline

@@ -50,7 +50,16 @@ def curve_chart(title: str, series: Sequence[Series], *, percent: bool, may_bend
     lines = [mark for one in series for mark in _line(frame, one)]
     scale = [svg.text(frame.left, 9, "log scale")] if frame.y.is_log else []
     spoken = f"{title} by epoch, lines: {', '.join(one.name for one in series)}"
-    return svg.picture(frame.width, frame.height, spoken, frame.axes("epoch"), *scale, *bands, *lines, *_line_names(frame, series))  # fmt: skip
+    return svg.picture(
+        frame.width,
+        frame.height,
+        spoken,
+        frame.axes("epoch"),
+        *scale,
+        *bands,
+        *lines,
+        *_line_names(frame, series),
+    )
 
 
 def _band(frame: svg.Frame, series: Series) -> Markup:
@@ -92,12 +101,20 @@ class Contrast:
 
 def difference_chart(title: str, rows: Sequence[Contrast]) -> Markup:
     """Return a row a group: the difference to the baseline in percentage points, its interval, and zero."""
-    values = [100 * value for row in rows for value in (row.difference.mean, row.difference.low, row.difference.high, 0.0) if value is not None]  # fmt: skip
+    values = [
+        100 * value
+        for row in rows
+        for value in (row.difference.mean, row.difference.low, row.difference.high, 0.0)
+        if value is not None
+    ]
     height = 50 + 24 * len(rows)
     empty = svg.Scale(0, len(rows) or 1, ())
     frame = svg.Frame(svg.scale_of(values), empty, height=height, left=30, right=22, bottom=38)
     zero = frame.at(0, 0)[0]
-    marks = [frame.axes("percentage points"), svg.line(zero, frame.top, zero, height - frame.bottom, "zero")]  # fmt: skip
+    marks = [
+        frame.axes("percentage points"),
+        svg.line(zero, frame.top, zero, height - frame.bottom, "zero"),
+    ]
     for place, row in enumerate(rows):
         marks += _contrast(frame, row, len(rows) - place - 0.5)
     return svg.picture(frame.width, height, f"{title}: differences to the baseline", *marks)

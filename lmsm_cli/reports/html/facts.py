@@ -75,7 +75,11 @@ def environments(records: Sequence[RunRecord]) -> list[Environment]:
     members: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
     for record in records:
         known = record.environment or {}
-        facts = tuple((key, _fact(key, value)) for key, value in known.items() if key not in ("command", "asked"))  # fmt: skip
+        facts = tuple(
+            (key, _fact(key, value))
+            for key, value in known.items()
+            if key not in ("command", "asked")
+        )
         members.setdefault(facts, []).append((record.name, _command(known.get("command"))))
     return [Environment(facts, tuple(commands)) for facts, commands in members.items()]
 
@@ -90,7 +94,9 @@ def _fact(key: str, value: object) -> str:
 def _command(words: object) -> str:
     if not isinstance(words, list):
         return "" if words is None else value_text(words)
-    named = [PurePath(str(word)).name if place == 0 else str(word) for place, word in enumerate(words)]  # fmt: skip
+    named = [
+        PurePath(str(word)).name if place == 0 else str(word) for place, word in enumerate(words)
+    ]
     return shlex.join(named)
 
 

@@ -92,9 +92,13 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(
-        loader=PackageLoader("lmsm_cli", "reports/html"), autoescape=True, undefined=StrictUndefined,
-        finalize=_shown, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("lmsm_cli", "reports/html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     templates.globals |= {
         "title_of": page_tables.title_of,
         "written": page_tables.written,
@@ -138,7 +142,9 @@ def _title(comparison: Comparison, records: Sequence[RunRecord]) -> str:
     return " and ".join(labels) if len(labels) == 2 else f"Comparison of {len(records)} runs"
 
 
-def _all_results(comparison: Comparison, records: Sequence[RunRecord], notes: list[str]) -> list[Results]:  # fmt: skip
+def _all_results(
+    comparison: Comparison, records: Sequence[RunRecord], notes: list[str]
+) -> list[Results]:
     by_path = {str(record.path): record for record in records}
     numbered = list(enumerate(comparison.groups, 1))
     test_sets = dict.fromkeys(group.test_set for group in comparison.groups)
@@ -148,7 +154,9 @@ def _all_results(comparison: Comparison, records: Sequence[RunRecord], notes: li
     ]
 
 
-def _results(numbered: Sequence[tuple[int, Group]], by_path: Mapping[str, RunRecord], notes: list[str]) -> Results:  # fmt: skip
+def _results(
+    numbered: Sequence[tuple[int, Group]], by_path: Mapping[str, RunRecord], notes: list[str]
+) -> Results:
     groups = [group for _, group in numbered]
     metrics = page_tables.metrics_shown(groups)
     rows = page_tables.group_rows(numbered, metrics)
@@ -163,14 +171,24 @@ def _results(numbered: Sequence[tuple[int, Group]], by_path: Mapping[str, RunRec
         highlights=tuple(page_tables.highlights(rows, metrics)),
         classes=tuple(page_tables.class_rows(groups, scores[0])),
         differences=tuple(_differences(numbered, metrics)),
-        curves=tuple(_curves([(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)])),
+        curves=tuple(
+            _curves([(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)])
+        ),
         confusions=tuple(one for one in confusions if one),
-        reliability=tuple(_reliability(row, one, group) for row, one, group in zip(rows, bins, groups, strict=True) if one),
-        without_reliability=tuple(row.number for row, one in zip(rows, bins, strict=True) if not one),
+        reliability=tuple(
+            _reliability(row, one, group)
+            for row, one, group in zip(rows, bins, groups, strict=True)
+            if one
+        ),
+        without_reliability=tuple(
+            row.number for row, one in zip(rows, bins, strict=True) if not one
+        ),
         features=tuple(_features(rows, runs, notes)),
         choices=tuple(page_facts.differing_choices(groups)) if len(groups) > 1 else (),
-        configs=tuple((row, page_facts.whole_config(some)) for row, some in zip(rows, runs, strict=True)),
-    )  # fmt: skip
+        configs=tuple(
+            (row, page_facts.whole_config(some)) for row, some in zip(rows, runs, strict=True)
+        ),
+    )
 
 
 def _test_set_title(run: RunRecord, group: Group) -> str:
@@ -207,7 +225,9 @@ def _curves(lines: Sequence[tuple[int, str, Sequence[RunRecord]]]) -> list[Figur
     return figures
 
 
-def _unscored_curves(comparison: Comparison, records: Sequence[RunRecord]) -> tuple[list[GroupRow], list[Figure]]:  # fmt: skip
+def _unscored_curves(
+    comparison: Comparison, records: Sequence[RunRecord]
+) -> tuple[list[GroupRow], list[Figure]]:
     """Return a legend and the training curves of the runs that have no scores yet, or never will."""
     runs = [record for record in records if record.scores is None and record.metrics]
     first = len(comparison.groups) + 1
@@ -215,7 +235,9 @@ def _unscored_curves(comparison: Comparison, records: Sequence[RunRecord]) -> tu
         GroupRow(number, run.path.absolute().name, run.state, 1, is_baseline=False)
         for number, run in enumerate(runs, first)
     ]
-    return rows, _curves([(row.number, row.label, [run]) for row, run in zip(rows, runs, strict=True)])  # fmt: skip
+    return rows, _curves(
+        [(row.number, row.label, [run]) for row, run in zip(rows, runs, strict=True)]
+    )
 
 
 def _reliability(row: GroupRow, bins: Sequence[Mapping[str, Any]], group: Group) -> Figure:
@@ -224,7 +246,9 @@ def _reliability(row: GroupRow, bins: Sequence[Mapping[str, Any]], group: Group)
     return Figure("", reliability_chart(row.number, row.label, bins), note, row)
 
 
-def _features(rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], notes: list[str]) -> list[Figure]:  # fmt: skip
+def _features(
+    rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], notes: list[str]
+) -> list[Figure]:
     """Return the feature pictures of the runs that have one; a note for each that is damaged."""
     files = [
         (row, run, run.path / "plots" / "features.png")
@@ -241,6 +265,8 @@ def _features(rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], not
             notes.append(str(error))
             continue
         if address:
-            image = Markup('<img src="{}" alt="Features of the test images: {}, {}">').format(address, visible(row.label), seed)  # fmt: skip
+            image = Markup('<img src="{}" alt="Features of the test images: {}, {}">').format(
+                address, visible(row.label), seed
+            )
             figures.append(Figure("", image, seed, row))
     return figures

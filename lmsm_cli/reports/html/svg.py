@@ -134,25 +134,35 @@ def picture(width: int, height: int, title: str, *marks: Markup) -> Markup:
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     """Return a straight line of a kind that page.css knows."""
-    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, *map(_number, (x1, y1, x2, y2)))  # fmt: skip
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+        kind, *map(_number, (x1, y1, x2, y2))
+    )
 
 
 def text(x: float, y: float, words: str, kind: str = "") -> Markup:
     """Return words at a place."""
-    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, _number(x), _number(y), words)  # fmt: skip
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
+        kind, _number(x), _number(y), words
+    )
 
 
-def path(points: Sequence[tuple[float, float]], kind: str, title: str, *, closed: bool = False) -> Markup:  # fmt: skip
+def path(
+    points: Sequence[tuple[float, float]], kind: str, title: str, *, closed: bool = False
+) -> Markup:
     """Return a line through points, or the area that they enclose."""
     steps = "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
-    return Markup('<path class="{}" d="M{}{}"><title>{}</title></path>').format(kind, steps, "Z" if closed else "", title)  # fmt: skip
+    return Markup('<path class="{}" d="M{}{}"><title>{}</title></path>').format(
+        kind, steps, "Z" if closed else "", title
+    )
 
 
 def marker(x: float, y: float, number: int, title: str, size: float = 4) -> Markup:
     """Return a dot of a group, whose shape too is the group's: colour is not the only sign."""
     shape, style = _form(number) % 4, style_of(number)
     if shape == 0:
-        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(style, _number(x), _number(y), _number(size), title)  # fmt: skip
+        return Markup(
+            '<circle class="dot {}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>'
+        ).format(style, _number(x), _number(y), _number(size), title)
     corners = {
         1: ((-1, -1), (1, -1), (1, 1), (-1, 1)),
         2: ((0, -1.3), (1.2, 0.9), (-1.2, 0.9)),

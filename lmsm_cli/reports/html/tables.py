@@ -109,11 +109,16 @@ def group_rows(numbered: Sequence[tuple[int, Group]], metrics: Sequence[str]) ->
     best = {key: _best([group.metrics.get(key) for _, group in numbered], key) for key in metrics}
     return [
         GroupRow(
-            number, group.label, seeds_of(group), len(group.runs), group.is_baseline,
-            tuple(_metric_cell(group, key, best[key]) for key in metrics), _verdict(group),
+            number,
+            group.label,
+            seeds_of(group),
+            len(group.runs),
+            group.is_baseline,
+            tuple(_metric_cell(group, key, best[key]) for key in metrics),
+            _verdict(group),
         )
         for number, group in numbered
-    ]  # fmt: skip
+    ]
 
 
 def _verdict(group: Group) -> str:
@@ -207,7 +212,9 @@ def class_rows(groups: Sequence[Group], scores: Sequence[Mapping[str, Any]]) -> 
     rows = [_class_row(columns) for columns in zip(*(g.per_class for g in groups), strict=True)]
     if len(groups) == 1:
         classes = zip(*(one["per_class"] for one in scores), strict=True)
-        rows = [replace(row, details=_details(same)) for row, same in zip(rows, classes, strict=True)]  # fmt: skip
+        rows = [
+            replace(row, details=_details(same)) for row, same in zip(rows, classes, strict=True)
+        ]
     return sorted(rows, key=lambda row: -max(row.train_counts))
 
 
