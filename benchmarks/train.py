@@ -197,7 +197,7 @@ def machine() -> dict[str, Any]:
 
 def computes_on() -> str:
     """Return what is usual on this CPU; each run measures what is fastest for its model."""
-    ask = "from lmsm_cli.engine.device import choose_runtime; print(choose_runtime('cpu', 'auto'))"
+    ask = "from lmsm_cli.runtime.device import choose_runtime; print(choose_runtime('cpu', 'auto'))"
     try:
         return run_child(["-c", ask]).output.strip()
     except ArmError as error:

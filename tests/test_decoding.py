@@ -197,7 +197,7 @@ READ = """
     from pathlib import Path
     from lmsm_cli.data import decoder, decoding
     from lmsm_cli.data.listing import list_class_folders
-    from lmsm_cli.display import Display
+    from lmsm_cli.runtime.display import Display
 
     root, deadly = Path(sys.argv[1]), int(sys.argv[2])
     decoder._CHUNK_BYTES, decoding.IN_MEMORY_BYTES, decoding._TICK_NS = 2 * 8 * 8 * 3, 0, 0

@@ -173,7 +173,7 @@ def test_reports_need_neither_torch_nor_pyplot():
     """Importing the reports loads no torch and no matplotlib; drawing makes no global figures."""
     code = """
 import sys
-import lmsm_cli.reports.comparison, lmsm_cli.reports.plots, lmsm_cli.reports.tables, lmsm_cli.scores
+import lmsm_cli.comparison.grouping, lmsm_cli.reports.plots, lmsm_cli.reports.tables, lmsm_cli.metrics
 import lmsm_cli.commands.compare, lmsm_cli.commands.console, lmsm_cli.runs.folder
 assert not {"torch", "matplotlib", "sklearn", "numpy"} & set(sys.modules)
 """

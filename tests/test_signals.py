@@ -38,7 +38,7 @@ def test_in_an_import_the_process_ends_at_once(tmp_path, number, code):
     (tmp_path / "stubborn.py").write_text(
         f"import os\ntry:\n    os.kill(os.getpid(), {number})\nexcept BaseException:\n    print('swallowed')\n"
     )
-    work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.engine.signals import terminable\nwith terminable():\n    import stubborn\n"
+    work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.runtime.signals import terminable\nwith terminable():\n    import stubborn\n"
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 

@@ -286,7 +286,7 @@ for name, value in json.loads(sys.argv[1]).items():
     setattr(datasets.CIFAR10, name, value)
 if sys.argv[2] == "load":
     from lmsm_cli.data.sources import load
-    from lmsm_cli.display import Display
+    from lmsm_cli.runtime.display import Display
     class Telling(Display):
         def say(self, text): print(text, file=sys.stderr, flush=True)
         def report(self, what, done, total): self.say(what)

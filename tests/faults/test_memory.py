@@ -21,7 +21,7 @@ from tests.test_loop import CPU, small_model
 LIMITED = """
 import re, resource, sys
 import torch, torchvision, sklearn.metrics, matplotlib.pyplot
-import lmsm_cli.experiment
+import lmsm_cli.training.run
 from lmsm_cli.commands.app import main
 used = 1024 * int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1])
 resource.setrlimit(resource.RLIMIT_DATA, (used + 500 * 2**20, -1))
