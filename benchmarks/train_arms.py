@@ -183,7 +183,7 @@ def build(config: Any, training: Any) -> tuple[Any, ...]:
     from lmsm_cli.training import run as experiment
 
     model = experiment.build_model(config, experiment.Data(training, None, training))
-    config = arithmetic.settle(
+    config = arithmetic.resolve_precision(
         config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr)
     )
     runtime = arithmetic.runtime_of(config)
@@ -267,7 +267,7 @@ def saves(plan: Plan) -> dict[str, float]:
             start = time.perf_counter()
             journal.save(
                 folder,
-                journal.Journal(),
+                journal.History(),
                 model,
                 optimizer,
                 config,

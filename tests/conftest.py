@@ -184,15 +184,15 @@ class SilentDisplay(Display):
         self.warned: list[str] = []
         self.reported: list[tuple[str, int, int]] = []
 
-    def report(self, what, done, total):
+    def progress(self, what, done, total):
         """Keep how far a piece of work was."""
         self.reported.append((what, done, total))
 
-    def say(self, text):
+    def info(self, text):
         """Keep a message."""
         self.said.append(text)
 
-    def warn(self, text):
+    def warning(self, text):
         """Keep a warning."""
         self.warned.append(text)
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from lmsm_cli.data.imbalance import kept_counts
+from lmsm_cli.data.imbalance import long_tail_counts
 from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.class_weights import loss_weights, weighted_mean
 from lmsm_cli.losses.registry import HEADS, build_head
 
-CIFAR10_LT = torch.tensor(kept_counts([5000] * 10, "exp", 0.01))
+CIFAR10_LT = torch.tensor(long_tail_counts([5000] * 10, "exp", 0.01))
 
 
 def test_the_published_weights_of_cifar10_lt():

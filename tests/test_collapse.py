@@ -9,11 +9,11 @@ from torch import nn
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.display import Notebook
-from lmsm_cli.training.collapse import Start, Vitals, collapse_signs, has_learned
+from lmsm_cli.training.collapse import EpochStats, Start, collapse_warnings, has_learned
 from tests.conftest import SilentDisplay, image_set
 from tests.test_loop import CONFIG, fit
 
-NOTHING = Vitals(0.4, 5.0, 0.5, 0.6, 0.5, ())
+NOTHING = EpochStats(0.4, 5.0, 0.5, 0.6, 0.5, ())
 """Nothing is wrong."""
 LATE = Start(5000, False, ())
 TEN = tuple("0123456789")
@@ -23,7 +23,7 @@ NEAR_LN = {2: math.log(2) + 0.002, 10: math.log(10) - 0.005, 1000: math.log(1000
 
 def vitals(**changes):
     """Return healthy vitals with changes."""
-    return Vitals(**(vars(NOTHING) | changes))
+    return EpochStats(**(vars(NOTHING) | changes))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def vitals(**changes):
 )
 def test_a_healthy_epoch_rings_no_alarm(seen, classes, progress, start):
     """What a training shows that has not had its chance, or that learns, is no collapse."""
-    assert collapse_signs(seen, classes, progress=progress, start=start) == {}
+    assert collapse_warnings(seen, classes, progress=progress, start=start) == {}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_healthy_epoch_rings_no_alarm(seen, classes, progress, start):
 )
 def test_a_collapse_rings_and_says_what_to_try(seen, progress, start, sign, advice):
     """Each alarm is there once it is fair, alone, and ends with something to try."""
-    signs = collapse_signs(seen, TEN, progress=progress, start=start)
+    signs = collapse_warnings(seen, TEN, progress=progress, start=start)
     assert list(signs) == [sign]
     assert advice in signs[sign]
     assert "; try " in signs[sign]
@@ -185,8 +185,8 @@ def test_a_warning_is_kept_for_the_log_of_the_run():
     """What is warned of before and after there is a log stands in it once, and is shown once."""
     shown, log = SilentDisplay(), []
     told = Notebook(shown)
-    told.warn("early")
+    told.warning("early")
     told.keep_in(log.append)
-    told.warn("late")
-    told.warn("early")
+    told.warning("late")
+    told.warning("early")
     assert (shown.warned, log) == (["early", "late"], ["WARNING early", "WARNING late"])

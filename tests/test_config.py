@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from lmsm_cli.config import ADDED_KEYS, OPTION_OF, Config, dump, dump_yaml
+from lmsm_cli.config import ADDED_KEYS, DEPENDENT_OPTIONS, Config, dump, dump_yaml
 from lmsm_cli.config.resolve import Layer, preset_names, resolve
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import check_loss
@@ -238,7 +238,7 @@ def test_an_option_that_had_no_effect_is_no_choice(tmp_path):
 
 def test_options_are_of_choices_that_exist():
     """The table of options names fields and their values."""
-    for key, (choice, useful) in OPTION_OF.items():
+    for key, (choice, useful) in DEPENDENT_OPTIONS.items():
         assert key in Config.model_fields
         assert set(useful) < set(get_args(Config.model_fields[choice].annotation))
 

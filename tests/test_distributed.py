@@ -25,19 +25,19 @@ from lmsm_cli.data.batches import Batch
 from lmsm_cli.distributed import failures as rank_failures
 from lmsm_cli.distributed import process_group as distributed
 from lmsm_cli.distributed.process_group import (
-    ALONE,
-    Ranks,
+    SINGLE_PROCESS,
+    ProcessGroup,
     data_parallel,
-    joined,
+    init_distributed,
     threads_for,
-    zero_objective,
+    zero_loss,
 )
-from lmsm_cli.distributed.sync_batch_norm import GlobalBatchNorm, synchronised
+from lmsm_cli.distributed.sync_batch_norm import GlobalBatchNorm, convert_sync_batchnorm
 from lmsm_cli.errors import ArgumentError, DataError, DiskError, LmsmError
 from lmsm_cli.losses.class_weights import weighted_mean
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import choose_runtime
-from lmsm_cli.training.step import Stepper, new_optimizer
+from lmsm_cli.training.step import TrainStep, new_optimizer
 
 SECONDS = 60  # after which processes that wait for each other are given up
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def two_batches(name):
     return [(images * 2 + 3, coefficients) for images, coefficients in drawn]
 
 
-def normalised(layers, batches, ranks=ALONE):
+def normalised(layers, batches, ranks=SINGLE_PROCESS):
     """Return outputs, input gradients, parameter gradients and state after a rank's two batches."""
     found = []
     for images, coefficients in batches:
@@ -149,7 +149,7 @@ def normalised(layers, batches, ranks=ALONE):
 TRAINED = {torch.float64: 1e-10, torch.float32: 0.05}
 
 
-class Objective(nn.Module):
+class LossModule(nn.Module):
     """A small net and the sum of its losses over `total`."""
 
     def __init__(self):
@@ -170,7 +170,7 @@ class Objective(nn.Module):
         """Return the rank's share of the objective."""
         features = self.body(images)
         if not len(labels):
-            return zero_objective(features, self.head.parameters())
+            return zero_loss(features, self.head.parameters())
         return (weights[labels] * self.head.losses(features, labels, 1.0)).sum() / total
 
 
@@ -190,13 +190,13 @@ def fresh_objective(dtype):
     """Return the objective with the weights that all tests start from."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        return Objective().to(dtype).to(memory_format=torch.channels_last)
+        return LossModule().to(dtype).to(memory_format=torch.channels_last)
 
 
 def trained_in_parallel(ranks, dtype):
     """Return the state dict after a rank's part of the training."""
     objective = fresh_objective(dtype)
-    synchronised(objective, CPU, ranks)
+    convert_sync_batchnorm(objective, CPU, ranks)
     parallel = data_parallel(objective, CPU, ranks)
     optimizer = torch.optim.SGD(objective.parameters(), 0.1, momentum=0.9, fused=True)
     for images, labels, weights in training_batches(dtype):
@@ -234,7 +234,7 @@ def stepped(ranks, dtype=torch.float32):
     model = Classifier(backbone, nn.Tanh(), head, classes="abc", mean=(0.5,), std=(0.3,)).to(dtype)
     config = Config(optimizer="sgd", lr=0.5, momentum=0.9, device="cpu")
     weights = torch.tensor([0.2, 1.0, 3.0], dtype=dtype)
-    stepper = Stepper(model, new_optimizer(model, config), config, weights, RUNTIME, print, ranks)
+    stepper = TrainStep(model, new_optimizer(model, config), config, weights, RUNTIME, print, ranks)
     stepper.watch.start(3)
     generator = torch.Generator().manual_seed(4)
     for step, count in enumerate((6, 5, 2)):
@@ -279,12 +279,12 @@ def compute(folder, *, through_memory):
     """Save everything that the tests of equality look at, as one rank."""
     folder = Path(folder)
     torch.set_num_threads(1)
-    with joined("cpu", timeout=timedelta(seconds=SECONDS)) as ranks:
+    with init_distributed("cpu", timeout=timedelta(seconds=SECONDS)) as ranks:
         assert (ranks._memory is not None) == through_memory
         found = exchanged(ranks, folder)
         found["ranks"] = (ranks.rank, ranks.size, ranks.local_rank, ranks.local_size)
         for name in SHAPES:
-            layers = synchronised(two_layers(name), CPU, ranks)
+            layers = convert_sync_batchnorm(two_layers(name), CPU, ranks)
             found[name] = normalised(layers, two_batches(name), ranks)
         found |= {dtype: trained_in_parallel(ranks, dtype) for dtype in TRAINED}
         found["steps"] = stepped(ranks)
@@ -370,7 +370,7 @@ def test_training_in_parallel_is_training_alone(found, dtype):
 @pytest.mark.slow
 def test_steps_divide_by_the_whole_batch(found):
     """The product's own objective on several ranks takes the steps that it takes on one."""
-    wanted = stepped(ALONE, torch.float64)
+    wanted = stepped(SINGLE_PROCESS, torch.float64)
     for rank in found:
         for name, value in wanted.items():
             assert_close(rank["steps"][name], value.double(), 1e-5)
@@ -401,7 +401,7 @@ def test_the_parts_of_a_step_add_up_to_it(weighted, cuts):
     moved = torch.zeros_like(start)
     for first, last in pairwise(cuts):
         model.head.weight.data.copy_(start)
-        stepper = Stepper(model, new_optimizer(model, config), config, weights, RUNTIME, print)
+        stepper = TrainStep(model, new_optimizer(model, config), config, weights, RUNTIME, print)
         stepper.watch.start(1)
         stepper.take(Batch(images[first:last], labels[first:last], labels), 0.5, weighted=weighted)
         moved += model.head.weight.detach() - start
@@ -440,7 +440,7 @@ def attempt(number, body):
     os.environ["MASTER_PORT"] = os.environ["PORTS"].split()[number]
     began = time.monotonic()
     try:
-        with joined("cpu", timeout=timedelta(seconds=SECONDS)) as ranks:
+        with init_distributed("cpu", timeout=timedelta(seconds=SECONDS)) as ranks:
             body(ranks)
     except (LmsmError, ZeroDivisionError) as error:
         shown = not getattr(error, "shown_elsewhere", False)
@@ -537,7 +537,7 @@ def add_for_ever(folder):
     """Add numbers over the ranks until that fails; show the error as the command line does."""
     torch.set_num_threads(1)
     try:
-        with joined("cpu", timeout=timedelta(seconds=25)) as ranks:
+        with init_distributed("cpu", timeout=timedelta(seconds=25)) as ranks:
             for i in range(10**9):
                 ranks.add_(torch.ones(1000))
                 if i == 10:
@@ -575,8 +575,8 @@ def test_a_killed_rank_ends_the_other(tmp_path, victim):
 def test_alone_every_method_leaves_things_as_they_are():
     """One process needs no process group, and keeps its batch, values and rows."""
     values, flags, rows = torch.tensor([1.0, 2]), torch.tensor([True, False]), torch.ones(3, 2)
-    with joined() as ranks, ranks.first():
-        assert ranks is ALONE
+    with init_distributed() as ranks, ranks.first():
+        assert ranks is SINGLE_PROCESS
         assert ranks.is_first
         assert ranks.share(5) == slice(0, 5)
         assert ranks.add_(values) is values
@@ -595,7 +595,7 @@ def test_parts_are_those_of_array_split(size):
     """Parts follow each other, cover the batch, and differ by one image at most."""
     for n in range(10):
         wanted = [part.tolist() for part in np.array_split(np.arange(n), size)]
-        assert [list(range(n))[Ranks(rank, size).share(n)] for rank in range(size)] == wanted
+        assert [list(range(n))[ProcessGroup(rank, size).share(n)] for rank in range(size)] == wanted
 
 
 @pytest.mark.parametrize(
@@ -604,7 +604,7 @@ def test_parts_are_those_of_array_split(size):
 def test_a_batch_that_cannot_be_shared_is_refused(batch_size, size, nearest):
     """The error gives the batch size, the processes and the nearest sizes that work."""
     with pytest.raises(LmsmError) as error:
-        Ranks(0, size).check_batch_size(batch_size)
+        ProcessGroup(0, size).check_batch_size(batch_size)
     assert (
         str(error.value)
         == f"batch_size is {batch_size}: {size} processes cannot share it equally; use {nearest}"
@@ -615,7 +615,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size, size, nearest):
 def test_a_numbered_cuda_device_cannot_be_shared():
     """Two processes on one host cannot both take the device that was asked for by number."""
     with pytest.raises(LmsmError, match="device is 'cuda:1': 2 processes cannot share it"):
-        Ranks(0, 2, 0, 2).take_device(torch.device("cuda:1"))
+        ProcessGroup(0, 2, 0, 2).take_device(torch.device("cuda:1"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", None), ("WORLD_SIZE", "two")])
@@ -625,7 +625,10 @@ def test_an_incomplete_environment_is_explained(monkeypatch, name, value):
     monkeypatch.setenv("WORLD_SIZE", "2")
     if value is not None:
         monkeypatch.setenv(name, value)
-    with pytest.raises(LmsmError, match=f"^{name} is {value!r} in the environment"), joined("cpu"):
+    with (
+        pytest.raises(LmsmError, match=f"^{name} is {value!r} in the environment"),
+        init_distributed("cpu"),
+    ):
         pass
 
 
@@ -640,7 +643,7 @@ def test_ranks_that_never_come_are_given_up(monkeypatch):
         monkeypatch.setenv(name, value)
     with (
         pytest.raises(LmsmError, match=r"^rank 0 did not find the other 1 processes"),
-        joined("cpu", timeout=timedelta(seconds=1)),
+        init_distributed("cpu", timeout=timedelta(seconds=1)),
     ):
         pass
 
@@ -661,7 +664,7 @@ def test_synchronising_keeps_parameters_and_mode():
     model[2].eval()
     before = list(model.parameters())
     buffers = {name: value.data_ptr() for name, value in model.named_buffers()}
-    assert synchronised(model, CPU, ALONE) is model
+    assert convert_sync_batchnorm(model, CPU, SINGLE_PROCESS) is model
     assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
     assert {name: value.data_ptr() for name, value in model.named_buffers()} == buffers
     assert [type(layer) for layer in model.modules()].count(GlobalBatchNorm) == 2
@@ -674,13 +677,13 @@ def test_synchronising_keeps_parameters_and_mode():
 def test_batch_norm_takes_images_only():
     """A tensor without channels is an error that shows its shape."""
     with pytest.raises(ArgumentError, match=r"not \(3,\)"):
-        GlobalBatchNorm(ALONE, 3)(torch.ones(3))
+        GlobalBatchNorm(SINGLE_PROCESS, 3)(torch.ones(3))
 
 
 def test_a_rank_without_images_has_a_gradient_for_everything():
     """The objective of an empty part is 0, and so is the gradient of each parameter."""
     layer, head = nn.Linear(3, 2), nn.Linear(2, 4)
-    objective = zero_objective(layer(torch.ones(0, 3)), head.parameters())
+    objective = zero_loss(layer(torch.ones(0, 3)), head.parameters())
     objective.backward()
     assert objective.item() == 0
     for parameter in (*layer.parameters(), *head.parameters()):

@@ -8,7 +8,7 @@ import torch
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.data.batches import num_batches
-from lmsm_cli.distributed.process_group import ALONE
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training import dry_run as rehearsal
 from lmsm_cli.training.loop import Step
@@ -119,7 +119,7 @@ def test_the_clock_counts_warm_steps_only(monkeypatch):
     """The first step stands apart, what follows an epoch's end is not counted, the rest is a median."""
     now = [0.0]
     monkeypatch.setattr(rehearsal, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    clock = rehearsal._Clock(torch.device("cpu"), ALONE)
+    clock = rehearsal._Clock(torch.device("cpu"), SINGLE_PROCESS)
     # (step of the epoch, seconds until it is done): 9 s are a validation's
     for step, took in ((1, 5.0), (2, 0.5), (3, 0.2), (1, 9.0), (2, 0.4)):
         now[0] += took

@@ -57,7 +57,11 @@ class Alive:
 def alive(monkeypatch):
     """Give what is alive of each training that a test starts; nothing is collected meanwhile."""
     seen = Alive()
-    new_stepper, new_model, one_epoch = step.Stepper.__init__, Classifier.__init__, train._one_epoch
+    new_stepper, new_model, one_epoch = (
+        step.TrainStep.__init__,
+        Classifier.__init__,
+        train._one_epoch,
+    )
 
     def stepper(self, model, optimizer, *rest):
         new_stepper(self, model, optimizer, *rest)
@@ -74,7 +78,7 @@ def alive(monkeypatch):
         seen.add("images", training.images)
         return one_epoch(stepper, optimizer, config, training, *rest)
 
-    monkeypatch.setattr(step.Stepper, "__init__", stepper)
+    monkeypatch.setattr(step.TrainStep, "__init__", stepper)
     monkeypatch.setattr(Classifier, "__init__", classifier)
     monkeypatch.setattr(train, "_one_epoch", epoch)
     gc.collect()

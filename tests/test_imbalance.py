@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
+from lmsm_cli.data.imbalance import kept_indices, long_tail_counts, split, validation_counts
 from lmsm_cli.errors import LmsmError
 
 
@@ -59,7 +59,7 @@ def test_kept_images_are_ldam_drws(num_classes, profile, factor):
     """Counts, indices and their order equal LDAM-DRW's, and its recorded hash."""
     labels = cifar_labels(num_classes)
     wanted_counts, wanted = ldam_selection(labels, num_classes, profile, factor)
-    counts = kept_counts(np.bincount(labels).tolist(), profile, factor)
+    counts = long_tail_counts(np.bincount(labels).tolist(), profile, factor)
     kept = kept_indices(labels, counts)
     assert counts == wanted_counts
     assert np.array_equal(kept, wanted)
@@ -82,41 +82,44 @@ def test_kept_images_are_ldam_drws(num_classes, profile, factor):
 )
 def test_sizes_are_the_published_ones(num_classes, profile, factor, total):
     """The long-tailed CIFARs have the sizes that the field prints."""
-    assert sum(kept_counts([50_000 // num_classes] * num_classes, profile, factor)) == total
+    assert sum(long_tail_counts([50_000 // num_classes] * num_classes, profile, factor)) == total
 
 
 def test_the_global_generator_is_not_touched():
     """Selecting images leaves NumPy's global state as it was."""
     before = np.random.get_state()[1].copy()
-    kept_indices(cifar_labels(10), kept_counts([5000] * 10, "exp", 0.01))
+    kept_indices(cifar_labels(10), long_tail_counts([5000] * 10, "exp", 0.01))
     assert np.array_equal(before, np.random.get_state()[1])
 
 
 def test_uneven_classes_never_keep_more_than_they_have():
     """On MNIST-like counts the profile starts at the mean and stops at what there is."""
-    counts = kept_counts([100, 60, 80], "exp", 0.25)
+    counts = long_tail_counts([100, 60, 80], "exp", 0.25)
     assert counts == [80, 40, 20]
-    assert kept_counts([100, 10, 130], "exp", 0.25) == [80, 10, 20]
+    assert long_tail_counts([100, 10, 130], "exp", 0.25) == [80, 10, 20]
 
 
 def test_an_odd_number_of_classes_keeps_its_middle_class():
     """Step over three classes: two large, one small; LDAM-DRW's code would lose the third."""
-    assert kept_counts([100] * 3, "step", 0.1) == [100, 100, 10]
+    assert long_tail_counts([100] * 3, "step", 0.1) == [100, 100, 10]
 
 
 def test_no_profile_keeps_all():
     """`none` keeps every image, uneven or not."""
-    assert kept_counts([3, 5], "none", 1.0) == [3, 5]
+    assert long_tail_counts([3, 5], "none", 1.0) == [3, 5]
 
 
 def test_a_cap_comes_before_the_profile():
     """No class is taken to have more than the cap; the first images of LDAM-DRW's order stay."""
-    assert kept_counts([100, 60, 80], "none", 1.0, 70) == [70, 60, 70]
-    assert kept_counts([100, 60, 80], "exp", 0.25, 40) == [40, 20, 10]
-    assert kept_counts([100, 60, 80], "exp", 0.25, 1000) == kept_counts([100, 60, 80], "exp", 0.25)
+    assert long_tail_counts([100, 60, 80], "none", 1.0, 70) == [70, 60, 70]
+    assert long_tail_counts([100, 60, 80], "exp", 0.25, 40) == [40, 20, 10]
+    assert long_tail_counts([100, 60, 80], "exp", 0.25, 1000) == long_tail_counts(
+        [100, 60, 80], "exp", 0.25
+    )
     labels = np.repeat([0, 1, 2], [100, 60, 80])
     few, many = (
-        kept_indices(labels, kept_counts([100, 60, 80], "exp", 0.25, most)) for most in (40, None)
+        kept_indices(labels, long_tail_counts([100, 60, 80], "exp", 0.25, most))
+        for most in (40, None)
     )
     assert set(few) < set(many)
 
@@ -126,16 +129,16 @@ def test_a_class_without_an_image_is_an_error():
     with pytest.raises(
         LmsmError, match=r"class 9 would keep 0 of 5000 images; use at least 0.0002"
     ):
-        kept_counts([5000] * 10, "exp", 0.0001)
+        long_tail_counts([5000] * 10, "exp", 0.0001)
 
 
 @pytest.mark.parametrize("available", [[119, 121, 118], [7] * 10, [333] * 3])
 def test_the_factor_that_is_advised_works(available):
     """Following the message's advice leaves no class empty."""
     with pytest.raises(LmsmError) as error:
-        kept_counts(available, "exp", 1e-6)
+        long_tail_counts(available, "exp", 1e-6)
     advised = float(str(error.value).rsplit(" ", 1)[1])
-    assert min(kept_counts(available, "exp", advised)) >= 1
+    assert min(long_tail_counts(available, "exp", advised)) >= 1
 
 
 def test_the_split_is_stratified_disjoint_and_repeatable():

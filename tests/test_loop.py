@@ -13,7 +13,12 @@ from lmsm_cli.losses.registry import build_head
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import Runtime, choose_runtime
 from lmsm_cli.training import loop as training
-from lmsm_cli.training.collapse import Glance, Vitals, Watch, collapse_signs
+from lmsm_cli.training.collapse import (
+    EpochStats,
+    MetricAccumulator,
+    RunningMetrics,
+    collapse_warnings,
+)
 from lmsm_cli.training.evaluate import features_of, scores_of
 from lmsm_cli.training.lr_schedule import learning_rate
 from lmsm_cli.training.step import new_optimizer
@@ -301,7 +306,7 @@ def test_schedules_are_torchs(schedule):
         theirs.step()
 
 
-HEALTHY = Vitals(0.4, 5.0, 0.5, 0.6, 1.1, ())
+HEALTHY = EpochStats(0.4, 5.0, 0.5, 0.6, 1.1, ())
 
 
 @pytest.mark.parametrize(
@@ -319,21 +324,21 @@ HEALTHY = Vitals(0.4, 5.0, 0.5, 0.6, 1.1, ())
 )
 def test_signs_of_collapse(change, progress, sign):
     """Each sign is found where it stands, and a healthy epoch has none."""
-    vitals = Vitals(**(vars(HEALTHY) | {"objective": 0.5} | change))
-    assert list(collapse_signs(vitals, ("a", "b", "c"), progress=progress)) == (
+    vitals = EpochStats(**(vars(HEALTHY) | {"objective": 0.5} | change))
+    assert list(collapse_warnings(vitals, ("a", "b", "c"), progress=progress)) == (
         [sign] if sign else []
     )
 
 
 def test_the_watch_sees_what_happened():
     """Zero share, norms and predicted classes of an epoch are those worked by hand."""
-    watch = Watch(3, torch.device("cpu"))
+    watch = MetricAccumulator(3, torch.device("cpu"))
     watch.start(2)
     steps = [(torch.ones(2, 2), [0, 0], 9.0), (torch.tensor([[3.0, 4.0], [0.0, 0.0]]), [2, 2], 1.5)]
     for features, predicted, objective in steps:
         watch.next(2, 2)
         watch.see(features, torch.tensor(predicted), *map(torch.tensor, (4.0, 1.0, objective)))
-    assert watch.total() == Glance(2, 4, 2.0, 0.5, True)
+    assert watch.total() == RunningMetrics(2, 4, 2.0, 0.5, True)
     vitals = watch.vitals(torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 2.0]]))
     assert vitals.never_predicted == (1,)
     assert (vitals.zero_features, vitals.feature_norm, vitals.objective) == (0.5, 2.5, 1.5)

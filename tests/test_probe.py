@@ -134,7 +134,7 @@ def test_it_takes_two_seconds_at_most_and_leaves_no_trace():
 def test_a_given_precision_switches_it_off(monkeypatch):
     """--precision fp32 is fp32, unmeasured, in the usual layout."""
     monkeypatch.setattr(arithmetic, "probe", lambda *_, **__: pytest.fail("probed"))
-    settled = arithmetic.settle(
+    settled = arithmetic.resolve_precision(
         Config(precision="fp32", device="cpu"), small_model(), (8, 8, 1), print
     )
     assert (settled.precision, settled.layout) == ("fp32", "channels-last")
@@ -143,10 +143,12 @@ def test_a_given_precision_switches_it_off(monkeypatch):
 def test_a_settled_config_is_not_measured_again(monkeypatch):
     """The config.yaml of a run repeats it, whatever would be faster by now."""
     monkeypatch.setattr(arithmetic, "probe", lambda *_, **__: Choice("bf16", "contiguous", 1, {}))
-    settled = arithmetic.settle(Config(device="cpu"), small_model(), (8, 8, 1), lambda text: None)
+    settled = arithmetic.resolve_precision(
+        Config(device="cpu"), small_model(), (8, 8, 1), lambda text: None
+    )
     assert (settled.precision, settled.layout, settled.threads) == ("bf16", "contiguous", 1)
     monkeypatch.setattr(arithmetic, "probe", lambda *_, **__: pytest.fail("probed"))
-    assert arithmetic.settle(settled, small_model(), (8, 8, 1), print) == settled
+    assert arithmetic.resolve_precision(settled, small_model(), (8, 8, 1), print) == settled
 
 
 def test_a_runtime_sets_what_it_says(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from lmsm_cli.commands import progress
-from lmsm_cli.training.collapse import Glance, Vitals
+from lmsm_cli.training.collapse import EpochStats, RunningMetrics
 from lmsm_cli.training.loop import Epoch, Step
 
 EPOCH = Epoch(
@@ -21,7 +21,7 @@ EPOCH = Epoch(
     lr=0.001,
     images_per_second=1234.0,
     seconds=2.0,
-    vitals=Vitals(0.0, 1.0, 1.0, 1.0, 1.0, ()),
+    vitals=EpochStats(0.0, 1.0, 1.0, 1.0, 1.0, ()),
     signs={},
 )
 
@@ -38,12 +38,12 @@ def test_bars_show_what_a_user_watches(screen):
     """Epoch and batch bars carry loss, accuracy, lambda, lr and images/s; the epoch leaves its line."""
     with progress.new_display() as display:
         assert isinstance(display, progress.BarDisplay)
-        display.report("decoding", 1, 2)
-        display.report("decoding", 2, 2)
-        display.step(Step(3, 5, 10, 500, Glance(5, 500, 0.75, 0.5, True), 5.0, 0.001))
+        display.progress("decoding", 1, 2)
+        display.progress("decoding", 2, 2)
+        display.step(Step(3, 5, 10, 500, RunningMetrics(5, 500, 0.75, 0.5, True), 5.0, 0.001))
         display._bars.refresh()
         display.epoch(EPOCH, 4)
-        display.warn("[bold]careful")
+        display.warning("[bold]careful")
     drawn = screen.getvalue()
     for piece in (
         "decoding",
@@ -68,5 +68,5 @@ def test_plain_display_names_work_once(capsys):
     """In a log each piece of work is one line, however often it reports."""
     display = progress.PlainDisplay(Console(file=io.StringIO(), width=200))
     for done in range(5):
-        display.report("downloading x", done, 5)
+        display.progress("downloading x", done, 5)
     assert display._console.file.getvalue().splitlines() == ["downloading x"]

@@ -12,7 +12,7 @@ import torch
 
 from lmsm_cli import load_checkpoint
 from lmsm_cli.config.resolve import Layer, resolve
-from lmsm_cli.distributed.process_group import ALONE
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, StoppedError
 from lmsm_cli.inference.evaluate import evaluation_of
 from lmsm_cli.inference.export import export
@@ -22,7 +22,7 @@ from lmsm_cli.models.classifier import build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.training import run as experiment
-from lmsm_cli.training.collapse import Watch
+from lmsm_cli.training.collapse import MetricAccumulator
 from lmsm_cli.training.resume import asked, fingerprint
 from lmsm_cli.training.step import new_optimizer, optimizer_state, restore_optimizer
 from tests.conftest import SilentDisplay, write_class_folders
@@ -619,12 +619,12 @@ def test_a_watch_goes_on_from_its_state():
             watch.next(4, 4)
             watch.see(features, predicted, features.sum(), (predicted == 1).sum(), features.mean())
 
-    one, two, three = (Watch(5, torch.device("cpu")) for _ in range(3))
+    one, two, three = (MetricAccumulator(5, torch.device("cpu")) for _ in range(3))
     for watch in (one, two, three):
         watch.start(6)
     look(one, seen)
     look(two, seen[:4])
-    three.restore(two.state(ALONE), ALONE)
+    three.restore(two.state(SINGLE_PROCESS), SINGLE_PROCESS)
     look(three, seen[4:])
     assert three.total() == one.total()
     assert three.vitals(torch.ones(5, 3)) == one.vitals(torch.ones(5, 3))

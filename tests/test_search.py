@@ -265,8 +265,8 @@ def test_a_trial_too_many_is_not_run(tmp_path, monkeypatch):
     class Other(SilentDisplay):
         """Ends the other process's trial once this one waits for it."""
 
-        def say(self, text):
-            super().say(text)
+        def info(self, text):
+            super().info(text)
             if text.startswith("waiting for the trials"):
                 study, trial = others[0]
                 study.tell(trial, 0.5)

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from lmsm_cli.commands import app
-from lmsm_cli.runtime.signals import Terminated, deferred, lasting, terminable
+from lmsm_cli.runtime.signals import Terminated, defer_signals, ignore_sighup, raise_on_signals
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -38,7 +38,7 @@ def test_in_an_import_the_process_ends_at_once(tmp_path, number, code):
     (tmp_path / "stubborn.py").write_text(
         f"import os\ntry:\n    os.kill(os.getpid(), {number})\nexcept BaseException:\n    print('swallowed')\n"
     )
-    work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.runtime.signals import terminable\nwith terminable():\n    import stubborn\n"
+    work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.runtime.signals import raise_on_signals\nwith raise_on_signals():\n    import stubborn\n"
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
@@ -58,7 +58,7 @@ def test_a_signal_that_python_drops_is_not_lost(number, kind):
 
     things = [Thing()]
     ref = weakref.ref(things[0], lambda _: os.kill(os.getpid(), number))
-    with pytest.raises(KeyboardInterrupt) as raised, terminable():
+    with pytest.raises(KeyboardInterrupt) as raised, raise_on_signals():
         drop_and_wait()
     assert raised.type is kind
     assert ref() is None
@@ -74,7 +74,7 @@ def test_other_errors_pass(monkeypatch):
 def test_handlers_are_put_back():
     """After the body, signals do what they did before."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with terminable(), deferred() as stop:
+    with raise_on_signals(), defer_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop() == signal.SIGTERM
         with pytest.raises(Terminated):
@@ -87,7 +87,7 @@ def test_a_training_outlives_its_terminal():
     came = []
     before = signal.signal(signal.SIGHUP, lambda number, _: came.append(number))
     try:
-        with lasting():
+        with ignore_sighup():
             os.kill(os.getpid(), signal.SIGHUP)
             assert not came
         os.kill(os.getpid(), signal.SIGHUP)
@@ -98,7 +98,7 @@ def test_a_training_outlives_its_terminal():
 
 def test_torchruns_repeats_are_no_second_signal():
     """Where a launcher passes signals on, the body ends by itself."""
-    with deferred(once_more=False) as stop:
+    with defer_signals(once_more=False) as stop:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop() == signal.SIGTERM

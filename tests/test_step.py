@@ -23,7 +23,7 @@ from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed
 from lmsm_cli.training import loop as training
-from lmsm_cli.training.step import Stepper, new_optimizer
+from lmsm_cli.training.step import TrainStep, new_optimizer
 from tests.test_loop import CPU, UNEVEN, easy_images, fit, small_model
 
 CONFIG = Config(epochs=5, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", device="cpu")
@@ -95,12 +95,12 @@ def with_graph(monkeypatch, capture=emulated_capture, said=None):
         monkeypatch.setattr(f"lmsm_cli.losses.{module}.readable", lambda values: False)
 
     def stepper(*args):
-        new = Stepper(*args)
+        new = TrainStep(*args)
         new._run = Graphed(new._step, capture(new), (said if said is not None else []).append)
         made.append(new._run)
         return new
 
-    monkeypatch.setattr(training, "Stepper", stepper)
+    monkeypatch.setattr(training, "TrainStep", stepper)
     return made
 
 
@@ -255,7 +255,7 @@ def test_a_stepper_with_graphs_is_freed_with_its_last_name():
     """Nothing that it holds holds it: model, optimiser and captured tensors go without a collection."""
     model = small_model()
     optimizer = new_optimizer(model, CONFIG)
-    stepper = Stepper(model, optimizer, CONFIG, None, CPU, print)
+    stepper = TrainStep(model, optimizer, CONFIG, None, CPU, print)
 
     def capture(function):  # as CUDA's: what is replayed are tensors
         function()

@@ -10,13 +10,13 @@ import pytest
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.options import train_command
 from lmsm_cli.comparison.grouping import compare_runs
-from lmsm_cli.config import ADDED_KEYS, WHERE_KEYS, dump
+from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, dump
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import DataError, LmsmError, StoppedError
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.sweeps.plan import Shelf, make_plan
+from lmsm_cli.sweeps.plan import RunIndex, make_plan
 from lmsm_cli.sweeps.sweep import claimed, run_plan
 from lmsm_cli.training import resume as journal
 from lmsm_cli.training import run as experiment
@@ -59,7 +59,9 @@ def status(path):
 
 def run(runs, display=None):
     """Complete a plan; return the failures."""
-    return run_plan(runs, Shelf(runs[0].config.out, display or SilentDisplay()), with_plots=False)
+    return run_plan(
+        runs, RunIndex(runs[0].config.out, display or SilentDisplay()), with_plots=False
+    )
 
 
 def folders(out):
@@ -153,7 +155,7 @@ def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
         with_plots=False,
     )
     assert len(list((tmp_path / "sweep").glob("*-s*"))) == len(runs)
-    path = Shelf(tmp_path / "sweep").progress(runs[1]).record.path
+    path = RunIndex(tmp_path / "sweep").progress(runs[1]).record.path
     assert_same_bits(path, alone.path)
 
 
@@ -175,7 +177,7 @@ def test_a_stopped_sweep_goes_on(tmp_path):
         SilentDisplay(),
         with_plots=False,
     )
-    assert_same_bits(Shelf(tmp_path).progress(runs[1]).record.path, whole.path)
+    assert_same_bits(RunIndex(tmp_path).progress(runs[1]).record.path, whole.path)
 
 
 def test_what_another_process_failed_at_is_told_and_not_tried_again(tmp_path):
@@ -219,7 +221,7 @@ def test_two_damaged_checkpoints_are_no_end(tmp_path):
     display = SilentDisplay()
     assert run(runs, display) == []
     assert any("begun anew" in text for text in display.warned)
-    assert Shelf(tmp_path).progress(runs[0]).state == "completed"
+    assert RunIndex(tmp_path).progress(runs[0]).state == "completed"
     assert len(folders(tmp_path)) == 2
 
 
@@ -233,7 +235,7 @@ def test_a_run_that_was_made_longer_or_lost_its_scores(tmp_path):
     assert folders(tmp_path) == [path]
     assert (path / "scores.json").exists()
     experiment.resume(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
-    assert Shelf(tmp_path).progress(runs[0]).state == "missing"
+    assert RunIndex(tmp_path).progress(runs[0]).state == "missing"
 
 
 def test_a_run_that_was_made_longer_is_no_sample_of_that_length(tmp_path):
@@ -338,7 +340,7 @@ def test_weights_to_start_from_are_known_by_their_content(tmp_path):
 def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):
     """So the runs of an lmsm without `head_weight_decay` or `head_bias` are found by one that has them."""
     config = resolve(layers(tmp_path), check_loss).config
-    kept = {key: value for key, value in dump(config).items() if key not in WHERE_KEYS}
+    kept = {key: value for key, value in dump(config).items() if key not in RUNTIME_KEYS}
     assert kept["head_weight_decay"] is None
     older = {
         key: value

@@ -20,7 +20,7 @@ import pytest
 
 from lmsm_cli.commands import progress
 from lmsm_cli.commands.app import main
-from lmsm_cli.training.collapse import Glance
+from lmsm_cli.training.collapse import RunningMetrics
 from lmsm_cli.training.loop import Step
 from tests.conftest import SilentDisplay
 
@@ -254,7 +254,7 @@ def test_bars_keep_their_numbers(monkeypatch, width):
                     step,
                     390,
                     128 * step,
-                    Glance(step, 128 * step, 0.271, 0.914, True),
+                    RunningMetrics(step, 128 * step, 0.271, 0.914, True),
                     203.4,
                     0.000123,
                 )
@@ -285,10 +285,10 @@ def test_quiet_leaves_results_and_warnings(runs, tmp_path, capsys, command):
 def test_quiet_does_not_hide_what_matters(capsys):
     """Warnings and errors are said, the rest is not."""
     with progress.new_display(quiet=True) as display:
-        display.report("decoding", 1, 2)
-        display.say("by the way")
+        display.progress("decoding", 1, 2)
+        display.info("by the way")
         display.step(Step(1, 1, 2, 5, None, None, 0.1))
-        display.warn("two classes died")
+        display.warning("two classes died")
     printed = capsys.readouterr()
     assert printed.err.splitlines() == ["WARNING: two classes died"]
     assert printed.out == ""

@@ -30,7 +30,7 @@ from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.sweep import sweep
 from lmsm_cli.commands.train import train
 from lmsm_cli.errors import DiskError, LmsmError, OutOfMemoryError, StoppedError
-from lmsm_cli.runtime.signals import terminable
+from lmsm_cli.runtime.signals import raise_on_signals
 
 E = TypeVar("E", bound=BaseException)
 
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # for the help pages too
         spell_out(stream)
-    with answering_shells(os.environ), terminable() as came, limits.told_before_torch():
+    with answering_shells(os.environ), raise_on_signals() as came, limits.told_before_torch():
         try:
             return _run(arguments)
         except BaseException as error:  # whatever a library made of the signal

@@ -51,7 +51,7 @@ pass 100%.
     runtimes = [choose_runtime(device, name) for name in precisions]
     with new_display(quiet) as display:
         document = measure.survey(
-            chosen, runtimes, batch_size, seconds, display.report, display.say
+            chosen, runtimes, batch_size, seconds, display.progress, display.info
         )
     document = {"environment": describe(str(runtimes[0])), "batch_size": batch_size, **document}
     if json:

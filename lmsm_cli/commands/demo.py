@@ -78,7 +78,7 @@ def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
     for loss in _LOSSES:
         for seed in range(seeds):
             config = _config(folder / "comparison", loss=loss, seed=seed)
-            display.say(f"{loss}, seed {seed}")
+            display.info(f"{loss}, seed {seed}")
             experiment.run(config, display, with_plots=False)
 
 
@@ -91,7 +91,7 @@ def _draw_features(folder: Path, display: "Display") -> Path:
     panels = []
     for margin in _MARGINS:
         config = _config(folder / "picture", loss=_PICTURE_LOSS.format(margin), **_PICTURE)
-        display.say(f"2-D features, margin {margin}")
+        display.info(f"2-D features, margin {margin}")
         run = experiment.run(config, display, with_plots=False)
         assert run is not None
         features, labels, classes = evaluation.features(run.path, display)

@@ -233,7 +233,7 @@ def _arithmetic() -> Iterator[Check]:
     from lmsm_cli.config import Config
     from lmsm_cli.data.sources import source_of
     from lmsm_cli.models.classifier import build_classifier
-    from lmsm_cli.runtime.arithmetic import runtime_of, settle
+    from lmsm_cli.runtime.arithmetic import resolve_precision, runtime_of
 
     config, said = Config.model_validate({}), list[str]()
     source = source_of(config.dataset)
@@ -242,7 +242,7 @@ def _arithmetic() -> Iterator[Check]:
         config.model, config.neck, config.loss, classes=map(str, range(10)), mean=half, std=half
     )
     runtime = runtime_of(
-        settle(config, model, (source.size, source.size, source.channels), said.append)
+        resolve_precision(config, model, (source.size, source.size, source.channels), said.append)
     )
     how = "; ".join(said) or (
         "remembered" if runtime.device.type == "cpu" else "by what the GPU has"
@@ -271,13 +271,13 @@ def _data(data_dir: Path) -> Iterator[Check]:
 
 
 def _published(name: str, data_dir: Path) -> Check:
-    from lmsm_cli.data.listing import has_folders, reading
+    from lmsm_cli.data.listing import has_folders, os_errors_as_data_errors
     from lmsm_cli.data.published import PUBLISHED
-    from lmsm_cli.data.sources import located
+    from lmsm_cli.data.sources import find_dataset
 
     published = PUBLISHED[name]
-    with reading(data_dir):
-        place = located(name, data_dir)
+    with os_errors_as_data_errors(data_dir):
+        place = find_dataset(name, data_dir)
         if place is None:
             parts = [
                 path for root in published.roots(data_dir, name) for path in published.files(root)

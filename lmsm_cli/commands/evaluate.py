@@ -148,10 +148,10 @@ def _write(
 
     if plots:
         write_plots(found, plots, worst=worst)
-        display.say(f"plots: {plots}")
+        display.info(f"plots: {plots}")
     if features:
         write_features(found, features)
-        display.say(f"features: {features}")
+        display.info(f"features: {features}")
 
 
 def _print(scores: dict[str, Any], *, with_confusion: bool) -> None:

@@ -63,7 +63,7 @@ def predict(
 
     with new_display(quiet) as display:
         for text in listed.left_out:
-            display.warn(text)
+            display.warning(text)
         found = prediction.predict(checkpoint, files, display, top=top, device=device)
     if csv and csv != _STDOUT:
         write_whole(csv, found.to_csv())

@@ -35,17 +35,17 @@ class PlainDisplay(Display):
         self._console = console or stderr_console()
         self._reported: set[str] = set()
 
-    def report(self, what: str, done: int, total: int) -> None:
+    def progress(self, what: str, done: int, total: int) -> None:
         """Name each piece of work once, when it starts."""
         if what not in self._reported:
             self._reported.add(what)
-            self.say(what)
+            self.info(what)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Print a line."""
         self._console.print(escape(visible(text)), highlight=False, soft_wrap=True)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Print a line that stands out."""
         self._console.print(
             f"[bold red]WARNING: {escape(visible(text))}[/]", highlight=False, soft_wrap=True
@@ -53,7 +53,7 @@ class PlainDisplay(Display):
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Print the epoch's line."""
-        self.say(epoch_line(epoch, num_epochs))
+        self.info(epoch_line(epoch, num_epochs))
 
 
 class QuietDisplay(Display):
@@ -62,9 +62,9 @@ class QuietDisplay(Display):
     def __init__(self) -> None:
         self._plain = PlainDisplay()
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Print a line that stands out."""
-        self._plain.warn(text)
+        self._plain.warning(text)
 
 
 class BarDisplay(Display):
@@ -93,19 +93,19 @@ class BarDisplay(Display):
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
-    def report(self, what: str, done: int, total: int) -> None:
+    def progress(self, what: str, done: int, total: int) -> None:
         """Move the bar of a piece of work; it goes when the work is done."""
         self._move(what, done, total or None)
         if total and done >= total:
             self._drop(what)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Print a line above the bars."""
-        self._plain.say(text)
+        self._plain.info(text)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Print a line that stands out above the bars."""
-        self._plain.warn(text)
+        self._plain.warning(text)
 
     def step(self, step: Step) -> None:
         """Move the bar of the epoch's steps, now and then with the loss."""

@@ -24,7 +24,7 @@ from lmsm_cli.sweeps.grid import Axis, check_flags, parse_axes, parse_seeds, pro
 
 if TYPE_CHECKING:
     from lmsm_cli.sweeps.optuna_store import Search
-    from lmsm_cli.sweeps.plan import PlannedRun, Progress
+    from lmsm_cli.sweeps.plan import PlannedRun, RunStatus
 
 # A place of its own, so that the same command finds its runs again.
 _OUT = "runs/sweep"
@@ -184,11 +184,11 @@ def run_and_compare(
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.reports.sweep_tables import failures_table
-    from lmsm_cli.sweeps.plan import Shelf
+    from lmsm_cli.sweeps.plan import RunIndex
     from lmsm_cli.sweeps.sweep import lost, run_plan
 
     with new_display(quiet) as display:
-        shelf = Shelf(plan[0].config.out, display)
+        shelf = RunIndex(plan[0].config.out, display)
         failures = run_plan(plan, shelf, with_plots=with_plots)
     found = shelf.survey(plan)
     failures += lost(found, failures)
@@ -226,10 +226,10 @@ def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.sweep_tables import plan_table
     from lmsm_cli.reports.tables_checks import duration
-    from lmsm_cli.sweeps.plan import Shelf
+    from lmsm_cli.sweeps.plan import RunIndex
 
     with new_display(quiet=True) as display:
-        found = Shelf(plan[0].config.out, display).survey(plan)
+        found = RunIndex(plan[0].config.out, display).survey(plan)
     rows = [
         {
             "label": one.run.label,
@@ -248,7 +248,7 @@ def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
         console.print(f"trainings still to do: about {duration(seconds)}, by those that are done")
 
 
-def _seconds_left(found: "Sequence[Progress]") -> float | None:
+def _seconds_left(found: "Sequence[RunStatus]") -> float | None:
     """Return what the unfinished trainings will take at the mean of the finished ones."""
     done = [one.seconds for one in found if one.seconds is not None]
     return fmean(done) * (len(found) - len(done)) if done else None

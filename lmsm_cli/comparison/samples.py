@@ -12,13 +12,13 @@ from statistics import fmean
 from typing import Any
 
 from lmsm_cli.comparison.data_sets import images_of
-from lmsm_cli.config import WHERE_KEYS, Config, dump
+from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.runs.record import RunRecord
 
 # What a run is allowed to differ in from the other runs of its group.
-FREE_KEYS = ("seed", *WHERE_KEYS)
+FREE_KEYS = ("seed", *RUNTIME_KEYS)
 
 # What decides which images a score is of, and of which training: never averaged over.
 SPLIT_KEYS = (

@@ -3,9 +3,9 @@
 from lmsm_cli.config.config import (
     ADDED_KEYS,
     DATA_KEYS,
+    DEPENDENT_OPTIONS,
     MOST_EPOCHS,
-    OPTION_OF,
-    WHERE_KEYS,
+    RUNTIME_KEYS,
     Config,
     derived_defaults,
     dump,
@@ -17,9 +17,9 @@ from lmsm_cli.config.config import (
 __all__ = [
     "ADDED_KEYS",
     "DATA_KEYS",
+    "DEPENDENT_OPTIONS",
     "MOST_EPOCHS",
-    "OPTION_OF",
-    "WHERE_KEYS",
+    "RUNTIME_KEYS",
     "Config",
     "derived_defaults",
     "dump",

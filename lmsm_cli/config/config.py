@@ -58,7 +58,7 @@ MOST_EPOCHS = 50_000
 
 # Where and how a run is computed, which moves no result beyond rounding, and where its images are:
 # runs that differ in these alone, and have the same images, are the same.
-WHERE_KEYS = (
+RUNTIME_KEYS = (
     "out",
     "data_dir",
     "follow_links",
@@ -91,7 +91,7 @@ DATA_KEYS = (
 ADDED_KEYS = ("head_bias", "head_init", "resize")
 
 # Options of a choice: each has an effect only where that choice has one of these values.
-OPTION_OF: dict[str, tuple[str, tuple[str, ...]]] = {
+DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "factor": ("imbalance", ("exp", "step")),
     "reweight_beta": ("reweight", ("effective",)),
     "momentum": ("optimizer", ("sgd",)),
@@ -299,7 +299,7 @@ class Config(BaseModel):
         """Refuse options without effect, but not those of a run that is there: an older lmsm took them."""
         if (info.context or {}).get("is_saved"):
             return self
-        for key, (choice, useful) in OPTION_OF.items():
+        for key, (choice, useful) in DEPENDENT_OPTIONS.items():
             value, chosen = getattr(self, key), getattr(self, choice)
             if chosen not in useful and value != type(self).model_fields[key].default:
                 told = ",".join(map(str, value)) if isinstance(value, tuple) else value

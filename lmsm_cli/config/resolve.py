@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from lmsm_cli.config.config import OPTION_OF, Config, derived_defaults, flag_name
+from lmsm_cli.config.config import DEPENDENT_OPTIONS, Config, derived_defaults, flag_name
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError, did_you_mean
 from lmsm_cli.losses.spec import with_option
@@ -101,7 +101,7 @@ def _options_that_go(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
     """
     return [
         key
-        for key, (choice, useful) in OPTION_OF.items()
+        for key, (choice, useful) in DEPENDENT_OPTIONS.items()
         if choice in layer.values
         and key not in layer.values
         and (

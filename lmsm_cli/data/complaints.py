@@ -57,7 +57,7 @@ def complaints_told(display: Display, root: Path | None = None) -> Iterator[None
             yield
         finally:
             for text in _in_words(heard, root):
-                display.warn(text)
+                display.warning(text)
 
 
 def _in_words(heard: list[tuple[Path, type[Warning], str]], root: Path | None) -> list[str]:

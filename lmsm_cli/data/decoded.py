@@ -112,7 +112,7 @@ def select(images: Images, index: Tensor) -> Images:
     return images.select(index) if isinstance(images, StoredImages) else images[index]
 
 
-def placed(images: Images, device: torch.device) -> Images:
+def to_device(images: Images, device: torch.device) -> Images:
     """Return the images on the device, or as they are if they stay on disk."""
     return images if isinstance(images, StoredImages) else images.to(device)
 

@@ -104,7 +104,7 @@ class Decoder:
             pictures += chunk.pictures
             sums.append(chunk.sums)
             unreadable += chunk.unreadable
-            display.report(f"decoding {self.listing.root}", len(contents), self.shape[0])
+            display.progress(f"decoding {self.listing.root}", len(contents), self.shape[0])
         return Facts(
             as_digests(contents), as_digests(pictures), np.concatenate(sums), unreadable, since
         )

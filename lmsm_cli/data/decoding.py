@@ -83,7 +83,7 @@ def read_images(
         raise DataError(
             f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, or go on without {it}: --skip-unreadable"
         )
-    display.warn(f"left out: {_unreadable_text(listing, unreadable)}")
+    display.warning(f"left out: {_unreadable_text(listing, unreadable)}")
     rows = np.setdiff1d(np.arange(len(listing.files)), np.array(facts.unreadable))
     return ReadImages(
         select(images, torch.from_numpy(rows)),
@@ -181,7 +181,7 @@ class _Reading:
                 self._warn(error, "they are decoded at each start")
             return kept
         cache.make_room(entry.folder, entry.room)
-        self.display.say(
+        self.display.info(
             f"the {len(self.listing.files):,} decoded images of {self.listing.root} will take "
             f"{entry.num_bytes / 1e9:,.1f} GB in {entry.folder}"
         )
@@ -230,7 +230,7 @@ class _Reading:
         kind = (str(where), error.errno, self.is_large)
         if kind not in told:
             told.add(kind)
-            self.display.warn(
+            self.display.warning(
                 f"no cache of decoded images ({where}: {error.strerror or error}): {so}; "
                 "LMSM_CACHE_DIR names another folder"
             )

@@ -82,7 +82,7 @@ def download(
     while useful and in_vain <= len(pauses):
         if in_vain:
             pause = max(pauses[in_vain - 1], wait)
-            display.say(f"{path.name}: trying again in {pause:g} s")
+            display.info(f"{path.name}: trying again in {pause:g} s")
             time.sleep(pause)
         wait = 0
         for url in list(useful):
@@ -171,7 +171,7 @@ def locked(path: Path, display: Display = SILENT, *, wait: bool = True) -> Itera
     except Timeout:
         if not wait:
             raise
-        display.say(f"waiting for another process that makes {path}")
+        display.info(f"waiting for another process that makes {path}")
         lock.acquire()
     try:
         yield
@@ -246,7 +246,7 @@ def _save(answer: Any, part: Path, *, start: int, display: Display, timeout: flo
         for block in _blocks(answer, timeout):
             file.write(block)
             done += len(block)
-            display.report(what, done, total)
+            display.progress(what, done, total)
     if done < total:
         raise _FailedError(f"the connection ended after {done:,} of {total:,} bytes")
 

@@ -16,7 +16,7 @@ from lmsm_cli.errors import LmsmError
 _LDAM_SEED = 0
 
 
-def kept_counts(
+def long_tail_counts(
     available: Sequence[int], profile: str, factor: float, most: int | None = None
 ) -> list[int]:
     """Return the images that each class keeps under `none`, `exp` or `step`.

@@ -56,7 +56,7 @@ class Listing:
 
 
 @contextmanager
-def reading(root: Path) -> Iterator[None]:
+def os_errors_as_data_errors(root: Path) -> Iterator[None]:
     """Turn an OSError into a DataError that names the file."""
     try:
         yield
@@ -88,7 +88,7 @@ def list_class_folders(
 
     Links out of `inside`, by default `root`, are left out unless `follow_links`. Raises DataError
     where there is no class folder, or, all at once, for those without images unless they may be
-    empty; OSError where a folder cannot be listed (see `reading`).
+    empty; OSError where a folder cannot be listed (see `os_errors_as_data_errors`).
     """
     wanted = (
         f"expected {root / '<class>' / '*.jpg'} (or .png, and {len(SUFFIXES) - 2} other endings)"

@@ -86,7 +86,7 @@ class Published(ABC):
                 stack.enter_context(locked(root / self.name, display))
             missing = [path for path in self.files(root) if not path.is_file()]
             if 0 < len(missing) < len(self.files(root)):
-                display.say(f"{missing[0]} is missing")
+                display.info(f"{missing[0]} is missing")
             if missing:
                 self.bring(root, display)
 

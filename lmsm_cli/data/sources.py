@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsm_cli.data.complaints import complaints_told
-from lmsm_cli.data.decoded import Images, LevelSums, level_sums, placed, select
+from lmsm_cli.data.decoded import Images, LevelSums, level_sums, select, to_device
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
 from lmsm_cli.data.layout import (
@@ -35,7 +35,7 @@ from lmsm_cli.data.listing import (
     empty_folders,
     has_folders,
     list_class_folders,
-    reading,
+    os_errors_as_data_errors,
     split_by_class,
 )
 from lmsm_cli.data.published import PUBLISHED
@@ -88,7 +88,7 @@ class ImageSet:
 
     def to(self, device: torch.device) -> "ImageSet":
         """Return the same images and labels in the memory of a device; large images stay in their file."""
-        return replace(self, images=placed(self.images, device), labels=self.labels.to(device))
+        return replace(self, images=to_device(self.images, device), labels=self.labels.to(device))
 
 
 class Labelled(NamedTuple):
@@ -187,7 +187,7 @@ def load(
     if source.name == "folder":
         own = load_own_folder(data_dir, options, display)
         return own.training if split == "train" else own.test
-    with reading(data_dir):
+    with os_errors_as_data_errors(data_dir):
         labelled = _read_known(source, data_dir, split, options, display)
     assert source.mean is not None
     assert source.std is not None
@@ -212,7 +212,7 @@ def load_parts(
     if source.name == "digits":
         yield _digits()
         return
-    with reading(data_dir):
+    with os_errors_as_data_errors(data_dir):
         if source.name == "folder":
             yield from _parts_of_folder(data_dir, first, options, display)
             return
@@ -220,7 +220,7 @@ def load_parts(
             yield _read_known(source, data_dir, split, options, display)
 
 
-def located(dataset: str, data_dir: Path) -> Path | None:
+def find_dataset(dataset: str, data_dir: Path) -> Path | None:
     """Return where a data set's files or class folders are; None where there are none.
 
     Nothing is read of them. `digits` are inside scikit-learn, so anywhere.
@@ -247,10 +247,10 @@ def load_own_folder(data_dir: Path, options: FolderOptions, display: Display = S
     Raises DataError that tells every fault: classes without images, classes of the test alone, files
     that cannot be read.
     """
-    with reading(data_dir):
+    with os_errors_as_data_errors(data_dir):
         layout = read_layout(data_dir, options)
         for text in layout.told:
-            display.warn(text)
+            display.warning(text)
         faults = list(layout.faults)
         parts: dict[Role, Labelled] = {}
         listed: dict[Role, Listing] = {}
@@ -266,7 +266,7 @@ def load_own_folder(data_dir: Path, options: FolderOptions, display: Display = S
                 faults += faults_of(listed[role])
             else:
                 for text in missing_classes(role, listed[role]):
-                    display.warn(text)
+                    display.warning(text)
     if faults:
         raise DataError("; ".join(dict.fromkeys(faults)))
     training = parts["train"]
@@ -294,10 +294,10 @@ def load_folder(
     normalisation is that of these images: for a trained model, take its own. Raises DataError for a
     folder that is no class, and where there is no image.
     """
-    with reading(path):
+    with os_errors_as_data_errors(path):
         listing = list_class_folders(path, follow_links=options.follow_links, may_be_empty=True)
         for text in listing.left_out.words(path):
-            display.warn(text)
+            display.warning(text)
         if not listing.files:
             raise DataError(f"the class folders of {path} hold no images{listing.left_out.hint()}")
         if classes is not None:
@@ -308,10 +308,10 @@ def load_folder(
                     f"the classes are {_few(classes)}"
                 )
             for text in told:
-                display.warn(text)
+                display.warning(text)
         read, left = _read_listing(listing, path, options, channels, display)
     for text in missing_classes("", left):
-        display.warn(text)
+        display.warning(text)
     return read.normalised(*read.own_normalisation())
 
 
@@ -351,7 +351,7 @@ def _parts_of_folder(
             root, inside=data_dir, follow_links=options.follow_links, may_be_empty=True
         )
         for text in listing.left_out.words(root):
-            display.warn(text)
+            display.warning(text)
         if listing.files:
             yield _read_listing(listing, data_dir, options, 3, display)[0]
 
@@ -408,7 +408,7 @@ def _read_known_folders(
             "complete it, or read it as it is with --dataset folder"
         )
     for text in listing.left_out.words(path):
-        display.warn(text)
+        display.warning(text)
     options = replace(options, image_size=source.size)
     read, left = _read_listing(listing, path.parent, options, source.channels, display)
     if left.empty:

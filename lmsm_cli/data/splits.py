@@ -14,7 +14,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.decoded import Images, select
 from lmsm_cli.data.duplicates import Pictures, duplicates_told
 from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part
-from lmsm_cli.data.imbalance import kept_counts, kept_indices, split, validation_counts
+from lmsm_cli.data.imbalance import kept_indices, long_tail_counts, split, validation_counts
 from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.listing import matched
 from lmsm_cli.data.sources import ImageSet
@@ -67,7 +67,7 @@ def check_at_hand(config: Config) -> None:
     where = config.data_dir
     if config.dataset == "folder" or where == Config.model_validate({}).data_dir:
         return
-    if sources.located(config.dataset, where) is None:
+    if sources.find_dataset(config.dataset, where) is None:
         raise DataError(
             f"{config.dataset} is not below {where}, where the run had it; give its place with --data-dir, to which what is missing is downloaded"
         )
@@ -103,7 +103,7 @@ def counts_left(config: Config, available: Sequence[int]) -> list[int]:
 
 
 def _kept(config: Config, available: Sequence[int]) -> list[int]:
-    return kept_counts(available, config.imbalance, config.factor, config.images_per_class)
+    return long_tail_counts(available, config.imbalance, config.factor, config.images_per_class)
 
 
 def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet | None]:
@@ -126,11 +126,11 @@ def _divided(
     are none.
     """
     if given is not None and config.validation == 0:
-        display.warn(
+        display.warning(
             f"validation is 0: the {len(given):,} validation images of {config.data_dir} are not used"
         )
     elif given is not None:
-        told = display.say if config.validation == _USUAL_VALIDATION else display.warn
+        told = display.info if config.validation == _USUAL_VALIDATION else display.warning
         told(
             f"validation: the {len(given):,} images that {config.data_dir} has for it, none of the training's (--validation {config.validation:g} is not used)"
         )
@@ -163,7 +163,7 @@ def load_data(config: Config, display: Display) -> Data:
     own = sources.load_own_folder(config.data_dir, folder_options(config), display)
     data = Data(*_divided(config, own.training, own.validation, display), own.test)
     for text in duplicates_told({part: _pictures(images) for part, images in data.parts.items()}):
-        display.warn(f"{config.data_dir}: {text}")
+        display.warning(f"{config.data_dir}: {text}")
     return data
 
 
@@ -304,4 +304,4 @@ def _tell_extra(
     there = Counter(key for pool in pools for key in pool.identities())
     extra = (there - Counter(keys)).total()
     if extra:
-        display.say(f"{extra} images in {config.data_dir} are none of the run's, and left out")
+        display.info(f"{extra} images in {config.data_dir} are none of the run's, and left out")

@@ -1,7 +1,7 @@
 """The ranks of a run: the processes that `torchrun --nproc-per-node N -m lmsm_cli ...` starts.
 
-Each rank takes a part of every batch; together they compute what one process would. `joined` gives
-a process its Ranks, and `ALONE`, whose methods do nothing, where there is only one.
+Each rank takes a part of every batch; together they compute what one process would. `init_distributed` gives
+a process its Ranks, and `SINGLE_PROCESS`, whose methods do nothing, where there is only one.
 """
 
 import os
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process among those of a run; by default it is the only one.
 
     Every method but `share` is a collective unless said otherwise: each rank must call it, in the
@@ -86,7 +86,7 @@ class Ranks:
         """Return this rank's part of a batch; parts differ by one image at most; no collective.
 
         As numpy.array_split divides. It is empty where there are fewer images than ranks: the rank
-        must still take part in every collective, and in the backward pass (`zero_objective`).
+        must still take part in every collective, and in the backward pass (`zero_loss`).
         """
         least, larger = divmod(num_images, self.size)
         start = self.rank * least + min(self.rank, larger)
@@ -164,14 +164,16 @@ class Ranks:
         self._store.set(f"{turn}{self.rank}", "")
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 # torch 2.14 has a new name for `broadcast_buffers`, and warns of the old one.
 _IS_LATER = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
 
 
 @contextmanager
-def joined(device: str = "auto", *, timeout: timedelta = timedelta(minutes=10)) -> Iterator[Ranks]:
+def init_distributed(
+    device: str = "auto", *, timeout: timedelta = timedelta(minutes=10)
+) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started; give ALONE where it did not, or started only one.
 
     `device` is a config's: CUDA tensors go through nccl, and those on the CPU through gloo in any
@@ -181,7 +183,7 @@ def joined(device: str = "auto", *, timeout: timedelta = timedelta(minutes=10)) 
     LmsmError for an incomplete environment and RunError where the ranks do not find each other.
     """
     if _number("WORLD_SIZE", 1) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     uses_cuda = device != "cpu" and torch.cuda.is_available()
     ranks, store = _start("cpu:gloo,cuda:nccl" if uses_cuda else "gloo", timeout)
@@ -205,7 +207,7 @@ def joined(device: str = "auto", *, timeout: timedelta = timedelta(minutes=10)) 
         torch.set_num_threads(threads)
 
 
-def _start(backend: str, timeout: timedelta) -> "tuple[Ranks, Store]":
+def _start(backend: str, timeout: timedelta) -> "tuple[ProcessGroup, Store]":
     """Start the process group that the environment describes; return the ranks and their store."""
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -223,7 +225,7 @@ def _start(backend: str, timeout: timedelta) -> "tuple[Ranks, Store]":
     # Ranks that wait in turns for a core of their own would only keep each other from it.
     is_roomy = local_size == size <= num_cores()
     memory = opened(rank, size, timeout) if is_roomy else None
-    return Ranks(rank, size, local_rank, local_size, store, memory), store
+    return ProcessGroup(rank, size, local_rank, local_size, store, memory), store
 
 
 def _abort(uses_cuda: bool) -> None:
@@ -259,7 +261,7 @@ def num_cores() -> int:
 
 
 def data_parallel(
-    objective: nn.Module, device: torch.device, ranks: Ranks
+    objective: nn.Module, device: torch.device, ranks: ProcessGroup
 ) -> DistributedDataParallel:
     """Return an objective module whose parameters get the sum of the ranks' gradients.
 
@@ -282,7 +284,7 @@ def data_parallel(
     return parallel
 
 
-def _sum(ranks: Ranks, gradients: Tensor) -> Future[Tensor]:
+def _sum(ranks: ProcessGroup, gradients: Tensor) -> Future[Tensor]:
     """Sum a flat bucket of gradients; left to itself, DistributedDataParallel takes the mean."""
     if ranks._memory and gradients.device.type == "cpu":
         done: Future[Tensor] = Future()
@@ -292,7 +294,7 @@ def _sum(ranks: Ranks, gradients: Tensor) -> Future[Tensor]:
     return work.get_future().then(lambda future: future.value()[0])
 
 
-def zero_objective(features: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+def zero_loss(features: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     """Return the objective () of a rank without images: 0, with a gradient of 0 for everything.
 
     `features` are the empty (0, D) ones, `parameters` those that come after: losses take no empty

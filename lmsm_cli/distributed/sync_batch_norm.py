@@ -15,13 +15,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lmsm_cli.distributed.process_group import Ranks
+from lmsm_cli.distributed.process_group import ProcessGroup
 from lmsm_cli.errors import ArgumentError
 
 _native = torch.ops.aten
 
 
-def synchronised(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
+def convert_sync_batchnorm(
+    model: nn.Module, device: torch.device, ranks: ProcessGroup
+) -> nn.Module:
     """Return the model with every BatchNorm replaced, in place, by one over all ranks.
 
     The replacements hold the same parameters and buffers, by the same names: optimisers made before
@@ -32,7 +34,7 @@ def synchronised(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Mod
         kind = CudaBatchNorm if device.type == "cuda" else partial(GlobalBatchNorm, ranks)
         return _replaced(model, kind)
     for name, child in model.named_children():
-        setattr(model, name, synchronised(child, device, ranks))
+        setattr(model, name, convert_sync_batchnorm(child, device, ranks))
     return model
 
 
@@ -65,7 +67,7 @@ class GlobalBatchNorm(_BatchNorm):
     nn.BatchNorm's. Raises ArgumentError on every rank where a channel has fewer than two values.
     """
 
-    def __init__(self, ranks: Ranks, *arguments: Any, **options: Any) -> None:
+    def __init__(self, ranks: ProcessGroup, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._ranks = ranks
 
@@ -102,7 +104,7 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 @torch.no_grad()
-def global_statistics(images: Tensor, ranks: Ranks) -> tuple[int, Tensor, Tensor]:
+def global_statistics(images: Tensor, ranks: ProcessGroup) -> tuple[int, Tensor, Tensor]:
     """Return the values a channel, their mean (C,) and biased variance (C,), over all ranks.
 
     `images` (N, C, ...) are the rank's own, N may be 0. float32 at least. Every rank gets the same
@@ -143,7 +145,7 @@ class _Normalise(torch.autograd.Function):
         var: Tensor,
         count: int,
         eps: float,
-        ranks: Ranks,
+        ranks: ProcessGroup,
     ) -> Tensor:
         """Return (images - mean) / sqrt(var + eps) * weight + bias."""
         ctx.save_for_backward(images, weight, mean, var)

@@ -98,7 +98,7 @@ def evaluation_of(
     adjustment = _with_tau(*wanted, trained, runtime, display) if wanted else None
     labelled = _with_labels_of(trained.model, _labelled(trained, split_name, images, display))
     if adjustment and adjustment.chosen_on and split_name == "validation":
-        display.warn(
+        display.warning(
             "tau was chosen on these same validation images, so their scores flatter it; report those of test images"
         )
     found = _answered(trained, labelled, runtime, adjustment)
@@ -140,13 +140,13 @@ def _adjusted_in_training(trained: Trained, display: Display) -> float:
         0,
     )
     if trained.epoch >= config.rebalance_from and (weighs or config.sampling == "balanced"):
-        display.warn(
+        display.warning(
             "the training rebalanced the classes already; theory's tau for its logits is 0"
         )
         return 1.0
     strength = trained.model.head.prior_strength()
     if strength:
-        display.warn(
+        display.warning(
             f"the loss {config.loss!r} adjusted its logits with tau {strength:g} already; theory's tau for what is left is {max(0.0, 1 - strength):g}"
         )
     return strength
@@ -165,7 +165,7 @@ def _with_tau(
     missing = [name for name, n in zip(held_out.classes, held_out.counts(), strict=True) if not n]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        display.warn(
+        display.warning(
             f"tau was chosen without {len(missing)} of {len(held_out.classes)} classes, which have no validation image: {', '.join(missing[:5])}{more}"
         )
     return _Adjustment(
@@ -252,7 +252,7 @@ def _labelled(trained: Trained, split_name: str, images: Path | None, display: D
 def _tell_trained_on(trained: Trained, images: ImageSet, display: Display) -> None:
     """Warn of images that the run was trained on: their scores are no test."""
     if trained.images is None:
-        display.say(
+        display.info(
             f"whether these are images that the run was trained on is not known: {IMAGES} is not beside {trained.file}"
         )
         return
@@ -263,7 +263,7 @@ def _tell_trained_on(trained: Trained, images: ImageSet, display: Display) -> No
         if one.tobytes() in seen
     ]
     if names:
-        display.warn(
+        display.warning(
             f"{counted(len(names), 'image')} of {len(images):,} are of those that the run was trained on, which flatters the scores: {few(names)}"
         )
 
@@ -279,7 +279,7 @@ def _own_images(trained: Trained, part: Part, display: Display) -> ImageSet:
         return _with_labels_of(trained.model, found)
     as_split_now = _split_now(trained, part, display)
     if trained.image_digests is None:
-        display.say(
+        display.info(
             f"{trained.file} is of an lmsm that did not record its images: they are taken as the data is now"
         )
     elif as_split_now.digest() != trained.image_digests.get(part):

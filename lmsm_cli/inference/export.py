@@ -97,7 +97,7 @@ def export(
     check_place(out)
     images, of = _test_images(state, num_images, data_dir, display)
     facts = _facts(state)
-    display.say(f"exporting {file}")
+    display.info(f"exporting {file}")
     content = _WRITERS[form](_program(model, state["image_shape"]), facts)
     verification = _verified(_READERS[form](content), model, images, of)
     write_whole(out, content)
@@ -153,13 +153,13 @@ def _test_images(
     override = {"data_dir": data_dir} if data_dir else {}
     try:
         config = Config.model_validate(state["config"] | override, context={"is_saved": True})
-        if sources.located(config.dataset, config.data_dir) is None:
+        if sources.find_dataset(config.dataset, config.data_dir) is None:
             raise DataError(f"{config.dataset} is not below {config.data_dir}")
         test = load_test(config, display)
         if list(test.images.shape[1:]) != state["image_shape"]:
             raise DataError(f"the images in {config.data_dir} have another shape than the run's")
     except (LmsmError, ValidationError) as error:
-        display.warn(
+        display.warning(
             f"the run's test images cannot be had: {_short(error)}; verifying on drawn images instead (give the data with --data-dir)"
         )
         generator = torch.Generator().manual_seed(0)

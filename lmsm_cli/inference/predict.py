@@ -96,9 +96,9 @@ def predict(
     images: list[Prediction] = []
     with complaints_told(display):
         for batch in _batches(files, trained.image_shape):
-            display.report("predicting", len(images), len(files))
+            display.progress("predicting", len(images), len(files))
             images += _predict(trained, runtime, batch, top, display)
-    display.report("predicting", len(files), len(files))
+    display.progress("predicting", len(files), len(files))
     return Predictions(trained.file, trained.epoch, top, tuple(images))
 
 
@@ -124,7 +124,7 @@ def _predict(
         found = list(threads.map(read, files))
     for error in found:
         if isinstance(error, ImageFileError):
-            display.warn(str(error))
+            display.warning(str(error))
     pixels = [image for image in found if not isinstance(image, ImageFileError)]
     likeliest = iter(_likeliest(trained, runtime, np.stack(pixels), top) if pixels else ())
     return [

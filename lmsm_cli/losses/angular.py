@@ -16,7 +16,7 @@ from lmsm_cli.losses.head import (
     unit,
 )
 from lmsm_cli.losses.lsoftmax import l_softmax_losses
-from lmsm_cli.losses.margins import added_to_angle, check_margin, subtracted
+from lmsm_cli.losses.margins import arcface_margin, check_margin, cosface_margin
 
 
 @final
@@ -90,7 +90,7 @@ class CosFaceLoss(NormalisedHead):
             features,
             self.class_weights(),
             labels,
-            lambda cos: subtracted(cos, self.margin),
+            lambda cos: cosface_margin(cos, self.margin),
             class_chunk=self.class_chunk,
         )
 
@@ -123,6 +123,6 @@ class ArcFaceLoss(NormalisedHead):
             features,
             self.class_weights(),
             labels,
-            lambda cos: added_to_angle(cos, self.margin),
+            lambda cos: arcface_margin(cos, self.margin),
             class_chunk=self.class_chunk,
         )

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from lmsm_cli.losses.cross_entropy import margin_losses
 from lmsm_cli.losses.head import LinearHead, NormalisedHead, checked_counts, in_range
-from lmsm_cli.losses.margins import subtracted
+from lmsm_cli.losses.margins import cosface_margin
 
 
 def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
@@ -143,5 +143,5 @@ class LDAMLoss(NormalisedHead):
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         margins = self.margins.index_select(0, labels)
         return margin_losses(
-            features, self.class_weights(), labels, lambda cos: subtracted(cos, margins)
+            features, self.class_weights(), labels, lambda cos: cosface_margin(cos, margins)
         )

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses import chunked
-from lmsm_cli.losses.margins import Bend, readable, refuse_transforms
+from lmsm_cli.losses.margins import MarginFunction, readable, refuse_transforms
 
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
 _SMALLEST_NORM = 1e-12
@@ -40,11 +40,11 @@ class Target(NamedTuple):
     pull_weight: Tensor
 
 
-def bent_target(
+def target_logits_with_margin(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
-    bend: Bend,
+    bend: MarginFunction,
     product: Tensor | None = None,
     *,
     detached_norms: bool = False,
@@ -78,7 +78,7 @@ def margin_losses(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
-    bend: Bend,
+    bend: MarginFunction,
     *,
     offset: Tensor | None = None,
     class_chunk: int | None = None,
@@ -87,7 +87,7 @@ def margin_losses(
     """Return the loss (N,) of features (N, D) under class weights (C, D) with bent target logits.
 
     `offset` (C,) is added to all logits, the bent ones included. `class_chunk` classes at a time are
-    held as logits, None for all (see `chunked`); `detached_norms` as in `bent_target`. Half
+    held as logits, None for all (see `chunked`); `detached_norms` as in `target_logits_with_margin`. Half
     precision is computed in float32, and the losses are float32. Can be differentiated once, in reverse
     mode: raises ArgumentError under a transform of torch.func.
     """
@@ -102,7 +102,7 @@ def margin_losses(
                 logits = functional.linear(features, weight)
                 product = logits.gather(1, labels[:, None])[:, 0]
                 logits = logits if offset is None else logits.add_(offset)
-        target = bent_target(
+        target = target_logits_with_margin(
             features.detach(), weight.detach(), labels, bend, product, detached_norms=detached_norms
         )
         if offset is not None:

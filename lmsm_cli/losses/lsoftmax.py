@@ -19,7 +19,13 @@ from lmsm_cli.losses.head import (
     largest,
     unit,
 )
-from lmsm_cli.losses.margins import LARGEST_MARGIN, annealed, check_margin, readable, single_number
+from lmsm_cli.losses.margins import (
+    LARGEST_MARGIN,
+    annealed_margin,
+    check_margin,
+    readable,
+    single_number,
+)
 
 # Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
 _BALANCED_RATIO = 2.0
@@ -127,7 +133,7 @@ def l_softmax_losses(
         features,
         weight,
         labels,
-        lambda cos: annealed(cos, margin, lam),
+        lambda cos: annealed_margin(cos, margin, lam),
         offset=offset,
         class_chunk=class_chunk,
         detached_norms=detached_norms,

@@ -18,7 +18,7 @@ from lmsm_cli.errors import ArgumentError
 # psi of a whole margin takes its number of steps; at 1000 an angle of 0.2 degrees is bent already.
 LARGEST_MARGIN = 1000
 
-Bend = Callable[[Tensor], tuple[Tensor, Tensor]]
+MarginFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Radians from the poles within which a slope with 1 / sin(theta) counts as if it were this far away:
 # its share of the gradient, slope sin(theta), stays bounded, and so must the slope in float32.
@@ -210,7 +210,7 @@ class _Psi(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None
 
 
-def annealed(
+def annealed_margin(
     cos: Tensor, margin: int | float | Tensor, lam: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Bend by L-Softmax's (lam cos + psi) / (1 + lam)."""
@@ -227,12 +227,12 @@ def unbent(cos: Tensor) -> tuple[Tensor, Tensor]:
     return cos, torch.ones_like(cos)
 
 
-def subtracted(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
+def cosface_margin(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
     """Bend by cos - m: CosFace (Wang et al. 2018), LDAM (Cao et al. 2019) with m per image."""
     return cos - margin, torch.ones_like(cos)
 
 
-def added_to_angle(cos: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+def arcface_margin(cos: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """Bend by cos(theta + m), ArcFace (Deng et al. 2019), `margin` in radians.
 
     Where theta + m would pass pi and the cosine rise again, cos - m sin(m) takes its place, as in

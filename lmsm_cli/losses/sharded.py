@@ -18,15 +18,15 @@ from lmsm_cli.errors import ArgumentError, LmsmError
 from lmsm_cli.losses import chunked
 from lmsm_cli.losses.cross_entropy import (
     Target,
-    bent_target,
     check_images,
     check_weight,
     full_precision,
     refuse_second_derivative,
+    target_logits_with_margin,
     without_autocast,
 )
 from lmsm_cli.losses.lsoftmax import Reduction, checked_options, reduced
-from lmsm_cli.losses.margins import annealed, readable, refuse_transforms
+from lmsm_cli.losses.margins import annealed_margin, readable, refuse_transforms
 
 
 def sharded_l_softmax_loss(
@@ -129,7 +129,9 @@ def _losses(
         features = full_precision(features)
         with torch.no_grad():
             rows = full_precision(weight.index_select(0, nearest))
-            target = bent_target(features, weight, nearest, lambda cos: annealed(cos, margin, lam))
+            target = target_logits_with_margin(
+                features, weight, nearest, lambda cos: annealed_margin(cos, margin, lam)
+            )
             target = Target(*(torch.where(owned, values, 0.0) for values in target))
             local = chunked.rest(features, weight, places, None, chunk)
             rest, logit = _across_ranks(local, target.logit, owned, labels, group)

@@ -16,7 +16,7 @@ def runtime_of(config: Config, *, processes: int = 1) -> Runtime:
     )
 
 
-def settle(
+def resolve_precision(
     config: Config, model: Classifier, image_shape: tuple[int, ...], say: Callable[[str], None]
 ) -> Config:
     """Return the config with the arithmetic that is in force, on the CPU the fastest there.

@@ -16,13 +16,13 @@ class Display:
     def __exit__(self, *error: object) -> None:
         """Leave nothing behind."""
 
-    def report(self, what: str, done: int, total: int) -> None:
+    def progress(self, what: str, done: int, total: int) -> None:
         """Show how far a piece of work before the training is; `total` 0 means unknown."""
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Show a message."""
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Show a message that must not be overlooked."""
 
     def step(self, step: "Step") -> None:
@@ -42,17 +42,17 @@ class Relay(Display):
     def __init__(self, shown: Display) -> None:
         self.shown = shown
 
-    def report(self, what: str, done: int, total: int) -> None:
+    def progress(self, what: str, done: int, total: int) -> None:
         """Hand on how far a piece of work is."""
-        self.shown.report(what, done, total)
+        self.shown.progress(what, done, total)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Hand on a message."""
-        self.shown.say(text)
+        self.shown.info(text)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Hand on a warning."""
-        self.shown.warn(text)
+        self.shown.warning(text)
 
     def step(self, step: "Step") -> None:
         """Hand on a finished step."""
@@ -74,11 +74,11 @@ class Notebook(Relay):
         self.warnings: list[str] = []
         self._log: Callable[[str], None] | None = None
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Keep a warning and hand it on, once."""
         if text not in self.warnings:
             self.warnings.append(text)
-            self.shown.warn(text)
+            self.shown.warning(text)
             if self._log:
                 self._log(f"WARNING {text}")
 

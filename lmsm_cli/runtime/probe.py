@@ -25,7 +25,7 @@ from lmsm_cli.data.cache import cache_folder
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import ALL_THREADS, Layout, Precision, Runtime, has_fast_bf16
 from lmsm_cli.runtime.files import lock_of, own_folder, read_text, replacing
-from lmsm_cli.training.step import Objective
+from lmsm_cli.training.step import LossModule
 
 # Seconds for everything; an arm that is not reached is not taken.
 _BUDGET = 2.0
@@ -151,7 +151,7 @@ def _milliseconds(
     The first time is enough where it is more than `hopeless`.
     """
     runtime.apply()
-    objective = Objective(runtime.place(copy.deepcopy(model)), runtime).train()
+    objective = LossModule(runtime.place(copy.deepcopy(model)), runtime).train()
     progress, total = torch.tensor(0.5), torch.tensor(float(len(labels)))
     times: list[float] = []
     for n in range(4):

@@ -17,7 +17,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def terminable() -> Iterator[Callable[[], int]]:
+def raise_on_signals() -> Iterator[Callable[[], int]]:
     """Let SIGINT raise KeyboardInterrupt and SIGTERM Terminated in the body, so that it cleans up.
 
     Give a function that returns the one that came, or 0: a library can make another error of it.
@@ -56,14 +56,14 @@ def _sent_again() -> Iterator[None]:
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
+def ignore_sighup() -> Iterator[None]:
     """Let the body outlive its terminal."""
     with _handlers({_HANGUP: signal.SIG_IGN} if _HANGUP else {}):
         yield
 
 
 @contextmanager
-def deferred(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
+def defer_signals(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
     """Only note SIGINT and SIGTERM in the body; give a function that returns the one that came, or 0.
 
     The second ends the body at once, unless not `once_more`: torchrun passes on what its ranks have

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lmsm_cli.config import WHERE_KEYS, Config, flag_name, type_of
+from lmsm_cli.config import RUNTIME_KEYS, Config, flag_name, type_of
 from lmsm_cli.errors import LmsmError, did_you_mean
 
 # More is a slip of the keyboard, and would take minutes only to be checked.
@@ -243,11 +243,11 @@ def _key_and_value(text: str) -> tuple[str, str]:
         raise LmsmError(f"{text!r} is not key=value")
     if key == "seed":
         raise LmsmError("the seed is varied by --seeds, so that its runs are averaged")
-    if key in WHERE_KEYS:
+    if key in RUNTIME_KEYS:
         raise LmsmError(
             f"{key} does not change what is computed, so there is nothing to compare; give it once, as {flag_name(key)}"
         )
-    known = [name for name in Config.model_fields if name not in (*WHERE_KEYS, "seed")]
+    known = [name for name in Config.model_fields if name not in (*RUNTIME_KEYS, "seed")]
     if key not in (*known, "margin"):
         raise LmsmError(f"unknown key {key!r}{did_you_mean(key, [*known, 'margin'])}")
     return key, value

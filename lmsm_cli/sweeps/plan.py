@@ -43,7 +43,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunStatus:
     """Where a run of the plan stands, and in which folder, if in any."""
 
     run: PlannedRun
@@ -122,7 +122,7 @@ def _check_distinct(plan: Sequence[PlannedRun]) -> None:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class RunIndex:
     """The run folders of a folder, by what they were asked for. Reads each environment.json once.
 
     A folder is a run of the plan only if its images are those that the run would have now.
@@ -145,27 +145,27 @@ class Shelf:
                 self._seen.add(name)
                 self._names.setdefault(asked, []).append(name)
 
-    def survey(self, plan: Sequence[PlannedRun]) -> list[Progress]:
+    def survey(self, plan: Sequence[PlannedRun]) -> list[RunStatus]:
         """Return where all runs of a plan stand, by one look; say which are of other images."""
         self.look()
         before = len(self._of_other_images)
         found = [self._progress(run) for run in plan]
         if count := len(self._of_other_images) - before:
-            self.display.warn(
+            self.display.warning(
                 f"{self.out}: {counted(count, 'run')} with these choices left out, made on other "
                 f"images than those there are now: {few(sorted(self._of_other_images), 3)}; "
                 "`lmsm compare` shows them in rows apart"
             )
         return found
 
-    def progress(self, run: PlannedRun) -> Progress:
+    def progress(self, run: PlannedRun) -> RunStatus:
         """Return where a planned run stands: as far as its best folder has come."""
         self.look()
         return self._progress(run)
 
-    def _progress(self, run: PlannedRun) -> Progress:
+    def _progress(self, run: PlannedRun) -> RunStatus:
         best = max(self._runs(run), key=_rank, default=None)
-        return Progress(run, _state(best) if best else "missing", best)
+        return RunStatus(run, _state(best) if best else "missing", best)
 
     def _runs(self, run: PlannedRun) -> list[RunRecord]:
         """Return the folders of a planned run, oldest first; their metrics may be left out.
@@ -192,7 +192,7 @@ class Shelf:
         try:
             recorded = read_images_record(record.path)
         except CheckpointError as error:
-            self.display.warn(str(error))
+            self.display.warning(str(error))
             return False
         if recorded is None:
             return True
@@ -206,7 +206,7 @@ class Shelf:
         """Return the digests of the images that a config gives, None where they are not on this disk."""
         choices = config.model_dump_json(include=set(DATA_KEYS))
         if choices not in self._images:
-            is_here = sources.located(config.dataset, config.data_dir) is not None
+            is_here = sources.find_dataset(config.dataset, config.data_dir) is not None
             self._images[choices] = identity_of(config, self.display) if is_here else None
         return self._images[choices]
 

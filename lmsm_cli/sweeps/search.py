@@ -25,7 +25,7 @@ from lmsm_cli.errors import (
 )
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import Display, Relay
-from lmsm_cli.runtime.signals import lasting
+from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.sweeps.grid import Choices, Range, label, samples
 from lmsm_cli.sweeps.optuna_store import (
     COUNTED,
@@ -36,7 +36,7 @@ from lmsm_cli.sweeps.optuna_store import (
     open_study,
     states_of,
 )
-from lmsm_cli.sweeps.plan import PlannedRun, Shelf, make_plan, planned
+from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, make_plan, planned
 from lmsm_cli.sweeps.sweep import check_alone, claimed, complete
 from lmsm_cli.training.loop import Epoch
 
@@ -92,9 +92,9 @@ def run_search(search: Search, display: Display) -> list[Found]:
     optuna = imported_optuna()
     first = check_search(search)
     study = open_study(search, first, identity_of(first.config, display))
-    worker = _Worker(search, study, Shelf(first.config.out, display), display, first.config.seed)
+    worker = _Worker(search, study, RunIndex(first.config.out, display), display, first.config.seed)
     try:
-        with lasting():  # between the trials too
+        with ignore_sighup():  # between the trials too
             worker.work()
     except optuna.exceptions.StorageInternalError as error:
         raise DiskError(f"the study's database fails: {first_line(error)}") from None
@@ -108,7 +108,7 @@ class _Worker:
 
     search: Search
     study: "Study"
-    shelf: Shelf
+    shelf: RunIndex
     display: Display
     seed: int
 
@@ -126,7 +126,7 @@ class _Worker:
                 self._do_one()
                 continue
             if not said:
-                self.display.say("waiting for the trials that other processes are doing")
+                self.display.info("waiting for the trials that other processes are doing")
                 said = True
             time.sleep(min(1.0, self.search.heartbeat))
 
@@ -136,7 +136,7 @@ class _Worker:
             try:
                 value, state = self._outcome(trial)
             except imported_optuna().exceptions.UpdateFinishedTrialError:
-                self.display.say(
+                self.display.info(
                     f"trial {trial.number} was taken for dead while this process slept; others do it"
                 )
             finally:
@@ -153,7 +153,7 @@ class _Worker:
         ):
             return None, "FAIL"  # others have begun enough in the meantime
         choices = self._draw(trial)
-        self.display.say(
+        self.display.info(
             f"trial {trial.number}, {self.num(COUNTED)} of {self.search.num_trials} done: {label(choices)}"
         )
         try:
@@ -173,7 +173,7 @@ class _Worker:
             trial.set_user_attr("ended", "pruned" if is_pruned else "failed")
             trial.set_user_attr("reason", str(error))
             if not is_pruned:
-                self.display.warn(f"{label(choices)}: {error}")
+                self.display.warning(f"{label(choices)}: {error}")
             return None, "PRUNED"  # the sampler learns nothing from what has failed for Optuna
 
     def _draw(self, trial: "Trial") -> dict[str, str]:
@@ -229,7 +229,7 @@ class _Reporting(Relay):
             raise PrunedError(f"left after epoch {epoch.epoch}: others do the trial") from None
         if epoch.epoch < num_epochs and self.trial.should_prune():
             text = f"pruned after epoch {epoch.epoch} of {num_epochs}: the median trial was better"
-            self.shown.say(text)
+            self.shown.info(text)
             raise PrunedError(text)
 
 

@@ -17,8 +17,8 @@ from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runs.record import RunRecord, read_run
 from lmsm_cli.runtime.display import Display
 from lmsm_cli.runtime.files import lock_of, own_folder
-from lmsm_cli.runtime.signals import lasting
-from lmsm_cli.sweeps.plan import PlannedRun, Progress, Shelf
+from lmsm_cli.runtime.signals import ignore_sighup
+from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, RunStatus
 from lmsm_cli.training import run as experiment
 
 # Seconds between two looks whether another process has done a run.
@@ -33,7 +33,9 @@ class Failure:
     reason: str
 
 
-def run_plan(plan: Sequence[PlannedRun], shelf: Shelf, *, with_plots: bool = True) -> list[Failure]:
+def run_plan(
+    plan: Sequence[PlannedRun], shelf: RunIndex, *, with_plots: bool = True
+) -> list[Failure]:
     """Complete the runs of a plan, one after the other; return those that failed.
 
     What other processes are doing is left to them and waited for. What failed in an earlier call is
@@ -41,11 +43,13 @@ def run_plan(plan: Sequence[PlannedRun], shelf: Shelf, *, with_plots: bool = Tru
     run would fail of them as well.
     """
     check_alone()
-    with lasting():  # between the runs too
+    with ignore_sighup():  # between the runs too
         worker = _Worker.new(plan, shelf, with_plots=with_plots)
         passed_over = [run for run in plan if not worker.attempt(run)]
         if passed_over:
-            shelf.display.say(f"waiting for {len(passed_over)} runs that other processes are doing")
+            shelf.display.info(
+                f"waiting for {len(passed_over)} runs that other processes are doing"
+            )
         for run in passed_over:
             worker.attempt(run, wait=True)
     return worker.failures
@@ -64,7 +68,7 @@ class _Worker:
     """This process among those that work on a plan."""
 
     plan: Sequence[PlannedRun]
-    shelf: Shelf
+    shelf: RunIndex
     display: Display
     with_plots: bool
     failed_before: set[Path]
@@ -72,13 +76,13 @@ class _Worker:
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
-    def new(cls, plan: Sequence[PlannedRun], shelf: Shelf, *, with_plots: bool) -> "_Worker":
+    def new(cls, plan: Sequence[PlannedRun], shelf: RunIndex, *, with_plots: bool) -> "_Worker":
         """Look at what is there."""
         found = shelf.survey(plan)
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
         num_done = sum(one.state == "completed" for one in found)
         if num_done:
-            shelf.display.say(f"{num_done} of {len(plan)} runs are there already")
+            shelf.display.info(f"{num_done} of {len(plan)} runs are there already")
         return cls(plan, shelf, shelf.display, with_plots, failed)
 
     def attempt(self, run: PlannedRun, *, wait: bool = False) -> bool:
@@ -94,7 +98,9 @@ class _Worker:
             ):
                 self.failures.append(Failure(run, _reason(there.record)))
             elif there.state != "completed":
-                self.display.say(f"run {1 + self.plan.index(run)} of {len(self.plan)}: {run.label}")
+                self.display.info(
+                    f"run {1 + self.plan.index(run)} of {len(self.plan)}: {run.label}"
+                )
                 self._complete(run)
             return True
 
@@ -109,11 +115,11 @@ class _Worker:
         except (DataError, DiskError):
             raise
         except LmsmError as error:
-            self.display.warn(f"{run.label}: {error}")
+            self.display.warning(f"{run.label}: {error}")
             self.failures.append(Failure(run, str(error)))
 
 
-def complete(run: PlannedRun, shelf: Shelf, display: Display, *, with_plots: bool) -> RunRecord:
+def complete(run: PlannedRun, shelf: RunIndex, display: Display, *, with_plots: bool) -> RunRecord:
     """Return a run completed: as it is there, gone on with, or new; call it with the claim.
 
     Raises LmsmError where it fails, StoppedError after a signal.
@@ -128,7 +134,7 @@ def complete(run: PlannedRun, shelf: Shelf, display: Display, *, with_plots: boo
             experiment.resume(path, display, changes, with_plots=with_plots)
             return _scored(path)
         except CheckpointError as error:
-            display.warn(f"{error}; the run is begun anew")
+            display.warning(f"{error}; the run is begun anew")
     folder = experiment.run(run.config, display, with_plots=with_plots)
     assert folder is not None  # only other ranks have none
     return _scored(folder.path)
@@ -164,7 +170,7 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
         lock.release()
 
 
-def lost(found: Sequence[Progress], failures: Sequence[Failure]) -> list[Failure]:
+def lost(found: Sequence[RunStatus], failures: Sequence[Failure]) -> list[Failure]:
     """Return as failures the runs that a finished sweep can't read: they must not be missing in silence."""
     told = {failure.run.asked for failure in failures}
     return [

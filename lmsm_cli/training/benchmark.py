@@ -21,7 +21,7 @@ from lmsm_cli.models.classifier import Classifier, build_classifier
 from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Precision, Runtime
 from lmsm_cli.runtime.memory import is_out_of_memory
-from lmsm_cli.training.step import Stepper, new_optimizer
+from lmsm_cli.training.step import TrainStep, new_optimizer
 
 # CIFAR-10's, and the training images that 10% validation leaves of it.
 _SIDE, _CHANNELS, _CLASSES, EPOCH_IMAGES = 32, 3, 10, 45_000
@@ -65,7 +65,7 @@ def throughput(
     try:
         net = runtime.place(_classifier(model)).train()
         with side_stream(runtime.device)():
-            stepper = Stepper(net, new_optimizer(net, config), config, None, runtime, say)
+            stepper = TrainStep(net, new_optimizer(net, config), config, None, runtime, say)
             return batch_size / _median_step(stepper, _batch(runtime.device, batch_size), seconds)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
@@ -151,7 +151,7 @@ def _batch(device: torch.device, batch_size: int) -> Batch:
     return Batch(images.to(device).permute(0, 3, 1, 2), labels, labels)
 
 
-def _median_step(stepper: Stepper, batch: Batch, seconds: float) -> float:
+def _median_step(stepper: TrainStep, batch: Batch, seconds: float) -> float:
     """Return the median seconds of a step, over at least three."""
     device = batch.labels.device
     stepper.watch.start(1)

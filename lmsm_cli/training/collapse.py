@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsm_cli.distributed.process_group import Ranks
+from lmsm_cli.distributed.process_group import ProcessGroup
 
 # ReLU and dropout make up to 3/4 of a healthy layer's features exactly 0; nearly all is a death.
 _DEAD_SHARE = 0.95
@@ -35,7 +35,7 @@ _cuda: Any = torch.cuda  # typed in some releases only
 
 
 @dataclass(frozen=True)
-class Vitals:
+class EpochStats:
     """The watched statistics of an epoch, means over its second half."""
 
     zero_features: float
@@ -50,7 +50,7 @@ class Vitals:
 
 
 @dataclass(frozen=True)
-class Glance:
+class RunningMetrics:
     """What the host has seen of an epoch up to a step, counted from 1, margin-free."""
 
     step: int
@@ -76,7 +76,7 @@ FAIR = Start(math.inf, False, ())
 """The start that excuses nothing."""
 
 
-class Watch:
+class MetricAccumulator:
     """Sums up one epoch after the other on the device.
 
     `see` is all tensors and changes the same ones in place, so that a CUDA graph can hold it.
@@ -98,7 +98,7 @@ class Watch:
         self._images = self._own_images = self._watched_images = self._watched_steps = 0
         self._reader = _reader(self.sums.device)
 
-    def state(self, ranks: Ranks) -> dict[str, Any]:
+    def state(self, ranks: ProcessGroup) -> dict[str, Any]:
         """Return, as plain types and tensors, what was seen of the epoch so far by all ranks."""
         return {
             "sums": ranks.add_(self.sums.clone()).cpu(),
@@ -109,7 +109,7 @@ class Watch:
             "watched_steps": self._watched_steps,
         }
 
-    def restore(self, state: dict[str, Any], ranks: Ranks) -> None:
+    def restore(self, state: dict[str, Any], ranks: ProcessGroup) -> None:
         """Go on from what `state` returned, after `start`; the first rank answers for the others."""
         self._step, self._images = state["step"], state["images"]
         self._watched_images, self._watched_steps = state["watched_images"], state["watched_steps"]
@@ -141,7 +141,7 @@ class Watch:
         watched = self._watching * torch.stack([objective, zeros, norms])
         self.sums += torch.cat([torch.stack([loss, hits, objective]), watched])
 
-    def glance(self) -> Glance | None:
+    def glance(self) -> RunningMetrics | None:
         """Return what the host knows of this rank's images without waiting for the device, if any."""
         if self._step % self._reader.every == 0 or self._step == 1:
             self._reader.ask(self.sums, (self._step, self._own_images))
@@ -149,23 +149,25 @@ class Watch:
         if seen is None:
             return None
         (loss, hits, objective, *_), (step, images) = seen
-        return Glance(step, images, loss / images, hits / images, math.isfinite(loss + objective))
+        return RunningMetrics(
+            step, images, loss / images, hits / images, math.isfinite(loss + objective)
+        )
 
-    def total(self) -> Glance:
+    def total(self) -> RunningMetrics:
         """Return what the sums over all ranks say of the whole epoch; waits for the device."""
         loss, hits, objective, *_ = self.sums.tolist()
         images = self._images
-        return Glance(
+        return RunningMetrics(
             self._step, images, loss / images, hits / images, math.isfinite(loss + objective)
         )
 
-    def vitals(self, weight: Tensor) -> Vitals:
+    def vitals(self, weight: Tensor) -> EpochStats:
         """Return the epoch's vitals, given the class weights (C, D) at its end."""
         objective, zeros, norms = self.sums[3:].tolist()
         images, steps = max(1, self._watched_images), max(1, self._watched_steps)
         weight_norms = weight.detach().float().norm(dim=1)
         missing = (~self.predicted).nonzero()[:, 0].tolist()
-        return Vitals(
+        return EpochStats(
             zeros / images,
             norms / images,
             weight_norms.min().item(),
@@ -218,8 +220,8 @@ def _reader(device: torch.device) -> _DirectReader | _AsyncReader:
     return _AsyncReader() if device.type == "cuda" else _DirectReader()
 
 
-def collapse_signs(
-    vitals: Vitals, classes: tuple[str, ...], *, progress: float, start: Start = FAIR
+def collapse_warnings(
+    vitals: EpochStats, classes: tuple[str, ...], *, progress: float, start: Start = FAIR
 ) -> dict[str, str]:
     """Return what looks collapsed, sign -> what is wrong and what to try; empty for a healthy epoch.
 
@@ -258,7 +260,7 @@ def has_learned(accuracy: float, num_images: int, by_guessing: float) -> bool:
     return accuracy > by_guessing + _BY_CHANCE * error
 
 
-def as_row(vitals: Vitals) -> dict[str, Any]:
+def as_row(vitals: EpochStats) -> dict[str, Any]:
     """Return the vitals that go into metrics.jsonl."""
     return {
         "objective": vitals.objective,

@@ -13,18 +13,18 @@ from torch.optim import Optimizer
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import num_batches
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.distributed.process_group import Ranks, joined
-from lmsm_cli.distributed.sync_batch_norm import synchronised
+from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
+from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
 from lmsm_cli.errors import DiskError, RunError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.runtime.memory import peak_memory, reported_memory
-from lmsm_cli.runtime.signals import lasting
+from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.training import resume as journals
 from lmsm_cli.training.loop import Position, Step, train, validate
 from lmsm_cli.training.outcome import score_images
-from lmsm_cli.training.resume import Journal
+from lmsm_cli.training.resume import History
 from lmsm_cli.training.run import Parts, prepared
 from lmsm_cli.training.step import new_optimizer, restore_optimizer
 
@@ -45,7 +45,7 @@ class _EnoughError(Exception):
 class _Clock:
     """Times the steps of a training on all its ranks, and ends it after at least two."""
 
-    def __init__(self, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, device: torch.device, ranks: ProcessGroup) -> None:
         self._device, self._ranks = device, ranks
         self.num_steps = 0
         self.first = 0.0
@@ -82,7 +82,7 @@ def rehearse(config: Config, display: Display) -> dict[str, Any] | None:
     is removed again. What a run would download, decode and measure stays for it. None on all but
     the first rank. Raises what the run would raise, DiskError too where it would fill the disk.
     """
-    with joined(config.device) as ranks, lasting():
+    with init_distributed(config.device) as ranks, ignore_sighup():
         parts = prepared(config, display if ranks.is_first else SILENT, ranks)
         with reported_memory(
             parts.runtime, parts.model, config.batch_size, parts.image_shape, ranks.size
@@ -95,7 +95,7 @@ def _measured(parts: Parts, display: Display) -> dict[str, Any]:
     """Do everything once; return what it took, and what follows for the run."""
     model, config, ranks, data = parts.model, parts.config, parts.ranks, parts.data
     if ranks.size > 1:
-        synchronised(model, parts.runtime.device, ranks)
+        convert_sync_batchnorm(model, parts.runtime.device, ranks)
     optimizer = new_optimizer(model, config)
     clock = _train_a_little(parts, optimizer, display)
     validation = _seconds_an_image(parts, data.validation, is_test=False)
@@ -129,7 +129,7 @@ def _train_a_little(parts: Parts, optimizer: Optimizer, display: Display) -> _Cl
     """Take the run's first steps, as the run would."""
     clock = _Clock(parts.runtime.device, parts.ranks)
     data, ranks = parts.data, parts.ranks
-    say = display.say if ranks.is_first else SILENT.say
+    say = display.info if ranks.is_first else SILENT.info
     try:
         for _ in train(
             parts.model,
@@ -183,7 +183,7 @@ def _save_and_read_back(parts: Parts, optimizer: Optimizer) -> tuple[int, float]
             started = time.perf_counter()
             journals.save(
                 folder,
-                Journal(),
+                History(),
                 model,
                 optimizer,
                 config,

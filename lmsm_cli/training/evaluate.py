@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.data.decoded import Images
-from lmsm_cli.distributed.process_group import ALONE, Ranks
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import Runtime
@@ -22,7 +22,9 @@ _BATCH, _BATCH_BYTES = 250, 1 << 21
 
 
 @torch.inference_mode()
-def scores_of(model: Classifier, images: Images, runtime: Runtime, ranks: Ranks = ALONE) -> Tensor:
+def scores_of(
+    model: Classifier, images: Images, runtime: Runtime, ranks: ProcessGroup = SINGLE_PROCESS
+) -> Tensor:
     """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device.
 
     Several `ranks` with the same model share the images; each returns all logits.

@@ -20,17 +20,24 @@ from torch.optim import Optimizer
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import EpochPlan, batches, num_batches, plan_epoch
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.distributed.process_group import ALONE, Ranks
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.losses.class_weights import loss_weights
 from lmsm_cli.metrics import balanced_accuracy
 from lmsm_cli.models.classifier import Classifier, first_non_finite
 from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Runtime
-from lmsm_cli.training.collapse import Glance, Start, Vitals, as_row, collapse_signs, has_learned
+from lmsm_cli.training.collapse import (
+    EpochStats,
+    RunningMetrics,
+    Start,
+    as_row,
+    collapse_warnings,
+    has_learned,
+)
 from lmsm_cli.training.evaluate import mean_cross_entropy, scores_of
 from lmsm_cli.training.lr_schedule import learning_rate
-from lmsm_cli.training.step import Stepper, set_learning_rate
+from lmsm_cli.training.step import TrainStep, set_learning_rate
 
 _cuda: Any = torch.cuda  # typed in some releases only
 # Steps between two questions whether any of several ranks was told to stop: each is a wait.
@@ -46,7 +53,7 @@ class Step:
     num_steps: int
     num_images: int
     """Images of the epoch so far."""
-    seen: Glance | None
+    seen: RunningMetrics | None
     """Margin-free loss and accuracy of the epoch, as far as they are known without a wait."""
     lam: float | None
     lr: float
@@ -70,7 +77,7 @@ class Epoch:
     lr: float
     images_per_second: float
     seconds: float
-    vitals: Vitals
+    vitals: EpochStats
     signs: dict[str, str]
     """What looks collapsed: sign -> words."""
 
@@ -114,7 +121,7 @@ def train(
     *,
     on_step: Callable[[Step], None] = lambda step: None,
     say: Callable[[str], None] = lambda text: None,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
     start: Position = Position(),
     stop: Callable[[], int] = lambda: 0,
 ) -> Iterator[Epoch]:
@@ -133,7 +140,7 @@ def train(
     training, validation = training.to(runtime.device), validation and validation.to(runtime.device)
     stream = side_stream(runtime.device)
     with stream():
-        stepper = Stepper(model, optimizer, config, weights, runtime, say, ranks)
+        stepper = TrainStep(model, optimizer, config, weights, runtime, say, ranks)
     for epoch in range(start.epoch, config.epochs):
         position = start if epoch == start.epoch else Position(epoch)
         started = time.perf_counter() - position.seconds
@@ -168,7 +175,10 @@ def train(
 
 
 def validate(
-    model: Classifier, held_out: ImageSet | None, runtime: Runtime, ranks: Ranks = ALONE
+    model: Classifier,
+    held_out: ImageSet | None,
+    runtime: Runtime,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Return val_loss, val_accuracy and val_balanced_accuracy; None each without images."""
     names = ("val_loss", "val_accuracy", "val_balanced_accuracy")
@@ -189,8 +199,8 @@ def _is_rebalanced(config: Config, epoch: int) -> bool:
 
 
 def _signs(
-    vitals: Vitals,
-    seen: Glance,
+    vitals: EpochStats,
+    seen: RunningMetrics,
     classes: tuple[str, ...],
     config: Config,
     counts: list[int],
@@ -206,7 +216,7 @@ def _signs(
         tuple(since * number for number in drawn),
     )
     progress = since / (config.epochs - config.warmup)
-    return collapse_signs(vitals, classes, progress=progress, start=start)
+    return collapse_warnings(vitals, classes, progress=progress, start=start)
 
 
 def _class_weights(config: Config, class_counts: list[int], device: torch.device) -> Tensor | None:
@@ -230,15 +240,15 @@ def _plan(config: Config, labels: Tensor, epoch: int) -> EpochPlan:
 
 
 def _one_epoch(
-    stepper: Stepper,
+    stepper: TrainStep,
     optimizer: Optimizer,
     config: Config,
     training: ImageSet,
     position: Position,
     on_step: Callable[[Step], None],
-    ranks: Ranks,
+    ranks: ProcessGroup,
     stop: Callable[[], int],
-) -> tuple[Glance, Vitals]:
+) -> tuple[RunningMetrics, EpochStats]:
     """Run one epoch, or the rest of it; return its sums and its vitals. Raises PausedError."""
     epoch, started = position.epoch, time.perf_counter() - position.seconds
     model, watch = stepper.model.train(), stepper.watch
@@ -285,7 +295,7 @@ def _one_epoch(
     return total, watch.vitals(model.head.class_weights())
 
 
-def _generators(ranks: Ranks) -> dict[str, Tensor]:
+def _generators(ranks: ProcessGroup) -> dict[str, Tensor]:
     """Return the states of each rank's generators, that of its device and the CPU's (R, bytes)."""
     states = {"cpu": torch.get_rng_state()}
     if _cuda.is_initialized():
@@ -293,7 +303,7 @@ def _generators(ranks: Ranks) -> dict[str, Tensor]:
     return {kind: ranks.stack(state) for kind, state in states.items()}
 
 
-def _restore_generators(states: dict[str, Tensor], ranks: Ranks) -> None:
+def _restore_generators(states: dict[str, Tensor], ranks: ProcessGroup) -> None:
     """Take over this rank's generators; as freshly seeded where there were other ranks."""
     if len(states["cpu"]) != ranks.size:
         return
@@ -302,7 +312,7 @@ def _restore_generators(states: dict[str, Tensor], ranks: Ranks) -> None:
         torch.cuda.set_rng_state(states["cuda"][ranks.rank].clone())
 
 
-def _checked(seen: Glance | None, epoch: int) -> Glance | None:
+def _checked(seen: RunningMetrics | None, epoch: int) -> RunningMetrics | None:
     """Return what was seen of an epoch, counted from 0. Raises DivergedError for what is not finite."""
     if seen is not None and not seen.is_finite:
         raise DivergedError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.data.splits import Data
-from lmsm_cli.distributed.process_group import ALONE, Ranks
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.errors import CheckpointError, LmsmError, PrunedError, RunError, StoppedError
 from lmsm_cli.metrics import Scores, score
 from lmsm_cli.models.classifier import Classifier
@@ -22,7 +22,7 @@ from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.signals import Terminated
 from lmsm_cli.training.evaluate import answers, features_of, scores_of
-from lmsm_cli.training.resume import Journal
+from lmsm_cli.training.resume import History
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def score_images(
     images: ImageSet,
     train_counts: list[int],
     runtime: Runtime,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> Scores:
     """Return the scores of a classifier on labelled images, which several ranks share."""
     return answered(model, images, train_counts, runtime, ranks)[0]
@@ -66,7 +66,7 @@ def answered(
     images: ImageSet,
     train_counts: list[int],
     runtime: Runtime,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Scores, Predictions]:
     """Return the scores as `score_images`, and what the classifier said of each image."""
     logits = scores_of(model, images.images, runtime, ranks)
@@ -81,10 +81,10 @@ def answered(
     return score(model.classes, labels, predicted, train_counts, probabilities), predictions
 
 
-def documented(
+def build_scores_json(
     scores: Scores,
     model: Classifier,
-    journal: Journal,
+    journal: History,
     folder: RunFolder,
     data: Data,
     runtime: Runtime,
@@ -109,7 +109,7 @@ def documented(
 
 
 def _of_best(
-    journal: Journal, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]
+    journal: History, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]
 ) -> dict[str, Any] | None:
     if journal.best is None:
         return None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from lmsm_cli.config import ADDED_KEYS, WHERE_KEYS, Config
+from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, Config
 from lmsm_cli.config import config as configs
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import ImagesRecord, file_digest
@@ -37,7 +37,7 @@ _TO_GO_ON = ("position", "journal", "fingerprint", "versions", "optimizer")
 
 
 @dataclass
-class Journal:
+class History:
     """The epochs of a run, and what follows from all of them."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -66,13 +66,13 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Saved:
+class ResumeState:
     """A run read back: its config as it is to go on, its position, and what it has done."""
 
     folder: RunFolder
     config: Config
     position: Position
-    journal: Journal
+    journal: History
     state: dict[str, Any] | None
     """The checkpoint; None where the run was ended before its first."""
     is_finished: bool = False
@@ -124,7 +124,7 @@ class Saved:
 
 def save(
     folder: RunFolder,
-    journal: Journal,
+    journal: History,
     model: Classifier,
     optimizer: Optimizer,
     config: Config,
@@ -187,7 +187,7 @@ def asked(config: Config, *, knows_images: bool = True) -> str:
     its images, and that of weights for them. A choice that is not made (None), or that was added later
     and is at its default, leaves no trace, so that a run is found again by an lmsm that has more choices.
     """
-    without = set(WHERE_KEYS)
+    without = set(RUNTIME_KEYS)
     if config.dataset == "folder" and not knows_images:
         without.remove("data_dir")
     usual = {key: Config.model_fields[key].default for key in ADDED_KEYS}
@@ -203,7 +203,7 @@ def asked(config: Config, *, knows_images: bool = True) -> str:
 
 def read(
     folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None], *, strict: bool = False
-) -> Saved:
+) -> ResumeState:
     """Return a run from its folder, with changed values of its config.
 
     A damaged checkpoint is put aside as `*.corrupt`, `warn` is told, and the one before is taken,
@@ -215,8 +215,8 @@ def read(
     state, file = _newest(folder, warn, strict=strict)
     if state is None:
         config = _changed(_written_config(folder), changes)
-        return Saved(
-            folder, config, Position(), Journal(), None, images=read_images_record(folder.path)
+        return ResumeState(
+            folder, config, Position(), History(), None, images=read_images_record(folder.path)
         )
     if missing := [key for key in _TO_GO_ON if state.get(key) is None]:
         raise CheckpointError(
@@ -224,7 +224,7 @@ def read(
         )
     try:
         config = Config.model_validate(state["config"], context={"is_saved": True})
-        position, journal = Position(**state["position"]), Journal(**state["journal"])
+        position, journal = Position(**state["position"]), History(**state["journal"])
     except MALFORMED as error:
         raise CheckpointError(f"{file} does not fit this lmsm: {first_line(error)}") from None
     # a key that this lmsm has and that one had not is at its default, which changes nothing
@@ -245,7 +245,7 @@ def read(
     _mend_best(folder, state, journal)
     is_finished = position.epoch == config.epochs and _is_completed(folder, config.epochs)
     images = recorded_images(folder.path, state, file)
-    return Saved(folder, config, position, journal, state, is_finished, images)
+    return ResumeState(folder, config, position, journal, state, is_finished, images)
 
 
 def _is_completed(folder: RunFolder, epoch: int) -> bool:
@@ -284,7 +284,7 @@ def _newest(
     return None, folder.checkpoint
 
 
-def _mend_best(folder: RunFolder, state: dict[str, Any], journal: Journal) -> None:
+def _mend_best(folder: RunFolder, state: dict[str, Any], journal: History) -> None:
     """Make best.pt again where the run was ended between its checkpoint and that."""
     if not journal.is_at_best or state["position"]["step"]:
         return

@@ -19,8 +19,8 @@ from lmsm_cli.config import config as configs
 from lmsm_cli.data import sources
 from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.data.splits import Data, check_at_hand, load_again, load_data, planned_counts
-from lmsm_cli.distributed.process_group import Ranks, joined
-from lmsm_cli.distributed.sync_batch_norm import synchronised
+from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
+from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
 from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
@@ -31,15 +31,15 @@ from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import is_run, only_run
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
-from lmsm_cli.runtime.arithmetic import runtime_of, settle
+from lmsm_cli.runtime.arithmetic import resolve_precision, runtime_of
 from lmsm_cli.runtime.device import Runtime, check_precision, choose_device
 from lmsm_cli.runtime.display import SILENT, Display, Notebook
 from lmsm_cli.runtime.memory import reported_memory
-from lmsm_cli.runtime.signals import deferred, lasting
+from lmsm_cli.runtime.signals import defer_signals, ignore_sighup
 from lmsm_cli.training import resume as journals
 from lmsm_cli.training.loop import Epoch, PausedError, Position, train
-from lmsm_cli.training.outcome import answered, documented, draw, status_of
-from lmsm_cli.training.resume import Journal, Saved
+from lmsm_cli.training.outcome import answered, build_scores_json, draw, status_of
+from lmsm_cli.training.resume import History, ResumeState
 from lmsm_cli.training.step import new_optimizer
 
 
@@ -85,7 +85,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
     StoppedError, once a signal has ended the training after a step: `resume` goes on from there.
     """
-    with joined(config.device) as ranks, lasting():
+    with init_distributed(config.device) as ranks, ignore_sighup():
         told = Notebook(display if ranks.is_first else SILENT)
         parts = prepared(config, told, ranks)
         if not ranks.is_first:
@@ -94,7 +94,7 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
         folder = _new_folder(parts, asked=journals.asked(config))
         with folder.locked():
             told.keep_in(folder.log_line)
-            told.say(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
+            told.info(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
             _finish(replace(parts, folder=folder), told, with_plots)
         return folder
 
@@ -120,11 +120,11 @@ def resume(
         raise LmsmError(f"there is no run folder {path}")
     path = only_run(path)
     folder = RunFolder(path)
-    with joined((changes or {}).get("device") or "auto") as ranks, lasting():
+    with init_distributed((changes or {}).get("device") or "auto") as ranks, ignore_sighup():
         told = Notebook(display if ranks.is_first else SILENT)
         with folder.locked() if ranks.is_first else nullcontext():
             saved = ranks.agree(
-                journals.read(folder, changes or {}, told.warn, strict=strict)
+                journals.read(folder, changes or {}, told.warning, strict=strict)
                 if ranks.is_first
                 else None
             )
@@ -132,7 +132,7 @@ def resume(
             if ranks.is_first:
                 told.keep_in(folder.log_line)
             if saved.is_finished:
-                told.say(
+                told.info(
                     f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on"
                 )
                 return folder if ranks.is_first else None
@@ -162,8 +162,8 @@ class Parts:
     """Which images `data` holds; None where an older lmsm began the run without a record of them."""
     model: Classifier
     runtime: Runtime
-    ranks: Ranks
-    saved: Saved | None = None
+    ranks: ProcessGroup
+    saved: ResumeState | None = None
     folder: RunFolder | None = None
 
     @property
@@ -184,7 +184,7 @@ class Parts:
 
 
 def prepared(
-    config: Config, display: Display, ranks: Ranks, images: ImagesRecord | None = None
+    config: Config, display: Display, ranks: ProcessGroup, images: ImagesRecord | None = None
 ) -> Parts:
     """Read the data, build the model, and settle the config; `images` are those of a run that goes on."""
     device = ranks.take_device(check(config))
@@ -193,7 +193,9 @@ def prepared(
         data = load_again(config, images, display) if images else load_data(config, display)
     model = build_model(config, data)
     shape = tuple(data.training.images.shape[1:])
-    config = ranks.agree(settle(config, model, shape, display.say) if ranks.is_first else config)
+    config = ranks.agree(
+        resolve_precision(config, model, shape, display.info) if ranks.is_first else config
+    )
     config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, processes=ranks.local_size), device=device)
     runtime.apply()
@@ -213,14 +215,14 @@ def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
             if parts.images:  # in the order of images.npz, so nothing without it
                 write_predictions(folder.path, predictions)
             folder.write_scores(
-                documented(scores, model, journal, folder, data, runtime, display.warn)
+                build_scores_json(scores, model, journal, folder, data, runtime, display.warning)
                 | {"images": parts.images and parts.images.summaries}
             )
             if with_plots:
                 draw(folder, model, data, runtime)
 
 
-def _note_resumption(folder: RunFolder, saved: Saved, parts: Parts, display: Display) -> None:
+def _note_resumption(folder: RunFolder, saved: ResumeState, parts: Parts, display: Display) -> None:
     """Bring the other files to where the checkpoint stands, and say where that is."""
     folder.write_metrics(saved.journal.rows)
     folder.write_config(configs.dump_yaml(parts.config))
@@ -229,9 +231,9 @@ def _note_resumption(folder: RunFolder, saved: Saved, parts: Parts, display: Dis
     )
     text = f"{folder.path}: goes on after {place} on {parts.where}"
     folder.log_line(text)
-    display.say(text)
+    display.info(text)
     if difference := saved.difference_to(parts.where):
-        display.warn(
+        display.warning(
             f"{difference}: the end is that of an undisturbed run but for rounding and dropout's draws"
         )
 
@@ -259,7 +261,7 @@ def _new_folder(parts: Parts, *, asked: str) -> RunFolder:
     return folder
 
 
-def _train(parts: Parts, where: str, display: Display) -> Journal:
+def _train(parts: Parts, where: str, display: Display) -> History:
     """Train to the end, saving every epoch into the folder; return what was done.
 
     `where` is the run folder's path on every rank. Raises StoppedError after a signal.
@@ -272,9 +274,9 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
         parts.ranks,
     )
     if ranks.size > 1:
-        synchronised(model, runtime.device, ranks)
+        convert_sync_batchnorm(model, runtime.device, ranks)
     optimizer = new_optimizer(model, config)
-    journal, start = Journal(), Position()
+    journal, start = History(), Position()
     if parts.saved:
         parts.saved.restore(model, optimizer)
         journal, start = parts.saved.journal, parts.saved.position
@@ -295,7 +297,7 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
             )
 
     drawn = parts.folder.tensorboard if parts.folder and config.tensorboard else None
-    with deferred(once_more=ranks.size == 1) as stop, curves(drawn, journal.rows) as draw:
+    with defer_signals(once_more=ranks.size == 1) as stop, curves(drawn, journal.rows) as draw:
         try:
             for epoch in train(
                 model,
@@ -305,7 +307,7 @@ def _train(parts: Parts, where: str, display: Display) -> Journal:
                 data.validation,
                 runtime,
                 on_step=display.step,
-                say=display.say,
+                say=display.info,
                 ranks=ranks,
                 start=start,
                 stop=stop,
@@ -341,4 +343,4 @@ def _tell(
     folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")
     display.epoch(epoch, config.epochs)
     for sign in signs:
-        display.warn(f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}")
+        display.warning(f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}")

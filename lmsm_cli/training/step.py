@@ -16,14 +16,19 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch
-from lmsm_cli.distributed.process_group import ALONE, Ranks, data_parallel, zero_objective
+from lmsm_cli.distributed.process_group import (
+    SINGLE_PROCESS,
+    ProcessGroup,
+    data_parallel,
+    zero_loss,
+)
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed, cuda_capture
 from lmsm_cli.runtime.device import Runtime
-from lmsm_cli.training.collapse import Watch
+from lmsm_cli.training.collapse import MetricAccumulator
 
 
-class Objective(nn.Module):
+class LossModule(nn.Module):
     """What a step minimises, as one module, so that it can be compiled or shared out as a whole."""
 
     def __init__(self, model: Classifier, runtime: Runtime) -> None:
@@ -46,7 +51,7 @@ class Objective(nn.Module):
         with self._runtime.arithmetic():
             features = self.model.embed(images)
         if not len(labels):
-            return zero_objective(features, self.model.head.parameters()), features
+            return zero_loss(features, self.model.head.parameters()), features
         losses = self.model.head.losses(features, labels, progress)
         if weights is not None:
             losses = weights[labels] * losses
@@ -61,7 +66,7 @@ class _Step:
         objective: nn.Module,
         model: Classifier,
         optimizer: Optimizer,
-        watch: Watch,
+        watch: MetricAccumulator,
         weights: Tensor | None,
     ) -> None:
         self._objective, self._model, self._weights = objective, model, weights
@@ -95,7 +100,7 @@ class _Step:
             )
 
 
-class Stepper:
+class TrainStep:
     """Takes the steps of a training; `watch` sums up what they did.
 
     `say` is told what a user should know: what compiling took, and that there is no graph. Nothing
@@ -110,13 +115,13 @@ class Stepper:
         weights: Tensor | None,
         runtime: Runtime,
         say: Callable[[str], None],
-        ranks: Ranks = ALONE,
+        ranks: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.model, self._weights = model, weights
-        self.watch = Watch(len(model.classes), runtime.device)
+        self.watch = MetricAccumulator(len(model.classes), runtime.device)
         self._progress = torch.zeros((), device=runtime.device)
         self._say, self._uncompiled = say, config.compile
-        objective: nn.Module = Objective(model, runtime)
+        objective: nn.Module = LossModule(model, runtime)
         if config.compile:
             # Not `objective.compile()`: that keeps in the module a bound method of itself.
             objective = cast(nn.Module, torch.compile(objective, dynamic=False))

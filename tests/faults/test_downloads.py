@@ -288,8 +288,8 @@ if sys.argv[2] == "load":
     from lmsm_cli.data.sources import load
     from lmsm_cli.runtime.display import Display
     class Telling(Display):
-        def say(self, text): print(text, file=sys.stderr, flush=True)
-        def report(self, what, done, total): self.say(what)
+        def info(self, text): print(text, file=sys.stderr, flush=True)
+        def progress(self, what, done, total): self.info(what)
     print(len(load("cifar10", Path(sys.argv[3]), "train", display=Telling())))
 else:
     from lmsm_cli.commands.app import main

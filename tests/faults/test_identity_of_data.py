@@ -17,7 +17,7 @@ from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, read_predictions
-from lmsm_cli.sweeps.plan import Shelf, make_plan
+from lmsm_cli.sweeps.plan import RunIndex, make_plan
 from lmsm_cli.sweeps.sweep import run_plan
 from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay, noise, save
@@ -353,7 +353,7 @@ def swept(runs) -> tuple[int, SilentDisplay]:
     """Complete a plan; return how many runs were made for it, and what was told."""
     out, display = runs[0].config.out, SilentDisplay()
     before = len(list(out.glob("*/config.yaml")))
-    assert run_plan(runs, Shelf(out, display), with_plots=False) == []
+    assert run_plan(runs, RunIndex(out, display), with_plots=False) == []
     return len(list(out.glob("*/config.yaml"))) - before, display
 
 
@@ -367,7 +367,7 @@ def test_a_sweep_takes_up_only_runs_on_the_same_images(tmp_path):
     made, display = swept(planned(data, out, seeds=(0, 1)))
     assert made == 2
     assert any("1 run with these choices left out" in text for text in display.warned)
-    shelf = Shelf(out, SilentDisplay())
+    shelf = RunIndex(out, SilentDisplay())
     records = [one.record for one in shelf.survey(planned(data, out, seeds=(0, 1)))]
     assert {len(read_images_record(record.path)) for record in records} == {60}
     digests = {read_images_record(record.path).summaries["test"] for record in records}
@@ -382,9 +382,9 @@ def test_an_interrupted_run_on_other_images_is_not_gone_on_with(tmp_path):
     (path,) = (file.parent for file in out.glob("*/status.json"))
     (path / "scores.json").unlink()
     RunFolder(path).write_status("interrupted")
-    assert Shelf(out).progress(run).state == "interrupted"
+    assert RunIndex(out).progress(run).state == "interrupted"
     save(data / "a" / "000.png", noise(4711, (SIZE, SIZE, 3)))
-    assert Shelf(out).progress(run).state == "missing"
+    assert RunIndex(out).progress(run).state == "missing"
 
 
 def test_an_older_sweep_is_found_by_its_choices(tmp_path):
@@ -396,7 +396,7 @@ def test_an_older_sweep_is_found_by_its_choices(tmp_path):
     (path / "images.npz").unlink()
     environment = json.loads((path / "environment.json").read_text())
     RunFolder(path).write_environment({**environment, "asked": run.asked_before})
-    assert Shelf(out).progress(run).state == "completed"
+    assert RunIndex(out).progress(run).state == "completed"
     data.rename(tmp_path / "moved")
     (elsewhere,) = planned(tmp_path / "moved", out)
-    assert Shelf(out).progress(elsewhere).state == "missing"
+    assert RunIndex(out).progress(elsewhere).state == "missing"

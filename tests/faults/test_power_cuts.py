@@ -19,7 +19,7 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
 from lmsm_cli.training import resume as journals
 from lmsm_cli.training.loop import Position
-from lmsm_cli.training.resume import Journal
+from lmsm_cli.training.resume import History
 from lmsm_cli.training.step import new_optimizer
 
 Contents = dict[str, bytes]  # of a folder, by name
@@ -93,7 +93,7 @@ class Saving:
 
     def __init__(self, path: Path) -> None:
         torch.manual_seed(0)
-        self.folder, self.journal = RunFolder(path), Journal()
+        self.folder, self.journal = RunFolder(path), History()
         self.model = build_classifier(
             "paper-2d", "linear", "softmax", classes=("a", "b"), mean=(0.5,), std=(0.2,)
         )

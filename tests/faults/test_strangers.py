@@ -266,8 +266,8 @@ def test_names_of_a_stranger_reach_no_spreadsheet(received, finished, capsys):
 def test_no_text_commands_the_screen(capsys):
     """A console spells control characters, in tables and messages; a message keeps to its line."""
     stdout_console().print("a\x1b[31mb\nc\x9b", markup=False)
-    PlainDisplay().say("a\x1b]0;title\x07\nerror: b")
-    PlainDisplay().warn("a\rb")
+    PlainDisplay().info("a\x1b]0;title\x07\nerror: b")
+    PlainDisplay().warning("a\rb")
     printed = capsys.readouterr()
     assert printed.out == "a\\x1b[31mb\nc\\x9b\n"
     assert printed.err == "a\\x1b]0;title\\x07\\nerror: b\nWARNING: a\\rb\n"
