@@ -27,7 +27,7 @@ import pytest
 import torch
 
 TESTS = Path(__file__).parent
-BESIDE = ("docs", "benchmarks", "presets", "README.md", "pyproject.toml")
+BESIDE = ("docs", "benchmarks", "presets", "README.md", "CONTRIBUTING.md", "pyproject.toml")
 """What tests read, beside the package."""
 LIBRARIES = (
     "filelock",

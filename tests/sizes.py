@@ -10,9 +10,12 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "lmsm_cli"
+if not PACKAGE.is_dir():  # the tests of an installed package
+    PACKAGE = Path(find_spec("lmsm_cli").submodule_search_locations[0])
 LONGEST = 50
 """Lines of a function, from `def` to its end, without its docstring."""
 MEDIAN, NINE_IN_TEN = 8, 22
