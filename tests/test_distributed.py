@@ -29,13 +29,13 @@ from lmsm_cli.distributed.process_group import (
     ProcessGroup,
     data_parallel,
     init_distributed,
-    threads_for,
     zero_loss,
 )
 from lmsm_cli.distributed.sync_batch_norm import GlobalBatchNorm, convert_sync_batchnorm
 from lmsm_cli.errors import ArgumentError, DataError, DiskError, LmsmError
 from lmsm_cli.losses.class_weights import weighted_mean
 from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runtime.cpu import threads_for
 from lmsm_cli.runtime.device import choose_runtime
 from lmsm_cli.training.step import TrainStep, new_optimizer
 
@@ -132,7 +132,7 @@ def normalised(layers, batches, ranks=SINGLE_PROCESS):
     """Return outputs, input gradients, parameter gradients and state after a rank's two batches."""
     found = []
     for images, coefficients in batches:
-        own = ranks.share(len(images))
+        own = ranks.local_slice(len(images))
         images = images[own].clone(memory_format=torch.preserve_format).requires_grad_()
         output = layers(images)
         (output * coefficients[own]).sum().backward()
@@ -200,7 +200,7 @@ def trained_in_parallel(ranks, dtype):
     parallel = data_parallel(objective, CPU, ranks)
     optimizer = torch.optim.SGD(objective.parameters(), 0.1, momentum=0.9, fused=True)
     for images, labels, weights in training_batches(dtype):
-        own = ranks.share(len(images))
+        own = ranks.local_slice(len(images))
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
             value = parallel(images[own], labels[own], weights, weights[labels].sum())
         optimizer.zero_grad(set_to_none=True)
@@ -240,8 +240,8 @@ def stepped(ranks, dtype=torch.float32):
     for step, count in enumerate((6, 5, 2)):
         images = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
         labels = torch.randint(3, (count,), generator=generator)
-        own = ranks.share(count)
-        stepper.take(Batch(images[own], labels[own], labels), step / 3, weighted=step > 0)
+        own = ranks.local_slice(count)
+        stepper.step(Batch(images[own], labels[own], labels), step / 3, weighted=step > 0)
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -249,17 +249,17 @@ def exchanged(ranks, folder):
     """Return what the methods of Ranks give."""
     rank = ranks.rank
     found = {
-        "add": ranks.add_(torch.tensor([rank, 10])),
-        "any": ranks.any_(torch.tensor([rank == 1, False, True])),
-        "bf16 rows": ranks.gather(torch.full((rank, 2), rank, dtype=torch.bfloat16)),
-        "int64 rows": ranks.gather(torch.full((2,), rank)),
-        "stacked": ranks.stack(torch.full((2, 3), rank, dtype=torch.float64)),
+        "add": ranks.all_reduce(torch.tensor([rank, 10])),
+        "any": ranks.any_rank(torch.tensor([rank == 1, False, True])),
+        "bf16 rows": ranks.all_gather_uneven(torch.full((rank, 2), rank, dtype=torch.bfloat16)),
+        "int64 rows": ranks.all_gather_uneven(torch.full((2,), rank)),
+        "stacked": ranks.all_gather(torch.full((2, 3), rank, dtype=torch.float64)),
     }
-    with ranks.first():
+    with ranks.main_process_first():
         found["was made before"] = (folder / "made").exists()
         time.sleep(0.2 if rank == 0 else 0)
         (folder / "made").touch()
-    ranks.wait()
+    ranks.barrier()
     return found
 
 
@@ -289,7 +289,7 @@ def compute(folder, *, through_memory):
         found |= {dtype: trained_in_parallel(ranks, dtype) for dtype in TRAINED}
         found["steps"] = stepped(ranks)
         try:
-            GlobalBatchNorm(ranks, 3)(torch.ones(int(ranks.is_first), 3))
+            GlobalBatchNorm(ranks, 3)(torch.ones(int(ranks.is_main), 3))
         except ValueError as error:
             found["one value"] = str(error)
         torch.save(found, folder / f"{ranks.rank}.pt")
@@ -403,7 +403,7 @@ def test_the_parts_of_a_step_add_up_to_it(weighted, cuts):
         model.head.weight.data.copy_(start)
         stepper = TrainStep(model, new_optimizer(model, config), config, weights, RUNTIME, print)
         stepper.watch.start(1)
-        stepper.take(Batch(images[first:last], labels[first:last], labels), 0.5, weighted=weighted)
+        stepper.step(Batch(images[first:last], labels[first:last], labels), 0.5, weighted=weighted)
         moved += model.head.weight.detach() - start
     leaf = start.clone().requires_grad_()
     logits = model.embed(images) @ leaf.T
@@ -451,20 +451,20 @@ def attempt(number, body):
 
 def fail_alike(ranks):
     """Raise the same mistake on every rank, on rank 0 last."""
-    time.sleep(0.3 if ranks.is_first else 0)
+    time.sleep(0.3 if ranks.is_main else 0)
     raise LmsmError("factor is 2")
 
 
 def fail_first(ranks):
     """Raise on rank 0 while the others wait for it."""
-    with ranks.first():
-        if ranks.is_first:
+    with ranks.main_process_first():
+        if ranks.is_main:
             raise DataError("no images")
 
 
 def fail_by_a_bug(ranks):
     """Raise what is no LmsmError on rank 0 while the others wait for it."""
-    with ranks.first():
+    with ranks.main_process_first():
         _ = 1 // ranks.rank
 
 
@@ -539,7 +539,7 @@ def add_for_ever(folder):
     try:
         with init_distributed("cpu", timeout=timedelta(seconds=25)) as ranks:
             for i in range(10**9):
-                ranks.add_(torch.ones(1000))
+                ranks.all_reduce(torch.ones(1000))
                 if i == 10:
                     (Path(folder) / f"{ranks.rank}.ready").touch()
     except LmsmError as error:
@@ -575,17 +575,17 @@ def test_a_killed_rank_ends_the_other(tmp_path, victim):
 def test_alone_every_method_leaves_things_as_they_are():
     """One process needs no process group, and keeps its batch, values and rows."""
     values, flags, rows = torch.tensor([1.0, 2]), torch.tensor([True, False]), torch.ones(3, 2)
-    with init_distributed() as ranks, ranks.first():
+    with init_distributed() as ranks, ranks.main_process_first():
         assert ranks is SINGLE_PROCESS
-        assert ranks.is_first
-        assert ranks.share(5) == slice(0, 5)
-        assert ranks.add_(values) is values
-        assert ranks.any_(flags) is flags
-        assert ranks.gather(rows) is rows
-        assert ranks.stack(rows).tolist() == [rows.tolist()]
+        assert ranks.is_main
+        assert ranks.local_slice(5) == slice(0, 5)
+        assert ranks.all_reduce(values) is values
+        assert ranks.any_rank(flags) is flags
+        assert ranks.all_gather_uneven(rows) is rows
+        assert ranks.all_gather(rows).tolist() == [rows.tolist()]
         assert ranks.take_device(torch.device("cuda:1")) == torch.device("cuda:1")
         ranks.check_batch_size(7)
-        ranks.wait()
+        ranks.barrier()
     assert values.tolist() == [1, 2]
     assert flags.tolist() == [True, False]
 
@@ -595,7 +595,9 @@ def test_parts_are_those_of_array_split(size):
     """Parts follow each other, cover the batch, and differ by one image at most."""
     for n in range(10):
         wanted = [part.tolist() for part in np.array_split(np.arange(n), size)]
-        assert [list(range(n))[ProcessGroup(rank, size).share(n)] for rank in range(size)] == wanted
+        assert [
+            list(range(n))[ProcessGroup(rank, size).local_slice(n)] for rank in range(size)
+        ] == wanted
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_the_watch_sees_what_happened():
     steps = [(torch.ones(2, 2), [0, 0], 9.0), (torch.tensor([[3.0, 4.0], [0.0, 0.0]]), [2, 2], 1.5)]
     for features, predicted, objective in steps:
         watch.next(2, 2)
-        watch.see(features, torch.tensor(predicted), *map(torch.tensor, (4.0, 1.0, objective)))
+        watch.update(features, torch.tensor(predicted), *map(torch.tensor, (4.0, 1.0, objective)))
     assert watch.total() == RunningMetrics(2, 4, 2.0, 0.5, True)
     vitals = watch.vitals(torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 2.0]]))
     assert vitals.never_predicted == (1,)

@@ -617,7 +617,9 @@ def test_a_watch_goes_on_from_its_state():
     def look(watch, part):
         for features, predicted in part:
             watch.next(4, 4)
-            watch.see(features, predicted, features.sum(), (predicted == 1).sum(), features.mean())
+            watch.update(
+                features, predicted, features.sum(), (predicted == 1).sum(), features.mean()
+            )
 
     one, two, three = (MetricAccumulator(5, torch.device("cpu")) for _ in range(3))
     for watch in (one, two, three):

@@ -266,7 +266,7 @@ def test_a_stepper_with_graphs_is_freed_with_its_last_name():
     data = easy_images()
     plan = plan_epoch(60, "none", seed=0, epoch=0)
     for batch in batches(data.images, data.labels, plan, 12):
-        stepper.take(batch, 0.5, weighted=False)
+        stepper.step(batch, 0.5, weighted=False)
     (graph,) = stepper._run._graphs.values()
     references = [
         weakref.ref(thing)

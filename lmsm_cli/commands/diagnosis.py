@@ -206,7 +206,7 @@ def _has_nvidia_gpu() -> bool:
 
 
 def _cpu() -> Iterator[Check]:
-    from lmsm_cli.distributed.process_group import num_cores
+    from lmsm_cli.runtime.cpu import num_cores
     from lmsm_cli.runtime.device import ALL_THREADS
 
     pieces = [f"{num_cores()} cores for this process", f"{ALL_THREADS} threads"]

@@ -1,7 +1,7 @@
 """How a failure of one rank ends all of them: with its error, shown once, and its exit code.
 
 Whoever fails first puts its error up in the store that the ranks share. The others learn of it when
-a collective breaks, or while they wait for it in `ProcessGroup.first`. A rank that could put nothing up was
+a collective breaks, or while they wait for it in `ProcessGroup.main_process_first`. A rank that could put nothing up was
 lost: killed, or cut off. Sockets close when a process ends, so a rank that has failed must exit.
 """
 

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lmsm_cli.distributed.failures import leave, shared_failure, wait_for, wait_for_leave
 from lmsm_cli.distributed.shared_memory import SharedMemory, opened
 from lmsm_cli.errors import LmsmError, RunError, first_line
+from lmsm_cli.runtime.cpu import num_cores, threads_for
 
 if TYPE_CHECKING:  # a torch built without distributed has none
     from torch.distributed.distributed_c10d import Store
@@ -34,7 +35,7 @@ T = TypeVar("T")
 class ProcessGroup:
     """This process among those of a run; by default it is the only one.
 
-    Every method but `share` is a collective unless said otherwise: each rank must call it, in the
+    Every method but `local_slice` is a collective unless said otherwise: each rank must call it, in the
     same order.
     """
 
@@ -48,7 +49,7 @@ class ProcessGroup:
     _turns: Iterator[int] = field(default_factory=count, repr=False)
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, which writes the files and talks to the user."""
         return self.rank == 0
 
@@ -82,7 +83,7 @@ class ProcessGroup:
         torch.cuda.set_device(own)
         return own
 
-    def share(self, num_images: int) -> slice:
+    def local_slice(self, num_images: int) -> slice:
         """Return this rank's part of a batch; parts differ by one image at most; no collective.
 
         As numpy.array_split divides. It is empty where there are fewer images than ranks: the rank
@@ -92,7 +93,7 @@ class ProcessGroup:
         start = self.rank * least + min(self.rank, larger)
         return slice(start, start + least + (self.rank < larger))
 
-    def add_(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """Replace a contiguous tensor by its sum over the ranks; return it."""
         if self._memory and values.device.type == "cpu":
             return self._memory.add_(values)
@@ -100,7 +101,7 @@ class ProcessGroup:
             dist.all_reduce(values)
         return values
 
-    def stack(self, values: Tensor) -> Tensor:
+    def all_gather(self, values: Tensor) -> Tensor:
         """Return the values of all ranks (R, ...), which must have the same shape and type."""
         if self._memory and values.device.type == "cpu":
             return self._memory.stack(values)
@@ -110,44 +111,44 @@ class ProcessGroup:
         dist.all_gather(list(stacked), values.contiguous())
         return stacked
 
-    def any_(self, flags: Tensor) -> Tensor:
+    def any_rank(self, flags: Tensor) -> Tensor:
         """Replace a contiguous bool tensor by what is true on any rank; return it."""
         if self.size > 1:
             # gloo and nccl know the maximum of bytes, not of bools.
             dist.all_reduce(flags.view(torch.uint8), dist.ReduceOp.MAX)
         return flags
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """Return the largest of the ranks' numbers."""
         if self.size == 1:
             return number
-        return int(self.stack(torch.tensor([number])).max())
+        return int(self.all_gather(torch.tensor([number])).max())
 
-    def gather(self, rows: Tensor) -> Tensor:
+    def all_gather_uneven(self, rows: Tensor) -> Tensor:
         """Return the rows (N, ...) of all ranks, one rank's after the other's; N may differ."""
         if self.size == 1:
             return rows
         lengths = rows.new_zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(rows)
-        *each, longest = [*self.add_(lengths).tolist(), int(lengths.max())]
+        *each, longest = [*self.all_reduce(lengths).tolist(), int(lengths.max())]
         padded = rows.new_zeros(longest, *rows.shape[1:])
         padded[: len(rows)] = rows
-        parts = zip(self.stack(padded), each, strict=True)
+        parts = zip(self.all_gather(padded), each, strict=True)
         return torch.cat([part[:length] for part, length in parts])
 
-    def agree(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Return rank 0's value, of plain types."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until every rank is here."""
-        self.add_(torch.zeros(1))
+        self.all_reduce(torch.zeros(1))
 
     @contextmanager
-    def first(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """Let rank 0 run the body before the others, and the first of each host before its others.
 
         For downloads and caches, on hosts that share their disk and on hosts that don't. There is no
@@ -158,7 +159,7 @@ class ProcessGroup:
             return
         turn = f"turn/{next(self._turns)}/"
         ahead = self.rank - self.local_rank if self.local_rank else 0
-        if not self.is_first:
+        if not self.is_main:
             wait_for(self._store, f"{turn}{ahead}", self.rank, self.size)
         yield
         self._store.set(f"{turn}{self.rank}", "")
@@ -201,7 +202,7 @@ def init_distributed(
     else:
         dist.destroy_process_group()
         leave(store, ranks.rank)
-        if ranks.is_first:
+        if ranks.is_main:
             wait_for_leave(store, range(ranks.size), timeout.total_seconds())
     finally:
         torch.set_num_threads(threads)
@@ -248,18 +249,6 @@ def _number(name: str, default: int | None = None) -> int:
         ) from None
 
 
-def threads_for(local_size: int) -> int:
-    """Return the cores for each of `local_size` processes on this host, at least 1."""
-    return max(1, num_cores() // local_size)
-
-
-def num_cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def data_parallel(
     objective: nn.Module, device: torch.device, ranks: ProcessGroup
 ) -> DistributedDataParallel:
@@ -288,7 +277,7 @@ def _sum(ranks: ProcessGroup, gradients: Tensor) -> Future[Tensor]:
     """Sum a flat bucket of gradients; left to itself, DistributedDataParallel takes the mean."""
     if ranks._memory and gradients.device.type == "cpu":
         done: Future[Tensor] = Future()
-        done.set_result(ranks.add_(gradients))
+        done.set_result(ranks.all_reduce(gradients))
         return done
     work = dist.all_reduce(gradients, async_op=True)
     return work.get_future().then(lambda future: future.value()[0])

@@ -119,7 +119,7 @@ def global_statistics(images: Tensor, ranks: ProcessGroup) -> tuple[int, Tensor,
         unused = packed[:channels]
         mean, var = _native.batch_norm_update_stats(images, unused, unused, 0.0)
         packed[:channels], packed[channels:-1], packed[-1] = mean, var, own
-    means, variances, counts = torch.split(ranks.stack(packed), [channels, channels, 1], dim=1)
+    means, variances, counts = torch.split(ranks.all_gather(packed), [channels, channels, 1], dim=1)
     count = int(counts.sum())
     if count < 2:
         raise ArgumentError(
@@ -169,7 +169,7 @@ class _Normalise(torch.autograd.Function):
             _, own[1], own[0] = _native.native_batch_norm_backward(
                 grad, images, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
             )
-        total = ctx.ranks.add_(own.clone())
+        total = ctx.ranks.all_reduce(own.clone())
         inverse = (var + ctx.eps).rsqrt()
         a = inverse if weight is None else inverse * weight
         b = -a * inverse * total[1] / ctx.count

@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from lmsm_cli.distributed.process_group import threads_for
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.runtime.cpu import threads_for
 from lmsm_cli.runtime.small_conv import with_window_convolutions
 
 M = TypeVar("M", bound=nn.Module)

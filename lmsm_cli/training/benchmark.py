@@ -156,10 +156,10 @@ def _median_step(stepper: TrainStep, batch: Batch, seconds: float) -> float:
     device = batch.labels.device
     stepper.watch.start(1)
     for _ in range(_WARM_UP[device.type]):
-        stepper.take(batch, 0.5, weighted=False)
+        stepper.step(batch, 0.5, weighted=False)
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
-        times.append(_timed(lambda: stepper.take(batch, 0.5, weighted=False), device))
+        times.append(_timed(lambda: stepper.step(batch, 0.5, weighted=False), device))
     return statistics.median(times)
 
 

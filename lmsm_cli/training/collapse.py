@@ -79,7 +79,7 @@ FAIR = Start(math.inf, False, ())
 class MetricAccumulator:
     """Sums up one epoch after the other on the device.
 
-    `see` is all tensors and changes the same ones in place, so that a CUDA graph can hold it.
+    `update` is all tensors and changes the same ones in place, so that a CUDA graph can hold it.
     Several ranks each watch their own images; `sums` and `predicted` add up over them.
     """
 
@@ -101,8 +101,8 @@ class MetricAccumulator:
     def state(self, ranks: ProcessGroup) -> dict[str, Any]:
         """Return, as plain types and tensors, what was seen of the epoch so far by all ranks."""
         return {
-            "sums": ranks.add_(self.sums.clone()).cpu(),
-            "predicted": ranks.any_(self.predicted.clone()).cpu(),
+            "sums": ranks.all_reduce(self.sums.clone()).cpu(),
+            "predicted": ranks.any_rank(self.predicted.clone()).cpu(),
             "step": self._step,
             "images": self._images,
             "watched_images": self._watched_images,
@@ -114,7 +114,7 @@ class MetricAccumulator:
         self._step, self._images = state["step"], state["images"]
         self._watched_images, self._watched_steps = state["watched_images"], state["watched_steps"]
         self._watching.fill_(self._step > self._first)
-        if ranks.is_first:
+        if ranks.is_main:
             self.sums.copy_(state["sums"])
             self.predicted.copy_(state["predicted"])
             self._own_images = self._images
@@ -131,7 +131,7 @@ class MetricAccumulator:
         self._step += 1
 
     @torch.no_grad()
-    def see(
+    def update(
         self, features: Tensor, predicted: Tensor, loss: Tensor, hits: Tensor, objective: Tensor
     ) -> None:
         """Take a step's features (N, D), predicted classes (N,), and sums: loss, hits, objective ()."""

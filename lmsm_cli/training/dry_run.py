@@ -70,7 +70,7 @@ class _Clock:
         ):
             self._times.append(took)  # not what follows the end of an epoch
         too_few = not self._times or sum(self._times) < _TIMED_SECONDS
-        if not self._ranks.largest(int(too_few)):
+        if not self._ranks.all_reduce_max(int(too_few)):
             raise _EnoughError
         self._before = time.perf_counter()
 
@@ -83,12 +83,12 @@ def rehearse(config: Config, display: Display) -> dict[str, Any] | None:
     the first rank. Raises what the run would raise, DiskError too where it would fill the disk.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
-        parts = prepared(config, display if ranks.is_first else SILENT, ranks)
+        parts = prepared(config, display if ranks.is_main else SILENT, ranks)
         with reported_memory(
             parts.runtime, parts.model, config.batch_size, parts.image_shape, ranks.size
         ):
             document = _measured(parts, display)
-        return document if ranks.is_first else None
+        return document if ranks.is_main else None
 
 
 def _measured(parts: Parts, display: Display) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _measured(parts: Parts, display: Display) -> dict[str, Any]:
     clock = _train_a_little(parts, optimizer, display)
     validation = _seconds_an_image(parts, data.validation, is_test=False)
     test = _seconds_an_image(parts, data.test, is_test=True)
-    num_bytes, saving = _save_and_read_back(parts, optimizer) if ranks.is_first else (0, 0.0)
+    num_bytes, saving = _save_and_read_back(parts, optimizer) if ranks.is_main else (0, 0.0)
     num_validation = len(data.validation or ())
     steps = num_batches(len(data.training), config.batch_size)
     epoch = steps * clock.seconds + num_validation * validation + saving
@@ -129,7 +129,7 @@ def _train_a_little(parts: Parts, optimizer: Optimizer, display: Display) -> _Cl
     """Take the run's first steps, as the run would."""
     clock = _Clock(parts.runtime.device, parts.ranks)
     data, ranks = parts.data, parts.ranks
-    say = display.info if ranks.is_first else SILENT.info
+    say = display.info if ranks.is_main else SILENT.info
     try:
         for _ in train(
             parts.model,

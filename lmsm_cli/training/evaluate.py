@@ -29,9 +29,9 @@ def scores_of(
 
     Several `ranks` with the same model share the images; each returns all logits.
     """
-    own = ranks.share(len(images))
+    own = ranks.local_slice(len(images))
     logits = [model.head.logits(features) for features in _embedded(model, images, runtime, own)]
-    return ranks.gather(torch.cat(logits))
+    return ranks.all_gather_uneven(torch.cat(logits))
 
 
 @torch.inference_mode()

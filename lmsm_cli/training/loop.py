@@ -153,7 +153,7 @@ def train(
                 position,
                 on_step,
                 ranks,
-                lambda: ranks.largest(stop()),
+                lambda: ranks.all_reduce_max(stop()),
             )
         seconds = time.perf_counter() - started
         end = (epoch + 1) / config.epochs
@@ -170,7 +170,7 @@ def train(
             vitals=vitals,
             signs=_signs(vitals, seen, model.classes, config, counts, epoch),
         )
-        if signal := ranks.largest(stop()):
+        if signal := ranks.all_reduce_max(stop()):
             raise PausedError(Position(epoch + 1), signal)
 
 
@@ -269,11 +269,11 @@ def _one_epoch(
         plan,
         config.batch_size,
         start=position.step,
-        share=ranks.share,
+        share=ranks.local_slice,
     )
     for n, batch in enumerate(rest, position.step):
         progress = (epoch + n / num_steps) / config.epochs
-        stepper.take(batch, progress, weighted=_is_rebalanced(config, epoch))
+        stepper.step(batch, progress, weighted=_is_rebalanced(config, epoch))
         num_images += len(batch.all_labels)
         seen = _checked(watch.glance(), epoch)
         on_step(
@@ -287,8 +287,8 @@ def _one_epoch(
             raise PausedError(
                 Position(epoch, n + 1, seconds, watch.state(ranks), _generators(ranks)), signal
             )
-    ranks.add_(watch.sums)
-    ranks.any_(watch.predicted)
+    ranks.all_reduce(watch.sums)
+    ranks.any_rank(watch.predicted)
     total = _checked(watch.total(), epoch)
     assert total is not None
     _check_weights(model, epoch)
@@ -300,7 +300,7 @@ def _generators(ranks: ProcessGroup) -> dict[str, Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if _cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
-    return {kind: ranks.stack(state) for kind, state in states.items()}
+    return {kind: ranks.all_gather(state) for kind, state in states.items()}
 
 
 def _restore_generators(states: dict[str, Tensor], ranks: ProcessGroup) -> None:

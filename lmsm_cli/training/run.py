@@ -86,9 +86,9 @@ def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFold
     StoppedError, once a signal has ended the training after a step: `resume` goes on from there.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
-        told = Notebook(display if ranks.is_first else SILENT)
+        told = Notebook(display if ranks.is_main else SILENT)
         parts = prepared(config, told, ranks)
-        if not ranks.is_first:
+        if not ranks.is_main:
             _finish(parts, told, with_plots)
             return None
         folder = _new_folder(parts, asked=journals.asked(config))
@@ -121,28 +121,28 @@ def resume(
     path = only_run(path)
     folder = RunFolder(path)
     with init_distributed((changes or {}).get("device") or "auto") as ranks, ignore_sighup():
-        told = Notebook(display if ranks.is_first else SILENT)
-        with folder.locked() if ranks.is_first else nullcontext():
-            saved = ranks.agree(
+        told = Notebook(display if ranks.is_main else SILENT)
+        with folder.locked() if ranks.is_main else nullcontext():
+            saved = ranks.broadcast_object(
                 journals.read(folder, changes or {}, told.warning, strict=strict)
-                if ranks.is_first
+                if ranks.is_main
                 else None
             )
             assert saved is not None
-            if ranks.is_first:
+            if ranks.is_main:
                 told.keep_in(folder.log_line)
             if saved.is_finished:
                 told.info(
                     f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on"
                 )
-                return folder if ranks.is_first else None
+                return folder if ranks.is_main else None
             if not (changes or {}).get("data_dir"):
                 check_at_hand(saved.config)
             parts = replace(prepared(saved.config, told, ranks, saved.images), saved=saved)
             saved.check_data(parts.data)
             if saved.state and saved.state.get("images") is None:  # an older lmsm recorded none
                 parts = replace(parts, images=None)
-            if not ranks.is_first:
+            if not ranks.is_main:
                 _finish(parts, told, with_plots)
                 return None
             _note_resumption(folder, saved, parts, told)
@@ -189,12 +189,12 @@ def prepared(
     """Read the data, build the model, and settle the config; `images` are those of a run that goes on."""
     device = ranks.take_device(check(config))
     ranks.check_batch_size(config.batch_size)
-    with ranks.first():  # what it downloads and decodes, the others find
+    with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
     model = build_model(config, data)
     shape = tuple(data.training.images.shape[1:])
-    config = ranks.agree(
-        resolve_precision(config, model, shape, display.info) if ranks.is_first else config
+    config = ranks.broadcast_object(
+        resolve_precision(config, model, shape, display.info) if ranks.is_main else config
     )
     config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, processes=ranks.local_size), device=device)
@@ -205,7 +205,7 @@ def prepared(
 def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
     """Train to the end, test, and write what belongs into the run folder."""
     model, runtime, ranks, folder = parts.model, parts.runtime, parts.ranks, parts.folder
-    where = ranks.agree(str(folder.path) if folder else "")
+    where = ranks.broadcast_object(str(folder.path) if folder else "")
     memory = reported_memory(runtime, model, parts.config.batch_size, parts.image_shape, ranks.size)
     data = parts.data
     with status_of(folder), memory:

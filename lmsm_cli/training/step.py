@@ -95,7 +95,7 @@ class _Step:
             logits = self._model.head.logits(features)
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             predicted = logits.argmax(dim=1)
-            self._watch.see(
+            self._watch.update(
                 features, predicted, loss, (predicted == labels).sum(), objective.detach()
             )
 
@@ -133,7 +133,7 @@ class TrainStep:
         if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
             self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), say)
 
-    def take(self, batch: Batch, progress: float, *, weighted: bool) -> None:
+    def step(self, batch: Batch, progress: float, *, weighted: bool) -> None:
         """Take a step at a progress of the training; `weighted` applies the class weights."""
         self._progress.fill_(progress)
         total = self._progress.new_full((), len(batch.all_labels))
