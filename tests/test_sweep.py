@@ -16,7 +16,7 @@ from lmsm_cli.errors import DataError, LmsmError, StoppedError
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.sweeps.plan import RunIndex, make_plan
+from lmsm_cli.sweeps.plan import RunIndex, build_plan
 from lmsm_cli.sweeps.sweep import claimed, run_plan
 from lmsm_cli.training import resume as journal
 from lmsm_cli.training import run as experiment
@@ -49,7 +49,7 @@ def layers(out, **values):
 
 def plan(out, *choices, seeds=(0, 1), **values):
     """Return a plan of given choices and seeds."""
-    return make_plan(layers(out, **values), choices or [{}], seeds)
+    return build_plan(layers(out, **values), choices or [{}], seeds)
 
 
 def status(path):
@@ -155,7 +155,7 @@ def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
         with_plots=False,
     )
     assert len(list((tmp_path / "sweep").glob("*-s*"))) == len(runs)
-    path = RunIndex(tmp_path / "sweep").progress(runs[1]).record.path
+    path = RunIndex(tmp_path / "sweep").status_of(runs[1]).record.path
     assert_same_bits(path, alone.path)
 
 
@@ -177,7 +177,7 @@ def test_a_stopped_sweep_goes_on(tmp_path):
         SilentDisplay(),
         with_plots=False,
     )
-    assert_same_bits(RunIndex(tmp_path).progress(runs[1]).record.path, whole.path)
+    assert_same_bits(RunIndex(tmp_path).status_of(runs[1]).record.path, whole.path)
 
 
 def test_what_another_process_failed_at_is_told_and_not_tried_again(tmp_path):
@@ -201,7 +201,7 @@ def test_a_claim_keeps_others_out(tmp_path):
     (one,) = plan(tmp_path, seeds=(0,))
     with claimed(one, wait=False) as is_ours:
         assert is_ours
-        code = f"from filelock import FileLock, Timeout\ntry:\n  FileLock({str(tmp_path / '.sweep' / (one.asked[:32] + '.lock'))!r}, timeout=0).acquire()\nexcept Timeout: print('taken')"
+        code = f"from filelock import FileLock, Timeout\ntry:\n  FileLock({str(tmp_path / '.sweep' / (one.config_hash[:32] + '.lock'))!r}, timeout=0).acquire()\nexcept Timeout: print('taken')"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
@@ -221,7 +221,7 @@ def test_two_damaged_checkpoints_are_no_end(tmp_path):
     display = SilentDisplay()
     assert run(runs, display) == []
     assert any("begun anew" in text for text in display.warned)
-    assert RunIndex(tmp_path).progress(runs[0]).state == "completed"
+    assert RunIndex(tmp_path).status_of(runs[0]).state == "completed"
     assert len(folders(tmp_path)) == 2
 
 
@@ -235,7 +235,7 @@ def test_a_run_that_was_made_longer_or_lost_its_scores(tmp_path):
     assert folders(tmp_path) == [path]
     assert (path / "scores.json").exists()
     experiment.resume(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
-    assert RunIndex(tmp_path).progress(runs[0]).state == "missing"
+    assert RunIndex(tmp_path).status_of(runs[0]).state == "missing"
 
 
 def test_a_run_that_was_made_longer_is_no_sample_of_that_length(tmp_path):
@@ -261,7 +261,7 @@ def test_missing_data_ends_the_sweep(tmp_path):
         "imbalance": "none",
         "model": "resnet18",
     }
-    runs = make_plan(layers(tmp_path / "runs", **there), [{}], (0, 1))
+    runs = build_plan(layers(tmp_path / "runs", **there), [{}], (0, 1))
     display = SilentDisplay()
     with pytest.raises(DataError):
         run(runs, display)

@@ -131,7 +131,7 @@ Other choices are the flags of `lmsm train`; runs go to --out (default: runs/swe
             raise LmsmError(f"--trials is {trials}: give at least 1")
         if dry_run or plots:
             raise LmsmError("--trials draws its runs as it goes: leave --dry-run and --plots out")
-        numbers = _numbers(seeds, flags.get("seed"))
+        numbers = _seed_numbers(seeds, flags.get("seed"))
         from lmsm_cli.sweeps.optuna_store import Search
 
         _search(
@@ -155,14 +155,14 @@ def plan_of(
     layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any
 ) -> "list[PlannedRun]":
     """Return the runs of every combination with every seed. Raises LmsmError for what cannot work."""
-    numbers = _numbers(seeds, seed)
+    numbers = _seed_numbers(seeds, seed)
     combinations = product(axes, len(numbers or "1"))
-    from lmsm_cli.sweeps.plan import make_plan
+    from lmsm_cli.sweeps.plan import build_plan
 
-    return make_plan(layers, combinations, numbers)
+    return build_plan(layers, combinations, numbers)
 
 
-def _numbers(seeds: str | None, seed: Any) -> tuple[int, ...] | None:
+def _seed_numbers(seeds: str | None, seed: Any) -> tuple[int, ...] | None:
     if seeds is not None and seed is not None:
         raise LmsmError("--seed and --seeds are both given: take one")
     return None if seeds is None else parse_seeds(seeds)
@@ -188,9 +188,9 @@ def run_and_compare(
     from lmsm_cli.sweeps.sweep import lost, run_plan
 
     with new_display(quiet) as display:
-        shelf = RunIndex(plan[0].config.out, display)
-        failures = run_plan(plan, shelf, with_plots=with_plots)
-    found = shelf.survey(plan)
+        index = RunIndex(plan[0].config.out, display)
+        failures = run_plan(plan, index, with_plots=with_plots)
+    found = index.status(plan)
     failures += lost(found, failures)
     done = [one.record for one in found if one.state == "completed"]
     comparison = compare_runs([record for record in done if record])
@@ -229,7 +229,7 @@ def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
     from lmsm_cli.sweeps.plan import RunIndex
 
     with new_display(quiet=True) as display:
-        found = RunIndex(plan[0].config.out, display).survey(plan)
+        found = RunIndex(plan[0].config.out, display).status(plan)
     rows = [
         {
             "label": one.run.label,

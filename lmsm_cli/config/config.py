@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from lmsm_cli.config import yaml as strict_yaml
+from lmsm_cli.config import yaml
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.spec import LOSSES, TAKE_A_BIAS
 
@@ -107,6 +107,14 @@ def _not_bool(value: Any) -> Any:
     return value
 
 
+def _true_or_false(value: Any) -> Any:
+    """Return a switch's value; texts come from --grid and --arm. pydantic would take 1 and `yes` too."""
+    switch = {"true": True, "false": False}.get(str(value).lower())
+    if switch is None:
+        raise ValueError("give true or false")
+    return switch
+
+
 def _split_commas(value: Any) -> Any:
     return tuple(piece.strip() for piece in value.split(",")) if isinstance(value, str) else value
 
@@ -130,6 +138,7 @@ def _check_path(value: Any) -> Any:
 
 Folder = Annotated[Path, AfterValidator(_check_path)]
 Int = Annotated[int, BeforeValidator(_not_bool)]
+Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 Float = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 
 
@@ -176,7 +185,7 @@ class Config(BaseModel):
     """Network up to the last layer."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
     """Layers between the network and the class weights; features of `relu` can die under a margin (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
-    head_bias: bool = Field(False, json_schema_extra=_MODEL)
+    head_bias: Bool = Field(False, json_schema_extra=_MODEL)
     """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on angles."""
     head_init: Literal["default", "kaiming", "unit"] = Field("default", json_schema_extra=_MODEL)
     """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its normalised layer's."""
@@ -231,9 +240,9 @@ class Config(BaseModel):
 
     seed: Int = Field(42, ge=0, lt=2**32, json_schema_extra=_RUN)
     """Seed of weights, shuffling, augmentation and dropout."""
-    follow_links: bool = Field(False, json_schema_extra=_RUN)
+    follow_links: Bool = Field(False, json_schema_extra=_RUN)
     """Read images and class folders too that links lead to out of the data folder."""
-    skip_unreadable: bool = Field(False, json_schema_extra=_RUN)
+    skip_unreadable: Bool = Field(False, json_schema_extra=_RUN)
     """Go on without the images that cannot be read, which are told."""
     device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
     """Where to compute: auto, cpu, cuda or cuda:N."""
@@ -243,11 +252,11 @@ class Config(BaseModel):
     """Order of images and features in memory; `auto` as for --precision."""
     threads: Int = Field(0, ge=0, le=1024, json_schema_extra=_RUN)
     """CPU threads, which torchrun's processes share; 0 measures as --precision auto does."""
-    cuda_graph: bool = Field(True, json_schema_extra=_RUN)
+    cuda_graph: Bool = Field(True, json_schema_extra=_RUN)
     """On a GPU, replay each training step as one CUDA graph."""
-    compile: bool = Field(False, json_schema_extra=_RUN)
+    compile: Bool = Field(False, json_schema_extra=_RUN)
     """Compile the model with torch.compile: slow to start (tens of seconds), not always faster."""
-    tensorboard: bool = Field(False, json_schema_extra=_RUN)
+    tensorboard: Bool = Field(False, json_schema_extra=_RUN)
     """Write the curves into the run folder for TensorBoard too; needs `pip install tensorboard`."""
     out: Folder = Field(Path("runs"), json_schema_extra=_RUN)
     """Folder that the run folder is made in."""
@@ -302,9 +311,10 @@ class Config(BaseModel):
         for key, (choice, useful) in DEPENDENT_OPTIONS.items():
             value, chosen = getattr(self, key), getattr(self, choice)
             if chosen not in useful and value != type(self).model_fields[key].default:
-                told = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
                 raise ValueError(
-                    f"{key} {told} has no effect with {choice} {chosen!r}; take {' or '.join(map(repr, useful))}"
+                    f"{key} {text} has no effect with {choice} {chosen!r}; "
+                    f"take {' or '.join(map(repr, useful))}"
                 )
         return self
 
@@ -359,4 +369,4 @@ def dump(config: Config) -> dict[str, Any]:
 
 def dump_yaml(config: Config) -> str:
     """Return the config as YAML text that `--config` reads back."""
-    return strict_yaml.written(dump(config))
+    return yaml.dump_yaml(dump(config))

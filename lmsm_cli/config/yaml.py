@@ -94,7 +94,7 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
-def written(values: Mapping[str, Any]) -> str:
+def dump_yaml(values: Mapping[str, Any]) -> str:
     """Return plain values as YAML text that `read_mapping` reads back, and any other reader too."""
     text: str = yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text

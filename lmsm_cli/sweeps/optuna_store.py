@@ -56,7 +56,7 @@ def open_study(search: Search, first: PlannedRun, images: Mapping[str, str | Non
 
     axes = [asdict(axis) for axis in search.axes]
     what = journal.fingerprint(
-        {"run": first.asked, "images": dict(images), "axes": axes, "seeds": search.seeds}
+        {"run": first.config_hash, "images": dict(images), "axes": axes, "seeds": search.seeds}
     )
     name = search.study or f"lmsm-{what[:8]}"
     config = first.config

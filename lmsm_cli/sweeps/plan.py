@@ -32,13 +32,13 @@ class PlannedRun:
     label: str
 
     @cached_property
-    def asked(self) -> str:
-        """What its run folder is known by."""
+    def config_hash(self) -> str:
+        """Hash of what was requested, which its run folder records."""
         return journal.asked(self.config)
 
     @cached_property
-    def asked_before(self) -> str:
-        """What the folder of an older lmsm is known by, which took a data folder's place for its images."""
+    def old_config_hash(self) -> str:
+        """The hash that older versions recorded: with the data folder's path in place of its images."""
         return journal.asked(self.config, knows_images=False)
 
 
@@ -62,7 +62,7 @@ class RunStatus:
         )
 
 
-def make_plan(
+def build_plan(
     layers: Sequence[Layer], combinations: Sequence[Mapping[str, str]], seeds: Sequence[int] | None
 ) -> list[PlannedRun]:
     """Return the runs of every combination of choices, with every seed (None: the config's own).
@@ -99,8 +99,8 @@ def planned(layers: Sequence[Layer], choices: Mapping[str, str], seed: int | Non
     varied = Layer(choices, {key: f"{key} of the sweep" for key in choices})
     given = Layer.of_flags({"seed": seed})
     config = resolve([*layers, varied, given], check_loss).config
-    told = label(choices if seed is None else {**choices, "seed": str(seed)})
-    return PlannedRun(config, told or "as given")
+    text = label(choices if seed is None else {**choices, "seed": str(seed)})
+    return PlannedRun(config, text or "as given")
 
 
 def _with_places(line: str, names: Sequence[str], num_combinations: int) -> str:
@@ -114,7 +114,7 @@ def _with_places(line: str, names: Sequence[str], num_combinations: int) -> str:
 def _check_distinct(plan: Sequence[PlannedRun]) -> None:
     first: dict[str, PlannedRun] = {}
     for run in plan:
-        same = first.setdefault(run.asked, run)
+        same = first.setdefault(run.config_hash, run)
         if same is not run:
             raise LmsmError(
                 f"{same.label!r} and {run.label!r} are the same run: take one of them out"
@@ -138,18 +138,18 @@ class RunIndex:
     _of_other_images: set[str] = field(default_factory=set)
     """The names of the folders that were passed over for their images."""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Take in the folders that are new."""
         for name in sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else ():
             if name not in self._seen and (asked := asked_of(self.out / name)):
                 self._seen.add(name)
                 self._names.setdefault(asked, []).append(name)
 
-    def survey(self, plan: Sequence[PlannedRun]) -> list[RunStatus]:
+    def status(self, plan: Sequence[PlannedRun]) -> list[RunStatus]:
         """Return where all runs of a plan stand, by one look; say which are of other images."""
-        self.look()
+        self.refresh()
         before = len(self._of_other_images)
-        found = [self._progress(run) for run in plan]
+        found = [self._status_of(run) for run in plan]
         if count := len(self._of_other_images) - before:
             self.display.warning(
                 f"{self.out}: {counted(count, 'run')} with these choices left out, made on other "
@@ -158,12 +158,12 @@ class RunIndex:
             )
         return found
 
-    def progress(self, run: PlannedRun) -> RunStatus:
+    def status_of(self, run: PlannedRun) -> RunStatus:
         """Return where a planned run stands: as far as its best folder has come."""
-        self.look()
-        return self._progress(run)
+        self.refresh()
+        return self._status_of(run)
 
-    def _progress(self, run: PlannedRun) -> RunStatus:
+    def _status_of(self, run: PlannedRun) -> RunStatus:
         best = max(self._runs(run), key=_rank, default=None)
         return RunStatus(run, _state(best) if best else "missing", best)
 
@@ -173,7 +173,9 @@ class RunIndex:
         A run that was made longer since, or whose config cannot be read, is no longer that run.
         """
         names = {
-            name for asked in (run.asked, run.asked_before) for name in self._names.get(asked, ())
+            name
+            for asked in (run.config_hash, run.old_config_hash)
+            for name in self._names.get(asked, ())
         }
         records = [read_run(self.out / name, with_metrics=False) for name in sorted(names)]
         return [

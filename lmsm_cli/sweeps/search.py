@@ -36,7 +36,7 @@ from lmsm_cli.sweeps.optuna_store import (
     open_study,
     states_of,
 )
-from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, make_plan, planned
+from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, build_plan, planned
 from lmsm_cli.sweeps.sweep import check_alone, claimed, complete
 from lmsm_cli.training.loop import Epoch
 
@@ -69,7 +69,7 @@ def check_search(search: Search) -> PlannedRun:
     """
     imported_optuna()
     check_alone()
-    runs = make_plan(search.layers, list(samples(search.axes)), search.seeds and search.seeds[:1])
+    runs = build_plan(search.layers, list(samples(search.axes)), search.seeds and search.seeds[:1])
     if any(run.config.validation == 0 for run in runs):
         raise LmsmError(
             "validation is 0: a search needs validation images to choose by, since it must not see the test's; give --validation"
@@ -108,7 +108,7 @@ class _Worker:
 
     search: Search
     study: "Study"
-    shelf: RunIndex
+    index: RunIndex
     display: Display
     seed: int
 
@@ -204,9 +204,9 @@ class _Worker:
             reporting = _Reporting(self.display, trial, number * run.config.epochs)
             with claimed(run, wait=True):
                 try:
-                    record = complete(run, self.shelf, reporting, with_plots=False)
+                    record = complete(run, self.index, reporting, with_plots=False)
                 finally:  # a pruned or failed run has a folder too
-                    if there := self.shelf.progress(run).record:
+                    if there := self.index.status_of(run).record:
                         trial.set_user_attr("runs", runs := [*runs, str(there.path)])
             values.append(_last_score(record.path))
         return fmean(values)

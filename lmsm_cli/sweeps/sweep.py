@@ -34,7 +34,7 @@ class Failure:
 
 
 def run_plan(
-    plan: Sequence[PlannedRun], shelf: RunIndex, *, with_plots: bool = True
+    plan: Sequence[PlannedRun], index: RunIndex, *, with_plots: bool = True
 ) -> list[Failure]:
     """Complete the runs of a plan, one after the other; return those that failed.
 
@@ -44,10 +44,10 @@ def run_plan(
     """
     check_alone()
     with ignore_sighup():  # between the runs too
-        worker = _Worker.new(plan, shelf, with_plots=with_plots)
+        worker = _Worker.new(plan, index, with_plots=with_plots)
         passed_over = [run for run in plan if not worker.attempt(run)]
         if passed_over:
-            shelf.display.info(
+            index.display.info(
                 f"waiting for {len(passed_over)} runs that other processes are doing"
             )
         for run in passed_over:
@@ -68,7 +68,7 @@ class _Worker:
     """This process among those that work on a plan."""
 
     plan: Sequence[PlannedRun]
-    shelf: RunIndex
+    index: RunIndex
     display: Display
     with_plots: bool
     failed_before: set[Path]
@@ -76,21 +76,21 @@ class _Worker:
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
-    def new(cls, plan: Sequence[PlannedRun], shelf: RunIndex, *, with_plots: bool) -> "_Worker":
+    def new(cls, plan: Sequence[PlannedRun], index: RunIndex, *, with_plots: bool) -> "_Worker":
         """Look at what is there."""
-        found = shelf.survey(plan)
+        found = index.status(plan)
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
         num_done = sum(one.state == "completed" for one in found)
         if num_done:
-            shelf.display.info(f"{num_done} of {len(plan)} runs are there already")
-        return cls(plan, shelf, shelf.display, with_plots, failed)
+            index.display.info(f"{num_done} of {len(plan)} runs are there already")
+        return cls(plan, index, index.display, with_plots, failed)
 
     def attempt(self, run: PlannedRun, *, wait: bool = False) -> bool:
         """Complete a run; return False where another process is at it, unless told to `wait`."""
         with claimed(run, wait=wait) as is_ours:
             if not is_ours:
                 return False
-            there = self.shelf.progress(run)
+            there = self.index.status_of(run)
             if (
                 there.state == "failed"
                 and there.record
@@ -106,7 +106,7 @@ class _Worker:
 
     def _complete(self, run: PlannedRun) -> None:
         try:
-            complete(run, self.shelf, self.display, with_plots=self.with_plots)
+            complete(run, self.index, self.display, with_plots=self.with_plots)
         except StoppedError as stopped:
             raise StoppedError(
                 f"{stopped} with that run; the same command again goes on with all",
@@ -119,12 +119,12 @@ class _Worker:
             self.failures.append(Failure(run, str(error)))
 
 
-def complete(run: PlannedRun, shelf: RunIndex, display: Display, *, with_plots: bool) -> RunRecord:
+def complete(run: PlannedRun, index: RunIndex, display: Display, *, with_plots: bool) -> RunRecord:
     """Return a run completed: as it is there, gone on with, or new; call it with the claim.
 
     Raises LmsmError where it fails, StoppedError after a signal.
     """
-    there = shelf.progress(run)
+    there = index.status_of(run)
     if there.state == "completed" and there.record:
         return there.record
     if there.state in ("interrupted", "running") and there.record:
@@ -157,7 +157,8 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
     folder = run.config.out / ".sweep"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_of(own_folder(folder) / f"{run.asked[:32]}.lock", timeout=-1 if wait else 0)
+        name = f"{run.config_hash[:32]}.lock"
+        lock = lock_of(own_folder(folder) / name, timeout=-1 if wait else 0)
         lock.acquire(poll_interval=_LOOK_EVERY)
     except Timeout:
         yield False
@@ -172,14 +173,14 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
 
 def lost(found: Sequence[RunStatus], failures: Sequence[Failure]) -> list[Failure]:
     """Return as failures the runs that a finished sweep can't read: they must not be missing in silence."""
-    told = {failure.run.asked for failure in failures}
+    told = {failure.run.config_hash for failure in failures}
     return [
         Failure(
             one.run,
             (one.record and one.record.problem) or "its run folder is gone or cannot be read",
         )
         for one in found
-        if one.state != "completed" and one.run.asked not in told
+        if one.state != "completed" and one.run.config_hash not in told
     ]
 
 

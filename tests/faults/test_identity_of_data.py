@@ -17,7 +17,7 @@ from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, read_predictions
-from lmsm_cli.sweeps.plan import RunIndex, make_plan
+from lmsm_cli.sweeps.plan import RunIndex, build_plan
 from lmsm_cli.sweeps.sweep import run_plan
 from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay, noise, save
@@ -346,7 +346,7 @@ def test_own_validation_images_are_found_again(tmp_path):
 def planned(data: Path, out: Path, seeds=(0,), **changes):
     """Return a plan of short runs with these seeds."""
     flags = {key: str(value) for key, value in {**FLAGS, "epochs": 1, **changes}.items()}
-    return make_plan([Layer.of_flags({**flags, "data_dir": data, "out": out})], [{}], seeds)
+    return build_plan([Layer.of_flags({**flags, "data_dir": data, "out": out})], [{}], seeds)
 
 
 def swept(runs) -> tuple[int, SilentDisplay]:
@@ -367,8 +367,8 @@ def test_a_sweep_takes_up_only_runs_on_the_same_images(tmp_path):
     made, display = swept(planned(data, out, seeds=(0, 1)))
     assert made == 2
     assert any("1 run with these choices left out" in text for text in display.warned)
-    shelf = RunIndex(out, SilentDisplay())
-    records = [one.record for one in shelf.survey(planned(data, out, seeds=(0, 1)))]
+    index = RunIndex(out, SilentDisplay())
+    records = [one.record for one in index.status(planned(data, out, seeds=(0, 1)))]
     assert {len(read_images_record(record.path)) for record in records} == {60}
     digests = {read_images_record(record.path).summaries["test"] for record in records}
     assert len(digests) == 1
@@ -382,9 +382,9 @@ def test_an_interrupted_run_on_other_images_is_not_gone_on_with(tmp_path):
     (path,) = (file.parent for file in out.glob("*/status.json"))
     (path / "scores.json").unlink()
     RunFolder(path).write_status("interrupted")
-    assert RunIndex(out).progress(run).state == "interrupted"
+    assert RunIndex(out).status_of(run).state == "interrupted"
     save(data / "a" / "000.png", noise(4711, (SIZE, SIZE, 3)))
-    assert RunIndex(out).progress(run).state == "missing"
+    assert RunIndex(out).status_of(run).state == "missing"
 
 
 def test_an_older_sweep_is_found_by_its_choices(tmp_path):
@@ -395,8 +395,8 @@ def test_an_older_sweep_is_found_by_its_choices(tmp_path):
     (path,) = (file.parent for file in out.glob("*/status.json"))
     (path / "images.npz").unlink()
     environment = json.loads((path / "environment.json").read_text())
-    RunFolder(path).write_environment({**environment, "asked": run.asked_before})
-    assert RunIndex(out).progress(run).state == "completed"
+    RunFolder(path).write_environment({**environment, "asked": run.old_config_hash})
+    assert RunIndex(out).status_of(run).state == "completed"
     data.rename(tmp_path / "moved")
     (elsewhere,) = planned(tmp_path / "moved", out)
-    assert RunIndex(out).progress(elsewhere).state == "missing"
+    assert RunIndex(out).status_of(elsewhere).state == "missing"

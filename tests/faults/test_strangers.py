@@ -13,7 +13,7 @@ import torch
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.console import stdout_console
 from lmsm_cli.commands.progress import PlainDisplay
-from lmsm_cli.config.yaml import written
+from lmsm_cli.config.yaml import dump_yaml
 from lmsm_cli.data.published import Published
 from lmsm_cli.errors import DiskError
 from lmsm_cli.reports.exports import cell
@@ -335,7 +335,7 @@ def test_nothing_is_downloaded_to_a_place_that_only_a_stranger_named(
     state["config"] |= {"dataset": "mnist", "data_dir": "mine/photos"}
     state["fingerprint"] = fingerprint(state["config"])
     checkpoint.save(state, received / "checkpoint.pt")
-    (received / "config.yaml").write_text(written(state["config"]))
+    (received / "config.yaml").write_text(dump_yaml(state["config"]))
     assert main(COMMANDS[command]) == 3
     assert "mnist is not below mine/photos" in capsys.readouterr().err
     assert not Path("mine").exists()
