@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lmsm_cli.comparison.grouping import Group, compare_runs
+from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.comparison.records import Group
 from lmsm_cli.reports.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from lmsm_cli.runs.record import find_runs, read_run
 

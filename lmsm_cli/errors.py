@@ -20,7 +20,7 @@ Exit codes 130 and 143 are those of SIGINT and SIGTERM.
 import pickle
 import shlex
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -149,6 +149,12 @@ def writing(path: Path) -> Iterator[None]:
 def visible(text: str) -> str:
     r"""Return the text with what has no visible form spelled out, as \x1b or \u202e."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of some names, and how many more there are: `cat, dog and 3 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(visible, names[:most])) + more
 
 
 def first_line(error: BaseException) -> str:

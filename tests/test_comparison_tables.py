@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lmsm_cli.comparison.grouping import ClassStatistic, Comparison, Group, Statistic, Unscored
 from lmsm_cli.comparison.intervals import Difference
+from lmsm_cli.comparison.records import ClassStatistic, Comparison, Group, Statistic, Unscored
 from lmsm_cli.comparison.samples import METRICS
 from lmsm_cli.reports.comparison_tables import comparison_notes, comparison_tables
 from lmsm_cli.reports.exports import to_csv, to_markdown

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lmsm_cli.commands.app import main
-from lmsm_cli.comparison.grouping import Statistic, compare_runs
+from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.comparison.records import Statistic
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import RunRecord, find_runs, read_run

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from lmsm_cli.commands.app import main
-from lmsm_cli.comparison.grouping import Comparison, Unscored, compare_runs
+from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.comparison.records import Comparison, Unscored
 from lmsm_cli.errors import DiskError
 from lmsm_cli.reports.html.page import page, write_page
 from lmsm_cli.runs.folder import RunFolder, check_place

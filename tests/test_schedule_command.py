@@ -205,7 +205,7 @@ def test_the_plot_has_lambda_on_a_log_axis(tmp_path, monkeypatch):
     """Lambda's axis is a log axis, its curve starts at 1000, and the margin ends at 1.5."""
     figures = []
     monkeypatch.setattr(
-        "lmsm_cli.reports.schedules.save_figure", lambda figure, *_: figures.append(figure)
+        "lmsm_cli.reports.plots.save_figure", lambda figure, *_: figures.append(figure)
     )
     assert main(["schedule", *LONG_TAIL, "--plot", str(tmp_path / "plan.png")]) == 0
     rate, lam, margin = figures[0].axes

@@ -11,7 +11,7 @@ from lmsm_cli.commands.options import Quiet
 from lmsm_cli.errors import LmsmError, visible
 
 if TYPE_CHECKING:
-    from lmsm_cli.comparison.grouping import Comparison
+    from lmsm_cli.comparison.records import Comparison
 
 _PATHS = typer.Argument(
     help="Run folders, or folders of runs.", metavar="RUN", autocompletion=completion.run_folders

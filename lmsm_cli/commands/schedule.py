@@ -49,7 +49,7 @@ def schedule(
     head = _head(resolved, counts)
     loss, epochs = resolved_spec(resolved.loss, head), planned_epochs(resolved, head)
     if plot:
-        from lmsm_cli.reports.schedules import plot_schedule
+        from lmsm_cli.reports.plots import plot_schedule
 
         plot_schedule(epochs, annealing_curve(resolved, head), loss, plot)
     if json:

@@ -183,7 +183,7 @@ def run_and_compare(
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.comparison.grouping import compare_runs
-    from lmsm_cli.reports.sweep_tables import failures_table
+    from lmsm_cli.reports.tables_checks import failures_table
     from lmsm_cli.sweeps.plan import RunIndex
     from lmsm_cli.sweeps.sweep import lost, run_plan
 
@@ -224,8 +224,7 @@ def run_and_compare(
 
 def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.sweep_tables import plan_table
-    from lmsm_cli.reports.tables_checks import duration
+    from lmsm_cli.reports.tables_checks import duration, plan_table
     from lmsm_cli.sweeps.plan import RunIndex
 
     with new_display(quiet=True) as display:
@@ -259,7 +258,7 @@ def _search(
 ) -> None:
     """Search, then print the best trials and the command of the best."""
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.sweep_tables import trials_table
+    from lmsm_cli.reports.tables_checks import trials_table
     from lmsm_cli.sweeps.search import run_search
 
     with new_display(quiet) as display:

@@ -107,7 +107,7 @@ def _show(resolved: Resolved, *, json: bool) -> None:
 
 def _rehearse(resolved: Resolved, *, quiet: bool, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.tables_checks import rehearsal_table
+    from lmsm_cli.reports.tables_checks import dry_run_table
     from lmsm_cli.training.dry_run import rehearse
 
     with new_display(quiet) as display:
@@ -117,7 +117,7 @@ def _rehearse(resolved: Resolved, *, quiet: bool, json: bool) -> None:
     if json:
         print_json(document)
     else:
-        stdout_console().print(rehearsal_table(document))
+        stdout_console().print(dry_run_table(document))
 
 
 def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:

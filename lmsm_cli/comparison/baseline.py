@@ -1,20 +1,17 @@
 """Which group the others are held against, and what the differences say in words."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from lmsm_cli.comparison.intervals import Difference
+from lmsm_cli.comparison.records import Group
 from lmsm_cli.errors import LmsmError, did_you_mean
-
-if TYPE_CHECKING:
-    from lmsm_cli.comparison.grouping import Group
-    from lmsm_cli.comparison.intervals import Difference
 
 _USUAL = "softmax"
 # What the two scores that answer the user's question are called in a verdict.
 _PLACES = {"few": "on rare classes", "balanced_accuracy": "overall"}
 
 
-def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int | None], list[str]]:
+def baseline_of(groups: Sequence[Group], name: str | None) -> tuple[list[int | None], list[str]]:
     """Return the number of each group's baseline, None where it has none, and notes on that.
 
     A baseline has the same test images. Of several with the name the one counts that differs in
@@ -51,7 +48,7 @@ def baseline_of(groups: "Sequence[Group]", name: str | None) -> tuple[list[int |
     ]
 
 
-def _named(groups: "Sequence[Group]", name: str) -> list[int]:
+def _named(groups: Sequence[Group], name: str) -> list[int]:
     """Return the groups with that label or loss; where there are none, those of a loss of that name."""
     exactly = [number for number, group in enumerate(groups) if name in (group.label, _loss(group))]
     return exactly or [
@@ -59,11 +56,11 @@ def _named(groups: "Sequence[Group]", name: str) -> list[int]:
     ]
 
 
-def _loss(group: "Group") -> str:
+def _loss(group: Group) -> str:
     return str(group.differs.get("loss", ""))
 
 
-def _nearest(group: "Group", groups: "Sequence[Group]", named: Sequence[int]) -> int | None:
+def _nearest(group: Group, groups: Sequence[Group], named: Sequence[int]) -> int | None:
     """Return which of the named groups this one is held against."""
     if any(groups[number] is group for number in named):
         return next(number for number in named if groups[number] is group)
@@ -75,15 +72,15 @@ def _nearest(group: "Group", groups: "Sequence[Group]", named: Sequence[int]) ->
     return None
 
 
-def _other_choices(group: "Group") -> dict[str, str]:
+def _other_choices(group: Group) -> dict[str, str]:
     return {key: str(value) for key, value in group.differs.items() if key != "loss"}
 
 
-def _training_images(group: "Group") -> tuple[str | None, list[int]]:
+def _training_images(group: Group) -> tuple[str | None, list[int]]:
     return (group.images or {}).get("training"), [one.train_count for one in group.per_class]
 
 
-def verdict_in_words(differences: "Mapping[str, Difference | None]") -> str:
+def verdict_in_words(differences: Mapping[str, Difference | None]) -> str:
     """Return the verdicts on the rare classes and on all: `better on rare classes, worse overall`."""
     found = {place: one for key, place in _PLACES.items() if (one := differences.get(key))}
     if not found:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lmsm_cli.errors import CheckpointError
+from lmsm_cli.errors import CheckpointError, listed
 from lmsm_cli.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -143,9 +143,7 @@ def _difference(one: _Images, newer: _Images) -> str:
 
 
 def _listed(runs: Sequence[RunRecord]) -> str:
-    names = [run.name for run in runs[:_MOST_NAMES]]
-    more = len(runs) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")
+    return listed([run.name for run in runs], _MOST_NAMES)
 
 
 def _counts(one: _Images, newer: _Images) -> str:

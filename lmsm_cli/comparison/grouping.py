@@ -4,10 +4,9 @@ Runs that differ in nothing but the seed (and where they ran) make one group, sc
 standard deviation, and held against a baseline.
 """
 
-import json
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from lmsm_cli.comparison.baseline import baseline_of, verdict_in_words
@@ -19,6 +18,13 @@ from lmsm_cli.comparison.data_sets import (
     notes_on_images,
 )
 from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER, Difference, difference
+from lmsm_cli.comparison.records import (
+    ClassStatistic,
+    Comparison,
+    Group,
+    Statistic,
+    Unscored,
+)
 from lmsm_cli.comparison.samples import (
     METRICS,
     SPLIT_KEYS,
@@ -33,74 +39,10 @@ from lmsm_cli.comparison.samples import (
     values,
 )
 from lmsm_cli.config import Config
-from lmsm_cli.errors import check_choice
-from lmsm_cli.reports.tables import absent_in_words
+from lmsm_cli.errors import check_choice, listed
 from lmsm_cli.runs.record import RunRecord
 
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """Mean and sample standard deviation (None for one run) over n runs."""
-
-    mean: float
-    sd: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class ClassStatistic:
-    """The accuracy of one class in a group of runs."""
-
-    name: str
-    train_count: int
-    test_count: int
-    accuracy: Statistic | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs of one configuration; `test_set` numbers the distinct sets of test images."""
-
-    label: str
-    differs: dict[str, Any]
-    test_set: int
-    seeds: tuple[int | None, ...]
-    runs: tuple[str, ...]
-    metrics: dict[str, Statistic | None]
-    per_class: tuple[ClassStatistic, ...]
-    is_baseline: bool = False
-    differences: dict[str, Difference | None] = field(default_factory=dict)
-    """To the baseline, by score; empty for the baseline itself, and where there is none."""
-    verdict: str = ""
-    """What the differences say, in words."""
-    images: dict[str, str | None] | None = None
-    """The digests of the training, validation and test images; None where they are not known."""
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """A run that is left out, and why."""
-
-    run: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Groups of runs in the order of their test sets, and the runs that are in no group."""
-
-    differing: tuple[str, ...]
-    groups: tuple[Group, ...]
-    unscored: tuple[Unscored, ...]
-    notes: tuple[str, ...] = ()
-    """What a reader must know of how the groups were made."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the comparison as plain lists, dicts and numbers."""
-        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return document
 
 
 def compare_runs(
@@ -215,8 +157,11 @@ def _absent_classes(groups: Iterable[Group]) -> list[str]:
     absent = list(dict.fromkeys(one.name for one in rows if not one.test_count))
     if not absent:
         return []
-    told = absent_in_words(absent)
-    return [f"{told} no test image: balanced accuracy and macro F1 are over the other classes"]
+    verb = "has" if len(absent) == 1 else "have"
+    return [
+        f"{listed(absent)} {verb} no test image: "
+        "balanced accuracy and macro F1 are over the other classes"
+    ]
 
 
 def _averaged(members: Iterable[Sequence[Sample]], by: Sequence[str]) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import PurePath
 from rich.table import Table
 from rich.text import Text
 
-from lmsm_cli.comparison.grouping import Comparison, Group, Statistic, Unscored
 from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER, Difference, in_points
+from lmsm_cli.comparison.records import Comparison, Group, Statistic, Unscored
 from lmsm_cli.comparison.samples import PLAIN_FORMATS
 from lmsm_cli.reports.tables import (
     NOTHING,

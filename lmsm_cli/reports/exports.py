@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lmsm_cli.comparison.grouping import Comparison, Group
+from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.errors import visible
 
 # What a formula begins with, also as East Asian keyboards write it; tabs and line ends are spelled out.

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from lmsm_cli.errors import visible
+from lmsm_cli.errors import listed, visible
 from lmsm_cli.metrics import Confusion, confusion_of, reliability_bounds
 
 NOTHING = "-"
@@ -61,13 +61,11 @@ def absent_line(scores: Mapping[str, Any]) -> str | None:
     if not absent:
         return None
     left = len(scores["per_class"]) - len(absent)
-    return f"{absent_in_words(absent)} none of these images: balanced accuracy and macro F1 are over the other {left} class{'es' if left > 1 else ''}"
-
-
-def absent_in_words(names: Sequence[str], most: int = 5) -> str:
-    """Return names with a verb: `cat has`, `cat, dog and 3 more have`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(map(visible, names[:most]))}{more} {'has' if len(names) == 1 else 'have'}"
+    verb = "has" if len(absent) == 1 else "have"
+    return (
+        f"{listed(absent)} {verb} none of these images: balanced accuracy and macro F1 "
+        f"are over the other {left} class{'es' if left > 1 else ''}"
+    )
 
 
 def summary_table(scores: Mapping[str, Any]) -> Table:

@@ -75,7 +75,7 @@ def ending_of(status: dict[str, Any]) -> str:
     return f"{status.get('state', 'unknown')}{reason}"
 
 
-def asked_of(path: Path) -> str | None:
+def config_hash_of(path: Path) -> str | None:
     """Return the fingerprint of what the run in a folder was asked for; None where it is unknown."""
     asked = (_attempt(_read(Environment), path / "environment.json", []) or {}).get("asked")
     return asked if isinstance(asked, str) else None

@@ -15,7 +15,7 @@ from lmsm_cli.errors import CheckpointError, DiskError, LmsmError
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
-from lmsm_cli.runs.record import RunRecord, asked_of, read_run
+from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.sweeps.grid import label
 from lmsm_cli.training import resume as journal
@@ -141,7 +141,7 @@ class RunIndex:
     def refresh(self) -> None:
         """Take in the folders that are new."""
         for name in sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else ():
-            if name not in self._seen and (asked := asked_of(self.out / name)):
+            if name not in self._seen and (asked := config_hash_of(self.out / name)):
                 self._seen.add(name)
                 self._names.setdefault(asked, []).append(name)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from lmsm_cli.comparison.grouping import Comparison, Group
+from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.reports.tables import NOTHING
 from lmsm_cli.runs.record import RunRecord
 

@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from lmsm_cli import __version__
 from lmsm_cli.comparison.data_sets import UNKNOWN
-from lmsm_cli.comparison.grouping import Comparison, Group
 from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER
+from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.errors import visible
 from lmsm_cli.reports.html import facts as page_facts
 from lmsm_cli.reports.html import tables as page_tables

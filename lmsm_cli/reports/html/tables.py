@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from lmsm_cli.comparison.grouping import ClassStatistic, Group, Statistic
 from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER, Difference, in_points
+from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
 from lmsm_cli.comparison.samples import PLAIN_FORMATS
 from lmsm_cli.reports.html.svg import MINUS, style_of
 from lmsm_cli.reports.tables import NOTHING

@@ -1,0 +1,70 @@
+"""What a comparison is: groups of runs, their statistics, and the runs that are left out."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lmsm_cli.comparison.intervals import Difference
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and sample standard deviation (None for one run) over n runs."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class ClassStatistic:
+    """The accuracy of one class in a group of runs."""
+
+    name: str
+    train_count: int
+    test_count: int
+    accuracy: Statistic | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration; `test_set` numbers the distinct sets of test images."""
+
+    label: str
+    differs: dict[str, Any]
+    test_set: int
+    seeds: tuple[int | None, ...]
+    runs: tuple[str, ...]
+    metrics: dict[str, Statistic | None]
+    per_class: tuple[ClassStatistic, ...]
+    is_baseline: bool = False
+    differences: dict[str, Difference | None] = field(default_factory=dict)
+    """To the baseline, by score; empty for the baseline itself, and where there is none."""
+    verdict: str = ""
+    """What the differences say, in words."""
+    images: dict[str, str | None] | None = None
+    """The digests of the training, validation and test images; None where they are not known."""
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A run that is left out, and why."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs in the order of their test sets, and the runs that are in no group."""
+
+    differing: tuple[str, ...]
+    groups: tuple[Group, ...]
+    unscored: tuple[Unscored, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader must know of how the groups were made."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as plain lists, dicts and numbers."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return document
