@@ -22,7 +22,7 @@ from loss_arms import (
     value_row,
 )
 
-from lmsm_cli.models.classifier import BACKBONES
+from lmsm_cli.models.backbones import BACKBONES
 
 REPLAYS = 20  # of a small graph between two events, which resolve half a microsecond
 cuda: Any = torch.cuda  # partly without types

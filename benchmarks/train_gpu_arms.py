@@ -52,14 +52,16 @@ def training_flops(plan: Plan) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from lmsm_cli.config import Config
-    from lmsm_cli.models.classifier import build_classifier
+    from lmsm_cli.models.classifier import ModelSpec, build_classifier
 
     images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4)
     classes, half = tuple("0123456789"), (0.5, 0.5, 0.5)
     numbers: dict[str, float] = {}
     for model in MODELS:
         neck = Config.model_validate({"model": model}).neck
-        net = build_classifier(model, neck, "softmax", classes=classes, mean=half, std=half)
+        net = build_classifier(
+            ModelSpec(model, neck, "softmax"), classes=classes, mean=half, std=half
+        )
         with FlopCounterMode(display=False) as counter:
             net.head(net.embed(images), labels).backward()
         numbers[model] = counter.get_total_flops() / len(labels) / 1e9

@@ -10,7 +10,7 @@ import torch
 
 from lmsm_cli import load_checkpoint
 from lmsm_cli.errors import ArgumentError, CheckpointError, DiskError
-from lmsm_cli.models.classifier import build_classifier
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 
 CONFIG = {"model": "paper-2d", "neck": "linear", "loss": "lsoftmax:margin=3"}
@@ -20,7 +20,7 @@ CONFIG = {"model": "paper-2d", "neck": "linear", "loss": "lsoftmax:margin=3"}
 def model():
     """A small untrained classifier."""
     torch.manual_seed(0)
-    return build_classifier(**CONFIG, classes=("cat", "dog"), mean=(0.4,), std=(0.2,))
+    return build_classifier(ModelSpec(**CONFIG), classes=("cat", "dog"), mean=(0.4,), std=(0.2,))
 
 
 @pytest.fixture

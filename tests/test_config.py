@@ -9,7 +9,7 @@ from lmsm_cli.config import ADDED_KEYS, DEPENDENT_OPTIONS, Config, dump, dump_ya
 from lmsm_cli.config.resolve import Layer, preset_names, resolve
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import check_loss
-from lmsm_cli.models.classifier import BACKBONES
+from lmsm_cli.models.backbones import BACKBONES
 
 
 def flags(**values):

@@ -14,7 +14,7 @@ import torch
 from lmsm_cli.config import MOST_EPOCHS, Config
 from lmsm_cli.config import config as configs
 from lmsm_cli.errors import CheckpointError
-from lmsm_cli.models.classifier import build_classifier
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint, contents
 
 NAN, INF = math.nan, math.inf
@@ -53,9 +53,7 @@ def whole():
     """All that a run saves, in the middle of its third epoch."""
     torch.manual_seed(0)
     model = build_classifier(
-        CONFIG["model"],
-        CONFIG["neck"],
-        CONFIG["loss"],
+        ModelSpec(CONFIG["model"], CONFIG["neck"], CONFIG["loss"]),
         classes=("cat", "dog"),
         mean=(0.5,) * 3,
         std=(0.25,) * 3,

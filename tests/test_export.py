@@ -21,7 +21,8 @@ from lmsm_cli.data import sources
 from lmsm_cli.errors import LmsmError, RunError
 from lmsm_cli.inference import export as exporting
 from lmsm_cli.losses.registry import HEADS
-from lmsm_cli.models.classifier import BACKBONES, build_classifier
+from lmsm_cli.models.backbones import BACKBONES
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from tests.conftest import SilentDisplay
 
@@ -36,9 +37,7 @@ def write_checkpoint(folder: Path, model="paper-2d", loss="softmax", channels=3,
     torch.manual_seed(0)
     counts = torch.tensor([40, 30, 20, 10])
     net = build_classifier(
-        model,
-        config.neck,
-        loss,
+        ModelSpec(model, config.neck, loss),
         classes=CLASSES,
         mean=(0.4,) * channels,
         std=(0.2,) * channels,

@@ -9,17 +9,23 @@ import torchvision
 from torch import nn
 
 from lmsm_cli.errors import ArgumentError, CheckpointError, LmsmError
-from lmsm_cli.models.classifier import BACKBONES, build_classifier, check_model, first_non_finite
+from lmsm_cli.models.backbones import BACKBONES, Block, check_model, first_non_finite
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 
 CLASSES = tuple("abcdefghij")
 
 
-def build(model="resnet18", neck="bn", loss="softmax", channels=3, **more):
+def build(model="resnet18", neck="bn", loss="softmax", channels=3, pretrained=None, **head):
     """Return a small-image classifier of ten classes."""
     torch.manual_seed(0)
     return build_classifier(
-        model, neck, loss, classes=CLASSES, mean=(0.5,) * channels, std=(0.25,) * channels, **more
+        ModelSpec(model, neck, loss, **head),
+        classes=CLASSES,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        class_counts=torch.arange(1, 11),
+        pretrained=pretrained,
     )
 
 
@@ -57,9 +63,7 @@ def test_ldam_drws_net_is_had_on_request():
     assert norms.mean().item() == pytest.approx(2**0.5, rel=0.1)
     assert 0 < model.head.bias.abs().max() <= 1 / 8
     # and for LDAM a normalised layer without a bias, its columns at length 1
-    normed = build(
-        "resnet32", "none", loss="ldam", class_counts=torch.arange(1, 11), head_init="unit"
-    )
+    normed = build("resnet32", "none", loss="ldam", head_init="unit")
     assert sum(p.numel() for p in normed.parameters()) == 464_144
     torch.testing.assert_close(normed.head.weight.norm(dim=1), torch.ones(10))
 
@@ -76,9 +80,7 @@ def test_resnet18_is_the_seeds():
 
 def test_option_a_shortcuts_have_no_parameters():
     """A block that halves the image subsamples its input and pads the channels with zeros."""
-    from lmsm_cli.models.classifier import _Block
-
-    block = _Block(16, 32, 2).eval()
+    block = Block(16, 32, 2).eval()
     nn.init.zeros_(block.conv2.weight)  # leaves the shortcut alone
     x = torch.rand(1, 16, 8, 8)
     out = block(x)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsm_cli.config import Config
-from lmsm_cli.models.classifier import build_classifier
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runtime import arithmetic
 from lmsm_cli.runtime import probe as probing
 from lmsm_cli.runtime.device import Runtime
@@ -117,7 +117,7 @@ def test_it_takes_two_seconds_at_most_and_leaves_no_trace():
     """A net that is heavy for this CPU is probed within the budget; model and generator stay as they were."""
     torch.manual_seed(3)
     model = build_classifier(
-        "resnet18", "bn", "softmax", classes="abc", mean=(0.5,) * 3, std=(0.3,) * 3
+        ModelSpec("resnet18", "bn", "softmax"), classes="abc", mean=(0.5,) * 3, std=(0.3,) * 3
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(7)

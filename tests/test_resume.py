@@ -18,7 +18,7 @@ from lmsm_cli.inference.evaluate import evaluation_of
 from lmsm_cli.inference.export import export
 from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.losses.registry import HEADS, check_loss
-from lmsm_cli.models.classifier import build_classifier
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.training import run as experiment
@@ -586,7 +586,7 @@ def test_a_full_disk_says_how_much_is_free(tmp_path, monkeypatch):
 def test_optimisers_remember_in_the_parameters_own_order():
     """The saved moments of a convolution lie as its weight does, so that any device can take them."""
     model = build_classifier(
-        "paper-mnist", "linear", "softmax", classes=("a", "b"), mean=(0.4,), std=(0.2,)
+        ModelSpec("paper-mnist", "linear", "softmax"), classes=("a", "b"), mean=(0.4,), std=(0.2,)
     ).to(memory_format=torch.channels_last)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)

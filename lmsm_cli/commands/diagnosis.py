@@ -232,14 +232,17 @@ def _arithmetic() -> Iterator[Check]:
     """Say what --precision auto takes for the default model: on the CPU measured, or remembered."""
     from lmsm_cli.config import Config
     from lmsm_cli.data.sources import source_of
-    from lmsm_cli.models.classifier import build_classifier
+    from lmsm_cli.models.classifier import ModelSpec, build_classifier
     from lmsm_cli.runtime.arithmetic import resolve_precision, runtime_of
 
     config, said = Config.model_validate({}), list[str]()
     source = source_of(config.dataset)
     half = (0.5,) * source.channels
     model = build_classifier(
-        config.model, config.neck, config.loss, classes=map(str, range(10)), mean=half, std=half
+        ModelSpec(config.model, config.neck, config.loss),
+        classes=map(str, range(10)),
+        mean=half,
+        std=half,
     )
     runtime = runtime_of(
         resolve_precision(config, model, (source.size, source.size, source.channels), said.append)

@@ -1,34 +1,27 @@
-"""Backbones, necks, and the Classifier that joins them with a head.
+"""The Classifier, which joins a backbone, a neck and a head, and how it is built from names."""
 
-A backbone maps normalised images (N, C, H, W) to features; the neck turns those into the head's
-input. To add a backbone, write a function `channels -> Backbone` and name it in `BACKBONES`.
-"""
-
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from lmsm_cli.errors import MALFORMED, ArgumentError, CheckpointError, LmsmError, first_line
+from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.head import Head, Init
 from lmsm_cli.losses.registry import build_head
+from lmsm_cli.models.backbones import BACKBONES, load_pretrained
+from lmsm_cli.models.necks import build_neck
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A feature extractor and the shapes around it."""
+class ModelSpec:
+    """The names of the parts of a classifier, as the config has them."""
 
-    module: nn.Module
-    num_features: int
-    """Width of what `module` returns, (N, num_features)."""
-    embedding: int
-    """Width that a neck brings the features to."""
-    smallest_image: int
-    """Side in pixels below which the pooling stages run out of image."""
+    model: str
+    neck: str
+    loss: str
+    head_bias: bool = False
+    head_init: Init = "default"
 
 
 class Classifier(nn.Module):
@@ -87,269 +80,42 @@ class Classifier(nn.Module):
 
 
 def build_classifier(
-    model: str,
-    neck: str,
-    loss: str,
+    spec: ModelSpec,
     *,
     classes: Iterable[str],
     mean: Iterable[float],
     std: Iterable[float],
     class_counts: Tensor | None = None,
     pretrained: str | None = None,
-    head_bias: bool = False,
-    head_init: Init = "default",
 ) -> Classifier:
-    """Return a fresh classifier; weights come from torch's global generator.
+    """Return a fresh classifier, its weights drawn from torch's global generator.
 
-    `mean` has one entry a channel; `head_bias` and `head_init` as in `build_head`. Raises LmsmError for unusable losses and weights.
+    Args:
+        spec: the names of its parts; `head_bias` and `head_init` as `build_head` takes them.
+        classes: the names of the classes.
+        mean, std: the normalisation, one number a channel, in units of [0, 1].
+        class_counts: the training images of each class (C,), for losses that need them.
+        pretrained: `imagenet`, or the path of a state dict of the backbone.
+
+    Raises LmsmError for losses and weights that cannot be used.
     """
     classes, mean = tuple(classes), tuple(mean)
-    backbone = BACKBONES[model](len(mean))
+    backbone = BACKBONES[spec.model](len(mean))
     if pretrained:
-        load_pretrained(backbone.module, model, pretrained)
-    layers, num_features = build_neck(neck, backbone)
+        load_pretrained(backbone.module, spec.model, pretrained)
+    neck, num_features = build_neck(spec.neck, backbone)
     head = build_head(
-        loss, num_features, len(classes), class_counts, bias=head_bias, init=head_init
+        spec.loss,
+        num_features,
+        len(classes),
+        class_counts,
+        bias=spec.head_bias,
+        init=spec.head_init,
     )
-    return Classifier(backbone.module, layers, head, classes=classes, mean=mean, std=std)
+    return Classifier(backbone.module, neck, head, classes=classes, mean=mean, std=std)
 
 
-def check_model(model: str, pretrained: str | None, *, channels: int, image_size: int) -> None:
-    """Raise LmsmError where the model cannot take such images or has no such weights.
-
-    Builds the backbone without memory, so that it can be asked before any data is read.
-    """
-    with torch.device("meta"):
-        smallest = BACKBONES[model](channels).smallest_image
-    if image_size < smallest:
-        raise LmsmError(
-            f"{model} needs images of at least {smallest} pixels, these have {image_size}; take resnet18 or a paper- net"
-        )
-    if pretrained and model not in _TORCHVISION:
-        raise LmsmError(
-            f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have"
-        )
-    if pretrained and pretrained != "imagenet" and not Path(pretrained).is_file():
-        what = "is a folder, no file" if Path(pretrained).is_dir() else "does not exist"
-        raise LmsmError(f"pretrained file {pretrained} {what}")
-
-
-def width_of(model: str, neck: str, channels: int) -> int:
+def head_width(model: str, neck: str, channels: int) -> int:
     """Return the number of features that a model's head takes; built without memory."""
     with torch.device("meta"):
         return build_neck(neck, BACKBONES[model](channels))[1]
-
-
-def build_neck(kind: str, backbone: Backbone) -> tuple[nn.Module, int]:
-    """Return the layers between backbone and head, and the number of features they give.
-
-    `relu` is the seed project's Linear-ReLU-Dropout. Its features are exactly 0 where the ReLU is
-    shut, and a margin loss can shut it for good; `prelu` and `bn` always pass a gradient.
-    """
-    if kind == "none":
-        return nn.Identity(), backbone.num_features
-    width = backbone.embedding
-    linear = nn.Linear(backbone.num_features, width, bias=kind != "bn")
-    follow: dict[str, tuple[nn.Module, ...]] = {
-        "linear": (),
-        "relu": (nn.ReLU(), nn.Dropout(0.25)),
-        "prelu": (nn.PReLU(), nn.Dropout(0.25)),
-        "bn": (nn.BatchNorm1d(width),),
-    }
-    return nn.Sequential(linear, *follow[kind]), width
-
-
-def _seed_resnet18(channels: int) -> Backbone:
-    """torchvision's ResNet-18 with a 3x3 stem of stride 1, max-pool kept, as the seed adapts it."""
-    return Backbone(_resnet18(channels, pool=True), 512, 64, 8)
-
-
-def _cifar_resnet18(channels: int) -> Backbone:
-    """The field's CIFAR ResNet-18: 3x3 stem and no max-pool."""
-    return Backbone(_resnet18(channels, pool=False), 512, 512, 8)
-
-
-def _resnet18(channels: int, *, pool: bool) -> nn.Module:
-    from torchvision.models import resnet18
-
-    net: nn.Module = resnet18(weights=None)
-    net.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    if not pool:
-        net.maxpool = nn.Identity()
-    net.fc = nn.Identity()
-    return net
-
-
-def _vgg16(channels: int, *, batch_norm: bool) -> Backbone:
-    """torchvision's VGG-16 features and the seed's first hidden layer, 512 -> 128."""
-    from torchvision.models import vgg16, vgg16_bn
-
-    features = (vgg16_bn if batch_norm else vgg16)(weights=None).features
-    if channels != 3:
-        features[0] = nn.Conv2d(channels, 64, 3, padding=1)
-    # Pooling to 1x1 changes nothing at 32x32 (five halvings) and admits larger images.
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    hidden = nn.Sequential(nn.Linear(512, 128), nn.ReLU(), nn.Dropout())
-    return Backbone(nn.Sequential(features, pool, hidden), 128, 32, 32)
-
-
-class _Block(nn.Module):
-    """Basic residual block whose shortcut is parameter-free (He et al. 2016, option A)."""
-
-    def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.stride, self.padding = stride, (after - before) // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output; the shortcut subsamples and pads channels with zeros."""
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        if self.stride != 1:
-            x = x[:, :, :: self.stride, :: self.stride]
-            x = functional.pad(x, (0, 0, 0, 0, self.padding, self.padding))
-        return torch.relu(y + x)
-
-
-def _resnet32(channels: int) -> Backbone:
-    """He et al.'s ResNet-32 for CIFAR as LDAM-DRW trains it: 0.46 million parameters."""
-    widths = [
-        (16, 16, 1),
-        *[(16, 16, 1)] * 4,
-        (16, 32, 2),
-        *[(32, 32, 1)] * 4,
-        (32, 64, 2),
-        *[(64, 64, 1)] * 4,
-    ]
-    net = nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        *[_Block(*width) for width in widths],
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    return Backbone(net, 64, 64, 8)
-
-
-def _paper_net(
-    stem: int, stages: tuple[tuple[int, int], ...], embedding: int, kernel: int = 3
-) -> Callable[[int], Backbone]:
-    """Return a net of Liu et al. 2016, table 1: `stages` of (width, convolutions), each pooled.
-
-    Convolution-BatchNorm-PReLU, MSRA initialisation, average pooling at the end only where an
-    image larger than the paper's leaves more than the paper's 4x4 (CIFAR) or 3x3 (MNIST) grid.
-    """
-
-    def build(channels: int) -> Backbone:
-        layers: list[nn.Module] = []
-        width = channels
-        for after, repeats in ((stem, 1 if stem else 0), *stages):
-            for _ in range(repeats):
-                conv = nn.Conv2d(width, after, kernel, padding=kernel // 2, bias=False)
-                nn.init.kaiming_normal_(conv.weight)
-                layers += [conv, nn.BatchNorm2d(after), nn.PReLU()]
-                width = after
-            if (after, repeats) in stages:
-                layers.append(nn.MaxPool2d(2))
-        grid = 4 if channels == 3 else 3
-        layers += [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
-        return Backbone(nn.Sequential(*layers), width * grid * grid, embedding, 8)
-
-    return build
-
-
-BACKBONES: Mapping[str, Callable[[int], Backbone]] = {
-    "resnet18": _seed_resnet18,
-    "vgg16": lambda channels: _vgg16(channels, batch_norm=False),
-    "vgg16_bn": lambda channels: _vgg16(channels, batch_norm=True),
-    "resnet18-cifar": _cifar_resnet18,
-    "resnet32": _resnet32,
-    "paper-mnist": _paper_net(64, ((64, 3), (64, 3), (64, 3)), 256),
-    "paper-cifar10": _paper_net(64, ((64, 4), (96, 4), (128, 4)), 256),
-    "paper-cifar100": _paper_net(96, ((96, 4), (192, 4), (384, 4)), 512),
-    "paper-2d": _paper_net(0, ((32, 2), (64, 2), (128, 2)), 2, kernel=5),
-}
-
-_TORCHVISION = {
-    "resnet18": "ResNet18_Weights",
-    "resnet18-cifar": "ResNet18_Weights",
-    "vgg16": "VGG16_Weights",
-    "vgg16_bn": "VGG16_BN_Weights",
-}
-
-
-def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
-    """Load ImageNet weights into a torchvision backbone: `imagenet`, or a state-dict file's path.
-
-    Layers that were adapted to small images (a ResNet's stem) and the classifier stay fresh.
-    Raises LmsmError where the model has no such weights or the file does not hold them, and
-    CheckpointError where a number of them is not finite.
-    """
-    given = _imagenet_weights(model) if source == "imagenet" else _read_weights(Path(source))
-    damaged = first_non_finite(given)
-    if damaged is not None:
-        raise CheckpointError(
-            f"pretrained {source!r} holds numbers that are not finite (NaN or infinity), first in the tensor {damaged!r}: a training cannot start from them; take another file"
-        )
-    own = backbone.state_dict()
-    if model.startswith("vgg"):  # our features sit one level deeper
-        given = {
-            f"0.{key.removeprefix('features.')}": value
-            for key, value in given.items()
-            if key.startswith("features.")
-        }
-    fresh = {key for key in own if key == "conv1.weight" or key.startswith("2.")}
-    wanted = own.keys() - fresh
-    unusable = sorted(
-        key for key in wanted if key not in given or given[key].shape != own[key].shape
-    )
-    if unusable:
-        raise LmsmError(
-            f"pretrained {source!r} does not fit {model}: {len(unusable)} of {len(wanted)} tensors are missing or of another shape, first {unusable[0]!r}"
-        )
-    backbone.load_state_dict({key: given[key] for key in wanted}, strict=False)
-
-
-def first_non_finite(state: Mapping[str, Any]) -> str | None:
-    """Return the name of the first tensor of a state dict that holds NaN or infinity, None for none.
-
-    What is no tensor of numbers is passed over.
-    """
-    for name, value in state.items():
-        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
-            return name
-    return None
-
-
-def _imagenet_weights(model: str) -> Mapping[str, Tensor]:
-    import torchvision.models
-
-    weights = getattr(torchvision.models, _TORCHVISION[model]).IMAGENET1K_V1
-    try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise LmsmError(
-            f"cannot download {weights.url}: {error}; download it elsewhere and give the file's path to --pretrained"
-        ) from None
-    return state
-
-
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except MALFORMED as error:
-        raise LmsmError(f"pretrained file {path} is no state dict: {first_line(error)}") from None
-    if isinstance(state, Mapping) and "schema" in state and "model" in state:
-        raise LmsmError(
-            f"pretrained file {path} is a checkpoint of an lmsm run: --pretrained takes weights of torchvision's nets alone; `lmsm resume` goes on with a run, to more --epochs too"
-        )
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise LmsmError(f"pretrained file {path} is no state dict of tensors")
-    return state

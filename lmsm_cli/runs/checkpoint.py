@@ -30,7 +30,8 @@ from lmsm_cli.errors import (
     LmsmError,
     first_line,
 )
-from lmsm_cli.models.classifier import Classifier, build_classifier, check_model, width_of
+from lmsm_cli.models.backbones import check_model
+from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier, head_width
 from lmsm_cli.runs import contents
 from lmsm_cli.runs.record import ending_of, only_run, read_run
 from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
@@ -204,18 +205,17 @@ def restore(state: dict[str, Any], path: Path) -> Classifier:
     try:
         side, _, channels = state["image_shape"]
         check_model(config["model"], None, channels=channels, image_size=side)
-        width = width_of(config["model"], config["neck"], channels)
+        width = head_width(config["model"], config["neck"], channels)
         if weight.shape[1] != width:  # before room for so many classes of the right width is made
             raise LmsmError(f"head.weight has {weight.shape[1]} columns, not {width}")
         model = build_classifier(
-            config["model"],
-            config["neck"],
-            config["loss"],
+            ModelSpec(
+                config["model"], config["neck"], config["loss"], config.get("head_bias", False)
+            ),
             classes=state["classes"],
             mean=state["mean"],
             std=state["std"],
             class_counts=torch.tensor(state["train_counts"]),
-            head_bias=config.get("head_bias", False),
         )
         model.load_state_dict(state["model"])
     except (LmsmError, *MALFORMED) as error:

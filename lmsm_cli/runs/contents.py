@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lmsm_cli.config import MOST_EPOCHS, Config
 from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
-from lmsm_cli.models.classifier import first_non_finite
+from lmsm_cli.models.backbones import first_non_finite
 from lmsm_cli.runs.documents import Images
 
 # Bytes of everything but the tensors, of which an epoch has 300, and operations that pickle reads of

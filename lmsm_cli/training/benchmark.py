@@ -17,7 +17,7 @@ from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import HEADS, build_head
-from lmsm_cli.models.classifier import Classifier, build_classifier
+from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Precision, Runtime
 from lmsm_cli.runtime.memory import is_out_of_memory
@@ -141,7 +141,7 @@ def _classifier(model: str) -> Classifier:
     neck = Config.model_validate({"model": model}).neck
     half = (0.5,) * _CHANNELS
     return build_classifier(
-        model, neck, "softmax", classes=map(str, range(_CLASSES)), mean=half, std=half
+        ModelSpec(model, neck, "softmax"), classes=map(str, range(_CLASSES)), mean=half, std=half
     )
 
 

@@ -24,7 +24,8 @@ from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.losses.class_weights import loss_weights
 from lmsm_cli.metrics import balanced_accuracy
-from lmsm_cli.models.classifier import Classifier, first_non_finite
+from lmsm_cli.models.backbones import first_non_finite
+from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.training.collapse import (

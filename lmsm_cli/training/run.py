@@ -25,7 +25,8 @@ from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.losses.spec import parse_spec, with_option
-from lmsm_cli.models.classifier import Classifier, build_classifier, check_model
+from lmsm_cli.models.backbones import check_model
+from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.runs import environment
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
@@ -66,16 +67,12 @@ def build_model(config: Config, data: Data) -> Classifier:
     _, side, _, channels = data.training.images.shape
     check_model(config.model, config.pretrained, channels=channels, image_size=side)
     return build_classifier(
-        config.model,
-        config.neck,
-        config.loss,
+        ModelSpec(config.model, config.neck, config.loss, config.head_bias, config.head_init),
         classes=data.training.classes,
         mean=data.training.mean,
         std=data.training.std,
         class_counts=torch.tensor(data.train_counts),
         pretrained=config.pretrained,
-        head_bias=config.head_bias,
-        head_init=config.head_init,
     )
 
 

@@ -23,7 +23,7 @@ from lmsm_cli.errors import CheckpointError, LmsmError
 from lmsm_cli.losses.head import options_of
 from lmsm_cli.losses.registry import HEADS, build_head, check_loss
 from lmsm_cli.losses.spec import format_spec, parse_spec
-from lmsm_cli.models.classifier import build_classifier
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import SILENT
@@ -432,7 +432,7 @@ SPEC = {"model": "paper-2d", "neck": "linear", "loss": "lsoftmax:margin=3"}
 def state():
     """The state of a small classifier, in the schema that has no digest, so that damage gets far."""
     torch.manual_seed(0)
-    model = build_classifier(**SPEC, classes=("cat", "dog"), mean=(0.4,), std=(0.2,))
+    model = build_classifier(ModelSpec(**SPEC), classes=("cat", "dog"), mean=(0.4,), std=(0.2,))
     return checkpoint.state_of(
         model, SPEC, train_counts=[5, 5], image_shape=[28, 28, 1], epoch=1
     ) | {"schema": 1}

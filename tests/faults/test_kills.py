@@ -18,7 +18,7 @@ import pytest
 
 from lmsm_cli import load_checkpoint
 from lmsm_cli.errors import CheckpointError
-from lmsm_cli.models.classifier import build_classifier
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training import run as experiment
 from tests.conftest import SilentDisplay
@@ -201,7 +201,7 @@ def test_a_kill_before_any_change_of_the_folder_changes_no_bit(tmp_path):
 def test_every_flipped_byte_is_noticed(tmp_path, number):
     """300 places all over a file, its ends and headers among them: none passes for a checkpoint."""
     choices = {"model": "paper-2d", "neck": "linear", "loss": "softmax"}
-    model = build_classifier(**choices, classes=("a", "b"), mean=(0.4,), std=(0.2,))
+    model = build_classifier(ModelSpec(**choices), classes=("a", "b"), mean=(0.4,), std=(0.2,))
     file = tmp_path / "checkpoint.pt"
     checkpoint.save(
         checkpoint.state_of(model, choices, train_counts=[1, 1], image_shape=[28, 28, 1], epoch=1),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lmsm_cli.config import Config
-from lmsm_cli.models.classifier import build_classifier
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
 from lmsm_cli.training import resume as journals
@@ -95,7 +95,7 @@ class Saving:
         torch.manual_seed(0)
         self.folder, self.journal = RunFolder(path), History()
         self.model = build_classifier(
-            "paper-2d", "linear", "softmax", classes=("a", "b"), mean=(0.5,), std=(0.2,)
+            ModelSpec("paper-2d", "linear", "softmax"), classes=("a", "b"), mean=(0.5,), std=(0.2,)
         )
         self.optimizer = new_optimizer(self.model, CONFIG)
 
