@@ -57,9 +57,9 @@ def measure(root: Path, size: int) -> dict[str, float]:
 
     from lmsm_cli.data import cache, decoding
     from lmsm_cli.data.batches import batches, plan_epoch
+    from lmsm_cli.data.class_folders import list_class_folders
     from lmsm_cli.data.decoding import read_images
     from lmsm_cli.data.layout import FolderOptions
-    from lmsm_cli.data.listing import list_class_folders
     from lmsm_cli.data.sources import load
 
     decoding.IN_MEMORY_BYTES = 0  # so that a short trial takes the road of the large folder

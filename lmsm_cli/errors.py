@@ -146,6 +146,16 @@ def writing(path: Path) -> Iterator[None]:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+@contextmanager
+def os_errors_as_data_errors(path: Path) -> Iterator[None]:
+    """Turn the OSError of a read into a DataError that names the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise DataError(f"cannot read {where}: {error.strerror or error}") from None
+
+
 def visible(text: str) -> str:
     r"""Return the text with what has no visible form spelled out, as \x1b or \u202e."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -155,6 +165,17 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     """Return the first of some names, and how many more there are: `cat, dog and 3 more`."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(map(visible, names[:most])) + more
+
+
+def few(names: Sequence[str], shown: int = 10, separator: str = ", ") -> str:
+    """Return the first of some names, made visible, and how many more there are."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return visible(separator.join(names[:shown])) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 image, 2 images."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -11,9 +11,9 @@ import pytest
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.data import cache, decoding
+from lmsm_cli.data.class_folders import list_class_folders
 from lmsm_cli.data.decoded import MappedImages, UndecodedImages
 from lmsm_cli.data.decoding import read_images
-from lmsm_cli.data.listing import list_class_folders
 from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import SilentDisplay, noise, save
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmsm_cli.data.class_folders import list_class_folders, split_by_class
 from lmsm_cli.data.decoding import read_images
-from lmsm_cli.data.listing import list_class_folders, split_by_class
 from lmsm_cli.errors import DataError
 from tests.conftest import noise, save
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from lmsm_cli.data import decoding
 from lmsm_cli.data.batches import batches, plan_epoch
+from lmsm_cli.data.class_folders import list_class_folders
 from lmsm_cli.data.decoded import MappedImages, StoredImages, UndecodedImages, level_sums
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.layout import FolderOptions
-from lmsm_cli.data.listing import list_class_folders
 from lmsm_cli.data.sources import load, load_folder
 from tests.conftest import write_class_folders
 
@@ -134,7 +134,7 @@ EPOCH = """
     from PIL import Image
     from lmsm_cli.data.batches import batches, plan_epoch
     from lmsm_cli.data.layout import FolderOptions
-    from lmsm_cli.data.listing import list_class_folders, split_by_class
+    from lmsm_cli.data.class_folders import list_class_folders, split_by_class
     from lmsm_cli.data.sources import load
 
     def peak():  # not ru_maxrss: that counts the process which started this one too

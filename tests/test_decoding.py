@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from lmsm_cli.data import decoder, decoding
+from lmsm_cli.data.class_folders import list_class_folders
 from lmsm_cli.data.decoded import MappedImages
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.identity import digest
 from lmsm_cli.data.image_files import read_content
-from lmsm_cli.data.listing import list_class_folders
 from lmsm_cli.errors import DataError
 from tests.conftest import SilentDisplay, noise, save
 
@@ -196,7 +196,7 @@ READ = """
     import hashlib, os, signal, sys, time
     from pathlib import Path
     from lmsm_cli.data import decoder, decoding
-    from lmsm_cli.data.listing import list_class_folders
+    from lmsm_cli.data.class_folders import list_class_folders
     from lmsm_cli.runtime.display import Display
 
     root, deadly = Path(sys.argv[1]), int(sys.argv[2])

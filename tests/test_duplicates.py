@@ -8,8 +8,7 @@ from PIL import Image
 
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import splits
-from lmsm_cli.data.duplicates import Pictures, duplicates_told
-from lmsm_cli.data.identity import as_digests, digest
+from lmsm_cli.data.identity import Pictures, as_digests, digest, duplicate_pictures
 from tests.conftest import SilentDisplay, noise, save
 
 
@@ -31,17 +30,17 @@ def test_pictures_in_two_classes_and_in_two_parts_are_counted_and_named():
         ),
         "test": pictures((0, "b", "B", "e/b"), (1, "c2", "C", "e/c"), (1, "d", "D", "e/d")),
     }
-    assert duplicates_told(parts) == [
+    assert duplicate_pictures(parts) == [
         "1 picture is in more than one class: t/b = e/b",
         "2 pictures are among the training and the test images, which flatters test scores: t/b = e/b; t/c = e/c",
     ]
-    assert duplicates_told({"training": parts["training"]}) == []
+    assert duplicate_pictures({"training": parts["training"]}) == []
 
 
 def test_many_are_counted_and_the_first_named():
     """A message names five."""
     rows = [(0, str(number), str(number), f"{number}") for number in range(8)]
-    (text,) = duplicates_told({"validation": pictures(*rows), "test": pictures(*rows)})
+    (text,) = duplicate_pictures({"validation": pictures(*rows), "test": pictures(*rows)})
     assert text.startswith("8 pictures are among the validation and the test images")
     assert text.endswith("4 = 4 and 3 more")
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmsm_cli.data.complaints import complaints_told
-from lmsm_cli.data.image_files import ImageFileError, find_images, read_image
+from lmsm_cli.data.image_files import ImageFileError, find_images, pillow_warnings, read_image
 from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import SilentDisplay, noise, save
 
@@ -212,7 +211,7 @@ def test_an_image_that_could_fill_the_memory_is_read_on_request(tmp_path, monkey
         read_image(path, size=8, channels=3)
     monkeypatch.setenv("LMSM_MAX_MEGAPIXELS", "3")
     display = SilentDisplay()
-    with complaints_told(display, tmp_path):
+    with pillow_warnings(display, tmp_path):
         assert read_image(path, size=8, channels=3).shape == (8, 8, 3)
     assert display.warned == []
     monkeypatch.setenv("LMSM_MAX_MEGAPIXELS", "lots")
@@ -228,7 +227,7 @@ def test_what_pillow_warns_of_is_told_once_for_each_kind(tmp_path, monkeypatch):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"  # five entries announced, none there
     Image.fromarray(noise(0)).save(tmp_path / "exif.jpg", exif=exif)
     display = SilentDisplay()
-    with ThreadPoolExecutor(4) as threads, complaints_told(display, tmp_path):
+    with ThreadPoolExecutor(4) as threads, pillow_warnings(display, tmp_path):
         list(
             threads.map(
                 lambda path: read_image(path, size=8, channels=3), sorted(tmp_path.iterdir())

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Literal
 
 from lmsm_cli import __version__
-from lmsm_cli.errors import MALFORMED, LmsmError, first_line, packages_of, visible
+from lmsm_cli.errors import (
+    MALFORMED,
+    LmsmError,
+    first_line,
+    os_errors_as_data_errors,
+    packages_of,
+    visible,
+)
 from lmsm_cli.reports.tables_checks import megabytes
 from lmsm_cli.runs.folder import folder_above
 
@@ -274,7 +281,7 @@ def _data(data_dir: Path) -> Iterator[Check]:
 
 
 def _published(name: str, data_dir: Path) -> Check:
-    from lmsm_cli.data.listing import has_folders, os_errors_as_data_errors
+    from lmsm_cli.data.class_folders import has_folders
     from lmsm_cli.data.published import PUBLISHED
     from lmsm_cli.data.sources import find_dataset
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lmsm_cli.data.cache_entry import Facts, Take
+from lmsm_cli.data.class_folders import Listing
 from lmsm_cli.data.decoded import LevelSums, Pixels, level_sums
 from lmsm_cli.data.identity import DIGEST_BYTES, as_digests, digest
 from lmsm_cli.data.image_files import (
@@ -30,7 +31,6 @@ from lmsm_cli.data.image_files import (
     naming,
     read_content,
 )
-from lmsm_cli.data.listing import Listing
 from lmsm_cli.runtime.display import Display
 
 # Decoded at once by a thread, then handed over.

@@ -6,15 +6,17 @@ found again by content.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmsm_cli.errors import few
 from lmsm_cli.runtime.files import open_regular
 
 # blake2b of 128 bits: no two different images are ever found that share one.
@@ -149,3 +151,59 @@ class Finder:
     def missing(self) -> list[int]:
         """The rows that no pool had, ascending."""
         return sorted(row for rows in self._missing.values() for row in rows)
+
+
+class Pictures(NamedTuple):
+    """What is known of some images: label, digests of file and of pixels, name of the file."""
+
+    labels: NDArray[np.int64]  # (N,)
+    files: Digests  # (N, 16)
+    pixels: Digests  # (N, 16)
+    names: Sequence[str]
+
+
+def duplicate_pictures(parts: Mapping[Part, Pictures]) -> list[str]:
+    """Return a sentence for each kind of place where a picture stands twice, with the first files.
+
+    Two images are the same picture where their files, or their pixels at full size, are the same.
+    The kinds are two classes, and each pair of parts.
+    """
+    sets = list(parts.values())
+    part_of = [part for part, one in parts.items() for _ in one.names]
+    labels = np.concatenate([one.labels for one in sets])
+    names = [name for one in sets for name in one.names]
+    in_classes: list[str] = []
+    in_parts: dict[tuple[Part, Part], list[str]] = defaultdict(list)
+    for group in _groups(
+        np.concatenate([one.files for one in sets]), np.concatenate([one.pixels for one in sets])
+    ):
+        first_of_label = {int(labels[row]): row for row in reversed(group)}
+        if len(first_of_label) > 1:
+            in_classes.append(" = ".join(names[row] for row in sorted(first_of_label.values())))
+        first_of_part = {part_of[row]: row for row in reversed(group)}
+        for here, there in combinations([part for part in parts if part in first_of_part], 2):
+            pair = f"{names[first_of_part[here]]} = {names[first_of_part[there]]}"
+            in_parts[here, there].append(pair)
+    told = [f"{_pictures(in_classes)} in more than one class: {few(in_classes, 5, '; ')}"]
+    return told[: len(in_classes)] + [
+        f"{_pictures(pairs)} among the {here} and the {there} images, "
+        f"which flatters {there} scores: {few(pairs, 5, '; ')}"
+        for (here, there), pairs in in_parts.items()
+    ]
+
+
+def _groups(*digests: Digests) -> list[list[int]]:
+    """Return the groups of rows that share one of their digests, each in ascending order."""
+    above = list(range(len(digests[0])))
+    for kind in digests:
+        first: dict[bytes, int] = {}
+        for row, one in enumerate(kind):
+            above[row] = min(above[row], above[first.setdefault(one.tobytes(), row)])
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, top in enumerate(above):
+        groups[top].append(row)
+    return [rows for rows in groups.values() if len(rows) > 1]
+
+
+def _pictures(found: Sequence[str]) -> str:
+    return "1 picture is" if len(found) == 1 else f"{len(found):,} pictures are"

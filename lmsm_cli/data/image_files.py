@@ -3,21 +3,24 @@
 import os
 import re
 import struct
+import threading
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lmsm_cli.data.complaints import about
-from lmsm_cli.data.formats import MEGAPIXELS, opened
-from lmsm_cli.data.walk import endings, walk
-from lmsm_cli.errors import DataError, visible
+from lmsm_cli.data.walk import FORMATS, endings, walk
+from lmsm_cli.errors import DataError, LmsmError, counted, few, os_errors_as_data_errors, visible
+from lmsm_cli.runtime.display import Display
 from lmsm_cli.runtime.files import open_regular
 
 # Decoding small files is bound by Python itself: more threads stop helping early.
@@ -39,6 +42,9 @@ _UNREADABLE_IMAGE = (
     zlib.error,
 )
 
+
+MEGAPIXELS = "LMSM_MAX_MEGAPIXELS"
+"""Environment variable: the largest image that is read; Pillow's own limit is 179 megapixels."""
 
 Resize = Literal["crop", "pad", "squash"]
 
@@ -67,17 +73,13 @@ def find_images(paths: Iterable[Path], *, follow_links: bool = False) -> Found:
     """
     found = Found()
     for path in paths:
-        try:
+        with os_errors_as_data_errors(path):
             if not path.exists():
                 raise DataError(f"there is no image or folder {path}")
             if not path.is_dir():
                 found.images.append(path)
                 continue
             tree = walk(path, follow_links=follow_links)
-        except OSError as error:
-            raise DataError(
-                f"cannot read {error.filename or path}: {error.strerror or error}"
-            ) from None
         if not tree.images:
             raise DataError(
                 f"the folder {path} holds no images ({endings()}){tree.left_out.hint()}"
@@ -121,6 +123,36 @@ def _too_large(said: str) -> str:
         f"has {num_pixels:,} pixels, and more than {limit:,} could be made to fill the memory: "
         f"{MEGAPIXELS}={-(-num_pixels // 10**6) + 1} in the environment has it read"
     )
+
+
+def opened(content: bytes) -> Image.Image:
+    """Return the image that some bytes hold, not decoded yet. Raises what Pillow raises.
+
+    Raises LmsmError where the limit in the environment is no number.
+    """
+    if limit := os.environ.get(MEGAPIXELS):
+        # Pillow refuses twice as many, and warns of as many
+        Image.MAX_IMAGE_PIXELS = max(1, int(_number(limit) * 1e6 / 2))
+    return Image.open(BytesIO(content), formats=_known())
+
+
+@cache
+def _known() -> tuple[str, ...]:
+    """Return the formats that this Pillow knows; older ones lack some, and take no unknown name."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise LmsmError(
+            f"{MEGAPIXELS} is {text!r}: give the megapixels of the largest image to read, as 300"
+        )
+    return value
 
 
 def read_content(path: Path) -> bytes:
@@ -197,3 +229,69 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert(mode)
+
+
+_at = threading.local()
+# Python's filters are the process's: two hooks at once would put back each other's.
+_one_at_a_time = threading.RLock()
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Let what is warned of in this thread be of that file."""
+    before = getattr(_at, "path", None)
+    _at.path = path
+    try:
+        yield
+    finally:
+        _at.path = before
+
+
+@contextmanager
+def pillow_warnings(display: Display, root: Path | None = None) -> Iterator[None]:
+    """Warn `display` at the end, once for each kind, of what Pillow said of files, in any thread.
+
+    Files below `root` are named from there on. Warnings that are about no file go their usual way.
+    """
+    heard: list[tuple[Path, type[Warning], str]] = []
+    with _one_at_a_time, warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def hear(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            path = getattr(_at, "path", None)
+            if path is None:
+                shown(message, category, *rest, **more)
+            else:
+                heard.append((path, category, str(message)))
+
+        warnings.filterwarnings("always", module=r"PIL\.")
+        warnings.filterwarnings("always", category=Image.DecompressionBombWarning)
+        warnings.showwarning = hear
+        try:
+            yield
+        finally:
+            for text in _in_words(heard, root):
+                display.warning(text)
+
+
+def _in_words(heard: list[tuple[Path, type[Warning], str]], root: Path | None) -> list[str]:
+    """Return a sentence for each kind of warning; those that differ in numbers alone are one kind."""
+    kinds: dict[tuple[type[Warning], str], tuple[str, dict[str, None]]] = {}
+    for path, category, said in heard:
+        kind = (category, re.sub(r"\d+", "0", said))
+        names = kinds.setdefault(kind, (said, {}))[1]
+        names[_name(path, root)] = None
+    return [
+        f"{counted(len(names), 'image')}: {_meaning(category, said)}: {few(sorted(names))}"
+        for (category, _), (said, names) in kinds.items()
+    ]
+
+
+def _name(path: Path, root: Path | None) -> str:
+    return str(path.relative_to(root) if root and path.is_relative_to(root) else path)
+
+
+def _meaning(category: type[Warning], said: str) -> str:
+    if issubclass(category, Image.DecompressionBombWarning):
+        return f"more than {int(Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels, which are decoded whole"
+    return f"Pillow says '{' '.join(said.split()).rstrip('.')}'"

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from lmsm_cli.data.image_files import Resize
-from lmsm_cli.data.listing import (
+from lmsm_cli.data.class_folders import (
     Listing,
     empty_folders,
     folder_names,
@@ -21,8 +20,8 @@ from lmsm_cli.data.listing import (
     look_alikes,
     matched,
 )
-from lmsm_cli.data.walk import counted, few
-from lmsm_cli.errors import DataError
+from lmsm_cli.data.image_files import Resize
+from lmsm_cli.errors import DataError, counted, few
 
 Role = Literal["train", "validation", "test"]
 

@@ -16,10 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmsm_cli.data.complaints import complaints_told
+from lmsm_cli.data.class_folders import (
+    Listing,
+    empty_folders,
+    has_folders,
+    list_class_folders,
+    split_by_class,
+)
 from lmsm_cli.data.decoded import Images, LevelSums, level_sums, select, to_device
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
+from lmsm_cli.data.image_files import pillow_warnings
 from lmsm_cli.data.layout import (
     DEFAULTS,
     FolderOptions,
@@ -30,17 +37,9 @@ from lmsm_cli.data.layout import (
     relabelled,
     roles_in,
 )
-from lmsm_cli.data.listing import (
-    Listing,
-    empty_folders,
-    has_folders,
-    list_class_folders,
-    os_errors_as_data_errors,
-    split_by_class,
-)
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
-from lmsm_cli.errors import DataError, LmsmError, did_you_mean
+from lmsm_cli.errors import DataError, LmsmError, did_you_mean, few, os_errors_as_data_errors
 from lmsm_cli.runtime.display import SILENT, Display
 
 
@@ -304,8 +303,8 @@ def load_folder(
             listing, told, strange = relabelled(listing, classes)
             if strange:
                 raise DataError(
-                    f"{path} has class folders that are none of the classes: {_few(strange)}; "
-                    f"the classes are {_few(classes)}"
+                    f"{path} has class folders that are none of the classes: {few(list(map(repr, strange)), 5)}; "
+                    f"the classes are {few(list(map(repr, classes)), 5)}"
                 )
             for text in told:
                 display.warning(text)
@@ -423,7 +422,7 @@ def _read_listing(
 
     Raises DataError for those that cannot be read, unless they are to be skipped.
     """
-    with complaints_told(display, listing.root):
+    with pillow_warnings(display, listing.root):
         read = read_images(
             listing,
             size=options.image_size,
@@ -453,8 +452,3 @@ def _normalisation(
         deviation = math.sqrt(count * squares - total**2) / (255 * count)
         deviations.append(max(deviation, 1 / 255))
     return tuple(means), tuple(deviations)
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

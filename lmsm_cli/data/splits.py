@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
+from lmsm_cli.data.class_folders import matched
 from lmsm_cli.data.decoded import Images, select
-from lmsm_cli.data.duplicates import Pictures, duplicates_told
-from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part
+from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part, Pictures, duplicate_pictures
 from lmsm_cli.data.imbalance import kept_indices, long_tail_counts, split, validation_counts
 from lmsm_cli.data.layout import FolderOptions
-from lmsm_cli.data.listing import matched
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.errors import DataError, LmsmError
+from lmsm_cli.errors import DataError, LmsmError, few
 from lmsm_cli.runtime.display import Display
 
 # What nobody asked for need not be contradicted loudly.
@@ -162,7 +161,9 @@ def load_data(config: Config, display: Display) -> Data:
         return Data(training, validation, load_test(config, display))
     own = sources.load_own_folder(config.data_dir, folder_options(config), display)
     data = Data(*_divided(config, own.training, own.validation, display), own.test)
-    for text in duplicates_told({part: _pictures(images) for part, images in data.parts.items()}):
+    for text in duplicate_pictures(
+        {part: _pictures(images) for part, images in data.parts.items()}
+    ):
         display.warning(f"{config.data_dir}: {text}")
     return data
 
@@ -277,7 +278,7 @@ def _not_there(
     counts = Counter(PARTS[number] for number in record.split[rows].tolist())
     told = " and ".join(f"{count} {part}" for part, count in counts.items())
     problems = [
-        f"{len(names)} {what} ({_first(names)})"
+        f"{len(names)} {what} ({few(names, 5, '; ')})"
         for what, names in (("gone or changed", gone), ("of another class now", moved))
         if names
     ]
@@ -286,10 +287,6 @@ def _not_there(
         f"{', '.join(problems)}; give the run's data with --data-dir, or score other images with "
         "`lmsm eval RUN --images FOLDER`"
     )
-
-
-def _first(names: Sequence[str], most: int = 5) -> str:
-    return "; ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _tell_extra(

@@ -8,16 +8,58 @@ link, and links below it that stay inside are read; those that lead out of it on
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmsm_cli.data.formats import SUFFIXES, SURE_SUFFIXES
-from lmsm_cli.errors import visible
+from lmsm_cli.errors import counted, few, visible
 
-# Names that a message shows of many.
-SHOWN = 10
+# What Pillow decodes in its own process: EPS would start Ghostscript, WMF and HDF5 are others' to
+# decode. TGA has no mark of its own, so it is tried last.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "QOI": (".qoi",),
+    "DIB": (".dib",),
+    "PCX": (".pcx",),
+    "DCX": (".dcx",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "SUN": (".ras",),
+    "PSD": (".psd",),
+    "DDS": (".dds",),
+    "ICO": (".ico",),
+    "CUR": (".cur",),
+    "ICNS": (".icns",),
+    "XBM": (".xbm",),
+    "XPM": (".xpm",),
+    "FITS": (".fits", ".fit"),
+    "FLI": (".fli", ".flc"),
+    "FTEX": (".ftc", ".ftu"),
+    "BLP": (".blp",),
+    "GBR": (".gbr",),
+    "MSP": (".msp",),
+    "PIXAR": (".pxr",),
+    "PCD": (".pcd",),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+# Endings that stand for images alone; others' files have the rest too, such as .fit, .pcd and .rgb.
+_SURE_SUFFIXES = tuple(
+    suffix
+    for name in ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
+    for suffix in FORMATS[name]
+)
+
+_ENDINGS_SHOWN = 10  # in a message
 
 
 @dataclass
@@ -150,7 +192,7 @@ class _Walker:
     def _take_file(self, name: str) -> None:
         if not name.lower().endswith(SUFFIXES):
             self._tree.left_out.foreign.append(name)
-        elif not name.lower().endswith(SURE_SUFFIXES) and self._is_blank(name):
+        elif not name.lower().endswith(_SURE_SUFFIXES) and self._is_blank(name):
             self._tree.left_out.blank.append(name)
         else:
             self._tree.images.append(name)
@@ -172,17 +214,6 @@ def endings() -> str:
     return f"{', '.join(SUFFIXES[:2])}, .png and {len(SUFFIXES) - 3} other endings"
 
 
-def few(names: Sequence[str], shown: int = SHOWN) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return visible(", ".join(names[:shown])) + more
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: 1 image, 2 images."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _by_parts(name: str) -> list[str]:
     return name.split("/")
 
@@ -196,7 +227,7 @@ def _by_ending(names: Iterable[str]) -> str:
     often = sorted(endings, key=lambda ending: (-len(endings[ending]), ending))
     told = [
         f"{len(endings[ending]):,} {visible(ending)} ({few(endings[ending], 3)})"
-        for ending in often[:SHOWN]
+        for ending in often[:_ENDINGS_SHOWN]
     ]
-    more = [f"{len(often) - SHOWN} more endings"] if len(often) > SHOWN else []
+    more = [f"{len(often) - _ENDINGS_SHOWN} more endings"] if len(often) > _ENDINGS_SHOWN else []
     return ", ".join(told + more)

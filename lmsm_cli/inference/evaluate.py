@@ -13,8 +13,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.identity import Part
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.data.splits import check_at_hand, find_again, folder_options, load_test, load_training
-from lmsm_cli.data.walk import counted, few
-from lmsm_cli.errors import DataError, LmsmError
+from lmsm_cli.errors import DataError, LmsmError, counted, few
 from lmsm_cli.inference.adjust import Correction, choose_tau, logit_adjustment, tau_normalisation
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.metrics import score

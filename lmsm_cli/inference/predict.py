@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmsm_cli.data.complaints import complaints_told
-from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, read_image
+from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, pillow_warnings, read_image
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.reports.exports import cell
 from lmsm_cli.runtime.device import Runtime
@@ -94,7 +93,7 @@ def predict(
     runtime = trained.runtime(device)
     top = min(top, len(trained.model.classes))
     images: list[Prediction] = []
-    with complaints_told(display):
+    with pillow_warnings(display):
         for batch in _batches(files, trained.image_shape):
             display.progress("predicting", len(images), len(files))
             images += _predict(trained, runtime, batch, top, display)

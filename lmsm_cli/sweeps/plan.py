@@ -10,8 +10,7 @@ from lmsm_cli.config import DATA_KEYS, Config
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import sources
 from lmsm_cli.data.splits import identity_of
-from lmsm_cli.data.walk import counted, few
-from lmsm_cli.errors import CheckpointError, DiskError, LmsmError
+from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, counted, few
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record

@@ -9,17 +9,15 @@ names go to terminals and logs.
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.data.formats import SUFFIXES
-from lmsm_cli.data.walk import LeftOut, few, is_inside, walk
-from lmsm_cli.errors import DataError, visible
+from lmsm_cli.data.walk import SUFFIXES, LeftOut, is_inside, walk
+from lmsm_cli.errors import DataError, few, visible
 
 _TEST_SHARE = 0.2  # where the folders come without train/ and test/
 
@@ -53,17 +51,6 @@ class Listing:
         ]
         names, labels = zip(*kept, strict=True) if kept else ((), ())
         return Listing(self.root, self.classes, names, labels, self.left_out)
-
-
-@contextmanager
-def os_errors_as_data_errors(root: Path) -> Iterator[None]:
-    """Turn an OSError into a DataError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot read {error.filename or root}: {error.strerror or error}"
-        ) from None
 
 
 def has_folders(path: Path) -> bool:
