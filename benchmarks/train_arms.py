@@ -178,11 +178,12 @@ def training_images(config: Any) -> Any:
 
 
 def build(config: Any, training: Any) -> tuple[Any, ...]:
-    """Return (model, config, training images, runtime) as experiment.run makes them."""
+    """Return (model, config, training images, runtime) as a run makes them."""
+    from lmsm_cli.data.splits import Data
     from lmsm_cli.runtime import arithmetic
-    from lmsm_cli.training import run as experiment
+    from lmsm_cli.training.run import build_model
 
-    model = experiment.build_model(config, experiment.Data(training, None, training))
+    model = build_model(config, Data(training, None, training))
     config = arithmetic.resolve_precision(
         config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr)
     )
@@ -199,7 +200,8 @@ def drive(
     on_step: Callable[[int], None] = lambda num_images: None,
 ) -> None:
     """Run lmsm's own training loop, telling `on_step` the images of each step."""
-    from lmsm_cli.training.loop import Step, train
+    from lmsm_cli.runtime.display import Step
+    from lmsm_cli.training.loop import train
     from lmsm_cli.training.step import new_optimizer
 
     def tell(step: Step) -> None:
@@ -251,8 +253,8 @@ def saves(plan: Plan) -> dict[str, float]:
     from pathlib import Path
 
     from lmsm_cli.runs.folder import RunFolder
-    from lmsm_cli.training import resume as journal
     from lmsm_cli.training.loop import Position, train
+    from lmsm_cli.training.resume import History, save_checkpoint
     from lmsm_cli.training.step import new_optimizer
 
     config = config_of(RESNET, batch_size=128, epochs=1)
@@ -265,9 +267,9 @@ def saves(plan: Plan) -> dict[str, float]:
         folder = RunFolder(Path(path))
         for epoch in range(1 + (plan.steps or 5)):
             start = time.perf_counter()
-            journal.save(
+            save_checkpoint(
                 folder,
-                journal.History(),
+                History(),
                 model,
                 optimizer,
                 config,

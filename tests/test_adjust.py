@@ -22,7 +22,7 @@ from lmsm_cli.inference.adjust import (
 )
 from lmsm_cli.losses.registry import build_head, check_loss
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, evaluate, write_class_folders
 
 
@@ -198,7 +198,7 @@ def config(out, **values):
 def run(tmp_path_factory):
     """The folder of a softmax run on the digits, whose rarest class has a twentieth of the images."""
     out = tmp_path_factory.mktemp("runs")
-    return experiment.run(config(out), SilentDisplay(), with_plots=False).path
+    return start_run(config(out), SilentDisplay(), with_plots=False).path
 
 
 def altered(run, path, **changes):
@@ -385,7 +385,7 @@ def test_a_correction_that_cannot_be_had_is_refused_before_data_is_read(tmp_path
         "epochs": 1,
         "loss": "lsoftmax:margin=2,weight_norm=shared",
     }
-    run = experiment.run(config(tmp_path / "runs", **choices), SilentDisplay(), with_plots=False)
+    run = start_run(config(tmp_path / "runs", **choices), SilentDisplay(), with_plots=False)
     (tmp_path / "data").rename(tmp_path / "gone")
     for choice, message in (
         ({"adjust": 1.0, "tau_norm": 1.0}, "exclude each other"),

@@ -8,7 +8,7 @@ from torch import nn
 
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.models.classifier import Classifier
-from lmsm_cli.runtime.display import Notebook
+from lmsm_cli.runtime.display import WarningLog
 from lmsm_cli.training.collapse import EpochStats, Start, collapse_warnings, has_learned
 from tests.conftest import SilentDisplay, image_set
 from tests.test_loop import CONFIG, fit
@@ -184,9 +184,9 @@ def test_a_training_that_learns_nothing_rings_at_half_of_it():
 def test_a_warning_is_kept_for_the_log_of_the_run():
     """What is warned of before and after there is a log stands in it once, and is shown once."""
     shown, log = SilentDisplay(), []
-    told = Notebook(shown)
+    told = WarningLog(shown)
     told.warning("early")
-    told.keep_in(log.append)
+    told.write_to(log.append)
     told.warning("late")
     told.warning("early")
     assert (shown.warned, log) == (["early", "late"], ["WARNING early", "WARNING late"])

@@ -10,8 +10,8 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.data.batches import num_batches
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.training import dry_run as rehearsal
-from lmsm_cli.training.loop import Step
+from lmsm_cli.runtime.display import Step
+from lmsm_cli.training import dry_run
 
 QUICK = ["train", "--preset", "digits", "--device", "cpu", "--precision", "fp32"]
 
@@ -19,7 +19,7 @@ QUICK = ["train", "--preset", "digits", "--device", "cpu", "--precision", "fp32"
 @pytest.fixture
 def brief(monkeypatch):
     """Time as little as possible."""
-    monkeypatch.setattr(rehearsal, "_TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(dry_run, "_TIMED_SECONDS", 0.0)
 
 
 def files_below(folder):
@@ -85,9 +85,7 @@ def test_it_fails_as_the_run_would(tmp_path, monkeypatch, capsys, flags, code, w
 @pytest.mark.usefixtures("brief")
 def test_a_disk_that_is_too_small_is_an_error(tmp_path, monkeypatch, capsys):
     """A run whose checkpoints do not fit is refused before it starts: how much, where."""
-    monkeypatch.setattr(
-        rehearsal.shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000)
-    )
+    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
     assert main([*QUICK, "--dry-run", "--out", str(tmp_path / "new")]) == 6
     assert "5 MB are free there" in capsys.readouterr().err
     assert files_below(tmp_path) == []
@@ -118,14 +116,14 @@ def test_resume_takes_no_dry_run(tmp_path, capsys):
 def test_the_clock_counts_warm_steps_only(monkeypatch):
     """The first step stands apart, what follows an epoch's end is not counted, the rest is a median."""
     now = [0.0]
-    monkeypatch.setattr(rehearsal, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    clock = rehearsal._Clock(torch.device("cpu"), SINGLE_PROCESS)
+    monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = dry_run._Clock(torch.device("cpu"), SINGLE_PROCESS)
     # (step of the epoch, seconds until it is done): 9 s are a validation's
     for step, took in ((1, 5.0), (2, 0.5), (3, 0.2), (1, 9.0), (2, 0.4)):
         now[0] += took
         clock(Step(1, step, 3, 0, None, None, 0.1))
     now[0] += 0.4
-    with pytest.raises(rehearsal._EnoughError):
+    with pytest.raises(dry_run._EnoughError):
         clock(Step(1, 3, 3, 0, None, None, 0.1))
     assert clock.first == 5.0
     assert clock.seconds == pytest.approx(0.4)

@@ -14,7 +14,7 @@ from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DiskError
 from lmsm_cli.inference.evaluate import evaluation_of
 from lmsm_cli.inference.evaluation_files import worst_mistakes, write_features
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, save, write_class_folders
 
 PLOTS = {
@@ -30,7 +30,7 @@ def finished(out, **values):
     """Train on the digits in fp32 for two epochs; return the run folder."""
     flags = {"epochs": 2, "out": out, "device": "cpu", "precision": "fp32"}
     config = resolve([Layer.of_preset("digits"), Layer.of_flags(flags | values)]).config
-    return experiment.run(config, SilentDisplay()).path
+    return start_run(config, SilentDisplay()).path
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def test_reported_accuracy_and_loss_are_margin_free():
     assert epoch.val_loss == pytest.approx(plain, rel=1e-4)
     assert epoch.train_accuracy == pytest.approx(accuracy, abs=1e-6)
     assert epoch.val_accuracy == pytest.approx(accuracy, abs=1e-6)
-    assert epoch.vitals.objective > plain + 0.5
+    assert epoch.stats.objective > plain + 0.5
 
 
 UNEVEN = easy_images().subset([*range(20), *range(20, 30), *range(40, 44)])  # 20, 10 and 4 images
@@ -174,7 +174,7 @@ def test_reported_losses_and_accuracies_stay_unweighted():
     )[0]
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert getattr(plain, name) == getattr(weighted, name), name
-    assert abs(weighted.vitals.objective - plain.vitals.objective) > 0.01
+    assert abs(weighted.stats.objective - plain.stats.objective) > 0.01
 
 
 def test_balanced_sampling_reaches_the_steps(monkeypatch):

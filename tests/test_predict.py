@@ -16,7 +16,7 @@ from lmsm_cli.data.image_files import find_images
 from lmsm_cli.inference import predict as prediction
 from lmsm_cli.inference.predict import predict
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, noise, save, write_class_folders
 
 SIZE = 16
@@ -39,7 +39,7 @@ def trained(root, **values):
         "precision": "fp32",
     }
     config = resolve([Layer.of_preset("digits"), Layer.of_flags(flags | values)]).config
-    return experiment.run(config, SilentDisplay(), with_plots=False).path
+    return start_run(config, SilentDisplay(), with_plots=False).path
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_a_grey_classifier_takes_colour_images(tmp_path):
             Layer.of_flags({"epochs": 1, "out": tmp_path, "device": "cpu", "precision": "fp32"}),
         ]
     ).config
-    path = experiment.run(config, SilentDisplay(), with_plots=False).path
+    path = start_run(config, SilentDisplay(), with_plots=False).path
     pixels = np.repeat(np.repeat(noise(1, (8, 8, 3)), 4, axis=0), 4, axis=1)
     (one,) = predict(path, [save(tmp_path / "x.png", pixels)], SilentDisplay(), top=10).images
     grey = Image.fromarray(pixels).convert("L").resize((8, 8), Image.Resampling.BICUBIC)

@@ -6,8 +6,7 @@ import pytest
 from rich.console import Console
 
 from lmsm_cli.commands import progress
-from lmsm_cli.training.collapse import EpochStats, RunningMetrics
-from lmsm_cli.training.loop import Epoch, Step
+from lmsm_cli.runtime.display import Epoch, EpochStats, RunningMetrics, Step
 
 EPOCH = Epoch(
     epoch=3,
@@ -21,7 +20,7 @@ EPOCH = Epoch(
     lr=0.001,
     images_per_second=1234.0,
     seconds=2.0,
-    vitals=EpochStats(0.0, 1.0, 1.0, 1.0, 1.0, ()),
+    stats=EpochStats(0.0, 1.0, 1.0, 1.0, 1.0, ()),
     signs={},
 )
 

@@ -21,9 +21,9 @@ from lmsm_cli.losses.registry import HEADS, check_loss
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
-from lmsm_cli.training import run as experiment
 from lmsm_cli.training.collapse import MetricAccumulator
-from lmsm_cli.training.resume import asked, fingerprint
+from lmsm_cli.training.resume import config_hash, fingerprint
+from lmsm_cli.training.run import resume_run, start_run
 from lmsm_cli.training.step import new_optimizer, optimizer_state, restore_optimizer
 from tests.conftest import SilentDisplay, write_class_folders
 from tests.test_checkpoint import damage
@@ -62,13 +62,13 @@ def config(out, **values):
 
 def whole(out, **values):
     """Return the folder of a run that nobody stopped."""
-    return experiment.run(config(out, **values), SilentDisplay(), with_plots=False).path
+    return start_run(config(out, **values), SilentDisplay(), with_plots=False).path
 
 
 def stopped(out, steps, **values):
     """Return the folder of a run that was stopped after so many steps."""
     with pytest.raises(StoppedError):
-        experiment.run(config(out, **values), Stopping(steps), with_plots=False)
+        start_run(config(out, **values), Stopping(steps), with_plots=False)
     (path,) = out.iterdir()
     return path
 
@@ -76,9 +76,9 @@ def stopped(out, steps, **values):
 def resumed(path, steps=None, **changes):
     """Go on with a run, to its end or for so many steps; return its folder."""
     if steps is None:
-        return experiment.resume(path, SilentDisplay(), changes, with_plots=False).path
+        return resume_run(path, SilentDisplay(), changes, with_plots=False).path
     with pytest.raises(StoppedError):
-        experiment.resume(path, Stopping(steps), changes, with_plots=False)
+        resume_run(path, Stopping(steps), changes, with_plots=False)
     return path
 
 
@@ -206,7 +206,7 @@ def test_the_message_and_the_status_say_how_to_go_on(tmp_path):
         StoppedError,
         match=r"stopped by SIGTERM in epoch 1, and saved; `lmsm resume '.*a b/.*'` goes on",
     ) as error:
-        experiment.run(config(tmp_path / "a b"), Stopping(2, signal.SIGTERM), with_plots=False)
+        start_run(config(tmp_path / "a b"), Stopping(2, signal.SIGTERM), with_plots=False)
     assert error.value.exit_code == 143
     (path,) = (tmp_path / "a b").iterdir()
     status = json.loads((path / "status.json").read_text())
@@ -221,7 +221,7 @@ def test_a_signal_after_an_epoch_names_that_epoch(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(StoppedError, match="stopped by SIGINT after epoch 1, and saved"):
-        experiment.run(config(tmp_path, epochs=2), Late(), with_plots=False)
+        start_run(config(tmp_path, epochs=2), Late(), with_plots=False)
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
@@ -234,7 +234,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(config(tmp_path), Impatient(), with_plots=False)
+        start_run(config(tmp_path), Impatient(), with_plots=False)
     (path,) = tmp_path.iterdir()
     assert checkpoint.load(path / "checkpoint.pt")["epoch"] == 1
     assert json.loads((path / "status.json").read_text())["exit_code"] == 130
@@ -245,7 +245,7 @@ def test_a_finished_run_is_left_alone(copy):
     """There is nothing to do, and nothing changes."""
     before = {file: file.stat().st_mtime_ns for file in copy.rglob("*.*")}
     display = SilentDisplay()
-    assert experiment.resume(copy, display).path == copy
+    assert resume_run(copy, display).path == copy
     assert any("is finished: nothing to do" in text for text in display.said)
     assert {file: file.stat().st_mtime_ns for file in copy.rglob("*.*")} == before
 
@@ -285,7 +285,7 @@ def test_a_lost_best_costs_only_its_own_scores(copy, how):
     state = checkpoint.load(settings[0])
     state["journal"]["best"]["epoch"] = 1  # the last epoch's is made again
     checkpoint.save(state, settings[0])
-    experiment.resume(copy, display, with_plots=False)
+    resume_run(copy, display, with_plots=False)
     scores = json.loads(settings[1].read_text())
     assert scores["epoch"] == 3
     assert scores["best_on_validation"] is None
@@ -350,7 +350,7 @@ def test_what_computes_otherwise_is_told(left):
     state["versions"]["torch"] = "torch 2.0"
     checkpoint.save(state, left / "checkpoint.pt")
     display = SilentDisplay()
-    experiment.resume(left, display, with_plots=False)
+    resume_run(left, display, with_plots=False)
     told = f"torch 2.0 before, torch {torch.__version__} now"
     assert any(text.startswith(told) for text in display.warned)
     assert f"WARNING {told}" in (left / "train.log").read_text()
@@ -395,7 +395,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(finished, le
     """The user is told, the damaged file stays as *.corrupt, and the end has the same bits."""
     damage(left / "checkpoint.pt", kind)
     display = SilentDisplay()
-    path = experiment.resume(left, display, with_plots=False).path
+    path = resume_run(left, display, with_plots=False).path
     assert any(
         "it is now checkpoint.pt.corrupt, and checkpoint-previous.pt is taken: epoch 1" in text
         for text in display.warned
@@ -408,7 +408,7 @@ def test_strict_takes_no_other_checkpoint(left):
     """With --strict a damaged checkpoint is exit code 4, and stays where it is."""
     damage(left / "checkpoint.pt", "half")
     with pytest.raises(CheckpointError):
-        experiment.resume(left, SilentDisplay(), strict=True)
+        resume_run(left, SilentDisplay(), strict=True)
     assert (left / "checkpoint.pt").exists()
 
 
@@ -637,11 +637,11 @@ def test_a_run_of_an_older_lmsm_is_what_is_asked_for_now():
     choices = {"dataset": "digits", "epochs": 3, "loss": "lsoftmax"}
     now = resolve([Layer.of_flags(choices)], check_loss).config
     # as an lmsm that had neither head_bias nor head_init wrote it into environment.json
-    assert asked(now) == "c107620476f50b98c9b03202908b448242caabb86bb734f252b44087d70ae928"
+    assert config_hash(now) == "c107620476f50b98c9b03202908b448242caabb86bb734f252b44087d70ae928"
     for key, value in (("head_init", "kaiming"), ("head_init", "unit"), ("epochs", 4)):
-        assert asked(now.model_copy(update={key: value})) != asked(now), key
+        assert config_hash(now.model_copy(update={key: value})) != config_hash(now), key
     plain = now.model_copy(update={"loss": "softmax"})
-    assert asked(plain.model_copy(update={"head_bias": True})) != asked(plain)
+    assert config_hash(plain.model_copy(update={"head_bias": True})) != config_hash(plain)
 
 
 def test_a_last_layer_with_a_bias_is_read_back(tmp_path):

@@ -20,7 +20,7 @@ from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
 from lmsm_cli.losses.registry import HEADS, build_head, check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import build_model, check_config, resolved_spec, start_run
 from tests.conftest import CIFAR10_CLASSES, SilentDisplay, evaluate, write_class_folders
 
 
@@ -39,7 +39,7 @@ def quick(out, **values):
 def finished(tmp_path_factory):
     """A finished run on the digits, and what its display was told."""
     display = SilentDisplay()
-    folder = experiment.run(quick(tmp_path_factory.mktemp("runs"), epochs=3), display)
+    folder = start_run(quick(tmp_path_factory.mktemp("runs"), epochs=3), display)
     return folder, display
 
 
@@ -100,9 +100,9 @@ def test_config_yaml_repeats_the_run(finished):
 def test_options_are_written_to_the_last_digit():
     """What the user gave stays as given; what follows from the data is not rounded."""
     spec = "lsoftmax:margin=1.23456789,anneal=none"
-    assert experiment.resolved_spec(spec, build_head(spec, 2, 2)) == spec + ",weight_norm=free"
+    assert resolved_spec(spec, build_head(spec, 2, 2)) == spec + ",weight_norm=free"
     head = build_head("lsoftmax:margin=3.14159265", 2, 3, torch.tensor([9, 3, 1]))
-    written = experiment.resolved_spec("lsoftmax:margin=3.14159265", head)
+    written = resolved_spec("lsoftmax:margin=3.14159265", head)
     assert build_head(written, 2, 3).lambda_at(1.0) == head.lambda_at(1.0) == 2 * 3.14159265 - 3
 
 
@@ -110,7 +110,7 @@ def test_a_loss_that_does_not_fit_the_data_is_found_before_it_is_read(tmp_path):
     """The class counts of a run are known beforehand, and the loss is built for them at once."""
     config = quick(tmp_path, loss="lsoftmax:margin=4,lambda_start=1")
     with pytest.raises(LmsmError, match="lambda_min 5 is above lambda_start 1"):
-        experiment.check(config)
+        check_config(config)
 
 
 def test_scores_are_those_of_the_checkpoint(finished):
@@ -169,7 +169,7 @@ def test_other_data_than_the_runs_has_no_validation_split(finished, tmp_path):
 
 def test_the_same_config_repeats_the_run_exactly(finished, tmp_path):
     """A second run of the same config ends with the same weights, bit for bit, and the same rows."""
-    again = experiment.run(quick(tmp_path, epochs=3), SilentDisplay())
+    again = start_run(quick(tmp_path, epochs=3), SilentDisplay())
     first, second = load_checkpoint(finished[0].path), load_checkpoint(again.path)
     for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert a.equal(b), name
@@ -194,7 +194,7 @@ def test_class_folders_train_and_evaluate(tmp_path, monkeypatch):
         image_size=12,
         batch_size=8,
     )
-    folder = experiment.run(config, SilentDisplay())
+    folder = start_run(config, SilentDisplay())
     assert [row["name"] for row in read_run(folder.path).scores["per_class"]] == [
         "ant",
         "bee",
@@ -231,7 +231,7 @@ def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
     records = []
     for limit in (1 << 30, 0):
         monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
-        folder = experiment.run(config, SilentDisplay(), with_plots=False)
+        folder = start_run(config, SilentDisplay(), with_plots=False)
         record, scores = read_run(folder.path), evaluate(folder.path, SilentDisplay())
         rows = [
             [row[key] for key in ("train_loss", "val_loss", "val_accuracy")]
@@ -284,7 +284,7 @@ def test_impossible_choices_are_refused_before_data_is_read(tmp_path, values, me
         tmp_path / "runs", **({"data_dir": tmp_path / "nothing", "model": "resnet32"} | values)
     )
     with pytest.raises(LmsmError, match=message) as error:
-        experiment.run(config, SilentDisplay())
+        start_run(config, SilentDisplay())
     assert error.value.exit_code == 2
     assert not (tmp_path / "runs").exists()
 
@@ -293,7 +293,7 @@ def test_a_diverged_run_says_so_and_keeps_its_last_checkpoint(tmp_path):
     """A learning rate beyond reason ends with exit code 5, in status.json too."""
     config = quick(tmp_path, lr=1e18, epochs=4, optimizer="sgd", schedule="constant", neck="linear")
     with pytest.raises(DivergedError):
-        experiment.run(config, SilentDisplay())
+        start_run(config, SilentDisplay())
     (path,) = tmp_path.iterdir()
     status = json.loads((path / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 5)
@@ -306,7 +306,7 @@ def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(
 ):
     """A statistic or weight that no loss shows ends the run with 5 at the epoch's end, by name."""
     config = quick(tmp_path, neck="bn", epochs=3)
-    build, nets, steps = experiment.build_model, [], []
+    build, nets, steps = build_model, [], []
 
     class Saboteur(SilentDisplay):
         def step(self, step):
@@ -316,12 +316,12 @@ def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(
                 nets[0].state_dict()[names[-1]].view(-1)[0] = value
 
     monkeypatch.setattr(
-        experiment, "build_model", lambda *given: nets.append(build(*given)) or nets[0]
+        "lmsm_cli.training.run.build_model", lambda *given: nets.append(build(*given)) or nets[0]
     )
     with pytest.raises(
         DivergedError, match=rf"the tensor '.*{part}' .* no longer finite .* epoch 2"
     ):
-        experiment.run(config, Saboteur())
+        start_run(config, Saboteur())
     (path,) = tmp_path.iterdir()
     status = json.loads((path / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 5)
@@ -340,7 +340,7 @@ def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(quick(tmp_path), Impatient())
+        start_run(quick(tmp_path), Impatient())
     (path,) = tmp_path.iterdir()
     status = json.loads((path / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("interrupted", 130)
@@ -358,7 +358,7 @@ def test_a_collapse_is_told_once_and_logged(tmp_path):
         lr=0.03,
         schedule="constant",
     )
-    folder = experiment.run(config, display, with_plots=False)
+    folder = start_run(config, display, with_plots=False)
     dead = [text for text in display.warned if "dead features" in text]
     assert len(dead) == 1
     assert "epoch 1" in dead[0]
@@ -383,7 +383,7 @@ def test_a_place_that_cannot_hold_runs_is_refused_before_data_is_read(tmp_path):
         tmp_path / "file" / "runs", dataset="cifar10", data_dir=tmp_path, model="resnet32"
     )
     with pytest.raises(DiskError, match="choose another with --out"):
-        experiment.run(config, SilentDisplay())
+        start_run(config, SilentDisplay())
 
 
 def test_evaluation_goes_by_class_names(tmp_path):
@@ -399,7 +399,7 @@ def test_evaluation_goes_by_class_names(tmp_path):
         image_size=12,
         batch_size=8,
     )
-    path = experiment.run(config, SilentDisplay()).path
+    path = start_run(config, SilentDisplay()).path
     wanted = evaluate(path, SilentDisplay())
     state = checkpoint.load(path / "checkpoint.pt")
     order = [2, 0, 1]  # as if the net had been trained with the classes numbered otherwise
@@ -433,7 +433,7 @@ EVERY_LOSS = [
 def test_every_loss_trains_and_is_restored(loss, tmp_path):
     """From its spec each loss is far from chance in one epoch; its checkpoint alone rebuilds it."""
     config = quick(tmp_path, loss=loss, epochs=1, factor=0.6, optimizer="adam", lr=0.002)
-    folder = experiment.run(config, SilentDisplay(), with_plots=False)
+    folder = start_run(config, SilentDisplay(), with_plots=False)
     accuracy = read_run(folder.path).scores["accuracy"]
     assert accuracy > 0.4
     test = load("digits", tmp_path, "test")

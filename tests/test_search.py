@@ -15,7 +15,7 @@ from lmsm_cli.runs.record import read_run
 from lmsm_cli.sweeps.grid import parse_axes
 from lmsm_cli.sweeps.optuna_store import Search, _alone_in
 from lmsm_cli.sweeps.search import _Reporting, check_search, run_search
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import resume_run, start_run
 from tests.conftest import SilentDisplay
 from tests.test_resume import Stopping
 from tests.test_sweep import BAD, FLAGS, folders, layers, status
@@ -148,7 +148,7 @@ def test_a_pruned_run_says_so_and_is_counted(tmp_path, monkeypatch):
     values = [trial.intermediate_values for trial in finished(tmp_path)]
     rows = [read_run(path).metrics[0]["val_balanced_accuracy"] for path in folders(tmp_path)]
     assert values == [{1: value} for value in rows]
-    experiment.resume(folders(tmp_path)[0], SilentDisplay(), with_plots=False)
+    resume_run(folders(tmp_path)[0], SilentDisplay(), with_plots=False)
     assert status(folders(tmp_path)[0])["state"] == "completed"
 
 
@@ -168,10 +168,10 @@ def test_a_run_is_not_pruned_after_its_last_epoch(tmp_path):
 
     trial = Trial()
     config = resolve(layers(tmp_path), check_loss).config
-    folder = experiment.run(config, _Reporting(SilentDisplay(), trial, 10), with_plots=False)
+    folder = start_run(config, _Reporting(SilentDisplay(), trial, 10), with_plots=False)
     assert trial.reported == ((11, read_run(folder.path).metrics[0]["val_balanced_accuracy"]),)
     with pytest.raises(PrunedError):
-        experiment.run(
+        start_run(
             config.model_copy(update={"epochs": 2}),
             _Reporting(SilentDisplay(), trial, 0),
             with_plots=False,

@@ -18,8 +18,8 @@ from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.sweeps.plan import RunIndex, build_plan
 from lmsm_cli.sweeps.sweep import claimed, run_plan
-from lmsm_cli.training import resume as journal
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.resume import config_hash, fingerprint
+from lmsm_cli.training.run import resume_run, start_run
 from tests.conftest import SilentDisplay
 from tests.test_checkpoint import damage
 from tests.test_resume import Stopping, assert_same_bits
@@ -119,7 +119,7 @@ def test_a_run_that_cannot_be_read_is_a_failure_not_a_smaller_n(
     tmp_path, capsys, monkeypatch, name
 ):
     """Damage to one of three runs that ended well is told with its reason, and the exit code is 1."""
-    ran, made = experiment.run, []
+    ran, made = start_run, []
 
     def run_and_damage(*arguments, **options):
         made.append(ran(*arguments, **options))
@@ -127,7 +127,7 @@ def test_a_run_that_cannot_be_read_is_a_failure_not_a_smaller_n(
             (made[-1].path / name).write_text("{")
         return made[-1]
 
-    monkeypatch.setattr(experiment, "run", run_and_damage)
+    monkeypatch.setattr("lmsm_cli.sweeps.sweep.start_run", run_and_damage)
     document, said = swept(capsys, tmp_path, "--seeds", "3", code=1)
     (failed,) = document["failed"]
     assert failed["label"] == "seed=1"
@@ -149,7 +149,7 @@ def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
     ]
     runs = plan(tmp_path / "sweep", *others, {"loss": "focal"}, seeds=(3,), model="paper-mnist")
     assert run(runs) == []
-    alone = experiment.run(
+    alone = start_run(
         runs[1].config.model_copy(update={"out": tmp_path / "alone"}),
         SilentDisplay(),
         with_plots=False,
@@ -172,7 +172,7 @@ def test_a_stopped_sweep_goes_on(tmp_path):
     assert run(runs, display) == []
     assert [status(path)["state"] for path in folders(tmp_path)] == ["completed"] * 4
     assert "1 of 4 runs are there already" in display.said
-    whole = experiment.run(
+    whole = start_run(
         runs[1].config.model_copy(update={"out": tmp_path / "whole"}),
         SilentDisplay(),
         with_plots=False,
@@ -234,7 +234,7 @@ def test_a_run_that_was_made_longer_or_lost_its_scores(tmp_path):
     assert run(runs) == []
     assert folders(tmp_path) == [path]
     assert (path / "scores.json").exists()
-    experiment.resume(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
+    resume_run(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
     assert RunIndex(tmp_path).status_of(runs[0]).state == "missing"
 
 
@@ -242,8 +242,8 @@ def test_a_run_that_was_made_longer_is_no_sample_of_that_length(tmp_path):
     """Its learning rate fell as for fewer epochs: it is a group of its own, and named as what it is."""
     assert run(plan(tmp_path, seeds=(0,))) == []
     (path,) = folders(tmp_path)
-    experiment.resume(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
-    experiment.resume(path, SilentDisplay(), {"epochs": 3}, with_plots=False)
+    resume_run(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
+    resume_run(path, SilentDisplay(), {"epochs": 3}, with_plots=False)
     assert run(plan(tmp_path, seeds=(0, 1), epochs="3")) == []
     found = compare_runs([read_run(path) for path in folders(tmp_path)])
     assert {group.label.partition(" ")[2]: group.seeds for group in found.groups} == {
@@ -311,11 +311,11 @@ def test_where_a_run_is_made_is_not_what_it_is(tmp_path, change, same):
     """A run is known by what is computed, not where; an older lmsm knew class folders by their place."""
     one = resolve(layers(tmp_path), check_loss).config
     other = resolve([*layers(tmp_path), Layer.of_flags(change)], check_loss).config
-    assert (journal.asked(one) == journal.asked(other)) is same
+    assert (config_hash(one) == config_hash(other)) is same
     folder = one.model_copy(update={"dataset": "folder"})
     moved = folder.model_copy(update={"data_dir": tmp_path})
-    assert journal.asked(folder) == journal.asked(moved)
-    assert journal.asked(folder, knows_images=False) != journal.asked(moved, knows_images=False)
+    assert config_hash(folder) == config_hash(moved)
+    assert config_hash(folder, knows_images=False) != config_hash(moved, knows_images=False)
 
 
 def test_weights_to_start_from_are_known_by_their_content(tmp_path):
@@ -324,14 +324,14 @@ def test_weights_to_start_from_are_known_by_their_content(tmp_path):
         (tmp_path / name).write_bytes(content)
     base = resolve(layers(tmp_path), check_loss).config
     first, copy = (
-        journal.asked(base.model_copy(update={"pretrained": str(tmp_path / name)}))
+        config_hash(base.model_copy(update={"pretrained": str(tmp_path / name)}))
         for name in ("a.pt", "b.pt")
     )
-    assert first == copy != journal.asked(base)
+    assert first == copy != config_hash(base)
     (tmp_path / "a.pt").write_bytes(b"2")
-    assert journal.asked(base.model_copy(update={"pretrained": str(tmp_path / "a.pt")})) != first
+    assert config_hash(base.model_copy(update={"pretrained": str(tmp_path / "a.pt")})) != first
     imagenet = [
-        journal.asked(base.model_copy(update={"pretrained": name}))
+        config_hash(base.model_copy(update={"pretrained": name}))
         for name in ("imagenet", "gone.pt")
     ]
     assert len({first, *imagenet}) == 3
@@ -347,7 +347,7 @@ def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):
         for key, value in kept.items()
         if key not in ("head_weight_decay", "images_per_class", "pretrained", *ADDED_KEYS)
     }
-    assert journal.asked(config) == journal.fingerprint(older)
+    assert config_hash(config) == fingerprint(older)
 
 
 def test_train_takes_seeds(tmp_path, capsys):

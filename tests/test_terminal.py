@@ -20,8 +20,7 @@ import pytest
 
 from lmsm_cli.commands import progress
 from lmsm_cli.commands.app import main
-from lmsm_cli.training.collapse import RunningMetrics
-from lmsm_cli.training.loop import Step
+from lmsm_cli.runtime.display import RunningMetrics, Step
 from tests.conftest import SilentDisplay
 
 TRAIN = [

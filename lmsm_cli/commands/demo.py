@@ -73,26 +73,26 @@ margins too. Takes a minute or two on two cores and needs no GPU.
 
 
 def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
-    from lmsm_cli.training import run as experiment
+    from lmsm_cli.training.run import start_run
 
     for loss in _LOSSES:
         for seed in range(seeds):
             config = _config(folder / "comparison", loss=loss, seed=seed)
             display.info(f"{loss}, seed {seed}")
-            experiment.run(config, display, with_plots=False)
+            start_run(config, display, with_plots=False)
 
 
 def _draw_features(folder: Path, display: "Display") -> Path:
     """Train one 2-D net for each margin and draw what it makes of the test images."""
     from lmsm_cli.inference import evaluate as evaluation
     from lmsm_cli.reports.plots import plot_features
-    from lmsm_cli.training import run as experiment
+    from lmsm_cli.training.run import start_run
 
     panels = []
     for margin in _MARGINS:
         config = _config(folder / "picture", loss=_PICTURE_LOSS.format(margin), **_PICTURE)
         display.info(f"2-D features, margin {margin}")
-        run = experiment.run(config, display, with_plots=False)
+        run = start_run(config, display, with_plots=False)
         assert run is not None
         features, labels, classes = evaluation.features(run.path, display)
         panels.append((f"m = {margin}", features, labels))

@@ -18,8 +18,7 @@ from rich.table import Column
 
 from lmsm_cli.commands.console import stderr_console
 from lmsm_cli.errors import visible
-from lmsm_cli.runtime.display import Display
-from lmsm_cli.training.loop import Epoch, Step
+from lmsm_cli.runtime.display import Display, Epoch, Step
 
 # Seconds between two movements of the bars: a terminal costs time too.
 _LOOK_EVERY = 0.25

@@ -85,7 +85,7 @@ Ends with a table of every class's accuracy.
     elif dry_run:
         if seeds is not None:
             raise LmsmError("--dry-run tries one run out: leave --seeds out")
-        _rehearse(resolved, quiet=quiet, json=json)
+        _dry_run(resolved, quiet=quiet, json=json)
     elif seeds is not None:
         plan = plan_of(layers_of(preset, config, margin, flags), [], seeds, seed=flags.get("seed"))
         run_and_compare(plan, preset, config, with_plots=True, quiet=quiet, json=json)
@@ -105,13 +105,13 @@ def _show(resolved: Resolved, *, json: bool) -> None:
     stdout_console().print(config_table(values, resolved.origins))
 
 
-def _rehearse(resolved: Resolved, *, quiet: bool, json: bool) -> None:
+def _dry_run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables_checks import dry_run_table
-    from lmsm_cli.training.dry_run import rehearse
+    from lmsm_cli.training.dry_run import dry_run
 
     with new_display(quiet) as display:
-        document = rehearse(resolved.config, display)
+        document = dry_run(resolved.config, display)
     if document is None:  # the first rank prints
         return
     if json:
@@ -122,10 +122,10 @@ def _rehearse(resolved: Resolved, *, quiet: bool, json: bool) -> None:
 
 def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.training import run as experiment
+    from lmsm_cli.training.run import start_run
 
     with new_display(quiet) as display:
-        folder = experiment.run(resolved.config, display)
+        folder = start_run(resolved.config, display)
     if folder is not None:  # the first rank prints
         _print(folder.path, json=json)
 
@@ -135,10 +135,10 @@ def finish(
 ) -> None:
     """Go on with a run, with changed values of its config, and print as `train` does."""
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.training import run as experiment
+    from lmsm_cli.training.run import resume_run
 
     with new_display(quiet) as display:
-        folder = experiment.resume(run, display, changes, strict=strict)
+        folder = resume_run(run, display, changes, strict=strict)
     if folder is not None:
         _print(folder.path, json=json)
 

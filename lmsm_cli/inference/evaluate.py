@@ -20,7 +20,7 @@ from lmsm_cli.metrics import score
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runtime.device import Runtime, choose_runtime
-from lmsm_cli.runtime.display import Display, Notebook
+from lmsm_cli.runtime.display import Display, WarningLog
 from lmsm_cli.training.evaluate import answers, features_of, scores_of
 
 Tau = float | Literal["auto"]
@@ -86,7 +86,7 @@ def evaluation_of(
     if images is not None and split_name != "test":
         raise LmsmError(f"--images and --split {split_name} exclude each other; give one of them")
     trained = read_trained(path, data_dir)
-    display = Notebook(display)  # for it may read a folder twice
+    display = WarningLog(display)  # for it may read a folder twice
     if data_dir is None and (images is None or "auto" in (adjust, tau_norm)):
         check_at_hand(trained.config)
     asked = {"follow_links": follow_links, "skip_unreadable": skip_unreadable}

@@ -14,7 +14,7 @@ from lmsm_cli.errors import LmsmError, first_line, missing_extra, writing
 from lmsm_cli.runtime.files import check_own_file, lock_of, own_folder
 from lmsm_cli.sweeps.grid import Axis
 from lmsm_cli.sweeps.plan import PlannedRun
-from lmsm_cli.training import resume as journal
+from lmsm_cli.training.resume import fingerprint
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -55,7 +55,7 @@ def open_study(search: Search, first: PlannedRun, images: Mapping[str, str | Non
     from sqlalchemy.exc import SQLAlchemyError
 
     axes = [asdict(axis) for axis in search.axes]
-    what = journal.fingerprint(
+    what = fingerprint(
         {"run": first.config_hash, "images": dict(images), "axes": axes, "seeds": search.seeds}
     )
     name = search.study or f"lmsm-{what[:8]}"

@@ -17,8 +17,8 @@ from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.sweeps.grid import label
-from lmsm_cli.training import resume as journal
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.resume import config_hash
+from lmsm_cli.training.run import check_config
 
 State = Literal["completed", "interrupted", "running", "failed", "missing"]
 
@@ -33,12 +33,12 @@ class PlannedRun:
     @cached_property
     def config_hash(self) -> str:
         """Hash of what was requested, which its run folder records."""
-        return journal.asked(self.config)
+        return config_hash(self.config)
 
     @cached_property
     def old_config_hash(self) -> str:
         """The hash that older versions recorded: with the data folder's path in place of its images."""
-        return journal.asked(self.config, knows_images=False)
+        return config_hash(self.config, knows_images=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def build_plan(
         name = label(choices)
         try:
             runs = [planned(layers, choices, seed) for seed in seeds or (None,)]
-            experiment.check(runs[0].config)
+            check_config(runs[0].config)
         except DiskError:
             raise
         except LmsmError as error:

@@ -24,7 +24,7 @@ from lmsm_cli.errors import (
     first_line,
 )
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.runtime.display import Display, Relay
+from lmsm_cli.runtime.display import Display, Epoch, ForwardingDisplay
 from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.sweeps.grid import Choices, Range, label, samples
 from lmsm_cli.sweeps.optuna_store import (
@@ -38,7 +38,6 @@ from lmsm_cli.sweeps.optuna_store import (
 )
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, build_plan, planned
 from lmsm_cli.sweeps.sweep import check_alone, claimed, complete
-from lmsm_cli.training.loop import Epoch
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -212,7 +211,7 @@ class _Worker:
         return fmean(values)
 
 
-class _Reporting(Relay):
+class _Reporting(ForwardingDisplay):
     """Shows what a display shows, and tells a trial of each epoch; ends it where the pruner says so."""
 
     def __init__(self, shown: Display, trial: "Trial", steps_before: int) -> None:

@@ -19,7 +19,7 @@ from lmsm_cli.runtime.display import Display
 from lmsm_cli.runtime.files import lock_of, own_folder
 from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, RunStatus
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import resume_run, start_run
 
 # Seconds between two looks whether another process has done a run.
 _LOOK_EVERY = 0.5
@@ -131,11 +131,11 @@ def complete(run: PlannedRun, index: RunIndex, display: Display, *, with_plots: 
         path = there.record.path
         changes = {"device": run.config.device, "data_dir": run.config.data_dir}
         try:
-            experiment.resume(path, display, changes, with_plots=with_plots)
+            resume_run(path, display, changes, with_plots=with_plots)
             return _scored(path)
         except CheckpointError as error:
             display.warning(f"{error}; the run is begun anew")
-    folder = experiment.run(run.config, display, with_plots=with_plots)
+    folder = start_run(run.config, display, with_plots=with_plots)
     assert folder is not None  # only other ranks have none
     return _scored(folder.path)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmsm_cli.distributed.process_group import ProcessGroup
+from lmsm_cli.runtime.display import EpochStats, RunningMetrics
 
 # ReLU and dropout make up to 3/4 of a healthy layer's features exactly 0; nearly all is a death.
 _DEAD_SHARE = 0.95
@@ -32,32 +33,6 @@ _BY_CHANCE = 3.0
 # Steps between looks at an accelerator's sums; on the CPU a look costs nothing.
 _LOOK_EVERY = 16
 _cuda: Any = torch.cuda  # typed in some releases only
-
-
-@dataclass(frozen=True)
-class EpochStats:
-    """The watched statistics of an epoch, means over its second half."""
-
-    zero_features: float
-    """Share of feature values that are exactly 0."""
-    feature_norm: float
-    weight_norm_min: float
-    weight_norm_median: float
-    objective: float
-    """Mean of the optimised loss, margin and class weights included."""
-    never_predicted: tuple[int, ...]
-    """Classes that no training image of the whole epoch was taken for, margin-free."""
-
-
-@dataclass(frozen=True)
-class RunningMetrics:
-    """What the host has seen of an epoch up to a step, counted from 1, margin-free."""
-
-    step: int
-    num_images: int
-    loss: float
-    accuracy: float
-    is_finite: bool
 
 
 @dataclass(frozen=True)
@@ -258,14 +233,3 @@ def has_learned(accuracy: float, num_images: int, by_guessing: float) -> bool:
     """Return whether an accuracy is above what guessing gives of so many images, and not by chance."""
     error = math.sqrt(by_guessing * (1 - by_guessing) / num_images)
     return accuracy > by_guessing + _BY_CHANCE * error
-
-
-def as_row(vitals: EpochStats) -> dict[str, Any]:
-    """Return the vitals that go into metrics.jsonl."""
-    return {
-        "objective": vitals.objective,
-        "zero_features": vitals.zero_features,
-        "feature_norm": vitals.feature_norm,
-        "weight_norm_min": vitals.weight_norm_min,
-        "weight_norm_median": vitals.weight_norm_median,
-    }

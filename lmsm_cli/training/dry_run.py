@@ -18,14 +18,13 @@ from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
 from lmsm_cli.errors import DiskError, RunError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
-from lmsm_cli.runtime.display import SILENT, Display
+from lmsm_cli.runtime.display import SILENT, Display, Step
 from lmsm_cli.runtime.memory import peak_memory, reported_memory
 from lmsm_cli.runtime.signals import ignore_sighup
-from lmsm_cli.training import resume as journals
-from lmsm_cli.training.loop import Position, Step, train, validate
+from lmsm_cli.training.loop import Position, train, validate
 from lmsm_cli.training.outcome import score_images
-from lmsm_cli.training.resume import History
-from lmsm_cli.training.run import Parts, prepared
+from lmsm_cli.training.resume import History, save_checkpoint
+from lmsm_cli.training.run import Parts, prepare
 from lmsm_cli.training.step import new_optimizer, restore_optimizer
 
 # Steps that are not timed: the first, and on a GPU those until the CUDA graph is there.
@@ -75,7 +74,7 @@ class _Clock:
         self._before = time.perf_counter()
 
 
-def rehearse(config: Config, display: Display) -> dict[str, Any] | None:
+def dry_run(config: Config, display: Display) -> dict[str, Any] | None:
     """Try out a run: train and evaluate a little, save and read back; return what all will take.
 
     At least two real batches are trained and two of each other split are evaluated; the checkpoint
@@ -83,7 +82,7 @@ def rehearse(config: Config, display: Display) -> dict[str, Any] | None:
     the first rank. Raises what the run would raise, DiskError too where it would fill the disk.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
-        parts = prepared(config, display if ranks.is_main else SILENT, ranks)
+        parts = prepare(config, display if ranks.is_main else SILENT, ranks)
         with reported_memory(
             parts.runtime, parts.model, config.batch_size, parts.image_shape, ranks.size
         ):
@@ -181,7 +180,7 @@ def _save_and_read_back(parts: Parts, optimizer: Optimizer) -> tuple[int, float]
         with TemporaryDirectory(prefix=".lmsm-dry-run-", dir=above) as name:
             folder = RunFolder(Path(name))
             started = time.perf_counter()
-            journals.save(
+            save_checkpoint(
                 folder,
                 History(),
                 model,

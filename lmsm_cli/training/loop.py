@@ -28,14 +28,8 @@ from lmsm_cli.models.backbones import first_non_finite
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Runtime
-from lmsm_cli.training.collapse import (
-    EpochStats,
-    RunningMetrics,
-    Start,
-    as_row,
-    collapse_warnings,
-    has_learned,
-)
+from lmsm_cli.runtime.display import Epoch, EpochStats, RunningMetrics, Step
+from lmsm_cli.training.collapse import Start, collapse_warnings, has_learned
 from lmsm_cli.training.evaluate import mean_cross_entropy, scores_of
 from lmsm_cli.training.lr_schedule import learning_rate
 from lmsm_cli.training.step import TrainStep, set_learning_rate
@@ -43,51 +37,6 @@ from lmsm_cli.training.step import TrainStep, set_learning_rate
 _cuda: Any = torch.cuda  # typed in some releases only
 # Steps between two questions whether any of several ranks was told to stop: each is a wait.
 _ASK_EVERY = 16
-
-
-@dataclass(frozen=True)
-class Step:
-    """What the display may show after a step."""
-
-    epoch: int
-    step: int
-    num_steps: int
-    num_images: int
-    """Images of the epoch so far."""
-    seen: RunningMetrics | None
-    """Margin-free loss and accuracy of the epoch, as far as they are known without a wait."""
-    lam: float | None
-    lr: float
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One finished epoch, counted from 1. Losses and accuracies are margin-free and unweighted.
-
-    Those of the training are over the images as they were drawn.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    val_balanced_accuracy: float | None
-    lam: float | None
-    effective_margin: float | None
-    lr: float
-    images_per_second: float
-    seconds: float
-    vitals: EpochStats
-    signs: dict[str, str]
-    """What looks collapsed: sign -> words."""
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the row of metrics.jsonl."""
-        row = {
-            key: value for key, value in vars(self).items() if key not in ("lam", "vitals", "signs")
-        }
-        return row | {"lambda": self.lam, **as_row(self.vitals), "collapse": list(self.signs)}
 
 
 @dataclass(frozen=True)
@@ -146,7 +95,7 @@ def train(
         position = start if epoch == start.epoch else Position(epoch)
         started = time.perf_counter() - position.seconds
         with stream():
-            seen, vitals = _one_epoch(
+            seen, stats = _one_epoch(
                 stepper,
                 optimizer,
                 config,
@@ -168,8 +117,8 @@ def train(
             lr=learning_rate(config, epoch),
             images_per_second=seen.num_images / seconds,
             seconds=seconds,
-            vitals=vitals,
-            signs=_signs(vitals, seen, model.classes, config, counts, epoch),
+            stats=stats,
+            signs=_signs(stats, seen, model.classes, config, counts, epoch),
         )
         if signal := ranks.all_reduce_max(stop()):
             raise PausedError(Position(epoch + 1), signal)
@@ -200,7 +149,7 @@ def _is_rebalanced(config: Config, epoch: int) -> bool:
 
 
 def _signs(
-    vitals: EpochStats,
+    stats: EpochStats,
     seen: RunningMetrics,
     classes: tuple[str, ...],
     config: Config,
@@ -217,7 +166,7 @@ def _signs(
         tuple(since * number for number in drawn),
     )
     progress = since / (config.epochs - config.warmup)
-    return collapse_warnings(vitals, classes, progress=progress, start=start)
+    return collapse_warnings(stats, classes, progress=progress, start=start)
 
 
 def _class_weights(config: Config, class_counts: list[int], device: torch.device) -> Tensor | None:
@@ -250,7 +199,7 @@ def _one_epoch(
     ranks: ProcessGroup,
     stop: Callable[[], int],
 ) -> tuple[RunningMetrics, EpochStats]:
-    """Run one epoch, or the rest of it; return its sums and its vitals. Raises PausedError."""
+    """Run one epoch, or the rest of it; return its sums and its stats. Raises PausedError."""
     epoch, started = position.epoch, time.perf_counter() - position.seconds
     model, watch = stepper.model.train(), stepper.watch
     num_steps, lr = num_batches(len(training), config.batch_size), learning_rate(config, epoch)

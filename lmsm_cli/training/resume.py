@@ -27,7 +27,8 @@ from lmsm_cli.runs import checkpoint, committed
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.training.loop import Epoch, Position
+from lmsm_cli.runtime.display import Epoch
+from lmsm_cli.training.loop import Position
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
 
 # What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
@@ -122,7 +123,7 @@ class ResumeState:
             ) from None
 
 
-def save(
+def save_checkpoint(
     folder: RunFolder,
     journal: History,
     model: Classifier,
@@ -179,7 +180,7 @@ def pretrained_digest(config: Config) -> str | None:
     return None
 
 
-def asked(config: Config, *, knows_images: bool = True) -> str:
+def config_hash(config: Config, *, knows_images: bool = True) -> str:
     """Return the fingerprint of a config as it is asked for, before anything is settled.
 
     It leaves out where a run computes, and where its data lies: which images they are, the run folder
@@ -201,7 +202,7 @@ def asked(config: Config, *, knows_images: bool = True) -> str:
     return fingerprint({key: value for key, value in made.items() if key not in without})
 
 
-def read(
+def read_resume_state(
     folder: RunFolder, changes: dict[str, Any], warn: Callable[[str], None], *, strict: bool = False
 ) -> ResumeState:
     """Return a run from its folder, with changed values of its config.

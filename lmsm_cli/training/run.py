@@ -34,17 +34,23 @@ from lmsm_cli.runs.record import is_run, only_run
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.runtime.arithmetic import resolve_precision, runtime_of
 from lmsm_cli.runtime.device import Runtime, check_precision, choose_device
-from lmsm_cli.runtime.display import SILENT, Display, Notebook
+from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
 from lmsm_cli.runtime.memory import reported_memory
 from lmsm_cli.runtime.signals import defer_signals, ignore_sighup
-from lmsm_cli.training import resume as journals
-from lmsm_cli.training.loop import Epoch, PausedError, Position, train
+from lmsm_cli.training.loop import PausedError, Position, train
 from lmsm_cli.training.outcome import answered, build_scores_json, draw, status_of
-from lmsm_cli.training.resume import History, ResumeState
+from lmsm_cli.training.resume import (
+    History,
+    ResumeState,
+    config_hash,
+    pretrained_digest,
+    read_resume_state,
+    save_checkpoint,
+)
 from lmsm_cli.training.step import new_optimizer
 
 
-def check(config: Config) -> torch.device:
+def check_config(config: Config) -> torch.device:
     """Return the device; raise LmsmError for what cannot work, before any data is read."""
     source = sources.source_of(config.dataset)
     counts = planned_counts(config)
@@ -76,27 +82,27 @@ def build_model(config: Config, data: Data) -> Classifier:
     )
 
 
-def run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
+def start_run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
     """Train, test and write the run folder; return it, None on all but the first rank.
 
     Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
-    StoppedError, once a signal has ended the training after a step: `resume` goes on from there.
+    StoppedError, once a signal has ended the training after a step: `resume_run` goes on from there.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
-        told = Notebook(display if ranks.is_main else SILENT)
-        parts = prepared(config, told, ranks)
+        told = WarningLog(display if ranks.is_main else SILENT)
+        parts = prepare(config, told, ranks)
         if not ranks.is_main:
             _finish(parts, told, with_plots)
             return None
-        folder = _new_folder(parts, asked=journals.asked(config))
+        folder = _new_folder(parts, asked=config_hash(config))
         with folder.locked():
-            told.keep_in(folder.log_line)
+            told.write_to(folder.log_line)
             told.info(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
             _finish(replace(parts, folder=folder), told, with_plots)
         return folder
 
 
-def resume(
+def resume_run(
     path: Path,
     display: Display,
     changes: dict[str, Any] | None = None,
@@ -104,7 +110,7 @@ def resume(
     strict: bool = False,
     with_plots: bool = True,
 ) -> RunFolder | None:
-    """Go on with a run from its folder, with changed values of its config; finish as `run` does.
+    """Go on with a run from its folder, with changed values of its config; finish as `start_run` does.
 
     On the same machine's CPU, in as many processes, the end has the bits of a run that nobody
     stopped. A finished run is returned as it is, unless it gets more epochs. With `strict` a
@@ -118,16 +124,16 @@ def resume(
     path = only_run(path)
     folder = RunFolder(path)
     with init_distributed((changes or {}).get("device") or "auto") as ranks, ignore_sighup():
-        told = Notebook(display if ranks.is_main else SILENT)
+        told = WarningLog(display if ranks.is_main else SILENT)
         with folder.locked() if ranks.is_main else nullcontext():
             saved = ranks.broadcast_object(
-                journals.read(folder, changes or {}, told.warning, strict=strict)
+                read_resume_state(folder, changes or {}, told.warning, strict=strict)
                 if ranks.is_main
                 else None
             )
             assert saved is not None
             if ranks.is_main:
-                told.keep_in(folder.log_line)
+                told.write_to(folder.log_line)
             if saved.is_finished:
                 told.info(
                     f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on"
@@ -135,7 +141,7 @@ def resume(
                 return folder if ranks.is_main else None
             if not (changes or {}).get("data_dir"):
                 check_at_hand(saved.config)
-            parts = replace(prepared(saved.config, told, ranks, saved.images), saved=saved)
+            parts = replace(prepare(saved.config, told, ranks, saved.images), saved=saved)
             saved.check_data(parts.data)
             if saved.state and saved.state.get("images") is None:  # an older lmsm recorded none
                 parts = replace(parts, images=None)
@@ -180,11 +186,11 @@ class Parts:
         return tuple(self.data.training.images.shape[1:])
 
 
-def prepared(
+def prepare(
     config: Config, display: Display, ranks: ProcessGroup, images: ImagesRecord | None = None
 ) -> Parts:
     """Read the data, build the model, and settle the config; `images` are those of a run that goes on."""
-    device = ranks.take_device(check(config))
+    device = ranks.take_device(check_config(config))
     ranks.check_batch_size(config.batch_size)
     with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
@@ -253,7 +259,7 @@ def _new_folder(parts: Parts, *, asked: str) -> RunFolder:
     folder = RunFolder.create(config.out, name)
     folder.write_config(configs.dump_yaml(config))
     write_images(folder.path, parts.images)  # before what a sweep finds the run by
-    known_by = {"asked": asked, "pretrained": journals.pretrained_digest(config)}
+    known_by = {"asked": asked, "pretrained": pretrained_digest(config)}
     folder.write_environment(environment.describe(parts.where) | known_by)
     return folder
 
@@ -280,7 +286,7 @@ def _train(parts: Parts, where: str, display: Display) -> History:
 
     def save(position: Position) -> None:
         if parts.folder:
-            journals.save(
+            save_checkpoint(
                 parts.folder,
                 journal,
                 model,

@@ -27,7 +27,7 @@ from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import SILENT
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import start_run
 from tests.test_checkpoint import zipped
 
 # Derandomized, so that a test that passed passes again; a deadline would measure the machine.
@@ -332,7 +332,7 @@ def runs(tmp_path_factory):
         factor=0.1,
         out=out,
     )
-    folder = experiment.run(config, SILENT, with_plots=False).path
+    folder = start_run(config, SILENT, with_plots=False).path
     shutil.copytree(folder, out / "damaged")
     return out, {name: (folder / name).read_bytes() for name in RUN_FILES}
 

@@ -19,7 +19,7 @@ from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, read_predictions
 from lmsm_cli.sweeps.plan import RunIndex, build_plan
 from lmsm_cli.sweeps.sweep import run_plan
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import resume_run, start_run
 from tests.conftest import SilentDisplay, noise, save
 
 SIZE = 8
@@ -53,7 +53,7 @@ def trained(data: Path, out: Path, **changes) -> Path:
     """Return the folder of a short run."""
     flags = {**FLAGS, "data_dir": data, "out": out, **changes}
     config = resolve([Layer.of_flags(flags)], check_loss).config
-    return experiment.run(config, SilentDisplay(), with_plots=False).path
+    return start_run(config, SilentDisplay(), with_plots=False).path
 
 
 def images_of(run: Path, part: str) -> list[str]:
@@ -150,7 +150,7 @@ def test_a_replaced_training_image_does_not_touch_the_scores(copied):
     replace_training_image(data, run)
     assert everything(run, data) == before
     with pytest.raises(DataError, match=f"1 training image of the run: 1 gone or changed .{name}"):
-        experiment.resume(run, SilentDisplay(), {"epochs": 3, "data_dir": data}, with_plots=False)
+        resume_run(run, SilentDisplay(), {"epochs": 3, "data_dir": data}, with_plots=False)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,11 @@ def test_resume_goes_on_with_the_same_bits(finished, copied, tmp_path, change):
     """A longer training on data that was touched ends with the bits of one on data that was not."""
     (untouched, original), (data, run) = finished, copied
     shutil.copytree(original, tmp_path / "other")
-    expected = experiment.resume(
+    expected = resume_run(
         tmp_path / "other", SilentDisplay(), {"epochs": 3, "data_dir": untouched}, with_plots=False
     ).path
     change(data, run)
-    experiment.resume(run, SilentDisplay(), {"epochs": 3, "data_dir": data}, with_plots=False)
+    resume_run(run, SilentDisplay(), {"epochs": 3, "data_dir": data}, with_plots=False)
     one, two = (checkpoint.load(path / "checkpoint.pt")["model"] for path in (run, expected))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
     scores = [json.loads((path / "scores.json").read_text()) for path in (run, expected)]
@@ -310,7 +310,7 @@ def test_published_images_are_known_by_their_pixels(tmp_path):
     config = resolve(
         [Layer.of_flags({**FLAGS, **flags, "image_size": 32, "out": tmp_path})], check_loss
     ).config
-    run = experiment.run(config, SilentDisplay(), with_plots=False).path
+    run = start_run(config, SilentDisplay(), with_plots=False).path
     record = read_images_record(run)
     assert record.places.dtype.kind == "i"
     assert [len(record.of(part)) for part in ("training", "validation", "test")] == [180, 20, 599]

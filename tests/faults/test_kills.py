@@ -20,7 +20,7 @@ from lmsm_cli import load_checkpoint
 from lmsm_cli.errors import CheckpointError
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.training import run as experiment
+from lmsm_cli.training.run import resume_run, start_run
 from tests.conftest import SilentDisplay
 from tests.test_resume import assert_same_bits, config
 
@@ -69,9 +69,9 @@ def go(out, values, display):
     """Start the one run of a folder, or go on with it."""
     runs = list(out.glob("*/config.yaml"))
     if runs:
-        experiment.resume(runs[0].parent, display, with_plots=False)
+        resume_run(runs[0].parent, display, with_plots=False)
     else:
-        experiment.run(config(out, **values), display, with_plots=False)
+        start_run(config(out, **values), display, with_plots=False)
 
 
 def forked(out, values, *, steps=None, call=None, seconds=None):

@@ -17,9 +17,8 @@ from lmsm_cli.config import Config
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
-from lmsm_cli.training import resume as journals
 from lmsm_cli.training.loop import Position
-from lmsm_cli.training.resume import History
+from lmsm_cli.training.resume import History, _newest, save_checkpoint
 from lmsm_cli.training.step import new_optimizer
 
 Contents = dict[str, bytes]  # of a folder, by name
@@ -103,7 +102,7 @@ class Saving:
         """Save an epoch."""
         self.journal.rows.append({"epoch": epoch, "seconds": 1.0, "images_per_second": 1.0})
         self.journal.best = {"epoch": epoch, "val_balanced_accuracy": 0.5}
-        journals.save(
+        save_checkpoint(
             self.folder,
             self.journal,
             self.model,
@@ -118,7 +117,7 @@ class Saving:
 
 def epochs_of(folder: Path) -> tuple[int, int]:
     """Return the epoch that a run would go on from, and that of its best.pt."""
-    state, _ = journals._newest(RunFolder(folder), lambda text: None, strict=False)
+    state, _ = _newest(RunFolder(folder), lambda text: None, strict=False)
     return state["epoch"] if state else 0, checkpoint.load(folder / "best.pt")["epoch"]
 
 
