@@ -31,7 +31,6 @@ PRESET = ("--preset", "imbalanced-resnet18", "--batch-size", "128", "--device", 
 DIGITS = ("--dataset", "digits", "--epochs", "1", "--device", "cpu")
 SEEDS = 3  # of each precision
 STARTS = 5
-RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def speed(options: argparse.Namespace) -> Iterator[Row]:
@@ -91,18 +90,6 @@ def scaling(options: argparse.Namespace) -> Iterator[Row]:
     yield from scaling_rows(got, "an epoch", ("", "> 0.99"))
 
 
-def ranks(options: argparse.Namespace) -> Iterator[Row]:
-    """Compare two ranks of one thread with one process of two threads, by seconds of training."""
-    flags = (*PRESET, "--epochs", "1", "--factor", "0.02")
-    arms = {
-        "one": trained(options, *flags, env={"OMP_NUM_THREADS": "2"}),
-        "two": trained(options, *flags, launcher=RANKS, env={"OMP_NUM_THREADS": "1"}),
-    }
-    got = in_turns(arms, options.rounds)
-    yield got.row("one process, two threads", "s", "one.seconds")
-    yield got.row("two ranks, one thread each", "s", "two.seconds", "one.seconds", "<= 1.20")
-
-
 def augment(options: argparse.Namespace) -> Iterator[Row]:
     """Measure the share of making an augmented batch in a step."""
     got = in_turns({"arm": fresh("augmentation", options)}, options.rounds)
@@ -160,7 +147,6 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "accuracy": accuracy,
     "start": start,
     "scaling": scaling,
-    "ranks": ranks,
     "augment": augment,
     "loss": loss,
     "save": save,

@@ -34,7 +34,7 @@ TRY_OUT = (
     "--warmup",
     "0",
 )
-LONGEST = 1800  # seconds; no arm takes half of it, and ranks that wait for each other take for ever
+LONGEST = 1800  # seconds; no arm takes half of it
 GRACE = 40  # seconds; torchrun gives its ranks 30
 
 Arm = Callable[[int], dict[str, float]]
@@ -144,31 +144,24 @@ def fresh(name: str, options: argparse.Namespace) -> Arm:
     return run
 
 
-def trained(
-    options: argparse.Namespace,
-    *flags: str,
-    launcher: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-) -> Arm:
+def trained(options: argparse.Namespace, *flags: str, env: Mapping[str, str] | None = None) -> Arm:
     """Return the arm of an `lmsm train` whose seed is the turn; in a try-out, on a few digits."""
 
     def run(turn: int) -> dict[str, float]:
         all_flags = [*flags, *(TRY_OUT if options.steps else ()), "--seed", str(turn)]
-        return lmsm_train(all_flags, launcher=launcher, env=env)
+        return lmsm_train(all_flags, env=env)
 
     return run
 
 
-def lmsm_train(
-    flags: Sequence[str], *, launcher: Sequence[str] = (), env: Mapping[str, str] | None = None
-) -> dict[str, float]:
+def lmsm_train(flags: Sequence[str], *, env: Mapping[str, str] | None = None) -> dict[str, float]:
     """Run `lmsm train` in a fresh process and return its numbers, most of them from the run folder.
 
     wall: seconds from start to finished run folder; peak: resident GiB of the process;
     seconds: of training, all epochs; images_per_second: median epoch after the first; accuracy: test.
     """
     with tempfile.TemporaryDirectory() as out:
-        done = run_child([*launcher, "-m", "lmsm_cli", "train", *flags, "--out", out], env)
+        done = run_child(["-m", "lmsm_cli", "train", *flags, "--out", out], env)
         return {"wall": done.seconds, "peak": done.peak, **_numbers_of_run(Path(out))}
 
 

@@ -20,7 +20,7 @@ def benchmark(*flags):
 def test_help_names_every_section():
     """`--help` works without a data set and lists what `--only` takes."""
     text = " ".join(benchmark("--help").split())
-    for section in ("speed, speed-vgg, accuracy, start, scaling, ranks", "gpu-mfu"):
+    for section in ("speed, speed-vgg, accuracy, start, scaling, augment", "gpu-mfu"):
         assert section in text
 
 
@@ -126,7 +126,7 @@ def test_a_failing_child_gives_the_first_line_of_its_error(module, monkeypatch, 
 
 
 def test_a_child_that_hangs_is_stopped(module, monkeypatch):
-    """Ranks that wait for each other do not stop the benchmark for ever."""
+    """A child that waits for ever does not stop the benchmark."""
     children = module("train_children")
     monkeypatch.setattr(children, "LONGEST", 0.5)
     with pytest.raises(children.ArmError, match="stopped after"):

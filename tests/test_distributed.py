@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -23,7 +22,6 @@ from lmsm_cli import LSoftmaxLoss, build_head
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch
 from lmsm_cli.distributed import failures as rank_failures
-from lmsm_cli.distributed import process_group as distributed
 from lmsm_cli.distributed.process_group import (
     SINGLE_PROCESS,
     ProcessGroup,
@@ -197,7 +195,7 @@ def trained_in_parallel(ranks, dtype):
     """Return the state dict after a rank's part of the training."""
     objective = fresh_objective(dtype)
     convert_sync_batchnorm(objective, CPU, ranks)
-    parallel = data_parallel(objective, CPU, ranks)
+    parallel = data_parallel(objective, CPU)
     optimizer = torch.optim.SGD(objective.parameters(), 0.1, momentum=0.9, fused=True)
     for images, labels, weights in training_batches(dtype):
         own = ranks.local_slice(len(images))
@@ -263,24 +261,11 @@ def exchanged(ranks, folder):
     return found
 
 
-def compute_through_memory(folder):
-    """Compute as on a host with a core for each rank."""
-    distributed.num_cores = lambda: int(os.environ["WORLD_SIZE"])
-    compute(folder, through_memory=True)
-
-
-def compute_through_sockets(folder):
-    """Compute as on hosts that share no memory."""
-    distributed.opened = lambda *_: None
-    compute(folder, through_memory=False)
-
-
-def compute(folder, *, through_memory):
+def compute(folder):
     """Save everything that the tests of equality look at, as one rank."""
     folder = Path(folder)
     torch.set_num_threads(1)
     with init_distributed("cpu", timeout=timedelta(seconds=SECONDS)) as ranks:
-        assert (ranks._memory is not None) == through_memory
         found = exchanged(ranks, folder)
         found["ranks"] = (ranks.rank, ranks.size, ranks.local_rank, ranks.local_size)
         for name in SHAPES:
@@ -296,21 +281,13 @@ def compute(folder, *, through_memory):
     assert not dist.is_initialized()
 
 
-HAS_MEMORY = sys.platform == "linux" and platform.machine() == "x86_64"
-COMPUTED = [
-    (compute_through_sockets, 3),
-    *[(compute_through_memory, size) for size in (2, 3) if HAS_MEMORY],
-]
-
-
-@pytest.fixture(scope="module", params=COMPUTED, ids=lambda case: f"{case[1]}-{case[0].__name__}")
-def found(request, tmp_path_factory):
-    """What each of two or three ranks found."""
-    work, size = request.param
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each of three ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    codes, logs = finished(work, folder, size)
-    assert codes == [0] * size, "\n".join(logs)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+    codes, logs = finished(compute, folder, 3)
+    assert codes == [0] * 3, "\n".join(logs)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(3)]
 
 
 def assert_close(values, truth, tolerance):
@@ -470,7 +447,7 @@ def fail_by_a_bug(ranks):
 
 def fail_in_a_loop(ranks):
     """Raise on rank 1 while the others are in collectives."""
-    model = data_parallel(nn.Linear(2, 2), CPU, ranks)
+    model = data_parallel(nn.Linear(2, 2), CPU)
     for i in range(10**6):
         model(torch.ones(1, 2)).sum().backward()
         if ranks.rank == 1 and i == 5:

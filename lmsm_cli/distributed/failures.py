@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from lmsm_cli.distributed.shared_memory import LostRankError
 from lmsm_cli.errors import LmsmError, RankError, first_line
 
 if TYPE_CHECKING:  # a torch built without distributed has none
@@ -54,7 +53,7 @@ def shared_failure(store: "Store", rank: int, size: int) -> Iterator[None]:
 def is_broken(error: BaseException) -> bool:
     """Return whether an error says that a collective, or the store, has lost a rank."""
     # gloo raises plain RuntimeErrors, each opening with the place in its source.
-    return isinstance(error, dist.DistError | LostRankError) or (
+    return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo/" in str(error)
     )
 

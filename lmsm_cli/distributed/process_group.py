@@ -20,9 +20,8 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from lmsm_cli.distributed.failures import leave, shared_failure, wait_for, wait_for_leave
-from lmsm_cli.distributed.shared_memory import SharedMemory, opened
 from lmsm_cli.errors import LmsmError, RunError, first_line
-from lmsm_cli.runtime.cpu import num_cores, threads_for
+from lmsm_cli.runtime.cpu import threads_for
 
 if TYPE_CHECKING:  # a torch built without distributed has none
     from torch.distributed.distributed_c10d import Store
@@ -45,7 +44,6 @@ class ProcessGroup:
     """This process among those of its host."""
     local_size: int = 1
     _store: "Store | None" = field(default=None, repr=False)
-    _memory: SharedMemory | None = field(default=None, repr=False)
     _turns: Iterator[int] = field(default_factory=count, repr=False)
 
     @property
@@ -95,16 +93,12 @@ class ProcessGroup:
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """Replace a contiguous tensor by its sum over the ranks; return it."""
-        if self._memory and values.device.type == "cpu":
-            return self._memory.add_(values)
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def all_gather(self, values: Tensor) -> Tensor:
         """Return the values of all ranks (R, ...), which must have the same shape and type."""
-        if self._memory and values.device.type == "cpu":
-            return self._memory.stack(values)
         if self.size == 1:
             return values[None]
         stacked = values.new_empty(self.size, *values.shape)
@@ -223,10 +217,7 @@ def _start(backend: str, timeout: timedelta) -> "tuple[ProcessGroup, Store]":
             f"rank {rank} did not find the other {size - 1} processes within {timeout}: {first_line(error)}"
         ) from None
     store = PrefixStore("lmsm", shared)
-    # Ranks that wait in turns for a core of their own would only keep each other from it.
-    is_roomy = local_size == size <= num_cores()
-    memory = opened(rank, size, timeout) if is_roomy else None
-    return ProcessGroup(rank, size, local_rank, local_size, store, memory), store
+    return ProcessGroup(rank, size, local_rank, local_size, store), store
 
 
 def _abort(uses_cuda: bool) -> None:
@@ -249,9 +240,7 @@ def _number(name: str, default: int | None = None) -> int:
         ) from None
 
 
-def data_parallel(
-    objective: nn.Module, device: torch.device, ranks: ProcessGroup
-) -> DistributedDataParallel:
+def data_parallel(objective: nn.Module, device: torch.device) -> DistributedDataParallel:
     """Return an objective module whose parameters get the sum of the ranks' gradients.
 
     The ranks' parameters become rank 0's. Every parameter must get a gradient in every step.
@@ -269,16 +258,12 @@ def data_parallel(
         "gradient_as_bucket_view": True,
     }
     parallel = DistributedDataParallel(objective, **options)
-    parallel.register_comm_hook(None, lambda _, bucket: _sum(ranks, bucket.buffer()))
+    parallel.register_comm_hook(None, lambda _, bucket: _sum(bucket.buffer()))
     return parallel
 
 
-def _sum(ranks: ProcessGroup, gradients: Tensor) -> Future[Tensor]:
+def _sum(gradients: Tensor) -> Future[Tensor]:
     """Sum a flat bucket of gradients; left to itself, DistributedDataParallel takes the mean."""
-    if ranks._memory and gradients.device.type == "cpu":
-        done: Future[Tensor] = Future()
-        done.set_result(ranks.all_reduce(gradients))
-        return done
     work = dist.all_reduce(gradients, async_op=True)
     return work.get_future().then(lambda future: future.value()[0])
 

@@ -126,7 +126,7 @@ class TrainStep:
             # Not `objective.compile()`: that keeps in the module a bound method of itself.
             objective = cast(nn.Module, torch.compile(objective, dynamic=False))
         if ranks.size > 1:
-            objective = data_parallel(objective, runtime.device, ranks)
+            objective = data_parallel(objective, runtime.device)
         self._step = _Step(objective, model, optimizer, self.watch, weights)
         self._run: Callable[..., None] = self._step
         # Capturing the exchange of gradients is for the day when it can be tried.
