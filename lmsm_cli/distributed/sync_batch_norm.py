@@ -1,8 +1,7 @@
 """BatchNorm whose statistics are those of the global batch, of which each rank has a part.
 
-On CUDA it is torch.nn.SyncBatchNorm, which has no kernels for the CPU; there it is put together from
-the native kernels of nn.BatchNorm. One collective crosses the ranks in each direction. Parameters,
-buffers and state dict are those of nn.BatchNorm.
+On CUDA it is torch.nn.SyncBatchNorm, which has no kernels for the CPU; there two sums over the ranks
+do, which autograd goes back through. Parameters, buffers and state dict are those of nn.BatchNorm.
 """
 
 from collections.abc import Callable
@@ -12,13 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lmsm_cli.distributed.process_group import ProcessGroup
 from lmsm_cli.errors import ArgumentError
-
-_native = torch.ops.aten
 
 
 def convert_sync_batchnorm(
@@ -59,6 +55,20 @@ class CudaBatchNorm(nn.SyncBatchNorm):
         return super().forward(input.float()).to(input.dtype)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the ranks, and so of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, ranks: ProcessGroup) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.all_reduce(values.clone())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.ranks.all_reduce(grad.clone()), None
+
+
 class GlobalBatchNorm(_BatchNorm):
     """nn.BatchNorm over the images of all ranks; a rank's part may be empty.
 
@@ -79,17 +89,27 @@ class GlobalBatchNorm(_BatchNorm):
         """Return the normalised images (N, C, ...), in their type."""
         self._check_input_dim(input)
         if not self.training and self.running_mean is not None:
-            return functional.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            return super().forward(input)
+        images = input.double() if input.dtype == torch.float64 else input.float()
+        axes, shape = [0, *range(2, input.ndim)], (-1, *[1] * (input.ndim - 2))
+        own = images.new_tensor([images.numel() // images.shape[1]])
+        sums: Tensor = _Sum.apply(torch.cat([images.sum(axes), own]), self._ranks)
+        count = int(sums[-1])
+        if count < 2:
+            raise ArgumentError(
+                f"BatchNorm has {count} values a channel in training: "
+                "give it at least 2 over all ranks"
             )
-        images = _dense(input)
-        count, mean, var = global_statistics(images, self._ranks)
+        mean = sums[:-1] / count
+        centred = images - mean.view(shape)
+        var: Tensor = _Sum.apply(centred.square().sum(axes), self._ranks) / count
         if self.training and self.running_mean is not None:
             self._remember(mean, var * (count / (count - 1)))
-        output: Tensor = _Normalise.apply(
-            images, self.weight, self.bias, mean, var, count, self.eps, self._ranks
-        )
-        return output
+        factor = (var + self.eps).rsqrt()
+        if self.weight is None:
+            return (centred * factor.view(shape)).to(input.dtype)
+        factor = factor * self.weight
+        return (centred * factor.view(shape) + self.bias.view(shape)).to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, unbiased: Tensor) -> None:
@@ -101,98 +121,3 @@ class GlobalBatchNorm(_BatchNorm):
         share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
-
-
-@torch.no_grad()
-def global_statistics(images: Tensor, ranks: ProcessGroup) -> tuple[int, Tensor, Tensor]:
-    """Return the values a channel, their mean (C,) and biased variance (C,), over all ranks.
-
-    `images` (N, C, ...) are the rank's own, N may be 0. float32 at least. Every rank gets the same
-    bits. Raises ArgumentError, on every rank, for fewer than two values.
-    """
-    channels = images.shape[1]
-    own = images.numel() // channels
-    wide = torch.float64 if images.dtype == torch.float64 else torch.float32
-    packed = torch.zeros(2 * channels + 1, dtype=wide, device=images.device)
-    if own:
-        # Given running statistics in float32, the kernel sums half precision in float32 too.
-        unused = packed[:channels]
-        mean, var = _native.batch_norm_update_stats(images, unused, unused, 0.0)
-        packed[:channels], packed[channels:-1], packed[-1] = mean, var, own
-    means, variances, counts = torch.split(ranks.all_gather(packed), [channels, channels, 1], dim=1)
-    count = int(counts.sum())
-    if count < 2:
-        raise ArgumentError(
-            f"BatchNorm has {count} values a channel in training: give it at least 2 over all ranks"
-        )
-    # Chan, Golub and LeVeque 1983: unlike the sum of squares it does not cancel.
-    shares = counts / count
-    mean = (means * shares).sum(0)
-    var = ((means - mean).square_().add_(variances).mul_(shares)).sum(0)
-    return count, mean, var
-
-
-class _Normalise(torch.autograd.Function):
-    """The normalisation by statistics that depend on the images of all ranks, and its gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        images: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        count: int,
-        eps: float,
-        ranks: ProcessGroup,
-    ) -> Tensor:
-        """Return (images - mean) / sqrt(var + eps) * weight + bias."""
-        ctx.save_for_backward(images, weight, mean, var)
-        ctx.count, ctx.eps, ctx.ranks = count, eps, ranks
-        if not images.numel():
-            return torch.empty_like(images)
-        return functional.batch_norm(images, mean, var, weight, bias, eps=eps)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of images, weight and bias; the latter two of this rank's images.
-
-        With sums S1 of dy and S2 of dy xhat over all ranks, dx = w / std (dy - (S1 + xhat S2) / n),
-        here as a dy + b x + c with numbers a channel.
-        """
-        images, weight, mean, var = ctx.saved_tensors
-        grad = _dense(grad, like=images)
-        own = mean.new_zeros(2, len(mean))
-        if images.numel():
-            _, own[1], own[0] = _native.native_batch_norm_backward(
-                grad, images, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
-            )
-        total = ctx.ranks.all_reduce(own.clone())
-        inverse = (var + ctx.eps).rsqrt()
-        a = inverse if weight is None else inverse * weight
-        b = -a * inverse * total[1] / ctx.count
-        c = -a * total[0] / ctx.count - b * mean
-        grad_weight, grad_bias = (None, None) if weight is None else (own[1], own[0])
-        return _combined(grad, a, images, b, c), grad_weight, grad_bias, *[None] * 5
-
-
-def _combined(grad: Tensor, a: Tensor, images: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Return a grad + b images + c for images (N, C, ...) and numbers a channel (C,)."""
-    if not images.numel():
-        return torch.empty_like(images)
-    if images.dtype == a.dtype:
-        a, b, c = (each.view(-1, *[1] * (images.ndim - 2)) for each in (a, b, c))
-        return torch.addcmul(c, images, b).addcmul_(grad, a)
-    # The only kernel of a line a channel that takes half precision with float32 numbers.
-    zero, one = torch.zeros_like(a), torch.ones_like(a)
-    line = functional.batch_norm(images, zero, one, b, c, eps=0.0)
-    return line.add_(functional.batch_norm(grad, zero, one, a, zero, eps=0.0))
-
-
-def _dense(images: Tensor, like: Tensor | None = None) -> Tensor:
-    """Return the images in a layout that the kernels are fast in: their own, or that of `like`."""
-    model = images if like is None else like
-    last = model.ndim == 4 and model.is_contiguous(memory_format=torch.channels_last)
-    return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
