@@ -3,7 +3,7 @@
 LmsmError (2, usage and config)
 |- ArgumentError    2  a value that a function of the library cannot take; a ValueError too
 |- RunError         1  the run failed
-|  |- RankError     *  another process of the run failed; its exit code
+|  |- RankError     1  another process of the run failed
 |  |- PrunedError   1  a search ended the run early, since others were better; it can go on
 |  `- StoppedError  *  a signal stopped the run after a step, and its state was saved
 |- DataError        3  data missing or bad
@@ -51,7 +51,7 @@ class RunError(LmsmError):
 
 
 class RankError(RunError):
-    """The failure of another process of the run, with that one's exit code."""
+    """The failure of another process of the run."""
 
 
 class PrunedError(RunError):
