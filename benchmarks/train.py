@@ -13,7 +13,6 @@ import platform
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from importlib.metadata import version
@@ -24,7 +23,7 @@ import train_arms
 import train_gpu
 import train_gpu_arms
 from train_children import ROOT, ArmError, fresh, in_turns, lmsm_help, run_child, trained
-from train_rows import HEADING, Row, difference_of_means, pairwise_differences, scaling_rows
+from train_rows import HEADING, Row, difference_of_means, scaling_rows
 
 ARMS = train_arms.ARMS | train_gpu_arms.ARMS
 PRESET = ("--preset", "imbalanced-resnet18", "--batch-size", "128", "--device", "cpu")
@@ -118,29 +117,6 @@ def memory(options: argparse.Namespace) -> Iterator[Row]:
     yield got.row("peak memory, batch 128", "GiB", "arm.peak", target="<= 2.5")
 
 
-def probe(options: argparse.Namespace) -> Iterator[Row]:
-    """Measure what a first run on a machine takes longer: it tries which precision is faster."""
-    with tempfile.TemporaryDirectory() as folder:
-
-        def run(turn: int) -> dict[str, float]:
-            # matplotlib's font cache takes seconds too, and is no matter of ours
-            cache, fonts = Path(folder, str(turn)), Path(folder, "matplotlib")
-            cache.mkdir(exist_ok=True)
-            env = {"LMSM_CACHE_DIR": str(cache), "MPLCONFIGDIR": str(fonts)}
-            return trained(options, *DIGITS, env=env)(turn)
-
-        got = in_turns({"first": run, "later": run}, 1 if options.steps else STARTS, thrown_away=1)
-    yield got.row("first run, empty user cache", "s", "first.wall")
-    yield got.row("run after it", "s", "later.wall")
-    yield got.derived(
-        "what the first takes longer",
-        "s",
-        ["first.wall", "later.wall"],
-        pairwise_differences,
-        "<= 2.5",
-    )
-
-
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "speed": speed,
     "speed-vgg": speed_vgg,
@@ -151,7 +127,6 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "loss": loss,
     "save": save,
     "memory": memory,
-    "probe": probe,
 } | train_gpu.SECTIONS
 
 
@@ -182,8 +157,11 @@ def machine() -> dict[str, Any]:
 
 
 def computes_on() -> str:
-    """Return what is usual on this CPU; each run measures what is fastest for its model."""
-    ask = "from lmsm_cli.runtime.device import choose_runtime; print(choose_runtime('cpu', 'auto'))"
+    """Return the runtime of ResNet-18 on this CPU."""
+    ask = (
+        "from torchvision.models import resnet18; from lmsm_cli.runtime.device import choose_runtime; "
+        "print(choose_runtime('cpu', 'auto', net=resnet18()))"
+    )
     try:
         return run_child(["-c", ask]).output.strip()
     except ArmError as error:

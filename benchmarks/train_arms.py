@@ -5,7 +5,6 @@ must stay small (train_children.py). To add an arm, write a function of `Plan` a
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -180,14 +179,10 @@ def training_images(config: Any) -> Any:
 def build(config: Any, training: Any) -> tuple[Any, ...]:
     """Return (model, config, training images, runtime) as a run makes them."""
     from lmsm_cli.data.splits import Data
-    from lmsm_cli.runtime import arithmetic
-    from lmsm_cli.training.run import build_model
+    from lmsm_cli.training.run import build_model, runtime_of
 
     model = build_model(config, Data(training, None, training))
-    config = arithmetic.resolve_precision(
-        config, model, tuple(training.images.shape[1:]), partial(print, file=sys.stderr)
-    )
-    runtime = arithmetic.runtime_of(config)
+    runtime = runtime_of(config, model)
     runtime.apply()
     return runtime.place(model), config, training, runtime
 

@@ -54,7 +54,7 @@ class Done:
     output: str
 
 
-def run_child(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> Done:
+def run_child(arguments: Sequence[str]) -> Done:
     """Run Python with the arguments; raise ArmError with the first line of its error."""
     command, own = [sys.executable, *arguments], {"PYTHONPATH": str(ROOT)}  # measures this checkout
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
@@ -62,7 +62,7 @@ def run_child(arguments: Sequence[str], env: Mapping[str, str] | None = None) ->
         # a session of its own, so that it can be ended together with its children
         child = Popen(
             command,
-            env={**os.environ, **own, **(env or {})},
+            env={**os.environ, **own},
             stdout=output,
             stderr=errors,
             start_new_session=True,
@@ -144,24 +144,24 @@ def fresh(name: str, options: argparse.Namespace) -> Arm:
     return run
 
 
-def trained(options: argparse.Namespace, *flags: str, env: Mapping[str, str] | None = None) -> Arm:
+def trained(options: argparse.Namespace, *flags: str) -> Arm:
     """Return the arm of an `lmsm train` whose seed is the turn; in a try-out, on a few digits."""
 
     def run(turn: int) -> dict[str, float]:
         all_flags = [*flags, *(TRY_OUT if options.steps else ()), "--seed", str(turn)]
-        return lmsm_train(all_flags, env=env)
+        return lmsm_train(all_flags)
 
     return run
 
 
-def lmsm_train(flags: Sequence[str], *, env: Mapping[str, str] | None = None) -> dict[str, float]:
+def lmsm_train(flags: Sequence[str]) -> dict[str, float]:
     """Run `lmsm train` in a fresh process and return its numbers, most of them from the run folder.
 
     wall: seconds from start to finished run folder; peak: resident GiB of the process;
     seconds: of training, all epochs; images_per_second: median epoch after the first; accuracy: test.
     """
     with tempfile.TemporaryDirectory() as out:
-        done = run_child(["-m", "lmsm_cli", "train", *flags, "--out", out], env)
+        done = run_child(["-m", "lmsm_cli", "train", *flags, "--out", out])
         return {"wall": done.seconds, "peak": done.peak, **_numbers_of_run(Path(out))}
 
 

@@ -149,11 +149,6 @@ class Numbers:
         return next((f"{arm}: {self.failures[arm]}" for arm in arms if arm in self.failures), "")
 
 
-def pairwise_differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Return first - second, turn by turn."""
-    return [a - b for a, b in zip(first, second, strict=True)]
-
-
 def difference_of_means(first: Sequence[float], second: Sequence[float]) -> list[float]:
     """Return how far the two means lie apart."""
     return [abs(statistics.fmean(first) - statistics.fmean(second))]

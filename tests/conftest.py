@@ -42,8 +42,8 @@ if "LMSM_DATA_DIR" in os.environ:
     os.environ["LMSM_REAL_DATA"] = os.environ.pop("LMSM_DATA_DIR")
 
 
-# A cache folder of this test run's own, shared by its processes: the choice of arithmetic and decoded
-# images go there, none of them into the developer's own.
+# A cache folder of this test run's own, shared by its processes: decoded images go there, none of
+# them into the developer's own.
 _owns_cache = "LMSM_TEST_CACHE" not in os.environ
 if _owns_cache:
     os.environ["LMSM_TEST_CACHE"] = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()

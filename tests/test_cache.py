@@ -304,9 +304,8 @@ def test_cache_beside_the_data_is_neither_believed_nor_touched(tmp_path):
     assert len(list(root.iterdir())) == 5
 
 
-def test_doctor_empties_the_cache(tmp_path, folder, monkeypatch, capsys):
+def test_doctor_empties_the_cache(tmp_path, folder, capsys):
     """doctor tells place, size, limit and how to empty it; --clear-cache does, and leaves others' files."""
-    monkeypatch.setattr("lmsm_cli.runtime.probe._BUDGET", 0.0)
     read(pets(tmp_path / "pets"))
     (folder / "mine.txt").write_text("mine")
     assert main(["doctor", "--data-dir", str(tmp_path)]) == 0

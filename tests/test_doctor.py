@@ -18,12 +18,6 @@ from tests.conftest import CIFAR10_CLASSES, write_class_folders
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def no_probe(monkeypatch):
-    """Measure no arithmetic: that is slow, and has tests of its own."""
-    monkeypatch.setattr("lmsm_cli.runtime.probe._BUDGET", 0.0)
-
-
 def examined(capsys, *flags, code=0):
     """Run `lmsm doctor --json`; return its checks by name."""
     assert main(["doctor", *map(str, flags), "--json"]) == code

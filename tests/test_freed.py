@@ -121,7 +121,7 @@ def test_trainings_that_end_well_are_freed(tmp_path, alive):
     ],
 )
 def test_every_command_that_trains_frees_it(tmp_path, alive, command):
-    """A sweep, a rehearsal, curves, class weights and the choice of an arithmetic hold no training."""
+    """A sweep, a rehearsal, curves, class weights and precision auto hold no training."""
     assert main([*command, "--out", str(tmp_path)]) == 0
     assert len(alive) >= 1
     assert alive.names == {}

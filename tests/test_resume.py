@@ -47,7 +47,7 @@ class Stopping(SilentDisplay):
 
 
 def config(out, **values):
-    """Return a config of three short epochs, whose arithmetic needs no probe."""
+    """Return a config of three short epochs."""
     fixed = {
         "epochs": 3,
         "out": out,

@@ -24,7 +24,7 @@ from tests.conftest import SilentDisplay
 from tests.test_checkpoint import damage
 from tests.test_resume import Stopping, assert_same_bits
 
-# One epoch of the digits takes half a second; the arithmetic needs no probe.
+# One epoch of the digits takes half a second.
 FIXED = {
     "epochs": "1",
     "device": "cpu",

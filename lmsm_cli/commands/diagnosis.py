@@ -236,28 +236,20 @@ def _cpu() -> Iterator[Check]:
 
 
 def _arithmetic() -> Iterator[Check]:
-    """Say what --precision auto takes for the default model: on the CPU measured, or remembered."""
+    """Say what --precision auto is for the default model."""
     from lmsm_cli.config import Config
-    from lmsm_cli.data.sources import source_of
     from lmsm_cli.models.classifier import ModelSpec, build_classifier
-    from lmsm_cli.runtime.arithmetic import resolve_precision, runtime_of
+    from lmsm_cli.runtime.device import choose_runtime
 
-    config, said = Config.model_validate({}), list[str]()
-    source = source_of(config.dataset)
-    half = (0.5,) * source.channels
+    config, half = Config.model_validate({}), (0.5,) * 3
     model = build_classifier(
         ModelSpec(config.model, config.neck, config.loss),
         classes=map(str, range(10)),
         mean=half,
         std=half,
     )
-    runtime = runtime_of(
-        resolve_precision(config, model, (source.size, source.size, source.channels), said.append)
-    )
-    how = "; ".join(said) or (
-        "remembered" if runtime.device.type == "cpu" else "by what the GPU has"
-    )
-    yield Check("ok", "arithmetic", f"{config.model} trains on {runtime} ({how})")
+    runtime = choose_runtime("auto", "auto", net=model)
+    yield Check("ok", "arithmetic", f"{config.model} trains on {runtime}")
 
 
 def _data(data_dir: Path) -> Iterator[Check]:
@@ -358,7 +350,7 @@ def _cache() -> Iterator[Check]:
         yield Check(
             "note",
             "cache",
-            f"{folder} cannot be written to: images are decoded at each start, and each run measures its arithmetic anew",
+            f"{folder} cannot be written to: images are decoded at each start",
             "export LMSM_CACHE_DIR=FOLDER, one that can be",
         )
         return

@@ -247,11 +247,11 @@ class Config(BaseModel):
     device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
     """Where to compute: auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = Field("auto", json_schema_extra=_RUN)
-    """Number format of the network, of the loss always fp32; on a CPU `auto` measures once what is fastest."""
+    """Number format of the network; the loss computes in fp32. `auto` is bf16 where the hardware multiplies it (CPU: and a convolution has 128 channels or more), else fp32."""
     layout: Literal["auto", "channels-last", "contiguous"] = Field("auto", json_schema_extra=_RUN)
-    """Order of images and features in memory; `auto` as for --precision."""
+    """Order of images and features in memory; `auto` is channels-last."""
     threads: Int = Field(0, ge=0, le=1024, json_schema_extra=_RUN)
-    """CPU threads, which torchrun's processes share; 0 measures as --precision auto does."""
+    """CPU threads, which torchrun's processes share; 0 takes all."""
     cuda_graph: Bool = Field(True, json_schema_extra=_RUN)
     """On a GPU, replay each training step as one CUDA graph."""
     compile: Bool = Field(False, json_schema_extra=_RUN)

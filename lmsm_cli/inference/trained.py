@@ -38,7 +38,9 @@ class Trained:
         precision = (
             "bf16" if on_cuda and self.config.precision == "bf16-conv" else self.config.precision
         )
-        runtime = choose_runtime(device, precision, self.config.layout, self.config.threads)
+        runtime = choose_runtime(
+            device, precision, self.config.layout, self.config.threads, net=self.model
+        )
         runtime.apply()
         runtime.place(self.model)
         return runtime

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -34,6 +34,10 @@ def _all_threads() -> int:
 
 # Before any run took fewer.
 ALL_THREADS = _all_threads()
+
+# Output channels of the widest convolution from which bf16 pays on a CPU that multiplies it: on two
+# cores resnet18, vgg16 and paper-cifar10 (512, 512, 128) gained by it, the digits' net (64) did not.
+_WIDE = 128
 
 # From glibc's malloc.h.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
@@ -78,6 +82,11 @@ class Runtime:
             model = model.to(memory_format=torch.channels_last)
         return with_window_convolutions(model) if self.device.type == "cpu" else model
 
+    def to_config(self) -> dict[str, Any]:
+        """Return the keys of a config that ask for this arithmetic on any machine with the device."""
+        threads = self.threads if self.device.type == "cpu" else 0
+        return {"precision": self.precision, "layout": self.layout, "threads": threads}
+
     def __str__(self) -> str:
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
@@ -104,22 +113,48 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_runtime(
-    device: str, precision: str, layout: str = "auto", threads: int = 0, *, processes: int = 1
+    device: str,
+    precision: str,
+    layout: str = "auto",
+    threads: int = 0,
+    *,
+    net: nn.Module | None = None,
+    processes: int = 1,
 ) -> Runtime:
-    """Return the runtime of a config's values; `auto` and 0 take what is usual, unmeasured.
+    """Return the runtime that a config's values ask for.
 
-    The `processes` of a host share the threads.
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        precision: fp32, bf16, bf16-conv, or auto for what `resolve_precision` says of `net`.
+        layout: channels-last, contiguous, or auto for channels-last.
+        threads: of the CPU; 0 takes all.
+        net: what is to be trained; without one, auto is fp32 on the CPU.
+        processes: of this host, which share the threads.
 
-    Raises LmsmError for a device or an arithmetic that is not to be had.
+    Raises LmsmError for a device or a precision that is not to be had.
     """
     chosen = choose_device(device)
     check_precision(precision, chosen)
     return Runtime(
         chosen,
-        ("bf16" if has_fast_bf16(chosen) else "fp32") if precision == "auto" else precision,  # type: ignore[arg-type]
-        "channels-last" if layout == "auto" else layout,  # type: ignore[arg-type]
+        resolve_precision(chosen, net) if precision == "auto" else cast(Precision, precision),
+        "channels-last" if layout == "auto" else cast(Layout, layout),
         max(1, (threads or ALL_THREADS) // processes),
     )
+
+
+def resolve_precision(device: torch.device, net: nn.Module | None) -> Precision:
+    """Return what precision auto is: bf16 where the device multiplies it and it pays, else fp32.
+
+    It pays on any GPU that has it, and on the CPU for nets with a convolution of at least 128
+    output channels. The answer depends on the machine and the net alone.
+    """
+    if not has_fast_bf16(device):
+        return "fp32"
+    if device.type == "cuda":
+        return "bf16"
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)] if net else []
+    return "bf16" if max((c.out_channels for c in convolutions), default=0) >= _WIDE else "fp32"
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -32,8 +32,7 @@ from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import is_run, only_run
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
-from lmsm_cli.runtime.arithmetic import resolve_precision, runtime_of
-from lmsm_cli.runtime.device import Runtime, check_precision, choose_device
+from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
 from lmsm_cli.runtime.memory import reported_memory
 from lmsm_cli.runtime.signals import defer_signals, ignore_sighup
@@ -65,6 +64,18 @@ def check_config(config: Config) -> torch.device:
     device = choose_device(config.device)
     check_precision(config.precision, device)
     return device
+
+
+def runtime_of(config: Config, model: Classifier, processes: int = 1) -> Runtime:
+    """Return the runtime that a config asks for, of one of the `processes` of this host."""
+    return choose_runtime(
+        config.device,
+        config.precision,
+        config.layout,
+        config.threads,
+        net=model,
+        processes=processes,
+    )
 
 
 def build_model(config: Config, data: Data) -> Classifier:
@@ -195,12 +206,9 @@ def prepare(
     with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
     model = build_model(config, data)
-    shape = tuple(data.training.images.shape[1:])
-    config = ranks.broadcast_object(
-        resolve_precision(config, model, shape, display.info) if ranks.is_main else config
-    )
-    config = config.model_copy(update={"loss": resolved_spec(config.loss, model.head)})
-    runtime = replace(runtime_of(config, processes=ranks.local_size), device=device)
+    settings = ranks.broadcast_object(runtime_of(config, model).to_config())
+    config = config.model_copy(update=settings | {"loss": resolved_spec(config.loss, model.head)})
+    runtime = replace(runtime_of(config, model, ranks.local_size), device=device)
     runtime.apply()
     return Parts(config, data, images or data.record(), runtime.place(model), runtime, ranks)
 
