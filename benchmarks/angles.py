@@ -29,7 +29,7 @@ def main() -> int:
     panels = {}
     for path in find_runs([given.folder]):
         run = read_run(path)
-        loss, error = run.config["loss"], 1 - run.scores["accuracy"]
+        loss, error = run.config["loss"], 1 - run.scores.accuracy
         points, labels, classes = features(path, SILENT)
         found.setdefault(loss, []).append((100 * error, *angles(points, labels)))
         panels.setdefault(loss, (f"m = {margin_of(loss)}", points, labels))

@@ -1,13 +1,13 @@
-"""Scores: everything that is computed from labels and predictions.
+"""Scores: everything that is computed from labels and predictions, and the table of metrics.
 
-Every metric is scikit-learn's; what is decided here is only which classes a mean runs over and
-which classes are many, medium and few. To add a score, add a field to `Scores` and fill it in
-`score`; `to_json` and the check of a scores.json on disk follow, since `Scores` is what that file
-is written and read with (runs/documents.py).
+Every score is scikit-learn's; what is decided here is only which classes a mean runs over and
+which classes are many, medium and few. `METRICS` drives every table, page, sorting and export. To
+add a metric, add a line there: where its value follows from other scores, with a function and
+`derived=True`; where it needs the predictions, with a field of `Scores` that `score` fills.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,10 +33,12 @@ DENSE_CLASSES = 1000
 # Out of range is what no run could have written, and sums of it could overflow.
 Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
+_Margin = Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
-    """A part of scores.json. Keys that it does not know are passed over."""
+    """A part of scores.json. Keys that it does not know are ignored."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -81,10 +83,18 @@ class SparseConfusion(_Part):
         return self
 
 
+class Training(_Part):
+    """How long the training took, and how fast it was."""
+
+    seconds: _Amount | None = None
+    images_per_second: _Amount | None = None
+
+
 class Scores(_Part):
     """All scores of one set of predictions, as fractions; macro means are over classes present.
 
-    Those that follow from probabilities are empty where only predictions were given.
+    Those that follow from probabilities are empty where only predictions were given. What is known
+    of the training belongs to a run's scores.json.
     """
 
     accuracy: Share
@@ -102,10 +112,134 @@ class Scores(_Part):
     """Expected, over RELIABILITY_BINS bins."""
     reliability: tuple[ReliabilityBin, ...] = ()
     """The bins that hold images, by rising confidence."""
+    effective_margin: _Margin | None = None
+    """The margin in force when the training ended; None where the loss has none."""
+    training: Training | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """Return what is set by its name, to build a document that holds more."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores as plain lists and dicts, with the keys of scores.json."""
-        return self.model_dump(mode="json")
+        """Return what is set as plain lists and dicts, with the keys of scores.json."""
+        document = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        derived = (metric for metric in METRICS.values() if metric.derived)
+        return document | {metric.key: metric.get(self) for metric in derived}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that runs are compared by, and how it is shown.
+
+    A share, which has no `format`, is shown in percent; its best is marked, and its differences to
+    a baseline have verdicts. Other numbers are listed, and sorted by.
+    """
+
+    key: str
+    """In JSON and CSV, and for --sort."""
+    title: str
+    get: Callable[[Scores], float | None]
+    higher_is_better: bool = True
+    format: str | None = None
+    derived: bool = False
+    """Whether to_json adds it: `get` computes it from other scores, of older runs too."""
+    heading: str = ""
+    """Over a column of a terminal, where the title is too long."""
+    is_main: bool = False
+    """Whether it stands in the first of the tables of a narrow terminal."""
+    is_cost: bool = False
+    """Whether it tells of the training's time: no score, so that `eval` does not list it."""
+    highlight: str = ""
+    """What the page calls it among the large numbers, if it stands there."""
+    verdict_on: str = ""
+    """What a verdict in words says that it is on, if it speaks of it."""
+    difference_rank: int = 0
+    """Where a terminal shows its difference, from 1; 0 where only other forms do."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a fraction, shown in percent."""
+        return self.format is None
+
+    @property
+    def column(self) -> str:
+        """What stands over its column in a terminal."""
+        return self.heading or self.title
+
+    def text(self, value: float) -> str:
+        """Return a value as every table shows it."""
+        return f"{100 * value:.1f}" if self.format is None else format(value, self.format)
+
+
+def _minutes(scores: Scores) -> float | None:
+    seconds = scores.training.seconds if scores.training else None
+    return None if seconds is None else seconds / 60
+
+
+def _images_per_second(scores: Scores) -> float | None:
+    return scores.training.images_per_second if scores.training else None
+
+
+_TABLE = (
+    Metric(
+        "accuracy",
+        "accuracy",
+        lambda scores: scores.accuracy,
+        is_main=True,
+        highlight="accuracy",
+        difference_rank=3,
+    ),
+    Metric(
+        "balanced_accuracy",
+        "balanced accuracy",
+        lambda scores: scores.balanced_accuracy,
+        heading="balanced",
+        is_main=True,
+        highlight="balanced accuracy",
+        verdict_on="overall",
+        difference_rank=2,
+    ),
+    Metric("macro_f1", "macro F1", lambda scores: scores.macro_f1, is_main=True),
+    Metric("many", "many", lambda scores: scores.groups.get("many"), is_main=True),
+    Metric("medium", "medium", lambda scores: scores.groups.get("medium"), is_main=True),
+    # the rare classes are what a long tail is about: their difference stands first
+    Metric(
+        "few",
+        "few",
+        lambda scores: scores.groups.get("few"),
+        is_main=True,
+        highlight="accuracy on the rarest classes",
+        verdict_on="on rare classes",
+        difference_rank=1,
+    ),
+    Metric(
+        "calibration_error",
+        "calibration error",
+        lambda scores: scores.calibration_error,
+        higher_is_better=False,
+        highlight="calibration error",
+    ),
+    Metric(
+        "effective_margin",
+        "effective margin",
+        lambda scores: scores.effective_margin,
+        format=".2f",
+        heading="margin",
+    ),
+    Metric("minutes", "minutes", _minutes, higher_is_better=False, format=",.2f", is_cost=True),
+    Metric(
+        "images_per_second",
+        "images/s",
+        _images_per_second,
+        format=",.0f",
+        is_cost=True,
+    ),
+)
+METRICS: Mapping[str, Metric] = {metric.key: metric for metric in _TABLE}
+# Those whose differences to a baseline a terminal has room for, in that order.
+MAIN_DIFFERENCES = sorted(
+    (metric for metric in _TABLE if metric.difference_rank), key=lambda one: one.difference_rank
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +265,7 @@ class Confusion:
         return rows
 
     def commonest_errors(self, most: int) -> list[tuple[int, int, int, float]]:
-        """Return the largest errors as (true class, predicted class, images, share of the class's images)."""
+        """Return the largest errors: (true class, predicted class, images, share of the class)."""
         errors = sorted(
             (-images, *cell) for cell, images in self.cells.items() if cell[0] != cell[1]
         )
@@ -141,13 +275,13 @@ class Confusion:
         ]
 
 
-def confusion_of(scores: Mapping[str, Any]) -> Confusion | None:
-    """Return the confusion of a scores.json, dense or sparse; None where it is not one of its classes."""
-    stored, size = scores["confusion"], len(scores["per_class"])
-    if isinstance(stored, Mapping):
-        cells = zip(stored["rows"], stored["columns"], stored["counts"], strict=True)
+def confusion_of(scores: Scores) -> Confusion | None:
+    """Return the confusion, stored dense or sparse; None where it is not one of the classes."""
+    stored, size = scores.confusion, len(scores.per_class)
+    if isinstance(stored, SparseConfusion):
+        cells = zip(stored.rows, stored.columns, stored.counts, strict=True)
         found = {(true, guess): images for true, guess, images in cells if images}
-        return Confusion(size, found) if stored["num_classes"] == size else None
+        return Confusion(size, found) if stored.num_classes == size else None
     if [len(row) for row in stored] != [size] * size:
         return None
     return Confusion(
@@ -241,9 +375,8 @@ def _of_probabilities(
     predictions: "NDArray[integer[Any]]",
     probabilities: "NDArray[floating[Any]] | None",
 ) -> dict[str, Any]:
-    """Return top-k accuracies and calibration, or nothing."""
     if probabilities is None:
-        return {}
+        return {"top_k": {}, "calibration_error": None, "reliability": ()}
     from numpy import arange
     from sklearn.metrics import top_k_accuracy_score
 

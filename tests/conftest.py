@@ -203,4 +203,4 @@ def evaluate(path, display, **options):
         evaluation_of,  # its modules count threads when they are imported
     )
 
-    return evaluation_of(path, display, **options).scores
+    return evaluation_of(path, display, **options).scores.to_json()

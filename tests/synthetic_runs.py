@@ -1,4 +1,4 @@
-"""Run folders made up in a moment, as those of real runs: for the tests of the report page."""
+"""Scores and run folders made up in a moment, as those of real runs."""
 
 import io
 import json
@@ -10,6 +10,7 @@ from PIL import Image
 
 from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord, as_digests
 from lmsm_cli.metrics import score
+from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import write_images
 
@@ -22,6 +23,7 @@ CONFIG = {
     "epochs": 10,
     "seed": 0,
 }
+SHARES = ("accuracy", "precision", "f1")
 ENVIRONMENT = {
     "lmsm": "0.1.0",
     "torch": "2.14.1",
@@ -40,8 +42,30 @@ def _noise() -> bytes:
     return encoded.getvalue()
 
 
+def scores_json(accuracies, *, train=(30, 3), test=(10, 10), names=("cat", "dog"), **more):
+    """Return a scores.json in which each class has the given accuracy, None where it has no image."""
+    known = [one for one in accuracies if one is not None]
+    means = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
+    rows = zip(names, train, test, accuracies, strict=True)
+    return {
+        **dict.fromkeys(means, sum(known) / len(known)),
+        "per_class": [
+            {"name": name, "train_count": n, "test_count": k} | dict.fromkeys(SHARES, accuracy)
+            for name, n, k, accuracy in rows
+        ],
+        "confusion": [[0] * len(names)] * len(names),
+        "groups": {"many": accuracies[0], "medium": None, "few": accuracies[-1]},
+        **more,
+    }
+
+
+def document(values, model=ScoresDocument):
+    """Return scores.json, or what `lmsm eval` gives, as the package passes it on."""
+    return build(model, values)
+
+
 def scores_of(names, *, seed=0, right=0.8, per_class=20, train_counts=None):
-    """Return the scores of made-up predictions that are right in so many cases."""
+    """Return the scores.json of made-up predictions that are right in so many cases."""
     generator = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(names)), per_class)
     logits = generator.normal(size=(len(labels), len(names)))
@@ -118,7 +142,8 @@ def write_run(
     folder.write_environment((environment or ENVIRONMENT) | {"asked": f"{name}'s own"})
     folder.write_metrics(metrics)
     if scores:
-        folder.write_scores(scores | ({"images": images.summaries} if images else {}))
+        more = {"images": images.summaries} if images else {}
+        folder.write_scores(document(scores | more))
     if images:
         write_images(folder.path, images)
     if picture:

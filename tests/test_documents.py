@@ -23,6 +23,7 @@ from lmsm_cli.runs.documents import (
     Row,
     ScoresDocument,
     Status,
+    build,
     pretty_text,
     read_document,
     read_row,
@@ -67,9 +68,9 @@ def written_and_read(tmp_path, scores):
     folder.write_config("seed: 1\n")
     folder.write_status("completed", exit_code=0)
     folder.write_metrics([])
-    folder.write_scores(scores)
+    folder.write_scores(build(ScoresDocument, scores))
     record = read_run(folder.path)
-    return record.scores, record.problem
+    return record.scores.to_json(), record.problem
 
 
 @pytest.mark.parametrize("case", DEGENERATE)
@@ -88,8 +89,9 @@ def test_degenerate_scores_are_read_back_as_written(tmp_path, case):
 def test_every_reader_of_a_confusion_takes_both_forms(tmp_path, case):
     """Table, plot and page show the same errors, dense or sparse; those are counted by hand here."""
     num_classes, labels, predictions = DEGENERATE[case]
-    scores = scored(*DEGENERATE[case])
-    assert isinstance(scores["confusion"], dict) == (num_classes > DENSE_CLASSES)
+    document = scored(*DEGENERATE[case])
+    assert isinstance(document["confusion"], dict) == (num_classes > DENSE_CLASSES)
+    scores = build(ScoresDocument, document)
     assert confusion_of(scores).cells == Counter(zip(labels, predictions, strict=True))
     errors = Counter((a, b) for a, b in zip(labels, predictions, strict=True) if a != b)
     table = confusion_table(scores)
@@ -109,9 +111,9 @@ def test_many_classes_take_little_room():
     labels = np.arange(2000) * 7 % 20_000
     names = [str(number) for number in range(20_000)]
     tracemalloc.start()
-    document = score(names, labels, (labels + labels % 3) % 20_000, [1] * 20_000).to_json()
-    text = pretty_text(ScoresDocument, document)
-    confusion_of(document).commonest_errors(30)
+    scores = score(names, labels, (labels + labels % 3) % 20_000, [1] * 20_000)
+    text = pretty_text(scores)
+    confusion_of(scores).commonest_errors(30)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
@@ -159,7 +161,8 @@ def test_write_and_read_of_any_scores_is_the_identity(answers, with_probabilitie
     """Whatever was right or wrong, of whatever type the labels are, scores.json is read as written."""
     document = scored(*answers, with_probabilities=with_probabilities, dtype=dtype)
     document |= {"images": {"training": DIGEST, "validation": None, "test": DIGEST}, "lambda": 0.5}
-    assert read_document(ScoresDocument, pretty_text(ScoresDocument, document)) == document
+    text = pretty_text(build(ScoresDocument, document))
+    assert read_document(ScoresDocument, text).to_json() == document
 
 
 SCORES = scored(2, [0, 1], [0, 0])
@@ -206,10 +209,10 @@ SCORES = scored(2, [0, 1], [0, 0])
 def test_what_could_not_be_read_back_is_not_written(tmp_path, change, message):
     """A document that its own model refuses ends the run with a message, and the old file stays."""
     folder = RunFolder.create(tmp_path, "run")
-    folder.write_scores(SCORES)
+    folder.write_scores(build(ScoresDocument, SCORES))
     before = (folder.path / "scores.json").read_bytes()
     with pytest.raises(RunError, match="fault of lmsm") as error:
-        folder.write_scores(SCORES | change)
+        folder.write_scores(build(ScoresDocument, SCORES | change))
     assert message in str(error.value)
     assert (folder.path / "scores.json").read_bytes() == before
 
@@ -222,7 +225,8 @@ def test_scores_of_older_runs_are_read():
         if key not in ("top_k", "calibration_error", "reliability")
     }
     for document in (older, older | {"from the future": [1]}):
-        assert read_document(ScoresDocument, json.dumps(document)) == document
+        found = read_document(ScoresDocument, json.dumps(document)).to_json()
+        assert {key: found[key] for key in document} == document
 
 
 @pytest.mark.parametrize(
@@ -246,7 +250,7 @@ def test_scores_of_older_runs_are_read():
 )
 def test_every_document_is_read_back_as_written(model, document):
     """Status, environment and rows survive the way through their files, odd names included."""
-    assert read_document(model, pretty_text(model, document)) == document
+    assert read_document(model, pretty_text(build(model, document))).to_json() == document
     if model is Row:
         assert read_row(row_text(document)) == document
 

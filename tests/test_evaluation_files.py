@@ -155,7 +155,7 @@ def test_what_an_adjustment_answers_is_what_is_drawn(run):
     """With --adjust predictions and probabilities are the corrected ones, as the scores are."""
     found = evaluation_of(run, SilentDisplay(), adjust=1.0)
     labels = found.labelled.labels.numpy()
-    assert found.scores["accuracy"] == pytest.approx((found.predictions == labels).mean())
+    assert found.scores.accuracy == pytest.approx((found.predictions == labels).mean())
     assert np.array_equal(found.probabilities.argmax(1), found.predictions)
     assert (found.predictions != evaluation_of(run, SilentDisplay()).predictions).any()
 

@@ -13,28 +13,9 @@ import pytest
 from lmsm_cli.errors import DiskError, LmsmError
 from lmsm_cli.runs.folder import RunFolder, run_name
 from lmsm_cli.runs.record import find_runs, read_run, runs_below
+from tests.synthetic_runs import document, scores_json
 
-SCORES = {
-    "accuracy": 0.5,
-    "balanced_accuracy": 0.5,
-    "macro_f1": 0.5,
-    "macro_precision": 0.5,
-    "macro_recall": 0.5,
-    "per_class": [
-        {
-            "name": "cat",
-            "train_count": 3,
-            "test_count": 2,
-            "accuracy": 0.5,
-            "precision": None,
-            "f1": 0.5,
-        }
-    ],
-    "confusion": [[2]],
-    "groups": {},
-    "lambda": None,
-    "checkpoint": "best.pt",
-}
+SCORES = document(scores_json((0.5, 1.0), checkpoint="best.pt") | {"lambda": None}).to_json()
 
 
 def complete_run(folder: RunFolder) -> RunFolder:
@@ -43,7 +24,7 @@ def complete_run(folder: RunFolder) -> RunFolder:
     folder.write_environment({"python": "3.11"})
     folder.append_metrics({"epoch": 1})
     folder.append_metrics({"epoch": 2})
-    folder.write_scores(SCORES)
+    folder.write_scores(document(SCORES))
     folder.write_status("completed", exit_code=0)
     return folder
 
@@ -82,7 +63,7 @@ def test_complete_run_is_read_back_as_written(tmp_path):
     run = complete_run(RunFolder.create(tmp_path, "run"))
     record = read_run(run.path)
     assert record.config == {"loss": "softmax", "lr": 0.001, "milestones": (160, 180)}
-    assert record.status == {
+    assert record.status.to_json() == {
         "state": "completed",
         "reason": "",
         "exit_code": 0,
@@ -90,7 +71,7 @@ def test_complete_run_is_read_back_as_written(tmp_path):
         "host": platform.node(),
     }
     assert record.metrics == [{"epoch": 1}, {"epoch": 2}]
-    assert record.scores == SCORES
+    assert record.scores.to_json() == SCORES
     assert record.problem is None
     assert json.loads((run.path / "environment.json").read_text()) == {"python": "3.11"}
 
@@ -105,7 +86,7 @@ def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskError, match=r"cannot write .*scores\.json: No space left on device"):
-        run.write_scores(SCORES | {"accuracy": 1.0})
+        run.write_scores(document(SCORES | {"accuracy": 1.0}))
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
 
 
@@ -129,7 +110,7 @@ def test_undefined_numbers_become_null(tmp_path):
     """NaN and infinities, at any depth, are null: every line and file is strict JSON."""
     run = RunFolder.create(tmp_path, "run")
     run.append_metrics({"a": float("nan"), "b": [1.5, float("-inf")]})
-    run.write_scores(SCORES | {"c": {"d": float("inf")}})
+    run.write_scores(document(SCORES | {"c": {"d": float("inf")}}))
     assert (run.path / "metrics.jsonl").read_text() == '{"a": null, "b": [1.5, null]}\n'
     assert json.loads((run.path / "scores.json").read_text()) == SCORES | {"c": {"d": None}}
 

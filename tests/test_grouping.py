@@ -12,9 +12,11 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.records import Statistic
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.runs.documents import Status
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import RunRecord, find_runs, read_run
 from tests.conftest import children_seconds, seconds_to_import_torch
+from tests.synthetic_runs import document, scores_json
 
 CONFIG = {
     "dataset": "digits",
@@ -26,37 +28,10 @@ CONFIG = {
 }
 
 
-def scores_of(accuracies, *, train=(30, 3), test=(10, 10), names=("cat", "dog"), **more):
-    """Return a scores.json in which each class has the given accuracy."""
-    mean = sum(accuracies) / len(accuracies)
-    rows = zip(names, train, test, accuracies, strict=True)
-    return {
-        **dict.fromkeys(
-            ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall"), mean
-        ),
-        "per_class": [
-            {
-                "name": name,
-                "train_count": n,
-                "test_count": k,
-                "accuracy": a,
-                "precision": a,
-                "f1": a,
-            }
-            for name, n, k, a in rows
-        ],
-        "confusion": [[0] * len(names)] * len(names),
-        "groups": {"many": accuracies[0], "medium": None, "few": accuracies[-1]},
-        **more,
-    }
-
-
 def run(name, accuracies=(0.5, 0.5), *, scores=None, state="completed", **config):
     """Return the record of a run as `read_run` would."""
-    status = {"state": state, "reason": "", "exit_code": 0}
-    return RunRecord(
-        Path("runs") / name, CONFIG | config, status, [], scores or scores_of(accuracies), None
-    )
+    found = document(scores or scores_json(accuracies))
+    return RunRecord(Path("runs") / name, CONFIG | config, Status(state=state), [], found, None)
 
 
 def write(record):
@@ -96,10 +71,9 @@ def test_each_score_is_the_one_of_its_name():
         for i, name in enumerate(("accuracy", "balanced_accuracy", "macro_f1", "calibration_error"))
     }
     training = {"seconds": 90.0, "images_per_second": 321.0}
-    document = scores_of((0.55, 0.05)) | shares | {"effective_margin": 1.5, "training": training}
+    document = scores_json((0.55, 0.05)) | shares | {"effective_margin": 1.5, "training": training}
     (group,) = compare_runs([run("a", scores=document)]).groups
-    found = {name: value and value.mean for name, value in group.metrics.items()}
-    assert found == shares | {
+    wanted = shares | {
         "many": 0.55,
         "medium": None,
         "few": 0.05,
@@ -107,6 +81,8 @@ def test_each_score_is_the_one_of_its_name():
         "minutes": 1.5,
         "images_per_second": 321.0,
     }
+    found = {name: group.metrics[name] for name in wanted}
+    assert {name: value and value.mean for name, value in found.items()} == wanted
 
 
 def test_one_run_has_no_standard_deviation():
@@ -131,9 +107,9 @@ def test_a_repeated_seed_counts_once():
         ({"neck": "relu"}, "softmax neck=relu"),
         ({"epochs": 3}, "softmax epochs=3"),
         ({"state": "interrupted"}, "softmax state=interrupted"),
-        ({"scores": scores_of((1, 1), checkpoint="best.pt")}, "softmax checkpoint=best.pt"),
-        ({"scores": scores_of((1, 1), test=(10, 11))}, "softmax test_images=21"),
-        ({"scores": scores_of((1, 1), train=(30, 4))}, "softmax train_images=34"),
+        ({"scores": scores_json((1, 1), checkpoint="best.pt")}, "softmax checkpoint=best.pt"),
+        ({"scores": scores_json((1, 1), test=(10, 11))}, "softmax test_images=21"),
+        ({"scores": scores_json((1, 1), train=(30, 4))}, "softmax train_images=34"),
     ],
 )
 def test_runs_that_differ_in_anything_else_are_never_averaged(change, label):
@@ -235,7 +211,7 @@ def test_by_a_choice_that_an_older_lmsm_had_not():
 
 def test_a_baseline_has_the_same_test_images():
     """A softmax run on other images is no baseline."""
-    other = scores_of((1, 1), names=("red", "green"))
+    other = scores_json((1, 1), names=("red", "green"))
     comparison = compare_runs([run("a"), run("b", loss=LSOFTMAX, scores=other)])
     assert comparison.groups[1].differences == {}
 
@@ -296,8 +272,7 @@ def test_a_difference_that_is_not_that_of_the_means_is_told():
 
 def test_classes_without_test_images_are_told():
     """The means that they have no part in are named once."""
-    absent = scores_of((1, 1), test=(10, 0))
-    absent["per_class"][1] |= {"accuracy": None, "precision": None, "f1": None}
+    absent = scores_json((1, None), test=(10, 0))
     notes = compare_runs([run("a", scores=absent), run("b", seed=2, scores=absent)]).notes
     assert (
         sum(
@@ -321,7 +296,7 @@ def test_by_never_averages_over_splits_or_images():
     runs = [
         run("a", split_seed=0),
         run("b", seed=2, split_seed=1),
-        run("c", seed=3, split_seed=0, scores=scores_of((1, 1), test=(10, 11))),
+        run("c", seed=3, split_seed=0, scores=scores_json((1, 1), test=(10, 11))),
     ]
     comparison = compare_runs(runs, by=["loss"])
     assert len(comparison.groups) == 3
@@ -355,7 +330,7 @@ def test_sort_puts_the_best_first_and_the_unknown_last():
             loss,
             (0.9, few),
             loss=loss,
-            scores=scores_of((0.9, few), calibration_error=few, training=training),
+            scores=scores_json((0.9, few), calibration_error=few, training=training),
         )
         for loss, few, training in (
             ("a", 0.2, None),
@@ -370,7 +345,9 @@ def test_sort_puts_the_best_first_and_the_unknown_last():
 
 def test_more_test_images_are_another_test_set():
     """Equal classes with other numbers of test images are not compared with each other."""
-    comparison = compare_runs([run("a"), run("b", seed=2, scores=scores_of((1, 1), test=(10, 11)))])
+    comparison = compare_runs(
+        [run("a"), run("b", seed=2, scores=scores_json((1, 1), test=(10, 11)))]
+    )
     assert [group.test_set for group in comparison.groups] == [0, 1]
 
 
@@ -385,7 +362,7 @@ def test_defaults_go_without_saying():
 
 def test_other_classes_are_another_test_set():
     """Runs on other classes are told apart even where their configs are equal."""
-    other = scores_of((1, 1), names=("red", "green"))
+    other = scores_json((1, 1), names=("red", "green"))
     comparison = compare_runs([run("a"), run("b", seed=2, scores=other)])
     assert [group.test_set for group in comparison.groups] == [0, 1]
 
@@ -455,7 +432,7 @@ def runs(tmp_path, monkeypatch):
         ("b", 2, "softmax", (0.8, 0.4)),
         ("c", 1, "lsoftmax:margin=4,lambda_min=5", (0.7, 0.6)),
     ):
-        write(run(name, seed=seed, loss=loss, scores=scores_of(accuracies, names=names)))
+        write(run(name, seed=seed, loss=loss, scores=scores_json(accuracies, names=names)))
     RunFolder.create(Path("runs"), "d").write_status("failed", "the loss is not finite", 5)
     monkeypatch.chdir(working)
     return tmp_path / "runs"
@@ -551,7 +528,7 @@ def test_a_thousand_runs_take_no_longer_than_importing_torch_once_or_twice(tmp_p
         )
         (folder / "scores.json").write_text(
             json.dumps(
-                scores_of(
+                scores_json(
                     [0.1 + i % 7 / 10] * 10, train=range(10, 20), test=[9] * 10, names="abcdefghij"
                 )
             )

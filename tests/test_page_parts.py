@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lmsm_cli.metrics import score
+from lmsm_cli.metrics import METRICS, score
 from lmsm_cli.reports.html import svg
 from lmsm_cli.reports.html.charts import merged_bins
 from lmsm_cli.reports.html.curves import MAX_POINTS, Point, curve
@@ -112,12 +112,12 @@ def test_merged_bins_are_those_of_all_images_together():
     def bins(part):
         return score(
             "abc", labels[part], predictions[part], [1, 2, 3], probabilities[part]
-        ).to_json()["reliability"]
+        ).reliability
 
     merged, whole = merged_bins([bins(slice(0, 150)), bins(slice(150, 400))]), bins(slice(None))
     assert len(merged) == len(whole)
     for one, other in zip(merged, whole, strict=True):
-        assert one == pytest.approx(other)
+        assert dict(one) == pytest.approx(dict(other))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_seeds_in_words(seeds, text):
 )
 def test_values_are_written_in_their_unit(value, key, text):
     """Shares are percent, everything else has its own decimals."""
-    assert written(value, key) == text
+    assert written(value, METRICS[key]) == text
 
 
 def test_config_values_read_like_yaml():

@@ -17,6 +17,8 @@ from lmsm_cli.reports.plots import (
     plot_reliability,
     plot_training_history,
 )
+from lmsm_cli.runs.documents import EvaluationDocument
+from tests.synthetic_runs import document, scores_json
 
 ODD_NAMES = [
     "$a_b$",
@@ -49,7 +51,7 @@ def test_class_distribution_and_confusion_are_drawn(tmp_path, num_classes):
     labels = np.arange(400) % num_classes
     labels = labels[labels != 3]
     names = NAMES[num_classes]
-    scores = score(names, labels, np.roll(labels, 1) % 4, counts).to_json()
+    scores = score(names, labels, np.roll(labels, 1) % 4, counts)
     plot_class_distribution(counts, names, tmp_path / "plots")
     plot_confusion(scores, tmp_path / "plots")
     assert_drawn(tmp_path / "plots", "class_distribution")
@@ -87,11 +89,10 @@ def test_history_is_drawn_with_gaps_and_few_epochs(tmp_path, rows):
 def reliability(*bins):
     """Return what of scores.json is drawn, for bins of (images, confidence, accuracy)."""
     keys = ("count", "confidence", "accuracy")
-    return {
-        "accuracy": 0.8,
-        "calibration_error": 0.1,
-        "reliability": [dict(zip(keys, one, strict=True)) for one in bins],
-    }
+    found = [dict(zip(keys, one, strict=True)) for one in bins]
+    return document(
+        scores_json((1, 1), accuracy=0.8) | {"calibration_error": 0.1, "reliability": found}
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,11 @@ def test_the_confusion_says_which_images_it_is_of(tmp_path, monkeypatch):
     """Those of a run are test images; what `eval` judged has its name."""
     drawn = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, stem: drawn.append(figure))
-    scores = score(["a", "b"], np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), [3, 3]).to_json()
-    for split in ({}, {"split": "validation"}, {"split": "some/folder"}):
-        plot_confusion(scores | split, tmp_path)
+    scores = score(["a", "b"], np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), [3, 3])
+    plot_confusion(scores, tmp_path)
+    own = scores.parts() | {"checkpoint": "best.pt", "epoch": 1, "adjustment": None}
+    for split in ("validation", "some/folder"):
+        plot_confusion(document(own | {"split": split}, EvaluationDocument), tmp_path)
     titles = [figure.axes[0].get_title() for figure in drawn]
     assert titles == [
         "Accuracy 75.0% of 4 test images",
@@ -144,7 +147,7 @@ def test_bars_of_reliability_stand_at_their_bins(tmp_path, monkeypatch):
 
 def test_scores_without_probabilities_draw_no_reliability(tmp_path):
     """A scores.json from before calibration was scored has nothing to draw, and no file pretends."""
-    plot_reliability({"accuracy": 0.5}, tmp_path)
+    plot_reliability(document(scores_json((1, 1))), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -660,7 +660,7 @@ def test_a_last_layer_with_a_bias_is_read_back(tmp_path):
         torch.testing.assert_close(load_checkpoint(path)(images), wanted, rtol=1e-4, atol=1e-4)
     export(path, SilentDisplay(), form="torch", out=tmp_path / "x.pt2")
     found = evaluation_of(path, SilentDisplay(), tau_norm=0.0)
-    assert found.scores["accuracy"] == found.scores["adjustment"]["unadjusted"]["accuracy"]
+    assert found.scores.accuracy == found.scores.adjustment.unadjusted.accuracy
     state = checkpoint.load(path / "checkpoint.pt")
     del state["config"]["head_bias"], state["config"]["head_init"], state["model"]["head.bias"]
     checkpoint.save(state, tmp_path / "older.pt")

@@ -154,7 +154,7 @@ def test_evaluate_on_validation_and_best(finished):
     scores = evaluate(path, SilentDisplay(), split_name="validation")
     assert scores["accuracy"] == pytest.approx(rows[-1]["val_accuracy"])
     best = evaluate(path / "best.pt", SilentDisplay())
-    assert best["accuracy"] == read_run(path).scores["best_on_validation"]["accuracy"]
+    assert best["accuracy"] == read_run(path).scores.best_on_validation.accuracy
 
 
 def test_other_data_than_the_runs_has_no_validation_split(finished, tmp_path):
@@ -195,11 +195,7 @@ def test_class_folders_train_and_evaluate(tmp_path, monkeypatch):
         batch_size=8,
     )
     folder = start_run(config, SilentDisplay())
-    assert [row["name"] for row in read_run(folder.path).scores["per_class"]] == [
-        "ant",
-        "bee",
-        "cow",
-    ]
+    assert [row.name for row in read_run(folder.path).scores.per_class] == ["ant", "bee", "cow"]
     write_class_folders(tmp_path / "other", ("cow",), 4, size=12)
     monkeypatch.chdir(tmp_path)
     scores = evaluate(folder.path, SilentDisplay(), images=Path("other"))
@@ -237,7 +233,7 @@ def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
             [row[key] for key in ("train_loss", "val_loss", "val_accuracy")]
             for row in record.metrics
         ]
-        records.append((rows, record.scores["confusion"], scores["confusion"]))
+        records.append((rows, record.scores.to_json()["confusion"], scores["confusion"]))
     assert isinstance(
         load("folder", tmp_path / "data", "test", options=FolderOptions(12)).images, MappedImages
     )
@@ -372,7 +368,7 @@ def test_best_keeps_the_tolerance(finished):
     for row in rows:
         if best is None or row["val_balanced_accuracy"] > best["val_balanced_accuracy"] + 0.01:
             best = row
-    chosen = read_run(finished[0].path).scores["best_on_validation"]
+    chosen = read_run(finished[0].path).scores.to_json()["best_on_validation"]
     assert chosen["epoch"] == best["epoch"]
 
 
@@ -434,7 +430,7 @@ def test_every_loss_trains_and_is_restored(loss, tmp_path):
     """From its spec each loss is far from chance in one epoch; its checkpoint alone rebuilds it."""
     config = quick(tmp_path, loss=loss, epochs=1, factor=0.6, optimizer="adam", lr=0.002)
     folder = start_run(config, SilentDisplay(), with_plots=False)
-    accuracy = read_run(folder.path).scores["accuracy"]
+    accuracy = read_run(folder.path).scores.accuracy
     assert accuracy > 0.4
     test = load("digits", tmp_path, "test")
     predicted = load_checkpoint(folder.path).predict(test.images.permute(0, 3, 1, 2))

@@ -76,7 +76,7 @@ def test_a_run_does_what_was_foretold(tmp_path, capsys):
     assert main(["train", *flags, "--device", "cpu", "--out", str(tmp_path)]) == 0
     record = read_run(next(tmp_path.iterdir()))
     assert record.config["loss"] == document["loss"]
-    assert [row["train_count"] for row in record.scores["per_class"]] == document["class_counts"]
+    assert [row.train_count for row in record.scores.per_class] == document["class_counts"]
     for key in ("epoch", "lr", "lambda", "effective_margin"):
         assert [row[key] for row in record.metrics] == [row[key] for row in document["epochs"]]
 

@@ -23,41 +23,33 @@ from lmsm_cli.reports.tables import (
     reliability_table,
     summary_table,
 )
+from lmsm_cli.runs.documents import Adjustment, EvaluationDocument, build
+from tests.synthetic_runs import document, scores_json
 
-SCORES = {
-    "accuracy": 0.8,
-    "balanced_accuracy": 0.75,
-    "macro_f1": 0.7494,
-    "per_class": [
-        {
-            "name": "cat",
-            "train_count": 30,
-            "test_count": 4,
-            "accuracy": 0.75,
-            "precision": 1.0,
-            "f1": 6 / 7,
-        },
-        {
-            "name": "dog",
-            "train_count": 20,
-            "test_count": 2,
-            "accuracy": 0.5,
-            "precision": 0.5,
-            "f1": 0.5,
-        },
-        {
-            "name": "bat",
-            "train_count": 10,
-            "test_count": 0,
-            "accuracy": None,
-            "precision": None,
-            "f1": None,
-        },
-    ],
-    "confusion": [[3, 1, 0], [1, 1, 0], [0, 0, 0]],
-    "groups": {"many": 0.75, "medium": 0.5, "few": None},
-    "effective_margin": 1.702,
-}
+SCORES = scores_json(
+    (0.75, 0.5, None),
+    train=(30, 20, 10),
+    test=(4, 2, 0),
+    names=("cat", "dog", "bat"),
+    accuracy=0.8,
+    balanced_accuracy=0.75,
+    macro_f1=0.7494,
+    confusion=[[3, 1, 0], [1, 1, 0], [0, 0, 0]],
+    groups={"many": 0.75, "medium": 0.5, "few": None},
+    effective_margin=1.702,
+)
+SCORES["per_class"][0] |= {"precision": 1.0, "f1": 6 / 7}
+
+
+def scores(**changes):
+    """Return the scores of three classes, the last of them without images."""
+    return document(SCORES | changes)
+
+
+def evaluated(split, **changes):
+    """Return the same scores as `lmsm eval` gives them for some images."""
+    own = {"checkpoint": "r/best.pt", "epoch": 3, "split": split, "adjustment": None}
+    return document(SCORES | own | changes, EvaluationDocument)
 
 
 def drawn(table, width=200):
@@ -74,7 +66,7 @@ def rows(table, width=200):
 
 def test_per_class_table_has_counts_and_percents():
     """Each class shows its images and scores in percent, and `-` where nothing can be said."""
-    lines = rows(per_class_table(SCORES))
+    lines = rows(per_class_table(scores()))
     assert ["cat", "30", "4", "75.0", "100.0", "85.7"] in lines
     assert ["bat", "10", "0", "-", "-", "-"] in lines
 
@@ -82,55 +74,52 @@ def test_per_class_table_has_counts_and_percents():
 def test_a_title_may_be_wider_than_its_table():
     """It stands on one line where the page is wide enough, and its words wrap where it is not."""
     title = "Images by true class (rows) and predicted class (columns)"
-    assert drawn(confusion_table(SCORES)).splitlines()[0] == title
-    narrow = drawn(confusion_table(SCORES), 30).splitlines()
+    assert drawn(confusion_table(scores())).splitlines()[0] == title
+    narrow = drawn(confusion_table(scores()), 30).splitlines()
     assert " ".join(line.strip() for line in narrow[:2]) == title
-    assert confusion_table(SCORES).title == title
+    assert confusion_table(scores()).title == title
 
 
 def test_the_images_of_scores_are_named():
     """Validation images are not called test images, and class folders by their place, which may be odd."""
-    own = SCORES | {"checkpoint": "r/best.pt", "epoch": 3}
-    assert evaluated_line(own | {"split": "test"}) == "r/best.pt of epoch 3, on 6 test images"
-    assert evaluated_line(own | {"split": "a[b]/\x1bc"}).startswith(
-        "r/best.pt of epoch 3, on 6 images of a[b]/"
+    assert evaluated_line(evaluated("test")) == "r/best.pt of epoch 3, on 6 test images"
+    assert (
+        evaluated_line(evaluated("a[b]/\x1bc"))
+        == "r/best.pt of epoch 3, on 6 images of a[b]/\\x1bc"
     )
-    assert "\x1b" not in evaluated_line(own | {"split": "\x1b"})
     for split, title in (
         ("test", "test images"),
         ("validation", "validation images"),
         ("folder", "  images"),
     ):
-        assert f"{title}  accuracy" in drawn(per_class_table(own | {"split": split}))
+        assert f"{title}  accuracy" in drawn(per_class_table(evaluated(split)))
 
 
 def test_classes_without_images_are_named_beside_the_means():
     """Means run over the classes that have images: which have none is said, else nothing."""
     assert (
-        absent_line(SCORES)
+        absent_line(scores())
         == "bat has none of these images: balanced accuracy and macro F1 are over the other 2 classes"
     )
-    assert absent_line(SCORES | {"per_class": SCORES["per_class"][:2]}) is None
+    assert absent_line(scores(per_class=SCORES["per_class"][:2])) is None
 
 
 def test_summary_table_has_groups_and_the_margin_where_there_is_one():
     """Overall scores, groups and effective margin; a loss without a margin has no such row."""
-    lines = rows(summary_table(SCORES))
+    lines = rows(summary_table(scores()))
     assert ["balanced", "accuracy", "75.0"] in lines
     assert ["accuracy,", "few", "-"] in lines
     assert ["effective", "margin", "1.70"] in lines
-    assert "margin" not in drawn(summary_table(SCORES | {"effective_margin": None}))
+    assert "margin" not in drawn(summary_table(scores(effective_margin=None)))
 
 
 def test_summary_table_has_top_k_and_calibration_where_they_are_known():
     """Scores from probabilities are rows too; a scores.json from before them has none."""
-    lines = rows(
-        summary_table(SCORES | {"top_k": {"2": 0.912, "5": 1.0}, "calibration_error": 0.0731})
-    )
+    lines = rows(summary_table(scores(top_k={"2": 0.912, "5": 1.0}, calibration_error=0.0731)))
     assert ["accuracy,", "top", "2", "91.2"] in lines
     assert ["accuracy,", "top", "5", "100.0"] in lines
     assert ["calibration", "error", "7.3"] in lines
-    assert "calibration" not in drawn(summary_table(SCORES))
+    assert "calibration" not in drawn(summary_table(scores()))
 
 
 def test_reliability_table_has_a_row_for_each_bin():
@@ -139,7 +128,7 @@ def test_reliability_table_has_a_row_for_each_bin():
         {"count": 3, "confidence": 0.5, "accuracy": 1 / 3},
         {"count": 120, "confidence": 1.0, "accuracy": 0.9},
     ]
-    lines = rows(reliability_table({"reliability": bins}))
+    lines = rows(reliability_table(scores(reliability=bins)))
     assert ["46.7", "to", "53.3", "3", "50.0", "33.3"] in lines
     assert ["93.3", "to", "100.0", "120", "100.0", "90.0"] in lines
 
@@ -213,7 +202,7 @@ def test_predictions_fold_on_a_narrow_terminal():
 
 def test_confusion_table_is_the_matrix():
     """For few classes every count stands in its row and column."""
-    lines = rows(confusion_table(SCORES))
+    lines = rows(confusion_table(scores()))
     assert ["true", "class", "0", "1", "2"] in lines
     assert ["0", "cat", "3", "1", "0"] in lines
 
@@ -223,26 +212,20 @@ def test_confusion_table_lists_the_commonest_errors_of_many_classes():
     confusion = [[8 if row == column else 0 for column in range(100)] for row in range(100)]
     confusion[7][3] = 2
     confusion[5][1] = 8
-    per_class = [{"name": f"c{number}"} for number in range(100)]
-    lines = rows(confusion_table({"confusion": confusion, "per_class": per_class}))
+    names = [f"c{number}" for number in range(100)]
+    many = scores_json([0.5] * 100, names=names, train=[1] * 100, test=[8] * 100)
+    lines = rows(confusion_table(document(many | {"confusion": confusion})))
     first = lines.index(["c5", "c1", "8", "50.0"])
     assert lines[first + 1] == ["c7", "c3", "2", "20.0"]
-    assert (
-        len(drawn(confusion_table({"confusion": confusion, "per_class": per_class})).splitlines())
-        < 10
-    )
+    assert len(lines) < 10
 
 
 @pytest.mark.parametrize("table", [per_class_table, confusion_table])
 def test_class_names_cannot_style_the_terminal(table):
     """Markup stays text; escape codes and other control characters are spelled out."""
     names = ("[bold red]x[/]", "a\x1b[31m\nb", ":smile:\u202e\udc80")
-    scores = SCORES | {
-        "per_class": [
-            row | {"name": name} for row, name in zip(SCORES["per_class"], names, strict=True)
-        ]
-    }
-    text = drawn(table(scores))
+    rows = zip(SCORES["per_class"], names, strict=True)
+    text = drawn(table(scores(per_class=[row | {"name": name} for row, name in rows])))
     assert "[bold red]x[/]" in text
     assert r"a\x1b[31m\nb" in text
     assert r":smile:\u202e\udc80" in text
@@ -258,19 +241,22 @@ def test_what_an_adjustment_did_stands_in_one_look():
         "groups": {"many": 0.8, "medium": 0.4, "few": None},
     }
     chosen_on = {
+        "split": "validation",
         "num_images": 58,
+        "classes_without_images": [],
         "balanced_accuracy": 0.912,
         "balanced_accuracy_unadjusted": 0.871,
     }
-    adjustment = {"method": "adjust", "tau": 1.15, "chosen_on": chosen_on, "unadjusted": unadjusted}
-    lines = rows(adjustment_table(SCORES | {"adjustment": adjustment}))
+    values = {"method": "adjust", "tau": 1.15, "chosen_on": chosen_on, "unadjusted": unadjusted}
+    adjustment = build(Adjustment, values)
+    lines = rows(adjustment_table(adjustment, scores()))
     assert ["as", "trained", "70.0", "65.0", "60.0", "80.0", "40.0", "-"] in lines
     assert ["tau", "1.15", "80.0", "75.0", "74.9", "75.0", "50.0", "-"] in lines
     assert (
         adjustment_line(adjustment)
         == "logit adjustment with tau 1.15, chosen on 58 validation images of the run (balanced accuracy 0.912, at tau 0: 0.871)"
     )
-    given = {"method": "tau-norm", "tau": 0.5, "chosen_on": None}
+    given = build(Adjustment, values | {"method": "tau-norm", "tau": 0.5, "chosen_on": None})
     assert adjustment_line(given) == "tau-normalisation with tau 0.5, as given"
 
 

@@ -1,7 +1,7 @@
 """`lmsm eval`: the scores of a checkpoint or run folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from lmsm_cli.errors import LmsmError, check_choice
 
 if TYPE_CHECKING:
     from lmsm_cli.inference.evaluate import Evaluation, Tau
+    from lmsm_cli.runs.documents import EvaluationDocument
     from lmsm_cli.runtime.display import Display
 
 _SPLITS = ("test", "validation")
@@ -124,7 +125,7 @@ def evaluate(
         )
         _write(found, plots, worst or _WORST, features, display)
     if json:
-        print_json(found.scores)
+        print_json(found.scores.to_json())
     else:
         _print(found.scores, with_confusion=confusion)
 
@@ -154,7 +155,7 @@ def _write(
         display.info(f"features: {features}")
 
 
-def _print(scores: dict[str, Any], *, with_confusion: bool) -> None:
+def _print(scores: "EvaluationDocument", *, with_confusion: bool) -> None:
     from lmsm_cli.reports import tables
 
     console = stdout_console()
@@ -166,9 +167,9 @@ def _print(scores: dict[str, Any], *, with_confusion: bool) -> None:
     console.print(tables.reliability_table(scores))
     if with_confusion:
         console.print(tables.confusion_table(scores))
-    if scores["adjustment"]:
-        console.print(tables.adjustment_table(scores))
-        console.print(tables.adjustment_line(scores["adjustment"]), soft_wrap=True)
+    if scores.adjustment:
+        console.print(tables.adjustment_table(scores.adjustment, scores))
+        console.print(tables.adjustment_line(scores.adjustment), soft_wrap=True)
 
 
 def _tau(flag: str, text: str | None, *, largest: float = float("inf")) -> "Tau | None":

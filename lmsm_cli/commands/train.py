@@ -152,7 +152,7 @@ def _print(run: Path, *, json: bool) -> None:
         raise RunError(f"{run} cannot be read back: {record.problem}")
     scores = record.scores
     if json:
-        print_json({"run": str(run), **scores})
+        print_json({"run": str(run), **scores.to_json()})
         return
     console = stdout_console()
     console.print(per_class_table(scores))

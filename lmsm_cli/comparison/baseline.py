@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from lmsm_cli.comparison.intervals import Difference
 from lmsm_cli.comparison.records import Group
 from lmsm_cli.errors import LmsmError, did_you_mean
+from lmsm_cli.metrics import MAIN_DIFFERENCES
 
 _USUAL = "softmax"
-# What the two scores that answer the user's question are called in a verdict.
-_PLACES = {"few": "on rare classes", "balanced_accuracy": "overall"}
 
 
 def baseline_of(groups: Sequence[Group], name: str | None) -> tuple[list[int | None], list[str]]:
@@ -82,7 +81,11 @@ def _training_images(group: Group) -> tuple[str | None, list[int]]:
 
 def verdict_in_words(differences: Mapping[str, Difference | None]) -> str:
     """Return the verdicts on the rare classes and on all: `better on rare classes, worse overall`."""
-    found = {place: one for key, place in _PLACES.items() if (one := differences.get(key))}
+    found = {
+        metric.verdict_on: one
+        for metric in MAIN_DIFFERENCES
+        if metric.verdict_on and (one := differences.get(metric.key))
+    }
     if not found:
         return ""
     verdicts = {one.verdict for one in found.values()}

@@ -32,8 +32,8 @@ Images = tuple[str | None, ...]
 
 def images_of(record: RunRecord) -> Images | None:
     """Return which images a run had; None where that is not known."""
-    known = (record.scores or {}).get("images")
-    return tuple(known[part] for part in PARTS) if known else None
+    known = record.scores.images if record.scores else None
+    return tuple(getattr(known, part) for part in PARTS) if known else None
 
 
 def names_of(found: Iterable[Images | None]) -> dict[Images | None, str]:

@@ -17,7 +17,7 @@ from lmsm_cli.comparison.data_sets import (
     names_of,
     notes_on_images,
 )
-from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER, Difference, difference
+from lmsm_cli.comparison.intervals import Difference, difference
 from lmsm_cli.comparison.records import (
     ClassStatistic,
     Comparison,
@@ -26,7 +26,6 @@ from lmsm_cli.comparison.records import (
     Unscored,
 )
 from lmsm_cli.comparison.samples import (
-    METRICS,
     SPLIT_KEYS,
     Sample,
     by_seed,
@@ -40,6 +39,7 @@ from lmsm_cli.comparison.samples import (
 )
 from lmsm_cli.config import Config
 from lmsm_cli.errors import check_choice, listed
+from lmsm_cli.metrics import METRICS, Scores
 from lmsm_cli.runs.record import RunRecord
 
 _ROUNDING = 1e-9
@@ -110,10 +110,12 @@ def _held_against(
             held.append(replace(group, is_baseline=number in chosen))
             continue
         differences = {
-            metric: difference(
-                *by_seed(members[number], members[place], metric), higher_is_better=higher
+            key: difference(
+                *by_seed(members[number], members[place], key),
+                higher_is_better=metric.higher_is_better,
             )
-            for metric, higher in HIGHER_IS_BETTER.items()
+            for key, metric in METRICS.items()
+            if metric.is_share
         }
         held.append(replace(group, differences=differences, verdict=verdict_in_words(differences)))
         if any(_is_of_fewer(key, one, group, groups[place]) for key, one in differences.items()):
@@ -184,7 +186,7 @@ def _rank(group: Group, metric: str | None) -> float:
     value = group.metrics[metric]
     if value is None:
         return float("inf")
-    return value.mean if metric in ("calibration_error", "minutes") else -value.mean
+    return -value.mean if METRICS[metric].higher_is_better else value.mean
 
 
 def _groups(
@@ -207,8 +209,7 @@ def _groups(
         settings
     ):
         settings = [
-            {**setting, **num_images(one.record)}
-            for setting, one in zip(settings, firsts, strict=True)
+            setting | num_images(one.scores) for setting, one in zip(settings, firsts, strict=True)
         ]
         differing = _differing(settings, by)
     groups = []
@@ -252,20 +253,20 @@ def _label(differs: Mapping[str, Any], by: Sequence[str]) -> str:
     return " ".join(pieces)
 
 
-def _per_class(scores: Sequence[Mapping[str, Any]]) -> tuple[ClassStatistic, ...]:
+def _per_class(scores: Sequence[Scores]) -> tuple[ClassStatistic, ...]:
     return tuple(
         ClassStatistic(
-            rows[0]["name"],
-            rows[0]["train_count"],
-            rows[0]["test_count"],
-            _statistic(row["accuracy"] for row in rows),
+            rows[0].name,
+            rows[0].train_count,
+            rows[0].test_count,
+            _statistic(row.accuracy for row in rows),
         )
-        for rows in zip(*(one["per_class"] for one in scores), strict=True)
+        for rows in zip(*(one.per_class for one in scores), strict=True)
     )
 
 
-def _statistic(values: Iterable[Any]) -> Statistic | None:
-    known = [float(value) for value in values if isinstance(value, int | float)]
+def _statistic(values: Iterable[float | None]) -> Statistic | None:
+    known = [value for value in values if value is not None]
     if not known:
         return None
     sd = statistics.stdev(known) if len(known) > 1 else None

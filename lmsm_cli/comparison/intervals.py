@@ -17,17 +17,6 @@ CONFIDENCE = 0.95
 # Two values give an interval as wide as the scale, and a verdict by luck.
 _FEWEST = 3
 
-# The scores that a verdict can be on, and whether more is better.
-HIGHER_IS_BETTER: Mapping[str, bool] = {
-    "accuracy": True,
-    "balanced_accuracy": True,
-    "macro_f1": True,
-    "many": True,
-    "medium": True,
-    "few": True,
-    "calibration_error": False,
-}
-
 
 @dataclass(frozen=True)
 class Difference:

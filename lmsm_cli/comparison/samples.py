@@ -1,10 +1,7 @@
-"""What a scored run is to a comparison: what it was made with, and its scores by name.
-
-To compare one more score, add it to `METRICS`.
-"""
+"""What a scored run is to a comparison: what it was made with, and its scores."""
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
@@ -15,6 +12,8 @@ from lmsm_cli.comparison.data_sets import images_of
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.spec import parse_spec
+from lmsm_cli.metrics import METRICS, Scores
+from lmsm_cli.runs.documents import ScoresDocument
 from lmsm_cli.runs.record import RunRecord
 
 # What a run is allowed to differ in from the other runs of its group.
@@ -34,46 +33,12 @@ SPLIT_KEYS = (
 )
 
 
-def _at(*road: str) -> Callable[[Mapping[str, Any]], Any]:
-    """Return what looks a value up in scores.json, None where there is none."""
-
-    def look_up(scores: Mapping[str, Any]) -> Any:
-        value: Any = scores
-        for key in road:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    return look_up
-
-
-def _minutes(scores: Mapping[str, Any]) -> float | None:
-    seconds = _at("training", "seconds")(scores)
-    return None if seconds is None else seconds / 60
-
-
-METRICS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
-    "accuracy": _at("accuracy"),
-    "balanced_accuracy": _at("balanced_accuracy"),
-    "macro_f1": _at("macro_f1"),
-    "many": _at("groups", "many"),
-    "medium": _at("groups", "medium"),
-    "few": _at("groups", "few"),
-    "calibration_error": _at("calibration_error"),
-    "effective_margin": _at("effective_margin"),
-    "minutes": _minutes,
-    "images_per_second": _at("training", "images_per_second"),
-}
-
-
-# How the metrics that are no shares are written.
-PLAIN_FORMATS = {"effective_margin": ".2f", "minutes": ",.2f", "images_per_second": ",.0f"}
-
-
 @dataclass(frozen=True)
 class Sample:
     """A scored run as the grouping sees it."""
 
     record: RunRecord
+    scores: ScoresDocument
     setting: dict[str, Any]
     """What decides its result, but for the seed."""
     key: str
@@ -87,28 +52,26 @@ class Sample:
         return self.seed, self.rest
 
     @property
-    def scores(self) -> dict[str, Any]:
-        """Its scores.json."""
-        return self.record.scores or {}
-
-    @property
     def seed(self) -> Any:
         """Its seed."""
         return (self.record.config or {}).get("seed")
 
 
 def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Sample]:
-    """Yield the scored runs, oldest first; with `by` those keys, SPLIT_KEYS and images make the groups."""
+    """Yield the scored runs, oldest first.
+
+    With `by`, runs that share those keys, SPLIT_KEYS and the images are of one group.
+    """
     for record in sorted(records, key=lambda record: record.name):
-        if record.scores is None or record.config is None:
+        scores = record.scores
+        if scores is None or record.config is None:
             continue
-        setting = _setting(record)
+        setting = _setting(record, scores)
         shared = shared_setting(record, setting, by)
         rest = {key: value for key, value in setting.items() if key not in shared}
-        images = [images_of(record), _images(record, "train_count", "test_count")]
-        yield Sample(
-            record, setting, key_of([_spelled_alike(shared), images]), key_of(_spelled_alike(rest))
-        )
+        classes = [[row.name, row.train_count, row.test_count] for row in scores.per_class]
+        key = key_of([_spelled_alike(shared), [images_of(record), classes]])
+        yield Sample(record, scores, setting, key, key_of(_spelled_alike(rest)))
 
 
 def _spelled_alike(setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +82,7 @@ def _spelled_alike(setting: Mapping[str, Any]) -> dict[str, Any]:
 def _parts(loss: Any) -> Any:
     try:
         name, options = parse_spec(loss)
-    except (LmsmError, AttributeError):  # damaged, or no text
+    except (LmsmError, AttributeError):  # damaged, or not a text
         return loss
     return [name, {key: _number(value) for key, value in options.items()}]
 
@@ -142,7 +105,7 @@ def shared_setting(
     return own | {key: setting.get(key) for key in SPLIT_KEYS}
 
 
-def _setting(record: RunRecord) -> dict[str, Any]:
+def _setting(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
     """Return what decides a run's result.
 
     A run that did not complete, that was made longer, or whose scores are of another checkpoint, is
@@ -150,12 +113,11 @@ def _setting(record: RunRecord) -> dict[str, Any]:
     """
     given = usual_setting() | (record.config or {})
     setting = {key: value for key, value in given.items() if key not in FREE_KEYS}
-    checkpoint = (record.scores or {}).get("checkpoint")
-    setting["checkpoint"] = PurePath(checkpoint).name if isinstance(checkpoint, str) else None
+    setting["checkpoint"] = scores.checkpoint and PurePath(scores.checkpoint).name
     setting["state"] = record.state
     if setting.get("pretrained"):  # a file's name is no proof of what it held
-        setting["weights"] = (record.environment or {}).get("pretrained")
-    setting["lengthened_from"] = (record.scores or {}).get("lengthened_from") or []
+        setting["weights"] = record.environment and record.environment.pretrained
+    setting["lengthened_from"] = list(scores.lengthened_from)
     return setting
 
 
@@ -169,29 +131,26 @@ def usual_setting() -> dict[str, Any]:
     }
 
 
-def _images(record: RunRecord, *counts: str) -> list[list[Any]]:
-    """Return name and counts of each class: all that is known of the images of older runs."""
-    return [
-        [row["name"], *(row[key] for key in counts)] for row in (record.scores or {})["per_class"]
-    ]
-
-
 def test_images(sample: Sample) -> str:
     """Return a key of the test images: equal keys, scores that can be compared."""
     images = images_of(sample.record)
-    return key_of([images and images[-1], _images(sample.record, "test_count")])
+    classes = [[row.name, row.test_count] for row in sample.scores.per_class]
+    return key_of([images and images[-1], classes])
 
 
-def num_images(record: RunRecord) -> dict[str, int]:
+def num_images(scores: Scores) -> dict[str, int]:
     """Return how many training and test images a run had."""
-    rows = (record.scores or {})["per_class"]
-    return {f"{use}_images": sum(row[f"{use}_count"] for row in rows) for use in ("train", "test")}
+    rows = scores.per_class
+    return {
+        "train_images": sum(row.train_count for row in rows),
+        "test_images": sum(row.test_count for row in rows),
+    }
 
 
 def values(samples: Iterable[Sample], metric: str) -> dict[Hashable, float]:
     """Return the values of a metric that are known, by the samples' places in the group."""
-    found = {sample.place: METRICS[metric](sample.scores) for sample in samples}
-    return {place: float(value) for place, value in found.items() if isinstance(value, int | float)}
+    found = {sample.place: METRICS[metric].get(sample.scores) for sample in samples}
+    return {place: float(value) for place, value in found.items() if value is not None}
 
 
 def by_seed(

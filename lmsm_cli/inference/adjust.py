@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.metrics import balanced_accuracy
+from lmsm_cli.runs.documents import Method
 
 # Values of tau that are tried in each unit: 0, 0.05, 0.1, ...
 _STEPS = 20
@@ -28,7 +29,7 @@ _SMALLEST_NORM = 1e-12
 class Correction:
     """A correction of one classifier; `correct` takes logits (N, C) and tau, gives float64 (N, C)."""
 
-    method: str
+    method: Method
     correct: Callable[[Tensor, float], Tensor]
     largest_tau: float  # up to which `choose_tau` looks
     theory: float = 1.0  # the tau that is right where the training left the long tail alone

@@ -16,8 +16,15 @@ from lmsm_cli.data.splits import check_at_hand, find_again, folder_options, load
 from lmsm_cli.errors import DataError, LmsmError, counted, few
 from lmsm_cli.inference.adjust import Correction, choose_tau, logit_adjustment, tau_normalisation
 from lmsm_cli.inference.trained import Trained, read_trained
-from lmsm_cli.metrics import score
+from lmsm_cli.metrics import Scores, score
 from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runs.documents import (
+    Adjustment,
+    ChosenOn,
+    EvaluationDocument,
+    Unadjusted,
+    build,
+)
 from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runtime.device import Runtime, choose_runtime
 from lmsm_cli.runtime.display import Display, WarningLog
@@ -32,14 +39,14 @@ class _Adjustment:
 
     correction: Correction
     tau: float
-    chosen_on: dict[str, Any] | None
+    chosen_on: ChosenOn | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What a classifier said of labelled images; `labelled` counts classes as the model does."""
 
-    scores: dict[str, Any]
+    scores: EvaluationDocument
     labelled: ImageSet
     predictions: NDArray[np.int64]  # (N,)
     probabilities: NDArray[np.floating[Any]]  # (N, C)
@@ -100,18 +107,12 @@ def evaluation_of(
         display.warning(
             "tau was chosen on these same validation images, so their scores flatter it; report those of test images"
         )
-    found = _answered(trained, labelled, runtime, adjustment)
-    return replace(
-        found,
-        scores=found.scores
-        | {
-            "checkpoint": str(trained.file),
-            "epoch": trained.epoch,
-            "split": str(images.absolute()) if images else split_name,
-            "effective_margin": trained.model.head.effective_margin_at(
-                trained.epoch / trained.config.epochs
-            ),
-        },
+    return _answered(
+        trained,
+        labelled,
+        runtime,
+        adjustment,
+        split=str(images.absolute()) if images else split_name,
     )
 
 
@@ -170,60 +171,69 @@ def _with_tau(
     return _Adjustment(
         correction,
         choice.tau,
-        {
-            "split": "validation",
-            "num_images": len(held_out),
-            "classes_without_images": missing,
-            "balanced_accuracy": choice.balanced_accuracy,
-            "balanced_accuracy_unadjusted": choice.balanced_accuracy_unadjusted,
-        },
+        ChosenOn(
+            split="validation",
+            num_images=len(held_out),
+            classes_without_images=tuple(missing),
+            balanced_accuracy=choice.balanced_accuracy,
+            balanced_accuracy_unadjusted=choice.balanced_accuracy_unadjusted,
+        ),
     )
 
 
 def _answered(
-    trained: Trained, labelled: ImageSet, runtime: Runtime, adjustment: _Adjustment | None
+    trained: Trained,
+    labelled: ImageSet,
+    runtime: Runtime,
+    adjustment: _Adjustment | None,
+    split: str,
 ) -> Evaluation:
-    """Return the answers and scores; `adjustment` is None, or tells what gave them and the scores without."""
-
-    def of(logits: torch.Tensor) -> Evaluation:
-        predictions, probabilities = answers(logits)
-        scores = score(
-            trained.model.classes,
-            labelled.labels.numpy(),
-            predictions,
-            trained.train_counts,
-            probabilities,
-        ).to_json()
-        return Evaluation(
-            scores,
-            labelled,
-            predictions,
-            probabilities,
-            logits.float().cpu().numpy(),
-            trained,
-            runtime,
-        )
-
+    """Return the answers and their scores, with a correction also the scores without it."""
     logits = scores_of(trained.model, labelled.images, runtime)
-    plain = of(logits)
-    if adjustment is None:
-        return replace(plain, scores=plain.scores | {"adjustment": None})
-    adjusted = of(adjustment.correction.correct(logits, adjustment.tau))
-    return replace(
-        adjusted,
-        scores=adjusted.scores
-        | {
-            "adjustment": {
-                "method": adjustment.correction.method,
-                "tau": adjustment.tau,
-                "chosen_on": adjustment.chosen_on,
-                "unadjusted": {
-                    key: plain.scores[key]
-                    for key in ("accuracy", "balanced_accuracy", "macro_f1", "groups")
-                },
-            }
-        },
+    applied = None
+    if adjustment:
+        plain = _score(trained, labelled, *answers(logits))
+        applied = Adjustment(
+            method=adjustment.correction.method,
+            tau=adjustment.tau,
+            chosen_on=adjustment.chosen_on,
+            unadjusted=Unadjusted(
+                accuracy=plain.accuracy,
+                balanced_accuracy=plain.balanced_accuracy,
+                macro_f1=plain.macro_f1,
+                groups=plain.groups,
+            ),
+        )
+        logits = adjustment.correction.correct(logits, adjustment.tau)
+    predictions, probabilities = answers(logits)
+    head, progress = trained.model.head, trained.epoch / trained.config.epochs
+    values = {
+        "checkpoint": str(trained.file),
+        "epoch": trained.epoch,
+        "split": split,
+        "effective_margin": head.effective_margin_at(progress),
+        "adjustment": applied,
+    }
+    scores = _score(trained, labelled, predictions, probabilities)
+    return Evaluation(
+        build(EvaluationDocument, scores.parts() | values),
+        labelled,
+        predictions,
+        probabilities,
+        logits.float().cpu().numpy(),
+        trained,
+        runtime,
     )
+
+
+def _score(
+    trained: Trained,
+    labelled: ImageSet,
+    predictions: NDArray[np.int64],
+    probabilities: NDArray[np.floating[Any]],
+) -> Scores:
+    labels = labelled.labels.numpy()
+    return score(trained.model.classes, labels, predictions, trained.train_counts, probabilities)
 
 
 def _labelled(trained: Trained, split_name: str, images: Path | None, display: Display) -> ImageSet:

@@ -1,7 +1,7 @@
 """The tables of a comparison, for the terminal.
 
-The best of what is compared is bold and has a `*`, so that it shows without colour. To show one more
-score, add its title to `_TITLES`.
+The best of what is compared is bold and has a `*`, so that it shows without colour. Which metrics
+there are, and what they are called, is in metrics.py.
 """
 
 from collections.abc import Sequence
@@ -10,35 +10,18 @@ from pathlib import PurePath
 from rich.table import Table
 from rich.text import Text
 
-from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER, Difference, in_points
-from lmsm_cli.comparison.records import Comparison, Group, Statistic, Unscored
-from lmsm_cli.comparison.samples import PLAIN_FORMATS
+from lmsm_cli.comparison.intervals import Difference, in_points
+from lmsm_cli.comparison.records import Comparison, Group, Statistic, Unscored, best_text
+from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, Metric
 from lmsm_cli.reports.tables import (
     NOTHING,
     OF_THE_RAREST,
     new_table,
     parts_by_columns,
-    percent,
     shown,
     whole_width,
 )
 
-_TITLES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced",
-    "macro_f1": "macro F1",
-    "many": "many",
-    "medium": "medium",
-    "few": "few",
-}
-_BESIDES = {
-    "calibration_error": "calibration error",
-    "effective_margin": "margin",
-    "minutes": "minutes",
-    "images_per_second": "images/s",
-}
-# The scores whose differences to the baseline are shown: the rare classes first, they are the question.
-_HELD = ("few", "balanced_accuracy", "accuracy")
 # Of more groups, the accuracies per class are no table that anyone reads.
 _MOST_GROUPS = 20
 _VERDICT_WIDTH = 22
@@ -54,10 +37,9 @@ def comparison_tables(
     number elsewhere, and tables are parted by columns, so that no number is broken.
     `only_changed` leaves out scores and classes in which all groups are alike.
     """
-    scores, besides = (
-        _shown_columns(comparison, titles, only_changed=only_changed)
-        for titles in (_TITLES, _BESIDES)
-    )
+    shown_metrics = _shown_metrics(comparison, only_changed=only_changed)
+    main = [metric for metric in shown_metrics if metric.is_main]
+    others = [metric for metric in shown_metrics if not metric.is_main]
     is_held = any(group.differences for group in comparison.groups)
     classes = (
         _classes_tables(comparison, only_changed=only_changed)
@@ -65,15 +47,15 @@ def comparison_tables(
         else []
     )
 
-    def tables(*columns: dict[str, str], named: bool) -> list[Table]:
-        scored = [_scores_table(comparison, titles, named=named) for titles in columns]
+    def tables(*columns: Sequence[Metric], named: bool) -> list[Table]:
+        scored = [_scores_table(comparison, metrics, named=named) for metrics in columns]
         held = [_differences_table(comparison.groups, named=named)] if is_held else []
         return scored + held + classes
 
-    whole = tables(scores | besides, named=True)
+    whole = tables([*main, *others], named=True)
     if width is None or all(whole_width(table) <= width for table in whole):
         return whole
-    numbered = tables(scores, *([besides] if besides else []), named=False)
+    numbered = tables(main, *([others] if others else []), named=False)
     return [
         _named_groups(comparison),
         *(part for table in numbered for part in parts_by_columns(table, width)),
@@ -96,19 +78,16 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     return notes
 
 
-def _shown_columns(
-    comparison: Comparison, titles: dict[str, str], *, only_changed: bool
-) -> dict[str, str]:
-    """Return the scores that any group has, with their titles."""
-    cells = {
-        key: {_plain(key, group.metrics[key]) for group in comparison.groups} for key in titles
-    }
+def _shown_metrics(comparison: Comparison, *, only_changed: bool) -> list[Metric]:
+    """Return the metrics that any group has."""
     fewest = 2 if only_changed and len(comparison.groups) > 1 else 1
-    return {
-        key: titles[key]
-        for key, found in cells.items()
-        if found != {NOTHING} and len(found) >= fewest
+    cells = {
+        key: {_cell(metric, group.metrics[key]) for group in comparison.groups}
+        for key, metric in METRICS.items()
     }
+    return [
+        METRICS[key] for key, found in cells.items() if found != {NOTHING} and len(found) >= fewest
+    ]
 
 
 def _named_groups(comparison: Comparison) -> Table:
@@ -124,17 +103,17 @@ def _why(run: Unscored) -> Text:
     return shown(f"{PurePath(run.run).name}: {run.reason}")
 
 
-def _scores_table(comparison: Comparison, columns: dict[str, str], *, named: bool) -> Table:
+def _scores_table(comparison: Comparison, metrics: Sequence[Metric], *, named: bool) -> Table:
     """Return one row a group; with names also one for each run that is in no group, saying why."""
     groups = comparison.groups
     table = new_table("In percent: mean±sd over n runs, * best", "#", *(["run"] if named else []))
-    for title in ("n", *columns.values()) if named else columns.values():
+    for title in (*(["n"] if named else []), *(metric.column for metric in metrics)):
         table.add_column(title, justify="right", no_wrap=True)
-    marked = {key: _marked_by_test_set(groups, key) for key in columns}
+    columns = [_cells_by_test_set(groups, metric) for metric in metrics]
     for i, group in enumerate(groups):
         who = (shown(group.label), str(len(group.runs))) if named else ()
         last_of_its_tests = groups[i + 1 : i + 2] and groups[i + 1].test_set != group.test_set
-        cells = (marked[key][i] for key in columns)
+        cells = (column[i] for column in columns)
         table.add_row(str(i + 1), *who, *cells, end_section=bool(last_of_its_tests))
     if named:
         table.add_section()
@@ -143,24 +122,33 @@ def _scores_table(comparison: Comparison, columns: dict[str, str], *, named: boo
     return table
 
 
-def _marked_by_test_set(groups: Sequence[Group], metric: str) -> list[Text]:
+def _cells_by_test_set(groups: Sequence[Group], metric: Metric) -> list[Text]:
     """Return the cells of one metric; the best of each test set is marked."""
     cells: list[Text] = []
     for test_set in dict.fromkeys(group.test_set for group in groups):
-        values = [group.metrics[metric] for group in groups if group.test_set == test_set]
-        if metric in HIGHER_IS_BETTER:
-            cells += _marked(values, higher_is_better=HIGHER_IS_BETTER[metric])
-        else:
-            cells += [Text(_plain(metric, value)) for value in values]
+        cells += _cells(
+            [group.metrics[metric.key] for group in groups if group.test_set == test_set], metric
+        )
     return cells
 
 
-def _plain(metric: str, value: Statistic | None) -> str:
+def _cells(values: Sequence[Statistic | None], metric: Metric) -> list[Text]:
+    """Return `64.9±1.2` for each value of a share, the best in bold with a `*`."""
+    best = best_text(values, metric)
+    return [
+        Text(_cell(metric, value) + "*", style="bold")
+        if value and metric.text(value.mean) == best
+        else Text(_cell(metric, value) + (" " if metric.is_share else ""))
+        for value in values
+    ]
+
+
+def _cell(metric: Metric, value: Statistic | None) -> str:
     if value is None:
         return NOTHING
-    if metric in HIGHER_IS_BETTER:
-        return _mean_and_sd(value)
-    return format(value.mean, PLAIN_FORMATS[metric])
+    if value.sd is None or not metric.is_share:
+        return metric.text(value.mean)
+    return f"{metric.text(value.mean)}±{metric.text(value.sd)}"
 
 
 def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
@@ -176,9 +164,9 @@ def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
         "#",
         *(["run"] if named else []),
     )
-    held = _told_differences(groups)
+    held = _distinct_differences(groups)
     for key in held:
-        table.add_column(_TITLES[key], justify="right", no_wrap=True)
+        table.add_column(METRICS[key].column, justify="right", no_wrap=True)
     table.add_column("seeds", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=_VERDICT_WIDTH)
     for i, group in enumerate(groups, 1):
@@ -199,11 +187,12 @@ def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
     return table
 
 
-def _told_differences(groups: Sequence[Group]) -> list[str]:
-    """Return the scores whose differences are shown; one that only repeats another is not."""
+def _distinct_differences(groups: Sequence[Group]) -> list[str]:
+    """Return the metrics whose differences are shown; one that only repeats another is not."""
     columns: dict[tuple[object, ...], str] = {}
-    for key in _HELD:
-        columns.setdefault(tuple(_rounded(group.differences.get(key)) for group in groups), key)
+    for metric in MAIN_DIFFERENCES:
+        changes = (group.differences.get(metric.key) for group in groups)
+        columns.setdefault(tuple(map(_rounded, changes)), metric.key)
     return [key for cells, key in columns.items() if set(cells) != {None}]
 
 
@@ -249,7 +238,7 @@ def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) ->
     for number, _ in peers:
         table.add_column(str(number), justify="right", no_wrap=True)
     for rows in zip(*(group.per_class for _, group in peers), strict=True):
-        cells = _marked([row.accuracy for row in rows])
+        cells = _cells([row.accuracy for row in rows], METRICS["accuracy"])
         if only_changed and len(cells) > 1 and len({cell.plain.strip("* ") for cell in cells}) == 1:
             continue
         counts = [Text(str(row.train_count)) for row in rows]
@@ -259,25 +248,3 @@ def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) ->
             shown(rows[0].name), *(counts[:1] if shared else []), str(rows[0].test_count), *cells
         )
     return table
-
-
-def _marked(values: Sequence[Statistic | None], *, higher_is_better: bool = True) -> list[Text]:
-    """Return `64.9±1.2` for each value, the best in bold with a `*` unless all are equal.
-
-    Values that are shown as equal are equal: means over the same images differ by rounding.
-    """
-    means = [value.mean for value in values if value]
-    differ = len({percent(mean) for mean in means}) > 1
-    best = percent((max if higher_is_better else min)(means)) if differ else None
-    return [
-        Text(_mean_and_sd(value) + "*", style="bold")
-        if value and percent(value.mean) == best
-        else Text(_mean_and_sd(value) + " ")
-        for value in values
-    ]
-
-
-def _mean_and_sd(value: Statistic | None) -> str:
-    if value is None:
-        return NOTHING
-    return percent(value.mean) + ("" if value.sd is None else f"±{percent(value.sd)}")

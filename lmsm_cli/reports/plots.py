@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import visible
-from lmsm_cli.metrics import DENSE_CLASSES, Confusion, confusion_of, reliability_bounds
+from lmsm_cli.metrics import DENSE_CLASSES, Confusion, Scores, confusion_of, reliability_bounds
 from lmsm_cli.reports.figures import (
     BLUE,
     GREEN,
@@ -166,17 +166,17 @@ def _scale_lambda(axes: "Axes", lowest: float, highest: float) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
+def plot_confusion(scores: Scores, folder: Path) -> None:
     """Draw the percent of each class's images by predicted class as confusion.{png,pdf}.
 
     Of more classes than a figure has room for, neighbours in their order share a cell.
     """
     import numpy as np
 
-    matrix, together = _cells(confusion_of(scores) or Confusion(len(scores["per_class"]), {}))
+    matrix, together = _cells(confusion_of(scores) or Confusion(len(scores.per_class), {}))
     totals = matrix.sum(axis=1, keepdims=True)
     percent = np.divide(100 * matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
-    names = [row["name"] for row in scores["per_class"]]
+    names = [row.name for row in scores.per_class]
     named = len(names) <= NAMED_CLASSES
     side = 3.0 + 0.42 * len(names) if named else 7.5
     figure, (axes,) = new_figure(1, 1, width=side + 0.8, height=side)
@@ -193,7 +193,7 @@ def plot_confusion(scores: Mapping[str, Any], folder: Path) -> None:
     told = f", {together} to a cell" if together > 1 else ""
     axes.set(xlabel=f"predicted class{told}", ylabel=f"true class{told}")
     axes.set_title(
-        f"Accuracy {100 * scores['accuracy']:.1f}% of {totals.sum():,.0f} {judged_images(scores)}",
+        f"Accuracy {100 * scores.accuracy:.1f}% of {totals.sum():,.0f} {judged_images(scores)}",
         fontsize=10,
     )
     axes.spines[:].set_visible(False)
@@ -224,20 +224,20 @@ def _cells(confusion: Confusion) -> "tuple[NDArray[floating[Any]], int]":
     return matrix, together
 
 
-def plot_reliability(scores: Mapping[str, Any], folder: Path) -> None:
-    """Draw the accuracy of images of like confidence against that confidence as reliability.{png,pdf}.
+def plot_reliability(scores: Scores, folder: Path) -> None:
+    """Draw accuracy against confidence, bin by bin, as reliability.{png,pdf}.
 
     A bar each bin that holds images, hatched from its accuracy to its mean confidence, which lies
     on the diagonal; below, how many images it holds. Without probabilities nothing is drawn.
     """
-    bins = scores.get("reliability")
-    if not bins:
+    bins = scores.reliability
+    if not bins or scores.calibration_error is None:
         return
     figure, (upper, lower) = new_figure(2, 1, width=5.4, height=6.4, ratios=(3, 1))
-    lefts, rights = zip(*(reliability_bounds(one["confidence"]) for one in bins), strict=True)
+    lefts, rights = zip(*(reliability_bounds(one.confidence) for one in bins), strict=True)
     width = rights[0] - lefts[0]
-    accuracies = [one["accuracy"] for one in bins]
-    gaps = [one["confidence"] - one["accuracy"] for one in bins]
+    accuracies = [one.accuracy for one in bins]
+    gaps = [one.confidence - one.accuracy for one in bins]
     bars = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
     upper.bar(lefts, accuracies, color=BLUE, label="accuracy", **bars)
     upper.bar(
@@ -249,12 +249,12 @@ def plot_reliability(scores: Mapping[str, Any], folder: Path) -> None:
     )
     upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    error, accuracy = 100 * scores["calibration_error"], 100 * scores["accuracy"]
+    error, accuracy = 100 * scores.calibration_error, 100 * scores.accuracy
     upper.set_title(
         f"Expected calibration error {error:.1f}%, accuracy {accuracy:.1f}%", fontsize=10
     )
     upper.legend(fontsize=8, frameon=False, loc="upper left")
-    counts = [one["count"] for one in bins]
+    counts = [one.count for one in bins]
     lower.bar(lefts, counts, color=GREY, **bars)
     for left, count in zip(lefts, counts, strict=True):
         lower.annotate(
@@ -270,10 +270,10 @@ def plot_reliability(scores: Mapping[str, Any], folder: Path) -> None:
     save_figure(figure, folder / "reliability")
 
 
-def features_title(scores: Mapping[str, Any]) -> str:
+def features_title(scores: Scores) -> str:
     """Return the title of a panel of features: the effective margin, if any, and the accuracy."""
-    margin = scores.get("effective_margin")
-    accuracy = f"accuracy {100 * scores['accuracy']:.1f}%"
+    margin = scores.effective_margin
+    accuracy = f"accuracy {100 * scores.accuracy:.1f}%"
     return accuracy if margin is None else f"effective margin {margin:.3g}, {accuracy}"
 
 

@@ -1,7 +1,7 @@
-"""Tables for the terminal, drawn from the parsed JSON of a run folder's files.
+"""Tables for the terminal, drawn from the documents of a run folder.
 
-Shares are shown in percent with one decimal. Columns fold where a terminal is narrow; nothing is cut to `...`.
-To add a table, add a function that takes plain data and returns a rich Table.
+Shares are shown in percent with one decimal. Columns fold where a terminal is narrow; nothing is
+cut to `...`. To add a table, add a function that takes plain data and returns a rich Table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lmsm_cli.errors import listed, visible
-from lmsm_cli.metrics import Confusion, confusion_of, reliability_bounds
+from lmsm_cli.metrics import METRICS, Confusion, Scores, confusion_of, reliability_bounds
+from lmsm_cli.runs.documents import Adjustment, EvaluationDocument, Unadjusted
 
 NOTHING = "-"
 OF_THE_RAREST = "the margin of margin=auto is that of the rarest class; commoner classes have less"
@@ -29,38 +30,36 @@ _BAR_WIDTH = 24
 _MEASURING = Console(width=10_000)  # nothing is ever printed on it
 
 
-def per_class_table(scores: Mapping[str, Any]) -> Table:
-    """Return a row for each class: training images, those that the scores are of, accuracy, precision, F1."""
+def per_class_table(scores: Scores) -> Table:
+    """Return a row for each class: training images, images scored, accuracy, precision, F1."""
     table = new_table("Per class, in percent", "class")
     for title in ("training images", judged_images(scores), "accuracy", "precision", "F1"):
         table.add_column(title, justify="right", overflow="fold")
-    for row in scores["per_class"]:
-        shares = (percent(row[key]) for key in ("accuracy", "precision", "f1"))
-        table.add_row(shown(row["name"]), str(row["train_count"]), str(row["test_count"]), *shares)
+    for row in scores.per_class:
+        shares = map(percent, (row.accuracy, row.precision, row.f1))
+        table.add_row(shown(row.name), str(row.train_count), str(row.test_count), *shares)
     return table
 
 
-def evaluated_line(scores: Mapping[str, Any]) -> str:
+def evaluated_line(scores: EvaluationDocument) -> str:
     """Return which checkpoint was evaluated, of which epoch, on how many images of which kind."""
-    number, kind = sum(row["test_count"] for row in scores["per_class"]), judged_images(scores)
-    where = f" of {scores['split']}" if kind == "images" else ""
-    return visible(
-        f"{scores['checkpoint']} of epoch {scores['epoch']}, on {number:,} {kind}{where}"
-    )
+    number, kind = sum(row.test_count for row in scores.per_class), judged_images(scores)
+    where = f" of {scores.split}" if kind == "images" else ""
+    return visible(f"{scores.checkpoint} of epoch {scores.epoch}, on {number:,} {kind}{where}")
 
 
-def judged_images(scores: Mapping[str, Any]) -> str:
+def judged_images(scores: Scores) -> str:
     """Return what the images are called that the scores are of: `validation images`."""
-    split = scores.get("split", "test")
+    split = scores.split if isinstance(scores, EvaluationDocument) else "test"
     return f"{split} images" if split in ("test", "validation") else "images"
 
 
-def absent_line(scores: Mapping[str, Any]) -> str | None:
-    """Return a sentence on the classes without images, over which no mean runs; None where all have some."""
-    absent = [row["name"] for row in scores["per_class"] if not row["test_count"]]
+def absent_line(scores: Scores) -> str | None:
+    """Return a sentence on the classes without images; None where all have some."""
+    absent = [row.name for row in scores.per_class if not row.test_count]
     if not absent:
         return None
-    left = len(scores["per_class"]) - len(absent)
+    left = len(scores.per_class) - len(absent)
     verb = "has" if len(absent) == 1 else "have"
     return (
         f"{listed(absent)} {verb} none of these images: balanced accuracy and macro F1 "
@@ -68,35 +67,33 @@ def absent_line(scores: Mapping[str, Any]) -> str | None:
     )
 
 
-def summary_table(scores: Mapping[str, Any]) -> Table:
-    """Return the overall scores, those of groups, top-k and calibration, and any effective margin."""
-    rows = {
-        "accuracy": scores["accuracy"],
-        "balanced accuracy": scores["balanced_accuracy"],
-        "macro F1": scores["macro_f1"],
-    }
-    rows |= {f"accuracy, {name}": value for name, value in scores["groups"].items()}
-    rows |= {f"accuracy, top {k}": value for k, value in scores.get("top_k", {}).items()}
-    if scores.get("calibration_error") is not None:
-        rows["calibration error"] = scores["calibration_error"]
+def summary_table(scores: Scores) -> Table:
+    """Return the metrics that are known, and top-k accuracies after the main ones."""
+    main: dict[str, str] = {}
+    others: dict[str, str] = {f"accuracy, top {k}": percent(v) for k, v in scores.top_k.items()}
+    for metric in METRICS.values():
+        value, is_group = metric.get(scores), metric.key in scores.groups
+        if metric.is_cost or (value is None and not is_group):
+            continue
+        title = f"accuracy, {metric.title}" if is_group else metric.title
+        text = NOTHING if value is None else metric.text(value)
+        (main if metric.is_main else others)[title] = text
     table = new_table("Overall, in percent", "score")
     table.add_column("value", justify="right", overflow="fold")
-    for title, value in rows.items():
-        table.add_row(title, percent(value))
-    if scores.get("effective_margin") is not None:
-        table.add_row("effective margin", f"{scores['effective_margin']:.2f}")
+    for row in (main | others).items():
+        table.add_row(*row)
     return table
 
 
-def reliability_table(scores: Mapping[str, Any]) -> Table:
+def reliability_table(scores: Scores) -> Table:
     """Return a row for each bin of confidence: its images, how sure of them, how often right."""
     table = new_table("Reliability, in percent", "confidence")
     for title in ("images", "mean confidence", "accuracy"):
         table.add_column(title, justify="right", overflow="fold")
-    for one in scores["reliability"]:
-        low, high = (percent(bound) for bound in reliability_bounds(one["confidence"]))
-        shares = (percent(one[key]) for key in ("confidence", "accuracy"))
-        table.add_row(f"{low} to {high}", str(one["count"]), *shares)
+    for one in scores.reliability:
+        low, high = map(percent, reliability_bounds(one.confidence))
+        shares = map(percent, (one.confidence, one.accuracy))
+        table.add_row(f"{low} to {high}", str(one.count), *shares)
     return table
 
 
@@ -119,31 +116,31 @@ def predictions_table(document: Mapping[str, Any]) -> Table:
     return table
 
 
-def adjustment_table(scores: Mapping[str, Any]) -> Table:
+def adjustment_table(adjustment: Adjustment, scores: Scores) -> Table:
     """Return the overall scores and groups of the classifier as trained and as adjusted."""
-    adjustment = scores["adjustment"]
-    table = new_table(f"What {_ADJUSTMENTS[adjustment['method']]} did, in percent", "")
-    for title in ("accuracy", "balanced", "macro F1", *scores["groups"]):
+    table = new_table(f"What {_ADJUSTMENTS[adjustment.method]} did, in percent", "")
+    for title in ("accuracy", "balanced", "macro F1", *scores.groups):
         table.add_column(title, justify="right", overflow="fold")
-    for name, row in (
-        ("as trained", adjustment["unadjusted"]),
-        (f"tau {adjustment['tau']:g}", scores),
-    ):
-        overall = (row[key] for key in ("accuracy", "balanced_accuracy", "macro_f1"))
-        table.add_row(name, *map(percent, (*overall, *row["groups"].values())))
+    rows: tuple[tuple[str, Unadjusted | Scores], ...] = (
+        ("as trained", adjustment.unadjusted),
+        (f"tau {adjustment.tau:g}", scores),
+    )
+    for name, row in rows:
+        overall = (row.accuracy, row.balanced_accuracy, row.macro_f1)
+        table.add_row(name, *map(percent, (*overall, *row.groups.values())))
     return table
 
 
-def adjustment_line(adjustment: Mapping[str, Any]) -> str:
+def adjustment_line(adjustment: Adjustment) -> str:
     """Return a sentence that names the correction, its tau and where that is from."""
-    what = f"{_ADJUSTMENTS[adjustment['method']]} with tau {adjustment['tau']:g}"
-    chosen_on = adjustment["chosen_on"]
+    what = f"{_ADJUSTMENTS[adjustment.method]} with tau {adjustment.tau:g}"
+    chosen_on = adjustment.chosen_on
     if chosen_on is None:
         return f"{what}, as given"
     return (
-        f"{what}, chosen on {chosen_on['num_images']} validation images of the run "
-        f"(balanced accuracy {chosen_on['balanced_accuracy']:.3f}, "
-        f"at tau 0: {chosen_on['balanced_accuracy_unadjusted']:.3f})"
+        f"{what}, chosen on {chosen_on.num_images} validation images of the run "
+        f"(balanced accuracy {chosen_on.balanced_accuracy:.3f}, "
+        f"at tau 0: {chosen_on.balanced_accuracy_unadjusted:.3f})"
     )
 
 
@@ -200,9 +197,9 @@ def _bar(value: float, largest: float) -> ProgressBar:
     return ProgressBar(largest, value, complete_style="", finished_style="")
 
 
-def confusion_table(scores: Mapping[str, Any]) -> Table:
+def confusion_table(scores: Scores) -> Table:
     """Return images by true class (rows) and predicted class; the commonest errors for many."""
-    names = [shown(row["name"]) for row in scores["per_class"]]
+    names = [shown(row.name) for row in scores.per_class]
     confusion = confusion_of(scores) or Confusion(len(names), {})
     if len(names) > MATRIX_CLASSES:
         return _commonest_confusions(confusion, names)

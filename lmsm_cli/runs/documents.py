@@ -1,14 +1,14 @@
 """The JSON documents of a run folder: one model each, with which it is written and read back.
 
-So lmsm reads whatever it wrote: what a model would refuse to read is never written. Keys that a
-model does not know, those of a newer lmsm, are kept. To add a key, add a field with a default,
-which stands for the runs from before it.
+So lmsm reads whatever it wrote: `build` refuses what could not be read back. Keys that a model does
+not know, those of a newer lmsm, are kept. To add a key, add a field with a default, which stands
+for the runs from before it. What `lmsm eval --json` prints is here too.
 """
 
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -16,20 +16,27 @@ from lmsm_cli.errors import RunError
 from lmsm_cli.metrics import Count, Scores, Share
 
 State = Literal["running", "interrupted", "failed", "completed"]
+Method = Literal["adjust", "tau-norm"]
+D = TypeVar("D", bound=BaseModel)
 
-# Beyond this nobody reads it, and a number a line makes the text of a large confusion twice as long.
+# Nobody reads a longer text, and a number a line makes that of a large confusion twice as long.
 _LARGEST_PRETTY = 1 << 22
 
 _Text = Annotated[str, Field(strict=True)]
 _Whole = Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)]
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
-_Margin = Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)]
 Digest = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{32}$")]
 
 
+_CONFIG = ConfigDict(frozen=True, extra="allow", defer_build=True)
+
+
 class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
+    model_config = _CONFIG
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is set as plain lists and dicts, with the keys of the file."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Images(_Document):
@@ -44,13 +51,6 @@ class Images(_Document):
     test: Digest
 
 
-class Training(_Document):
-    """How long the training took, and how fast it was."""
-
-    seconds: _Amount | None = None
-    images_per_second: _Amount | None = None
-
-
 class BestOnValidation(_Document):
     """What best.pt gives on the test images, and the epoch that it is of."""
 
@@ -63,17 +63,55 @@ class BestOnValidation(_Document):
 class ScoresDocument(Scores):
     """scores.json: the test scores of a run's last epoch, and what they are of."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
+    model_config = _CONFIG
 
     checkpoint: _Text | None = None
     epoch: Count | None = None
     lengthened_from: tuple[Count, ...] = ()
     lam: _Finite | None = Field(default=None, alias="lambda")
-    effective_margin: _Margin | None = None
     best_on_validation: BestOnValidation | None = None
-    training: Training | None = None
     images: Images | None = None
     """None for runs from before images were known by their contents."""
+
+
+class ChosenOn(_Document):
+    """The validation images that a correction's tau was chosen on."""
+
+    split: _Text
+    num_images: Count
+    classes_without_images: tuple[_Text, ...]
+    balanced_accuracy: Share
+    balanced_accuracy_unadjusted: Share
+
+
+class Unadjusted(_Document):
+    """The scores of the answers as trained, where others are of corrected ones."""
+
+    accuracy: Share
+    balanced_accuracy: Share
+    macro_f1: Share
+    groups: dict[str, Share | None]
+
+
+class Adjustment(_Document):
+    """Which correction the scores are of, and what they were without it."""
+
+    method: Method
+    tau: _Finite
+    chosen_on: ChosenOn | None
+    unadjusted: Unadjusted
+
+
+class EvaluationDocument(Scores):
+    """The scores of a checkpoint on labelled images, as `lmsm eval --json` prints them."""
+
+    model_config = _CONFIG
+
+    checkpoint: _Text
+    epoch: Count
+    split: _Text
+    """`test`, `validation`, or a folder of images."""
+    adjustment: Adjustment | None
 
 
 class Status(_Document):
@@ -152,35 +190,37 @@ _MEASURES = {
 }
 
 
-def pretty_text(model: type[BaseModel], values: Mapping[str, Any]) -> str:
-    """Return the text of a whole file; infinite and undefined numbers are null.
-
-    Raises RunError for values that could not be read back.
-    """
-    checked = _checked(model, values)
-    text = json.dumps(checked, indent=2, allow_nan=False, ensure_ascii=False)
+def pretty_text(document: _Document | Scores) -> str:
+    """Return the text of a whole file."""
+    values = document.to_json()
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
     if len(text) > _LARGEST_PRETTY:
-        text = json.dumps(checked, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(values, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return text + "\n"
 
 
 def row_text(values: Mapping[str, Any]) -> str:
-    """Return a line of metrics.jsonl; raises RunError as `pretty_text` does."""
-    return json.dumps(_row(_checked(Row, values)), allow_nan=False) + "\n"
-
-
-def _checked(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of metrics.jsonl; raises RunError as `build` does."""
     plain: dict[str, Any] = _finite(values)
+    build(Row, plain)
+    return json.dumps(_row(plain), allow_nan=False) + "\n"
+
+
+def build(model: type[D], values: Mapping[str, Any]) -> D:
+    """Return a document; infinite and undefined numbers in it are None.
+
+    Raises RunError for values that could not be read back.
+    """
     try:
-        model.model_validate(plain)
+        return model.model_validate(_finite(values))
     except ValidationError as error:
         last = error.errors(include_url=False, include_context=False)[-1]
         place = ".".join(map(str, last["loc"]))
         fact = "is missing" if last["type"] == "missing" else f"is {last['input']!r:.80}"
         raise RunError(
-            f"{place} of {model.__name__} {fact} ({last['msg']}): it could not be read back, which is a fault of lmsm"
+            f"{place} of {model.__name__} {fact} ({last['msg']}): it could not be read back, "
+            "which is a fault of lmsm"
         ) from None
-    return plain
 
 
 def _finite(value: Any) -> Any:
@@ -192,15 +232,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_document(model: type[BaseModel], text: str) -> dict[str, Any]:
-    """Return a document as it stands in its file. Raises ValueError for what the model does not take."""
-    document = _mapping(text)
-    model.model_validate(document)
-    return document
+def read_document(model: type[D], text: str) -> D:
+    """Return the document of a file's text. Raises ValueError for what the model does not take."""
+    return model.model_validate(_mapping(text))
 
 
 def read_row(line: str) -> dict[str, Any]:
-    """Return a row of metrics.jsonl; a measure that is no finite number is None. Raises ValueError."""
+    """Return a row of metrics.jsonl; what is no finite number is None. Raises ValueError."""
     return _row(_mapping(line))
 
 

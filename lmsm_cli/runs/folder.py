@@ -25,6 +25,7 @@ from lmsm_cli.runs.documents import (
     ScoresDocument,
     State,
     Status,
+    build,
     pretty_text,
     row_text,
 )
@@ -111,7 +112,7 @@ class RunFolder:
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write environment.json."""
-        write_whole(self.path / "environment.json", pretty_text(Environment, environment))
+        write_whole(self.path / "environment.json", pretty_text(build(Environment, environment)))
 
     def write_status(self, state: State, reason: str = "", exit_code: int | None = None) -> None:
         """Write status.json: where the run stands, why, by whom, and the exit code once there is one."""
@@ -122,11 +123,11 @@ class RunFolder:
             "pid": os.getpid(),
             "host": platform.node(),
         }
-        write_whole(self.path / "status.json", pretty_text(Status, status))
+        write_whole(self.path / "status.json", pretty_text(build(Status, status)))
 
-    def write_scores(self, scores: Mapping[str, Any]) -> None:
+    def write_scores(self, scores: ScoresDocument) -> None:
         """Write scores.json."""
-        write_whole(self.path / "scores.json", pretty_text(ScoresDocument, scores))
+        write_whole(self.path / "scores.json", pretty_text(scores))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one epoch to metrics.jsonl; infinite and undefined numbers become null.

@@ -11,12 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
 from lmsm_cli.config import MOST_EPOCHS
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.runs.documents import Environment, ScoresDocument, Status, read_document, read_row
+from lmsm_cli.runs.documents import D, Environment, ScoresDocument, Status, read_document, read_row
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runtime.files import read_text
 
@@ -31,9 +29,9 @@ class RunRecord:
 
     path: Path
     config: dict[str, Any] | None
-    status: dict[str, Any] | None
+    status: Status | None
     metrics: list[dict[str, Any]]
-    scores: dict[str, Any] | None
+    scores: ScoresDocument | None
     problem: str | None  # what is missing or damaged, and why the run has no scores
 
     @property
@@ -44,12 +42,12 @@ class RunRecord:
     @property
     def state(self) -> str:
         """Where the run stands, `unknown` where status.json does not say."""
-        return str((self.status or {}).get("state", "unknown"))
+        return self.status.state if self.status else "unknown"
 
     @cached_property
-    def environment(self) -> dict[str, Any] | None:
-        """What environment.json says, None where it is missing or damaged; read when asked for."""
-        return _attempt(_read(Environment), self.path / "environment.json", [])
+    def environment(self) -> Environment | None:
+        """What environment.json says, read on first use; None where it is missing or damaged."""
+        return _environment(self.path)
 
 
 def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
@@ -69,16 +67,19 @@ def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
     return RunRecord(path, config, status, metrics or [], scores, "; ".join(problems) or None)
 
 
-def ending_of(status: dict[str, Any]) -> str:
-    """Return, from status.json, where a run stands, and why: `failed: the loss is no longer finite`."""
-    reason = f": {status['reason']}" if status.get("reason") else ""
-    return f"{status.get('state', 'unknown')}{reason}"
+def ending_of(status: Status) -> str:
+    """Return where a run stands, and why: `failed: the loss is no longer finite`."""
+    return f"{status.state}: {status.reason}" if status.reason else status.state
 
 
 def config_hash_of(path: Path) -> str | None:
-    """Return the fingerprint of what the run in a folder was asked for; None where it is unknown."""
-    asked = (_attempt(_read(Environment), path / "environment.json", []) or {}).get("asked")
-    return asked if isinstance(asked, str) else None
+    """Return the hash of the config that a run was started with; None where it is unknown."""
+    environment = _environment(path)
+    return environment.asked if environment else None
+
+
+def _environment(path: Path) -> Environment | None:
+    return _attempt(_read(Environment), path / "environment.json", [])
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -119,7 +120,7 @@ def _runs_in(path: Path) -> list[Path]:
 
 
 def runs_below(paths: Sequence[Path]) -> list[Path]:
-    """Return the folders of runs that lie in those that `find_runs` looks into, and that it passes by."""
+    """Return the folders of runs below those that `find_runs` looks into, which it leaves out."""
     passed = [folder for path in paths if not is_run(path) for folder in sorted(path.iterdir())]
     return [
         folder for folder in passed if folder.is_dir() and not is_run(folder) and _holds_run(folder)
@@ -163,7 +164,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read(model: type[BaseModel]) -> Callable[[Path], dict[str, Any]]:
+def _read(model: type[D]) -> Callable[[Path], D]:
     """Return what reads a file as a document of that model."""
     return lambda path: read_document(model, read_text(path))
 

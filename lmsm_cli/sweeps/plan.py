@@ -52,13 +52,10 @@ class RunStatus:
     @property
     def seconds(self) -> float | None:
         """What its training took; None while it is not completed."""
-        training = ((self.record and self.record.scores) or {}).get("training")
-        seconds = training.get("seconds") if isinstance(training, Mapping) else None
-        return (
-            float(seconds)
-            if self.state == "completed" and isinstance(seconds, int | float)
-            else None
-        )
+        scores = self.record.scores if self.record else None
+        if self.state != "completed" or scores is None or scores.training is None:
+            return None
+        return scores.training.seconds
 
 
 def build_plan(

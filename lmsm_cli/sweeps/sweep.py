@@ -185,4 +185,4 @@ def lost(found: Sequence[RunStatus], failures: Sequence[Failure]) -> list[Failur
 
 
 def _reason(record: RunRecord) -> str:
-    return str((record.status or {}).get("reason") or "no reason is known")
+    return (record.status and record.status.reason) or "no reason is known"

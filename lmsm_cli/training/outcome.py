@@ -16,6 +16,7 @@ from lmsm_cli.metrics import Scores, score
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.reports import plots
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import MOST_LOGITS, Predictions
 from lmsm_cli.runs.record import read_run
@@ -89,12 +90,12 @@ def build_scores_json(
     data: Data,
     runtime: Runtime,
     warn: Callable[[str], None],
-) -> dict[str, Any]:
+) -> ScoresDocument:
     """Return scores.json: the last epoch's test scores, and what best.pt would have given.
 
     `warn` is told where best.pt is lost, which costs only its own scores.
     """
-    return scores.to_json() | {
+    values = {
         "checkpoint": folder.checkpoint.name,
         "epoch": len(journal.rows),
         "lengthened_from": journal.lengthened_from,
@@ -106,6 +107,7 @@ def build_scores_json(
             "images_per_second": median(row["images_per_second"] for row in journal.rows),
         },
     }
+    return build(ScoresDocument, scores.parts() | values)
 
 
 def _of_best(

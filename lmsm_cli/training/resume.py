@@ -252,7 +252,7 @@ def read_resume_state(
 def _is_completed(folder: RunFolder, epoch: int) -> bool:
     """Return whether the run came to its end: with scores of that epoch, and what is made after them."""
     record = read_run(folder.path)
-    return record.state == "completed" and (record.scores or {}).get("epoch") == epoch
+    return record.state == "completed" and bool(record.scores and record.scores.epoch == epoch)
 
 
 def _newest(

@@ -28,6 +28,7 @@ from lmsm_cli.losses.spec import parse_spec, with_option
 from lmsm_cli.models.backbones import check_model
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.runs import environment
+from lmsm_cli.runs.documents import Images
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import is_run, only_run
@@ -225,10 +226,11 @@ def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
         if folder:
             if parts.images:  # in the order of images.npz, so nothing without it
                 write_predictions(folder.path, predictions)
-            folder.write_scores(
-                build_scores_json(scores, model, journal, folder, data, runtime, display.warning)
-                | {"images": parts.images and parts.images.summaries}
+            document = build_scores_json(
+                scores, model, journal, folder, data, runtime, display.warning
             )
+            images = parts.images and Images.model_validate(parts.images.summaries)
+            folder.write_scores(document.model_copy(update={"images": images}))
             if with_plots:
                 draw(folder, model, data, runtime)
 

@@ -87,7 +87,7 @@ def everything(run: Path, data: Path) -> dict:
         "validation": {"split_name": "validation"},
         "adjusted": {"adjust": "auto"},
     }.items():
-        scores = dict(evaluation_of(run, SilentDisplay(), data_dir=data, **options).scores)
+        scores = evaluation_of(run, SilentDisplay(), data_dir=data, **options).scores.to_json()
         del scores["checkpoint"]
         found[name] = scores
     return found
@@ -299,7 +299,7 @@ def test_a_run_of_before_is_read_and_told_of(copied):
     del state["images"]
     checkpoint.save(state, run / "checkpoint.pt")
     display = SilentDisplay()
-    scores = dict(evaluation_of(run, display, data_dir=data).scores)
+    scores = evaluation_of(run, display, data_dir=data).scores.to_json()
     assert scores["accuracy"] == before["test"]["accuracy"]
     assert any("did not record its images" in text for text in display.said)
 
@@ -315,7 +315,7 @@ def test_published_images_are_known_by_their_pixels(tmp_path):
     assert record.places.dtype.kind == "i"
     assert [len(record.of(part)) for part in ("training", "validation", "test")] == [180, 20, 599]
     scores = json.loads((run / "scores.json").read_text())
-    assert evaluation_of(run, SilentDisplay()).scores["accuracy"] == scores["accuracy"]
+    assert evaluation_of(run, SilentDisplay()).scores.accuracy == scores["accuracy"]
 
 
 def test_names_that_look_alike_are_one_class(tmp_path):

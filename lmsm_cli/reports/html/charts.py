@@ -3,14 +3,13 @@
 They take plain data and return one inline picture each; svg.py has the scales and the marks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from lmsm_cli.comparison.intervals import Difference
-from lmsm_cli.metrics import reliability_bounds
+from lmsm_cli.metrics import ReliabilityBin, reliability_bounds
 from lmsm_cli.reports.html import svg
 from lmsm_cli.reports.html.curves import Point
 
@@ -133,31 +132,33 @@ def _contrast(frame: svg.Frame, row: Contrast, place: float) -> list[Markup]:
     return [*marks, svg.marker(x, y, row.number, said)]
 
 
-def merged_bins(runs: Iterable[Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+def merged_bins(runs: Iterable[Sequence[ReliabilityBin]]) -> list[ReliabilityBin]:
     """Return the reliability bins of several runs as one's: means weighted by images."""
     merged: dict[tuple[float, float], list[float]] = {}
     for bins in runs:
         for one in bins:
-            sums = merged.setdefault(reliability_bounds(one["confidence"]), [0.0, 0.0, 0.0])
-            for i, value in enumerate((1.0, one["confidence"], one["accuracy"])):
-                sums[i] += one["count"] * value
+            sums = merged.setdefault(reliability_bounds(one.confidence), [0.0, 0.0, 0.0])
+            for i, value in enumerate((1.0, one.confidence, one.accuracy)):
+                sums[i] += one.count * value
     return [
-        {"count": int(count), "confidence": sure / count, "accuracy": right / count}
+        ReliabilityBin(
+            count=int(count), confidence=min(1.0, sure / count), accuracy=min(1.0, right / count)
+        )
         for _, (count, sure, right) in sorted(merged.items())
         if count
     ]
 
 
-def reliability_chart(number: int, label: str, bins: Sequence[Mapping[str, Any]]) -> Markup:
+def reliability_chart(number: int, label: str, bins: Sequence[ReliabilityBin]) -> Markup:
     """Return accuracy over confidence, bin by bin; on the diagonal the two agree."""
     side = svg.Scale(0, 1, tuple((tick / 4, f"{25 * tick}") for tick in range(5)))
     frame = svg.Frame(side, side, width=250, height=236, right=14)
     marks = [frame.axes("confidence, %"), svg.line(*frame.at(0, 0), *frame.at(1, 1), "zero")]
-    total, style = sum(one["count"] for one in bins), svg.style_of(number)
+    total, style = sum(one.count for one in bins), svg.style_of(number)
     for one in bins:
-        x, y = frame.at(one["confidence"], one["accuracy"])
-        said = f"{one['count']} images: confidence {one['confidence']:.1%}, right {one['accuracy']:.1%}"
-        if one["count"] >= _SEEN * total:
-            marks.append(svg.line(x, y, x, frame.at(0, one["confidence"])[1], f"gap {style}"))
-        marks.append(svg.marker(x, y, number, said, size=2.5 + 5 * (one["count"] / total) ** 0.5))
+        x, y = frame.at(one.confidence, one.accuracy)
+        spoken = f"{one.count} images: confidence {one.confidence:.1%}, right {one.accuracy:.1%}"
+        if one.count >= _SEEN * total:
+            marks.append(svg.line(x, y, x, frame.at(0, one.confidence)[1], f"gap {style}"))
+        marks.append(svg.marker(x, y, number, spoken, size=2.5 + 5 * (one.count / total) ** 0.5))
     return svg.picture(frame.width, frame.height, f"Reliability of {number}: {label}", *marks)

@@ -1,11 +1,10 @@
 """What the runs of a group take for what: a heat map, or the commonest errors of many classes."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from lmsm_cli.metrics import Confusion, confusion_of
+from lmsm_cli.metrics import Confusion, Scores, confusion_of
 from lmsm_cli.reports.html.tables import GroupRow
 from lmsm_cli.reports.tables import MATRIX_CLASSES
 
@@ -23,9 +22,9 @@ class Confusions:
     commonest: tuple[tuple[str, str, int, float], ...] = ()
 
 
-def confusions_of(row: GroupRow, runs: Sequence[Mapping[str, Any]]) -> Confusions | None:
-    """Return the confusions of a group over the scores.json of its runs; None where none are there."""
-    names = tuple(one["name"] for one in runs[0]["per_class"])
+def confusions_of(row: GroupRow, runs: Sequence[Scores]) -> Confusions | None:
+    """Return the confusions of a group over the scores of its runs; None where none has any."""
+    names = tuple(one.name for one in runs[0].per_class)
     cells: Counter[tuple[int, int]] = Counter()
     for run in runs:
         one = confusion_of(run)
@@ -36,7 +35,9 @@ def confusions_of(row: GroupRow, runs: Sequence[Mapping[str, Any]]) -> Confusion
     confusion = Confusion(len(names), cells)
     if len(names) > MATRIX_CLASSES:
         errors = confusion.commonest_errors(_CONFUSIONS_SHOWN)
-        told = tuple((names[true], names[guess], *rest) for true, guess, *rest in errors)
-        return Confusions(row, names, commonest=told)
+        named = tuple(
+            (names[true], names[guess], images, share) for true, guess, images, share in errors
+        )
+        return Confusions(row, names, commonest=named)
     matrix = tuple(map(tuple, confusion.matrix()))
     return Confusions(row, names, matrix, tuple(confusion.totals()))

@@ -74,7 +74,7 @@ def environments(records: Sequence[RunRecord]) -> list[Environment]:
     """Return the distinct environments of the runs, and which commands ran there."""
     members: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
     for record in records:
-        known = record.environment or {}
+        known = record.environment.to_json() if record.environment else {}
         facts = tuple(
             (key, _fact(key, value))
             for key, value in known.items()

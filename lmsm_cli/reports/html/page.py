@@ -10,15 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from lmsm_cli import __version__
 from lmsm_cli.comparison.data_sets import UNKNOWN
-from lmsm_cli.comparison.intervals import HIGHER_IS_BETTER
 from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.errors import visible
+from lmsm_cli.metrics import Metric, ReliabilityBin
 from lmsm_cli.reports.html import facts as page_facts
 from lmsm_cli.reports.html import tables as page_tables
 from lmsm_cli.reports.html.charts import (
@@ -64,7 +63,7 @@ class Results:
     """The sections of one test set."""
 
     title: str
-    metrics: tuple[str, ...]
+    metrics: tuple[Metric, ...]
     rows: tuple[GroupRow, ...]
     highlights: tuple[page_tables.Highlight, ...]
     classes: tuple[ClassRow, ...]
@@ -100,7 +99,7 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
         lstrip_blocks=True,
     )
     templates.globals |= {
-        "title_of": page_tables.title_of,
+        "capitalised": page_tables.capitalised,
         "written": page_tables.written,
         "class_details": page_tables.CLASS_DETAILS,
     }
@@ -162,7 +161,7 @@ def _results(
     rows = page_tables.group_rows(numbered, metrics)
     runs = [[by_path[path] for path in group.runs] for group in groups]
     scores = [[run.scores for run in some if run.scores] for some in runs]
-    bins = [merged_bins(one.get("reliability", ()) for one in some) for some in scores]
+    bins = [merged_bins(one.reliability for one in some) for some in scores]
     confusions = map(confusions_of, rows, scores)
     return Results(
         title=_test_set_title(runs[0][0], groups[0]),
@@ -192,8 +191,8 @@ def _results(
 
 
 def _test_set_title(run: RunRecord, group: Group) -> str:
-    classes = (run.scores or {})["per_class"]
-    images = sum(one["test_count"] for one in classes)
+    classes = group.per_class
+    images = sum(one.test_count for one in classes)
     name = (run.config or {}).get("dataset", "test images")
     told = (
         f" ({(group.images or {}).get('test') or UNKNOWN:.8})" if "images" in group.differs else ""
@@ -201,14 +200,14 @@ def _test_set_title(run: RunRecord, group: Group) -> str:
     return f"{name}: {len(classes)} classes, {images:,} test images{told}"
 
 
-def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[str]) -> list[Figure]:
+def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[Metric]) -> list[Figure]:
     figures = []
-    for key in metrics:
-        found = [(n, g.label, g.differences.get(key)) for n, g in numbered]
+    for metric in metrics:
+        found = [(n, g.label, g.differences.get(metric.key)) for n, g in numbered]
         rows = [Contrast(number, label, one) for number, label, one in found if one]
-        if rows and page_tables.is_share(key):
-            title = page_tables.title_of(key)
-            note = "" if HIGHER_IS_BETTER.get(key, True) else "less is better"
+        if rows:
+            title = page_tables.capitalised(metric.title)
+            note = "" if metric.higher_is_better else "less is better"
             figures.append(Figure(title, difference_chart(title, rows), note))
     return figures
 
@@ -240,8 +239,8 @@ def _unscored_curves(
     )
 
 
-def _reliability(row: GroupRow, bins: Sequence[Mapping[str, Any]], group: Group) -> Figure:
-    error = group.metrics.get("calibration_error")
+def _reliability(row: GroupRow, bins: Sequence[ReliabilityBin], group: Group) -> Figure:
+    error = group.metrics["calibration_error"]
     note = f"calibration error {page_tables.with_sd(error)}%" if error else ""
     return Figure("", reliability_chart(row.number, row.label, bins), note, row)
 
