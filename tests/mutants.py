@@ -34,6 +34,7 @@ LIBRARIES = (
     "hypothesis",
     "matplotlib.pyplot",
     "optuna",
+    "pooch",
     "pydantic",
     "scipy.stats",
     "sklearn.metrics",

@@ -51,16 +51,23 @@ def cifar_batch(seed: int, labels: list[int], key: str) -> bytes:
     return pickled({"data": noise(seed, (len(labels), 3072)), key: labels})
 
 
-@pytest.fixture
-def cifar10(monkeypatch):
-    """Six small CIFAR-10 files, name -> content, with their checksums in torchvision's table."""
+def small_cifar10() -> tuple[dict[str, bytes], dict[str, object]]:
+    """Return six small CIFAR-10 files, name -> content, and what torchvision must know of them."""
     source = datasets.CIFAR10
     names = [name for name, _ in source.train_list + source.test_list]
     files = {name: cifar_batch(seed, [seed, 9 - seed], "labels") for seed, name in enumerate(names)}
     files["batches.meta"] = pickled({"label_names": [f"class {index}" for index in range(10)]})
-    monkeypatch.setattr(source, "train_list", [[name, md5(files[name])] for name in names[:-1]])
-    monkeypatch.setattr(source, "test_list", [[names[-1], md5(files[names[-1]])]])
-    monkeypatch.setattr(source, "meta", source.meta | {"md5": md5(files["batches.meta"])})
+    table = [[name, md5(files[name])] for name in names]
+    meta = source.meta | {"md5": md5(files["batches.meta"])}
+    return files, {"train_list": table[:5], "test_list": table[5:], "meta": meta}
+
+
+@pytest.fixture
+def cifar10(monkeypatch):
+    """Six small CIFAR-10 files, name -> content, with their checksums in torchvision's table."""
+    files, known = small_cifar10()
+    for name, value in known.items():
+        monkeypatch.setattr(datasets.CIFAR10, name, value)
     return files
 
 
@@ -230,20 +237,24 @@ def site(tmp_path):
         thread.join()
 
 
-def tar_of(path: Path, folder: str, files: dict[str, bytes]) -> bytes:
-    """Write the files as a .tar.gz, and return its bytes."""
-    with tarfile.open(path, "w:gz") as tar:
+def tar_of(files: dict[str, bytes], **fields: object) -> bytes:
+    """Return a .tar.gz of files, name -> content, whose members have these fields."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for name, content in files.items():
-            info = tarfile.TarInfo(f"{folder}/{name}")
+            info = tarfile.TarInfo(name)
             info.size = len(content)
+            for field, value in fields.items():
+                setattr(info, field, value)
             tar.addfile(info, io.BytesIO(content))
-    return path.read_bytes()
+    return packed.getvalue()
 
 
 def test_cifar10_is_downloaded_once(cifar10, site, tmp_path, monkeypatch):
     """Missing CIFAR-10 is fetched and unpacked; then nothing is fetched again."""
     folder, address, asked = site
-    content = tar_of(folder / "cifar-10-python.tar.gz", "cifar-10-batches-py", cifar10)
+    content = tar_of({f"cifar-10-batches-py/{name}": cifar10[name] for name in cifar10})
+    (folder / "cifar-10-python.tar.gz").write_bytes(content)
     monkeypatch.setattr(datasets.CIFAR10, "url", address + "cifar-10-python.tar.gz")
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(content))
     data_dir = tmp_path / "data"

@@ -12,7 +12,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lmsm_cli.data import class_folders, decoded, decoding, published, sources
-from lmsm_cli.data import downloads as fetch
 from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.sources import SOURCES, load, load_folder, source_of
 from lmsm_cli.errors import DataError, LmsmError
@@ -78,7 +77,7 @@ def test_digits_are_normalised_by_the_training_images():
 def test_digits_need_no_torchvision(monkeypatch):
     """The built-in data works where torchvision cannot be imported, and no module asks for it."""
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    for module in (published, decoded, decoding, class_folders, fetch, sources):
+    for module in (published, decoded, decoding, class_folders, sources):
         runpy.run_path(module.__file__)
     assert len(load("digits", Path(), "train")) == 1198
     with pytest.raises(ImportError):

@@ -20,9 +20,8 @@ from typing import IO
 
 from platformdirs import user_cache_path
 
-from lmsm_cli.data.downloads import locked
 from lmsm_cli.errors import LmsmError, writing
-from lmsm_cli.runtime.files import check_own_file, check_own_folder, open_regular
+from lmsm_cli.runtime.files import check_own_file, check_own_folder, locked, open_regular
 
 if sys.platform != "win32":
     import fcntl

@@ -23,11 +23,11 @@ from lmsm_cli.data.cache_entry import CacheEntry, Facts, Kept, Take
 from lmsm_cli.data.class_folders import Listing
 from lmsm_cli.data.decoded import Images, LevelSums, Pixels, UndecodedImages, select
 from lmsm_cli.data.decoder import Decoder
-from lmsm_cli.data.downloads import locked
 from lmsm_cli.data.identity import Digests
 from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, Resize
 from lmsm_cli.errors import DataError
 from lmsm_cli.runtime.display import SILENT, Display
+from lmsm_cli.runtime.files import locked
 
 # Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
 IN_MEMORY_BYTES = 1 << 30

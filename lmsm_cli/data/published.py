@@ -1,29 +1,37 @@
-"""Find, fetch and read the published files of CIFAR, MNIST, Fashion-MNIST and SVHN.
+"""Find, download and read the published files of CIFAR, MNIST, Fashion-MNIST and SVHN.
 
-The layout, the addresses and the checksums are torchvision's. Nothing is unpickled before its
-checksum fits. torchvision is imported only when one of these data sets is asked for. To add a data
-set that torchvision knows, add a final subclass, or an entry of PUBLISHED where one fits.
+The layout, the addresses and the checksums are torchvision's, the downloads pooch's; both are
+imported only when they are needed. A file gets its name when it is whole and its checksum fits, and
+nothing is unpickled before. To add a data set that torchvision knows, add a final subclass, or an
+entry of PUBLISHED where one fits.
 """
 
+import gzip
+import hashlib
 import math
+import shutil
 import struct
+import tarfile
+import time
 import warnings
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.data.downloads import download, is_intact, locked, unpack
 from lmsm_cli.errors import DataError, writing
 from lmsm_cli.runtime.display import SILENT, Display
-from lmsm_cli.runtime.files import check_own_folder
+from lmsm_cli.runtime.files import check_own_folder, locked, open_regular, own_folders
 
 Split = Literal["train", "test"]
 
 _DIGITS = tuple(str(digit) for digit in range(10))
+_TIMEOUT = 30  # seconds without a byte
+_PAUSES = (0, 2)  # seconds before each round over the mirrors
 
 
 class Content(NamedTuple):
@@ -75,24 +83,27 @@ class Published(ABC):
         """Return every file that must be there."""
 
     def fetch(self, root: Path, *, display: Display = SILENT) -> None:
-        """Download and unpack what is missing below the root; of several processes, one does it."""
-        for depth in range(len(self.home().parts)):
-            folder = root.joinpath(*self.home().parts[: depth + 1])
-            with writing(folder):
-                check_own_folder(folder)
-        with ExitStack() as stack:
-            with writing(root):
-                root.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(root / self.name, display))
-            missing = [path for path in self.files(root) if not path.is_file()]
-            if 0 < len(missing) < len(self.files(root)):
-                display.info(f"{missing[0]} is missing")
-            if missing:
-                self.bring(root, display)
+        """Download what is missing below the root; of several processes, one does it.
+
+        Raises DataError where no mirror gives a file, DiskError where one cannot be written.
+        """
+        home = root / self.home()
+        for folder in (home, *home.parents):
+            if folder.is_relative_to(root) and folder != root:
+                with writing(folder):
+                    check_own_folder(folder)
+        with writing(root):
+            root.mkdir(parents=True, exist_ok=True)
+            with locked(root / self.name, display), _scratch(root / f".{self.name}") as scratch:
+                missing = [path for path in self.files(root) if not path.is_file()]
+                if 0 < len(missing) < len(self.files(root)):
+                    display.info(f"{missing[0]} is missing")
+                if missing:
+                    self.bring(missing, root, scratch, display)
 
     @abstractmethod
-    def bring(self, root: Path, display: Display) -> None:
-        """Download and unpack what is missing; no other process does so meanwhile."""
+    def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
+        """Download and unpack what is missing, by way of an empty scratch folder."""
 
     @abstractmethod
     def read(self, root: Path, split: Split) -> Content:
@@ -110,12 +121,19 @@ class Cifar(Published):
         """Return the batches and the file of the class names."""
         return list(self._checksums(root))
 
-    def bring(self, root: Path, display: Display) -> None:
-        """Download the archive, unless it is there, and unpack it."""
+    def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
+        """Download the archive, unless it is there, and unpack what is missing."""
         source = self.torchvision
         archive = root / source.filename
-        download(source.url, archive, md5=source.tgz_md5, display=display)
-        unpack(archive, root)
+        download([source.url], archive, source.tgz_md5, scratch=scratch, display=display)
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch, filter="data")
+        except tarfile.TarError as error:
+            raise DataError(f"{archive} cannot be unpacked: {error}") from None
+        own_folders(root, self.home())
+        for path in missing:
+            (scratch / path.relative_to(root)).replace(path)
 
     def read(self, root: Path, split: Split) -> Content:
         """Return a split; every file's checksum is verified before any is unpickled."""
@@ -146,13 +164,17 @@ class Mnist(Published):
         """Return the four unpacked files."""
         return [path.with_suffix("") for path, _ in self._archives(root)]
 
-    def bring(self, root: Path, display: Display) -> None:
-        """Download, unless it is there, and unpack each file that is missing."""
+    def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
+        """Download, unless it is there, and unpack the archive of each file."""
+        own_folders(root, self.home())
         for archive, md5 in self._archives(root):
-            if not archive.with_suffix("").is_file():
+            path = archive.with_suffix("")
+            if path in missing:
                 mirrors = [mirror + archive.name for mirror in self.torchvision.mirrors]
-                download(mirrors, archive, md5=md5, display=display)
-                unpack(archive, archive.parent)
+                download(mirrors, archive, md5, scratch=scratch, display=display)
+                with gzip.open(archive) as packed, (scratch / path.name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+                (scratch / path.name).replace(path)
 
     def read(self, root: Path, split: Split) -> Content:
         """Return a split; the sizes in the files' headers must be the sizes of the files."""
@@ -183,12 +205,11 @@ class Svhn(Published):
         """Return the files of the two splits."""
         return [root / self.torchvision.split_list[split][1] for split in ("train", "test")]
 
-    def bring(self, root: Path, display: Display) -> None:
-        """Download each file that is missing."""
-        for split in ("train", "test"):
-            url, name, md5 = self.torchvision.split_list[split]
-            if not (root / name).is_file():
-                download(url, root / name, md5=md5, display=display)
+    def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
+        """Download the files."""
+        for url, name, md5 in self.torchvision.split_list.values():
+            if root / name in missing:
+                download([url], root / name, md5, scratch=scratch, display=display)
 
     def read(self, root: Path, split: Split) -> Content:
         """Return a split, its file's checksum verified; the digit 0 has label 0."""
@@ -206,6 +227,103 @@ PUBLISHED: dict[str, Published] = {
     "fashion-mnist": Mnist("FashionMNIST"),
     "svhn": Svhn("SVHN"),
 }
+
+
+def is_intact(path: Path, md5: str) -> bool:
+    """Return whether the file is there and has this MD5."""
+    if not path.is_file():
+        return False
+    with open_regular(path) as file:
+        # not for security: it is what the data sets publish
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    return digest.hexdigest() == md5
+
+
+def download(
+    mirrors: Sequence[str], path: Path, md5: str, *, scratch: Path, display: Display = SILENT
+) -> None:
+    """Bring a file from the first mirror that gives it, unless it is there and intact.
+
+    Args:
+        mirrors: addresses of the file, tried in turn, and once more after a pause.
+        path: the file's final name, which it gets when it is whole and verified.
+        md5: the file's checksum in hexadecimal.
+        scratch: an existing folder on the same disk, which receives the file.
+        display: is shown the progress.
+
+    Raises:
+        DataError: no mirror gives the file; it says what to put where by hand.
+        DiskError: the file cannot be written.
+    """
+    import pooch  # it takes 0.1 s
+    from requests import RequestException
+
+    with writing(path):
+        if is_intact(path, md5):
+            return
+        pooch.get_logger().setLevel("WARNING")  # else it tells each download on stderr
+        getter = pooch.HTTPDownloader(
+            progressbar=_Progress(display, f"downloading {path.name}"),
+            chunk_size=1 << 18,
+            timeout=_TIMEOUT,
+            headers={"User-Agent": "lmsm", "Accept-Encoding": "identity"},  # .gz stays packed
+        )
+        problems = {}
+        for pause in _PAUSES:
+            time.sleep(pause)
+            for url in mirrors:
+                try:
+                    pooch.retrieve(url, f"md5:{md5}", path.name, scratch, downloader=getter)
+                except (RequestException, ValueError) as error:
+                    problems[url] = _reason(error)
+                else:
+                    (scratch / path.name).replace(path)
+                    return
+    tried = "; ".join(f"{url}: {problem}" for url, problem in problems.items())
+    raise DataError(
+        f"{path.name} could not be downloaded ({tried}); get it by hand from {mirrors[0]} and save "
+        f"it as {path} (md5 {md5}), or take --dataset digits, which needs no download"
+    )
+
+
+class _Progress:
+    """The progress bar of a download as pooch calls it."""
+
+    def __init__(self, display: Display, what: str) -> None:
+        self.total, self._done = 0, 0  # bytes; a total of 0 is unknown
+        self._display, self._what = display, what
+
+    def update(self, num_bytes: int) -> None:
+        self._done += num_bytes
+        done = min(self._done, self.total or self._done)  # the last chunk is counted as whole
+        self._display.progress(self._what, done, self.total)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        self._done = 0
+
+
+def _reason(error: Exception) -> str:
+    """Return in short why a download failed: requests wraps the cause twice."""
+    if type(error) is ValueError:  # pooch's
+        return "what it sent is not the right file, of another md5"
+    cause = error.args[0] if error.args else error
+    return str(getattr(cause, "reason", cause)).partition(" for url")[0]
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """Make an empty folder, removed at the end; what a killed process left there goes first."""
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_md5(path: Path, md5: str) -> None:

@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
+
+from lmsm_cli.runtime.display import SILENT, Display
 
 # A text beyond this is none of lmsm's: a page of JSON for each of 1,000 classes has a few million bytes.
 LARGEST_TEXT = 1 << 26
@@ -145,6 +147,31 @@ def lock_of(path: Path, timeout: float = -1) -> BaseFileLock:
     """Return the lock in a file, which is not yet taken; `timeout` in seconds, -1 for ever."""
     check_own_file(path)
     return FileLock(path, timeout=timeout)
+
+
+@contextmanager
+def locked(path: Path, display: Display = SILENT, *, wait: bool = True) -> Iterator[None]:
+    """Lock what bears this path against other processes; tell `display` where one is waited for.
+
+    The lock of a process that was killed is free. Raises OSError where the folder cannot be written
+    or a link lies in the lock's place, and, without `wait`, where another process holds the lock.
+    """
+    lock_file = path.with_name(f"{path.name}.lock")
+    lock = lock_of(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+        display.info(f"waiting for another process that makes {path}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        # While it is held: who waits for a lock file that is gone makes another (filelock).
+        with suppress(OSError):
+            lock_file.unlink()
+        lock.release()
 
 
 def _check_regular(info: os.stat_result, path: Path) -> None:
