@@ -6,12 +6,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
 from lmsm_cli.data.imbalance import long_tail_counts
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.class_weights import loss_weights, weighted_mean
+from lmsm_cli.losses.class_weights import loss_weights
 from lmsm_cli.losses.registry import HEADS, build_head
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runtime.device import Runtime
+from lmsm_cli.training.step import LossModule
 
 CIFAR10_LT = torch.tensor(long_tail_counts([5000] * 10, "exp", 0.01))
 
@@ -77,16 +81,32 @@ def test_an_unknown_scheme_names_the_nearest():
         loss_weights(torch.tensor([5, 3]), "invers")
 
 
-def test_the_weighted_mean_is_torchs():
+def classifier(loss, num_classes):
+    """Return a net whose features are its images of six pixels, scaled."""
+    head = build_head(loss, 6, num_classes, torch.arange(num_classes, 0, -1))
+    return Classifier(
+        nn.Flatten(), nn.Identity(), head, classes="abcdefghij", mean=(0.5,), std=(0.3,)
+    )
+
+
+def weighted_loss(model, images, labels, weights):
+    """Return the loss that a step minimises."""
+    total = weights[labels].sum()
+    return LossModule(model, Runtime(torch.device("cpu")))(
+        images, labels, torch.tensor(0.7), weights, total
+    )[0]
+
+
+def test_weighted_losses_are_torchs():
     """Softmax losses, re-weighted, and their gradients are cross_entropy's with `weight`."""
     torch.manual_seed(0)
-    head = build_head("softmax", 6, 10)
-    features, labels = torch.randn(32, 6), torch.randint(10, (32,))
+    model = classifier("softmax", 10)
+    images, labels = torch.randint(256, (32, 1, 2, 3)).byte(), torch.randint(10, (32,))
     weights = loss_weights(CIFAR10_LT, "effective")
-    ours = weighted_mean(head.losses(features, labels), labels, weights)
-    torchs = functional.cross_entropy(head.logits(features), labels, weight=weights)
+    ours = weighted_loss(model, images, labels, weights)
+    torchs = functional.cross_entropy(model(images), labels, weight=weights)
     torch.testing.assert_close(ours, torchs)
-    gradients = [torch.autograd.grad(value, head.weight)[0] for value in (ours, torchs)]
+    gradients = [torch.autograd.grad(value, model.head.weight)[0] for value in (ours, torchs)]
     torch.testing.assert_close(*gradients)
 
 
@@ -94,15 +114,9 @@ def test_the_weighted_mean_is_torchs():
 def test_a_whole_weight_is_a_repetition_of_the_image(loss):
     """Under every loss, weights 1, 2, 3 give the plain mean over images given 1, 2, 3 times."""
     torch.manual_seed(0)
-    head = build_head(loss, 6, 3, class_counts=torch.tensor([9, 4, 2])).eval()
-    features, labels = torch.randn(12, 6), torch.arange(12) % 3
-    ours = weighted_mean(head.losses(features, labels, 0.7), labels, torch.tensor([1.0, 2.0, 3.0]))
+    model = classifier(loss, 3)
+    images, labels = torch.randint(256, (12, 1, 2, 3)).byte(), torch.arange(12) % 3
+    ours = weighted_loss(model, images, labels, torch.tensor([1.0, 2.0, 3.0]))
     repeated = torch.arange(12).repeat_interleave(labels + 1)
-    torch.testing.assert_close(ours, head(features[repeated], labels[repeated], 0.7))
-
-
-def test_the_weighted_mean_waits_for_no_values():
-    """It runs on tensors without values, so that no step waits for the device."""
-    losses, weights = torch.empty(8, device="meta"), torch.empty(3, device="meta")
-    labels = torch.empty(8, dtype=torch.int64, device="meta")
-    assert weighted_mean(losses, labels, weights).shape == ()
+    wanted = model.head(model.embed(images[repeated]), labels[repeated], 0.7)
+    torch.testing.assert_close(ours, wanted)

@@ -10,7 +10,7 @@ import pytest
 from lmsm_cli.commands import completion
 from lmsm_cli.config import Config
 from lmsm_cli.config.resolve import preset_names
-from lmsm_cli.losses.spec import LOSSES
+from lmsm_cli.losses.registry import LOSSES
 
 
 @pytest.fixture(scope="module")

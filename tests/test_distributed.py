@@ -31,7 +31,6 @@ from lmsm_cli.distributed.process_group import (
 )
 from lmsm_cli.distributed.sync_batch_norm import GlobalBatchNorm, convert_sync_batchnorm
 from lmsm_cli.errors import ArgumentError, DataError, DiskError, LmsmError
-from lmsm_cli.losses.class_weights import weighted_mean
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cpu import threads_for
 from lmsm_cli.runtime.device import choose_runtime
@@ -214,7 +213,8 @@ def trained_alone(dtype):
     for images, labels, weights in training_batches(dtype):
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
             features = objective.body(images)
-        loss = weighted_mean(objective.head.losses(features, labels, 1.0), labels, weights)
+        weight = weights[labels]
+        loss = (weight * objective.head.losses(features, labels, 1.0)).sum() / weight.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from torch import nn
 
 from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss
-from lmsm_cli.losses.head import options_of
+from lmsm_cli.losses.options import options_of
 from lmsm_cli.losses.registry import HEADS
 from tests.conftest import batch_at, head_with
 

@@ -108,7 +108,7 @@ def test_a_circle_inside_a_room_is_noticed(tmp_path):
         "lmsm_cli.runtime.display",
         "lmsm_cli.commands.app",
         "lmsm_cli.config",
-        "lmsm_cli.losses.spec",
+        "lmsm_cli.losses.registry",
         "lmsm_cli.comparison.grouping",
     ],
 )

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from lmsm_cli import Annealing, LSoftmaxLoss, build_head, l_softmax_loss, psi
 from lmsm_cli.errors import ArgumentError, LmsmError
-from lmsm_cli.losses.head import options_of
+from lmsm_cli.losses.options import options_of
 from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.losses.sharded import sharded_l_softmax_loss
 from tests.conftest import head_with
@@ -129,11 +129,11 @@ BAD_ARGUMENTS = [
     ({"lam": -1}, "lam is -1: give a finite number of at least 0"),
     ({"lam": math.inf}, "lam is inf: give a finite number of at least 0"),
     ({"lam": torch.tensor(-0.5)}, "lam is -0.5: give a finite number of at least 0"),
-    ({"class_chunk": 0}, "class_chunk is 0: give a number of classes, at least 1"),
-    ({"class_chunk": -3}, "class_chunk is -3: give a number of classes, at least 1"),
-    ({"class_chunk": 2.5}, "class_chunk is 2.5: give a number of classes, at least 1"),
-    ({"class_chunk": "3"}, "class_chunk is '3': give a number of classes, at least 1"),
-    ({"class_chunk": True}, "class_chunk is True: give a number of classes, at least 1"),
+    ({"class_chunk": 0}, "class_chunk is 0: give a whole number of at least 1"),
+    ({"class_chunk": -3}, "class_chunk is -3: give a whole number of at least 1"),
+    ({"class_chunk": 2.5}, "class_chunk is 2.5: give a whole number of at least 1"),
+    ({"class_chunk": "3"}, "class_chunk is '3': give a whole number of at least 1"),
+    ({"class_chunk": True}, "class_chunk is True: give a whole number of at least 1"),
     ({"lam": torch.ones(3)}, "lam has shape (3,): give one number"),
     ({"lam": torch.ones(3, 1)}, "lam has shape (3, 1): give one number"),
     ({"lam": torch.tensor(math.nan)}, "lam is nan: give a finite number of at least 0"),

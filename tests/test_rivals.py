@@ -9,7 +9,7 @@ from pytorch_metric_learning import losses as pml
 from scipy.special import log_softmax, softmax
 
 from lmsm_cli import build_head, l_softmax_loss
-from lmsm_cli.losses.angular import ASoftmaxLoss
+from lmsm_cli.losses.lsoftmax import ASoftmaxLoss
 from lmsm_cli.losses.registry import HEADS
 from tests.conftest import batch_at, head_with
 

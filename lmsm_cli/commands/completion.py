@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from lmsm_cli.config.resolve import preset_names
-from lmsm_cli.losses.spec import LOSSES
+from lmsm_cli.losses.registry import LOSSES
 
 _ASKED = "_LMSM_COMPLETE"
 # Where bash breaks words (COMP_WORDBREAKS), of what stands in our values.
@@ -45,7 +45,8 @@ def losses(incomplete: str) -> list[str]:
         return []
     taken = {option.partition("=")[0] for option in given}
     before = incomplete.removesuffix(typed)
-    left = (option for option in LOSSES.get(name, ()) if option not in taken)
+    known = LOSSES[name].options if name in LOSSES else ()
+    left = (option for option in known if option not in taken)
     return _offered(incomplete, (f"{before}{option}=" for option in left))
 
 

@@ -60,7 +60,7 @@ def _description(head: "type[Head]") -> str:
 
 def _options(head: "type[Head]") -> dict[str, Any]:
     """Return the options with their defaults; None stands for one that depends on the data."""
-    from lmsm_cli.losses.head import options_of
+    from lmsm_cli.losses.options import options_of
 
     return {name: option.default for name, option in options_of(head).items()}
 

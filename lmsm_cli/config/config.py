@@ -22,7 +22,7 @@ from pydantic import (
 
 from lmsm_cli.config import yaml
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.spec import LOSSES, TAKE_A_BIAS
+from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS
 
 Dataset = Literal[
     "balanced",

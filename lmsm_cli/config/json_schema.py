@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from lmsm_cli.config.config import Config
-from lmsm_cli.losses.spec import LOSSES
+from lmsm_cli.losses.registry import LOSSES
 
 # The draft that the editors' YAML support knows best.
 _DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -53,7 +53,9 @@ def config_schema() -> dict[str, Any]:
 
 def _loss_pattern() -> str:
     """Return the pattern of `name:key=value,...` with each loss's own options."""
-    return "^ *(" + "|".join(_one_loss(name, options) for name, options in LOSSES.items()) + ") *$"
+    return (
+        "^ *(" + "|".join(_one_loss(name, loss.options) for name, loss in LOSSES.items()) + ") *$"
+    )
 
 
 def _one_loss(name: str, options: tuple[str, ...]) -> str:

@@ -7,33 +7,49 @@ its case to `Annealing`.
 
 import math
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.margins import check_constant, readable
-
-# What any option of a loss may be: beyond this float32 logits run out of range, and losses are NaN.
-LARGEST_OPTION = 1e9
+from lmsm_cli.losses.margins import check_constant, readable, single_number
+from lmsm_cli.losses.options import in_range, is_number
 
 Form = Literal["power", "exponential", "cosine", "linear", "constant", "none"]
 
-# On long tails the full margin can let rare classes die (benchmarks/LOG.md): there lambda stays where
+# On long tails the full margin can let rare classes die (benchmarks/LOG.md), so lambda stops where
 # this much margin is left. For margin 4 that is lambda 5, the authors' own value for hard data.
 USUAL_EFFECTIVE_MARGIN = 1.5
 # 1000 is the authors' start. Cosine and linear spend half the run above half their start, so a
 # start at which the margin is not felt would postpone it to the last steps.
 _USUAL_START = {"power": 1000.0, "exponential": 1000.0, "cosine": 10.0, "linear": 10.0}
-_OPTIONS = {
+_FIELDS_OF: dict[str, set[str]] = {
     "power": {"start", "minimum", "end", "gamma", "power"},
     **{form: {"start", "minimum", "end"} for form in ("exponential", "cosine", "linear")},
     "constant": {"minimum"},
     "none": set(),
 }
-# What the heads call them.
-_SPEC_NAMES = {"start": "lambda_start", "minimum": "lambda_min", "end": "anneal_end"}
+
+
+class AnnealingOptions(TypedDict, total=False):
+    """The options of `Annealing` as losses take them, each None where the usual value holds."""
+
+    anneal: Annotated[Form, "power"]
+    lambda_start: float | None
+    lambda_min: float | None
+    anneal_end: float | None
+    gamma: float | None
+    power: float | None
+
+
+# What the options are called in `Annealing`.
+_FIELDS = {
+    "lambda_start": "start",
+    "lambda_min": "minimum",
+    "anneal_end": "end",
+    "gamma": "gamma",
+    "power": "power",
+}
 
 
 @dataclass(frozen=True)
@@ -43,16 +59,18 @@ class Annealing:
     `progress` runs from 0 to 1, as a number or a tensor; `at_step` takes a step instead.
     With x = progress / end, at most 1:
     * `power`: max(minimum, start (1 + gamma x)^-power), the authors' law. In the iteration t of T it
-      is start (1 + gamma' t)^-power with gamma' = gamma / T. Their CIFAR-10 example has gamma' = 2e-5
-      and power 45. The paper trains for T = 18,000, hence gamma 0.36, and lambda ends at 0.001; the
-      example itself goes on to T = 30,000, which is gamma 0.6, through lambdas that no loss can feel.
+      is start (1 + gamma' t)^-power with gamma' = gamma / T. Their CIFAR-10 example has
+      gamma' = 2e-5 and power 45. The paper trains for T = 18,000, hence gamma 0.36, and lambda ends
+      at 0.001. The example itself trains for T = 30,000, gamma 0.6; its last lambdas are too small
+      to change the loss.
     * `exponential`: (1 + start)^(1-x) (1 + minimum)^x - 1. It is 1 + lambda that falls
       geometrically, so minimum 0 is reached, and effective margin - 1 grows geometrically.
     * `cosine`: minimum + (start - minimum) (1 + cos(pi x)) / 2.
     * `linear`: start + (minimum - start) x.
     * `constant`: minimum. `none`: 0, the full margin from the first step.
     `start` is 1000 by default, 10 for cosine and linear, and at least 4 times the minimum. `end` is
-    the progress at which the minimum is reached (`power`: the law has run its course). Raises ArgumentError for values out of range.
+    the progress at which the minimum is reached (`power`: x is 1). Raises ArgumentError for values
+    out of range.
 
     >>> Annealing("linear", start=10, minimum=1)(0.5)
     5.5
@@ -68,33 +86,41 @@ class Annealing:
     def __post_init__(self) -> None:
         if not isinstance(self.form, str) or self.form not in get_args(Form):
             raise ArgumentError(f"anneal is {self.form!r}: give {', '.join(get_args(Form))}")
-        _check_range(lambda_min=self.minimum, gamma=self.gamma, power=self.power)
+        in_range("lambda_min", self.minimum, 0)
+        in_range("gamma", self.gamma, 0)
+        in_range("power", self.power, 0)
         if self.start is None:
             usual = _USUAL_START.get(self.form, 0.0)
             falls = 4 * self.minimum if self.form in _USUAL_START else self.minimum
             object.__setattr__(self, "start", max(usual, falls))
-        _check_range(lambda_start=self.start)
+        in_range("lambda_start", self.start, 0)
         if not is_number(self.end) or not 0 < self.end <= 1:
             raise ArgumentError(
                 f"anneal_end is {self.end!r}: give a share of the training, above 0 and at most 1"
             )
         if self._start < self.minimum and self.form not in ("constant", "none"):
             raise ArgumentError(
-                f"lambda_min {self.minimum:g} is above lambda_start {self._start:g}: lambda falls; give both"
+                f"lambda_min {self.minimum:g} is above lambda_start {self._start:g}: "
+                f"lambda falls; give both"
             )
 
     @classmethod
-    def of(cls, form: Form, **given: float | None) -> "Annealing":
-        """Return the annealing of the given options, None for one that is not given.
+    def of(cls, options: AnnealingOptions, usual_minimum: float) -> "Annealing":
+        """Return the annealing of options; `usual_minimum` stands in for a lambda_min of None.
 
-        Raises ArgumentError for an option that the form does not use.
+        Raises ArgumentError for values out of range, and for an option that the form does not use.
         """
-        options = {name: value for name, value in given.items() if value is not None}
-        if not isinstance(form, str):
+        given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+        form = options.get("anneal", "power")
+        given.pop("anneal", None)
+        if not isinstance(form, str) or form not in _FIELDS_OF:
             return cls(form)  # which says what it takes
-        for name in options.keys() - _OPTIONS.get(form, options.keys()):
-            raise ArgumentError(f"{_SPEC_NAMES.get(name, name)} has no effect with anneal={form}")
-        return cls(form, **options)
+        if form != "none":
+            given.setdefault("lambda_min", usual_minimum)
+        for name in given:
+            if _FIELDS[name] not in _FIELDS_OF[form]:
+                raise ArgumentError(f"{name} has no effect with anneal={form}")
+        return cls(form, **{_FIELDS[name]: value for name, value in given.items()})
 
     @property
     def _start(self) -> float:
@@ -139,23 +165,10 @@ class Annealing:
         return float(self(min(step / num_steps, 1.0)))
 
 
-def _check_range(**values: float | None) -> None:
-    for name, value in values.items():
-        if not is_number(value) or not 0 <= value <= LARGEST_OPTION:  # type: ignore[operator]
-            raise ArgumentError(
-                f"{name} is {value!r}: give a finite number of at least 0 and at most {LARGEST_OPTION:g}"
-            )
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a real number, Python's or NumPy's; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def checked_progress(progress: Any) -> float | Tensor:
-    """Return a progress as it is given. Raises ArgumentError for what is no share of a training.
+    """Return a progress, a number or a tensor. Raises ArgumentError where it is not within 0 to 1.
 
-    The values of a tensor are looked at where that costs nothing.
+    The values of a tensor are read only where that makes nothing wait.
     """
     if isinstance(progress, Tensor):
         check_constant("progress", progress)
@@ -165,10 +178,18 @@ def checked_progress(progress: Any) -> float | Tensor:
         return progress
     if not is_number(progress):
         raise ArgumentError(
-            f"progress is of type {type(progress).__name__}: give the share of the training that is done, a number from 0 to 1"
+            f"progress is of type {type(progress).__name__}: "
+            f"give the share of the training that is done, a number from 0 to 1"
         )
     _check_share(progress)
     return float(progress)
+
+
+def scalar_progress(progress: float | Tensor) -> float | Tensor:
+    """Return a checked progress; a tensor must hold one number, and is returned as ()."""
+    if isinstance(progress, Tensor):
+        progress = single_number("progress", progress)
+    return checked_progress(progress)
 
 
 def _check_share(progress: float) -> None:

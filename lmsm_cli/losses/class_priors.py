@@ -1,4 +1,4 @@
-"""The losses that know how rare each class is: margins and logit offsets from the class counts."""
+"""The losses with margins or logit offsets from the class counts."""
 
 from typing import final
 
@@ -6,19 +6,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.losses.cross_entropy import margin_losses
-from lmsm_cli.losses.head import LinearHead, NormalisedHead, checked_counts, in_range
+from lmsm_cli.losses.head import LinearHead, NormalisedHead, checked_counts, log_prior, rarity
 from lmsm_cli.losses.margins import cosface_margin
-
-
-def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
-    """Return ln pi (C,) in float64, the log of each class's share of the training images."""
-    counts = checked_counts(class_counts, num_classes, loss)
-    return (counts / counts.sum()).log()
-
-
-def rarity(class_counts: Tensor) -> Tensor:
-    """Return n_c^(-1/4) (C,), scaled so that the rarest class has 1 (LDAM, Cao et al. 2019)."""
-    return (class_counts.min() / class_counts) ** 0.25
+from lmsm_cli.losses.options import in_range
 
 
 @final
@@ -27,6 +17,8 @@ class LogitAdjustedLoss(LinearHead):
 
     A rare class must win by more while training, so that plain z serves a balanced test. `tau` >= 0.
     """
+
+    needs_counts = True
 
     prior: Tensor
 
@@ -41,8 +33,7 @@ class LogitAdjustedLoss(LinearHead):
     ) -> None:
         super().__init__(num_features, num_classes, bias)
         self.tau = in_range("tau", tau, 0)
-        prior = log_prior(class_counts, num_classes, "logit-adjusted")
-        self.keep("prior", prior)
+        self.register_constant("prior", log_prior(class_counts, num_classes, "logit-adjusted"))
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""
@@ -57,6 +48,8 @@ class LogitAdjustedLoss(LinearHead):
 class BalancedSoftmaxLoss(LinearHead):
     """Balanced softmax: cross-entropy of z + ln n (Ren et al. 2020), logit adjustment with tau 1."""
 
+    needs_counts = True
+
     log_counts: Tensor
 
     def __init__(
@@ -69,7 +62,7 @@ class BalancedSoftmaxLoss(LinearHead):
     ) -> None:
         super().__init__(num_features, num_classes, bias)
         counts = checked_counts(class_counts, num_classes, "balanced-softmax")
-        self.keep("log_counts", counts.log())
+        self.register_constant("log_counts", counts.log())
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""
@@ -88,6 +81,8 @@ class VSLoss(LinearHead):
     is CDT (Ye et al. 2020).
     """
 
+    needs_counts = True
+
     factors: Tensor
     prior: Tensor
 
@@ -104,8 +99,8 @@ class VSLoss(LinearHead):
         super().__init__(num_features, num_classes, bias)
         self.gamma, self.tau = in_range("gamma", gamma, 0), in_range("tau", tau, 0)
         counts = checked_counts(class_counts, num_classes, "vs")
-        self.keep("factors", (counts / counts.max()) ** gamma)
-        self.keep("prior", log_prior(counts, num_classes, "vs"))
+        self.register_constant("factors", (counts / counts.max()) ** gamma)
+        self.register_constant("prior", log_prior(counts, num_classes, "vs"))
 
     def prior_strength(self) -> float:
         """Return the tau of the prior in the loss."""
@@ -124,6 +119,8 @@ class LDAMLoss(NormalisedHead):
     the rarest class has `max_margin`, 0.5 as published; `scale` is s, 30 as published.
     """
 
+    needs_counts = True
+
     margins: Tensor
 
     def __init__(
@@ -138,7 +135,7 @@ class LDAMLoss(NormalisedHead):
         super().__init__(num_features, num_classes, scale)
         self.max_margin = in_range("max_margin", max_margin, 0, 2)
         counts = checked_counts(class_counts, num_classes, "ldam")
-        self.keep("margins", max_margin * rarity(counts))
+        self.register_constant("margins", max_margin * rarity(counts))
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         margins = self.margins.index_select(0, labels)

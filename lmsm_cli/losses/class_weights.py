@@ -29,27 +29,16 @@ def loss_weights(class_counts: Tensor, scheme: Scheme, *, beta: float = 0.9999) 
     counts = class_counts.double()
     enough = (counts >= 1) & counts.isfinite()
     if not enough.all():
-        # Not weight 0: a class that can never be learned should be known before the training.
+        # Weight 0 would hide until after the training that the class cannot be learned.
         c = int(enough.int().argmin())
         raise ArgumentError(
-            f"class {c} has {counts[c]:g} training images, and no weight makes up for that; leave the class out, or take reweight none"
+            f"class {c} has {counts[c]:g} training images, and no weight makes up for that; "
+            f"leave the class out, or take reweight none"
         )
     if scheme == "inverse":
         effective = counts
     else:
-        # 1 - beta^n without cancellation, however near beta is to 1; log 0 = -inf is right too.
+        # 1 - beta^n without cancellation for beta near 1; log 0 = -inf gives 1, as it should.
         effective = -torch.expm1(counts * counts.new_tensor(beta).log())
     weights = 1 / effective
     return (weights * (len(counts) / weights.sum())).float()
-
-
-def weighted_mean(losses: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
-    """Return sum(w_y loss) / sum(w_y) of losses (N,) for labels (N,) and class weights (C,).
-
-    The mean of `torch.nn.functional.cross_entropy(weight=...)`, and LDAM-DRW's: dividing by the batch's
-    own weights keeps the size of the loss, and so the meaning of the learning rate. Cui et al.'s code
-    divides by the number of images: its gradient is 5 to 6 times smaller on a long tail's batch, which
-    has mostly images of small weight.
-    """
-    weights = class_weights[labels]
-    return (weights * losses).sum() / weights.sum()

@@ -1,8 +1,8 @@
-"""Softmax cross-entropy whose target logits are bent by a margin, with the gradient in closed form.
+"""Softmax cross-entropy with a margin on the target logits, and its gradient in closed form.
 
-The loss of an image is softplus(r - t): r is the log-sum-exp of its other logits, t its bent target
-logit. Only t knows the margin, and t costs O(N D); r is two matrix products, as in plain softmax.
-With a = sigmoid(r - t) and q the softmax over the other classes,
+The loss of an image is softplus(r - t): r is the log-sum-exp of its other logits, t its target logit
+with the margin. Only t depends on the margin, and t costs O(N D); r is two matrix products, as in
+plain softmax. With a = sigmoid(r - t) and q the softmax over the other classes,
     dx   = a (q W - dt/dx),    dW = q^T (a x) - sum over images of a dt/dw_y.
 Masking the target before the log-sum-exp keeps a and the loss exact where the target has won:
 correcting the full log-sum-exp afterwards would cancel, down to losses of the wrong sign.
@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses import chunked
+from lmsm_cli.losses.chunked import ChunkedLogits
 from lmsm_cli.losses.margins import MarginFunction, readable, refuse_transforms
 
-# Below this norm a vector counts as having no angle; 1 / 1e-12 times any sane weight stays finite.
+# Below this norm a vector counts as having no angle; 1 / 1e-12 times any usual weight is finite.
 _SMALLEST_NORM = 1e-12
-# Up to this many classes an image, a pass over all class weights costs less than picking and adding
-# the batch's rows, which fill memory that is new to the cache (benchmarks/LOG.md).
+# Up to this many classes per image, a pass over all class weights costs less than gathering and
+# adding the batch's rows, which are not in the cache (benchmarks/LOG.md).
 _FEW = 16
-# The types that losses do not compute in, and the one they are computed in instead.
+# The types that losses do not compute in, and what they compute in instead.
 _HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
@@ -44,16 +44,20 @@ def target_logits_with_margin(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
-    bend: MarginFunction,
+    margin: MarginFunction,
     product: Tensor | None = None,
     *,
     detached_norms: bool = False,
 ) -> Target:
-    """Return the target |w||x| g(cos) for features (N, D), class weights (C, D) and labels (N,).
+    """Return the targets |w||x| g(cos) without a graph, and their differential in closed form.
 
-    `product` are the x . w_y (N,) where they are known. Carries no graph: its differential is given
-    in closed form. With `detached_norms` that of x . w_y + |w||x| (g(cos) - cos) with |w| as a
-    constant in the second term: the margin turns a class weight, and has no say in its length.
+    Args:
+        features, weight, labels: (N, D), (C, D) and (N,).
+        margin: gives g(cos) and its slope.
+        product: the x . w_y (N,) where they are known.
+        detached_norms: the differential is that of x . w_y + |w||x| (g(cos) - cos) with |w| as a
+            constant in the second term: the margin turns a class weight but does not change its
+            length.
     """
     with torch.no_grad():
         # A zero feature has no angle: its cosine counts as 0, and its target logit is 0 regardless.
@@ -67,7 +71,7 @@ def target_logits_with_margin(
         weight_norms.clamp_min_(_SMALLEST_NORM)
         scale = feature_norms * weight_norms
         cos = (product / scale).clamp_(-1, 1)
-        value, slope = bend(cos)
+        value, slope = margin(cos)
         radial = torch.addcmul(value, cos, slope, value=-1)
         ratio = weight_norms / feature_norms
         along_weight = cos - cos * slope if detached_norms else radial
@@ -78,32 +82,42 @@ def margin_losses(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
-    bend: MarginFunction,
+    margin: MarginFunction,
     *,
     offset: Tensor | None = None,
     class_chunk: int | None = None,
     detached_norms: bool = False,
 ) -> Tensor:
-    """Return the loss (N,) of features (N, D) under class weights (C, D) with bent target logits.
+    """Return the losses (N,) with a margin on the target logits.
 
-    `offset` (C,) is added to all logits, the bent ones included. `class_chunk` classes at a time are
-    held as logits, None for all (see `chunked`); `detached_norms` as in `target_logits_with_margin`. Half
-    precision is computed in float32, and the losses are float32. Can be differentiated once, in reverse
-    mode: raises ArgumentError under a transform of torch.func.
+    Args:
+        features, weight, labels: (N, D), (C, D) and (N,), checked.
+        margin: what the cosine of the target becomes, such as `cosface_margin` of a margin.
+        offset: (C,), added to all logits, the target's too.
+        class_chunk: how many classes' logits are held at a time, None for all (see `chunked`).
+        detached_norms: as in `target_logits_with_margin`.
+
+    Half precision is computed in float32 and gives float32 losses. They can be differentiated once,
+    in reverse mode: raises ArgumentError under a transform of torch.func.
     """
     refuse_transforms("a margin loss", features, weight)
     with without_autocast(features):
         features = full_precision(features)
         logits = product = None
         if class_chunk is None:
-            # A chunk is brought to full precision by itself: of all weights it would be a copy.
+            # Chunks are converted one by one: converting all weights would copy them.
             weight = full_precision(weight)
             with torch.no_grad():
                 logits = functional.linear(features, weight)
                 product = logits.gather(1, labels[:, None])[:, 0]
                 logits = logits if offset is None else logits.add_(offset)
         target = target_logits_with_margin(
-            features.detach(), weight.detach(), labels, bend, product, detached_norms=detached_norms
+            features.detach(),
+            weight.detach(),
+            labels,
+            margin,
+            product,
+            detached_norms=detached_norms,
         )
         if offset is not None:
             target = target._replace(logit=target.logit + offset.index_select(0, labels))
@@ -114,7 +128,7 @@ def margin_losses(
 
 
 class _MarginCrossEntropy(torch.autograd.Function):
-    """softplus(r - t) and its gradient; `logits` (N, C) are None in chunks, and taken over else."""
+    """softplus(r - t) and its gradient; `logits` (N, C), None with chunks, are overwritten."""
 
     @staticmethod
     def forward(
@@ -131,7 +145,7 @@ class _MarginCrossEntropy(torch.autograd.Function):
         logit, slope, *pulls = target
         if logits is None:
             assert class_chunk is not None
-            rest = chunked.rest(features, weight, labels, offset, class_chunk)
+            rest = ChunkedLogits(features, weight, labels, offset, class_chunk).rest()
             kept: list[Tensor | None] = [rest, slope, offset]
         else:
             rest, weights, total = _weigh(logits, labels, slope)
@@ -156,16 +170,9 @@ class _MarginCrossEntropy(torch.autograd.Function):
             else:
                 rest, slope, offset = kept
                 rows = full_precision(weight.index_select(0, labels))
-                grad_features, grad_weight = chunked.products(
-                    features,
-                    weight,
-                    labels,
-                    features * excess[:, None],
-                    rows * pull_weight[:, None],
-                    rest,
-                    slope,
-                    offset,
-                    ctx.class_chunk,
+                logits = ChunkedLogits(features, weight, labels, offset, ctx.class_chunk)
+                grad_features, grad_weight = logits.products(
+                    features * excess[:, None], rows * pull_weight[:, None], rest, slope
                 )
                 grad_features.mul_(excess[:, None])
             grad_features.addcmul_(features, pull_features[:, None], value=-1)
@@ -175,7 +182,7 @@ class _MarginCrossEntropy(torch.autograd.Function):
 def _products(
     weights: Tensor, features: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return (s q) W (N, D) and (s q)^T x (C, D) for weights q (N, C), with s (N,) where it is cheap."""
+    """Return (s q) W (N, D) and (s q)^T x (C, D) for weights q (N, C) and s (N,)."""
     if weights.shape[1] <= features.shape[1]:
         weights = weights * scale[:, None]
         return weights @ weight, weights.T @ features
@@ -201,9 +208,9 @@ def refuse_second_derivative() -> None:
 def _weigh(logits: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the log-sum-exp of the other logits (N,), q times `total` (N, C), and `total` (N,).
 
-    q is their softmax, with -slope (N,) in the labels' places: the target's share of both products of
-    the gradient, where it costs no product of its own. q takes the place of `logits`: a second
-    (N, C) would cost its page faults, and a division a pass over it.
+    q is their softmax, with -slope (N,) in the labels' places, so that the products of the gradient
+    include the target. q overwrites `logits`, since a second (N, C) costs page faults; it is not
+    divided by `total`, which would be another pass.
     """
     targets = labels[:, None]
     logits.scatter_(1, targets, float("-inf"))
@@ -215,7 +222,7 @@ def _weigh(logits: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tensor, Tenso
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    """Return the context in which a loss computes: autocast would round its products to bfloat16."""
+    """Return the context of a loss: without autocast, which would round products to bfloat16."""
     if torch.is_autocast_enabled(tensor.device.type):
         return torch.autocast(tensor.device.type, enabled=False)
     return nullcontext()
@@ -231,21 +238,24 @@ def check_features(features: Tensor, weight: Tensor) -> None:
     _check_dense("features", features)
     if features.ndim != 2 or features.shape[1] != weight.shape[1]:
         raise ArgumentError(
-            f"features have shape {tuple(features.shape)}: expected (N, {weight.shape[1]}), as wide as the class weights"
+            f"features have shape {tuple(features.shape)}: expected (N, {weight.shape[1]}), "
+            f"as wide as the class weights"
         )
     wanted = _HALF.get(weight.dtype, weight.dtype)
     if _HALF.get(features.dtype, features.dtype) != wanted:
         raise ArgumentError(
-            f"features are {features.dtype}: expected {wanted} as the class weights, or half precision"
+            f"features are {features.dtype}: expected {wanted} as the class weights, "
+            f"or half precision"
         )
     if features.device != weight.device:
         raise ArgumentError(
-            f"features are on {features.device}, the class weights on {weight.device}: bring them to one device"
+            f"features are on {features.device}, the class weights on {weight.device}: "
+            f"bring them to one device"
         )
 
 
 def check_weight(weight: Tensor, fewest: str, least: int) -> None:
-    """Raise ArgumentError where class weights are not (C, D) of floating point, with at least so many classes."""
+    """Raise ArgumentError where class weights are not floating point (C, D) with C >= `least`."""
     _check_dense("class weights", weight)
     if weight.ndim != 2 or len(weight) < least:
         raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected {fewest}")
@@ -256,19 +266,21 @@ def check_weight(weight: Tensor, fewest: str, least: int) -> None:
 def _check_dense(name: str, values: Any) -> None:
     if not isinstance(values, Tensor):
         raise ArgumentError(
-            f"{name} are of type {type(values).__name__}: expected a torch tensor, as torch.as_tensor makes one"
+            f"{name} are of type {type(values).__name__}: "
+            f"expected a torch tensor, as torch.as_tensor makes one"
         )
     if values.layout is not torch.strided:
         raise ArgumentError(
-            f"{name} have the layout {values.layout}: expected a dense tensor, as to_dense() makes one"
+            f"{name} have the layout {values.layout}: "
+            f"expected a dense tensor, as to_dense() makes one"
         )
 
 
 def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
     """Raise ArgumentError where features are not (N, D) with N > 0, labels not (N,) in 0..C-1.
 
-    The labels' range is looked at on the CPU; an accelerator reports it by its own assertion, since
-    looking would make every step wait.
+    The range of labels is checked on the CPU alone: reading them from an accelerator would make every
+    step wait, and its own assertion reports them.
     """
     check_weight(weight, "(C, D), two classes at least", 2)
     check_images(features, weight, labels)
@@ -276,12 +288,13 @@ def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
         low, high = (int(extreme) for extreme in labels.aminmax())
         if low < 0 or high >= len(weight):
             raise ArgumentError(
-                f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, there are {len(weight)} classes"
+                f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, "
+                f"there are {len(weight)} classes"
             )
 
 
 def check_images(features: Tensor, weight: Tensor, labels: Tensor) -> None:
-    """Raise ArgumentError for features that `check_features` refuses or N = 0, or labels not int64 (N,)."""
+    """Raise ArgumentError unless `check_features` passes, N > 0 and labels are int64 (N,)."""
     check_features(features, weight)
     num_images = len(features)
     if not num_images:
@@ -290,19 +303,23 @@ def check_images(features: Tensor, weight: Tensor, labels: Tensor) -> None:
     if labels.shape != (num_images,):
         one_hot = labels.ndim == 2 and len(labels) == num_images and labels.shape[1] > 1
         hint = (
-            "; one-hot and soft labels are not taken, labels.argmax(dim=1) makes class numbers of them"
+            "; one-hot and soft labels are not taken, "
+            "labels.argmax(dim=1) makes class numbers of them"
             if one_hot
             else ""
         )
         raise ArgumentError(
-            f"labels have shape {tuple(labels.shape)}: expected ({num_images},), one class number per image{hint}"
+            f"labels have shape {tuple(labels.shape)}: "
+            f"expected ({num_images},), one class number per image{hint}"
         )
     if labels.dtype != torch.int64:
         hint = "; soft labels are not taken" if labels.is_floating_point() else ""
         raise ArgumentError(
-            f"labels are {labels.dtype}: expected torch.int64 class numbers, as labels.long() makes them{hint}"
+            f"labels are {labels.dtype}: "
+            f"expected torch.int64 class numbers, as labels.long() makes them{hint}"
         )
     if labels.device != features.device:
         raise ArgumentError(
-            f"labels are on {labels.device}, the features on {features.device}: bring them to one device"
+            f"labels are on {labels.device}, the features on {features.device}: "
+            f"bring them to one device"
         )

@@ -1,30 +1,36 @@
 """Head: the contract that every loss keeps.
 
 A head is the last layer together with its loss. It owns the class weights and knows nothing about
-the backbone. To add a loss, write a final subclass in the file of its family and name it in
-`HEADS` (losses/__init__.py); its keyword-only arguments are its options on the command line, and
-each is kept as an attribute of the same name.
+the backbone. To add a loss:
+
+1. Write a final subclass of `LinearHead` (scores w.x), `NormalisedHead` (cosines) or `AnnealedHead`
+   (a margin that arrives while lambda falls) in the file of its family. The keyword-only arguments
+   of its constructor are its options on the command line; keep each as an attribute of the same
+   name, checked with `in_range`. `class_counts` is keyword-only too, but no option. A loss on class
+   counts sets `needs_counts`, checks them with `checked_counts` or `log_prior`, and keeps what it
+   makes of them with `register_constant`, since state dicts hold only what is learned.
+   Implement `_losses`, one number per image. A margin is a function of the cosine for
+   `margin_losses`; other losses take `self._scores(features)`. Override `prior_strength` if the
+   loss adds tau ln pi to the logits, `resolved_options` if defaults depend on the data, and
+   `effective_margin_at` if there is a margin to show in schedules.
+2. Add its line to `LOSSES` in losses/registry.py.
+3. Add a number worked by hand to `HAND` in tests/test_rivals.py.
+4. Name it in the list of losses in README.md.
+
+The tests of all heads take their lists from the registry and from `normalises` and `needs_counts`.
 """
 
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.annealing import (
-    LARGEST_OPTION,
-    Annealing,
-    checked_progress,
-    effective_margin,
-    is_number,
-)
+from lmsm_cli.losses.annealing import scalar_progress
 from lmsm_cli.losses.cross_entropy import (
     check_batch,
     check_features,
@@ -32,30 +38,32 @@ from lmsm_cli.losses.cross_entropy import (
     margin_losses,
     without_autocast,
 )
-from lmsm_cli.losses.margins import single_number, unbent
+from lmsm_cli.losses.margins import no_margin
+from lmsm_cli.losses.options import in_range, options_of, whole
 
 # How class weights start: as nn.Linear's, as LDAM-DRW's linear layer (He et al. 2015), or at length 1
 # in a random direction, as LDAM-DRW's normalised layer.
 Init = Literal["default", "kaiming", "unit"]
 
-# Keyword-only arguments of a head that are no options of its spec.
-_NO_OPTIONS = ("class_counts", "bias", "total_steps")
-
 
 class Head(nn.Module, ABC):
     """The classifier layer and its loss; `weight` is (num_classes, num_features), float32.
 
-    In training mode `losses` and `forward` are the loss of the head's name; after `eval()` they are the
-    cross-entropy of `logits`, without a margin, a prior or a smoothed label, so that they can be
-    compared between heads. Computes and returns float32, for half-precision features and under autocast too; float64 after
-    `head.double()`, for float64 features. Labels, features and options that it cannot take raise
-    ArgumentError, a ValueError.
+    In training mode `losses` and `forward` are the loss of the head's name. After `eval()` they are
+    the cross-entropy of `logits`, without a margin, a prior or a smoothed label, so that heads can be
+    compared. Losses are float32, for half-precision features and under autocast too, and float64 for
+    float64 features after `head.double()`. Labels, features and options that a head cannot take
+    raise ArgumentError, a ValueError.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
     class_chunk: int | None = None
     """How many classes' logits a loss holds at a time, None for all."""
+    normalises: ClassVar[frozenset[str]] = frozenset()
+    """What always has length 1 in the logits: "features", "weights"."""
+    needs_counts: ClassVar[bool] = False
+    """Whether it cannot be made without `class_counts`, whatever its options."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -63,7 +71,7 @@ class Head(nn.Module, ABC):
         self.register_parameter("bias", None)
         self._exact: dict[str, Tensor] = {}
 
-    def start_as(self, init: Init) -> None:
+    def reset_weight(self, init: Init) -> None:
         """Draw the class weights anew: `default` as nn.Linear does, `kaiming` and `unit` as LDAM-DRW.
 
         `kaiming` is the start of LDAM-DRW's linear layer, N(0, 2 / num_features), hence rows of norm
@@ -80,10 +88,10 @@ class Head(nn.Module, ABC):
             else:
                 self.weight.copy_(unit(self.weight.uniform_(-1, 1)))
 
-    def keep(self, name: str, values: Tensor | None) -> None:
-        """Keep constants (C,), given in float64, as a buffer in the precision that the loss computes in.
+    def register_constant(self, name: str, values: Tensor | None) -> None:
+        """Keep constants (C,) of float64 as a buffer in the precision that the loss computes in.
 
-        It follows the class weights to another device and to float64, and is not saved.
+        The buffer follows the class weights to another device and to float64, and is not saved.
         """
         if values is None:
             self.register_buffer(name, None, persistent=False)
@@ -92,12 +100,12 @@ class Head(nn.Module, ABC):
         self.register_buffer(name, values.to(full_precision(self.weight)), persistent=False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Head":
-        """Convert as nn.Module does, but take constants from their exact values anew."""
+        """Convert as nn.Module does, but round constants from their float64 values."""
         before = {name: getattr(self, name) for name in self._exact}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, exact in self._exact.items():
             converted, known = getattr(self, name), before[name]
-            # A user may have put others in their place.
+            # A user may have replaced a constant: it is then converted as any buffer.
             if converted is not known and (known.is_meta or torch.equal(known, exact.to(known))):
                 dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
                 setattr(self, name, exact.to(converted.device, dtype))
@@ -110,24 +118,23 @@ class Head(nn.Module, ABC):
         except ArgumentError as error:
             raise ArgumentError(f"{type(self).__name__}: {error}") from None
         with without_autocast(features):
-            return self._scores(self._scaled(full_precision(features)))
+            return self._scores(self._scale(full_precision(features)))
 
     def losses(
         self, features: Tensor, labels: Tensor, progress: float | Tensor | None = None
     ) -> Tensor:
         """Return the loss of each image, (N,), for features (N, D) and labels (N,).
 
-        `progress` runs from 0 at the start of the training to 1 at its end; a head whose margin is
-        annealed must be told it in training (see `AnnealedHead`), the others need none. After `eval()`
-        the cross-entropy of `logits`, which needs none either.
+        `progress` runs from 0 at the start of the training to 1 at its end. A head whose margin is
+        annealed needs it in training mode (see `AnnealedHead`).
         """
         try:
             check_batch(features, self.weight, labels)
-            share_done = self._share_done(progress)
+            done = self._progress(progress)
             with without_autocast(features):
-                scaled = self._scaled(full_precision(features))
+                scaled = self._scale(full_precision(features))
                 if self.training:
-                    return self._losses(scaled, labels, share_done)
+                    return self._losses(scaled, labels, done)
                 return self._plain_losses(scaled, labels)
         except ArgumentError as error:
             raise ArgumentError(f"{type(self).__name__}: {error}") from None
@@ -139,15 +146,15 @@ class Head(nn.Module, ABC):
         return self.losses(features, labels, progress).mean()
 
     def _plain_losses(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy (N,) of the scores of scaled features, by chunks where the loss is."""
+        """Return the cross-entropy (N,) of scaled features, in chunks of classes if the loss is."""
         if self.class_chunk is None:
             return functional.cross_entropy(self._scores(features), labels, reduction="none")
         weights = self.class_weights()
-        return margin_losses(features, weights, labels, unbent, class_chunk=self.class_chunk)
+        return margin_losses(features, weights, labels, no_margin, class_chunk=self.class_chunk)
 
-    def _share_done(self, progress: float | Tensor | None) -> float | Tensor:
-        """Return the progress of a call, checked; without one the end of the training."""
-        return 1.0 if progress is None else _one_progress(progress)
+    def _progress(self, progress: float | Tensor | None) -> float | Tensor:
+        """Return the checked progress of a call; without one, the end of the training."""
+        return 1.0 if progress is None else scalar_progress(progress)
 
     def _scores(self, features: Tensor, offset: Tensor | None = None) -> Tensor:
         """Return w.x + b (N, C), plus an offset (C,), of scaled features (N, D)."""
@@ -164,8 +171,8 @@ class Head(nn.Module, ABC):
         """Return the class weights in force, (C, D), in full precision."""
         return full_precision(self.weight)
 
-    def _scaled(self, features: Tensor) -> Tensor:
-        """Return the features as the class weights meet them; a normalising head scales them."""
+    def _scale(self, features: Tensor) -> Tensor:
+        """Return the features as the class weights meet them."""
         return features
 
     def resolved_options(self) -> dict[str, object]:
@@ -213,6 +220,8 @@ class LinearHead(Head, ABC):
 class NormalisedHead(Head, ABC):
     """A head on cosines: class weights at length 1, features at length `scale`."""
 
+    normalises = frozenset({"features", "weights"})
+
     def __init__(self, num_features: int, num_classes: int, scale: float) -> None:
         super().__init__(num_features, num_classes)
         self.scale = in_range("scale", scale, 1e-3)
@@ -221,110 +230,8 @@ class NormalisedHead(Head, ABC):
         """Return the class weights at length 1, (C, D)."""
         return unit(super().class_weights())
 
-    def _scaled(self, features: Tensor) -> Tensor:
+    def _scale(self, features: Tensor) -> Tensor:
         return self.scale * unit(features)
-
-
-class AnnealedHead(Head, ABC):
-    """A head whose margin, a number or one per class (C,), arrives as lambda falls.
-
-    In training each call must be told how far the training is, since the full margin from the first
-    step on collapses on real images: by its `progress`, or by `total_steps` here, the calls of the whole
-    training. The head then counts its calls in training mode with gradients on, in the buffer `calls`
-    of its state dict, and the progress is calls / total_steps, at most 1. One that accumulates
-    gradients calls it several times a step: multiply total_steps. A progress that is given goes before.
-    State dicts with and without the count fit both kinds of head.
-    """
-
-    margin: int | float | Tensor
-    calls: Tensor | None
-
-    def __init__(
-        self,
-        num_features: int,
-        num_classes: int,
-        margin: int | float | Tensor,
-        annealing: Annealing,
-        total_steps: int | None,
-    ) -> None:
-        super().__init__(num_features, num_classes)
-        if isinstance(margin, Tensor):
-            self.keep("margin", margin)
-        else:
-            self.margin = margin
-        self.total_steps = None if total_steps is None else whole("total_steps", total_steps, 1)
-        calls = None if total_steps is None else torch.zeros((), dtype=torch.int64)
-        self.register_buffer("calls", calls)
-        self.annealing = annealing
-        self.anneal, self.anneal_end = annealing.form, annealing.end
-        self.lambda_start, self.lambda_min = annealing.start, annealing.minimum
-        self.gamma, self.power = annealing.gamma, annealing.power
-
-    def _share_done(self, progress: float | Tensor | None) -> float | Tensor:
-        given = None if progress is None else _one_progress(progress)
-        counted = self._counted() if self.training else 1.0
-        if given is not None:
-            return given
-        if counted is None:
-            raise ArgumentError(
-                "progress is not given, and a margin in training needs it: give progress=, the share of the training that is done (0 to 1), with each call, or total_steps=, the calls of the whole training, when the head is made"
-            )
-        return counted
-
-    def _counted(self) -> Tensor | None:
-        """Return the progress of this call by the count, None without one, and count the call.
-
-        All in tensors: a number of the host would be frozen in a compiled or captured step.
-        """
-        if self.calls is None or self.total_steps is None:
-            return None
-        share = (self.calls / self.total_steps).clamp(max=1.0)
-        if torch.is_grad_enabled():
-            self.calls.add_(1)
-        return share
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Load as nn.Module does, but a state with the count and one without fit both."""
-        name = f"{prefix}calls"
-        if self.calls is None:
-            state_dict = {key: value for key, value in state_dict.items() if key != name}
-        elif name not in state_dict:
-            state_dict = state_dict | {name: self.calls}
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def lambda_at(self, progress: float) -> float:
-        """Return lambda at a point of the training."""
-        return float(self.annealing(progress))
-
-    def effective_margin_at(self, progress: float) -> float:
-        """Return the margin that is left under lambda; of several, the largest."""
-        return effective_margin(largest(self.margin), self.lambda_at(progress))
-
-    def resolved_options(self) -> dict[str, object]:
-        """Return lambda_min as it is in force, where lambda is annealed."""
-        return {} if self.anneal == "none" else {"lambda_min": self.lambda_min}
-
-
-def _one_progress(progress: float | Tensor) -> float | Tensor:
-    """Return a checked progress, a tensor of one number as ()."""
-    if isinstance(progress, Tensor):
-        progress = single_number("progress", progress)
-    return checked_progress(progress)
-
-
-def largest(margin: int | float | Tensor) -> float:
-    """Return the margin, of several the largest."""
-    return float(margin.max()) if isinstance(margin, Tensor) else float(margin)
-
-
-def options_of(head: type[Head]) -> dict[str, inspect.Parameter]:
-    """Return the options of a head: its constructor's own keyword-only parameters, by name."""
-    parameters = inspect.signature(head.__init__, eval_str=True).parameters.values()
-    return {
-        parameter.name: parameter
-        for parameter in parameters
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in _NO_OPTIONS
-    }
 
 
 def _brief(value: object) -> object:
@@ -393,26 +300,12 @@ def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> 
     return counts.detach().to("cpu", torch.float64)
 
 
-def in_range(name: str, value: float, low: float, high: float = LARGEST_OPTION) -> float:
-    """Return the option's value. Raises ArgumentError where it is not within [low, high]."""
-    if not is_number(value) or not low <= value <= high:
-        raise ArgumentError(
-            f"{name} is {value!r}: give a finite number of at least {low:g} and at most {high:g}"
-        )
-    return value
+def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
+    """Return ln pi (C,) in float64, the log of each class's share of the training images."""
+    counts = checked_counts(class_counts, num_classes, loss)
+    return (counts / counts.sum()).log()
 
 
-def whole(name: str, value: int, low: int) -> int:
-    """Return a whole number. Raises ArgumentError where it is none, or below `low`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-        raise ArgumentError(f"{name} is {value!r}: give a whole number of at least {low}")
-    return int(value)
-
-
-def checked_chunk(class_chunk: int | None) -> int | None:
-    """Return the classes of a chunk, None for all. Raises ArgumentError for none or fewer."""
-    if class_chunk is None:
-        return None
-    if isinstance(class_chunk, bool) or not isinstance(class_chunk, Integral) or class_chunk < 1:
-        raise ArgumentError(f"class_chunk is {class_chunk!r}: give a number of classes, at least 1")
-    return int(class_chunk)
+def rarity(class_counts: Tensor) -> Tensor:
+    """Return n_c^(-1/4) (C,), scaled so that the rarest class has 1 (LDAM, Cao et al. 2019)."""
+    return (class_counts.min() / class_counts) ** 0.25

@@ -1,37 +1,32 @@
-"""L-Softmax: the large-margin softmax loss with annealing, as a function and as a head."""
+"""L-Softmax: the large-margin softmax loss with annealing, as a function and as a head; A-Softmax."""
 
 import math
-from typing import Literal, final
+from typing import Literal, Unpack, final
 
 import torch
 from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, Annealing, Form, is_number, lambda_for
-from lmsm_cli.losses.class_priors import log_prior, rarity
+from lmsm_cli.losses.annealed_head import AnnealedHead
+from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, AnnealingOptions, lambda_for
 from lmsm_cli.losses.cross_entropy import check_batch, margin_losses
-from lmsm_cli.losses.head import (
-    AnnealedHead,
-    Init,
-    checked_chunk,
-    checked_counts,
-    in_range,
-    largest,
-    unit,
-)
+from lmsm_cli.losses.head import Init, checked_counts, log_prior, rarity, unit
 from lmsm_cli.losses.margins import (
     LARGEST_MARGIN,
+    MarginFunction,
     annealed_margin,
     check_margin,
+    largest,
     readable,
     single_number,
 )
+from lmsm_cli.losses.options import checked_chunk, in_range, is_number
 
-# Class sizes further apart than this are a long tail; MNIST's own 1.24 is none.
+# Class sizes further apart than this are a long tail; MNIST's ratio of 1.24 is not.
 _BALANCED_RATIO = 2.0
-# The margin of all classes alike, where they are about as large; on a long tail it can cost rare classes.
+# The margin where classes are about as large; on a long tail one for all can cost rare classes.
 _USUAL_MARGIN = 2
-# Under margin=auto the rarest classes live with more than the effective margin that one for all leaves.
+# With margin=auto, rare classes tolerate a larger effective margin.
 _USUAL_LAMBDA_OF_AUTO = 1.0
 
 Reduction = Literal["mean", "sum", "none"]
@@ -47,20 +42,24 @@ def l_softmax_loss(
     class_chunk: int | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Return the L-Softmax loss of features (N, D) under class weights (C, D) and labels (N,).
+    """Return the L-Softmax loss of features under class weights and labels.
 
     The target logit |w||x| cos(theta) becomes |w||x| (lam cos(theta) + psi(theta)) / (1 + lam), the
-    others stay: margin 1 is softmax. `margin` is a number from 1 to 1000 or a tensor (C,) of them,
-    `lam` >= 0. `class_chunk` holds the logits of that many classes at a time, for very many of
-    them; None holds all, (N, C). `reduction` is "mean" (), "sum" () or "none" (N,).
+    others stay: margin 1 is softmax. The margin costs O(N D) over softmax: the gradient is written in
+    closed form on the N target entries. Zero features, zero weights and cosines of +-1 have finite
+    losses and gradients. Half precision inputs are computed in float32 and give float32 losses and
+    gradients of their own type. Can be differentiated once. On CUDA the gradient of repeated labels
+    is summed in no fixed order, unless torch.use_deterministic_algorithms asks for one.
 
-    The margin costs O(N D) over softmax: the gradient is written in closed form on the N target
-    entries. Zero features, zero weights and cosines of +-1 have finite losses and gradients. Half
-    precision inputs are computed in float32 and give float32 losses and gradients of their own
-    type. Can be differentiated once. On CUDA the gradient of repeated labels is summed in no fixed
-    order, unless torch.use_deterministic_algorithms asks for one. Liu et al. 2016, arXiv 1612.02295.
-    Raises ArgumentError, a ValueError, for margins, shapes, labels and reductions that it cannot
-    take.
+    Args:
+        features, weight, labels: (N, D), (C, D) and (N,).
+        margin: a number from 1 to 1000, or a tensor (C,) of them.
+        lam: the annealing lambda, >= 0.
+        class_chunk: how many classes' logits are held at a time, for very many classes; None for all.
+        reduction: "mean" or "sum" for (), "none" for (N,).
+
+    Raises ArgumentError, a ValueError, for values, shapes and types that it cannot take.
+    Liu et al. 2016, arXiv 1612.02295.
 
     >>> features, weight = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> l_softmax_loss(features, weight, torch.tensor([0]), margin=2)  # ln(1 + e^4)
@@ -69,18 +68,27 @@ def l_softmax_loss(
     try:
         check_batch(features, weight, labels)
         margin, lam, class_chunk = checked_options(margin, weight, lam, class_chunk, reduction)
-        losses = l_softmax_losses(features, weight, labels, margin, lam, None, class_chunk)
+        margin_function = l_softmax_margin(margin, lam, labels)
+        losses = margin_losses(features, weight, labels, margin_function, class_chunk=class_chunk)
     except ArgumentError as error:
         raise ArgumentError(f"l_softmax_loss: {error}") from None
     return reduced(losses, reduction)
 
 
+def l_softmax_margin(margin: float | Tensor, lam: float | Tensor, labels: Tensor) -> MarginFunction:
+    """Return the margin function of a batch for a margin, or one per class (C,), and lambda."""
+    chosen = (
+        margin.index_select(0, labels) if isinstance(margin, Tensor) and margin.ndim else margin
+    )
+    return lambda cos: annealed_margin(cos, chosen, lam)
+
+
 def checked_options(
     margin: float | Tensor,
     weight: Tensor,
-    lam: float | Tensor,
-    class_chunk: int | None,
-    reduction: str,
+    lam: float | Tensor = 0.0,
+    class_chunk: int | None = None,
+    reduction: str = "mean",
 ) -> tuple[int | float | Tensor, float | Tensor, int | None]:
     """Return the margin, whole ones as int, lambda and the chunk of class weights (C, D).
 
@@ -89,7 +97,8 @@ def checked_options(
     margin = check_margin(margin, len(weight))
     if isinstance(margin, Tensor) and margin.ndim and margin.device != weight.device:
         raise ArgumentError(
-            f"margin is on {margin.device}, the class weights on {weight.device}: bring them to one device"
+            f"margin is on {margin.device}, the class weights on {weight.device}: "
+            f"bring them to one device"
         )
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"reduction is {reduction!r}: give mean, sum or none")
@@ -115,39 +124,14 @@ def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
     return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
-def l_softmax_losses(
-    features: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    margin: float | Tensor,
-    lam: float | Tensor,
-    offset: Tensor | None,
-    class_chunk: int | None,
-    *,
-    detached_norms: bool = False,
-) -> Tensor:
-    """Return the loss of each image, (N,), for checked arguments; `offset` (C,) is on all logits."""
-    if isinstance(margin, Tensor) and margin.ndim:
-        margin = margin.index_select(0, labels)
-    return margin_losses(
-        features,
-        weight,
-        labels,
-        lambda cos: annealed_margin(cos, margin, lam),
-        offset=offset,
-        class_chunk=class_chunk,
-        detached_norms=detached_norms,
-    )
-
-
 def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
     """Return margins (C,) that rise with n_c^(-1/4) from `low`, the largest class's, to `high`.
 
     m_c = low + (high - low) (n_c^(-1/4) - n_max^(-1/4)) / (n_min^(-1/4) - n_max^(-1/4)), and `high`
     for all where all classes are as large. Cao et al. 2019 (LDAM) derive the exponent: a class of n
-    images has a generalisation error of order 1 / (margin sqrt(n)), and the sum of them over the
-    classes, at a given sum of margins, is least for margins in proportion to n^(-1/4). Theirs are
-    distances in the logit; these are L-Softmax's multiples of the angle.
+    images has a generalisation error of order 1 / (margin sqrt(n)), and the sum of these errors, at a
+    given sum of margins, is least for margins in proportion to n^(-1/4). Their margins are distances
+    in the logit, these are multiples of the angle.
     """
     rare = rarity(class_counts)
     spread = rare.max() - rare.min()
@@ -158,28 +142,34 @@ def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
 
 @final
 class LSoftmaxLoss(AnnealedHead):
-    """L-Softmax, the large-margin softmax loss: the target's angle counts m times (Liu et al. 2016).
+    """L-Softmax, the large-margin softmax loss: the target's angle counts m times.
 
+    Loss: softmax cross-entropy with the target logit |w||x| (lambda cos(theta) + psi(theta)) /
+    (1 + lambda), as `l_softmax_loss`. Lambda falls during the training (see `Annealing`).
+    Options:
     `margin`: from 1 to 1000; a tensor (C,) of one per class; or `auto`, which gives rare classes the
-    larger ones, from `margin_min` (1) to `margin_max` (4) (`margins_by_rarity`; needs class_counts).
-    By default 2, and `auto` with one of these or on a long tail, where 2 for all can cost rare classes.
-    Lambda: `anneal` is power, exponential, cosine, linear, constant or none, with `lambda_start` (1000;
-    10 for cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45) (see
-    `Annealing`); `none` is the full margin from the first step, which collapses on real images.
+      larger ones, from `margin_min` (1) to `margin_max` (4) (`margins_by_rarity`; needs class_counts).
+      By default 2, and `auto` with one of the bounds or on a long tail, where 2 for all can cost rare
+      classes.
     `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes, W_c = s
-    w_c / |w_c|: a class whose target logit is negative is else relieved by shrinking |W_c|, until it
-    is never predicted. Equal norms are also what tau-normalisation restores on long tails. With
-    `detached` the norms are free, and the margin turns class weights without a say in their length.
-    `tau`: adds tau ln pi to every logit, the bent one included, with pi the classes' shares of the
-    training images (needs class_counts): the margin asks for the same distance from everybody, the
-    prior for more from whoever is common (logit adjustment, Menon et al. 2021).
+      w_c / |w_c|. With free norms a class whose target logit is negative lowers its loss by shrinking
+      |W_c|, until it is never predicted. Tau-normalisation also restores equal norms on long tails.
+      With `detached` the norms are free, and the margin turns class weights but does not change
+      their length.
+    `tau`: adds tau ln pi to every logit, the target's too, with pi the classes' shares of the training
+      images (needs class_counts). The margin asks for the same distance from all classes, the prior
+      for a larger one from common classes (logit adjustment, Menon et al. 2021).
     `class_chunk`: hold the logits of that many classes at a time.
-    `total_steps`: in the place of a progress at each call, as `AnnealedHead` tells.
-    On a long tail, the largest of `class_counts` over twice the smallest, `lambda_min` leaves an effective
-    margin of 1.5 by default (2 margin - 3; under `auto` it is 1, which leaves 2.5 to the rarest of
-    margins up to 4), and `weight_norm` is shared beyond margin 1; else they are 0 and free
-    (measured: benchmarks/LOG.md). The state dict holds `weight` alone, `shared_norm` where there is
-    one, and with `total_steps` the `calls` so far.
+    `anneal`: power, exponential, cosine, linear, constant or none, with `lambda_start` (1000; 10 for
+      cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45); `none` is
+      the full margin from the first step, which collapses on real images.
+    `total_steps`: in the place of a progress at each call (see `AnnealedHead`).
+    On a long tail, the largest of `class_counts` over twice the smallest, `lambda_min` leaves an
+    effective margin of 1.5 by default (2 margin - 3; with `auto` it is 1, which leaves 2.5 to the
+    rarest of margins up to 4), and `weight_norm` is shared beyond margin 1. Else they are 0 and free
+    (measured: benchmarks/LOG.md). The state dict holds `weight`, `shared_norm` where there is one,
+    and with `total_steps` the number of `calls`.
+    Liu et al. 2016, "Large-Margin Softmax Loss for Convolutional Neural Networks".
     Raises ArgumentError, a ValueError, for values out of range.
 
     >>> head = LSoftmaxLoss(64, 10, margin=1.5)
@@ -199,16 +189,11 @@ class LSoftmaxLoss(AnnealedHead):
         margin: float | Tensor | Literal["auto"] | None = None,
         margin_min: float | None = None,
         margin_max: float | None = None,
-        anneal: Form = "power",
-        lambda_start: float | None = None,
-        lambda_min: float | None = None,
-        anneal_end: float | None = None,
-        gamma: float | None = None,
-        power: float | None = None,
         weight_norm: Literal["free", "shared", "detached"] | None = None,
         tau: float = 0.0,
         class_chunk: int | None = None,
         total_steps: int | None = None,
+        **annealing: Unpack[AnnealingOptions],
     ) -> None:
         if class_counts is not None:
             class_counts = checked_counts(class_counts, num_classes, "lsoftmax")
@@ -219,16 +204,12 @@ class LSoftmaxLoss(AnnealedHead):
             is_bounded = margin_min is not None or margin_max is not None
             margin = "auto" if tailed or is_bounded else _USUAL_MARGIN
         margins = _margins(margin, margin_min, margin_max, class_counts, num_classes)
-        if lambda_min is None and anneal != "none":
-            lambda_min = _usual_lambda(margin, margins) if tailed else 0.0
         if weight_norm is None:
             weight_norm = "shared" if tailed and largest(margins) > 1 else "free"
         if weight_norm not in ("free", "shared", "detached"):
             raise ArgumentError(f"weight_norm is {weight_norm!r}: give free, shared or detached")
-        annealing = Annealing.of(
-            anneal, start=lambda_start, minimum=lambda_min, end=anneal_end, gamma=gamma, power=power
-        )
-        super().__init__(num_features, num_classes, margins, annealing, total_steps)
+        usual_lambda = _usual_lambda(margin, margins) if tailed else 0.0
+        super().__init__(num_features, num_classes, margins, total_steps, annealing, usual_lambda)
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
         self.weight_norm = weight_norm
         self.shared_norm = (
@@ -236,7 +217,7 @@ class LSoftmaxLoss(AnnealedHead):
         )
         self.tau = in_range("tau", tau, 0)
         prior = tau * log_prior(class_counts, num_classes, "lsoftmax with tau") if tau else None
-        self.keep("prior", prior)
+        self.register_constant("prior", prior)
         self.class_chunk = checked_chunk(class_chunk)
 
     def class_weights(self) -> Tensor:
@@ -246,9 +227,9 @@ class LSoftmaxLoss(AnnealedHead):
             return weight
         return self.shared_norm * unit(weight)
 
-    def start_as(self, init: Init) -> None:
+    def reset_weight(self, init: Init) -> None:
         """Draw the class weights anew; a shared norm is the mean of theirs again."""
-        super().start_as(init)
+        super().reset_weight(init)
         if self.shared_norm is not None:
             with torch.no_grad():
                 self.shared_norm.copy_(self._mean_norm())
@@ -258,15 +239,13 @@ class LSoftmaxLoss(AnnealedHead):
         return norms.mean()
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        lam = self.annealing(progress)
-        return l_softmax_losses(
+        return margin_losses(
             features,
             self.class_weights(),
             labels,
-            self.margin,
-            lam,
-            self.prior,
-            self.class_chunk,
+            l_softmax_margin(self.margin, self.annealing(progress), labels),
+            offset=self.prior,
+            class_chunk=self.class_chunk,
             detached_norms=self.weight_norm == "detached",
         )
 
@@ -275,7 +254,7 @@ class LSoftmaxLoss(AnnealedHead):
         return self.tau
 
     def resolved_options(self) -> dict[str, object]:
-        """Return the margin as it was given or chosen, lambda_min and weight_norm as they are in force."""
+        """Return the margin as it was given or chosen, and lambda_min and weight_norm in force."""
         named = {} if isinstance(self.spec_margin, Tensor) else {"margin": self.spec_margin}
         return named | super().resolved_options() | {"weight_norm": self.weight_norm}
 
@@ -306,3 +285,41 @@ def _margins(
             f"margin_min and margin_max are the bounds of margin=auto; margin is {margin}"
         )
     return check_margin(margin, num_classes)
+
+
+@final
+class ASoftmaxLoss(AnnealedHead):
+    """A-Softmax, SphereFace: L-Softmax on class weights of length 1.
+
+    Options: `margin`, a number from 1 to 1000, 4 as published, or a tensor (C,) of one per class;
+    `class_chunk` and lambda as in `lsoftmax`, with lambda_min 2 margin - 3 by default, which for
+    margin 4 is the authors' 5. `total_steps`: see `AnnealedHead`.
+    Liu et al. 2017, "SphereFace: Deep Hypersphere Embedding for Face Recognition".
+    """
+
+    normalises = frozenset({"weights"})
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        margin: float | Tensor = 4,
+        class_chunk: int | None = None,
+        total_steps: int | None = None,
+        **annealing: Unpack[AnnealingOptions],
+    ) -> None:
+        checked = check_margin(margin, num_classes)
+        usual_lambda = lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN)
+        super().__init__(num_features, num_classes, checked, total_steps, annealing, usual_lambda)
+        self.class_chunk = checked_chunk(class_chunk)
+
+    def class_weights(self) -> Tensor:
+        """Return the class weights at length 1, (C, D)."""
+        return unit(super().class_weights())
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        margin = l_softmax_margin(self.margin, self.annealing(progress), labels)
+        weights = self.class_weights()
+        return margin_losses(features, weights, labels, margin, class_chunk=self.class_chunk)

@@ -1,12 +1,11 @@
 """The margins as pure functions of the cosine between a feature and its class weight.
 
-A bend maps cosines (N,) to the bent target value g(cos), which replaces cos in the target logit
-|w||x| cos, and its slope d g / d cos. Slopes are finite everywhere. To add a margin, write its bend.
+A `MarginFunction` maps cosines (N,) to g(cos), which replaces cos in the target logit |w||x| cos,
+and to its slope d g / d cos, which is finite everywhere.
 """
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -14,14 +13,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.options import is_number
 
-# psi of a whole margin takes its number of steps; at 1000 an angle of 0.2 degrees is bent already.
+# psi of a whole margin m costs m steps, and at 1000 it falls from an angle of 0.2 degrees on.
 LARGEST_MARGIN = 1000
 
 MarginFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Radians from the poles within which a slope with 1 / sin(theta) counts as if it were this far away:
-# its share of the gradient, slope sin(theta), stays bounded, and so must the slope in float32.
+# Nearer to the poles than this, in radians, a slope with 1 / sin(theta) is taken as at this distance.
+# In the gradient it is multiplied by sin(theta), so only the slope itself must be kept finite.
 _POLE = 1e-3
 
 
@@ -29,11 +29,15 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
     """Return psi of the angle whose cosine is `cos`, the L-Softmax target function.
 
     psi(theta) = (-1)^k cos(m theta) - 2k for theta in [k pi/m, (k+1) pi/m]: it falls from 1 at 0 to
-    1 - 2m at pi (integer m). `cos` has any shape, with values in [-1, 1]; `margin` is a number from 1
-    to 1000 or a tensor of them that broadcasts to `cos`. Can be differentiated once by `cos`; the slope is
-    at most m^2 for an integer m, and at most 1000 m for any other, where the true one is unbounded
-    as theta -> pi. Raises ArgumentError, a ValueError, for a margin outside 1 to 1000 and for what is no
-    cosine. Liu et al. 2016, "Large-Margin Softmax Loss for Convolutional Neural Networks", eq. 6 and 7.
+    1 - 2m at pi (integer m). It can be differentiated once by `cos`. The slope is at most m^2 for an
+    integer m, and at most 1000 m for any other, where the true one is unbounded as theta -> pi.
+
+    Args:
+        cos: cosines in [-1, 1], of any shape.
+        margin: a number from 1 to 1000, or a tensor of them that broadcasts to `cos`.
+
+    Raises ArgumentError, a ValueError, for a margin outside 1 to 1000 and for what is no cosine.
+    Liu et al. 2016, "Large-Margin Softmax Loss for Convolutional Neural Networks", eq. 6 and 7.
 
     >>> psi(torch.tensor([1.0, 0.0, -1.0]), 2)
     tensor([ 1., -1., -3.])
@@ -51,7 +55,7 @@ def _check_cosines(cos: Any) -> None:
     if not isinstance(cos, Tensor) or not cos.is_floating_point():
         kind = cos.dtype if isinstance(cos, Tensor) else type(cos).__name__
         raise ArgumentError(f"psi: cos is of type {kind}: give a torch tensor of cosines")
-    # Cosines that were computed may stand beyond 1 by rounding.
+    # Computed cosines may be above 1 by rounding.
     if readable(cos) and bool((cos.abs() > 1 + 8 * torch.finfo(cos.dtype).eps).any()):
         raise ArgumentError(
             f"psi: cos holds {float(cos.detach().abs().max()):g}: give cosines, from -1 to 1"
@@ -62,7 +66,8 @@ def _check_broadcast(margin: Tensor, cos: Tensor) -> None:
     known = zip(reversed(margin.shape), reversed(cos.shape), strict=False)
     if margin.ndim > cos.ndim or any(size not in (1, wanted) for size, wanted in known):
         raise ArgumentError(
-            f"psi: margin has shape {tuple(margin.shape)}: expected one that broadcasts to that of cos, {tuple(cos.shape)}"
+            f"psi: margin has shape {tuple(margin.shape)}: "
+            f"expected one that broadcasts to that of cos, {tuple(cos.shape)}"
         )
 
 
@@ -76,7 +81,8 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
         check_constant("margin", margin)
         if num_classes is not None and margin.shape not in ((), (num_classes,)):
             raise ArgumentError(
-                f"margin has shape {tuple(margin.shape)}: expected one number or ({num_classes},), one per class"
+                f"margin has shape {tuple(margin.shape)}: "
+                f"expected one number or ({num_classes},), one per class"
             )
         if not readable(margin):
             return margin
@@ -84,23 +90,30 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
         if not len(wrong):
             return margin
         raise ArgumentError(
-            f"margin is a tensor that holds {wrong[0].item():g}: give numbers of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}"
+            f"margin is a tensor that holds {wrong[0].item():g}: "
+            f"give numbers of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}"
         )
-    is_number = isinstance(margin, Real) and not isinstance(margin, bool)
-    if not is_number or not 1 <= margin <= LARGEST_MARGIN:
+    if not is_number(margin) or not 1 <= margin <= LARGEST_MARGIN:
         raise ArgumentError(
-            f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}; for larger ones of rarer classes: lsoftmax:margin=auto, or in Python a tensor (C,)"
+            f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most "
+            f"{LARGEST_MARGIN}; for larger ones of rarer classes: lsoftmax:margin=auto, "
+            f"or in Python a tensor (C,)"
         )
     number = float(margin)
     return int(number) if number.is_integer() else number
 
 
 def check_constant(name: str, values: Tensor) -> None:
-    """Raise ArgumentError where a tensor holds no real numbers, or asks for a gradient that it would not get."""
+    """Raise ArgumentError where a tensor holds no real numbers, or requires a gradient."""
     if values.is_complex() or values.dtype == torch.bool:
         raise ArgumentError(f"{name} is a tensor of {values.dtype}: give real numbers")
     if values.requires_grad:
         raise ArgumentError(f"{name} requires a gradient: it is a constant of the loss; detach it")
+
+
+def largest(margin: int | float | Tensor) -> float:
+    """Return the margin, of several the largest."""
+    return float(margin.max()) if isinstance(margin, Tensor) else float(margin)
 
 
 def single_number(name: str, values: Tensor) -> Tensor:
@@ -112,29 +125,35 @@ def single_number(name: str, values: Tensor) -> Tensor:
 
 
 def readable(values: Tensor) -> bool:
-    """Return whether looking at the values costs no wait for an accelerator and breaks no graph."""
+    """Return whether reading the values waits for no accelerator and breaks no graph."""
     return (
         values.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed()
     )
 
 
 def is_transformed() -> bool:
-    """Return whether a transform of torch.func (vmap, grad, ...) is at work."""
+    """Return whether a transform of torch.func (vmap, grad, ...) is active."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def refuse_transforms(what: str, *inputs: Tensor) -> None:
-    """Raise ArgumentError under torch.func and for dual numbers: the closed-form gradient knows neither."""
+    """Raise ArgumentError under torch.func and for dual numbers.
+
+    A closed-form gradient works with neither.
+    """
     if is_transformed():
         raise ArgumentError(
-            f"{what} cannot be transformed by torch.func (vmap, grad, jacrev, ...): its gradient is in closed form; call it on the whole batch, and differentiate with backward or torch.autograd.grad"
+            f"{what} cannot be transformed by torch.func (vmap, grad, jacrev, ...): its gradient is "
+            f"in closed form; call it on the whole batch, and differentiate with backward or "
+            f"torch.autograd.grad"
         )
     if torch.compiler.is_compiling() or forward_ad._current_level < 0:
         return
     duals = [forward_ad.unpack_dual(values) for values in inputs]  # type: ignore[no-untyped-call]
     if any(dual.tangent is not None for dual in duals):
         raise ArgumentError(
-            f"{what} cannot be differentiated in forward mode (torch.autograd.forward_ad): differentiate with backward or torch.autograd.grad"
+            f"{what} cannot be differentiated in forward mode (torch.autograd.forward_ad): "
+            f"differentiate with backward or torch.autograd.grad"
         )
 
 
@@ -180,7 +199,8 @@ def _by_angle(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
     # At 0 the ratio of the sines is 0 / 0 with the limit m. At pi it has none unless m is whole.
     ratio = (margin * theta).sin() / _sine(cos).clamp_min(_POLE)
     at_zero = cos > math.cos(_POLE)
-    # A number goes into the kernel: a tensor of it would be copied to the device, which a graph can't hold.
+    # A number is passed to the kernel as it is: torch.where would copy it to the device, which a CUDA
+    # graph cannot capture.
     ratio = (
         torch.where(at_zero, margin.to(ratio), ratio)
         if isinstance(margin, Tensor)
@@ -213,8 +233,8 @@ class _Psi(torch.autograd.Function):
 def annealed_margin(
     cos: Tensor, margin: int | float | Tensor, lam: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Bend by L-Softmax's (lam cos + psi) / (1 + lam)."""
-    # In the type of the cosines: one that is wider would make the loss so.
+    """Return L-Softmax's (lam cos + psi) / (1 + lam), and its slope."""
+    # A margin of a wider type than the cosines would widen the loss.
     margin = margin.to(cos) if isinstance(margin, Tensor) else margin
     value, slope = psi_and_slope(cos, margin)
     plain = lam / (1 + lam)
@@ -222,21 +242,21 @@ def annealed_margin(
     return torch.lerp(value, cos, plain), slope * (1 - plain) + plain
 
 
-def unbent(cos: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave the cosine as it is: softmax."""
+def no_margin(cos: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosine as it is, softmax's, and its slope."""
     return cos, torch.ones_like(cos)
 
 
 def cosface_margin(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Bend by cos - m: CosFace (Wang et al. 2018), LDAM (Cao et al. 2019) with m per image."""
+    """Return cos - m and its slope; m is a number (CosFace), or one per image (LDAM)."""
     return cos - margin, torch.ones_like(cos)
 
 
 def arcface_margin(cos: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Bend by cos(theta + m), ArcFace (Deng et al. 2019), `margin` in radians.
+    """Return ArcFace's cos(theta + m), `margin` in radians, and its slope.
 
-    Where theta + m would pass pi and the cosine rise again, cos - m sin(m) takes its place, as in
-    the authors' code. The slope is bounded by 1000 at theta -> 0, where the true one is infinite.
+    Where theta + m is above pi the cosine would rise again: there it is cos - m sin(m), as in the
+    authors' code. The slope is bounded by 1000 at theta -> 0, where the true one is infinite.
     """
     sine = _sine(cos)
     value = cos * math.cos(margin) - sine * math.sin(margin)

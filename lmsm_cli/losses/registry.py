@@ -1,60 +1,137 @@
-"""The losses, by name: `build_head("lsoftmax:margin=4", num_features, num_classes)`.
+"""The losses by name: `build_head("lsoftmax:margin=4", num_features, num_classes)`.
 
-`HEADS` is the list of what there is; the options of a spec are the keyword-only arguments of the
-head's own constructor, converted and checked by their annotations.
+`LOSSES` has one entry a loss, which says all that must be known of it without torch: shell
+completion, the schema of configs and `--help` cannot wait for torch. How to add a loss: see head.py.
 """
 
 from collections.abc import Callable
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
-from lmsm_cli.losses.angular import ArcFaceLoss, ASoftmaxLoss, CosFaceLoss
-from lmsm_cli.losses.class_priors import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, VSLoss
-from lmsm_cli.losses.head import AnnealedHead, Head, Init, LinearHead, options_of, whole
-from lmsm_cli.losses.lsoftmax import LSoftmaxLoss
-from lmsm_cli.losses.softmax import FocalLoss, LargeMarginInSoftmaxLoss, SoftmaxLoss
 from lmsm_cli.losses.spec import parse_spec
 
-HEADS: dict[str, type[Head]] = {
-    "softmax": SoftmaxLoss,
-    "lsoftmax": LSoftmaxLoss,
-    "asoftmax": ASoftmaxLoss,
-    "cosface": CosFaceLoss,
-    "arcface": ArcFaceLoss,
-    "large-margin-in-softmax": LargeMarginInSoftmaxLoss,
-    "ldam": LDAMLoss,
-    "balanced-softmax": BalancedSoftmaxLoss,
-    "logit-adjusted": LogitAdjustedLoss,
-    "vs": VSLoss,
-    "focal": FocalLoss,
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmsm_cli.losses.head import Head, Init
+
+    HEADS: dict[str, type[Head]]
+    """The class of each loss, by name. It is made when it is first used, since that needs torch."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is known of a loss without torch; tests/test_json_schema.py holds it against the class."""
+
+    place: str
+    """The class, as module:Class; the module is one of this folder."""
+    options: tuple[str, ...] = ()
+    """The keyword-only arguments of the class, in its order, those of its Unpack[...] last."""
+    takes_bias: bool = False
+    """Whether it is a LinearHead, whose scores can have a bias."""
+
+    def load(self) -> "type[Head]":
+        """Import the class."""
+        module, _, name = self.place.partition(":")
+        kind: type[Head] = getattr(import_module(f"lmsm_cli.losses.{module}"), name)
+        return kind
+
+
+_ANNEALING = ("anneal", "lambda_start", "lambda_min", "anneal_end", "gamma", "power")
+_MARGINS = ("margin", "margin_min", "margin_max")
+
+LOSSES: dict[str, Loss] = {
+    "softmax": Loss("softmax:SoftmaxLoss", ("label_smoothing",), takes_bias=True),
+    "lsoftmax": Loss(
+        "lsoftmax:LSoftmaxLoss", (*_MARGINS, "weight_norm", "tau", "class_chunk", *_ANNEALING)
+    ),
+    "asoftmax": Loss("lsoftmax:ASoftmaxLoss", ("margin", "class_chunk", *_ANNEALING)),
+    "cosface": Loss("angular:CosFaceLoss", ("margin", "scale", "class_chunk")),
+    "arcface": Loss("angular:ArcFaceLoss", ("margin", "scale", "class_chunk")),
+    "large-margin-in-softmax": Loss(
+        "softmax:LargeMarginInSoftmaxLoss", ("strength",), takes_bias=True
+    ),
+    "ldam": Loss("class_priors:LDAMLoss", ("max_margin", "scale")),
+    "balanced-softmax": Loss("class_priors:BalancedSoftmaxLoss", takes_bias=True),
+    "logit-adjusted": Loss("class_priors:LogitAdjustedLoss", ("tau",), takes_bias=True),
+    "vs": Loss("class_priors:VSLoss", ("gamma", "tau"), takes_bias=True),
+    "focal": Loss("softmax:FocalLoss", ("gamma",), takes_bias=True),
 }
+TAKE_A_BIAS = [name for name, loss in LOSSES.items() if loss.takes_bias]
+
+
+@cache
+def _heads() -> "dict[str, type[Head]]":
+    return {name: loss.load() for name, loss in LOSSES.items()}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "HEADS":
+        return _heads()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def build_head(
     spec: str,
     num_features: int,
     num_classes: int,
-    class_counts: Tensor | None = None,
+    class_counts: "Tensor | None" = None,
     *,
     bias: bool = False,
-    init: Init = "default",
+    init: "Init" = "default",
     total_steps: int | None = None,
-) -> Head:
-    """Return the head that a spec such as `lsoftmax:margin=4` names.
+) -> "Head":
+    """Return the head that a spec names.
 
-    `class_counts` (C,) are the training images per class. `bias` adds one to the scores of a loss that
-    is not on angles; `init` is how the class weights start (see `Head.start_as`). `total_steps` takes
-    the place of a progress at each call (see `AnnealedHead`); as a progress, it is taken by losses
-    without annealing too, which need neither. Raises ArgumentError, a ValueError, for an unknown name or
-    option, with the nearest one, and for values out of range.
+    Args:
+        spec: a name with options, such as `lsoftmax:margin=4`.
+        num_features, num_classes: the sizes of the class weights.
+        class_counts: the training images of each class (C,), for losses that need them.
+        bias: adds one to the scores of a loss that is not on angles.
+        init: how the class weights start (see `Head.reset_weight`).
+        total_steps: stands in for a progress at each call (see `AnnealedHead`); losses without
+            annealing take it, as they take a progress, and need neither.
+
+    Raises ArgumentError, a ValueError, for an unknown name or option, with the nearest one, and for
+    values out of range.
 
     >>> build_head("cosface:scale=20", num_features=64, num_classes=10)
     CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0, class_chunk=None)
     """
+    from lmsm_cli.losses.annealed_head import AnnealedHead
+    from lmsm_cli.losses.head import LinearHead
+    from lmsm_cli.losses.options import whole
+
+    name, options = _parsed(spec)
+    kind = _heads()[name]
+    if issubclass(kind, LinearHead):
+        options["bias"] = bias
+    elif bias:
+        raise ArgumentError(
+            f"loss {name!r} takes no bias: its margin is on angles, and a bias has none; "
+            f"a bias goes with {', '.join(TAKE_A_BIAS)}"
+        )
+    if issubclass(kind, AnnealedHead):
+        options["total_steps"] = total_steps
+    make: Callable[..., Head] = kind
+    try:
+        head = make(num_features, num_classes, class_counts=class_counts, **options)
+        if total_steps is not None:
+            whole("total_steps", total_steps, 1)
+        if init != "default":  # which is drawn already
+            head.reset_weight(init)
+        return head
+    except LmsmError as error:
+        raise ArgumentError(f"loss {spec!r}: {error}") from None
+
+
+def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a loss and its options, converted."""
+    from lmsm_cli.losses.options import convert, options_of
+
     if not isinstance(spec, str):
         raise ArgumentError(
             f"the loss is of type {type(spec).__name__}: give a text such as lsoftmax:margin=4"
@@ -63,54 +140,19 @@ def build_head(
         name, texts = parse_spec(spec)
     except LmsmError as error:
         raise ArgumentError(str(error)) from None
-    if name not in HEADS:
-        raise ArgumentError(f"no loss {name!r}{did_you_mean(name, HEADS)}")
-    known = options_of(HEADS[name])
-    own: dict[str, Any] = {}
-    for key, text in texts.items():
-        if key not in known:
-            hint = did_you_mean(key, known) if known else " (it has none)"
-            raise ArgumentError(f"loss {name!r} has no option {key!r}{hint}")
-        own[key] = _convert(text, known[key].annotation, f"{name}:{key}")
-    if bias and not issubclass(HEADS[name], LinearHead):
-        takers = ", ".join(other for other, kind in HEADS.items() if issubclass(kind, LinearHead))
-        raise ArgumentError(
-            f"loss {name!r} takes no bias: its margin is on angles, and a bias has none; a bias goes with {takers}"
-        )
-    more: dict[str, Any] = {"bias": bias} if issubclass(HEADS[name], LinearHead) else {}
-    if issubclass(HEADS[name], AnnealedHead):
-        more["total_steps"] = total_steps
-    make: Callable[..., Head] = HEADS[name]
-    try:
-        head = make(num_features, num_classes, class_counts=class_counts, **own, **more)
-        if total_steps is not None:
-            whole("total_steps", total_steps, 1)
-        if init != "default":  # which is drawn already
-            head.start_as(init)
-        return head
-    except LmsmError as error:
-        raise ArgumentError(f"loss {spec!r}: {error}") from None
+    if name not in _heads():
+        raise ArgumentError(f"no loss {name!r}{did_you_mean(name, _heads())}")
+    known = options_of(_heads()[name])
+    for key in texts.keys() - known.keys():
+        hint = did_you_mean(key, known) if known else " (it has none)"
+        raise ArgumentError(f"loss {name!r} has no option {key!r}{hint}")
+    return name, {
+        key: convert(text, known[key].annotation, f"{name}:{key}") for key, text in texts.items()
+    }
 
 
 def check_loss(spec: str) -> None:
     """Raise LmsmError where `build_head` would, by building a tiny head and dropping it."""
+    import torch
+
     build_head(spec, 2, 2, torch.tensor([2, 1]))
-
-
-def _convert(text: str, annotation: Any, place: str) -> Any:
-    """Return the text as the annotated type: a number, or one of a Literal's names."""
-    kinds = set(get_args(annotation) or (annotation,)) - {NoneType, Tensor}
-    if get_origin(annotation) is Literal:
-        kinds = {annotation}
-    names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
-    if text in names:
-        return text
-    numbers = kinds & {int, float}
-    for number in numbers:
-        try:
-            return number(text)
-        except ValueError:
-            kind = {int: "an integer", float: "a number"}[number]
-            or_name = f" or {', '.join(names)}" if names else ""
-            raise ArgumentError(f"{place} is {text!r}: give {kind}{or_name}") from None
-    raise ArgumentError(f"{place} has no value {text!r}{did_you_mean(text, names)}")

@@ -1,13 +1,13 @@
 """L-Softmax with the classes sharded over ranks: each holds its own rows of the class weights.
 
-The loss of an image is softplus(r - t), as in `cross_entropy`, and both terms fall apart by class.
-r is the log-sum-exp over the ranks of each rank's own (`chunked.rest` with labels counted from the
-rank's first class: a label of another rank masks no column); t is bent by the rank that owns the
-class. What crosses ranks is therefore a few numbers per image and, in the backward pass, one
-gradient per feature.
+For training scripts of your own: no command of lmsm shards classes. The loss of an image is
+softplus(r - t), as in `cross_entropy`, and both terms are sums over the ranks. r is the log-sum-exp
+over the ranks of each rank's own (`ChunkedLogits.rest` with labels counted from the rank's first
+class: the label of another rank masks no column). The rank that owns the class of the label computes
+t. So ranks exchange a few numbers per image and, in the backward pass, one gradient per feature.
 """
 
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError, LmsmError
-from lmsm_cli.losses import chunked
+from lmsm_cli.losses.chunked import ChunkedLogits
 from lmsm_cli.losses.cross_entropy import (
     Target,
     check_images,
@@ -25,8 +25,16 @@ from lmsm_cli.losses.cross_entropy import (
     target_logits_with_margin,
     without_autocast,
 )
-from lmsm_cli.losses.lsoftmax import Reduction, checked_options, reduced
-from lmsm_cli.losses.margins import annealed_margin, readable, refuse_transforms
+from lmsm_cli.losses.lsoftmax import Reduction, checked_options, l_softmax_margin, reduced
+from lmsm_cli.losses.margins import MarginFunction, readable, refuse_transforms
+
+
+class LossOptions(TypedDict, total=False):
+    """The keyword arguments of `l_softmax_loss`."""
+
+    lam: float | Tensor
+    class_chunk: int | None
+    reduction: Reduction
 
 
 def sharded_l_softmax_loss(
@@ -36,54 +44,60 @@ def sharded_l_softmax_loss(
     margin: float | Tensor,
     *,
     first_class: int,
-    lam: float | Tensor = 0.0,
-    class_chunk: int | None = None,
     group: "dist.ProcessGroup | None" = None,
-    reduction: Reduction = "mean",
+    **options: Unpack[LossOptions],
 ) -> Tensor:
     """Return `l_softmax_loss` of classes that are sharded over the ranks of `group`.
 
-    `features` (N, D), gathered from all ranks, and `labels` (N,), counted over all classes, are the
-    same on every rank. `weight` (C_local, D) are the rank's own rows, those of the classes
-    first_class .. first_class + C_local - 1; the shards may differ in size, at least one class
-    each, and together are all classes once. `margin` is a number from 1 to 1000 or a tensor (C_local,) of
-    one per class of the rank, `lam` >= 0, `class_chunk` how many classes' logits a rank holds at a
-    time, None for its (N, C_local). `group` None is all ranks. `reduction` is "mean" (), "sum" ()
-    or "none" (N,), over all N images, on every rank the same.
-
     Every rank must call it, and go backward with the same gradient. Forward is two all-reduces, of N
     and 2 N numbers; backward is one, of the feature gradient (N, D) in float32 at least, of which
-    each rank then has the sum: take the slice of your own images, don't reduce it again. The
+    each rank then has the sum: take the slice of your own images, and do not reduce it again. The
     gradient of the rank's own rows needs none. It costs 8 N D C_local operations, and no logits
     are kept between the passes. Precision, autocast and derivatives are as in `l_softmax_loss`.
 
+    Args:
+        features: (N, D), gathered from all ranks, the same on every rank.
+        weight: (C_local, D), the rank's own rows, those of the classes first_class to
+            first_class + C_local - 1. The shards may differ in size, with at least one class each,
+            and together are all classes once.
+        labels: (N,), counted over all classes, the same on every rank.
+        margin: a number from 1 to 1000, or a tensor (C_local,) of one per class of the rank.
+        first_class: the first class of the rank.
+        group: the ranks, None for all.
+        options: `lam`, `class_chunk` (None: all C_local classes' logits at a time) and `reduction`
+            (over all N images, the same on every rank) as in `l_softmax_loss`.
+
     Raises ArgumentError, a ValueError, for what it cannot take, and LmsmError where
     torch.distributed is not initialised or the process not in `group`; an error of one rank alone
-    leaves the others waiting. A label that no rank owns is found in the sum, hence by all: it raises
-    on the CPU, and is a NaN loss on an accelerator, which looking would make wait.
+    leaves the others waiting. A label that no rank owns shows in the sum, hence on all ranks: it
+    raises on the CPU, and is a NaN loss on an accelerator, where a check would make each step wait.
     Liu et al. 2016, arXiv 1612.02295; classes in parallel as in An et al. 2022, arXiv 2203.15565.
     """
     try:
         _check_group(group)
         _check_shard(features, weight, labels, first_class, dist.get_world_size(group))
-        margin, lam, class_chunk = checked_options(margin, weight, lam, class_chunk, reduction)
-        losses = _losses(features, weight, labels, margin, first_class, lam, class_chunk, group)
+        margin, lam, class_chunk = checked_options(margin, weight, **options)
+        nearest = (labels - first_class).clamp(0, len(weight) - 1)
+        margin_function = l_softmax_margin(margin, lam, nearest)
+        chunk = len(weight) if class_chunk is None else class_chunk
+        shard = ChunkedLogits(features, weight, labels - first_class, None, chunk)
+        losses = _losses(shard, margin_function, labels, group)
     except LmsmError as error:
         raise type(error)(f"sharded_l_softmax_loss: {error}") from None
-    return reduced(losses, reduction)
+    return reduced(losses, options.get("reduction", "mean"))
 
 
 def _check_group(group: "dist.ProcessGroup | None") -> None:
     if not (dist.is_available() and dist.is_initialized()):
         raise LmsmError(
-            "torch.distributed is not initialised: call torch.distributed.init_process_group first, or l_softmax_loss where one process holds all classes"
+            "torch.distributed is not initialised: call torch.distributed.init_process_group first, "
+            "or l_softmax_loss where one process holds all classes"
         )
-    outside: Any = (
-        dist.GroupMember.NON_GROUP_MEMBER
-    )  # no group, but what new_group gives the others
+    outside: Any = dist.GroupMember.NON_GROUP_MEMBER  # what new_group returns to other ranks
     if not (group is None or isinstance(group, dist.ProcessGroup) or group == outside):
         raise ArgumentError(
-            f"group is of type {type(group).__name__}: give a group of torch.distributed, or None for all ranks"
+            f"group is of type {type(group).__name__}: "
+            f"give a group of torch.distributed, or None for all ranks"
         )
     if dist.get_rank(group) < 0:
         raise LmsmError(
@@ -108,36 +122,26 @@ def _check_shard(
 
 
 def _losses(
-    features: Tensor,
-    weight: Tensor,
+    shard: ChunkedLogits,
+    margin: MarginFunction,
     labels: Tensor,
-    margin: float | Tensor,
-    first_class: int,
-    lam: float | Tensor,
-    class_chunk: int | None,
     group: "dist.ProcessGroup | None",
 ) -> Tensor:
-    """Return the losses (N,) for checked arguments."""
+    """Return the losses (N,) of a rank's shard, whose labels are counted from its first class."""
+    features, weight, places, _, chunk = shard
     refuse_transforms("a margin loss", features, weight)
-    chunk = len(weight) if class_chunk is None else class_chunk
-    places = labels - first_class
     owned = (places >= 0) & (places < len(weight))
     nearest = places.clamp(0, len(weight) - 1)
-    if isinstance(margin, Tensor) and margin.ndim:
-        margin = margin.index_select(0, nearest)
     with without_autocast(features):
         features = full_precision(features)
         with torch.no_grad():
             rows = full_precision(weight.index_select(0, nearest))
-            target = target_logits_with_margin(
-                features, weight, nearest, lambda cos: annealed_margin(cos, margin, lam)
-            )
+            target = target_logits_with_margin(features, weight, nearest, margin)
             target = Target(*(torch.where(owned, values, 0.0) for values in target))
-            local = chunked.rest(features, weight, places, None, chunk)
+            local = shard._replace(features=features).rest()
             rest, logit = _across_ranks(local, target.logit, owned, labels, group)
-        losses: Tensor = _ShardedCrossEntropy.apply(
-            features, weight, places, rows, rest, chunk, group, *target._replace(logit=logit)
-        )
+        known = (rows, rest, *target._replace(logit=logit))
+        losses: Tensor = _ShardedCrossEntropy.apply(features, weight, places, chunk, group, *known)
         return losses
 
 
@@ -147,7 +151,7 @@ def _across_ranks(
     """Return the log-sum-exp and the target logits over all ranks, (N,), from each rank's own."""
     top = local.clone()
     dist.all_reduce(top, dist.ReduceOp.MAX, group)
-    # Who does not own the label adds -0, who does never: a sum of -0 has had no owner.
+    # Non-owners contribute -0.0, the owner never: a sum of -0.0 means that no rank owns the label.
     logit = logit.masked_fill(logit.abs() < torch.finfo(logit.dtype).tiny, 0.0)
     logit = logit.masked_fill(~owned, -0.0)
     sums = torch.stack([(local - top).exp(), logit])
@@ -155,7 +159,8 @@ def _across_ranks(
     ownerless = (sums[1] == 0) & sums[1].signbit()
     if readable(ownerless) and ownerless.any():
         raise ArgumentError(
-            f"labels hold {int(labels[ownerless][0])}: expected a class of some rank, the shards are first_class .. first_class + C_local - 1"
+            f"labels hold {int(labels[ownerless][0])}: expected a class of some rank, the shards are "
+            f"first_class .. first_class + C_local - 1"
         )
     return top + sums[0].log(), sums[1].masked_fill(ownerless, float("nan"))
 
@@ -169,14 +174,12 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         places: Tensor,
-        rows: Tensor,
-        rest: Tensor,
         chunk: int,
         group: "dist.ProcessGroup | None",
-        *target: Tensor,
+        *known: Tensor,
     ) -> Tensor:
-        """Return the losses (N,)."""
-        logit, *differential = target
+        """Return the losses (N,); `known` are the labels' rows, r and the fields of the target."""
+        rows, rest, logit, *differential = known
         gap = rest - logit
         ctx.chunk, ctx.group = chunk, group
         ctx.save_for_backward(features, weight, places, rows, rest, gap, *differential)
@@ -193,9 +196,8 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         with without_autocast(grad):
             scaled = features * excess[:, None]
             pulls = rows * (excess * pull_weight)[:, None]
-            grad_features, grad_weight = chunked.products(
-                features, weight, places, scaled, pulls, rest, slope, None, ctx.chunk
-            )
+            logits = ChunkedLogits(features, weight, places, None, ctx.chunk)
+            grad_features, grad_weight = logits.products(scaled, pulls, rest, slope)
             grad_features.mul_(excess[:, None]).addcmul_(scaled, pull_features[:, None], value=-1)
         dist.all_reduce(grad_features, dist.ReduceOp.SUM, ctx.group)
         return grad_features, grad_weight, *[None] * 9

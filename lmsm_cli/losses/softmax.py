@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.losses.head import LinearHead, in_range
+from lmsm_cli.losses.head import LinearHead
+from lmsm_cli.losses.options import in_range
 
 
 @final
@@ -14,7 +15,8 @@ class SoftmaxLoss(LinearHead):
     """Softmax cross-entropy on a linear layer: the baseline of every comparison.
 
     The layer has no bias, as every margin loss, unless `bias`: a bias can learn the classes' shares of
-    the training images. `label_smoothing` in [0, 1] mixes the label with the uniform distribution (Szegedy et al. 2016).
+    the training images. `label_smoothing` in [0, 1] mixes the label with the uniform distribution
+    (Szegedy et al. 2016).
     """
 
     def __init__(
@@ -38,11 +40,11 @@ class SoftmaxLoss(LinearHead):
 
 @final
 class FocalLoss(LinearHead):
-    """Focal loss: (1 - p_y)^gamma times cross-entropy, which pays less for what is known already.
+    """Focal loss: (1 - p_y)^gamma times cross-entropy, which lowers the loss of easy images.
 
     `gamma` >= 0, 2 in Lin et al. 2017 (RetinaNet), 1 in LDAM-DRW's code; 0 is softmax. Class weights
-    (--reweight) multiply the loss, as Lin's alpha does. LDAM-DRW's code takes the p of (1 - p) from the
-    loss that is weighted already, p_y to the power of the weight: up to 12 times another loss.
+    (--reweight) multiply the loss, as Lin's alpha does. LDAM-DRW's code computes the p of (1 - p) from
+    the weighted loss, p_y to the power of the weight: its losses differ by up to 12 times.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class LargeMarginInSoftmaxLoss(LinearHead):
         target = torch.arange(logits.shape[1], device=labels.device) == labels[:, None]
         others = logits.masked_fill(target, float("-inf")).log_softmax(dim=1)
         excess = others.exp() - 1 / (logits.shape[1] - 1)
-        # Only then is 0 put for the target's -inf: times 0 it would be no number.
+        # Replace the target's -inf last, since -inf times 0 is NaN.
         spread = (excess * others.masked_fill(target, 0.0)).sum(dim=1)
         losses = functional.cross_entropy(logits, labels, reduction="none")
         return losses + self.strength / 2 * spread

@@ -5,42 +5,6 @@ Pure string logic: which values an option takes is known where the loss is built
 
 from lmsm_cli.errors import LmsmError
 
-_ANNEALING = ("anneal", "lambda_start", "lambda_min", "anneal_end", "gamma", "power")
-
-# The names of losses/__init__.py's HEADS and their options, for what must not wait for torch:
-# shell completion and the schema of configs. A test holds it against HEADS.
-LOSSES: dict[str, tuple[str, ...]] = {
-    "softmax": ("label_smoothing",),
-    "lsoftmax": (
-        "margin",
-        "margin_min",
-        "margin_max",
-        *_ANNEALING,
-        "weight_norm",
-        "tau",
-        "class_chunk",
-    ),
-    "asoftmax": ("margin", *_ANNEALING, "class_chunk"),
-    "cosface": ("margin", "scale", "class_chunk"),
-    "arcface": ("margin", "scale", "class_chunk"),
-    "large-margin-in-softmax": ("strength",),
-    "ldam": ("max_margin", "scale"),
-    "balanced-softmax": (),
-    "logit-adjusted": ("tau",),
-    "vs": ("gamma", "tau"),
-    "focal": ("gamma",),
-}
-
-# Of these, the ones on the scores of a linear layer, which can have a bias; a test holds it too.
-TAKE_A_BIAS = (
-    "softmax",
-    "large-margin-in-softmax",
-    "balanced-softmax",
-    "logit-adjusted",
-    "vs",
-    "focal",
-)
-
 
 def parse_spec(text: str) -> tuple[str, dict[str, str]]:
     """Return the name and the options of a spec.

@@ -20,7 +20,7 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.config.resolve import Layer, preset_names, preset_path, resolve
 from lmsm_cli.errors import CheckpointError, LmsmError
-from lmsm_cli.losses.head import options_of
+from lmsm_cli.losses.options import options_of
 from lmsm_cli.losses.registry import HEADS, build_head, check_loss
 from lmsm_cli.losses.spec import format_spec, parse_spec
 from lmsm_cli.models.classifier import ModelSpec, build_classifier

@@ -1,0 +1,89 @@
+"""The options of the losses: read from a constructor's signature, converted from text, checked."""
+
+import inspect
+from numbers import Integral, Real
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+from lmsm_cli.errors import ArgumentError, did_you_mean
+
+# What any option of a loss may be: beyond this float32 logits run out of range, and losses are NaN.
+LARGEST_OPTION = 1e9
+
+# Keyword-only arguments of a head that are no options of its spec.
+_NO_OPTIONS = ("class_counts", "bias", "total_steps")
+
+
+def options_of(head: type) -> dict[str, inspect.Parameter]:
+    """Return the options of a head: the keyword-only parameters of its constructor, by name.
+
+    A parameter `**some: Unpack[SomeOptions]` stands for the keys of that TypedDict. The default of a
+    key is the one that it is annotated with, as in `Annotated[int, 3]`, and else None.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for parameter in inspect.signature(head.__init__, eval_str=True).parameters.values():  # type: ignore[misc]
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in _NO_OPTIONS:
+            found[parameter.name] = parameter
+        if parameter.kind is parameter.VAR_KEYWORD:
+            (options,) = get_args(parameter.annotation)
+            found |= _of_typed_dict(options)
+    return found
+
+
+def _of_typed_dict(options: type) -> dict[str, inspect.Parameter]:
+    found = {}
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        kind, default = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
+        found[name] = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+        )
+    return found
+
+
+def convert(text: str, annotation: Any, place: str) -> Any:
+    """Return a text as the annotated type: a number, or one of a Literal's names.
+
+    Raises ArgumentError, which begins with `place`, where it is neither.
+    """
+    kinds = {annotation} if get_origin(annotation) is Literal else set(get_args(annotation))
+    kinds = (kinds or {annotation}) - {NoneType, Tensor}
+    names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+    if text in names:
+        return text
+    for number in kinds & {int, float}:
+        try:
+            return number(text)
+        except ValueError:
+            kind = {int: "an integer", float: "a number"}[number]
+            or_name = f" or {', '.join(names)}" if names else ""
+            raise ArgumentError(f"{place} is {text!r}: give {kind}{or_name}") from None
+    raise ArgumentError(f"{place} has no value {text!r}{did_you_mean(text, names)}")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a real number, of Python or NumPy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def in_range(name: str, value: Any, low: float, high: float = LARGEST_OPTION) -> float:
+    """Return the value of an option. Raises ArgumentError where it is not within [low, high]."""
+    if not is_number(value) or not low <= value <= high:
+        raise ArgumentError(
+            f"{name} is {value!r}: give a finite number of at least {low:g} and at most {high:g}"
+        )
+    number: float = value
+    return number
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """Return a whole number. Raises ArgumentError where it is none, or below `low`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise ArgumentError(f"{name} is {value!r}: give a whole number of at least {low}")
+    return int(value)
+
+
+def checked_chunk(class_chunk: int | None) -> int | None:
+    """Return the classes of a chunk, None for all. Raises ArgumentError for what is no number."""
+    return None if class_chunk is None else whole("class_chunk", class_chunk, 1)
