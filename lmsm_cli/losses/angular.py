@@ -15,7 +15,7 @@ from lmsm_cli.losses.options import checked_chunk, in_range
 class CosFaceLoss(NormalisedHead):
     """CosFace: s (cos - margin) for the target, everything normalised (Wang et al. 2018).
 
-    `margin` in [0, 2], 0.35 as published; `scale` is s: 30 for few classes, 64 for faces.
+    `margin` in [0, 2], 0.35 as published; `scale` is s: 30 for few classes, 64 for many.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ArcFaceLoss(NormalisedHead):
     """ArcFace: s cos(theta + margin) for the target, everything normalised (Deng et al. 2019).
 
     `margin` in radians within [0, pi/2], 0.5 as published; above theta = pi - margin the target is
-    cos - margin sin(margin), as in the authors' code. `scale` is s: 30 for few classes, 64 for faces.
+    cos - margin sin(margin), as in the authors' code. `scale` is s, as for `cosface`.
     """
 
     def __init__(

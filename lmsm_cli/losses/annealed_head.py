@@ -22,11 +22,11 @@ class AnnealedHead(Head, ABC):
     """A head whose margin, a number or one per class (C,), arrives as lambda falls.
 
     The full margin from the first step on collapses on real images, so each call in training needs
-    a `progress`, or the head `total_steps`, the number of calls of the whole training. It then counts
-    its calls in training mode with gradients on, in the buffer `calls` of its state dict, and the
-    progress is calls / total_steps, at most 1. If you accumulate gradients, count each of the calls
-    of a step. A progress that is given has precedence. State dicts with and without the count load
-    into heads with and without it.
+    a `progress`, or the head `total_steps`, the number of calls of the whole training. It then
+    counts its calls in training mode with gradients on, in the buffer `calls` of its state dict,
+    and the progress is calls / total_steps, at most 1. If you accumulate gradients, count each of
+    the calls of a step. A progress that is given has precedence. State dicts with and without the
+    count load into heads with and without it.
     """
 
     margin: int | float | Tensor
@@ -65,9 +65,9 @@ class AnnealedHead(Head, ABC):
             return given
         if counted is None:
             raise ArgumentError(
-                "progress is not given, and a margin in training needs it: give progress=, the share "
-                "of the training that is done (0 to 1), with each call, or total_steps=, the calls of "
-                "the whole training, when the head is made"
+                "progress is not given, and a margin in training needs it: give progress=, the "
+                "share of the training that is done (0 to 1), with each call, or total_steps=, the "
+                "calls of the whole training, when the head is made"
             )
         return counted
 

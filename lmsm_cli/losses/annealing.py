@@ -58,11 +58,11 @@ class Annealing:
 
     `progress` runs from 0 to 1, as a number or a tensor; `at_step` takes a step instead.
     With x = progress / end, at most 1:
-    * `power`: max(minimum, start (1 + gamma x)^-power), the authors' law. In the iteration t of T it
-      is start (1 + gamma' t)^-power with gamma' = gamma / T. Their CIFAR-10 example has
-      gamma' = 2e-5 and power 45. The paper trains for T = 18,000, hence gamma 0.36, and lambda ends
-      at 0.001. The example itself trains for T = 30,000, gamma 0.6; its last lambdas are too small
-      to change the loss.
+    * `power`: max(minimum, start (1 + gamma x)^-power), the authors' law. In the iteration t of T
+      it is start (1 + gamma' t)^-power with gamma' = gamma / T. Their CIFAR-10 example has gamma' =
+      2e-5 and power 45. The paper trains for T = 18,000, hence gamma 0.36, and lambda ends at
+      0.001. The example itself trains for T = 30,000, gamma 0.6; its last lambdas are too small to
+      change the loss.
     * `exponential`: (1 + start)^(1-x) (1 + minimum)^x - 1. It is 1 + lambda that falls
       geometrically, so minimum 0 is reached, and effective margin - 1 grows geometrically.
     * `cosine`: minimum + (start - minimum) (1 + cos(pi x)) / 2.
@@ -153,9 +153,9 @@ class Annealing:
                 return 0.0
 
     def at_step(self, step: int, num_steps: int) -> float:
-        """Return lambda at a step, counted from 0, of a training of `num_steps`; its last ever after.
+        """Return lambda at a step, counted from 0, of a training of `num_steps`.
 
-        The state is the step, so a training that goes on from a saved step goes on with its lambda.
+        The step is all its state, so a resumed training continues with its lambda.
         """
         numbers = is_number(step) and is_number(num_steps)
         if not (numbers and step >= 0 and 1 <= num_steps < math.inf):
@@ -209,5 +209,5 @@ def effective_margin(margin: float, lam: float) -> float:
 
 
 def lambda_for(margin: float, effective: float) -> float:
-    """Return the lambda that leaves `effective` of the margin, 0 where there is less to begin with."""
+    """Return the lambda that leaves `effective` of the margin, 0 where the margin is smaller."""
     return max(0.0, (margin - 1) / (effective - 1) - 1)

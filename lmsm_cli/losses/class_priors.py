@@ -15,7 +15,7 @@ from lmsm_cli.losses.options import in_range
 class LogitAdjustedLoss(LinearHead):
     """Logit-adjusted softmax: cross-entropy of z + tau ln pi (Menon et al. 2021).
 
-    A rare class must win by more while training, so that plain z serves a balanced test. `tau` >= 0.
+    In training a rare class must win by more, so that plain z suits a balanced test. `tau` >= 0.
     """
 
     needs_counts = True
@@ -46,7 +46,7 @@ class LogitAdjustedLoss(LinearHead):
 
 @final
 class BalancedSoftmaxLoss(LinearHead):
-    """Balanced softmax: cross-entropy of z + ln n (Ren et al. 2020), logit adjustment with tau 1."""
+    """Balanced softmax: cross-entropy of z + ln n (Ren et al. 2020): logit adjustment of tau 1."""
 
     needs_counts = True
 

@@ -1,8 +1,8 @@
 """Softmax cross-entropy with a margin on the target logits, and its gradient in closed form.
 
-The loss of an image is softplus(r - t): r is the log-sum-exp of its other logits, t its target logit
-with the margin. Only t depends on the margin, and t costs O(N D); r is two matrix products, as in
-plain softmax. With a = sigmoid(r - t) and q the softmax over the other classes,
+The loss of an image is softplus(r - t): r is the log-sum-exp of its other logits, t its target
+logit with the margin. Only t depends on the margin, and t costs O(N D); r is two matrix products,
+as in plain softmax. With a = sigmoid(r - t) and q the softmax over the other classes,
     dx   = a (q W - dt/dx),    dW = q^T (a x) - sum over images of a dt/dw_y.
 Masking the target before the log-sum-exp keeps a and the loss exact where the target has won:
 correcting the full log-sum-exp afterwards would cancel, down to losses of the wrong sign.
@@ -279,8 +279,8 @@ def _check_dense(name: str, values: Any) -> None:
 def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
     """Raise ArgumentError where features are not (N, D) with N > 0, labels not (N,) in 0..C-1.
 
-    The range of labels is checked on the CPU alone: reading them from an accelerator would make every
-    step wait, and its own assertion reports them.
+    The range of labels is checked on the CPU alone: reading them from an accelerator would make
+    every step wait, and its own assertion reports them.
     """
     check_weight(weight, "(C, D), two classes at least", 2)
     check_images(features, weight, labels)

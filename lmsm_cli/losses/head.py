@@ -41,8 +41,8 @@ from lmsm_cli.losses.cross_entropy import (
 from lmsm_cli.losses.margins import no_margin
 from lmsm_cli.losses.options import in_range, options_of, whole
 
-# How class weights start: as nn.Linear's, as LDAM-DRW's linear layer (He et al. 2015), or at length 1
-# in a random direction, as LDAM-DRW's normalised layer.
+# How class weights start: as nn.Linear's, as LDAM-DRW's linear layer (He et al. 2015), or at length
+# 1 in a random direction, as LDAM-DRW's normalised layer.
 Init = Literal["default", "kaiming", "unit"]
 
 
@@ -50,9 +50,9 @@ class Head(nn.Module, ABC):
     """The classifier layer and its loss; `weight` is (num_classes, num_features), float32.
 
     In training mode `losses` and `forward` are the loss of the head's name. After `eval()` they are
-    the cross-entropy of `logits`, without a margin, a prior or a smoothed label, so that heads can be
-    compared. Losses are float32, for half-precision features and under autocast too, and float64 for
-    float64 features after `head.double()`. Labels, features and options that a head cannot take
+    the cross-entropy of `logits`, without a margin, a prior or a smoothed label, so that heads can
+    be compared. Losses are float32, for half-precision features and under autocast too, and float64
+    for float64 features after `head.double()`. Labels, features and options that a head cannot take
     raise ArgumentError, a ValueError.
     """
 
@@ -72,10 +72,10 @@ class Head(nn.Module, ABC):
         self._exact: dict[str, Tensor] = {}
 
     def reset_weight(self, init: Init) -> None:
-        """Draw the class weights anew: `default` as nn.Linear does, `kaiming` and `unit` as LDAM-DRW.
+        """Draw the class weights again: `default` as nn.Linear, `kaiming` and `unit` as LDAM-DRW.
 
-        `kaiming` is the start of LDAM-DRW's linear layer, N(0, 2 / num_features), hence rows of norm
-        about 1.4; `unit` that of its normalised one, rows of norm 1. A bias keeps its start.
+        `kaiming` is the start of LDAM-DRW's linear layer, N(0, 2 / num_features), hence rows of
+        norm about 1.4; `unit` that of its normalised one, rows of norm 1. A bias keeps its start.
         """
         if init not in get_args(Init):
             raise ArgumentError(f"init is {init!r}: give {', '.join(get_args(Init))}")
@@ -89,7 +89,7 @@ class Head(nn.Module, ABC):
                 self.weight.copy_(unit(self.weight.uniform_(-1, 1)))
 
     def register_constant(self, name: str, values: Tensor | None) -> None:
-        """Keep constants (C,) of float64 as a buffer in the precision that the loss computes in.
+        """Keep constants (C,) of float64 as a buffer, in the precision of the loss.
 
         The buffer follows the class weights to another device and to float64, and is not saved.
         """
@@ -205,8 +205,8 @@ class Head(nn.Module, ABC):
 class LinearHead(Head, ABC):
     """A head on the scores w.x of a linear layer, or w.x + b with `bias`.
 
-    The code of LDAM-DRW (for cross-entropy and focal loss) and of VS-Loss has a bias, which can learn
-    the classes' shares of the training images; here it is there on request.
+    The code of LDAM-DRW (for cross-entropy and focal loss) and of VS-Loss has a bias, which can
+    learn the classes' shares of the training images; here it is there on request.
     """
 
     def __init__(self, num_features: int, num_classes: int, bias: bool) -> None:
@@ -259,12 +259,12 @@ def _drawn(num_features: int, *shape: int) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Return vectors (N, D) at length 1; a zero vector has no direction, stays zero, gets no gradient.
+    """Return vectors (N, D) at length 1; a zero vector stays zero and gets no gradient.
 
-    A vector with NaN, infinity or a norm beyond its type's range has NaN.
+    A vector with NaN, infinity or a norm beyond the range of its type becomes NaN.
     """
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    # The norm of what has NaN is NaN, for which no comparison holds: it must not count as zero.
+    # A norm of NaN, for which no comparison holds, must not count as zero.
     is_zero = norms <= 1e-12
     norms = norms.masked_fill(is_zero, 1.0)
     norms = norms.masked_fill(norms == math.inf, math.nan)
@@ -282,7 +282,8 @@ def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> 
         counts = torch.as_tensor(class_counts)
     except (TypeError, ValueError, RuntimeError):
         raise ArgumentError(
-            f"{loss}: class_counts is of type {type(class_counts).__name__}: expected the training images of each class, ({num_classes},)"
+            f"{loss}: class_counts is of type {type(class_counts).__name__}: "
+            f"expected the training images of each class, ({num_classes},)"
         ) from None
     if counts.is_complex() or counts.dtype == torch.bool:
         raise ArgumentError(
@@ -290,12 +291,14 @@ def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> 
         )
     if counts.shape != (num_classes,):
         raise ArgumentError(
-            f"{loss}: class_counts has shape {tuple(counts.shape)}: expected ({num_classes},), one per class"
+            f"{loss}: class_counts has shape {tuple(counts.shape)}: "
+            f"expected ({num_classes},), one per class"
         )
     wrong = counts[~((counts >= 1) & counts.isfinite())]
     if len(wrong):
         raise ArgumentError(
-            f"{loss}: class_counts holds {wrong[0].item():g}: expected training images, at least 1 of each class"
+            f"{loss}: class_counts holds {wrong[0].item():g}: "
+            f"expected training images, at least 1 of each class"
         )
     return counts.detach().to("cpu", torch.float64)
 

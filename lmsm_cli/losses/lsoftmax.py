@@ -1,4 +1,4 @@
-"""L-Softmax: the large-margin softmax loss with annealing, as a function and as a head; A-Softmax."""
+"""L-Softmax, the large-margin softmax loss, as a function and as a head; A-Softmax."""
 
 import math
 from typing import Literal, Unpack, final
@@ -45,17 +45,17 @@ def l_softmax_loss(
     """Return the L-Softmax loss of features under class weights and labels.
 
     The target logit |w||x| cos(theta) becomes |w||x| (lam cos(theta) + psi(theta)) / (1 + lam), the
-    others stay: margin 1 is softmax. The margin costs O(N D) over softmax: the gradient is written in
-    closed form on the N target entries. Zero features, zero weights and cosines of +-1 have finite
-    losses and gradients. Half precision inputs are computed in float32 and give float32 losses and
-    gradients of their own type. Can be differentiated once. On CUDA the gradient of repeated labels
-    is summed in no fixed order, unless torch.use_deterministic_algorithms asks for one.
+    others stay: margin 1 is softmax. The margin costs O(N D) over softmax. Zero features, zero
+    weights and cosines of +-1 have finite losses and gradients. Half precision is computed in
+    float32 and gives float32 losses and gradients of its own type. The loss can be differentiated
+    once. On CUDA the gradient of repeated labels is summed in no fixed order, unless
+    torch.use_deterministic_algorithms asks for one.
 
     Args:
         features, weight, labels: (N, D), (C, D) and (N,).
         margin: a number from 1 to 1000, or a tensor (C,) of them.
         lam: the annealing lambda, >= 0.
-        class_chunk: how many classes' logits are held at a time, for very many classes; None for all.
+        class_chunk: how many classes' logits are held at a time; None for all.
         reduction: "mean" or "sum" for (), "none" for (N,).
 
     Raises ArgumentError, a ValueError, for values, shapes and types that it cannot take.
@@ -129,9 +129,9 @@ def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
 
     m_c = low + (high - low) (n_c^(-1/4) - n_max^(-1/4)) / (n_min^(-1/4) - n_max^(-1/4)), and `high`
     for all where all classes are as large. Cao et al. 2019 (LDAM) derive the exponent: a class of n
-    images has a generalisation error of order 1 / (margin sqrt(n)), and the sum of these errors, at a
-    given sum of margins, is least for margins in proportion to n^(-1/4). Their margins are distances
-    in the logit, these are multiples of the angle.
+    images has a generalisation error of order 1 / (margin sqrt(n)), and the sum of these errors, at
+    a given sum of margins, is least for margins in proportion to n^(-1/4). Their margins are
+    distances in the logit, these are multiples of the angle.
     """
     rare = rarity(class_counts)
     spread = rare.max() - rare.min()
@@ -144,32 +144,29 @@ def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
 class LSoftmaxLoss(AnnealedHead):
     """L-Softmax, the large-margin softmax loss: the target's angle counts m times.
 
-    Loss: softmax cross-entropy with the target logit |w||x| (lambda cos(theta) + psi(theta)) /
-    (1 + lambda), as `l_softmax_loss`. Lambda falls during the training (see `Annealing`).
-    Options:
-    `margin`: from 1 to 1000; a tensor (C,) of one per class; or `auto`, which gives rare classes the
-      larger ones, from `margin_min` (1) to `margin_max` (4) (`margins_by_rarity`; needs class_counts).
-      By default 2, and `auto` with one of the bounds or on a long tail, where 2 for all can cost rare
-      classes.
-    `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes, W_c = s
-      w_c / |w_c|. With free norms a class whose target logit is negative lowers its loss by shrinking
-      |W_c|, until it is never predicted. Tau-normalisation also restores equal norms on long tails.
-      With `detached` the norms are free, and the margin turns class weights but does not change
-      their length.
-    `tau`: adds tau ln pi to every logit, the target's too, with pi the classes' shares of the training
-      images (needs class_counts). The margin asks for the same distance from all classes, the prior
-      for a larger one from common classes (logit adjustment, Menon et al. 2021).
-    `class_chunk`: hold the logits of that many classes at a time.
-    `anneal`: power, exponential, cosine, linear, constant or none, with `lambda_start` (1000; 10 for
-      cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45); `none` is
-      the full margin from the first step, which collapses on real images.
-    `total_steps`: in the place of a progress at each call (see `AnnealedHead`).
+    Cross-entropy with the target logit |w||x| (lambda cos(theta) + psi(theta)) / (1 + lambda), and
+    lambda falls during the training (Liu et al. 2016, arXiv 1612.02295).
+    * `margin`: from 1 to 1000; a tensor (C,) of one per class; or `auto`, which gives rare classes
+      the larger ones, from `margin_min` (1) to `margin_max` (4) (needs class_counts). By default 2,
+      and `auto` with one of the bounds or on a long tail, where 2 for all can cost rare classes.
+    * `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes,
+      W_c = s w_c / |w_c|. With free norms a class whose target logit is negative lowers its loss by
+      shrinking |W_c|, until it is never predicted. With `detached` the norms are free, but the
+      margin turns class weights without changing their length.
+    * `tau`: adds tau ln pi to every logit, with pi the classes' shares of the training images, for
+      a larger distance from common classes (needs class_counts; Menon et al. 2021).
+    * `class_chunk`: hold the logits of that many classes at a time.
+    * `anneal`: power, exponential, cosine, linear, constant or none, with `lambda_start` (1000; 10
+      for cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45), see
+      `Annealing`; `none` is the full margin from the first step, which collapses on real images.
+    * `total_steps`: in the place of a progress at each call (see `AnnealedHead`).
+
     On a long tail, the largest of `class_counts` over twice the smallest, `lambda_min` leaves an
     effective margin of 1.5 by default (2 margin - 3; with `auto` it is 1, which leaves 2.5 to the
-    rarest of margins up to 4), and `weight_norm` is shared beyond margin 1. Else they are 0 and free
-    (measured: benchmarks/LOG.md). The state dict holds `weight`, `shared_norm` where there is one,
+    rarest of margins up to 4), and `weight_norm` is shared beyond margin 1. Else they are 0 and
+    free (measured: benchmarks/LOG.md). The state dict holds `weight`, `shared_norm` where there is one,
     and with `total_steps` the number of `calls`.
-    Liu et al. 2016, "Large-Margin Softmax Loss for Convolutional Neural Networks".
+
     Raises ArgumentError, a ValueError, for values out of range.
 
     >>> head = LSoftmaxLoss(64, 10, margin=1.5)
@@ -289,12 +286,11 @@ def _margins(
 
 @final
 class ASoftmaxLoss(AnnealedHead):
-    """A-Softmax, SphereFace: L-Softmax on class weights of length 1.
+    """A-Softmax, SphereFace: L-Softmax on class weights of length 1 (Liu et al. 2017).
 
-    Options: `margin`, a number from 1 to 1000, 4 as published, or a tensor (C,) of one per class;
-    `class_chunk` and lambda as in `lsoftmax`, with lambda_min 2 margin - 3 by default, which for
-    margin 4 is the authors' 5. `total_steps`: see `AnnealedHead`.
-    Liu et al. 2017, "SphereFace: Deep Hypersphere Embedding for Face Recognition".
+    `margin` is a number from 1 to 1000, 4 as published, or a tensor (C,) of one per class.
+    `class_chunk`, `total_steps` and lambda are as in `lsoftmax`, with lambda_min 2 margin - 3 by
+    default, which for margin 4 is the authors' 5.
     """
 
     normalises = frozenset({"weights"})

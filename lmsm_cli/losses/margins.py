@@ -20,8 +20,8 @@ LARGEST_MARGIN = 1000
 
 MarginFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Nearer to the poles than this, in radians, a slope with 1 / sin(theta) is taken as at this distance.
-# In the gradient it is multiplied by sin(theta), so only the slope itself must be kept finite.
+# Nearer to the poles than this, in radians, a slope with 1 / sin(theta) is taken as at this
+# distance: the gradient multiplies it by sin(theta), so the slope itself must be finite.
 _POLE = 1e-3
 
 
@@ -29,8 +29,8 @@ def psi(cos: Tensor, margin: float | Tensor) -> Tensor:
     """Return psi of the angle whose cosine is `cos`, the L-Softmax target function.
 
     psi(theta) = (-1)^k cos(m theta) - 2k for theta in [k pi/m, (k+1) pi/m]: it falls from 1 at 0 to
-    1 - 2m at pi (integer m). It can be differentiated once by `cos`. The slope is at most m^2 for an
-    integer m, and at most 1000 m for any other, where the true one is unbounded as theta -> pi.
+    1 - 2m at pi (integer m). It can be differentiated once by `cos`. The slope is at most m^2 for
+    an integer m, and at most 1000 m for any other, where the true one is unbounded as theta -> pi.
 
     Args:
         cos: cosines in [-1, 1], of any shape.
@@ -143,8 +143,8 @@ def refuse_transforms(what: str, *inputs: Tensor) -> None:
     """
     if is_transformed():
         raise ArgumentError(
-            f"{what} cannot be transformed by torch.func (vmap, grad, jacrev, ...): its gradient is "
-            f"in closed form; call it on the whole batch, and differentiate with backward or "
+            f"{what} cannot be transformed by torch.func (vmap, grad, jacrev, ...): its gradient "
+            f"is in closed form; call it on the whole batch, and differentiate with backward or "
             f"torch.autograd.grad"
         )
     if torch.compiler.is_compiling() or forward_ad._current_level < 0:
@@ -166,7 +166,7 @@ def psi_and_slope(cos: Tensor, margin: int | float | Tensor) -> tuple[Tensor, Te
 
 
 def _by_polynomial(cos: Tensor, margin: int) -> tuple[Tensor, Tensor]:
-    """With c = cos(theta), cos(m theta) = T_m(c), and k follows from c at the borders cos(j pi/m)."""
+    """With c = cos(theta), cos(m theta) is T_m(c), and k follows from the borders cos(j pi/m)."""
     if margin == 1:
         return cos, torch.ones_like(cos)
     # psi is smooth in theta at the borders (sin(m theta) = 0 there), so rounding of k is harmless.
@@ -179,10 +179,7 @@ def _by_polynomial(cos: Tensor, margin: int) -> tuple[Tensor, Tensor]:
 
 
 def _chebyshev(cos: Tensor, degree: int) -> tuple[Tensor, Tensor]:
-    """Return T_degree(cos) = cos(degree theta) and U_{degree-1}(cos) = sin(degree theta)/sin(theta).
-
-    `degree` is at least 2.
-    """
+    """Return T_d(cos) = cos(d theta) and U_{d-1}(cos) = sin(d theta) / sin(theta), for d >= 2."""
     twice = 2 * cos
     first_before, first = cos, twice * cos - 1
     second_before, second = torch.ones_like(cos), twice
@@ -199,8 +196,8 @@ def _by_angle(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
     # At 0 the ratio of the sines is 0 / 0 with the limit m. At pi it has none unless m is whole.
     ratio = (margin * theta).sin() / _sine(cos).clamp_min(_POLE)
     at_zero = cos > math.cos(_POLE)
-    # A number is passed to the kernel as it is: torch.where would copy it to the device, which a CUDA
-    # graph cannot capture.
+    # A number is passed to the kernel as it is: torch.where would copy it to the device, which a
+    # CUDA graph cannot capture.
     ratio = (
         torch.where(at_zero, margin.to(ratio), ratio)
         if isinstance(margin, Tensor)

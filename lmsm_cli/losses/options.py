@@ -19,8 +19,8 @@ _NO_OPTIONS = ("class_counts", "bias", "total_steps")
 def options_of(head: type) -> dict[str, inspect.Parameter]:
     """Return the options of a head: the keyword-only parameters of its constructor, by name.
 
-    A parameter `**some: Unpack[SomeOptions]` stands for the keys of that TypedDict. The default of a
-    key is the one that it is annotated with, as in `Annotated[int, 3]`, and else None.
+    A parameter `**some: Unpack[SomeOptions]` stands for the keys of that TypedDict. The default of
+    a key is the one that it is annotated with, as in `Annotated[int, 3]`, and else None.
     """
     found: dict[str, inspect.Parameter] = {}
     for parameter in inspect.signature(head.__init__, eval_str=True).parameters.values():  # type: ignore[misc]

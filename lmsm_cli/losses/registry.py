@@ -1,7 +1,7 @@
 """The losses by name: `build_head("lsoftmax:margin=4", num_features, num_classes)`.
 
 `LOSSES` has one entry a loss, which says all that must be known of it without torch: shell
-completion, the schema of configs and `--help` cannot wait for torch. How to add a loss: see head.py.
+completion, the schema of configs and `--help` cannot wait for it. head.py says how to add a loss.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loss:
-    """What is known of a loss without torch; tests/test_json_schema.py holds it against the class."""
+    """What is known of a loss without torch; tests/test_json_schema.py compares it to the class."""
 
     place: str
     """The class, as module:Class; the module is one of this folder."""

@@ -3,8 +3,9 @@
 For training scripts of your own: no command of lmsm shards classes. The loss of an image is
 softplus(r - t), as in `cross_entropy`, and both terms are sums over the ranks. r is the log-sum-exp
 over the ranks of each rank's own (`ChunkedLogits.rest` with labels counted from the rank's first
-class: the label of another rank masks no column). The rank that owns the class of the label computes
-t. So ranks exchange a few numbers per image and, in the backward pass, one gradient per feature.
+class: the label of another rank masks no column). The rank that owns the class of the label
+computes t. So ranks exchange a few numbers per image and, in the backward pass, one gradient per
+feature.
 """
 
 from typing import Any, TypedDict, Unpack
@@ -49,11 +50,11 @@ def sharded_l_softmax_loss(
 ) -> Tensor:
     """Return `l_softmax_loss` of classes that are sharded over the ranks of `group`.
 
-    Every rank must call it, and go backward with the same gradient. Forward is two all-reduces, of N
-    and 2 N numbers; backward is one, of the feature gradient (N, D) in float32 at least, of which
+    Every rank must call it, and go backward with the same gradient. Forward is two all-reduces, of
+    N and 2 N numbers; backward is one, of the feature gradient (N, D) in float32 at least, of which
     each rank then has the sum: take the slice of your own images, and do not reduce it again. The
-    gradient of the rank's own rows needs none. It costs 8 N D C_local operations, and no logits
-    are kept between the passes. Precision, autocast and derivatives are as in `l_softmax_loss`.
+    gradient of the rank's own rows needs none. It costs 8 N D C_local operations, and no logits are
+    kept between the passes. Precision, autocast and derivatives are as in `l_softmax_loss`.
 
     Args:
         features: (N, D), gathered from all ranks, the same on every rank.
@@ -90,8 +91,8 @@ def sharded_l_softmax_loss(
 def _check_group(group: "dist.ProcessGroup | None") -> None:
     if not (dist.is_available() and dist.is_initialized()):
         raise LmsmError(
-            "torch.distributed is not initialised: call torch.distributed.init_process_group first, "
-            "or l_softmax_loss where one process holds all classes"
+            "torch.distributed is not initialised: call torch.distributed.init_process_group "
+            "first, or l_softmax_loss where one process holds all classes"
         )
     outside: Any = dist.GroupMember.NON_GROUP_MEMBER  # what new_group returns to other ranks
     if not (group is None or isinstance(group, dist.ProcessGroup) or group == outside):
@@ -159,8 +160,8 @@ def _across_ranks(
     ownerless = (sums[1] == 0) & sums[1].signbit()
     if readable(ownerless) and ownerless.any():
         raise ArgumentError(
-            f"labels hold {int(labels[ownerless][0])}: expected a class of some rank, the shards are "
-            f"first_class .. first_class + C_local - 1"
+            f"labels hold {int(labels[ownerless][0])}: expected a class of some rank, the shards "
+            f"are first_class .. first_class + C_local - 1"
         )
     return top + sums[0].log(), sums[1].masked_fill(ownerless, float("nan"))
 

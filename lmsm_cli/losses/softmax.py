@@ -1,4 +1,4 @@
-"""The losses without a margin on the target logit: softmax cross-entropy and what is built on it."""
+"""The losses without a margin on the target logit: softmax and losses that are built on it."""
 
 from typing import final
 
@@ -14,9 +14,9 @@ from lmsm_cli.losses.options import in_range
 class SoftmaxLoss(LinearHead):
     """Softmax cross-entropy on a linear layer: the baseline of every comparison.
 
-    The layer has no bias, as every margin loss, unless `bias`: a bias can learn the classes' shares of
-    the training images. `label_smoothing` in [0, 1] mixes the label with the uniform distribution
-    (Szegedy et al. 2016).
+    The layer has no bias, as every margin loss, unless `bias`: a bias can learn the classes' shares
+    of the training images. `label_smoothing` in [0, 1] mixes the label with the uniform
+    distribution (Szegedy et al. 2016).
     """
 
     def __init__(
@@ -42,9 +42,10 @@ class SoftmaxLoss(LinearHead):
 class FocalLoss(LinearHead):
     """Focal loss: (1 - p_y)^gamma times cross-entropy, which lowers the loss of easy images.
 
-    `gamma` >= 0, 2 in Lin et al. 2017 (RetinaNet), 1 in LDAM-DRW's code; 0 is softmax. Class weights
-    (--reweight) multiply the loss, as Lin's alpha does. LDAM-DRW's code computes the p of (1 - p) from
-    the weighted loss, p_y to the power of the weight: its losses differ by up to 12 times.
+    `gamma` >= 0, 2 in Lin et al. 2017 (RetinaNet), 1 in LDAM-DRW's code; 0 is softmax. Class
+    weights (--reweight) multiply the loss, as Lin's alpha does. LDAM-DRW's code computes the p of
+    (1 - p) from the weighted loss, p_y to the power of the weight: its losses differ by up to 12
+    times.
     """
 
     def __init__(

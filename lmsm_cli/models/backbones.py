@@ -166,7 +166,8 @@ def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
     damaged = first_non_finite(given)
     if damaged is not None:
         raise CheckpointError(
-            f"pretrained {source!r} holds numbers that are not finite (NaN or infinity), first in the tensor {damaged!r}: a training cannot start from them; take another file"
+            f"pretrained {source!r} holds numbers that are not finite (NaN or infinity), first in "
+            f"the tensor {damaged!r}: a training cannot start from them; take another file"
         )
     own = backbone.state_dict()
     if model.startswith("vgg"):  # our features sit one level deeper
@@ -182,16 +183,14 @@ def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
     )
     if unusable:
         raise LmsmError(
-            f"pretrained {source!r} does not fit {model}: {len(unusable)} of {len(wanted)} tensors are missing or of another shape, first {unusable[0]!r}"
+            f"pretrained {source!r} does not fit {model}: {len(unusable)} of {len(wanted)} tensors "
+            f"are missing or of another shape, first {unusable[0]!r}"
         )
     backbone.load_state_dict({key: given[key] for key in wanted}, strict=False)
 
 
 def first_non_finite(state: Mapping[str, Any]) -> str | None:
-    """Return the name of the first tensor of a state dict that holds NaN or infinity, None for none.
-
-    What is no tensor of numbers is passed over.
-    """
+    """Return the name of the first tensor that holds NaN or infinity, None if all are finite."""
     for name, value in state.items():
         if isinstance(value, Tensor) and not bool(value.isfinite().all()):
             return name
@@ -206,7 +205,8 @@ def _imagenet_weights(model: str) -> Mapping[str, Tensor]:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise LmsmError(
-            f"cannot download {weights.url}: {error}; download it elsewhere and give the file's path to --pretrained"
+            f"cannot download {weights.url}: {error}; "
+            f"download it elsewhere and give the file's path to --pretrained"
         ) from None
     return state
 
@@ -218,7 +218,8 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
         raise LmsmError(f"pretrained file {path} is no state dict: {first_line(error)}") from None
     if isinstance(state, Mapping) and "schema" in state and "model" in state:
         raise LmsmError(
-            f"pretrained file {path} is a checkpoint of an lmsm run: --pretrained takes weights of torchvision's nets alone; `lmsm resume` goes on with a run, to more --epochs too"
+            f"pretrained file {path} is a checkpoint of an lmsm run: --pretrained takes weights of "
+            f"torchvision's nets alone; `lmsm resume` goes on with a run, to more --epochs too"
         )
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise LmsmError(f"pretrained file {path} is no state dict of tensors")
@@ -234,7 +235,8 @@ def check_model(model: str, pretrained: str | None, *, channels: int, image_size
         smallest = BACKBONES[model](channels).smallest_image
     if image_size < smallest:
         raise LmsmError(
-            f"{model} needs images of at least {smallest} pixels, these have {image_size}; take resnet18 or a paper- net"
+            f"{model} needs images of at least {smallest} pixels, these have {image_size}; "
+            f"take resnet18 or a paper- net"
         )
     if pretrained and model not in _TORCHVISION:
         raise LmsmError(
