@@ -164,8 +164,8 @@ class LSoftmaxLoss(AnnealedHead):
     On a long tail, the largest of `class_counts` over twice the smallest, `lambda_min` leaves an
     effective margin of 1.5 by default (2 margin - 3; with `auto` it is 1, which leaves 2.5 to the
     rarest of margins up to 4), and `weight_norm` is shared beyond margin 1. Else they are 0 and
-    free (measured: benchmarks/LOG.md). The state dict holds `weight`, `shared_norm` where there is one,
-    and with `total_steps` the number of `calls`.
+    free (measured: benchmarks/LOG.md). The state dict holds `weight`, `shared_norm` where there is
+    one, and with `total_steps` the number of `calls`.
 
     Raises ArgumentError, a ValueError, for values out of range.
 
