@@ -197,10 +197,16 @@ class SilentDisplay(Display):
         self.warned.append(text)
 
 
+def evaluation(path, display, *, adjust=None, tau_norm=None, device="auto", **subject):
+    """Return what `lmsm eval` finds; `subject` are the fields of Subject."""
+    # its modules count threads when they are imported
+    from lmsm_cli.inference.evaluate import RequestedCorrection, Subject, evaluate_checkpoint
+
+    methods = {"adjust": adjust, "tau-norm": tau_norm}
+    wanted = [RequestedCorrection(name, tau) for name, tau in methods.items() if tau is not None]
+    return evaluate_checkpoint(path, display, Subject(**subject), *wanted, device=device)
+
+
 def evaluate(path, display, **options):
     """Return the scores that `lmsm eval` prints."""
-    from lmsm_cli.inference.evaluate import (
-        evaluation_of,  # its modules count threads when they are imported
-    )
-
-    return evaluation_of(path, display, **options).scores.to_json()
+    return evaluation(path, display, **options).scores.to_json()

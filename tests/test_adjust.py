@@ -303,10 +303,10 @@ def test_images_of_ones_own_are_corrected_by_the_runs_validation(run, tmp_path):
 def test_scores_of_the_images_that_tau_was_chosen_on_come_with_a_warning(run):
     """`--split validation` with auto is said to flatter, a given tau is not."""
     display = SilentDisplay()
-    scores = evaluate(run, display, split_name="validation", adjust="auto")
+    scores = evaluate(run, display, split="validation", adjust="auto")
     assert ["flatter" in text for text in display.warned] == [True]
     assert scores["balanced_accuracy"] == scores["adjustment"]["chosen_on"]["balanced_accuracy"]
-    evaluate(run, display, split_name="validation", adjust=1.0)
+    evaluate(run, display, split="validation", adjust=1.0)
     assert len(display.warned) == 1
 
 
@@ -372,7 +372,7 @@ def test_tau_is_not_chosen_on_other_data_than_the_runs(run, tmp_path):
 
 
 def test_a_correction_that_cannot_be_had_is_refused_before_data_is_read(tmp_path):
-    """Both at once, equal counts and shared norms are told with no data on disk."""
+    """Equal counts and shared norms are refused with no data on disk."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
     choices = {
         "dataset": "folder",
@@ -388,8 +388,6 @@ def test_a_correction_that_cannot_be_had_is_refused_before_data_is_read(tmp_path
     run = start_run(config(tmp_path / "runs", **choices), SilentDisplay(), with_plots=False)
     (tmp_path / "data").rename(tmp_path / "gone")
     for choice, message in (
-        ({"adjust": 1.0, "tau_norm": 1.0}, "exclude each other"),
-        ({"images": tmp_path, "split_name": "validation"}, "exclude each other"),
         ({"adjust": 1.0}, "every class has 14 training images"),
         ({"tau_norm": "auto"}, "same norm"),
     ):

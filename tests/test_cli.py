@@ -214,6 +214,7 @@ def test_show_config_names_every_origin(capsys):
         (["eval", "text.pt", "--tau-norm", "7"], 2, "--tau-norm is '7': give a number from 0 to 1"),
         (["eval", "text.pt", "--tau-norm", "inf"], 2, "--tau-norm is 'inf'"),
         (["eval", "text.pt", "--adjust", "1", "--tau-norm", "auto"], 2, "exclude each other"),
+        (["eval", "text.pt", "--images", ".", "--split", "validation"], 2, "exclude each other"),
         (
             ["eval", "text.pt", "--split", "vali"],
             2,

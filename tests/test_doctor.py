@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsm_cli.commands import diagnosis
 from lmsm_cli.commands.app import main
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.sources import SOURCES
@@ -142,7 +141,7 @@ def test_a_check_that_fails_is_a_problem(tmp_path, monkeypatch, capsys):
     def fail():
         raise RuntimeError("could not create a primitive")
 
-    monkeypatch.setattr(diagnosis, "_arithmetic", fail)
+    monkeypatch.setattr("lmsm_cli.commands.checks._arithmetic", fail)
     checks = examined(capsys, "--data-dir", tmp_path, code=1)
     assert checks["arithmetic"]["found"] == "cannot be checked: could not create a primitive"
     assert checks["cache"]["status"] == "ok"

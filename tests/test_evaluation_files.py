@@ -12,10 +12,9 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DiskError
-from lmsm_cli.inference.evaluate import evaluation_of
 from lmsm_cli.inference.evaluation_files import worst_mistakes, write_features
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, save, write_class_folders
+from tests.conftest import SilentDisplay, evaluation, save, write_class_folders
 
 PLOTS = {
     "confusion.png",
@@ -88,7 +87,7 @@ def test_the_worst_mistakes_are_the_surest(run, by_hand, number):
     shares, guesses = logits.softmax(1).max(1)
     wrong = [i for i in range(len(labels)) if guesses[i] != labels[i]]
     surest = sorted(wrong, key=lambda i: -shares[i].item())[:number]
-    found = worst_mistakes(evaluation_of(run, SilentDisplay()), number)
+    found = worst_mistakes(evaluation(run, SilentDisplay()), number)
     assert len(found) == min(number, len(wrong))
     assert [m.probability for m in found] == pytest.approx(
         [shares[i].item() for i in surest], abs=1e-5
@@ -139,7 +138,7 @@ def test_two_features_come_with_their_picture(flat_run, tmp_path):
 def test_features_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     """A disk that fills up leaves the old file and no half of the new one."""
     (tmp_path / "x.npz").write_bytes(b"old")
-    found = evaluation_of(run, SilentDisplay())
+    found = evaluation(run, SilentDisplay())
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -153,11 +152,11 @@ def test_features_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
 def test_what_an_adjustment_answers_is_what_is_drawn(run):
     """With --adjust predictions and probabilities are the corrected ones, as the scores are."""
-    found = evaluation_of(run, SilentDisplay(), adjust=1.0)
+    found = evaluation(run, SilentDisplay(), adjust=1.0)
     labels = found.labelled.labels.numpy()
     assert found.scores.accuracy == pytest.approx((found.predictions == labels).mean())
     assert np.array_equal(found.probabilities.argmax(1), found.predictions)
-    assert (found.predictions != evaluation_of(run, SilentDisplay()).predictions).any()
+    assert (found.predictions != evaluation(run, SilentDisplay()).predictions).any()
 
 
 def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):

@@ -68,7 +68,7 @@ def softmax(logits):
 def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
     """Every backbone and every head: raw uint8 images in, in any number; the checkpoint's logits out."""
     file = write_checkpoint(tmp_path, model, loss)
-    exporting.export(file, SilentDisplay(), num_images=8)
+    exporting.export_checkpoint(file, SilentDisplay(), num_images=8)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "model.onnx"}
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
@@ -95,7 +95,7 @@ def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
 def test_torch_program_needs_no_lmsm(tmp_path, model, loss):
     """A fresh process that cannot import lmsm_cli loads the .pt2 and gets logits and class names."""
     file = write_checkpoint(tmp_path, model, loss)
-    exporting.export(file, SilentDisplay(), form="torch", num_images=8)
+    exporting.export_checkpoint(file, SilentDisplay(), form="torch", num_images=8)
     images = drawn_images(3)
     np.save(tmp_path / "images.npy", images)
     code = (
@@ -125,7 +125,7 @@ def test_torch_program_needs_no_lmsm(tmp_path, model, loss):
 
 def test_the_file_says_what_it_is(tmp_path):
     """ONNX metadata: class names in order, image size, normalisation, loss; no path of this machine."""
-    exporting.export(
+    exporting.export_checkpoint(
         write_checkpoint(tmp_path, loss="cosface:scale=20", channels=1, side=8),
         SilentDisplay(),
         num_images=8,
@@ -162,7 +162,7 @@ def test_other_answers_leave_no_file(tmp_path, monkeypatch, form):
 
     monkeypatch.setattr(exporting, "_program", wrong)
     with pytest.raises(RunError, match="other answers than the checkpoint"):
-        exporting.export(file, SilentDisplay(), form=form, out=out, num_images=8)
+        exporting.export_checkpoint(file, SilentDisplay(), form=form, out=out, num_images=8)
     assert out.read_text() == "before"
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", out.name}
 
@@ -179,7 +179,7 @@ def test_normalisation_that_is_a_little_off_is_noticed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(exporting, "_program", wrong)
     with pytest.raises(RunError, match="0 get another class"):
-        exporting.export(file, SilentDisplay(), form="torch", num_images=8)
+        exporting.export_checkpoint(file, SilentDisplay(), form="torch", num_images=8)
 
 
 def test_a_run_is_verified_on_its_own_test_images(tmp_path, capsys):
@@ -216,7 +216,9 @@ def test_a_run_is_verified_on_its_own_test_images(tmp_path, capsys):
 def test_missing_data_is_said_and_nothing_is_downloaded(tmp_path):
     """Without the data the verification is on drawn images: a warning and the result say so."""
     display = SilentDisplay()
-    document = exporting.export(write_checkpoint(tmp_path), display, form="torch", num_images=8)
+    document = exporting.export_checkpoint(
+        write_checkpoint(tmp_path), display, form="torch", num_images=8
+    )
     assert document["verification"]["of"] == "drawn images"
     (warning,) = display.warned
     assert "cifar10 is not below" in warning
@@ -229,7 +231,7 @@ def test_missing_packages_name_the_command(tmp_path, monkeypatch):
     with pytest.raises(
         LmsmError, match=r"pip install 'onnx>=[\d.]+' 'onnxruntime>=[\d.]+' 'onnxscript>=[\d.]+'$"
     ) as caught:
-        exporting.export(tmp_path / "none.pt", SilentDisplay())
+        exporting.export_checkpoint(tmp_path / "none.pt", SilentDisplay())
     assert caught.value.exit_code == 2
 
 
@@ -276,7 +278,7 @@ def test_top1_is_equal_on_real_images(real_data, tmp_path):
     ]
     assert main([*command, "--loss", "lsoftmax", "--out", str(tmp_path / "runs")]) == 0
     (run,) = (tmp_path / "runs").iterdir()
-    document = exporting.export(run, SilentDisplay())
+    document = exporting.export_checkpoint(run, SilentDisplay())
     assert document["verification"]["of"] == "test images of cifar10"
     assert document["verification"]["images"] == 1000
     images = sources.load("cifar10", tmp_path, "test").images.permute(0, 3, 1, 2).contiguous()

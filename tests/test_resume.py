@@ -14,7 +14,6 @@ from lmsm_cli import load_checkpoint
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, StoppedError
-from lmsm_cli.inference.evaluate import evaluation_of
 from lmsm_cli.inference.export import export
 from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.losses.registry import HEADS, check_loss
@@ -25,7 +24,7 @@ from lmsm_cli.training.collapse import MetricAccumulator
 from lmsm_cli.training.resume import config_hash, fingerprint
 from lmsm_cli.training.run import resume_run, start_run
 from lmsm_cli.training.step import new_optimizer, optimizer_state, restore_optimizer
-from tests.conftest import SilentDisplay, write_class_folders
+from tests.conftest import SilentDisplay, evaluation, write_class_folders
 from tests.test_checkpoint import damage
 
 TIMES = {"seconds", "images_per_second"}
@@ -659,7 +658,7 @@ def test_a_last_layer_with_a_bias_is_read_back(tmp_path):
         wanted = features @ saved["head.weight"].T + saved["head.bias"]
         torch.testing.assert_close(load_checkpoint(path)(images), wanted, rtol=1e-4, atol=1e-4)
     export(path, SilentDisplay(), form="torch", out=tmp_path / "x.pt2")
-    found = evaluation_of(path, SilentDisplay(), tau_norm=0.0)
+    found = evaluation(path, SilentDisplay(), tau_norm=0.0)
     assert found.scores.accuracy == found.scores.adjustment.unadjusted.accuracy
     state = checkpoint.load(path / "checkpoint.pt")
     del state["config"]["head_bias"], state["config"]["head_init"], state["model"]["head.bias"]

@@ -151,7 +151,7 @@ def test_evaluate_on_validation_and_best(finished):
     """The validation split of the run can be scored, and best.pt like any checkpoint."""
     path = finished[0].path
     rows = read_run(path).metrics
-    scores = evaluate(path, SilentDisplay(), split_name="validation")
+    scores = evaluate(path, SilentDisplay(), split="validation")
     assert scores["accuracy"] == pytest.approx(rows[-1]["val_accuracy"])
     best = evaluate(path / "best.pt", SilentDisplay())
     assert best["accuracy"] == read_run(path).scores.best_on_validation.accuracy
@@ -163,7 +163,7 @@ def test_other_data_than_the_runs_has_no_validation_split(finished, tmp_path):
     state["config"]["factor"] = 0.5  # as if there were more images than in training
     checkpoint.save(state, tmp_path / "c.pt")
     with pytest.raises(DataError, match="other training images than the run had"):
-        evaluate(tmp_path / "c.pt", SilentDisplay(), split_name="validation")
+        evaluate(tmp_path / "c.pt", SilentDisplay(), split="validation")
     assert evaluate(tmp_path / "c.pt", SilentDisplay())["split"] == "test"
 
 

@@ -16,7 +16,7 @@ from lmsm_cli.commands import limits
 from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
 from lmsm_cli.commands.completion import answering_shells
-from lmsm_cli.commands.console import spell_out, stderr_console
+from lmsm_cli.commands.console import print_line, spell_out, stderr_console
 from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.doctor import doctor
 from lmsm_cli.commands.evaluate import evaluate
@@ -25,10 +25,9 @@ from lmsm_cli.commands.losses import losses
 from lmsm_cli.commands.predict import predict
 from lmsm_cli.commands.presets import presets
 from lmsm_cli.commands.report import report
-from lmsm_cli.commands.resume import resume
 from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.sweep import sweep
-from lmsm_cli.commands.train import train
+from lmsm_cli.commands.train import resume, train
 from lmsm_cli.errors import DiskError, LmsmError, OutOfMemoryError, StoppedError
 from lmsm_cli.runtime.signals import raise_on_signals
 
@@ -113,7 +112,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except StoppedError as stopped:
         if not stopped.shown_elsewhere:
-            stderr_console().print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+            print_line(str(stopped), stderr_console())
         return stopped.exit_code
     except LmsmError as error:
         if not error.shown_elsewhere:
@@ -160,6 +159,4 @@ def _print_error(error: LmsmError) -> None:
     if len(lines) > 1:
         console.print(f"{len(lines)} problems")
     for line in lines:
-        console.print(
-            ("  " if len(lines) > 1 else "") + line, markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(("  " if len(lines) > 1 else "") + line, console)

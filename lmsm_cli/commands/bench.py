@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import Quiet
+from lmsm_cli.commands.options import Device, Quiet
 from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError, did_you_mean
 
@@ -24,11 +24,14 @@ def bench(
     precision: Annotated[
         str, typer.Option(metavar="P,...", help="fp32, bf16, bf16-conv (CPU).")
     ] = "fp32,bf16",
-    batch_size: Annotated[int, typer.Option(min=2, help="Images in a training step.")] = 128,
+    batch_size: Annotated[
+        int, typer.Option(metavar="INTEGER", min=2, help="Images in a training step.")
+    ] = 128,
     seconds: Annotated[
-        float, typer.Option(min=0.01, help="Timed seconds of each model and precision.")
+        float,
+        typer.Option(metavar="NUMBER", min=0.01, help="Timed seconds of each model and precision."),
     ] = 2.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:

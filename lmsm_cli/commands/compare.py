@@ -13,57 +13,67 @@ from lmsm_cli.errors import LmsmError, visible
 if TYPE_CHECKING:
     from lmsm_cli.comparison.records import Comparison
 
-_PATHS = typer.Argument(
-    help="Run folders, or folders of runs.", metavar="RUN", autocompletion=completion.run_folders
-)
+_Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Run folders, or folders of runs.",
+        metavar="RUN",
+        autocompletion=completion.run_folders,
+    ),
+]
+_By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEYS",
+        help="Put runs together that share these choices, such as loss or loss,lr, and average over "
+        "all others (default: over the seed only). Runs on other images are never averaged.",
+    ),
+]
+_Baseline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the others are held against: a loss, or the name of a row (default: softmax).",
+    ),
+]
+_Sort = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCORE",
+        help="Put the best first by this score, such as few or balanced_accuracy.",
+    ),
+]
+_OnlyChanged = Annotated[
+    bool,
+    typer.Option(
+        "--only-changed", help="Leave out scores and classes in which all rows are alike."
+    ),
+]
+_Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
+_Csv = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Write all numbers as CSV too; - prints them instead of tables."
+    ),
+]
+_Html = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a report page too, with curves and pictures."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
 def compare(
-    paths: Annotated[list[Path], _PATHS],
-    by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEYS",
-            help="Put runs together that share these choices, such as loss or loss,lr, and average over all others (default: over the seed only). Runs on other images are never averaged.",
-        ),
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What the others are held against: a loss, or the name of a row (default: softmax).",
-        ),
-    ] = None,
-    sort: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCORE",
-            help="Put the best first by this score, such as few or balanced_accuracy.",
-        ),
-    ] = None,
-    only_changed: Annotated[
-        bool,
-        typer.Option(
-            "--only-changed", help="Leave out scores and classes in which all rows are alike."
-        ),
-    ] = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables as Markdown.")
-    ] = False,
-    csv: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write all numbers as CSV too; - prints them instead of tables."
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a report page too, with curves and pictures."),
-    ] = None,
+    paths: _Paths,
+    by: _By = None,
+    baseline: _Baseline = None,
+    sort: _Sort = None,
+    only_changed: _OnlyChanged = False,
+    markdown: _Markdown = False,
+    csv: _Csv = None,
+    html: _Html = None,
     quiet: Quiet = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.")
-    ] = False,
+    json: _Json = False,
 ) -> None:
     """Compare runs: mean and sd over seeds, and whether the difference to a baseline can be trusted.
 
@@ -83,11 +93,11 @@ the interval that holds it with 95% confidence, and a verdict.
         check_place(file)
     records = [read_run(path, with_metrics=html is not None) for path in find_runs(paths)]
     comparison = compare_runs(records, by=_names(by), baseline=baseline, sort=sort)
-    passed = (
+    deeper = (
         f"{visible(str(folder))} holds runs too, which were not looked at: give it as well"
         for folder in runs_below(paths)
     )
-    comparison = replace(comparison, notes=(*comparison.notes, *passed))
+    comparison = replace(comparison, notes=(*comparison.notes, *deeper))
     if csv and not prints_csv:
         write_whole(csv, to_csv(comparison))
     if html is not None:
@@ -97,7 +107,7 @@ the interval that holds it with 95% confidence, and a verdict.
     if json:
         print_json(comparison.to_json())
     elif prints_csv:
-        stdout_console().out(to_csv(comparison), end="", highlight=False)
+        stdout_console().out(to_csv(comparison), end="")
     else:
         print_comparison(comparison, only_changed=only_changed, markdown=markdown)
 
@@ -117,9 +127,9 @@ def print_comparison(
     console = stdout_console()
     if markdown:
         for table in comparison_tables(comparison, only_changed=only_changed):
-            console.out(to_markdown(table), highlight=False)
+            console.out(to_markdown(table))
     else:
         for table in comparison_tables(comparison, width=console.width, only_changed=only_changed):
             console.print(table)
     for note in comparison_notes(comparison):
-        console.print(visible(note), markup=False, highlight=False)
+        console.print(visible(note), markup=False)

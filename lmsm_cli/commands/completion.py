@@ -17,17 +17,18 @@ _ASKED = "_LMSM_COMPLETE"
 _BREAKS = (":", "=")
 
 
-def of(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return what offers these names."""
+def one_of(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what offers these values."""
+    known = tuple(values)
 
     def offered(incomplete: str) -> list[str]:
-        return _offered(incomplete, names)
+        return _offered(incomplete, known)
 
     return offered
 
 
-devices = of(("auto", "cpu", "cuda"))
-loss_names = of(LOSSES)
+devices = one_of(("auto", "cpu", "cuda"))
+loss_names = one_of(LOSSES)
 
 
 def presets(incomplete: str) -> list[str]:
@@ -64,16 +65,6 @@ def checkpoints(incomplete: str) -> list[str]:
     return _offered(
         incomplete, _inside(incomplete, lambda path: path.suffix == ".pt" or is_run(path))
     )
-
-
-def one_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return what offers these values."""
-    known = tuple(choices)
-
-    def offer(incomplete: str) -> list[str]:
-        return _offered(incomplete, known)
-
-    return offer
 
 
 def _inside(incomplete: str, wanted: Callable[[Path], bool]) -> list[str]:

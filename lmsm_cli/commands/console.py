@@ -53,15 +53,20 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, or don't: a training must outlive its terminal, and the log has the messages."""
+        """Write if anybody reads: a training must outlive its terminal, and the log has the messages."""
         with contextlib.suppress(OSError, ValueError):  # ValueError: closed
             return self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, or don't."""
+        """Flush if anybody reads."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
+
+
+def print_line(text: str, console: "Console | None" = None) -> None:
+    """Print a text as it is, without markup and unwrapped; on stdout where no console is given."""
+    (console or stdout_console()).print(text, markup=False, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lmsm_cli.commands.compare import print_comparison
-from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.console import print_json, print_line
 from lmsm_cli.commands.options import Quiet
 from lmsm_cli.config import Config
 from lmsm_cli.config.resolve import Layer, resolve
@@ -33,8 +33,12 @@ _PICTURE_LOSS = "lsoftmax:margin={},lambda_min=0,weight_norm=shared"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to make the demo's folder in.")] = Path("runs"),
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each loss, with seeds 0, 1, ...")] = 3,
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="Folder to make the demo's folder in.")
+    ] = Path("runs"),
+    seeds: Annotated[
+        int, typer.Option(metavar="INTEGER", min=1, help="Runs of each loss, with seeds 0, 1, ...")
+    ] = 3,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
@@ -57,19 +61,8 @@ margins too. Takes a minute or two on two cores and needs no GPU.
         print_json(comparison.to_json() | {"picture": str(picture)})
         return
     print_comparison(comparison)
-    console = stdout_console()
-    console.print(
-        f"2-D features under margins 1 to 4: {picture}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(
-        f"all runs: lmsm compare {shlex.quote(str(folder / 'comparison'))}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    print_line(f"2-D features under margins 1 to 4: {picture}")
+    print_line(f"all runs: lmsm compare {shlex.quote(str(folder / 'comparison'))}")
 
 
 def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
@@ -84,7 +77,7 @@ def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
 
 def _draw_features(folder: Path, display: "Display") -> Path:
     """Train one 2-D net for each margin and draw what it makes of the test images."""
-    from lmsm_cli.inference import evaluate as evaluation
+    from lmsm_cli.inference.evaluate import features_of_test_images
     from lmsm_cli.reports.plots import plot_features
     from lmsm_cli.training.run import start_run
 
@@ -94,7 +87,7 @@ def _draw_features(folder: Path, display: "Display") -> Path:
         display.info(f"2-D features, margin {margin}")
         run = start_run(config, display, with_plots=False)
         assert run is not None
-        features, labels, classes = evaluation.features(run.path, display)
+        features, labels, classes = features_of_test_images(run.path, display)
         panels.append((f"m = {margin}", features, labels))
     plot_features(panels, classes, folder / "features.png")
     return folder / "features.png"

@@ -12,11 +12,13 @@ from lmsm_cli.config.resolve import resolve
 def doctor(
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Where to look for data (default: $LMSM_DATA_DIR, else data)."),
+        typer.Option(
+            metavar="PATH", help="Where to look for data (default: $LMSM_DATA_DIR, else data)."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder that run folders are to be made in.")] = Path(
-        "runs"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="Folder that run folders are to be made in.")
+    ] = Path("runs"),
     clear_cache: Annotated[
         bool,
         typer.Option(
@@ -31,7 +33,7 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from lmsm_cli.commands.diagnosis import diagnose
+    from lmsm_cli.commands.checks import diagnose
     from lmsm_cli.data.cache import clear
     from lmsm_cli.reports.tables_checks import checks_table
 

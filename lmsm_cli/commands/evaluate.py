@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lmsm_cli.commands import completion
-from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import FollowLinks, Quiet
+from lmsm_cli.commands.completion import one_of
+from lmsm_cli.commands.console import print_json, print_line, stdout_console
+from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet
 from lmsm_cli.errors import LmsmError, check_choice
 
 if TYPE_CHECKING:
@@ -19,110 +19,115 @@ _SPLITS = ("test", "validation")
 _WORST = 25
 _MOST_WORST = 1000
 
+_Split = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=one_of(_SPLITS),
+        help="Which of the run's own images: test or validation.",
+    ),
+]
+_Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Other images to evaluate on: a folder with one folder for each class.",
+    ),
+]
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH", help="Where the run's data is now. (default: where the run had it)"
+    ),
+]
+_SkipUnreadable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable",
+        help="Go on without the images of --images that cannot be read, which are told.",
+    ),
+]
+_Adjust = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TAU",
+        help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of "
+        "the training images is taken from its score. 1 is what theory asks for after softmax; "
+        "auto takes the best on the run's validation images.",
+    ),
+]
+_TauNorm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TAU",
+        help="Correct for rare classes by tau-normalisation: a class's weights are divided by "
+        "their norm to the power of TAU, 0 to 1; auto as above.",
+    ),
+]
+_Confusion = Annotated[
+    bool, typer.Option("--confusion", help="Print too which class was taken for which.")
+]
+_Plots = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Draw confusion matrix, reliability and the worst mistakes there; "
+        "of a net with two features these too.",
+    ),
+]
+_Worst = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Mistakes on the sheet of --plots, those the classifier was surest of. (default: 25)",
+    ),
+]
+_Features = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the images' features, labels, predictions and the class names to an .npz file; "
+        "two features also as a picture, .png.",
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")]
+
 
 def evaluate(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints
-        ),
-    ],
-    split: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=completion.of(_SPLITS),
-            help="Which of the run's own images: test or validation.",
-        ),
-    ] = "test",
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Other images to evaluate on: a folder with one folder for each class."),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where the run's data is now. (default: where the run had it)"),
-    ] = None,
+    checkpoint: Checkpoint,
+    split: _Split = "test",
+    images: _Images = None,
+    data_dir: _DataDir = None,
     follow_links: FollowLinks = False,
-    skip_unreadable: Annotated[
-        bool,
-        typer.Option(
-            "--skip-unreadable",
-            help="Go on without the images of --images that cannot be read, which are told.",
-        ),
-    ] = False,
-    adjust: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TAU",
-            help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of the training images is taken from its score. 1 is what theory asks for after softmax; auto takes the best on the run's validation images.",
-        ),
-    ] = None,
-    tau_norm: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TAU",
-            help="Correct for rare classes by tau-normalisation: a class's weights are divided by their norm to the power of TAU, 0 to 1; auto as above.",
-        ),
-    ] = None,
-    confusion: Annotated[
-        bool, typer.Option("--confusion", help="Print too which class was taken for which.")
-    ] = False,
-    plots: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Draw confusion matrix, reliability and the worst mistakes there; of a net with two features these too.",
-        ),
-    ] = None,
-    worst: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Mistakes on the sheet of --plots, those the classifier was surest of. (default: 25)",
-        ),
-    ] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the images' features, labels, predictions and the class names to an .npz file; two features also as a picture, .png.",
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)
-    ] = "auto",
+    skip_unreadable: _SkipUnreadable = False,
+    adjust: _Adjust = None,
+    tau_norm: _TauNorm = None,
+    confusion: _Confusion = False,
+    plots: _Plots = None,
+    worst: _Worst = None,
+    features: _Features = None,
+    device: Device = "auto",
     quiet: Quiet = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    json: _Json = False,
 ) -> None:
     """Evaluate a trained classifier: accuracy, precision and F1 of every class."""
-    corrections = {
-        "adjust": _tau("--adjust", adjust),
-        "tau_norm": _tau("--tau-norm", tau_norm, largest=1.0),
-    }
+    wanted = _correction(adjust, tau_norm)
     if worst is not None and not plots:
         raise LmsmError("--worst is how many mistakes --plots draws: give --plots FOLDER too")
     if worst is not None and not 1 <= worst <= _MOST_WORST:
         raise LmsmError(f"--worst is {worst}: give a number from 1 to {_MOST_WORST}")
     check_choice("--split", split, _SPLITS)
+    if images is not None and split != "test":
+        raise LmsmError(f"--images and --split {split} exclude each other; give one of them")
     _check_targets(plots, features)
+    # imports torch, which a mistyped tau must not wait for
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.inference import (
-        evaluate as evaluation,  # imports torch, which a mistyped tau must not wait for
-    )
+    from lmsm_cli.inference.evaluate import RequestedCorrection, Subject, evaluate_checkpoint
 
+    subject = Subject(split, images, data_dir, follow_links, skip_unreadable)
+    correction = RequestedCorrection(*wanted) if wanted else None
     with new_display(quiet) as display:
-        found = evaluation.evaluation_of(
-            checkpoint,
-            display,
-            split_name=split,
-            images=images,
-            data_dir=data_dir,
-            follow_links=follow_links,
-            skip_unreadable=skip_unreadable,
-            device=device,
-            **corrections,
-        )
+        found = evaluate_checkpoint(checkpoint, display, subject, correction, device)
         _write(found, plots, worst or _WORST, features, display)
     if json:
         print_json(found.scores.to_json())
@@ -159,11 +164,11 @@ def _print(scores: "EvaluationDocument", *, with_confusion: bool) -> None:
     from lmsm_cli.reports import tables
 
     console = stdout_console()
-    console.print(tables.evaluated_line(scores), markup=False, soft_wrap=True)
+    print_line(tables.evaluated_line(scores), console)
     console.print(tables.per_class_table(scores))
     console.print(tables.summary_table(scores))
     if absent := tables.absent_line(scores):
-        console.print(absent, markup=False, highlight=False, soft_wrap=True)
+        print_line(absent, console)
     console.print(tables.reliability_table(scores))
     if with_confusion:
         console.print(tables.confusion_table(scores))
@@ -172,10 +177,17 @@ def _print(scores: "EvaluationDocument", *, with_confusion: bool) -> None:
         console.print(tables.adjustment_line(scores.adjustment), soft_wrap=True)
 
 
-def _tau(flag: str, text: str | None, *, largest: float = float("inf")) -> "Tau | None":
+def _correction(adjust: str | None, tau_norm: str | None) -> "tuple[str, Tau] | None":
+    """Return method and tau that the flags ask for. Raises LmsmError for both, and for a bad tau."""
+    if adjust is not None and tau_norm is not None:
+        raise LmsmError("--adjust and --tau-norm exclude each other; give one of them")
+    if tau_norm is not None:
+        return "tau-norm", _tau("--tau-norm", tau_norm, largest=1.0)
+    return None if adjust is None else ("adjust", _tau("--adjust", adjust))
+
+
+def _tau(flag: str, text: str, *, largest: float = float("inf")) -> "Tau":
     """Return a flag's tau as a number or `auto`. Raises LmsmError for anything else."""
-    if text is None:
-        return None
     if text == "auto":
         return "auto"
     try:

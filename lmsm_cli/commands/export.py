@@ -5,28 +5,24 @@ from typing import Annotated, Any
 
 import typer
 
-from lmsm_cli.commands import completion
-from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import Quiet
+from lmsm_cli.commands.completion import one_of
+from lmsm_cli.commands.console import print_json, print_line
+from lmsm_cli.commands.options import Checkpoint, Quiet
 from lmsm_cli.errors import LmsmError, check_choice
 
 _FORMATS = ("onnx", "torch")
 
 
 def export(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints
-        ),
-    ],
+    checkpoint: Checkpoint,
     form: Annotated[
         str,
         typer.Option(
             "--format",
             metavar="NAME",
-            autocompletion=completion.of(_FORMATS),
-            help="onnx for an ONNX file, torch for a program for torch.export.load; neither needs lmsm.",
+            autocompletion=one_of(_FORMATS),
+            help="onnx for an ONNX file, torch for a program for torch.export.load; "
+            "neither needs lmsm.",
         ),
     ] = "onnx",
     out: Annotated[
@@ -38,7 +34,8 @@ def export(
     ] = None,
     images: Annotated[int, typer.Option(metavar="N", help="Test images to verify it on.")] = 1000,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where the run's data is (default: as in the run).")
+        Path | None,
+        typer.Option(metavar="PATH", help="Where the run's data is (default: as in the run)."),
     ] = None,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
@@ -53,10 +50,10 @@ def export(
     if images < 1:
         raise LmsmError(f"--images is {images}: give at least 1")
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.inference import export as exporting  # imports torch
+    from lmsm_cli.inference.export import export_checkpoint  # imports torch
 
     with new_display(quiet) as display:
-        document = exporting.export(
+        document = export_checkpoint(
             checkpoint, display, form=form, out=out, num_images=images, data_dir=data_dir
         )
     if json:
@@ -68,11 +65,16 @@ def export(
 def _print(document: dict[str, Any]) -> None:
     shape = f"(N, {document['channels']}, {document['image_height']}, {document['image_width']})"
     found, runner = document["verification"], {"onnx": "onnxruntime", "torch": "torch.export"}
-    lines = (
-        f"{document['file']}: {document['bytes'] / 1e6:,.1f} MB, epoch {document['epoch']} of {document['checkpoint']}",
-        f"input images: uint8 {shape}, 0 to 255; outputs logits and probabilities: (N, {len(document['classes'])})",
-        f"{runner[document['format']]} against the checkpoint on {found['images']:,} {found['of']}: same class for {found['same_top1']:.1%}, largest difference of a logit {found['largest_difference']:.2g}",
+    print_line(
+        f"{document['file']}: {document['bytes'] / 1e6:,.1f} MB, "
+        f"epoch {document['epoch']} of {document['checkpoint']}"
     )
-    console = stdout_console()
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_line(
+        f"input images: uint8 {shape}, 0 to 255; "
+        f"outputs logits and probabilities: (N, {len(document['classes'])})"
+    )
+    print_line(
+        f"{runner[document['format']]} against the checkpoint on {found['images']:,} {found['of']}: "
+        f"same class for {found['same_top1']:.1%}, "
+        f"largest difference of a logit {found['largest_difference']:.2g}"
+    )

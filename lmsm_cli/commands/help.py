@@ -1,4 +1,4 @@
-"""How the help pages read: the commands in panels, kinds of values in words, examples at the end."""
+"""How the help pages read: the commands in panels, no Python types, examples at the end."""
 
 from typing import Any
 
@@ -40,50 +40,32 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "losses": ("lmsm losses lsoftmax",),
 }
 
-_KINDS = {
-    "<str>": "TEXT",
-    "<path>": "PATH",
-    "<file>": "PATH",
-    "<int>": "INTEGER",
-    "<int range>": "INTEGER",
-    "<float>": "NUMBER",
-    "<float range>": "NUMBER",
-}
 
-
-class Command(TyperCommand):
-    """A command whose help page names the kinds of values in words, and none for a switch."""
+class _Plain:
+    """A command whose help page shows no Python type beside its switches and arguments."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options and arguments, the kind of each in words."""
-        return [_in_words(parameter, ctx) for parameter in super().get_params(ctx)]
+        """Return the options and arguments; an argument is known by its name in capitals."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if parameter.param_type_name == "argument":
+                parameter.metavar = parameter.metavar or parameter.name.upper()
+                parameter.display_type_rich = _no_type  # Typer has no option for it
+            elif parameter.is_flag:
+                parameter.metavar = ""
+        return parameters
 
 
-class Group(TyperGroup):
-    """A group of commands whose help page reads as that of a `Command`."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options, the kind of each in words."""
-        return [_in_words(parameter, ctx) for parameter in super().get_params(ctx)]
+def _no_type(ctx: Any) -> None:
+    """Return nothing to show as the type of an argument."""
 
 
-def _in_words(parameter: Any, ctx: Any) -> Any:
-    """Return the parameter, with words for its kind where the page would show a Python type."""
-    if getattr(parameter, "is_flag", False):
-        parameter.metavar = ""
-    elif parameter.metavar is None:
-        kind = parameter.display_type(ctx)
-        is_option = parameter.param_type_name == "option"
-        parameter.metavar = (
-            _KINDS.get(kind, kind.strip("<>")) if is_option else parameter.name.upper()
-        )
-    if parameter.param_type_name == "argument":
-        parameter.display_type_rich = _no_kind  # its name says it
-    return parameter
+class Command(_Plain, TyperCommand):
+    """A command."""
 
 
-def _no_kind(ctx: Any) -> None:
-    """Return no kind of value."""
+class Group(_Plain, TyperGroup):
+    """A group of commands."""
 
 
 def epilog(command: str) -> str | None:

@@ -18,6 +18,7 @@ from lmsm_cli.config import Config, dump, flag_name, type_of
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
 
+# Options that several commands have.
 Preset = Annotated[
     str | None,
     typer.Option(
@@ -38,8 +39,19 @@ Margin = Annotated[
         rich_help_panel="Loss",
     ),
 ]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show no progress: only results, warnings and errors.")
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(
+        help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        help="auto, cpu, cuda or cuda:N.",
+        autocompletion=completion.devices,
+    ),
 ]
 FollowLinks = Annotated[
     bool,
@@ -48,8 +60,12 @@ FollowLinks = Annotated[
         help="Read images and folders too that links lead to out of the folder that is given.",
     ),
 ]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress: only results, warnings and errors.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-# Beside the fields with a fixed list of values, which offer that list.
+# What completes values of fields; a field with a fixed list of values offers that list.
 _COMPLETIONS = {
     "loss": completion.losses,
     "device": completion.devices,

@@ -5,36 +5,30 @@ from typing import Annotated
 
 import typer
 
-from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import FollowLinks, Quiet
+from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet
 from lmsm_cli.errors import LmsmError, RunError
 
 _STDOUT = Path("-")
+_Images = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGE", help="Image files, and folders of them, at any depth."),
+]
+_Top = Annotated[int, typer.Option(metavar="K", help="Classes to give for each image.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")]
+_Csv = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write them as CSV too; - prints that instead of the table."),
+]
 
 
 def predict(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints
-        ),
-    ],
-    images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE", help="Image files, and folders of them, at any depth."),
-    ],
-    top: Annotated[int, typer.Option(metavar="K", help="Classes to give for each image.")] = 5,
-    json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
-    csv: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write them as CSV too; - prints that instead of the table."
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices)
-    ] = "auto",
+    checkpoint: Checkpoint,
+    images: _Images,
+    top: _Top = 5,
+    json: _Json = False,
+    csv: _Csv = None,
+    device: Device = "auto",
     follow_links: FollowLinks = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,24 +48,22 @@ def predict(
     if csv and csv != _STDOUT:
         check_place(csv)
     listed = find_images(images, follow_links=follow_links)
-    files = listed.images
+    # imports torch, which a mistyped path must not wait for
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.inference import (
-        predict as prediction,  # imports torch, which a mistyped path must not wait for
-    )
+    from lmsm_cli.inference.predict import predict_files
     from lmsm_cli.reports.tables import predictions_table
 
     with new_display(quiet) as display:
         for text in listed.left_out:
             display.warning(text)
-        found = prediction.predict(checkpoint, files, display, top=top, device=device)
+        found = predict_files(checkpoint, listed.images, display, top=top, device=device)
     if csv and csv != _STDOUT:
         write_whole(csv, found.to_csv())
     if json:
         print_json(found.to_json())
     elif csv == _STDOUT:
-        stdout_console().out(found.to_csv(), highlight=False, end="")
+        stdout_console().out(found.to_csv(), end="")
     else:
         stdout_console().print(predictions_table(found.to_json()))
     if found.num_failed:
-        raise RunError(f"{found.num_failed} of {len(files)} images could not be read")
+        raise RunError(f"{found.num_failed} of {len(found.images)} images could not be read")

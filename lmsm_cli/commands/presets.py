@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lmsm_cli.commands import completion
-from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.help import Command, Group
 from lmsm_cli.config.resolve import preset_names, preset_path
 from lmsm_cli.errors import LmsmError, did_you_mean
@@ -56,9 +56,9 @@ def list_presets(json: _Json = False) -> None:
         print_json(comments)
         return
     for preset, lines in comments.items():
-        console.print(f"[bold]{preset}[/]", highlight=False)
+        console.print(f"[bold]{preset}[/]")
         for line in lines:
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            print_line(f"  {line}", console)
 
 
 def _comment(name: str) -> list[str]:
@@ -71,7 +71,7 @@ def _comment(name: str) -> list[str]:
 def show_preset(name: _Name) -> None:
     """Print a preset's file."""
     text = preset_path(name).read_text(encoding="utf-8")
-    stdout_console().print(text, end="", markup=False, highlight=False, soft_wrap=True)
+    stdout_console().print(text, end="", markup=False, soft_wrap=True)
 
 
 @presets.command("copy", cls=Command)
@@ -88,7 +88,9 @@ def copy_preset(
     target = file or Path()
     target = target / f"{name}.yaml" if target.is_dir() else target
     _write(target, text, force=force)
-    _say(f"{target}: change what you like, then: lmsm train --config {shlex.quote(str(target))}")
+    print_line(
+        f"{target}: change what you like, then: lmsm train --config {shlex.quote(str(target))}"
+    )
 
 
 @presets.command("schema", cls=Command)
@@ -108,7 +110,7 @@ def write_schema(
         print_json(config_schema())
         return
     _write(file, json_format.dumps(config_schema(), indent=2) + "\n", force=force)
-    _say(f"{file}: put this line first in a config: # yaml-language-server: $schema={file}")
+    print_line(f"{file}: put this line first in a config: # yaml-language-server: $schema={file}")
 
 
 def _write(file: Path, text: str, *, force: bool) -> None:
@@ -119,7 +121,3 @@ def _write(file: Path, text: str, *, force: bool) -> None:
     if file.exists() and not force:
         raise LmsmError(f"{file} is there already: give another name, or --force to replace it")
     write_whole(file, text)
-
-
-def _say(text: str) -> None:
-    stdout_console().print(text, markup=False, highlight=False, soft_wrap=True)

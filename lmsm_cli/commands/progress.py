@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from lmsm_cli.commands.console import stderr_console
+from lmsm_cli.commands.console import print_line, stderr_console
 from lmsm_cli.errors import visible
 from lmsm_cli.runtime.display import Display, Epoch, Step
 
@@ -42,13 +42,12 @@ class PlainDisplay(Display):
 
     def info(self, text: str) -> None:
         """Print a line."""
-        self._console.print(escape(visible(text)), highlight=False, soft_wrap=True)
+        print_line(visible(text), self._console)
 
     def warning(self, text: str) -> None:
         """Print a line that stands out."""
-        self._console.print(
-            f"[bold red]WARNING: {escape(visible(text))}[/]", highlight=False, soft_wrap=True
-        )
+        text = escape(visible(text))
+        self._console.print(f"[bold red]WARNING: {text}[/]", soft_wrap=True)
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Print the epoch's line."""
@@ -158,7 +157,8 @@ def epoch_line(epoch: Epoch, num_epochs: int) -> str:
     ]
     if epoch.val_loss is not None:
         pieces.append(
-            f"val loss {epoch.val_loss:.3f} acc {epoch.val_accuracy:.3f} balanced {epoch.val_balanced_accuracy:.3f}"
+            f"val loss {epoch.val_loss:.3f} acc {epoch.val_accuracy:.3f} "
+            f"balanced {epoch.val_balanced_accuracy:.3f}"
         )
     if epoch.lam is not None:
         pieces.append(f"lambda {epoch.lam:.3g} (effective margin {epoch.effective_margin:.2f})")

@@ -22,7 +22,7 @@ def report(
 
     The file needs no network and nothing beside it. For several runs: lmsm compare RUNS --html FILE.
     """
-    from lmsm_cli.commands.console import stdout_console
+    from lmsm_cli.commands.console import print_line
     from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.reports.html.page import write_page
     from lmsm_cli.runs.folder import check_place
@@ -33,4 +33,4 @@ def report(
     check_place(path)
     records = [read_run(found)]
     write_page(path, compare_runs(records), records)
-    stdout_console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+    print_line(str(path))

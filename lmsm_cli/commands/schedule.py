@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
     Margin,
@@ -90,7 +90,7 @@ def _print(loss: str, counts: list[int] | None, epochs: list[dict[str, Any]]) ->
         known = f"{len(counts)} classes of {sizes} training images"
     console = stdout_console()
     for line in (f"loss: {loss}", known):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(line, console)
     console.print(schedule_table(epochs))
     if "margin=auto" in loss:
         console.print(OF_THE_RAREST)

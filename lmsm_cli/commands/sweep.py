@@ -1,16 +1,17 @@
 """`lmsm sweep`: many runs that differ in chosen ways, and their comparison."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmsm_cli.commands.compare import print_comparison
-from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
+    Json,
     Margin,
     Preset,
     Quiet,
@@ -18,9 +19,10 @@ from lmsm_cli.commands.options import (
     train_command,
     with_config_flags,
 )
+from lmsm_cli.commands.running import plan_of, run_and_compare, seed_numbers
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.errors import LmsmError, RunError
-from lmsm_cli.sweeps.grid import Axis, check_flags, parse_axes, parse_seeds, product
+from lmsm_cli.sweeps.grid import check_flags, parse_axes
 
 if TYPE_CHECKING:
     from lmsm_cli.sweeps.optuna_store import Search
@@ -30,6 +32,79 @@ if TYPE_CHECKING:
 _OUT = "runs/sweep"
 _TRIALS_SHOWN = 10
 
+_Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        metavar="KEY=A,B",
+        help="Values of a choice, repeatable: lr=0.1,0.01, loss=softmax,lsoftmax:margin=4,lambda_min=5, "
+        "milestones=160,180;120,160; with --trials also a range, lr=0.0001..0.1:log.",
+        rich_help_panel="Sweep",
+    ),
+]
+_Arm = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arm",
+        metavar="'KEY=A KEY=B'",
+        help="Choices that belong together, repeatable: 'loss=ldam reweight=effective "
+        "rebalance_from=9'. Every arm meets every value of the grid.",
+        rich_help_panel="Sweep",
+    ),
+]
+_Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|A,B,...",
+        help="Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).",
+        rich_help_panel="Sweep",
+    ),
+]
+_Trials = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Search instead: draw choices by Optuna until the study has N trials; "
+        "the best is by validation score.",
+        rich_help_panel="Search",
+    ),
+]
+_Prune = Annotated[
+    bool,
+    typer.Option(
+        "--prune",
+        help="End a trial that does worse than the median of those before.",
+        rich_help_panel="Search",
+    ),
+]
+_Study = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name of the study (default: one that follows from the choices).",
+        rich_help_panel="Search",
+    ),
+]
+_Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Database of the study, for several hosts (default: study.db in --out).",
+        rich_help_panel="Search",
+    ),
+]
+_DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="List the runs and which are there already; run none.",
+        rich_help_panel="Sweep",
+    ),
+]
+_Plots = Annotated[
+    bool, typer.Option("--plots", help="Draw the plots of each run.", rich_help_panel="Sweep")
+]
+
 
 @with_config_flags
 def sweep(
@@ -37,81 +112,17 @@ def sweep(
     preset: Preset = None,
     config: ConfigFile = None,
     margin: Margin = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--grid",
-            metavar="KEY=A,B",
-            help="Values of a choice, repeatable: lr=0.1,0.01, loss=softmax,lsoftmax:margin=4,lambda_min=5, milestones=160,180;120,160; with --trials also a range, lr=0.0001..0.1:log.",
-            rich_help_panel="Sweep",
-        ),
-    ] = None,
-    arm: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--arm",
-            metavar="'KEY=A KEY=B'",
-            help="Choices that belong together, repeatable: 'loss=ldam reweight=effective rebalance_from=9'. Every arm meets every value of the grid.",
-            rich_help_panel="Sweep",
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            "--seeds",
-            metavar="N|A,B,...",
-            help="Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).",
-            rich_help_panel="Sweep",
-        ),
-    ] = None,
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            "--trials",
-            metavar="N",
-            help="Search instead: draw choices by Optuna until the study has N trials; the best is by validation score.",
-            rich_help_panel="Search",
-        ),
-    ] = None,
-    prune: Annotated[
-        bool,
-        typer.Option(
-            "--prune",
-            help="End a trial that does worse than the median of those before.",
-            rich_help_panel="Search",
-        ),
-    ] = False,
-    study: Annotated[
-        str | None,
-        typer.Option(
-            "--study",
-            metavar="NAME",
-            help="Name of the study (default: one that follows from the choices).",
-            rich_help_panel="Search",
-        ),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            "--storage",
-            metavar="URL",
-            help="Database of the study, for several hosts (default: study.db in --out).",
-            rich_help_panel="Search",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="List the runs and which are there already; run none.",
-            rich_help_panel="Sweep",
-        ),
-    ] = False,
-    plots: Annotated[
-        bool, typer.Option("--plots", help="Draw the plots of each run.", rich_help_panel="Sweep")
-    ] = False,
+    grid: _Grid = None,
+    arm: _Arm = None,
+    seeds: _Seeds = None,
+    trials: _Trials = None,
+    prune: _Prune = False,
+    study: _Study = None,
+    storage: _Storage = None,
+    dry_run: _DryRun = False,
+    plots: _Plots = False,
     quiet: Quiet = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
     **flags: Any,
 ) -> None:
     """Run every combination of choices with every seed, and compare them.
@@ -122,104 +133,26 @@ Other choices are the flags of `lmsm train`; runs go to --out (default: runs/swe
     """
     axes = parse_axes(grid or [], arm or [])
     check_flags(axes, flags | {"margin": margin})
-    layers = [
-        Layer({"out": _OUT}, {"out": "lmsm sweep"}),
-        *layers_of(preset, config, margin, flags),
-    ]
-    if trials is not None:
-        if trials < 1:
-            raise LmsmError(f"--trials is {trials}: give at least 1")
-        if dry_run or plots:
-            raise LmsmError("--trials draws its runs as it goes: leave --dry-run and --plots out")
-        numbers = _seed_numbers(seeds, flags.get("seed"))
-        from lmsm_cli.sweeps.optuna_store import Search
-
-        _search(
-            Search(layers, axes, numbers, trials, study, storage, prune),
-            preset,
-            config,
-            quiet=quiet,
-            json=json,
-        )
+    out = Layer({"out": _OUT}, {"out": "lmsm sweep"})
+    layers = [out, *layers_of(preset, config, margin, flags)]
+    if trials is None:
+        if prune or study or storage:
+            raise LmsmError("--prune, --study and --storage are of a search: give --trials N")
+        plan = plan_of(layers, axes, seeds, seed=flags.get("seed"))
+        if dry_run:
+            _show_plan(plan, json=json)
+        else:
+            run_and_compare(plan, preset, config, with_plots=plots, quiet=quiet, json=json)
         return
-    if prune or study or storage:
-        raise LmsmError("--prune, --study and --storage are of a search: give --trials N")
-    plan = plan_of(layers, axes, seeds, seed=flags.get("seed"))
-    if dry_run:
-        _show_plan(plan, json=json)
-    else:
-        run_and_compare(plan, preset, config, with_plots=plots, quiet=quiet, json=json)
+    if trials < 1:
+        raise LmsmError(f"--trials is {trials}: give at least 1")
+    if dry_run or plots:
+        raise LmsmError("--trials draws its runs as it goes: leave --dry-run and --plots out")
+    numbers = seed_numbers(seeds, flags.get("seed"))
+    from lmsm_cli.sweeps.optuna_store import Search
 
-
-def plan_of(
-    layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any
-) -> "list[PlannedRun]":
-    """Return the runs of every combination with every seed. Raises LmsmError for what cannot work."""
-    numbers = _seed_numbers(seeds, seed)
-    combinations = product(axes, len(numbers or "1"))
-    from lmsm_cli.sweeps.plan import build_plan
-
-    return build_plan(layers, combinations, numbers)
-
-
-def _seed_numbers(seeds: str | None, seed: Any) -> tuple[int, ...] | None:
-    if seeds is not None and seed is not None:
-        raise LmsmError("--seed and --seeds are both given: take one")
-    return None if seeds is None else parse_seeds(seeds)
-
-
-def run_and_compare(
-    plan: "Sequence[PlannedRun]",
-    preset: str | None,
-    config: Path | None,
-    *,
-    with_plots: bool,
-    quiet: bool,
-    json: bool,
-) -> None:
-    """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
-
-    Raises RunError where some failed.
-    """
-    from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.comparison.grouping import compare_runs
-    from lmsm_cli.reports.tables_checks import failures_table
-    from lmsm_cli.sweeps.plan import RunIndex
-    from lmsm_cli.sweeps.sweep import lost, run_plan
-
-    with new_display(quiet) as display:
-        index = RunIndex(plan[0].config.out, display)
-        failures = run_plan(plan, index, with_plots=with_plots)
-    found = index.status(plan)
-    failures += lost(found, failures)
-    done = [one.record for one in found if one.state == "completed"]
-    comparison = compare_runs([record for record in done if record])
-    failed = [
-        {
-            "label": one.run.label,
-            "reason": one.reason,
-            "command": train_command(one.run.config, preset, config),
-        }
-        for one in failures
-    ]
-    if json:
-        print_json(comparison.to_json() | {"failed": failed})
-    else:
-        console = stdout_console()
-        if comparison.groups:
-            print_comparison(comparison)
-        for run in (run for group in comparison.groups for run in group.runs):
-            console.print(f"run folder: {run}", markup=False, highlight=False, soft_wrap=True)
-        if failed:
-            console.print(failures_table(failed))
-        for row in failed:
-            console.print(
-                f"to repeat it: {row['command']}", markup=False, highlight=False, soft_wrap=True
-            )
-    if failed:
-        raise RunError(
-            f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those"
-        )
+    search = Search(layers, axes, numbers, trials, study, storage, prune)
+    _search(search, preset, config, quiet=quiet, json=json)
 
 
 def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
@@ -241,10 +174,9 @@ def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
     if json:
         print_json({"runs": rows, "seconds_left": seconds})
         return
-    console = stdout_console()
-    console.print(plan_table(rows))
+    stdout_console().print(plan_table(rows))
     if seconds is not None:
-        console.print(f"trainings still to do: about {duration(seconds)}, by those that are done")
+        print_line(f"trainings still to do: about {duration(seconds)}, by those that are done")
 
 
 def _seconds_left(found: "Sequence[RunStatus]") -> float | None:
@@ -263,50 +195,33 @@ def _search(
 
     with new_display(quiet) as display:
         found = run_search(search, display)
-    rows = [
-        {
-            "number": one.number,
-            "value": one.value,
-            "state": one.state,
-            "reason": one.reason,
-            "label": one.label,
-            "choices": one.choices,
-            "runs": list(one.runs),
-        }
-        for one in found
-    ]
-    best = (
-        None
-        if found[0].value is None
-        else rows[0] | {"command": _best_command(search, found[0].choices, preset, config)}
-    )
+    rows = [asdict(one) | {"label": one.label, "runs": list(one.runs)} for one in found]
+    best = None
+    if found[0].value is not None:
+        command = _best_command(search, found[0].choices, preset, config)
+        best = rows[0] | {"command": command}
     if json:
         print_json({"score": "val_balanced_accuracy", "best": best, "trials": rows})
     else:
-        console = stdout_console()
         few = rows[:_TRIALS_SHOWN]
-        title = (
-            f"The best {len(few)} of {len(rows)} trials"
-            if len(few) < len(rows)
-            else f"{len(rows)} trials"
-        )
-        console.print(trials_table(few, title))
+        is_part = len(few) < len(rows)
+        title = f"The best {len(few)} of {len(rows)} trials" if is_part else f"{len(rows)} trials"
+        stdout_console().print(trials_table(few, title))
         if best:
-            console.print(
-                f"the best: {best['command']}", markup=False, highlight=False, soft_wrap=True
-            )
+            print_line(f"the best: {best['command']}")
     if best is None:
         raise RunError(
-            f"none of the {len(rows)} trials came to its end: look at the reasons, and at the ranges"
+            f"none of the {len(rows)} trials came to its end: "
+            "look at the reasons, and at the ranges"
         )
 
 
 def _best_command(
     search: "Search", choices: Mapping[str, str], preset: str | None, config: Path | None
 ) -> str:
-    from lmsm_cli.sweeps.plan import planned
+    from lmsm_cli.sweeps.plan import plan_run
 
     # where runs are made that belong to no sweep
     layers = [*search.layers, Layer({"out": "runs"}, {"out": "runs"})]
-    command = train_command(planned(layers, choices, None).config, preset, config)
+    command = train_command(plan_run(layers, choices, None).config, preset, config)
     return command + (f" --seeds {','.join(map(str, search.seeds))}" if search.seeds else "")

@@ -1,14 +1,17 @@
-"""`lmsm train`: one run from flags, presets and files."""
+"""`lmsm train` and `lmsm resume`: one run from flags, presets and files, or from its folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lmsm_cli.commands import completion
-from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
+    FollowLinks,
+    Json,
     Margin,
     Preset,
     Quiet,
@@ -16,10 +19,41 @@ from lmsm_cli.commands.options import (
     resolve_options,
     with_config_flags,
 )
-from lmsm_cli.commands.sweep import plan_of, run_and_compare
+from lmsm_cli.commands.running import plan_of, run_and_compare
 from lmsm_cli.config import dump
 from lmsm_cli.config.resolve import Resolved
 from lmsm_cli.errors import LmsmError, RunError
+
+_ShowConfig = Annotated[
+    bool,
+    typer.Option("--show-config", help="Print every choice with where it came from, and stop."),
+]
+_DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Try the run out: train and evaluate a few batches, save and read a checkpoint, "
+        "tell time, memory and disk of the whole run; leave no run folder.",
+    ),
+]
+_Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, "
+        "--out, --tensorboard and more --epochs fit then.",
+        autocompletion=completion.run_folders,
+    ),
+]
+_Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|A,B,...",
+        help="Repeat the run with these seeds (5: 0 to 4) and show mean and sd; "
+        "runs that are there already are not repeated.",
+        rich_help_panel="Run",
+    ),
+]
 
 
 @with_config_flags
@@ -28,37 +62,12 @@ def train(
     preset: Preset = None,
     config: ConfigFile = None,
     margin: Margin = None,
-    show_config: Annotated[
-        bool,
-        typer.Option("--show-config", help="Print every choice with where it came from, and stop."),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Try the run out: train and evaluate a few batches, save and read a checkpoint, tell time, memory and disk of the whole run; leave no run folder.",
-        ),
-    ] = False,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume",
-            metavar="RUN",
-            help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, --out, --tensorboard and more --epochs fit then.",
-            autocompletion=completion.run_folders,
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            "--seeds",
-            metavar="N|A,B,...",
-            help="Repeat the run with these seeds (5: 0 to 4) and show mean and sd; runs that are there already are not repeated.",
-            rich_help_panel="Run",
-        ),
-    ] = None,
+    show_config: _ShowConfig = False,
+    dry_run: _DryRun = False,
+    resume: _Resume = None,
+    seeds: _Seeds = None,
     quiet: Quiet = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
     **flags: Any,
 ) -> None:
     """Train a classifier, test it, and keep both in a run folder.
@@ -69,15 +78,10 @@ Ends with a table of every class's accuracy.
     if resume:
         if preset or config or show_config or seeds or dry_run:
             raise LmsmError(
-                "--resume takes its choices from the run folder: leave --preset, --config, --seeds, --show-config and --dry-run out"
+                "--resume takes its choices from the run folder: "
+                "leave --preset, --config, --seeds, --show-config and --dry-run out"
             )
-        given = {**flags, "margin": margin}
-        finish(
-            resume,
-            {key: value for key, value in given.items() if value is not None},
-            quiet=quiet,
-            json=json,
-        )
+        _resume(resume, {**flags, "margin": margin}, quiet=quiet, json=json)
         return
     resolved = resolve_options(preset, config, margin, flags)
     if show_config:
@@ -130,16 +134,71 @@ def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
         _print(folder.path, json=json)
 
 
-def finish(
-    run: Path, changes: dict[str, Any], *, strict: bool = False, quiet: bool = False, json: bool
+def resume(
+    run: Annotated[
+        Path, typer.Argument(help="The run folder.", autocompletion=completion.run_folders)
+    ],
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="INTEGER",
+            help="Train to this many epochs in all, more than the run was to have.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Another device: auto, cpu, cuda or cuda:N.",
+            autocompletion=completion.devices,
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Where the data is now.")
+    ] = None,
+    follow_links: FollowLinks = False,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorboard/--no-tensorboard",
+            help="Write the curves for TensorBoard from now on, or no longer.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Stop where the last checkpoint is damaged, instead of taking the one before.",
+        ),
+    ] = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
-    """Go on with a run, with changed values of its config, and print as `train` does."""
+    """Go on with a run that was interrupted, or make a finished one longer.
+
+    Needs nothing but the run folder. On a CPU the result is, to the last bit, that of a run that nobody stopped.
+    """
+    changes = {
+        "epochs": epochs,
+        "device": device,
+        "data_dir": data_dir,
+        "follow_links": follow_links or None,
+        "tensorboard": tensorboard,
+    }
+    _resume(run, changes, strict=strict, quiet=quiet, json=json)
+
+
+def _resume(
+    run: Path, changes: Mapping[str, Any], *, strict: bool = False, quiet: bool, json: bool
+) -> None:
+    """Go on with a run, with changes of its config that are not None, and print as `train` does."""
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.training.run import resume_run
 
+    given = {key: value for key, value in changes.items() if value is not None}
     with new_display(quiet) as display:
-        folder = resume_run(run, display, changes, strict=strict)
-    if folder is not None:
+        folder = resume_run(run, display, given, strict=strict)
+    if folder is not None:  # the first rank prints
         _print(folder.path, json=json)
 
 
@@ -158,5 +217,5 @@ def _print(run: Path, *, json: bool) -> None:
     console.print(per_class_table(scores))
     console.print(summary_table(scores))
     if absent := absent_line(scores):
-        console.print(absent, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"run folder: {run}", markup=False, highlight=False, soft_wrap=True)
+        print_line(absent, console)
+    print_line(f"run folder: {run}", console)

@@ -34,6 +34,44 @@ Tau = float | Literal["auto"]
 
 
 @dataclass(frozen=True)
+class Subject:
+    """The images that a classifier is evaluated on."""
+
+    split: str = "test"
+    """`test` or `validation`, of the run's own images."""
+    images: Path | None = None
+    """Other images in place of them: class folders whose names are among the model's classes."""
+    data_dir: Path | None = None
+    """Where the run's data is now, if elsewhere than the run had it."""
+    follow_links: bool = False
+    """Whether to follow links out of `images`, even if the run did not."""
+    skip_unreadable: bool = False
+    """Whether to go on without unreadable files of `images`, even if the run did not."""
+
+    @property
+    def name(self) -> str:
+        """What scores.json says that the images are."""
+        return str(self.images.absolute()) if self.images else self.split
+
+    @property
+    def choices(self) -> dict[str, bool]:
+        """The choices of the run's config that this changes."""
+        chosen = {"follow_links": self.follow_links, "skip_unreadable": self.skip_unreadable}
+        return {key: value for key, value in chosen.items() if value}
+
+
+@dataclass(frozen=True)
+class RequestedCorrection:
+    """A correction for the long tail: `adjust` or `tau-norm`, with tau or `auto`.
+
+    `auto` takes the tau that is best on the run's validation images.
+    """
+
+    method: str
+    tau: Tau
+
+
+@dataclass(frozen=True)
 class _Adjustment:
     """A correction with its tau; `chosen_on` tells of the images that tau was chosen on, if any."""
 
@@ -67,87 +105,74 @@ class Evaluation:
         return found
 
 
-def evaluation_of(
+def evaluate_checkpoint(
     path: Path,
     display: Display,
-    *,
-    split_name: str = "test",
-    images: Path | None = None,
-    data_dir: Path | None = None,
-    follow_links: bool = False,
-    skip_unreadable: bool = False,
+    subject: Subject | None = None,
+    correction: RequestedCorrection | None = None,
     device: str = "auto",
-    adjust: Tau | None = None,
-    tau_norm: Tau | None = None,
 ) -> Evaluation:
-    """Return what a checkpoint file or run folder says of its own data, or of class folders.
+    """Evaluate a checkpoint file or run folder.
 
-    `split_name` is `test` or `validation`; `images` are class folders whose names are among the
-    checkpoint's classes, read with links out of them and without unreadable files if that is asked
-    for, here or by the run. `adjust` or `tau_norm` corrects for the long tail with that tau, `auto`
-    with the one that is best on the run's validation images; `adjustment` then tells what it did.
-    Raises LmsmError for a correction that can't be had, CheckpointError or DataError.
+    Args:
+        path: The checkpoint or the run folder.
+        display: Where progress and warnings go.
+        subject: The images; the run's test images if None.
+        correction: What corrects for the long tail; `adjustment` of the scores then holds its effect.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises LmsmError for a correction that is impossible here, CheckpointError or DataError.
     """
-    if adjust is not None and tau_norm is not None:
-        raise LmsmError("--adjust and --tau-norm exclude each other; give one of them")
-    if images is not None and split_name != "test":
-        raise LmsmError(f"--images and --split {split_name} exclude each other; give one of them")
-    trained = read_trained(path, data_dir)
-    display = WarningLog(display)  # for it may read a folder twice
-    if data_dir is None and (images is None or "auto" in (adjust, tau_norm)):
+    subject = subject or Subject()
+    trained = read_trained(path, subject.data_dir)
+    display = WarningLog(display)  # since a folder may be read twice
+    needs_own = subject.images is None or (correction is not None and correction.tau == "auto")
+    if subject.data_dir is None and needs_own:
         check_at_hand(trained.config)
-    asked = {"follow_links": follow_links, "skip_unreadable": skip_unreadable}
-    choices = {key: value for key, value in asked.items() if value}
-    trained = replace(trained, config=trained.config.model_copy(update=choices))
-    wanted = _wanted_correction(trained, adjust, tau_norm, display)
+    trained = replace(trained, config=trained.config.model_copy(update=subject.choices))
+    checked = _checked_correction(trained, correction, display) if correction else None
     runtime = trained.runtime(device)
-    adjustment = _with_tau(*wanted, trained, runtime, display) if wanted else None
-    labelled = _with_labels_of(trained.model, _labelled(trained, split_name, images, display))
-    if adjustment and adjustment.chosen_on and split_name == "validation":
+    adjustment = None
+    if correction and checked:
+        adjustment = _with_tau(checked, correction.tau, trained, runtime, display)
+    labelled = _with_labels_of(trained.model, _labelled(trained, subject, display))
+    if adjustment and adjustment.chosen_on and subject.split == "validation":
         display.warning(
-            "tau was chosen on these same validation images, so their scores flatter it; report those of test images"
+            "tau was chosen on these same validation images, so their scores flatter it; "
+            "report those of test images"
         )
-    return _answered(
-        trained,
-        labelled,
-        runtime,
-        adjustment,
-        split=str(images.absolute()) if images else split_name,
-    )
+    return _evaluated(trained, labelled, runtime, adjustment, split=subject.name)
 
 
-def _wanted_correction(
-    trained: Trained, adjust: Tau | None, tau_norm: Tau | None, display: Display
-) -> tuple[Correction, Tau] | None:
-    """Return the correction and tau that are asked for; refuse, before any data is read, what can't be had."""
-    tau = tau_norm if adjust is None else adjust
-    if tau is None:
-        return None
-    if tau == "auto" and trained.config.validation == 0:
+def _checked_correction(
+    trained: Trained, wanted: RequestedCorrection, display: Display
+) -> Correction:
+    """Return the correction; raise LmsmError, before any data is read, for one that is impossible."""
+    if wanted.tau == "auto" and trained.config.validation == 0:
         raise LmsmError(
-            "the run held out no validation images (validation 0) to choose tau on; give a number instead of auto"
+            "the run held out no validation images (validation 0) to choose tau on; "
+            "give a number instead of auto"
         )
-    if tau_norm is None:
-        return logit_adjustment(trained.train_counts, _adjusted_in_training(trained, display)), tau
-    return tau_normalisation(trained.model.head.class_weights(), trained.model.head.bias), tau
+    head = trained.model.head
+    if wanted.method == "tau-norm":
+        return tau_normalisation(head.class_weights(), head.bias)
+    return logit_adjustment(trained.train_counts, _adjusted_in_training(trained, display))
 
 
 def _adjusted_in_training(trained: Trained, display: Display) -> float:
     """Return how much of the logit adjustment the training did already; say so where it did."""
-    config = trained.config
-    weighs = config.reweight != "none" and (config.reweight, config.reweight_beta) != (
-        "effective",
-        0,
-    )
-    if trained.epoch >= config.rebalance_from and (weighs or config.sampling == "balanced"):
+    config, strength = trained.config, trained.model.head.prior_strength()
+    is_uniform = config.reweight == "effective" and config.reweight_beta == 0
+    is_rebalanced = config.sampling == "balanced" or (config.reweight != "none" and not is_uniform)
+    if trained.epoch >= config.rebalance_from and is_rebalanced:
         display.warning(
             "the training rebalanced the classes already; theory's tau for its logits is 0"
         )
         return 1.0
-    strength = trained.model.head.prior_strength()
     if strength:
         display.warning(
-            f"the loss {config.loss!r} adjusted its logits with tau {strength:g} already; theory's tau for what is left is {max(0.0, 1 - strength):g}"
+            f"the loss {config.loss!r} adjusted its logits with tau {strength:g} already; "
+            f"theory's tau for what is left is {max(0.0, 1 - strength):g}"
         )
     return strength
 
@@ -159,14 +184,13 @@ def _with_tau(
     if tau != "auto":
         return _Adjustment(correction, tau, None)
     held_out = _own_images(trained, "validation", display)
-    choice = choose_tau(
-        correction, scores_of(trained.model, held_out.images, runtime), held_out.labels.numpy()
-    )
+    logits = scores_of(trained.model, held_out.images, runtime)
+    choice = choose_tau(correction, logits, held_out.labels.numpy())
     missing = [name for name, n in zip(held_out.classes, held_out.counts(), strict=True) if not n]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         display.warning(
-            f"tau was chosen without {len(missing)} of {len(held_out.classes)} classes, which have no validation image: {', '.join(missing[:5])}{more}"
+            f"tau was chosen without {len(missing)} of {len(held_out.classes)} classes, "
+            f"which have no validation image: {few(missing)}"
         )
     return _Adjustment(
         correction,
@@ -181,7 +205,7 @@ def _with_tau(
     )
 
 
-def _answered(
+def _evaluated(
     trained: Trained,
     labelled: ImageSet,
     runtime: Runtime,
@@ -236,20 +260,20 @@ def _score(
     return score(trained.model.classes, labels, predictions, trained.train_counts, probabilities)
 
 
-def _labelled(trained: Trained, split_name: str, images: Path | None, display: Display) -> ImageSet:
-    if images is not None:
-        side, channels = trained.image_shape[0], trained.image_shape[2]
+def _labelled(trained: Trained, subject: Subject, display: Display) -> ImageSet:
+    if subject.images is not None:
+        side, _, channels = trained.image_shape
         options = replace(folder_options(trained.config), image_size=side)
         found = sources.load_folder(
-            images,
+            subject.images,
             options=options,
             channels=channels,
             classes=trained.model.classes,
             display=display,
         )
-        _tell_trained_on(trained, found, display)
+        _warn_of_training_images(trained, found, display)
         return found
-    if split_name == "test":
+    if subject.split == "test":
         return _own_images(trained, "test", display)
     if trained.config.validation == 0:
         raise LmsmError(
@@ -258,11 +282,11 @@ def _labelled(trained: Trained, split_name: str, images: Path | None, display: D
     return _own_images(trained, "validation", display)
 
 
-def _tell_trained_on(trained: Trained, images: ImageSet, display: Display) -> None:
-    """Warn of images that the run was trained on: their scores are no test."""
+def _warn_of_training_images(trained: Trained, images: ImageSet, display: Display) -> None:
     if trained.images is None:
         display.info(
-            f"whether these are images that the run was trained on is not known: {IMAGES} is not beside {trained.file}"
+            "whether these are images that the run was trained on is not known: "
+            f"{IMAGES} is not beside {trained.file}"
         )
         return
     seen = {one.tobytes() for one in trained.images.of("training").digests}
@@ -273,7 +297,8 @@ def _tell_trained_on(trained: Trained, images: ImageSet, display: Display) -> No
     ]
     if names:
         display.warning(
-            f"{counted(len(names), 'image')} of {len(images):,} are of those that the run was trained on, which flatters the scores: {few(names)}"
+            f"{counted(len(names), 'image')} of {len(images):,} are of those that the run was "
+            f"trained on, which flatters the scores: {few(names)}"
         )
 
 
@@ -289,11 +314,14 @@ def _own_images(trained: Trained, part: Part, display: Display) -> ImageSet:
     as_split_now = _split_now(trained, part, display)
     if trained.image_digests is None:
         display.info(
-            f"{trained.file} is of an lmsm that did not record its images: they are taken as the data is now"
+            f"{trained.file} is of an lmsm that did not record its images: "
+            "they are taken as the data is now"
         )
     elif as_split_now.digest() != trained.image_digests.get(part):
         raise DataError(
-            f"{trained.config.data_dir} gives other {part} images than the run had, and {IMAGES}, which tells them, is not beside {trained.file}; give the run folder, the run's data with --data-dir, or other images with --images"
+            f"{trained.config.data_dir} gives other {part} images than the run had, and {IMAGES}, "
+            f"which tells them, is not beside {trained.file}; give the run folder, the run's data "
+            "with --data-dir, or other images with --images"
         )
     return _with_labels_of(trained.model, as_split_now)
 
@@ -310,7 +338,8 @@ def _split_now(trained: Trained, part: Part, display: Display) -> ImageSet:
     assert held_out is not None
     if _with_labels_of(trained.model, training).counts() != trained.train_counts:
         raise DataError(
-            f"{trained.config.data_dir} holds other training images than the run had, so which it held out cannot be known; give the run's data with --data-dir"
+            f"{trained.config.data_dir} holds other training images than the run had, so which it "
+            "held out cannot be known; give the run's data with --data-dir"
         )
     return held_out
 
@@ -326,21 +355,18 @@ def _with_labels_of(model: Classifier, images: ImageSet) -> ImageSet:
     strange = sorted(set(images.classes) ^ set(model.classes))
     if strange:
         raise DataError(
-            f"the data's classes are not the checkpoint's: only one of them has {', '.join(strange[:5])}; give the run's data with --data-dir"
+            "the data's classes are not the checkpoint's: only one of them has "
+            f"{', '.join(strange[:5])}; give the run's data with --data-dir"
         )
     places = torch.tensor([model.classes.index(name) for name in images.classes])
     return replace(images, labels=places[images.labels], classes=model.classes)
 
 
-def features(
+def features_of_test_images(
     path: Path, display: Display
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, ...]]:
     """Return a run's test features (N, D), labels (N,) and class names."""
     trained = read_trained(path)
-    runtime = choose_runtime("cpu", "fp32")
     test = _own_images(trained, "test", display)
-    return (
-        features_of(trained.model, test.images, runtime).numpy(),
-        test.labels.numpy(),
-        test.classes,
-    )
+    found = features_of(trained.model, test.images, choose_runtime("cpu", "fp32"))
+    return found.numpy(), test.labels.numpy(), test.classes

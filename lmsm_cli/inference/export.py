@@ -70,7 +70,7 @@ class _Answering(nn.Module):
         return dict(zip(OUTPUTS, (logits, logits.softmax(dim=1)), strict=True))
 
 
-def export(
+def export_checkpoint(
     path: Path,
     display: Display,
     *,

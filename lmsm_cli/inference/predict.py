@@ -80,7 +80,7 @@ class Predictions:
         return file.getvalue()
 
 
-def predict(
+def predict_files(
     path: Path, files: Sequence[Path], display: Display, *, top: int = 5, device: str = "auto"
 ) -> Predictions:
     """Return what a checkpoint file or run folder says of image files.

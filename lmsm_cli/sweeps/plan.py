@@ -71,7 +71,7 @@ def build_plan(
     for choices in combinations:
         name = label(choices)
         try:
-            runs = [planned(layers, choices, seed) for seed in seeds or (None,)]
+            runs = [plan_run(layers, choices, seed) for seed in seeds or (None,)]
             check_config(runs[0].config)
         except DiskError:
             raise
@@ -90,7 +90,7 @@ def build_plan(
     return plan
 
 
-def planned(layers: Sequence[Layer], choices: Mapping[str, str], seed: int | None) -> PlannedRun:
+def plan_run(layers: Sequence[Layer], choices: Mapping[str, str], seed: int | None) -> PlannedRun:
     """Return one run of given choices, with a seed or the config's own. Raises LmsmError."""
     varied = Layer(choices, {key: f"{key} of the sweep" for key in choices})
     given = Layer.of_flags({"seed": seed})

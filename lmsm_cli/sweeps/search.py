@@ -36,7 +36,7 @@ from lmsm_cli.sweeps.optuna_store import (
     open_study,
     states_of,
 )
-from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, build_plan, planned
+from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, build_plan, plan_run
 from lmsm_cli.sweeps.sweep import check_alone, claimed, complete
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class _Worker:
         values: list[float] = []
         runs: list[str] = []
         for number, seed in enumerate(self.search.seeds or (None,)):
-            run = planned(self.search.layers, choices, seed)
+            run = plan_run(self.search.layers, choices, seed)
             reporting = _Reporting(self.display, trial, number * run.config.epochs)
             with claimed(run, wait=True):
                 try:

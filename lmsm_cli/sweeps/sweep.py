@@ -171,7 +171,7 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
         lock.release()
 
 
-def lost(found: Sequence[RunStatus], failures: Sequence[Failure]) -> list[Failure]:
+def unreadable(found: Sequence[RunStatus], failures: Sequence[Failure]) -> list[Failure]:
     """Return as failures the runs that a finished sweep can't read: they must not be missing in silence."""
     told = {failure.run.config_hash for failure in failures}
     return [

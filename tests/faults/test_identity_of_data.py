@@ -12,7 +12,6 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import digest
 from lmsm_cli.errors import CheckpointError, DataError
-from lmsm_cli.inference.evaluate import evaluation_of
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
@@ -20,7 +19,7 @@ from lmsm_cli.runs.images import read_images_record, read_predictions
 from lmsm_cli.sweeps.plan import RunIndex, build_plan
 from lmsm_cli.sweeps.sweep import run_plan
 from lmsm_cli.training.run import resume_run, start_run
-from tests.conftest import SilentDisplay, noise, save
+from tests.conftest import SilentDisplay, evaluation, noise, save
 
 SIZE = 8
 FLAGS = {
@@ -84,10 +83,10 @@ def everything(run: Path, data: Path) -> dict:
     found = {}
     for name, options in {
         "test": {},
-        "validation": {"split_name": "validation"},
+        "validation": {"split": "validation"},
         "adjusted": {"adjust": "auto"},
     }.items():
-        scores = evaluation_of(run, SilentDisplay(), data_dir=data, **options).scores.to_json()
+        scores = evaluation(run, SilentDisplay(), data_dir=data, **options).scores.to_json()
         del scores["checkpoint"]
         found[name] = scores
     return found
@@ -194,7 +193,7 @@ def test_extra_images_are_counted(copied):
     data, run = copied
     add_images(data, run)
     display = SilentDisplay()
-    evaluation_of(run, display, data_dir=data)
+    evaluation(run, display, data_dir=data)
     assert any("4 images in" in text and "none of the run's" in text for text in display.said)
 
 
@@ -224,7 +223,7 @@ def test_predictions_give_the_scores(finished):
     shares = exact / exact.sum(axis=1, keepdims=True)
     assert np.allclose(found.probabilities, shares[np.arange(12), found.labels], atol=1e-6)
     assert np.array_equal(found.logits.argmax(axis=1), found.predicted)
-    again = evaluation_of(run, SilentDisplay(), data_dir=data)
+    again = evaluation(run, SilentDisplay(), data_dir=data)
     assert np.array_equal(again.predictions, found.predicted)
     assert scores["images"] == read_images_record(run).summaries
 
@@ -238,7 +237,7 @@ def test_a_checkpoint_apart_from_its_folder_needs_the_data_as_it_was(copied, tmp
     save(data / "a" / "new.png", noise(4711))
     save(data / "a" / "000.png", noise(4712))
     with pytest.raises(DataError, match=r"images\.npz, which tells them, is not beside"):
-        evaluation_of(tmp_path / "alone.pt", SilentDisplay(), data_dir=data)
+        evaluation(tmp_path / "alone.pt", SilentDisplay(), data_dir=data)
 
 
 @pytest.mark.parametrize("moved", [["split"], ["split", "class", "digest", "name"]])
@@ -251,7 +250,7 @@ def test_the_images_of_another_run_are_refused(copied, moved):
     record = dict(np.load(run / "images.npz"))
     np.savez(run / "images.npz", **(record | {name: record[name][::-1].copy() for name in moved}))
     with pytest.raises(CheckpointError, match="tells of other images than those"):
-        evaluation_of(run, SilentDisplay(), data_dir=data)
+        evaluation(run, SilentDisplay(), data_dir=data)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,7 @@ def test_a_damaged_record_is_refused(copied, damage):
     damage(arrays)
     np.savez(run / "images.npz", **arrays)
     with pytest.raises(CheckpointError, match=r"images\.npz"):
-        evaluation_of(run, SilentDisplay(), data_dir=data)
+        evaluation(run, SilentDisplay(), data_dir=data)
 
 
 def test_pickles_and_bombs_are_no_records(copied):
@@ -287,7 +286,7 @@ def test_pickles_and_bombs_are_no_records(copied):
     ):
         write(run / "images.npz")
         with pytest.raises(CheckpointError, match=r"images\.npz"):
-            evaluation_of(run, SilentDisplay(), data_dir=data)
+            evaluation(run, SilentDisplay(), data_dir=data)
 
 
 def test_a_run_of_before_is_read_and_told_of(copied):
@@ -299,7 +298,7 @@ def test_a_run_of_before_is_read_and_told_of(copied):
     del state["images"]
     checkpoint.save(state, run / "checkpoint.pt")
     display = SilentDisplay()
-    scores = evaluation_of(run, display, data_dir=data).scores.to_json()
+    scores = evaluation(run, display, data_dir=data).scores.to_json()
     assert scores["accuracy"] == before["test"]["accuracy"]
     assert any("did not record its images" in text for text in display.said)
 
@@ -315,7 +314,7 @@ def test_published_images_are_known_by_their_pixels(tmp_path):
     assert record.places.dtype.kind == "i"
     assert [len(record.of(part)) for part in ("training", "validation", "test")] == [180, 20, 599]
     scores = json.loads((run / "scores.json").read_text())
-    assert evaluation_of(run, SilentDisplay()).scores.accuracy == scores["accuracy"]
+    assert evaluation(run, SilentDisplay()).scores.accuracy == scores["accuracy"]
 
 
 def test_names_that_look_alike_are_one_class(tmp_path):

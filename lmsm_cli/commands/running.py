@@ -1,0 +1,106 @@
+"""What `lmsm train --seeds` and `lmsm sweep` share: a plan of runs, its completion, its comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmsm_cli.commands.compare import print_comparison
+from lmsm_cli.commands.console import print_json, print_line, stdout_console
+from lmsm_cli.commands.options import train_command
+from lmsm_cli.config.resolve import Layer
+from lmsm_cli.errors import LmsmError, RunError
+from lmsm_cli.sweeps.grid import Axis, parse_seeds, product
+
+if TYPE_CHECKING:
+    from lmsm_cli.sweeps.plan import PlannedRun
+
+
+def plan_of(
+    layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any
+) -> "list[PlannedRun]":
+    """Return the runs of every combination with every seed.
+
+    Args:
+        layers: What all runs have in common, lowest first.
+        axes: What is varied.
+        seeds: The text of --seeds.
+        seed: The value of --seed.
+
+    Raises LmsmError for what cannot work.
+    """
+    numbers = seed_numbers(seeds, seed)
+    combinations = product(axes, len(numbers or "1"))
+    from lmsm_cli.sweeps.plan import build_plan
+
+    return build_plan(layers, combinations, numbers)
+
+
+def seed_numbers(seeds: str | None, seed: Any) -> tuple[int, ...] | None:
+    """Return the seeds that --seeds lists, None without it. Raises LmsmError where both are given."""
+    if seeds is not None and seed is not None:
+        raise LmsmError("--seed and --seeds are both given: take one")
+    return None if seeds is None else parse_seeds(seeds)
+
+
+def run_and_compare(
+    plan: "Sequence[PlannedRun]",
+    preset: str | None,
+    config: Path | None,
+    *,
+    with_plots: bool,
+    quiet: bool,
+    json: bool,
+) -> None:
+    """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
+
+    Args:
+        plan: The runs; those that are there already are not repeated.
+        preset: The preset, for the commands that repeat a failed run.
+        config: The config file, for the same.
+        with_plots: Whether to draw the plots of each run.
+        quiet: Whether to show no progress.
+        json: Whether to print one JSON document.
+
+    Raises RunError where some failed.
+    """
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.comparison.grouping import compare_runs
+    from lmsm_cli.sweeps.plan import RunIndex
+    from lmsm_cli.sweeps.sweep import run_plan, unreadable
+
+    with new_display(quiet) as display:
+        index = RunIndex(plan[0].config.out, display)
+        failures = run_plan(plan, index, with_plots=with_plots)
+    found = index.status(plan)
+    failures += unreadable(found, failures)
+    records = [one.record for one in found if one.record and one.state == "completed"]
+    comparison = compare_runs(records)
+    failed = [
+        {
+            "label": one.run.label,
+            "reason": one.reason,
+            "command": train_command(one.run.config, preset, config),
+        }
+        for one in failures
+    ]
+    if json:
+        print_json(comparison.to_json() | {"failed": failed})
+    else:
+        if comparison.groups:
+            print_comparison(comparison)
+        for run in (run for group in comparison.groups for run in group.runs):
+            print_line(f"run folder: {run}")
+        _print_failures(failed)
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those"
+        )
+
+
+def _print_failures(failed: Sequence[dict[str, str]]) -> None:
+    from lmsm_cli.reports.tables_checks import failures_table
+
+    if failed:
+        stdout_console().print(failures_table(failed))
+    for row in failed:
+        print_line(f"to repeat it: {row['command']}")
