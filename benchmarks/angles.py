@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.inference.evaluate import features
+from lmsm_cli.inference.evaluate import features_of_test_images
 from lmsm_cli.reports.plots import plot_features
 from lmsm_cli.runs.record import find_runs, read_run
 from lmsm_cli.runtime.display import SILENT
@@ -30,7 +30,7 @@ def main() -> int:
     for path in find_runs([given.folder]):
         run = read_run(path)
         loss, error = run.config["loss"], 1 - run.scores.accuracy
-        points, labels, classes = features(path, SILENT)
+        points, labels, classes = features_of_test_images(path, SILENT)
         found.setdefault(loss, []).append((100 * error, *angles(points, labels)))
         panels.setdefault(loss, (f"m = {margin_of(loss)}", points, labels))
     print(

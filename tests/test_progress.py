@@ -28,7 +28,9 @@ EPOCH = Epoch(
 @pytest.fixture
 def screen(monkeypatch):
     """A terminal of 160 columns that keeps what was drawn."""
-    console = Console(file=io.StringIO(), force_terminal=True, force_interactive=True, width=160)
+    console = Console(
+        file=io.StringIO(), force_terminal=True, force_interactive=True, width=160, highlight=False
+    )
     monkeypatch.setattr(progress, "stderr_console", lambda: console)
     return console.file
 

@@ -14,7 +14,7 @@ from lmsm_cli import load_checkpoint
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, StoppedError
-from lmsm_cli.inference.export import export
+from lmsm_cli.inference.export import export_checkpoint
 from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.losses.registry import HEADS, check_loss
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
@@ -657,7 +657,7 @@ def test_a_last_layer_with_a_bias_is_read_back(tmp_path):
         features = trained.model.embed(images)
         wanted = features @ saved["head.weight"].T + saved["head.bias"]
         torch.testing.assert_close(load_checkpoint(path)(images), wanted, rtol=1e-4, atol=1e-4)
-    export(path, SilentDisplay(), form="torch", out=tmp_path / "x.pt2")
+    export_checkpoint(path, SilentDisplay(), form="torch", out=tmp_path / "x.pt2")
     found = evaluation(path, SilentDisplay(), tau_norm=0.0)
     assert found.scores.accuracy == found.scores.adjustment.unadjusted.accuracy
     state = checkpoint.load(path / "checkpoint.pt")
