@@ -83,9 +83,7 @@ def dry_run(config: Config, display: Display) -> dict[str, Any] | None:
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
         parts = prepare(config, display if ranks.is_main else SILENT, ranks)
-        with reported_memory(
-            parts.runtime, parts.model, config.batch_size, parts.image_shape, ranks.size
-        ):
+        with reported_memory(parts.runtime.device, config.batch_size):
             document = _measured(parts, display)
         return document if ranks.is_main else None
 

@@ -218,7 +218,7 @@ def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
     """Train to the end, test, and write what belongs into the run folder."""
     model, runtime, ranks, folder = parts.model, parts.runtime, parts.ranks, parts.folder
     where = ranks.broadcast_object(str(folder.path) if folder else "")
-    memory = reported_memory(runtime, model, parts.config.batch_size, parts.image_shape, ranks.size)
+    memory = reported_memory(runtime.device, parts.config.batch_size)
     data = parts.data
     with status_of(folder), memory:
         journal = _train(parts, where, display)
