@@ -18,6 +18,7 @@ import lmsm_cli
 from lmsm_cli import build_head
 from lmsm_cli.data.identity import pixel_digests
 from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.runs import checkpoint
 from lmsm_cli.runtime.display import Display
 
 torch.set_num_threads(1)  # test processes run side by side, and small nets gain nothing from two
@@ -174,6 +175,12 @@ def head_with(spec, weight, class_counts=None):
         for name, parameter in head.named_parameters():
             parameter.copy_(weight if name == "weight" else torch.tensor(1.3))
     return head
+
+
+def plain_state(path) -> dict:
+    """Return what a good checkpoint file holds, to look into or to change and save again."""
+    checkpoint.load(path)
+    return torch.load(path, weights_only=True)
 
 
 class SilentDisplay(Display):

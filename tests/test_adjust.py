@@ -23,7 +23,7 @@ from lmsm_cli.inference.adjust import (
 from lmsm_cli.losses.registry import build_head, check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, evaluate, write_class_folders
+from tests.conftest import SilentDisplay, evaluate, plain_state, write_class_folders
 
 
 def test_logit_adjustment_by_hand():
@@ -206,7 +206,7 @@ def altered(run, path, **changes):
 
     It knows no images, as one of an older lmsm, so that changes may make the split another.
     """
-    state = checkpoint.load(run / "checkpoint.pt")
+    state = plain_state(run / "checkpoint.pt")
     del state["images"]
     state["train_counts"] = changes.pop("train_counts", state["train_counts"])
     state["config"] |= changes

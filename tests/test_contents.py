@@ -352,7 +352,7 @@ def test_any_value_at_any_place_is_refused_or_does_no_harm(whole):
 def test_what_a_run_saves_is_taken(whole, path):
     """A state with everything in it, odd paths and losses that are not finite too, is read back."""
     state = checkpoint.load(path)
-    assert state["config"]["data_dir"] == "a\udc80b"
+    assert str(state.config.data_dir) == "a\udc80b"
     assert checkpoint.restore(state, path).classes == ("cat", "dog")
 
 

@@ -9,8 +9,7 @@ from PIL import Image
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.data.image_files import fit
-from lmsm_cli.runs import checkpoint
-from tests.conftest import noise, save
+from tests.conftest import noise, plain_state, save
 
 FLAGS = [
     "--dataset",
@@ -56,7 +55,7 @@ def train(tmp_path, monkeypatch, capsys):
 
 def counts(path):
     """Return the training images per class that a run folder's checkpoint tells."""
-    return checkpoint.load(path / "checkpoint.pt")["train_counts"]
+    return plain_state(path / "checkpoint.pt")["train_counts"]
 
 
 def run_folder(tmp_path):

@@ -17,7 +17,7 @@ from lmsm_cli.inference import predict as prediction
 from lmsm_cli.inference.predict import predict_files
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, noise, save, write_class_folders
+from tests.conftest import SilentDisplay, noise, plain_state, save, write_class_folders
 
 SIZE = 16
 CLASSES = ("ant", "bee", "cow", "doe", "elk", "fox")
@@ -168,7 +168,7 @@ def test_a_grey_classifier_takes_colour_images(tmp_path):
 
 def test_images_are_normalised_as_the_checkpoint_says(run, tmp_path):
     """Mean and deviation come from the checkpoint file, not from the images or a table of data sets."""
-    state = checkpoint.load(run / "checkpoint.pt")
+    state = plain_state(run / "checkpoint.pt")
     for name, value in (("mean", 0.9), ("std", 0.05)):
         state["model"][name] = torch.full_like(state["model"][name], value)
         state[name] = state["model"][name].flatten().tolist()

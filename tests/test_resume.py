@@ -24,7 +24,7 @@ from lmsm_cli.training.collapse import MetricAccumulator
 from lmsm_cli.training.resume import config_hash, fingerprint
 from lmsm_cli.training.run import resume_run, start_run
 from lmsm_cli.training.step import new_optimizer, optimizer_state, restore_optimizer
-from tests.conftest import SilentDisplay, evaluation, write_class_folders
+from tests.conftest import SilentDisplay, evaluation, plain_state, write_class_folders
 from tests.test_checkpoint import damage
 
 TIMES = {"seconds", "images_per_second"}
@@ -89,7 +89,7 @@ def rows(path):
 
 def assert_same_bits(path, other, file="checkpoint.pt"):
     """Compare weights, optimiser state, rows and scores of two runs."""
-    one, two = checkpoint.load(path / file), checkpoint.load(other / file)
+    one, two = plain_state(path / file), plain_state(other / file)
     assert one["model"].keys() == two["model"].keys()
     for key, value in one["model"].items():
         assert torch.equal(value, two["model"][key]), key
@@ -163,9 +163,9 @@ def test_a_run_that_was_left_twice_ends_with_the_same_bits(tmp_path, values):
     steps = 7  # of an epoch: 434 images, 64 at a time; without validation 8
     steps = 8 if values.get("validation") == 0 else steps
     path = stopped(tmp_path / "left", 3, **values)
-    assert checkpoint.load(path / "checkpoint.pt")["position"]["step"] == 3
+    assert plain_state(path / "checkpoint.pt")["position"]["step"] == 3
     resumed(path, 2 * steps - 3)
-    assert checkpoint.load(path / "checkpoint.pt")["position"] | {"seconds": 0} == {
+    assert plain_state(path / "checkpoint.pt")["position"] | {"seconds": 0} == {
         "epoch": 2,
         "step": 0,
         "seconds": 0,
@@ -235,7 +235,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         start_run(config(tmp_path), Impatient(), with_plots=False)
     (path,) = tmp_path.iterdir()
-    assert checkpoint.load(path / "checkpoint.pt")["epoch"] == 1
+    assert plain_state(path / "checkpoint.pt")["epoch"] == 1
     assert json.loads((path / "status.json").read_text())["exit_code"] == 130
     assert not list(path.glob(".*.tmp"))
 
@@ -281,7 +281,7 @@ def test_a_lost_best_costs_only_its_own_scores(copy, how):
     settings = (copy / "checkpoint.pt", copy / "scores.json")
     settings[1].unlink()
     display = SilentDisplay()
-    state = checkpoint.load(settings[0])
+    state = plain_state(settings[0])
     state["journal"]["best"]["epoch"] = 1  # the last epoch's is made again
     checkpoint.save(state, settings[0])
     resume_run(copy, display, with_plots=False)
@@ -345,7 +345,7 @@ def test_other_data_is_refused(tmp_path):
 
 def test_what_computes_otherwise_is_told(left):
     """Another torch or number of threads can round otherwise: that is said, and logged."""
-    state = checkpoint.load(left / "checkpoint.pt")
+    state = plain_state(left / "checkpoint.pt")
     state["versions"]["torch"] = "torch 2.0"
     checkpoint.save(state, left / "checkpoint.pt")
     display = SilentDisplay()
@@ -358,7 +358,7 @@ def test_what_computes_otherwise_is_told(left):
 @pytest.mark.parametrize("key", ["position", "journal", "fingerprint", "versions", "optimizer"])
 def test_a_checkpoint_that_lacks_what_to_go_on_from_is_refused(left, key):
     """The message names the key, of a checkpoint from before it as of one that was tampered with."""
-    state = checkpoint.load(left / "checkpoint.pt")
+    state = plain_state(left / "checkpoint.pt")
     del state[key]
     checkpoint.save(state, left / "checkpoint.pt")
     with pytest.raises(CheckpointError, match=f"nothing to resume from: it lacks {key}"):
@@ -424,7 +424,7 @@ def test_two_damaged_checkpoints_are_named(left):
 
 def test_an_older_checkpoint_is_evaluated_but_not_resumed(left):
     """Schema 1 had no position: refused by name, not guessed."""
-    state = checkpoint.load(left / "checkpoint.pt")
+    state = plain_state(left / "checkpoint.pt")
     for key in ("position", "journal", "fingerprint"):
         del state[key]
     torch.save(state | {"schema": 1}, left / "checkpoint.pt")
@@ -435,7 +435,7 @@ def test_an_older_checkpoint_is_evaluated_but_not_resumed(left):
 
 def test_a_key_that_is_new_since_is_at_its_default(finished, left):
     """A checkpoint of before a config key was born goes on; one whose config was changed does not."""
-    state = checkpoint.load(left / "checkpoint.pt")
+    state = plain_state(left / "checkpoint.pt")
     older = {key: value for key, value in state["config"].items() if key != "tensorboard"}
     checkpoint.save(
         state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt"
@@ -445,7 +445,7 @@ def test_a_key_that_is_new_since_is_at_its_default(finished, left):
 
 def test_a_run_with_an_option_without_effect_is_not_lost(finished, left):
     """An older lmsm took gamma with a cosine: such a run goes on, to the same weights, and is read."""
-    state = checkpoint.load(left / "checkpoint.pt")
+    state = plain_state(left / "checkpoint.pt")
     assert state["config"]["schedule"] == "cosine"
     older = state["config"] | {"gamma": 0.5}
     checkpoint.save(
@@ -455,14 +455,14 @@ def test_a_run_with_an_option_without_effect_is_not_lost(finished, left):
     (left / "config.yaml").write_text(text.replace("gamma: 0.9", "gamma: 0.5"))
     path = resumed(left)
     assert read_trained(path).config.gamma == 0.5
-    wanted = checkpoint.load(finished / "checkpoint.pt")["model"]
-    found = checkpoint.load(path / "checkpoint.pt")["model"]
+    wanted = plain_state(finished / "checkpoint.pt")["model"]
+    found = plain_state(path / "checkpoint.pt")["model"]
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_a_config_that_does_not_fit_its_fingerprint_is_refused(left):
     """What was changed inside a checkpoint is not resumed."""
-    state = checkpoint.load(left / "checkpoint.pt")
+    state = plain_state(left / "checkpoint.pt")
     checkpoint.save(state | {"config": state["config"] | {"momentum": 0.5}}, left / "checkpoint.pt")
     with pytest.raises(CheckpointError, match="reads otherwise"):
         resumed(left)
@@ -546,7 +546,7 @@ def test_only_the_last_row_may_be_missing_and_only_at_the_end_of_an_epoch(copy):
 def test_checkpoints_without_a_digest_of_the_rows_are_resumed(left, finished):
     """An older lmsm kept none: the rows are made again from the checkpoint."""
     for file in (left / "checkpoint.pt", left / "checkpoint-previous.pt"):
-        state = checkpoint.load(file)
+        state = plain_state(file)
         del state["metrics"]
         checkpoint.save(state, file)
     (left / "metrics.jsonl").write_text("")
@@ -558,7 +558,7 @@ def test_best_is_made_again_where_it_is_behind(tmp_path):
     path = stopped(tmp_path, 7)  # at the end of the first epoch, which is the best so far
     (path / "best.pt").unlink()  # it shares its bytes with checkpoint.pt
     resumed(path, 3)
-    assert checkpoint.load(path / "best.pt")["epoch"] == 1
+    assert plain_state(path / "best.pt")["epoch"] == 1
 
 
 def test_temporary_files_of_the_dead_are_removed(left):
@@ -649,7 +649,7 @@ def test_a_last_layer_with_a_bias_is_read_back(tmp_path):
         tmp_path, epochs=1, loss="softmax", neck="none", head_bias=True, head_init="kaiming"
     )
     trained = read_trained(path)
-    saved = checkpoint.load(path / "checkpoint.pt")["model"]
+    saved = plain_state(path / "checkpoint.pt")["model"]
     assert torch.equal(trained.model.head.bias, saved["head.bias"])
     assert saved["head.bias"].abs().min() > 0
     images = torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8)
@@ -660,7 +660,7 @@ def test_a_last_layer_with_a_bias_is_read_back(tmp_path):
     export_checkpoint(path, SilentDisplay(), form="torch", out=tmp_path / "x.pt2")
     found = evaluation(path, SilentDisplay(), tau_norm=0.0)
     assert found.scores.accuracy == found.scores.adjustment.unadjusted.accuracy
-    state = checkpoint.load(path / "checkpoint.pt")
+    state = plain_state(path / "checkpoint.pt")
     del state["config"]["head_bias"], state["config"]["head_init"], state["model"]["head.bias"]
     checkpoint.save(state, tmp_path / "older.pt")
     assert load_checkpoint(tmp_path / "older.pt").head.bias is None

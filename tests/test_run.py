@@ -21,7 +21,13 @@ from lmsm_cli.losses.registry import HEADS, build_head, check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.training.run import build_model, check_config, resolved_spec, start_run
-from tests.conftest import CIFAR10_CLASSES, SilentDisplay, evaluate, write_class_folders
+from tests.conftest import (
+    CIFAR10_CLASSES,
+    SilentDisplay,
+    evaluate,
+    plain_state,
+    write_class_folders,
+)
 
 
 def quick(out, **values):
@@ -159,7 +165,7 @@ def test_evaluate_on_validation_and_best(finished):
 
 def test_other_data_than_the_runs_has_no_validation_split(finished, tmp_path):
     """Where the training images are others, the split would hold out images trained on: exit 3."""
-    state = checkpoint.load(finished[0].path / "checkpoint.pt")
+    state = plain_state(finished[0].path / "checkpoint.pt")
     state["config"]["factor"] = 0.5  # as if there were more images than in training
     checkpoint.save(state, tmp_path / "c.pt")
     with pytest.raises(DataError, match="other training images than the run had"):
@@ -323,7 +329,7 @@ def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(
     assert (status["state"], status["exit_code"]) == ("failed", 5)
     assert not (path / "scores.json").exists()
     for file in path.glob("*.pt"):
-        state = checkpoint.load(file)
+        state = plain_state(file)
         assert state["epoch"] == 1
         assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
@@ -397,7 +403,7 @@ def test_evaluation_goes_by_class_names(tmp_path):
     )
     path = start_run(config, SilentDisplay()).path
     wanted = evaluate(path, SilentDisplay())
-    state = checkpoint.load(path / "checkpoint.pt")
+    state = plain_state(path / "checkpoint.pt")
     order = [2, 0, 1]  # as if the net had been trained with the classes numbered otherwise
     state["classes"] = [state["classes"][i] for i in order]
     state["model"]["head.weight"] = state["model"]["head.weight"][order]

@@ -156,7 +156,7 @@ def _checked_correction(
     head = trained.model.head
     if wanted.method == "tau-norm":
         return tau_normalisation(head.class_weights(), head.bias)
-    return logit_adjustment(trained.train_counts, _adjusted_in_training(trained, display))
+    return logit_adjustment(trained.state.train_counts, _adjusted_in_training(trained, display))
 
 
 def _adjusted_in_training(trained: Trained, display: Display) -> float:
@@ -164,7 +164,7 @@ def _adjusted_in_training(trained: Trained, display: Display) -> float:
     config, strength = trained.config, trained.model.head.prior_strength()
     is_uniform = config.reweight == "effective" and config.reweight_beta == 0
     is_rebalanced = config.sampling == "balanced" or (config.reweight != "none" and not is_uniform)
-    if trained.epoch >= config.rebalance_from and is_rebalanced:
+    if trained.state.epoch >= config.rebalance_from and is_rebalanced:
         display.warning(
             "the training rebalanced the classes already; theory's tau for its logits is 0"
         )
@@ -230,10 +230,10 @@ def _evaluated(
         )
         logits = adjustment.correction.correct(logits, adjustment.tau)
     predictions, probabilities = answers(logits)
-    head, progress = trained.model.head, trained.epoch / trained.config.epochs
+    head, progress = trained.model.head, trained.state.epoch / trained.config.epochs
     values = {
         "checkpoint": str(trained.file),
-        "epoch": trained.epoch,
+        "epoch": trained.state.epoch,
         "split": split,
         "effective_margin": head.effective_margin_at(progress),
         "adjustment": applied,
@@ -257,12 +257,14 @@ def _score(
     probabilities: NDArray[np.floating[Any]],
 ) -> Scores:
     labels = labelled.labels.numpy()
-    return score(trained.model.classes, labels, predictions, trained.train_counts, probabilities)
+    return score(
+        trained.model.classes, labels, predictions, trained.state.train_counts, probabilities
+    )
 
 
 def _labelled(trained: Trained, subject: Subject, display: Display) -> ImageSet:
     if subject.images is not None:
-        side, _, channels = trained.image_shape
+        side, _, channels = trained.state.image_shape
         options = replace(folder_options(trained.config), image_size=side)
         found = sources.load_folder(
             subject.images,
@@ -312,12 +314,12 @@ def _own_images(trained: Trained, part: Part, display: Display) -> ImageSet:
         found = find_again(trained.config, trained.images, [part], display)[part]
         return _with_labels_of(trained.model, found)
     as_split_now = _split_now(trained, part, display)
-    if trained.image_digests is None:
+    if trained.state.images is None:
         display.info(
             f"{trained.file} is of an lmsm that did not record its images: "
             "they are taken as the data is now"
         )
-    elif as_split_now.digest() != trained.image_digests.get(part):
+    elif as_split_now.digest() != trained.state.images.get(part):
         raise DataError(
             f"{trained.config.data_dir} gives other {part} images than the run had, and {IMAGES}, "
             f"which tells them, is not beside {trained.file}; give the run folder, the run's data "
@@ -336,7 +338,7 @@ def _split_now(trained: Trained, part: Part, display: Display) -> ImageSet:
         return load_test(trained.config, display)
     training, held_out = load_training(trained.config, display)
     assert held_out is not None
-    if _with_labels_of(trained.model, training).counts() != trained.train_counts:
+    if _with_labels_of(trained.model, training).counts() != trained.state.train_counts:
         raise DataError(
             f"{trained.config.data_dir} holds other training images than the run had, so which it "
             "held out cannot be known; give the run's data with --data-dir"

@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lmsm_cli import __version__
-from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.image_files import preparation
 from lmsm_cli.data.splits import load_test
 from lmsm_cli.errors import DataError, LmsmError, RunError, missing_extra
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.folder import check_place, write_whole
 from lmsm_cli.runtime.device import choose_runtime
 from lmsm_cli.runtime.display import Display
@@ -86,19 +85,19 @@ def export_checkpoint(
     where a package is missing.
     """
     check_extra(form)
-    out = out or checkpoint.find(path).with_name(f"model{SUFFIXES[form]}")
+    file = checkpoint.find(path)
+    out = out or file.with_name(f"model{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
         raise LmsmError(
             f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree"
         )
-    file = checkpoint.find(path)
     state = checkpoint.load(file)
     model = checkpoint.restore(state, file)
     check_place(out)
     images, of = _test_images(state, num_images, data_dir, display)
     facts = _facts(state)
     display.info(f"exporting {file}")
-    content = _WRITERS[form](_program(model, state["image_shape"]), facts)
+    content = _WRITERS[form](_program(model, state.image_shape), facts)
     verification = _verified(_READERS[form](content), model, images, of)
     write_whole(out, content)
     return {
@@ -125,53 +124,48 @@ def check_extra(form: str) -> None:
         raise missing_extra("--format onnx", error, "export") from None
 
 
-def _facts(state: dict[str, Any]) -> dict[str, Any]:
+def _facts(state: CheckpointState) -> dict[str, Any]:
     """Return what a user of the file must know, as it is written into it."""
-    height, width, channels = state["image_shape"]
-    config = state["config"]
+    height, width, channels = state.image_shape
+    config = state.config
     return {
         "lmsm_version": __version__,
-        "model": config["model"],
-        "loss": config["loss"],
-        "dataset": config["dataset"],
-        "epoch": state["epoch"],
-        "classes": state["classes"],
+        "model": config.model,
+        "loss": config.loss,
+        "dataset": config.dataset,
+        "epoch": state.epoch,
+        "classes": state.classes,
         "input": "images: uint8 (N, C, H, W), 0 to 255, RGB where there are 3 channels; the normalisation is inside",
-        "preparation": preparation(config.get("resize", "crop")),
+        "preparation": preparation(config.resize),
         "image_height": height,
         "image_width": width,
         "channels": channels,
-        "mean": state["mean"],
-        "std": state["std"],
+        "mean": state.mean,
+        "std": state.std,
     }
 
 
 def _test_images(
-    state: dict[str, Any], count: int, data_dir: Path | None, display: Display
+    state: CheckpointState, count: int, data_dir: Path | None, display: Display
 ) -> tuple[Tensor, str]:
     """Return images (N, H, W, C) to verify on, and what they are; nothing is downloaded for them."""
-    override = {"data_dir": data_dir} if data_dir else {}
+    config = state.config_in(data_dir)
     try:
-        config = Config.model_validate(state["config"] | override, context={"is_saved": True})
         if sources.find_dataset(config.dataset, config.data_dir) is None:
             raise DataError(f"{config.dataset} is not below {config.data_dir}")
         test = load_test(config, display)
-        if list(test.images.shape[1:]) != state["image_shape"]:
+        if list(test.images.shape[1:]) != state.image_shape:
             raise DataError(f"the images in {config.data_dir} have another shape than the run's")
-    except (LmsmError, ValidationError) as error:
+    except LmsmError as error:
         display.warning(
-            f"the run's test images cannot be had: {_short(error)}; verifying on drawn images instead (give the data with --data-dir)"
+            f"the run's test images cannot be had: {error}; verifying on drawn images instead (give the data with --data-dir)"
         )
         generator = torch.Generator().manual_seed(0)
         return torch.randint(
-            256, (count, *state["image_shape"]), dtype=torch.uint8, generator=generator
+            256, (count, *state.image_shape), dtype=torch.uint8, generator=generator
         ), "drawn images"
     places = torch.linspace(0, len(test) - 1, min(count, len(test))).long()  # of every class
     return test.images[places], f"test images of {config.dataset}"
-
-
-def _short(error: LmsmError | ValidationError) -> str:
-    return str(error) if isinstance(error, LmsmError) else error.errors()[0]["msg"]
 
 
 def _program(model: Classifier, image_shape: list[int]) -> torch.export.ExportedProgram:

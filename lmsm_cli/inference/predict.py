@@ -94,11 +94,11 @@ def predict_files(
     top = min(top, len(trained.model.classes))
     images: list[Prediction] = []
     with pillow_warnings(display):
-        for batch in _batches(files, trained.image_shape):
+        for batch in _batches(files, trained.state.image_shape):
             display.progress("predicting", len(images), len(files))
             images += _predict(trained, runtime, batch, top, display)
     display.progress("predicting", len(files), len(files))
-    return Predictions(trained.file, trained.epoch, top, tuple(images))
+    return Predictions(trained.file, trained.state.epoch, top, tuple(images))
 
 
 def _batches(files: Sequence[Path], shape: Sequence[int]) -> Iterator[Sequence[Path]]:
@@ -111,7 +111,7 @@ def _predict(
     trained: Trained, runtime: Runtime, files: Sequence[Path], top: int, display: Display
 ) -> list[Prediction]:
     """Return the predictions of files that fit into memory together."""
-    size, _, channels = trained.image_shape
+    size, _, channels = trained.state.image_shape
 
     def read(file: Path) -> NDArray[np.uint8] | ImageFileError:
         try:

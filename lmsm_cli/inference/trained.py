@@ -1,15 +1,13 @@
-"""A trained classifier, read back with all that is needed to ask it something."""
+"""A trained classifier, read back with all that evaluation, prediction and export need."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from lmsm_cli.config import Config
 from lmsm_cli.data.identity import ImagesRecord
-from lmsm_cli.errors import CheckpointError
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.images import recorded_images
 from lmsm_cli.runtime.device import Runtime, choose_device, choose_runtime
 
@@ -19,13 +17,10 @@ class Trained:
     """A checkpoint file, read back; the model is in eval mode."""
 
     file: Path
+    state: CheckpointState
     model: Classifier
     config: Config
-    train_counts: list[int]
-    image_shape: list[int]  # (H, W, C)
-    epoch: int
-    image_digests: dict[str, str | None] | None
-    """Of each part of the run's images; None where an older lmsm recorded none."""
+    """That of the state, but for another `data_dir`."""
     images: ImagesRecord | None
     """images.npz of its run folder; None where it is not beside the checkpoint."""
 
@@ -54,20 +49,5 @@ def read_trained(path: Path, data_dir: Path | None = None) -> Trained:
     file = checkpoint.find(path)
     state = checkpoint.load(file)
     model = checkpoint.restore(state, file)
-    override = {"data_dir": data_dir} if data_dir else {}
-    try:
-        config = Config.model_validate(state["config"] | override, context={"is_saved": True})
-    except ValidationError as error:
-        raise CheckpointError(
-            f"{file} holds a config that this lmsm does not know: {error.errors()[0]['msg']}"
-        ) from None
-    return Trained(
-        file,
-        model,
-        config,
-        state["train_counts"],
-        state["image_shape"],
-        state["epoch"],
-        state.get("images"),
-        recorded_images(file.parent, state, file),
-    )
+    config = state.config_in(data_dir)
+    return Trained(file, state, model, config, recorded_images(file.parent, state.images, file))

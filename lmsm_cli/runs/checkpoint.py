@@ -33,6 +33,7 @@ from lmsm_cli.errors import (
 from lmsm_cli.models.backbones import check_model
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier, head_width
 from lmsm_cli.runs import contents
+from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.record import ending_of, only_run, read_run
 from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
 
@@ -109,8 +110,8 @@ def _linked(source: Path, target: Path) -> bool:
     return True
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Return the state of a checkpoint file; nothing in it is executed.
+def load(path: Path) -> CheckpointState:
+    """Return the checked contents of a checkpoint file; nothing in it is executed.
 
     Raises CheckpointError where the file is missing, damaged, no checkpoint, or holds objects.
     """
@@ -143,8 +144,7 @@ def load(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"{path} is incomplete: it lacks {', '.join(missing)}")
     with _about(path):
-        contents.check(state, path.stat().st_size)
-    return state
+        return contents.check(state, path.stat().st_size)
 
 
 @contextmanager
@@ -199,25 +199,23 @@ def state_of(
     }
 
 
-def restore(state: dict[str, Any], path: Path) -> Classifier:
-    """Return the classifier of a loaded state, in eval mode, on the CPU."""
-    config, weight = state["config"], state["model"]["head.weight"]
+def restore(state: CheckpointState, path: Path) -> Classifier:
+    """Return the classifier of a checkpoint's state, in eval mode, on the CPU."""
+    config, weight = state.config, state.model["head.weight"]
     try:
-        side, _, channels = state["image_shape"]
-        check_model(config["model"], None, channels=channels, image_size=side)
-        width = head_width(config["model"], config["neck"], channels)
+        side, _, channels = state.image_shape
+        check_model(config.model, None, channels=channels, image_size=side)
+        width = head_width(config.model, config.neck, channels)
         if weight.shape[1] != width:  # before room for so many classes of the right width is made
             raise LmsmError(f"head.weight has {weight.shape[1]} columns, not {width}")
         model = build_classifier(
-            ModelSpec(
-                config["model"], config["neck"], config["loss"], config.get("head_bias", False)
-            ),
-            classes=state["classes"],
-            mean=state["mean"],
-            std=state["std"],
-            class_counts=torch.tensor(state["train_counts"]),
+            ModelSpec(config.model, config.neck, config.loss, config.head_bias),
+            classes=state.classes,
+            mean=state.mean,
+            std=state.std,
+            class_counts=torch.tensor(state.train_counts),
         )
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state.model)
     except (LmsmError, *MALFORMED) as error:
         raise CheckpointError(f"{path} does not fit this lmsm: {first_line(error)}") from None
     return model.eval()

@@ -2,12 +2,14 @@
 
 A checkpoint can come from anybody, and whoever made it could write a good digest too. So each key
 has a type and bounds, here and nowhere else, and what stands in it twice must agree. To add a key,
-add a field to `Contents`, with a default for the checkpoints from before it.
+add a field to `CheckpointState`, with a default for the checkpoints from before it.
 """
 
 import pickletools
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
@@ -18,10 +20,12 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    GetPydanticSchema,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import core_schema
 from torch import Tensor
 
 from lmsm_cli.config import MOST_EPOCHS, Config
@@ -82,13 +86,22 @@ _Value = bool | int | float | _Text | None
 _Choice = _Value | Annotated[list[_Value], Field(max_length=100_000)]
 
 
+def _kept(model: type[BaseModel]) -> GetPydanticSchema:
+    """Check a value by a model, and keep it as it was saved: the order of its keys, 2 beside 2.0."""
+    return GetPydanticSchema(
+        lambda _, handler: core_schema.no_info_wrap_validator_function(
+            lambda value, check: (check(value), value)[1], handler(model)
+        )
+    )
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(
         strict=True, frozen=True, extra="allow", arbitrary_types_allowed=True, defer_build=True
     )
 
 
-class _Watch(_Part):
+class _EpochSums(_Part):
     """What was seen of the epoch under way."""
 
     sums: _Dense
@@ -99,13 +112,13 @@ class _Watch(_Part):
     watched_steps: _Count
 
 
-class _Position(_Part):
+class SavedPosition(_Part):
     """Where the training stands."""
 
     epoch: _Epoch = 0
     step: Annotated[int, Field(ge=0, le=_STEPS)] = 0
     seconds: Annotated[float, Field(ge=0, le=1e15)] = 0.0
-    watch: _Watch | None = None
+    watch: Annotated[dict[str, Any], _kept(_EpochSums)] | None = None
     generators: Annotated[dict[_Text, _Dense], Field(max_length=10)] | None = None
 
     @field_validator("generators")
@@ -139,19 +152,22 @@ class _Row(_Part):
     images_per_second: Annotated[float, Field(ge=0, le=1e15)]
 
 
-class _Journal(_Part):
+class SavedHistory(_Part):
     """What the run has done."""
 
-    rows: Annotated[list[_Row], FailFast(), Field(max_length=MOST_EPOCHS)] = []
-    best: _Best | None = None
+    rows: Annotated[
+        list[Annotated[dict[str, Any], _kept(_Row)]], FailFast(), Field(max_length=MOST_EPOCHS)
+    ] = []
+    best: Annotated[dict[str, Any], _kept(_Best)] | None = None
     warned: Annotated[list[_Text], FailFast(), Field(max_length=1000)] = []
     lengthened_from: Annotated[list[_Epoch], FailFast(), Field(max_length=MOST_EPOCHS)] = []
 
 
-class Contents(_Part):
+class CheckpointState(_Part):
     """All keys of a checkpoint but its schema number; the later ones are missing in schema 1."""
 
-    config: Annotated[dict[_Text, _Choice], Field(max_length=1000)]
+    choices: Annotated[dict[_Text, _Choice], Field(alias="config", max_length=1000)]
+    """The config as it was saved: that of an older lmsm has fewer keys."""
     classes: Annotated[_Names, Field(min_length=2)]
     mean: _Channels
     std: _Channels
@@ -159,15 +175,15 @@ class Contents(_Part):
     image_shape: Annotated[list[_Side], FailFast(), Field(min_length=3, max_length=3)]
     epoch: _Epoch
     model: Annotated[dict[_Text, _Dense], Field(max_length=100_000)]
-    optimizer: Annotated[
-        dict[int, dict[_Text, _Dense | float | None]], Field(max_length=100_000)
-    ] = {}
-    position: _Position | None = None
-    journal: _Journal | None = None
+    optimizer: (
+        Annotated[dict[int, dict[_Text, _Dense | float | None]], Field(max_length=100_000)] | None
+    ) = None
+    position: SavedPosition | None = None
+    history: SavedHistory | None = Field(None, alias="journal")
     fingerprint: _Sha256 | None = None
-    versions: Annotated[dict[_Text, _Text], Field(max_length=100)] = {}
-    images: Images | None = None
-    """The digests of the images by part."""
+    versions: Annotated[dict[_Text, _Text], Field(max_length=100)] | None = None
+    images: Annotated[dict[str, str | None], _kept(Images)] | None = None
+    """The digests of the images by part, and of their order."""
     metrics: _Sha256 | None = None
     """Of the rows as metrics.jsonl has them."""
 
@@ -182,7 +198,7 @@ class Contents(_Part):
     def _check_together(self) -> Self:
         """Check the config by its own rules, and hold all keys against each other and the tensors."""
         try:
-            config = Config.model_validate(self.config, context={"is_saved": True})
+            config = self.config
         except ValidationError as error:
             raise ValueError(f"config: {in_words(error)}") from None
         for fault, is_so in _disagreements(self, config):
@@ -190,8 +206,17 @@ class Contents(_Part):
                 raise ValueError(fault)
         return self
 
+    @cached_property
+    def config(self) -> Config:
+        """The config of the run; keys that were not saved have their defaults."""
+        return Config.model_validate(self.choices, context={"is_saved": True})
 
-def _disagreements(saved: Contents, config: Config) -> Iterator[tuple[str, bool]]:
+    def config_in(self, data_dir: Path | None) -> Config:
+        """Return the config of the run, with its data in another folder if one is given."""
+        return self.config.model_copy(update={"data_dir": data_dir} if data_dir else {})
+
+
+def _disagreements(saved: CheckpointState, config: Config) -> Iterator[tuple[str, bool]]:
     """Yield what must not be, and whether it is; what comes later relies on what came before."""
     num_classes, (height, width, channels) = len(saved.classes), saved.image_shape
     yield "two classes have one name", len(set(saved.classes)) < num_classes
@@ -215,31 +240,31 @@ def _disagreements(saved: Contents, config: Config) -> Iterator[tuple[str, bool]
         )
         yield f"{name} is another than among the tensors", not same
     yield "epoch is above the config's epochs", saved.epoch > config.epochs
-    if saved.position and saved.journal:
-        yield from _disagreements_of_place(saved, config, saved.position, saved.journal)
+    if saved.position and saved.history:
+        yield from _disagreements_of_place(saved, config, saved.position, saved.history)
 
 
 def _disagreements_of_place(
-    saved: Contents, config: Config, position: _Position, journal: _Journal
+    saved: CheckpointState, config: Config, position: SavedPosition, history: SavedHistory
 ) -> Iterator[tuple[str, bool]]:
     yield "position is of another epoch", position.epoch != saved.epoch
     yield (
         "journal has not one row for each epoch",
-        [row.epoch for row in journal.rows] != list(range(1, saved.epoch + 1)),
+        [row["epoch"] for row in history.rows] != list(range(1, saved.epoch + 1)),
     )
     yield (
         "the best epoch is none of these",
-        journal.best is not None and journal.best.epoch > saved.epoch,
+        history.best is not None and history.best["epoch"] > saved.epoch,
     )
     yield (
         "position is behind the epoch's last step",
         bool(position.step) and position.step * config.batch_size >= sum(saved.train_counts),
     )
     if position.watch:
-        shapes = position.watch.sums.shape, position.watch.predicted.shape
+        shapes = position.watch["sums"].shape, position.watch["predicted"].shape
         yield (
             "watch does not fit",
-            shapes != ((6,), (len(saved.classes),)) or position.watch.step != position.step,
+            shapes != ((6,), (len(saved.classes),)) or position.watch["step"] != position.step,
         )
 
 
@@ -255,10 +280,13 @@ def check_structure(pickled: bytes) -> None:
         raise CheckpointError(f"is no lmsm checkpoint: {first_line(error)}") from None
 
 
-def check(state: Mapping[str, Any], size: int) -> None:
-    """Raise CheckpointError for contents that no run saved; `size` is that of the file in bytes."""
+def check(values: Mapping[str, Any], size: int) -> CheckpointState:
+    """Return the contents of a checkpoint file of `size` bytes.
+
+    Raises CheckpointError for those that no run saved.
+    """
     try:
-        found = Contents.model_validate(dict(state))
+        found = CheckpointState.model_validate(dict(values))
     except ValidationError as error:
         raise CheckpointError(f"does not fit this lmsm: {in_words(error)}") from None
     tensors = dict(_tensors(found))
@@ -269,11 +297,12 @@ def check(state: Mapping[str, Any], size: int) -> None:
         raise CheckpointError(
             f"holds numbers that are not finite (NaN or infinity), first in the tensor {name!r}: nothing can be made of it"
         )
+    return found
 
 
-def _tensors(contents: Contents) -> Iterator[tuple[str, Tensor]]:
+def _tensors(contents: CheckpointState) -> Iterator[tuple[str, Tensor]]:
     yield from contents.model.items()
-    for place, values in contents.optimizer.items():
+    for place, values in (contents.optimizer or {}).items():
         yield from (
             (f"optimizer.{place}.{name}", value)
             for name, value in values.items()

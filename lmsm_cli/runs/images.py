@@ -82,14 +82,16 @@ def read_images_record(run: Path) -> ImagesRecord | None:
     return record
 
 
-def recorded_images(run: Path, state: Mapping[str, Any], file: Path) -> ImagesRecord | None:
-    """Return images.npz of a run folder, None where there is none; `state` is the checkpoint `file`'s.
+def recorded_images(
+    run: Path, digests: Mapping[str, str | None] | None, file: Path
+) -> ImagesRecord | None:
+    """Return images.npz of a run folder, None where there is none; `digests` are the checkpoint `file`'s.
 
     Raises CheckpointError where the file is damaged or is not of that checkpoint's images: what was
     trained on could then be taken for test images.
     """
     record = read_images_record(run)
-    if record is not None and record.known_by != state.get("images"):
+    if record is not None and record.known_by != digests:
         raise CheckpointError(
             f"{run / IMAGES} tells of other images than those that {file.name} was trained on, or of "
             "another order; they are not of one run"

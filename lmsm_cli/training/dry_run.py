@@ -192,7 +192,7 @@ def _save_and_read_back(parts: Parts, optimizer: Optimizer) -> tuple[int, float]
             seconds = time.perf_counter() - started
             state = checkpoint.load(folder.checkpoint)
             saved = checkpoint.restore(state, folder.checkpoint).state_dict()
-            restore_optimizer(model, new_optimizer(model, config), state["optimizer"])
+            restore_optimizer(model, new_optimizer(model, config), state.optimizer or {})
             size = folder.checkpoint.stat().st_size
     except OSError as error:
         raise DiskError(

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, Config
-from lmsm_cli.config import config as configs
+from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, Config, dump
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.data.splits import Data
@@ -24,6 +23,7 @@ from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, fi
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint, committed
+from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
@@ -33,8 +33,9 @@ from lmsm_cli.training.step import optimizer_state, restore_optimizer
 
 # What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
 CHANGEABLE = ("data_dir", "follow_links", "device", "out", "tensorboard")
-# What a checkpoint has that a run can go on from.
-_TO_GO_ON = ("position", "journal", "fingerprint", "versions", "optimizer")
+# Keys of a checkpoint that a run can go on from, and their names in CheckpointState.
+_TO_GO_ON = {key: key for key in ("position", "fingerprint", "versions", "optimizer")}
+_TO_GO_ON["journal"] = "history"
 
 
 @dataclass
@@ -73,8 +74,8 @@ class ResumeState:
     folder: RunFolder
     config: Config
     position: Position
-    journal: History
-    state: dict[str, Any] | None
+    history: History
+    state: CheckpointState | None
     """The checkpoint; None where the run was ended before its first."""
     is_finished: bool = False
     images: ImagesRecord | None = None
@@ -84,10 +85,10 @@ class ResumeState:
         """Raise DataError where the images are not the run's, as far as the checkpoint knows them."""
         if self.state is None or self.images is not None:
             return
-        recorded = self.state.get("images")
+        recorded = self.state.images
         if recorded is None:
-            is_same = list(data.training.classes) == self.state["classes"]
-            is_same = is_same and data.train_counts == self.state["train_counts"]
+            is_same = list(data.training.classes) == self.state.classes
+            is_same = is_same and data.train_counts == self.state.train_counts
         else:
             is_same = data.record().known_by == recorded
         if not is_same:
@@ -99,7 +100,7 @@ class ResumeState:
     def difference_to(self, runtime: str) -> str:
         """Return, in words, what computes otherwise than before, so that bits may differ; or nothing."""
         versions = _versions(runtime)
-        before = self.state["versions"] if self.state else versions
+        before = (self.state and self.state.versions) or versions
         changed = [
             f"{before.get(name)} before, {now} now"
             for name, now in versions.items()
@@ -115,8 +116,8 @@ class ResumeState:
         if self.state is None:
             return
         try:
-            model.load_state_dict(self.state["model"])
-            restore_optimizer(model, optimizer, self.state["optimizer"])
+            model.load_state_dict(self.state.model)
+            restore_optimizer(model, optimizer, self.state.optimizer or {})
         except MALFORMED as error:
             raise CheckpointError(
                 f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}"
@@ -141,7 +142,7 @@ def save_checkpoint(
     `train_counts` and `image_shape` (H, W, C) are those of the training images; `runtime` says what
     computes, `images` are the digests of the run's images by part.
     """
-    choices = configs.dump(config)
+    choices = dump(config)
     state = checkpoint.state_of(
         model,
         choices,
@@ -194,7 +195,7 @@ def config_hash(config: Config, *, knows_images: bool = True) -> str:
     usual = {key: Config.model_fields[key].default for key in ADDED_KEYS}
     made = {
         key: value
-        for key, value in configs.dump(config).items()
+        for key, value in dump(config).items()
         if value is not None and value != usual.get(key)
     }
     if knows_images and (weights := pretrained_digest(config)):
@@ -219,34 +220,38 @@ def read_resume_state(
         return ResumeState(
             folder, config, Position(), History(), None, images=read_images_record(folder.path)
         )
-    if missing := [key for key in _TO_GO_ON if state.get(key) is None]:
+    if missing := [key for key, name in _TO_GO_ON.items() if getattr(state, name) is None]:
         raise CheckpointError(
-            f"{file} was saved by an older lmsm, and holds nothing to resume from: it lacks {', '.join(missing)}"
+            f"{file} was saved by an older lmsm, and holds nothing to resume from: it lacks "
+            + ", ".join(missing)
         )
+    assert state.position
+    assert state.history
     try:
-        config = Config.model_validate(state["config"], context={"is_saved": True})
-        position, journal = Position(**state["position"]), History(**state["journal"])
+        position, history = Position(**dict(state.position)), History(**dict(state.history))
     except MALFORMED as error:
         raise CheckpointError(f"{file} does not fit this lmsm: {first_line(error)}") from None
     # a key that this lmsm has and that one had not is at its default, which changes nothing
-    known = {key: value for key, value in configs.dump(config).items() if key in state["config"]}
-    if fingerprint(known) != state["fingerprint"]:
+    known = {key: value for key, value in dump(state.config).items() if key in state.choices}
+    if fingerprint(known) != state.fingerprint:
         raise CheckpointError(
-            f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that saved it"
+            f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that "
+            "saved it"
         )
-    if state.get("metrics"):  # an older lmsm kept no digest
+    if state.metrics:  # an older lmsm kept no digest
         committed.check_rows(
-            folder, journal.rows, state["metrics"], is_last_appended=position.step > 0
+            folder, history.rows, state.metrics, is_last_appended=position.step > 0
         )
-    written = configs.dump(_written_config(folder))
-    edited = {key: value for key, value in written.items() if value != state["config"].get(key)}
-    before, config = config, _changed(config, edited | changes)
-    if config.epochs > before.epochs:
-        journal.lengthened_from.append(before.epochs)
-    _mend_best(folder, state, journal)
+    written = dump(_written_config(folder))
+    edited = {key: value for key, value in written.items() if value != state.choices.get(key)}
+    config = _changed(state.config, edited | changes)
+    if config.epochs > state.config.epochs:
+        history.lengthened_from.append(state.config.epochs)
+    if history.is_at_best and not position.step:
+        _mend_best(folder, file, state.epoch)
     is_finished = position.epoch == config.epochs and _is_completed(folder, config.epochs)
-    images = recorded_images(folder.path, state, file)
-    return ResumeState(folder, config, position, journal, state, is_finished, images)
+    images = recorded_images(folder.path, state.images, file)
+    return ResumeState(folder, config, position, history, state, is_finished, images)
 
 
 def _is_completed(folder: RunFolder, epoch: int) -> bool:
@@ -257,7 +262,7 @@ def _is_completed(folder: RunFolder, epoch: int) -> bool:
 
 def _newest(
     folder: RunFolder, warn: Callable[[str], None], *, strict: bool
-) -> tuple[dict[str, Any] | None, Path]:
+) -> tuple[CheckpointState | None, Path]:
     """Return the newest good checkpoint, and its file; None where none was ever saved."""
     files = [folder.checkpoint, folder.previous_checkpoint]
     damaged: list[str] = []
@@ -273,9 +278,7 @@ def _newest(
             aside = folder.checkpoint.with_name(f"{folder.checkpoint.name}.corrupt")
             with suppress(OSError):
                 folder.checkpoint.replace(aside)
-            warn(
-                f"{text}; it is now {aside.name}, and {file.name} is taken: epoch {state['epoch']}"
-            )
+            warn(f"{text}; it is now {aside.name}, and {file.name} is taken: epoch {state.epoch}")
         return state, file
     if damaged:
         raise CheckpointError(
@@ -285,16 +288,14 @@ def _newest(
     return None, folder.checkpoint
 
 
-def _mend_best(folder: RunFolder, state: dict[str, Any], journal: History) -> None:
-    """Make best.pt again where the run was ended between its checkpoint and that."""
-    if not journal.is_at_best or state["position"]["step"]:
-        return
+def _mend_best(folder: RunFolder, file: Path, epoch: int) -> None:
+    """Make best.pt again from a checkpoint, where the run was ended between the two."""
     try:
-        is_there = checkpoint.load(folder.best_checkpoint)["epoch"] == state["epoch"]
+        is_there = checkpoint.load(folder.best_checkpoint).epoch == epoch
     except CheckpointError:
         is_there = False
     if not is_there:
-        checkpoint.save(state, folder.best_checkpoint)
+        checkpoint.duplicate(file, folder.best_checkpoint)
 
 
 def _written_config(folder: RunFolder) -> Config:
@@ -307,10 +308,10 @@ def _written_config(folder: RunFolder) -> Config:
 
 def _changed(config: Config, changes: dict[str, Any]) -> Config:
     """Return the config with the changes; raise LmsmError that lists those that can't be made."""
-    before = configs.dump(config)
+    before = dump(config)
     layers = [Layer(before, dict.fromkeys(before, "the run")), Layer.of_flags(changes)]
     changed = resolve(layers, check_loss, is_saved=True).config
-    after = configs.dump(changed)
+    after = dump(changed)
     refused = [
         f"{key} was {before[key]!r}, and {value!r} is asked for"
         for key, value in after.items()

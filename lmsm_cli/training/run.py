@@ -14,8 +14,7 @@ import matplotlib.backends.backend_agg  # noqa: F401
 import torch
 import torch._dynamo
 
-from lmsm_cli.config import Config
-from lmsm_cli.config import config as configs
+from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.data import sources
 from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.data.splits import Data, check_at_hand, load_again, load_data, planned_counts
@@ -155,7 +154,7 @@ def resume_run(
                 check_at_hand(saved.config)
             parts = replace(prepare(saved.config, told, ranks, saved.images), saved=saved)
             saved.check_data(parts.data)
-            if saved.state and saved.state.get("images") is None:  # an older lmsm recorded none
+            if saved.state and saved.state.images is None:  # an older lmsm recorded none
                 parts = replace(parts, images=None)
             if not ranks.is_main:
                 _finish(parts, told, with_plots)
@@ -237,8 +236,8 @@ def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
 
 def _note_resumption(folder: RunFolder, saved: ResumeState, parts: Parts, display: Display) -> None:
     """Bring the other files to where the checkpoint stands, and say where that is."""
-    folder.write_metrics(saved.journal.rows)
-    folder.write_config(configs.dump_yaml(parts.config))
+    folder.write_metrics(saved.history.rows)
+    folder.write_config(dump_yaml(parts.config))
     place = f"epoch {saved.position.epoch}" + (
         f", step {saved.position.step}" if saved.position.step else ""
     )
@@ -267,7 +266,7 @@ def _new_folder(parts: Parts, *, asked: str) -> RunFolder:
         config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now()
     )
     folder = RunFolder.create(config.out, name)
-    folder.write_config(configs.dump_yaml(config))
+    folder.write_config(dump_yaml(config))
     write_images(folder.path, parts.images)  # before what a sweep finds the run by
     known_by = {"asked": asked, "pretrained": pretrained_digest(config)}
     folder.write_environment(environment.describe(parts.where) | known_by)
@@ -292,7 +291,7 @@ def _train(parts: Parts, where: str, display: Display) -> History:
     journal, start = History(), Position()
     if parts.saved:
         parts.saved.restore(model, optimizer)
-        journal, start = parts.saved.journal, parts.saved.position
+        journal, start = parts.saved.history, parts.saved.position
 
     def save(position: Position) -> None:
         if parts.folder:

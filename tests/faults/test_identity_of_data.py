@@ -19,7 +19,7 @@ from lmsm_cli.runs.images import read_images_record, read_predictions
 from lmsm_cli.sweeps.plan import RunIndex, build_plan
 from lmsm_cli.sweeps.sweep import run_plan
 from lmsm_cli.training.run import resume_run, start_run
-from tests.conftest import SilentDisplay, evaluation, noise, save
+from tests.conftest import SilentDisplay, evaluation, noise, plain_state, save
 
 SIZE = 8
 FLAGS = {
@@ -181,7 +181,7 @@ def test_resume_goes_on_with_the_same_bits(finished, copied, tmp_path, change):
     ).path
     change(data, run)
     resume_run(run, SilentDisplay(), {"epochs": 3, "data_dir": data}, with_plots=False)
-    one, two = (checkpoint.load(path / "checkpoint.pt")["model"] for path in (run, expected))
+    one, two = (plain_state(path / "checkpoint.pt")["model"] for path in (run, expected))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
     scores = [json.loads((path / "scores.json").read_text()) for path in (run, expected)]
     assert scores[0]["confusion"] == scores[1]["confusion"]
@@ -294,7 +294,7 @@ def test_a_run_of_before_is_read_and_told_of(copied):
     data, run = copied
     before = everything(run, data)
     (run / "images.npz").unlink()
-    state = checkpoint.load(run / "checkpoint.pt")
+    state = plain_state(run / "checkpoint.pt")
     del state["images"]
     checkpoint.save(state, run / "checkpoint.pt")
     display = SilentDisplay()

@@ -21,7 +21,7 @@ from lmsm_cli.errors import CheckpointError
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import resume_run, start_run
-from tests.conftest import SilentDisplay
+from tests.conftest import SilentDisplay, plain_state
 from tests.test_resume import assert_same_bits, config
 
 pytestmark = pytest.mark.slow
@@ -105,7 +105,7 @@ def forked(out, values, *, steps=None, call=None, seconds=None):
 def loadable(out):
     """Load every checkpoint that is there, as anybody would."""
     for path in out.glob("*/*.pt"):
-        checkpoint.load(path)
+        plain_state(path)
         load_checkpoint(path)
 
 
@@ -216,7 +216,7 @@ def test_every_flipped_byte_is_noticed(tmp_path, number):
         content[place] ^= bit
         file.write_bytes(content)
         with pytest.raises(CheckpointError):
-            checkpoint.load(file)
+            plain_state(file)
         content[place] ^= bit
     file.write_bytes(content)
-    checkpoint.load(file)
+    plain_state(file)

@@ -15,11 +15,11 @@ import torch
 
 from lmsm_cli.config import Config
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
-from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
 from lmsm_cli.training.loop import Position
 from lmsm_cli.training.resume import History, _newest, save_checkpoint
 from lmsm_cli.training.step import new_optimizer
+from tests.conftest import plain_state
 
 Contents = dict[str, bytes]  # of a folder, by name
 
@@ -118,7 +118,7 @@ class Saving:
 def epochs_of(folder: Path) -> tuple[int, int]:
     """Return the epoch that a run would go on from, and that of its best.pt."""
     state, _ = _newest(RunFolder(folder), lambda text: None, strict=False)
-    return state["epoch"] if state else 0, checkpoint.load(folder / "best.pt")["epoch"]
+    return state.epoch if state else 0, plain_state(folder / "best.pt")["epoch"]
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_without_one_of_the_flushes_the_save_could_be_lost(recorded, tmp_path, i
     after = [
         path / "checkpoint.pt" for path in folders_after(recorder.moments[-1:], tmp_path / "after")
     ]
-    assert not all(path.stat().st_size and checkpoint.load(path)["epoch"] == 3 for path in after)
+    assert not all(path.stat().st_size and plain_state(path)["epoch"] == 3 for path in after)
 
 
 def test_a_power_cut_leaves_a_text_old_or_new(tmp_path, monkeypatch):

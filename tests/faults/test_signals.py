@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsm_cli.runs import checkpoint
+from tests.conftest import plain_state
 from tests.test_resume import assert_same_bits
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_one_signal_stops_after_the_step_and_saves(tmp_path, number, code):
     assert "Traceback" not in said
     assert out == ""
     assert status(path) == ("interrupted", code)
-    checkpoint.load(path / "checkpoint.pt")
+    plain_state(path / "checkpoint.pt")
     assert not list(path.glob(".*.tmp"))
 
 
@@ -99,7 +99,7 @@ def test_two_signals_stop_at_once(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in said
     assert status(path) == ("interrupted", 130)
-    checkpoint.load(path / "checkpoint.pt")
+    plain_state(path / "checkpoint.pt")
     assert not list(path.glob(".*.tmp"))
 
 
@@ -149,7 +149,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path):
     assert "Traceback" not in said
     assert status(path) == ("failed", 6)
     assert not list(path.glob(".*.tmp"))
-    checkpoint.load(path / "checkpoint.pt")
+    plain_state(path / "checkpoint.pt")
     resumed(path)
     assert status(path) == ("completed", 0)
 

@@ -21,7 +21,7 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
 from lmsm_cli.runtime.files import replacing
 from lmsm_cli.training.resume import fingerprint
-from tests.conftest import write_class_folders
+from tests.conftest import plain_state, write_class_folders
 
 TRAIN = [
     "--dataset",
@@ -156,12 +156,12 @@ def test_what_is_replaced_takes_the_links_place(received, capsys):
         assert not (received / name).is_symlink(), name
     previous = received / "checkpoint-previous.pt"
     assert not previous.is_symlink()
-    assert checkpoint.load(previous)["epoch"] == 1
+    assert plain_state(previous)["epoch"] == 1
 
 
 def test_versions_of_a_checkpoint_are_one_line_of_the_log(received, capsys):
     """What a stranger wrote into a checkpoint is told, but it makes no line and no colour of its own."""
-    state = checkpoint.load(received / "checkpoint.pt")
+    state = plain_state(received / "checkpoint.pt")
     state["versions"] = {"torch": "torch x\necho chosen #\x1b[31m", "runtime": ""}
     checkpoint.save(state, received / "checkpoint.pt")
     assert main([*COMMANDS["resume"][:-1]]) == 0
@@ -247,7 +247,7 @@ def test_a_cell_of_a_csv_is_no_formula(value, written):
 
 def test_names_of_a_stranger_reach_no_spreadsheet(received, finished, capsys):
     """Class names of a checkpoint and of scores.json, and names of files, are text in both CSVs."""
-    state = checkpoint.load(received / "checkpoint.pt")
+    state = plain_state(received / "checkpoint.pt")
     state["classes"] = ["=1+1", "bee"]
     checkpoint.save(state, received / "checkpoint.pt")
     scores = json.loads((received / "scores.json").read_text())
@@ -294,7 +294,7 @@ FIELDS = [
 def test_nonsense_in_a_checkpoint_ends_with_4(received, capsys, key, value):
     """predict, eval, export and resume name the file and the key, and write nothing."""
     checkpoint.save(
-        checkpoint.load(received / "checkpoint.pt") | {key: value}, received / "checkpoint.pt"
+        plain_state(received / "checkpoint.pt") | {key: value}, received / "checkpoint.pt"
     )
     Path("image.png").touch()
     before = state_of(Path.cwd())
@@ -311,7 +311,7 @@ def test_nonsense_in_a_checkpoint_ends_with_4(received, capsys, key, value):
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_weights_that_are_not_finite_are_no_net(received, capsys, value):
     """Nothing is scored, predicted, exported or gone on with: exit code 4, and the tensor is named."""
-    state = checkpoint.load(received / "checkpoint.pt")
+    state = plain_state(received / "checkpoint.pt")
     weight = next(name for name, tensor in state["model"].items() if name.endswith("weight"))
     state["model"][weight] = torch.full_like(state["model"][weight], value)
     checkpoint.save(state, received / "checkpoint.pt")
@@ -331,7 +331,7 @@ def test_nothing_is_downloaded_to_a_place_that_only_a_stranger_named(
         raise AssertionError("a download")
 
     monkeypatch.setattr(Published, "fetch", fetched)
-    state = checkpoint.load(received / "checkpoint.pt")
+    state = plain_state(received / "checkpoint.pt")
     state["config"] |= {"dataset": "mnist", "data_dir": "mine/photos"}
     state["fingerprint"] = fingerprint(state["config"])
     checkpoint.save(state, received / "checkpoint.pt")
@@ -352,7 +352,7 @@ def test_nothing_is_downloaded_to_a_place_that_only_a_stranger_named(
 )
 def test_momenta_of_other_parameters_are_refused(received, capsys, name, value):
     """torch would take them, and stumble in the first step."""
-    state = checkpoint.load(received / "checkpoint.pt")
+    state = plain_state(received / "checkpoint.pt")
     state["optimizer"][0][name] = value
     checkpoint.save(state, received / "checkpoint.pt")
     assert main(COMMANDS["resume"]) == 4
@@ -402,7 +402,7 @@ def test_text_of_a_stranger_is_spelled_out_everywhere(received, capsys, name):
         text = place.read_text().replace("loss: softmax", f"loss: {json.dumps(HOSTILE)}")
         place.write_text(text.replace("dataset: folder", f"dataset: {json.dumps(HOSTILE)}"))
     elif name == "checkpoint.pt":
-        state = checkpoint.load(place)
+        state = plain_state(place)
         state["classes"] = [HOSTILE, "bee"]
         state["versions"] = {"torch": HOSTILE, "runtime": HOSTILE}
         checkpoint.save(state, place)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lmsm_cli import load_checkpoint
-from lmsm_cli.runs import checkpoint
+from tests.conftest import plain_state
 
 pytestmark = pytest.mark.slow
 
@@ -195,7 +195,7 @@ def test_ranks_that_are_stopped_go_on_together(tmp_path):
     whole = run([*TORCHRUN, "-m", "lmsm_cli", *flags, "--out", str(tmp_path / "whole")])
     assert whole.returncode == 0, whole.stderr
     (other,) = (tmp_path / "whole").iterdir()
-    one, two = checkpoint.load(path / "checkpoint.pt"), checkpoint.load(other / "checkpoint.pt")
+    one, two = plain_state(path / "checkpoint.pt"), plain_state(other / "checkpoint.pt")
     assert one["model"].keys() == load_checkpoint(path).state_dict().keys()  # no `module.` before
     for key, value in one["model"].items():
         assert torch.equal(value, two["model"][key]), key
