@@ -119,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lmsm-large-", dir=given.folder) as folder:
         make(Path(folder), given.images, given.size)
         # Files that were made in the last two seconds before they are decoded are compared by content
-        # at each start, since a file system's clock may be that coarse; a user's folder is older.
+        # at the next start, since a file system's clock may be that coarse; a user's folder is older.
         time.sleep(3)
         command = [sys.executable, __file__, "--size", str(given.size)]
         environment = os.environ | {"LMSM_CACHE_DIR": str(Path(folder) / "cache")}

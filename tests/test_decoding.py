@@ -7,12 +7,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from lmsm_cli.data import decoder, decoding
+from lmsm_cli.data import decoding
 from lmsm_cli.data.class_folders import list_class_folders
 from lmsm_cli.data.decoded import MappedImages
 from lmsm_cli.data.decoding import read_images
@@ -29,7 +30,7 @@ HELD = pytest.mark.parametrize("limit", [1 << 30, 0], ids=["in memory", "on disk
 @pytest.fixture(autouse=True)
 def small(tmp_path, monkeypatch):
     """Let a chunk be two images, and the cache be empty."""
-    monkeypatch.setattr(decoder, "_CHUNK_BYTES", 2 * BYTES)
+    monkeypatch.setattr(decoding, "_CHUNK_BYTES", 2 * BYTES)
     monkeypatch.setenv("LMSM_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -56,7 +57,7 @@ def opened(monkeypatch) -> list[str]:
         names.append(f"{path.parent.name}/{path.name}")
         return read_content(path)
 
-    monkeypatch.setattr(decoder, "read_content", counted)
+    monkeypatch.setattr(decoding, "read_content", counted)
     return names
 
 
@@ -122,7 +123,7 @@ def test_images_are_decoded_once(pets, trusting, opened, monkeypatch, limit):
     assert isinstance(again.images, torch.Tensor if limit else MappedImages)
     assert np.array_equal(pixels_of(again), expected())
     assert np.array_equal(again.digests, first.digests)
-    assert np.array_equal(again.pixels, first.pixels)
+    assert np.array_equal(again.pictures, first.pictures)
     assert [bytes(row) for row in first.digests] == [
         digest((pets / name).read_bytes()) for name in NAMES
     ]
@@ -146,6 +147,19 @@ def test_change_within_a_tick_of_the_clock_is_seen(pets, trusting, monkeypatch, 
     read(pets)
     swap_content(pets / "cat" / "0000.bmp")
     assert np.array_equal(pixels_of(read(pets)), expected([99, *range(1, 20)]))
+
+
+@HELD
+def test_young_files_are_compared_once(pets, monkeypatch, opened, limit):
+    """Files made just before they were decoded are compared by content at the next start alone."""
+    monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
+    made = max((pets / name).stat().st_ctime_ns for name in NAMES)
+    for seconds, names in ((0, NAMES), (10, NAMES), (20, []), (30, [])):
+        clock = SimpleNamespace(time_ns=lambda now=made + seconds * 10**9: now)
+        monkeypatch.setattr(decoding, "time", clock)
+        opened.clear()
+        assert np.array_equal(pixels_of(read(pets)), expected())
+        assert sorted(opened) == names
 
 
 def test_exchanged_names_are_seen(pets, trusting):
@@ -195,13 +209,13 @@ def test_killed_decoding_leaves_no_wrong_cache(pets, tmp_path):
 READ = """
     import hashlib, os, signal, sys, time
     from pathlib import Path
-    from lmsm_cli.data import decoder, decoding
+    from lmsm_cli.data import decoding
     from lmsm_cli.data.class_folders import list_class_folders
     from lmsm_cli.runtime.display import Display
 
     root, deadly = Path(sys.argv[1]), int(sys.argv[2])
-    decoder._CHUNK_BYTES, decoding.IN_MEMORY_BYTES, decoding._TICK_NS = 2 * 8 * 8 * 3, 0, 0
-    content_of, opened = decoder.read_content, []
+    decoding._CHUNK_BYTES, decoding.IN_MEMORY_BYTES, decoding._TICK_NS = 2 * 8 * 8 * 3, 0, 0
+    content_of, opened = decoding.read_content, []
 
     def slowly(path):
         opened.append(path)
@@ -209,11 +223,11 @@ READ = """
         return content_of(path)
 
     class Deadly(Display):
-        def report(self, what, done, total):
+        def progress(self, what, done, total):
             if deadly and done >= deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    decoder.read_content = slowly
+    decoding.read_content = slowly
     found = decoding.read_images(list_class_folders(root), size=8, channels=3, display=Deadly())
     print(len(opened), hashlib.sha256(found.images[:].numpy().tobytes()).hexdigest())
 """
@@ -257,7 +271,7 @@ def test_unreadable_images_can_be_left_out(pets, trusting, monkeypatch, limit):
         assert list(found.listing.files) == [NAMES[row] for row in rows]
         assert found.listing.labels == (0,) * 9 + (1,) * 9
         assert list(found.unreadable) == ["cat/0003.bmp", "dog/0009.bmp"]
-        assert len(found.digests) == len(found.pixels) == 18
+        assert len(found.digests) == len(found.pictures) == 18
         (warning,) = display.warned
         assert "0003.bmp" in warning
 
@@ -265,14 +279,14 @@ def test_unreadable_images_can_be_left_out(pets, trusting, monkeypatch, limit):
 def test_image_that_is_mended_meanwhile_is_left_out_whole(pets, trusting, monkeypatch):
     """A file that can be read a moment later moves no other image to another's label."""
     break_some(pets)
-    kept = decoding._Reading.kept
+    decoded = decoding._Reader.decoded
 
-    def kept_then_mended(reading):
-        found = kept(reading)
+    def decoded_then_mended(reader):
+        found = decoded(reader)
         save(pets / NAMES[3], noise(3))
         return found
 
-    monkeypatch.setattr(decoding._Reading, "kept", kept_then_mended)
+    monkeypatch.setattr(decoding._Reader, "decoded", decoded_then_mended)
     found = read(pets, skip_unreadable=True)
     rows = [*range(3), *range(4, 19)]
     assert np.array_equal(pixels_of(found), expected(rows))
@@ -283,7 +297,7 @@ def test_images_that_are_all_unreadable_cannot_be_left_out(pets):
     """Without a single image there is nothing to go on with."""
     for name in NAMES:
         (pets / name).write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"20 of the 20 .*; and 10 more"):
+    with pytest.raises(DataError, match=r"20 of the 20 .* and 10 more"):
         read(pets, skip_unreadable=True)
 
 

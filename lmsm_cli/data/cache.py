@@ -1,35 +1,57 @@
-"""The user's cache of decoded images: where it is, how much it may hold, what goes when it is full.
+"""The user's cache of decoded images: a folder of a limited size, and its entries.
 
-An entry has a key and is some files: `<key>.json` tells what the entry holds and names the file of
-its pixels, `<key>-<number>.npy`, which never changes and is replaced by one of another number.
-`LMSM_CACHE_DIR` moves the cache folder, `LMSM_CACHE_SIZE` sets its limit. What lies there and is a
-link, or another user's, is not used.
+An entry has a key and two files: `<key>.json` says what is known of the images and names the file of
+their pixels, `<key>-<number>.npy`. The pixels get their name when they are whole and on the disk, the
+JSON document after them, so that a process which is killed at any moment leaves no wrong entry.
+`LMSM_CACHE_DIR` moves the cache folder, `LMSM_CACHE_SIZE` sets its limit. Links that lie there, and
+other users' files, are not used.
 """
 
 import errno
 import hashlib
+import json
+import mmap
 import os
 import re
+import secrets
 import shutil
 import sys
+import zlib
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, BytesIO
+from math import prod
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated, Literal, NamedTuple
 
+import numpy as np
+import torch
 from platformdirs import user_cache_path
+from pydantic import BaseModel, ConfigDict, Field
 
+from lmsm_cli.data.decoded import Images, LevelSums, MappedImages, Pixels
+from lmsm_cli.data.identity import DIGEST_BYTES, Digests
 from lmsm_cli.errors import LmsmError, writing
-from lmsm_cli.runtime.files import check_own_file, check_own_folder, locked, open_regular
+from lmsm_cli.runtime.files import (
+    check_own_file,
+    check_own_folder,
+    created,
+    locked,
+    open_regular,
+    replacing,
+)
 
 if sys.platform != "win32":
     import fcntl
 
-# What the cache may take of the room that there is for it: the rest is the user's.
+# The share of the free disk that the cache may take: the rest is the user's.
 _SHARE = 0.5
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _OWN_NAME = re.compile(r"([0-9a-f]{32})(-\w+)?\.(json|npy|part|lock)")
+
+Take = Callable[[Pixels], None]
+"""Takes the next images."""
 
 
 def cache_folder() -> Path:
@@ -62,27 +84,8 @@ def key_of(*fields: object) -> str:
     return hashed.hexdigest()
 
 
-def open_own(path: Path) -> BufferedReader:
-    """Open a file of the cache to read. Raises OSError for a link and for another user's file."""
-    check_own_file(path)
-    file = open_regular(path)
-    try:
-        _check_owner(os.fstat(file.fileno()), path)
-    except OSError:
-        file.close()
-        raise
-    return file
-
-
-def hold(file: IO[bytes]) -> None:
-    """Mark the open file as in use until its descriptor and all copies of it are closed."""
-    if sys.platform != "win32":  # which deletes no open file
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
 @dataclass(frozen=True)
-class _Entry:
+class _Kept:
     """The files of one key, with their size in all and when they were last used (ns)."""
 
     key: str
@@ -91,7 +94,7 @@ class _Entry:
     used: int
 
 
-def entries(folder: Path) -> list[_Entry]:
+def entries(folder: Path) -> list[_Kept]:
     """Return the entries of the folder of decoded images, the least recently used first."""
     files: dict[str, list[tuple[Path, os.stat_result]]] = {}
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -99,7 +102,7 @@ def entries(folder: Path) -> list[_Entry]:
             with suppress(OSError):  # it is gone meanwhile
                 files.setdefault(name[1], []).append((path, path.lstat()))
     found = [
-        _Entry(
+        _Kept(
             key,
             tuple(path for path, _ in own),
             sum(info.st_size for _, info in own),
@@ -113,7 +116,7 @@ def entries(folder: Path) -> list[_Entry]:
 def size_limit(folder: Path) -> int:
     """Return how many bytes the decoded images may take: `LMSM_CACHE_SIZE`, else half of the room.
 
-    Raises LmsmError for a size that is none.
+    Raises LmsmError for a text that is no size.
     """
     given = os.environ.get("LMSM_CACHE_SIZE")
     if given:
@@ -126,35 +129,44 @@ def size_limit(folder: Path) -> int:
 
 
 def make_room(folder: Path, num_bytes: int) -> None:
-    """Delete what was least recently used until so many bytes more may be kept.
+    """Delete what was least recently used until so many more bytes may be kept.
 
     Nothing that another process uses is deleted, and nothing at all where that would not do.
     Raises OSError where there is no room.
     """
     limit, kept = size_limit(folder), entries(folder)
-    held = sum(entry.num_bytes for entry in kept)
+    held, free = sum(entry.num_bytes for entry in kept), shutil.disk_usage(folder).free
     if num_bytes > limit:
         what = f"{num_bytes:,} bytes are more than the limit of {limit:,} (LMSM_CACHE_SIZE)"
         raise OSError(errno.ENOSPC, what, str(folder))
-    if num_bytes <= shutil.disk_usage(folder).free + held:
-        for entry in kept:
-            if held + num_bytes <= limit and num_bytes <= shutil.disk_usage(folder).free:
-                return
-            held -= entry.num_bytes if remove(folder, entry) else 0
-    free = shutil.disk_usage(folder).free
+    for entry in kept if num_bytes <= free + held else ():
+        if held + num_bytes <= limit and num_bytes <= free:
+            break
+        held -= entry.num_bytes if _remove(folder, entry) else 0
+        free = shutil.disk_usage(folder).free
     if held + num_bytes > limit or num_bytes > free:
         what = (
-            f"{num_bytes:,} bytes have no room: {free:,} are free, the limit is {limit:,}, and other "
-            "processes use what is kept there"
+            f"{num_bytes:,} bytes have no room: {free:,} are free, the limit is {limit:,}, "
+            "and other processes use what is kept there"
         )
         raise OSError(errno.ENOSPC, what, str(folder))
 
 
-def remove(folder: Path, entry: _Entry) -> bool:
+def clear() -> None:
+    """Delete the decoded images that no process makes or uses. Raises DiskError where it can't."""
+    folder = cache_folder() / "decoded"
+    if os.path.lexists(folder):
+        with writing(folder):
+            decoded_folder()
+            for entry in entries(folder):
+                _remove(folder, entry)
+
+
+def _remove(folder: Path, entry: _Kept) -> bool:
     """Delete an entry unless a process makes or uses it; return whether it is gone."""
     try:
         with locked(folder / entry.key, wait=False):
-            if any(map(is_in_use, entry.paths)):
+            if any(map(_is_in_use, entry.paths)):
                 return False
             for path in entry.paths:
                 path.unlink(missing_ok=True)
@@ -163,8 +175,15 @@ def remove(folder: Path, entry: _Entry) -> bool:
     return True
 
 
-def is_in_use(path: Path) -> bool:
-    """Return whether a process holds the file (see `hold`)."""
+def _hold(file: IO[bytes]) -> None:
+    """Mark the open file as in use until its descriptor and all copies of it are closed."""
+    if sys.platform != "win32":  # which deletes no open file
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _is_in_use(path: Path) -> bool:
+    """Return whether a process holds the file (see `_hold`)."""
     if sys.platform == "win32" or path.suffix != ".npy" or path.is_symlink():
         return False
     with suppress(FileNotFoundError), open_regular(path) as file:
@@ -175,16 +194,192 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
+def _open_own(path: Path) -> BufferedReader:
+    """Open a file of the cache to read. Raises OSError for a link and for another user's file."""
+    check_own_file(path)
+    file = open_regular(path)
+    try:
+        _check_owner(os.fstat(file.fileno()), path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
 def _check_owner(info: os.stat_result, path: Path) -> None:
     if sys.platform != "win32" and info.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
 
 
-def clear() -> None:
-    """Delete the decoded images that no process makes or uses. Raises DiskError where that can't be done."""
-    folder = cache_folder() / "decoded"
-    if os.path.lexists(folder):
-        with writing(folder):
-            decoded_folder()
-            for entry in entries(folder):
-                remove(folder, entry)
+class Facts(NamedTuple):
+    """What is known of N files that were decoded."""
+
+    digests: Digests  # (N, 16): of the files' bytes
+    pictures: Digests  # (N, 16): of the pixels at full size
+    sums: LevelSums  # (N, 2, C)
+    unreadable: Sequence[int]  # rows of files that are no images; their pixels are black
+    since_ns: int  # when the files were compared with these digests, or were first read
+
+
+class Decoded(NamedTuple):
+    """The images of N files, black ones in the place of unreadable files, and the facts."""
+
+    images: Images
+    facts: Facts
+
+
+class _Sidecar(BaseModel):
+    """The JSON document beside the pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal[1] = 1
+    fingerprint: str
+    number: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # of the file of the pixels
+    crc32: int
+    since_ns: int
+    digests: str
+    pictures: str
+    sums: str
+    unreadable: list[int]
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """The entry with a key in a folder, for images (N, H, W, C) of files with a fingerprint."""
+
+    folder: Path
+    key: str
+    fingerprint: str
+    shape: tuple[int, int, int, int]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the pixels take on disk."""
+        return len(self._header()) + prod(self.shape)
+
+    @property
+    def room(self) -> int:
+        """Bytes that the entry takes, about."""
+        return self.num_bytes + 1000 + 200 * self.shape[0]
+
+    @property
+    def path(self) -> Path:
+        """The path that the entry is locked by."""
+        return self.folder / self.key
+
+    def read(self, *, mapped: bool) -> Decoded | None:
+        """Return what is kept, in memory or mapped; None where nothing fits, or it is damaged.
+
+        The checksum of the pixels is verified in memory only: for tens of GB that would take long
+        at each start. A mapped file has the right size, and was on the disk before it was named.
+        """
+        with suppress(OSError, ValueError), _open_own(self._sidecar) as file:
+            sidecar = _Sidecar.model_validate_json(file.read((1 << 20) + 300 * self.shape[0]))
+            facts = self._facts(sidecar)
+            images = self._images(sidecar, mapped=mapped)
+            if facts is not None and images is not None:
+                with suppress(OSError):  # a cache that can only be read
+                    os.utime(file.fileno() if os.utime in os.supports_fd else self._sidecar)
+                return Decoded(images, facts)
+        return None
+
+    def write(self, fill: Callable[[Take], Facts]) -> None:
+        """Keep the images that `fill` hands over, in order, and the facts that it returns.
+
+        The lock must be held. Raises OSError where the disk does not take them.
+        """
+        number, checksum = secrets.token_hex(8), 0
+        part = self._pixels(number).with_suffix(".part")
+
+        def take(images: Pixels) -> None:
+            nonlocal checksum
+            file.write(images.data)
+            checksum = zlib.crc32(images.data, checksum)
+
+        try:
+            # Not through a mapping: a full disk would end the process (SIGBUS).
+            with created(part) as file:
+                file.write(self._header())
+                facts = fill(take)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._pixels(number))
+        finally:
+            part.unlink(missing_ok=True)
+        self._write_sidecar(
+            _Sidecar(
+                fingerprint=self.fingerprint,
+                number=number,
+                crc32=checksum,
+                since_ns=facts.since_ns,
+                digests=facts.digests.tobytes().hex(),
+                pictures=facts.pictures.tobytes().hex(),
+                sums=facts.sums.astype("<i8").tobytes().hex(),
+                unreadable=list(facts.unreadable),
+            )
+        )
+
+    def confirm(self, since_ns: int) -> None:
+        """Note that the files were compared with the digests at this time; the lock must be held."""
+        with suppress(OSError, ValueError):  # a cache that can only be read
+            with _open_own(self._sidecar) as file:
+                sidecar = _Sidecar.model_validate_json(file.read())
+            self._write_sidecar(sidecar.model_copy(update={"since_ns": since_ns}))
+
+    def discard(self) -> None:
+        """Delete what is left of this entry's past, but pixels in use; the lock must be held."""
+        for path in self.folder.glob(f"{self.key}[.-]*"):
+            if path.suffix != ".lock" and not _is_in_use(path):
+                path.unlink()
+
+    @property
+    def _sidecar(self) -> Path:
+        return self.folder / f"{self.key}.json"
+
+    def _pixels(self, number: str) -> Path:
+        return self.folder / f"{self.key}-{number}.npy"
+
+    def _write_sidecar(self, sidecar: _Sidecar) -> None:
+        with replacing(self._sidecar) as document:
+            document.write(json.dumps(sidecar.model_dump()).encode())
+
+    def _header(self) -> bytes:
+        """Return what stands before the pixels in an .npy file."""
+        header = BytesIO()
+        form = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(header, form)
+        return header.getvalue()
+
+    def _facts(self, sidecar: _Sidecar) -> Facts | None:
+        """Return what the sidecar says; None where it is of other files. May raise ValueError."""
+        count = self.shape[0]
+        digests, pictures = _digests(sidecar.digests), _digests(sidecar.pictures)
+        sums = np.frombuffer(bytes.fromhex(sidecar.sums), "<i8").reshape(-1, 2, self.shape[3])
+        rows_are_right = all(0 <= row < count for row in sidecar.unreadable)
+        fits = sidecar.fingerprint == self.fingerprint and rows_are_right
+        if not fits or {len(digests), len(pictures), len(sums)} != {count}:
+            return None
+        return Facts(digests, pictures, sums, sidecar.unreadable, sidecar.since_ns)
+
+    def _images(self, sidecar: _Sidecar, *, mapped: bool) -> Images | None:
+        """Return the pixels; None where the file is cut or damaged. May raise OSError."""
+        header = self._header()
+        with _open_own(self._pixels(sidecar.number)) as file:
+            _hold(file)
+            is_whole = os.fstat(file.fileno()).st_size == self.num_bytes
+            if not is_whole or file.read(len(header)) != header:
+                return None
+            if mapped:
+                # The map has a descriptor of its own, which holds the file as long as it lives.
+                memory = mmap.mmap(file.fileno(), self.num_bytes, access=mmap.ACCESS_READ)
+                pixels = np.frombuffer(memory, np.uint8, offset=len(header))
+                return MappedImages(memory, pixels.reshape(self.shape))
+            images = np.empty(self.shape, np.uint8)
+            read = file.readinto(images.data)
+            is_intact = read == images.nbytes and zlib.crc32(images.data) == sidecar.crc32
+            return torch.from_numpy(images) if is_intact else None
+
+
+def _digests(text: str) -> Digests:
+    return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, DIGEST_BYTES)

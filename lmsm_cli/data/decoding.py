@@ -1,11 +1,16 @@
-"""Read the images of class folders, which are decoded once as long as the files stay the same.
+"""Decode class folders once, and read their images from the user's cache while the files stay the same.
 
-The decoded images are kept in the user's cache, never beside the data. What is small is held in
-memory, what is large stays on disk. The digests of the files come from the same reading.
+Nothing is written beside the data. Small sets are held in memory, large ones stay on disk. A file is
+read once, so that the digests are of the very bytes that were decoded.
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+import struct
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,29 +22,38 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from lmsm_cli.data import cache
-from lmsm_cli.data.cache_entry import CacheEntry, Facts, Kept, Take
+from lmsm_cli.data.cache import CacheEntry, Decoded, Facts, Take
 from lmsm_cli.data.class_folders import Listing
-from lmsm_cli.data.decoded import Images, LevelSums, Pixels, UndecodedImages, select
-from lmsm_cli.data.decoder import Decoder
-from lmsm_cli.data.identity import Digests
-from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, Resize
-from lmsm_cli.errors import DataError
+from lmsm_cli.data.decoded import Images, LevelSums, Pixels, UndecodedImages, level_sums, select
+from lmsm_cli.data.identity import DIGEST_BYTES, Digests, as_digests, digest
+from lmsm_cli.data.image_files import (
+    DECODING_THREADS,
+    ImageFileError,
+    Resize,
+    decode,
+    fit,
+    naming,
+    read_content,
+)
+from lmsm_cli.errors import DataError, few
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.runtime.files import locked
 
 # Decoded sets up to this size are held in memory, and on the device: seven times CIFAR-10.
 IN_MEMORY_BYTES = 1 << 30
 
-# Whether a file's ctime is when it last changed, so that no change can be hidden. Windows means the
-# file's birth.
+# Whether a file's ctime is when it last changed, so that no change can be hidden. On Windows it is
+# the file's birth.
 CTIME_TELLS_CHANGES = os.name != "nt"
 # A change within the same tick of the file system's clock is not seen in ctime: 2 s on the coarsest.
 _TICK_NS = 2_000_000_000
 _CTIME = 2  # its column among a file's states
-_FORMAT = 1  # of what is kept; another one is kept apart
-_NAMED = 10  # unreadable files that a message names
+_FORMAT = 1  # of the entries: those of another format are kept apart
+_CHUNK_BYTES = 1 << 23  # decoded at once by a thread, then handed over
+_BAND_BYTES = 1 << 20
 
 _warned: WeakKeyDictionary[Display, set[tuple[str, int | None, bool]]] = WeakKeyDictionary()
 
@@ -49,7 +63,7 @@ class ReadImages(NamedTuple):
 
     images: Images
     digests: Digests  # (N, 16): of the files' bytes
-    pixels: Digests  # (N, 16): of the pixels at full size; only good to find the same picture twice
+    pictures: Digests  # (N, 16): of the pixels at full size; only to find the same picture twice
     sums: LevelSums
     unreadable: dict[str, str]
     listing: Listing
@@ -67,21 +81,32 @@ def read_images(
     """Return the listed images, from the user's cache where the files are the same, else decoded.
 
     More than IN_MEMORY_BYTES stay on disk: in the cache, or, where that has no room, in the files
-    themselves, to be decoded for each batch; `display` is warned of that. Raises DataError that
-    names the unreadable files, unless they are to be skipped and there are others.
+    themselves, to be decoded for each batch, of which `display` is warned.
+
+    Args:
+        listing: the image files, with their labels.
+        size: pixels of a side.
+        channels: 1 (grey) or 3 (RGB).
+        resize: how an image of another size is fitted, see `fit`.
+        skip_unreadable: leave unreadable files out with a warning, if there are others.
+        display: is shown progress and warnings.
+
+    Raises:
+        DataError: files cannot be read; it names the first of them.
     """
-    reading = _Reading(Decoder(listing, size, channels, resize), display)
-    images, facts = reading.kept()
+    reader = _Reader(listing, size, channels, resize, display)
+    images, facts = reader.decoded()
     if not facts.unreadable:
         return ReadImages(images, facts.digests, facts.pictures, facts.sums, {}, listing)
-    reasons = reading.reasons(facts)
     unreadable = {
-        listing.files[row]: reason or "is read only now" for row, reason in reasons.items()
+        listing.files[row]: reason or "is read only now"
+        for row, reason in reader.reasons(facts).items()
     }
     if not skip_unreadable or len(unreadable) == len(listing.files):
         it = "it" if len(unreadable) == 1 else "them"
         raise DataError(
-            f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, or go on without {it}: --skip-unreadable"
+            f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, "
+            f"or go on without {it}: --skip-unreadable"
         )
     display.warning(f"left out: {_unreadable_text(listing, unreadable)}")
     rows = np.setdiff1d(np.arange(len(listing.files)), np.array(facts.unreadable))
@@ -96,156 +121,256 @@ def read_images(
 
 
 def entry_key(root: Path, *, size: int, channels: int, resize: Resize = "crop") -> str:
-    """Return the key in the cache of a folder's images at a size."""
+    """Return the key in the cache of a folder's images in one form."""
     return cache.key_of(_FORMAT, os.path.realpath(root), size, channels, resize)
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """How a listing's images are got."""
+class _Image(NamedTuple):
+    """One image file, read and decoded."""
 
-    decoder: Decoder
+    pixels: NDArray[np.uint8]  # (H, W, C)
+    content: bytes  # digest of the file's bytes
+    picture: bytes  # digest of the pixels at full size
+
+
+class _Chunk(NamedTuple):
+    """The images of some files in a row."""
+
+    pixels: Pixels
+    contents: list[bytes]
+    pictures: list[bytes]
+    unreadable: list[int]
+    sums: LevelSums
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The files of a listing, the form in which they are wanted, and how they are read."""
+
+    listing: Listing
+    size: int
+    channels: int
+    resize: Resize
     display: Display
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.listing.files), self.size, self.size, self.channels)
+
+    @property
+    def is_large(self) -> bool:
+        return prod(self.shape) > IN_MEMORY_BYTES
 
     @cached_property
     def states(self) -> NDArray[np.int64]:
         return _states(self.listing)
 
-    @property
-    def listing(self) -> Listing:
-        return self.decoder.listing
-
-    @property
-    def is_large(self) -> bool:
-        return prod(self.decoder.shape) > IN_MEMORY_BYTES
-
-    def kept(self) -> Kept:
-        """Return the images and facts of all files, from the cache or into it if that is possible."""
+    def decoded(self) -> Decoded:
+        """Return the images and facts of all files, from the cache or into it where possible."""
         try:
             entry = self._entry()
-            found = self._from(entry)
-            if found is not None:
+            found = entry.read(mapped=self.is_large)
+            if found and not len(self._doubted(found.facts)) and self._is_true(found.facts):
                 return found
             with locked(entry.path, self.display):
-                # another process may have made it while this one waited
-                return self._from(entry) or self._made(entry)
+                return self._confirmed(entry) or self._made(entry)
         except OSError as error:
             return self._without_cache(error)
 
     def reasons(self, facts: Facts) -> dict[int, str | None]:
-        """Return why files cannot be read, each looked at again; None for one that now can be."""
+        """Return why files cannot be read, each tried again; None for one that now can be."""
         return {row: self._reason(row) for row in facts.unreadable}
 
     def _reason(self, row: int) -> str | None:
         try:
-            self.decoder.one(row)
+            self._image(row)
         except ImageFileError as error:
             return error.reason
         return None
 
     def _entry(self) -> CacheEntry:
-        form = self.decoder
-        key = entry_key(
-            self.listing.root, size=form.size, channels=form.channels, resize=form.resize
-        )
+        root = self.listing.root
+        key = entry_key(root, size=self.size, channels=self.channels, resize=self.resize)
         fingerprint = _fingerprint(self.listing, self.states)
-        return CacheEntry(cache.decoded_folder(), key, fingerprint, self.decoder.shape)
+        return CacheEntry(cache.decoded_folder(), key, fingerprint, self.shape)
 
-    def _from(self, entry: CacheEntry) -> Kept | None:
-        """Return what the cache has, if it is still true of the files."""
-        kept = entry.read(mapped=self.is_large)
-        return kept if kept is not None and self._is_true(kept.facts) else None
+    def _confirmed(self, entry: CacheEntry) -> Decoded | None:
+        """Return what the cache has if the files hold the same; the entry's lock is held."""
+        now = time.time_ns()
+        found = entry.read(mapped=self.is_large)  # perhaps made by the process that was waited for
+        if found is None or not self._is_true(found.facts):
+            return None
+        if len(self._doubted(found.facts)):
+            entry.confirm(now)
+        return found
 
-    def _is_true(self, facts: Facts) -> bool:
-        """Return whether the files hold what they held, where their times alone do not prove it."""
-        if not all(self.reasons(facts).values()):
-            return False
-        doubted = np.ones(self.decoder.shape[0], bool)
+    def _doubted(self, facts: Facts) -> NDArray[np.intp]:
+        """Return the rows of files whose times alone do not prove that they are the same."""
+        doubted = np.ones(self.shape[0], bool)
         if CTIME_TELLS_CHANGES:
             doubted = self.states[:, _CTIME] >= facts.since_ns - _TICK_NS
         doubted[list(facts.unreadable)] = False
-        rows = np.flatnonzero(doubted)
+        return np.flatnonzero(doubted)
+
+    def _is_true(self, facts: Facts) -> bool:
+        """Return whether unreadable files still are, and the doubted ones hold what they held."""
+        if not all(self.reasons(facts).values()):
+            return False
+        rows = self._doubted(facts)
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            found = list(threads.map(self.decoder.content, rows.tolist()))
+            found = list(threads.map(self._content, rows.tolist()))
         return found == [bytes(digest) for digest in facts.digests[rows]]
 
-    def _made(self, entry: CacheEntry) -> Kept:
+    def _content(self, row: int) -> bytes | None:
+        """Return the digest of a file's bytes; None where it cannot be read."""
+        try:
+            return digest(read_content(self._path(row)))
+        except (OSError, ImageFileError):
+            return None
+
+    def _made(self, entry: CacheEntry) -> Decoded:
         """Decode the images and keep them; the entry's lock is held. May raise OSError."""
         entry.discard()
         if not self.is_large:
-            kept = self._in_memory()
+            decoded = self._in_memory()
             try:
                 cache.make_room(entry.folder, entry.room)
-                entry.write(partial(_hand_over, kept))
+                entry.write(partial(_hand_over, decoded))
             except OSError as error:
                 self._warn(error, "they are decoded at each start")
-            return kept
+            return decoded
         cache.make_room(entry.folder, entry.room)
         self.display.info(
             f"the {len(self.listing.files):,} decoded images of {self.listing.root} will take "
             f"{entry.num_bytes / 1e9:,.1f} GB in {entry.folder}"
         )
-        entry.write(partial(self.decoder.all, display=self.display))
+        entry.write(self._decode_all)
         written = entry.read(mapped=True)
         if written is None:
             raise OSError("what was written there reads back otherwise")
         return written
 
-    def _without_cache(self, error: OSError) -> Kept:
+    def _without_cache(self, error: OSError) -> Decoded:
         if not self.is_large:
             self._warn(error, "they are decoded at each start")
             return self._in_memory()
-        self._warn(
-            error,
-            f"{len(self.listing.files):,} images are decoded anew for each batch, which is slow",
-        )
-        facts = self.decoder.all(lambda images: None, self.display)
+        count, *image_shape = self.shape
+        self._warn(error, f"{count:,} images are decoded anew for each batch, which is slow")
+        facts = self._decode_all(lambda images: None)
         again = partial(self._again, facts)
-        count, *image_shape = self.decoder.shape
-        return Kept(UndecodedImages(count, tuple(image_shape), again, DECODING_THREADS), facts)
+        return Decoded(UndecodedImages(count, tuple(image_shape), again, DECODING_THREADS), facts)
 
     def _again(self, facts: Facts, row: int) -> Pixels:
-        found = self.decoder.one(row)
+        found = self._image(row)
         if found.content != bytes(facts.digests[row]):
-            raise DataError(
-                f"{self.decoder.path(row)} has changed since this run began; start again"
-            )
+            raise DataError(f"{self._path(row)} has changed since this run began; start again")
         return found.pixels
 
-    def _in_memory(self) -> Kept:
-        images, done = np.empty(self.decoder.shape, np.uint8), 0
+    def _in_memory(self) -> Decoded:
+        images, done = np.empty(self.shape, np.uint8), 0
 
         def take(chunk: Pixels) -> None:
             nonlocal done
             images[done : done + len(chunk)] = chunk
             done += len(chunk)
 
-        facts = self.decoder.all(take, self.display)
-        return Kept(torch.from_numpy(images), facts)
+        facts = self._decode_all(take)
+        return Decoded(torch.from_numpy(images), facts)
 
     def _warn(self, error: OSError, so: str) -> None:
-        """Warn that there is no cache: once, though it may be so for each part of the data."""
+        """Warn once that there is no cache, though it may be so for each part of the data."""
         where = error.filename or cache.cache_folder()
-        told = _warned.setdefault(self.display, set())
+        warned = _warned.setdefault(self.display, set())
         kind = (str(where), error.errno, self.is_large)
-        if kind not in told:
-            told.add(kind)
+        if kind not in warned:
+            warned.add(kind)
             self.display.warning(
                 f"no cache of decoded images ({where}: {error.strerror or error}): {so}; "
                 "LMSM_CACHE_DIR names another folder"
             )
 
+    def _path(self, row: int) -> Path:
+        return self.listing.root / self.listing.files[row]
 
-def _hand_over(kept: Kept, take: Take) -> Facts:
-    take(kept.images[:].numpy())
-    return kept.facts
+    def _image(self, row: int) -> _Image:
+        """Read a file. Raises ImageFileError that names it."""
+        path = self._path(row)
+        with naming(path):
+            content = read_content(path)
+            image = decode(content, self.channels)
+            pixels = fit(image, self.size, self.resize)
+            return _Image(pixels, digest(content), _picture_digest(image))
+
+    def _decode_all(self, take: Take) -> Facts:
+        """Decode all files, handing over chunk after chunk."""
+        since = time.time_ns()
+        contents: list[bytes] = []
+        pictures: list[bytes] = []
+        sums: list[LevelSums] = []
+        unreadable: list[int] = []
+        for chunk in self._chunks():
+            take(chunk.pixels)
+            contents += chunk.contents
+            pictures += chunk.pictures
+            sums.append(chunk.sums)
+            unreadable += chunk.unreadable
+            self.display.progress(f"decoding {self.listing.root}", len(contents), self.shape[0])
+        all_sums = np.concatenate(sums)
+        return Facts(as_digests(contents), as_digests(pictures), all_sums, unreadable, since)
+
+    def _chunks(self) -> Iterator[_Chunk]:
+        """Yield the images chunk after chunk.
+
+        A few threads decode them (Pillow works without the GIL), at most a few chunks ahead.
+        """
+        count = self.shape[0]
+        step = max(1, _CHUNK_BYTES // prod(self.shape[1:]))
+        with ThreadPoolExecutor(DECODING_THREADS) as threads:
+            rows = iter([range(at, min(at + step, count)) for at in range(0, count, step)])
+            ahead: deque[Future[_Chunk]] = deque()
+            for _ in range(0, count, step):
+                while len(ahead) <= DECODING_THREADS and (part := next(rows, None)) is not None:
+                    ahead.append(threads.submit(self._chunk, part))
+                yield ahead.popleft().result()
+
+    def _chunk(self, rows: range) -> _Chunk:
+        images = np.zeros((len(rows), *self.shape[1:]), np.uint8)
+        contents, pictures = ([bytes(DIGEST_BYTES)] * len(rows) for _ in range(2))
+        unreadable: list[int] = []
+        for place, row in enumerate(rows):
+            try:
+                images[place], contents[place], pictures[place] = self._image(row)
+            except ImageFileError:
+                unreadable.append(row)
+        return _Chunk(images, contents, pictures, unreadable, level_sums(images))
+
+
+def _hand_over(decoded: Decoded, take: Take) -> Facts:
+    take(decoded.images[:].numpy())
+    return decoded.facts
+
+
+def _picture_digest(image: Image.Image) -> bytes:
+    """Return a digest of an image's pixels at full size, which serves to find the same picture.
+
+    It is made of two checksums of all pixels: blake2b of them would take half as long as decoding.
+    """
+    checksum = folded = 0
+    rows = max(1, _BAND_BYTES // (image.width * len(image.getbands())))
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        is_whole = bottom - top == image.height
+        band = (image if is_whole else image.crop((0, top, image.width, bottom))).tobytes()
+        checksum = zlib.crc32(band, checksum)
+        folded ^= int(np.bitwise_xor.reduce(np.frombuffer(band, "<u8", len(band) // 8)))
+    return digest(struct.pack("<IIIQ", image.width, image.height, checksum, folded))
 
 
 def _states(listing: Listing) -> NDArray[np.int64]:
     """Return what changes whenever a file is changed, or another takes its place, (N, 4).
 
     Size, times and inode, which tells files of one size and moment apart whose names are exchanged;
-    of a link those of its target; zeros for a file that is gone, which is told when it is read.
+    of a link those of its target; zeros for a missing file, which is reported when it is read.
     """
     states = np.zeros((len(listing.files), 4), np.int64)
     root = os.fspath(listing.root)
@@ -269,6 +394,7 @@ def _unreadable_text(listing: Listing, unreadable: dict[str, str]) -> str:
     named = [f"{listing.root / file} {reason}" for file, reason in unreadable.items()]
     if len(named) == 1:
         return named[0]
-    shown = "; ".join(named[:_NAMED])
-    more = f"; and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
-    return f"{len(named):,} of the {len(listing.files):,} images of {listing.root} cannot be read: {shown}{more}"
+    return (
+        f"{len(named):,} of the {len(listing.files):,} images of {listing.root} cannot be read: "
+        f"{few(named, separator='; ')}"
+    )

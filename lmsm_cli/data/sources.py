@@ -435,7 +435,7 @@ def _read_listing(
     places = np.array([os.fsencode(above + file) for file in read.listing.files])
     labels = torch.tensor(read.listing.labels)
     return Labelled(
-        read.images, labels, listing.classes, read.digests, places, read.sums, read.pixels
+        read.images, labels, listing.classes, read.digests, places, read.sums, read.pictures
     ), read.listing
 
 
