@@ -1,8 +1,8 @@
-"""What a run needs from this machine, piece by piece: what is there, and what mends what is not.
+"""What a run needs from this machine, piece by piece, and what mends what is missing.
 
-A piece that is broken is reported and the others are still looked at, so everything that can fail
-to import is imported inside. To add a check, write a function that returns its `Check`s and name it
-in `diagnose`.
+A piece that is broken is reported and the others are still checked, so everything that can fail to
+import is imported inside. To add a check, write a function that yields its `Check`s and name it in
+`diagnose`.
 """
 
 import os
@@ -27,20 +27,12 @@ from lmsm_cli.errors import (
     packages_of,
     visible,
 )
-from lmsm_cli.reports.tables_checks import megabytes
-from lmsm_cli.runs.folder import folder_above
 
 # What importing a broken package raises: a missing library, two that do not fit, half an install.
 _BROKEN = (ImportError, SyntaxError, NameError, *MALFORMED)
 _TORCH, _TORCH_FIX = (2, 11), "pip install --upgrade torch torchvision"
-_OTHERS = {
-    "numpy": "numpy",
-    "sklearn": "scikit-learn",
-    "scipy": "scipy",
-    "matplotlib": "matplotlib",
-    "PIL": "pillow",
-    "jinja2": "jinja2",
-}
+_OTHERS = ("numpy", "sklearn", "scipy", "matplotlib", "PIL", "jinja2")
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}
 _EXTRAS = {
     "export": "lmsm export --format onnx",
     "search": "lmsm sweep --trials",
@@ -52,7 +44,7 @@ _LITTLE = 1_000_000_000
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: how it is, and the command or place that mends it, if any."""
+    """One thing that was checked: its status, and the command or place that mends it, if any."""
 
     status: Literal["ok", "note", "problem"]
     name: str
@@ -67,7 +59,7 @@ def diagnose(data_dir: Path, out: Path) -> list[Check]:
     """
     torch, torchvision = _torch(), _torchvision()
     works = [check.status == "ok" for check in (torch, torchvision)]
-    looks: list[tuple[str, bool, Callable[[], Iterable[Check]]]] = [
+    steps: list[tuple[str, bool, Callable[[], Iterable[Check]]]] = [
         ("packages", True, _packages),
         ("extras", True, _extras),
         ("GPU", works[0], _devices),
@@ -76,47 +68,35 @@ def diagnose(data_dir: Path, out: Path) -> list[Check]:
         ("data", works[0], lambda: _data(data_dir)),
         ("run folders", True, lambda: [_disk("run folders", out, "--out")]),
         ("data folder", True, lambda: [_disk("data folder", data_dir, "--data-dir")]),
-        ("cache", True, _cache),
+        ("cache", True, lambda: [_cache()]),
     ]
-    checks = [_lmsm(), torch, torchvision]
-    for name, can_look, look in looks:
+    system = f"Python {platform.python_version()}, {platform.platform()}"
+    checks = [Check("ok", "lmsm", f"{__version__}, {system}"), torch, torchvision]
+    for name, is_possible, step in steps:
         try:
-            checks += look() if can_look else ()
+            checks += step() if is_possible else ()
         except (LmsmError, *_BROKEN) as error:
             checks.append(Check("problem", name, f"cannot be checked: {first_line(error)}"))
     return checks
 
 
-def _lmsm() -> Check:
-    system = f"Python {platform.python_version()}, {platform.platform()}"
-    return Check("ok", "lmsm", f"{__version__}, {system}")
-
-
-def _version(name: str) -> str:
-    """Return a package's version, which may be of no installed distribution."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "of unknown version"
+def _not_imported(name: str, error: BaseException, fix: str) -> Check:
+    return Check("problem", name, f"cannot be imported: {first_line(error)}", fix)
 
 
 def _torch() -> Check:
     try:
         import torch
 
-        built = (
-            f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        )
+        cuda = torch.version.cuda
         number = tuple(int(part) for part in torch.__version__.split(".")[:2])
     except _BROKEN as error:
-        return Check("problem", "torch", f"cannot be imported: {first_line(error)}", _TORCH_FIX)
+        return _not_imported("torch", error, _TORCH_FIX)
     if number < _TORCH:
-        return Check(
-            "problem",
-            "torch",
-            f"{torch.__version__}: lmsm needs {_TORCH[0]}.{_TORCH[1]} or newer",
-            _TORCH_FIX,
-        )
+        wanted = ".".join(map(str, _TORCH))
+        text = f"{torch.__version__}: lmsm needs {wanted} or newer"
+        return Check("problem", "torch", text, _TORCH_FIX)
+    built = f"built for CUDA {cuda}" if cuda else "built without CUDA"
     return Check("ok", "torch", f"{torch.__version__}, {built}")
 
 
@@ -128,25 +108,27 @@ def _torchvision() -> Check:
 
         return Check("ok", "torchvision", str(torchvision.__version__))
     except _BROKEN as error:
-        return Check(
-            "problem", "torchvision", f"cannot be imported: {first_line(error)}", _TORCH_FIX
-        )
+        return _not_imported("torchvision", error, _TORCH_FIX)
+
+
+def _version(name: str) -> str:
+    """Return a package's version, which may be of no installed distribution."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "of unknown version"
 
 
 def _packages() -> Iterator[Check]:
     """Yield one check for all other packages that are there, and one for each that is not."""
     there = []
-    for module, name in _OTHERS.items():
+    for module in _OTHERS:
+        name = _DISTRIBUTIONS.get(module, module)
         try:
             import_module(module)
             there.append(f"{name} {_version(name)}")
         except _BROKEN as error:
-            yield Check(
-                "problem",
-                name,
-                f"cannot be imported: {first_line(error)}",
-                f"pip install --force-reinstall {name}",
-            )
+            yield _not_imported(name, error, f"pip install --force-reinstall {name}")
     yield Check("ok", "packages", ", ".join(there))
 
 
@@ -175,79 +157,64 @@ def _devices() -> Iterator[Check]:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
-        why = "; ".join(first_line(w.message) for w in said if isinstance(w.message, Warning))
-        if not (why or _has_nvidia_gpu()):
-            yield Check("ok", "GPU", "none here: runs compute on the CPU")
-        elif torch.version.cuda:
-            yield Check(
-                "note",
-                "GPU",
-                f"there is one that torch cannot use{why and ': ' + why}",
-                "nvidia-smi tells whether its driver works; a driver older than torch's CUDA must be renewed",
-            )
-        else:
-            yield Check(
-                "note",
-                "GPU",
-                "there is one, but this torch was built without CUDA",
-                "pip install --force-reinstall torch torchvision, from an index with CUDA builds",
-            )
+        yield _no_gpu(
+            "; ".join(first_line(w.message) for w in said if isinstance(w.message, Warning))
+        )
     for number in range(count):
+        name = f"GPU {number}"
         try:
-            free, total = torch.cuda.mem_get_info(number)
-            name = torch.cuda.get_device_name(number)
-            yield Check(
-                "ok", f"GPU {number}", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-            )
+            free, total = (size / 2**30 for size in torch.cuda.mem_get_info(number))
+            card = torch.cuda.get_device_name(number)
+            yield Check("ok", name, f"{card}, {free:.1f} of {total:.1f} GiB free")
         except RuntimeError as error:
-            yield Check(
-                "note",
-                f"GPU {number}",
-                f"cannot be used: {first_line(error)}",
-                "nvidia-smi tells who uses it; --device cpu does without",
-            )
+            fix = "nvidia-smi tells who uses it; --device cpu does without"
+            yield Check("note", name, f"cannot be used: {first_line(error)}", fix)
 
 
-def _has_nvidia_gpu() -> bool:
-    return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
+def _no_gpu(why: str) -> Check:
+    """Return the check of a machine without a usable GPU; `why` is what torch warned of."""
+    import torch
+
+    has_one = Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
+    if not (why or has_one):
+        return Check("ok", "GPU", "none here: runs compute on the CPU")
+    if torch.version.cuda:
+        found = f"there is one that torch cannot use{why and ': ' + why}"
+        fix = (
+            "nvidia-smi tells whether its driver works; "
+            "a driver older than torch's CUDA must be renewed"
+        )
+    else:
+        found = "there is one, but this torch was built without CUDA"
+        fix = "pip install --force-reinstall torch torchvision, from an index with CUDA builds"
+    return Check("note", "GPU", found, fix)
 
 
 def _cpu() -> Iterator[Check]:
     from lmsm_cli.runtime.cpu import num_cores
     from lmsm_cli.runtime.device import ALL_THREADS
 
-    pieces = [f"{num_cores()} cores for this process", f"{ALL_THREADS} threads"]
+    cores = num_cores()
+    pieces = [f"{cores} cores for this process", f"{ALL_THREADS} threads"]
     if limit := os.environ.get("OMP_NUM_THREADS"):
         pieces.append(f"OMP_NUM_THREADS is {visible(limit)}")
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        pieces.append(
-            f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory"
-        )
-    found = ", ".join(pieces)
-    if num_cores() < ALL_THREADS:
-        yield Check(
-            "note",
-            "CPU",
-            found,
-            f"export OMP_NUM_THREADS={num_cores()}: more threads than cores slow each other down",
-        )
-    else:
-        yield Check("ok", "CPU", found)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        pieces.append(f"{memory / 2**30:.1f} GiB of memory")
+    fix = f"export OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
+    is_slow = cores < ALL_THREADS
+    yield Check("note" if is_slow else "ok", "CPU", ", ".join(pieces), fix if is_slow else "")
 
 
 def _arithmetic() -> Iterator[Check]:
-    """Say what --precision auto is for the default model."""
+    """Yield what --precision auto is for the default model."""
     from lmsm_cli.config import Config
     from lmsm_cli.models.classifier import ModelSpec, build_classifier
     from lmsm_cli.runtime.device import choose_runtime
 
     config, half = Config.model_validate({}), (0.5,) * 3
-    model = build_classifier(
-        ModelSpec(config.model, config.neck, config.loss),
-        classes=map(str, range(10)),
-        mean=half,
-        std=half,
-    )
+    spec = ModelSpec(config.model, config.neck, config.loss)
+    model = build_classifier(spec, classes=map(str, range(10)), mean=half, std=half)
     runtime = choose_runtime("auto", "auto", net=model)
     yield Check("ok", "arithmetic", f"{config.model} trains on {runtime}")
 
@@ -263,12 +230,8 @@ def _data(data_dir: Path) -> Iterator[Check]:
             try:
                 yield _published(name, data_dir)
             except (LmsmError, *_BROKEN) as error:
-                yield Check(
-                    "note",
-                    name,
-                    f"cannot be looked for: {first_line(error)}",
-                    "mend what is said above, or choose another folder with --data-dir",
-                )
+                fix = "mend what is said above, or choose another folder with --data-dir"
+                yield Check("note", name, f"cannot be looked for: {first_line(error)}", fix)
     yield from _own_folders(data_dir)
 
 
@@ -281,35 +244,21 @@ def _published(name: str, data_dir: Path) -> Check:
     with os_errors_as_data_errors(data_dir):
         place = find_dataset(name, data_dir)
         if place is None:
-            parts = [
-                path for root in published.roots(data_dir, name) for path in published.files(root)
-            ]
-            found = [path for path in parts if path.is_file()]
-            what = (
-                f"not in {data_dir}"
-                if not found
-                else f"incomplete: there is {found[0]}, but not all beside it"
-            )
-            command = f"lmsm train --dataset {name} --data-dir {shlex.quote(str(data_dir))}"
-            return Check(
-                "note",
-                name,
-                what,
-                f"{command} downloads it; or put class folders in {data_dir / name}/train and {data_dir / name}/test",
-            )
-        lacking = (
-            []
-            if published.is_complete(place)
-            else [s for s in ("train", "test") if not has_folders(place / s)]
-        )
-    if lacking:
-        return Check(
-            "note",
-            name,
-            f"in {place}, without {lacking[0]}/",
-            f"put the class folders in {place / lacking[0]}",
-        )
-    return Check("ok", name, f"in {place}")
+            roots = published.roots(data_dir, name)
+            there = [file for root in roots for file in published.files(root) if file.is_file()]
+        elif not published.is_complete(place):
+            for split in ("train", "test"):
+                if not has_folders(place / split):
+                    fix = f"put the class folders in {place / split}"
+                    return Check("note", name, f"in {place}, without {split}/", fix)
+    if place is not None:
+        return Check("ok", name, f"in {place}")
+    found = f"incomplete: there is {there[0]}, but not all beside it" if there else ""
+    fix = (
+        f"lmsm train --dataset {name} --data-dir {shlex.quote(str(data_dir))} downloads it; "
+        f"or put class folders in {data_dir / name}/train and {data_dir / name}/test"
+    )
+    return Check("note", name, found or f"not in {data_dir}", fix)
 
 
 def _own_folders(data_dir: Path) -> Iterator[Check]:
@@ -319,18 +268,17 @@ def _own_folders(data_dir: Path) -> Iterator[Check]:
     try:
         there = [root.name for root in roles_in(data_dir).values()]
     except (LmsmError, OSError) as error:
-        yield Check(
-            "note", "folder", first_line(error), "mend it, or choose another folder with --data-dir"
-        )
+        fix = "mend it, or choose another folder with --data-dir"
+        yield Check("note", "folder", first_line(error), fix)
         return
     if there:
         yield Check("ok", "folder", f"class folders in {data_dir}/{' and '.join(there)}")
 
 
 def _disk(name: str, folder: Path, flag: str) -> Check:
-    """Say how much room there is; a folder that is not there yet will be made."""
-    above = folder_above(folder)
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    """Return how much room there is; a folder that does not exist yet will be made."""
+    above = _writable_above(folder)
+    if above is None:
         status: Literal["note", "problem"] = "problem" if flag == "--out" else "note"
         return Check(status, name, f"{folder} cannot be written to", f"choose another with {flag}")
     free = shutil.disk_usage(above).free
@@ -340,31 +288,31 @@ def _disk(name: str, folder: Path, flag: str) -> Check:
     return Check("ok", name, found)
 
 
-def _cache() -> Iterator[Check]:
-    """Yield a check of where decoded images are kept, how many bytes of them, and of how many at most."""
+def _writable_above(folder: Path) -> Path | None:
+    """Return the folder, or the nearest above it that exists; None if it cannot be written to."""
+    from lmsm_cli.runs.folder import folder_above
+
+    above = folder_above(folder)
+    return above if above.is_dir() and os.access(above, os.W_OK | os.X_OK) else None
+
+
+def _cache() -> Check:
+    """Return where decoded images are kept, how many bytes they take, and how many they may."""
     from lmsm_cli.data.cache import cache_folder, decoded_folder, entries, size_limit
+    from lmsm_cli.reports.tables_checks import megabytes
 
     folder = cache_folder()
-    above = folder_above(folder)
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        yield Check(
-            "note",
-            "cache",
-            f"{folder} cannot be written to: images are decoded at each start",
-            "export LMSM_CACHE_DIR=FOLDER, one that can be",
-        )
-        return
+    above = _writable_above(folder)
+    if above is None:
+        found = f"{folder} cannot be written to: images are decoded at each start"
+        return Check("note", "cache", found, "export LMSM_CACHE_DIR=FOLDER, one that can be")
     decoded = folder / "decoded"
     try:
         there = decoded_folder() if os.path.lexists(decoded) else above
     except OSError as error:
-        yield Check(
-            "note",
-            "cache",
-            f"{decoded} is not used: {error.strerror}",
-            "remove it, or export LMSM_CACHE_DIR=FOLDER, another one",
-        )
-        return
+        fix = "remove it, or export LMSM_CACHE_DIR=FOLDER, another one"
+        return Check("note", "cache", f"{decoded} is not used: {error.strerror}", fix)
     held, limit = sum(entry.num_bytes for entry in entries(decoded)), size_limit(there)
-    found = f"{decoded}: {megabytes(held)} of decoded images, {megabytes(limit)} at most (LMSM_CACHE_SIZE)"
-    yield Check("ok", "cache", found, "lmsm doctor --clear-cache empties it" if held else "")
+    found = f"{decoded}: {megabytes(held)} of decoded images, {megabytes(limit)} at most"
+    fix = "lmsm doctor --clear-cache empties it" if held else ""
+    return Check("ok", "cache", f"{found} (LMSM_CACHE_SIZE)", fix)

@@ -1,5 +1,6 @@
 """`lmsm doctor`: whether everything is there that a run needs."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -8,31 +9,35 @@ import typer
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.config.resolve import resolve
 
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH", help="Where to look for data (default: $LMSM_DATA_DIR, else data)."
+    ),
+]
+_Out = Annotated[
+    Path, typer.Option(metavar="PATH", help="Folder that run folders are to be made in.")
+]
+_ClearCache = Annotated[
+    bool,
+    typer.Option(
+        "--clear-cache", help="Delete the decoded images that are kept, but for those in use."
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")]
+
 
 def doctor(
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH", help="Where to look for data (default: $LMSM_DATA_DIR, else data)."
-        ),
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(metavar="PATH", help="Folder that run folders are to be made in.")
-    ] = Path("runs"),
-    clear_cache: Annotated[
-        bool,
-        typer.Option(
-            "--clear-cache", help="Delete the decoded images that are kept, but for those in use."
-        ),
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    data_dir: _DataDir = None,
+    out: _Out = Path("runs"),
+    clear_cache: _ClearCache = False,
+    json: _Json = False,
 ) -> None:
     """Check versions, devices, arithmetic, disk, data and cache; each problem with what mends it.
 
-    Downloads nothing and reads no data set. Exit code 1 where something is missing that every run needs.
+    Downloads nothing and reads no data set. Exit code 1 where something is missing that every run \
+needs.
     """
-    from dataclasses import asdict
-
     from lmsm_cli.commands.checks import diagnose
     from lmsm_cli.data.cache import clear
     from lmsm_cli.reports.tables_checks import checks_table
