@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # for the help pages too
         spell_out(stream)
-    with answering_shells(os.environ), raise_on_signals() as came, limits.told_before_torch():
+    with answering_shells(os.environ), raise_on_signals() as came, limits.checked_before_torch():
         try:
             return _run(arguments)
         except BaseException as error:  # whatever a library made of the signal
@@ -104,7 +104,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         words = list(sys.argv[1:] if arguments is None else arguments)
         app(args=words, prog_name="lmsm", standalone_mode=True)
     except SystemExit as done:
-        # Typer makes exits of these, which forget the signal, and call a reader that left a failure.
+        # Typer turns these into exits: the signal is lost, and a reader that left counts as a fault.
         if _cause(done, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         if _cause(done, BrokenPipeError):

@@ -37,9 +37,9 @@ def bench(
 ) -> None:
     """Measure how fast this machine trains each model, and what each loss costs.
 
-    On random images of 32x32 pixels, so no data is needed; takes about a minute on two cores. The share of the peak \
-is against a plain matrix product and counts multiplications by padding, which fast convolutions skip: it can \
-pass 100%.
+    On random images of 32x32 pixels, so no data is needed; takes about a minute on two cores. The \
+share of the peak is against a plain matrix product and counts multiplications by padding, which \
+fast convolutions skip: it can pass 100%.
     """
     known = list(get_args(Config.model_fields["model"].annotation))
     chosen = _checked(models, known, "model", everything=True)

@@ -53,7 +53,7 @@ class Check:
 
 
 def diagnose(data_dir: Path, out: Path) -> list[Check]:
-    """Return the checks in the order in which a run needs the pieces; never raises for a broken one.
+    """Return the checks in the order in which a run needs the pieces; a broken piece never raises.
 
     A problem stops every run; a note stops some, or makes them slow. Nothing is downloaded.
     """

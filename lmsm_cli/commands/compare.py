@@ -25,8 +25,8 @@ _By = Annotated[
     str | None,
     typer.Option(
         metavar="KEYS",
-        help="Put runs together that share these choices, such as loss or loss,lr, and average over "
-        "all others (default: over the seed only). Runs on other images are never averaged.",
+        help="Put runs together that share these choices, such as loss or loss,lr, and average "
+        "over all others (default: over the seed only). Runs on other images are never averaged.",
     ),
 ]
 _Baseline = Annotated[
@@ -75,10 +75,11 @@ def compare(
     quiet: Quiet = False,
     json: _Json = False,
 ) -> None:
-    """Compare runs: mean and sd over seeds, and whether the difference to a baseline can be trusted.
+    """Compare runs: mean and sd over seeds, and whether the difference to a baseline can be \
+trusted.
 
-    Runs that differ only in their seed become one row. Each row is held against the baseline: the difference, \
-the interval that holds it with 95% confidence, and a verdict.
+    Runs that differ only in their seed become one row. Each row is held against the baseline: \
+the difference, the interval that holds it with 95% confidence, and a verdict.
     """
     prints_csv = csv == Path("-")
     if json + markdown + prints_csv > 1:

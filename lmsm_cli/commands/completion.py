@@ -68,7 +68,7 @@ def checkpoints(incomplete: str) -> list[str]:
 
 
 def _inside(incomplete: str, wanted: Callable[[Path], bool]) -> list[str]:
-    """Return what is wanted of the folder that is being typed, up to the last slash, else of runs/."""
+    """Return the wanted names in the folder typed so far, up to the last slash, else in runs/."""
     folder = incomplete[: incomplete.rfind("/") + 1] or "runs/"
     try:
         names = sorted(path.name for path in Path(folder).iterdir() if wanted(path))
@@ -83,15 +83,14 @@ def _offered(incomplete: str, values: Iterable[str]) -> list[str]:
 
 @contextmanager
 def answering_shells(environment: MutableMapping[str, str]) -> Iterator[None]:
-    """Let the body answer a shell in lines of its own, and bash as if it kept vs:tau=1 in one word.
+    """Let the body answer a shell in unwrapped lines, and bash as if it kept vs:tau=1 in one word.
 
     bash breaks words at `:` and `=`, hands over the pieces, a line each, with the number of the one
     under the cursor, and wants only what that piece could become.
     """
     if _ASKED in environment:
-        environment["COLUMNS"] = (
-            "10000"  # Typer wraps descriptions, which a shell takes line by line
-        )
+        # Typer wraps descriptions, which a shell takes line by line
+        environment["COLUMNS"] = "10000"
     if environment.get(_ASKED) != "complete_bash":
         yield
         return

@@ -1,8 +1,9 @@
 """The two consoles: results go to stdout, progress and messages to stderr.
 
 On a terminal rich may draw; piped, in CI, without UTF-8, with NO_COLOR or TERM=dumb there are plain
-lines, and a pipe is so wide that nothing is wrapped or cut. Numbers are not coloured and `:name:` is
-no emoji; markup works, so text of a user's needs `rich.markup.escape` or a rich Text.
+lines, and a pipe is so wide that nothing is wrapped or cut. Numbers are not coloured and `:name:`
+is no emoji; markup works, so text of a user's goes through `print_line`, `rich.markup.escape` or a
+rich Text.
 """
 
 import codecs
@@ -39,7 +40,7 @@ def stdout_console() -> "Console":
 
 
 def stderr_console() -> "Console":
-    """Return a console for progress and messages, which a terminal that has gone doesn't disturb."""
+    """Return a console for progress and messages; a terminal that has gone does no harm."""
     return _console(cast(TextIO, _Lasting(sys.stderr)))
 
 
@@ -53,7 +54,7 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write if anybody reads: a training must outlive its terminal, and the log has the messages."""
+        """Write if anybody reads: a training outlives its terminal, and the log has it all."""
         with contextlib.suppress(OSError, ValueError):  # ValueError: closed
             return self._stream.write(text)
         return len(text)

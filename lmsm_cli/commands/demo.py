@@ -44,8 +44,8 @@ def demo(
 ) -> None:
     """Try the tool: compare softmax with L-Softmax on small images that need no download.
 
-    Real digits, made long-tailed: some classes keep few images. Draws the features of small nets under growing \
-margins too. Takes a minute or two on two cores and needs no GPU.
+    Real digits, made long-tailed: some classes keep few images. Draws the features of small nets \
+under growing margins too. Takes a minute or two on two cores and needs no GPU.
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.comparison.grouping import compare_runs

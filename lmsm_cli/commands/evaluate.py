@@ -51,9 +51,9 @@ _Adjust = Annotated[
     str | None,
     typer.Option(
         metavar="TAU",
-        help="Correct for rare classes by logit adjustment: TAU times the log of a class's share of "
-        "the training images is taken from its score. 1 is what theory asks for after softmax; "
-        "auto takes the best on the run's validation images.",
+        help="Correct for rare classes by logit adjustment: TAU times the log of a class's share "
+        "of the training images is taken from its score. 1 is what theory asks for after "
+        "softmax; auto takes the best on the run's validation images.",
     ),
 ]
 _TauNorm = Annotated[
@@ -136,7 +136,7 @@ def evaluate(
 
 
 def _check_targets(plots: Path | None, features: Path | None) -> None:
-    """Raise LmsmError for a file that is no .npz, DiskError for places that cannot be written to."""
+    """Raise LmsmError for a file that is no .npz, DiskError for places that cannot be written."""
     from lmsm_cli.runs.folder import check_folder, check_place
 
     if plots:
@@ -178,7 +178,7 @@ def _print(scores: "EvaluationDocument", *, with_confusion: bool) -> None:
 
 
 def _correction(adjust: str | None, tau_norm: str | None) -> "tuple[str, Tau] | None":
-    """Return method and tau that the flags ask for. Raises LmsmError for both, and for a bad tau."""
+    """Return the flags' method and tau. Raises LmsmError for both at once and for a bad tau."""
     if adjust is not None and tau_norm is not None:
         raise LmsmError("--adjust and --tau-norm exclude each other; give one of them")
     if tau_norm is not None:

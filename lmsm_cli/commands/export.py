@@ -74,7 +74,7 @@ def _print(document: dict[str, Any]) -> None:
         f"outputs logits and probabilities: (N, {len(document['classes'])})"
     )
     print_line(
-        f"{runner[document['format']]} against the checkpoint on {found['images']:,} {found['of']}: "
-        f"same class for {found['same_top1']:.1%}, "
+        f"{runner[document['format']]} against the checkpoint on {found['images']:,} "
+        f"{found['of']}: same class for {found['same_top1']:.1%}, "
         f"largest difference of a logit {found['largest_difference']:.2g}"
     )

@@ -1,4 +1,4 @@
-"""Limits of the process that torch does not bear: told in words before torch is loaded, or after it failed.
+"""Limits of the process under which torch would abort: found before torch is loaded, or after.
 
 A library that finds no memory while it is loaded ends the process, and Intel's MKL does the same in
 a folder that was deleted. So a child of this process loads them first, where memory is limited.
@@ -30,8 +30,8 @@ _SECONDS = 60
 
 
 @contextlib.contextmanager
-def told_before_torch() -> Iterator[None]:
-    """Raise an LmsmError in the body, where it imports torch, for what torch would abort of."""
+def checked_before_torch() -> Iterator[None]:
+    """Raise LmsmError where the body imports torch under limits that would make torch abort."""
     finder = _BeforeTorch()
     if "torch" not in sys.modules:
         sys.meta_path.insert(0, finder)
@@ -61,7 +61,8 @@ def _check_working_folder() -> None:
         Path.cwd()
     except OSError:
         raise DiskError(
-            "the working folder was deleted or cannot be read: change into another one, and start again there"
+            "the working folder was deleted or cannot be read: "
+            "change into another one, and start again there"
         ) from None
 
 
@@ -93,7 +94,7 @@ def memory_limits() -> str:
 def _can_be_loaded() -> bool:
     """Return whether a copy of this process can import what a training needs, or lacks a module.
 
-    Short of memory a library fails in whatever way; OpenBLAS, which scipy brings, asks for it for ever.
+    Short of memory a library may fail in any way; OpenBLAS, which scipy brings, asks for ever.
     """
     import resource
 

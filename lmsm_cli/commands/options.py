@@ -14,7 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from lmsm_cli.commands import completion
-from lmsm_cli.config import Config, dump, flag_name, type_of
+from lmsm_cli.config import Config, dump, flag_name, help_text, type_of
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
 
@@ -146,7 +146,7 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
 
 
 def _in_panels(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
-    """Return the parameters by panels: none first, then a command's own, then those of Config's fields.
+    """Return the parameters by panels: none first, then a command's own, then those of Config.
 
     Of a panel the field `loss` comes first: --margin, a command's own, follows it.
     """
@@ -192,7 +192,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 def _help(field: FieldInfo) -> str:
     """Return what a flag's page says: the field's docstring, its values and its default."""
-    text, opening, default = (field.description or "").partition(" (default:")
+    text, opening, default = help_text(field).partition(" (default:")
     choices = _choices(field)
     values = f" One of: {', '.join(choices)}." if choices else ""
     if not opening and field.default is not None:

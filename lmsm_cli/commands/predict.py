@@ -32,7 +32,8 @@ def predict(
     follow_links: FollowLinks = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name the likeliest classes of image files: JPEG, PNG, TIFF or another raster format, any size.
+    """Name the likeliest classes of image files: JPEG, PNG, TIFF or another raster format, any \
+size.
 
     Files that cannot be read are told one by one, the others are predicted, and the exit code is 1.
     """

@@ -20,7 +20,7 @@ _Force = Annotated[bool, typer.Option("--force", help="Replace a file that is th
 
 
 class _PresetsGroup(Group):
-    """The commands on presets; tells who types a preset in a command's place what to type."""
+    """The commands on presets; a preset in a command's place gets a hint what to type."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command of the first word. Raises LmsmError where there is no such command."""
@@ -33,7 +33,10 @@ def _what_to_type(word: str, commands: list[str]) -> str:
     near = get_close_matches(word.lower(), [*commands, *preset_names()], n=1, cutoff=0.5)
     if near and near[0] not in commands:
         meant = "" if near[0] == word else did_you_mean(word, preset_names())
-        return f"presets has no command {word!r}{meant}; to print that preset: lmsm presets show {near[0]}"
+        return (
+            f"presets has no command {word!r}{meant}; "
+            f"to print that preset: lmsm presets show {near[0]}"
+        )
     return f"presets has no command {word!r}{did_you_mean(word, commands)}"
 
 

@@ -168,7 +168,7 @@ def epoch_line(epoch: Epoch, num_epochs: int) -> str:
 
 
 def new_display(quiet: bool = False) -> Display:
-    """Return bars where stderr is a terminal that can move its cursor, else lines; warnings if quiet."""
+    """Return bars on a terminal that can move its cursor, else lines; warnings only if quiet."""
     if quiet:
         return QuietDisplay()
     return BarDisplay() if stderr_console().is_interactive else PlainDisplay()

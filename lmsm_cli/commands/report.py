@@ -20,7 +20,8 @@ def report(
 ) -> None:
     """Write a run's report: scores, curves, confusions, calibration and config in one HTML file.
 
-    The file needs no network and nothing beside it. For several runs: lmsm compare RUNS --html FILE.
+    The file needs no network and nothing beside it. For several runs: \
+lmsm compare RUNS --html FILE.
     """
     from lmsm_cli.commands.console import print_line
     from lmsm_cli.comparison.grouping import compare_runs

@@ -1,4 +1,4 @@
-"""What `lmsm train --seeds` and `lmsm sweep` share: a plan of runs, its completion, its comparison."""
+"""What `lmsm train --seeds` and `lmsm sweep` share: a plan of runs, done and compared."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def plan_of(
 
 
 def seed_numbers(seeds: str | None, seed: Any) -> tuple[int, ...] | None:
-    """Return the seeds that --seeds lists, None without it. Raises LmsmError where both are given."""
+    """Return the seeds of --seeds, None without it. Raises LmsmError where --seed is given too."""
     if seeds is not None and seed is not None:
         raise LmsmError("--seed and --seeds are both given: take one")
     return None if seeds is None else parse_seeds(seeds)

@@ -37,8 +37,9 @@ _Grid = Annotated[
     typer.Option(
         "--grid",
         metavar="KEY=A,B",
-        help="Values of a choice, repeatable: lr=0.1,0.01, loss=softmax,lsoftmax:margin=4,lambda_min=5, "
-        "milestones=160,180;120,160; with --trials also a range, lr=0.0001..0.1:log.",
+        help="Values of a choice, repeatable: lr=0.1,0.01, "
+        "loss=softmax,lsoftmax:margin=4,lambda_min=5, milestones=160,180;120,160; "
+        "with --trials also a range, lr=0.0001..0.1:log.",
         rich_help_panel="Sweep",
     ),
 ]
@@ -127,9 +128,9 @@ def sweep(
 ) -> None:
     """Run every combination of choices with every seed, and compare them.
 
-    The same command again does only what is missing: it goes on with what was stopped, tries again what failed, \
-and leaves to other processes what they are doing. So start it several times to share the work. \
-Other choices are the flags of `lmsm train`; runs go to --out (default: runs/sweep).
+    The same command again does only what is missing: it goes on with what was stopped, tries \
+again what failed, and leaves to other processes what they are doing. So start it several times to \
+share the work. Other choices are the flags of `lmsm train`; runs go to --out (default: runs/sweep).
     """
     axes = parse_axes(grid or [], arm or [])
     check_flags(axes, flags | {"margin": margin})

@@ -72,8 +72,8 @@ def train(
 ) -> None:
     """Train a classifier, test it, and keep both in a run folder.
 
-    Every choice has a default; a preset, a --config FILE and flags change it, each over the one before. \
-Ends with a table of every class's accuracy.
+    Every choice has a default; a preset, a --config FILE and flags change it, each over the one \
+before. Ends with a table of every class's accuracy.
     """
     if resume:
         if preset or config or show_config or seeds or dry_run:
@@ -176,7 +176,8 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, or make a finished one longer.
 
-    Needs nothing but the run folder. On a CPU the result is, to the last bit, that of a run that nobody stopped.
+    Needs nothing but the run folder. On a CPU the result is, to the last bit, that of a run that \
+nobody stopped.
     """
     changes = {
         "epochs": epochs,

@@ -11,6 +11,7 @@ from lmsm_cli.config.config import (
     dump,
     dump_yaml,
     flag_name,
+    help_text,
     type_of,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "dump",
     "dump_yaml",
     "flag_name",
+    "help_text",
     "type_of",
 ]

@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from lmsm_cli.config import yaml
 from lmsm_cli.errors import LmsmError
@@ -47,16 +48,16 @@ Model = Literal[
     "paper-2d",
 ]
 
-# What stands between the backbone's features and the head where nothing else is asked for. BatchNorm
-# features cannot die under a margin, and L-Softmax did badly on a ResNet's own, which are never
-# negative (benchmarks/LOG.md); one neck for every loss keeps a comparison fair. Two features stay plain.
+# The default of `neck` is bn but for these models: features of BatchNorm cannot die under a margin,
+# and L-Softmax did badly on a ResNet's own, which are never negative (benchmarks/LOG.md). One neck
+# for every loss keeps a comparison fair; two features stay plain, to be drawn.
 _USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 
 
 # Each checkpoint holds what was seen of every epoch; more than these would be refused on reading.
 MOST_EPOCHS = 50_000
 
-# Where and how a run is computed, which moves no result beyond rounding, and where its images are:
+# Where and how a run is computed, which changes results by rounding only, and where its images are:
 # runs that differ in these alone, and have the same images, are the same.
 RUNTIME_KEYS = (
     "out",
@@ -86,8 +87,7 @@ DATA_KEYS = (
     "skip_unreadable",
 )
 
-# Choices that lmsm had not when runs were made that are still there: at its default, each is what
-# those runs had.
+# Keys that older runs lack: their defaults are what those runs had.
 ADDED_KEYS = ("head_bias", "head_init", "resize")
 
 # Options of a choice: each has an effect only where that choice has one of these values.
@@ -108,7 +108,8 @@ def _not_bool(value: Any) -> Any:
 
 
 def _true_or_false(value: Any) -> Any:
-    """Return a switch's value; texts come from --grid and --arm. pydantic would take 1 and `yes` too."""
+    """Return a switch's value; texts come from --grid and --arm. pydantic would take 1 and `yes`
+    too."""
     switch = {"true": True, "false": False}.get(str(value).lower())
     if switch is None:
         raise ValueError("give true or false")
@@ -159,51 +160,62 @@ class Config(BaseModel):
     )
 
     dataset: Dataset = Field("cifar10", json_schema_extra=_DATA)
-    """Images to learn from; `balanced` and `imbalanced` are CIFAR-10, `digits` needs no download, `folder` is your own, in --data-dir with a folder for each class."""
+    """Images to learn from; `balanced` and `imbalanced` are CIFAR-10, `digits` needs no download,
+    `folder` is your own, in --data-dir with a folder for each class."""
     data_dir: Folder = Field(Path("data"), json_schema_extra=_DATA)
-    """Folder of the data; what is not there is downloaded to it (default: $LMSM_DATA_DIR, else data)."""
+    """Folder of the data; what is not there is downloaded to it (default: $LMSM_DATA_DIR, else
+    data)."""
     imbalance: Literal["none", "exp", "step"] = Field("none", json_schema_extra=_DATA)
-    """How classes are made rare: `exp` each more than the one before, `step` half of them alike (default: none; exp for `imbalanced`)."""
+    """How classes are made rare: `exp` each more than the one before, `step` half of them alike
+    (default: none; exp for `imbalanced`)."""
     factor: Float = Field(1.0, gt=0, le=1, json_schema_extra=_DATA)
     """Images in the smallest class / images in the largest (default: 1; 0.1 with an imbalance)."""
-    images_per_class: Annotated[int, Field(ge=1), BeforeValidator(_not_bool)] | None = Field(
-        None, json_schema_extra=_DATA
-    )
-    """Training images that a class has at most, before any imbalance, for a study in short (default: all there are)."""
+    images_per_class: Annotated[Int, Field(ge=1)] | None = Field(None, json_schema_extra=_DATA)
+    """Training images that a class has at most, before any imbalance, for a study in short
+    (default: all there are)."""
     validation: Float = Field(0.1, ge=0, lt=1, json_schema_extra=_DATA)
     """Share of every class's training images that is held out for validation."""
     split_seed: Int = Field(0, ge=0, lt=2**32, json_schema_extra=_DATA)
-    """Seed of the choice of validation images; apart from --seed, so that all seeds share one choice."""
+    """Seed of the choice of validation images; apart from --seed, so that all seeds share one
+    choice."""
     augment: Literal["none", "flip", "crop-flip"] = Field("none", json_schema_extra=_DATA)
     """Random changes to the training images; crop pads by 4 pixels."""
     image_size: Int = Field(32, ge=8, le=1024, json_schema_extra=_DATA)
     """Pixels of a side that the images of `folder` are brought to."""
     resize: Literal["crop", "pad", "squash"] = Field("crop", json_schema_extra=_DATA)
-    """How images of another shape get there: the middle of the shorter side, all of it with black beside it, or each side by itself."""
+    """How images of another shape get there: the middle of the shorter side, all of it with black
+    beside it, or each side by itself."""
 
     model: Model = Field("resnet18", json_schema_extra=_MODEL)
     """Network up to the last layer."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
-    """Layers between the network and the class weights; features of `relu` can die under a margin (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
+    """Layers between the network and the class weights; features of `relu` can die under a margin
+    (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
     head_bias: Bool = Field(False, json_schema_extra=_MODEL)
-    """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on angles."""
+    """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on
+    angles."""
     head_init: Literal["default", "kaiming", "unit"] = Field("default", json_schema_extra=_MODEL)
-    """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its normalised layer's."""
+    """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its
+    normalised layer's."""
     pretrained: Annotated[str, AfterValidator(_check_path)] | None = Field(
         None, json_schema_extra=_MODEL
     )
     """Weights to start from: `imagenet` for torchvision's, or a file with a state dict."""
 
     loss: str = Field("softmax", json_schema_extra=_LOSS)
-    """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists them."""
+    """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists
+    them."""
     reweight: Literal["none", "inverse", "effective"] = Field("none", json_schema_extra=_LOSS)
-    """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of images (Cui et al. 2019)."""
+    """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of
+    images (Cui et al. 2019)."""
     reweight_beta: Float = Field(0.9999, ge=0, lt=1, json_schema_extra=_LOSS)
     """Beta of `effective`: 0 weighs all classes alike, towards 1 it becomes `inverse`."""
     sampling: Literal["shuffle", "balanced"] = Field("shuffle", json_schema_extra=_LOSS)
-    """Images of an epoch: `shuffle` takes each once, `balanced` draws as many at random, every class equally likely."""
+    """Images of an epoch: `shuffle` takes each once, `balanced` draws as many at random, every
+    class equally likely."""
     rebalance_from: Int = Field(1, ge=1, json_schema_extra=_LOSS)
-    """First epoch in which --reweight and --sampling hold; after the first it defers them (DRW, DRS)."""
+    """First epoch in which --reweight and --sampling hold; after the first it defers them (DRW,
+    DRS)."""
 
     epochs: Int = Field(10, ge=1, le=MOST_EPOCHS, json_schema_extra=_TRAINING)
     """Passes over the training images."""
@@ -217,9 +229,9 @@ class Config(BaseModel):
     """Momentum of `sgd`."""
     weight_decay: Float = Field(0.0005, ge=0, json_schema_extra=_TRAINING)
     """Weight decay."""
-    head_weight_decay: (
-        Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_not_bool)] | None
-    ) = Field(None, json_schema_extra=_TRAINING)
+    head_weight_decay: Annotated[Float, Field(ge=0)] | None = Field(
+        None, json_schema_extra=_TRAINING
+    )
     """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
     schedule: Literal["constant", "step", "multistep", "cosine"] = Field(
         "step", json_schema_extra=_TRAINING
@@ -247,7 +259,8 @@ class Config(BaseModel):
     device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
     """Where to compute: auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = Field("auto", json_schema_extra=_RUN)
-    """Number format of the network; the loss computes in fp32. `auto` is bf16 where the hardware multiplies it (CPU: and a convolution has 128 channels or more), else fp32."""
+    """Number format of the network; the loss computes in fp32. `auto` is bf16 where the hardware
+    multiplies it (CPU: and a convolution has 128 channels or more), else fp32."""
     layout: Literal["auto", "channels-last", "contiguous"] = Field("auto", json_schema_extra=_RUN)
     """Order of images and features in memory; `auto` is channels-last."""
     threads: Int = Field(0, ge=0, le=1024, json_schema_extra=_RUN)
@@ -269,7 +282,7 @@ class Config(BaseModel):
     @field_validator("loss")
     @classmethod
     def _check_loss(cls, value: str, info: ValidationInfo) -> str:
-        """Check the spec by the caller's `check_loss`; the losses are not known down here."""
+        """Check the spec by the caller's `check_loss`: only names are known here, without torch."""
         check = (info.context or {}).get("check_loss")
         if check:
             try:
@@ -299,13 +312,14 @@ class Config(BaseModel):
         name = self.loss.partition(":")[0].strip()
         if self.head_bias and name in LOSSES and name not in TAKE_A_BIAS:
             raise ValueError(
-                f"head_bias has no meaning with loss {name!r}, whose margin is on angles; it goes with {', '.join(TAKE_A_BIAS)}"
+                f"head_bias has no meaning with loss {name!r}, whose margin is on angles; "
+                f"it goes with {', '.join(TAKE_A_BIAS)}"
             )
         return self
 
     @model_validator(mode="after")
     def _check_options(self, info: ValidationInfo) -> "Config":
-        """Refuse options without effect, but not those of a run that is there: an older lmsm took them."""
+        """Refuse options without effect, except for a saved run: older versions accepted them."""
         if (info.context or {}).get("is_saved"):
             return self
         for key, (choice, useful) in DEPENDENT_OPTIONS.items():
@@ -323,11 +337,13 @@ class Config(BaseModel):
         start = self.rebalance_from
         if start > 1 and self.reweight == "none" and self.sampling == "shuffle":
             raise ValueError(
-                f"rebalance_from {start} has no effect without a reweight (inverse or effective) or sampling 'balanced'; add one, or take 1"
+                f"rebalance_from {start} has no effect without a reweight (inverse or effective) "
+                "or sampling 'balanced'; add one, or take 1"
             )
         if start > self.epochs:
             raise ValueError(
-                f"rebalance_from {start} is after the last of the {self.epochs} epochs, so nothing would be rebalanced; take at most {self.epochs}"
+                f"rebalance_from {start} is after the last of the {self.epochs} epochs, so nothing "
+                f"would be rebalanced; take at most {self.epochs}"
             )
         return self
 
@@ -355,6 +371,11 @@ def type_of(key: str) -> Any:
         return annotation
     first = get_args(annotation)[0]
     return get_args(first)[0] if get_origin(first) is Annotated else first
+
+
+def help_text(field: FieldInfo) -> str:
+    """Return a field's docstring as one line."""
+    return " ".join((field.description or "").split())
 
 
 def flag_name(key: str) -> str:

@@ -7,7 +7,7 @@ FILE`), so whether keys fit together is known only to `lmsm train --show-config`
 import re
 from typing import Any
 
-from lmsm_cli.config.config import Config
+from lmsm_cli.config.config import Config, help_text
 from lmsm_cli.losses.registry import LOSSES
 
 # The draft that the editors' YAML support knows best.
@@ -29,6 +29,7 @@ def config_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for key, described in made["properties"].items():
         properties[key] = {k: v for k, v in described.items() if k not in ("panel", "title")}
+        properties[key]["description"] = help_text(Config.model_fields[key])
         if key == "loss":
             properties["margin"] = _MARGIN
     properties["loss"] |= {

@@ -67,7 +67,7 @@ def resolve(
     origins: dict[str, str] = {}
     problems: list[str] = []
     for layer in layers:
-        for key in _options_that_go(layer, values):
+        for key in _options_to_drop(layer, values):
             values.pop(key, None)
             origins.pop(key, None)
         values |= layer.values
@@ -93,11 +93,11 @@ def resolve(
     return Resolved(config, named)
 
 
-def _options_that_go(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
-    """Return the options of lower layers that go with a choice of theirs which this one replaces.
+def _options_to_drop(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
+    """Return the options of lower layers to drop: this layer replaces the choice they depend on.
 
-    An option of another choice has no effect now; and one that had none, as a run's config.yaml
-    spells all of them, is no choice of what it is to be where it has.
+    An option is dropped if the new choice does not use it, and also if the old choice did not and
+    it stands at its default: config.yaml lists every key, so nobody chose that value.
     """
     return [
         key
@@ -122,7 +122,8 @@ def _explain(problem: Any, origins: Mapping[str, str]) -> str:
         return f"{place}: unknown key {key!r}{did_you_mean(key, [*Config.model_fields, 'margin'])}"
     if problem["type"] == "literal_error":
         choices = get_args(Config.model_fields[key].annotation)
-        return f"{place}: {key} has no value {problem['input']!r}{did_you_mean(str(problem['input']), choices)}"
+        hint = did_you_mean(str(problem["input"]), choices)
+        return f"{place}: {key} has no value {problem['input']!r}{hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{place}: {key} is {problem['input']!r}: {message}" if key else message
 

@@ -1,4 +1,4 @@
-"""Read and write a flat YAML mapping strictly: line numbers, no duplicate keys, no tags, `1e-4` is a number.
+"""A flat YAML mapping, strictly read: line numbers, no duplicate keys, no tags, `1e-4` a number.
 
 PyYAML follows YAML 1.1, where `1e-4` is a string, `no` is false and `12:30` is 750; a config
 wants the YAML 1.2 core rules, which is what `_Loader` resolves by.
@@ -41,7 +41,7 @@ _Parser: Any = import_module("yaml.cyaml").CParser if yaml.__with_libyaml__ else
 
 
 class _QuickLoader(Composer, _Parser or Parser, SafeConstructor, Resolver):  # type: ignore[misc]
-    """libyaml's events, composed in Python: in C, nesting without end overflows the process's stack."""
+    """libyaml's events, composed in Python: in C, endless nesting overflows the process's stack."""
 
     def __init__(self, text: str) -> None:
         _Parser.__init__(self, text)
