@@ -104,7 +104,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         words = list(sys.argv[1:] if arguments is None else arguments)
         app(args=words, prog_name="lmsm", standalone_mode=True)
     except SystemExit as done:
-        # Typer turns these into exits: the signal is lost, and a reader that left counts as a fault.
+        # Typer turns these into exits: the signal is lost, a reader that left becomes a failure.
         if _cause(done, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         if _cause(done, BrokenPipeError):
