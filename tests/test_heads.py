@@ -353,7 +353,7 @@ def test_prior_strength_is_what_is_in_the_loss(spec):
     features, weight, labels = batch_at()
     head = head_with(spec, weight, TAILS)
     prior = (TAILS.double() / TAILS.sum()).log()
-    shifted = head.logits(features) + head.prior_strength() * prior
+    shifted = head.logits(features) + head.prior_strength * prior
     wanted = nn.functional.cross_entropy(shifted, labels, reduction="none")
     torch.testing.assert_close(head.losses(features, labels, 1.0), wanted, rtol=1e-9, atol=1e-9)
     named = {
@@ -362,7 +362,7 @@ def test_prior_strength_is_what_is_in_the_loss(spec):
         "vs:gamma=0,tau=1.3": 1.3,
         "softmax": 0.0,
     }
-    assert head.prior_strength() == named.get(spec, 0.4)
+    assert head.prior_strength == named.get(spec, 0.4)
 
 
 @pytest.mark.parametrize(

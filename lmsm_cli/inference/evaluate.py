@@ -161,7 +161,7 @@ def _checked_correction(
 
 def _adjusted_in_training(trained: Trained, display: Display) -> float:
     """Return how much of the logit adjustment the training did already; say so where it did."""
-    config, strength = trained.config, trained.model.head.prior_strength()
+    config, strength = trained.config, trained.model.head.prior_strength
     is_uniform = config.reweight == "effective" and config.reweight_beta == 0
     is_rebalanced = config.sampling == "balanced" or (config.reweight != "none" and not is_uniform)
     if trained.state.epoch >= config.rebalance_from and is_rebalanced:

@@ -5,10 +5,9 @@ from typing import final
 
 from torch import Tensor
 
-from lmsm_cli.losses.cross_entropy import margin_losses
+from lmsm_cli.losses.checks import in_range
 from lmsm_cli.losses.head import NormalisedHead
-from lmsm_cli.losses.margins import arcface_margin, cosface_margin
-from lmsm_cli.losses.options import checked_chunk, in_range
+from lmsm_cli.losses.margins import MarginFunction, arcface_margin, cosface_margin
 
 
 @final
@@ -28,18 +27,12 @@ class CosFaceLoss(NormalisedHead):
         scale: float = 30.0,
         class_chunk: int | None = None,
     ) -> None:
-        super().__init__(num_features, num_classes, scale)
+        super().__init__(num_features, num_classes, scale, class_chunk)
         self.margin = in_range("margin", margin, 0, 2)
-        self.class_chunk = checked_chunk(class_chunk)
 
-    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        return margin_losses(
-            features,
-            self.class_weights(),
-            labels,
-            lambda cos: cosface_margin(cos, self.margin),
-            class_chunk=self.class_chunk,
-        )
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+        """Return the margin of all classes."""
+        return lambda cos: cosface_margin(cos, self.margin)
 
 
 @final
@@ -60,15 +53,9 @@ class ArcFaceLoss(NormalisedHead):
         scale: float = 30.0,
         class_chunk: int | None = None,
     ) -> None:
-        super().__init__(num_features, num_classes, scale)
+        super().__init__(num_features, num_classes, scale, class_chunk)
         self.margin = in_range("margin", margin, 0, math.pi / 2)
-        self.class_chunk = checked_chunk(class_chunk)
 
-    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        return margin_losses(
-            features,
-            self.class_weights(),
-            labels,
-            lambda cos: arcface_margin(cos, self.margin),
-            class_chunk=self.class_chunk,
-        )
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+        """Return the margin of all classes."""
+        return lambda cos: arcface_margin(cos, self.margin)

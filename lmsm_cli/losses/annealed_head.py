@@ -13,12 +13,13 @@ from lmsm_cli.losses.annealing import (
     effective_margin,
     scalar_progress,
 )
-from lmsm_cli.losses.head import Head
-from lmsm_cli.losses.margins import largest
-from lmsm_cli.losses.options import options_of, whole
+from lmsm_cli.losses.checks import whole
+from lmsm_cli.losses.head import MarginHead
+from lmsm_cli.losses.margins import MarginFunction, l_softmax_margin, largest
+from lmsm_cli.losses.options import options_of
 
 
-class AnnealedHead(Head, ABC):
+class AnnealedHead(MarginHead, ABC):
     """A head whose margin, a number or one per class (C,), arrives as lambda falls.
 
     The full margin from the first step on collapses on real images, so each call in training needs
@@ -37,15 +38,17 @@ class AnnealedHead(Head, ABC):
         num_features: int,
         num_classes: int,
         margin: int | float | Tensor,
-        total_steps: int | None,
         options: AnnealingOptions,
+        *,
         usual_minimum: float,
+        class_chunk: int | None,
+        total_steps: int | None,
     ) -> None:
         for name in options.keys() - AnnealingOptions.__annotations__.keys():
             hint = did_you_mean(name, options_of(type(self)))
             raise TypeError(f"{type(self).__name__} has no argument {name!r}{hint}")
         annealing = Annealing.of(options, usual_minimum)
-        super().__init__(num_features, num_classes)
+        super().__init__(num_features, num_classes, class_chunk)
         if isinstance(margin, Tensor):
             self.register_constant("margin", margin)
         else:
@@ -57,6 +60,10 @@ class AnnealedHead(Head, ABC):
         self.anneal, self.anneal_end = annealing.form, annealing.end
         self.lambda_start, self.lambda_min = annealing.start, annealing.minimum
         self.gamma, self.power = annealing.gamma, annealing.power
+
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+        """Return L-Softmax's margin under the lambda of a progress."""
+        return l_softmax_margin(self.margin, self.annealing(progress), labels)
 
     def _progress(self, progress: float | Tensor | None) -> float | Tensor:
         given = None if progress is None else scalar_progress(progress)

@@ -12,8 +12,13 @@ from typing import Annotated, Any, Literal, TypedDict, get_args
 from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.margins import check_constant, readable, single_number
-from lmsm_cli.losses.options import in_range, is_number
+from lmsm_cli.losses.checks import (
+    check_constant,
+    in_range,
+    is_number,
+    readable,
+    single_number,
+)
 
 Form = Literal["power", "exponential", "cosine", "linear", "constant", "none"]
 

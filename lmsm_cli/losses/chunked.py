@@ -6,11 +6,15 @@ logits again, a fourth matrix product instead of N C numbers kept.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
+
+from lmsm_cli.losses.checks import refuse_second_derivative
+from lmsm_cli.losses.precision import full_precision, without_autocast
 
 
 class ChunkedLogits(NamedTuple):
@@ -79,3 +83,49 @@ def _put(matrix: Tensor, places: Tensor, inside: Tensor, values: Tensor) -> None
     """Write values (N,) into the column `places` of each row whose label is inside the chunk."""
     there = matrix.gather(1, places[:, None])
     matrix.scatter_(1, places[:, None], torch.where(inside[:, None], values[:, None], there))
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """softplus(r - t) and its gradient; all but features and weight come without a graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        offset: Tensor | None,
+        chunk: int,
+        group: "dist.ProcessGroup | None",
+        *known: Tensor,
+    ) -> Tensor:
+        """Return the losses (N,).
+
+        `known` are r, and t with its differential as in `cross_entropy.Target`, all (N,). With a
+        group, `weight` are the classes of one of its ranks, from which labels are counted.
+        """
+        rest, logit, *differential = known
+        gap = rest - logit
+        ctx.chunk, ctx.group = chunk, group
+        ctx.save_for_backward(features, weight, labels, offset, rest, gap, *differential)
+        return functional.softplus(gap)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of features, summed over the group, and of weight."""
+        refuse_second_derivative()
+        features, weight, labels, offset, rest, gap, *differential = ctx.saved_tensors
+        slope, pull_features, pull_weight = differential
+        excess = gap.sigmoid().mul_(grad)
+        with without_autocast(grad):
+            pull_features, pull_weight = excess * pull_features, excess * pull_weight
+            rows = full_precision(weight.index_select(0, labels.clamp(0, len(weight) - 1)))
+            logits = ChunkedLogits(features, weight, labels, offset, ctx.chunk)
+            grad_features, grad_weight = logits.products(
+                features * excess[:, None], rows * pull_weight[:, None], rest, slope
+            )
+            grad_features.mul_(excess[:, None])
+            grad_features.addcmul_(features, pull_features[:, None], value=-1)
+        if ctx.group is not None:
+            dist.all_reduce(grad_features, dist.ReduceOp.SUM, ctx.group)
+        return grad_features, grad_weight, *[None] * 9

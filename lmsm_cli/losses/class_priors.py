@@ -5,10 +5,9 @@ from typing import final
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.losses.cross_entropy import margin_losses
-from lmsm_cli.losses.head import LinearHead, NormalisedHead, checked_counts, log_prior, rarity
-from lmsm_cli.losses.margins import cosface_margin
-from lmsm_cli.losses.options import in_range
+from lmsm_cli.losses.checks import checked_counts, in_range
+from lmsm_cli.losses.head import LinearHead, NormalisedHead, log_prior, rarity
+from lmsm_cli.losses.margins import MarginFunction, cosface_margin
 
 
 @final
@@ -32,12 +31,8 @@ class LogitAdjustedLoss(LinearHead):
         tau: float = 1.0,
     ) -> None:
         super().__init__(num_features, num_classes, bias)
-        self.tau = in_range("tau", tau, 0)
+        self.tau = self.prior_strength = in_range("tau", tau, 0)
         self.register_constant("prior", log_prior(class_counts, num_classes, "logit-adjusted"))
-
-    def prior_strength(self) -> float:
-        """Return the tau of the prior in the loss."""
-        return self.tau
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = self._scores(features, self.tau * self.prior)
@@ -62,11 +57,8 @@ class BalancedSoftmaxLoss(LinearHead):
     ) -> None:
         super().__init__(num_features, num_classes, bias)
         counts = checked_counts(class_counts, num_classes, "balanced-softmax")
+        self.prior_strength = 1.0
         self.register_constant("log_counts", counts.log())
-
-    def prior_strength(self) -> float:
-        """Return the tau of the prior in the loss."""
-        return 1.0
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = self._scores(features, self.log_counts)
@@ -97,14 +89,11 @@ class VSLoss(LinearHead):
         tau: float = 1.0,
     ) -> None:
         super().__init__(num_features, num_classes, bias)
-        self.gamma, self.tau = in_range("gamma", gamma, 0), in_range("tau", tau, 0)
+        self.gamma = in_range("gamma", gamma, 0)
+        self.tau = self.prior_strength = in_range("tau", tau, 0)
         counts = checked_counts(class_counts, num_classes, "vs")
         self.register_constant("factors", (counts / counts.max()) ** gamma)
         self.register_constant("prior", log_prior(counts, num_classes, "vs"))
-
-    def prior_strength(self) -> float:
-        """Return the tau of the prior in the loss."""
-        return self.tau
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = self._scores(features) * self.factors + self.tau * self.prior
@@ -137,8 +126,7 @@ class LDAMLoss(NormalisedHead):
         counts = checked_counts(class_counts, num_classes, "ldam")
         self.register_constant("margins", max_margin * rarity(counts))
 
-    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+        """Return the margin of each image's class."""
         margins = self.margins.index_select(0, labels)
-        return margin_losses(
-            features, self.class_weights(), labels, lambda cos: cosface_margin(cos, margins)
-        )
+        return lambda cos: cosface_margin(cos, margins)

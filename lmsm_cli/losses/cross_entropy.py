@@ -8,24 +8,22 @@ Masking the target before the log-sum-exp keeps a and the loss exact where the t
 correcting the full log-sum-exp afterwards would cancel, down to losses of the wrong sign.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.chunked import ChunkedLogits
-from lmsm_cli.losses.margins import MarginFunction, readable, refuse_transforms
+from lmsm_cli.losses.checks import refuse_second_derivative, refuse_transforms
+from lmsm_cli.losses.chunked import ChunkedCrossEntropy, ChunkedLogits
+from lmsm_cli.losses.margins import MarginFunction
+from lmsm_cli.losses.precision import full_precision, without_autocast
 
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any usual weight is finite.
 _SMALLEST_NORM = 1e-12
 # Up to this many classes per image, a pass over all class weights costs less than gathering and
 # adding the batch's rows, which are not in the cache (benchmarks/LOG.md).
 _FEW = 16
-# The types that losses do not compute in, and what they compute in instead.
-_HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class Target(NamedTuple):
@@ -121,62 +119,46 @@ def margin_losses(
         )
         if offset is not None:
             target = target._replace(logit=target.logit + offset.index_select(0, labels))
-        losses: Tensor = _MarginCrossEntropy.apply(
-            features, weight, labels, logits, offset, class_chunk, *target
-        )
+        losses: Tensor
+        if logits is not None:
+            losses = _MarginCrossEntropy.apply(features, weight, labels, logits, *target)
+        else:
+            assert class_chunk is not None
+            with torch.no_grad():
+                rest = ChunkedLogits(features, weight, labels, offset, class_chunk).rest()
+            known = (class_chunk, None, rest, *target)
+            losses = ChunkedCrossEntropy.apply(features, weight, labels, offset, *known)
         return losses
 
 
 class _MarginCrossEntropy(torch.autograd.Function):
-    """softplus(r - t) and its gradient; `logits` (N, C), None with chunks, are overwritten."""
+    """softplus(r - t) and its gradient; the `logits` (N, C) are overwritten."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        logits: Tensor | None,
-        offset: Tensor | None,
-        class_chunk: int | None,
-        *target: Tensor,
+        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, logits: Tensor, *target: Tensor
     ) -> Tensor:
         """Return the losses (N,)."""
         logit, slope, *pulls = target
-        if logits is None:
-            assert class_chunk is not None
-            rest = ChunkedLogits(features, weight, labels, offset, class_chunk).rest()
-            kept: list[Tensor | None] = [rest, slope, offset]
-        else:
-            rest, weights, total = _weigh(logits, labels, slope)
-            kept = [weights, total]
+        rest, weights, total = _weigh(logits, labels, slope)
         gap = rest - logit
-        ctx.class_chunk = class_chunk
-        ctx.save_for_backward(features, weight, labels, gap, *pulls, *kept)
+        ctx.save_for_backward(features, weight, labels, gap, *pulls, weights, total)
         return functional.softplus(gap)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of features and weight."""
         refuse_second_derivative()
-        features, weight, labels, gap, pull_features, pull_weight, *kept = ctx.saved_tensors
+        features, weight, labels, gap, pull_features, pull_weight, weights, total = (
+            ctx.saved_tensors
+        )
         excess = gap.sigmoid().mul_(grad)
         with without_autocast(grad):
             pull_features, pull_weight = excess * pull_features, excess * pull_weight
-            if ctx.class_chunk is None:
-                weights, total = kept
-                grad_features, grad_weight = _products(weights, features, weight, excess / total)
-                _pull(grad_weight, weight, labels, pull_weight)
-            else:
-                rest, slope, offset = kept
-                rows = full_precision(weight.index_select(0, labels))
-                logits = ChunkedLogits(features, weight, labels, offset, ctx.class_chunk)
-                grad_features, grad_weight = logits.products(
-                    features * excess[:, None], rows * pull_weight[:, None], rest, slope
-                )
-                grad_features.mul_(excess[:, None])
+            grad_features, grad_weight = _products(weights, features, weight, excess / total)
+            _pull(grad_weight, weight, labels, pull_weight)
             grad_features.addcmul_(features, pull_features[:, None], value=-1)
-        return grad_features, grad_weight, *[None] * 8
+        return grad_features, grad_weight, *[None] * 6
 
 
 def _products(
@@ -199,12 +181,6 @@ def _pull(grad_weight: Tensor, weight: Tensor, labels: Tensor, pulls: Tensor) ->
         grad_weight.index_add_(0, labels, rows, alpha=-1)
 
 
-def refuse_second_derivative() -> None:
-    """Raise ArgumentError in a backward pass with create_graph=True: a silent zero would follow."""
-    if torch.is_grad_enabled():
-        raise ArgumentError("a margin loss can be differentiated only once")
-
-
 def _weigh(logits: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the log-sum-exp of the other logits (N,), q times `total` (N, C), and `total` (N,).
 
@@ -219,107 +195,3 @@ def _weigh(logits: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tensor, Tenso
     total = weights.sum(dim=1)
     weights.scatter_(1, targets, (-slope * total)[:, None])
     return top + total.log(), weights, total
-
-
-def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    """Return the context of a loss: without autocast, which would round products to bfloat16."""
-    if torch.is_autocast_enabled(tensor.device.type):
-        return torch.autocast(tensor.device.type, enabled=False)
-    return nullcontext()
-
-
-def full_precision(values: Tensor) -> Tensor:
-    """Return the values in at least float32, in which every loss computes."""
-    return values.to(_HALF.get(values.dtype, values.dtype))
-
-
-def check_features(features: Tensor, weight: Tensor) -> None:
-    """Raise ArgumentError where features are not (N, D), in half precision or the weight's type."""
-    _check_dense("features", features)
-    if features.ndim != 2 or features.shape[1] != weight.shape[1]:
-        raise ArgumentError(
-            f"features have shape {tuple(features.shape)}: expected (N, {weight.shape[1]}), "
-            f"as wide as the class weights"
-        )
-    wanted = _HALF.get(weight.dtype, weight.dtype)
-    if _HALF.get(features.dtype, features.dtype) != wanted:
-        raise ArgumentError(
-            f"features are {features.dtype}: expected {wanted} as the class weights, "
-            f"or half precision"
-        )
-    if features.device != weight.device:
-        raise ArgumentError(
-            f"features are on {features.device}, the class weights on {weight.device}: "
-            f"bring them to one device"
-        )
-
-
-def check_weight(weight: Tensor, fewest: str, least: int) -> None:
-    """Raise ArgumentError where class weights are not floating point (C, D) with C >= `least`."""
-    _check_dense("class weights", weight)
-    if weight.ndim != 2 or len(weight) < least:
-        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected {fewest}")
-    if weight.dtype not in (*_HALF, torch.float32, torch.float64):
-        raise ArgumentError(f"class weights are {weight.dtype}: expected floating point")
-
-
-def _check_dense(name: str, values: Any) -> None:
-    if not isinstance(values, Tensor):
-        raise ArgumentError(
-            f"{name} are of type {type(values).__name__}: "
-            f"expected a torch tensor, as torch.as_tensor makes one"
-        )
-    if values.layout is not torch.strided:
-        raise ArgumentError(
-            f"{name} have the layout {values.layout}: "
-            f"expected a dense tensor, as to_dense() makes one"
-        )
-
-
-def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
-    """Raise ArgumentError where features are not (N, D) with N > 0, labels not (N,) in 0..C-1.
-
-    The range of labels is checked on the CPU alone: reading them from an accelerator would make
-    every step wait, and its own assertion reports them.
-    """
-    check_weight(weight, "(C, D), two classes at least", 2)
-    check_images(features, weight, labels)
-    if readable(labels):
-        low, high = (int(extreme) for extreme in labels.aminmax())
-        if low < 0 or high >= len(weight):
-            raise ArgumentError(
-                f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, "
-                f"there are {len(weight)} classes"
-            )
-
-
-def check_images(features: Tensor, weight: Tensor, labels: Tensor) -> None:
-    """Raise ArgumentError unless `check_features` passes, N > 0 and labels are int64 (N,)."""
-    check_features(features, weight)
-    num_images = len(features)
-    if not num_images:
-        raise ArgumentError(f"the batch is empty: features have shape {tuple(features.shape)}")
-    _check_dense("labels", labels)
-    if labels.shape != (num_images,):
-        one_hot = labels.ndim == 2 and len(labels) == num_images and labels.shape[1] > 1
-        hint = (
-            "; one-hot and soft labels are not taken, "
-            "labels.argmax(dim=1) makes class numbers of them"
-            if one_hot
-            else ""
-        )
-        raise ArgumentError(
-            f"labels have shape {tuple(labels.shape)}: "
-            f"expected ({num_images},), one class number per image{hint}"
-        )
-    if labels.dtype != torch.int64:
-        hint = "; soft labels are not taken" if labels.is_floating_point() else ""
-        raise ArgumentError(
-            f"labels are {labels.dtype}: "
-            f"expected torch.int64 class numbers, as labels.long() makes them{hint}"
-        )
-    if labels.device != features.device:
-        raise ArgumentError(
-            f"labels are on {labels.device}, the features on {features.device}: "
-            f"bring them to one device"
-        )

@@ -1,23 +1,23 @@
 """Head: the contract that every loss keeps.
 
 A head is the last layer together with its loss. It owns the class weights and knows nothing about
-the backbone. To add a loss:
+the backbone. To add a loss, change four files:
 
-1. Write a final subclass of `LinearHead` (scores w.x), `NormalisedHead` (cosines) or `AnnealedHead`
-   (a margin that arrives while lambda falls) in the file of its family. The keyword-only arguments
-   of its constructor are its options on the command line; keep each as an attribute of the same
-   name, checked with `in_range`. `class_counts` is keyword-only too, but no option. A loss on class
-   counts sets `needs_counts`, checks them with `checked_counts` or `log_prior`, and keeps what it
-   makes of them with `register_constant`, since state dicts hold only what is learned.
-   Implement `_losses`, one number per image. A margin is a function of the cosine for
-   `margin_losses`; other losses take `self._scores(features)`. Override `prior_strength` if the
-   loss adds tau ln pi to the logits, `resolved_options` if defaults depend on the data, and
-   `effective_margin_at` if there is a margin to show in schedules.
+1. In the file of its family, write a final subclass of `LinearHead` (scores w.x; implement
+   `_losses`, one number per image, from `self._scores(features)`), `NormalisedHead` (cosines;
+   implement `margin_function`) or `AnnealedHead` (an L-Softmax margin that arrives as lambda falls).
+   The keyword-only arguments of its constructor are its options on the command line; check each,
+   for example with `in_range`, and keep it as an attribute of the same name. `class_counts` and
+   `bias` are arguments of it, but no options.
+   If it needs the class counts, set `needs_counts = True`, read them with `checked_counts` or
+   `log_prior`, and keep what is computed from them with `register_constant`, since only what is
+   learned is saved. If it adds tau ln pi to the logits, set `prior_strength` to tau; if defaults
+   depend on the data, override `resolved_options`.
 2. Add its line to `LOSSES` in losses/registry.py.
-3. Add a number worked by hand to `HAND` in tests/test_rivals.py.
+3. Add a number worked by hand to `HAND` in tests/test_rivals.py, and the derivation below it.
 4. Name it in the list of losses in README.md.
 
-The tests of all heads take their lists from the registry and from `normalises` and `needs_counts`.
+All other tests of losses take their lists from the registry, `normalises` and `needs_counts`.
 """
 
 import math
@@ -31,15 +31,18 @@ from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.annealing import scalar_progress
-from lmsm_cli.losses.cross_entropy import (
+from lmsm_cli.losses.checks import (
     check_batch,
     check_features,
-    full_precision,
-    margin_losses,
-    without_autocast,
+    checked_chunk,
+    checked_counts,
+    in_range,
+    whole,
 )
-from lmsm_cli.losses.margins import no_margin
-from lmsm_cli.losses.options import in_range, options_of, whole
+from lmsm_cli.losses.cross_entropy import margin_losses
+from lmsm_cli.losses.margins import MarginFunction, no_margin
+from lmsm_cli.losses.options import options_of
+from lmsm_cli.losses.precision import full_precision, without_autocast
 
 # How class weights start: as nn.Linear's, as LDAM-DRW's linear layer (He et al. 2015), or at length
 # 1 in a random direction, as LDAM-DRW's normalised layer.
@@ -60,8 +63,10 @@ class Head(nn.Module, ABC):
     bias: nn.Parameter | None
     class_chunk: int | None = None
     """How many classes' logits a loss holds at a time, None for all."""
-    normalises: ClassVar[frozenset[str]] = frozenset()
-    """What always has length 1 in the logits: "features", "weights"."""
+    prior_strength: float = 0.0
+    """The tau with which the loss itself adds tau ln pi to the logits."""
+    normalises: ClassVar[tuple[str, ...]] = ()
+    """What is brought to length 1 before the logits: "features", "weights"."""
     needs_counts: ClassVar[bool] = False
     """Whether it cannot be made without `class_counts`, whatever its options."""
 
@@ -169,7 +174,8 @@ class Head(nn.Module, ABC):
 
     def class_weights(self) -> Tensor:
         """Return the class weights in force, (C, D), in full precision."""
-        return full_precision(self.weight)
+        weight = full_precision(self.weight)
+        return unit(weight) if "weights" in self.normalises else weight
 
     def _scale(self, features: Tensor) -> Tensor:
         """Return the features as the class weights meet them."""
@@ -178,10 +184,6 @@ class Head(nn.Module, ABC):
     def resolved_options(self) -> dict[str, object]:
         """Return the options whose defaults depend on the data, as they are in force."""
         return {}
-
-    def prior_strength(self) -> float:
-        """Return the tau with which the loss itself adds tau ln pi to the logits, 0 for none."""
-        return 0.0
 
     def lambda_at(self, progress: float) -> float | None:
         """Return the annealing lambda, None for a loss that has none."""
@@ -217,18 +219,45 @@ class LinearHead(Head, ABC):
             self.bias = nn.Parameter(_drawn(num_features, num_classes))
 
 
-class NormalisedHead(Head, ABC):
+class MarginHead(Head, ABC):
+    """A head with a margin on the target logits, on the angle between feature and class weight."""
+
+    prior: Tensor | None
+    """Added to all logits, (C,)."""
+    detached_norms: bool = False
+    """Whether the margin leaves the lengths of class weights alone."""
+
+    def __init__(self, num_features: int, num_classes: int, class_chunk: int | None = None) -> None:
+        super().__init__(num_features, num_classes)
+        self.class_chunk = checked_chunk(class_chunk)
+        self.register_constant("prior", None)
+
+    @abstractmethod
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+        """Return what becomes of the cosines (N,) of the targets at a point of the training."""
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        return margin_losses(
+            features,
+            self.class_weights(),
+            labels,
+            self.margin_function(labels, progress),
+            offset=self.prior,
+            class_chunk=self.class_chunk,
+            detached_norms=self.detached_norms,
+        )
+
+
+class NormalisedHead(MarginHead, ABC):
     """A head on cosines: class weights at length 1, features at length `scale`."""
 
-    normalises = frozenset({"features", "weights"})
+    normalises = ("features", "weights")
 
-    def __init__(self, num_features: int, num_classes: int, scale: float) -> None:
-        super().__init__(num_features, num_classes)
+    def __init__(
+        self, num_features: int, num_classes: int, scale: float, class_chunk: int | None = None
+    ) -> None:
+        super().__init__(num_features, num_classes, class_chunk)
         self.scale = in_range("scale", scale, 1e-3)
-
-    def class_weights(self) -> Tensor:
-        """Return the class weights at length 1, (C, D)."""
-        return unit(super().class_weights())
 
     def _scale(self, features: Tensor) -> Tensor:
         return self.scale * unit(features)
@@ -270,37 +299,6 @@ def unit(vectors: Tensor) -> Tensor:
     norms = norms.masked_fill(norms == math.inf, math.nan)
     directions: Tensor = vectors / norms
     return directions.masked_fill(is_zero, 0.0)
-
-
-def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
-    """Return the training images per class (C,) as float64. Raises ArgumentError without them."""
-    if class_counts is None:
-        raise ArgumentError(
-            f"{loss} needs class_counts: the training images of each class, ({num_classes},)"
-        )
-    try:
-        counts = torch.as_tensor(class_counts)
-    except (TypeError, ValueError, RuntimeError):
-        raise ArgumentError(
-            f"{loss}: class_counts is of type {type(class_counts).__name__}: "
-            f"expected the training images of each class, ({num_classes},)"
-        ) from None
-    if counts.is_complex() or counts.dtype == torch.bool:
-        raise ArgumentError(
-            f"{loss}: class_counts are {counts.dtype}: expected numbers of training images"
-        )
-    if counts.shape != (num_classes,):
-        raise ArgumentError(
-            f"{loss}: class_counts has shape {tuple(counts.shape)}: "
-            f"expected ({num_classes},), one per class"
-        )
-    wrong = counts[~((counts >= 1) & counts.isfinite())]
-    if len(wrong):
-        raise ArgumentError(
-            f"{loss}: class_counts holds {wrong[0].item():g}: "
-            f"expected training images, at least 1 of each class"
-        )
-    return counts.detach().to("cpu", torch.float64)
 
 
 def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:

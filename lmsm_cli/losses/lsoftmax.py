@@ -9,18 +9,21 @@ from torch import Tensor
 from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.annealed_head import AnnealedHead
 from lmsm_cli.losses.annealing import USUAL_EFFECTIVE_MARGIN, AnnealingOptions, lambda_for
-from lmsm_cli.losses.cross_entropy import check_batch, margin_losses
-from lmsm_cli.losses.head import Init, checked_counts, log_prior, rarity, unit
-from lmsm_cli.losses.margins import (
+from lmsm_cli.losses.checks import (
     LARGEST_MARGIN,
-    MarginFunction,
-    annealed_margin,
+    check_batch,
+    check_device,
     check_margin,
-    largest,
+    checked_chunk,
+    checked_counts,
+    in_range,
+    is_number,
     readable,
     single_number,
 )
-from lmsm_cli.losses.options import checked_chunk, in_range, is_number
+from lmsm_cli.losses.cross_entropy import margin_losses
+from lmsm_cli.losses.head import Init, log_prior, rarity, unit
+from lmsm_cli.losses.margins import l_softmax_margin, largest
 
 # Class sizes further apart than this are a long tail; MNIST's ratio of 1.24 is not.
 _BALANCED_RATIO = 2.0
@@ -75,14 +78,6 @@ def l_softmax_loss(
     return reduced(losses, reduction)
 
 
-def l_softmax_margin(margin: float | Tensor, lam: float | Tensor, labels: Tensor) -> MarginFunction:
-    """Return the margin function of a batch for a margin, or one per class (C,), and lambda."""
-    chosen = (
-        margin.index_select(0, labels) if isinstance(margin, Tensor) and margin.ndim else margin
-    )
-    return lambda cos: annealed_margin(cos, chosen, lam)
-
-
 def checked_options(
     margin: float | Tensor,
     weight: Tensor,
@@ -95,11 +90,8 @@ def checked_options(
     Raises ArgumentError for what `l_softmax_loss` refuses.
     """
     margin = check_margin(margin, len(weight))
-    if isinstance(margin, Tensor) and margin.ndim and margin.device != weight.device:
-        raise ArgumentError(
-            f"margin is on {margin.device}, the class weights on {weight.device}: "
-            f"bring them to one device"
-        )
+    if isinstance(margin, Tensor) and margin.ndim:
+        check_device("margin is", margin, "the class weights", weight)
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"reduction is {reduction!r}: give mean, sum or none")
     return margin, _checked_lambda(lam), checked_chunk(class_chunk)
@@ -175,8 +167,6 @@ class LSoftmaxLoss(AnnealedHead):
     (torch.Size([]), torch.Size([32, 10]))
     """
 
-    prior: Tensor | None
-
     def __init__(
         self,
         num_features: int,
@@ -206,16 +196,24 @@ class LSoftmaxLoss(AnnealedHead):
         if weight_norm not in ("free", "shared", "detached"):
             raise ArgumentError(f"weight_norm is {weight_norm!r}: give free, shared or detached")
         usual_lambda = _usual_lambda(margin, margins) if tailed else 0.0
-        super().__init__(num_features, num_classes, margins, total_steps, annealing, usual_lambda)
+        super().__init__(
+            num_features,
+            num_classes,
+            margins,
+            annealing,
+            usual_minimum=usual_lambda,
+            class_chunk=class_chunk,
+            total_steps=total_steps,
+        )
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
-        self.weight_norm = weight_norm
+        self.weight_norm, self.detached_norms = weight_norm, weight_norm == "detached"
         self.shared_norm = (
             torch.nn.Parameter(self._mean_norm()) if weight_norm == "shared" else None
         )
-        self.tau = in_range("tau", tau, 0)
-        prior = tau * log_prior(class_counts, num_classes, "lsoftmax with tau") if tau else None
-        self.register_constant("prior", prior)
-        self.class_chunk = checked_chunk(class_chunk)
+        self.tau = self.prior_strength = in_range("tau", tau, 0)
+        if tau:
+            prior = tau * log_prior(class_counts, num_classes, "lsoftmax with tau")
+            self.register_constant("prior", prior)
 
     def class_weights(self) -> Tensor:
         """Return the class weights in force, (C, D)."""
@@ -234,21 +232,6 @@ class LSoftmaxLoss(AnnealedHead):
     def _mean_norm(self) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(self.weight.detach(), dim=1)
         return norms.mean()
-
-    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        return margin_losses(
-            features,
-            self.class_weights(),
-            labels,
-            l_softmax_margin(self.margin, self.annealing(progress), labels),
-            offset=self.prior,
-            class_chunk=self.class_chunk,
-            detached_norms=self.weight_norm == "detached",
-        )
-
-    def prior_strength(self) -> float:
-        """Return the tau of the prior in the loss."""
-        return self.tau
 
     def resolved_options(self) -> dict[str, object]:
         """Return the margin as it was given or chosen, and lambda_min and weight_norm in force."""
@@ -293,7 +276,7 @@ class ASoftmaxLoss(AnnealedHead):
     default, which for margin 4 is the authors' 5.
     """
 
-    normalises = frozenset({"weights"})
+    normalises = ("weights",)
 
     def __init__(
         self,
@@ -307,15 +290,12 @@ class ASoftmaxLoss(AnnealedHead):
         **annealing: Unpack[AnnealingOptions],
     ) -> None:
         checked = check_margin(margin, num_classes)
-        usual_lambda = lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN)
-        super().__init__(num_features, num_classes, checked, total_steps, annealing, usual_lambda)
-        self.class_chunk = checked_chunk(class_chunk)
-
-    def class_weights(self) -> Tensor:
-        """Return the class weights at length 1, (C, D)."""
-        return unit(super().class_weights())
-
-    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        margin = l_softmax_margin(self.margin, self.annealing(progress), labels)
-        weights = self.class_weights()
-        return margin_losses(features, weights, labels, margin, class_chunk=self.class_chunk)
+        super().__init__(
+            num_features,
+            num_classes,
+            checked,
+            annealing,
+            usual_minimum=lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN),
+            class_chunk=class_chunk,
+            total_steps=total_steps,
+        )

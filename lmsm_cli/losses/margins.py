@@ -10,13 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.options import is_number
-
-# psi of a whole margin m costs m steps, and at 1000 it falls from an angle of 0.2 degrees on.
-LARGEST_MARGIN = 1000
+from lmsm_cli.losses.checks import check_margin, readable, refuse_transforms
 
 MarginFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -68,92 +64,6 @@ def _check_broadcast(margin: Tensor, cos: Tensor) -> None:
         raise ArgumentError(
             f"psi: margin has shape {tuple(margin.shape)}: "
             f"expected one that broadcasts to that of cos, {tuple(cos.shape)}"
-        )
-
-
-def check_margin(margin: Any, num_classes: int | None = None) -> int | float | Tensor:
-    """Return the margin, whole ones as int.
-
-    Raises ArgumentError where one is not a number from 1 to LARGEST_MARGIN, or, with `num_classes`,
-    where a tensor is not one number or one per class.
-    """
-    if isinstance(margin, Tensor):
-        check_constant("margin", margin)
-        if num_classes is not None and margin.shape not in ((), (num_classes,)):
-            raise ArgumentError(
-                f"margin has shape {tuple(margin.shape)}: "
-                f"expected one number or ({num_classes},), one per class"
-            )
-        if not readable(margin):
-            return margin
-        wrong = margin.detach()[~((margin >= 1) & (margin <= LARGEST_MARGIN))]
-        if not len(wrong):
-            return margin
-        raise ArgumentError(
-            f"margin is a tensor that holds {wrong[0].item():g}: "
-            f"give numbers of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}"
-        )
-    if not is_number(margin) or not 1 <= margin <= LARGEST_MARGIN:
-        raise ArgumentError(
-            f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most "
-            f"{LARGEST_MARGIN}; for larger ones of rarer classes: lsoftmax:margin=auto, "
-            f"or in Python a tensor (C,)"
-        )
-    number = float(margin)
-    return int(number) if number.is_integer() else number
-
-
-def check_constant(name: str, values: Tensor) -> None:
-    """Raise ArgumentError where a tensor holds no real numbers, or requires a gradient."""
-    if values.is_complex() or values.dtype == torch.bool:
-        raise ArgumentError(f"{name} is a tensor of {values.dtype}: give real numbers")
-    if values.requires_grad:
-        raise ArgumentError(f"{name} requires a gradient: it is a constant of the loss; detach it")
-
-
-def largest(margin: int | float | Tensor) -> float:
-    """Return the margin, of several the largest."""
-    return float(margin.max()) if isinstance(margin, Tensor) else float(margin)
-
-
-def single_number(name: str, values: Tensor) -> Tensor:
-    """Return a tensor of one real number, as (). Raises ArgumentError for any other."""
-    check_constant(name, values)
-    if values.numel() != 1:
-        raise ArgumentError(f"{name} has shape {tuple(values.shape)}: give one number")
-    return values if values.ndim == 0 else values.reshape(())
-
-
-def readable(values: Tensor) -> bool:
-    """Return whether reading the values waits for no accelerator and breaks no graph."""
-    return (
-        values.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed()
-    )
-
-
-def is_transformed() -> bool:
-    """Return whether a transform of torch.func (vmap, grad, ...) is active."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
-def refuse_transforms(what: str, *inputs: Tensor) -> None:
-    """Raise ArgumentError under torch.func and for dual numbers.
-
-    A closed-form gradient works with neither.
-    """
-    if is_transformed():
-        raise ArgumentError(
-            f"{what} cannot be transformed by torch.func (vmap, grad, jacrev, ...): its gradient "
-            f"is in closed form; call it on the whole batch, and differentiate with backward or "
-            f"torch.autograd.grad"
-        )
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return
-    duals = [forward_ad.unpack_dual(values) for values in inputs]  # type: ignore[no-untyped-call]
-    if any(dual.tangent is not None for dual in duals):
-        raise ArgumentError(
-            f"{what} cannot be differentiated in forward mode (torch.autograd.forward_ad): "
-            f"differentiate with backward or torch.autograd.grad"
         )
 
 
@@ -239,6 +149,14 @@ def annealed_margin(
     return torch.lerp(value, cos, plain), slope * (1 - plain) + plain
 
 
+def l_softmax_margin(margin: float | Tensor, lam: float | Tensor, labels: Tensor) -> MarginFunction:
+    """Return the margin function of a batch for a margin, or one per class (C,), and lambda."""
+    chosen = (
+        margin.index_select(0, labels) if isinstance(margin, Tensor) and margin.ndim else margin
+    )
+    return lambda cos: annealed_margin(cos, chosen, lam)
+
+
 def no_margin(cos: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cosine as it is, softmax's, and its slope."""
     return cos, torch.ones_like(cos)
@@ -263,3 +181,8 @@ def arcface_margin(cos: Tensor, margin: float) -> tuple[Tensor, Tensor]:
         torch.where(past, cos - margin * math.sin(margin), value),
         torch.where(past, torch.ones_like(cos), slope),
     )
+
+
+def largest(margin: int | float | Tensor) -> float:
+    """Return the margin, of several the largest."""
+    return float(margin.max()) if isinstance(margin, Tensor) else float(margin)

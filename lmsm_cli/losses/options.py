@@ -1,16 +1,12 @@
-"""The options of the losses: read from a constructor's signature, converted from text, checked."""
+"""The options of the losses, as the signatures of their constructors have them."""
 
 import inspect
-from numbers import Integral, Real
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError, did_you_mean
-
-# What any option of a loss may be: beyond this float32 logits run out of range, and losses are NaN.
-LARGEST_OPTION = 1e9
 
 # Keyword-only arguments of a head that are no options of its spec.
 _NO_OPTIONS = ("class_counts", "bias", "total_steps")
@@ -60,30 +56,3 @@ def convert(text: str, annotation: Any, place: str) -> Any:
             or_name = f" or {', '.join(names)}" if names else ""
             raise ArgumentError(f"{place} is {text!r}: give {kind}{or_name}") from None
     raise ArgumentError(f"{place} has no value {text!r}{did_you_mean(text, names)}")
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a real number, of Python or NumPy; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def in_range(name: str, value: Any, low: float, high: float = LARGEST_OPTION) -> float:
-    """Return the value of an option. Raises ArgumentError where it is not within [low, high]."""
-    if not is_number(value) or not low <= value <= high:
-        raise ArgumentError(
-            f"{name} is {value!r}: give a finite number of at least {low:g} and at most {high:g}"
-        )
-    number: float = value
-    return number
-
-
-def whole(name: str, value: Any, low: int) -> int:
-    """Return a whole number. Raises ArgumentError where it is none, or below `low`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-        raise ArgumentError(f"{name} is {value!r}: give a whole number of at least {low}")
-    return int(value)
-
-
-def checked_chunk(class_chunk: int | None) -> int | None:
-    """Return the classes of a chunk, None for all. Raises ArgumentError for what is no number."""
-    return None if class_chunk is None else whole("class_chunk", class_chunk, 1)

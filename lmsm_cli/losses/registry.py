@@ -102,8 +102,8 @@ def build_head(
     CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0, class_chunk=None)
     """
     from lmsm_cli.losses.annealed_head import AnnealedHead
+    from lmsm_cli.losses.checks import whole
     from lmsm_cli.losses.head import LinearHead
-    from lmsm_cli.losses.options import whole
 
     name, options = _parsed(spec)
     kind = _heads()[name]

@@ -13,21 +13,14 @@ from typing import Any, TypedDict, Unpack
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError, LmsmError
-from lmsm_cli.losses.chunked import ChunkedLogits
-from lmsm_cli.losses.cross_entropy import (
-    Target,
-    check_images,
-    check_weight,
-    full_precision,
-    refuse_second_derivative,
-    target_logits_with_margin,
-    without_autocast,
-)
-from lmsm_cli.losses.lsoftmax import Reduction, checked_options, l_softmax_margin, reduced
-from lmsm_cli.losses.margins import MarginFunction, readable, refuse_transforms
+from lmsm_cli.losses.checks import check_images, check_weight, readable, refuse_transforms
+from lmsm_cli.losses.chunked import ChunkedCrossEntropy, ChunkedLogits
+from lmsm_cli.losses.cross_entropy import Target, target_logits_with_margin
+from lmsm_cli.losses.lsoftmax import Reduction, checked_options, reduced
+from lmsm_cli.losses.margins import MarginFunction, l_softmax_margin
+from lmsm_cli.losses.precision import full_precision, without_autocast
 
 
 class LossOptions(TypedDict, total=False):
@@ -136,13 +129,12 @@ def _losses(
     with without_autocast(features):
         features = full_precision(features)
         with torch.no_grad():
-            rows = full_precision(weight.index_select(0, nearest))
             target = target_logits_with_margin(features, weight, nearest, margin)
             target = Target(*(torch.where(owned, values, 0.0) for values in target))
             local = shard._replace(features=features).rest()
             rest, logit = _across_ranks(local, target.logit, owned, labels, group)
-        known = (rows, rest, *target._replace(logit=logit))
-        losses: Tensor = _ShardedCrossEntropy.apply(features, weight, places, chunk, group, *known)
+        known = (chunk, group or dist.group.WORLD, rest, *target._replace(logit=logit))
+        losses: Tensor = ChunkedCrossEntropy.apply(features, weight, places, None, *known)
         return losses
 
 
@@ -164,41 +156,3 @@ def _across_ranks(
             f"are first_class .. first_class + C_local - 1"
         )
     return top + sums[0].log(), sums[1].masked_fill(ownerless, float("nan"))
-
-
-class _ShardedCrossEntropy(torch.autograd.Function):
-    """softplus(r - t) and its gradient; all but features and weight come without a graph."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        places: Tensor,
-        chunk: int,
-        group: "dist.ProcessGroup | None",
-        *known: Tensor,
-    ) -> Tensor:
-        """Return the losses (N,); `known` are the labels' rows, r and the fields of the target."""
-        rows, rest, logit, *differential = known
-        gap = rest - logit
-        ctx.chunk, ctx.group = chunk, group
-        ctx.save_for_backward(features, weight, places, rows, rest, gap, *differential)
-        return functional.softplus(gap)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of features, summed over the ranks, and of the rank's weight."""
-        refuse_second_derivative()
-        features, weight, places, rows, rest, gap, slope, pull_features, pull_weight = (
-            ctx.saved_tensors
-        )
-        excess = gap.sigmoid().mul_(grad)
-        with without_autocast(grad):
-            scaled = features * excess[:, None]
-            pulls = rows * (excess * pull_weight)[:, None]
-            logits = ChunkedLogits(features, weight, places, None, ctx.chunk)
-            grad_features, grad_weight = logits.products(scaled, pulls, rest, slope)
-            grad_features.mul_(excess[:, None]).addcmul_(scaled, pull_features[:, None], value=-1)
-        dist.all_reduce(grad_features, dist.ReduceOp.SUM, ctx.group)
-        return grad_features, grad_weight, *[None] * 9

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lmsm_cli.losses.checks import in_range
 from lmsm_cli.losses.head import LinearHead
-from lmsm_cli.losses.options import in_range
 
 
 @final

@@ -1,0 +1,248 @@
+"""What losses refuse: values, shapes and types, each with the fact, the value and the way out."""
+
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.precision import HALF
+
+# psi of a whole margin m costs m steps, and at 1000 it falls from an angle of 0.2 degrees on.
+LARGEST_MARGIN = 1000
+# What any option of a loss may be: beyond this float32 logits run out of range, and losses are NaN.
+LARGEST_OPTION = 1e9
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a real number, of Python or NumPy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def in_range(name: str, value: Any, low: float, high: float = LARGEST_OPTION) -> float:
+    """Return the value of an option. Raises ArgumentError where it is not within [low, high]."""
+    if not is_number(value) or not low <= value <= high:
+        raise ArgumentError(
+            f"{name} is {value!r}: give a finite number of at least {low:g} and at most {high:g}"
+        )
+    number: float = value
+    return number
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """Return a whole number. Raises ArgumentError where it is none, or below `low`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise ArgumentError(f"{name} is {value!r}: give a whole number of at least {low}")
+    return int(value)
+
+
+def checked_chunk(class_chunk: int | None) -> int | None:
+    """Return the classes of a chunk, None for all. Raises ArgumentError for what is no number."""
+    return None if class_chunk is None else whole("class_chunk", class_chunk, 1)
+
+
+def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
+    """Return the training images per class (C,) as float64. Raises ArgumentError without them."""
+    if class_counts is None:
+        raise ArgumentError(
+            f"{loss} needs class_counts: the training images of each class, ({num_classes},)"
+        )
+    try:
+        counts = torch.as_tensor(class_counts)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(
+            f"{loss}: class_counts is of type {type(class_counts).__name__}: "
+            f"expected the training images of each class, ({num_classes},)"
+        ) from None
+    if counts.is_complex() or counts.dtype == torch.bool:
+        raise ArgumentError(
+            f"{loss}: class_counts are {counts.dtype}: expected numbers of training images"
+        )
+    if counts.shape != (num_classes,):
+        raise ArgumentError(
+            f"{loss}: class_counts has shape {tuple(counts.shape)}: "
+            f"expected ({num_classes},), one per class"
+        )
+    wrong = counts[~((counts >= 1) & counts.isfinite())]
+    if len(wrong):
+        raise ArgumentError(
+            f"{loss}: class_counts holds {wrong[0].item():g}: "
+            f"expected training images, at least 1 of each class"
+        )
+    return counts.detach().to("cpu", torch.float64)
+
+
+def check_features(features: Tensor, weight: Tensor) -> None:
+    """Raise ArgumentError where features are not (N, D), in half precision or the weight's type."""
+    _check_dense("features", features)
+    if features.ndim != 2 or features.shape[1] != weight.shape[1]:
+        raise ArgumentError(
+            f"features have shape {tuple(features.shape)}: expected (N, {weight.shape[1]}), "
+            f"as wide as the class weights"
+        )
+    wanted = HALF.get(weight.dtype, weight.dtype)
+    if HALF.get(features.dtype, features.dtype) != wanted:
+        raise ArgumentError(
+            f"features are {features.dtype}: expected {wanted} as the class weights, "
+            f"or half precision"
+        )
+    check_device("features are", features, "the class weights", weight)
+
+
+def check_weight(weight: Tensor, fewest: str, least: int) -> None:
+    """Raise ArgumentError where class weights are not floating point (C, D) with C >= `least`."""
+    _check_dense("class weights", weight)
+    if weight.ndim != 2 or len(weight) < least:
+        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected {fewest}")
+    if weight.dtype not in (*HALF, torch.float32, torch.float64):
+        raise ArgumentError(f"class weights are {weight.dtype}: expected floating point")
+
+
+def _check_dense(name: str, values: Any) -> None:
+    if not isinstance(values, Tensor):
+        raise ArgumentError(
+            f"{name} are of type {type(values).__name__}: "
+            f"expected a torch tensor, as torch.as_tensor makes one"
+        )
+    if values.layout is not torch.strided:
+        raise ArgumentError(
+            f"{name} have the layout {values.layout}: "
+            f"expected a dense tensor, as to_dense() makes one"
+        )
+
+
+def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
+    """Raise ArgumentError where features are not (N, D) with N > 0, labels not (N,) in 0..C-1.
+
+    The range of labels is checked on the CPU alone: reading them from an accelerator would make
+    every step wait, and its own assertion reports them.
+    """
+    check_weight(weight, "(C, D), two classes at least", 2)
+    check_images(features, weight, labels)
+    if readable(labels):
+        low, high = (int(extreme) for extreme in labels.aminmax())
+        if low < 0 or high >= len(weight):
+            raise ArgumentError(
+                f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, "
+                f"there are {len(weight)} classes"
+            )
+
+
+def check_images(features: Tensor, weight: Tensor, labels: Tensor) -> None:
+    """Raise ArgumentError unless `check_features` passes, N > 0 and labels are int64 (N,)."""
+    check_features(features, weight)
+    num_images = len(features)
+    if not num_images:
+        raise ArgumentError(f"the batch is empty: features have shape {tuple(features.shape)}")
+    _check_dense("labels", labels)
+    if labels.shape != (num_images,):
+        message = f"labels have shape {tuple(labels.shape)}: expected ({num_images},), "
+        message += "one class number per image"
+        if labels.ndim == 2 and len(labels) == num_images and labels.shape[1] > 1:
+            message += "; one-hot and soft labels are not taken, "
+            message += "labels.argmax(dim=1) makes class numbers of them"
+        raise ArgumentError(message)
+    if labels.dtype != torch.int64:
+        hint = "; soft labels are not taken" if labels.is_floating_point() else ""
+        raise ArgumentError(
+            f"labels are {labels.dtype}: "
+            f"expected torch.int64 class numbers, as labels.long() makes them{hint}"
+        )
+    check_device("labels are", labels, "the features", features)
+
+
+def check_device(what: str, values: Tensor, where: str, others: Tensor) -> None:
+    """Raise ArgumentError where tensors are on two devices."""
+    if values.device != others.device:
+        raise ArgumentError(
+            f"{what} on {values.device}, {where} on {others.device}: bring them to one device"
+        )
+
+
+def check_margin(margin: Any, num_classes: int | None = None) -> int | float | Tensor:
+    """Return the margin, whole ones as int.
+
+    Raises ArgumentError where one is not a number from 1 to LARGEST_MARGIN, or, with `num_classes`,
+    where a tensor is not one number or one per class.
+    """
+    if isinstance(margin, Tensor):
+        check_constant("margin", margin)
+        if num_classes is not None and margin.shape not in ((), (num_classes,)):
+            raise ArgumentError(
+                f"margin has shape {tuple(margin.shape)}: "
+                f"expected one number or ({num_classes},), one per class"
+            )
+        if not readable(margin):
+            return margin
+        wrong = margin.detach()[~((margin >= 1) & (margin <= LARGEST_MARGIN))]
+        if not len(wrong):
+            return margin
+        raise ArgumentError(
+            f"margin is a tensor that holds {wrong[0].item():g}: "
+            f"give numbers of at least 1 (1 is plain softmax) and at most {LARGEST_MARGIN}"
+        )
+    if not is_number(margin) or not 1 <= margin <= LARGEST_MARGIN:
+        raise ArgumentError(
+            f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most "
+            f"{LARGEST_MARGIN}; for larger ones of rarer classes: lsoftmax:margin=auto, "
+            f"or in Python a tensor (C,)"
+        )
+    number = float(margin)
+    return int(number) if number.is_integer() else number
+
+
+def check_constant(name: str, values: Tensor) -> None:
+    """Raise ArgumentError where a tensor holds no real numbers, or requires a gradient."""
+    if values.is_complex() or values.dtype == torch.bool:
+        raise ArgumentError(f"{name} is a tensor of {values.dtype}: give real numbers")
+    if values.requires_grad:
+        raise ArgumentError(f"{name} requires a gradient: it is a constant of the loss; detach it")
+
+
+def single_number(name: str, values: Tensor) -> Tensor:
+    """Return a tensor of one real number, as (). Raises ArgumentError for any other."""
+    check_constant(name, values)
+    if values.numel() != 1:
+        raise ArgumentError(f"{name} has shape {tuple(values.shape)}: give one number")
+    return values if values.ndim == 0 else values.reshape(())
+
+
+def readable(values: Tensor) -> bool:
+    """Return whether reading the values waits for no accelerator and breaks no graph."""
+    return (
+        values.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed()
+    )
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of torch.func (vmap, grad, ...) is active."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def refuse_transforms(what: str, *inputs: Tensor) -> None:
+    """Raise ArgumentError under torch.func and for dual numbers.
+
+    A closed-form gradient works with neither.
+    """
+    if is_transformed():
+        raise ArgumentError(
+            f"{what} cannot be transformed by torch.func (vmap, grad, jacrev, ...): its gradient "
+            f"is in closed form; call it on the whole batch, and differentiate with backward or "
+            f"torch.autograd.grad"
+        )
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    duals = [forward_ad.unpack_dual(values) for values in inputs]  # type: ignore[no-untyped-call]
+    if any(dual.tangent is not None for dual in duals):
+        raise ArgumentError(
+            f"{what} cannot be differentiated in forward mode (torch.autograd.forward_ad): "
+            f"differentiate with backward or torch.autograd.grad"
+        )
+
+
+def refuse_second_derivative() -> None:
+    """Raise ArgumentError in a backward pass with create_graph=True: a silent zero would follow."""
+    if torch.is_grad_enabled():
+        raise ArgumentError("a margin loss can be differentiated only once")
