@@ -5,11 +5,11 @@ the backbone. To add a loss, change four files:
 
 1. In the file of its family, write a final subclass of `LinearHead` (scores w.x; implement
    `_losses`, one number per image, from `self._scores(features)`), `NormalisedHead` (cosines;
-   implement `margin_function`) or `AnnealedHead` (an L-Softmax margin that arrives as lambda falls).
-   The keyword-only arguments of its constructor are its options on the command line; check each,
-   for example with `in_range`, and keep it as an attribute of the same name. `class_counts` and
-   `bias` are arguments of it, but no options.
-   If it needs the class counts, set `needs_counts = True`, read them with `checked_counts` or
+   implement `margin_function`) or `AnnealedHead` (an L-Softmax margin that arrives as lambda
+   falls). The keyword-only arguments of its constructor are its options on the command line; check
+   each, for example with `in_range`, and keep it as an attribute of the same name. `class_counts`
+   is keyword-only too, but no option; so is the `bias` of a `LinearHead`.
+   If the loss needs the class counts, set `needs_counts = True`, read them with `checked_counts` or
    `log_prior`, and keep what is computed from them with `register_constant`, since only what is
    learned is saved. If it adds tau ln pi to the logits, set `prior_strength` to tau; if defaults
    depend on the data, override `resolved_options`.
