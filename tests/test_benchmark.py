@@ -48,20 +48,19 @@ def test_a_model_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_prints_models_losses_and_json(capsys):
-    """Every asked model and precision has a row whose parts fit together, and every loss has one."""
-    flags = [
-        "--models",
-        "paper-2d,resnet32",
-        "--precision",
-        "fp32",
-        "--batch-size",
-        "4",
-        "--seconds",
-        "0.01",
-    ]
+    """Every model and layout has a row whose parts fit together, and every loss has one."""
+    arms = (
+        "--models paper-2d,resnet32 --precision fp32 --layout channels-last,contiguous --threads 1"
+    )
+    flags = [*arms.split(), "--batch-size", "4", "--seconds", "0.01"]
     assert main(["bench", *flags, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [row["model"] for row in document["models"]] == ["paper-2d", "resnet32"]
+    assert [(row["model"], row["layout"]) for row in document["models"]] == [
+        (model, layout)
+        for model in ("paper-2d", "resnet32")
+        for layout in ("channels-last", "contiguous")
+    ]
+    assert {row["threads"] for row in document["models"]} == {1}
     for row in document["models"]:
         rate = row["images_per_second"]
         assert row["seconds_per_epoch"] * rate == pytest.approx(45_000)
@@ -81,6 +80,8 @@ def test_the_command_prints_models_losses_and_json(capsys):
     [
         (["--models", "resnet8"], "no model 'resnet8' (did you mean 'resnet18'?)"),
         (["--precision", "fp16"], "no precision 'fp16' (did you mean 'bf16'?)"),
+        (["--layout", "contigous"], "no layout 'contigous' (did you mean 'contiguous'?)"),
+        (["--threads", "1,few"], "--threads: 'few' is no number of threads"),
         (["--device", "tpu"], "device is 'tpu': give auto, cpu, cuda or cuda:N"),
     ],
 )

@@ -19,7 +19,7 @@ from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.runtime.cuda_graph import side_stream
-from lmsm_cli.runtime.device import Precision, Runtime
+from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.memory import is_out_of_memory
 from lmsm_cli.training.step import TrainStep, new_optimizer
 
@@ -33,7 +33,8 @@ _WARM_UP = {"cpu": 2, "cuda": 8}
 
 
 def peak(runtime: Runtime) -> float:
-    """Return the GFLOP/s of the runtime's best matrix product, on random numbers (zeros are faster)."""
+    """Return the GFLOP/s of the runtime's best matrix product of random numbers (zeros are faster)."""
+    runtime.apply()
     size = _PRODUCT[runtime.device.type]
     dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
     left, right = (torch.randn(size, size, device=runtime.device).to(dtype) for _ in range(2))
@@ -56,9 +57,9 @@ def training_gflop(model: str) -> float:
 def throughput(
     model: str, runtime: Runtime, batch_size: int, seconds: float, say: Callable[[str], None]
 ) -> float | None:
-    """Return the images/s of training a model for some seconds; None where it does not fit.
+    """Return the images/s of training a model, measured for some seconds.
 
-    `say` is told where there is no CUDA graph.
+    `say` gets a text where there is no CUDA graph. None where the model does not fit into memory.
     """
     config = Config.model_validate({"model": model, "batch_size": batch_size})
     runtime.apply()
@@ -102,8 +103,19 @@ def survey(
     report: Callable[[str, int, int], None],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return peaks, models and losses as plain data; `report` is told how far it is."""
-    peaks = {runtime.precision: peak(runtime) for runtime in runtimes}
+    """Return what `lmsm bench` prints, as plain data.
+
+    Args:
+        models: names, each measured in every runtime.
+        runtimes: precisions, layouts and threads; the losses are measured in the first.
+        batch_size: images of a step.
+        seconds: timed for each model and runtime.
+        report: gets what is measured, what is done, and of how much.
+        say: gets what a user should know.
+    """
+    peaks: dict[str, float] = {}
+    for runtime in runtimes:
+        peaks[runtime.precision] = max(peak(runtime), peaks.get(runtime.precision, 0.0))
     rows: list[dict[str, Any]] = []
     total = len(models) * len(runtimes)
     for model in models:
@@ -111,7 +123,16 @@ def survey(
         for runtime in runtimes:
             report("measuring models", len(rows), total)
             rate = throughput(model, runtime, batch_size, seconds, say)
-            rows.append(_row(model, runtime.precision, rate, gflop, peaks[runtime.precision]))
+            rows.append(
+                {"model": model}
+                | runtime.to_config()
+                | {
+                    "images_per_second": rate,
+                    "gflop_per_image": gflop,
+                    "share_of_peak": rate and rate * gflop / peaks[runtime.precision],
+                    "seconds_per_epoch": rate and EPOCH_IMAGES / rate,
+                }
+            )
     report("measuring models", total, total)
     losses = loss_milliseconds(runtimes[0], batch_size)
     return {
@@ -121,19 +142,6 @@ def survey(
             {"loss": name, "milliseconds": time, "over_softmax": time / losses["softmax"]}
             for name, time in losses.items()
         ],
-    }
-
-
-def _row(
-    model: str, precision: Precision, rate: float | None, gflop: float, peak: float
-) -> dict[str, Any]:
-    return {
-        "model": model,
-        "precision": precision,
-        "images_per_second": rate,
-        "gflop_per_image": gflop,
-        "share_of_peak": rate and rate * gflop / peak,
-        "seconds_per_epoch": rate and EPOCH_IMAGES / rate,
     }
 
 
