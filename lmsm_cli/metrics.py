@@ -171,6 +171,11 @@ class Metric:
         return f"{100 * value:.1f}" if self.format is None else format(value, self.format)
 
 
+def _worst_class_accuracy(scores: Scores) -> float | None:
+    known = [one.accuracy for one in scores.per_class if one.accuracy is not None]
+    return min(known, default=None)
+
+
 def _minutes(scores: Scores) -> float | None:
     seconds = scores.training.seconds if scores.training else None
     return None if seconds is None else seconds / 60
@@ -211,6 +216,13 @@ _TABLE = (
         highlight="accuracy on the rarest classes",
         verdict_on="on rare classes",
         difference_rank=1,
+    ),
+    Metric(
+        "worst_class_accuracy",
+        "worst-class accuracy",
+        _worst_class_accuracy,
+        derived=True,
+        heading="worst class",
     ),
     Metric(
         "calibration_error",

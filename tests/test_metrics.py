@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from lmsm_cli.errors import DataError
-from lmsm_cli.metrics import balanced_accuracy, reliability_bounds, score, shot_groups
+from lmsm_cli.metrics import METRICS, balanced_accuracy, reliability_bounds, score, shot_groups
 
 # 4 cats: 3 right, 1 called dog; 2 dogs: 1 right, 1 called owl; 4 owls: all right
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
@@ -59,6 +59,14 @@ def test_calibration_of_certain_and_right_answers_is_perfect():
     assert scores.calibration_error == 0
     assert [one.count for one in scores.reliability] == [3]
     assert scores.top_k == {}
+
+
+def test_worst_class_accuracy_is_the_lowest_recall_of_classes_present():
+    """The dog's 1 of 2 is the least; a class without a test image, or two, has no part in it."""
+    metric = METRICS["worst_class_accuracy"]
+    scores = score(["cat", "dog", "owl", "bat"], LABELS, PREDICTIONS, [30, 20, 10, 5])
+    assert metric.get(scores) == scores.to_json()["worst_class_accuracy"] == 1 / 2
+    assert metric.get(score(["cat", "dog"], LABELS[:4], PREDICTIONS[:4], [3, 2])) == 3 / 4
 
 
 def test_balanced_accuracy_is_the_mean_recall_of_classes_present():
@@ -145,6 +153,7 @@ def test_json_has_the_keys_of_the_run_folder_and_is_strict():
     assert set(document) == {
         "accuracy",
         "balanced_accuracy",
+        "worst_class_accuracy",
         "macro_f1",
         "macro_precision",
         "macro_recall",
