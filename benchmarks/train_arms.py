@@ -187,6 +187,14 @@ def build(config: Any, training: Any) -> tuple[Any, ...]:
     return runtime.place(model), config, training, runtime
 
 
+def trainer_of(model: Any, config: Any, training: Any, runtime: Any) -> Any:
+    """Return what trains a model as `lmsm train` does."""
+    from lmsm_cli.data.splits import Data
+    from lmsm_cli.training.loop import Trainer
+
+    return Trainer.create(model, config, Data(training, None, training), runtime)
+
+
 def drive(
     model: Any,
     config: Any,
@@ -197,14 +205,12 @@ def drive(
     """Run lmsm's own training loop, telling `on_step` the images of each step."""
     from lmsm_cli.runtime.display import Step
     from lmsm_cli.training.loop import train
-    from lmsm_cli.training.step import new_optimizer
 
     def tell(step: Step) -> None:
         on_step(step.num_images - (step.step - 1) * config.batch_size)
 
-    optimizer = new_optimizer(model, config)
     with suppress(EnoughError):
-        for _ in train(model, optimizer, config, training, None, runtime, on_step=tell):
+        for _ in train(trainer_of(model, config, training, runtime), on_step=tell):
             pass
 
 
@@ -250,29 +256,17 @@ def saves(plan: Plan) -> dict[str, float]:
     from lmsm_cli.runs.folder import RunFolder
     from lmsm_cli.training.loop import Position, train
     from lmsm_cli.training.resume import History, save_checkpoint
-    from lmsm_cli.training.step import new_optimizer
 
     config = config_of(RESNET, batch_size=128, epochs=1)
     images = training_images(config)
-    model, config, images, runtime = build(config, images.subset(range(128)))
-    optimizer = new_optimizer(model, config)
-    list(train(model, optimizer, config, images, None, runtime))
+    trainer = trainer_of(*build(config, images.subset(range(128))))
+    list(train(trainer))
     seconds = []
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as path:  # a disk, where /tmp may be memory
         folder = RunFolder(Path(path))
         for epoch in range(1 + (plan.steps or 5)):
             start = time.perf_counter()
-            save_checkpoint(
-                folder,
-                History(),
-                model,
-                optimizer,
-                config,
-                Position(epoch),
-                train_counts=images.counts(),
-                image_shape=[32, 32, 3],
-                runtime=str(runtime),
-            )
+            save_checkpoint(folder, trainer, History(), Position(epoch))
             seconds.append(time.perf_counter() - start)
         size = folder.checkpoint.stat().st_size / 1e6
     return {"seconds": statistics.median(seconds[1:]), "megabytes": size}

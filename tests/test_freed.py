@@ -74,9 +74,9 @@ def alive(monkeypatch):
         new_model(self, *given, **named)
         seen.add("any model", self)
 
-    def epoch(stepper, optimizer, config, training, *rest):
-        seen.add("images", training.images)
-        return one_epoch(stepper, optimizer, config, training, *rest)
+    def epoch(trainer, *rest):
+        seen.add("images", trainer.data.training.images)
+        return one_epoch(trainer, *rest)
 
     monkeypatch.setattr(step.TrainStep, "__init__", stepper)
     monkeypatch.setattr(Classifier, "__init__", classifier)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lmsm_cli.config import Config
+from lmsm_cli.data.splits import Data
 from lmsm_cli.errors import DivergedError, LmsmError
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.models.classifier import Classifier
@@ -20,6 +21,7 @@ from lmsm_cli.training.collapse import (
     collapse_warnings,
 )
 from lmsm_cli.training.evaluate import features_of, scores_of
+from lmsm_cli.training.loop import Trainer
 from lmsm_cli.training.lr_schedule import learning_rate
 from lmsm_cli.training.step import new_optimizer
 from tests.conftest import image_set
@@ -49,10 +51,15 @@ def small_model(loss="softmax", *, relu=False, dropout=0.0):
     )
 
 
+def trainer_of(model, config, data=None, held_out=None, runtime=CPU):
+    """Return what trains a model on `easy_images` or other data."""
+    images = data or easy_images()
+    return Trainer.create(model, config, Data(images, held_out, images), runtime)
+
+
 def fit(model, config, held_out=None, data=None):
     """Train on `easy_images` and return the epochs."""
-    optimizer = new_optimizer(model, config)
-    return list(training.train(model, optimizer, config, data or easy_images(), held_out, CPU))
+    return list(training.train(trainer_of(model, config, data, held_out)))
 
 
 CONFIG = Config(epochs=3, batch_size=16, lr=0.01, device="cpu")
@@ -130,7 +137,7 @@ def weights_by_epoch(loss="softmax", **choice):
     """Return the head's weight after each of three epochs on UNEVEN."""
     model = small_model(loss, dropout=0.5)
     config = Config(**({"epochs": 3, "batch_size": 8, "lr": 0.01} | choice))
-    epochs = training.train(model, new_optimizer(model, config), config, UNEVEN, None, CPU)
+    epochs = training.train(trainer_of(model, config, UNEVEN))
     return [model.head.weight.detach().clone() for _ in epochs]
 
 
@@ -196,15 +203,8 @@ def test_a_class_without_images_is_refused_before_the_first_epoch():
     config = CONFIG.model_copy(update={"reweight": "effective", "rebalance_from": 3})
     steps = []
     model = small_model()
-    epochs = training.train(
-        model,
-        new_optimizer(model, config),
-        config,
-        UNEVEN.subset(range(30)),
-        None,
-        CPU,
-        on_step=steps.append,
-    )
+    trainer = trainer_of(model, config, UNEVEN.subset(range(30)))
+    epochs = training.train(trainer, on_step=steps.append)
     with pytest.raises(LmsmError, match="class 2 has 0 training images"):
         next(epochs)
     assert not steps

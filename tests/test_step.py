@@ -24,7 +24,7 @@ from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed
 from lmsm_cli.training import loop as training
 from lmsm_cli.training.step import TrainStep, new_optimizer
-from tests.test_loop import CPU, UNEVEN, easy_images, fit, small_model
+from tests.test_loop import CPU, UNEVEN, easy_images, fit, small_model, trainer_of
 
 CONFIG = Config(epochs=5, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", device="cpu")
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
@@ -106,10 +106,10 @@ def with_graph(monkeypatch, capture=emulated_capture, said=None):
 
 def fit_with_tensor_rate(model, config, data):
     """Train with the learning rate in a tensor, as on CUDA; return the rows and the weights."""
-    optimizer = new_optimizer(model, config)
-    for group in optimizer.param_groups:
+    trainer = trainer_of(model, config, data)
+    for group in trainer.optimizer.param_groups:
         group["lr"] = torch.tensor(config.lr)
-    epochs = list(training.train(model, optimizer, config, data, None, CPU))
+    epochs = list(training.train(trainer))
     rows = [{k: v for k, v in e.to_row().items() if "second" not in k} for e in epochs]
     return rows, model.state_dict()
 
@@ -187,11 +187,7 @@ def test_compiling_changes_rounding_only_and_tells_its_cost():
     for compiled in (False, True):
         model = small_model("lsoftmax:margin=2")
         config = CONFIG.model_copy(update={"epochs": 2, "compile": compiled})
-        list(
-            training.train(
-                model, new_optimizer(model, config), config, UNEVEN, None, CPU, say=said.append
-            )
-        )
+        list(training.train(trainer_of(model, config, UNEVEN), info=said.append))
         weights.append(model.head.weight.detach().clone())
         assert not any("_orig_mod" in key for key in model.state_dict())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
@@ -210,11 +206,7 @@ def test_on_cuda_a_graph_gives_the_eager_numbers(optimizer):
         )
         runtime = replace(CPU, device=torch.device("cuda"))
         model = runtime.place(small_model("lsoftmax:margin=4"))
-        list(
-            training.train(
-                model, new_optimizer(model, config), config, easy_images(), None, runtime
-            )
-        )
+        list(training.train(trainer_of(model, config, runtime=runtime)))
         weights.append(model.head.weight.detach().cpu())
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 

@@ -86,7 +86,7 @@ class ImagesRecord:
             for part, own in ((part, self.of(part)) for part in PARTS)
         }
 
-    @property
+    @cached_property
     def known_by(self) -> dict[str, str | None]:
         """The digests of the parts, and of the order in which the run has all its images."""
         ordered = digest(b"".join(self.identities()) + self.split.tobytes())

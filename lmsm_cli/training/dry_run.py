@@ -3,28 +3,27 @@
 import shutil
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from lmsm_cli.config import Config
-from lmsm_cli.data.batches import num_batches
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
-from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
 from lmsm_cli.errors import DiskError, RunError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
 from lmsm_cli.runtime.display import SILENT, Display, Step
 from lmsm_cli.runtime.memory import peak_memory, reported_memory
 from lmsm_cli.runtime.signals import ignore_sighup
-from lmsm_cli.training.loop import Position, train, validate
-from lmsm_cli.training.outcome import score_images
+from lmsm_cli.training.finish import score_images
+from lmsm_cli.training.loop import Position, Trainer, train, validate
 from lmsm_cli.training.resume import History, save_checkpoint
-from lmsm_cli.training.run import Parts, prepare
+from lmsm_cli.training.run import prepare
 from lmsm_cli.training.step import new_optimizer, restore_optimizer
 
 # Steps that are not timed: the first, and on a GPU those until the CUDA graph is there.
@@ -82,33 +81,32 @@ def dry_run(config: Config, display: Display) -> dict[str, Any] | None:
     the first rank. Raises what the run would raise, DiskError too where it would fill the disk.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
-        parts = prepare(config, display if ranks.is_main else SILENT, ranks)
-        with reported_memory(parts.runtime.device, config.batch_size):
-            document = _measured(parts, display)
+        trainer = prepare(config, display if ranks.is_main else SILENT, ranks).trainer
+        with reported_memory(trainer.runtime.device, config.batch_size):
+            document = _measured(trainer, display.info if ranks.is_main else SILENT.info)
         return document if ranks.is_main else None
 
 
-def _measured(parts: Parts, display: Display) -> dict[str, Any]:
+def _measured(trainer: Trainer, info: Callable[[str], None]) -> dict[str, Any]:
     """Do everything once; return what it took, and what follows for the run."""
-    model, config, ranks, data = parts.model, parts.config, parts.ranks, parts.data
-    if ranks.size > 1:
-        convert_sync_batchnorm(model, parts.runtime.device, ranks)
-    optimizer = new_optimizer(model, config)
-    clock = _train_a_little(parts, optimizer, display)
-    validation = _seconds_an_image(parts, data.validation, is_test=False)
-    test = _seconds_an_image(parts, data.test, is_test=True)
-    num_bytes, saving = _save_and_read_back(parts, optimizer) if ranks.is_main else (0, 0.0)
+    config, data = trainer.config, trainer.data
+    clock = _Clock(trainer.runtime.device, trainer.ranks)
+    with suppress(_EnoughError):
+        for _ in train(trainer, on_step=clock, info=info):
+            pass
+    validation = _seconds_an_image(trainer, data.validation, is_test=False)
+    test = _seconds_an_image(trainer, data.test, is_test=True)
+    num_bytes, saving = _save_and_read_back(trainer) if trainer.ranks.is_main else (0, 0.0)
     num_validation = len(data.validation or ())
-    steps = num_batches(len(data.training), config.batch_size)
-    epoch = steps * clock.seconds + num_validation * validation + saving
+    epoch = trainer.num_steps * clock.seconds + num_validation * validation + saving
     ends = len(data.test) * test * (2 if data.validation else 1)  # best.pt is tested too
     document = {
-        "device": parts.where,
+        "device": trainer.device_text,
         "training_images": len(data.training),
         "validation_images": num_validation,
         "test_images": len(data.test),
         "trained_steps": clock.num_steps,
-        "steps_per_epoch": steps,
+        "steps_per_epoch": trainer.num_steps,
         "epochs": config.epochs,
         "first_step_seconds": clock.first,
         "step_seconds": clock.seconds,
@@ -116,36 +114,13 @@ def _measured(parts: Parts, display: Display) -> dict[str, Any]:
         "save_seconds": saving,
         "epoch_seconds": epoch,
         "total_seconds": max(0.0, clock.first - clock.seconds) + config.epochs * epoch + ends,
-        "peak_memory_bytes": peak_memory(parts.runtime.device),
+        "peak_memory_bytes": peak_memory(trainer.runtime.device),
         "checkpoint_bytes": num_bytes,
     }
     return document | _disk(config, num_bytes * (3 if data.validation else 2))
 
 
-def _train_a_little(parts: Parts, optimizer: Optimizer, display: Display) -> _Clock:
-    """Take the run's first steps, as the run would."""
-    clock = _Clock(parts.runtime.device, parts.ranks)
-    data, ranks = parts.data, parts.ranks
-    say = display.info if ranks.is_main else SILENT.info
-    try:
-        for _ in train(
-            parts.model,
-            optimizer,
-            parts.config,
-            data.training,
-            data.validation,
-            parts.runtime,
-            on_step=clock,
-            say=say,
-            ranks=ranks,
-        ):
-            pass
-    except _EnoughError:
-        pass
-    return clock
-
-
-def _seconds_an_image(parts: Parts, images: ImageSet | None, *, is_test: bool) -> float:
+def _seconds_an_image(trainer: Trainer, images: ImageSet | None, *, is_test: bool) -> float:
     """Evaluate two batches of images as the run would; return the seconds that one image takes."""
     if images is None:
         return 0.0
@@ -154,41 +129,25 @@ def _seconds_an_image(parts: Parts, images: ImageSet | None, *, is_test: bool) -
     for part in chosen.tensor_split(2):  # the first warms up
         started = time.perf_counter()
         if is_test:
-            score_images(
-                parts.model,
-                images.subset(part),
-                parts.data.train_counts,
-                parts.runtime,
-                parts.ranks,
-            )
+            score_images(trainer, images.subset(part))
         else:
-            validate(parts.model, images.subset(part), parts.runtime, parts.ranks)
+            validate(trainer.model, images.subset(part), trainer.runtime, trainer.ranks)
         seconds = (time.perf_counter() - started) / max(1, len(part))
     return seconds
 
 
-def _save_and_read_back(parts: Parts, optimizer: Optimizer) -> tuple[int, float]:
+def _save_and_read_back(trainer: Trainer) -> tuple[int, float]:
     """Save a checkpoint where the run would; return its bytes and the seconds of saving it.
 
     Raises DiskError, and RunError where reading it back gives something else.
     """
-    model, config = parts.model, parts.config
+    model, config = trainer.model, trainer.config
     above = folder_above(config.out)
     try:
         with TemporaryDirectory(prefix=".lmsm-dry-run-", dir=above) as name:
             folder = RunFolder(Path(name))
             started = time.perf_counter()
-            save_checkpoint(
-                folder,
-                History(),
-                model,
-                optimizer,
-                config,
-                Position(),
-                train_counts=parts.data.train_counts,
-                image_shape=list(parts.image_shape),
-                runtime=parts.where,
-            )
+            save_checkpoint(folder, trainer, History(), Position())
             seconds = time.perf_counter() - started
             state = checkpoint.load(folder.checkpoint)
             saved = checkpoint.restore(state, folder.checkpoint).state_dict()

@@ -8,7 +8,7 @@ rebalanced in it from the epoch alone. Re-weighting and re-sampling are here, on
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lmsm_cli.config import Config
-from lmsm_cli.data.batches import EpochPlan, batches, num_batches, plan_epoch
+from lmsm_cli.data.batches import Batch, batches, num_batches, plan_epoch
 from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.splits import Data
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.losses.class_weights import loss_weights
 from lmsm_cli.metrics import balanced_accuracy
@@ -32,11 +34,11 @@ from lmsm_cli.runtime.display import Epoch, EpochStats, RunningMetrics, Step
 from lmsm_cli.training.collapse import Start, collapse_warnings, has_learned
 from lmsm_cli.training.evaluate import mean_cross_entropy, scores_of
 from lmsm_cli.training.lr_schedule import learning_rate
-from lmsm_cli.training.step import TrainStep, set_learning_rate
+from lmsm_cli.training.step import TrainStep, new_optimizer, set_learning_rate
 
 _cuda: Any = torch.cuda  # typed in some releases only
-# Steps between two questions whether any of several ranks was told to stop: each is a wait.
-_ASK_EVERY = 16
+# With several ranks, poll for a stop signal every 16 steps: the poll blocks.
+_POLL_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -61,66 +63,107 @@ class PausedError(Exception):
         self.position, self.signal = position, signal
 
 
+@dataclass(frozen=True)
+class Trainer:
+    """What is trained: a model and its optimizer, by a config, on data, on a device, by processes."""
+
+    model: Classifier
+    optimizer: Optimizer
+    config: Config
+    data: Data
+    runtime: Runtime
+    ranks: ProcessGroup = SINGLE_PROCESS
+
+    @classmethod
+    def create(
+        cls,
+        model: Classifier,
+        config: Config,
+        data: Data,
+        runtime: Runtime,
+        ranks: ProcessGroup = SINGLE_PROCESS,
+    ) -> "Trainer":
+        """Return a trainer with a new optimizer; BatchNorm goes over all `ranks` from now on."""
+        if ranks.size > 1:
+            convert_sync_batchnorm(model, runtime.device, ranks)
+        return cls(model, new_optimizer(model, config), config, data, runtime, ranks)
+
+    @property
+    def device_text(self) -> str:
+        """What computes, in words."""
+        size = self.ranks.size
+        return f"{self.runtime}, {size} processes" if size > 1 else str(self.runtime)
+
+    @property
+    def image_shape(self) -> list[int]:
+        """(H, W, C) of an image."""
+        return list(self.data.training.images.shape[1:])
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return num_batches(len(self.data.training), self.config.batch_size)
+
+
 def train(
-    model: Classifier,
-    optimizer: Optimizer,
-    config: Config,
-    training: ImageSet,
-    validation: ImageSet | None,
-    runtime: Runtime,
+    trainer: Trainer,
     *,
-    on_step: Callable[[Step], None] = lambda step: None,
-    say: Callable[[str], None] = lambda text: None,
-    ranks: ProcessGroup = SINGLE_PROCESS,
     start: Position = Position(),
+    on_step: Callable[[Step], None] = lambda step: None,
+    info: Callable[[str], None] = lambda text: None,
     stop: Callable[[], int] = lambda: 0,
 ) -> Iterator[Epoch]:
-    """Train `model` in place, yielding after every epoch; stop by not asking for more.
+    """Train the model in place, yielding after every epoch; the caller ends it by asking for no more.
 
-    `start` is where model and optimiser stand; the end has the same bits wherever it was left and
-    entered again (on the CPU, with as many ranks). `stop` is asked after each step, of several ranks
-    now and then; once it returns a signal's number on any of them, PausedError tells where.
-    Of several `ranks` each computes its part of every batch, and all yield the same epochs.
-    `say` is told of compiling and of a CUDA graph that could not be made. Raises DivergedError when
-    the loss or, at the end of an epoch, a tensor of the net is no longer finite, LmsmError before the first step for a class without images that
-    the config wants re-weighted.
+    On the CPU the end has the same bits wherever the training was left and entered again, with as
+    many ranks. Of several ranks each computes its part of every batch, and all yield the same epochs.
+
+    Args:
+        trainer: What is trained.
+        start: Where model and optimizer stand.
+        on_step: Called after each step.
+        info: Called with a text when the step was compiled, or when there is no CUDA graph.
+        stop: Polled after each step, of several ranks now and then; the number of a signal, or 0.
+
+    Raises:
+        PausedError: `stop` returned a signal on any rank.
+        DivergedError: The loss, or a tensor of the net at the end of an epoch, is not finite.
+        LmsmError: The config wants a class without images re-weighted; before the first step.
     """
-    counts = training.counts()
-    weights = _class_weights(config, counts, runtime.device)
-    training, validation = training.to(runtime.device), validation and validation.to(runtime.device)
-    stream = side_stream(runtime.device)
+    model, config, ranks = trainer.model, trainer.config, trainer.ranks
+    device, counts = trainer.runtime.device, trainer.data.train_counts
+    weights = _class_weights(config, counts, device)
+    training, validation = trainer.data.training.to(device), trainer.data.validation
+    validation = validation and validation.to(device)
+    trainer = replace(trainer, data=replace(trainer.data, training=training, validation=validation))
+    stream = side_stream(device)
     with stream():
-        stepper = TrainStep(model, optimizer, config, weights, runtime, say, ranks)
+        stepper = TrainStep(model, trainer.optimizer, config, weights, trainer.runtime, info, ranks)
+
+    def signal_of_any() -> int:
+        return ranks.all_reduce_max(stop())
+
     for epoch in range(start.epoch, config.epochs):
         position = start if epoch == start.epoch else Position(epoch)
         started = time.perf_counter() - position.seconds
         with stream():
-            seen, stats = _one_epoch(
-                stepper,
-                optimizer,
-                config,
-                training,
-                position,
-                on_step,
-                ranks,
-                lambda: ranks.all_reduce_max(stop()),
-            )
+            seen, stats = _one_epoch(trainer, stepper, position, on_step, signal_of_any)
         seconds = time.perf_counter() - started
         end = (epoch + 1) / config.epochs
         yield Epoch(
             epoch=epoch + 1,
             train_loss=seen.loss,
             train_accuracy=seen.accuracy,
-            **validate(model, validation, runtime, ranks),
+            **validate(model, validation, trainer.runtime, ranks),
             lam=model.head.lambda_at(end),
             effective_margin=model.head.effective_margin_at(end),
             lr=learning_rate(config, epoch),
             images_per_second=seen.num_images / seconds,
             seconds=seconds,
             stats=stats,
-            signs=_signs(stats, seen, model.classes, config, counts, epoch),
+            signs=_signs(stats, seen, trainer, counts, epoch),
         )
-        if signal := ranks.all_reduce_max(stop()):
+        if signal := signal_of_any():
             raise PausedError(Position(epoch + 1), signal)
 
 
@@ -149,24 +192,20 @@ def _is_rebalanced(config: Config, epoch: int) -> bool:
 
 
 def _signs(
-    stats: EpochStats,
-    seen: RunningMetrics,
-    classes: tuple[str, ...],
-    config: Config,
-    counts: list[int],
-    epoch: int,
+    stats: EpochStats, seen: RunningMetrics, trainer: Trainer, counts: list[int], epoch: int
 ) -> dict[str, str]:
     """Return the signs of a collapse in an epoch, counted from 0, over `counts` images of each class."""
+    config = trainer.config
     since = max(0, epoch + 1 - config.warmup)
     is_balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
     drawn = [sum(counts) / len(counts)] * len(counts) if is_balanced else counts
     start = Start(
-        since * num_batches(sum(counts), config.batch_size),
+        since * trainer.num_steps,
         has_learned(seen.accuracy, seen.num_images, max(drawn) / sum(drawn)),
         tuple(since * number for number in drawn),
     )
     progress = since / (config.epochs - config.warmup)
-    return collapse_warnings(stats, classes, progress=progress, start=start)
+    return collapse_warnings(stats, trainer.model.classes, progress=progress, start=start)
 
 
 def _class_weights(config: Config, class_counts: list[int], device: torch.device) -> Tensor | None:
@@ -177,60 +216,30 @@ def _class_weights(config: Config, class_counts: list[int], device: torch.device
     return loss_weights(counts, config.reweight, beta=config.reweight_beta).to(device)
 
 
-def _plan(config: Config, labels: Tensor, epoch: int) -> EpochPlan:
-    """Draw the choices of an epoch, counted from 0, over the training labels (N,)."""
-    balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
-    return plan_epoch(
-        len(labels),
-        config.augment,
-        seed=config.seed,
-        epoch=epoch,
-        balanced_over=labels if balanced else None,
-    )
-
-
 def _one_epoch(
+    trainer: Trainer,
     stepper: TrainStep,
-    optimizer: Optimizer,
-    config: Config,
-    training: ImageSet,
     position: Position,
     on_step: Callable[[Step], None],
-    ranks: ProcessGroup,
     stop: Callable[[], int],
 ) -> tuple[RunningMetrics, EpochStats]:
-    """Run one epoch, or the rest of it; return its sums and its stats. Raises PausedError."""
-    epoch, started = position.epoch, time.perf_counter() - position.seconds
-    model, watch = stepper.model.train(), stepper.watch
-    num_steps, lr = num_batches(len(training), config.batch_size), learning_rate(config, epoch)
-    set_learning_rate(optimizer, lr)
+    """Run one epoch, or the rest of it; return its sums and statistics. Raises PausedError."""
+    config, ranks, epoch = trainer.config, trainer.ranks, position.epoch
+    started = time.perf_counter() - position.seconds
+    model, watch = trainer.model.train(), stepper.watch
+    num_steps, lr = trainer.num_steps, learning_rate(config, epoch)
+    set_learning_rate(trainer.optimizer, lr)
     watch.start(num_steps)
-    # Dropout draws from the global generator; apart from the plan's stream and the other ranks'.
-    torch.manual_seed(
-        int(np.random.SeedSequence((config.seed, epoch, 1 + ranks.rank)).generate_state(1)[0])
-    )
-    if position.watch and position.generators:
-        watch.restore(position.watch, ranks)
-        _restore_generators(position.generators, ranks)
-    plan, num_images = _plan(config, training.labels, epoch), position.step * config.batch_size
-    rest = batches(
-        training.images,
-        training.labels,
-        plan,
-        config.batch_size,
-        start=position.step,
-        share=ranks.local_slice,
-    )
-    for n, batch in enumerate(rest, position.step):
+    num_images = position.step * config.batch_size
+    for n, batch in enumerate(_rest_of_epoch(trainer, stepper, position), position.step):
         progress = (epoch + n / num_steps) / config.epochs
         stepper.step(batch, progress, weighted=_is_rebalanced(config, epoch))
         num_images += len(batch.all_labels)
         seen = _checked(watch.glance(), epoch)
-        on_step(
-            Step(epoch + 1, n + 1, num_steps, num_images, seen, model.head.lambda_at(progress), lr)
-        )
-        is_asked = n + 1 < num_steps and (ranks.size == 1 or n % _ASK_EVERY == 0)
-        if is_asked and (signal := stop()):
+        lam = model.head.lambda_at(progress)
+        on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, lam, lr))
+        is_polled = n + 1 < num_steps and (ranks.size == 1 or n % _POLL_EVERY == 0)
+        if is_polled and (signal := stop()):
             _checked(watch.total(), epoch)
             _check_weights(model, epoch)
             seconds = time.perf_counter() - started
@@ -243,6 +252,34 @@ def _one_epoch(
     assert total is not None
     _check_weights(model, epoch)
     return total, watch.vitals(model.head.class_weights())
+
+
+def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> Iterator[Batch]:
+    """Set the random generators and the sums to a position, and return the batches from there."""
+    config, ranks, epoch = trainer.config, trainer.ranks, position.epoch
+    # Dropout draws from the global generator; apart from the plan's stream and the other ranks'.
+    seeds = np.random.SeedSequence((config.seed, epoch, 1 + ranks.rank))
+    torch.manual_seed(int(seeds.generate_state(1)[0]))
+    if position.watch and position.generators:
+        stepper.watch.restore(position.watch, ranks)
+        _restore_generators(position.generators, ranks)
+    training = trainer.data.training
+    balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
+    plan = plan_epoch(
+        len(training),
+        config.augment,
+        seed=config.seed,
+        epoch=epoch,
+        balanced_over=training.labels if balanced else None,
+    )
+    return batches(
+        training.images,
+        training.labels,
+        plan,
+        config.batch_size,
+        start=position.step,
+        share=ranks.local_slice,
+    )
 
 
 def _generators(ranks: ProcessGroup) -> dict[str, Tensor]:

@@ -6,14 +6,13 @@ metrics.jsonl. The other files of a run folder are made from it again where they
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, Config, dump
 from lmsm_cli.config.resolve import Layer, resolve
@@ -21,14 +20,13 @@ from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.data.splits import Data
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
 from lmsm_cli.losses.registry import check_loss
-from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint, committed
 from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import Epoch
-from lmsm_cli.training.loop import Position
+from lmsm_cli.training.loop import Position, Trainer
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
 
 # What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
@@ -108,16 +106,16 @@ class ResumeState:
         ]
         return "; ".join(changed)
 
-    def restore(self, model: Classifier, optimizer: Optimizer) -> None:
-        """Give a freshly built model and optimiser what was saved of them.
+    def restore(self, trainer: Trainer) -> None:
+        """Give a freshly built model and optimizer what was saved of them.
 
         Raises CheckpointError where they don't fit.
         """
         if self.state is None:
             return
         try:
-            model.load_state_dict(self.state.model)
-            restore_optimizer(model, optimizer, self.state.optimizer or {})
+            trainer.model.load_state_dict(self.state.model)
+            restore_optimizer(trainer.model, trainer.optimizer, self.state.optimizer or {})
         except MALFORMED as error:
             raise CheckpointError(
                 f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}"
@@ -126,41 +124,34 @@ class ResumeState:
 
 def save_checkpoint(
     folder: RunFolder,
-    journal: History,
-    model: Classifier,
-    optimizer: Optimizer,
-    config: Config,
+    trainer: Trainer,
+    history: History,
     position: Position,
-    *,
-    train_counts: list[int],
-    image_shape: list[int],
-    runtime: str,
-    images: dict[str, str | None] | None = None,
+    images: Mapping[str, str | None] | None = None,
 ) -> None:
     """Save a checkpoint, keep the one before, and bring best.pt up to date. Raises DiskError.
 
-    `train_counts` and `image_shape` (H, W, C) are those of the training images; `runtime` says what
-    computes, `images` are the digests of the run's images by part.
+    `images` are the digests of the run's images by part.
     """
-    choices = dump(config)
+    choices = dump(trainer.config)
     state = checkpoint.state_of(
-        model,
+        trainer.model,
         choices,
-        train_counts=train_counts,
-        image_shape=image_shape,
+        train_counts=trainer.data.train_counts,
+        image_shape=trainer.image_shape,
         epoch=position.epoch,
-        optimizer=optimizer_state(model, optimizer),
+        optimizer=optimizer_state(trainer.model, trainer.optimizer),
         position=vars(position),
-        journal=vars(journal),
+        journal=vars(history),
         fingerprint=fingerprint(choices),
-        versions=_versions(runtime),
+        versions=_versions(trainer.device_text),
         images=images,
-        metrics=committed.digest_of(journal.rows),
+        metrics=committed.digest_of(history.rows),
     )
     if folder.checkpoint.exists():
         checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
     checkpoint.save(state, folder.checkpoint)
-    if journal.is_at_best and not position.step:
+    if history.is_at_best and not position.step:
         checkpoint.duplicate(folder.checkpoint, folder.best_checkpoint)
 
 

@@ -5,7 +5,6 @@ import signal
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.data.splits import Data, check_at_hand, load_again, load_data, planned_counts
 from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
-from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
 from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
@@ -36,8 +34,8 @@ from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, cho
 from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
 from lmsm_cli.runtime.memory import reported_memory
 from lmsm_cli.runtime.signals import defer_signals, ignore_sighup
-from lmsm_cli.training.loop import PausedError, Position, train
-from lmsm_cli.training.outcome import answered, build_scores_json, draw, status_of
+from lmsm_cli.training.finish import build_scores_json, draw_plots, score_images, status_of
+from lmsm_cli.training.loop import PausedError, Position, Trainer, train
 from lmsm_cli.training.resume import (
     History,
     ResumeState,
@@ -46,7 +44,6 @@ from lmsm_cli.training.resume import (
     read_resume_state,
     save_checkpoint,
 )
-from lmsm_cli.training.step import new_optimizer
 
 
 def check_config(config: Config) -> torch.device:
@@ -100,17 +97,17 @@ def start_run(config: Config, display: Display, *, with_plots: bool = True) -> R
     StoppedError, once a signal has ended the training after a step: `resume_run` goes on from there.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
-        told = WarningLog(display if ranks.is_main else SILENT)
-        parts = prepare(config, told, ranks)
-        if not ranks.is_main:
-            _finish(parts, told, with_plots)
-            return None
-        folder = _new_folder(parts, asked=config_hash(config))
-        with folder.locked():
-            told.write_to(folder.log_line)
-            told.info(f"{folder.path}: {len(parts.data.training)} training images on {parts.where}")
-            _finish(replace(parts, folder=folder), told, with_plots)
-        return folder
+        log = WarningLog(display if ranks.is_main else SILENT)
+        run = prepare(config, log, ranks)
+        if ranks.is_main:
+            run = replace(run, folder=_new_folder(run, config_hash(config)))
+        with run.folder.locked() if run.folder else nullcontext():
+            if run.folder:
+                log.write_to(run.folder.log_line)
+                number, where = len(run.trainer.data.training), run.trainer.device_text
+                log.info(f"{run.folder.path}: {number} training images on {where}")
+            _finish(run, log, with_plots)
+        return run.folder
 
 
 def resume_run(
@@ -132,75 +129,59 @@ def resume_run(
         raise LmsmError(f"{path} is a file of a run: give its folder, {path.parent}")
     if not path.is_dir():
         raise LmsmError(f"there is no run folder {path}")
-    path = only_run(path)
-    folder = RunFolder(path)
-    with init_distributed((changes or {}).get("device") or "auto") as ranks, ignore_sighup():
-        told = WarningLog(display if ranks.is_main else SILENT)
+    folder, changes = RunFolder(only_run(path)), changes or {}
+    with init_distributed(changes.get("device") or "auto") as ranks, ignore_sighup():
+        log = WarningLog(display if ranks.is_main else SILENT)
         with folder.locked() if ranks.is_main else nullcontext():
             saved = ranks.broadcast_object(
-                read_resume_state(folder, changes or {}, told.warning, strict=strict)
+                read_resume_state(folder, changes, log.warning, strict=strict)
                 if ranks.is_main
                 else None
             )
             assert saved is not None
             if ranks.is_main:
-                told.write_to(folder.log_line)
+                log.write_to(folder.log_line)
             if saved.is_finished:
-                told.info(
-                    f"{path} is finished: nothing to do; --epochs with more than {saved.config.epochs} goes on"
+                log.info(
+                    f"{folder.path} is finished: nothing to do; "
+                    f"--epochs with more than {saved.config.epochs} goes on"
                 )
-                return folder if ranks.is_main else None
-            if not (changes or {}).get("data_dir"):
-                check_at_hand(saved.config)
-            parts = replace(prepare(saved.config, told, ranks, saved.images), saved=saved)
-            saved.check_data(parts.data)
-            if saved.state and saved.state.images is None:  # an older lmsm recorded none
-                parts = replace(parts, images=None)
-            if not ranks.is_main:
-                _finish(parts, told, with_plots)
-                return None
-            _note_resumption(folder, saved, parts, told)
-            if parts.images and saved.images is None:
-                write_images(folder.path, parts.images)  # ended before it was there, or lost since
-            _finish(replace(parts, folder=folder), told, with_plots)
-    return folder
+            else:
+                if not changes.get("data_dir"):
+                    check_at_hand(saved.config)
+                run = _prepare_rest(saved, log, ranks)
+                if ranks.is_main:
+                    run = replace(run, folder=folder)
+                    _note_resumption(run, folder, saved, log)
+                _finish(run, log, with_plots)
+        return folder if ranks.is_main else None
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a run is put together from; `folder` is the first rank's."""
+class Run:
+    """A run that can begin or go on."""
 
-    config: Config
-    data: Data
+    trainer: Trainer
     images: ImagesRecord | None
-    """Which images `data` holds; None where an older lmsm began the run without a record of them."""
-    model: Classifier
-    runtime: Runtime
-    ranks: ProcessGroup
+    """Which images its data holds; None where an older lmsm began the run without a record of them."""
     saved: ResumeState | None = None
     folder: RunFolder | None = None
-
-    @property
-    def where(self) -> str:
-        """What computes, in words."""
-        size = self.ranks.size
-        return f"{self.runtime}, {size} processes" if size > 1 else str(self.runtime)
-
-    @cached_property
-    def known_by(self) -> dict[str, str | None] | None:
-        """The digests of the parts of the data and of their order, where they are recorded."""
-        return self.images.known_by if self.images else None
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of an image."""
-        return tuple(self.data.training.images.shape[1:])
+    """None on all ranks but the first."""
 
 
 def prepare(
     config: Config, display: Display, ranks: ProcessGroup, images: ImagesRecord | None = None
-) -> Parts:
-    """Read the data, build the model, and settle the config; `images` are those of a run that goes on."""
+) -> Run:
+    """Read the data, build the model, and resolve what the config leaves to them.
+
+    Args:
+        config: The config as the user gave it.
+        display: Where downloads, decoding and warnings are shown.
+        ranks: The processes of the run.
+        images: The images of a run that goes on, to be found again.
+
+    Raises LmsmError.
+    """
     device = ranks.take_device(check_config(config))
     ranks.check_batch_size(config.batch_size)
     with ranks.main_process_first():  # what it downloads and decodes, the others find
@@ -210,43 +191,52 @@ def prepare(
     config = config.model_copy(update=settings | {"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, model, ranks.local_size), device=device)
     runtime.apply()
-    return Parts(config, data, images or data.record(), runtime.place(model), runtime, ranks)
+    trainer = Trainer.create(runtime.place(model), config, data, runtime, ranks)
+    return Run(trainer, images or data.record())
 
 
-def _finish(parts: Parts, display: Display, with_plots: bool) -> None:
+def _prepare_rest(saved: ResumeState, display: Display, ranks: ProcessGroup) -> Run:
+    """Prepare a run that goes on; raise DataError where its images are others now."""
+    run = replace(prepare(saved.config, display, ranks, saved.images), saved=saved)
+    saved.check_data(run.trainer.data)
+    if saved.state and saved.state.images is None:  # an older lmsm recorded none
+        return replace(run, images=None)
+    return run
+
+
+def _finish(run: Run, display: Display, with_plots: bool) -> None:
     """Train to the end, test, and write what belongs into the run folder."""
-    model, runtime, ranks, folder = parts.model, parts.runtime, parts.ranks, parts.folder
-    where = ranks.broadcast_object(str(folder.path) if folder else "")
-    memory = reported_memory(runtime.device, parts.config.batch_size)
-    data = parts.data
+    trainer, folder = run.trainer, run.folder
+    where = trainer.ranks.broadcast_object(str(folder.path) if folder else "")
+    memory = reported_memory(trainer.runtime.device, trainer.config.batch_size)
     with status_of(folder), memory:
-        journal = _train(parts, where, display)
-        scores, predictions = answered(model, data.test, data.train_counts, runtime, ranks)
+        history = _train(run, where, display)
+        scores, predictions = score_images(trainer, trainer.data.test)
         if folder:
-            if parts.images:  # in the order of images.npz, so nothing without it
+            if run.images:  # in the order of images.npz, so nothing without it
                 write_predictions(folder.path, predictions)
-            document = build_scores_json(
-                scores, model, journal, folder, data, runtime, display.warning
-            )
-            images = parts.images and Images.model_validate(parts.images.summaries)
+            document = build_scores_json(scores, trainer, history, folder, display.warning)
+            images = run.images and Images.model_validate(run.images.summaries)
             folder.write_scores(document.model_copy(update={"images": images}))
             if with_plots:
-                draw(folder, model, data, runtime)
+                draw_plots(folder, trainer)
 
 
-def _note_resumption(folder: RunFolder, saved: ResumeState, parts: Parts, display: Display) -> None:
-    """Bring the other files to where the checkpoint stands, and say where that is."""
+def _note_resumption(run: Run, folder: RunFolder, saved: ResumeState, display: Display) -> None:
+    """Bring the other files to where the checkpoint stands, and show where that is."""
+    position, where = saved.position, run.trainer.device_text
     folder.write_metrics(saved.history.rows)
-    folder.write_config(dump_yaml(parts.config))
-    place = f"epoch {saved.position.epoch}" + (
-        f", step {saved.position.step}" if saved.position.step else ""
-    )
-    text = f"{folder.path}: goes on after {place} on {parts.where}"
+    folder.write_config(dump_yaml(run.trainer.config))
+    if run.images and saved.images is None:
+        write_images(folder.path, run.images)  # the run ended before it was written, or it was lost
+    place = f"epoch {position.epoch}" + (f", step {position.step}" if position.step else "")
+    text = f"{folder.path}: goes on after {place} on {where}"
     folder.log_line(text)
     display.info(text)
-    if difference := saved.difference_to(parts.where):
+    if difference := saved.difference_to(where):
         display.warning(
-            f"{difference}: the end is that of an undisturbed run but for rounding and dropout's draws"
+            f"{difference}: the end is that of an undisturbed run but for rounding and dropout's "
+            "draws"
         )
 
 
@@ -259,98 +249,67 @@ def resolved_spec(spec: str, head: Head) -> str:
     return spec
 
 
-def _new_folder(parts: Parts, *, asked: str) -> RunFolder:
-    config = parts.config
-    assert parts.images is not None
+def _new_folder(run: Run, asked: str) -> RunFolder:
+    config = run.trainer.config
+    assert run.images is not None
     name = run_name(
         config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now()
     )
     folder = RunFolder.create(config.out, name)
     folder.write_config(dump_yaml(config))
-    write_images(folder.path, parts.images)  # before what a sweep finds the run by
+    write_images(folder.path, run.images)  # before environment.json, by which a sweep finds the run
     known_by = {"asked": asked, "pretrained": pretrained_digest(config)}
-    folder.write_environment(environment.describe(parts.where) | known_by)
+    folder.write_environment(environment.describe(run.trainer.device_text) | known_by)
     return folder
 
 
-def _train(parts: Parts, where: str, display: Display) -> History:
+def _train(run: Run, where: str, display: Display) -> History:
     """Train to the end, saving every epoch into the folder; return what was done.
 
     `where` is the run folder's path on every rank. Raises StoppedError after a signal.
     """
-    model, config, data, runtime, ranks = (
-        parts.model,
-        parts.config,
-        parts.data,
-        parts.runtime,
-        parts.ranks,
-    )
-    if ranks.size > 1:
-        convert_sync_batchnorm(model, runtime.device, ranks)
-    optimizer = new_optimizer(model, config)
-    journal, start = History(), Position()
-    if parts.saved:
-        parts.saved.restore(model, optimizer)
-        journal, start = parts.saved.history, parts.saved.position
+    trainer, folder = run.trainer, run.folder
+    history, start = History(), Position()
+    if run.saved:
+        run.saved.restore(trainer)
+        history, start = run.saved.history, run.saved.position
 
     def save(position: Position) -> None:
-        if parts.folder:
-            save_checkpoint(
-                parts.folder,
-                journal,
-                model,
-                optimizer,
-                config,
-                position,
-                train_counts=data.train_counts,
-                image_shape=list(parts.image_shape),
-                runtime=parts.where,
-                images=parts.known_by,
-            )
+        if folder:
+            digests = run.images.known_by if run.images else None
+            save_checkpoint(folder, trainer, history, position, digests)
 
-    drawn = parts.folder.tensorboard if parts.folder and config.tensorboard else None
-    with defer_signals(once_more=ranks.size == 1) as stop, curves(drawn, journal.rows) as draw:
+    single = trainer.ranks.size == 1
+    drawn = folder.tensorboard if folder and trainer.config.tensorboard else None
+    with defer_signals(once_more=single) as stop, curves(drawn, history.rows) as draw_row:
+        epochs = train(trainer, start=start, on_step=display.step, info=display.info, stop=stop)
         try:
-            for epoch in train(
-                model,
-                optimizer,
-                config,
-                data.training,
-                data.validation,
-                runtime,
-                on_step=display.step,
-                say=display.info,
-                ranks=ranks,
-                start=start,
-                stop=stop,
-            ):
-                signs = [sign for sign in epoch.signs if sign not in journal.warned]
-                journal.add(epoch, config.best_tolerance)
-                journal.warned += signs
+            for epoch in epochs:
+                new_signs = [sign for sign in epoch.signs if sign not in history.warned]
+                history.add(epoch, trainer.config.best_tolerance)
+                history.warned += new_signs
                 save(Position(epoch.epoch))
-                draw(journal.rows[-1])
-                if parts.folder:
-                    _tell(epoch, signs, config, parts.folder, display)
+                draw_row(history.rows[-1])
+                if folder:
+                    _report(epoch, new_signs, trainer.config, folder, display)
         except PausedError as paused:
             if paused.position.step:
                 save(paused.position)
-            name = signal.Signals(paused.signal).name
-            place = (
-                f"in epoch {paused.position.epoch + 1}"
-                if paused.position.step
-                else f"after epoch {paused.position.epoch}"
-            )
-            raise StoppedError(
-                f"stopped by {name} {place}, and saved; `lmsm resume {shlex.quote(where)}` goes on",
-                paused.signal,
-            ) from None
-    return journal
+            raise _stopped(paused, where) from None
+    return history
 
 
-def _tell(
+def _stopped(paused: PausedError, where: str) -> StoppedError:
+    name, epoch = signal.Signals(paused.signal).name, paused.position.epoch
+    place = f"in epoch {epoch + 1}" if paused.position.step else f"after epoch {epoch}"
+    way_on = f"`lmsm resume {shlex.quote(where)}` goes on"
+    return StoppedError(f"stopped by {name} {place}, and saved; {way_on}", paused.signal)
+
+
+def _report(
     epoch: Epoch, signs: list[str], config: Config, folder: RunFolder, display: Display
 ) -> None:
-    """Write a finished epoch down and show it; say loudly what looks collapsed for the first time."""
+    """Write a finished epoch down and show it; warn of the signs of a collapse that are new."""
     folder.append_metrics(epoch.to_row())
     folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")
     display.epoch(epoch, config.epochs)

@@ -7,7 +7,7 @@ import pytest
 from lmsm_cli.commands.app import main
 from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.runs.record import find_runs, read_run
-from lmsm_cli.training import outcome
+from lmsm_cli.training import finish
 from tests.conftest import noise, save
 
 QUICK = [
@@ -51,9 +51,9 @@ def command(capsys, *words):
 @pytest.mark.parametrize(("shift", "accuracy"), [(1, 0.0), (0, 1.0)])
 def test_runs_with_none_or_all_right_are_counted(tmp_path, capsys, monkeypatch, shift, accuracy):
     """Two seeds that have every test image wrong, or right: two scored runs with plots, exit 0."""
-    score = outcome.score
+    score = finish.score
     monkeypatch.setattr(
-        outcome,
+        finish,
         "score",
         lambda classes, labels, _, *rest: score(classes, labels, (labels + shift) % 2, *rest),
     )

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from lmsm_cli.config import Config
+from lmsm_cli.data.splits import Data
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs.folder import RunFolder, write_whole
-from lmsm_cli.training.loop import Position
+from lmsm_cli.runtime.device import Runtime
+from lmsm_cli.training.loop import Position, Trainer
 from lmsm_cli.training.resume import History, _newest, save_checkpoint
-from lmsm_cli.training.step import new_optimizer
-from tests.conftest import plain_state
+from tests.conftest import image_set, plain_state
 
 Contents = dict[str, bytes]  # of a folder, by name
 
@@ -92,27 +93,20 @@ class Saving:
 
     def __init__(self, path: Path) -> None:
         torch.manual_seed(0)
-        self.folder, self.journal = RunFolder(path), History()
-        self.model = build_classifier(
+        self.folder, self.history = RunFolder(path), History()
+        model = build_classifier(
             ModelSpec("paper-2d", "linear", "softmax"), classes=("a", "b"), mean=(0.5,), std=(0.2,)
         )
-        self.optimizer = new_optimizer(self.model, CONFIG)
+        pixels, labels = torch.zeros(8, 8, 8, 1, dtype=torch.uint8), torch.arange(8) % 2
+        images = image_set(pixels, labels, "ab")
+        cpu = Runtime(torch.device("cpu"))
+        self.trainer = Trainer.create(model, CONFIG, Data(images, None, images), cpu)
 
     def save(self, epoch: int) -> None:
         """Save an epoch."""
-        self.journal.rows.append({"epoch": epoch, "seconds": 1.0, "images_per_second": 1.0})
-        self.journal.best = {"epoch": epoch, "val_balanced_accuracy": 0.5}
-        save_checkpoint(
-            self.folder,
-            self.journal,
-            self.model,
-            self.optimizer,
-            CONFIG,
-            Position(epoch),
-            train_counts=[4, 4],
-            image_shape=[8, 8, 1],
-            runtime="",
-        )
+        self.history.rows.append({"epoch": epoch, "seconds": 1.0, "images_per_second": 1.0})
+        self.history.best = {"epoch": epoch, "val_balanced_accuracy": 0.5}
+        save_checkpoint(self.folder, self.trainer, self.history, Position(epoch))
 
 
 def epochs_of(folder: Path) -> tuple[int, int]:

@@ -3,26 +3,25 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.data.splits import Data
-from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import CheckpointError, LmsmError, PrunedError, RunError, StoppedError
 from lmsm_cli.metrics import Scores, score
-from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.reports import plots
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import MOST_LOGITS, Predictions
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.signals import Terminated
 from lmsm_cli.training.evaluate import answers, features_of, scores_of
+from lmsm_cli.training.loop import Trainer
 from lmsm_cli.training.resume import History
 
 
@@ -51,26 +50,9 @@ def status_of(folder: RunFolder | None) -> Iterator[None]:
     folder.write_status("completed", exit_code=0)
 
 
-def score_images(
-    model: Classifier,
-    images: ImageSet,
-    train_counts: list[int],
-    runtime: Runtime,
-    ranks: ProcessGroup = SINGLE_PROCESS,
-) -> Scores:
-    """Return the scores of a classifier on labelled images, which several ranks share."""
-    return answered(model, images, train_counts, runtime, ranks)[0]
-
-
-def answered(
-    model: Classifier,
-    images: ImageSet,
-    train_counts: list[int],
-    runtime: Runtime,
-    ranks: ProcessGroup = SINGLE_PROCESS,
-) -> tuple[Scores, Predictions]:
-    """Return the scores as `score_images`, and what the classifier said of each image."""
-    logits = scores_of(model, images.images, runtime, ranks)
+def score_images(trainer: Trainer, images: ImageSet) -> tuple[Scores, Predictions]:
+    """Return the scores of the model on labelled images, which the ranks share, and its answers."""
+    logits = scores_of(trainer.model, images.images, trainer.runtime, trainer.ranks)
     predicted, probabilities = answers(logits)
     labels = images.labels.numpy()
     predictions = Predictions(
@@ -79,60 +61,61 @@ def answered(
         probabilities[np.arange(len(labels)), labels].astype(np.float32),
         logits.float().cpu().numpy() if logits.numel() <= MOST_LOGITS else None,
     )
-    return score(model.classes, labels, predicted, train_counts, probabilities), predictions
+    counts = trainer.data.train_counts
+    return score(trainer.model.classes, labels, predicted, counts, probabilities), predictions
 
 
 def build_scores_json(
     scores: Scores,
-    model: Classifier,
-    journal: History,
+    trainer: Trainer,
+    history: History,
     folder: RunFolder,
-    data: Data,
-    runtime: Runtime,
     warn: Callable[[str], None],
 ) -> ScoresDocument:
     """Return scores.json: the last epoch's test scores, and what best.pt would have given.
 
-    `warn` is told where best.pt is lost, which costs only its own scores.
+    `warn` is called with a text where best.pt is lost, which costs only its own scores.
     """
+    head, rows = trainer.model.head, history.rows
     values = {
         "checkpoint": folder.checkpoint.name,
-        "epoch": len(journal.rows),
-        "lengthened_from": journal.lengthened_from,
-        "lambda": model.head.lambda_at(1.0),
-        "effective_margin": model.head.effective_margin_at(1.0),
-        "best_on_validation": _of_best(journal, folder, data, runtime, warn),
+        "epoch": len(rows),
+        "lengthened_from": history.lengthened_from,
+        "lambda": head.lambda_at(1.0),
+        "effective_margin": head.effective_margin_at(1.0),
+        "best_on_validation": _best_scores(trainer, history, folder, warn),
         "training": {
-            "seconds": sum(row["seconds"] for row in journal.rows),
-            "images_per_second": median(row["images_per_second"] for row in journal.rows),
+            "seconds": sum(row["seconds"] for row in rows),
+            "images_per_second": median(row["images_per_second"] for row in rows),
         },
     }
     return build(ScoresDocument, scores.parts() | values)
 
 
-def _of_best(
-    journal: History, folder: RunFolder, data: Data, runtime: Runtime, warn: Callable[[str], None]
+def _best_scores(
+    trainer: Trainer, history: History, folder: RunFolder, warn: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    if journal.best is None:
+    if history.best is None:
         return None
     try:
-        chosen = runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
+        best = trainer.runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
     except CheckpointError as error:
         warn(f"{error}; scores.json has no best_on_validation")
         return None
-    of_best = score_images(chosen, data.test, data.train_counts, runtime)
-    return journal.best | {
-        "accuracy": of_best.accuracy,
-        "balanced_accuracy": of_best.balanced_accuracy,
+    alone = replace(trainer, model=best, ranks=SINGLE_PROCESS)
+    scores, _ = score_images(alone, trainer.data.test)
+    return history.best | {
+        "accuracy": scores.accuracy,
+        "balanced_accuracy": scores.balanced_accuracy,
     }
 
 
-def draw(folder: RunFolder, model: Classifier, data: Data, runtime: Runtime) -> None:
+def draw_plots(folder: RunFolder, trainer: Trainer) -> None:
     """Draw the plots: from the files of the run folder, and of a 2-D net's test features.
 
     Raises RunError where these files cannot be read.
     """
-    record = read_run(folder.path)
+    record, model, data = read_run(folder.path), trainer.model, trainer.data
     if record.scores is None:
         raise RunError(f"the plots cannot be drawn: {folder.path}: {record.problem}")
     plots.plot_class_distribution(data.train_counts, data.training.classes, folder.plots)
@@ -140,6 +123,6 @@ def draw(folder: RunFolder, model: Classifier, data: Data, runtime: Runtime) -> 
     plots.plot_confusion(record.scores, folder.plots)
     plots.plot_reliability(record.scores, folder.plots)
     if model.head.weight.shape[1] == 2:
-        features = features_of(model, data.test.images, runtime).cpu().numpy()
+        features = features_of(model, data.test.images, trainer.runtime).cpu().numpy()
         panel = (plots.features_title(record.scores), features, data.test.labels.numpy())
         plots.plot_features([panel], model.classes, folder.plots / "features.png")
