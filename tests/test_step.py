@@ -91,7 +91,7 @@ def with_graph(monkeypatch, capture=emulated_capture, said=None):
     """Let every training of this test replay its steps; return the list of its Graphed."""
     made = []
     # Labels and the progress are looked at on the CPU alone.
-    for module in ("annealing", "cross_entropy"):
+    for module in ("checks", "margins"):
         monkeypatch.setattr(f"lmsm_cli.losses.{module}.readable", lambda values: False)
 
     def stepper(*args):
