@@ -23,11 +23,11 @@ _PADDING = 4
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """All random choices of one epoch: order (N,), flips (N,) or None, crop corners (N, 2) or None."""
+    """All random choices of one epoch."""
 
-    order: Tensor
-    flips: Tensor | None
-    corners: Tensor | None
+    order: Tensor  # (N,)
+    flips: Tensor | None  # (N,)
+    corners: Tensor | None  # (N, 2), of the crops
 
     def to(self, device: torch.device) -> "EpochPlan":
         """Return the plan on a device: one transfer an epoch, none in a step."""

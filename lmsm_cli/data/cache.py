@@ -1,8 +1,9 @@
 """The user's cache of decoded images: a folder of a limited size, and its entries.
 
-An entry has a key and two files: `<key>.json` says what is known of the images and names the file of
-their pixels, `<key>-<number>.npy`. The pixels get their name when they are whole and on the disk, the
-JSON document after them, so that a process which is killed at any moment leaves no wrong entry.
+An entry has a key and two files: `<key>.json` says what is known of the images and names the file
+of their pixels, `<key>-<number>.npy`. The pixels get their name when they are whole and on the
+disk, the JSON document after them, so that a process which is killed at any moment leaves no wrong
+entry.
 `LMSM_CACHE_DIR` moves the cache folder, `LMSM_CACHE_SIZE` sets its limit. Links that lie there, and
 other users' files, are not used.
 """
@@ -321,7 +322,7 @@ class CacheEntry:
         )
 
     def confirm(self, since_ns: int) -> None:
-        """Note that the files were compared with the digests at this time; the lock must be held."""
+        """Note when the files were compared with the digests; the lock must be held."""
         with suppress(OSError, ValueError):  # a cache that can only be read
             with _open_own(self._sidecar) as file:
                 sidecar = _Sidecar.model_validate_json(file.read())

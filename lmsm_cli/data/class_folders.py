@@ -1,9 +1,9 @@
 """List the images of a folder that holds one folder of images per class.
 
-Class labels follow the alphabetical order of the folder names, images the sorted order of the file
-names, so an index means the same image every time. A class is a folder of the first level; below it
-images lie at any depth (see walk.py). Control characters in a class name are spelled out, since class
-names go to terminals and logs.
+Labels follow the alphabetical order of the class folders, images the sorted order of their names,
+so that an index means the same image every time. A class is a folder of the first level; below it
+images lie at any depth (see walk.py). Control characters in a class name are spelled out, since
+class names go to terminals and logs.
 """
 
 import os
@@ -44,11 +44,8 @@ class Listing:
 
     def without(self, files: set[str]) -> "Listing":
         """Return the listing without some files; the classes stay."""
-        kept = [
-            (file, label)
-            for file, label in zip(self.files, self.labels, strict=True)
-            if file not in files
-        ]
+        pairs = zip(self.files, self.labels, strict=True)
+        kept = [(file, label) for file, label in pairs if file not in files]
         names, labels = zip(*kept, strict=True) if kept else ((), ())
         return Listing(self.root, self.classes, names, labels, self.left_out)
 
@@ -73,24 +70,29 @@ def list_class_folders(
 ) -> Listing:
     """Return the images below each class folder of `root`, and what is left out there.
 
-    Links out of `inside`, by default `root`, are left out unless `follow_links`. Raises DataError
-    where there is no class folder, or, all at once, for those without images unless they may be
-    empty; OSError where a folder cannot be listed (see `os_errors_as_data_errors`).
+    Args:
+        root: the folder of the class folders.
+        inside: links out of this folder are left out, by default out of `root`.
+        follow_links: read what links out of it lead to.
+        may_be_empty: allow class folders without images.
+
+    Raises:
+        DataError: there is no class folder, or some hold no images, which are all named.
+        OSError: a folder cannot be listed (see `os_errors_as_data_errors`).
     """
-    wanted = (
-        f"expected {root / '<class>' / '*.jpg'} (or .png, and {len(SUFFIXES) - 2} other endings)"
-    )
+    inside, endings = inside or root, len(SUFFIXES) - 2
+    wanted = f"expected {root / '<class>' / '*.jpg'} (or .png, and {endings} other endings)"
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; {wanted}")
-    if not follow_links and not is_inside(os.path.realpath(root), os.path.realpath(inside or root)):
+    if not follow_links and not is_inside(os.path.realpath(root), os.path.realpath(inside)):
         raise DataError(f"{root} is a link out of {inside}: --follow-links reads what it leads to")
-    names, left_out = _class_folders(root, inside or root, follow_links)
+    names, left_out = _class_folders(root, inside, follow_links)
     if not names:
         raise DataError(f"{root} holds no class folders; {wanted}{left_out.hint()}")
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        tree = walk(root / name, inside=inside or root, follow_links=follow_links)
+        tree = walk(root / name, inside=inside, follow_links=follow_links)
         files += [f"{name}/{image}" for image in tree.images]
         labels += [label] * len(tree.images)
         left_out.add(tree.left_out, name)
@@ -114,11 +116,10 @@ def _class_folders(root: Path, inside: Path, follow_links: bool) -> tuple[list[s
         shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     base = os.path.realpath(inside)
     for entry in shown:
-        path = Path(entry)
-        is_link_out = entry.is_symlink() and not is_inside(os.path.realpath(path), base)
-        if is_link_out and not follow_links:
+        leads_out = entry.is_symlink() and not is_inside(os.path.realpath(entry.path), base)
+        if leads_out and not follow_links:
             left_out.outside.append(entry.name)
-        elif path.is_dir():
+        elif Path(entry).is_dir():
             names.append(entry.name)
         elif entry.name.lower().endswith(SUFFIXES):
             left_out.loose.append(entry.name)
@@ -130,7 +131,7 @@ def _class_folders(root: Path, inside: Path, follow_links: bool) -> tuple[list[s
 def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the training and test indices of a fixed split that is the same share of each class.
 
-    Raises DataError where a class has no two images to share out.
+    Raises DataError where a class has fewer than two images.
     """
     draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
     labels = np.array(listing.labels)
@@ -145,64 +146,64 @@ def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
 def lonely_folders(listing: Listing) -> list[str]:
     """Return the fact that class folders hold one image, which is too few to be shared out."""
-    names = [name for name, n in zip(listing.classes, listing.counts(), strict=True) if n == 1]
+    root, counts = listing.root, listing.counts()
+    names = [name for name, n in zip(listing.classes, counts, strict=True) if n == 1]
     if not names:
         return []
-    what = (
-        f"the class folder {listing.root / names[0]} holds"
-        if len(names) == 1
-        else f"each of {len(names)} class folders of {listing.root} ({few(list(map(repr, names)))}) holds"
-    )
+    what = f"the class folder {root / names[0]} holds"
+    if len(names) > 1:
+        shown = few(list(map(repr, names)))
+        what = f"each of {len(names)} class folders of {root} ({shown}) holds"
     return [
         f"{what} 1 image; training and test need one each: add images, or make train/ and test/"
     ]
 
 
 def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
-    r"""Return folders' names as they can be shown anywhere: control characters are spelled, as \x1b.
+    r"""Return folders' names with control characters spelled out, as \x1b.
 
     Raises DataError for two folders that would share a name.
     """
     names = [visible(os.fsencode(folder).decode("utf-8", "backslashreplace")) for folder in folders]
-    same = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    same = sorted(name for name, count in Counter(names).items() if count > 1)
     if same:
         raise DataError(
-            f"{root} holds class folders that are shown with one name: {', '.join(map(repr, sorted(same)))}; rename one of each"
+            f"{root} holds class folders that are shown with one name: "
+            f"{', '.join(map(repr, same))}; rename one of each"
         )
     return tuple(names)
-
-
-def person_sees(name: str) -> str:
-    """Return what a person takes a class name for: without case, outer blanks, and forms of Unicode."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
 
 
 def look_alikes(names: Sequence[str]) -> list[list[str]]:
     """Return the groups of class names that a person takes for the same."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        groups[person_sees(name)].append(name)
+        groups[_person_sees(name)].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def matched(names: Sequence[str], classes: Sequence[str]) -> tuple[list[int | None], list[str]]:
-    """Return the place of each name among the classes, None for a strange one, and what to tell.
+    """Return the place of each name among the classes, None for a strange one, and notes.
 
-    A name that differs from one class, and from no other, only in what a person does not see is that
-    class, which is told.
+    A name that a person takes for one class, and for no other, is that class, which is noted.
     """
     exact = {name: place for place, name in enumerate(classes)}
     seen: dict[str, list[int]] = defaultdict(list)
     for name, place in exact.items():
-        seen[person_sees(name)].append(place)
-    rivals = Counter(map(person_sees, names))
+        seen[_person_sees(name)].append(place)
+    rivals = Counter(map(_person_sees, names))
     places: list[int | None] = []
-    told: list[str] = []
+    notes: list[str] = []
     for name in names:
-        alike = seen[person_sees(name)]
-        if name not in exact and len(alike) == rivals[person_sees(name)] == 1:
+        alike = seen[_person_sees(name)]
+        if name not in exact and len(alike) == rivals[_person_sees(name)] == 1:
             places.append(alike[0])
-            told.append(f"{name!r} is taken for {classes[alike[0]]!r}")
+            notes.append(f"{name!r} is taken for {classes[alike[0]]!r}")
         else:
             places.append(exact.get(name))
-    return places, told
+    return places, notes
+
+
+def _person_sees(name: str) -> str:
+    """Return a name without what a person overlooks: case, outer blanks, forms of Unicode."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()

@@ -1,4 +1,4 @@
-"""Decoded images that stay on disk, and look like a tensor of those that are asked for.
+"""Decoded images that stay on disk, and give a tensor of those that an index selects.
 
 `Images` are what a data set holds: a tensor, or one of the two kinds here. To add a kind, write a
 final subclass of StoredImages.
@@ -84,7 +84,7 @@ class MappedImages(StoredImages):
 
 
 class UndecodedImages(StoredImages):
-    """Images that are decoded each time they are asked for, since there is no room for their pixels."""
+    """Images that are decoded each time they are needed: there is no room for their pixels."""
 
     def __init__(
         self,

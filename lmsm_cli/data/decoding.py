@@ -1,7 +1,7 @@
-"""Decode class folders once, and read their images from the user's cache while the files stay the same.
+"""Decode class folders once: while their files stay the same, the user's cache has the images.
 
-Nothing is written beside the data. Small sets are held in memory, large ones stay on disk. A file is
-read once, so that the digests are of the very bytes that were decoded.
+Nothing is written beside the data. Small sets are held in memory, large ones stay on disk. A file
+is read once, so that the digests are of the very bytes that were decoded.
 """
 
 import os
@@ -48,7 +48,7 @@ IN_MEMORY_BYTES = 1 << 30
 # Whether a file's ctime is when it last changed, so that no change can be hidden. On Windows it is
 # the file's birth.
 CTIME_TELLS_CHANGES = os.name != "nt"
-# A change within the same tick of the file system's clock is not seen in ctime: 2 s on the coarsest.
+# ctime shows no change within the same tick of the file system's clock, which is 2 s at most.
 _TICK_NS = 2_000_000_000
 _CTIME = 2  # its column among a file's states
 _FORMAT = 1  # of the entries: those of another format are kept apart

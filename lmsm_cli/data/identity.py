@@ -1,7 +1,7 @@
-"""What an image is: its class and a digest of its content, wherever it lies and whatever it is called.
+"""The identity of an image: its class and a digest of its content, wherever its file lies.
 
 Counts, names, paths and times prove nothing: a run records the images that it used, and they are
-found again by content.
+found again by content. Duplicates are found by it too.
 """
 
 import hashlib
@@ -120,7 +120,7 @@ def _rows(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -
 
 
 class Finder:
-    """Looks for images among others by what they are, each at most once."""
+    """Looks for images among others by their identity, each at most once."""
 
     def __init__(self, wanted: Sequence[bytes]) -> None:
         self._count = len(wanted)
@@ -140,7 +140,7 @@ class Finder:
         self.found.append((np.array(rows, np.int64), np.array(places, np.int64)))
 
     def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return, for each wanted image, the number of its pool and its place there; -1 if missing."""
+        """Return the number of each wanted image's pool and its place there; -1 if missing."""
         pool_of = np.full(self._count, -1)
         place_of = np.full(self._count, -1)
         for number, (rows, places) in enumerate(self.found):

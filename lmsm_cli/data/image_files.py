@@ -29,19 +29,9 @@ DECODING_THREADS = min(4, os.cpu_count() or 1)
 # White in 16 bits. What stays within 8 bits of them was not scaled, and would come out black.
 _DEEPEST = 65535
 
-_UNREADABLE_IMAGE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
-
+# What Pillow raises for a damaged image.
+_BUILT_IN = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, OverflowError)
+_UNREADABLE_IMAGE = (*_BUILT_IN, struct.error, zlib.error)
 
 MEGAPIXELS = "LMSM_MAX_MEGAPIXELS"
 """Environment variable: the largest image that is read; Pillow's own limit is 179 megapixels."""
@@ -94,8 +84,7 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """Return one image, (size, size, channels), with 1 (grey) or 3 (RGB) channels.
 
-    Decoded as by `decode`, then brought to its size as by `fit`. Raises ImageFileError that names the
-    file.
+    `decode` and `fit` say how. Raises ImageFileError that names the file.
     """
     with naming(path):
         return fit(decode(read_content(path), channels), size, resize)
@@ -105,7 +94,7 @@ def read_image(
 def naming(path: Path) -> Iterator[None]:
     """Turn whatever an unreadable image makes Pillow raise into an ImageFileError."""
     try:
-        with about(path):
+        with _about(path):
             yield
     except UnidentifiedImageError:
         raise ImageFileError(path, "is not an image that can be read") from None
@@ -168,17 +157,17 @@ def decode(content: bytes, channels: int) -> Image.Image:
     """Return an image at its full size, in 1 (grey) or 3 (RGB) channels.
 
     Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8, of an animation
-    the first picture. Raises what `naming` turns, also where deeper pixels than 8 bits don't span 16.
+    the first picture. Raises what `naming` turns, also for pixels of 9 to 15 bits.
     """
     with opened(content) as file:
         return _convert(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
 
 
 def fit(image: Image.Image, size: int, resize: Resize = "crop") -> NDArray[np.uint8]:
-    """Return the pixels, (size, size, channels), resized bicubically unless they are so many.
+    """Return the pixels, (size, size, channels), resized bicubically where the size is another.
 
-    `crop` resizes the shorter side and keeps the middle, `pad` the longer side with black beside it,
-    `squash` each side.
+    `crop` resizes the shorter side and keeps the middle, `pad` the longer side with black on both
+    sides of the other, `squash` each side.
     """
     if image.size != (size, size):
         image = _FITTED[resize](image, size)
@@ -211,7 +200,10 @@ _IN_WORDS = {
 
 def preparation(resize: Resize) -> str:
     """Return how an image file becomes what a classifier takes, for whoever does it elsewhere."""
-    return f"turned as EXIF says, see-through parts over white, 16 bits scaled to 8; {_IN_WORDS[resize]}, unless the size is right"
+    return (
+        "turned as EXIF says, see-through parts over white, 16 bits scaled to 8; "
+        f"{_IN_WORDS[resize]}, unless the size is right"
+    )
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
@@ -220,7 +212,8 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > _DEEPEST or 0 < deep.max() <= _DEEPEST >> 8:
             raise ValueError(
-                f"its pixels of more than 8 bits go from {deep.min()} to {deep.max()}, not to {_DEEPEST}: of unknown range"
+                f"its pixels of more than 8 bits go from {deep.min()} to {deep.max()}, "
+                f"not to {_DEEPEST}: of unknown range"
             )
         image = Image.fromarray((deep >> 8).astype(np.uint8))
     if image.mode == "F":
@@ -231,14 +224,15 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
+# Python's warnings know no files, and are one for all threads: a thread says which file it is at.
 _at = threading.local()
-# Python's filters are the process's: two hooks at once would put back each other's.
+# Python's filters belong to the process: two hooks at once would restore each other's.
 _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def about(path: Path) -> Iterator[None]:
-    """Let what is warned of in this thread be of that file."""
+def _about(path: Path) -> Iterator[None]:
+    """Attribute the warnings of this thread to a file."""
     before = getattr(_at, "path", None)
     _at.path = path
     try:
@@ -249,9 +243,9 @@ def about(path: Path) -> Iterator[None]:
 
 @contextmanager
 def pillow_warnings(display: Display, root: Path | None = None) -> Iterator[None]:
-    """Warn `display` at the end, once for each kind, of what Pillow said of files, in any thread.
+    """Show at the end, once for each kind, what Pillow warned of while it read files in any thread.
 
-    Files below `root` are named from there on. Warnings that are about no file go their usual way.
+    Files below `root` are named from there on. Warnings about no file go their usual way.
     """
     heard: list[tuple[Path, type[Warning], str]] = []
     with _one_at_a_time, warnings.catch_warnings():
@@ -275,23 +269,20 @@ def pillow_warnings(display: Display, root: Path | None = None) -> Iterator[None
 
 
 def _in_words(heard: list[tuple[Path, type[Warning], str]], root: Path | None) -> list[str]:
-    """Return a sentence for each kind of warning; those that differ in numbers alone are one kind."""
-    kinds: dict[tuple[type[Warning], str], tuple[str, dict[str, None]]] = {}
+    """Return a sentence for each kind of warning; numbers make no difference."""
+    kinds: dict[tuple[type[Warning], str], tuple[str, set[str]]] = {}
     for path, category, said in heard:
         kind = (category, re.sub(r"\d+", "0", said))
-        names = kinds.setdefault(kind, (said, {}))[1]
-        names[_name(path, root)] = None
+        name = str(path.relative_to(root) if root and path.is_relative_to(root) else path)
+        kinds.setdefault(kind, (said, set()))[1].add(name)
     return [
         f"{counted(len(names), 'image')}: {_meaning(category, said)}: {few(sorted(names))}"
         for (category, _), (said, names) in kinds.items()
     ]
 
 
-def _name(path: Path, root: Path | None) -> str:
-    return str(path.relative_to(root) if root and path.is_relative_to(root) else path)
-
-
 def _meaning(category: type[Warning], said: str) -> str:
     if issubclass(category, Image.DecompressionBombWarning):
-        return f"more than {int(Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels, which are decoded whole"
+        megapixels = int(Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"more than {megapixels} megapixels, which are decoded whole"
     return f"Pillow says '{' '.join(said.split()).rstrip('.')}'"

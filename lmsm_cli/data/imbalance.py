@@ -43,7 +43,8 @@ def long_tail_counts(
     if min(kept) < 1:
         c = kept.index(min(kept))
         raise LmsmError(
-            f"factor is {factor}: class {c} would keep 0 of {available[c]} images; use at least {math.ceil(1e6 / largest) / 1e6}"
+            f"factor is {factor}: class {c} would keep 0 of {available[c]} images; "
+            f"use at least {math.ceil(1e6 / largest) / 1e6}"
         )
     return kept
 

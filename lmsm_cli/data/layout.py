@@ -1,4 +1,4 @@
-"""Which of a user's class folders are for what: `train/`, `test/` and `val/`, or classes alone.
+"""The parts of a user's class folders: `train/`, `test/` and `val/`, or classes alone.
 
 `val/`, `valid/` and `validation/` beside `train/` hold the validation images; upper and lower case
 are the same. Where there is neither `train/` nor `test/`, every folder is a class. The classes are
@@ -6,7 +6,7 @@ those of the training images: a test may lack some, and must not have others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -55,40 +55,29 @@ DEFAULTS = FolderOptions()
 class Layout:
     """The images of a user's folder by what they are for, all labelled by the same classes."""
 
-    data_dir: Path
-    train: Listing
-    """Without `test`: all images, of which a part is for the test."""
-    validation: Listing | None = None
-    test: Listing | None = None
-    told: list[str] = field(default_factory=list)
+    listings: dict[Role, Listing]
+    """Where only `train` is there, it has all images, of which a part is for the test."""
+    notes: list[str]
     """What a user should know of it, a sentence each."""
-    faults: list[str] = field(default_factory=list)
+    faults: list[str]
     """Why it cannot be trained on."""
-
-    @property
-    def listings(self) -> dict[Role, Listing]:
-        """The listings that there are."""
-        by_role: dict[Role, Listing | None] = {
-            "train": self.train,
-            "validation": self.validation,
-            "test": self.test,
-        }
-        return {role: listing for role, listing in by_role.items() if listing is not None}
 
 
 def roles_in(data_dir: Path) -> dict[Role, Path]:
-    """Return the folders of class folders that have a role by their names, in the order of their use.
+    """Return the folders of class folders whose names say what they are for, in the order of roles.
 
-    It is empty where all are classes. Raises DataError where two folders have one role, OSError where a folder cannot be listed.
+    It is empty where all are classes. Raises DataError where two folders have one role, OSError
+    where a folder cannot be listed.
     """
     found: dict[Role, Path] = {}
     for name in folder_names(data_dir) if data_dir.is_dir() else []:
-        role = _ROLES.get(name.strip().casefold())
+        role = _role_of(name)
         if role is None or not has_folders(data_dir / name):
             continue
         if role in found:
             raise DataError(
-                f"{data_dir} holds two folders of {role} images, {found[role].name}/ and {name}/: keep one, or give the other a name with a leading dot"
+                f"{data_dir} holds two folders of {role} images, {found[role].name}/ and {name}/: "
+                "keep one, or give the other a name with a leading dot"
             )
         found[role] = data_dir / name
     if not found.keys() & {"train", "test"}:
@@ -99,47 +88,54 @@ def roles_in(data_dir: Path) -> dict[Role, Path]:
 def read_layout(data_dir: Path, options: FolderOptions) -> Layout:
     """Return the images that class folders hold, and what they are for.
 
-    Folders without images and classes of the test alone are faults of the layout, to be told together
-    with what cannot be read. Raises DataError where there are no training or test images or not two
-    classes, OSError where a folder cannot be listed.
+    Folders without images and classes of the test alone are faults of the layout, to be reported
+    together with files that cannot be read. Raises DataError where there are no training or test
+    images or not two classes, OSError where a folder cannot be listed.
     """
     roles = roles_in(data_dir)
-    if not roles:
-        train = list_class_folders(data_dir, follow_links=options.follow_links, may_be_empty=True)
-        _check_classes(train)
-        faults = [*faults_of(train), *lonely_folders(train)]
-        return Layout(data_dir, train, told=_told_of_classes(data_dir, train), faults=faults)
-    _check_roles(data_dir, roles)
+    if roles:
+        _check_roles(data_dir, roles)
     listings = {
         role: list_class_folders(
             root, inside=data_dir, follow_links=options.follow_links, may_be_empty=True
         )
-        for role, root in roles.items()
+        for role, root in (roles or {"train": data_dir}).items()
     }
     train = listings["train"]
-    _check_classes(train)
-    told, faults = _beside(data_dir, roles) + _told_look_alikes(train), faults_of(train)
+    if len(train.classes) == 1:
+        raise DataError(
+            f"{train.root} holds one class folder, {train.classes[0]!r}: "
+            "to tell classes apart takes at least two"
+        )
+    notes = _names_beside(data_dir, roles) + train.left_out.words(train.root)
+    notes += [
+        f"{train.root}: {' and '.join(map(repr, alike))} look the same, "
+        "and are classes of their own"
+        for alike in look_alikes(train.classes)
+    ]
+    faults = faults_of(train)
+    if not roles:
+        return Layout(listings, notes + _roles_as_classes(train), faults + lonely_folders(train))
     for role, listing in listings.items():
-        told += listing.left_out.words(listing.root)
         if role == "train":
             continue
         listings[role], more, strange = relabelled(listing, train.classes)
-        told += more
+        notes += listing.left_out.words(listing.root) + more
         if strange:
             faults.append(
                 f"{listing.root} has class folders that {train.root} lacks: {few(strange)}"
             )
         if not listing.files:
             faults.append(f"{listing.root} holds no images{listing.left_out.hint()}")
-    return Layout(data_dir, train, listings.get("validation"), listings["test"], told, faults)
+    return Layout(listings, notes, faults)
 
 
 def relabelled(listing: Listing, classes: Sequence[str]) -> tuple[Listing, list[str], list[str]]:
-    """Return a listing labelled by other classes, what to tell, and its folders that are none of them.
+    """Return a listing labelled by other classes, notes, and its folders that are none of them.
 
     The images of those are not in it.
     """
-    places, told = matched(listing.classes, classes)
+    places, notes = matched(listing.classes, classes)
     kept = [
         (file, places[label]) for file, label in zip(listing.files, listing.labels, strict=True)
     ]
@@ -150,8 +146,8 @@ def relabelled(listing: Listing, classes: Sequence[str]) -> tuple[Listing, list[
     ]
     known = listing.without({file for file, place in kept if place is None})
     labels = tuple(place for _, place in kept if place is not None)
-    told = [f"{listing.root}: {text}" for text in told]
-    return replace(known, classes=tuple(classes), labels=labels), told, unknown
+    notes = [f"{listing.root}: {text}" for text in notes]
+    return replace(known, classes=tuple(classes), labels=labels), notes, unknown
 
 
 def missing_classes(what: str, listing: Listing) -> list[str]:
@@ -159,40 +155,38 @@ def missing_classes(what: str, listing: Listing) -> list[str]:
     if not listing.empty:
         return []
     return [
-        f"there is no {what}{' ' if what else ''}image of {len(listing.empty)} of {len(listing.classes)} classes ({few(listing.empty)}): means over classes are over those that have some"
+        f"there is no {what}{' ' if what else ''}image of {len(listing.empty)} of "
+        f"{len(listing.classes)} classes ({few(listing.empty)}): "
+        "means over classes are over those that have some"
     ]
 
 
-def _told_of_classes(data_dir: Path, train: Listing) -> list[str]:
-    told = train.left_out.words(data_dir) + _told_look_alikes(train)
-    named = [name for name in train.classes if name.strip().casefold() in _ROLES]
-    if named:
-        told.append(
-            f"{data_dir}: {few(named)} taken for {'a class' if len(named) == 1 else 'classes'}, since there is no train/ with class folders"
-        )
-    return told
+def faults_of(train: Listing) -> list[str]:
+    """Return why the training images cannot be trained on: classes without any."""
+    return [empty_folders(train.root, train.empty) + train.left_out.hint()] if train.empty else []
 
 
-def _told_look_alikes(listing: Listing) -> list[str]:
-    return [
-        f"{listing.root}: {' and '.join(map(repr, names))} look the same, and are classes of their own"
-        for names in look_alikes(listing.classes)
-    ]
+def _role_of(name: str) -> Role | None:
+    return _ROLES.get(name.strip().casefold())
 
 
-def _beside(data_dir: Path, roles: dict[Role, Path]) -> list[str]:
-    """Return what lies beside the folders that have a role, in a sentence."""
-    known = {root.name for root in roles.values()}
-    names = sorted(
-        path.name
-        for path in data_dir.iterdir()
-        if path.name not in known and not path.name.startswith(".")
-    )
-    if not names:
+def _roles_as_classes(train: Listing) -> list[str]:
+    """Return a note on folders with the name of a role that are classes."""
+    names = [name for name in train.classes if _role_of(name)]
+    kind = "a class" if len(names) == 1 else "classes"
+    why = "since there is no train/ with class folders"
+    return [f"{train.root}: {few(names)} taken for {kind}, {why}"] if names else []
+
+
+def _names_beside(data_dir: Path, roles: dict[Role, Path]) -> list[str]:
+    """Return a note on what lies beside the folders that have a role."""
+    known = sorted(root.name for root in roles.values())
+    names = sorted(path.name for path in data_dir.iterdir() if not path.name.startswith("."))
+    others = [name for name in names if name not in known]
+    if not roles or not others:
         return []
-    return [
-        f"{data_dir}: {counted(len(names), 'name')} left out beside {' and '.join(f'{name}/' for name in sorted(known))}: {few(names)}"
-    ]
+    beside = " and ".join(f"{name}/" for name in known)
+    return [f"{data_dir}: {counted(len(others), 'name')} left out beside {beside}: {few(others)}"]
 
 
 def _check_roles(data_dir: Path, roles: dict[Role, Path]) -> None:
@@ -209,21 +203,8 @@ def _check_roles(data_dir: Path, roles: dict[Role, Path]) -> None:
 
 def _lacking(data_dir: Path, role: Role) -> str:
     """Return that there are no class folders for a part, and where they are expected."""
-    flat = [name for name in folder_names(data_dir) if _ROLES.get(name.strip().casefold()) == role]
+    flat = [name for name in folder_names(data_dir) if _role_of(name) == role]
     expected = data_dir / role / "<class>" / "*.jpg"
     if flat:
         return f"{data_dir / flat[0]} holds no class folders; expected {expected}"
     return f"there is no folder {data_dir / role}; expected {expected}"
-
-
-def _check_classes(train: Listing) -> None:
-    """Raise DataError for a single class."""
-    if len(train.classes) == 1:
-        raise DataError(
-            f"{train.root} holds one class folder, {train.classes[0]!r}: to tell classes apart takes at least two"
-        )
-
-
-def faults_of(train: Listing) -> list[str]:
-    """Return why the training images cannot be trained on: classes without any."""
-    return [empty_folders(train.root, train.empty) + train.left_out.hint()] if train.empty else []

@@ -110,19 +110,16 @@ class Published(ABC):
         """Return the images of a split. Raises DataError that names a damaged file."""
 
 
-class Cifar(Published):
+class _Cifar(Published):
     """CIFAR-10 and CIFAR-100: batches of images, pickled."""
 
     def home(self) -> Path:
-        """Return the folder of the batches."""
         return Path(self.torchvision.base_folder)
 
     def files(self, root: Path) -> list[Path]:
-        """Return the batches and the file of the class names."""
         return list(self._checksums(root))
 
     def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
-        """Download the archive, unless it is there, and unpack what is missing."""
         source = self.torchvision
         archive = root / source.filename
         download([source.url], archive, source.tgz_md5, scratch=scratch, display=display)
@@ -153,19 +150,16 @@ class Cifar(Published):
         return {root / source.base_folder / name: md5 for name, md5 in table}
 
 
-class Mnist(Published):
+class _Mnist(Published):
     """MNIST and Fashion-MNIST: idx files."""
 
     def home(self) -> Path:
-        """Return the folder of the unpacked files."""
         return Path(self.name, "raw")
 
     def files(self, root: Path) -> list[Path]:
-        """Return the four unpacked files."""
         return [path.with_suffix("") for path, _ in self._archives(root)]
 
     def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
-        """Download, unless it is there, and unpack the archive of each file."""
         own_folders(root, self.home())
         for archive, md5 in self._archives(root):
             path = archive.with_suffix("")
@@ -194,19 +188,16 @@ class Mnist(Published):
         return [(root / self.home() / name, md5) for name, md5 in self.torchvision.resources]
 
 
-class Svhn(Published):
+class _Svhn(Published):
     """SVHN: one MATLAB file a split."""
 
     def home(self) -> Path:
-        """Return the root itself."""
         return Path()
 
     def files(self, root: Path) -> list[Path]:
-        """Return the files of the two splits."""
         return [root / self.torchvision.split_list[split][1] for split in ("train", "test")]
 
     def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
-        """Download the files."""
         for url, name, md5 in self.torchvision.split_list.values():
             if root / name in missing:
                 download([url], root / name, md5, scratch=scratch, display=display)
@@ -221,11 +212,11 @@ class Svhn(Published):
 
 
 PUBLISHED: dict[str, Published] = {
-    "cifar10": Cifar("CIFAR10"),
-    "cifar100": Cifar("CIFAR100"),
-    "mnist": Mnist("MNIST"),
-    "fashion-mnist": Mnist("FashionMNIST"),
-    "svhn": Svhn("SVHN"),
+    "cifar10": _Cifar("CIFAR10"),
+    "cifar100": _Cifar("CIFAR100"),
+    "mnist": _Mnist("MNIST"),
+    "fashion-mnist": _Mnist("FashionMNIST"),
+    "svhn": _Svhn("SVHN"),
 }
 
 
@@ -262,8 +253,9 @@ def download(
         if is_intact(path, md5):
             return
         pooch.get_logger().setLevel("WARNING")  # else it tells each download on stderr
+        progress = _Progress(display, f"downloading {path.name}")
         getter = pooch.HTTPDownloader(
-            progressbar=_Progress(display, f"downloading {path.name}"),
+            progressbar=progress,
             chunk_size=1 << 18,
             timeout=_TIMEOUT,
             headers={"User-Agent": "lmsm", "Accept-Encoding": "identity"},  # .gz stays packed
@@ -272,6 +264,7 @@ def download(
         for pause in _PAUSES:
             time.sleep(pause)
             for url in mirrors:
+                progress.reset()
                 try:
                     pooch.retrieve(url, f"md5:{md5}", path.name, scratch, downloader=getter)
                 except (RequestException, ValueError) as error:

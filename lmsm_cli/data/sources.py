@@ -24,12 +24,13 @@ from lmsm_cli.data.class_folders import (
     split_by_class,
 )
 from lmsm_cli.data.decoded import Images, LevelSums, level_sums, select, to_device
-from lmsm_cli.data.decoding import read_images
+from lmsm_cli.data.decoding import ReadImages, read_images
 from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
 from lmsm_cli.data.image_files import pillow_warnings
 from lmsm_cli.data.layout import (
     DEFAULTS,
     FolderOptions,
+    Layout,
     Role,
     faults_of,
     missing_classes,
@@ -41,6 +42,9 @@ from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean, few, os_errors_as_data_errors
 from lmsm_cli.runtime.display import SILENT, Display
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, in units of [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,9 @@ class ImageSet:
     std: tuple[float, ...]
     digests: Digests  # (N, 16): of the file's bytes for class folders, of the published pixels else
     places: NDArray[Any]
-    """Where each image was found, (N,): its file below the data folder, as bytes, or its number in the
-    published split."""
+    """(N,): the image's file below the data folder, as bytes, or its number as published."""
     pictures: Digests | None = None
-    """Of the pixels at full size, (N, 16), to find the same picture twice; None where nobody looks."""
+    """(N, 16): of the pixels at full size, to find the same picture twice; None as published."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -73,7 +76,7 @@ class ImageSet:
         return split_digest(self.classes, self.labels.numpy(), self.digests)
 
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
-        """Return the images at the indices, in their order, copied unless they stay in their file."""
+        """Return the images at the indices, in their order; those in memory are copied."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         rows = index.numpy()
         return replace(
@@ -86,7 +89,7 @@ class ImageSet:
         )
 
     def to(self, device: torch.device) -> "ImageSet":
-        """Return the same images and labels in the memory of a device; large images stay in their file."""
+        """Return the images and labels on a device; large images stay in their file."""
         return replace(self, images=to_device(self.images, device), labels=self.labels.to(device))
 
 
@@ -106,26 +109,15 @@ class Labelled(NamedTuple):
         """Return what each image is, by class name and content."""
         return image_keys(self.classes, self.labels.numpy(), self.digests)
 
-    def own_normalisation(
-        self, rows: Tensor | None = None
-    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def own_normalisation(self, rows: Tensor | None = None) -> Normalisation:
         """Return mean and deviation of the images, or of those in some rows."""
         assert self.sums is not None
         sums = self.sums if rows is None else self.sums[rows.numpy()]
         return _normalisation(sums, self.images.shape[1:])
 
-    def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
+    def normalised(self, normalisation: Normalisation) -> ImageSet:
         """Return the images with a normalisation."""
-        return ImageSet(
-            self.images,
-            self.labels,
-            self.classes,
-            mean,
-            std,
-            self.digests,
-            self.places,
-            self.pictures,
-        )
+        return ImageSet(*self[:3], *normalisation, self.digests, self.places, self.pictures)
 
 
 @dataclass(frozen=True)
@@ -136,13 +128,13 @@ class Source:
     train_counts: tuple[int, ...] | None  # as published; None where only the folder knows
     channels: int
     size: int  # side in pixels; of `folder` only a default
-    mean: tuple[float, ...] | None = None  # None: worked out from the training images
-    std: tuple[float, ...] | None = None
+    normalisation: Normalisation | None = None  # None: worked out from the training images
 
 
 # The means and deviations that the field uses: CIFAR's as in LDAM-DRW (Cao et al. 2019).
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-_CIFAR10 = Source("cifar10", (5000,) * 10, 3, 32, *_CIFAR)
+_CIFAR10 = Source("cifar10", (5000,) * 10, 3, 32, _CIFAR)
+_SVHN = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 _MNIST_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 _SVHN_COUNTS = (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659)
 _DIGITS_COUNTS = (119, 121, 118, 122, 121, 121, 121, 119, 116, 120)
@@ -151,10 +143,10 @@ SOURCES: dict[str, Source] = {
     "balanced": _CIFAR10,
     "imbalanced": _CIFAR10,
     "cifar10": _CIFAR10,
-    "cifar100": Source("cifar100", (500,) * 100, 3, 32, *_CIFAR),
-    "mnist": Source("mnist", _MNIST_COUNTS, 1, 28, (0.1307,), (0.3081,)),
-    "fashion-mnist": Source("fashion-mnist", (6000,) * 10, 1, 28, (0.2860,), (0.3530,)),
-    "svhn": Source("svhn", _SVHN_COUNTS, 3, 32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "cifar100": Source("cifar100", (500,) * 100, 3, 32, _CIFAR),
+    "mnist": Source("mnist", _MNIST_COUNTS, 1, 28, ((0.1307,), (0.3081,))),
+    "fashion-mnist": Source("fashion-mnist", (6000,) * 10, 1, 28, ((0.2860,), (0.3530,))),
+    "svhn": Source("svhn", _SVHN_COUNTS, 3, 32, _SVHN),
     "digits": Source("digits", _DIGITS_COUNTS, 1, 8),
     "folder": Source("folder", None, 3, 32),
 }
@@ -186,11 +178,10 @@ def load(
     if source.name == "folder":
         own = load_own_folder(data_dir, options, display)
         return own.training if split == "train" else own.test
+    assert source.normalisation is not None
     with os_errors_as_data_errors(data_dir):
-        labelled = _read_known(source, data_dir, split, options, display)
-    assert source.mean is not None
-    assert source.std is not None
-    return labelled.normalised(source.mean, source.std)
+        labelled = _Reader(source, data_dir, options, display).known(split)
+    return labelled.normalised(source.normalisation)
 
 
 def load_parts(
@@ -203,20 +194,20 @@ def load_parts(
 ) -> Iterator[Labelled]:
     """Yield all images of a data set, part after part, the one that has the `first` split before.
 
-    For a look whether a run's images are among them: a class may be empty or lack a folder here, and
+    For a search of a run's images among them: a class may be empty or lack a folder here, and
     files may be unreadable. Raises DataError where there is no such data at all.
     """
-    options = replace(options, skip_unreadable=True)
     source = source_of(dataset)
     if source.name == "digits":
         yield _digits()
         return
+    reader = _Reader(source, data_dir, replace(options, skip_unreadable=True), display)
     with os_errors_as_data_errors(data_dir):
         if source.name == "folder":
-            yield from _parts_of_folder(data_dir, first, options, display)
-            return
-        for split in sorted(get_args(Split), key=lambda split: split != first):
-            yield _read_known(source, data_dir, split, options, display)
+            yield from reader.parts_of_folder(first)
+        else:
+            for split in sorted(get_args(Split), key=lambda split: split != first):
+                yield reader.known(split)
 
 
 def find_dataset(dataset: str, data_dir: Path) -> Path | None:
@@ -233,7 +224,7 @@ def find_dataset(dataset: str, data_dir: Path) -> Path | None:
 
 
 class OwnFolder(NamedTuple):
-    """The images of a user's class folders; `validation` only where they have a folder of their own."""
+    """The images of a user's class folders; `validation` only where it has a folder of its own."""
 
     training: ImageSet
     validation: ImageSet | None
@@ -243,40 +234,23 @@ class OwnFolder(NamedTuple):
 def load_own_folder(data_dir: Path, options: FolderOptions, display: Display = SILENT) -> OwnFolder:
     """Return the images of the user's class folders, normalised by those for the training.
 
-    Raises DataError that tells every fault: classes without images, classes of the test alone, files
-    that cannot be read.
+    Raises DataError with every fault: classes without images, classes of the test alone, files that
+    cannot be read.
     """
+    reader = _Reader(SOURCES["folder"], data_dir, options, display)
     with os_errors_as_data_errors(data_dir):
         layout = read_layout(data_dir, options)
-        for text in layout.told:
-            display.warning(text)
-        faults = list(layout.faults)
-        parts: dict[Role, Labelled] = {}
-        listed: dict[Role, Listing] = {}
-        for role, listing in layout.listings.items():
-            if not listing.files:  # a fault already
-                continue
-            try:
-                parts[role], listed[role] = _read_listing(listing, data_dir, options, 3, display)
-            except DataError as error:
-                faults.append(str(error))
-                continue
-            if role == "train":
-                faults += faults_of(listed[role])
-            else:
-                for text in missing_classes(role, listed[role]):
-                    display.warning(text)
+        parts, faults = reader.roles_of(layout)
     if faults:
         raise DataError("; ".join(dict.fromkeys(faults)))
-    training = parts["train"]
-    if layout.test is None:
-        train, test = (torch.from_numpy(part) for part in split_by_class(listed["train"]))
-        mean_std = training.own_normalisation(train)
-        whole = training.normalised(*mean_std)
+    training = reader.labelled(parts["train"])
+    if "test" not in parts:
+        train, test = (torch.from_numpy(rows) for rows in split_by_class(parts["train"].listing))
+        whole = training.normalised(training.own_normalisation(train))
         return OwnFolder(whole.subset(train), None, whole.subset(test))
-    mean_std = training.own_normalisation()
-    held_out = parts["validation"].normalised(*mean_std) if "validation" in parts else None
-    return OwnFolder(training.normalised(*mean_std), held_out, parts["test"].normalised(*mean_std))
+    normalisation = training.own_normalisation()
+    sets = {role: reader.labelled(part).normalised(normalisation) for role, part in parts.items()}
+    return OwnFolder(sets["train"], sets.get("validation"), sets["test"])
 
 
 def load_folder(
@@ -293,25 +267,124 @@ def load_folder(
     normalisation is that of these images: for a trained model, take its own. Raises DataError for a
     folder that is no class, and where there is no image.
     """
+    reader = _Reader(replace(SOURCES["folder"], channels=channels), path, options, display)
     with os_errors_as_data_errors(path):
-        listing = list_class_folders(path, follow_links=options.follow_links, may_be_empty=True)
-        for text in listing.left_out.words(path):
-            display.warning(text)
+        listing = reader.listed(path)
         if not listing.files:
             raise DataError(f"the class folders of {path} hold no images{listing.left_out.hint()}")
         if classes is not None:
-            listing, told, strange = relabelled(listing, classes)
+            listing, notes, strange = relabelled(listing, classes)
             if strange:
                 raise DataError(
-                    f"{path} has class folders that are none of the classes: {few(list(map(repr, strange)), 5)}; "
+                    f"{path} has class folders that are none of the classes: "
+                    f"{few(list(map(repr, strange)), 5)}; "
                     f"the classes are {few(list(map(repr, classes)), 5)}"
                 )
-            for text in told:
-                display.warning(text)
-        read, left = _read_listing(listing, path, options, channels, display)
-    for text in missing_classes("", left):
-        display.warning(text)
-    return read.normalised(*read.own_normalisation())
+            reader.warn(notes)
+        read = reader.read(listing)
+    reader.warn(missing_classes("", read.listing))
+    labelled = reader.labelled(read)
+    return labelled.normalised(labelled.own_normalisation())
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads a data set below a folder, and warns a display of what is left out."""
+
+    source: Source
+    data_dir: Path
+    options: FolderOptions
+    display: Display
+
+    def warn(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            self.display.warning(text)
+
+    def known(self, split: Split) -> Labelled:
+        """Return a published data set: its own files, else class folders, else a download."""
+        published = PUBLISHED[self.source.name]
+        root = _published_root(self.source, self.data_dir)
+        if root is None:
+            if home := _class_folders_of(self.source, self.data_dir):
+                return self.known_folders(home / split)
+            root = published.roots(self.data_dir, self.source.name)[0]
+            published.fetch(root, display=self.display)
+        return _published(*published.read(root, split))
+
+    def known_folders(self, path: Path) -> Labelled:
+        """Return a split of a published data set from its class folders, which must be complete."""
+        follow_links, name = self.options.follow_links, self.source.name
+        listing = list_class_folders(path, inside=path.parent, follow_links=follow_links)
+        expected = len(self.source.train_counts or ())
+        if len(listing.classes) != expected:
+            raise DataError(
+                f"{path} holds {len(listing.classes)} class folders, {name} has {expected}; "
+                "complete it, or read it as it is with --dataset folder"
+            )
+        self.warn(listing.left_out.words(path))
+        options = replace(self.options, image_size=self.source.size)
+        below = replace(self, data_dir=path.parent, options=options)
+        read = below.read(listing)
+        if read.listing.empty:
+            raise DataError(empty_folders(path, read.listing.empty))
+        return below.labelled(read)
+
+    def parts_of_folder(self, first: Split) -> Iterator[Labelled]:
+        """Yield the images of each of the user's folders of class folders."""
+        roles = roles_in(self.data_dir)
+        roots = [roles[role] for role in sorted(roles, key=lambda role: role != first)]
+        for root in roots or [self.data_dir]:
+            listing = self.listed(root)
+            if listing.files:
+                yield self.labelled(self.read(listing))
+
+    def roles_of(self, layout: Layout) -> tuple[dict[Role, ReadImages], list[str]]:
+        """Return what could be read of a layout, and every fault."""
+        self.warn(layout.notes)
+        faults = list(layout.faults)
+        parts: dict[Role, ReadImages] = {}
+        for role, listing in layout.listings.items():
+            if not listing.files:  # a fault already
+                continue
+            try:
+                parts[role] = self.read(listing)
+            except DataError as error:
+                faults.append(str(error))
+                continue
+            if role == "train":
+                faults += faults_of(parts[role].listing)
+            else:
+                self.warn(missing_classes(role, parts[role].listing))
+        return parts, faults
+
+    def listed(self, root: Path) -> Listing:
+        """Return the images below class folders, of which some may be empty."""
+        listing = list_class_folders(
+            root, inside=self.data_dir, follow_links=self.options.follow_links, may_be_empty=True
+        )
+        self.warn(listing.left_out.words(root))
+        return listing
+
+    def read(self, listing: Listing) -> ReadImages:
+        """Return the listed images that can be read. Raises DataError as `read_images`."""
+        with pillow_warnings(self.display, listing.root):
+            return read_images(
+                listing,
+                size=self.options.image_size,
+                channels=self.source.channels,
+                resize=self.options.resize,
+                skip_unreadable=self.options.skip_unreadable,
+                display=self.display,
+            )
+
+    def labelled(self, read: ReadImages) -> Labelled:
+        """Return images as read with their labels, and their places from the data folder on."""
+        listing = read.listing
+        above = "".join(f"{part}/" for part in listing.root.relative_to(self.data_dir).parts)
+        places = np.array([os.fsencode(above + file) for file in listing.files])
+        labels = torch.tensor(listing.labels)
+        known = (read.digests, places, read.sums, read.pictures)
+        return Labelled(read.images, labels, listing.classes, *known)
 
 
 def _load_digits(split: Split) -> ImageSet:
@@ -323,7 +396,7 @@ def _load_digits(split: Split) -> ImageSet:
         np.arange(len(read.labels)), test_size=1 / 3, random_state=0, stratify=read.labels.numpy()
     )
     train, test = (torch.from_numpy(np.sort(part)) for part in parts)
-    whole = read.normalised(*read.own_normalisation(train))
+    whole = read.normalised(read.own_normalisation(train))
     return whole.subset(train if split == "train" else test)
 
 
@@ -337,36 +410,6 @@ def _digits() -> Labelled:
     names = tuple(str(name) for name in digits.target_names)
     labels = digits.target.astype(np.int64)
     return _published(images, labels, names)._replace(sums=level_sums(images))
-
-
-def _parts_of_folder(
-    data_dir: Path, first: Split, options: FolderOptions, display: Display
-) -> Iterator[Labelled]:
-    """Yield the images of each of the user's folders of class folders."""
-    roles = roles_in(data_dir)
-    roots = [roles[role] for role in sorted(roles, key=lambda role: role != first)]
-    for root in roots or [data_dir]:
-        listing = list_class_folders(
-            root, inside=data_dir, follow_links=options.follow_links, may_be_empty=True
-        )
-        for text in listing.left_out.words(root):
-            display.warning(text)
-        if listing.files:
-            yield _read_listing(listing, data_dir, options, 3, display)[0]
-
-
-def _read_known(
-    source: Source, data_dir: Path, split: Split, options: FolderOptions, display: Display
-) -> Labelled:
-    """Return a published data set: its own files, else class folders, else a download."""
-    published = PUBLISHED[source.name]
-    root = _published_root(source, data_dir)
-    if root is None:
-        if home := _class_folders_of(source, data_dir):
-            return _read_known_folders(source, home / split, options, display)
-        root = published.roots(data_dir, source.name)[0]
-        published.fetch(root, display=display)
-    return _published(*published.read(root, split))
 
 
 def _published(
@@ -396,53 +439,8 @@ def _class_folders_of(source: Source, data_dir: Path) -> Path | None:
     )
 
 
-def _read_known_folders(
-    source: Source, path: Path, options: FolderOptions, display: Display
-) -> Labelled:
-    listing = list_class_folders(path, inside=path.parent, follow_links=options.follow_links)
-    expected = len(source.train_counts or ())
-    if len(listing.classes) != expected:
-        raise DataError(
-            f"{path} holds {len(listing.classes)} class folders, {source.name} has {expected}; "
-            "complete it, or read it as it is with --dataset folder"
-        )
-    for text in listing.left_out.words(path):
-        display.warning(text)
-    options = replace(options, image_size=source.size)
-    read, left = _read_listing(listing, path.parent, options, source.channels, display)
-    if left.empty:
-        raise DataError(empty_folders(path, left.empty))
-    return read
-
-
-def _read_listing(
-    listing: Listing, data_dir: Path, options: FolderOptions, channels: int, display: Display
-) -> tuple[Labelled, Listing]:
-    """Return the listed images that can be read, and their listing; places are told from `data_dir` on.
-
-    Raises DataError for those that cannot be read, unless they are to be skipped.
-    """
-    with pillow_warnings(display, listing.root):
-        read = read_images(
-            listing,
-            size=options.image_size,
-            channels=channels,
-            resize=options.resize,
-            skip_unreadable=options.skip_unreadable,
-            display=display,
-        )
-    above = "".join(f"{part}/" for part in listing.root.relative_to(data_dir).parts)
-    places = np.array([os.fsencode(above + file) for file in read.listing.files])
-    labels = torch.tensor(read.listing.labels)
-    return Labelled(
-        read.images, labels, listing.classes, read.digests, places, read.sums, read.pictures
-    ), read.listing
-
-
-def _normalisation(
-    sums: LevelSums, image_shape: Sequence[int]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel, in units of [0, 1], rounded only at the end."""
+def _normalisation(sums: LevelSums, image_shape: Sequence[int]) -> Normalisation:
+    """Return mean and deviation of each channel, computed from whole numbers."""
     height, width, _ = image_shape
     count = len(sums) * height * width
     means, deviations = [], []

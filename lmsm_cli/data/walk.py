@@ -1,8 +1,8 @@
 """Walk a folder for image files: one set of rules for whoever reads images.
 
 Images are found at any depth, in sorted order. Names with a leading dot are ignored; whatever else
-is there is an image or is left out, and what is left out is told. The folder that is given may be a
-link, and links below it that stay inside are read; those that lead out of it only on request.
+is there is an image or is reported as left out. The folder itself may be a link, and links below it
+that stay inside are read; those that lead out of it only on request.
 """
 
 import os
@@ -59,23 +59,20 @@ _SURE_SUFFIXES = tuple(
     for suffix in FORMATS[name]
 )
 
-_ENDINGS_SHOWN = 10  # in a message
+_FOLLOW = "--follow-links reads what they lead to"
 
 
 @dataclass
 class LeftOut:
     """What lies in a folder and is not read, by name from the folder on, sorted."""
 
-    foreign: list[str] = field(default_factory=list)
-    """Files whose ending is none of an image."""
-    outside: list[str] = field(default_factory=list)
-    """Links out of the folder."""
-    twice: list[str] = field(default_factory=list)
-    """Links to folders that are read already, or that hold the link itself."""
-    loose: list[str] = field(default_factory=list)
-    """Image files beside the class folders."""
-    blank: list[str] = field(default_factory=list)
-    """Empty files with an ending that other programs' files have too."""
+    foreign: list[str] = field(default_factory=list)  # files whose ending is none of an image
+    outside: list[str] = field(default_factory=list)  # links out of the folder
+    twice: list[str] = field(default_factory=list)  # links to what is read already, or back up
+    loose: list[str] = field(default_factory=list)  # image files beside the class folders
+    blank: list[str] = field(
+        default_factory=list
+    )  # empty files whose ending others' files have too
 
     def add(self, other: "LeftOut", folder: str) -> None:
         """Add what was left out of a folder below."""
@@ -84,39 +81,31 @@ class LeftOut:
 
     def words(self, root: Path) -> list[str]:
         """Return a sentence for each kind of what is left out of the folder `root`."""
-        told = []
-        if self.foreign:
-            told.append(
-                f"{root}: {counted(len(self.foreign), 'file')} left out, named otherwise than images: {_by_ending(self.foreign)}"
-            )
-        if self.outside:
-            told.append(
-                f"{root}: {counted(len(self.outside), 'link')} out of the folder left out: {few(self.outside)}; --follow-links reads what they lead to"
-            )
-        if self.twice:
-            told.append(
-                f"{root}: {counted(len(self.twice), 'link')} left out that lead back or to a folder that is read already: {few(self.twice)}"
-            )
-        if self.loose:
-            told.append(
-                f"{root}: {counted(len(self.loose), 'image')} left out, being in no class folder: {few(self.loose)}"
-            )
-        if self.blank:
-            told.append(
-                f"{root}: {counted(len(self.blank), 'empty file')} left out: {few(self.blank)}"
-            )
-        return told
+        read = "a folder that is read already"
+        what = {
+            "foreign": ("file", f"left out, named otherwise than images: {_endings(self.foreign)}"),
+            "outside": ("link", f"out of the folder left out: {few(self.outside)}; {_FOLLOW}"),
+            "twice": ("link", f"left out that lead back or to {read}: {few(self.twice)}"),
+            "loose": ("image", f"left out, being in no class folder: {few(self.loose)}"),
+            "blank": ("empty file", f"left out: {few(self.blank)}"),
+        }
+        return [
+            f"{root}: {counted(len(names), what[kind][0])} {what[kind][1]}"
+            for kind, names in vars(self).items()
+            if names
+        ]
 
     def hint(self) -> str:
         """Return the way out where it may be that images are only linked in, else nothing."""
         if not self.outside:
             return ""
-        return f"; {counted(len(self.outside), 'link')} out of it left out: {few(self.outside, 3)}; --follow-links reads what they lead to"
+        links = counted(len(self.outside), "link")
+        return f"; {links} out of it left out: {few(self.outside, 3)}; {_FOLLOW}"
 
 
 @dataclass
 class Tree:
-    """The image files of a folder, at any depth, by name from the folder on; and what is no such file."""
+    """The image files of a folder, by name from the folder on, and what is left out."""
 
     images: list[str] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
@@ -125,9 +114,9 @@ class Tree:
 def walk(folder: Path, *, inside: Path | None = None, follow_links: bool = False) -> Tree:
     """Return the images in and below a folder, sorted by folder and name.
 
-    Links that lead out of `inside`, by default the folder itself, are left out unless `follow_links`.
-    A folder is read once, by its own name if it has one here. Raises OSError for a folder that cannot
-    be listed.
+    Links that lead out of `inside`, by default the folder itself, are left out unless
+    `follow_links`. A folder is read once, by its own name if it has one here. Raises OSError where
+    a folder cannot be listed.
     """
     return _Walker(folder, inside or folder, follow_links).walked()
 
@@ -218,16 +207,13 @@ def _by_parts(name: str) -> list[str]:
     return name.split("/")
 
 
-def _by_ending(names: Iterable[str]) -> str:
+def _endings(names: Iterable[str], shown: int = 10) -> str:
     """Return how many files have which ending, with the first names of each."""
-    endings: dict[str, list[str]] = defaultdict(list)
+    by_ending: dict[str, list[str]] = defaultdict(list)
     for name in names:
         stem, dot, ending = name.rpartition("/")[2].rpartition(".")
-        endings[f".{ending.lower()}" if dot and stem else "without an ending"].append(name)
-    often = sorted(endings, key=lambda ending: (-len(endings[ending]), ending))
-    told = [
-        f"{len(endings[ending]):,} {visible(ending)} ({few(endings[ending], 3)})"
-        for ending in often[:_ENDINGS_SHOWN]
-    ]
-    more = [f"{len(often) - _ENDINGS_SHOWN} more endings"] if len(often) > _ENDINGS_SHOWN else []
+        by_ending[f".{ending.lower()}" if dot and stem else "without an ending"].append(name)
+    often = sorted(by_ending.items(), key=lambda item: (-len(item[1]), item[0]))
+    told = [f"{len(own):,} {visible(ending)} ({few(own, 3)})" for ending, own in often[:shown]]
+    more = [f"{len(often) - shown} more endings"] if len(often) > shown else []
     return ", ".join(told + more)

@@ -2,7 +2,7 @@
 
 What is read is a regular file, perhaps at the end of a link: a pipe is never waited for, a device
 never opened. What is written, added to or made is a regular file of lmsm's own, and never reached
-through a link that lies in its place. All functions raise OSError, so that the caller says what for.
+through a link that lies in its place. All functions raise OSError: the caller says what for.
 """
 
 import errno
@@ -19,22 +19,23 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from lmsm_cli.runtime.display import SILENT, Display
 
-# A text beyond this is none of lmsm's: a page of JSON for each of 1,000 classes has a few million bytes.
+# No text of lmsm's is larger: JSON on each of 1,000 classes has a few million bytes.
 LARGEST_TEXT = 1 << 26
 _BLOCK = 1 << 20
+_LINK = "it is a link, and nothing is written through one"
 # The rest is Windows, which has neither, and no links that anybody may make.
 _NO_LINK, _AT_ONCE = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file to read, also through a link. Raises OSError at once for anything else."""
+    """Open a regular file to read, also through a link. Raises OSError for anything else."""
     _check_regular(path.stat(), path)  # before: a device can do something when it is opened
     return os.fdopen(_descriptor(path, os.O_RDONLY), "rb")
 
 
 def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
-    """Return what a regular file holds. Raises OSError also where that is more than `largest` bytes."""
+    """Return what a regular file holds. Raises OSError where that is more than `largest` bytes."""
     blocks, left = [], largest + 1
     with open_regular(path) as file:
         # In blocks, since Python reserves as many bytes as are asked for, however few there are.
@@ -48,7 +49,7 @@ def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
-    """Return a regular file's text. Raises OSError as `read_bytes`, UnicodeDecodeError where it is no UTF-8."""
+    """Return a regular file's text. Raises OSError as `read_bytes`, UnicodeDecodeError."""
     return read_bytes(path, largest).decode("utf-8")
 
 
@@ -112,7 +113,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def own_folder(path: Path) -> Path:
-    """Return a folder to write into, made where it is missing. Raises OSError as `check_own_folder`."""
+    """Return a folder to write into, made if missing. Raises OSError as `check_own_folder`."""
     with suppress(FileExistsError):
         path.mkdir()
     check_own_folder(path)
@@ -120,25 +121,23 @@ def own_folder(path: Path) -> Path:
 
 
 def own_folders(root: Path, below: Path) -> Path:
-    """Return the folder `below` a root, a path relative to it, with each on the way made or checked."""
+    """Return the folder at a relative path below a root, with each on the way made or checked."""
     for part in below.parts:
         root = own_folder(root / part)
     return root
 
 
 def check_own_folder(path: Path) -> None:
-    """Raise OSError where a link, which could lead anywhere, or a file stands in a folder's place."""
+    """Raise OSError where a link, which could lead anywhere, or a file is in a folder's place."""
     with suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not stat.S_ISDIR(mode):
-            kind = (
-                "a link, and nothing is written through one" if stat.S_ISLNK(mode) else "no folder"
-            )
-            raise NotADirectoryError(errno.ENOTDIR, f"it is {kind}", str(path))
+            what = _LINK if stat.S_ISLNK(mode) else "it is no folder"
+            raise NotADirectoryError(errno.ENOTDIR, what, str(path))
 
 
 def check_own_file(path: Path) -> None:
-    """Raise OSError where a link or what is no regular file stands in the place of a file, as of a lock."""
+    """Raise OSError where a link, or what is no regular file, is in the place of a file."""
     with suppress(FileNotFoundError):
         _check_regular(path.lstat(), path)
 
@@ -176,7 +175,7 @@ def locked(path: Path, display: Display = SILENT, *, wait: bool = True) -> Itera
 
 def _check_regular(info: os.stat_result, path: Path) -> None:
     if stat.S_ISLNK(info.st_mode):
-        raise OSError(errno.ELOOP, "it is a link, and nothing is written through one", str(path))
+        raise OSError(errno.ELOOP, _LINK, str(path))
     if stat.S_ISDIR(info.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     if not stat.S_ISREG(info.st_mode):
