@@ -25,9 +25,9 @@ class Trained:
     """images.npz of its run folder; None where it is not beside the checkpoint."""
 
     def runtime(self, device: str) -> Runtime:
-        """Return the arithmetic of the run on a device, as near as that device has it, and apply it.
+        """Apply the run's precision and layout, or the nearest that the device has; move the model.
 
-        The model is moved there. Raises LmsmError for a device that is not to be had.
+        Raises LmsmError for a device that is not there.
         """
         on_cuda = choose_device(device).type == "cuda"
         precision = (
@@ -42,7 +42,7 @@ class Trained:
 
 
 def read_trained(path: Path, data_dir: Path | None = None) -> Trained:
-    """Return the classifier of a checkpoint file or run folder; `data_dir` takes the place of its own.
+    """Read a checkpoint file or run folder, whose data is in `data_dir` if that is given.
 
     Raises CheckpointError.
     """

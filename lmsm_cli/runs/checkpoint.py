@@ -136,7 +136,8 @@ def load(path: Path) -> CheckpointState:
         raise CheckpointError(f"{path} is no lmsm checkpoint: its schema is no number")
     if state["schema"] not in _READABLE:
         raise CheckpointError(
-            f"{path} has schema {state['schema']}, this lmsm reads {' and '.join(map(str, _READABLE))}"
+            f"{path} has schema {state['schema']}, this lmsm reads "
+            + " and ".join(map(str, _READABLE))
         )
     if state["schema"] > 1 and not has_digest:
         raise CheckpointError(f"{path} is damaged: its digest is missing")
@@ -149,7 +150,7 @@ def load(path: Path) -> CheckpointState:
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Begin the message of a CheckpointError with the file that it is about."""
+    """Begin the message of a CheckpointError with the name of the file."""
     try:
         yield
     except CheckpointError as error:
@@ -229,7 +230,8 @@ def load_checkpoint(path: str | Path) -> Classifier:
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(
-            f"load_checkpoint: the path is of type {type(path).__name__}: give a checkpoint file or a run folder"
+            f"load_checkpoint: the path is of type {type(path).__name__}: "
+            "give a checkpoint file or a run folder"
         )
     file = find(Path(path))
     return restore(load(file), file)
@@ -274,7 +276,7 @@ def _structure(path: Path) -> bytes:
 
 
 def _digest(path: Path, size: int) -> bytes:
-    """Return the SHA-256, in hexadecimal, of the first bytes: all but the comment and its length."""
+    """Return the SHA-256, in hexadecimal, of the first `size` bytes of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while size > 0 and (block := file.read(min(size, _BLOCK))):

@@ -1,7 +1,7 @@
-"""The rows of metrics.jsonl that a checkpoint vouches for: a resume finds none of them lost or edited.
+"""A checkpoint holds a digest of its rows of metrics.jsonl: a resume finds none lost or edited.
 
-What a crash leaves is mended instead: the last row not yet appended, half a line, rows after the
-checkpoint that is taken.
+What a crash leaves is repaired instead: the last row is missing, half a line is left, or there are rows
+after the checkpoint that is taken.
 """
 
 import hashlib
@@ -24,10 +24,15 @@ def digest_of(rows: Sequence[Row]) -> str:
 def check_rows(
     folder: RunFolder, rows: Sequence[Row], wanted: str, *, is_last_appended: bool
 ) -> None:
-    """Raise CheckpointError where metrics.jsonl lacks rows of a checkpoint, or has others in their place.
+    """Raise CheckpointError where metrics.jsonl lacks rows of a checkpoint, or has other ones.
 
-    `wanted` is the digest that the checkpoint has of its `rows`. The last may be missing unless it
-    was surely appended. The rows as they were are then put beside the file, for the user to take.
+    The rows of the checkpoint are then written beside the file, for the user to take.
+
+    Args:
+        folder: The run folder.
+        rows: The rows of the checkpoint.
+        wanted: The digest that the checkpoint has of them.
+        is_last_appended: Whether the last row was surely appended, so that it may not be missing.
     """
     found = _lines(folder)
     if len(found) >= len(rows) and _digest(found[: len(rows)]) == wanted:
@@ -35,22 +40,21 @@ def check_rows(
     kept = [row_text(row).encode() for row in rows]
     if _digest(kept) != wanted:
         raise CheckpointError(
-            f"{folder.checkpoint} holds other rows of metrics.jsonl than it has a digest of: take another copy of the run"
+            f"{folder.checkpoint} holds other rows of metrics.jsonl than it has a digest of: "
+            "take another copy of the run"
         )
     if found == kept[:-1] and not is_last_appended:
         return
-    changed = [
-        n for n, (one, other) in enumerate(zip(kept, found, strict=False), 1) if one != other
-    ]
-    fact = (
-        f"row {changed[0]} is not what the run wrote"
-        if changed
-        else f"it has {len(found)} of {len(kept)} rows"
-    )
+    fact = f"it has {len(found)} of {len(kept)} rows"
+    for number, (ours, other) in enumerate(zip(kept, found, strict=False), 1):
+        if ours != other:
+            fact = f"row {number} is not what the run wrote"
+            break
     aside = folder.metrics.with_name("metrics-saved.jsonl")
     write_whole(aside, b"".join(kept))
     raise CheckpointError(
-        f"{folder.metrics} was changed since the checkpoint was saved: {fact}; the run's own rows are now in {aside.name}: put that in its place, and resume again"
+        f"{folder.metrics} was changed since the checkpoint was saved: {fact}; the run's own rows "
+        f"are now in {aside.name}: put that in its place, and resume again"
     )
 
 

@@ -33,8 +33,8 @@ from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
 from lmsm_cli.models.backbones import first_non_finite
 from lmsm_cli.runs.documents import Images
 
-# Bytes of everything but the tensors, of which an epoch has 300, and operations that pickle reads of
-# them: more would take seconds and gigabytes.
+# Bytes of everything but the tensors (an epoch takes 300), and operations of pickle to read them:
+# more would take seconds and gigabytes.
 LARGEST_STRUCTURE = 16 << 20
 _MOST_OPERATIONS = LARGEST_STRUCTURE // 4
 _LONGEST_TEXT = 5000  # a path has 4096
@@ -87,7 +87,7 @@ _Choice = _Value | Annotated[list[_Value], Field(max_length=100_000)]
 
 
 def _kept(model: type[BaseModel]) -> GetPydanticSchema:
-    """Check a value by a model, and keep it as it was saved: the order of its keys, 2 beside 2.0."""
+    """Check a value by a model but keep it as it was saved: the order of keys, 2 and not 2.0."""
     return GetPydanticSchema(
         lambda _, handler: core_schema.no_info_wrap_validator_function(
             lambda value, check: (check(value), value)[1], handler(model)
@@ -196,7 +196,7 @@ class CheckpointState(_Part):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        """Check the config by its own rules, and hold all keys against each other and the tensors."""
+        """Check the config by its own rules, and that keys and tensors agree."""
         try:
             config = self.config
         except ValidationError as error:
@@ -295,7 +295,8 @@ def check(values: Mapping[str, Any], size: int) -> CheckpointState:
         raise CheckpointError("does not fit this lmsm: its tensors claim more than the file holds")
     if name := first_non_finite(tensors):
         raise CheckpointError(
-            f"holds numbers that are not finite (NaN or infinity), first in the tensor {name!r}: nothing can be made of it"
+            "holds numbers that are not finite (NaN or infinity), first in the tensor "
+            f"{name!r}: nothing can be made of it"
         )
     return found
 

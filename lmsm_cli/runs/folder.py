@@ -115,7 +115,7 @@ class RunFolder:
         write_whole(self.path / "environment.json", pretty_text(build(Environment, environment)))
 
     def write_status(self, state: State, reason: str = "", exit_code: int | None = None) -> None:
-        """Write status.json: where the run stands, why, by whom, and the exit code once there is one."""
+        """Write status.json, with the process and the host; `exit_code` is None while it runs."""
         status = {
             "state": state,
             "reason": reason,
@@ -132,8 +132,8 @@ class RunFolder:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one epoch to metrics.jsonl; infinite and undefined numbers become null.
 
-        Half a line that a killed run left at the end is cut off first. The row outlasts a power cut:
-        the next checkpoint counts on it.
+        Half a line that a killed run left at the end is cut off first. The row outlasts a power
+        cut, since the next checkpoint has it in its digest.
         """
         with writing(self.metrics), opened_to_add(self.metrics) as file:
             file.seek(0)
@@ -150,8 +150,9 @@ class RunFolder:
     def locked(self, patience: float = 1.0) -> Iterator[None]:
         """Keep other processes from writing to this run; raise LmsmError where one does.
 
-        Raises DiskError where the run's files would be written through links. The system opens the lock when the process ends, however it does. Who only asks whether a
-        run is in use holds it for a moment, which `patience` outlasts, in seconds.
+        Raises DiskError where the run's files would be written through links. The system opens the
+        lock when the process ends, however it does. A process that only looks whether a run is in
+        use holds the lock for a moment: `patience`, in seconds, is longer.
         """
         self._check_own()
         with writing(self.path / ".lock"):
@@ -189,7 +190,7 @@ class RunFolder:
             return " by another process"
 
     def log_line(self, text: str) -> None:
-        """Append one line to train.log; a line's end or a control character in it is spelled out."""
+        """Append one line to train.log, with control characters and line ends spelled out."""
         with writing(self.log), opened_to_add(self.log) as file:
             file.write(_encode(visible(text) + "\n"))
 
@@ -227,7 +228,8 @@ def check_folder(folder: Path, flag: str) -> None:
     there = folder_above(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise DiskError(
-            f"cannot write in {folder}: {there} is no folder that can be written to; choose another with {flag}"
+            f"cannot write in {folder}: {there} is no folder that can be written to; "
+            f"choose another with {flag}"
         )
 
 

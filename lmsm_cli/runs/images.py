@@ -1,4 +1,4 @@
-"""images.npz and predictions.npz: which images a run used, and what its net said of each test image.
+"""images.npz and predictions.npz: which images a run used, and its predictions for the test images.
 
 Plain arrays, read without pickle, with names as bytes. To add a column, add it to a record and to
 its table here; files without it stay readable where it has a default.
@@ -21,7 +21,7 @@ from lmsm_cli.runtime.files import open_regular
 
 IMAGES, PREDICTIONS = "images.npz", "predictions.npz"
 
-# Logits are kept up to this many numbers, 20 MB: CIFAR-10's 100,000, not 50,000 images of 1,000 classes.
+# Logits are kept up to this many numbers, 20 MB: CIFAR-10 has 100,000, ImageNet 50 million.
 MOST_LOGITS = 5_000_000
 # A file that claims more is no run's: 100 million images of long names.
 _MOST_BYTES = 1 << 36
@@ -57,7 +57,7 @@ def write_images(run: Path, record: ImagesRecord) -> None:
 
 
 def read_images_record(run: Path) -> ImagesRecord | None:
-    """Return images.npz of a run folder, None where there is none: an older lmsm wrote no such file.
+    """Return images.npz of a run folder; None where there is none, as of an older lmsm.
 
     Raises CheckpointError where it is damaged.
     """
@@ -85,16 +85,21 @@ def read_images_record(run: Path) -> ImagesRecord | None:
 def recorded_images(
     run: Path, digests: Mapping[str, str | None] | None, file: Path
 ) -> ImagesRecord | None:
-    """Return images.npz of a run folder, None where there is none; `digests` are the checkpoint `file`'s.
+    """Return images.npz of a run folder, None where there is none, checked by a checkpoint.
 
-    Raises CheckpointError where the file is damaged or is not of that checkpoint's images: what was
-    trained on could then be taken for test images.
+    Args:
+        run: The run folder.
+        digests: The digests of the images that the checkpoint has.
+        file: The checkpoint, for messages.
+
+    Raises CheckpointError where images.npz is damaged or is not of the checkpoint's images:
+    training images could then be taken for test images.
     """
     record = read_images_record(run)
     if record is not None and record.known_by != digests:
         raise CheckpointError(
-            f"{run / IMAGES} tells of other images than those that {file.name} was trained on, or of "
-            "another order; they are not of one run"
+            f"{run / IMAGES} tells of other images than those that {file.name} was trained on, "
+            "or of another order; they are not of one run"
         )
     return record
 
@@ -163,7 +168,7 @@ def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays of a file, None where there is none. Nothing in it is executed or unpacked."""
+    """Return the arrays of a file, None where there is none; nothing in it is executed."""
     try:
         with open_regular(path) as file:
             with zipfile.ZipFile(file) as archive:

@@ -77,8 +77,8 @@ def dry_run(config: Config, display: Display) -> dict[str, Any] | None:
     """Try out a run: train and evaluate a little, save and read back; return what all will take.
 
     At least two real batches are trained and two of each other split are evaluated; the checkpoint
-    is removed again. What a run would download, decode and measure stays for it. None on all but
-    the first rank. Raises what the run would raise, DiskError too where it would fill the disk.
+    is removed again. Downloads and decoded images stay for the run. Returns None on all but the
+    first rank. Raises what the run would raise, and DiskError where it would fill the disk.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
         trainer = prepare(config, display if ranks.is_main else SILENT, ranks).trainer
@@ -163,11 +163,12 @@ def _save_and_read_back(trainer: Trainer) -> tuple[int, float]:
 
 
 def _disk(config: Config, checkpoints: int) -> dict[str, int]:
-    """Return the bytes that the run needs, and those that are free. Raises DiskError for too few."""
+    """Return the bytes that the run needs, and those free. Raises DiskError for too few."""
     needed = checkpoints + _OTHER_FILES + config.epochs * _ROW
     free = shutil.disk_usage(folder_above(config.out)).free
     if needed > free:
         raise DiskError(
-            f"the run needs about {needed / 1e6:,.0f} MB in {config.out}, and {free / 1e6:,.0f} MB are free there; choose another folder with --out"
+            f"the run needs about {needed / 1e6:,.0f} MB in {config.out}, and {free / 1e6:,.0f} MB "
+            "are free there; choose another folder with --out"
         )
     return {"disk_bytes": needed, "free_disk_bytes": free}

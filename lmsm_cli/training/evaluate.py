@@ -1,4 +1,4 @@
-"""What a trained classifier says of images, without any margin."""
+"""Logits and features of images, without any margin."""
 
 import math
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from lmsm_cli.errors import DivergedError
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import Runtime
 
-# Larger than a training batch of small images: no activations are kept for a backward pass. Of large
-# ones fewer: the memory of a batch grows with its pixels, not with its images.
+# Larger than a training batch, since no activations are kept for a backward pass; fewer of large
+# images, since the memory of a batch grows with its pixels.
 _BATCH, _BATCH_BYTES = 250, 1 << 21
 
 
@@ -43,7 +43,7 @@ def features_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
 
 
 def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) -> Iterator[Tensor]:
-    """Yield the features of a part of the images, batch by batch; of an empty part, one without rows."""
+    """Yield the features of a part of the images by batches; for an empty part, one of no rows."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""How a run ends: its status whatever happens, and after the training its test scores and pictures."""
+"""How a run ends: its status in any case; after the training its test scores and pictures."""
 
 import signal
 from collections.abc import Callable, Iterator

@@ -65,7 +65,7 @@ class PausedError(Exception):
 
 @dataclass(frozen=True)
 class Trainer:
-    """What is trained: a model and its optimizer, by a config, on data, on a device, by processes."""
+    """What is trained, on which data and by which processes."""
 
     model: Classifier
     optimizer: Optimizer
@@ -113,10 +113,10 @@ def train(
     info: Callable[[str], None] = lambda text: None,
     stop: Callable[[], int] = lambda: 0,
 ) -> Iterator[Epoch]:
-    """Train the model in place, yielding after every epoch; the caller ends it by asking for no more.
+    """Train the model in place and yield after every epoch.
 
-    On the CPU the end has the same bits wherever the training was left and entered again, with as
-    many ranks. Of several ranks each computes its part of every batch, and all yield the same epochs.
+    On the CPU the result has the same bits wherever the training was stopped and resumed, with as
+    many ranks. Each rank computes its part of every batch, and all yield the same epochs.
 
     Args:
         trainer: What is trained.
@@ -194,7 +194,7 @@ def _is_rebalanced(config: Config, epoch: int) -> bool:
 def _signs(
     stats: EpochStats, seen: RunningMetrics, trainer: Trainer, counts: list[int], epoch: int
 ) -> dict[str, str]:
-    """Return the signs of a collapse in an epoch, counted from 0, over `counts` images of each class."""
+    """Return the signs of a collapse in an epoch, counted from 0, with `counts` images a class."""
     config = trainer.config
     since = max(0, epoch + 1 - config.warmup)
     is_balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
@@ -300,10 +300,11 @@ def _restore_generators(states: dict[str, Tensor], ranks: ProcessGroup) -> None:
 
 
 def _checked(seen: RunningMetrics | None, epoch: int) -> RunningMetrics | None:
-    """Return what was seen of an epoch, counted from 0. Raises DivergedError for what is not finite."""
+    """Return the metrics of an epoch, counted from 0. Raises DivergedError for an infinite loss."""
     if seen is not None and not seen.is_finite:
         raise DivergedError(
-            f"the loss is no longer finite in epoch {epoch + 1}, at or before step {seen.step}; lower --lr, or raise the loss's lambda_min"
+            f"the loss is no longer finite in epoch {epoch + 1}, at or before step {seen.step}; "
+            "lower --lr, or raise the loss's lambda_min"
         )
     return seen
 
@@ -322,5 +323,6 @@ def _check_weights(model: Classifier, epoch: int) -> None:
     largest = torch._foreach_norm(list(state.values()), math.inf)
     if not torch.stack([value.double() for value in largest]).isfinite().all():
         raise DivergedError(
-            f"the tensor {first_non_finite(state)!r} of the net is no longer finite (NaN or infinity) after epoch {epoch + 1}; lower --lr, or raise the loss's lambda_min"
+            f"the tensor {first_non_finite(state)!r} of the net is no longer finite (NaN or "
+            f"infinity) after epoch {epoch + 1}; lower --lr, or raise the loss's lambda_min"
         )

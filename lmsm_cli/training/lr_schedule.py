@@ -1,7 +1,4 @@
-"""The learning rate as a pure function of the epoch, so that it survives a resume; the whole plan.
-
-What a run's schedules will do is known before it starts: here, and in a head's own annealing.
-"""
+"""Learning rate and annealing as functions of the epoch, so that they survive a resume."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -33,7 +30,7 @@ def learning_rate(config: Config, epoch: int) -> float:
 
 
 def planned_epochs(config: Config, head: "Head") -> list[dict[str, Any]]:
-    """Return epoch, lr, lambda and effective margin of every epoch, as metrics.jsonl will have them.
+    """Return epoch, lr, lambda and effective margin of every epoch, as in metrics.jsonl.
 
     Epochs count from 1; lambda and margin are those at the epoch's end, None for a loss without.
     """

@@ -1,6 +1,6 @@
-"""What a run has done so far, and the checkpoints that hold it, so that a run can go on from one.
+"""The training state of a run, saved in checkpoints and read again to resume it.
 
-A checkpoint has everything: weights, optimiser, position, random generators, and the rows of
+A checkpoint has everything: weights, optimizer, position, random generators, and the rows of
 metrics.jsonl. The other files of a run folder are made from it again where they are behind.
 """
 
@@ -29,7 +29,7 @@ from lmsm_cli.runtime.display import Epoch
 from lmsm_cli.training.loop import Position, Trainer
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
 
-# What a resumed run may have otherwise: where things are and what is shown, not what is computed. `epochs` may rise.
+# Keys that a resumed run may change, none of which changes what is computed. `epochs` may rise.
 CHANGEABLE = ("data_dir", "follow_links", "device", "out", "tensorboard")
 # Keys of a checkpoint that a run can go on from, and their names in CheckpointState.
 _TO_GO_ON = {key: key for key in ("position", "fingerprint", "versions", "optimizer")}
@@ -45,13 +45,12 @@ class History:
     best: dict[str, Any] | None = None
     """Epoch and val_balanced_accuracy of best.pt; None where nothing was held out."""
     warned: list[str] = field(default_factory=list)
-    """The signs of a collapse that the user was told of."""
+    """The signs of a collapse that the user was warned of."""
     lengthened_from: list[int] = field(default_factory=list)
-    """The numbers of epochs that it was to have before it was made longer: its schedules were those
-    of a run of so many, so that it is none of the new length."""
+    """Earlier values of `epochs` of an extended run; its schedules were computed for those."""
 
     def add(self, epoch: Epoch, tolerance: float) -> None:
-        """Note a finished epoch; it is the best where its validation is better by more than that."""
+        """Add an epoch; it is the best where its validation is better by more than `tolerance`."""
         self.rows.append(epoch.to_row())
         value = epoch.val_balanced_accuracy
         if value is None:
@@ -80,7 +79,7 @@ class ResumeState:
     """images.npz; None where it is not there."""
 
     def check_data(self, data: Data) -> None:
-        """Raise DataError where the images are not the run's, as far as the checkpoint knows them."""
+        """Raise DataError where the images are not those that the checkpoint has digests of."""
         if self.state is None or self.images is not None:
             return
         recorded = self.state.images
@@ -96,7 +95,7 @@ class ResumeState:
             )
 
     def difference_to(self, runtime: str) -> str:
-        """Return, in words, what computes otherwise than before, so that bits may differ; or nothing."""
+        """Return how torch or the runtime differ from before, in words; "" if they do not."""
         versions = _versions(runtime)
         before = (self.state and self.state.versions) or versions
         changed = [
@@ -173,12 +172,13 @@ def pretrained_digest(config: Config) -> str | None:
 
 
 def config_hash(config: Config, *, knows_images: bool = True) -> str:
-    """Return the fingerprint of a config as it is asked for, before anything is settled.
+    """Return the fingerprint of a config as the user gave it, before anything is resolved.
 
-    It leaves out where a run computes, and where its data lies: which images they are, the run folder
-    records. Weights to start from are known by content. An older lmsm took the place of a `folder` for
-    its images, and that of weights for them. A choice that is not made (None), or that was added later
-    and is at its default, leaves no trace, so that a run is found again by an lmsm that has more choices.
+    The hash ignores where a run computes and where its data lies, since the run folder records
+    which images they are. Weights to start from count by their content. With `knows_images` False
+    it is the hash of an older lmsm, to which the paths of a `folder` and of weights counted.
+    A value of None, or the default of a key that was added later, leaves no trace, so that an lmsm
+    with more keys finds the run again.
     """
     without = set(RUNTIME_KEYS)
     if config.dataset == "folder" and not knows_images:
@@ -199,10 +199,11 @@ def read_resume_state(
 ) -> ResumeState:
     """Return a run from its folder, with changed values of its config.
 
-    A damaged checkpoint is put aside as `*.corrupt`, `warn` is told, and the one before is taken,
-    unless `strict`. Raises CheckpointError where none is good, and where rows of metrics.jsonl were
-    lost or edited, LmsmError for a change that would
-    make it another run. Call it with the folder's lock.
+    A damaged checkpoint is renamed to `*.corrupt` with a warning, and the one before is taken;
+    with `strict` it is an error. Call this with the folder's lock.
+
+    Raises CheckpointError where no checkpoint is good, or rows of metrics.jsonl were lost or
+    edited, LmsmError for a change that would make it another run.
     """
     folder.remove_left_over()
     state, file = _newest(folder, warn, strict=strict)
@@ -246,7 +247,7 @@ def read_resume_state(
 
 
 def _is_completed(folder: RunFolder, epoch: int) -> bool:
-    """Return whether the run came to its end: with scores of that epoch, and what is made after them."""
+    """Return whether the run ended with scores of that epoch, and with all that is made of them."""
     record = read_run(folder.path)
     return record.state == "completed" and bool(record.scores and record.scores.epoch == epoch)
 
@@ -310,7 +311,8 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
     ]
     if refused:
         raise LmsmError(
-            f"{'; '.join(refused)}; a resumed run keeps its choices, but for {', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`"
+            f"{'; '.join(refused)}; a resumed run keeps its choices, but for "
+            f"{', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`"
         )
     return changed
 

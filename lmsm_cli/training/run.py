@@ -1,4 +1,4 @@
-"""From a Config to a finished run: the one road that train, demo and every later command take."""
+"""From a Config to a finished run, as train, demo, sweep and resume make it."""
 
 import shlex
 import signal
@@ -93,8 +93,8 @@ def build_model(config: Config, data: Data) -> Classifier:
 def start_run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
     """Train, test and write the run folder; return it, None on all but the first rank.
 
-    Raises LmsmError; from the first epoch on, status.json of the run folder says what happened.
-    StoppedError, once a signal has ended the training after a step: `resume_run` goes on from there.
+    Raises LmsmError; status.json of the run folder says what happened. StoppedError means that a
+    signal ended the training after a step: `resume_run` goes on from there.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
         log = WarningLog(display if ranks.is_main else SILENT)
@@ -118,12 +118,20 @@ def resume_run(
     strict: bool = False,
     with_plots: bool = True,
 ) -> RunFolder | None:
-    """Go on with a run from its folder, with changed values of its config; finish as `start_run` does.
+    """Resume a run from its folder, and finish as `start_run` does.
 
     On the same machine's CPU, in as many processes, the end has the bits of a run that nobody
-    stopped. A finished run is returned as it is, unless it gets more epochs. With `strict` a
-    damaged checkpoint is an error, else the one before is taken. Raises LmsmError for a change
-    that would make it another run, CheckpointError where no checkpoint is good.
+    stopped. A finished run is returned as it is, unless it gets more epochs.
+
+    Args:
+        path: The run folder, or a folder with this run alone.
+        display: Shows the progress.
+        changes: Keys of the config and their new values.
+        strict: Refuse a damaged checkpoint; else the one before is taken.
+        with_plots: Whether to draw the plots.
+
+    Raises LmsmError for a change that would make it another run, CheckpointError where no
+    checkpoint is good.
     """
     if path.is_file() and is_run(path.parent):
         raise LmsmError(f"{path} is a file of a run: give its folder, {path.parent}")
@@ -163,7 +171,7 @@ class Run:
 
     trainer: Trainer
     images: ImagesRecord | None
-    """Which images its data holds; None where an older lmsm began the run without a record of them."""
+    """Which images its data holds; None where the lmsm that began the run kept no record."""
     saved: ResumeState | None = None
     folder: RunFolder | None = None
     """None on all ranks but the first."""
