@@ -1,8 +1,11 @@
-"""The paper's figure 2 in numbers, and the picture: `python benchmarks/angles.py runs/mnist-figure [--plot FILE]`
+"""The paper's figure 2 in numbers, and the picture.
+
+    python benchmarks/angles.py runs/mnist-figure [--plot FILE]
 
 Of each run's test features: the mean angle between an image's feature and the mean direction of its
 class (within), and the smallest angle between the mean directions of two classes (between), in
-degrees. Printed as Markdown, mean ± sd over the runs of each loss. Needs the runs' checkpoints and data.
+degrees. Printed as Markdown, mean ± sd over the runs of each loss. Needs the runs' checkpoints and
+data.
 """
 
 import argparse
@@ -34,12 +37,12 @@ def main() -> int:
         found.setdefault(loss, []).append((100 * error, *angles(points, labels)))
         panels.setdefault(loss, (f"m = {margin_of(loss)}", points, labels))
     print(
-        "| loss | n | test error, % | angle within a class | between the nearest two |\n| --- | ---: | ---: | ---: | ---: |"
+        "| loss | n | test error, % | angle within a class | between the nearest two |\n"
+        "| --- | ---: | ---: | ---: | ---: |"
     )
     for loss, rows in sorted(found.items()):
-        print(
-            f"| {loss} | {len(rows)} | {' | '.join(told(column) for column in zip(*rows, strict=True))} |"
-        )
+        columns = " | ".join(told(column) for column in zip(*rows, strict=True))
+        print(f"| {loss} | {len(rows)} | {columns} |")
     if given.plot:
         plot_features([panels[loss] for loss in sorted(panels)], classes, given.plot)
     return 0

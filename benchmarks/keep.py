@@ -1,9 +1,11 @@
-"""Keep the small files of finished runs, without weights: `python benchmarks/keep.py NAME runs/FOLDER...`
+"""Keep the small files of finished runs, without weights.
 
-Writes benchmarks/runs/NAME.tar.xz, in which `FOLDER/RUN/` holds config, environment, metrics, scores and
-status; unpacked below runs/ it is what `lmsm compare runs/FOLDER` reads. config.yaml gets the default
-folders for this machine's; of an absolute path in the command the last part is kept. Runs that did not
-complete are left out. The same runs give the same bytes.
+    python benchmarks/keep.py NAME runs/FOLDER...
+
+Writes benchmarks/runs/NAME.tar.xz, in which `FOLDER/RUN/` holds config, environment, metrics,
+scores and status; unpacked below runs/ it is what `lmsm compare runs/FOLDER` reads. config.yaml
+gets the default folders for this machine's; of an absolute path in the command the last part is
+kept. Runs that did not complete are left out. The same runs give the same bytes.
 """
 
 import argparse

@@ -33,7 +33,7 @@ def counts(num_images: int) -> list[int]:
 
 
 def make(root: Path, num_images: int, size: int) -> None:
-    """Write the class folders: photographs' frequencies, roughly, so that a JPEG is of usual size."""
+    """Write the class folders, with roughly a photograph's frequencies: JPEGs of usual size."""
     draws, distinct = np.random.default_rng(0), []
     (root / "distinct").mkdir(parents=True)
     for number in range(NUM_DISTINCT):
@@ -118,8 +118,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="lmsm-large-", dir=given.folder) as folder:
         make(Path(folder), given.images, given.size)
-        # Files that were made in the last two seconds before they are decoded are compared by content
-        # at the next start, since a file system's clock may be that coarse; a user's folder is older.
+        # Files that were made in the last two seconds before they are decoded are compared by
+        # content at the next start, since a file system's clock may be that coarse; a user's folder
+        # is older.
         time.sleep(3)
         command = [sys.executable, __file__, "--size", str(given.size)]
         environment = os.environ | {"LMSM_CACHE_DIR": str(Path(folder) / "cache")}

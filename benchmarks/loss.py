@@ -8,9 +8,10 @@ moment of the machine meets them all. Of the two margins the slower counts.
 Transient memory on the CPU is what a call needs beyond its inputs and its two gradients. A fresh
 process makes the inputs, makes one call with 256 classes, so that libraries and threads have what
 they keep, resets its peak resident memory to the current one (writes 5 to /proc/self/clear_refs),
-and makes the call: the peak (VmHWM), less what was resident before, less the bytes of the gradients,
-which every implementation has to return (whether or not they exist at the peak: one that is over
-before the weight gradient is made counts less). malloc has its default settings in all arms.
+and makes the call: the peak (VmHWM), less what was resident before, less the bytes of the
+gradients, which every implementation has to return (whether or not they exist at the peak: one that
+is over before the weight gradient is made counts less). malloc has its default settings in all
+arms.
 
 To add a measurement, write a function that yields rows and name it in `MEASUREMENTS`.
 """

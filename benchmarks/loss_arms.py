@@ -1,7 +1,7 @@
 """What the benchmark of the loss compares, and how a comparison is timed and written down.
 
-The arms are softmax, L-Softmax with each margin, and softmax again, on the same inputs. Each call is
-a forward pass and a backward pass to features and weights, from gradients that are None.
+The arms are softmax, L-Softmax with each margin, and softmax again, on the same inputs. Each call
+is a forward pass and a backward pass to features and weights, from gradients that are None.
 """
 
 import random

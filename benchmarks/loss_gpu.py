@@ -1,4 +1,4 @@
-"""The rows of the loss benchmark that need a GPU: CUDA events, CUDA graphs, the caching allocator."""
+"""The rows of the loss benchmark that need a GPU: CUDA events and graphs, caching allocator."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -94,7 +94,7 @@ def gpu_times(steps: Mapping[str, Step], clear: Step, turns: int, calls: int = 1
 
 
 def event_timer(step: Step, clear: Step, calls: int) -> Callable[[], float]:
-    """Return a function that clears, makes the step `calls` times, and returns milliseconds of one."""
+    """Return a function that clears, makes `calls` steps, and returns the milliseconds of one."""
     start, end = (cuda.Event(enable_timing=True) for _ in range(2))
 
     def timed() -> float:

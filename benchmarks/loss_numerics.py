@@ -37,7 +37,7 @@ def numerics(size: Size) -> Iterator[Row]:
 
 
 def errors_of(features: Tensor, weight: Tensor, labels: Tensor, margin: int) -> dict[str, float]:
-    """Return |got - exact| / |exact| of losses and gradients, and how many entries are not finite."""
+    """Return |got - exact| / |exact| of all results, and the number of entries not finite."""
     one, other = (
         gradients_of(features.to(dtype), weight.to(dtype), labels, margin)
         for dtype in (features.dtype, torch.float64)

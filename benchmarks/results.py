@@ -3,8 +3,9 @@
 A table stands between two comments, of which the first names its archive and its command:
     <!-- digits: lmsm compare runs/digits-norms --markdown -->
     <!-- end -->
-It is what the command prints of the runs of benchmarks/runs/digits.tar.xz unpacked in runs/, but for the
-accuracies per class. `--check` changes nothing, and exits with 1 where a table is not what it says.
+It is what the command prints of the runs of benchmarks/runs/digits.tar.xz unpacked in runs/, but
+for the accuracies per class. `--check` changes nothing, and exits with 1 where a table is not what
+it says.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from lmsm_cli.commands.app import main as lmsm
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 _TABLE = re.compile(
-    r"(<!-- (?P<archive>[\w-]+): (?P<command>lmsm compare [^\n]*?) -->\n)(?P<table>.*?)(<!-- end -->)",
+    r"(<!-- (?P<archive>[\w-]+): (?P<command>lmsm compare [^\n]*?) -->\n)"
+    r"(?P<table>.*?)(<!-- end -->)",
     re.S,
 )
 

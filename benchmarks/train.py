@@ -159,7 +159,8 @@ def machine() -> dict[str, Any]:
 def computes_on() -> str:
     """Return the runtime of ResNet-18 on this CPU."""
     ask = (
-        "from torchvision.models import resnet18; from lmsm_cli.runtime.device import choose_runtime; "
+        "from torchvision.models import resnet18; "
+        "from lmsm_cli.runtime.device import choose_runtime; "
         "print(choose_runtime('cpu', 'auto', net=resnet18()))"
     )
     try:
@@ -192,7 +193,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--steps",
         type=int,
-        help="this many timed steps instead, and whole trainings on a few digits: tries the script, measures nothing",
+        help="this many timed steps instead, and whole trainings on a few digits: "
+        "tries the script, measures nothing",
     )
     parser.add_argument(
         "--airbench",
@@ -206,7 +208,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    """Measure the chosen sections, printing each row as it comes: an hour's rows outlive a crash."""
+    """Measure the chosen sections, printing each row as it comes: so they outlive a crash."""
     print(HEADING, flush=True)
     measured = []
     for name in options.only:

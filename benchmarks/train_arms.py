@@ -1,7 +1,8 @@
 """What a child process of the training benchmark runs: one arm, its numbers returned.
 
-torch is imported in the functions, because the process that starts the children reads `ARMS` too and
-must stay small (train_children.py). To add an arm, write a function of `Plan` and name it in `ARMS`.
+torch is imported in the functions, because the process that starts the children reads `ARMS` too
+and must stay small (train_children.py). To add an arm, write a function of `Plan` and name it in
+`ARMS`.
 """
 
 import statistics
@@ -303,7 +304,8 @@ def scaling(
 ) -> dict[str, float]:
     """Return the seconds of whole trainings on more and more images; every other turn, on fewer.
 
-    So a machine that grows slower or faster cannot look like a slope. The smallest runs once before.
+    So a machine that grows slower or faster cannot look like a slope. The smallest runs once
+    before.
     """
     import torch
 

@@ -108,7 +108,7 @@ def _end(child: Popen[bytes]) -> None:
 
 
 def in_turns(arms: Mapping[str, Arm], turns: int, thrown_away: int = 0) -> Numbers:
-    """Run the arms one after the other, turn after turn; an arm that fails is left out from then on.
+    """Run the arms one after the other, turn after turn; leave out an arm once it has failed.
 
     Numbers of the first `thrown_away` turns are not kept.
     """
@@ -158,7 +158,8 @@ def lmsm_train(flags: Sequence[str]) -> dict[str, float]:
     """Run `lmsm train` in a fresh process and return its numbers, most of them from the run folder.
 
     wall: seconds from start to finished run folder; peak: resident GiB of the process;
-    seconds: of training, all epochs; images_per_second: median epoch after the first; accuracy: test.
+    seconds: of training, all epochs; images_per_second: median epoch after the first; accuracy:
+    test.
     """
     with tempfile.TemporaryDirectory() as out:
         done = run_child(["-m", "lmsm_cli", "train", *flags, "--out", out])

@@ -223,7 +223,8 @@ def airbench(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def airbench_means(script: Path) -> dict[str, float]:
-    """Return the mean seconds and accuracy of its first runs; the very first compiles, and is left out.
+    """Return the mean seconds and accuracy of its first runs; the very first compiles, and is left
+    out.
 
     It prints `|  run  |  epoch  |  train_acc  |  val_acc  |  tta_val_acc  |  time_seconds  |`.
     """

@@ -21,8 +21,8 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 LINE = "{:<38}{:<9}{:>10} {:>10} {:>10} {:>8}  {:<8} {}"
-# A traceback's last line, also that of one of torchrun's ranks; a message of lmsm; the inside of the
-# box that a mistake in a flag is printed in.
+# A traceback's last line, also that of one of torchrun's ranks; a message of lmsm; the inside of
+# the box that a mistake in a flag is printed in.
 ERROR_LINE = re.compile(
     r"^(?:\[rank\d+\]:\s*)?((?:[\w.]*(?:Error|Exception|Interrupt)\b|error:).*)|^│ (.+?) +│"
 )

@@ -1,7 +1,8 @@
 """Make the README's picture of the answer from the kept runs: `python docs/answer.py`
 
-docs/answer.png: by how much each loss differs from softmax on the rare classes and on all, with 95% intervals
-over seeds, as `lmsm compare` has them, on each set of the README's table, each with a scale of its own.
+docs/answer.png: by how much each loss differs from softmax on the rare classes and on all, with 95%
+intervals over seeds, as `lmsm compare` has them, on each set of the README's table, each with a
+scale of its own.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Take pictures of a report page: python docs/screenshot.py report.html docs/report [HEIGHT]
 
-Writes docs/report-1280.png and docs/report-390.png, as wide as a laptop's window and a phone's, with
-a chromium or Chrome that is on PATH. Nothing else is needed: a browser speaks its DevTools protocol
-over two pipes, and only that can make a window as narrow as a phone.
+Writes docs/report-1280.png and docs/report-390.png, as wide as a laptop's window and a phone's,
+with a chromium or Chrome that is on PATH. Nothing else is needed: a browser speaks its DevTools
+protocol over two pipes, and only that can make a window as narrow as a phone.
 """
 
 import base64

@@ -2,9 +2,9 @@
 
     python docs/transcript.py
 
-The transcript is the README's `text` block whose lines that start with `$ ` are the commands. They run
-in an empty folder, and print as on a terminal of 100 columns without colours. Of a report page that they
-write, docs/report-1280.png and docs/report-390.png are made (with Chromium).
+The transcript is the README's `text` block whose lines that start with `$ ` are the commands. They
+run in an empty folder, and print as on a terminal of 100 columns without colours. Of a report page
+that they write, docs/report-1280.png and docs/report-390.png are made (with Chromium).
 """
 
 import fcntl
