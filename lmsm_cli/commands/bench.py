@@ -3,10 +3,8 @@
 from itertools import product
 from typing import Annotated, get_args
 
-import typer
-
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import Device, Quiet
+from lmsm_cli.commands.options import Device, Quiet, switch, value
 from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError, did_you_mean
 
@@ -16,29 +14,19 @@ _USUAL = "resnet18,resnet18-cifar,resnet32,vgg16,vgg16_bn,paper-cifar10"
 def bench(
     models: Annotated[
         str,
-        typer.Option(
-            metavar="M,...",
-            help="Models to measure, or all.",
-            show_default=_USUAL.replace(",", ", "),
-        ),
+        value("M,...", "Models to measure, or all.", show_default=_USUAL.replace(",", ", ")),
     ] = _USUAL,
-    precision: Annotated[
-        str, typer.Option(metavar="P,...", help="fp32, bf16, bf16-conv (CPU).")
-    ] = "fp32,bf16",
-    layout: Annotated[
-        str, typer.Option(metavar="L,...", help="channels-last, contiguous.")
-    ] = "channels-last",
-    threads: Annotated[str, typer.Option(metavar="N,...", help="CPU threads; 0 takes all.")] = "0",
-    batch_size: Annotated[
-        int, typer.Option(metavar="INTEGER", min=2, help="Images in a training step.")
-    ] = 128,
+    precision: Annotated[str, value("P,...", "fp32, bf16, bf16-conv (CPU).")] = "fp32,bf16",
+    layout: Annotated[str, value("L,...", "channels-last, contiguous.")] = "channels-last",
+    threads: Annotated[str, value("N,...", "CPU threads; 0 takes all.")] = "0",
+    batch_size: Annotated[int, value("INTEGER", "Images in a training step.", min=2)] = 128,
     seconds: Annotated[
         float,
-        typer.Option(metavar="NUMBER", min=0.01, help="Timed seconds of each row."),
+        value("NUMBER", "Timed seconds of each row.", min=0.01),
     ] = 2.0,
     device: Device = "auto",
     quiet: Quiet = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    json: Annotated[bool, switch("--json", "Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure how fast this machine trains each model, and what each loss costs.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmsm_cli.commands import completion
-from lmsm_cli.commands.options import Quiet
+from lmsm_cli.commands.options import Quiet, switch, value
 from lmsm_cli.errors import LmsmError, visible
 
 if TYPE_CHECKING:
@@ -23,44 +23,36 @@ _Paths = Annotated[
 ]
 _By = Annotated[
     str | None,
-    typer.Option(
-        metavar="KEYS",
-        help="Put runs together that share these choices, such as loss or loss,lr, and average "
+    value(
+        "KEYS",
+        "Put runs together that share these choices, such as loss or loss,lr, and average "
         "over all others (default: over the seed only). Runs on other images are never averaged.",
     ),
 ]
 _Baseline = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="What the others are held against: a loss, or the name of a row (default: softmax).",
+    value(
+        "NAME", "What the others are held against: a loss, or the name of a row (default: softmax)."
     ),
 ]
 _Sort = Annotated[
     str | None,
-    typer.Option(
-        metavar="SCORE",
-        help="Put the best first by this score, such as few or balanced_accuracy.",
-    ),
+    value("SCORE", "Put the best first by this score, such as few or balanced_accuracy."),
 ]
 _OnlyChanged = Annotated[
     bool,
-    typer.Option(
-        "--only-changed", help="Leave out scores and classes in which all rows are alike."
-    ),
+    switch("--only-changed", "Leave out scores and classes in which all rows are alike."),
 ]
-_Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
+_Markdown = Annotated[bool, switch("--markdown", "Print the tables as Markdown.")]
 _Csv = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE", help="Write all numbers as CSV too; - prints them instead of tables."
-    ),
+    value("FILE", "Write all numbers as CSV too; - prints them instead of tables."),
 ]
 _Html = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write a report page too, with curves and pictures."),
+    value("FILE", "Write a report page too, with curves and pictures."),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+_Json = Annotated[bool, switch("--json", "Print one JSON document instead of tables.")]
 
 
 def compare(

@@ -5,11 +5,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from lmsm_cli.commands.compare import print_comparison
 from lmsm_cli.commands.console import print_json, print_line
-from lmsm_cli.commands.options import Quiet
+from lmsm_cli.commands.options import Quiet, switch, value
 from lmsm_cli.config import Config
 from lmsm_cli.config.resolve import Layer, resolve
 
@@ -33,14 +31,10 @@ _PICTURE_LOSS = "lsoftmax:margin={},lambda_min=0,weight_norm=shared"
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option(metavar="PATH", help="Folder to make the demo's folder in.")
-    ] = Path("runs"),
-    seeds: Annotated[
-        int, typer.Option(metavar="INTEGER", min=1, help="Runs of each loss, with seeds 0, 1, ...")
-    ] = 3,
+    out: Annotated[Path, value("PATH", "Folder to make the demo's folder in.")] = Path("runs"),
+    seeds: Annotated[int, value("INTEGER", "Runs of each loss, with seeds 0, 1, ...", min=1)] = 3,
     quiet: Quiet = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    json: Annotated[bool, switch("--json", "Print the comparison as JSON.")] = False,
 ) -> None:
     """Try the tool: compare softmax with L-Softmax on small images that need no download.
 

@@ -7,24 +7,19 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.options import switch, value
 from lmsm_cli.config.resolve import resolve
 
 _DataDir = Annotated[
     Path | None,
-    typer.Option(
-        metavar="PATH", help="Where to look for data (default: $LMSM_DATA_DIR, else data)."
-    ),
+    value("PATH", "Where to look for data (default: $LMSM_DATA_DIR, else data)."),
 ]
-_Out = Annotated[
-    Path, typer.Option(metavar="PATH", help="Folder that run folders are to be made in.")
-]
+_Out = Annotated[Path, value("PATH", "Folder that run folders are to be made in.")]
 _ClearCache = Annotated[
     bool,
-    typer.Option(
-        "--clear-cache", help="Delete the decoded images that are kept, but for those in use."
-    ),
+    switch("--clear-cache", "Delete the decoded images that are kept, but for those in use."),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")]
+_Json = Annotated[bool, switch("--json", "Print the checks as JSON.")]
 
 
 def doctor(

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
-from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet
+from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice
 
 if TYPE_CHECKING:
@@ -21,76 +19,64 @@ _MOST_WORST = 1000
 
 _Split = Annotated[
     str,
-    typer.Option(
-        metavar="NAME",
-        autocompletion=one_of(_SPLITS),
-        help="Which of the run's own images: test or validation.",
-    ),
+    value("NAME", "Which of the run's own images: test or validation.", complete=one_of(_SPLITS)),
 ]
 _Images = Annotated[
     Path | None,
-    typer.Option(
-        metavar="PATH",
-        help="Other images to evaluate on: a folder with one folder for each class.",
-    ),
+    value("PATH", "Other images to evaluate on: a folder with one folder for each class."),
 ]
 _DataDir = Annotated[
     Path | None,
-    typer.Option(
-        metavar="PATH", help="Where the run's data is now. (default: where the run had it)"
-    ),
+    value("PATH", "Where the run's data is now. (default: where the run had it)"),
 ]
 _SkipUnreadable = Annotated[
     bool,
-    typer.Option(
+    switch(
         "--skip-unreadable",
-        help="Go on without the images of --images that cannot be read, which are told.",
+        "Go on without the images of --images that cannot be read, which are told.",
     ),
 ]
 _Adjust = Annotated[
     str | None,
-    typer.Option(
-        metavar="TAU",
-        help="Correct for rare classes by logit adjustment: TAU times the log of a class's share "
+    value(
+        "TAU",
+        "Correct for rare classes by logit adjustment: TAU times the log of a class's share "
         "of the training images is taken from its score. 1 is what theory asks for after "
         "softmax; auto takes the best on the run's validation images.",
     ),
 ]
 _TauNorm = Annotated[
     str | None,
-    typer.Option(
-        metavar="TAU",
-        help="Correct for rare classes by tau-normalisation: a class's weights are divided by "
+    value(
+        "TAU",
+        "Correct for rare classes by tau-normalisation: a class's weights are divided by "
         "their norm to the power of TAU, 0 to 1; auto as above.",
     ),
 ]
-_Confusion = Annotated[
-    bool, typer.Option("--confusion", help="Print too which class was taken for which.")
-]
+_Confusion = Annotated[bool, switch("--confusion", "Print too which class was taken for which.")]
 _Plots = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Draw confusion matrix, reliability and the worst mistakes there; "
+    value(
+        "FOLDER",
+        "Draw confusion matrix, reliability and the worst mistakes there; "
         "of a net with two features these too.",
     ),
 ]
 _Worst = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        help="Mistakes on the sheet of --plots, those the classifier was surest of. (default: 25)",
+    value(
+        "N", "Mistakes on the sheet of --plots, those the classifier was surest of. (default: 25)"
     ),
 ]
 _Features = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Write the images' features, labels, predictions and the class names to an .npz file; "
+    value(
+        "FILE",
+        "Write the images' features, labels, predictions and the class names to an .npz file; "
         "two features also as a picture, .png.",
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")]
+_Json = Annotated[bool, switch("--json", "Print the scores as JSON.")]
 
 
 def evaluate(

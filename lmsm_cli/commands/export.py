@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line
-from lmsm_cli.commands.options import Checkpoint, Quiet
+from lmsm_cli.commands.options import Checkpoint, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice
 
 _FORMATS = ("onnx", "torch")
@@ -17,28 +15,26 @@ def export(
     checkpoint: Checkpoint,
     form: Annotated[
         str,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            autocompletion=one_of(_FORMATS),
-            help="onnx for an ONNX file, torch for a program for torch.export.load; "
-            "neither needs lmsm.",
+        value(
+            "NAME",
+            "onnx for an ONNX file, torch for a program for torch.export.load; neither needs lmsm.",
+            name="--format",
+            complete=one_of(_FORMATS),
         ),
     ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Where to write it (default: model.onnx or model.pt2 beside the checkpoint).",
+        value(
+            "FILE", "Where to write it (default: model.onnx or model.pt2 beside the checkpoint)."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(metavar="N", help="Test images to verify it on.")] = 1000,
+    images: Annotated[int, value("N", "Test images to verify it on.")] = 1000,
     data_dir: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Where the run's data is (default: as in the run)."),
+        value("PATH", "Where the run's data is (default: as in the run)."),
     ] = None,
     quiet: Quiet = False,
-    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    json: Annotated[bool, switch("--json", "Print what was written as JSON.")] = False,
 ) -> None:
     """Write a checkpoint as one file for other programs, verified against it on test images.
 

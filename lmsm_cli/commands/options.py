@@ -18,26 +18,49 @@ from lmsm_cli.config import Config, dump, flag_name, help_text, type_of
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
 
+
+def switch(name: str, text: str, panel: str | None = None, *, short: str | None = None) -> Any:
+    """Return the option of a switch, with its help text."""
+    return typer.Option(name, *([short] if short else []), help=text, rich_help_panel=panel)
+
+
+def value(
+    metavar: str,
+    text: str,
+    panel: str | None = None,
+    *,
+    name: str | None = None,
+    complete: Callable[[str], list[str]] | None = None,
+    **more: Any,
+) -> Any:
+    """Return an option that takes a value.
+
+    Args:
+        metavar: What the help page shows for the value.
+        text: The help text.
+        panel: The panel of the help page.
+        name: The flag, if not that of the parameter.
+        complete: What completes a half-typed value.
+        more: Further arguments of `typer.Option`.
+    """
+    names = [name] if name else []
+    return typer.Option(
+        *names, metavar=metavar, help=text, rich_help_panel=panel, autocompletion=complete, **more
+    )
+
+
 # Options that several commands have.
 Preset = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Start from a preset; `lmsm presets` lists them.",
-        autocompletion=completion.presets,
-    ),
+    value("NAME", "Start from a preset; `lmsm presets` lists them.", complete=completion.presets),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Take values from a YAML file; they win over the preset's."),
+    value("FILE", "Take values from a YAML file; they win over the preset's."),
 ]
 Margin = Annotated[
     str | None,
-    typer.Option(
-        metavar="M",
-        help="Margin of the loss, a number or auto; short for margin=M in --loss.",
-        rich_help_panel="Loss",
-    ),
+    value("M", "Margin of the loss, a number or auto; short for margin=M in --loss.", "Loss"),
 ]
 Checkpoint = Annotated[
     Path,
@@ -47,23 +70,19 @@ Checkpoint = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option(
-        metavar="TEXT",
-        help="auto, cpu, cuda or cuda:N.",
-        autocompletion=completion.devices,
-    ),
+    value("TEXT", "auto, cpu, cuda or cuda:N.", complete=completion.devices),
 ]
 FollowLinks = Annotated[
     bool,
-    typer.Option(
+    switch(
         "--follow-links",
-        help="Read images and folders too that links lead to out of the folder that is given.",
+        "Read images and folders too that links lead to out of the folder that is given.",
     ),
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show no progress: only results, warnings and errors.")
+    bool, switch("--quiet", "Show no progress: only results, warnings and errors.", short="-q")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Json = Annotated[bool, switch("--json", "Print the result as JSON.")]
 
 # What completes values of fields; a field with a fixed list of values offers that list.
 _COMPLETIONS = {

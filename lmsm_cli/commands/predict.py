@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet
+from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, RunError
 
 _STDOUT = Path("-")
@@ -14,11 +14,11 @@ _Images = Annotated[
     list[Path],
     typer.Argument(metavar="IMAGE", help="Image files, and folders of them, at any depth."),
 ]
-_Top = Annotated[int, typer.Option(metavar="K", help="Classes to give for each image.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")]
+_Top = Annotated[int, value("K", "Classes to give for each image.")]
+_Json = Annotated[bool, switch("--json", "Print the predictions as JSON.")]
 _Csv = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write them as CSV too; - prints that instead of the table."),
+    value("FILE", "Write them as CSV too; - prints that instead of the table."),
 ]
 
 

@@ -11,12 +11,13 @@ import typer
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.help import Command, Group
+from lmsm_cli.commands.options import switch
 from lmsm_cli.config.resolve import preset_names, preset_path
 from lmsm_cli.errors import LmsmError, did_you_mean
 
-_Json = Annotated[bool, typer.Option("--json", help="Print the list as JSON.")]
+_Json = Annotated[bool, switch("--json", "Print the list as JSON.")]
 _Name = Annotated[str, typer.Argument(help="The preset.", autocompletion=completion.presets)]
-_Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
+_Force = Annotated[bool, switch("--force", "Replace a file that is there already.")]
 
 
 class _PresetsGroup(Group):

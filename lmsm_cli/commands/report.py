@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands import completion
+from lmsm_cli.commands.options import value
 
 
 def report(
@@ -15,7 +16,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write the page (default: RUN/report.html)."),
+        value("FILE", "Where to write the page (default: RUN/report.html)."),
     ] = None,
 ) -> None:
     """Write a run's report: scores, curves, confusions, calibration and config in one HTML file.

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
     Margin,
     Preset,
     resolve_options,
+    switch,
+    value,
     with_config_flags,
 )
 from lmsm_cli.errors import LmsmError
@@ -29,9 +29,9 @@ def schedule(
     config: ConfigFile = None,
     margin: Margin = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw them into a png, pdf or svg file too.")
+        Path | None, value("FILE", "Draw them into a png, pdf or svg file too.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print every epoch as JSON.")] = False,
+    json: Annotated[bool, switch("--json", "Print every epoch as JSON.")] = False,
     **flags: Any,
 ) -> None:
     """Show how learning rate and margin would go, epoch by epoch, without training.

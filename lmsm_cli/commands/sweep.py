@@ -6,8 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
@@ -16,7 +14,9 @@ from lmsm_cli.commands.options import (
     Preset,
     Quiet,
     layers_of,
+    switch,
     train_command,
+    value,
     with_config_flags,
 )
 from lmsm_cli.commands.running import plan_of, run_and_compare, seed_numbers
@@ -34,77 +34,61 @@ _TRIALS_SHOWN = 10
 
 _Grid = Annotated[
     list[str] | None,
-    typer.Option(
-        "--grid",
-        metavar="KEY=A,B",
-        help="Values of a choice, repeatable: lr=0.1,0.01, "
+    value(
+        "KEY=A,B",
+        "Values of a choice, repeatable: lr=0.1,0.01, "
         "loss=softmax,lsoftmax:margin=4,lambda_min=5, milestones=160,180;120,160; "
         "with --trials also a range, lr=0.0001..0.1:log.",
-        rich_help_panel="Sweep",
+        "Sweep",
+        name="--grid",
     ),
 ]
 _Arm = Annotated[
     list[str] | None,
-    typer.Option(
-        "--arm",
-        metavar="'KEY=A KEY=B'",
-        help="Choices that belong together, repeatable: 'loss=ldam reweight=effective "
+    value(
+        "'KEY=A KEY=B'",
+        "Choices that belong together, repeatable: 'loss=ldam reweight=effective "
         "rebalance_from=9'. Every arm meets every value of the grid.",
-        rich_help_panel="Sweep",
+        "Sweep",
+        name="--arm",
     ),
 ]
 _Seeds = Annotated[
     str | None,
-    typer.Option(
-        metavar="N|A,B,...",
-        help="Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).",
-        rich_help_panel="Sweep",
+    value(
+        "N|A,B,...",
+        "Runs of each combination: 5 for the seeds 0 to 4, or a list (default: --seed).",
+        "Sweep",
     ),
 ]
 _Trials = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        help="Search instead: draw choices by Optuna until the study has N trials; "
+    value(
+        "N",
+        "Search instead: draw choices by Optuna until the study has N trials; "
         "the best is by validation score.",
-        rich_help_panel="Search",
+        "Search",
     ),
 ]
 _Prune = Annotated[
     bool,
-    typer.Option(
-        "--prune",
-        help="End a trial that does worse than the median of those before.",
-        rich_help_panel="Search",
-    ),
+    switch("--prune", "End a trial that does worse than the median of those before.", "Search"),
 ]
 _Study = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Name of the study (default: one that follows from the choices).",
-        rich_help_panel="Search",
-    ),
+    value("NAME", "Name of the study (default: one that follows from the choices).", "Search"),
 ]
 _Storage = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL",
-        help="Database of the study, for several hosts (default: study.db in --out).",
-        rich_help_panel="Search",
+    value(
+        "URL", "Database of the study, for several hosts (default: study.db in --out).", "Search"
     ),
 ]
 _DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run",
-        help="List the runs and which are there already; run none.",
-        rich_help_panel="Sweep",
-    ),
+    switch("--dry-run", "List the runs and which are there already; run none.", "Sweep"),
 ]
-_Plots = Annotated[
-    bool, typer.Option("--plots", help="Draw the plots of each run.", rich_help_panel="Sweep")
-]
+_Plots = Annotated[bool, switch("--plots", "Draw the plots of each run.", "Sweep")]
 
 
 @with_config_flags

@@ -17,6 +17,8 @@ from lmsm_cli.commands.options import (
     Quiet,
     layers_of,
     resolve_options,
+    switch,
+    value,
     with_config_flags,
 )
 from lmsm_cli.commands.running import plan_of, run_and_compare
@@ -26,32 +28,32 @@ from lmsm_cli.errors import LmsmError, RunError
 
 _ShowConfig = Annotated[
     bool,
-    typer.Option("--show-config", help="Print every choice with where it came from, and stop."),
+    switch("--show-config", "Print every choice with where it came from, and stop."),
 ]
 _DryRun = Annotated[
     bool,
-    typer.Option(
+    switch(
         "--dry-run",
-        help="Try the run out: train and evaluate a few batches, save and read a checkpoint, "
+        "Try the run out: train and evaluate a few batches, save and read a checkpoint, "
         "tell time, memory and disk of the whole run; leave no run folder.",
     ),
 ]
 _Resume = Annotated[
     Path | None,
-    typer.Option(
-        metavar="RUN",
-        help="Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, "
+    value(
+        "RUN",
+        "Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, "
         "--out, --tensorboard and more --epochs fit then.",
-        autocompletion=completion.run_folders,
+        complete=completion.run_folders,
     ),
 ]
 _Seeds = Annotated[
     str | None,
-    typer.Option(
-        metavar="N|A,B,...",
-        help="Repeat the run with these seeds (5: 0 to 4) and show mean and sd; "
+    value(
+        "N|A,B,...",
+        "Repeat the run with these seeds (5: 0 to 4) and show mean and sd; "
         "runs that are there already are not repeated.",
-        rich_help_panel="Run",
+        "Run",
     ),
 ]
 
@@ -140,35 +142,26 @@ def resume(
     ],
     epochs: Annotated[
         int | None,
-        typer.Option(
-            metavar="INTEGER",
-            help="Train to this many epochs in all, more than the run was to have.",
-        ),
+        value("INTEGER", "Train to this many epochs in all, more than the run was to have."),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="Another device: auto, cpu, cuda or cuda:N.",
-            autocompletion=completion.devices,
-        ),
+        value("TEXT", "Another device: auto, cpu, cuda or cuda:N.", complete=completion.devices),
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Where the data is now.")
-    ] = None,
+    data_dir: Annotated[Path | None, value("PATH", "Where the data is now.")] = None,
     follow_links: FollowLinks = False,
     tensorboard: Annotated[
         bool | None,
-        typer.Option(
+        switch(
             "--tensorboard/--no-tensorboard",
-            help="Write the curves for TensorBoard from now on, or no longer.",
+            "Write the curves for TensorBoard from now on, or no longer.",
         ),
     ] = None,
     strict: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--strict",
-            help="Stop where the last checkpoint is damaged, instead of taking the one before.",
+            "Stop where the last checkpoint is damaged, instead of taking the one before.",
         ),
     ] = False,
     quiet: Quiet = False,

@@ -1,4 +1,4 @@
-"""What a saved checkpoint says of labelled images: scores for `lmsm eval`, features for pictures."""
+"""Evaluation of a checkpoint on labelled images: scores for `lmsm eval`, features for pictures."""
 
 import os
 from dataclasses import dataclass, replace
@@ -118,7 +118,7 @@ def evaluate_checkpoint(
         path: The checkpoint or the run folder.
         display: Where progress and warnings go.
         subject: The images; the run's test images if None.
-        correction: What corrects for the long tail; `adjustment` of the scores then holds its effect.
+        correction: What corrects for the long tail; the scores' `adjustment` holds its effect.
         device: auto, cpu, cuda or cuda:N.
 
     Raises LmsmError for a correction that is impossible here, CheckpointError or DataError.
@@ -147,7 +147,7 @@ def evaluate_checkpoint(
 def _checked_correction(
     trained: Trained, wanted: RequestedCorrection, display: Display
 ) -> Correction:
-    """Return the correction; raise LmsmError, before any data is read, for one that is impossible."""
+    """Return the correction; raise LmsmError for an impossible one, before any data is read."""
     if wanted.tau == "auto" and trained.config.validation == 0:
         raise LmsmError(
             "the run held out no validation images (validation 0) to choose tau on; "

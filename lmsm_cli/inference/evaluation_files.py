@@ -14,7 +14,7 @@ from lmsm_cli.runs.folder import write_whole
 
 
 def write_plots(evaluation: Evaluation, folder: Path, *, worst: int) -> None:
-    """Draw confusion, reliability and the `worst` mistakes into the folder; of a 2-D net the features.
+    """Draw confusion, reliability, the `worst` mistakes and, of a 2-D net, the features.
 
     Raises DiskError.
     """
@@ -26,11 +26,11 @@ def write_plots(evaluation: Evaluation, folder: Path, *, worst: int) -> None:
 
 
 def write_features(evaluation: Evaluation, path: Path) -> None:
-    """Write features, labels, predictions and class names to an .npz; 2-D features as a PNG beside it.
+    """Write features, labels, predictions, logits and class names to an .npz file.
 
-    The names of the arrays are `features` (N, D) and `logits` (N, C) float32, `labels` and
-    `predictions` (N,) int64, and `classes` (C,). The logits are those that the predictions are of: for
-    top-k, calibration and corrections of one's own. Raises DiskError.
+    The arrays are `features` (N, D) and `logits` (N, C) float32, `labels` and `predictions` (N,)
+    int64, and `classes` (C,). The logits include a correction, as the predictions do. Features in
+    two dimensions are also drawn into a PNG beside the file. Raises DiskError.
     """
     features = evaluation.features()
     arrays: dict[str, NDArray[Any]] = {

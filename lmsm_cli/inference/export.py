@@ -23,6 +23,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.image_files import preparation
 from lmsm_cli.data.splits import load_test
 from lmsm_cli.errors import DataError, LmsmError, RunError, missing_extra
+from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
@@ -31,9 +32,8 @@ from lmsm_cli.runtime.device import choose_runtime
 from lmsm_cli.runtime.display import Display
 from lmsm_cli.training.evaluate import answers, scores_of
 
-Run = Callable[
-    [NDArray[np.uint8]], NDArray[np.float32]
-]  # images (N, C, H, W) -> logits (N, num_classes)
+# images (N, C, H, W) -> logits (N, num_classes)
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
 OUTPUTS = ("logits", "probabilities")
@@ -78,33 +78,39 @@ def export_checkpoint(
     num_images: int = 1000,
     data_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Write a checkpoint file or run folder as an ONNX file or a torch.export program; say what it is.
+    """Write a checkpoint as an ONNX file or a torch.export program, and return what it is.
 
-    Verified before on up to `num_images` images of the run's test set, on drawn ones where those
-    are not there. Raises CheckpointError, DiskError, RunError where the answers differ, LmsmError
-    where a package is missing.
+    Args:
+        path: The checkpoint file or run folder.
+        display: Where progress and warnings go.
+        form: `onnx` or `torch`.
+        out: The file to write; model.onnx or model.pt2 beside the checkpoint if None.
+        num_images: How many test images to verify the file on first; drawn ones where there is
+            no data.
+        data_dir: Where the run's data is now, if elsewhere than the run had it.
+
+    Raises CheckpointError, DiskError, RunError where the answers differ, LmsmError where a package
+    is missing.
     """
     check_extra(form)
-    file = checkpoint.find(path)
-    out = out or file.with_name(f"model{SUFFIXES[form]}")
+    out = out or checkpoint.find(path).with_name(f"model{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
         raise LmsmError(
             f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree"
         )
-    state = checkpoint.load(file)
-    model = checkpoint.restore(state, file)
+    trained = read_trained(path, data_dir)
     check_place(out)
-    images, of = _test_images(state, num_images, data_dir, display)
-    facts = _facts(state)
-    display.info(f"exporting {file}")
-    content = _WRITERS[form](_program(model, state.image_shape), facts)
-    verification = _verified(_READERS[form](content), model, images, of)
+    images, of = _test_images(trained, num_images, display)
+    facts = _facts(trained.state)
+    display.info(f"exporting {trained.file}")
+    content = _WRITERS[form](_program(trained.model, trained.state.image_shape), facts)
+    verification = _verified(_READERS[form](content), trained.model, images, of)
     write_whole(out, content)
     return {
         "file": str(out),
         "format": form,
         "bytes": len(content),
-        "checkpoint": str(file),
+        "checkpoint": str(trained.file),
         **facts,
         "verification": asdict(verification),
     }
@@ -135,7 +141,8 @@ def _facts(state: CheckpointState) -> dict[str, Any]:
         "dataset": config.dataset,
         "epoch": state.epoch,
         "classes": state.classes,
-        "input": "images: uint8 (N, C, H, W), 0 to 255, RGB where there are 3 channels; the normalisation is inside",
+        "input": "images: uint8 (N, C, H, W), 0 to 255, RGB where there are 3 channels; "
+        "the normalisation is inside",
         "preparation": preparation(config.resize),
         "image_height": height,
         "image_width": width,
@@ -145,25 +152,23 @@ def _facts(state: CheckpointState) -> dict[str, Any]:
     }
 
 
-def _test_images(
-    state: CheckpointState, count: int, data_dir: Path | None, display: Display
-) -> tuple[Tensor, str]:
-    """Return images (N, H, W, C) to verify on, and what they are; nothing is downloaded for them."""
-    config = state.config_in(data_dir)
+def _test_images(trained: Trained, count: int, display: Display) -> tuple[Tensor, str]:
+    """Return images (N, H, W, C) to verify on, and what they are; nothing is downloaded."""
+    config, shape = trained.config, trained.state.image_shape
     try:
         if sources.find_dataset(config.dataset, config.data_dir) is None:
             raise DataError(f"{config.dataset} is not below {config.data_dir}")
         test = load_test(config, display)
-        if list(test.images.shape[1:]) != state.image_shape:
+        if list(test.images.shape[1:]) != shape:
             raise DataError(f"the images in {config.data_dir} have another shape than the run's")
     except LmsmError as error:
         display.warning(
-            f"the run's test images cannot be had: {error}; verifying on drawn images instead (give the data with --data-dir)"
+            f"the run's test images cannot be had: {error}; "
+            "verifying on drawn images instead (give the data with --data-dir)"
         )
         generator = torch.Generator().manual_seed(0)
-        return torch.randint(
-            256, (count, *state.image_shape), dtype=torch.uint8, generator=generator
-        ), "drawn images"
+        drawn = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=generator)
+        return drawn, "drawn images"
     places = torch.linspace(0, len(test) - 1, min(count, len(test))).long()  # of every class
     return test.images[places], f"test images of {config.dataset}"
 
@@ -185,14 +190,10 @@ def _onnx_file(program: torch.export.ExportedProgram, facts: dict[str, Any]) -> 
     )
     assert exported is not None
     proto = exported.model_proto
-    for part in (
-        *proto.graph.node,
-        *proto.graph.value_info,
-        *proto.graph.input,
-        *proto.graph.output,
-    ):
+    values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
+    for part in (*proto.graph.node, *values):
         del part.metadata_props[:]
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+    for value in values:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:  # the exporter's own name for the number of images
                 size.dim_param = "N"
@@ -235,7 +236,7 @@ _READERS: dict[str, Callable[[bytes], Run]] = {"onnx": _onnx_run, "torch": _torc
 
 
 def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> Verification:
-    """Return how far the file's logits are from the classifier's. Raises RunError beyond rounding."""
+    """Return how far the file's logits are from the model's. Raises RunError beyond rounding."""
     runtime = choose_runtime("cpu", "fp32")
     runtime.apply()
     expected = scores_of(model, images, runtime)
@@ -249,7 +250,9 @@ def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> Verificat
     wrong = int(((own != others) & (first - second > rounding)).sum())
     if wrong or largest > _MUCH * rounding:
         raise RunError(
-            f"the exported file gives other answers than the checkpoint: of {len(images)} {of}, {wrong} get another class beyond rounding, and a logit differs by {largest:.3g} of {expected.abs().max():.3g}; nothing was written"
+            f"the exported file gives other answers than the checkpoint: of {len(images)} {of}, "
+            f"{wrong} get another class beyond rounding, and a logit differs by {largest:.3g} "
+            f"of {expected.abs().max():.3g}; nothing was written"
         )
     same = float((own == others).mean())
     return Verification(len(images), of, largest, same)

@@ -19,7 +19,7 @@ from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.display import Display
 from lmsm_cli.training.evaluate import answers, scores_of
 
-# Images that are held at once: in bytes of their pixels, 55 of 224 x 224, and for progress in number.
+# Images in memory at once: in bytes of their pixels, 55 of 224 x 224, and for progress in number.
 _BATCH_BYTES, _BATCH = 1 << 23, 500
 
 
@@ -62,17 +62,12 @@ class Predictions:
         }
 
     def to_csv(self) -> str:
-        """Return a row an image: file, class and probability by rank, error; with a header."""
+        """Return a header, and for each image its file, its classes with probabilities, its error."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         ranks = range(1, self.top + 1)
-        writer.writerow(
-            [
-                "file",
-                *(f"{name}_{rank}" for rank in ranks for name in ("class", "probability")),
-                "error",
-            ]
-        )
+        names = [f"{name}_{rank}" for rank in ranks for name in ("class", "probability")]
+        writer.writerow(["file", *names, "error"])
         for one in self.images:
             pairs = [cell for name, share in one.likeliest for cell in (name, f"{share:.6g}")]
             blanks = [""] * (2 * self.top - len(pairs))
@@ -83,11 +78,19 @@ class Predictions:
 def predict_files(
     path: Path, files: Sequence[Path], display: Display, *, top: int = 5, device: str = "auto"
 ) -> Predictions:
-    """Return what a checkpoint file or run folder says of image files.
+    """Predict the classes of image files with a checkpoint file or run folder.
 
-    `top` is how many classes to give for each. Images are read as the class folders of a training
-    are, in the checkpoint's size and colours, batch by batch. A file that cannot be read is told at
-    once and has an error instead of classes. Raises CheckpointError, LmsmError for the device.
+    Images are read as those of class folders are, in the checkpoint's size and colours, batch by
+    batch. A file that cannot be read is warned of at once and has an error instead of classes.
+
+    Args:
+        path: The checkpoint or the run folder.
+        files: The image files.
+        display: Where progress and warnings go.
+        top: How many classes to give for each image.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises CheckpointError, LmsmError for the device.
     """
     trained = read_trained(path)
     runtime = trained.runtime(device)

@@ -1,6 +1,7 @@
 """A trained classifier, read back with all that evaluation, prediction and export need."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lmsm_cli.config import Config
@@ -21,21 +22,24 @@ class Trained:
     model: Classifier
     config: Config
     """That of the state, but for another `data_dir`."""
-    images: ImagesRecord | None
-    """images.npz of its run folder; None where it is not beside the checkpoint."""
+
+    @cached_property
+    def images(self) -> ImagesRecord | None:
+        """images.npz of its run folder; None where it is not beside the checkpoint.
+
+        Raises CheckpointError where it is damaged, or not of this checkpoint's images.
+        """
+        return recorded_images(self.file.parent, self.state.images, self.file)
 
     def runtime(self, device: str) -> Runtime:
         """Apply the run's precision and layout, or the nearest that the device has; move the model.
 
         Raises LmsmError for a device that is not there.
         """
-        on_cuda = choose_device(device).type == "cuda"
-        precision = (
-            "bf16" if on_cuda and self.config.precision == "bf16-conv" else self.config.precision
-        )
-        runtime = choose_runtime(
-            device, precision, self.config.layout, self.config.threads, net=self.model
-        )
+        config, precision = self.config, self.config.precision
+        if precision == "bf16-conv" and choose_device(device).type == "cuda":
+            precision = "bf16"
+        runtime = choose_runtime(device, precision, config.layout, config.threads, net=self.model)
         runtime.apply()
         runtime.place(self.model)
         return runtime
@@ -49,5 +53,4 @@ def read_trained(path: Path, data_dir: Path | None = None) -> Trained:
     file = checkpoint.find(path)
     state = checkpoint.load(file)
     model = checkpoint.restore(state, file)
-    config = state.config_in(data_dir)
-    return Trained(file, state, model, config, recorded_images(file.parent, state.images, file))
+    return Trained(file, state, model, state.config_in(data_dir))

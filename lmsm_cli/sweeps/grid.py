@@ -1,6 +1,6 @@
-"""What a sweep varies: the texts of --grid, --arm and --seeds, and the choices that they make together.
+"""What a sweep varies: the texts of --grid, --arm and --seeds, and the choices they make together.
 
-Pure string logic and counting. Which keys exist is Config's knowledge, which values are right its check.
+Pure string logic and counting: Config knows which keys exist, and checks the values.
 """
 
 import itertools
@@ -18,14 +18,14 @@ MOST_RUNS = 10_000
 
 @dataclass(frozen=True)
 class Choices:
-    """Options of which a run takes one, each the values of one key or of several that belong together."""
+    """Options of which a run takes one: values of one key, or of several that belong together."""
 
     name: str
     """A config key, or `arm`."""
     options: tuple[Mapping[str, str], ...]
 
     def ends(self) -> tuple[Mapping[str, str], ...]:
-        """Return what must be checked before anything starts: every option."""
+        """Return the choices to check before anything starts: every option."""
         return self.options
 
 
@@ -41,7 +41,7 @@ class Range:
     """Whether the key takes whole numbers only."""
 
     def ends(self) -> tuple[Mapping[str, str], ...]:
-        """Return what must be checked before anything starts: both ends."""
+        """Return the choices to check before anything starts: both ends."""
         return tuple({self.name: self.text(end)} for end in (self.low, self.high))
 
     def text(self, value: float) -> str:
@@ -84,7 +84,7 @@ def parse_axes(grids: Sequence[str], arms: Sequence[str]) -> list[Axis]:
 
 
 def check_flags(axes: Sequence[Axis], given: Mapping[str, object]) -> None:
-    """Raise LmsmError for a flag whose key is varied too, which would take its place unsaid."""
+    """Raise LmsmError for a flag whose key is varied too: its value would be silently replaced."""
     varied = {key: key for axis in axes for option in axis.ends() for key in option}
     if "loss" in varied:
         varied["margin"] = "loss"  # which the margin is a part of
@@ -112,7 +112,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(seeds) == 1:
         if not 1 <= seeds[0] <= MOST_RUNS:
             raise LmsmError(
-                f"seeds is {text!r}: one number is how many, 1 to {MOST_RUNS}; for one given seed take --seed"
+                f"seeds is {text!r}: one number is how many, 1 to {MOST_RUNS}; "
+                "for one given seed take --seed"
             )
         return tuple(range(seeds[0]))
     if len(set(seeds)) < len(seeds):
@@ -128,7 +129,8 @@ def product(axes: Sequence[Axis], num_seeds: int = 1) -> list[dict[str, str]]:
     for axis in axes:
         if isinstance(axis, Range):
             raise LmsmError(
-                f"{axis.name} is given as a range, {axis.low:g}..{axis.high:g}: search it with --trials N, or list its values"
+                f"{axis.name} is given as a range, {axis.low:g}..{axis.high:g}: "
+                "search it with --trials N, or list its values"
             )
     options = [axis.options for axis in axes if isinstance(axis, Choices)]
     size = num_combinations(axes) * num_seeds
@@ -139,10 +141,7 @@ def product(axes: Sequence[Axis], num_seeds: int = 1) -> list[dict[str, str]]:
 
 def num_combinations(axes: Sequence[Axis]) -> int:
     """Return the number of combinations, a range counted as its two ends."""
-    size = 1
-    for axis in axes:
-        size *= len(axis.ends())
-    return size
+    return math.prod(len(axis.ends()) for axis in axes)
 
 
 def samples(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
@@ -169,7 +168,7 @@ def _parse_arm(text: str) -> dict[str, str]:
     try:
         pieces = shlex.split(text)
     except ValueError as error:
-        raise LmsmError(f"{error}") from None
+        raise LmsmError(str(error)) from None
     for piece in pieces:
         key, value = _key_and_value(piece)
         if key in arm:
@@ -223,9 +222,8 @@ def _parse_range(key: str, text: str) -> Range:
     try:
         numbers = kind(low), kind(high)
     except ValueError:
-        raise LmsmError(
-            f"{ends!r} is not LOW..HIGH of {'whole ' if kind is int else ''}numbers"
-        ) from None
+        numbers_wanted = "whole numbers" if kind is int else "numbers"
+        raise LmsmError(f"{ends!r} is not LOW..HIGH of {numbers_wanted}") from None
     if how not in ("", "log"):
         raise LmsmError(f"{how!r} after the range is not known: write LOW..HIGH or LOW..HIGH:log")
     if not (-math.inf < numbers[0] < numbers[1] < math.inf):
@@ -245,7 +243,8 @@ def _key_and_value(text: str) -> tuple[str, str]:
         raise LmsmError("the seed is varied by --seeds, so that its runs are averaged")
     if key in RUNTIME_KEYS:
         raise LmsmError(
-            f"{key} does not change what is computed, so there is nothing to compare; give it once, as {flag_name(key)}"
+            f"{key} does not change what is computed, so there is nothing to compare; "
+            f"give it once, as {flag_name(key)}"
         )
     known = [name for name in Config.model_fields if name not in (*RUNTIME_KEYS, "seed")]
     if key not in (*known, "margin"):

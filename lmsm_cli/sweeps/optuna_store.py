@@ -81,7 +81,8 @@ def open_study(search: Search, first: PlannedRun, images: Mapping[str, str | Non
         study.set_user_attr("lmsm", what)
     if study.user_attrs.get("lmsm") != what:
         raise LmsmError(
-            f"study {name!r} is of another search: it has other choices, ranges, seeds or images; give another name with --study"
+            f"study {name!r} is of another search: it has other choices, ranges, seeds or images; "
+            "give another name with --study"
         )
     return study
 

@@ -37,7 +37,7 @@ class PlannedRun:
 
     @cached_property
     def old_config_hash(self) -> str:
-        """The hash that older versions recorded: with the data folder's path in place of its images."""
+        """The hash that older versions recorded: of the data folder's path in place of its images."""
         return config_hash(self.config, knows_images=False)
 
 
@@ -119,7 +119,7 @@ def _check_distinct(plan: Sequence[PlannedRun]) -> None:
 
 @dataclass(frozen=True)
 class RunIndex:
-    """The run folders of a folder, by what they were asked for. Reads each environment.json once.
+    """Index of run folders by the hash of the requested config. Reads each environment.json once.
 
     A folder is a run of the plan only if its images are those that the run would have now.
     """
@@ -127,22 +127,22 @@ class RunIndex:
     out: Path
     display: Display = SILENT
     _names: dict[str, list[str]] = field(default_factory=dict)
-    """The names of the folders, by what they were asked for."""
+    """The names of the folders by that hash."""
     _seen: set[str] = field(default_factory=set)
     _images: dict[str, dict[str, str | None] | None] = field(default_factory=dict)
-    """The digests of the images that a config gives now, by the choices that decide them."""
+    """The digests of the images that a config gives now, by its DATA_KEYS as JSON."""
     _of_other_images: set[str] = field(default_factory=set)
     """The names of the folders that were passed over for their images."""
 
     def refresh(self) -> None:
-        """Take in the folders that are new."""
+        """Read the folders that are new."""
         for name in sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else ():
             if name not in self._seen and (asked := config_hash_of(self.out / name)):
                 self._seen.add(name)
                 self._names.setdefault(asked, []).append(name)
 
     def status(self, plan: Sequence[PlannedRun]) -> list[RunStatus]:
-        """Return where all runs of a plan stand, by one look; say which are of other images."""
+        """Return where all runs of a plan stand; warn of folders whose images are others."""
         self.refresh()
         before = len(self._of_other_images)
         found = [self._status_of(run) for run in plan]
@@ -182,10 +182,9 @@ class RunIndex:
         ]
 
     def _has_images_of(self, record: RunRecord, config: Config) -> bool:
-        """Say whether a run has the images that a config gives now.
+        """Return whether a run has the images that a config gives now.
 
-        One of an older lmsm, which recorded none, is taken by its choices alone; so is any where the
-        data is not here to look at.
+        It counts as such if it recorded none, being of an older version, or if the data is not here.
         """
         try:
             recorded = read_images_record(record.path)
@@ -201,7 +200,7 @@ class RunIndex:
         return False
 
     def _images_now(self, config: Config) -> dict[str, str | None] | None:
-        """Return the digests of the images that a config gives, None where they are not on this disk."""
+        """Return the digests of a config's images, None where they are not on this disk."""
         choices = config.model_dump_json(include=set(DATA_KEYS))
         if choices not in self._images:
             is_here = sources.find_dataset(config.dataset, config.data_dir) is not None
@@ -223,7 +222,7 @@ def _state(record: RunRecord) -> State:
 
 
 def _is_locked(path: Path) -> bool:
-    """Say whether a process writes to a run folder now."""
+    """Return whether a process writes to a run folder now."""
     try:
         with RunFolder(path).locked(patience=0):
             return False

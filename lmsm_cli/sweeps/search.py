@@ -1,7 +1,7 @@
 """Search by Optuna for the choices with the best validation score: ranges, pruning, shared studies.
 
-A study lives in a database, its runs in run folders, and each trial is done as a sweep does its runs.
-So a search goes on after anything, and several processes, here or on other hosts, share one study.
+A study lives in a database, its runs in run folders, and each trial does its runs as a sweep does.
+So a search can always go on, and several processes, here or on other hosts, share one study.
 """
 
 import time
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """A finished trial: its value is the mean of the last epoch's validation score, if it came there."""
+    """A finished trial; its value is the mean validation score of the last epoch, if it got there."""
 
     number: int
     value: float | None
@@ -71,13 +71,15 @@ def check_search(search: Search) -> PlannedRun:
     runs = build_plan(search.layers, list(samples(search.axes)), search.seeds and search.seeds[:1])
     if any(run.config.validation == 0 for run in runs):
         raise LmsmError(
-            "validation is 0: a search needs validation images to choose by, since it must not see the test's; give --validation"
+            "validation is 0: a search needs validation images to choose by, since it must not see "
+            "the test's; give --validation"
         )
     if all(isinstance(axis, Choices) for axis in search.axes):
         size = int(np.prod([len(axis.ends()) for axis in search.axes]))
         if size <= search.num_trials:
             raise LmsmError(
-                f"there are only {size} combinations: leave --trials {search.num_trials} out, and all are run"
+                f"there are only {size} combinations: "
+                f"leave --trials {search.num_trials} out, and all are run"
             )
     return runs[0]
 
@@ -136,7 +138,8 @@ class _Worker:
                 value, state = self._outcome(trial)
             except imported_optuna().exceptions.UpdateFinishedTrialError:
                 self.display.info(
-                    f"trial {trial.number} was taken for dead while this process slept; others do it"
+                    f"trial {trial.number} was taken for dead while this process slept; "
+                    "others do it"
                 )
             finally:
                 self.study.tell(trial, value, states_of([state])[0], skip_if_finished=True)
@@ -152,9 +155,8 @@ class _Worker:
         ):
             return None, "FAIL"  # others have begun enough in the meantime
         choices = self._draw(trial)
-        self.display.info(
-            f"trial {trial.number}, {self.num(COUNTED)} of {self.search.num_trials} done: {label(choices)}"
-        )
+        done = f"{self.num(COUNTED)} of {self.search.num_trials} done"
+        self.display.info(f"trial {trial.number}, {done}: {label(choices)}")
         try:
             return self._mean(trial, choices), "COMPLETE"
         except (StoppedError, KeyboardInterrupt) as stopped:
@@ -212,7 +214,7 @@ class _Worker:
 
 
 class _Reporting(ForwardingDisplay):
-    """Shows what a display shows, and tells a trial of each epoch; ends it where the pruner says so."""
+    """Shows what a display shows, and reports each epoch to a trial; ends it if the pruner does."""
 
     def __init__(self, shown: Display, trial: "Trial", steps_before: int) -> None:
         super().__init__(shown)

@@ -1,7 +1,7 @@
 """Many runs from one plan: what is done is found in the run folders, only the rest is computed.
 
-Nothing else is kept: a run folder says what it was asked for, and a lock who computes it. So the
-same plan may be worked on again, after anything, and by several processes at once.
+Nothing else is kept: a run folder records its requested config, and a lock shows who computes it.
+So the same plan may be worked on again, after anything, and by several processes at once.
 """
 
 import os
@@ -141,7 +141,7 @@ def complete(run: PlannedRun, index: RunIndex, display: Display, *, with_plots: 
 
 
 def _scored(path: Path) -> RunRecord:
-    """Return what a completed run left; raise RunError where that cannot be read, and so not counted."""
+    """Return the record of a completed run. Raises RunError where it cannot be read back."""
     record = read_run(path, with_metrics=False)
     if record.scores is None or record.config is None:
         raise RunError(f"{path} cannot be read back: {record.problem}")
@@ -172,7 +172,7 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
 
 
 def unreadable(found: Sequence[RunStatus], failures: Sequence[Failure]) -> list[Failure]:
-    """Return as failures the runs that a finished sweep can't read: they must not be missing in silence."""
+    """Return as failures the other runs that a finished sweep cannot read."""
     told = {failure.run.config_hash for failure in failures}
     return [
         Failure(
