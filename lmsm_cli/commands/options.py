@@ -6,7 +6,7 @@ A command that takes a run's choices declares `Preset`, `ConfigFile` and `Margin
 
 import inspect
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -14,7 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from lmsm_cli.commands import completion
-from lmsm_cli.config import Config, dump, flag_name, help_text, type_of
+from lmsm_cli.config import Config, dump, flag_name, help_text, panels, type_of
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
 
@@ -99,7 +99,9 @@ def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
     that all mistakes are found together.
     """
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    fields = [_parameter(name, field) for name, field in Config.model_fields.items()]
+    fields = [
+        _parameter(name, Config.model_fields[name], panel) for name, panel in panels().items()
+    ]
     parameters = _in_panels([*own, *fields])
 
     def wrapped(**options: Any) -> None:
@@ -164,31 +166,19 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
     return shlex.join(words)
 
 
-def _in_panels(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
+def _in_panels(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
     """Return the parameters by panels: none first, then a command's own, then those of Config.
 
     Of a panel the field `loss` comes first: --margin, a command's own, follows it.
     """
-    parameters = list(parameters)
-    of_fields = list(dict.fromkeys(_panel_of(field) for field in Config.model_fields.values()))
-    own = dict.fromkeys(
-        panel for p in parameters if (panel := _shown_in(p)) not in [None, *of_fields]
-    )
-    panels = [None, *own, *of_fields]
-    return sorted(parameters, key=lambda p: (panels.index(_shown_in(p)), p.name != "loss"))
+    shown_in = {p.name: get_args(p.annotation)[-1].rich_help_panel for p in parameters}
+    of_fields = dict.fromkeys(panels().values())
+    own = [panel for panel in shown_in.values() if panel not in of_fields]
+    order = list(dict.fromkeys([None, *own, *of_fields]))
+    return sorted(parameters, key=lambda p: (order.index(shown_in[p.name]), p.name != "loss"))
 
 
-def _shown_in(parameter: inspect.Parameter) -> str | None:
-    panel: str | None = get_args(parameter.annotation)[-1].rich_help_panel
-    return panel
-
-
-def _panel_of(field: FieldInfo) -> str:
-    assert isinstance(field.json_schema_extra, dict)
-    return str(field.json_schema_extra["panel"])
-
-
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     flag = flag_name(name)
     is_switch = field.annotation is bool
     choices = _choices(field)
@@ -196,7 +186,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         f"{flag}/--no-{flag.removeprefix('--')}" if is_switch else flag,
         help=_help(field),
         metavar=None if is_switch else _metavar(name, field),
-        rich_help_panel=_panel_of(field),
+        rich_help_panel=panel,
         show_default=False,
         autocompletion=completion.one_of(choices) if choices else _COMPLETIONS.get(name),
     )

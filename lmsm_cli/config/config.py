@@ -139,16 +139,19 @@ def _check_path(value: Any) -> Any:
 
 Folder = Annotated[Path, AfterValidator(_check_path)]
 Int = Annotated[int, BeforeValidator(_not_bool)]
+Milestones = Annotated[tuple[Annotated[Int, Field(ge=1)], ...], BeforeValidator(_split_commas)]
 Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 Float = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 
 
-def _panel(name: str) -> dict[str, Any]:
-    return {"panel": name}
-
-
-_DATA, _MODEL, _LOSS = _panel("Data"), _panel("Model"), _panel("Loss")
-_TRAINING, _RUN = _panel("Training"), _panel("Run")
+# The panels of the help pages, by the first of their fields.
+_PANELS = {
+    "dataset": "Data",
+    "model": "Model",
+    "loss": "Loss",
+    "epochs": "Training",
+    "seed": "Run",
+}
 
 
 class Config(BaseModel):
@@ -159,119 +162,111 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
     )
 
-    dataset: Dataset = Field("cifar10", json_schema_extra=_DATA)
+    dataset: Dataset = "cifar10"
     """Images to learn from; `balanced` and `imbalanced` are CIFAR-10, `digits` needs no download,
     `folder` is your own, in --data-dir with a folder for each class."""
-    data_dir: Folder = Field(Path("data"), json_schema_extra=_DATA)
+    data_dir: Folder = Path("data")
     """Folder of the data; what is not there is downloaded to it (default: $LMSM_DATA_DIR, else
     data)."""
-    imbalance: Literal["none", "exp", "step"] = Field("none", json_schema_extra=_DATA)
+    imbalance: Literal["none", "exp", "step"] = "none"
     """How classes are made rare: `exp` each more than the one before, `step` half of them alike
     (default: none; exp for `imbalanced`)."""
-    factor: Float = Field(1.0, gt=0, le=1, json_schema_extra=_DATA)
+    factor: Float = Field(1.0, gt=0, le=1)
     """Images in the smallest class / images in the largest (default: 1; 0.1 with an imbalance)."""
-    images_per_class: Annotated[Int, Field(ge=1)] | None = Field(None, json_schema_extra=_DATA)
+    images_per_class: Annotated[Int, Field(ge=1)] | None = None
     """Training images that a class has at most, before any imbalance, for a study in short
     (default: all there are)."""
-    validation: Float = Field(0.1, ge=0, lt=1, json_schema_extra=_DATA)
+    validation: Float = Field(0.1, ge=0, lt=1)
     """Share of every class's training images that is held out for validation."""
-    split_seed: Int = Field(0, ge=0, lt=2**32, json_schema_extra=_DATA)
+    split_seed: Int = Field(0, ge=0, lt=2**32)
     """Seed of the choice of validation images; apart from --seed, so that all seeds share one
     choice."""
-    augment: Literal["none", "flip", "crop-flip"] = Field("none", json_schema_extra=_DATA)
+    augment: Literal["none", "flip", "crop-flip"] = "none"
     """Random changes to the training images; crop pads by 4 pixels."""
-    image_size: Int = Field(32, ge=8, le=1024, json_schema_extra=_DATA)
+    image_size: Int = Field(32, ge=8, le=1024)
     """Pixels of a side that the images of `folder` are brought to."""
-    resize: Literal["crop", "pad", "squash"] = Field("crop", json_schema_extra=_DATA)
+    resize: Literal["crop", "pad", "squash"] = "crop"
     """How images of another shape get there: the middle of the shorter side, all of it with black
     beside it, or each side by itself."""
 
-    model: Model = Field("resnet18", json_schema_extra=_MODEL)
+    model: Model = "resnet18"
     """Network up to the last layer."""
-    neck: Literal["none", "linear", "relu", "prelu", "bn"] = Field("bn", json_schema_extra=_MODEL)
+    neck: Literal["none", "linear", "relu", "prelu", "bn"] = "bn"
     """Layers between the network and the class weights; features of `relu` can die under a margin
     (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
-    head_bias: Bool = Field(False, json_schema_extra=_MODEL)
+    head_bias: Bool = False
     """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on
     angles."""
-    head_init: Literal["default", "kaiming", "unit"] = Field("default", json_schema_extra=_MODEL)
+    head_init: Literal["default", "kaiming", "unit"] = "default"
     """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its
     normalised layer's."""
-    pretrained: Annotated[str, AfterValidator(_check_path)] | None = Field(
-        None, json_schema_extra=_MODEL
-    )
+    pretrained: Annotated[str, AfterValidator(_check_path)] | None = None
     """Weights to start from: `imagenet` for torchvision's, or a file with a state dict."""
 
-    loss: str = Field("softmax", json_schema_extra=_LOSS)
+    loss: str = "softmax"
     """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists
     them."""
-    reweight: Literal["none", "inverse", "effective"] = Field("none", json_schema_extra=_LOSS)
+    reweight: Literal["none", "inverse", "effective"] = "none"
     """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of
     images (Cui et al. 2019)."""
-    reweight_beta: Float = Field(0.9999, ge=0, lt=1, json_schema_extra=_LOSS)
+    reweight_beta: Float = Field(0.9999, ge=0, lt=1)
     """Beta of `effective`: 0 weighs all classes alike, towards 1 it becomes `inverse`."""
-    sampling: Literal["shuffle", "balanced"] = Field("shuffle", json_schema_extra=_LOSS)
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
     """Images of an epoch: `shuffle` takes each once, `balanced` draws as many at random, every
     class equally likely."""
-    rebalance_from: Int = Field(1, ge=1, json_schema_extra=_LOSS)
+    rebalance_from: Int = Field(1, ge=1)
     """First epoch in which --reweight and --sampling hold; after the first it defers them (DRW,
     DRS)."""
 
-    epochs: Int = Field(10, ge=1, le=MOST_EPOCHS, json_schema_extra=_TRAINING)
+    epochs: Int = Field(10, ge=1, le=MOST_EPOCHS)
     """Passes over the training images."""
-    batch_size: Int = Field(128, ge=2, json_schema_extra=_TRAINING)
+    batch_size: Int = Field(128, ge=2)
     """Images in a training step."""
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", json_schema_extra=_TRAINING)
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     """Optimiser."""
-    lr: Float = Field(0.001, gt=0, json_schema_extra=_TRAINING)
+    lr: Float = Field(0.001, gt=0)
     """Learning rate before the schedule."""
-    momentum: Float = Field(0.9, ge=0, lt=1, json_schema_extra=_TRAINING)
+    momentum: Float = Field(0.9, ge=0, lt=1)
     """Momentum of `sgd`."""
-    weight_decay: Float = Field(0.0005, ge=0, json_schema_extra=_TRAINING)
+    weight_decay: Float = Field(0.0005, ge=0)
     """Weight decay."""
-    head_weight_decay: Annotated[Float, Field(ge=0)] | None = Field(
-        None, json_schema_extra=_TRAINING
-    )
+    head_weight_decay: Annotated[Float, Field(ge=0)] | None = None
     """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
-    schedule: Literal["constant", "step", "multistep", "cosine"] = Field(
-        "step", json_schema_extra=_TRAINING
-    )
+    schedule: Literal["constant", "step", "multistep", "cosine"] = "step"
     """How the learning rate falls, epoch by epoch."""
-    step_size: Int = Field(2, ge=1, json_schema_extra=_TRAINING)
+    step_size: Int = Field(2, ge=1)
     """Epochs between the falls of `step`."""
-    milestones: Annotated[
-        tuple[Annotated[Int, Field(ge=1)], ...], BeforeValidator(_split_commas)
-    ] = Field((160, 180), json_schema_extra=_TRAINING)
+    milestones: Milestones = (160, 180)
     """Epochs after which `multistep` falls, as in 160,180."""
-    gamma: Float = Field(0.9, gt=0, le=1, json_schema_extra=_TRAINING)
+    gamma: Float = Field(0.9, gt=0, le=1)
     """Factor of the learning rate at a fall of `step` and `multistep`."""
-    warmup: Int = Field(0, ge=0, json_schema_extra=_TRAINING)
+    warmup: Int = Field(0, ge=0)
     """Epochs at the start over which the learning rate rises, in a straight line."""
-    best_tolerance: Float = Field(0.01, ge=0, json_schema_extra=_TRAINING)
+    best_tolerance: Float = Field(0.01, ge=0)
     """How much better on validation a net must be to replace best.pt."""
 
-    seed: Int = Field(42, ge=0, lt=2**32, json_schema_extra=_RUN)
+    seed: Int = Field(42, ge=0, lt=2**32)
     """Seed of weights, shuffling, augmentation and dropout."""
-    follow_links: Bool = Field(False, json_schema_extra=_RUN)
+    follow_links: Bool = False
     """Read images and class folders too that links lead to out of the data folder."""
-    skip_unreadable: Bool = Field(False, json_schema_extra=_RUN)
+    skip_unreadable: Bool = False
     """Go on without the images that cannot be read, which are told."""
-    device: Annotated[str, AfterValidator(_check_device)] = Field("auto", json_schema_extra=_RUN)
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
-    precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = Field("auto", json_schema_extra=_RUN)
+    precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = "auto"
     """Number format of the network; the loss computes in fp32. `auto` is bf16 where the hardware
     multiplies it (CPU: and a convolution has 128 channels or more), else fp32."""
-    layout: Literal["auto", "channels-last", "contiguous"] = Field("auto", json_schema_extra=_RUN)
+    layout: Literal["auto", "channels-last", "contiguous"] = "auto"
     """Order of images and features in memory; `auto` is channels-last."""
-    threads: Int = Field(0, ge=0, le=1024, json_schema_extra=_RUN)
+    threads: Int = Field(0, ge=0, le=1024)
     """CPU threads, which torchrun's processes share; 0 takes all."""
-    cuda_graph: Bool = Field(True, json_schema_extra=_RUN)
+    cuda_graph: Bool = True
     """On a GPU, replay each training step as one CUDA graph."""
-    compile: Bool = Field(False, json_schema_extra=_RUN)
+    compile: Bool = False
     """Compile the model with torch.compile: slow to start (tens of seconds), not always faster."""
-    tensorboard: Bool = Field(False, json_schema_extra=_RUN)
+    tensorboard: Bool = False
     """Write the curves into the run folder for TensorBoard too; needs `pip install tensorboard`."""
-    out: Folder = Field(Path("runs"), json_schema_extra=_RUN)
+    out: Folder = Path("runs")
     """Folder that the run folder is made in."""
 
     @model_validator(mode="before")
@@ -371,6 +366,14 @@ def type_of(key: str) -> Any:
         return annotation
     first = get_args(annotation)[0]
     return get_args(first)[0] if get_origin(first) is Annotated else first
+
+
+def panels() -> dict[str, str]:
+    """Return the panel of each key on the help pages."""
+    panel, found = "", {}
+    for key in Config.model_fields:
+        found[key] = panel = _PANELS.get(key, panel)
+    return found
 
 
 def help_text(field: FieldInfo) -> str:

@@ -28,7 +28,7 @@ def config_schema() -> dict[str, Any]:
     made = Config.model_json_schema()
     properties: dict[str, Any] = {}
     for key, described in made["properties"].items():
-        properties[key] = {k: v for k, v in described.items() if k not in ("panel", "title")}
+        properties[key] = {k: v for k, v in described.items() if k != "title"}
         properties[key]["description"] = help_text(Config.model_fields[key])
         if key == "loss":
             properties["margin"] = _MARGIN

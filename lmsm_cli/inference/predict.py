@@ -62,7 +62,7 @@ class Predictions:
         }
 
     def to_csv(self) -> str:
-        """Return a header, and for each image its file, its classes with probabilities, its error."""
+        """Return a header, and per image its file, its classes with probabilities, its error."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         ranks = range(1, self.top + 1)

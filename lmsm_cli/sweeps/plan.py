@@ -37,7 +37,7 @@ class PlannedRun:
 
     @cached_property
     def old_config_hash(self) -> str:
-        """The hash that older versions recorded: of the data folder's path in place of its images."""
+        """The hash that older versions recorded: of the data folder's path, not of its images."""
         return config_hash(self.config, knows_images=False)
 
 
@@ -184,7 +184,7 @@ class RunIndex:
     def _has_images_of(self, record: RunRecord, config: Config) -> bool:
         """Return whether a run has the images that a config gives now.
 
-        It counts as such if it recorded none, being of an older version, or if the data is not here.
+        Yes too if it recorded none, being of an older version, or if the data is not here.
         """
         try:
             recorded = read_images_record(record.path)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """A finished trial; its value is the mean validation score of the last epoch, if it got there."""
+    """A finished trial; its value is the mean validation score of the last epoch, if reached."""
 
     number: int
     value: float | None

@@ -59,7 +59,8 @@ def check_alone() -> None:
     """Raise LmsmError for torchrun's processes, which are one run's."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise LmsmError(
-            "torchrun shares one run among processes; to share the runs of a sweep, start `lmsm sweep` several times, with the same --out"
+            "torchrun shares one run among processes; to share the runs of a sweep, "
+            "start `lmsm sweep` several times, with the same --out"
         )
 
 

@@ -12,6 +12,7 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import digest
 from lmsm_cli.errors import CheckpointError, DataError
+from lmsm_cli.inference.predict import predict_files
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
@@ -277,7 +278,7 @@ def test_a_damaged_record_is_refused(copied, damage):
 
 
 def test_pickles_and_bombs_are_no_records(copied):
-    """Objects are not loaded, and what is packed is not unpacked."""
+    """Objects are not loaded, and what is packed is not unpacked; prediction needs no record."""
     data, run = copied
     for write in (
         lambda file: np.savez(file, split=np.array([print], dtype=object)),
@@ -287,6 +288,8 @@ def test_pickles_and_bombs_are_no_records(copied):
         write(run / "images.npz")
         with pytest.raises(CheckpointError, match=r"images\.npz"):
             evaluation(run, SilentDisplay(), data_dir=data)
+    (one,) = predict_files(run, [data / "a" / "000.png"], SilentDisplay()).images
+    assert one.error is None
 
 
 def test_a_run_of_before_is_read_and_told_of(copied):
