@@ -239,13 +239,7 @@ _TABLE = (
         heading="margin",
     ),
     Metric("minutes", "minutes", _minutes, higher_is_better=False, format=",.2f", is_cost=True),
-    Metric(
-        "images_per_second",
-        "images/s",
-        _images_per_second,
-        format=",.0f",
-        is_cost=True,
-    ),
+    Metric("images_per_second", "images/s", _images_per_second, format=",.0f", is_cost=True),
 )
 METRICS: Mapping[str, Metric] = {metric.key: metric for metric in _TABLE}
 # Those whose differences to a baseline a terminal has room for, in that order.

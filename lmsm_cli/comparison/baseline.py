@@ -15,48 +15,41 @@ def baseline_of(groups: Sequence[Group], name: str | None) -> tuple[list[int | N
 
     A baseline has the same test images. Of several with the name the one counts that differs in
     nothing else; where none or several do, the only one of that name with the same training images
-    (as many of each class, where they are not known). Raises LmsmError for a name that no group has.
+    (as many of each class, where they are not known). Raises LmsmError for an unknown name.
     """
     named = _named(groups, name or _USUAL)
     if not named and name is not None:
-        known = dict.fromkeys(
-            [
-                *(g.label for g in groups),
-                *map(_loss, groups),
-                *(_loss(g).partition(":")[0] for g in groups),
-            ]
-        )
+        known = {text for g in groups for text in (g.label, _loss(g), _loss_name(g))}
         raise LmsmError(
             f"--baseline: no group of runs is called {name!r}{did_you_mean(name, known)}"
         )
-    chosen: list[int | None] = []
-    without: list[str] = []
-    for group in groups:
-        number = _nearest(group, groups, named)
-        chosen.append(number)
-        if number is None:
-            without.append(group.label)
-    if not named:
-        names_losses = any("loss" in group.differs for group in groups)
+    chosen = [_nearest(group, groups, named) for group in groups]
+    if named:
+        return chosen, [
+            f"no baseline for {group.label}: "
+            f"no single {name or _USUAL} has the same images and other choices"
+            for group, number in zip(groups, chosen, strict=True)
+            if number is None
+        ]
+    if len(groups) > 1 and any("loss" in group.differs for group in groups):
         return chosen, [
             f"no run with {_USUAL} to hold the others against: name one with --baseline"
-        ] if len(groups) > 1 and names_losses else []
-    return chosen, [
-        f"no baseline for {label}: no single {name or _USUAL} has the same images and other choices"
-        for label in without
-    ]
+        ]
+    return chosen, []
 
 
 def _named(groups: Sequence[Group], name: str) -> list[int]:
-    """Return the groups with that label or loss; where there are none, those of a loss of that name."""
+    """Return the groups with that label or loss, or else those of a loss of that name."""
     exactly = [number for number, group in enumerate(groups) if name in (group.label, _loss(group))]
-    return exactly or [
-        number for number, group in enumerate(groups) if _loss(group).partition(":")[0] == name
-    ]
+    return exactly or [number for number, group in enumerate(groups) if _loss_name(group) == name]
 
 
 def _loss(group: Group) -> str:
     return str(group.differs.get("loss", ""))
+
+
+def _loss_name(group: Group) -> str:
+    return _loss(group).partition(":")[0]
 
 
 def _nearest(group: Group, groups: Sequence[Group], named: Sequence[int]) -> int | None:
@@ -80,7 +73,7 @@ def _training_images(group: Group) -> tuple[str | None, list[int]]:
 
 
 def verdict_in_words(differences: Mapping[str, Difference | None]) -> str:
-    """Return the verdicts on the rare classes and on all: `better on rare classes, worse overall`."""
+    """Return the verdicts in words: `better on rare classes, worse overall`."""
     found = {
         metric.verdict_on: one
         for metric in MAIN_DIFFERENCES

@@ -1,4 +1,4 @@
-"""Which runs had the same images, by the digests in their scores.json, and what is told where not.
+"""Which runs had the same images, by the digests in their scores.json, and notes where not.
 
 Runs from before these digests have none: their images are not known, and nothing is taken for equal
 to them but other such runs with as many images of the same classes.
@@ -23,7 +23,7 @@ UNKNOWN = "unknown"
 # What decides, with the data set itself, which of its images are trained and validated on.
 _DATA_KEYS = ("dataset", "imbalance", "factor", "images_per_class", "validation", "split_seed")
 _SHORTEST_NAME = 8
-_MOST_TOLD = 5
+_MOST_NOTES = 5
 _MOST_NAMES = 3
 
 Images = tuple[str | None, ...]
@@ -37,7 +37,7 @@ def images_of(record: RunRecord) -> Images | None:
 
 
 def names_of(found: Iterable[Images | None]) -> dict[Images | None, str]:
-    """Return a short name for each distinct choice of images: the first digits of a digest of it."""
+    """Return a short name for each distinct choice of images: the first digits of its digest."""
     whole = {
         images: hashlib.blake2b(repr(images).encode(), digest_size=16).hexdigest()
         for images in found
@@ -85,14 +85,15 @@ def notes_on_images(records: Sequence[RunRecord], usual: Mapping[str, Any]) -> l
     ]
     sets.sort(key=lambda one: one.runs[-1].name, reverse=True)
     pairs = [(one, newer) for one in sets if (newer := _newer(one, sets))]
-    notes = [_difference(one, newer) for one, newer in pairs[:_MOST_TOLD]]
-    if len(pairs) > _MOST_TOLD:
-        notes.append(f"{len(pairs) - _MOST_TOLD} more sets of images are not those of newer runs")
+    notes = [_difference(one, newer) for one, newer in pairs[:_MOST_NOTES]]
+    if len(pairs) > _MOST_NOTES:
+        notes.append(f"{len(pairs) - _MOST_NOTES} more sets of images are not those of newer runs")
     if old:
         apart = "; they stand in rows of their own (images=unknown)" if members else ""
         verb = "is" if len(old) == 1 else "are"
         notes.append(
-            f"{_listed(old)} {verb} from before runs recorded their images: known are only the classes and the numbers of images{apart}"
+            f"{_listed(old)} {verb} from before runs recorded their images: "
+            f"known are only the classes and the numbers of images{apart}"
         )
     return notes
 
@@ -122,7 +123,7 @@ class _Images:
 
 
 def _newer(one: _Images, sets: Sequence[_Images]) -> _Images | None:
-    """Return the newest images that should have been the same: those of equal choices, or to test on."""
+    """Return the newest images that should have been the same, by choices or to test on."""
     same = next(other for other in sets if other.choices == one.choices)
     if same is not one:
         return same
@@ -151,7 +152,10 @@ def _counts(one: _Images, newer: _Images) -> str:
     pairs = zip(PARTS, one.images, newer.images, strict=True)
     unlike = [part for part, own, other in pairs if own != other]
     if one.counts is None or newer.counts is None:
-        return f"other {' and '.join(unlike)} images (how many is not known, since images.npz is missing or damaged)"
+        return (
+            f"other {' and '.join(unlike)} images "
+            "(how many is not known, since images.npz is missing or damaged)"
+        )
     return ", ".join(_count(part, one.counts[part], newer.counts[part]) for part in unlike)
 
 

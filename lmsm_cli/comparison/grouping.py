@@ -12,19 +12,14 @@ from typing import Any
 from lmsm_cli.comparison.baseline import baseline_of, verdict_in_words
 from lmsm_cli.comparison.data_sets import (
     PARTS,
+    Images,
     choices_hide_it,
     images_of,
     names_of,
     notes_on_images,
 )
 from lmsm_cli.comparison.intervals import Difference, difference
-from lmsm_cli.comparison.records import (
-    ClassStatistic,
-    Comparison,
-    Group,
-    Statistic,
-    Unscored,
-)
+from lmsm_cli.comparison.records import ClassStatistic, Comparison, Group, Statistic, Unscored
 from lmsm_cli.comparison.samples import (
     SPLIT_KEYS,
     Sample,
@@ -81,11 +76,10 @@ def compare_runs(
     differing, groups = _groups(sampled, by)
     groups, unheld = _held_against(groups, sampled, baseline)
     known = [sample.record for samples in sampled for sample in samples]
-    on_images = notes_on_images(known, usual_setting())
     notes = [
         *_split_apart(groups, differing),
         *_averaged(sampled, by),
-        *on_images,
+        *notes_on_images(known, usual_setting()),
         *_absent_classes(groups),
         *unheld,
     ]
@@ -122,13 +116,14 @@ def _held_against(
             moved.append(group.label)
     if moved:
         notes.append(
-            f"the difference of {', '.join(moved)} is over the seeds and choices that its baseline has too: it is not that of the means shown, which are over all runs"
+            f"the difference of {', '.join(moved)} is over the seeds and choices that its baseline "
+            "has too: it is not that of the means shown, which are over all runs"
         )
     return held, notes
 
 
 def _is_of_fewer(metric: str, change: Difference | None, group: Group, baseline: Group) -> bool:
-    """Return whether a difference is another than that of the means of both groups."""
+    """Return whether a difference is not that of the means of both groups."""
     own, other = group.metrics[metric], baseline.metrics[metric]
     if change is None or own is None or other is None:
         return False
@@ -136,21 +131,17 @@ def _is_of_fewer(metric: str, change: Difference | None, group: Group, baseline:
 
 
 def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]:
-    """Say which field keeps the scores of groups from being compared, or runs from being averaged."""
+    """Say which fields keep runs from being averaged."""
     fields = [key for key in differing if key in (*SPLIT_KEYS, "images") or key.endswith("_images")]
     if not fields:
         return []
-    told = "; ".join(
-        f"{key}: {', '.join(dict.fromkeys(str(group.differs[key]) for group in groups))}"
-        for key in fields
-    )
+    values = {key: dict.fromkeys(str(group.differs[key]) for group in groups) for key in fields}
+    note = "not averaged over runs that are unlike in "
+    note += "; ".join(f"{key}: {', '.join(found)}" for key, found in values.items())
     sets = len({group.test_set for group in groups})
-    apart = (
-        f"; they have {sets} different sets of test images, and * is the best on each"
-        if sets > 1
-        else ""
-    )
-    return [f"not averaged over runs that are unlike in {told}{apart}"]
+    if sets > 1:
+        note += f"; they have {sets} different sets of test images, and * is the best on each"
+    return [note]
 
 
 def _absent_classes(groups: Iterable[Group]) -> list[str]:
@@ -173,14 +164,12 @@ def _averaged(members: Iterable[Sequence[Sample]], by: Sequence[str]) -> list[st
         settings = [sample.setting for sample in samples]
         for key in _differing(settings, ("seed",)):
             if key not in ("seed", *by):
-                found.setdefault(key, {}).update(
-                    dict.fromkeys(str(one.get(key)) for one in settings)
-                )
+                found.setdefault(key, {}).update((str(one.get(key)), None) for one in settings)
     return [f"averaged over {key}: {', '.join(values)}" for key, values in found.items()]
 
 
 def _rank(group: Group, metric: str | None) -> float:
-    """Return what sorts the best group first and one without the score last; else the baseline first."""
+    """Return what sorts the best group first, one without the score last; or the baseline first."""
     if metric is None:
         return 0.0 if group.is_baseline else 1.0
     value = group.metrics[metric]
@@ -194,24 +183,9 @@ def _groups(
 ) -> tuple[tuple[str, ...], list[Group]]:
     """Return the keys that tell the groups apart, and the groups."""
     firsts = [samples[0] for samples in members]
-    test_sets = {
-        key: number for number, key in enumerate(dict.fromkeys(test_images(one) for one in firsts))
-    }
-    settings = [dict(shared_setting(one.record, one.setting, by)) for one in firsts]
+    test_sets = list(dict.fromkeys(map(test_images, firsts)))
     images = [images_of(one.record) for one in firsts]
-    if choices_hide_it([one.record for one in firsts], usual_setting()):
-        names = names_of(images)
-        settings = [
-            {**setting, "images": names[one]} for setting, one in zip(settings, images, strict=True)
-        ]
-    differing = _differing(settings, by)
-    if len({key_of([setting.get(key) for key in differing]) for setting in settings}) < len(
-        settings
-    ):
-        settings = [
-            setting | num_images(one.scores) for setting, one in zip(settings, firsts, strict=True)
-        ]
-        differing = _differing(settings, by)
+    differing, settings = _settings(firsts, images, by)
     groups = []
     for samples, setting, known in zip(members, settings, images, strict=True):
         differs = {key: setting.get(key) for key in differing}
@@ -219,15 +193,35 @@ def _groups(
             Group(
                 label=_label(differs, by),
                 differs=differs,
-                test_set=test_sets[test_images(samples[0])],
+                test_set=test_sets.index(test_images(samples[0])),
                 seeds=tuple(sample.seed for sample in samples),
                 runs=tuple(str(sample.record.path) for sample in samples),
-                metrics={name: _statistic(values(samples, name).values()) for name in METRICS},
+                metrics={key: _statistic(values(samples, key).values()) for key in METRICS},
                 per_class=_per_class([sample.scores for sample in samples]),
                 images=dict(zip(PARTS, known, strict=True)) if known else None,
             )
         )
     return differing, groups
+
+
+def _settings(
+    firsts: Sequence[Sample], images: Sequence[Images | None], by: Sequence[str]
+) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """Return the keys in which groups differ, and the settings, with images where these do."""
+    settings = [dict(shared_setting(one.record, one.setting, by)) for one in firsts]
+    if choices_hide_it([one.record for one in firsts], usual_setting()):
+        names = names_of(images)
+        settings = [
+            setting | {"images": names[one]} for setting, one in zip(settings, images, strict=True)
+        ]
+    differing = _differing(settings, by)
+    distinct = {key_of([setting.get(key) for key in differing]) for setting in settings}
+    if len(distinct) < len(settings):
+        settings = [
+            setting | num_images(one.scores) for setting, one in zip(settings, firsts, strict=True)
+        ]
+        differing = _differing(settings, by)
+    return differing, settings
 
 
 def _differing(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> tuple[str, ...]:
@@ -242,26 +236,24 @@ def _differing(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> tupl
 
 
 def _label(differs: Mapping[str, Any], by: Sequence[str]) -> str:
-    """Return what tells a group apart: `lsoftmax:margin=4 neck=relu`; defaults go without saying."""
+    """Return what tells a group apart, without defaults: `lsoftmax:margin=4 neck=relu`."""
     usual = usual_setting()
-    told = {
-        key: value
+    pieces = [
+        str(value) if key == "loss" else f"{key}={value}"
         for key, value in differs.items()
         if key == "loss" or key in by or key_of(value) != key_of(usual.get(key))
-    }
-    pieces = (str(value) if key == "loss" else f"{key}={value}" for key, value in told.items())
+    ]
     return " ".join(pieces)
 
 
 def _per_class(scores: Sequence[Scores]) -> tuple[ClassStatistic, ...]:
+    columns = zip(*(one.per_class for one in scores), strict=True)
     return tuple(
         ClassStatistic(
-            rows[0].name,
-            rows[0].train_count,
-            rows[0].test_count,
-            _statistic(row.accuracy for row in rows),
+            one.name, one.train_count, one.test_count, _statistic(row.accuracy for row in rows)
         )
-        for rows in zip(*(one.per_class for one in scores), strict=True)
+        for rows in columns
+        for one in rows[:1]
     )
 
 

@@ -35,7 +35,7 @@ class Difference:
 
 
 def in_points(value: float) -> str:
-    """Return a difference in points with its sign; one near 0 has more digits, as +0.0 may be better."""
+    """Return a difference in points with its sign; one near 0 has more digits."""
     text = f"{100 * value:+.1f}"
     if text not in ("+0.0", "-0.0"):
         return text

@@ -2,7 +2,7 @@
 
 A correction turns margin-free logits and a strength tau into scores whose largest names the class;
 tau 0 leaves the answers as trained. To add one, write a function that returns a `Correction` and
-give it a flag (evaluation.py, commands/evaluate.py).
+give it a flag (evaluate.py, commands/evaluate.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -27,12 +27,12 @@ _SMALLEST_NORM = 1e-12
 
 @dataclass(frozen=True)
 class Correction:
-    """A correction of one classifier; `correct` takes logits (N, C) and tau, gives float64 (N, C)."""
+    """A correction of one classifier."""
 
     method: Method
-    correct: Callable[[Tensor, float], Tensor]
-    largest_tau: float  # up to which `choose_tau` looks
-    theory: float = 1.0  # the tau that is right where the training left the long tail alone
+    correct: Callable[[Tensor, float], Tensor]  # logits (N, C) and tau -> float64 (N, C)
+    largest_tau: float  # that `choose_tau` tries
+    theory: float = 1.0  # the right tau where the training did nothing about the long tail
 
     def predict(self, logits: Tensor, tau: float) -> NDArray[np.int64]:
         """Return the class numbers (N,) that corrected logits (N, C) name."""
@@ -42,7 +42,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen tau and the balanced accuracy on the images it was chosen on, with it and without."""
+    """A chosen tau and the balanced accuracy on the images it was chosen on."""
 
     tau: float
     balanced_accuracy: float
@@ -66,9 +66,9 @@ def tau_normalise(
 ) -> Tensor:
     """Return the logits (N, C), float64, of class weights W_c / |W_c|^tau, from those of W_c.
 
-    tau 1 leaves the directions of the class weights alone. `weight_norms` are (C,). A `bias` (C,) is
-    no part of a class weight and stays as it is, so that tau 0 changes nothing. Kang et al. 2020,
-    arXiv 1910.09217, who leave theirs out. Raises LmsmError for a tau beyond float64.
+    At tau 1 only the directions of the class weights count. `weight_norms` are (C,). A `bias` (C,)
+    is no part of a class weight and stays as it is, so that tau 0 changes nothing (Kang et al.
+    2020, arXiv 1910.09217, leave theirs out). Raises LmsmError for a tau beyond float64.
     """
     norms = weight_norms.to(logits.device, torch.float64).clamp_min(_SMALLEST_NORM)
     scale = norms**-tau
@@ -87,11 +87,13 @@ def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correcti
     """
     if min(train_counts) < 1:
         raise LmsmError(
-            f"class {list(train_counts).index(min(train_counts))} has no training image, hence no prior to adjust by"
+            f"class {list(train_counts).index(min(train_counts))} has no training image, "
+            "hence no prior to adjust by"
         )
     if min(train_counts) == max(train_counts):
         raise LmsmError(
-            f"logit adjustment changes nothing here: every class has {train_counts[0]} training images; evaluate without --adjust"
+            f"logit adjustment changes nothing here: every class has {train_counts[0]} "
+            "training images; evaluate without --adjust"
         )
     return Correction(
         "adjust",
@@ -102,7 +104,7 @@ def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correcti
 
 
 def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> Correction:
-    """Return the correction by the norms of the class weights in force, (C, D); `bias` (C,) is the head's.
+    """Return the correction by the norms of the class weights in force, (C, D).
 
     Raises LmsmError where all have the same norm, so that it can change nothing.
     """
@@ -110,7 +112,8 @@ def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> Corr
     bias = None if bias is None else bias.detach()
     if norms.max() - norms.min() <= _SAME_NORM * norms.max():
         raise LmsmError(
-            f"tau-normalisation changes nothing here: the loss gives all class weights the same norm ({norms[0]:.3g}); use --adjust"
+            "tau-normalisation changes nothing here: the loss gives all class weights the same "
+            f"norm ({norms[0]:.3g}); use --adjust"
         )
     return Correction("tau-norm", lambda logits, tau: tau_normalise(logits, norms, tau, bias), 1.0)
 
@@ -125,10 +128,10 @@ def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]
     reached = [
         balanced_accuracy(labels, correction.predict(logits, step / _STEPS)) for step in steps
     ]
-    # Ties are wide, because a rare class has one or two validation images, and theory then decides.
-    # Logit adjustment is Fisher-consistent at 1, less what the loss did itself. Norms grow with a class's images, and at 1 they
-    # have no say; the smallest of equals would keep a bias that validation is too small to see
-    # (benchmarks/LOG.md). The margin is for means of the same recalls added in another order.
+    # Many values tie, because a rare class has one or two validation images; then theory decides.
+    # Logit adjustment is Fisher-consistent at 1, less what the loss did itself. Norms grow with a
+    # class's images, and have no say at 1. The smallest of equals would keep a bias that validation
+    # is too small to see (benchmarks/LOG.md). Means of the same recalls differ by rounding.
     tied = [step for step in steps if reached[step] > max(reached) - 1e-9]
     chosen = min(tied, key=lambda step: abs(step / _STEPS - correction.theory))
     return Choice(chosen / _STEPS, reached[chosen], reached[0])

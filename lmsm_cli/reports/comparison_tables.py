@@ -69,7 +69,9 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(OF_THE_RAREST)
     if any(group.differences for group in comparison.groups):
         notes.append(
-            "a 95% interval that excludes 0 is called better or worse; it is over repeated trainings, not over other test images (how many there are stands beside each class); with many rows one in twenty excludes 0 by chance"
+            "a 95% interval that excludes 0 is called better or worse; it is over repeated "
+            "trainings, not over other test images (how many there are stands beside each class); "
+            "with many rows one in twenty excludes 0 by chance"
         )
     if len(comparison.groups) > _MOST_GROUPS:
         notes.append(

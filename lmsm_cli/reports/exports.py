@@ -9,7 +9,7 @@ from rich.table import Table
 from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.errors import visible
 
-# What a formula begins with, also as East Asian keyboards write it; tabs and line ends are spelled out.
+# What a formula begins with, also as East Asian keyboards write it.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 

@@ -44,7 +44,7 @@ def name_ticks(axes: "Axes", names: Sequence[str], axis: str) -> None:
 def new_figure(
     rows: int, columns: int, *, width: float, height: float, ratios: Sequence[float] | None = None
 ) -> "tuple[Figure, list[Axes]]":
-    """Return a figure of that size in inches with its axes, row by row; `ratios` of rows' heights."""
+    """Return a figure of a size in inches with its axes, row by row; `ratios` of rows' heights."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -59,7 +59,7 @@ def new_figure(
 
 
 def save_figure(figure: "Figure", stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> None:
-    """Write the figure to `stem` plus each suffix, whole or not. Raises DiskError where that fails."""
+    """Write the figure to `stem` plus each suffix, whole or not at all. Raises DiskError."""
     for suffix in suffixes:
         file = io.BytesIO()
         with warnings.catch_warnings():

@@ -42,21 +42,13 @@ def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folde
     figure, (axes,) = new_figure(
         1, 1, width=max(5.0, 0.6 * len(counts)) if named else 8.0, height=3.8
     )
-    axes.bar(range(len(order)), heights, width=0.8 if named else 1.0, color=BLUE)
+    bars = axes.bar(range(len(order)), heights, width=0.8 if named else 1.0, color=BLUE)
     ratio = f", largest : smallest = {heights[0] / heights[-1]:.4g} : 1" if heights[-1] else ""
     axes.set_title(f"{sum(counts):,} training images in {len(counts)} classes{ratio}", fontsize=10)
     axes.set_ylabel("training images")
     if named:
         name_ticks(axes, [classes[number] for number in order], "x")
-        for place, height in enumerate(heights):
-            axes.annotate(
-                str(height),
-                (place, height),
-                (0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+        axes.bar_label(bars, list(map(str, heights)), padding=2, fontsize=8)
         axes.margins(y=0.1)
     else:
         axes.set_xlabel("classes, by number of training images")
@@ -94,10 +86,7 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
 
 
 def plot_schedule(
-    epochs: Sequence[Mapping[str, Any]],
-    curve: Sequence[Mapping[str, Any]],
-    title: str,
-    path: Path,
+    epochs: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, Any]], title: str, path: Path
 ) -> None:
     """Draw the planned learning rate, lambda and effective margin over the epochs to `path`.
 
@@ -125,10 +114,7 @@ def plot_schedule(
 
 
 def _draw_annealing(
-    axes: "Axes",
-    epochs: Sequence[Mapping[str, Any]],
-    curve: Sequence[Mapping[str, Any]],
-    key: str,
+    axes: "Axes", epochs: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, Any]], key: str
 ) -> None:
     """Draw lambda or the effective margin as a curve, with dots at the ends of few epochs."""
     values = [row[key] for row in curve]
@@ -255,16 +241,8 @@ def plot_reliability(scores: Scores, folder: Path) -> None:
     )
     upper.legend(fontsize=8, frameon=False, loc="upper left")
     counts = [one.count for one in bins]
-    lower.bar(lefts, counts, color=GREY, **bars)
-    for left, count in zip(lefts, counts, strict=True):
-        lower.annotate(
-            f"{count}",
-            (left + width / 2, count),
-            (0, 2),
-            textcoords="offset points",
-            ha="center",
-            fontsize=6.5,
-        )
+    counted = lower.bar(lefts, counts, color=GREY, **bars)
+    lower.bar_label(counted, list(map(str, counts)), padding=2, fontsize=6.5)
     lower.set(xlim=(0, 1), xlabel="confidence: probability of the predicted class", ylabel="images")
     lower.margins(y=0.15)
     save_figure(figure, folder / "reliability")

@@ -1,4 +1,4 @@
-"""Sheets of images with words below each, pixel for pixel: small ones enlarged without smoothing."""
+"""Sheets of images with words below each; small images are enlarged without smoothing."""
 
 import io
 import math

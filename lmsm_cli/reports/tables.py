@@ -32,9 +32,8 @@ _MEASURING = Console(width=10_000)  # nothing is ever printed on it
 
 def per_class_table(scores: Scores) -> Table:
     """Return a row for each class: training images, images scored, accuracy, precision, F1."""
-    table = new_table("Per class, in percent", "class")
-    for title in ("training images", judged_images(scores), "accuracy", "precision", "F1"):
-        table.add_column(title, justify="right", overflow="fold")
+    titles = ("training images", judged_images(scores), "accuracy", "precision", "F1")
+    table = new_table("Per class, in percent", "class", numbers=titles)
     for row in scores.per_class:
         shares = map(percent, (row.accuracy, row.precision, row.f1))
         table.add_row(shown(row.name), str(row.train_count), str(row.test_count), *shares)
@@ -78,8 +77,7 @@ def summary_table(scores: Scores) -> Table:
         title = f"accuracy, {metric.title}" if is_group else metric.title
         text = NOTHING if value is None else metric.text(value)
         (main if metric.is_main else others)[title] = text
-    table = new_table("Overall, in percent", "score")
-    table.add_column("value", justify="right", overflow="fold")
+    table = new_table("Overall, in percent", "score", numbers=["value"])
     for row in (main | others).items():
         table.add_row(*row)
     return table
@@ -87,9 +85,8 @@ def summary_table(scores: Scores) -> Table:
 
 def reliability_table(scores: Scores) -> Table:
     """Return a row for each bin of confidence: its images, how sure of them, how often right."""
-    table = new_table("Reliability, in percent", "confidence")
-    for title in ("images", "mean confidence", "accuracy"):
-        table.add_column(title, justify="right", overflow="fold")
+    titles = ("images", "mean confidence", "accuracy")
+    table = new_table("Reliability, in percent", "confidence", numbers=titles)
     for one in scores.reliability:
         low, high = map(percent, reliability_bounds(one.confidence))
         shares = map(percent, (one.confidence, one.accuracy))
@@ -118,16 +115,16 @@ def predictions_table(document: Mapping[str, Any]) -> Table:
 
 def adjustment_table(adjustment: Adjustment, scores: Scores) -> Table:
     """Return the overall scores and groups of the classifier as trained and as adjusted."""
-    table = new_table(f"What {_ADJUSTMENTS[adjustment.method]} did, in percent", "")
-    for title in ("accuracy", "balanced", "macro F1", *scores.groups):
-        table.add_column(title, justify="right", overflow="fold")
+    title = f"What {_ADJUSTMENTS[adjustment.method]} did, in percent"
+    overall = ("accuracy", "balanced", "macro F1")
+    table = new_table(title, "", numbers=[*overall, *scores.groups])
     rows: tuple[tuple[str, Unadjusted | Scores], ...] = (
         ("as trained", adjustment.unadjusted),
         (f"tau {adjustment.tau:g}", scores),
     )
     for name, row in rows:
-        overall = (row.accuracy, row.balanced_accuracy, row.macro_f1)
-        table.add_row(name, *map(percent, (*overall, *row.groups.values())))
+        means = (row.accuracy, row.balanced_accuracy, row.macro_f1)
+        table.add_row(name, *map(percent, (*means, *row.groups.values())))
     return table
 
 
@@ -159,9 +156,8 @@ def schedule_table(epochs: Sequence[Mapping[str, Any]]) -> Table:
     round distances between them are shown.
     """
     largest = max((row["effective_margin"] or 1 for row in epochs), default=1)
-    table = new_table("Schedule, at the end of each epoch")
-    for title in ("epoch", "learning rate", "lambda", "effective margin"):
-        table.add_column(title, justify="right", overflow="fold")
+    titles = ("epoch", "learning rate", "lambda", "effective margin")
+    table = new_table("Schedule, at the end of each epoch", numbers=titles)
     if largest > 1:
         table.add_column(f"1 to {largest:.3g}", max_width=_BAR_WIDTH)
     distance = _round_distance(len(epochs))
@@ -203,9 +199,8 @@ def confusion_table(scores: Scores) -> Table:
     confusion = confusion_of(scores) or Confusion(len(names), {})
     if len(names) > MATRIX_CLASSES:
         return _commonest_confusions(confusion, names)
-    table = new_table("Images by true class (rows) and predicted class (columns)", "true class")
-    for number in range(len(names)):
-        table.add_column(str(number), justify="right", overflow="fold")
+    title = "Images by true class (rows) and predicted class (columns)"
+    table = new_table(title, "true class", numbers=[str(i) for i in range(len(names))])
     for number, (name, row) in enumerate(zip(names, confusion.matrix(), strict=True)):
         cells = [Text(str(n), style="bold" if i == number else "") for i, n in enumerate(row)]
         table.add_row(Text(f"{number} ").append(name), *cells)
@@ -213,9 +208,8 @@ def confusion_table(scores: Scores) -> Table:
 
 
 def _commonest_confusions(confusion: Confusion, names: Sequence[Text]) -> Table:
-    table = new_table("Commonest confusions", "true class", "predicted class")
-    table.add_column("images", justify="right", overflow="fold")
-    table.add_column("% of class", justify="right", overflow="fold")
+    titles = ("images", "% of class")
+    table = new_table("Commonest confusions", "true class", "predicted class", numbers=titles)
     for true, guess, images, share in confusion.commonest_errors(_CONFUSIONS_SHOWN):
         table.add_row(names[true], names[guess], str(images), percent(share))
     return table
@@ -254,9 +248,8 @@ def models_bench_table(document: Mapping[str, Any]) -> Table:
 
 def losses_bench_table(document: Mapping[str, Any]) -> Table:
     """Return a row for each loss of `lmsm bench`."""
-    table = new_table("Losses alone, forward and backward, 64 features and 10 classes", "loss")
-    for title in ("ms", "over softmax"):
-        table.add_column(title, justify="right", overflow="fold")
+    title = "Losses alone, forward and backward, 64 features and 10 classes"
+    table = new_table(title, "loss", numbers=("ms", "over softmax"))
     for row in document["losses"]:
         table.add_row(row["loss"], f"{row['milliseconds']:.2f}", f"{row['over_softmax']:.2f}")
     return table
@@ -316,13 +309,11 @@ class _TitledTable(Table):
             self.title = title
 
 
-def new_table(title: str, *names: str) -> Table:
-    """Return a table with left-aligned columns for names; numbers' columns are added to it."""
-    table = _TitledTable(
-        title=title,
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-    )
+def new_table(title: str, *names: str, numbers: Sequence[str] = ()) -> Table:
+    """Return a table with left-aligned columns for names, then right-aligned ones for numbers."""
+    table = _TitledTable(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
     for name in names:
         table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
     return table

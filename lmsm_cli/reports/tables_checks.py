@@ -1,4 +1,4 @@
-"""Tables of what goes on around runs: `lmsm doctor`, `lmsm train --dry-run`, sweeps and searches."""
+"""Tables around runs: `lmsm doctor`, `lmsm train --dry-run`, sweeps and searches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,22 +20,28 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 def dry_run_table(document: Mapping[str, Any]) -> Table:
     """Return what a run will take, by what trying it out took."""
-    table = _grid()
-    images = f"{document['training_images']:,} training, {document['validation_images']:,} validation, {document['test_images']:,} test"
-    step = f"{1000 * document['step_seconds']:,.1f} ms ({document['images_per_second']:,.0f} images/s), the first {duration(document['first_step_seconds'])}"
-    epoch = f"{document['steps_per_epoch']:,} steps, {duration(document['epoch_seconds'])} with validation and checkpoint"
+    texts = {"device": document["device"]}
+    for key, value in document.items():
+        if key.endswith("_seconds"):
+            texts[key] = duration(value)
+        elif key.endswith("_bytes"):
+            texts[key] = megabytes(value)
+        elif isinstance(value, int | float):
+            texts[key] = f"{value:,.0f}"
+    step = f"{1000 * document['step_seconds']:,.1f} ms ({{images_per_second}} images/s)"
     rows = {
-        "computes on": document["device"],
-        "images": images,
-        "a step": step,
-        "an epoch": epoch,
-        "the whole run": f"{duration(document['total_seconds'])} for {document['epochs']:,} epochs",
-        "memory": f"{megabytes(document['peak_memory_bytes'])} at most",
-        "a checkpoint": f"{megabytes(document['checkpoint_bytes'])}, saved in {duration(document['save_seconds'])}, read back and equal",
-        "disk": f"{megabytes(document['disk_bytes'])} needed, {megabytes(document['free_disk_bytes'])} free",
+        "computes on": "{device}",
+        "images": "{training_images} training, {validation_images} validation, {test_images} test",
+        "a step": step + ", the first {first_step_seconds}",
+        "an epoch": "{steps_per_epoch} steps, {epoch_seconds} with validation and checkpoint",
+        "the whole run": "{total_seconds} for {epochs} epochs",
+        "memory": "{peak_memory_bytes} at most",
+        "a checkpoint": "{checkpoint_bytes}, saved in {save_seconds}, read back and equal",
+        "disk": "{disk_bytes} needed, {free_disk_bytes} free",
     }
+    table = _grid()
     for name, value in rows.items():
-        table.add_row(name, shown(value))
+        table.add_row(name, shown(value.format_map(texts)))
     return table
 
 

@@ -99,7 +99,7 @@ class Contrast:
 
 
 def difference_chart(title: str, rows: Sequence[Contrast]) -> Markup:
-    """Return a row a group: the difference to the baseline in percentage points, its interval, and zero."""
+    """Return a row a group: its difference to the baseline in points, with the interval."""
     values = [
         100 * value
         for row in rows

@@ -1,4 +1,4 @@
-"""What the report page says beside scores: what is compared, configs, environments, runs left out."""
+"""What the report page says beside scores: what is compared, configs, environments."""
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -28,10 +29,10 @@ from lmsm_cli.reports.html.charts import (
     merged_bins,
     reliability_chart,
 )
-from lmsm_cli.reports.html.confusions import Confusions, confusions_of
+from lmsm_cli.reports.html.confusions import confusions_of
 from lmsm_cli.reports.html.curves import curve
 from lmsm_cli.reports.html.pictures import embedded
-from lmsm_cli.reports.html.tables import ClassRow, GroupRow
+from lmsm_cli.reports.html.tables import GroupRow
 from lmsm_cli.runs.folder import write_whole
 from lmsm_cli.runs.record import RunRecord
 
@@ -56,25 +57,6 @@ class Figure:
     image: Markup
     note: str = ""
     row: GroupRow | None = None
-
-
-@dataclass(frozen=True)
-class Results:
-    """The sections of one test set."""
-
-    title: str
-    metrics: tuple[Metric, ...]
-    rows: tuple[GroupRow, ...]
-    highlights: tuple[page_tables.Highlight, ...]
-    classes: tuple[ClassRow, ...]
-    differences: tuple[Figure, ...]
-    curves: tuple[Figure, ...]
-    confusions: tuple[Confusions, ...]
-    reliability: tuple[Figure, ...]
-    without_reliability: tuple[int, ...]
-    features: tuple[Figure, ...]
-    choices: tuple[tuple[str, list[str]], ...]
-    configs: tuple[tuple[GroupRow, list[tuple[str, str]]], ...]
 
 
 def write_page(path: Path, comparison: Comparison, records: Sequence[RunRecord]) -> None:
@@ -143,7 +125,7 @@ def _title(comparison: Comparison, records: Sequence[RunRecord]) -> str:
 
 def _all_results(
     comparison: Comparison, records: Sequence[RunRecord], notes: list[str]
-) -> list[Results]:
+) -> list[dict[str, Any]]:
     by_path = {str(record.path): record for record in records}
     numbered = list(enumerate(comparison.groups, 1))
     test_sets = dict.fromkeys(group.test_set for group in comparison.groups)
@@ -155,39 +137,33 @@ def _all_results(
 
 def _results(
     numbered: Sequence[tuple[int, Group]], by_path: Mapping[str, RunRecord], notes: list[str]
-) -> Results:
+) -> dict[str, Any]:
+    """Return the sections of one test set by the names that the template has for them."""
     groups = [group for _, group in numbered]
     metrics = page_tables.metrics_shown(groups)
     rows = page_tables.group_rows(numbered, metrics)
     runs = [[by_path[path] for path in group.runs] for group in groups]
     scores = [[run.scores for run in some if run.scores] for some in runs]
     bins = [merged_bins(one.reliability for one in some) for some in scores]
-    confusions = map(confusions_of, rows, scores)
-    return Results(
-        title=_test_set_title(runs[0][0], groups[0]),
-        metrics=tuple(metrics),
-        rows=tuple(rows),
-        highlights=tuple(page_tables.highlights(rows, metrics)),
-        classes=tuple(page_tables.class_rows(groups, scores[0])),
-        differences=tuple(_differences(numbered, metrics)),
-        curves=tuple(
-            _curves([(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)])
-        ),
-        confusions=tuple(one for one in confusions if one),
-        reliability=tuple(
-            _reliability(row, one, group)
-            for row, one, group in zip(rows, bins, groups, strict=True)
-            if one
-        ),
-        without_reliability=tuple(
-            row.number for row, one in zip(rows, bins, strict=True) if not one
-        ),
-        features=tuple(_features(rows, runs, notes)),
-        choices=tuple(page_facts.differing_choices(groups)) if len(groups) > 1 else (),
-        configs=tuple(
+    lines = [(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)]
+    drawn = [one for one in zip(rows, bins, groups, strict=True) if one[1]]
+    return {
+        "title": _test_set_title(runs[0][0], groups[0]),
+        "metrics": metrics,
+        "rows": rows,
+        "highlights": page_tables.highlights(rows, metrics),
+        "classes": page_tables.class_rows(groups, scores[0]),
+        "differences": _differences(numbered, metrics),
+        "curves": _curves(lines),
+        "confusions": list(filter(None, map(confusions_of, rows, scores))),
+        "reliability": [_reliability(*one) for one in drawn],
+        "without_reliability": [row.number for row, one in zip(rows, bins, strict=True) if not one],
+        "features": _features(rows, runs, notes),
+        "choices": page_facts.differing_choices(groups) if len(groups) > 1 else [],
+        "configs": [
             (row, page_facts.whole_config(some)) for row, some in zip(rows, runs, strict=True)
-        ),
-    )
+        ],
+    }
 
 
 def _test_set_title(run: RunRecord, group: Group) -> str:
@@ -227,7 +203,7 @@ def _curves(lines: Sequence[tuple[int, str, Sequence[RunRecord]]]) -> list[Figur
 def _unscored_curves(
     comparison: Comparison, records: Sequence[RunRecord]
 ) -> tuple[list[GroupRow], list[Figure]]:
-    """Return a legend and the training curves of the runs that have no scores yet, or never will."""
+    """Return a legend and the training curves of the runs without scores."""
     runs = [record for record in records if record.scores is None and record.metrics]
     first = len(comparison.groups) + 1
     rows = [

@@ -128,7 +128,8 @@ class Frame:
 def picture(width: int, height: int, title: str, *marks: Markup) -> Markup:
     """Return the marks as one picture, with a title that is read aloud."""
     return Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" focusable="false"><title>{}</title>{}</svg>'
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" focusable="false">'
+        "<title>{}</title>{}</svg>"
     ).format(width, height, title, title, joined(marks))
 
 

@@ -138,7 +138,7 @@ def _metric_cell(group: Group, metric: Metric, best: str | None) -> Cell:
 
 
 def difference_texts(difference: Difference | None) -> tuple[str, str, str]:
-    """Return a difference to the baseline as (verdict, mean, interval); empty where there is none."""
+    """Return a difference to the baseline as (verdict, mean, interval), empty for None."""
     if difference is None:
         return "", "", ""
     mean, low, high = difference.mean, difference.low, difference.high
