@@ -44,7 +44,7 @@ class _Part(BaseModel):
 
 
 class ClassScore(_Part):
-    """The scores of one class; None where it has no test image, so that nothing can be said."""
+    """The scores of one class; None where it has no test image."""
 
     name: str
     train_count: Count
@@ -148,7 +148,7 @@ class Metric:
     is_main: bool = False
     """Whether it stands in the first of the tables of a narrow terminal."""
     is_cost: bool = False
-    """Whether it tells of the training's time: no score, so that `eval` does not list it."""
+    """Whether it is the cost of the training, which `eval` does not list."""
     highlight: str = ""
     """What the page calls it among the large numbers, if it stands there."""
     verdict_on: str = ""

@@ -105,7 +105,7 @@ def _welch_half_width(a: list[float], b: list[float]) -> float | None:
 
 
 def _half_width(standard_error: float, degrees: float) -> float | None:
-    """Return standard error times Student's t; None where nothing varies, as that tells nothing."""
+    """Return standard error times Student's t; None where nothing varies."""
     if standard_error < 1e-12:  # equal changes differ by rounding
         return None
     from scipy.special import stdtrit  # a third of the time that scipy.stats takes to import

@@ -176,8 +176,8 @@ def plot_confusion(scores: Scores, folder: Path) -> None:
         interpolation="nearest",
         extent=(-0.5, end, end, -0.5),
     )
-    told = f", {together} to a cell" if together > 1 else ""
-    axes.set(xlabel=f"predicted class{told}", ylabel=f"true class{told}")
+    sharing = f", {together} to a cell" if together > 1 else ""
+    axes.set(xlabel=f"predicted class{sharing}", ylabel=f"true class{sharing}")
     axes.set_title(
         f"Accuracy {100 * scores.accuracy:.1f}% of {totals.sum():,.0f} {judged_images(scores)}",
         fontsize=10,

@@ -132,7 +132,7 @@ class GitState(_Document):
 
 
 class Environment(_Document):
-    """environment.json: what a run ran on, its command line, and what it was asked for."""
+    """environment.json: what a run ran on, its command line, and the hash of its config."""
 
     lmsm: _Text | None = None
     python: _Text | None = None

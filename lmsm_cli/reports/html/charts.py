@@ -72,8 +72,8 @@ def _line(frame: svg.Frame, series: Series) -> list[Markup]:
     marks = [svg.path(places, f"line {series.style}", series.name)]
     if len(places) <= _DOTTED_POINTS:
         for point, (x, y) in zip(series.points, places, strict=True):
-            said = f"{series.name}, epoch {point.epoch:g}: {point.mean:.4g}"
-            marks.append(svg.marker(x, y, series.number, said, size=2.5))
+            spoken = f"{series.name}, epoch {point.epoch:g}: {point.mean:.4g}"
+            marks.append(svg.marker(x, y, series.number, spoken, size=2.5))
     return marks
 
 
@@ -123,13 +123,13 @@ def _contrast(frame: svg.Frame, row: Contrast, place: float) -> list[Markup]:
     one, style = row.difference, svg.style_of(row.number)
     x, y = frame.at(100 * one.mean, place)
     marks = [svg.text(frame.left - 8, y + 4, str(row.number), f"tag end {style}")]
-    said = f"{row.number}: {row.label}: {100 * one.mean:+.3g}, {one.verdict}"
+    spoken = f"{row.number}: {row.label}: {100 * one.mean:+.3g}, {one.verdict}"
     if one.low is not None and one.high is not None:
         low, high = (frame.at(100 * end, place)[0] for end in (one.low, one.high))
-        marks.append(svg.path([(low, y), (high, y)], f"line whole {style}", said))
+        marks.append(svg.path([(low, y), (high, y)], f"line whole {style}", spoken))
         marks += [svg.line(end, y - 4, end, y + 4, f"line whole {style}") for end in (low, high)]
-        said += f", 95% interval {100 * one.low:+.3g} to {100 * one.high:+.3g}"
-    return [*marks, svg.marker(x, y, row.number, said)]
+        spoken += f", 95% interval {100 * one.low:+.3g} to {100 * one.high:+.3g}"
+    return [*marks, svg.marker(x, y, row.number, spoken)]
 
 
 def merged_bins(runs: Iterable[Sequence[ReliabilityBin]]) -> list[ReliabilityBin]:

@@ -1,6 +1,6 @@
 """Training curves: metrics.jsonl of the runs of a group as one line with a band, pure data.
 
-Reading is tolerant, as that of run folders: what is no finite number is a gap.
+None, and what is too large for any measure, leaves a gap.
 """
 
 import math
@@ -29,8 +29,8 @@ def curve(runs: Iterable[Sequence[Mapping[str, Any]]], key: str) -> tuple[Point,
     values: dict[float, list[float]] = {}
     for rows in runs:
         for row in rows:
-            epoch, value = number(row.get("epoch")), number(row.get(key))
-            if epoch is not None and value is not None:
+            epoch, value = row.get("epoch"), row.get(key)
+            if epoch is not None and value is not None and max(abs(epoch), abs(value)) < _LARGEST:
                 values.setdefault(epoch, []).append(value)
     points = [
         Point(epoch, statistics.fmean(known), min(known), max(known))
@@ -54,10 +54,3 @@ def thinned(points: Sequence[Point]) -> Sequence[Point]:
             point = extreme(stretch, key=lambda one: one.mean)
             kept[point.epoch] = point
     return [kept[epoch] for epoch in sorted(kept)]
-
-
-def number(value: object) -> float | None:
-    """Return a finite number as float, None for anything else and for what no run measures."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < _LARGEST else None

@@ -75,29 +75,22 @@ def environments(records: Sequence[RunRecord]) -> list[Environment]:
     members: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
     for record in records:
         known = record.environment.to_json() if record.environment else {}
+        name, *arguments = known.pop("command", None) or [""]
+        known.pop("asked", None)
         facts = tuple(
-            (key, _fact(key, value))
+            (key, _git(value) if key == "git" else value_text(value))
             for key, value in known.items()
-            if key not in ("command", "asked")
         )
-        members.setdefault(facts, []).append((record.name, _command(known.get("command"))))
+        command = shlex.join([PurePath(name).name, *arguments]) if name else ""
+        members.setdefault(facts, []).append((record.name, command))
     return [Environment(facts, tuple(commands)) for facts, commands in members.items()]
 
 
-def _fact(key: str, value: object) -> str:
-    if key == "git" and isinstance(value, Mapping):
-        dirty = ", with changes that are not committed" if value.get("dirty") else ""
-        return f"{str(value.get('commit'))[:_COMMIT_LENGTH]}{dirty}"
-    return "no checkout" if key == "git" and value is None else value_text(value)
-
-
-def _command(words: object) -> str:
-    if not isinstance(words, list):
-        return "" if words is None else value_text(words)
-    named = [
-        PurePath(str(word)).name if place == 0 else str(word) for place, word in enumerate(words)
-    ]
-    return shlex.join(named)
+def _git(state: Mapping[str, Any] | None) -> str:
+    if state is None:
+        return "no checkout"
+    dirty = ", with changes that are not committed" if state["dirty"] else ""
+    return f"{state['commit'][:_COMMIT_LENGTH]}{dirty}"
 
 
 def value_text(value: object) -> str:

@@ -1,7 +1,7 @@
 """The report page: a comparison and its runs as one HTML file that needs nothing else.
 
-What is computed is in page_tables.py, page_facts.py and curves.py, what is drawn in charts.py; here
-they become the sections of page.html.jinja, whose style and script are page.css and page.js.
+What is computed is in tables.py, facts.py and curves.py, what is drawn in charts.py; here they
+become the sections of page.html.jinja, whose style and script are page.css and page.js.
 """
 
 import base64
@@ -60,11 +60,7 @@ class Figure:
 
 
 def write_page(path: Path, comparison: Comparison, records: Sequence[RunRecord]) -> None:
-    """Write the comparison and the curves, configs and environments of its runs to an HTML file.
-
-    `records` are the runs that were compared. Raises DiskError where the file cannot be written;
-    `check_place` tells that before any work.
-    """
+    """Write the page of a comparison and of the runs that were compared. Raises DiskError."""
     write_whole(path, page(comparison, records))
 
 
@@ -170,10 +166,10 @@ def _test_set_title(run: RunRecord, group: Group) -> str:
     classes = group.per_class
     images = sum(one.test_count for one in classes)
     name = (run.config or {}).get("dataset", "test images")
-    told = (
+    digest = (
         f" ({(group.images or {}).get('test') or UNKNOWN:.8})" if "images" in group.differs else ""
     )
-    return f"{name}: {len(classes)} classes, {images:,} test images{told}"
+    return f"{name}: {len(classes)} classes, {images:,} test images{digest}"
 
 
 def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[Metric]) -> list[Figure]:

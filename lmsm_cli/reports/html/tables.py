@@ -20,7 +20,7 @@ _SIGNS = {"better": "✓", "worse": "✕"}
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell: text, the number it is sorted by, and what is said below it."""
+    """What stands in a cell: text, the number it is sorted by, and what stands below it."""
 
     text: str
     order: float | None = None
