@@ -44,6 +44,5 @@ def test_images_are_found_once_each_wherever_they_are():
     assert finder.missing == [2, 3]
     finder.look_in([b"x", b"x", b"z"])
     assert finder.missing == []
-    first, second = ([part.tolist() for part in found] for found in finder.found)
-    assert first == [[0, 1], [1, 2]]
-    assert second == [[2, 3], [0, 2]]
+    assert finder.pool_of.tolist() == [0, 0, 1, 1]
+    assert finder.place_of.tolist() == [1, 2, 0, 2]

@@ -51,8 +51,8 @@ _SHARE = 0.5
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _OWN_NAME = re.compile(r"([0-9a-f]{32})(-\w+)?\.(json|npy|part|lock)")
 
-Take = Callable[[Pixels], None]
-"""Takes the next images."""
+Take = Callable[[slice, Pixels], None]
+"""Takes the images of the next rows."""
 
 
 def cache_folder() -> Path:
@@ -293,7 +293,7 @@ class CacheEntry:
         number, checksum = secrets.token_hex(8), 0
         part = self._pixels(number).with_suffix(".part")
 
-        def take(images: Pixels) -> None:
+        def take(rows: slice, images: Pixels) -> None:
             nonlocal checksum
             file.write(images.data)
             checksum = zlib.crc32(images.data, checksum)

@@ -65,7 +65,6 @@ class ReadImages(NamedTuple):
     digests: Digests  # (N, 16): of the files' bytes
     pictures: Digests  # (N, 16): of the pixels at full size; only to find the same picture twice
     sums: LevelSums
-    unreadable: dict[str, str]
     listing: Listing
 
 
@@ -97,7 +96,7 @@ def read_images(
     reader = _Reader(listing, size, channels, resize, display)
     images, facts = reader.decoded()
     if not facts.unreadable:
-        return ReadImages(images, facts.digests, facts.pictures, facts.sums, {}, listing)
+        return ReadImages(images, facts.digests, facts.pictures, facts.sums, listing)
     unreadable = {
         listing.files[row]: reason or "is read only now"
         for row, reason in reader.reasons(facts).items()
@@ -115,7 +114,6 @@ def read_images(
         facts.digests[rows],
         facts.pictures[rows],
         facts.sums[rows],
-        unreadable,
         listing.without(set(unreadable)),
     )
 
@@ -131,16 +129,6 @@ class _Image(NamedTuple):
     pixels: NDArray[np.uint8]  # (H, W, C)
     content: bytes  # digest of the file's bytes
     picture: bytes  # digest of the pixels at full size
-
-
-class _Chunk(NamedTuple):
-    """The images of some files in a row."""
-
-    pixels: Pixels
-    contents: list[bytes]
-    pictures: list[bytes]
-    unreadable: list[int]
-    sums: LevelSums
 
 
 @dataclass(frozen=True)
@@ -256,7 +244,7 @@ class _Reader:
             return self._in_memory()
         count, *image_shape = self.shape
         self._warn(error, f"{count:,} images are decoded anew for each batch, which is slow")
-        facts = self._decode_all(lambda images: None)
+        facts = self._decode_all(lambda rows, chunk: None)
         again = partial(self._again, facts)
         return Decoded(UndecodedImages(count, tuple(image_shape), again, DECODING_THREADS), facts)
 
@@ -267,14 +255,8 @@ class _Reader:
         return found.pixels
 
     def _in_memory(self) -> Decoded:
-        images, done = np.empty(self.shape, np.uint8), 0
-
-        def take(chunk: Pixels) -> None:
-            nonlocal done
-            images[done : done + len(chunk)] = chunk
-            done += len(chunk)
-
-        facts = self._decode_all(take)
+        images = np.empty(self.shape, np.uint8)
+        facts = self._decode_all(lambda rows, chunk: np.copyto(images[rows], chunk))
         return Decoded(torch.from_numpy(images), facts)
 
     def _warn(self, error: OSError, so: str) -> None:
@@ -303,22 +285,21 @@ class _Reader:
 
     def _decode_all(self, take: Take) -> Facts:
         """Decode all files, handing over chunk after chunk."""
-        since = time.time_ns()
-        contents: list[bytes] = []
-        pictures: list[bytes] = []
-        sums: list[LevelSums] = []
-        unreadable: list[int] = []
-        for chunk in self._chunks():
-            take(chunk.pixels)
-            contents += chunk.contents
-            pictures += chunk.pictures
-            sums.append(chunk.sums)
-            unreadable += chunk.unreadable
-            self.display.progress(f"decoding {self.listing.root}", len(contents), self.shape[0])
-        all_sums = np.concatenate(sums)
-        return Facts(as_digests(contents), as_digests(pictures), all_sums, unreadable, since)
+        since, done, chunks = time.time_ns(), 0, list[Facts]()
+        for images, facts in self._chunks():
+            take(slice(done, done + len(images)), images)
+            done += len(images)
+            chunks.append(facts)
+            self.display.progress(f"decoding {self.listing.root}", done, self.shape[0])
+        return Facts(
+            np.concatenate([one.digests for one in chunks]),
+            np.concatenate([one.pictures for one in chunks]),
+            np.concatenate([one.sums for one in chunks]),
+            [row for one in chunks for row in one.unreadable],
+            since,
+        )
 
-    def _chunks(self) -> Iterator[_Chunk]:
+    def _chunks(self) -> Iterator[tuple[Pixels, Facts]]:
         """Yield the images chunk after chunk.
 
         A few threads decode them (Pillow works without the GIL), at most a few chunks ahead.
@@ -326,14 +307,15 @@ class _Reader:
         count = self.shape[0]
         step = max(1, _CHUNK_BYTES // prod(self.shape[1:]))
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            rows = iter([range(at, min(at + step, count)) for at in range(0, count, step)])
-            ahead: deque[Future[_Chunk]] = deque()
-            for _ in range(0, count, step):
-                while len(ahead) <= DECODING_THREADS and (part := next(rows, None)) is not None:
-                    ahead.append(threads.submit(self._chunk, part))
-                yield ahead.popleft().result()
+            ahead: deque[Future[tuple[Pixels, Facts]]] = deque()
+            for start in range(0, count, step):
+                ahead.append(threads.submit(self._chunk, range(start, min(start + step, count))))
+                if len(ahead) > DECODING_THREADS:
+                    yield ahead.popleft().result()
+            for chunk in ahead:
+                yield chunk.result()
 
-    def _chunk(self, rows: range) -> _Chunk:
+    def _chunk(self, rows: range) -> tuple[Pixels, Facts]:
         images = np.zeros((len(rows), *self.shape[1:]), np.uint8)
         contents, pictures = ([bytes(DIGEST_BYTES)] * len(rows) for _ in range(2))
         unreadable: list[int] = []
@@ -342,11 +324,12 @@ class _Reader:
                 images[place], contents[place], pictures[place] = self._image(row)
             except ImageFileError:
                 unreadable.append(row)
-        return _Chunk(images, contents, pictures, unreadable, level_sums(images))
+        known = (as_digests(contents), as_digests(pictures), level_sums(images))
+        return images, Facts(*known, unreadable, since_ns=0)
 
 
 def _hand_over(decoded: Decoded, take: Take) -> Facts:
-    take(decoded.images[:].numpy())
+    take(slice(None), decoded.images[:].numpy())
     return decoded.facts
 
 

@@ -36,9 +36,8 @@ def digest(content: bytes | memoryview) -> bytes:
 def file_digest(path: Path) -> str:
     """Return the digest of a file in hexadecimal, however large it is. Raises OSError."""
     with open_regular(path) as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)
-        ).hexdigest()
+        hashed = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES))
+    return hashed.hexdigest()
 
 
 def as_digests(digests: list[bytes]) -> Digests:
@@ -81,9 +80,10 @@ class ImagesRecord:
     @cached_property
     def summaries(self) -> dict[str, str | None]:
         """Return the digest of each part, None for one without images."""
+        parts = {part: self.of(part) for part in PARTS}
         return {
             part: split_digest(own.classes, own.labels, own.digests) if len(own) else None
-            for part, own in ((part, self.of(part)) for part in PARTS)
+            for part, own in parts.items()
         }
 
     @cached_property
@@ -102,8 +102,7 @@ class ImagesRecord:
 
 def image_keys(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> list[bytes]:
     """Return 32 bytes for each image, equal for the same content in a class of the same name."""
-    rows = _rows(classes, labels, digests)
-    return [row.tobytes() for row in rows]
+    return [row.tobytes() for row in _rows(classes, labels, digests)]
 
 
 def split_digest(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> str:
@@ -120,37 +119,29 @@ def _rows(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -
 
 
 class Finder:
-    """Looks for images among others by their identity, each at most once."""
+    """Looks for images in pools of others by their keys, each at most once."""
 
     def __init__(self, wanted: Sequence[bytes]) -> None:
-        self._count = len(wanted)
-        self._missing: dict[bytes, list[int]] = defaultdict(list)
+        self.pool_of = np.full(len(wanted), -1)  # (N,): numbers of pools; -1 is not found
+        self.place_of = np.full(len(wanted), -1)  # (N,): places in those pools
+        self._num_pools = 0
+        self._rows: dict[bytes, list[int]] = defaultdict(list)
         for row in range(len(wanted) - 1, -1, -1):
-            self._missing[wanted[row]].append(row)
-        self.found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-        """For each pool: rows of the wanted images, and their places in that pool."""
+            self._rows[wanted[row]].append(row)
 
     def look_in(self, pool: Iterable[bytes]) -> None:
-        """Take from a pool, in its order, what is still missing."""
-        rows, places = [], []
+        """Take from the next pool, in its order, what is still missing."""
         for place, key in enumerate(pool):
-            if left := self._missing.get(key):
-                rows.append(left.pop())
-                places.append(place)
-        self.found.append((np.array(rows, np.int64), np.array(places, np.int64)))
-
-    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the number of each wanted image's pool and its place there; -1 if missing."""
-        pool_of = np.full(self._count, -1)
-        place_of = np.full(self._count, -1)
-        for number, (rows, places) in enumerate(self.found):
-            pool_of[rows], place_of[rows] = number, places
-        return pool_of, place_of
+            if left := self._rows.get(key):
+                row = left.pop()
+                self.pool_of[row], self.place_of[row] = self._num_pools, place
+        self._num_pools += 1
 
     @property
     def missing(self) -> list[int]:
         """The rows that no pool had, ascending."""
-        return sorted(row for rows in self._missing.values() for row in rows)
+        missing: list[int] = np.flatnonzero(self.pool_of < 0).tolist()
+        return missing
 
 
 class Pictures(NamedTuple):

@@ -221,12 +221,10 @@ def find_again(
     if finder.missing:
         raise DataError(_not_there(config, record, rows[finder.missing], pools))
     _note_extra(config, keys, pools, display)
-    pool_of, place_of = finder.places()
-    part_of = record.split[rows]
     found: dict[Part, ImageSet] = {}
     for part in wanted:
-        own = part_of == PARTS.index(part)
-        found[part] = _taken(record.of(part), pools, pool_of[own], place_of[own])
+        own = record.split[rows] == PARTS.index(part)
+        found[part] = _taken(record.of(part), pools, finder.pool_of[own], finder.place_of[own])
     return found
 
 
