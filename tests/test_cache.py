@@ -1,4 +1,4 @@
-"""What cache.py and cache_entry.py promise: a bounded folder, of this user's own files only."""
+"""What cache.py promises: a bounded folder, of this user's own files only."""
 
 import os
 import resource
@@ -68,7 +68,7 @@ def test_a_key_is_of_one_list_of_values():
 
 
 def test_each_folder_and_form_has_its_own_entry(tmp_path, folder):
-    """Folders of the same name, sizes, channels and ways to resize are apart; a link is what it leads to."""
+    """Folders of one name, sizes, channels and resizings are apart; a link is what it leads to."""
     one, two = tmp_path / "1" / "train", tmp_path / "2" / "train"
     (tmp_path / "link").symlink_to(tmp_path / "1")
     keys = {
@@ -99,7 +99,7 @@ def test_limit_is_of_the_environment_or_half_the_room(folder, monkeypatch):
 
 
 def test_least_recently_used_goes_first(tmp_path, folder, monkeypatch):
-    """With room for two sets, the third takes the place of the one that was not read for longest."""
+    """With room for two sets, the third replaces the one that was not read for longest."""
     a, b, c, d = (pets(tmp_path / name) for name in "abcd")
     for root in (a, b, c):
         read(root)
@@ -115,7 +115,7 @@ def test_least_recently_used_goes_first(tmp_path, folder, monkeypatch):
 
 
 def test_what_is_in_use_stays(tmp_path, folder, large, monkeypatch):
-    """Mapped images are not deleted for others, nor by --clear-cache; when they are let go, they are."""
+    """Mapped images are not deleted for others, nor by --clear-cache; later they are."""
     a, b = pets(tmp_path / "a"), pets(tmp_path / "b", 50)
     held = read(a)
     monkeypatch.setenv("LMSM_CACHE_SIZE", str(2 * NUM_BYTES + 2000))
@@ -133,7 +133,7 @@ def test_what_is_in_use_stays(tmp_path, folder, large, monkeypatch):
 
 
 def test_without_room_images_are_decoded_for_each_batch(tmp_path, folder, large, monkeypatch):
-    """A large set that the cache can't take is read all the same, with one warning and the way out."""
+    """A large set that the cache can't take is read, with one warning and the way out."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(9000, 8900, 100))
     monkeypatch.setenv("LMSM_CACHE_SIZE", "1GB")
     root, display = pets(tmp_path / "pets"), SilentDisplay()
@@ -171,7 +171,7 @@ def full_disk():
 
 @pytest.mark.parametrize("limit", [1 << 30, 0], ids=["in memory", "on disk"])
 def test_disk_that_fills_up_is_no_end(tmp_path, folder, monkeypatch, full_disk, limit):
-    """A write that fails half-way is warned of once, leaves nothing behind, and the images are read."""
+    """A write that fails half-way gives one warning and leaves nothing; the images are read."""
     monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
     display = SilentDisplay()
     images = read(pets(tmp_path / "pets"), display)
@@ -203,7 +203,7 @@ def lock_is_a_link(folder: Path, elsewhere: Path) -> None:
 
 @pytest.mark.parametrize("happen", [cache_is_a_file, decoded_is_a_link, lock_is_a_link])
 def test_cache_that_cannot_be_used_is_told(tmp_path, folder, happen):
-    """Images are read without the cache, a warning says why, and nothing is written through a link."""
+    """Images are read without it, a warning says why, and nothing is written through a link."""
     happen(folder, tmp_path / "elsewhere")
     display = SilentDisplay()
     assert np.array_equal(read(pets(tmp_path / "pets"), display).numpy(), expected())
@@ -234,7 +234,7 @@ def test_files_of_another_user_are_not_used(tmp_path, folder):
 
 @pytest.mark.parametrize("limit", [1 << 30, 0], ids=["in memory", "on disk"])
 def test_cache_of_links_touches_no_target(tmp_path, folder, monkeypatch, limit):
-    """With a link in the place of every file, all targets stay as they are, and the images are right."""
+    """With a link in the place of every file, all targets stay, and the images are right."""
     monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
     root, elsewhere = pets(tmp_path / "pets"), tmp_path / "elsewhere"
     read(root)
@@ -256,7 +256,7 @@ def test_cache_of_links_touches_no_target(tmp_path, folder, monkeypatch, limit):
 
 
 def test_damaged_cache_is_made_anew(tmp_path, folder):
-    """Whatever one flipped or missing byte of either file does, the images are those of the files."""
+    """Whatever byte of either file is flipped or missing, the images are those of the data."""
     root = pets(tmp_path / "pets")
     read(root)
     draws = np.random.default_rng(0)
@@ -305,7 +305,7 @@ def test_cache_beside_the_data_is_neither_believed_nor_touched(tmp_path):
 
 
 def test_doctor_empties_the_cache(tmp_path, folder, capsys):
-    """doctor tells place, size, limit and how to empty it; --clear-cache does, and leaves others' files."""
+    """doctor shows place, size, limit and the way to empty it, which leaves others' files."""
     read(pets(tmp_path / "pets"))
     (folder / "mine.txt").write_text("mine")
     assert main(["doctor", "--data-dir", str(tmp_path)]) == 0

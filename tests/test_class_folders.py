@@ -23,10 +23,8 @@ def read(root: Path, size: int = 8, channels: int = 3, **kwargs) -> np.ndarray:
 def pets(tmp_path):
     """Two classes of three images, in train/."""
     root = tmp_path / "train"
-    for seed, name in enumerate(
-        ["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png", "dog/2.png"]
-    ):
-        save(root / name, noise(seed))
+    for seed in range(6):
+        save(root / ("cat", "dog")[seed // 3] / f"{seed % 3}.png", noise(seed))
     return root
 
 
@@ -88,14 +86,6 @@ def test_file_that_is_no_image_is_named(tmp_path, content):
         read(tmp_path)
 
 
-def test_broken_link_is_named(tmp_path):
-    """A link to a file that is gone is an error, not a smaller data set."""
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match=r"gone\.png cannot be read: No such file"):
-        read(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -120,7 +110,7 @@ def test_missing_images_say_what_was_expected_where(tmp_path, made, said):
 
 
 def test_control_characters_in_names_are_data(tmp_path):
-    """Strange folder names name classes, spelled out so that they can be shown; also without UTF-8."""
+    """Strange folder names name classes, spelled out to be shown, also those without UTF-8."""
     save(tmp_path / "a\x1b[31m\n" / "0.png", noise(0))
     save(tmp_path / os.fsdecode(b"b\xff") / "0.png", noise(1))
     listing = list_class_folders(tmp_path)
@@ -138,9 +128,7 @@ def test_split_takes_a_fifth_of_each_class(tmp_path):
     labels = np.array(listing.labels)
     assert np.bincount(labels[test]).tolist() == [1, 4, 1]
     assert sorted([*train, *test]) == list(range(29))
-    assert all(
-        np.array_equal(a, b) for a, b in zip(split_by_class(listing), (train, test), strict=True)
-    )
+    assert [part.tolist() for part in split_by_class(listing)] == [train.tolist(), test.tolist()]
 
 
 def test_split_needs_two_images_of_a_class(tmp_path):

@@ -1,4 +1,4 @@
-"""What decoded.py promises: images on disk are as good as a tensor of them, and take little memory."""
+"""What decoded.py promises: images on disk act as a tensor of them, and take little memory."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def test_batches_of_images_on_disk_are_those_of_a_tensor(pets, on_disk, augment)
             assert own.images.stride() == expected.images.stride()
 
 
-# Prints the peak of resident memory in MiB after the imports and at the end, and the training images.
+# Prints the peak of resident memory in MiB after the imports and at the end, and image counts.
 EPOCH = """
     import json, sys
     from pathlib import Path
@@ -150,19 +150,21 @@ EPOCH = """
     plan = plan_epoch(len(training), "crop-flip", seed=0, epoch=0)
     plain = plan_epoch(len(tail), "none", seed=0, epoch=0)
     seen = sum(len(batch.labels) for batch in batches(training.images, training.labels, plan, 128))
-    for step, (images, places, _) in enumerate(batches(tail.images, torch.arange(len(tail)), plain, 128)):
+    of_tail = batches(tail.images, torch.arange(len(tail)), plain, 128)
+    for step, (images, places, _) in enumerate(of_tail):
         if step % 10 == 0:
             for image, place in zip(images, places.tolist()):
                 expected = np.asarray(Image.open(root / files[3 * place]))
                 assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
-    print(json.dumps({"at_start": at_start, "peak": peak(), "train": len(training), "test": len(test), "seen": seen}))
+    counts = {"train": len(training), "test": len(test), "seen": seen}
+    print(json.dumps({"at_start": at_start, "peak": peak()} | counts))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_far_below_the_size_of_the_data(tmp_path):
-    """Decoding 1.4 GiB, its normalisation, subsets and an epoch take less than 600 MiB of memory."""
+    """Decoding 1.4 GiB, its normalisation, subsets and an epoch take less than 600 MiB."""
     draws = np.random.default_rng(0)
     distinct = []
     for number in range(200):

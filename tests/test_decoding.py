@@ -1,4 +1,4 @@
-"""What decoding.py and decoder.py promise: images are decoded once, and never taken for what they are not."""
+"""What decoding.py promises: images are decoded once, and no change of a file is missed."""
 
 import os
 import shutil
@@ -163,7 +163,7 @@ def test_young_files_are_compared_once(pets, monkeypatch, opened, limit):
 
 
 def test_exchanged_names_are_seen(pets, trusting):
-    """Two class folders that exchange their names, with files of equal size and times, are noticed."""
+    """Two class folders that exchange names, with files of equal size and times, are noticed."""
     for name in NAMES:
         os.utime(pets / name, ns=(0, 0))
     read(pets)
@@ -252,7 +252,8 @@ def test_unreadable_images_are_told_all_at_once_and_again(pets, trusting, opened
         opened.clear()
         with pytest.raises(
             DataError,
-            match=r"2 of the 20 images .*0003\.bmp is not an image.*0009\.bmp is not an image: it is empty.*--skip-unreadable",
+            match=r"2 of the 20 images .*0003\.bmp is not an image"
+            r".*0009\.bmp is not an image: it is empty.*--skip-unreadable",
         ):
             read(pets)
         assert sorted(set(opened)) == names
@@ -260,7 +261,7 @@ def test_unreadable_images_are_told_all_at_once_and_again(pets, trusting, opened
 
 @HELD
 def test_unreadable_images_can_be_left_out(pets, trusting, monkeypatch, limit):
-    """With skip_unreadable the others are read, at both starts, and a warning names what is left out."""
+    """With skip_unreadable the others are read, at both starts; a warning names those left out."""
     monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
     break_some(pets)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What duplicates.py promises: the same picture is found where it should not be."""
+"""What identity.py promises of duplicates: the same picture is found where it should not be."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def pictures(*rows):
 
 
 def test_pictures_in_two_classes_and_in_two_parts_are_counted_and_named():
-    """Equal files and equal pixels are the same picture; twice in one class of one part is no news."""
+    """Equal files or pixels are the same picture; twice in one class of one part is no news."""
     parts = {
         "training": pictures(
             (0, "a", "A", "t/a1"), (0, "a", "A", "t/a2"), (1, "b", "B", "t/b"), (1, "c", "C", "t/c")
@@ -32,7 +32,8 @@ def test_pictures_in_two_classes_and_in_two_parts_are_counted_and_named():
     }
     assert duplicate_pictures(parts) == [
         "1 picture is in more than one class: t/b = e/b",
-        "2 pictures are among the training and the test images, which flatters test scores: t/b = e/b; t/c = e/c",
+        "2 pictures are among the training and the test images, which flatters test scores: "
+        "t/b = e/b; t/c = e/c",
     ]
     assert duplicate_pictures({"training": parts["training"]}) == []
 
@@ -56,13 +57,8 @@ def test_a_run_is_warned_of_them(tmp_path, kind):
         shutil.copy(source, tmp_path / "test" / "a" / "again.png")
     else:
         Image.open(source).save(tmp_path / "test" / "a" / "again.bmp")
-    flags = {
-        "dataset": "folder",
-        "data_dir": tmp_path,
-        "image_size": 8,
-        "batch_size": 8,
-        "validation": 0,
-    }
+    flags = {"dataset": "folder", "data_dir": tmp_path, "image_size": 8, "batch_size": 8}
+    flags |= {"validation": 0}
     display = SilentDisplay()
     splits.load_data(resolve([Layer.of_flags(flags)]).config, display)
     (text,) = display.warned

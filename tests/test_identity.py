@@ -20,7 +20,7 @@ def test_digest_is_of_the_pixels_alone():
 
 
 def test_a_split_is_its_images_in_whatever_order():
-    """The digest of a split forgets order and class numbers, and knows class names and multiplicity."""
+    """The digest of a split ignores order and class numbers, not class names and multiplicity."""
     digests = as_digests([digest(bytes([n])) for n in (1, 2, 3)])
     labels = np.array([0, 1, 1])
     whole = split_digest(("a", "b"), labels, digests)

@@ -37,7 +37,8 @@ def cifar_labels(num_classes):
     return np.random.RandomState(1).permutation(labels)
 
 
-# First 16 digits of the sha256 of the kept indices (int64, little-endian) that `ldam_selection` gives for `cifar_labels`.
+# First 16 digits of the sha256 of the kept indices (int64, little-endian) that `ldam_selection`
+# gives for `cifar_labels`.
 GOLDEN = {
     (10, "exp", 0.1): "111f52e80c7c62ad",
     (10, "exp", 0.02): "7e65cce4f6c985f2",

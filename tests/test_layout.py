@@ -1,4 +1,4 @@
-"""What layout.py promises, as far as a run: which of a user's folders are read, and what is told."""
+"""What layout.py promises: which of a user's folders are read, and what is reported."""
 
 import unicodedata
 
@@ -43,15 +43,8 @@ def test_classes_are_of_the_first_level_and_images_at_any_depth(tmp_path):
 def test_what_is_not_read_is_counted_by_ending_and_named(tmp_path):
     """Foreign files, loose images and links out are each told; hidden names are not."""
     fill(tmp_path / "data", {"ant": 4, "bee": 4})
-    for name in (
-        "ant/a.txt",
-        "ant/b.TXT",
-        "bee/sub/c.heic",
-        "bee/LICENSE",
-        "README.md",
-        ".hidden/x.txt",
-        "bee/.DS_Store",
-    ):
+    foreign = "ant/a.txt ant/b.TXT bee/sub/c.heic bee/LICENSE README.md .hidden/x.txt bee/.DS_Store"
+    for name in foreign.split():
         (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "data" / name).touch()
     save(tmp_path / "data" / "loose.png", noise(5))
@@ -61,21 +54,18 @@ def test_what_is_not_read_is_counted_by_ending_and_named(tmp_path):
     assert found.training.classes == ("ant", "bee")
     root = tmp_path / "data"
     assert (
-        f"{root}: 5 files left out, named otherwise than images: 2 .txt (ant/a.txt, ant/b.TXT), 1 .heic (bee/sub/c.heic), 1 .md (README.md), 1 without an ending (bee/LICENSE)"
-        in text
+        f"{root}: 5 files left out, named otherwise than images: 2 .txt (ant/a.txt, ant/b.TXT), "
+        "1 .heic (bee/sub/c.heic), 1 .md (README.md), 1 without an ending (bee/LICENSE)" in text
     )
     assert f"{root}: 1 image left out, being in no class folder: loose.png" in text
-    assert (
-        f"{root}: 1 link out of the folder left out: cat; --follow-links reads what they lead to"
-        in text
-    )
+    assert f"{root}: 1 link out of the folder left out: cat; --follow-links reads what" in text
     found, text = told(tmp_path / "data", follow_links=True)
     assert found.training.classes == ("ant", "bee", "cat")
     assert "lead to" not in text
 
 
 def test_an_empty_file_is_told_or_refused(tmp_path):
-    """One with an ending that others' files have too is left out and named; an empty PNG is refused."""
+    """One whose ending others' files have too is left out and named; an empty PNG is refused."""
     fill(tmp_path / "data", {"ant": 4, "bee": 4})
     for name in ("bee/scan.ppm", "ant/run.fit"):
         (tmp_path / "data" / name).touch()
@@ -88,7 +78,7 @@ def test_an_empty_file_is_told_or_refused(tmp_path):
 
 
 def test_links_that_stay_in_the_data_folder_are_read(tmp_path):
-    """A pool of images that train/ and test/ link to is inside, and the folder itself may be a link."""
+    """A pool that train/ and test/ link to is inside, and the folder itself may be a link."""
     for number in range(9):
         pooled = save(tmp_path / "data" / "pool" / f"{number}.png", noise(number))
         part, name = ("test", "train", "train")[number % 3], "ab"[number % 2]
@@ -140,7 +130,8 @@ def test_two_folders_for_one_part_are_refused(tmp_path):
     [
         (
             ["train"],
-            "there is no folder .*test; expected .*, or move the class folders of train/ up, .*, or rename train/ if it is a class",
+            "there is no folder .*test; expected .*, or move the class folders of train/ up, .*, "
+            "or rename train/ if it is a class",
         ),
         (["train", "val"], "test/<class>/.*, or rename val/ to test/, or move"),
         (["val", "test"], "there is no folder .*train; expected"),
@@ -242,20 +233,10 @@ ACUTE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 
 
 def test_names_that_look_the_same_are_told(tmp_path):
-    """Case, outer blanks and forms of Unicode make classes of their own, which a person does not see."""
-    fill(
-        tmp_path,
-        {
-            "Cat": 2,
-            "cat": 2,
-            ACUTE: 2,
-            unicodedata.normalize("NFD", ACUTE): 2,
-            "dog ": 2,
-            "dog": 2,
-            "x2": 2,
-            "x\N{SUPERSCRIPT TWO}": 2,
-        },
-    )
+    """Case, outer blanks and forms of Unicode, which a person overlooks, tell classes apart."""
+    unlike = ["x2", "x\N{SUPERSCRIPT TWO}"]
+    names = ["Cat", "cat", ACUTE, unicodedata.normalize("NFD", ACUTE), "dog ", "dog", *unlike]
+    fill(tmp_path, dict.fromkeys(names, 2))
     text = told(tmp_path)[1]
     assert "'Cat' and 'cat' look the same, and are classes of their own" in text
     assert "'dog' and 'dog ' look the same" in text
@@ -263,7 +244,7 @@ def test_names_that_look_the_same_are_told(tmp_path):
 
 
 def test_the_test_is_matched_by_what_a_person_reads(tmp_path):
-    """cat/ in the test is Cat/ of the training, and that is told; where two could be meant it is strange."""
+    """cat/ in the test is Cat/ of the training, which is told, unless two could be meant."""
     fill(tmp_path / "train", {"Cat": 2, ACUTE: 2})
     fill(tmp_path / "test", {"cat ": 3, unicodedata.normalize("NFD", ACUTE): 4}, seed=1)
     found, text = told(tmp_path)
@@ -293,5 +274,6 @@ def test_other_images_may_lack_classes_which_is_told(tmp_path):
     images = load_folder(tmp_path, options=OPTIONS, classes=["ant", "bee", "cat"], display=display)
     assert images.counts() == [2, 0, 0]
     assert display.warned == [
-        "there is no image of 2 of 3 classes (bee, cat): means over classes are over those that have some"
+        "there is no image of 2 of 3 classes (bee, cat): "
+        "means over classes are over those that have some"
     ]

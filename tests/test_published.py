@@ -95,7 +95,7 @@ def test_cifar10_batches_become_channels_last(cifar10, tmp_path, place):
 
 
 def test_data_dir_may_be_the_folder_of_the_batches(cifar10, tmp_path, monkeypatch):
-    """Pointing at cifar-10-batches-py itself, also as `.` or a link, is as good as pointing above it."""
+    """cifar-10-batches-py itself, also as `.` or a link, is as good as the folder above it."""
     folder = write(tmp_path / "cifar-10-batches-py", cifar10)
     assert len(load("cifar10", folder, "train").labels) == 10
     monkeypatch.chdir(folder)

@@ -1,7 +1,6 @@
 """What sources.py promises."""
 
 import runpy
-import shutil
 import sys
 from pathlib import Path
 
@@ -161,27 +160,6 @@ def test_folder_of_channels(tmp_path):
     images = load("folder", tmp_path, "train", options=FolderOptions(8))
     assert images.mean == pytest.approx((1, 0.2, 0))
     assert min(images.std) > 0
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_the_test_may_lack_classes_but_have_no_others(tmp_path, split):
-    """A class that only the test has could not be trained, and is named."""
-    folders(tmp_path / "train", {"cat": 2, "dog": 2})
-    folders(tmp_path / "test", {"dog": 2, "yeti": 1})
-    with pytest.raises(DataError, match=r"test has class folders that .*train lacks: yeti"):
-        load("folder", tmp_path, split, options=FolderOptions(8))
-    shutil.rmtree(tmp_path / "test" / "yeti")
-    found = load("folder", tmp_path, split, options=FolderOptions(8))
-    assert found.classes == ("cat", "dog")
-    assert found.counts() == ([2, 2] if split == "train" else [0, 2])
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_folder_needs_both_splits_or_none(tmp_path, split):
-    """With train/ alone the error says where test/ was expected."""
-    folders(tmp_path / "train", {"cat": 2, "dog": 2})
-    with pytest.raises(DataError, match=r"there is no folder .*test; expected"):
-        load("folder", tmp_path, split, options=FolderOptions(8))
 
 
 def test_missing_data_dir_is_a_data_error(tmp_path):

@@ -12,20 +12,7 @@ from tests.faults.test_strangers import link_out, state_of
 
 pytestmark = pytest.mark.slow
 
-TRAIN = [
-    "--dataset",
-    "folder",
-    "--image-size",
-    "8",
-    "--model",
-    "paper-2d",
-    "--epochs",
-    "1",
-    "--batch-size",
-    "8",
-    "--device",
-    "cpu",
-]
+TRAIN = "--dataset folder --image-size 8 --model paper-2d --epochs 1 --batch-size 8 --device cpu"
 
 
 @pytest.fixture
@@ -40,14 +27,14 @@ def here(tmp_path, monkeypatch):
 
 def run_all() -> None:
     """Run each command that reads images or the cache, and see that it ends well."""
-    assert main(["train", *TRAIN, "--data-dir", "data", "--out", "runs"]) == 0
+    assert main(["train", *TRAIN.split(), "--data-dir", "data", "--out", "runs"]) == 0
     (run,) = (str(path) for path in Path("runs").iterdir() if not path.name.startswith("."))
     for command in (
         ["eval", run],
         ["eval", run, "--images", "other"],
         ["predict", run, "other"],
         ["resume", run, "--epochs", "2"],
-        ["train", *TRAIN, "--data-dir", "data", "--out", "runs", "--dry-run"],
+        ["train", *TRAIN.split(), "--data-dir", "data", "--out", "runs", "--dry-run"],
         ["doctor", "--data-dir", "data"],
     ):
         assert main(command) == 0, command
@@ -55,17 +42,12 @@ def run_all() -> None:
 
 
 def test_no_command_writes_into_a_data_folder(here):
-    """Files, times and names below the data stay as they were, links out of it and their targets too."""
+    """Files, times and names below the data stay as they were, and so do targets of its links."""
     elsewhere = here / "elsewhere"
     save(elsewhere / "9999.png", noise(0))
     (elsewhere / "thesis.txt").write_text("years of work")
-    for name in (
-        "images-8x8x3.pixels",
-        "images-8x8x3.pixels.part",
-        "images-8x8x3.pixels.lock",
-        "images-8x8x3.npz",
-    ):
-        Path("data", f".lmsm-{name}").symlink_to(elsewhere / "thesis.txt")
+    for suffix in ("pixels", "pixels.part", "pixels.lock", "npz"):
+        Path("data", f".lmsm-images-8x8x3.{suffix}").symlink_to(elsewhere / "thesis.txt")
     Path("data", "ant", "9999.png").symlink_to(elsewhere / "9999.png")
     folders = [Path("data"), Path("other"), elsewhere]
     before = [(folder.stat().st_mtime_ns, state_of(folder)) for folder in folders]
@@ -74,7 +56,7 @@ def test_no_command_writes_into_a_data_folder(here):
 
 
 def test_no_command_follows_a_link_in_the_cache(here):
-    """With a link in the place of every file of the cache, its targets stay and all commands work."""
+    """With links in the place of the cache's files, their targets stay and all commands work."""
     run_all()
     folders = [path for path in Path("cache").iterdir() if path.is_dir()]
     assert {path.name for path in folders} == {"decoded"}
@@ -91,7 +73,7 @@ def test_a_cache_folder_that_is_a_link_is_not_used(here, capsys):
     Path("elsewhere").mkdir()
     Path("cache").mkdir()
     Path("cache", "decoded").symlink_to(here / "elsewhere")
-    assert main(["train", *TRAIN, "--data-dir", "data", "--out", "runs"]) == 0
+    assert main(["train", *TRAIN.split(), "--data-dir", "data", "--out", "runs"]) == 0
     assert list(Path("elsewhere").iterdir()) == []
     assert "link" in capsys.readouterr().err
 
@@ -101,7 +83,7 @@ def test_data_that_can_only_be_read_needs_no_warning(here, capsys):
     """A folder that takes no files is as good as any."""
     for folder in [Path("data"), *Path("data").iterdir()]:
         folder.chmod(0o555)
-    assert main(["train", *TRAIN, "--data-dir", "data", "--out", "runs"]) == 0
+    assert main(["train", *TRAIN.split(), "--data-dir", "data", "--out", "runs"]) == 0
     for folder in [Path("data"), *Path("data").iterdir()]:
         folder.chmod(0o755)
     assert "WARNING" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Downloads from servers that stall, break off, lie or vanish; by several processes; bad archives."""
+"""Downloads from servers that stall, break off or lie; by several processes; bad archives."""
 
 import json
 import signal
