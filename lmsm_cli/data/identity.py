@@ -78,7 +78,7 @@ class ImagesRecord:
         return image_keys(self.classes, self.labels, self.digests)
 
     @cached_property
-    def summaries(self) -> dict[str, str | None]:
+    def split_digests(self) -> dict[str, str | None]:
         """Return the digest of each part, None for one without images."""
         parts = {part: self.of(part) for part in PARTS}
         return {
@@ -87,10 +87,10 @@ class ImagesRecord:
         }
 
     @cached_property
-    def known_by(self) -> dict[str, str | None]:
+    def all_digests(self) -> dict[str, str | None]:
         """The digests of the parts, and of the order in which the run has all its images."""
         ordered = digest(b"".join(self.identities()) + self.split.tobytes())
-        return self.summaries | {"order": ordered.hex()}
+        return self.split_digests | {"order": ordered.hex()}
 
     def name_of(self, row: int) -> str:
         """Return how a person finds an image: its file's name, or its number."""

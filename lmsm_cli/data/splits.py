@@ -189,7 +189,7 @@ def _pictures(images: ImageSet) -> Pictures:
 
 def identity_of(config: Config, display: Display) -> dict[str, str | None]:
     """Return the digests of the parts of the data that the config gives now."""
-    return load_data(config, display).record().summaries
+    return load_data(config, display).record().split_digests
 
 
 def load_again(config: Config, record: ImagesRecord, display: Display) -> Data:

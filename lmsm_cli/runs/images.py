@@ -96,7 +96,7 @@ def recorded_images(
     training images could then be taken for test images.
     """
     record = read_images_record(run)
-    if record is not None and record.known_by != digests:
+    if record is not None and record.all_digests != digests:
         raise CheckpointError(
             f"{run / IMAGES} tells of other images than those that {file.name} was trained on, "
             "or of another order; they are not of one run"

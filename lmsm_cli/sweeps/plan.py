@@ -194,7 +194,7 @@ class RunIndex:
         if recorded is None:
             return True
         now = self._images_now(config)
-        if now is None or now == recorded.summaries:
+        if now is None or now == recorded.split_digests:
             return True
         self._of_other_images.add(record.path.name)
         return False

@@ -87,7 +87,7 @@ class ResumeState:
             is_same = list(data.training.classes) == self.state.classes
             is_same = is_same and data.train_counts == self.state.train_counts
         else:
-            is_same = data.record().known_by == recorded
+            is_same = data.record().all_digests == recorded
         if not is_same:
             raise DataError(
                 f"{self.config.data_dir} holds other images than the run had; give the run's data "

@@ -224,7 +224,7 @@ def _finish(run: Run, display: Display, with_plots: bool) -> None:
             if run.images:  # in the order of images.npz, so nothing without it
                 write_predictions(folder.path, predictions)
             document = build_scores_json(scores, trainer, history, folder, display.warning)
-            images = run.images and Images.model_validate(run.images.summaries)
+            images = run.images and Images.model_validate(run.images.split_digests)
             folder.write_scores(document.model_copy(update={"images": images}))
             if with_plots:
                 draw_plots(folder, trainer)
@@ -284,7 +284,7 @@ def _train(run: Run, where: str, display: Display) -> History:
 
     def save(position: Position) -> None:
         if folder:
-            digests = run.images.known_by if run.images else None
+            digests = run.images.all_digests if run.images else None
             save_checkpoint(folder, trainer, history, position, digests)
 
     single = trainer.ranks.size == 1

@@ -226,7 +226,7 @@ def test_predictions_give_the_scores(finished):
     assert np.array_equal(found.logits.argmax(axis=1), found.predicted)
     again = evaluation(run, SilentDisplay(), data_dir=data)
     assert np.array_equal(again.predictions, found.predicted)
-    assert scores["images"] == read_images_record(run).summaries
+    assert scores["images"] == read_images_record(run).split_digests
 
 
 def test_a_checkpoint_apart_from_its_folder_needs_the_data_as_it_was(copied, tmp_path):
@@ -372,7 +372,7 @@ def test_a_sweep_takes_up_only_runs_on_the_same_images(tmp_path):
     index = RunIndex(out, SilentDisplay())
     records = [one.record for one in index.status(planned(data, out, seeds=(0, 1)))]
     assert {len(read_images_record(record.path)) for record in records} == {60}
-    digests = {read_images_record(record.path).summaries["test"] for record in records}
+    digests = {read_images_record(record.path).split_digests["test"] for record in records}
     assert len(digests) == 1
 
 
