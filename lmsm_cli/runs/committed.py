@@ -1,7 +1,7 @@
 """A checkpoint holds a digest of its rows of metrics.jsonl: a resume finds none lost or edited.
 
-What a crash leaves is repaired instead: the last row is missing, half a line is left, or there are rows
-after the checkpoint that is taken.
+What a crash leaves is repaired instead: the last row is missing, half a line is left, or rows
+follow the checkpoint that is taken.
 """
 
 import hashlib
