@@ -183,6 +183,24 @@ def plain_state(path) -> dict:
     return torch.load(path, weights_only=True)
 
 
+def digits_config(out, **flags):
+    """Return the config of three short epochs on the digits: one second of one core."""
+    from lmsm_cli.config.resolve import Layer, resolve
+    from lmsm_cli.losses.registry import check_loss
+
+    fixed = {"epochs": 3, "batch_size": 64, "out": out, "device": "cpu", "precision": "fp32"}
+    fixed |= {"layout": "channels-last", "threads": 1}
+    return resolve([Layer.of_preset("digits"), Layer.of_flags(fixed | flags)], check_loss).config
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """The folder of a finished run of `digits_config`; a test that changes it takes a copy."""
+    from lmsm_cli.training.run import start_run
+
+    return start_run(digits_config(tmp_path_factory.mktemp("digits")), SilentDisplay()).path
+
+
 class SilentDisplay(Display):
     """A Display that shows nothing and keeps what it was told."""
 

@@ -9,12 +9,11 @@ from PIL import Image
 
 from lmsm_cli import load_checkpoint
 from lmsm_cli.commands.app import main
-from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DiskError
 from lmsm_cli.inference.evaluation_files import worst_mistakes, write_features
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, evaluation, save, write_class_folders
+from tests.conftest import SilentDisplay, digits_config, evaluation, save, write_class_folders
 
 PLOTS = {
     "confusion.png",
@@ -25,23 +24,18 @@ PLOTS = {
 }
 
 
-def finished(out, **values):
-    """Train on the digits in fp32 for two epochs; return the run folder."""
-    flags = {"epochs": 2, "out": out, "device": "cpu", "precision": "fp32"}
-    config = resolve([Layer.of_preset("digits"), Layer.of_flags(flags | values)]).config
-    return start_run(config, SilentDisplay()).path
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(digits_run):
     """A run on the digits with features of many dimensions."""
-    return finished(tmp_path_factory.mktemp("runs"))
+    return digits_run
 
 
 @pytest.fixture(scope="module")
 def flat_run(tmp_path_factory):
     """A run on the digits with features of two dimensions."""
-    return finished(tmp_path_factory.mktemp("flat"), model="paper-2d", neck="linear", lr=0.005)
+    flat = {"model": "paper-2d", "neck": "linear", "lr": 0.005, "epochs": 2}
+    config = digits_config(tmp_path_factory.mktemp("flat"), **flat)
+    return start_run(config, SilentDisplay()).path
 
 
 @pytest.fixture(scope="module")

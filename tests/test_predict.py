@@ -147,20 +147,17 @@ def test_answers_do_not_depend_on_the_batches(run, gallery, monkeypatch, num_byt
         )
 
 
-def test_a_grey_classifier_takes_colour_images(tmp_path):
+def test_a_grey_classifier_takes_colour_images(digits_run, tmp_path):
     """A net of the digits (8 x 8, grey) is asked for the luma of a larger colour photograph."""
-    config = resolve(
-        [
-            Layer.of_preset("digits"),
-            Layer.of_flags({"epochs": 1, "out": tmp_path, "device": "cpu", "precision": "fp32"}),
-        ]
-    ).config
-    path = start_run(config, SilentDisplay(), with_plots=False).path
     pixels = np.repeat(np.repeat(noise(1, (8, 8, 3)), 4, axis=0), 4, axis=1)
-    (one,) = predict_files(path, [save(tmp_path / "x.png", pixels)], SilentDisplay(), top=10).images
+    (one,) = predict_files(
+        digits_run, [save(tmp_path / "x.png", pixels)], SilentDisplay(), top=10
+    ).images
     grey = Image.fromarray(pixels).convert("L").resize((8, 8), Image.Resampling.BICUBIC)
     with torch.no_grad():
-        wanted = load_checkpoint(path)(torch.from_numpy(np.array(grey))[None, None]).softmax(1)[0]
+        wanted = load_checkpoint(digits_run)(torch.from_numpy(np.array(grey))[None, None]).softmax(
+            1
+        )[0]
     assert dict(one.likeliest) == pytest.approx(
         {str(c): wanted[c].item() for c in range(10)}, abs=1e-4
     )

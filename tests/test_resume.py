@@ -24,7 +24,13 @@ from lmsm_cli.training.collapse import MetricAccumulator
 from lmsm_cli.training.resume import config_hash, fingerprint
 from lmsm_cli.training.run import resume_run, start_run
 from lmsm_cli.training.step import new_optimizer, optimizer_state, restore_optimizer
-from tests.conftest import SilentDisplay, evaluation, plain_state, write_class_folders
+from tests.conftest import (
+    SilentDisplay,
+    digits_config,
+    evaluation,
+    plain_state,
+    write_class_folders,
+)
 from tests.test_checkpoint import damage
 
 TIMES = {"seconds", "images_per_second"}
@@ -45,29 +51,15 @@ class Stopping(SilentDisplay):
                 os.kill(os.getpid(), self.number)
 
 
-def config(out, **values):
-    """Return a config of three short epochs."""
-    fixed = {
-        "epochs": 3,
-        "out": out,
-        "device": "cpu",
-        "precision": "fp32",
-        "layout": "channels-last",
-        "threads": 1,
-        "batch_size": 64,
-    }
-    return resolve([Layer.of_preset("digits"), Layer.of_flags(fixed | values)], check_loss).config
-
-
 def whole(out, **values):
     """Return the folder of a run that nobody stopped."""
-    return start_run(config(out, **values), SilentDisplay(), with_plots=False).path
+    return start_run(digits_config(out, **values), SilentDisplay(), with_plots=False).path
 
 
 def stopped(out, steps, **values):
     """Return the folder of a run that was stopped after so many steps."""
     with pytest.raises(StoppedError):
-        start_run(config(out, **values), Stopping(steps), with_plots=False)
+        start_run(digits_config(out, **values), Stopping(steps), with_plots=False)
     (path,) = out.iterdir()
     return path
 
@@ -105,6 +97,12 @@ def timeless_scores(path):
     """Return scores.json without what depends on the clock."""
     scores = json.loads((path / "scores.json").read_text())
     return {key: value for key, value in scores.items() if key != "training"}
+
+
+def change(file, *, without=(), **values):
+    """Save a checkpoint again with other values, and without some keys."""
+    state = plain_state(file) | values
+    checkpoint.save({key: value for key, value in state.items() if key not in without}, file)
 
 
 FAMILIES = {
@@ -175,16 +173,10 @@ def test_a_run_that_was_left_twice_ends_with_the_same_bits(tmp_path, values):
     assert_same_bits(resumed(path), whole(tmp_path / "whole", **values))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run."""
-    return whole(tmp_path_factory.mktemp("finished"))
-
-
 @pytest.fixture
-def copy(finished, tmp_path):
+def copy(digits_run, tmp_path):
     """A copy of the finished run, to be damaged."""
-    return shutil.copytree(finished, tmp_path / "copy")
+    return shutil.copytree(digits_run, tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +197,7 @@ def test_the_message_and_the_status_say_how_to_go_on(tmp_path):
         StoppedError,
         match=r"stopped by SIGTERM in epoch 1, and saved; `lmsm resume '.*a b/.*'` goes on",
     ) as error:
-        start_run(config(tmp_path / "a b"), Stopping(2, signal.SIGTERM), with_plots=False)
+        start_run(digits_config(tmp_path / "a b"), Stopping(2, signal.SIGTERM), with_plots=False)
     assert error.value.exit_code == 143
     (path,) = (tmp_path / "a b").iterdir()
     status = json.loads((path / "status.json").read_text())
@@ -220,23 +212,24 @@ def test_a_signal_after_an_epoch_names_that_epoch(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(StoppedError, match="stopped by SIGINT after epoch 1, and saved"):
-        start_run(config(tmp_path, epochs=2), Late(), with_plots=False)
+        start_run(digits_config(tmp_path, epochs=2), Late(), with_plots=False)
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
     """Twice Ctrl-C in a step leaves the checkpoint of the epoch before, and no temporary file."""
 
-    class Impatient(Stopping):
+    class Impatient(SilentDisplay):
         def step(self, step):
             if step.epoch == 2:
                 os.kill(os.getpid(), signal.SIGINT)
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        start_run(config(tmp_path), Impatient(), with_plots=False)
+        start_run(digits_config(tmp_path), Impatient(), with_plots=False)
     (path,) = tmp_path.iterdir()
     assert plain_state(path / "checkpoint.pt")["epoch"] == 1
-    assert json.loads((path / "status.json").read_text())["exit_code"] == 130
+    status = json.loads((path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 130)
     assert not list(path.glob(".*.tmp"))
 
 
@@ -258,17 +251,13 @@ def test_a_finished_run_can_get_more_epochs(copy):
     assert json.loads((copy / "scores.json").read_text())["epoch"] == 4
 
 
-def test_a_run_that_had_only_its_scores_to_write_goes_on_there(finished, copy):
-    """Ended between its last checkpoint and its scores, it is tested, not trained."""
-    (copy / "scores.json").unlink()
-    assert_same_bits(resumed(copy), finished)
-
-
-@pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
-def test_a_run_that_was_ended_after_its_scores_is_completed(finished, copy, state):
-    """Ended while its plots were drawn, it has scores, and is not finished yet."""
+@pytest.mark.parametrize("state", ["running", "interrupted", "failed", "completed"])
+def test_a_run_that_was_ended_after_its_training_is_completed(digits_run, copy, state):
+    """Ended before its scores, or while its plots were drawn, it is tested and not trained."""
     RunFolder(copy).write_status(state)
-    assert_same_bits(resumed(copy), finished)
+    if state in ("running", "completed"):
+        (copy / "scores.json").unlink()
+    assert_same_bits(resumed(copy), digits_run)
     assert json.loads((copy / "status.json").read_text())["state"] == "completed"
 
 
@@ -345,9 +334,8 @@ def test_other_data_is_refused(tmp_path):
 
 def test_what_computes_otherwise_is_told(left):
     """Another torch or number of threads can round otherwise: that is said, and logged."""
-    state = plain_state(left / "checkpoint.pt")
-    state["versions"]["torch"] = "torch 2.0"
-    checkpoint.save(state, left / "checkpoint.pt")
+    versions = plain_state(left / "checkpoint.pt")["versions"] | {"torch": "torch 2.0"}
+    change(left / "checkpoint.pt", versions=versions)
     display = SilentDisplay()
     resume_run(left, display, with_plots=False)
     told = f"torch 2.0 before, torch {torch.__version__} now"
@@ -357,15 +345,13 @@ def test_what_computes_otherwise_is_told(left):
 
 @pytest.mark.parametrize("key", ["position", "journal", "fingerprint", "versions", "optimizer"])
 def test_a_checkpoint_that_lacks_what_to_go_on_from_is_refused(left, key):
-    """The message names the key, of a checkpoint from before it as of one that was tampered with."""
-    state = plain_state(left / "checkpoint.pt")
-    del state[key]
-    checkpoint.save(state, left / "checkpoint.pt")
+    """The message names the key, of a checkpoint from before it as of one that was edited."""
+    change(left / "checkpoint.pt", without=[key])
     with pytest.raises(CheckpointError, match=f"nothing to resume from: it lacks {key}"):
         resumed(left)
 
 
-def test_a_disk_that_is_full_for_metrics_loses_none(finished, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_for_metrics_loses_none(digits_run, tmp_path, monkeypatch):
     """The run ends with code 6 after its checkpoint, and going on writes the row that was missing."""
 
     def full(*_):
@@ -377,20 +363,20 @@ def test_a_disk_that_is_full_for_metrics_loses_none(finished, tmp_path, monkeypa
     monkeypatch.undo()
     (path,) = tmp_path.iterdir()
     assert json.loads((path / "status.json").read_text())["exit_code"] == 6
-    assert_same_bits(resumed(path), finished)
+    assert_same_bits(resumed(path), digits_run)
 
 
-def test_a_run_without_a_checkpoint_starts(finished, left):
+def test_a_run_without_a_checkpoint_starts(digits_run, left):
     """Ended before its first save, a run begins, in the same folder."""
     for file in left.glob("*.pt"):
         file.unlink()
-    assert_same_bits(resumed(left), finished)
+    assert_same_bits(resumed(left), digits_run)
 
 
 @pytest.mark.parametrize(
     "kind", ["empty", "half", "short by one", "zeros at its end", "flipped byte"]
 )
-def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(finished, left, kind):
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(digits_run, left, kind):
     """The user is told, the damaged file stays as *.corrupt, and the end has the same bits."""
     damage(left / "checkpoint.pt", kind)
     display = SilentDisplay()
@@ -400,7 +386,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(finished, le
         for text in display.warned
     )
     assert (left / "checkpoint.pt.corrupt").exists()
-    assert_same_bits(path, finished)
+    assert_same_bits(path, digits_run)
 
 
 def test_strict_takes_no_other_checkpoint(left):
@@ -424,66 +410,51 @@ def test_two_damaged_checkpoints_are_named(left):
 
 def test_an_older_checkpoint_is_evaluated_but_not_resumed(left):
     """Schema 1 had no position: refused by name, not guessed."""
-    state = plain_state(left / "checkpoint.pt")
-    for key in ("position", "journal", "fingerprint"):
-        del state[key]
-    torch.save(state | {"schema": 1}, left / "checkpoint.pt")
+    change(left / "checkpoint.pt", without=["position", "journal", "fingerprint"], schema=1)
     checkpoint.load_checkpoint(left)
     with pytest.raises(CheckpointError, match="saved by an older lmsm"):
         resumed(left)
 
 
-def test_a_key_that_is_new_since_is_at_its_default(finished, left):
-    """A checkpoint of before a config key was born goes on; one whose config was changed does not."""
-    state = plain_state(left / "checkpoint.pt")
-    older = {key: value for key, value in state["config"].items() if key != "tensorboard"}
-    checkpoint.save(
-        state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt"
-    )
-    assert_same_bits(resumed(left), finished)
+def test_a_key_that_is_new_since_is_at_its_default(digits_run, left):
+    """A checkpoint from before a key of the config was born goes on."""
+    older = dict(plain_state(left / "checkpoint.pt")["config"])
+    del older["tensorboard"]
+    change(left / "checkpoint.pt", config=older, fingerprint=fingerprint(older))
+    assert_same_bits(resumed(left), digits_run)
 
 
-def test_a_run_with_an_option_without_effect_is_not_lost(finished, left):
+def test_a_run_with_an_option_without_effect_is_not_lost(digits_run, left):
     """An older lmsm took gamma with a cosine: such a run goes on, to the same weights, and is read."""
-    state = plain_state(left / "checkpoint.pt")
-    assert state["config"]["schedule"] == "cosine"
-    older = state["config"] | {"gamma": 0.5}
-    checkpoint.save(
-        state | {"config": older, "fingerprint": fingerprint(older)}, left / "checkpoint.pt"
-    )
+    older = plain_state(left / "checkpoint.pt")["config"] | {"gamma": 0.5}
+    assert older["schedule"] == "cosine"
+    change(left / "checkpoint.pt", config=older, fingerprint=fingerprint(older))
     text = (left / "config.yaml").read_text()
     (left / "config.yaml").write_text(text.replace("gamma: 0.9", "gamma: 0.5"))
     path = resumed(left)
     assert read_trained(path).config.gamma == 0.5
-    wanted = plain_state(finished / "checkpoint.pt")["model"]
+    wanted = plain_state(digits_run / "checkpoint.pt")["model"]
     found = plain_state(path / "checkpoint.pt")["model"]
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_a_config_that_does_not_fit_its_fingerprint_is_refused(left):
     """What was changed inside a checkpoint is not resumed."""
-    state = plain_state(left / "checkpoint.pt")
-    checkpoint.save(state | {"config": state["config"] | {"momentum": 0.5}}, left / "checkpoint.pt")
+    config = plain_state(left / "checkpoint.pt")["config"] | {"momentum": 0.5}
+    change(left / "checkpoint.pt", config=config)
     with pytest.raises(CheckpointError, match="reads otherwise"):
         resumed(left)
 
 
 def test_a_run_in_use_is_refused(left):
-    """The second process is told which one writes, and the first is not disturbed."""
-    with (
-        RunFolder(left).locked(),
-        pytest.raises(LmsmError, match=f"is in use by process {os.getpid()} on ") as error,
-    ):
+    """The error names the process that writes; a process that only looks at the lock is outlasted."""
+    text = f"is in use by process {os.getpid()} on "
+    with RunFolder(left).locked(), pytest.raises(LmsmError, match=text) as error:
         resumed(left)
     assert error.value.exit_code == 2
-    resumed(left)
-
-
-def test_a_moments_look_at_the_lock_disturbs_nobody(left):
-    """Another process that asks whether the run is in use holds its lock as long as that takes."""
-    asking = RunFolder(left).locked(patience=0)
-    asking.__enter__()
-    threading.Timer(0.3, asking.__exit__, (None, None, None)).start()
+    looking = RunFolder(left).locked(patience=0)
+    looking.__enter__()
+    threading.Timer(0.3, looking.__exit__, (None, None, None)).start()
     resumed(left)
 
 
@@ -495,11 +466,13 @@ def test_what_is_no_run_is_refused(tmp_path, name):
         resumed(tmp_path / name)
 
 
-def test_half_a_row_and_rows_too_many_are_mended(finished, left):
-    """metrics.jsonl is brought to where the checkpoint stands."""
+def test_what_a_killed_process_left_half_written_goes(digits_run, left):
+    """metrics.jsonl is brought to where the checkpoint stands, and temporary files are removed."""
+    (left / ".checkpoint.pt.1.tmp").write_bytes(b"half")
     with (left / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2}\n{"epoch": 3, "tra')
-    assert_same_bits(resumed(left), finished)
+    assert_same_bits(resumed(left), digits_run)
+    assert not list(left.glob(".*.tmp"))
 
 
 def edited(file):
@@ -515,7 +488,7 @@ def shortened(file):
 @pytest.mark.parametrize(
     "damage", [edited, shortened, Path.unlink, lambda file: file.write_text("")]
 )
-def test_a_row_that_a_checkpoint_counts_on_may_not_change(left, finished, damage):
+def test_a_row_that_a_checkpoint_counts_on_may_not_change(left, digits_run, damage):
     """Edited or lost, it is exit code 4; the rows as they were are put beside, and do when they are back."""
     file, before = left / "metrics.jsonl", (left / "metrics.jsonl").read_bytes()
     damage(file)
@@ -527,12 +500,12 @@ def test_a_row_that_a_checkpoint_counts_on_may_not_change(left, finished, damage
     saved = left / "metrics-saved.jsonl"
     assert saved.read_bytes() == before
     saved.replace(file)
-    assert_same_bits(resumed(left), finished)
+    assert_same_bits(resumed(left), digits_run)
 
 
 def test_only_the_last_row_may_be_missing_and_only_at_the_end_of_an_epoch(copy):
     """A crash before the row was appended is mended; a row less is none."""
-    file, longer = copy / "metrics.jsonl", config(copy.parent).epochs + 1
+    file, longer = copy / "metrics.jsonl", digits_config(copy.parent).epochs + 1
     lines = file.read_text().splitlines(keepends=True)
     assert len(lines) > 2
     file.write_text("".join(lines[:-2]))
@@ -543,14 +516,12 @@ def test_only_the_last_row_may_be_missing_and_only_at_the_end_of_an_epoch(copy):
     assert file.read_text().splitlines(keepends=True) == lines
 
 
-def test_checkpoints_without_a_digest_of_the_rows_are_resumed(left, finished):
+def test_checkpoints_without_a_digest_of_the_rows_are_resumed(left, digits_run):
     """An older lmsm kept none: the rows are made again from the checkpoint."""
-    for file in (left / "checkpoint.pt", left / "checkpoint-previous.pt"):
-        state = plain_state(file)
-        del state["metrics"]
-        checkpoint.save(state, file)
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        change(left / name, without=["metrics"])
     (left / "metrics.jsonl").write_text("")
-    assert_same_bits(resumed(left), finished)
+    assert_same_bits(resumed(left), digits_run)
 
 
 def test_best_is_made_again_where_it_is_behind(tmp_path):
@@ -559,13 +530,6 @@ def test_best_is_made_again_where_it_is_behind(tmp_path):
     (path / "best.pt").unlink()  # it shares its bytes with checkpoint.pt
     resumed(path, 3)
     assert plain_state(path / "best.pt")["epoch"] == 1
-
-
-def test_temporary_files_of_the_dead_are_removed(left):
-    """What a killed process left half written goes when the run goes on."""
-    (left / ".checkpoint.pt.1.tmp").write_bytes(b"half")
-    resumed(left, 2)
-    assert not list(left.glob(".*.tmp"))
 
 
 def test_a_full_disk_says_how_much_is_free(tmp_path, monkeypatch):
@@ -589,7 +553,7 @@ def test_optimisers_remember_in_the_parameters_own_order():
     ).to(memory_format=torch.channels_last)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    optimizer = new_optimizer(model, config("runs", optimizer="sgd"))
+    optimizer = new_optimizer(model, digits_config("runs", optimizer="sgd"))
     own = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter, view in zip(model.parameters(), own, strict=True):
         view.grad = parameter.grad if parameter is view else parameter.grad.permute(0, 2, 3, 1)
@@ -599,7 +563,7 @@ def test_optimisers_remember_in_the_parameters_own_order():
     for place, parameter in enumerate(model.parameters()):
         # momentum begins as the gradient, with the weight decay's part from before the step
         assert state[place]["momentum_buffer"].shape == parameter.shape
-    again = new_optimizer(model, config("runs", optimizer="sgd"))
+    again = new_optimizer(model, digits_config("runs", optimizer="sgd"))
     restore_optimizer(model, again, state)
     for (_, one), (_, two) in zip(optimizer.state.items(), again.state.items(), strict=True):
         assert torch.equal(one["momentum_buffer"], two["momentum_buffer"])

@@ -24,34 +24,17 @@ from lmsm_cli.training.run import build_model, check_config, resolved_spec, star
 from tests.conftest import (
     CIFAR10_CLASSES,
     SilentDisplay,
+    digits_config,
     evaluate,
     plain_state,
     write_class_folders,
 )
+from tests.test_resume import assert_same_bits
 
 
-def quick(out, **values):
-    """Return a config of a few seconds on the digits."""
-    return resolve(
-        [
-            Layer.of_preset("digits"),
-            Layer.of_flags({"epochs": 2, "out": out, "device": "cpu", **values}),
-        ],
-        check_loss,
-    ).config
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run on the digits, and what its display was told."""
-    display = SilentDisplay()
-    folder = start_run(quick(tmp_path_factory.mktemp("runs"), epochs=3), display)
-    return folder, display
-
-
-def test_the_run_folder_keeps_its_contract(finished):
+def test_the_run_folder_keeps_its_contract(digits_run):
     """Every file of the design is there, named and filled as other people's scripts expect."""
-    path = finished[0].path
+    path = digits_run
     names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
     plots = {
         f"plots/{name}.{kind}"
@@ -92,15 +75,15 @@ def test_the_run_folder_keeps_its_contract(finished):
     assert path.name.split("-", 2)[2] == "digits-paper-mnist-lsoftmax-s42"
 
 
-def test_config_yaml_repeats_the_run(finished):
+def test_config_yaml_repeats_the_run(digits_run):
     """The written config, read back, is the run's, all values named."""
-    path = finished[0].path
+    path = digits_run
     again = resolve([Layer.of_file(path / "config.yaml")], check_loss).config
     loss = "lsoftmax:margin=2,lambda_min=1,weight_norm=shared"  # what margin=2 means on a long tail
     assert yaml.safe_load((path / "config.yaml").read_text())["loss"] == loss
     settled = {key: getattr(again, key) for key in ("precision", "layout", "threads")}
     assert not {"auto", 0} & set(settled.values())
-    assert again == quick(path.parent, epochs=3, loss=loss, **settled)
+    assert again == digits_config(path.parent, loss=loss, **settled)
 
 
 def test_options_are_written_to_the_last_digit():
@@ -114,14 +97,14 @@ def test_options_are_written_to_the_last_digit():
 
 def test_a_loss_that_does_not_fit_the_data_is_found_before_it_is_read(tmp_path):
     """The class counts of a run are known beforehand, and the loss is built for them at once."""
-    config = quick(tmp_path, loss="lsoftmax:margin=4,lambda_start=1")
+    config = digits_config(tmp_path, loss="lsoftmax:margin=4,lambda_start=1")
     with pytest.raises(LmsmError, match="lambda_min 5 is above lambda_start 1"):
         check_config(config)
 
 
-def test_scores_are_those_of_the_checkpoint(finished):
+def test_scores_are_those_of_the_checkpoint(digits_run):
     """scores.json equals scikit-learn's scores of what the loaded checkpoint predicts."""
-    path = finished[0].path
+    path = digits_run
     scores = json.loads((path / "scores.json").read_text())
     test = load("digits", path, "test")
     predicted = load_checkpoint(path).predict(test.images.permute(0, 3, 1, 2)).numpy()
@@ -143,29 +126,27 @@ def test_scores_are_those_of_the_checkpoint(finished):
     )
 
 
-def test_evaluate_repeats_the_runs_scores(finished):
-    """Evaluating the run folder or its checkpoint gives the scores that the run printed."""
-    path = finished[0].path
-    wanted = json.loads((path / "scores.json").read_text())
-    for target in (path, path / "checkpoint.pt"):
+def test_evaluate_repeats_the_runs_scores(digits_run):
+    """Evaluating the run folder or a checkpoint gives what the run says of it."""
+    record = read_run(digits_run)
+    for target in (digits_run, digits_run / "checkpoint.pt"):
         found = evaluate(target, SilentDisplay())
-        assert found["per_class"] == wanted["per_class"]
-        assert found["confusion"] == wanted["confusion"]
+        wanted = record.scores.to_json()
+        assert (found["per_class"], found["confusion"]) == (
+            wanted["per_class"],
+            wanted["confusion"],
+        )
+    held_out = evaluate(digits_run, SilentDisplay(), split="validation")
+    assert held_out["accuracy"] == pytest.approx(record.metrics[-1]["val_accuracy"])
+    best = evaluate(digits_run / "best.pt", SilentDisplay())
+    assert best["accuracy"] == record.scores.best_on_validation.accuracy
+    row = record.metrics[best["epoch"] - 1]
+    assert best["effective_margin"] == pytest.approx(row["effective_margin"])
 
 
-def test_evaluate_on_validation_and_best(finished):
-    """The validation split of the run can be scored, and best.pt like any checkpoint."""
-    path = finished[0].path
-    rows = read_run(path).metrics
-    scores = evaluate(path, SilentDisplay(), split="validation")
-    assert scores["accuracy"] == pytest.approx(rows[-1]["val_accuracy"])
-    best = evaluate(path / "best.pt", SilentDisplay())
-    assert best["accuracy"] == read_run(path).scores.best_on_validation.accuracy
-
-
-def test_other_data_than_the_runs_has_no_validation_split(finished, tmp_path):
+def test_other_data_than_the_runs_has_no_validation_split(digits_run, tmp_path):
     """Where the training images are others, the split would hold out images trained on: exit 3."""
-    state = plain_state(finished[0].path / "checkpoint.pt")
+    state = plain_state(digits_run / "checkpoint.pt")
     state["config"]["factor"] = 0.5  # as if there were more images than in training
     checkpoint.save(state, tmp_path / "c.pt")
     with pytest.raises(DataError, match="other training images than the run had"):
@@ -173,76 +154,72 @@ def test_other_data_than_the_runs_has_no_validation_split(finished, tmp_path):
     assert evaluate(tmp_path / "c.pt", SilentDisplay())["split"] == "test"
 
 
-def test_the_same_config_repeats_the_run_exactly(finished, tmp_path):
-    """A second run of the same config ends with the same weights, bit for bit, and the same rows."""
-    again = start_run(quick(tmp_path, epochs=3), SilentDisplay())
-    first, second = load_checkpoint(finished[0].path), load_checkpoint(again.path)
-    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-        assert a.equal(b), name
-    timing = ("seconds", "images_per_second")
-    rows = [
-        [{k: v for k, v in row.items() if k not in timing} for row in read_run(f.path).metrics]
-        for f in (finished[0], again)
-    ]
-    assert rows[0] == rows[1]
+def test_the_same_config_repeats_the_run_exactly(digits_run, tmp_path):
+    """A second run of the same config ends with the same bits and the same rows."""
+    again = start_run(digits_config(tmp_path), SilentDisplay(), with_plots=False)
+    assert_same_bits(again.path, digits_run)
 
 
-def test_class_folders_train_and_evaluate(tmp_path, monkeypatch):
-    """`folder` data trains, and a checkpoint scores other class folders by their names."""
+SMALL_FOLDER = {
+    "dataset": "folder",
+    "model": "paper-2d",
+    "imbalance": "none",
+    "factor": 1.0,
+    "image_size": 12,
+    "batch_size": 8,
+}
+
+
+@pytest.fixture
+def folder_run(tmp_path):
+    """A run on data/, three classes of small images."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
-    config = quick(
-        tmp_path / "runs",
-        dataset="folder",
-        data_dir=tmp_path / "data",
-        model="paper-2d",
-        imbalance="none",
-        factor=1.0,
-        image_size=12,
-        batch_size=8,
-    )
-    folder = start_run(config, SilentDisplay())
-    assert [row.name for row in read_run(folder.path).scores.per_class] == ["ant", "bee", "cow"]
+    flags = SMALL_FOLDER | {"data_dir": tmp_path / "data", "epochs": 2}
+    return start_run(digits_config(tmp_path / "runs", **flags), SilentDisplay()).path
+
+
+def test_class_folders_train_and_evaluate(folder_run, tmp_path, monkeypatch):
+    """`folder` data trains; labels follow the names of the checkpoint's classes; else exit 3."""
+    scores = read_run(folder_run).scores.to_json()
+    assert [row["name"] for row in scores["per_class"]] == ["ant", "bee", "cow"]
     write_class_folders(tmp_path / "other", ("cow",), 4, size=12)
     monkeypatch.chdir(tmp_path)
-    scores = evaluate(folder.path, SilentDisplay(), images=Path("other"))
-    assert scores["split"] == str(
-        tmp_path / "other"
-    )  # a folder called test is no test set of the run
-    assert [row["test_count"] for row in scores["per_class"]] == [0, 0, 4]
+    found = evaluate(folder_run, SilentDisplay(), images=Path("other"))
+    assert found["split"] == str(tmp_path / "other")  # not "test", whatever the folder's name
+    assert [row["test_count"] for row in found["per_class"]] == [0, 0, 4]
     write_class_folders(tmp_path / "strange", ("yak",), 2, size=12)
     with pytest.raises(DataError, match="yak"):
-        evaluate(folder.path, SilentDisplay(), images=tmp_path / "strange")
+        evaluate(folder_run, SilentDisplay(), images=tmp_path / "strange")
+    state = plain_state(folder_run / "checkpoint.pt")
+    order = [2, 0, 1]  # as if the net had been trained with the classes numbered otherwise
+    state["classes"] = [state["classes"][i] for i in order]
+    state["model"]["head.weight"] = state["model"]["head.weight"][order]
+    checkpoint.save(state, folder_run / "checkpoint.pt")
+    found = evaluate(folder_run, SilentDisplay())
+    assert sorted((row["name"], row["accuracy"]) for row in found["per_class"]) == [
+        (row["name"], row["accuracy"]) for row in scores["per_class"]
+    ]
+    (tmp_path / "data" / "cow").rename(tmp_path / "data" / "yak")
+    with pytest.raises(DataError, match=r"4 of another class now \(cow/\d+\.png, now in yak;"):
+        evaluate(folder_run, SilentDisplay())
 
 
 def test_large_class_folders_train_as_small_ones(tmp_path, monkeypatch):
     """Images that stay in their file give the metrics and scores that images in memory give."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
-    config = quick(
-        tmp_path / "runs",
-        dataset="folder",
-        data_dir=tmp_path / "data",
-        model="paper-2d",
-        imbalance="exp",
-        factor=0.5,
-        validation=0.2,
-        image_size=12,
-        batch_size=8,
-        augment="crop-flip",
-        precision="fp32",
-    )
+    flags = {"data_dir": tmp_path / "data", "imbalance": "exp", "factor": 0.5, "epochs": 2}
+    flags |= {"validation": 0.2, "augment": "crop-flip"}
+    config = digits_config(tmp_path / "runs", **SMALL_FOLDER | flags)
     records = []
     for limit in (1 << 30, 0):
         monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", limit)
         folder = start_run(config, SilentDisplay(), with_plots=False)
         record, scores = read_run(folder.path), evaluate(folder.path, SilentDisplay())
-        rows = [
-            [row[key] for key in ("train_loss", "val_loss", "val_accuracy")]
-            for row in record.metrics
-        ]
+        keys = ("train_loss", "val_loss", "val_accuracy")
+        rows = [[row[key] for key in keys] for row in record.metrics]
         records.append((rows, record.scores.to_json()["confusion"], scores["confusion"]))
-    assert isinstance(
-        load("folder", tmp_path / "data", "test", options=FolderOptions(12)).images, MappedImages
-    )
+    images = load("folder", tmp_path / "data", "test", options=FolderOptions(12)).images
+    assert isinstance(images, MappedImages)
     assert records[0] == records[1]
 
 
@@ -282,7 +259,7 @@ def test_the_training_images_follow_the_profile(tiny_cifar, profile):
 )
 def test_impossible_choices_are_refused_before_data_is_read(tmp_path, values, message):
     """With no data on disk the message is about the choice, not about the data."""
-    config = quick(
+    config = digits_config(
         tmp_path / "runs", **({"data_dir": tmp_path / "nothing", "model": "resnet32"} | values)
     )
     with pytest.raises(LmsmError, match=message) as error:
@@ -293,7 +270,9 @@ def test_impossible_choices_are_refused_before_data_is_read(tmp_path, values, me
 
 def test_a_diverged_run_says_so_and_keeps_its_last_checkpoint(tmp_path):
     """A learning rate beyond reason ends with exit code 5, in status.json too."""
-    config = quick(tmp_path, lr=1e18, epochs=4, optimizer="sgd", schedule="constant", neck="linear")
+    config = digits_config(
+        tmp_path, lr=1e18, epochs=4, optimizer="sgd", schedule="constant", neck="linear"
+    )
     with pytest.raises(DivergedError):
         start_run(config, SilentDisplay())
     (path,) = tmp_path.iterdir()
@@ -307,7 +286,7 @@ def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(
     tmp_path, monkeypatch, part, value
 ):
     """A statistic or weight that no loss shows ends the run with 5 at the epoch's end, by name."""
-    config = quick(tmp_path, neck="bn", epochs=3)
+    config = digits_config(tmp_path, neck="bn", epochs=3)
     build, nets, steps = build_model, [], []
 
     class Saboteur(SilentDisplay):
@@ -334,24 +313,10 @@ def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(
         assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
 
-def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
-    """Ctrl-C leaves status `interrupted` with exit code 130."""
-
-    class Impatient(SilentDisplay):
-        def step(self, step):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        start_run(quick(tmp_path), Impatient())
-    (path,) = tmp_path.iterdir()
-    status = json.loads((path / "status.json").read_text())
-    assert (status["state"], status["exit_code"]) == ("interrupted", 130)
-
-
 def test_a_collapse_is_told_once_and_logged(tmp_path):
     """A sign of collapse reaches the display and train.log, once."""
     display = SilentDisplay()
-    config = quick(
+    config = digits_config(
         tmp_path,
         loss="lsoftmax:margin=4,anneal=none",
         neck="relu",
@@ -367,60 +332,23 @@ def test_a_collapse_is_told_once_and_logged(tmp_path):
     assert folder.log.read_text().count("WARNING collapse in epoch 1: dead features") == 1
 
 
-def test_best_keeps_the_tolerance(finished):
+def test_best_keeps_the_tolerance(digits_run):
     """best.pt changes only for a validation score better by more than best_tolerance."""
-    rows = read_run(finished[0].path).metrics
-    best = None
-    for row in rows:
+    record, best = read_run(digits_run), None
+    for row in record.metrics:
         if best is None or row["val_balanced_accuracy"] > best["val_balanced_accuracy"] + 0.01:
             best = row
-    chosen = read_run(finished[0].path).scores.to_json()["best_on_validation"]
-    assert chosen["epoch"] == best["epoch"]
+    assert record.scores.best_on_validation.epoch == best["epoch"]
 
 
 def test_a_place_that_cannot_hold_runs_is_refused_before_data_is_read(tmp_path):
     """An --out below a file is exit code 6, with no data on disk to read."""
     (tmp_path / "file").write_text("")
-    config = quick(
+    config = digits_config(
         tmp_path / "file" / "runs", dataset="cifar10", data_dir=tmp_path, model="resnet32"
     )
     with pytest.raises(DiskError, match="choose another with --out"):
         start_run(config, SilentDisplay())
-
-
-def test_evaluation_goes_by_class_names(tmp_path):
-    """Labels follow the checkpoint's classes where the data counts them differently; else exit 3."""
-    write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
-    config = quick(
-        tmp_path / "runs",
-        dataset="folder",
-        data_dir=tmp_path / "data",
-        model="paper-2d",
-        imbalance="none",
-        factor=1.0,
-        image_size=12,
-        batch_size=8,
-    )
-    path = start_run(config, SilentDisplay()).path
-    wanted = evaluate(path, SilentDisplay())
-    state = plain_state(path / "checkpoint.pt")
-    order = [2, 0, 1]  # as if the net had been trained with the classes numbered otherwise
-    state["classes"] = [state["classes"][i] for i in order]
-    state["model"]["head.weight"] = state["model"]["head.weight"][order]
-    checkpoint.save(state, path / "checkpoint.pt")
-    found = {row["name"]: row["accuracy"] for row in evaluate(path, SilentDisplay())["per_class"]}
-    assert found == {row["name"]: row["accuracy"] for row in wanted["per_class"]}
-    (tmp_path / "data" / "cow").rename(tmp_path / "data" / "yak")
-    with pytest.raises(DataError, match=r"4 of another class now \(cow/\d+\.png, now in yak;"):
-        evaluate(path, SilentDisplay())
-
-
-def test_the_margin_of_best_is_that_of_its_epoch(finished):
-    """`eval` on a checkpoint from the middle of a run shows the margin that was in force there."""
-    path = finished[0].path
-    scores = evaluate(path / "best.pt", SilentDisplay())
-    row = read_run(path).metrics[scores["epoch"] - 1]
-    assert scores["effective_margin"] == pytest.approx(row["effective_margin"])
 
 
 EVERY_LOSS = [
@@ -429,12 +357,18 @@ EVERY_LOSS = [
     "lsoftmax:margin=auto,margin_max=3",
     "lsoftmax:margin=3,class_chunk=4,tau=0.5",
 ]
+QUICK = ("arcface", "ldam", "lsoftmax", "lsoftmax:margin=3,class_chunk=4,tau=0.5")
+"""The others take as long each, and train in the unit tests of the losses too."""
 
 
-@pytest.mark.parametrize("loss", EVERY_LOSS)
+@pytest.mark.parametrize(
+    "loss", [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in EVERY_LOSS]
+)
 def test_every_loss_trains_and_is_restored(loss, tmp_path):
     """From its spec each loss is far from chance in one epoch; its checkpoint alone rebuilds it."""
-    config = quick(tmp_path, loss=loss, epochs=1, factor=0.6, optimizer="adam", lr=0.002)
+    config = digits_config(
+        tmp_path, loss=loss, epochs=1, batch_size=32, factor=0.6, optimizer="adam", lr=0.002
+    )
     folder = start_run(config, SilentDisplay(), with_plots=False)
     accuracy = read_run(folder.path).scores.accuracy
     assert accuracy > 0.4

@@ -21,8 +21,8 @@ from lmsm_cli.errors import CheckpointError
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import resume_run, start_run
-from tests.conftest import SilentDisplay, plain_state
-from tests.test_resume import assert_same_bits, config
+from tests.conftest import SilentDisplay, digits_config, plain_state
+from tests.test_resume import assert_same_bits
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def go(out, values, display):
     if runs:
         resume_run(runs[0].parent, display, with_plots=False)
     else:
-        start_run(config(out, **values), display, with_plots=False)
+        start_run(digits_config(out, **values), display, with_plots=False)
 
 
 def forked(out, values, *, steps=None, call=None, seconds=None):
