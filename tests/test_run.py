@@ -358,7 +358,7 @@ EVERY_LOSS = [
     "lsoftmax:margin=3,class_chunk=4,tau=0.5",
 ]
 QUICK = ("arcface", "ldam", "lsoftmax", "lsoftmax:margin=3,class_chunk=4,tau=0.5")
-"""The others take as long each, and train in the unit tests of the losses too."""
+"""The others take as long each."""
 
 
 @pytest.mark.parametrize(
