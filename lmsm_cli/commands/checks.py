@@ -120,7 +120,6 @@ def _version(name: str) -> str:
 
 
 def _packages() -> Iterator[Check]:
-    """Yield one check for all other packages that are there, and one for each that is not."""
     there = []
     for module in _OTHERS:
         name = _DISTRIBUTIONS.get(module, module)
@@ -150,7 +149,6 @@ def _extras() -> Iterator[Check]:
 
 
 def _devices() -> Iterator[Check]:
-    """Yield a check for each GPU that torch can use, or one that says why there is none."""
     import torch
 
     with warnings.catch_warnings(record=True) as said:  # of a driver that does not fit
@@ -207,7 +205,6 @@ def _cpu() -> Iterator[Check]:
 
 
 def _arithmetic() -> Iterator[Check]:
-    """Yield what --precision auto is for the default model."""
     from lmsm_cli.config import Config
     from lmsm_cli.models.classifier import ModelSpec, build_classifier
     from lmsm_cli.runtime.device import choose_runtime
@@ -262,7 +259,6 @@ def _published(name: str, data_dir: Path) -> Check:
 
 
 def _own_folders(data_dir: Path) -> Iterator[Check]:
-    """Yield a check where --data-dir holds class folders of the user's own."""
     from lmsm_cli.data.layout import roles_in
 
     try:

@@ -173,7 +173,6 @@ def _correction(adjust: str | None, tau_norm: str | None) -> "tuple[str, Tau] | 
 
 
 def _tau(flag: str, text: str, *, largest: float = float("inf")) -> "Tau":
-    """Return a flag's tau as a number or `auto`. Raises LmsmError for anything else."""
     if text == "auto":
         return "auto"
     try:

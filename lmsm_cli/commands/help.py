@@ -50,14 +50,10 @@ class _Plain:
         for parameter in parameters:
             if parameter.param_type_name == "argument":
                 parameter.metavar = parameter.metavar or parameter.name.upper()
-                parameter.display_type_rich = _no_type  # Typer has no option for it
+                parameter.display_type_rich = lambda ctx: None  # Typer has no option for it
             elif parameter.is_flag:
                 parameter.metavar = ""
         return parameters
-
-
-def _no_type(ctx: Any) -> None:
-    """Return nothing to show as the type of an argument."""
 
 
 class Command(_Plain, TyperCommand):

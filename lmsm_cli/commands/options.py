@@ -200,7 +200,6 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
 
 
 def _help(field: FieldInfo) -> str:
-    """Return what a flag's page says: the field's docstring, its values and its default."""
     text, opening, default = help_text(field).partition(" (default:")
     choices = _choices(field)
     values = f" One of: {', '.join(choices)}." if choices else ""
@@ -216,7 +215,6 @@ def _shown(value: Any) -> str:
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
-    """Return the values of a field that has a fixed list of names."""
     choices = get_args(field.annotation)
     return choices if all(isinstance(choice, str) for choice in choices) else ()
 

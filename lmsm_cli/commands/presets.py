@@ -66,7 +66,6 @@ def list_presets(json: _Json = False) -> None:
 
 
 def _comment(name: str) -> list[str]:
-    """Return the comment lines that open a preset: its command and what it gave."""
     lines = preset_path(name).read_text(encoding="utf-8").splitlines()
     return [line.removeprefix("# ") for line in lines if line.startswith("#")]
 

@@ -173,7 +173,6 @@ def _seconds_left(found: "Sequence[RunStatus]") -> float | None:
 def _search(
     search: "Search", preset: str | None, config: Path | None, *, quiet: bool, json: bool
 ) -> None:
-    """Search, then print the best trials and the command of the best."""
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables_checks import trials_table
     from lmsm_cli.sweeps.search import run_search

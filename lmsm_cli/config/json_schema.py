@@ -53,7 +53,6 @@ def config_schema() -> dict[str, Any]:
 
 
 def _loss_pattern() -> str:
-    """Return the pattern of `name:key=value,...` with each loss's own options."""
     return (
         "^ *(" + "|".join(_one_loss(name, loss.options) for name, loss in LOSSES.items()) + ") *$"
     )

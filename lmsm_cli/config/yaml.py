@@ -153,7 +153,6 @@ def _entries(loader: _Loader, node: yaml.Node, path: Path) -> dict[str, Entry]:
 
 
 def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Hashable:
-    """Return a scalar, or a flat list of scalars as a tuple."""
     if node in loader.constructed_objects:  # an alias: a long list stays one list, however often
         known: Hashable = loader.constructed_objects[node]
         return known

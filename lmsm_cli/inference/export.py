@@ -131,7 +131,6 @@ def check_extra(form: str) -> None:
 
 
 def _facts(state: CheckpointState) -> dict[str, Any]:
-    """Return what a user of the file must know, as it is written into it."""
     height, width, channels = state.image_shape
     config = state.config
     return {

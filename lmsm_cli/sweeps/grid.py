@@ -163,7 +163,6 @@ def _merged(options: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _parse_arm(text: str) -> dict[str, str]:
-    """Return the choices of `loss=ldam reweight=effective`."""
     arm: dict[str, str] = {}
     try:
         pieces = shlex.split(text)

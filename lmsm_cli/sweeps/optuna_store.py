@@ -122,7 +122,6 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _files_of(out: Path) -> list[Path]:
-    """Return the study's file, and what SQLite writes beside it."""
     return [out / f"study.db{more}" for more in ("", "-journal", "-wal", "-shm")]
 
 

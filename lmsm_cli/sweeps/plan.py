@@ -222,7 +222,6 @@ def _state(record: RunRecord) -> State:
 
 
 def _is_locked(path: Path) -> bool:
-    """Return whether a process writes to a run folder now."""
     try:
         with RunFolder(path).locked(patience=0):
             return False

@@ -178,7 +178,6 @@ class _Worker:
             return None, "PRUNED"  # the sampler learns nothing from what has failed for Optuna
 
     def _draw(self, trial: "Trial") -> dict[str, str]:
-        """Return the choices that the sampler draws for a trial."""
         # Of the seed and the number alone: one process repeats itself, and two never draw the same.
         state = np.random.SeedSequence((self.seed, trial.number)).generate_state(1)
         self.study.sampler = imported_optuna().samplers.TPESampler(

@@ -142,7 +142,6 @@ def complete(run: PlannedRun, index: RunIndex, display: Display, *, with_plots: 
 
 
 def _scored(path: Path) -> RunRecord:
-    """Return the record of a completed run. Raises RunError where it cannot be read back."""
     record = read_run(path, with_metrics=False)
     if record.scores is None or record.config is None:
         raise RunError(f"{path} cannot be read back: {record.problem}")
