@@ -235,3 +235,8 @@ def evaluation(path, display, *, adjust=None, tau_norm=None, device="auto", **su
 def evaluate(path, display, **options):
     """Return the scores that `lmsm eval` prints."""
     return evaluation(path, display, **options).scores.to_json()
+
+
+def words(text):
+    """Return the words of a text, as of a command line."""
+    return text.split()

@@ -10,7 +10,7 @@ import pytest
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.losses.registry import HEADS
-from tests.conftest import write_class_folders
+from tests.conftest import words, write_class_folders
 
 QUICK = ["train", "--preset", "digits", "--epochs", "2", "--device", "cpu"]
 
@@ -112,7 +112,7 @@ def test_the_only_run_of_a_folder_is_meant(runs, tmp_path, capsys):
 
 
 def test_a_run_without_a_checkpoint_says_how_it_ended(tmp_path, capsys):
-    """A run that failed before its first epoch names the reason, with the exit code of checkpoints."""
+    """A run that failed before its first epoch names the reason, with exit code 4."""
     (tmp_path / "status.json").write_text(
         '{"state": "failed", "reason": "the loss is no longer finite"}'
     )
@@ -122,7 +122,7 @@ def test_a_run_without_a_checkpoint_says_how_it_ended(tmp_path, capsys):
 
 
 def test_eval_prints_what_a_correction_did(runs, capsys):
-    """--adjust ends with both rows of scores and the line of tau and its source; JSON has the same."""
+    """--adjust ends with both rows of scores and the line of tau and its source; JSON agrees."""
     folder = only_run(runs, "-softmax-s0")
     told = run_json(capsys, "eval", folder, "--adjust", "auto")["adjustment"]
     assert main(["eval", str(folder), "--adjust", "auto"]) == 0
@@ -130,7 +130,8 @@ def test_eval_prints_what_a_correction_did(runs, capsys):
     assert trained.split()[:3] == ["as", "trained", f"{100 * told['unadjusted']['accuracy']:.1f}"]
     assert adjusted.split()[:2] == ["tau", f"{told['tau']:g}"]
     assert line.startswith(
-        f"logit adjustment with tau {told['tau']:g}, chosen on {told['chosen_on']['num_images']} validation images"
+        f"logit adjustment with tau {told['tau']:g}, "
+        f"chosen on {told['chosen_on']['num_images']} validation images"
     )
     assert (
         run_json(capsys, "eval", folder, "--tau-norm", "0.5")["adjustment"]["method"] == "tau-norm"
@@ -292,13 +293,7 @@ def test_deferred_rebalancing_from_the_command_line(tmp_path, capsys):
     document = run_json(
         capsys,
         *QUICK,
-        "--reweight",
-        "effective",
-        "--reweight-beta",
-        "0.99",
-        "--sampling",
-        "balanced",
-        "--rebalance-from",
+        *words("--reweight effective --reweight-beta 0.99 --sampling balanced --rebalance-from"),
         2,
         "--out",
         tmp_path,
@@ -318,10 +313,7 @@ def test_class_folders_from_the_command_line(tmp_path, capsys):
     write_class_folders(tmp_path / "data", ("ant", "bee"), 20, size=16)
     document = run_json(
         capsys,
-        "train",
-        "--dataset",
-        "folder",
-        "--data-dir",
+        *words("train --dataset folder --data-dir"),
         tmp_path / "data",
         "--image-size",
         16,

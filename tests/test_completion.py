@@ -144,8 +144,10 @@ def test_a_real_bash_completes(place, tmp_path):
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lmsm_cli "$@"\n')
     program.chmod(0o755)
     script = """source <(lmsm --show-completion; true)
-        COMP_WORDS=(lmsm train --loss lsoftmax : lambda); COMP_CWORD=5; _lmsm_completion lmsm; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(lmsm train --preset di); COMP_CWORD=3; _lmsm_completion lmsm; echo "${COMPREPLY[@]}" """
+        COMP_WORDS=(lmsm train --loss lsoftmax : lambda); COMP_CWORD=5
+        _lmsm_completion lmsm; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(lmsm train --preset di); COMP_CWORD=3
+        _lmsm_completion lmsm; echo "${COMPREPLY[@]}" """
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "--norc", "-c", script],
@@ -172,7 +174,8 @@ def test_completing_loads_no_torch(place):
     """What a shell waits for imports nothing heavy."""
     heavy = ("torch", "numpy", "sklearn", "scipy", "matplotlib", "jinja2")
     code = (
-        "import sys\nfrom lmsm_cli.commands.app import main\nfrom lmsm_cli.commands import completion as c\n"
+        "import sys\nfrom lmsm_cli.commands.app import main\n"
+        "from lmsm_cli.commands import completion as c\n"
         "c.presets(''), c.losses('lsoftmax:'), c.run_folders(''), c.checkpoints('runs/x/')\n"
         f"sys.exit(' '.join({set(heavy)!r} & set(sys.modules)))"
     )

@@ -207,7 +207,7 @@ def test_every_field_has_help_and_a_panel():
 
 
 def test_an_option_goes_with_the_choice_that_a_flag_replaces(tmp_path):
-    """A file's gamma is of its schedule: another schedule is no mistake, unless the option is given again."""
+    """A file's gamma belongs to its schedule: another schedule drops it, unless given again."""
     file = tmp_path / "c.yaml"
     file.write_text(
         "schedule: multistep\nmilestones: [2, 3]\ngamma: 0.3\noptimizer: sgd\nmomentum: 0.5\n"
@@ -224,7 +224,7 @@ def test_an_option_goes_with_the_choice_that_a_flag_replaces(tmp_path):
 
 
 def test_an_option_that_had_no_effect_is_no_choice(tmp_path):
-    """A balanced run's config.yaml spells `factor: 1.0`: with a profile it is 0.1 again, as the help says."""
+    """A balanced run's config.yaml has `factor: 1.0`: with a profile it is 0.1 again."""
     (tmp_path / "run.yaml").write_text(
         dump_yaml(resolve([Layer.of_preset("digits"), flags(imbalance="none")]).config)
     )

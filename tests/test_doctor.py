@@ -45,7 +45,7 @@ def test_a_sound_machine_passes(tiny_cifar, tmp_path, monkeypatch, capsys):
 
 
 def test_missing_data_is_a_note_with_the_command(tmp_path, monkeypatch, capsys):
-    """A data set that is not there is no problem: the command that brings it, and the place for one's own."""
+    """A missing data set is no problem: the command that brings it, and the place for one's own."""
     monkeypatch.chdir(tmp_path)
     checks = examined(capsys, "--data-dir", "my data")
     assert checks["mnist"]["status"] == "note"
@@ -102,7 +102,7 @@ def test_torchvision_that_does_not_fit_is_a_problem(tmp_path, monkeypatch, capsy
 
 @pytest.mark.slow
 def test_torch_that_is_broken_is_a_problem(tmp_path):
-    """In a process whose torch cannot be loaded there is a table, not a traceback, and exit code 1."""
+    """Where torch cannot be loaded there is a table, not a traceback, and exit code 1."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(
         "raise OSError('libcudart.so.13: cannot open shared object file')"

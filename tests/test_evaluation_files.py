@@ -68,7 +68,7 @@ def test_plots_are_written_and_are_pictures(run, flat_run, tmp_path, capsys):
 
 
 def test_a_run_leaves_reliability_and_features_in_its_plots(run, flat_run):
-    """Each run's plots/ has the reliability diagram; features.png is there for two features only."""
+    """Each run's plots/ has the reliability diagram; features.png only with two features."""
     assert {"reliability.png", "reliability.pdf"} <= names_in(run / "plots")
     assert "features.png" not in names_in(run / "plots")
     assert "features.png" in names_in(flat_run / "plots")
@@ -76,7 +76,7 @@ def test_a_run_leaves_reliability_and_features_in_its_plots(run, flat_run):
 
 @pytest.mark.parametrize("number", [1, 7, 10_000])
 def test_the_worst_mistakes_are_the_surest(run, by_hand, number):
-    """Of the wrong answers those with the largest probability come first, each with its own pixels."""
+    """Of the wrong answers the most probable come first, each with its own pixels."""
     images, labels, logits = by_hand
     shares, guesses = logits.softmax(1).max(1)
     wrong = [i for i in range(len(labels)) if guesses[i] != labels[i]]
@@ -154,7 +154,7 @@ def test_what_an_adjustment_answers_is_what_is_drawn(run):
 
 
 def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):
-    """--images of other sizes, in colour and of some classes only: scores, pictures and features of these."""
+    """--images of other sizes, in colour, of some classes: scores, pictures and features."""
     write_class_folders(tmp_path / "own", ("3", "7"), 6, size=20)
     save(tmp_path / "own" / "7" / "large.jpg", np.zeros((90, 50, 3), np.uint8))
     command = [
@@ -182,8 +182,8 @@ def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Reliability" in printed
     assert (
-        "0, 1, 2, 4, 5 and 3 more have none of these images: balanced accuracy and macro F1 are over the other 2 classes"
-        in printed
+        "0, 1, 2, 4, 5 and 3 more have none of these images: "
+        "balanced accuracy and macro F1 are over the other 2 classes" in printed
     )
 
 

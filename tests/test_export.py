@@ -24,7 +24,7 @@ from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.models.backbones import BACKBONES
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
-from tests.conftest import SilentDisplay
+from tests.conftest import SilentDisplay, words
 
 CLASSES = ("ant", "bee", "cat", "dög")
 # Every backbone and every head at least once; the small nets serve the heads that are left over.
@@ -66,7 +66,7 @@ def softmax(logits):
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "loss"), PAIRS)
 def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
-    """Every backbone and every head: raw uint8 images in, in any number; the checkpoint's logits out."""
+    """Every backbone and head: raw uint8 images in, in any number; the checkpoint's logits out."""
     file = write_checkpoint(tmp_path, model, loss)
     exporting.export_checkpoint(file, SilentDisplay(), num_images=8)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "model.onnx"}
@@ -93,7 +93,7 @@ def test_onnxruntime_answers_as_the_checkpoint(tmp_path, model, loss):
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "loss"), [("resnet32", "arcface"), ("paper-2d", "lsoftmax")])
 def test_torch_program_needs_no_lmsm(tmp_path, model, loss):
-    """A fresh process that cannot import lmsm_cli loads the .pt2 and gets logits and class names."""
+    """A fresh process without lmsm_cli loads the .pt2 and gets logits and class names."""
     file = write_checkpoint(tmp_path, model, loss)
     exporting.export_checkpoint(file, SilentDisplay(), form="torch", num_images=8)
     images = drawn_images(3)
@@ -124,7 +124,7 @@ def test_torch_program_needs_no_lmsm(tmp_path, model, loss):
 
 
 def test_the_file_says_what_it_is(tmp_path):
-    """ONNX metadata: class names in order, image size, normalisation, loss; no path of this machine."""
+    """ONNX metadata: class names in order, image size, normalisation, loss; no local path."""
     exporting.export_checkpoint(
         write_checkpoint(tmp_path, loss="cosface:scale=20", channels=1, side=8),
         SilentDisplay(),
@@ -132,12 +132,9 @@ def test_the_file_says_what_it_is(tmp_path):
     )
     facts = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert json.loads(facts["classes"]) == list(CLASSES)
-    assert [facts[key] for key in ("image_height", "image_width", "channels", "loss")] == [
-        "8",
-        "8",
-        "1",
-        "cosface:scale=20",
-    ]
+    assert [facts[key] for key in ("image_height", "image_width", "channels", "loss")] == words(
+        "8 8 1 cosface:scale=20"
+    )
     assert json.loads(facts["mean"]) == pytest.approx([0.4])
     assert json.loads(facts["std"]) == pytest.approx([0.2])
     assert "EXIF" in facts["preparation"]
@@ -149,7 +146,7 @@ def test_the_file_says_what_it_is(tmp_path):
 
 @pytest.mark.parametrize("form", exporting.SUFFIXES)
 def test_other_answers_leave_no_file(tmp_path, monkeypatch, form):
-    """A file that answers otherwise than the checkpoint is an error; what stood there still stands."""
+    """A file that answers otherwise than the checkpoint is an error; the old file still stands."""
     file = write_checkpoint(tmp_path)
     out = tmp_path / f"kept{exporting.SUFFIXES[form]}"
     out.write_text("before")
@@ -184,22 +181,7 @@ def test_normalisation_that_is_a_little_off_is_noticed(tmp_path, monkeypatch):
 
 def test_a_run_is_verified_on_its_own_test_images(tmp_path, capsys):
     """`lmsm export RUN` compares on the test set where it is, says so, and prints nothing else."""
-    assert (
-        main(
-            [
-                "train",
-                "--preset",
-                "digits",
-                "--epochs",
-                "1",
-                "--device",
-                "cpu",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 0
-    )
+    assert main([*words("train --preset digits --epochs 1 --device cpu --out"), str(tmp_path)]) == 0
     (run,) = tmp_path.iterdir()
     capsys.readouterr()
     assert main(["export", str(run), "--images", "40", "--json"]) == 0
@@ -269,12 +251,7 @@ def test_top1_is_equal_on_real_images(real_data, tmp_path):
         "train",
         "--data-dir",
         str(tmp_path),
-        "--batch-size",
-        "32",
-        "--epochs",
-        "2",
-        "--device",
-        "cpu",
+        *words("--batch-size 32 --epochs 2 --device cpu"),
     ]
     assert main([*command, "--loss", "lsoftmax", "--out", str(tmp_path / "runs")]) == 0
     (run,) = (tmp_path / "runs").iterdir()

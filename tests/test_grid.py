@@ -34,7 +34,7 @@ GRIDS = {
 
 
 def test_a_flag_whose_key_is_varied_is_no_silent_loser():
-    """The flag and the varied key are named; a margin is a part of the loss; other flags are none of it."""
+    """The flag and the varied key are named; a margin is part of the loss; other flags are free."""
     axes = parse_axes(["lr=1,2"], ["loss=softmax epochs=2", "loss=focal"])
     check_flags(axes, {"batch_size": 4, "lr": None, "margin": None})
     with pytest.raises(LmsmError) as told:

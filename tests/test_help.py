@@ -15,7 +15,7 @@ from lmsm_cli.commands.app import app, main
 from lmsm_cli.commands.help import EXAMPLES
 from lmsm_cli.commands.options import with_config_flags
 from lmsm_cli.config import Config, flag_name
-from tests.conftest import children_seconds, seconds_to_import_torch
+from tests.conftest import children_seconds, seconds_to_import_torch, words
 
 ROOT = get_command(app)
 
@@ -45,7 +45,7 @@ def page(monkeypatch, capsys):
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)
 def test_a_page_is_whole_at_80_columns(page, words):
-    """No line is wider, nothing is cut, and every flag and word of its help stands there unbroken."""
+    """No line is wider, nothing is cut, and each flag and word of its help stands unbroken."""
     text = page(words)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -64,7 +64,7 @@ def test_a_page_is_whole_at_80_columns(page, words):
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)
 def test_a_page_needs_ascii_alone(words):
-    """Its texts are ASCII: spelling a sign out, as +- for one column, would break the panel's border."""
+    """Its texts are ASCII: spelling a sign out, as +- for one column, would break the border."""
     command = PAGES[words]
     assert (command.help or "").isascii()
     assert all((parameter.help or "").isascii() for parameter in command.params)
@@ -101,7 +101,7 @@ def test_a_page_opens_with_one_sentence(words):
 
 
 def test_the_choices_of_a_run_stand_in_panels(page):
-    """Options of the command come first, then the choices in Config's order, --margin beside --loss."""
+    """Options of the command come first, then Config's choices in order, --margin after --loss."""
     text = page(("train",))
     titles = [line.split()[1] for line in text.splitlines() if line.startswith("╭─")]
     assert titles == ["Options", "Data", "Model", "Loss", "Training", "Run"]
@@ -120,7 +120,7 @@ def test_commands_stand_in_panels(page):
 
 
 def test_a_command_may_have_panels_of_its_own():
-    """Panels that Config does not know stand between the command's options and the run's choices."""
+    """Panels that Config does not know stand between the command's options and the choices."""
 
     @with_config_flags
     def drive(
@@ -174,20 +174,9 @@ def test_a_page_is_quick():
 
 def test_no_page_loads_what_computes():
     """No help page imports torch or anything else that is slow to load."""
-    heavy = (
-        "torch",
-        "torchvision",
-        "numpy",
-        "scipy",
-        "sklearn",
-        "matplotlib",
-        "jinja2",
-        "PIL",
-        "optuna",
-        "onnx",
-        "onnxruntime",
-        "tensorboard",
-        "pandas",
+    heavy = words(
+        "torch torchvision numpy scipy sklearn matplotlib jinja2 PIL optuna "
+        "onnx onnxruntime tensorboard pandas"
     )
     code = (
         "import sys, json\nfrom lmsm_cli.commands.app import main\n"

@@ -17,7 +17,7 @@ from lmsm_cli.inference import predict as prediction
 from lmsm_cli.inference.predict import predict_files
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, noise, plain_state, save, write_class_folders
+from tests.conftest import SilentDisplay, noise, plain_state, save, words, write_class_folders
 
 SIZE = 16
 CLASSES = ("ant", "bee", "cow", "doe", "elk", "fox")
@@ -70,7 +70,7 @@ def assert_says(one, run, rgb, tolerance=1e-4):
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory):
-    """A folder of 20 images, of which 13 are plain and 7 odd; and the RGB pixels that each shows."""
+    """A folder of 20 images, 13 plain and 7 odd, and the RGB pixels that each shows."""
     root = tmp_path_factory.mktemp("gallery")
     shows = {}
     for number in range(13):
@@ -164,7 +164,7 @@ def test_a_grey_classifier_takes_colour_images(digits_run, tmp_path):
 
 
 def test_images_are_normalised_as_the_checkpoint_says(run, tmp_path):
-    """Mean and deviation come from the checkpoint file, not from the images or a table of data sets."""
+    """Mean and deviation come from the checkpoint, not from the images or a table of data sets."""
     state = plain_state(run / "checkpoint.pt")
     for name, value in (("mean", 0.9), ("std", 0.05)):
         state["model"][name] = torch.full_like(state["model"][name], value)
@@ -197,10 +197,7 @@ def test_the_table_the_json_and_the_csv_say_the_same(run, gallery, tmp_path, cap
                 "predict",
                 str(run),
                 str(root),
-                "--top",
-                "2",
-                "--json",
-                "--csv",
+                *words("--top 2 --json --csv"),
                 str(tmp_path / "x.csv"),
             ]
         )
@@ -212,14 +209,7 @@ def test_the_table_the_json_and_the_csv_say_the_same(run, gallery, tmp_path, cap
     assert document["num_failed"] == 2
     assert document["checkpoint"] == str(run / "checkpoint.pt")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text())))
-    assert list(rows[0]) == [
-        "file",
-        "class_1",
-        "probability_1",
-        "class_2",
-        "probability_2",
-        "error",
-    ]
+    assert list(rows[0]) == words("file class_1 probability_1 class_2 probability_2 error")
     assert main(["predict", str(run), str(root), "--top", "2"]) == 1
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     for image, row in zip(document["images"], rows, strict=True):
@@ -268,7 +258,7 @@ def test_csv_goes_to_stdout_alone(run, gallery, capsys):
 def test_mistakes_are_told_before_the_work(
     run, tmp_path, monkeypatch, capsys, arguments, code, message
 ):
-    """A wrong path, place, device or checkpoint has its exit code, and nothing is written or printed."""
+    """A wrong path, place, device or checkpoint has its exit code; nothing is written."""
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "x.png", noise(0))
     (tmp_path / "empty").mkdir()
@@ -320,8 +310,8 @@ def test_files_that_are_left_out_are_told(run, tmp_path, capsys):
     assert main(["predict", str(run), str(tmp_path / "x.png"), str(tmp_path)]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert (
-        f"{tmp_path}: 6 files left out, named otherwise than images: 6 .txt (n0.txt, n1.txt, n2.txt and 3 more)"
-        in said
+        f"{tmp_path}: 6 files left out, named otherwise than images: "
+        "6 .txt (n0.txt, n1.txt, n2.txt and 3 more)" in said
     )
     assert main(["predict", str(run), str(tmp_path / "x.png")]) == 0
     assert "left out" not in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_mistakes_name_the_way_out(tmp_path, monkeypatch, capsys, words, code, m
 
 
 def test_the_schema_is_printed_or_written(tmp_path, capsys):
-    """`presets schema` prints what `presets schema FILE` writes, and says how an editor finds it."""
+    """`presets schema` prints what `presets schema FILE` writes, and says how editors find it."""
     assert main(["presets", "schema"]) == 0
     printed = json.loads(capsys.readouterr().out)
     file = tmp_path / "lmsm.schema.json"

@@ -36,7 +36,7 @@ def screen(monkeypatch):
 
 
 def test_bars_show_what_a_user_watches(screen):
-    """Epoch and batch bars carry loss, accuracy, lambda, lr and images/s; the epoch leaves its line."""
+    """Bars carry loss, accuracy, lambda, lr and images/s; the epoch leaves its line."""
     with progress.new_display() as display:
         assert isinstance(display, progress.BarDisplay)
         display.progress("decoding", 1, 2)
@@ -58,7 +58,7 @@ def test_bars_show_what_a_user_watches(screen):
 
 
 def test_a_line_tells_the_epoch():
-    """The line of an epoch holds margin-free scores, lambda with the margin in force, lr and speed."""
+    """An epoch's line holds margin-free scores, lambda with the margin in force, lr and speed."""
     assert progress.epoch_line(EPOCH, 10) == (
         "epoch  3/10 | train loss 1.000 acc 0.500 | val loss 1.200 acc 0.400 balanced 0.300 | "
         "lambda 5 (effective margin 1.50) | lr 0.001 | 1,234 images/s"

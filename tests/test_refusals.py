@@ -13,7 +13,7 @@ from lmsm_cli.errors import ArgumentError, LmsmError
 from lmsm_cli.losses.options import options_of
 from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.losses.sharded import sharded_l_softmax_loss
-from tests.conftest import head_with
+from tests.conftest import head_with, words
 
 BATCH = torch.zeros(3, 4)
 BAD_BATCHES = [
@@ -64,17 +64,20 @@ BAD_BATCHES = [
     (
         BATCH,
         torch.eye(5)[:3],
-        "labels have shape (3, 5): expected (3,), one class number per image; one-hot and soft labels are not taken",
+        "labels have shape (3, 5): expected (3,), one class number per image; "
+        "one-hot and soft labels are not taken",
     ),
     (
         BATCH,
         torch.eye(5)[:3].long(),
-        "labels have shape (3, 5): expected (3,), one class number per image; one-hot and soft labels are not taken",
+        "labels have shape (3, 5): expected (3,), one class number per image; "
+        "one-hot and soft labels are not taken",
     ),
     (
         BATCH,
         torch.rand(3),
-        "labels are torch.float32: expected torch.int64 class numbers, as labels.long() makes them; soft labels are not taken",
+        "labels are torch.float32: expected torch.int64 class numbers, "
+        "as labels.long() makes them; soft labels are not taken",
     ),
     (BATCH, torch.tensor([0, 1, 2]).to("meta"), "labels are on meta, the features on cpu"),
 ]
@@ -261,7 +264,7 @@ def _in_forward_mode(loss, x, y):
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("spec", MARGIN_LOSSES)
 def test_transforms_of_a_margin_loss_are_refused(spec, transform):
-    """Its gradient is in closed form: torch.func and forward mode are an error in words, with the way out."""
+    """Its gradient is in closed form: torch.func and forward mode are refused, with the way out."""
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
     head = head_with(spec, torch.randn(5, 4))
     with pytest.raises(
@@ -280,7 +283,7 @@ def test_transforms_of_a_margin_loss_are_refused(spec, transform):
     "name", sorted(HEADS.keys() - {"lsoftmax", "asoftmax", "cosface", "arcface", "ldam"})
 )
 def test_other_losses_can_be_transformed(name, transform):
-    """A loss without a margin on the target gives torch.func what it gives autograd, image by image."""
+    """A loss without a margin on the target works with torch.func as with autograd, per image."""
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
     head = head_with(name, torch.randn(5, 4))
     found = TRANSFORMS[transform](head.losses, x, y)
@@ -311,7 +314,7 @@ BAD_OPTIONS = [
 
 @pytest.mark.parametrize("value", ["x", None, True, math.nan, math.inf, [1], 1j])
 def test_options_that_are_no_numbers_are_refused(value):
-    """Every number of every head, given by keyword, has to be one; None is one that is not given."""
+    """Every number of every head, given by keyword, has to be one; None means not given."""
     for kind in HEADS.values():
         for option, parameter in options_of(kind).items():
             if option in ("anneal", "weight_norm") or (value is None and parameter.default is None):
@@ -406,7 +409,7 @@ BAD_PROGRESSES = [
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize(("progress", "message"), BAD_PROGRESSES)
 def test_a_progress_that_is_no_share_is_refused(name, progress, message):
-    """An epoch's number, or what others pass in its place, is an error of every head, not a full margin."""
+    """An epoch's number in place of progress is an error of every head, not a full margin."""
     head = head_with(name, torch.randn(5, 4))
     for mode in (head.train(), head.eval()):
         with pytest.raises(ArgumentError, match=f"^{type(head).__name__}: {re.escape(message)}"):
@@ -458,14 +461,7 @@ def test_half_precision_heads_compute(spec):
     assert loss.isfinite()
 
 
-NEED_COUNTS = [
-    "ldam",
-    "balanced-softmax",
-    "logit-adjusted",
-    "vs",
-    "lsoftmax:tau=1",
-    "lsoftmax:margin=auto",
-]
+NEED_COUNTS = words("ldam balanced-softmax logit-adjusted vs lsoftmax:tau=1 lsoftmax:margin=auto")
 BAD_COUNTS = [
     (None, "needs class_counts: the training images of each class, (3,)"),
     (torch.tensor([5, 4]), "class_counts has shape (2,): expected (3,), one per class"),
@@ -494,15 +490,10 @@ def test_bad_class_counts_are_refused(spec, counts, message):
 
 @pytest.mark.parametrize(
     "spec",
-    [
-        "lsoftmax:margin=0.5",
-        "lsoftmax:margin=nan",
-        "arcface:class_chunk=0",
-        "lsoftmax:lambda_min=-2",
-        "cosface:margin=3",
-        "ldam:scale=inf",
-        "focal:gamma=-1",
-    ],
+    words(
+        "lsoftmax:margin=0.5 lsoftmax:margin=nan arcface:class_chunk=0 "
+        "lsoftmax:lambda_min=-2 cosface:margin=3 ldam:scale=inf focal:gamma=-1"
+    ),
 )
 def test_bad_specs_name_loss_and_value(spec):
     """From a spec the message has the loss, the option and the value; the exit code is 2."""

@@ -13,6 +13,7 @@ from lmsm_cli.commands.app import app, main
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.reports.tables import schedule_table
 from lmsm_cli.runs.record import read_run
+from tests.conftest import words
 
 LONG_TAIL = ["--preset", "lsoftmax-resnet18"]
 
@@ -181,17 +182,13 @@ def pixels(path):
 @pytest.mark.parametrize("epochs", [1, 10, 200])
 @pytest.mark.parametrize(
     "loss",
-    [
-        "softmax",
-        "lsoftmax",
-        "lsoftmax:anneal=none",
-        "lsoftmax:margin=1",
-        "lsoftmax:lambda_start=5,lambda_min=5",
-        "lsoftmax:power=400",
-    ],
+    words(
+        "softmax lsoftmax lsoftmax:anneal=none lsoftmax:margin=1 "
+        "lsoftmax:lambda_start=5,lambda_min=5 lsoftmax:power=400"
+    ),
 )
 def test_plot_is_a_picture_with_a_panel_for_each_schedule(tmp_path, capsys, loss, epochs):
-    """--plot draws without a warning whatever the loss: three panels, one where there is no lambda."""
+    """--plot draws whatever the loss, without a warning: three panels, or one without lambda."""
     file = tmp_path / "new" / "plan.png"
     assert main(["schedule", "--loss", loss, "--epochs", str(epochs), "--plot", str(file)]) == 0
     assert "learning rate" in capsys.readouterr().out

@@ -50,7 +50,7 @@ def finished(out, *, all_states=False):
 
 
 def test_the_best_is_best_on_validation(tmp_path, capsys):
-    """A value is the last epoch's val_balanced_accuracy of the run; the best's command repeats it."""
+    """A value is the last epoch's val_balanced_accuracy; the best's command repeats that run."""
     flags = ["sweep", *OTHER_FLAGS, *CHOICES, "--out", str(tmp_path)]
     assert main([*flags, "--trials", "3", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -116,7 +116,7 @@ def test_arms_are_searched_whole(tmp_path):
 
 
 def test_a_diverged_trial_is_told_and_counted(tmp_path, capsys):
-    """Else a search among bad choices would never end; where none is good, the exit code says so."""
+    """Else a search among bad choices would never end; if none is good, the exit code says so."""
     flags = [
         "sweep",
         *FLAGS,
@@ -135,7 +135,7 @@ def test_a_diverged_trial_is_told_and_counted(tmp_path, capsys):
 
 
 def test_a_pruned_run_says_so_and_is_counted(tmp_path, monkeypatch):
-    """The pruner sees each epoch's validation; the run is interrupted with the reason, not failed."""
+    """The pruner sees each epoch's validation; the run is interrupted with the reason."""
     threshold = optuna.pruners.ThresholdPruner(lower=1.1)
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **options: threshold)
     found = searched(tmp_path, 2, prune=True, epochs="3")

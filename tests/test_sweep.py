@@ -77,7 +77,7 @@ def swept(capsys, out, *flags, code=0):
 
 
 def test_a_sweep_ends_with_the_comparison_and_runs_nothing_twice(tmp_path, capsys):
-    """Each combination is a group over its seeds; the same command again finds all and does none."""
+    """Each combination is a group over its seeds; the same command again does none."""
     flags = ("--grid", "lr=0.05,0.1", "--seeds", "2")
     document, _ = swept(capsys, tmp_path, *flags)
     assert [(group["differs"]["lr"], sorted(group["seeds"])) for group in document["groups"]] == [
@@ -98,7 +98,7 @@ def test_a_sweep_ends_with_the_comparison_and_runs_nothing_twice(tmp_path, capsy
 
 
 def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, capsys):
-    """Exit code 1, a table with the reason and the command that repeats it; again: only that one."""
+    """Exit code 1, a table with the reason and the command to repeat it; again: only that one."""
     flags = ["sweep", *FLAGS, "--out", str(tmp_path), "--grid", f"lr={BAD},0.05"]
     for tries in (1, 2):
         assert main(flags) == 1
@@ -118,7 +118,7 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, capsys):
 def test_a_run_that_cannot_be_read_is_a_failure_not_a_smaller_n(
     tmp_path, capsys, monkeypatch, name
 ):
-    """Damage to one of three runs that ended well is told with its reason, and the exit code is 1."""
+    """Damage to one of three completed runs is shown with its reason, and the exit code is 1."""
     ran, made = start_run, []
 
     def run_and_damage(*arguments, **options):
@@ -160,7 +160,7 @@ def test_a_run_in_a_sweep_has_the_bits_of_one_alone(tmp_path):
 
 
 def test_a_stopped_sweep_goes_on(tmp_path):
-    """A signal ends the run after its step and the sweep with its code; then only the rest is done."""
+    """A signal ends the run after its step and the sweep with its code; later the rest is done."""
     runs = plan(tmp_path, {"lr": "0.05"}, {"lr": "0.1"})
     num_steps = 7  # of a run
     with pytest.raises(StoppedError, match="the same command again goes on") as stopped:
@@ -201,7 +201,12 @@ def test_a_claim_keeps_others_out(tmp_path):
     (one,) = plan(tmp_path, seeds=(0,))
     with claimed(one, wait=False) as is_ours:
         assert is_ours
-        code = f"from filelock import FileLock, Timeout\ntry:\n  FileLock({str(tmp_path / '.sweep' / (one.config_hash[:32] + '.lock'))!r}, timeout=0).acquire()\nexcept Timeout: print('taken')"
+        lock = str(tmp_path / ".sweep" / f"{one.config_hash[:32]}.lock")
+        code = (
+            "from filelock import FileLock, Timeout\n"
+            f"try: FileLock({lock!r}, timeout=0).acquire()\n"
+            "except Timeout: print('taken')"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
@@ -239,7 +244,7 @@ def test_a_run_that_was_made_longer_or_lost_its_scores(tmp_path):
 
 
 def test_a_run_that_was_made_longer_is_no_sample_of_that_length(tmp_path):
-    """Its learning rate fell as for fewer epochs: it is a group of its own, and named as what it is."""
+    """Its learning rate fell as for fewer epochs: it is a group of its own, named as what it is."""
     assert run(plan(tmp_path, seeds=(0,))) == []
     (path,) = folders(tmp_path)
     resume_run(path, SilentDisplay(), {"epochs": 2}, with_plots=False)
@@ -308,7 +313,7 @@ def test_equal_runs_are_refused(tmp_path):
     ],
 )
 def test_where_a_run_is_made_is_not_what_it_is(tmp_path, change, same):
-    """A run is known by what is computed, not where; an older lmsm knew class folders by their place."""
+    """A run is known by what is computed, not where; once, class folders were known by place."""
     one = resolve(layers(tmp_path), check_loss).config
     other = resolve([*layers(tmp_path), Layer.of_flags(change)], check_loss).config
     assert (config_hash(one) == config_hash(other)) is same
@@ -338,7 +343,7 @@ def test_weights_to_start_from_are_known_by_their_content(tmp_path):
 
 
 def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):
-    """So the runs of an lmsm without `head_weight_decay` or `head_bias` are found by one that has them."""
+    """So runs from before `head_weight_decay` or `head_bias` are found by one that has them."""
     config = resolve(layers(tmp_path), check_loss).config
     kept = {key: value for key, value in dump(config).items() if key not in RUNTIME_KEYS}
     assert kept["head_weight_decay"] is None

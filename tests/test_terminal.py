@@ -21,21 +21,9 @@ import pytest
 from lmsm_cli.commands import progress
 from lmsm_cli.commands.app import main
 from lmsm_cli.runtime.display import RunningMetrics, Step
-from tests.conftest import SilentDisplay
+from tests.conftest import SilentDisplay, words
 
-TRAIN = [
-    "train",
-    "--preset",
-    "digits",
-    "--epochs",
-    "2",
-    "--device",
-    "cpu",
-    "--threads",
-    "1",
-    "--precision",
-    "fp32",
-]
+TRAIN = words("train --preset digits --epochs 2 --device cpu --threads 1 --precision fp32")
 COMMANDS = {
     "train": [*TRAIN, "--out", "OUT"],
     "resume": ["resume", "RUN"],
@@ -151,14 +139,7 @@ def test_nothing_is_cut(screen):
         plain = ESCAPES.sub("", out)
         assert "…" not in out + err, command
         assert not re.search(r"\w\.\.\.(?! )", plain.replace("name:key=value,...", "")), command
-        if name != "pipe" and command in (
-            "compare",
-            "eval",
-            "schedule",
-            "show-config",
-            "train",
-            "help",
-        ):
+        if name != "pipe" and command in words("compare eval schedule show-config train help"):
             wide = [line for line in plain.splitlines() if len(line) > 80]
             assert not [line for line in wide if re.search(r"\S {2,}\S|[─│|]", line)], (
                 command
@@ -167,7 +148,7 @@ def test_nothing_is_cut(screen):
 
 @pytest.mark.slow
 def test_numbers_are_whole(screen):
-    """Every class's accuracy of scores.json stands in the tables of eval, train's form and compare."""
+    """Every class's accuracy of scores.json stands in the tables of eval and compare."""
     _, shown, run = screen
     scores = json.loads((run / "scores.json").read_text())
     compared = ESCAPES.sub("", shown["compare"][0]).replace("*", " ").replace("|", " ").split()

@@ -1,4 +1,4 @@
-"""Whatever stands in a config, a loss spec, a run folder or a checkpoint: only documented errors come out."""
+"""Whatever stands in a config, a loss spec, a run or a checkpoint: only LmsmErrors come out."""
 
 import contextlib
 import io
@@ -28,26 +28,14 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import SILENT
 from lmsm_cli.training.run import start_run
+from tests.conftest import words
 from tests.test_checkpoint import zipped
 
 # Derandomized, so that a test that passed passes again; a deadline would measure the machine.
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 NUMBERS = [
-    "0",
-    "-1",
-    "1",
-    "2",
-    "0.5",
-    "1e-320",
-    "1000",
-    "1e6",
-    "1e9",
-    "1e300",
-    "1e999",
-    "-1e999",
-    "nan",
-    "inf",
+    *words("0 -1 1 2 0.5 1e-320 1000 1e6 1e9 1e300 1e999 -1e999 nan inf"),
     "9" * 400,
     "9" * 5000,
     "1_0",
@@ -172,7 +160,7 @@ ONE_LINE = st.builds(
 @example(content="\n".join(" " * i + "a:" for i in range(400)).encode())
 @example(content=b'"\\ud800": 1')
 def test_any_config_is_read_or_refused(config_file, content):
-    """Random bytes, damaged presets and odd values give a checked config or an LmsmError that says why."""
+    """Random bytes and damaged presets give a checked config or an LmsmError that says why."""
     config = read_config(config_file, content)
     if config:
         assert read_config(config_file, dump_yaml(config).encode()) == config
@@ -189,7 +177,7 @@ def test_tags_make_no_objects(config_file, tag):
 @pytest.mark.parametrize("value", ['"a\\0b"', '"\\ud800"'])
 @pytest.mark.parametrize("key", ["out", "data_dir", "pretrained"])
 def test_names_that_no_file_can_have_are_refused(config_file, key, value):
-    """A NUL or half a surrogate pair in a path is found with the config, not by the system later."""
+    """A NUL or half a surrogate pair in a path is found with the config, not later."""
     config_file.write_text(f"{key}: {value}\n")
     with pytest.raises(LmsmError, match=r"no file can have this name|invalid Unicode"):
         resolve([Layer.of_file(config_file)])
@@ -229,18 +217,7 @@ def test_a_schedule_without_an_end_is_refused(capsys):
 # --- losses
 
 VALUES = st.sampled_from(
-    [
-        *NUMBERS,
-        "auto",
-        "none",
-        "power",
-        "cosine",
-        "linear",
-        "constant",
-        "exponential",
-        "free",
-        "shared",
-    ]
+    [*NUMBERS, *words("auto none power cosine linear constant exponential free shared")]
 ) | st.floats(0, 10, allow_subnormal=False).map(str)
 OPTIONS = sorted({key for head in HEADS.values() for key in options_of(head)})
 
@@ -258,7 +235,7 @@ OPTIONS = sorted({key for head in HEADS.values() for key in options_of(head)})
     )
 )
 def test_any_loss_spec_is_taken_or_refused(text):
-    """No text makes the check of a loss fail in another way than by LmsmError; what parses, formats back."""
+    """Every text gives a checked loss or an LmsmError; what parses, formats back."""
     with contextlib.suppress(LmsmError):
         assert parse_spec(format_spec(*parse_spec(text))) == parse_spec(text)
     with contextlib.suppress(LmsmError):
@@ -283,7 +260,7 @@ def specs(draw):
 @example(spec="cosface:scale=1e308", counts=[5, 5])
 @example(spec="vs:tau=1e308", counts=[50, 5])
 def test_a_loss_that_is_taken_works(spec, counts):
-    """Options are refused, or give finite losses and gradients, at any progress, in no long time."""
+    """Options are refused, or soon give finite losses and gradients, at any progress."""
     try:
         head = build_head(spec, 3, len(counts), torch.tensor(counts))
     except LmsmError:
@@ -319,7 +296,7 @@ JSON_VALUES = st.recursive(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with two runs of one config; tests damage the second. Returns it and the whole files."""
+    """A folder with two runs of one config, and the second's files, which tests damage."""
     out = tmp_path_factory.mktemp("runs")
     config = Config(
         dataset="digits",
@@ -356,7 +333,7 @@ def compare(runs, changes):
 @fuzz
 @given(data=st.data())
 def test_a_run_folder_with_damaged_files_is_described(runs, data):
-    """Flipped, missing and additional bytes in any file of a run never stop the comparison of the others."""
+    """Flipped, missing and added bytes in a file of a run never stop the comparison."""
     name = data.draw(st.sampled_from(RUN_FILES))
     pieces = YAML_PIECES if name == "config.yaml" else JSON_PIECES
     compare(runs, {name: data.draw(damaged(runs[1][name], pieces) | st.binary(max_size=50))})
@@ -375,7 +352,7 @@ def places(document):
 @fuzz
 @given(data=st.data())
 def test_a_run_folder_with_json_of_another_shape_is_described(runs, data):
-    """Any value in place of any other, and any document in place of a file, is noticed, not stumbled over."""
+    """Any value in place of another, and any document in place of a file, is noticed."""
     name = data.draw(st.sampled_from(["scores.json", "scores.json", "status.json"]))
     document = json.loads(runs[1][name])
     for _ in range(data.draw(st.integers(1, 2))):
@@ -405,7 +382,7 @@ SCORED = [
 
 @pytest.mark.parametrize(("key", "value"), SCORED)
 def test_scores_that_no_run_wrote_are_damage(runs, key, value):
-    """Shares outside 0 to 1, counts that are texts and numbers beyond floats are told, and left out."""
+    """Shares outside 0 to 1, texts as counts and numbers beyond floats are left out, and said."""
     out, files = runs
     document = json.loads(files["scores.json"])
     row = document["per_class"][0] if key in document["per_class"][0] else document
@@ -430,7 +407,7 @@ SPEC = {"model": "paper-2d", "neck": "linear", "loss": "lsoftmax:margin=3"}
 
 @pytest.fixture(scope="module")
 def state():
-    """The state of a small classifier, in the schema that has no digest, so that damage gets far."""
+    """The state of a small classifier, in the schema without a digest, so that damage gets far."""
     torch.manual_seed(0)
     model = build_classifier(ModelSpec(**SPEC), classes=("cat", "dog"), mean=(0.4,), std=(0.2,))
     return checkpoint.state_of(
@@ -454,7 +431,7 @@ def sealed(state, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(state):
-    """The records of a checkpoint's archive, by name; few tensors, so that most of it is structure."""
+    """The records of a checkpoint's archive, by name; few tensors, so that most is structure."""
     file = io.BytesIO()
     few = {key: value for key, value in state["model"].items() if value.numel() < 50}
     torch.save(state | {"model": few}, file)
@@ -489,7 +466,7 @@ def test_a_checkpoint_with_damaged_bytes_is_refused_or_whole(checkpoint_file, se
 @settings(fuzz, max_examples=500)
 @given(data=st.data())
 def test_a_checkpoint_with_a_damaged_pickle_is_refused_or_whole(checkpoint_file, records, data):
-    """Behind good checksums, any damage of the records' contents is CheckpointError or does no harm."""
+    """Behind good checksums, damage of the records' contents is CheckpointError or does no harm."""
     name = data.draw(st.sampled_from(["archive/data.pkl"] * 6 + sorted(records)))
     load(checkpoint_file, zipped(records | {name: data.draw(damaged(records[name]))}))
 
@@ -510,7 +487,7 @@ def test_a_checkpoint_with_a_damaged_pickle_is_refused_or_whole(checkpoint_file,
     ],
 )
 def test_pickle_bombs_are_refused(checkpoint_file, records, pickled):
-    """Pickles that stop early, call a program or ask for more memory than there is are CheckpointError."""
+    """Pickles that stop early, call a program or want too much memory are CheckpointError."""
     assert not load(checkpoint_file, zipped(records | {"archive/data.pkl": pickled}))
 
 
@@ -562,7 +539,7 @@ except CheckpointError:
 
 
 def peak_of(path):
-    """Return the MiB that loading a bad checkpoint took, in a process that may take 1 GiB and 10 s."""
+    """Return the MiB that loading a bad checkpoint took, in a process limited to 1 GiB and 10 s."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED_IN_A_LIMIT, str(path)],
         capture_output=True,
@@ -600,6 +577,6 @@ def test_a_zip_bomb_takes_no_memory(checkpoint_file, records, bomb):
     ],
 )
 def test_a_schema_that_is_no_number_is_refused(checkpoint_file, state, schema):
-    """Whatever stands in place of the schema number, a few bytes that are an exabyte in words too, is refused."""
+    """Anything else as schema number is refused, a few bytes that are an exabyte in words too."""
     torch.save(state | {"schema": schema}, checkpoint_file)
     assert peak_of(checkpoint_file) < 200

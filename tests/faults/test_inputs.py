@@ -1,4 +1,4 @@
-"""Names, paths and surroundings that nobody plans for: the command works, and terminals stay calm."""
+"""Names, paths and surroundings that nobody plans for: commands work, and terminals stay calm."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from lmsm_cli.commands.app import main
 from lmsm_cli.data.sources import load
 from lmsm_cli.runs import environment
-from tests.conftest import CIFAR10_CLASSES, write_class_folders
+from tests.conftest import CIFAR10_CLASSES, words, write_class_folders
 
 QUICK = ["--model", "paper-2d", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
 FIXED = ["--precision", "fp32", "--layout", "channels-last", "--threads", "1"]
@@ -33,12 +33,7 @@ def train_folder(data, out):
     """Train on class folders; return the command's exit code."""
     return main(
         [
-            "train",
-            "--dataset",
-            "folder",
-            "--image-size",
-            "16",
-            "--data-dir",
+            *words("train --dataset folder --image-size 16 --data-dir"),
             str(data),
             "--out",
             str(out),
@@ -64,7 +59,7 @@ def raw(text):
 
 
 def test_class_names_are_shown_spelled_out(strange, capsys):
-    r"""Tables show \x1b and [red] as they are spelled here, in one line each; so does all that is kept."""
+    r"""Tables show \x1b and [red] as they are spelled here, in one line each; so do all files."""
     folder, data = strange
     assert main(["eval", str(folder), "--confusion"]) == 0
     assert main(["compare", str(folder)]) == 0
@@ -158,7 +153,7 @@ sys.exit(main())
 @pytest.mark.slow
 @pytest.mark.parametrize("home", [None, "/dev/null/home"], ids=["unset", "not writable"])
 def test_no_home_is_needed(tmp_path, home):
-    """Without $HOME, or with one that takes no files, a run works and writes where it is told to."""
+    """Without $HOME, or with one that takes no files, a run works and writes where it should."""
     surroundings = {
         k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "LMSM_CACHE_DIR")
     }
@@ -167,15 +162,7 @@ def test_no_home_is_needed(tmp_path, home):
         "-c",
         OF_USER,
         tmp_path / "home",
-        "train",
-        "--preset",
-        "digits",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-        "--out",
-        "runs",
+        *words("train --preset digits --epochs 1 --device cpu --out runs"),
     ]
     (tmp_path / "here").mkdir()
     done = subprocess.run(

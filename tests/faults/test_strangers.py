@@ -21,29 +21,13 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder, write_whole
 from lmsm_cli.runtime.files import replacing
 from lmsm_cli.training.resume import fingerprint
-from tests.conftest import plain_state, write_class_folders
+from tests.conftest import plain_state, words, write_class_folders
 
-TRAIN = [
-    "--dataset",
-    "folder",
-    "--image-size",
-    "8",
-    "--model",
-    "paper-2d",
-    "--epochs",
-    "1",
-    "--batch-size",
-    "8",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--layout",
-    "channels-last",
-    "--threads",
-    "1",
-    "--quiet",
-]
+TRAIN = words(
+    "--dataset folder --image-size 8 --model paper-2d --epochs 1 "
+    "--batch-size 8 --device cpu --precision fp32 --layout channels-last "
+    "--threads 1 --quiet"
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,24 +77,13 @@ COMMANDS = {
     "predict": ["predict", "got", "image.png"],
     "export": ["export", "got", "--format", "torch"],
     "train": ["train", *TRAIN, "--data-dir", "data", "--out", "got"],
-    "sweep": [
-        "sweep",
-        *TRAIN,
-        "--data-dir",
-        "data",
-        "--out",
-        "got",
-        "--arm",
-        "loss=softmax",
-        "--seeds",
-        "3",
-    ],
+    "sweep": ["sweep", *TRAIN, *words("--data-dir data --out got --arm loss=softmax --seeds 3")],
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_run_folder_of_links_leads_nowhere(received, finished, command):
-    """Each of its files and folders lies elsewhere: that is read, and stays as it is to the last byte."""
+    """Each of its files and folders lies elsewhere: it is read, and stays as it is."""
     for name in (".lock", "report.html", "model.pt2", "metrics.jsonl"):
         (received / name).touch()
     for name in (".sweep", "tensorboard"):
@@ -160,7 +133,7 @@ def test_what_is_replaced_takes_the_links_place(received, capsys):
 
 
 def test_versions_of_a_checkpoint_are_one_line_of_the_log(received, capsys):
-    """What a stranger wrote into a checkpoint is told, but it makes no line and no colour of its own."""
+    """What a stranger wrote into a checkpoint is shown, but makes no line or colour of its own."""
     state = plain_state(received / "checkpoint.pt")
     state["versions"] = {"torch": "torch x\necho chosen #\x1b[31m", "runtime": ""}
     checkpoint.save(state, received / "checkpoint.pt")
@@ -310,7 +283,7 @@ def test_nonsense_in_a_checkpoint_ends_with_4(received, capsys, key, value):
 
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_weights_that_are_not_finite_are_no_net(received, capsys, value):
-    """Nothing is scored, predicted, exported or gone on with: exit code 4, and the tensor is named."""
+    """Nothing is scored, predicted, exported or resumed: exit code 4, and the tensor is named."""
     state = plain_state(received / "checkpoint.pt")
     weight = next(name for name, tensor in state["model"].items() if name.endswith("weight"))
     state["model"][weight] = torch.full_like(state["model"][weight], value)
@@ -325,7 +298,7 @@ def test_weights_that_are_not_finite_are_no_net(received, capsys, value):
 def test_nothing_is_downloaded_to_a_place_that_only_a_stranger_named(
     received, capsys, monkeypatch, command
 ):
-    """A run's config names any folder: data that is not there comes only to a folder of the user's choice."""
+    """A run's config may name any folder: missing data comes only to one of the user's choice."""
 
     def fetched(*given, **more):
         raise AssertionError("a download")
@@ -363,7 +336,7 @@ HOSTILE = "\x1b]0;title\x07\r\nerror: \u202eforged <img src=x onerror=alert(1)> 
 
 
 def poisoned(document):
-    """Return a JSON document with hostile text in place of, or after, every text and in new keys."""
+    """Return a JSON document with hostile text in place of or after every text, and in new keys."""
     if isinstance(document, dict):
         return {key: poisoned(value) for key, value in document.items()} | {HOSTILE: HOSTILE}
     if isinstance(document, list):
@@ -374,15 +347,9 @@ def poisoned(document):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        "status.json",
-        "environment.json",
-        "scores.json",
-        "metrics.jsonl",
-        "config.yaml",
-        "folder",
-        "checkpoint.pt",
-    ],
+    words(
+        "status.json environment.json scores.json metrics.jsonl config.yaml folder checkpoint.pt"
+    ),
 )
 def test_text_of_a_stranger_is_spelled_out_everywhere(received, capsys, name):
     """Whatever file of a run it stands in, no table, message, page or CSV holds it as it is."""

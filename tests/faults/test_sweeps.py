@@ -1,4 +1,4 @@
-"""Sweeps and searches by several processes, and by one that is killed: nothing twice, nothing lost."""
+"""Sweeps and searches by several processes, one of them killed: nothing twice, nothing lost."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.conftest import words
 from tests.test_search import CHOICES, OTHER_FLAGS, finished
 from tests.test_sweep import FLAGS, folders, status, swept
 
@@ -51,11 +52,7 @@ def test_processes_share_a_sweep(tmp_path):
         *LMSM,
         "sweep",
         *FLAGS,
-        "--grid",
-        "lr=0.05,0.1",
-        "--seeds",
-        "2",
-        "--out",
+        *words("--grid lr=0.05,0.1 --seeds 2 --out"),
         str(tmp_path),
         "--json",
     ]
@@ -103,7 +100,10 @@ def test_processes_share_a_study(tmp_path):
 
 def test_a_killed_search_goes_on(tmp_path):
     """kill -9 in a trial: it is not counted, and its run is gone on with under the same choices."""
-    code = "import sys; from tests.test_search import searched; from pathlib import Path; searched(Path(sys.argv[1]), 3, epochs=6)"
+    code = (
+        "import sys; from tests.test_search import searched; from pathlib import Path; "
+        "searched(Path(sys.argv[1]), 3, epochs=6)"
+    )
     command = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + SECONDS
