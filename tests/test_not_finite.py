@@ -8,13 +8,14 @@ import torch
 from lmsm_cli import build_head, l_softmax_loss, psi
 from lmsm_cli.losses.class_weights import loss_weights
 from lmsm_cli.losses.head import unit
+from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.losses.sharded import sharded_l_softmax_loss
 from tests.conftest import batch_at, head_with
 from tests.test_heads import FULL_MARGINS, OPTIONS, SPECS
 
 NAN, INF = math.nan, math.inf
 EVERY = [*SPECS, *FULL_MARGINS, *OPTIONS, "focal:gamma=0", "large-margin-in-softmax:strength=0"]
-ON_ANGLES = ("asoftmax", "cosface", "arcface", "ldam")
+ON_ANGLES = [name for name, head in HEADS.items() if head.normalises]
 
 every_head = pytest.mark.parametrize("spec", EVERY)
 in_each_mode = pytest.mark.parametrize("training", [True, False])
