@@ -147,7 +147,9 @@ def test_logits_carry_no_margin_and_no_prior(spec):
         w = w / np.linalg.norm(w, axis=1, keepdims=True)
     if spec.startswith("lsoftmax") and "detached" not in spec:  # shared on a long tail
         w = 1.3 * w / np.linalg.norm(w, axis=1, keepdims=True)
-    np.testing.assert_allclose(scores.detach().numpy(), x @ w.T, rtol=1e-6)
+    np.testing.assert_allclose(
+        scores.detach().numpy(), x @ w.T, rtol=1e-6, err_msg=f"see normalises of {kind(spec)}"
+    )
 
 
 @every_head

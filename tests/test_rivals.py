@@ -20,23 +20,14 @@ scipy_on_tensors = pytest.mark.filterwarnings(
 
 COUNTS = torch.tensor([500, 16, 81, 10, 2])  # a long tail
 
+ACROSS = [[0, 1], [1, 0]]
 HAND = [
     # spec, class weights, class counts, loss
-    ("softmax", [[0, 1], [1, 0]], [1, 1], math.log(1 + math.e**2)),
-    (
-        "lsoftmax:margin=1.5,anneal=none",
-        [[0, 1], [1, 0]],
-        [1, 1],
-        math.log(1 + math.e ** (2 + 2**0.5)),
-    ),
+    ("softmax", ACROSS, [1, 1], math.log(1 + math.e**2)),
+    ("lsoftmax:margin=1.5,anneal=none", ACROSS, [1, 1], math.log(1 + math.e ** (2 + 2**0.5))),
     ("asoftmax:margin=2,anneal=none", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**4)),
     ("cosface:margin=0.5,scale=4", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**6)),
-    (
-        "arcface:margin=0.5235987755982988,scale=4",
-        [[0, 3], [5, 0]],
-        [1, 1],
-        math.log(1 + math.e**6),
-    ),
+    (f"arcface:margin={math.pi / 6},scale=4", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**6)),
     (
         "large-margin-in-softmax:strength=0.4",
         [[0, 1], [0, 3], [math.log(3) / 2, 0]],
@@ -44,15 +35,10 @@ HAND = [
         math.log(5) + math.log(3) / 20,
     ),
     ("ldam:max_margin=0.5,scale=4", [[0, 3], [5, 0]], [16, 1], math.log(1 + math.e**5)),
-    ("balanced-softmax", [[0, 1], [1, 0]], [3, 1], math.log(1 + math.e**2 / 3)),
-    ("logit-adjusted:tau=2", [[0, 1], [1, 0]], [3, 1], math.log(1 + math.e**2 / 9)),
+    ("balanced-softmax", ACROSS, [3, 1], math.log(1 + math.e**2 / 3)),
+    ("logit-adjusted:tau=2", ACROSS, [3, 1], math.log(1 + math.e**2 / 9)),
     ("vs:gamma=0.5,tau=1", [[2, 1], [1, 0]], [1, 4], math.log(1 + 4)),
-    (
-        "focal:gamma=2",
-        [[0, 1], [1, 0]],
-        [1, 1],
-        math.log(1 + math.e**2) * (1 - 1 / (1 + math.e**2)) ** 2,
-    ),
+    ("focal:gamma=2", ACROSS, [1, 1], math.log(1 + math.e**2) * (1 - 1 / (1 + math.e**2)) ** 2),
 ]
 
 
@@ -76,8 +62,9 @@ def test_by_hand(spec, weight, counts, wanted):
 
 
 def test_every_head_has_a_number_worked_by_hand():
-    """A new head needs a row above."""
-    assert {spec.partition(":")[0] for spec, *_ in HAND} == set(HEADS)
+    """A new loss needs a row above, with its derivation."""
+    missing = HEADS.keys() - {spec.partition(":")[0] for spec, *_ in HAND}
+    assert not missing, f"add a row to HAND for {sorted(missing)}"
 
 
 # The formulas below take features x (N, D), class weights w (C, D), labels y (N,), counts n (C,).
@@ -109,10 +96,8 @@ def l_softmax(margin, lam=0.0, tau=0.0):
     """Liu et al. 2016, eq. 4 to 6 and section 5.1; tau ln pi is added last (Menon et al. 2021)."""
 
     def losses(x, w, y, n):
-        theta, m = (
-            angles(x, w, y),
-            np.broadcast_to(margin(n) if callable(margin) else margin, n.shape)[y],
-        )
+        theta = angles(x, w, y)
+        m = np.broadcast_to(margin(n) if callable(margin) else margin, n.shape)[y]
         k = np.floor(theta * m / np.pi)
         psi = (-1) ** k * np.cos(m * theta) - 2 * k
         lengths = np.linalg.norm(w, axis=1)[y] * np.linalg.norm(x, axis=1)

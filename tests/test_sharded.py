@@ -22,7 +22,18 @@ SECONDS = 60  # after which a rank that waits for another is given up
 THREE, TWO = (1, 4, 2), (4, 3)
 MEMBERS = {THREE: (0, 1, 2), TWO: (0, 2)}
 NUM_IMAGES, NUM_FEATURES, NUM_CLASSES = 9, 5, 7
-COLLECTIVES = ["all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "all_to_all", "broadcast", "gather", "reduce", "reduce_scatter", "reduce_scatter_tensor"]
+COLLECTIVES = [
+    "all_reduce",
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "all_to_all",
+    "broadcast",
+    "gather",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+]
 
 
 class Case(NamedTuple):
