@@ -13,6 +13,7 @@ from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import write_images
+from lmsm_cli.runs.record import find_runs, read_run
 
 CONFIG = {
     "dataset": "digits",
@@ -43,7 +44,7 @@ def _noise() -> bytes:
 
 
 def scores_json(accuracies, *, train=(30, 3), test=(10, 10), names=("cat", "dog"), **more):
-    """Return a scores.json in which each class has the given accuracy, None where it has no image."""
+    """Return a scores.json with these accuracies of classes, None where one has no image."""
     known = [one for one in accuracies if one is not None]
     means = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
     rows = zip(names, train, test, accuracies, strict=True)
@@ -57,6 +58,11 @@ def scores_json(accuracies, *, train=(30, 3), test=(10, 10), names=("cat", "dog"
         "groups": {"many": accuracies[0], "medium": None, "few": accuracies[-1]},
         **more,
     }
+
+
+def records_in(*folders):
+    """Return the runs in the folders, read."""
+    return [read_run(path) for path in find_runs(folders)]
 
 
 def document(values, model=ScoresDocument):
@@ -111,14 +117,9 @@ def images_of(classes, **parts):
     ]
     split, contents = (np.array(column) for column in zip(*numbers, strict=True))
     digests = as_digests([int(number).to_bytes(DIGEST_BYTES, "big") for number in contents])
+    labels, half = contents % len(classes), (0.5,)
     return ImagesRecord(
-        tuple(classes),
-        split.astype(np.uint8),
-        contents % len(classes),
-        digests,
-        contents,
-        (0.5,),
-        (0.5,),
+        tuple(classes), split.astype(np.uint8), labels, digests, contents, half, half
     )
 
 
@@ -160,12 +161,5 @@ def write_runs(out: Path, losses, seeds, *, num_classes=10, epochs=10, pictures=
             scores = scores_of(names, seed=100 * place + seed, right=min(0.7 + 0.2 * place, 0.95))
             scores["effective_margin"] = 1.5 if place else None
             rows = metrics_of(epochs, seed=seed, lam=5.0 if place else None)
-            write_run(
-                out,
-                f"{place}-{seed}",
-                scores=scores,
-                metrics=rows,
-                picture=pictures,
-                loss=loss,
-                seed=seed,
-            )
+            files = {"scores": scores, "metrics": rows, "picture": pictures}
+            write_run(out, f"{place}-{seed}", loss=loss, seed=seed, **files)

@@ -27,7 +27,7 @@ from tests.conftest import SilentDisplay, evaluate, plain_state, write_class_fol
 
 
 def test_logit_adjustment_by_hand():
-    """Shares 0.9 and 0.1: the rare class gains log 9 per unit of tau, which turns log 9 - 0.1 at 1."""
+    """Shares 0.9 and 0.1: the rare class gains log 9 a unit of tau, which turns log 9 - 0.1."""
     logits = torch.tensor([[math.log(9) - 0.1, 0.0], [math.log(9) + 0.1, 0.0]])
     adjusted = adjust_logits(logits, [90, 10], 1.0)
     wanted = [
@@ -42,16 +42,13 @@ def test_logit_adjustment_by_hand():
 
 
 def test_tau_normalisation_by_hand():
-    """Class weights of norms 4 and 1: at tau 0.5 logits halve in the first class, at 1 they quarter."""
+    """Norms 4 and 1: at tau 0.5 logits halve in the first class, at 1 they quarter."""
     weights = torch.tensor([[0.0, 4.0], [1.0, 0.0]])
     logits = torch.tensor([[4.0, 3.0], [4.0, 1.5]])
     assert tau_normalise(logits, torch.tensor([4.0, 1.0]), 0.5).tolist() == [[2, 3], [2, 1.5]]
     correction = tau_normalisation(weights)
-    assert [correction.predict(logits, tau).tolist() for tau in (0.0, 0.5, 1.0)] == [
-        [0, 0],
-        [1, 0],
-        [1, 1],
-    ]
+    predicted = [correction.predict(logits, tau).tolist() for tau in (0.0, 0.5, 1.0)]
+    assert predicted == [[0, 0], [1, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.35, 1.0, 2.0])
@@ -71,7 +68,7 @@ def test_logit_adjustment_is_the_argmax_of_posterior_over_prior(tau):
     [("softmax", False), ("softmax", True), ("lsoftmax:margin=3,weight_norm=free", False)],
 )
 def test_tau_normalisation_is_the_head_with_other_weights(loss, bias, tau):
-    """A head whose rows are divided by their norm to the tau gives the same logits, its bias as it was."""
+    """A head with rows divided by their norm to the tau gives the same logits, bias included."""
     generator = torch.Generator().manual_seed(0)
     head = build_head(loss, 5, 4, bias=bias).double()
     head.weight.data = torch.randn(4, 5, generator=generator).double() * torch.tensor(
@@ -87,13 +84,11 @@ def test_tau_normalisation_is_the_head_with_other_weights(loss, bias, tau):
 
 
 def test_a_class_weight_of_zero_keeps_its_logit_of_zero():
-    """A dead class has no direction to normalise: its score is 0, not NaN, which argmax would take."""
+    """A dead class has no direction: its score is 0, not NaN, which argmax would take."""
     correction = tau_normalisation(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]))
     logits = torch.tensor([[0.0, 10.0, 1.0], [0.0, -5.0, -2.0]])
-    assert correction.correct(logits, 1.0).tolist() == [
-        [0, pytest.approx(2), 1],
-        [0, pytest.approx(-1), -2],
-    ]
+    wanted = [[0, pytest.approx(2), 1], [0, pytest.approx(-1), -2]]
+    assert correction.correct(logits, 1.0).tolist() == wanted
 
 
 # Logits of a rare class 1 (share 0.1) against class 0 (0.9), each right in a window of tau.
@@ -141,7 +136,7 @@ def test_ties_go_to_what_the_training_left_to_do(done, tau):
 
 
 def test_ties_are_seen_through_rounding():
-    """Recalls 1, 1, 1/3 and 1, 1/3, 1 have one mean, though the floats of the first add up to more."""
+    """Recalls 1, 1, 1/3 and 1, 1/3, 1 have one mean, though floats of the first add up to more."""
     labels = np.repeat([0, 1, 2], 3)
     hits = {0.0: (3, 3, 1), 1.0: (3, 1, 3)}
 
@@ -196,7 +191,7 @@ def config(out, **values):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a softmax run on the digits, whose rarest class has a twentieth of the images."""
+    """The folder of a softmax run on long-tailed digits, of factor 0.05."""
     out = tmp_path_factory.mktemp("runs")
     return start_run(config(out), SilentDisplay(), with_plots=False).path
 
@@ -243,7 +238,7 @@ def test_a_given_tau_works(run):
 
 
 def only_right_at(tau, images):
-    """Return logits under which class 0 is right up to `tau` and class 9 from it on, others always."""
+    """Return logits with which class 0 is right up to `tau`, class 9 from it on, others always."""
     logits = 1000 * torch.nn.functional.one_hot(images.labels, 10).double()
     counts = splits.load_training(config("."), SilentDisplay())[0].counts()
     gap = math.log(counts[0] / counts[9])
@@ -253,7 +248,7 @@ def only_right_at(tau, images):
 
 
 def test_tau_never_looks_at_test_data(run, monkeypatch):
-    """Validation wants tau 0.5 and the test images 1.8: auto takes 0.5, and the test pays for it."""
+    """Validation wants tau 0.5 and the test images 1.8: auto takes 0.5."""
     held_out = splits.load_training(config("."), SilentDisplay())[1]
     test = splits.load_test(config("."), SilentDisplay())
 
@@ -296,7 +291,8 @@ def test_images_of_ones_own_are_corrected_by_the_runs_validation(run, tmp_path):
     assert scores["adjustment"]["chosen_on"] == wanted["chosen_on"]
     assert sum(row["test_count"] for row in scores["per_class"]) == 60
     assert display.warned == [
-        "there is no image of 8 of 10 classes (0, 1, 2, 3, 4, 5, 6, 7): means over classes are over those that have some"
+        "there is no image of 8 of 10 classes (0, 1, 2, 3, 4, 5, 6, 7): "
+        "means over classes are over those that have some"
     ]
 
 
@@ -374,17 +370,9 @@ def test_tau_is_not_chosen_on_other_data_than_the_runs(run, tmp_path):
 def test_a_correction_that_cannot_be_had_is_refused_before_data_is_read(tmp_path):
     """Equal counts and shared norms are refused with no data on disk."""
     write_class_folders(tmp_path / "data", ("ant", "bee", "cow"), 20, size=12)
-    choices = {
-        "dataset": "folder",
-        "data_dir": tmp_path / "data",
-        "model": "paper-2d",
-        "imbalance": "none",
-        "factor": 1.0,
-        "image_size": 12,
-        "batch_size": 8,
-        "epochs": 1,
-        "loss": "lsoftmax:margin=2,weight_norm=shared",
-    }
+    data = {"dataset": "folder", "data_dir": tmp_path / "data", "imbalance": "none", "factor": 1.0}
+    sizes = {"image_size": 12, "batch_size": 8, "epochs": 1, "model": "paper-2d"}
+    choices = data | sizes | {"loss": "lsoftmax:margin=2,weight_norm=shared"}
     run = start_run(config(tmp_path / "runs", **choices), SilentDisplay(), with_plots=False)
     (tmp_path / "data").rename(tmp_path / "gone")
     for choice, message in (

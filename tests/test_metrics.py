@@ -25,11 +25,8 @@ def test_scores_equal_a_hand_worked_confusion_matrix():
     assert scores.balanced_accuracy == scores.macro_recall == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
     assert scores.macro_precision == pytest.approx((1 + 1 / 2 + 4 / 5) / 3)
     assert scores.macro_f1 == pytest.approx((6 / 7 + 1 / 2 + 8 / 9) / 3)
-    assert [(one.train_count, one.test_count) for one in scores.per_class] == [
-        (30, 4),
-        (20, 2),
-        (10, 4),
-    ]
+    assert [one.train_count for one in scores.per_class] == [30, 20, 10]
+    assert [one.test_count for one in scores.per_class] == [4, 2, 4]
     assert scores.groups == {"many": 3 / 4, "medium": 1 / 2, "few": 1.0}
 
 
@@ -44,11 +41,8 @@ def test_probabilities_give_top_k_and_calibration():
     assert scores.top_k == {"2": 3 / 4, "3": 4 / 4}
     low, high = scores.reliability
     assert (low.count, low.confidence, low.accuracy) == (1, pytest.approx(0.4), 0)
-    assert (high.count, high.confidence, high.accuracy) == (
-        3,
-        pytest.approx(0.9),
-        pytest.approx(2 / 3),
-    )
+    assert (high.count, high.confidence) == (3, pytest.approx(0.9))
+    assert high.accuracy == pytest.approx(2 / 3)
     assert scores.calibration_error == pytest.approx((1 * 0.4 + 3 * (0.9 - 2 / 3)) / 4)
 
 
@@ -103,20 +97,14 @@ def test_class_without_test_images_has_no_scores_and_no_part_in_means():
 def test_class_that_is_never_predicted_has_precision_zero():
     """A class that no image is taken for scores 0, without a warning or NaN."""
     scores = score(["cat", "dog"], np.array([0, 1]), np.array([0, 0]), [1, 1])
-    assert (
-        scores.per_class[1].accuracy,
-        scores.per_class[1].precision,
-        scores.per_class[1].f1,
-    ) == (0, 0, 0)
+    dog = scores.per_class[1]
+    assert (dog.accuracy, dog.precision, dog.f1) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("counts", "groups"),
     [
-        (
-            [5000, 3000, 2000, 1500, 900, 800, 700, 600, 550, 500],
-            ([0, 1, 2], [3, 4, 5, 6], [7, 8, 9]),
-        ),
+        ([50, 30, 20, 15, 9, 8, 7, 6, 5, 4], ([0, 1, 2], [3, 4, 5, 6], [7, 8, 9])),
         ([500] * 5 + [50] * 5, ([0, 1, 2, 3, 4], [], [5, 6, 7, 8, 9])),
         ([9, 5, 5, 5, 5, 5], ([0], [], [1, 2, 3, 4, 5])),
         ([9, 9, 9, 9, 9, 5], ([0, 1, 2, 3, 4], [], [5])),
@@ -150,28 +138,12 @@ def test_json_has_the_keys_of_the_run_folder_and_is_strict():
     """to_json survives a strict JSON round trip with exactly the keys of scores.json."""
     document = score(["cat", "dog", "owl"], LABELS, PREDICTIONS, [3, 2, 1]).to_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-    assert set(document) == {
-        "accuracy",
-        "balanced_accuracy",
-        "worst_class_accuracy",
-        "macro_f1",
-        "macro_precision",
-        "macro_recall",
-        "per_class",
-        "confusion",
-        "groups",
-        "top_k",
-        "calibration_error",
-        "reliability",
-    }
-    assert set(document["per_class"][0]) == {
-        "name",
-        "train_count",
-        "test_count",
-        "accuracy",
-        "precision",
-        "f1",
-    }
+    assert " ".join(document) == (
+        "accuracy balanced_accuracy macro_f1 macro_precision macro_recall per_class confusion "
+        "groups top_k calibration_error reliability worst_class_accuracy"
+    )
+    row = document["per_class"][0]
+    assert " ".join(row) == "name train_count test_count accuracy precision f1"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +161,7 @@ def test_nothing_to_score_is_a_data_error(labels, message):
     [(0.0, 0), (0.05, 0), (1 / 15, 0), (0.07, 1), (0.5, 7), (0.999, 14), (1.0, 14)],
 )
 def test_reliability_bounds_are_the_bin_of_the_confidence(confidence, number):
-    """Bins are fifteenths that hold their upper bound, as scikit-learn's calibration_curve counts."""
+    """Bins are fifteenths that hold their upper bound, as scikit-learn counts."""
     assert reliability_bounds(confidence) == (number / 15, (number + 1) / 15)
 
 

@@ -15,8 +15,7 @@ from lmsm_cli.comparison.records import Comparison, Unscored
 from lmsm_cli.errors import DiskError
 from lmsm_cli.reports.html.page import page, write_page
 from lmsm_cli.runs.folder import RunFolder, check_place
-from lmsm_cli.runs.record import find_runs, read_run
-from tests.synthetic_runs import metrics_of, scores_of, write_run, write_runs
+from tests.synthetic_runs import metrics_of, records_in, scores_of, write_run, write_runs
 
 VOID = {"meta", "link", "img", "wbr", "br"}
 HOSTILE = [
@@ -68,7 +67,7 @@ class Document(HTMLParser):
 
 def page_of(*folders, **choices):
     """Return the page of the runs in the folders, as HTML and read."""
-    records = [read_run(path) for path in find_runs(folders)]
+    records = records_in(*folders)
     html = page(compare_runs(records, **choices), records)
     return html, Document(html)
 
@@ -90,12 +89,8 @@ def test_page_needs_nothing_but_itself(runs):
     html, document = page_of(runs)
     assert "http:" not in html
     assert "https:" not in html
-    addresses = [
-        a[key]
-        for _, a in document.elements
-        for key in ("src", "href", "action", "xlink:href")
-        if key in a
-    ]
+    keys = ("src", "href", "action", "xlink:href")
+    addresses = [a[key] for _, a in document.elements for key in keys if key in a]
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert "@import" not in html
     assert "url(" not in html
@@ -125,7 +120,7 @@ def test_numbers_are_those_of_the_runs(runs):
 
 def test_the_best_is_marked_the_lowest_of_errors(runs):
     """A `*` stands at the highest accuracy and at the lowest calibration error."""
-    records = [read_run(path) for path in find_runs([runs])]
+    records = records_in(runs)
     comparison = compare_runs(records)
     text = spaced(page(comparison, records))
     for metric, best in (("accuracy", max), ("calibration_error", min)):
@@ -151,21 +146,19 @@ def spaced(html):
 
 def test_differences_and_verdicts_stand_below_the_scores(runs):
     """The better loss is called so, with the interval of the comparison and the number of pairs."""
-    records = [read_run(path) for path in find_runs([runs])]
+    records = records_in(runs)
     comparison = compare_runs(records)
     change = comparison.groups[1].differences["accuracy"]
     assert change.verdict == "better"
     text = words(Document(page(comparison, records)))
-    assert (
-        f"✓ +{100 * change.mean:.1f} better [+{100 * change.low:.1f}, +{100 * change.high:.1f}]"
-        in text
-    )
+    interval = f"[+{100 * change.low:.1f}, +{100 * change.high:.1f}]"
+    assert f"✓ +{100 * change.mean:.1f} better {interval}" in text
     assert "(3 paired seeds)" in text
     assert "softmax baseline" in text
 
 
 def test_page_is_read_in_order_and_aloud(runs):
-    """One h1, no level of heading left out, unique ids, a language, and a name for every picture."""
+    """One h1, no level of heading left out, unique ids, a language, and names of pictures."""
     html, document = page_of(runs)
     levels = [int(tag[1]) for tag, _ in document.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels.count(1) == 1
@@ -181,22 +174,15 @@ def test_page_is_read_in_order_and_aloud(runs):
 
 
 def test_hostile_names_are_only_text(tmp_path):
-    """Names of classes, values of a config, a command, a reason and a folder do nothing but show."""
+    """Names of classes and folders, values of a config, a command and a reason only show."""
     names = HOSTILE
     environment = {"device": HOSTILE[0], "command": ["lmsm", *HOSTILE], "odd": {"a": [None, True]}}
+    files = {"scores": scores_of(names), "metrics": metrics_of(3), "environment": environment}
+    choices = {"dataset": HOSTILE[0], "model": HOSTILE[2]}
     for seed, loss in enumerate(["softmax", f"lsoftmax:x={HOSTILE[1]}"]):
-        write_run(
-            tmp_path / "runs",
-            f"x{seed}<b>'\"",
-            scores=scores_of(names),
-            metrics=metrics_of(3),
-            environment=environment,
-            loss=loss,
-            dataset=HOSTILE[0],
-            model=HOSTILE[2],
-            seed=seed,
-        )
-    records = [read_run(path) for path in find_runs([tmp_path / "runs"])]
+        name = f"x{seed}<b>'\""
+        write_run(tmp_path / "runs", name, loss=loss, seed=seed, **files, **choices)
+    records = records_in(tmp_path / "runs")
     found = compare_runs(records)
     odd = Comparison(found.differing, found.groups, (Unscored("<i>", HOSTILE[0]),), (HOSTILE[2],))
     html = page(odd, records)
@@ -233,7 +219,7 @@ def test_older_runs_say_what_they_lack(tmp_path):
 
 
 def test_gaps_and_odd_numbers_are_left_out(tmp_path):
-    """Null, text, huge and missing values in metrics.jsonl, and classes without images, are drawn around."""
+    """Null, text, huge and missing values of epochs, and classes without images, leave gaps."""
     rows = [
         {"epoch": 1, "train_loss": None, "val_loss": 1e300, "lr": 0.0, "lambda": 0},
         {"epoch": 2, "train_loss": "x", "val_loss": 1.0, "lr": 10**400, "lambda": 3},
@@ -266,12 +252,8 @@ def test_many_classes_show_their_commonest_confusions(tmp_path):
     write_runs(tmp_path, ["softmax"], 1, num_classes=100)
     html, document = page_of(tmp_path)
     scores = json.loads((tmp_path / "0-0" / "scores.json").read_text())
-    largest = max(
-        n
-        for true, row in enumerate(scores["confusion"])
-        for guess, n in enumerate(row)
-        if true != guess
-    )
+    rows = enumerate(scores["confusion"])
+    largest = max(n for i, row in rows for k, n in enumerate(row) if i != k)
     assert f'<td class="n">{largest}</td>' in html
     assert not [a for a in document.all("table") if a.get("class") == "heat"]
     assert html.count("<bdi>class 57</bdi></th>") >= 1
@@ -282,14 +264,8 @@ def test_many_classes_show_their_commonest_confusions(tmp_path):
 def test_thirty_runs_stay_below_2_mb(tmp_path, num_classes, num_losses):
     """30 runs of 200 epochs with a picture each, in 10 groups or in 30, are a file to be sent."""
     losses = [f"lsoftmax:margin={number}" for number in range(1, num_losses + 1)]
-    write_runs(
-        tmp_path / "runs",
-        losses,
-        30 // num_losses,
-        num_classes=num_classes,
-        epochs=200,
-        pictures=True,
-    )
+    sizes = {"num_classes": num_classes, "epochs": 200, "pictures": True}
+    write_runs(tmp_path / "runs", losses, 30 // num_losses, **sizes)
     html, document = page_of(tmp_path / "runs")
     assert len(html.encode()) < 2_000_000
     assert len(document.all("img")) == 30
@@ -320,7 +296,7 @@ def test_grouping_by_a_key_gives_a_page_too(runs):
 
 def test_page_is_written_whole_or_not_at_all(runs):
     """A page replaces what stood there in one move and leaves no other file."""
-    records = [read_run(path) for path in find_runs([runs])]
+    records = records_in(runs)
     target = runs / "page.html"
     target.write_text("before")
     write_page(target, compare_runs(records), records)
@@ -364,20 +340,16 @@ def test_report_writes_into_the_run_folder(runs, capsys):
 )
 def test_report_refuses_what_it_cannot_do(runs, capsys, arguments, code, message):
     """Several runs, a missing folder and a missing run are told in one sentence."""
-    arguments = [
-        str(runs / arguments[0]),
-        *(str(runs / a) if "/" in a else a for a in arguments[1:]),
-    ]
-    assert main(["report", *arguments]) == code
+    name, *more = arguments
+    more = [str(runs / one) if "/" in one else one for one in more]
+    assert main(["report", str(runs / name), *more]) == code
     assert message in capsys.readouterr().err
 
 
 def test_report_needs_no_torch(runs):
     """A report is there at once: neither torch nor matplotlib is loaded."""
-    code = "import sys; sys.modules.update(torch=None, matplotlib=None); from lmsm_cli.commands.app import main; sys.exit(main(sys.argv[1:]))"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code, "report", str(runs / "0-0")], check=False
-        ).returncode
-        == 0
+    code = (
+        "import sys; sys.modules.update(torch=None, matplotlib=None); "
+        "from lmsm_cli.commands.app import main; sys.exit(main(sys.argv[1:]))"
     )
+    subprocess.run([sys.executable, "-c", code, "report", str(runs / "0-0")], check=True)

@@ -1,4 +1,4 @@
-"""The report page in a real browser: quiet, sortable, usable by keyboard, and as narrow as a phone."""
+"""The report page in a real browser: quiet, sortable, usable by keyboard and on a phone."""
 
 import json
 
@@ -190,7 +190,8 @@ COLOURS = """
   const paint = (colour) => { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); };
   const rgb = () => [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   const grounds = [];
-  for (let one = element; one; one = one.parentElement) grounds.push(getComputedStyle(one).backgroundColor);
+  for (let one = element; one; one = one.parentElement)
+    grounds.push(getComputedStyle(one).backgroundColor);
   grounds.reverse().forEach(paint);
   const ground = rgb();
   paint(getComputedStyle(element).color);

@@ -66,23 +66,15 @@ def test_scale_holds_every_value(values, may_bend):
 
 def test_scales_read_as_round_numbers():
     """Ticks are named as a person would: no 0.30000000000000004, and percent for shares."""
-    assert [n for _, n in svg.scale_of([0.0, 1.0], percent=True).ticks] == [
-        "0",
-        "25",
-        "50",
-        "75",
-        "100",
-    ]
-    assert [n for _, n in svg.scale_of([-0.3, 0.3]).ticks] == [
-        "\u22120.4",
-        "\u22120.2",
-        "0.0",
-        "0.2",
-        "0.4",
-    ]
-    assert [n for _, n in svg.scale_of([0, 1, 1000], may_bend=True).ticks][:2] == ["0", "1"]
-    assert [n for _, n in svg.epoch_scale([1, 10]).ticks] == ["2", "4", "6", "8", "10"]
-    assert [n for _, n in svg.epoch_scale([1, 2]).ticks] == ["1", "2"]
+
+    def named(scale):
+        return " ".join(name for _, name in scale.ticks)
+
+    assert named(svg.scale_of([0.0, 1.0], percent=True)) == "0 25 50 75 100"
+    assert named(svg.scale_of([-0.3, 0.3])) == "\u22120.4 \u22120.2 0.0 0.2 0.4"
+    assert named(svg.scale_of([0, 1, 1000], may_bend=True)).startswith("0 1 ")
+    assert named(svg.epoch_scale([1, 10])) == "2 4 6 8 10"
+    assert named(svg.epoch_scale([1, 2])) == "1 2"
 
 
 def test_spread_keeps_order_and_distance():
@@ -153,13 +145,8 @@ def test_values_are_written_in_their_unit(value, key, text):
 
 def test_config_values_read_like_yaml():
     """True, nothing and lists are written as in config.yaml, not as in Python."""
-    assert [value_text(v) for v in (True, None, [160, 180], 0.1, "a")] == [
-        "true",
-        "-",
-        "160, 180",
-        "0.1",
-        "a",
-    ]
+    shown = [value_text(v) for v in (True, None, [160, 180], 0.1, "a")]
+    assert shown == ["true", "-", "160, 180", "0.1", "a"]
 
 
 def test_no_picture_is_none(tmp_path):

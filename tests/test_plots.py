@@ -20,18 +20,8 @@ from lmsm_cli.reports.plots import (
 from lmsm_cli.runs.documents import EvaluationDocument
 from tests.synthetic_runs import document, scores_json
 
-ODD_NAMES = [
-    "$a_b$",
-    "$",
-    "_x",
-    "new\nline",
-    "nul\x00",
-    "\udc80",
-    "日本",
-    "{",
-    "$\\frac$",
-    "t" * 40,
-]
+ODD_NAMES = ["$a_b$", "$", "_x", "new\nline", "nul\x00", "\udc80", "日本", "{", "$\\frac$"]
+ODD_NAMES.append("t" * 40)
 NAMES = {10: ODD_NAMES, 100: [f"class {number}" for number in range(100)]}
 
 
@@ -122,31 +112,22 @@ def test_the_confusion_says_which_images_it_is_of(tmp_path, monkeypatch):
 
 
 def test_bars_of_reliability_stand_at_their_bins(tmp_path, monkeypatch):
-    """A bar of accuracy rises over its bin of 1/15, and its hatched gap ends at the mean confidence."""
+    """A bar of accuracy stands over its bin; its hatched gap ends at the mean confidence."""
     drawn = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, stem: drawn.append(figure))
     plot_reliability(reliability((3, 0.5, 0.25), (9, 0.95, 1.0)), tmp_path)
     upper, lower = drawn[0].axes
-    bars = [
-        (b.get_x(), b.get_x() + b.get_width(), b.get_y(), b.get_y() + b.get_height())
-        for b in upper.patches
-    ]
-    assert bars == [
-        pytest.approx(bar)
-        for bar in [
-            (7 / 15, 8 / 15, 0, 0.25),
-            (14 / 15, 1, 0, 1),
-            (7 / 15, 8 / 15, 0.25, 0.5),
-            (14 / 15, 1, 1, 0.95),
-        ]
-    ]
+    bars = [(b.get_x(), b.get_width(), b.get_y(), b.get_height()) for b in upper.patches]
+    left, right = (7 / 15, 1 / 15), (14 / 15, 1 / 15)
+    wanted = [(*left, 0, 0.25), (*right, 0, 1), (*left, 0.25, 0.25), (*right, 1, -0.05)]
+    assert bars == [pytest.approx(bar) for bar in wanted]
     assert [bar.get_height() for bar in lower.patches] == [3, 9]
     assert [text.get_text() for text in lower.texts] == ["3", "9"]
     assert upper.get_title() == "Expected calibration error 10.0%, accuracy 80.0%"
 
 
 def test_scores_without_probabilities_draw_no_reliability(tmp_path):
-    """A scores.json from before calibration was scored has nothing to draw, and no file pretends."""
+    """A scores.json from before calibration was scored has nothing to draw, and leaves no file."""
     plot_reliability(document(scores_json((1, 1))), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -176,8 +157,8 @@ def test_reports_need_neither_torch_nor_pyplot():
     """Importing the reports loads no torch and no matplotlib; drawing makes no global figures."""
     code = """
 import sys
-import lmsm_cli.comparison.grouping, lmsm_cli.reports.plots, lmsm_cli.reports.tables, lmsm_cli.metrics
-import lmsm_cli.commands.compare, lmsm_cli.commands.console, lmsm_cli.runs.folder
+import lmsm_cli.comparison.grouping, lmsm_cli.reports.plots, lmsm_cli.reports.tables
+import lmsm_cli.metrics, lmsm_cli.commands.compare, lmsm_cli.commands.console, lmsm_cli.runs.folder
 assert not {"torch", "matplotlib", "sklearn", "numpy"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

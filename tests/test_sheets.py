@@ -29,7 +29,7 @@ def places_of(pattern, sheet):
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (144, 144, 3)])
 def test_small_images_are_enlarged_without_smoothing(tmp_path, shape):
-    """Each pixel of a grey or coloured image is a square of one colour, 144 pixels being the most."""
+    """Each pixel is a square of one colour; the whole is at most 144 pixels wide."""
     image = noise(0, shape)
     sheet = drawn(tmp_path / "x.png", image)
     times = 144 // shape[0]
@@ -70,7 +70,7 @@ def test_names_are_cut_to_the_width_of_their_image(tmp_path):
 
 
 def test_no_mistakes_are_said_so(tmp_path):
-    """A classifier without mistakes gets a sheet with words, not an error and not an old picture."""
+    """A classifier without mistakes gets a sheet that says so, not an error or an old picture."""
     assert (drawn(tmp_path / "x.png") < 128).any()
 
 
