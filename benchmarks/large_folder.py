@@ -57,9 +57,8 @@ def measure(root: Path, size: int) -> dict[str, float]:
 
     from lmsm_cli.data import cache, decoding
     from lmsm_cli.data.batches import batches, plan_epoch
-    from lmsm_cli.data.class_folders import list_class_folders
+    from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
     from lmsm_cli.data.decoding import read_images
-    from lmsm_cli.data.layout import FolderOptions
     from lmsm_cli.data.sources import load
 
     decoding.IN_MEMORY_BYTES = 0  # so that a short trial takes the road of the large folder
@@ -67,9 +66,9 @@ def measure(root: Path, size: int) -> dict[str, float]:
     at_start, started = peak_gib(), time.perf_counter()
     listing = list_class_folders(root)
     listed = time.perf_counter()
-    read_images(listing, size=size, channels=3)
+    read_images(listing, FolderOptions(size))
     decoded = time.perf_counter()
-    read_images(listing, size=size, channels=3)
+    read_images(listing, FolderOptions(size))
     found = time.perf_counter()
     training = load("folder", root, "train", options=FolderOptions(size))
     loaded = time.perf_counter()

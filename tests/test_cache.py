@@ -11,7 +11,7 @@ import pytest
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.data import cache, decoding
-from lmsm_cli.data.class_folders import list_class_folders
+from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
 from lmsm_cli.data.decoded import MappedImages, UndecodedImages
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.errors import DataError, LmsmError
@@ -20,6 +20,7 @@ from tests.conftest import SilentDisplay, noise, save
 NUM_BYTES = (
     128 + 6 * 8 * 8 * 3
 )  # of the pixels of a folder below, with what .npy writes before them
+OPTIONS = FolderOptions(8)
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -46,7 +47,7 @@ def pets(root: Path, first: int = 0) -> Path:
 def read(root: Path, display: SilentDisplay | None = None):
     """Return the images of a folder."""
     listing = list_class_folders(root)
-    return read_images(listing, size=8, channels=3, display=display or SilentDisplay()).images
+    return read_images(listing, OPTIONS, display=display or SilentDisplay()).images
 
 
 def expected(first: int = 0) -> np.ndarray:
@@ -56,7 +57,7 @@ def expected(first: int = 0) -> np.ndarray:
 
 def is_kept(root: Path, folder: Path) -> bool:
     """Return whether the cache has a folder's images."""
-    return (folder / f"{decoding.entry_key(root, size=8, channels=3)}.json").exists()
+    return (folder / f"{decoding.entry_key(root, OPTIONS)}.json").exists()
 
 
 def test_a_key_is_of_one_list_of_values():
@@ -72,7 +73,7 @@ def test_each_folder_and_form_has_its_own_entry(tmp_path, folder):
     one, two = tmp_path / "1" / "train", tmp_path / "2" / "train"
     (tmp_path / "link").symlink_to(tmp_path / "1")
     keys = {
-        decoding.entry_key(root, size=size, channels=channels, resize=resize)
+        decoding.entry_key(root, FolderOptions(size, resize), channels)
         for root in (one, two, tmp_path / "link" / "train")
         for size in (8, 16)
         for channels in (1, 3)
@@ -104,7 +105,7 @@ def test_least_recently_used_goes_first(tmp_path, folder, monkeypatch):
     for root in (a, b, c):
         read(root)
     for number, root in enumerate((b, c, a)):
-        for path in folder.glob(f"{decoding.entry_key(root, size=8, channels=3)}*"):
+        for path in folder.glob(f"{decoding.entry_key(root, OPTIONS)}*"):
             os.utime(path, ns=(0, 10**18 + number))
     read(b)
     limit = sum(path.stat().st_size for path in folder.iterdir())
@@ -197,7 +198,7 @@ def lock_is_a_link(folder: Path, elsewhere: Path) -> None:
     """Let the entry's lock be a link."""
     folder.mkdir(parents=True)
     elsewhere.write_text("mine")
-    key = decoding.entry_key(folder.parent.parent / "pets", size=8, channels=3)
+    key = decoding.entry_key(folder.parent.parent / "pets", OPTIONS)
     (folder / f"{key}.lock").symlink_to(elsewhere)
 
 

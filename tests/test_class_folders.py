@@ -6,17 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmsm_cli.data.class_folders import list_class_folders, split_by_class
+from lmsm_cli.data.class_folders import FolderOptions, list_class_folders, split_by_class
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.errors import DataError
 from tests.conftest import noise, save
 
 
-def read(root: Path, size: int = 8, channels: int = 3, **kwargs) -> np.ndarray:
-    """Return all images below class folders."""
-    return read_images(
-        list_class_folders(root), size=size, channels=channels, **kwargs
-    ).images.numpy()
+def read(root: Path) -> np.ndarray:
+    """Return all images of 8 x 8 below class folders."""
+    return read_images(list_class_folders(root), FolderOptions(8)).images.numpy()
 
 
 @pytest.fixture
@@ -115,7 +113,7 @@ def test_control_characters_in_names_are_data(tmp_path):
     save(tmp_path / os.fsdecode(b"b\xff") / "0.png", noise(1))
     listing = list_class_folders(tmp_path)
     assert listing.classes == ("a\\x1b[31m\\n", "b\\xff")
-    assert np.array_equal(read_images(listing, size=8, channels=3).images[1], noise(1))
+    assert np.array_equal(read_images(listing, FolderOptions(8)).images[1], noise(1))
 
 
 def test_split_takes_a_fifth_of_each_class(tmp_path):

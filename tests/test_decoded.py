@@ -14,10 +14,9 @@ from PIL import Image
 
 from lmsm_cli.data import decoding
 from lmsm_cli.data.batches import batches, plan_epoch
-from lmsm_cli.data.class_folders import list_class_folders
+from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
 from lmsm_cli.data.decoded import MappedImages, StoredImages, UndecodedImages, level_sums
 from lmsm_cli.data.decoding import read_images
-from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.sources import load, load_folder
 from tests.conftest import write_class_folders
 
@@ -40,7 +39,7 @@ def on_disk(request, monkeypatch):
 
 def read(root: Path) -> StoredImages:
     """Return all images of 8 x 8 below class folders."""
-    return read_images(list_class_folders(root), size=8, channels=3).images
+    return read_images(list_class_folders(root), FolderOptions(8)).images
 
 
 def stored(root: Path) -> torch.Tensor:
@@ -133,7 +132,7 @@ EPOCH = """
     import torch
     from PIL import Image
     from lmsm_cli.data.batches import batches, plan_epoch
-    from lmsm_cli.data.layout import FolderOptions
+    from lmsm_cli.data.class_folders import FolderOptions
     from lmsm_cli.data.class_folders import list_class_folders, split_by_class
     from lmsm_cli.data.sources import load
 

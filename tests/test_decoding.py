@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from lmsm_cli.data import decoding
-from lmsm_cli.data.class_folders import list_class_folders
+from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
 from lmsm_cli.data.decoded import MappedImages
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.data.identity import digest
 from lmsm_cli.data.image_files import read_content
 from lmsm_cli.errors import DataError
+from lmsm_cli.runtime.display import SILENT
 from tests.conftest import SilentDisplay, noise, save
 
 BYTES = 8 * 8 * 3  # of an image of the folder below
@@ -61,9 +62,9 @@ def opened(monkeypatch) -> list[str]:
     return names
 
 
-def read(root: Path, **kwargs):
+def read(root: Path, size=8, display=SILENT, **options):
     """Return what is read of all images of 8 x 8 below class folders."""
-    return read_images(list_class_folders(root), **{"size": 8, "channels": 3} | kwargs)
+    return read_images(list_class_folders(root), FolderOptions(size, **options), display=display)
 
 
 def pixels_of(found) -> np.ndarray:
@@ -210,7 +211,7 @@ READ = """
     import hashlib, os, signal, sys, time
     from pathlib import Path
     from lmsm_cli.data import decoding
-    from lmsm_cli.data.class_folders import list_class_folders
+    from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
     from lmsm_cli.runtime.display import Display
 
     root, deadly = Path(sys.argv[1]), int(sys.argv[2])
@@ -228,7 +229,7 @@ READ = """
                 os.kill(os.getpid(), signal.SIGKILL)
 
     decoding.read_content = slowly
-    found = decoding.read_images(list_class_folders(root), size=8, channels=3, display=Deadly())
+    found = decoding.read_images(list_class_folders(root), FolderOptions(8), display=Deadly())
     print(len(opened), hashlib.sha256(found.images[:].numpy().tobytes()).hexdigest())
 """
 

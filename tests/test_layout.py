@@ -4,8 +4,7 @@ import unicodedata
 
 import pytest
 
-from lmsm_cli.data.class_folders import list_class_folders
-from lmsm_cli.data.layout import FolderOptions
+from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
 from lmsm_cli.data.sources import load_folder, load_own_folder
 from lmsm_cli.errors import DataError
 from tests.conftest import SilentDisplay, noise, save

@@ -13,8 +13,8 @@ from lmsm_cli import load_checkpoint
 from lmsm_cli.config import Config
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import decoding, splits
+from lmsm_cli.data.class_folders import FolderOptions
 from lmsm_cli.data.decoded import MappedImages
-from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
 from lmsm_cli.losses.registry import HEADS, build_head, check_loss

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lmsm_cli.data import class_folders, decoded, decoding, published, sources
-from lmsm_cli.data.layout import FolderOptions
+from lmsm_cli.data.class_folders import FolderOptions
 from lmsm_cli.data.sources import SOURCES, load, load_folder, source_of
 from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import image_set

@@ -16,10 +16,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lmsm_cli.data.image_files import Resize
 from lmsm_cli.data.walk import SUFFIXES, LeftOut, is_inside, walk
 from lmsm_cli.errors import DataError, few, visible
 
 _TEST_SHARE = 0.2  # where the folders come without train/ and test/
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How class folders are read."""
+
+    image_size: int = 32
+    """Pixels of a side; of published data sets that of the set."""
+    resize: Resize = "crop"
+    follow_links: bool = False
+    """Whether links out of the folder are read."""
+    skip_unreadable: bool = False
+
+
+DEFAULTS = FolderOptions()
 
 
 @dataclass(frozen=True)
@@ -63,24 +79,24 @@ def folder_names(root: Path) -> list[str]:
 
 def list_class_folders(
     root: Path,
+    options: FolderOptions = DEFAULTS,
     *,
     inside: Path | None = None,
-    follow_links: bool = False,
     may_be_empty: bool = False,
 ) -> Listing:
     """Return the images below each class folder of `root`, and what is left out there.
 
     Args:
         root: the folder of the class folders.
-        inside: links out of this folder are left out, by default out of `root`.
-        follow_links: read what links out of it lead to.
+        options: say whether links out of the folder are followed.
+        inside: the folder that links must stay inside, by default `root`.
         may_be_empty: allow class folders without images.
 
     Raises:
         DataError: there is no class folder, or some hold no images, which are all named.
         OSError: a folder cannot be listed (see `os_errors_as_data_errors`).
     """
-    inside, endings = inside or root, len(SUFFIXES) - 2
+    inside, follow_links, endings = inside or root, options.follow_links, len(SUFFIXES) - 2
     wanted = f"expected {root / '<class>' / '*.jpg'} (or .png, and {endings} other endings)"
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; {wanted}")

@@ -26,13 +26,12 @@ from PIL import Image
 
 from lmsm_cli.data import cache
 from lmsm_cli.data.cache import CacheEntry, Decoded, Facts, Take
-from lmsm_cli.data.class_folders import Listing
+from lmsm_cli.data.class_folders import FolderOptions, Listing
 from lmsm_cli.data.decoded import Images, LevelSums, Pixels, UndecodedImages, level_sums, select
 from lmsm_cli.data.identity import DIGEST_BYTES, Digests, as_digests, digest
 from lmsm_cli.data.image_files import (
     DECODING_THREADS,
     ImageFileError,
-    Resize,
     decode,
     fit,
     naming,
@@ -69,13 +68,7 @@ class ReadImages(NamedTuple):
 
 
 def read_images(
-    listing: Listing,
-    *,
-    size: int,
-    channels: int,
-    resize: Resize = "crop",
-    skip_unreadable: bool = False,
-    display: Display = SILENT,
+    listing: Listing, options: FolderOptions, channels: int = 3, display: Display = SILENT
 ) -> ReadImages:
     """Return the listed images, from the user's cache where the files are the same, else decoded.
 
@@ -84,16 +77,14 @@ def read_images(
 
     Args:
         listing: the image files, with their labels.
-        size: pixels of a side.
+        options: size and resizing; whether unreadable files are left out, if there are others.
         channels: 1 (grey) or 3 (RGB).
-        resize: how an image of another size is fitted, see `fit`.
-        skip_unreadable: leave unreadable files out with a warning, if there are others.
         display: is shown progress and warnings.
 
     Raises:
         DataError: files cannot be read; it names the first of them.
     """
-    reader = _Reader(listing, size, channels, resize, display)
+    reader = _Reader(listing, options, channels, display)
     images, facts = reader.decoded()
     if not facts.unreadable:
         return ReadImages(images, facts.digests, facts.pictures, facts.sums, listing)
@@ -101,7 +92,7 @@ def read_images(
         listing.files[row]: reason or "is read only now"
         for row, reason in reader.reasons(facts).items()
     }
-    if not skip_unreadable or len(unreadable) == len(listing.files):
+    if not options.skip_unreadable or len(unreadable) == len(listing.files):
         it = "it" if len(unreadable) == 1 else "them"
         raise DataError(
             f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, "
@@ -118,9 +109,10 @@ def read_images(
     )
 
 
-def entry_key(root: Path, *, size: int, channels: int, resize: Resize = "crop") -> str:
+def entry_key(root: Path, options: FolderOptions, channels: int = 3) -> str:
     """Return the key in the cache of a folder's images in one form."""
-    return cache.key_of(_FORMAT, os.path.realpath(root), size, channels, resize)
+    form = (options.image_size, channels, options.resize)
+    return cache.key_of(_FORMAT, os.path.realpath(root), *form)
 
 
 class _Image(NamedTuple):
@@ -136,14 +128,14 @@ class _Reader:
     """The files of a listing, the form in which they are wanted, and how they are read."""
 
     listing: Listing
-    size: int
+    options: FolderOptions
     channels: int
-    resize: Resize
     display: Display
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return (len(self.listing.files), self.size, self.size, self.channels)
+        size = self.options.image_size
+        return (len(self.listing.files), size, size, self.channels)
 
     @property
     def is_large(self) -> bool:
@@ -177,8 +169,7 @@ class _Reader:
         return None
 
     def _entry(self) -> CacheEntry:
-        root = self.listing.root
-        key = entry_key(root, size=self.size, channels=self.channels, resize=self.resize)
+        key = entry_key(self.listing.root, self.options, self.channels)
         fingerprint = _fingerprint(self.listing, self.states)
         return CacheEntry(cache.decoded_folder(), key, fingerprint, self.shape)
 
@@ -280,7 +271,7 @@ class _Reader:
         with naming(path):
             content = read_content(path)
             image = decode(content, self.channels)
-            pixels = fit(image, self.size, self.resize)
+            pixels = fit(image, self.options.image_size, self.options.resize)
             return _Image(pixels, digest(content), _picture_digest(image))
 
     def _decode_all(self, take: Take) -> Facts:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lmsm_cli.data.class_folders import (
+    FolderOptions,
     Listing,
     empty_folders,
     folder_names,
@@ -20,7 +21,6 @@ from lmsm_cli.data.class_folders import (
     look_alikes,
     matched,
 )
-from lmsm_cli.data.image_files import Resize
 from lmsm_cli.errors import DataError, counted, few
 
 Role = Literal["train", "validation", "test"]
@@ -34,21 +34,6 @@ _ROLES: dict[str, Role] = {
     "test": "test",
     "testing": "test",
 }
-
-
-@dataclass(frozen=True)
-class FolderOptions:
-    """How class folders are read."""
-
-    image_size: int = 32
-    """Pixels of a side; of published data sets that of the set."""
-    resize: Resize = "crop"
-    follow_links: bool = False
-    """Whether links out of the folder are read."""
-    skip_unreadable: bool = False
-
-
-DEFAULTS = FolderOptions()
 
 
 @dataclass(frozen=True)
@@ -96,9 +81,7 @@ def read_layout(data_dir: Path, options: FolderOptions) -> Layout:
     if roles:
         _check_roles(data_dir, roles)
     listings = {
-        role: list_class_folders(
-            root, inside=data_dir, follow_links=options.follow_links, may_be_empty=True
-        )
+        role: list_class_folders(root, options, inside=data_dir, may_be_empty=True)
         for role, root in (roles or {"train": data_dir}).items()
     }
     train = listings["train"]

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsm_cli.data.class_folders import (
+    DEFAULTS,
+    FolderOptions,
     Listing,
     empty_folders,
     has_folders,
@@ -28,8 +30,6 @@ from lmsm_cli.data.decoding import ReadImages, read_images
 from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
 from lmsm_cli.data.image_files import pillow_warnings
 from lmsm_cli.data.layout import (
-    DEFAULTS,
-    FolderOptions,
     Layout,
     Role,
     faults_of,
@@ -313,8 +313,8 @@ class _Reader:
 
     def known_folders(self, path: Path) -> Labelled:
         """Return a split of a published data set from its class folders, which must be complete."""
-        follow_links, name = self.options.follow_links, self.source.name
-        listing = list_class_folders(path, inside=path.parent, follow_links=follow_links)
+        listing = list_class_folders(path, self.options, inside=path.parent)
+        name = self.source.name
         expected = len(self.source.train_counts or ())
         if len(listing.classes) != expected:
             raise DataError(
@@ -359,23 +359,15 @@ class _Reader:
 
     def listed(self, root: Path) -> Listing:
         """Return the images below class folders, of which some may be empty."""
-        listing = list_class_folders(
-            root, inside=self.data_dir, follow_links=self.options.follow_links, may_be_empty=True
-        )
+        inside = self.data_dir
+        listing = list_class_folders(root, self.options, inside=inside, may_be_empty=True)
         self.warn(listing.left_out.words(root))
         return listing
 
     def read(self, listing: Listing) -> ReadImages:
         """Return the listed images that can be read. Raises DataError as `read_images`."""
         with pillow_warnings(self.display, listing.root):
-            return read_images(
-                listing,
-                size=self.options.image_size,
-                channels=self.source.channels,
-                resize=self.options.resize,
-                skip_unreadable=self.options.skip_unreadable,
-                display=self.display,
-            )
+            return read_images(listing, self.options, self.source.channels, self.display)
 
     def labelled(self, read: ReadImages) -> Labelled:
         """Return images as read with their labels, and their places from the data folder on."""

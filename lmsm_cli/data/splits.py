@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
-from lmsm_cli.data.class_folders import matched
+from lmsm_cli.data.class_folders import FolderOptions, matched
 from lmsm_cli.data.decoded import Images, select
 from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part, Pictures, duplicate_pictures
 from lmsm_cli.data.imbalance import kept_indices, long_tail_counts, split, validation_counts
-from lmsm_cli.data.layout import FolderOptions
 from lmsm_cli.data.sources import ImageSet, Labelled, Split
 from lmsm_cli.errors import DataError, LmsmError, few
 from lmsm_cli.runtime.display import Display
