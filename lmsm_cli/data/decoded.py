@@ -43,7 +43,6 @@ class StoredImages(ABC):
         return torch.Size((len(self._rows), *self._image_shape))
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self._rows)
 
     def __getitem__(self, index: Tensor | slice | int) -> Tensor:

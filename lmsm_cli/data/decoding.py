@@ -275,7 +275,6 @@ class _Reader:
             return _Image(pixels, digest(content), _picture_digest(image))
 
     def _decode_all(self, take: Take) -> Facts:
-        """Decode all files, handing over chunk after chunk."""
         since, done, chunks = time.time_ns(), 0, list[Facts]()
         for images, facts in self._chunks():
             take(slice(done, done + len(images)), images)

@@ -70,7 +70,6 @@ class ImagesRecord:
         return ImagesRecord(self.classes, *chosen, self.mean, self.std)
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.split)
 
     def identities(self) -> list[bytes]:

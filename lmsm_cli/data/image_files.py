@@ -207,7 +207,6 @@ def preparation(resize: Resize) -> str:
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Return the image in mode L or RGB."""
     if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255 instead of scaling them
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > _DEEPEST or 0 < deep.max() <= _DEEPEST >> 8:

@@ -63,7 +63,6 @@ class ImageSet:
     """(N, 16): of the pixels at full size, to find the same picture twice; None as published."""
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.labels)
 
     def counts(self) -> list[int]:
@@ -393,7 +392,6 @@ def _load_digits(split: Split) -> ImageSet:
 
 
 def _digits() -> Labelled:
-    """Return scikit-learn's 1,797 digits."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
