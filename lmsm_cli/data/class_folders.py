@@ -114,15 +114,17 @@ def list_class_folders(
         left_out.add(tree.left_out, name)
     listing = Listing(root, _class_names(root, names), tuple(files), tuple(labels), left_out)
     if listing.empty and not may_be_empty:
-        raise DataError(f"{empty_folders(root, listing.empty)}; {wanted}{left_out.hint()}")
+        raise DataError(
+            f"{folders_with('no images', root, listing.empty)}; {wanted}{left_out.hint()}"
+        )
     return listing
 
 
-def empty_folders(root: Path, names: Sequence[str]) -> str:
-    """Return the fact that class folders hold no images."""
+def folders_with(what: str, root: Path, names: Sequence[str]) -> str:
+    """Return the fact that class folders hold something: `no images`, `1 image`."""
     if len(names) == 1:
-        return f"the class folder {root / names[0]} holds no images"
-    return f"{len(names)} class folders of {root} hold no images: {few(list(map(repr, names)))}"
+        return f"the class folder {root / names[0]} holds {what}"
+    return f"{len(names)} class folders of {root} hold {what}: {few(list(map(repr, names)))}"
 
 
 def _class_folders(root: Path, inside: Path, follow_links: bool) -> tuple[list[str], LeftOut]:
@@ -162,17 +164,10 @@ def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
 def lonely_folders(listing: Listing) -> list[str]:
     """Return the fact that class folders hold one image, which is too few to be shared out."""
-    root, counts = listing.root, listing.counts()
-    names = [name for name, n in zip(listing.classes, counts, strict=True) if n == 1]
-    if not names:
-        return []
-    what = f"the class folder {root / names[0]} holds"
-    if len(names) > 1:
-        shown = few(list(map(repr, names)))
-        what = f"each of {len(names)} class folders of {root} ({shown}) holds"
-    return [
-        f"{what} 1 image; training and test need one each: add images, or make train/ and test/"
-    ]
+    counts = zip(listing.classes, listing.counts(), strict=True)
+    names = [name for name, count in counts if count == 1]
+    need = "training and test need one each: add images, or make train/ and test/"
+    return [f"{folders_with('1 image', listing.root, names)}; {need}"] if names else []
 
 
 def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:

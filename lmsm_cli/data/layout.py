@@ -13,8 +13,8 @@ from typing import Literal, get_args
 from lmsm_cli.data.class_folders import (
     FolderOptions,
     Listing,
-    empty_folders,
     folder_names,
+    folders_with,
     has_folders,
     list_class_folders,
     lonely_folders,
@@ -146,7 +146,11 @@ def missing_classes(what: str, listing: Listing) -> list[str]:
 
 def faults_of(train: Listing) -> list[str]:
     """Return why the training images cannot be trained on: classes without any."""
-    return [empty_folders(train.root, train.empty) + train.left_out.hint()] if train.empty else []
+    return (
+        [folders_with("no images", train.root, train.empty) + train.left_out.hint()]
+        if train.empty
+        else []
+    )
 
 
 def _role_of(name: str) -> Role | None:

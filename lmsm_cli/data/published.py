@@ -8,20 +8,19 @@ entry of PUBLISHED where one fits.
 
 import gzip
 import hashlib
-import math
 import shutil
-import struct
 import tarfile
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lmsm_cli.errors import DataError, writing
 from lmsm_cli.runtime.display import SILENT, Display
@@ -172,17 +171,18 @@ class _Mnist(Published):
 
     def read(self, root: Path, split: Split) -> Content:
         """Return a split; the sizes in the files' headers must be the sizes of the files."""
-        prefix = "train" if split == "train" else "t10k"
-        folder = root / self.home()
+        from torchvision.datasets import mnist
+
+        folder, prefix = root / self.home(), "train" if split == "train" else "t10k"
         labels_path = folder / f"{prefix}-labels-idx1-ubyte"
-        images = _read_idx(folder / f"{prefix}-images-idx3-ubyte", num_dimensions=3)
-        labels = _read_idx(labels_path, num_dimensions=1)
+        images = _read_idx(mnist.read_image_file, folder / f"{prefix}-images-idx3-ubyte")
+        labels = _read_idx(mnist.read_label_file, labels_path)
         if len(images) != len(labels) or labels.max(initial=0) >= len(_DIGITS):
             raise DataError(
                 f"{labels_path} does not fit the images beside it; delete both, and start again"
             )
         names = _DIGITS if self.name == "MNIST" else tuple(self.torchvision.classes)
-        return Content(images[..., None], labels.astype(np.int64), names)
+        return Content(images[..., None], labels, names)
 
     def _archives(self, root: Path) -> list[tuple[Path, str]]:
         return [(root / self.home() / name, md5) for name, md5 in self.torchvision.resources]
@@ -324,17 +324,12 @@ def _check_md5(path: Path, md5: str) -> None:
         raise DataError(f"{path} is damaged (its md5 is not {md5}); delete it, and start again")
 
 
-def _read_idx(path: Path, *, num_dimensions: int) -> NDArray[np.uint8]:
-    """Return the array of an idx file of bytes. Raises DataError where it is cut or is none."""
-    content = np.fromfile(path, np.uint8)
-    start = 4 + 4 * num_dimensions
-    if len(content) < start or content[:4].tolist() != [0, 0, 8, num_dimensions]:
-        raise DataError(f"{path} is not an idx file of this kind; delete it, and start again")
-    shape = struct.unpack(f">{num_dimensions}I", content[4:start].tobytes())
-    expected = start + math.prod(shape)
-    if len(content) != expected:
+def _read_idx(read: Callable[[str], Tensor], path: Path) -> NDArray[Any]:
+    """Return the array of an idx file. Raises DataError where it is cut or is none."""
+    try:
+        array: NDArray[Any] = read(str(path)).numpy()
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError):
         raise DataError(
-            f"{path} is damaged: {len(content):,} bytes instead of {expected:,}; "
-            "delete it, and start again"
-        )
-    return content[start:].reshape(shape)
+            f"{path} is damaged, or no idx file of this kind; delete it, and start again"
+        ) from None
+    return array

@@ -20,7 +20,7 @@ from lmsm_cli.data.class_folders import (
     DEFAULTS,
     FolderOptions,
     Listing,
-    empty_folders,
+    folders_with,
     has_folders,
     list_class_folders,
     split_by_class,
@@ -325,7 +325,7 @@ class _Reader:
         below = replace(self, data_dir=path.parent, options=options)
         read = below.read(listing)
         if read.listing.empty:
-            raise DataError(empty_folders(path, read.listing.empty))
+            raise DataError(folders_with("no images", path, read.listing.empty))
         return below.labelled(read)
 
     def parts_of_folder(self, first: Split) -> Iterator[Labelled]:
