@@ -308,12 +308,20 @@ def score(
     train_counts: Sequence[int],
     probabilities: "NDArray[floating[Any]] | None" = None,
 ) -> Scores:
-    """Return the scores of `predictions` (N,) against `labels` (N,), both class numbers.
+    """Return the scores of predictions.
 
-    `train_counts` (C,) are the training images of each class; from `probabilities` (N, C) follow
-    top-k accuracy and calibration. A class without a test image has no
-    scores of its own and no part in any mean; a class that is never predicted has precision 0.
-    Raises DataError where there is no image, or a label beyond the classes.
+    A class without a test image has no scores and no part in any mean; a class that is never
+    predicted has precision 0.
+
+    Args:
+        classes: The names of the classes.
+        labels: The true class numbers (N,).
+        predictions: The predicted class numbers (N,).
+        train_counts: The training images of each class (C,).
+        probabilities: (N, C), of which top-k accuracy and calibration follow.
+
+    Raises:
+        DataError: There is no image, or a label beyond the classes.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 

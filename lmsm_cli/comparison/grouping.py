@@ -53,13 +53,20 @@ def compare_runs(
     name, which starts with the time): a repetition is no further sample. Runs without scores or
     config, and those repetitions, are listed as unscored.
 
-    `by` are the only config keys that runs of a group must share, beside SPLIT_KEYS and the images.
-    `baseline` names the groups that the others are held against by their label, loss or name of a
-    loss (default: softmax, where there is one). `sort` is a metric, best first.
-    Raises LmsmError for a key, baseline or metric that there is not.
+    Args:
+        records: The runs.
+        by: The only config keys that runs of a group must share, beside SPLIT_KEYS and the images.
+        baseline: A label, a loss or its name, of the groups that the others are held against;
+            softmax by default, where there is one.
+        sort: The key of a metric, to put the best first.
+
+    Raises:
+        LmsmError: There is no such key, baseline or metric.
     """
-    _check_names("by", by, Config.model_fields)
-    _check_names("sort", [sort] if sort else [], METRICS)
+    for key in by:
+        check_choice("--by", key, Config.model_fields)
+    if sort:
+        check_choice("--sort", sort, METRICS)
     unscored = [
         Unscored(str(record.path), record.problem or "no scores")
         for record in records
@@ -85,11 +92,6 @@ def compare_runs(
     ]
     order = sorted(groups, key=lambda group: (group.test_set, _rank(group, sort)))
     return Comparison(differing, tuple(order), tuple(unscored), tuple(notes))
-
-
-def _check_names(flag: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
-    for name in names:
-        check_choice(f"--{flag}", name, known)
 
 
 def _held_against(

@@ -47,8 +47,10 @@ def difference(
 ) -> Difference | None:
     """Return how a group's values differ from the baseline's; None where one side has none.
 
-    Values are keyed by what makes a pair, such as the seed; they are paired where every key of the
-    smaller side has its match.
+    Args:
+        own: The group's values by what makes a pair, such as the seed.
+        baseline: Those of the baseline; paired where every key of the smaller side has its match.
+        higher_is_better: Whether a larger value gets the verdict `better`.
     """
     shared = [key for key in own if key in baseline]
     n = min(len(own), len(baseline))

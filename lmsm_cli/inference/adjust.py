@@ -66,9 +66,15 @@ def tau_normalise(
 ) -> Tensor:
     """Return the logits (N, C), float64, of class weights W_c / |W_c|^tau, from those of W_c.
 
-    At tau 1 only the directions of the class weights count. `weight_norms` are (C,). A `bias` (C,)
-    is no part of a class weight and stays as it is, so that tau 0 changes nothing (Kang et al.
-    2020, arXiv 1910.09217, leave theirs out). Raises LmsmError for a tau beyond float64.
+    Args:
+        logits: (N, C), of the class weights W_c.
+        weight_norms: |W_c|, (C,).
+        tau: At 1 only the directions of the class weights count.
+        bias: (C,), no part of a class weight: it stays as it is, so that tau 0 changes nothing
+            (Kang et al. 2020, arXiv 1910.09217, leave theirs out).
+
+    Raises:
+        LmsmError: The tau leads beyond float64.
     """
     norms = weight_norms.to(logits.device, torch.float64).clamp_min(_SMALLEST_NORM)
     scale = norms**-tau

@@ -32,20 +32,19 @@ def comparison_tables(
 ) -> list[Table]:
     """Return the scores of every group, the differences to the baseline, and class accuracies.
 
-    The best is marked among groups with the same test images; elsewhere there is no better.
-    Where the tables would be wider than `width`, groups are named in a table of their own and by
-    number elsewhere, and tables are parted by columns, so that no number is broken.
-    `only_changed` leaves out scores and classes in which all groups are alike.
+    The best is marked among groups with the same test images.
+
+    Args:
+        comparison: What is shown.
+        width: Characters of a line; where tables are wider, one table names the groups, the others
+            have their numbers, and are parted by columns, so that no number is broken.
+        only_changed: Whether to leave out scores and classes in which all groups are alike.
     """
     shown_metrics = _shown_metrics(comparison, only_changed=only_changed)
     main = [metric for metric in shown_metrics if metric.is_main]
     others = [metric for metric in shown_metrics if not metric.is_main]
     is_held = any(group.differences for group in comparison.groups)
-    classes = (
-        _classes_tables(comparison, only_changed=only_changed)
-        if len(comparison.groups) <= _MOST_GROUPS
-        else []
-    )
+    classes = _classes_tables(comparison, only_changed=only_changed)
 
     def tables(*columns: Sequence[Metric], named: bool) -> list[Table]:
         scored = [_scores_table(comparison, metrics, named=named) for metrics in columns]
@@ -126,12 +125,10 @@ def _scores_table(comparison: Comparison, metrics: Sequence[Metric], *, named: b
 
 def _cells_by_test_set(groups: Sequence[Group], metric: Metric) -> list[Text]:
     """Return the cells of one metric; the best of each test set is marked."""
-    cells: list[Text] = []
-    for test_set in dict.fromkeys(group.test_set for group in groups):
-        cells += _cells(
-            [group.metrics[metric.key] for group in groups if group.test_set == test_set], metric
-        )
-    return cells
+    values: dict[int, list[Statistic | None]] = {}
+    for group in groups:
+        values.setdefault(group.test_set, []).append(group.metrics[metric.key])
+    return [cell for peers in values.values() for cell in _cells(peers, metric)]
 
 
 def _cells(values: Sequence[Statistic | None], metric: Metric) -> list[Text]:
@@ -156,16 +153,11 @@ def _cell(metric: Metric, value: Statistic | None) -> str:
 def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
     """Return a row for each group that is held against a baseline, with the verdict."""
     baselines = dict.fromkeys(group.label for group in groups if group.is_baseline)
-    name = (
-        shown(next(iter(baselines))).plain
-        if len(baselines) == 1
-        else "the baseline of the same other choices"
-    )
-    table = new_table(
-        f"Against {name}, in points: difference [95% interval over seeds]",
-        "#",
-        *(["run"] if named else []),
-    )
+    name = "the baseline of the same other choices"
+    if len(baselines) == 1:
+        name = shown(*baselines).plain
+    title = f"Against {name}, in points: difference [95% interval over seeds]"
+    table = new_table(title, "#", *(["run"] if named else []))
     held = _distinct_differences(groups)
     for key in held:
         table.add_column(METRICS[key].column, justify="right", no_wrap=True)
@@ -175,17 +167,10 @@ def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
         if not group.differences:
             continue
         known = next((one for key in held if (one := group.differences.get(key))), None)
-        pairs = (
-            NOTHING
-            if known is None
-            else f"{known.n} paired"
-            if known.paired
-            else f"{known.n} unpaired"
-        )
+        pairs = NOTHING if known is None else f"{known.n} {'un' * (not known.paired)}paired"
         cells = (interval(group.differences.get(key)) for key in held)
-        table.add_row(
-            str(i), *([shown(group.label)] if named else []), *cells, pairs, group.verdict
-        )
+        who = [shown(group.label)] if named else []
+        table.add_row(str(i), *who, *cells, pairs, group.verdict)
     return table
 
 
@@ -216,16 +201,13 @@ def interval(change: Difference | None) -> str:
 
 
 def _classes_tables(comparison: Comparison, *, only_changed: bool) -> list[Table]:
-    """Return the class accuracies of each test set."""
-    numbered = list(enumerate(comparison.groups, 1))
-    sets = dict.fromkeys(group.test_set for group in comparison.groups)
-    return [
-        _classes_table(
-            [(i, group) for i, group in numbered if group.test_set == test_set],
-            only_changed=only_changed,
-        )
-        for test_set in sets
-    ]
+    """Return the class accuracies of each test set; none of too many groups."""
+    peers: dict[int, list[tuple[int, Group]]] = {}
+    for number, group in enumerate(comparison.groups, 1):
+        peers.setdefault(group.test_set, []).append((number, group))
+    if len(comparison.groups) > _MOST_GROUPS:
+        return []
+    return [_classes_table(some, only_changed=only_changed) for some in peers.values()]
 
 
 def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) -> Table:

@@ -134,10 +134,10 @@ def _metric_cell(group: Group, metric: Metric, best: str | None) -> Cell:
     if value is None:
         return Cell(NOTHING)
     is_best = metric.text(value.mean) == best
-    return Cell(with_sd(value, metric), value.mean, *difference_texts(difference), is_best)
+    return Cell(with_sd(value, metric), value.mean, *_difference_texts(difference), is_best)
 
 
-def difference_texts(difference: Difference | None) -> tuple[str, str, str]:
+def _difference_texts(difference: Difference | None) -> tuple[str, str, str]:
     """Return a difference to the baseline as (verdict, mean, interval), empty for None."""
     if difference is None:
         return "", "", ""
