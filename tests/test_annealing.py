@@ -55,7 +55,7 @@ def test_a_large_minimum_raises_the_start(form):
 
 
 def test_exponential_lets_the_margin_grow_geometrically():
-    """Equal steps of progress multiply effective margin - 1 by the same factor, down to lambda 0."""
+    """Equal steps of progress multiply effective margin - 1 by one factor, down to lambda 0."""
     lam = Annealing("exponential", start=255, minimum=0)
     excess = [effective_margin(3, lam(step / 8)) - 1 for step in range(9)]
     ratios = [after / before for before, after in pairwise(excess)]
@@ -75,7 +75,7 @@ def test_none_is_the_full_margin_from_the_first_step():
 @pytest.mark.parametrize("form", ["power", "exponential", "cosine", "linear"])
 @pytest.mark.parametrize("end", [1.0, 0.3])
 def test_lambda_only_falls_and_is_the_same_for_tensors(form, end):
-    """Lambda never rises, and a progress on the device, as in a captured step, anneals as a number."""
+    """Lambda never rises, and a progress on the device anneals as a number does."""
     lam = Annealing(form, start=50, minimum=0.5, end=end)
     progress = torch.linspace(0, 1, 101, dtype=torch.float64)
     values = lam(progress)

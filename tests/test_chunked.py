@@ -50,7 +50,7 @@ def assert_near(one, other, tolerance):
 @settings(deadline=None, max_examples=150)
 @given(batches())
 def test_chunks_change_nothing(batch):
-    """Whatever the sizes, chunk, labels, margins and weights by image: the losses and gradients of all at once."""
+    """Whatever the sizes, labels and margins: the losses and gradients of all classes at once."""
     features, weight, labels, chunk, margin, generator = batch
     weights = torch.rand(len(labels), generator=generator, dtype=torch.float64)
     chunked = loss_and_gradients(features, weight, labels, margin, chunk, weights)
@@ -61,7 +61,7 @@ def test_chunks_change_nothing(batch):
 @settings(deadline=None, max_examples=50)
 @given(batches())
 def test_chunks_change_nothing_in_half_precision(batch):
-    """The losses of bfloat16 inputs are float32's; their gradients agree as far as bfloat16 tells."""
+    """The losses of bfloat16 inputs are float32's; gradients agree to bfloat16's precision."""
     features, weight, labels, chunk, margin, _ = batch
     given_half = (features.bfloat16(), weight.bfloat16(), labels, margin)
     losses, *gradients = loss_and_gradients(*given_half, chunk, torch.ones(len(labels)))
@@ -73,7 +73,7 @@ def test_chunks_change_nothing_in_half_precision(batch):
 
 
 def test_half_precision_rounds_the_gradient_once():
-    """A feature opposite to its class weight: large terms of its gradient cancel before they are rounded."""
+    """Large terms of the gradient of an opposite feature cancel before they are rounded."""
     features, weight = torch.tensor([[1.5]]), torch.tensor([[-0.25], [-2.0]])
     one = torch.ones(1)
     _, _, gradient = loss_and_gradients(

@@ -66,7 +66,7 @@ def test_shapes(spec):
 
 @every_head
 def test_nothing_is_written_to(spec):
-    """Features, labels, class counts and parameters are the same bits after forward and backward."""
+    """Features, labels, counts and parameters are the same bits after forward and backward."""
     features, weight, labels = batch_at(dtype=torch.float32)
     counts = torch.tensor([9, 8, 7, 6, 5])
     head = head_with(spec, weight, counts)
@@ -93,7 +93,7 @@ CASES = {"zero": 0.0, "zero weight": 2.0, "parallel": 2.0, "opposite": -2.0, "hu
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_finite_everywhere(spec, dtype):
-    """Loss and gradients are finite without an angle, at cosines of exactly +-1, at extreme norms."""
+    """Loss and gradients are finite without an angle, at cosines of +-1, at extreme norms."""
     for case, scale in {**CASES, "tiny": 1e-30}.items():
         weight = torch.tensor([[3.0, 4.0], [1.0, -1.0], [0.5, 0.0], [-1.0, 2.0]], dtype=dtype)
         weight[1] = 0 if case == "zero weight" else weight[1]
@@ -107,7 +107,7 @@ def test_finite_everywhere(spec, dtype):
 @every_head
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_features_are_computed_in_float32(spec, dtype):
-    """Half features give the float32 losses of the same numbers, a half gradient, a float32 weight."""
+    """Half features give the float32 losses of the same numbers, and a half gradient."""
     features, weight, labels = batch_at(dtype=torch.float32)
     head, features = head_with(spec, weight), features.to(dtype)
     assert head.logits(features).dtype == torch.float32
@@ -166,7 +166,7 @@ ANNEALED += ["lsoftmax:anneal=none", "asoftmax:margin=1", "lsoftmax:anneal=const
 
 @pytest.mark.parametrize("spec", ANNEALED)
 def test_a_margin_in_training_asks_for_the_progress(spec):
-    """Without one the full margin would hold from the first step: an error with the two ways out."""
+    """Without one the full margin would hold from the first step: the error has two ways out."""
     features, weight, labels = batch_at(dtype=torch.float32)
     head = head_with(spec, weight)
     for call in (head, head.losses):
@@ -187,7 +187,7 @@ def test_a_loss_without_annealing_needs_no_progress(spec):
 
 @pytest.mark.parametrize("spec", [*SPECS, "lsoftmax:anneal=none", "softmax:label_smoothing=0.3"])
 def test_in_evaluation_the_loss_has_no_margin(spec):
-    """After eval() it is the cross-entropy of the scores, whatever the progress; then the margin is back."""
+    """After eval() it is the cross-entropy of the scores; in training the margin is back."""
     features, weight, labels = batch_at(dtype=torch.float32)
     head = head_with(spec, weight)
     before = head.losses(features, labels, 1.0)
@@ -213,7 +213,7 @@ def counted(spec="lsoftmax:margin=4", total_steps=4, **batch):
 @pytest.mark.parametrize("spec", ["lsoftmax:margin=4", "asoftmax", "lsoftmax:anneal=cosine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_total_steps_stands_in_for_the_progress(spec, dtype):
-    """The calls of a training of four have the losses of progress 0, 1/4, 1/2, 3/4, and then 1 for ever."""
+    """The calls of a training of four have the losses of progress 0, 1/4, 1/2, 3/4 and then 1."""
     head, twin, features, labels = counted(spec, dtype=dtype)
     for progress in (0, 0.25, 0.5, 0.75, 1, 1, 1):
         torch.testing.assert_close(
@@ -222,7 +222,7 @@ def test_total_steps_stands_in_for_the_progress(spec, dtype):
 
 
 def test_what_counts_as_a_step():
-    """A call in training with gradients on; none without them, in evaluation, or that is refused."""
+    """A call in training with gradients counts; none without them, in evaluation, or refused."""
     head, twin, features, labels = counted()
     head(features, labels)
     with torch.no_grad():
@@ -258,7 +258,7 @@ def test_the_count_is_saved():
 
 
 def test_a_state_from_before_the_count_loads():
-    """A state dict without the buffer fits, alone and inside a model, and the count stays as it is."""
+    """A state dict without the buffer loads, alone and inside a model, and the count stays."""
     head, twin, features, labels = counted()
     head(features, labels)
     head.load_state_dict(twin.state_dict())
@@ -290,7 +290,7 @@ def test_total_steps_is_no_option_of_a_spec():
 
 @pytest.mark.parametrize("spec", TAKE_A_BIAS)
 def test_a_bias_is_another_feature_that_is_always_one(spec):
-    """With a bias, losses, scores and gradients are those of a head with one more feature, of value 1."""
+    """A head with a bias is one with another feature of value 1, in losses, scores, gradients."""
     features, weight, labels = batch_at()
     counts = torch.tensor([500, 100, 50, 10, 2])
     head = build_head(spec, 6, 5, counts, bias=True).double()
@@ -320,7 +320,7 @@ def test_a_bias_is_there_on_request_alone():
 
 
 def test_starts_of_the_class_weights():
-    """The norms of rows: sqrt(1/3) by nn.Linear's start, sqrt(2) by He et al.'s, 1 by the normalised layer's."""
+    """Rows have norms of sqrt(1/3) by nn.Linear's start, sqrt(2) by He et al.'s, 1 by `unit`."""
     torch.manual_seed(0)
     for init, wanted in (("default", 3**-0.5), ("kaiming", 2**0.5), ("unit", 1.0)):
         weight = build_head("softmax", 512, 200, init=init).weight.detach()
@@ -347,7 +347,7 @@ TAILS = torch.tensor([5000, 997, 50, 3, 1])
     ],
 )
 def test_prior_strength_is_what_is_in_the_loss(spec, strength):
-    """The loss is the cross-entropy of scores + strength ln pi: what a later correction must leave out."""
+    """The loss is the cross-entropy of scores + strength ln pi, as a later correction assumes."""
     features, weight, labels = batch_at()
     head = head_with(spec, weight, TAILS)
     prior = (TAILS.double() / TAILS.sum()).log()
@@ -374,7 +374,7 @@ def test_prior_strength_is_what_is_in_the_loss(spec, strength):
     ],
 )
 def test_constants_are_as_exact_as_the_head(spec, name, wanted):
-    """What comes from the class counts is float64 in a double head, and exact again after half precision."""
+    """Constants of the counts are float64 in a double head, and exact again after half."""
     exact = wanted(TAILS.numpy().astype(np.float64))
     head = build_head(spec, 4, 5, TAILS)
     for move, dtype, digits in (
@@ -457,7 +457,7 @@ class Losses(nn.Module):
 
 
 def has_the_gradient_of_its_losses(head, features, labels):
-    """Whether the gradients of features and parameters agree with finite differences, all of them."""
+    """Return whether the gradients of features and parameters agree with finite differences."""
     names = [f"head.{name}" for name, _ in head.named_parameters()]
 
     def losses(x, *parameters):
@@ -516,7 +516,7 @@ def on_a_target_that_has_won(margin, loss):
 
 
 def won_losses(features, weight, labels, margin):
-    """Liu et al. 2016, eq. 4, in float64 for angles below 180 / margin degrees, where psi = cos(m theta)."""
+    """Liu et al. 2016, eq. 4, in float64 for angles below pi / margin, where psi = cos(m theta)."""
     x, w = features.double().numpy(), weight.double().numpy()
     y = labels.numpy()
     scores, lengths = x @ w.T, np.linalg.norm(x, axis=1) * np.linalg.norm(w[y], axis=1)
@@ -529,7 +529,7 @@ def won_losses(features, weight, labels, margin):
 @pytest.mark.parametrize("margin", [1, 1.5, 2, 4])
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_confident_losses_keep_their_digits(margin, chunk):
-    """A loss of 1e-12 is right to five digits in float32, where the log of a softmax is 0, and pulls.
+    """A loss of 1e-12 is right to five digits in float32, where a log-softmax is 0, and pulls.
 
     The rounding of the cosine comes back times the slope of psi, at most m^2.
     """

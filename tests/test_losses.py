@@ -59,7 +59,7 @@ def test_reductions():
 
 
 def test_a_fresh_head_starts_near_chance():
-    """With unit-variance features the first loss is about ln C, not hundreds as from N(0, 1) weights."""
+    """With unit-variance features the first loss is about ln C, not hundreds."""
     torch.manual_seed(0)
     head = build_head("softmax", 512, 10)
     loss = head(torch.randn(256, 512), torch.arange(256) % 10).item()
@@ -68,7 +68,7 @@ def test_a_fresh_head_starts_near_chance():
 
 @pytest.mark.parametrize(("margin", "lam"), [(2, 1.0), (4, 5.0)])
 def test_imbalance_brings_its_own_defaults(margin, lam):
-    """On a long tail a margin of 1.5 is left, and norms are shared; on near-equal classes neither."""
+    """On a long tail a margin of 1.5 is left and norms are shared; on equal classes neither."""
     tail = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 20, 5]))
     flat = LSoftmaxLoss(2, 3, margin=margin, class_counts=torch.tensor([50, 47, 52]))
     assert tail.lambda_at(1.0) == lam
@@ -102,7 +102,7 @@ def test_the_usual_margin_is_by_rarity_on_a_long_tail(counts, options, margin):
 
 
 def test_margins_by_rarity_have_more_left_on_a_long_tail():
-    """Under margin=auto lambda ends at 1: half of each margin above 1, up to 2.5 for the rarest class."""
+    """With margin=auto lambda ends at 1: half of each margin above 1, 2.5 for the rarest class."""
     tail = LSoftmaxLoss(2, 3, margin="auto", class_counts=torch.tensor([50, 20, 5]))
     assert tail.lambda_at(1.0) == 1.0
     assert tail.margin.tolist()[::2] == [1.0, 4.0]

@@ -93,7 +93,7 @@ def test_psi_of_real_margins_equals_its_definition(margin):
     [(1.5, 90, -(0.5**0.5)), (1.5, 120, -1), (1.5, 180, -2), (2.5, 144, -3)],
 )
 def test_psi_of_real_margins_by_hand(margin, degrees, wanted):
-    """cos 135 = -1/sqrt 2; 120 is the border pi/m, 1 - 2; -cos 270 - 2 at 180; 2.5 x 144 = 360: 1 - 4."""
+    """cos 135; the border pi/m at 120, 1 - 2; -cos 270 - 2 at 180; 2.5 x 144 = 360: 1 - 4."""
     cos = torch.tensor([math.cos(math.radians(degrees))], dtype=torch.float64)
     assert psi(cos, margin).item() == pytest.approx(wanted, abs=1e-12)
 
@@ -114,7 +114,7 @@ def test_psi_of_real_margins_falls_and_its_slope_is_bounded(margin, dtype):
 
 @pytest.mark.parametrize("margin", REAL_MARGINS)
 def test_slope_of_real_margins_agrees_with_differences(margin):
-    """Away from pi the slope, by function and by autograd, is the difference quotient of the definition."""
+    """Away from pi the slope is the difference quotient of the definition, by autograd too."""
     cos = torch.cos(torch.linspace(0.02, 3.1, 997, dtype=torch.float64)).requires_grad_()
     (slope,) = torch.autograd.grad(psi(cos, margin).sum(), cos)
     assert torch.equal(slope, psi_and_slope(cos.detach(), margin)[1])
@@ -154,7 +154,7 @@ def test_margins_broadcast(margins):
 
 @pytest.mark.parametrize("margin", [1.5, 2.0, 3])
 def test_a_number_is_not_copied_to_the_device(margin):
-    """On the meta device nothing but meta tensors takes part: a copy from the CPU breaks a CUDA graph."""
+    """On the meta device only meta tensors take part: a copy from the CPU breaks a CUDA graph."""
 
     class OneDevice(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):

@@ -1,4 +1,4 @@
-"""Backbones, necks and the classifier: shapes, parameter counts, normalisation, pretrained files."""
+"""Backbones, necks and the classifier: shapes, sizes, normalisation, pretrained files."""
 
 import re
 
@@ -55,7 +55,7 @@ def test_parameter_counts_are_the_published_ones(model, neck, parameters):
 
 
 def test_ldam_drws_net_is_had_on_request():
-    """Its ResNet-32 has 464,154 parameters for ten classes, with a last layer as theirs starts it."""
+    """Its ResNet-32 has 464,154 parameters for ten classes, and a last layer that starts so."""
     model = build("resnet32", "none", head_bias=True, head_init="kaiming")
     assert sum(p.numel() for p in model.parameters()) == 464_154
     # LDAM-DRW: kaiming_normal_ of an nn.Linear(64, 10), whose bias stays as torch draws it
@@ -69,7 +69,7 @@ def test_ldam_drws_net_is_had_on_request():
 
 
 def test_resnet18_is_the_seeds():
-    """3x3 stem of stride 1 without bias, max-pool kept; Linear-ReLU-Dropout(.25) before the head."""
+    """3x3 stem of stride 1 without bias, max-pool kept; Linear-ReLU-Dropout before the head."""
     model = build("resnet18", "relu")
     stem = model.backbone.conv1
     assert (stem.kernel_size, stem.stride, stem.bias) == ((3, 3), (1, 1), None)
@@ -182,7 +182,7 @@ def test_imagenet_weights_come_by_download(tmp_path, monkeypatch):
 
 
 def test_bad_pretrained_files_are_refused(tmp_path):
-    """A missing file, another net's weights, a damaged file and an unsuitable model are explained."""
+    """A missing or damaged file, another net's weights and an unsuitable model are explained."""
     torch.save(
         torchvision.models.vgg16(weights=None).features[:2].state_dict(), tmp_path / "vgg.pth"
     )
@@ -216,7 +216,7 @@ def test_pretrained_weights_that_are_not_finite_are_refused(tmp_path, name, valu
 
 
 def test_the_first_tensor_that_is_not_finite_is_named():
-    """Whole numbers and what is no tensor are passed over; without such a number there is no name."""
+    """Whole numbers and what is no tensor are passed over; a finite state gives None."""
     state = {"steps": torch.tensor(3), "note": "text", "a": torch.ones(2), "b": torch.ones(0)}
     assert first_non_finite(state) is None
     damaged = {"c": torch.tensor([1.0, float("inf")]).bfloat16(), "d": torch.tensor(float("nan"))}
@@ -224,7 +224,7 @@ def test_the_first_tensor_that_is_not_finite_is_named():
 
 
 def test_a_runs_own_checkpoint_as_pretrained_is_called_what_it_is(tmp_path):
-    """`--pretrained RUN/checkpoint.pt` is told apart from a damaged file, with what goes on from it."""
+    """`--pretrained RUN/checkpoint.pt` is no damaged file: the error names `lmsm resume`."""
     state = checkpoint.state_of(
         build(), {}, train_counts=[1] * 10, image_shape=[32, 32, 3], epoch=1
     )

@@ -25,7 +25,7 @@ in_each_mode = pytest.mark.parametrize("training", [True, False])
 @in_each_mode
 @pytest.mark.parametrize("place", [0, slice(None)])
 def test_a_feature_that_is_nan_is_a_nan_loss_of_its_image_alone(spec, training, place):
-    """One NaN in an image's features, or all of them: its loss and scores are NaN, no other's is."""
+    """One NaN in an image's features, or all of them: its loss and scores are NaN, no other's."""
     features, weight, labels = batch_at(dtype=torch.float32)
     head = head_with(spec, weight).train(training)
     whole = head.losses(features, labels, 0.9).detach()
@@ -43,7 +43,7 @@ def test_a_feature_that_is_nan_is_a_nan_loss_of_its_image_alone(spec, training, 
 @in_each_mode
 @pytest.mark.parametrize("row", [1, 4])
 def test_a_class_weight_that_is_nan_is_a_nan_loss_of_every_image(spec, training, row):
-    """Whether images of its class are in the batch (1) or not (4): each image is held against it."""
+    """Every image is compared to it, whether the batch has images of its class (1) or not (4)."""
     features, weight, labels = batch_at(dtype=torch.float32)
     head = head_with(spec, weight).train(training)
     head.weight.data[row, 2] = NAN
@@ -123,7 +123,7 @@ def test_psi_keeps_nan(margin):
 
 
 def test_only_what_has_no_length_has_no_direction():
-    """Of zeros, tiny numbers, NaN, infinity and a norm beyond float32, the first two alone give zeros."""
+    """Of zeros, tiny numbers, NaN, infinity and an overflow, only the first two give zeros."""
     vectors = torch.tensor(
         [[0.0, 0.0], [1e-30, 0.0], [NAN, 1.0], [INF, 1.0], [1e25, 1e25], [3.0, 4.0]]
     )
@@ -142,7 +142,7 @@ def test_class_weights_of_counts_that_are_none_are_refused(count, scheme):
 
 
 def test_no_loss_of_a_broken_net_is_that_of_chance():
-    """The case that was found: all features NaN, and a loss of ln 5 for ever, which nothing noticed."""
+    """The bug that was found: all features NaN, and a loss of ln 5 that looks healthy."""
     labels = torch.arange(8) % 5
     for spec in ON_ANGLES:
         head = build_head(spec, 16, 5, torch.tensor([9, 8, 7, 6, 5]))

@@ -189,7 +189,7 @@ def _in_forward_mode(loss, x, y):
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("spec", MARGIN_LOSSES)
 def test_transforms_of_a_margin_loss_are_refused(spec, transform):
-    """Its gradient is in closed form: torch.func and forward mode are an error in words, with the way out."""
+    """Its gradient is in closed form: torch.func and forward mode raise, and name the way out."""
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
     head = head_with(spec, torch.randn(5, 4))
     message = f"^{type(head).__name__}: a margin loss cannot be .* torch.autograd.grad"
@@ -204,7 +204,7 @@ def test_transforms_of_a_margin_loss_are_refused(spec, transform):
 @pytest.mark.parametrize("transform", sorted(set(TRANSFORMS) - {"forward mode"}))
 @pytest.mark.parametrize("name", TAKE_A_BIAS)
 def test_other_losses_can_be_transformed(name, transform):
-    """A loss without a margin on the target gives torch.func what it gives autograd, image by image."""
+    """A loss without a margin gives torch.func what it gives autograd, image by image."""
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
     head = head_with(name, torch.randn(5, 4))
     found = TRANSFORMS[transform](head.losses, x, y)
@@ -235,7 +235,7 @@ BAD_OPTIONS = [
 
 @pytest.mark.parametrize("value", ["x", None, True, math.nan, math.inf, [1], 1j])
 def test_options_that_are_no_numbers_are_refused(value):
-    """Every number of every head, given by keyword, has to be one; None is one that is not given."""
+    """Every number of every head has to be one; None stands for one that is not given."""
     for kind in HEADS.values():
         for option, parameter in options_of(kind).items():
             if option in ("anneal", "weight_norm") or (value is None and parameter.default is None):
@@ -324,7 +324,7 @@ BAD_PROGRESSES = [
 @pytest.mark.parametrize("name", ["softmax", "lsoftmax"])
 @pytest.mark.parametrize(("progress", "message"), BAD_PROGRESSES)
 def test_a_progress_that_is_no_share_is_refused(name, progress, message):
-    """An epoch's number, or what others pass in its place, is an error of every head, not a full margin."""
+    """An epoch's number in its place is an error of every head, not a full margin."""
     head = head_with(name, torch.randn(5, 4))
     for mode in (head.train(), head.eval()):
         with pytest.raises(ArgumentError, match=f"^{type(head).__name__}: {re.escape(message)}"):

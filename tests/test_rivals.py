@@ -1,4 +1,4 @@
-"""The values of every loss: by hand, from the papers' formulas in NumPy, from pytorch-metric-learning."""
+"""The values of every loss: by hand, by the papers' formulas, by pytorch-metric-learning."""
 
 import math
 
@@ -156,7 +156,7 @@ def balanced_softmax(x, w, y, n):
 
 
 def logit_adjusted(x, w, y, n):
-    """Menon et al. 2021, eq. 10 with tau = 1.5: ln(1 + sum over j != y of (pi_j/pi_y)^tau e^(z_j - z_y))."""
+    """Menon et al. 2021, eq. 10, tau 1.5: ln(1 + sum_{j != y} (pi_j/pi_y)^tau e^(z_j - z_y))."""
     z, prior, at = x @ w.T, n / n.sum(), np.arange(len(y))
     terms = (prior / prior[y][:, None]) ** 1.5 * np.exp(z - z[at, y][:, None])
     terms[at, y] = 0
@@ -274,7 +274,7 @@ def test_loss_and_gradients_are_pytorch_metric_learnings(spec, kind, options):
 
 @scipy_on_tensors
 def test_scale_is_a_factor_of_the_features():
-    """pytorch-metric-learning's `scale` of L-Softmax multiplies all logits, as longer features do."""
+    """pytorch-metric-learning's `scale` multiplies all logits, as longer features do."""
     features, weight, labels = batch_at()
     wanted = theirs(pml.LargeMarginSoftmaxLoss, weight, margin=3, scale=2.5)(features, labels)
     assert l_softmax_loss(2.5 * features, weight, labels, 3).item() == pytest.approx(
@@ -320,7 +320,7 @@ def test_special_cases_are_one_another(one, other):
 
 @pytest.mark.parametrize("margin", [1.5, 3])
 def test_asoftmax_on_unit_weights_is_lsoftmax(margin):
-    """On class weights of length 1 A-Softmax and L-Softmax give the same losses and feature gradients."""
+    """On class weights of length 1 it has L-Softmax's losses and feature gradients."""
     features, weight, labels = batch_at()
     features.requires_grad_()
     weight = torch.nn.functional.normalize(weight)

@@ -143,7 +143,7 @@ def start(rank, num_ranks, folder):
 
 
 def record_collectives():
-    """Return a list that each collective of torch.distributed adds itself to: its name, op, size."""
+    """Return a list to which each call of a collective adds its name, op and size."""
     seen = []
 
     def recording(name):
@@ -189,7 +189,7 @@ def whole_head():
 
 
 def data_parallel_gradient(rank, num_ranks):
-    """Return the weight gradient of a head under DistributedDataParallel, for the rank's own images."""
+    """Return the weight gradient under DistributedDataParallel for the rank's own images."""
     features, _, labels = draw(Case())
     head = DistributedDataParallel(whole_head())
     head(features[rank::num_ranks], labels[rank::num_ranks], 1.0).backward()
@@ -211,7 +211,7 @@ def outcomes(shards, position, group):
 
 
 def not_a_number(shards, position, group):
-    """Return the losses with NaN in the features of image 3, then in the weights of the last class."""
+    """Return the losses with NaN in image 3, then in the weights of the last class."""
     (features, weight, labels, margin), first = shard(Case(dtype=torch.float32), shards, position)
     losses = []
     for where in ("image", "class"):
@@ -259,7 +259,7 @@ def found(request, processes):
 
 
 def assert_equal_to_one_process(outcomes, case):
-    """Compare each rank's loss and feature gradient, and the ranks' rows together, with the whole."""
+    """Compare each rank's loss and feature gradient, and all ranks' rows, with the whole."""
     loss, grad_features, grad_weight = in_one_process(case)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2}[case.dtype]
     loss_tolerance = min(tolerance, 1e-6)  # bfloat16 is computed in float32
@@ -279,7 +279,7 @@ def assert_equal_to_one_process(outcomes, case):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_compute_what_one_process_does(found, name):
-    """Loss and feature gradient are those of all classes on every rank, weight gradients the rank's rows."""
+    """Loss and feature gradient are those of all classes, weight gradients the rank's rows."""
     assert_equal_to_one_process([rank[name] for rank in found], CASES[name])
 
 
@@ -333,7 +333,7 @@ def test_second_derivative_is_refused_on_every_rank(found):
 
 @pytest.mark.slow
 def test_nan_is_nan_on_every_rank(found):
-    """Of one image it is its loss alone, of a class weight every loss, also where other ranks hold it."""
+    """NaN in an image is in its loss alone; NaN in a class weight is in every loss."""
     for rank in found:
         of_image, of_class = rank["NaN"]
         assert of_image.isnan().nonzero().flatten().tolist() == [3]
@@ -361,7 +361,7 @@ def test_a_target_of_minus_zero_has_an_owner():
 
 
 def test_without_a_process_group_it_says_how_to_start_one():
-    """Called where torch.distributed is not initialised, the error names the call that is missing."""
+    """Where torch.distributed is not initialised, the error names the call that is missing."""
     with pytest.raises(
         LmsmError, match=r"not initialised: call torch\.distributed\.init_process_group"
     ):
