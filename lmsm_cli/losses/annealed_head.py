@@ -39,7 +39,6 @@ class AnnealedHead(MarginHead, ABC):
         num_classes: int,
         margin: int | float | Tensor,
         options: AnnealingOptions,
-        *,
         usual_minimum: float,
         class_chunk: int | None,
         total_steps: int | None,

@@ -48,13 +48,7 @@ class AnnealingOptions(TypedDict, total=False):
 
 
 # What the options are called in `Annealing`.
-_FIELDS = {
-    "lambda_start": "start",
-    "lambda_min": "minimum",
-    "anneal_end": "end",
-    "gamma": "gamma",
-    "power": "power",
-}
+_FIELDS = {"lambda_start": "start", "lambda_min": "minimum", "anneal_end": "end"}
 
 
 @dataclass(frozen=True)
@@ -123,9 +117,9 @@ class Annealing:
         if form != "none":
             given.setdefault("lambda_min", usual_minimum)
         for name in given:
-            if _FIELDS[name] not in _FIELDS_OF[form]:
+            if _FIELDS.get(name, name) not in _FIELDS_OF[form]:
                 raise ArgumentError(f"{name} has no effect with anneal={form}")
-        return cls(form, **{_FIELDS[name]: value for name, value in given.items()})
+        return cls(form, **{_FIELDS.get(name, name): value for name, value in given.items()})
 
     @property
     def _start(self) -> float:

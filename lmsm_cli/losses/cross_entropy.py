@@ -138,7 +138,6 @@ class _MarginCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, logits: Tensor, *target: Tensor
     ) -> Tensor:
-        """Return the losses (N,)."""
         logit, slope, *pulls = target
         rest, weights, total = _weigh(logits, labels, slope)
         gap = rest - logit
@@ -147,7 +146,6 @@ class _MarginCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of features and weight."""
         refuse_second_derivative()
         features, weight, labels, gap, pull_features, pull_weight, weights, total = (
             ctx.saved_tensors

@@ -195,15 +195,9 @@ class LSoftmaxLoss(AnnealedHead):
             weight_norm = "shared" if tailed and largest(margins) > 1 else "free"
         if weight_norm not in ("free", "shared", "detached"):
             raise ArgumentError(f"weight_norm is {weight_norm!r}: give free, shared or detached")
-        usual_lambda = _usual_lambda(margin, margins) if tailed else 0.0
+        usual = _usual_lambda(margin, margins) if tailed else 0.0
         super().__init__(
-            num_features,
-            num_classes,
-            margins,
-            annealing,
-            usual_minimum=usual_lambda,
-            class_chunk=class_chunk,
-            total_steps=total_steps,
+            num_features, num_classes, margins, annealing, usual, class_chunk, total_steps
         )
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
         self.weight_norm, self.detached_norms = weight_norm, weight_norm == "detached"
@@ -290,12 +284,7 @@ class ASoftmaxLoss(AnnealedHead):
         **annealing: Unpack[AnnealingOptions],
     ) -> None:
         checked = check_margin(margin, num_classes)
+        usual = lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN)
         super().__init__(
-            num_features,
-            num_classes,
-            checked,
-            annealing,
-            usual_minimum=lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN),
-            class_chunk=class_chunk,
-            total_steps=total_steps,
+            num_features, num_classes, checked, annealing, usual, class_chunk, total_steps
         )

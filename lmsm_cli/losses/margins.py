@@ -125,7 +125,6 @@ class _Psi(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cos: Tensor, margin: int | float | Tensor) -> Tensor:
-        """Return psi."""
         value, slope = psi_and_slope(cos, margin)
         ctx.save_for_backward(slope)
         return value
@@ -133,7 +132,6 @@ class _Psi(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of the cosine."""
         return grad * ctx.saved_tensors[0], None
 
 

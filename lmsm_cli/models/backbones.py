@@ -86,14 +86,9 @@ class Block(nn.Module):
 
 def _resnet32(channels: int) -> Backbone:
     """He et al.'s ResNet-32 for CIFAR as LDAM-DRW trains it: 0.46 million parameters."""
-    widths = [
-        (16, 16, 1),
-        *[(16, 16, 1)] * 4,
-        (16, 32, 2),
-        *[(32, 32, 1)] * 4,
-        (32, 64, 2),
-        *[(64, 64, 1)] * 4,
-    ]
+    widths = [(16, 16, 1)] * 5
+    for width in (32, 64):
+        widths += [(width // 2, width, 2), *[(width, width, 1)] * 4]
     net = nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
