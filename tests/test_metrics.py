@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.errors import DataError
-from lmsm_cli.metrics import METRICS, balanced_accuracy, reliability_bounds, score, shot_groups
+from lmsm_cli.metrics import (
+    METRICS,
+    Metric,
+    balanced_accuracy,
+    reliability_bounds,
+    score,
+    shot_groups,
+)
+from lmsm_cli.reports.comparison_tables import comparison_tables
+from lmsm_cli.reports.exports import to_csv
+from lmsm_cli.reports.html.page import page
+from lmsm_cli.reports.tables import summary_table
+from tests.test_grouping import run
 
 # 4 cats: 3 right, 1 called dog; 2 dogs: 1 right, 1 called owl; 4 owls: all right
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
@@ -172,3 +185,22 @@ def test_each_reliability_bin_has_bounds_of_its_own():
     labels = draws.integers(0, 4, 5000)
     bins = score(list("abcd"), labels, probabilities.argmax(1), [1] * 4, probabilities).reliability
     assert len({reliability_bounds(one.confidence) for one in bins}) == len(bins) > 10
+
+
+def test_a_line_of_the_table_is_shown_everywhere(monkeypatch):
+    """A new error, of which less is better, is sorted, marked and shown without further words."""
+    metric = Metric(
+        "error_rate", "error rate", lambda s: 1 - s.accuracy, higher_is_better=False, derived=True
+    )
+    monkeypatch.setitem(METRICS, metric.key, metric)
+    records = [run("a"), run("b", (0.9, 0.7), loss="focal")]
+    comparison = compare_runs(records, sort="error_rate")
+    best, _ = comparison.groups
+    assert best.label == "focal"
+    assert best.differences["error_rate"].mean == pytest.approx(-0.3)
+    table, *_ = comparison_tables(comparison)
+    assert [str(cell) for cell in table.columns[-1].cells] == ["20.0*", "50.0 "]
+    assert "error_rate,error_rate sd" in to_csv(comparison)
+    assert '<th scope="col" class="n">Error rate</th>' in page(comparison, records)
+    assert "error rate" in summary_table(records[0].scores).columns[0].cells
+    assert records[0].scores.to_json()["error_rate"] == 0.5
