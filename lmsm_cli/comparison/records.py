@@ -77,6 +77,13 @@ class Comparison:
     notes: tuple[str, ...] = ()
     """What a reader must know of how the groups were made."""
 
+    def by_test_set(self) -> list[list[tuple[int, Group]]]:
+        """Return the groups, numbered from 1, apart for each set of test images."""
+        peers: dict[int, list[tuple[int, Group]]] = {}
+        for number, group in enumerate(self.groups, 1):
+            peers.setdefault(group.test_set, []).append((number, group))
+        return list(peers.values())
+
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain lists, dicts and numbers."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))

@@ -110,7 +110,7 @@ def _scores_table(comparison: Comparison, metrics: Sequence[Metric], *, named: b
     table = new_table("In percent: mean±sd over n runs, * best", "#", *(["run"] if named else []))
     for title in (*(["n"] if named else []), *(metric.column for metric in metrics)):
         table.add_column(title, justify="right", no_wrap=True)
-    columns = [_cells_by_test_set(groups, metric) for metric in metrics]
+    columns = [_cells_by_test_set(comparison, metric) for metric in metrics]
     for i, group in enumerate(groups):
         who = (shown(group.label), str(len(group.runs))) if named else ()
         last_of_its_tests = groups[i + 1 : i + 2] and groups[i + 1].test_set != group.test_set
@@ -123,12 +123,10 @@ def _scores_table(comparison: Comparison, metrics: Sequence[Metric], *, named: b
     return table
 
 
-def _cells_by_test_set(groups: Sequence[Group], metric: Metric) -> list[Text]:
-    """Return the cells of one metric; the best of each test set is marked."""
-    values: dict[int, list[Statistic | None]] = {}
-    for group in groups:
-        values.setdefault(group.test_set, []).append(group.metrics[metric.key])
-    return [cell for peers in values.values() for cell in _cells(peers, metric)]
+def _cells_by_test_set(comparison: Comparison, metric: Metric) -> list[Text]:
+    sets = comparison.by_test_set()
+    values = ([group.metrics[metric.key] for _, group in peers] for peers in sets)
+    return [cell for some in values for cell in _cells(some, metric)]
 
 
 def _cells(values: Sequence[Statistic | None], metric: Metric) -> list[Text]:
@@ -201,13 +199,10 @@ def interval(change: Difference | None) -> str:
 
 
 def _classes_tables(comparison: Comparison, *, only_changed: bool) -> list[Table]:
-    """Return the class accuracies of each test set; none of too many groups."""
-    peers: dict[int, list[tuple[int, Group]]] = {}
-    for number, group in enumerate(comparison.groups, 1):
-        peers.setdefault(group.test_set, []).append((number, group))
     if len(comparison.groups) > _MOST_GROUPS:
         return []
-    return [_classes_table(some, only_changed=only_changed) for some in peers.values()]
+    sets = comparison.by_test_set()
+    return [_classes_table(peers, only_changed=only_changed) for peers in sets]
 
 
 def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) -> Table:

@@ -83,7 +83,8 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
     }
     templates.filters["breakable"] = _breakable
     notes = list(comparison.notes)
-    results = _all_results(comparison, records, notes)
+    by_path = {str(record.path): record for record in records}
+    results = [_results(numbered, by_path, notes) for numbered in comparison.by_test_set()]
     script = templates.get_template("page.js").render()
     text = templates.get_template("page.html.jinja").render(
         title=_title(comparison, records),
@@ -114,21 +115,9 @@ def _breakable(text: str) -> Markup:
 
 def _title(comparison: Comparison, records: Sequence[RunRecord]) -> str:
     if len(records) == 1:
-        return records[0].path.absolute().name
+        return records[0].name
     labels = [group.label for group in comparison.groups]
     return " and ".join(labels) if len(labels) == 2 else f"Comparison of {len(records)} runs"
-
-
-def _all_results(
-    comparison: Comparison, records: Sequence[RunRecord], notes: list[str]
-) -> list[dict[str, Any]]:
-    by_path = {str(record.path): record for record in records}
-    numbered = list(enumerate(comparison.groups, 1))
-    test_sets = dict.fromkeys(group.test_set for group in comparison.groups)
-    return [
-        _results([(n, g) for n, g in numbered if g.test_set == one], by_path, notes)
-        for one in test_sets
-    ]
 
 
 def _results(
@@ -166,10 +155,9 @@ def _test_set_title(run: RunRecord, group: Group) -> str:
     classes = group.per_class
     images = sum(one.test_count for one in classes)
     name = (run.config or {}).get("dataset", "test images")
-    digest = (
-        f" ({(group.images or {}).get('test') or UNKNOWN:.8})" if "images" in group.differs else ""
-    )
-    return f"{name}: {len(classes)} classes, {images:,} test images{digest}"
+    title = f"{name}: {len(classes)} classes, {images:,} test images"
+    digest = (group.images or {}).get("test") or UNKNOWN
+    return f"{title} ({digest:.8})" if "images" in group.differs else title
 
 
 def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[Metric]) -> list[Figure]:
@@ -201,10 +189,9 @@ def _unscored_curves(
 ) -> tuple[list[GroupRow], list[Figure]]:
     """Return a legend and the training curves of the runs without scores."""
     runs = [record for record in records if record.scores is None and record.metrics]
-    first = len(comparison.groups) + 1
     rows = [
-        GroupRow(number, run.path.absolute().name, run.state, 1, is_baseline=False)
-        for number, run in enumerate(runs, first)
+        GroupRow(number, run.name, run.state, 1, is_baseline=False)
+        for number, run in enumerate(runs, len(comparison.groups) + 1)
     ]
     return rows, _curves(
         [(row.number, row.label, [run]) for row, run in zip(rows, runs, strict=True)]
@@ -221,14 +208,11 @@ def _features(
     rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], notes: list[str]
 ) -> list[Figure]:
     """Return the feature pictures of the runs that have one; a note for each that is damaged."""
-    files = [
-        (row, run, run.path / "plots" / "features.png")
-        for row, some in zip(rows, runs, strict=True)
-        for run in some
-    ]
-    num_pictures = sum(file.is_file() for _, _, file in files)
+    pairs = [(row, run) for row, some in zip(rows, runs, strict=True) for run in some]
+    files = [run.path / "plots" / "features.png" for _, run in pairs]
+    num_pictures = sum(file.is_file() for file in files)
     figures = []
-    for row, run, file in files:
+    for (row, run), file in zip(pairs, files, strict=True):
         seed = visible(f"seed {(run.config or {}).get('seed')}")
         try:
             address = embedded(file, num_pictures)
