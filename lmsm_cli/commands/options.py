@@ -33,15 +33,9 @@ def value(
     complete: Callable[[str], list[str]] | None = None,
     **more: Any,
 ) -> Any:
-    """Return an option that takes a value.
+    """Return an option that takes a value; `complete` completes a half-typed one.
 
-    Args:
-        metavar: What the help page shows for the value.
-        text: The help text.
-        panel: The panel of the help page.
-        name: The flag, if not that of the parameter.
-        complete: What completes a half-typed value.
-        more: Further arguments of `typer.Option`.
+    `name` is the flag, if not that of the parameter; `more` goes to `typer.Option`.
     """
     names = [name] if name else []
     return typer.Option(

@@ -18,15 +18,9 @@ if TYPE_CHECKING:
 def plan_of(
     layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any
 ) -> "list[PlannedRun]":
-    """Return the runs of every combination with every seed.
+    """Return the runs of every combination with every seed of --seeds, else with that of --seed.
 
-    Args:
-        layers: What all runs have in common, lowest first.
-        axes: What is varied.
-        seeds: The text of --seeds.
-        seed: The value of --seed.
-
-    Raises LmsmError for what cannot work.
+    `layers` are what all runs share, lowest first. Raises LmsmError for what cannot work.
     """
     numbers = seed_numbers(seeds, seed)
     combinations = product(axes, len(numbers or "1"))
@@ -53,15 +47,8 @@ def run_and_compare(
 ) -> None:
     """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
 
-    Args:
-        plan: The runs; those that are there already are not repeated.
-        preset: The preset, for the commands that repeat a failed run.
-        config: The config file, for the same.
-        with_plots: Whether to draw the plots of each run.
-        quiet: Whether to show no progress.
-        json: Whether to print one JSON document.
-
-    Raises RunError where some failed.
+    `preset` and `config` are for the commands that repeat a failed run. Raises RunError where some
+    failed.
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.comparison.grouping import compare_runs

@@ -22,7 +22,7 @@ from lmsm_cli.commands.options import (
 from lmsm_cli.commands.running import plan_of, run_and_compare, seed_numbers
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.errors import LmsmError, RunError
-from lmsm_cli.sweeps.grid import check_flags, parse_axes
+from lmsm_cli.sweeps.grid import check_flags, label, parse_axes
 
 if TYPE_CHECKING:
     from lmsm_cli.sweeps.optuna_store import Search
@@ -179,7 +179,7 @@ def _search(
 
     with new_display(quiet) as display:
         found = run_search(search, display)
-    rows = [asdict(one) | {"label": one.label, "runs": list(one.runs)} for one in found]
+    rows = [asdict(one) | {"label": label(one.choices)} for one in found]
     best = None
     if found[0].value is not None:
         command = _best_command(search, found[0].choices, preset, config)

@@ -26,27 +26,13 @@ from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS
 
 Dataset = Literal[
-    "balanced",
-    "imbalanced",
-    "cifar10",
-    "cifar100",
-    "mnist",
-    "fashion-mnist",
-    "svhn",
-    "digits",
+    "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits",
     "folder",
-]
+]  # fmt: skip
 Model = Literal[
-    "resnet18",
-    "vgg16",
-    "vgg16_bn",
-    "resnet18-cifar",
-    "resnet32",
-    "paper-mnist",
-    "paper-cifar10",
-    "paper-cifar100",
-    "paper-2d",
-]
+    "resnet18", "vgg16", "vgg16_bn", "resnet18-cifar", "resnet32", "paper-mnist", "paper-cifar10",
+    "paper-cifar100", "paper-2d",
+]  # fmt: skip
 
 # The default of `neck` is bn but for these models: features of BatchNorm cannot die under a margin,
 # and L-Softmax did badly on a ResNet's own, which are never negative (benchmarks/LOG.md). One neck

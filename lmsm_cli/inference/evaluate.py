@@ -18,19 +18,15 @@ from lmsm_cli.inference.adjust import Correction, choose_tau, logit_adjustment, 
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.metrics import Scores, score
 from lmsm_cli.models.classifier import Classifier
-from lmsm_cli.runs.documents import (
-    Adjustment,
-    ChosenOn,
-    EvaluationDocument,
-    Unadjusted,
-    build,
-)
+from lmsm_cli.runs.documents import Adjustment, ChosenOn, EvaluationDocument, Unadjusted, build
 from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runtime.device import Runtime, choose_runtime
 from lmsm_cli.runtime.display import Display, WarningLog
 from lmsm_cli.training.evaluate import answers, features_of, scores_of
 
 Tau = float | Literal["auto"]
+# The predicted classes (N,) and the probabilities (N, C) of images.
+Answers = tuple[NDArray[np.int64], NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
@@ -99,10 +95,8 @@ class Evaluation:
 
     def features(self) -> NDArray[np.float32]:
         """Return the head's input features (N, D) of the images, worked out anew."""
-        found: NDArray[np.float32] = (
-            features_of(self.trained.model, self.labelled.images, self.runtime).cpu().numpy()
-        )
-        return found
+        found = features_of(self.trained.model, self.labelled.images, self.runtime)
+        return found.cpu().numpy()
 
 
 def evaluate_checkpoint(
@@ -141,7 +135,7 @@ def evaluate_checkpoint(
             "tau was chosen on these same validation images, so their scores flatter it; "
             "report those of test images"
         )
-    return _evaluated(trained, labelled, runtime, adjustment, split=subject.name)
+    return _evaluated(trained, labelled, runtime, adjustment, subject.name)
 
 
 def _checked_correction(
@@ -192,17 +186,14 @@ def _with_tau(
             f"tau was chosen without {len(missing)} of {len(held_out.classes)} classes, "
             f"which have no validation image: {few(missing)}"
         )
-    return _Adjustment(
-        correction,
-        choice.tau,
-        ChosenOn(
-            split="validation",
-            num_images=len(held_out),
-            classes_without_images=tuple(missing),
-            balanced_accuracy=choice.balanced_accuracy,
-            balanced_accuracy_unadjusted=choice.balanced_accuracy_unadjusted,
-        ),
+    chosen_on = ChosenOn(
+        split="validation",
+        num_images=len(held_out),
+        classes_without_images=tuple(missing),
+        balanced_accuracy=choice.balanced_accuracy,
+        balanced_accuracy_unadjusted=choice.balanced_accuracy_unadjusted,
     )
+    return _Adjustment(correction, choice.tau, chosen_on)
 
 
 def _evaluated(
@@ -216,7 +207,7 @@ def _evaluated(
     logits = scores_of(trained.model, labelled.images, runtime)
     applied = None
     if adjustment:
-        plain = _score(trained, labelled, *answers(logits))
+        plain = _score(trained, labelled, answers(logits))
         applied = Adjustment(
             method=adjustment.correction.method,
             tau=adjustment.tau,
@@ -229,7 +220,7 @@ def _evaluated(
             ),
         )
         logits = adjustment.correction.correct(logits, adjustment.tau)
-    predictions, probabilities = answers(logits)
+    given = answers(logits)
     head, progress = trained.model.head, trained.state.epoch / trained.config.epochs
     values = {
         "checkpoint": str(trained.file),
@@ -238,40 +229,25 @@ def _evaluated(
         "effective_margin": head.effective_margin_at(progress),
         "adjustment": applied,
     }
-    scores = _score(trained, labelled, predictions, probabilities)
-    return Evaluation(
-        build(EvaluationDocument, scores.parts() | values),
-        labelled,
-        predictions,
-        probabilities,
-        logits.float().cpu().numpy(),
-        trained,
-        runtime,
-    )
+    parts = _score(trained, labelled, given).parts()
+    scores = build(EvaluationDocument, parts | values)
+    array = logits.float().cpu().numpy()
+    return Evaluation(scores, labelled, *given, array, trained, runtime)
 
 
-def _score(
-    trained: Trained,
-    labelled: ImageSet,
-    predictions: NDArray[np.int64],
-    probabilities: NDArray[np.floating[Any]],
-) -> Scores:
-    labels = labelled.labels.numpy()
-    return score(
-        trained.model.classes, labels, predictions, trained.state.train_counts, probabilities
-    )
+def _score(trained: Trained, labelled: ImageSet, given: Answers) -> Scores:
+    labels, (predictions, probabilities) = labelled.labels.numpy(), given
+    counts = trained.state.train_counts
+    return score(trained.model.classes, labels, predictions, counts, probabilities)
 
 
 def _labelled(trained: Trained, subject: Subject, display: Display) -> ImageSet:
     if subject.images is not None:
         side, _, channels = trained.state.image_shape
         options = replace(folder_options(trained.config), image_size=side)
+        classes = trained.model.classes
         found = sources.load_folder(
-            subject.images,
-            options=options,
-            channels=channels,
-            classes=trained.model.classes,
-            display=display,
+            subject.images, options=options, channels=channels, classes=classes, display=display
         )
         _warn_of_training_images(trained, found, display)
         return found

@@ -9,7 +9,6 @@ add a function to `_WRITERS` and what runs such a file to `_READERS`.
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +41,6 @@ OUTPUTS = ("logits", "probabilities")
 _ROUNDING, _MUCH = 1e-4, 10
 _BATCH = 250
 _EXTRA_FILE = "lmsm.json"  # inside a .pt2
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What the answers of an exported file were compared on, and how far they were apart."""
-
-    images: int
-    of: str
-    largest_difference: float
-    """Of any logit."""
-    same_top1: float
-    """Share of the images that get the same class."""
 
 
 class _Answering(nn.Module):
@@ -112,7 +99,7 @@ def export_checkpoint(
         "bytes": len(content),
         "checkpoint": str(trained.file),
         **facts,
-        "verification": asdict(verification),
+        "verification": verification,
     }
 
 
@@ -234,8 +221,8 @@ _WRITERS: dict[str, Callable[[torch.export.ExportedProgram, dict[str, Any]], byt
 _READERS: dict[str, Callable[[bytes], Run]] = {"onnx": _onnx_run, "torch": _torch_run}
 
 
-def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> Verification:
-    """Return how far the file's logits are from the model's. Raises RunError beyond rounding."""
+def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> dict[str, Any]:
+    """Return how far the file's answers are from the model's. Raises RunError beyond rounding."""
     runtime = choose_runtime("cpu", "fp32")
     runtime.apply()
     expected = scores_of(model, images, runtime)
@@ -254,7 +241,7 @@ def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> Verificat
             f"of {expected.abs().max():.3g}; nothing was written"
         )
     same = float((own == others).mean())
-    return Verification(len(images), of, largest, same)
+    return {"images": len(images), "of": of, "largest_difference": largest, "same_top1": same}
 
 
 def _channels_first(images: Tensor) -> NDArray[np.uint8]:

@@ -60,21 +60,14 @@ def open_study(search: Search, first: PlannedRun, images: Mapping[str, str | Non
     )
     name = search.study or f"lmsm-{what[:8]}"
     config = first.config
-    pruner = (
-        optuna.pruners.MedianPruner(n_warmup_steps=1 + max(1, config.epochs // 4))
-        if search.prune
-        else optuna.pruners.NopPruner()
-    )
+    pruner = optuna.pruners.NopPruner()
+    if search.prune:
+        pruner = optuna.pruners.MedianPruner(n_warmup_steps=1 + max(1, config.epochs // 4))
+    how = {"study_name": name, "direction": "maximize", "load_if_exists": True}
     try:
         with _alone_in(config.out):
             storage = _storage(search, config)
-            study: Study = optuna.create_study(
-                storage=storage,
-                study_name=name,
-                pruner=pruner,
-                direction="maximize",
-                load_if_exists=True,
-            )
+            study: Study = optuna.create_study(storage=storage, pruner=pruner, **how)
     except (ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise LmsmError(f"the study's database cannot be opened: {first_line(error)}") from None
     if not study.user_attrs and not study.get_trials(deepcopy=False):

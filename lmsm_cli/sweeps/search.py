@@ -5,11 +5,11 @@ So a search can always go on, and several processes, here or on other hosts, sha
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from lmsm_cli.errors import (
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import Display, Epoch, ForwardingDisplay
 from lmsm_cli.runtime.signals import ignore_sighup
-from lmsm_cli.sweeps.grid import Choices, Range, label, samples
+from lmsm_cli.sweeps.grid import Choices, Range, label, num_combinations, samples
 from lmsm_cli.sweeps.optuna_store import (
     COUNTED,
     Search,
@@ -53,12 +53,7 @@ class Found:
     state: str
     reason: str
     choices: dict[str, str]
-    runs: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        """Its choices in a line."""
-        return label(self.choices)
+    runs: list[str]
 
 
 def check_search(search: Search) -> PlannedRun:
@@ -75,7 +70,7 @@ def check_search(search: Search) -> PlannedRun:
             "the test's; give --validation"
         )
     if all(isinstance(axis, Choices) for axis in search.axes):
-        size = int(np.prod([len(axis.ends()) for axis in search.axes]))
+        size = num_combinations(search.axes)
         if size <= search.num_trials:
             raise LmsmError(
                 f"there are only {size} combinations: "
@@ -149,10 +144,8 @@ class _Worker:
 
         Raises StoppedError and KeyboardInterrupt, after which its choices come again.
         """
-        if (
-            self.num([*COUNTED, "RUNNING", "WAITING"], before=trial.number)
-            >= self.search.num_trials
-        ):
+        begun = self.num([*COUNTED, "RUNNING", "WAITING"], before=trial.number)
+        if begun >= self.search.num_trials:
             return None, "FAIL"  # others have begun enough in the meantime
         choices = self._draw(trial)
         done = f"{self.num(COUNTED)} of {self.search.num_trials} done"
@@ -180,16 +173,14 @@ class _Worker:
     def _draw(self, trial: "Trial") -> dict[str, str]:
         # Of the seed and the number alone: one process repeats itself, and two never draw the same.
         state = np.random.SeedSequence((self.seed, trial.number)).generate_state(1)
-        self.study.sampler = imported_optuna().samplers.TPESampler(
-            seed=int(state[0]), multivariate=False
-        )
+        samplers = imported_optuna().samplers
+        self.study.sampler = samplers.TPESampler(seed=int(state[0]), multivariate=False)
         choices: dict[str, str] = {}
         for axis in self.search.axes:
             if isinstance(axis, Range):
-                draw: Callable[..., float] = (
-                    trial.suggest_int if axis.whole else trial.suggest_float
-                )
-                choices[axis.name] = axis.text(draw(axis.name, axis.low, axis.high, log=axis.log))
+                suggest: Any = trial.suggest_int if axis.whole else trial.suggest_float
+                drawn = suggest(axis.name, axis.low, axis.high, log=axis.log)
+                choices[axis.name] = axis.text(drawn)
             else:
                 options = {label(option): option for option in axis.options}
                 choices |= options[trial.suggest_categorical(axis.name, list(options))]
@@ -250,5 +241,5 @@ def _found(trial: "FrozenTrial") -> Found:
         notes.get("ended", "completed"),
         notes.get("reason", ""),
         notes.get("choices", {}),
-        tuple(notes.get("runs", ())),
+        notes.get("runs", []),
     )
