@@ -18,7 +18,7 @@ import secrets
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
@@ -50,9 +50,6 @@ if sys.platform != "win32":
 _SHARE = 0.5
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _OWN_NAME = re.compile(r"([0-9a-f]{32})(-\w+)?\.(json|npy|part|lock)")
-
-Take = Callable[[slice, Pixels], None]
-"""Takes the images of the next rows."""
 
 
 def cache_folder() -> Path:
@@ -222,6 +219,17 @@ class Facts(NamedTuple):
     since_ns: int  # when the files were compared with these digests, or were first read
 
 
+def join_facts(parts: Sequence[Facts]) -> Facts:
+    """Return the facts of all files from those of the chunks that they were decoded in."""
+    return Facts(
+        np.concatenate([part.digests for part in parts]),
+        np.concatenate([part.pictures for part in parts]),
+        np.concatenate([part.sums for part in parts]),
+        [row for part in parts for row in part.unreadable],
+        min(part.since_ns for part in parts),
+    )
+
+
 class Decoded(NamedTuple):
     """The images of N files, black ones in the place of unreadable files, and the facts."""
 
@@ -285,29 +293,27 @@ class CacheEntry:
                 return Decoded(images, facts)
         return None
 
-    def write(self, fill: Callable[[Take], Facts]) -> None:
-        """Keep the images that `fill` hands over, in order, and the facts that it returns.
+    def write(self, chunks: Iterable[tuple[Pixels, Facts]]) -> None:
+        """Keep the images and facts of all files, which come in chunks.
 
         The lock must be held. Raises OSError where the disk does not take them.
         """
-        number, checksum = secrets.token_hex(8), 0
-        part = self._pixels(number).with_suffix(".part")
-
-        def take(rows: slice, images: Pixels) -> None:
-            nonlocal checksum
-            file.write(images.data)
-            checksum = zlib.crc32(images.data, checksum)
-
+        number, checksum, parts = secrets.token_hex(8), 0, []
+        temporary = self._pixels(number).with_suffix(".part")
         try:
             # Not through a mapping: a full disk would end the process (SIGBUS).
-            with created(part) as file:
+            with created(temporary) as file:
                 file.write(self._header())
-                facts = fill(take)
+                for images, part in chunks:
+                    file.write(images.data)
+                    checksum = zlib.crc32(images.data, checksum)
+                    parts.append(part)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self._pixels(number))
+            temporary.replace(self._pixels(number))
         finally:
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+        facts = join_facts(parts)
         self._write_sidecar(
             _Sidecar(
                 fingerprint=self.fingerprint,

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lmsm_cli.data import cache
-from lmsm_cli.data.cache import CacheEntry, Decoded, Facts, Take
+from lmsm_cli.data.cache import CacheEntry, Decoded, Facts, join_facts
 from lmsm_cli.data.class_folders import FolderOptions, Listing
 from lmsm_cli.data.decoded import Images, LevelSums, Pixels, UndecodedImages, level_sums, select
 from lmsm_cli.data.identity import DIGEST_BYTES, Digests, as_digests, digest
@@ -208,34 +209,32 @@ class _Reader:
             return None
 
     def _made(self, entry: CacheEntry) -> Decoded:
-        """Decode the images and keep them; the entry's lock is held. May raise OSError."""
+        """Decode the images into the cache; the entry's lock is held. May raise OSError."""
         entry.discard()
-        if not self.is_large:
-            decoded = self._in_memory()
-            try:
-                cache.make_room(entry.folder, entry.room)
-                entry.write(partial(_hand_over, decoded))
-            except OSError as error:
-                self._warn(error, "they are decoded at each start")
-            return decoded
         cache.make_room(entry.folder, entry.room)
-        self.display.info(
-            f"the {len(self.listing.files):,} decoded images of {self.listing.root} will take "
-            f"{entry.num_bytes / 1e9:,.1f} GB in {entry.folder}"
-        )
-        entry.write(self._decode_all)
-        written = entry.read(mapped=True)
+        if self.is_large:
+            self.display.info(
+                f"the {len(self.listing.files):,} decoded images of {self.listing.root} will take "
+                f"{entry.num_bytes / 1e9:,.1f} GB in {entry.folder}"
+            )
+        entry.write(self._chunks())
+        written = entry.read(mapped=self.is_large)
         if written is None:
             raise OSError("what was written there reads back otherwise")
         return written
 
     def _without_cache(self, error: OSError) -> Decoded:
+        count, *image_shape = self.shape
         if not self.is_large:
             self._warn(error, "they are decoded at each start")
-            return self._in_memory()
-        count, *image_shape = self.shape
+            images, done, parts = np.empty(self.shape, np.uint8), 0, []
+            for chunk, part in self._chunks():
+                images[done : done + len(chunk)] = chunk
+                done += len(chunk)
+                parts.append(part)
+            return Decoded(torch.from_numpy(images), join_facts(parts))
         self._warn(error, f"{count:,} images are decoded anew for each batch, which is slow")
-        facts = self._decode_all(lambda rows, chunk: None)
+        facts = join_facts([part for _, part in self._chunks()])
         again = partial(self._again, facts)
         return Decoded(UndecodedImages(count, tuple(image_shape), again, DECODING_THREADS), facts)
 
@@ -244,11 +243,6 @@ class _Reader:
         if found.content != bytes(facts.digests[row]):
             raise DataError(f"{self._path(row)} has changed since this run began; start again")
         return found.pixels
-
-    def _in_memory(self) -> Decoded:
-        images = np.empty(self.shape, np.uint8)
-        facts = self._decode_all(lambda rows, chunk: np.copyto(images[rows], chunk))
-        return Decoded(torch.from_numpy(images), facts)
 
     def _warn(self, error: OSError, so: str) -> None:
         """Warn once that there is no cache, though it may be so for each part of the data."""
@@ -274,39 +268,26 @@ class _Reader:
             pixels = fit(image, self.options.image_size, self.options.resize)
             return _Image(pixels, digest(content), _picture_digest(image))
 
-    def _decode_all(self, take: Take) -> Facts:
-        since, done, chunks = time.time_ns(), 0, list[Facts]()
-        for images, facts in self._chunks():
-            take(slice(done, done + len(images)), images)
-            done += len(images)
-            chunks.append(facts)
-            self.display.progress(f"decoding {self.listing.root}", done, self.shape[0])
-        return Facts(
-            np.concatenate([one.digests for one in chunks]),
-            np.concatenate([one.pictures for one in chunks]),
-            np.concatenate([one.sums for one in chunks]),
-            [row for one in chunks for row in one.unreadable],
-            since,
-        )
-
     def _chunks(self) -> Iterator[tuple[Pixels, Facts]]:
-        """Yield the images chunk after chunk.
+        """Decode all files, chunk after chunk.
 
         A few threads decode them (Pillow works without the GIL), at most a few chunks ahead.
         """
-        count = self.shape[0]
+        count, done = self.shape[0], 0
         step = max(1, _CHUNK_BYTES // prod(self.shape[1:]))
+        parts = iter([range(at, min(at + step, count)) for at in range(0, count, step)])
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
             ahead: deque[Future[tuple[Pixels, Facts]]] = deque()
-            for start in range(0, count, step):
-                ahead.append(threads.submit(self._chunk, range(start, min(start + step, count))))
-                if len(ahead) > DECODING_THREADS:
-                    yield ahead.popleft().result()
-            for chunk in ahead:
-                yield chunk.result()
+            while done < count:
+                for rows in islice(parts, DECODING_THREADS + 1 - len(ahead)):
+                    ahead.append(threads.submit(self._chunk, rows))
+                images, facts = ahead.popleft().result()
+                done += len(images)
+                yield images, facts
+                self.display.progress(f"decoding {self.listing.root}", done, count)
 
     def _chunk(self, rows: range) -> tuple[Pixels, Facts]:
-        images = np.zeros((len(rows), *self.shape[1:]), np.uint8)
+        since, images = time.time_ns(), np.zeros((len(rows), *self.shape[1:]), np.uint8)
         contents, pictures = ([bytes(DIGEST_BYTES)] * len(rows) for _ in range(2))
         unreadable: list[int] = []
         for place, row in enumerate(rows):
@@ -315,12 +296,7 @@ class _Reader:
             except ImageFileError:
                 unreadable.append(row)
         known = (as_digests(contents), as_digests(pictures), level_sums(images))
-        return images, Facts(*known, unreadable, since_ns=0)
-
-
-def _hand_over(decoded: Decoded, take: Take) -> Facts:
-    take(slice(None), decoded.images[:].numpy())
-    return decoded.facts
+        return images, Facts(*known, unreadable, since)
 
 
 def _picture_digest(image: Image.Image) -> bytes:
