@@ -5,7 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 
-from lmsm_cli.data.imbalance import kept_indices, long_tail_counts, split, validation_counts
+from lmsm_cli.data.imbalance import (
+    kept_indices,
+    long_tail_counts,
+    stratified_split,
+    validation_counts,
+)
 from lmsm_cli.errors import LmsmError
 
 
@@ -145,12 +150,12 @@ def test_the_factor_that_is_advised_works(available):
 def test_the_split_is_stratified_disjoint_and_repeatable():
     """Each class gives its rounded share; the parts cover all; the seed alone decides."""
     labels = np.random.RandomState(0).permutation(np.repeat([0, 1, 2], [100, 37, 5]))
-    training, validation = split(labels, 3, 0.1, seed=3)
+    training, validation = stratified_split(labels, 3, 0.1, seed=3)
     assert np.bincount(labels[validation], minlength=3).tolist() == [10, 4, 1]
     assert sorted([*training, *validation]) == list(range(142))
-    again = split(labels, 3, 0.1, seed=3)[1]
+    again = stratified_split(labels, 3, 0.1, seed=3)[1]
     assert np.array_equal(validation, again)
-    assert not np.array_equal(validation, split(labels, 3, 0.1, seed=4)[1])
+    assert not np.array_equal(validation, stratified_split(labels, 3, 0.1, seed=4)[1])
 
 
 def test_the_last_image_of_a_class_stays_in_training():

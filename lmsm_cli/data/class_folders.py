@@ -193,7 +193,9 @@ def look_alikes(names: Sequence[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def matched(names: Sequence[str], classes: Sequence[str]) -> tuple[list[int | None], list[str]]:
+def match_classes(
+    names: Sequence[str], classes: Sequence[str]
+) -> tuple[list[int | None], list[str]]:
     """Return the place of each name among the classes, None for a strange one, and notes.
 
     A name that a person takes for one class, and for no other, is that class, which is noted.

@@ -174,15 +174,15 @@ def duplicate_pictures(parts: Mapping[Part, Pictures]) -> list[str]:
         for here, there in combinations([part for part in parts if part in first_of_part], 2):
             pair = f"{names[first_of_part[here]]} = {names[first_of_part[there]]}"
             in_parts[here, there].append(pair)
-    told = []
+    notes = []
     if in_classes:
-        told.append(f"{_pictures(in_classes)} in more than one class: {few(in_classes, 5, '; ')}")
+        notes.append(f"{_pictures(in_classes)} in more than one class: {few(in_classes, 5, '; ')}")
     for (here, there), pairs in in_parts.items():
-        told.append(
+        notes.append(
             f"{_pictures(pairs)} among the {here} and the {there} images, "
             f"which flatters {there} scores: {few(pairs, 5, '; ')}"
         )
-    return told
+    return notes
 
 
 def _groups(*digests: Digests) -> list[list[int]]:

@@ -105,9 +105,9 @@ def naming(path: Path) -> Iterator[None]:
         raise ImageFileError(path, f"cannot be read: {why}") from None
 
 
-def _too_large(said: str) -> str:
+def _too_large(message: str) -> str:
     """Return why an image is refused that Pillow refuses for its size, and how to have it read."""
-    num_pixels, limit = (int(digits) for digits in re.findall(r"\d+", said)[:2])
+    num_pixels, limit = (int(digits) for digits in re.findall(r"\d+", message)[:2])
     return (
         f"has {num_pixels:,} pixels, and more than {limit:,} could be made to fill the memory: "
         f"{MEGAPIXELS}={-(-num_pixels // 10**6) + 1} in the environment has it read"
@@ -199,7 +199,7 @@ _IN_WORDS = {
 
 
 def preparation(resize: Resize) -> str:
-    """Return how an image file becomes what a classifier takes, for whoever does it elsewhere."""
+    """Return how an image file becomes a classifier's input, for programs that do it themselves."""
     return (
         "turned as EXIF says, see-through parts over white, 16 bits scaled to 8; "
         f"{_IN_WORDS[resize]}, unless the size is right"
@@ -270,18 +270,18 @@ def pillow_warnings(display: Display, root: Path | None = None) -> Iterator[None
 def _in_words(heard: list[tuple[Path, type[Warning], str]], root: Path | None) -> list[str]:
     """Return a sentence for each kind of warning; numbers make no difference."""
     kinds: dict[tuple[type[Warning], str], tuple[str, set[str]]] = {}
-    for path, category, said in heard:
-        kind = (category, re.sub(r"\d+", "0", said))
+    for path, category, message in heard:
+        kind = (category, re.sub(r"\d+", "0", message))
         name = str(path.relative_to(root) if root and path.is_relative_to(root) else path)
-        kinds.setdefault(kind, (said, set()))[1].add(name)
+        kinds.setdefault(kind, (message, set()))[1].add(name)
     return [
-        f"{counted(len(names), 'image')}: {_meaning(category, said)}: {few(sorted(names))}"
-        for (category, _), (said, names) in kinds.items()
+        f"{counted(len(names), 'image')}: {_meaning(category, message)}: {few(sorted(names))}"
+        for (category, _), (message, names) in kinds.items()
     ]
 
 
-def _meaning(category: type[Warning], said: str) -> str:
+def _meaning(category: type[Warning], message: str) -> str:
     if issubclass(category, Image.DecompressionBombWarning):
         megapixels = int(Image.MAX_IMAGE_PIXELS or 0) // 10**6
         return f"more than {megapixels} megapixels, which are decoded whole"
-    return f"Pillow says '{' '.join(said.split()).rstrip('.')}'"
+    return f"Pillow says '{' '.join(message.split()).rstrip('.')}'"

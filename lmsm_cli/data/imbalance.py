@@ -69,7 +69,7 @@ def validation_counts(counts: Sequence[int], fraction: float) -> list[int]:
     return [min(count - 1, int(count * fraction + 0.5)) for count in counts]
 
 
-def split(
+def stratified_split(
     labels: NDArray[np.int64], num_classes: int, fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (training, validation) indices, class by class the same fraction; both ascending."""

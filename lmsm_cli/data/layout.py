@@ -19,7 +19,7 @@ from lmsm_cli.data.class_folders import (
     list_class_folders,
     lonely_folders,
     look_alikes,
-    matched,
+    match_classes,
 )
 from lmsm_cli.errors import DataError, counted, few
 
@@ -118,7 +118,7 @@ def relabelled(listing: Listing, classes: Sequence[str]) -> tuple[Listing, list[
 
     The images of those are not in it.
     """
-    places, notes = matched(listing.classes, classes)
+    places, notes = match_classes(listing.classes, classes)
     kept = [
         (file, places[label]) for file, label in zip(listing.files, listing.labels, strict=True)
     ]

@@ -98,10 +98,12 @@ class Published(ABC):
                 if 0 < len(missing) < len(self.files(root)):
                     display.info(f"{missing[0]} is missing")
                 if missing:
-                    self.bring(missing, root, scratch, display)
+                    self.download_missing(missing, root, scratch, display)
 
     @abstractmethod
-    def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
+    def download_missing(
+        self, missing: list[Path], root: Path, scratch: Path, display: Display
+    ) -> None:
         """Download and unpack what is missing, by way of an empty scratch folder."""
 
     @abstractmethod
@@ -118,7 +120,9 @@ class _Cifar(Published):
     def files(self, root: Path) -> list[Path]:
         return list(self._checksums(root))
 
-    def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
+    def download_missing(
+        self, missing: list[Path], root: Path, scratch: Path, display: Display
+    ) -> None:
         source = self.torchvision
         archive = root / source.filename
         download([source.url], archive, source.tgz_md5, scratch=scratch, display=display)
@@ -158,7 +162,9 @@ class _Mnist(Published):
     def files(self, root: Path) -> list[Path]:
         return [path.with_suffix("") for path, _ in self._archives(root)]
 
-    def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
+    def download_missing(
+        self, missing: list[Path], root: Path, scratch: Path, display: Display
+    ) -> None:
         own_folders(root, self.home())
         for archive, md5 in self._archives(root):
             path = archive.with_suffix("")
@@ -197,7 +203,9 @@ class _Svhn(Published):
     def files(self, root: Path) -> list[Path]:
         return [root / self.torchvision.split_list[split][1] for split in ("train", "test")]
 
-    def bring(self, missing: list[Path], root: Path, scratch: Path, display: Display) -> None:
+    def download_missing(
+        self, missing: list[Path], root: Path, scratch: Path, display: Display
+    ) -> None:
         for url, name, md5 in self.torchvision.split_list.values():
             if root / name in missing:
                 download([url], root / name, md5, scratch=scratch, display=display)
@@ -301,7 +309,7 @@ class _Progress:
 def _reason(error: Exception) -> str:
     """Return in short why a download failed: requests wraps the cause twice."""
     if type(error) is ValueError:  # pooch's
-        return "what it sent is not the right file, of another md5"
+        return "what came is not the right file: its md5 is another"
     cause = error.args[0] if error.args else error
     return str(getattr(cause, "reason", cause)).partition(" for url")[0]
 

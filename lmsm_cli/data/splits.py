@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from lmsm_cli.config import Config
 from lmsm_cli.data import sources
-from lmsm_cli.data.class_folders import FolderOptions, matched
+from lmsm_cli.data.class_folders import FolderOptions, match_classes
 from lmsm_cli.data.decoded import Images, select
 from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part, Pictures, duplicate_pictures
-from lmsm_cli.data.imbalance import kept_indices, long_tail_counts, split, validation_counts
+from lmsm_cli.data.imbalance import (
+    kept_indices,
+    long_tail_counts,
+    stratified_split,
+    validation_counts,
+)
 from lmsm_cli.data.sources import ImageSet, Labelled, Split
 from lmsm_cli.errors import DataError, LmsmError, few
 from lmsm_cli.runtime.display import Display
@@ -155,7 +160,7 @@ def _divided(
     if config.validation == 0:
         return full, given
     labels, seed = full.labels.numpy(), config.split_seed
-    rows = split(labels, len(full.classes), config.validation, seed)
+    rows = stratified_split(labels, len(full.classes), config.validation, seed)
     training, held_out = (full.subset(torch.from_numpy(part)) for part in rows)
     return training, held_out
 
@@ -229,7 +234,7 @@ def find_again(
 
 def _named_as(classes: Sequence[str], pool: Labelled) -> Labelled:
     """Return images whose classes bear a run's names where a person takes both for the same."""
-    places, _ = matched(pool.classes, classes)
+    places, _ = match_classes(pool.classes, classes)
     names = zip(pool.classes, places, strict=True)
     return pool._replace(classes=tuple(n if at is None else classes[at] for n, at in names))
 
@@ -272,14 +277,14 @@ def _not_there(
         else:
             moved.append(f"{name}, now in {now_in}")
     counts = Counter(PARTS[number] for number in record.split[rows].tolist())
-    told = " and ".join(f"{count} {part}" for part, count in counts.items())
+    lacking = " and ".join(f"{count} {part}" for part, count in counts.items())
     problems = [
         f"{len(names)} {what} ({few(names, 5, '; ')})"
         for what, names in (("gone or changed", gone), ("of another class now", moved))
         if names
     ]
     return (
-        f"{config.data_dir} lacks {told} image{'s' if len(rows) > 1 else ''} of the run: "
+        f"{config.data_dir} lacks {lacking} image{'s' if len(rows) > 1 else ''} of the run: "
         f"{', '.join(problems)}; give the run's data with --data-dir, or score other images with "
         "`lmsm eval RUN --images FOLDER`"
     )

@@ -1,4 +1,4 @@
-"""Walk a folder for image files: one set of rules for whoever reads images.
+"""Walk a folder for image files: one set of rules for all that read images.
 
 Images are found at any depth, in sorted order. Names with a leading dot are ignored; whatever else
 is there is an image or is reported as left out. The folder itself may be a link, and links below it
@@ -118,7 +118,7 @@ def walk(folder: Path, *, inside: Path | None = None, follow_links: bool = False
     `follow_links`. A folder is read once, by its own name if it has one here. Raises OSError where
     a folder cannot be listed.
     """
-    return _Walker(folder, inside or folder, follow_links).walked()
+    return _Walker(folder, inside or folder, follow_links).walk()
 
 
 class _Walker:
@@ -131,7 +131,7 @@ class _Walker:
         self._links: list[str] = []  # to folders
         self._tree = Tree()
 
-    def walked(self) -> Tree:
+    def walk(self) -> Tree:
         """Return what there is."""
         start = os.path.realpath(self._folder)
         self._list("", start)
@@ -214,6 +214,8 @@ def _endings(names: Iterable[str], shown: int = 10) -> str:
         stem, dot, ending = name.rpartition("/")[2].rpartition(".")
         by_ending[f".{ending.lower()}" if dot and stem else "without an ending"].append(name)
     often = sorted(by_ending.items(), key=lambda item: (-len(item[1]), item[0]))
-    told = [f"{len(own):,} {visible(ending)} ({few(own, 3)})" for ending, own in often[:shown]]
+    shown_endings = [
+        f"{len(own):,} {visible(ending)} ({few(own, 3)})" for ending, own in often[:shown]
+    ]
     more = [f"{len(often) - shown} more endings"] if len(often) > shown else []
-    return ", ".join(told + more)
+    return ", ".join(shown_endings + more)

@@ -38,7 +38,7 @@ def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
     """Return what a regular file holds. Raises OSError where that is more than `largest` bytes."""
     blocks, left = [], largest + 1
     with open_regular(path) as file:
-        # In blocks, since Python reserves as many bytes as are asked for, however few there are.
+        # In blocks, since Python reserves the bytes to be read, however few there are.
         while left > 0 and (block := file.read(min(left, _BLOCK))):
             blocks.append(block)
             left -= len(block)
@@ -167,7 +167,7 @@ def locked(path: Path, display: Display = SILENT, *, wait: bool = True) -> Itera
     try:
         yield
     finally:
-        # While it is held: who waits for a lock file that is gone makes another (filelock).
+        # While it is held: a process that waits for a removed lock file makes another (filelock).
         with suppress(OSError):
             lock_file.unlink()
         lock.release()
