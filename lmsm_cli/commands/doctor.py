@@ -34,10 +34,11 @@ def doctor(
 needs.
     """
     from lmsm_cli.commands.checks import diagnose
-    from lmsm_cli.data.cache import clear
     from lmsm_cli.reports.tables_checks import checks_table
 
     if clear_cache:
+        from lmsm_cli.data.cache import clear  # imports torch, which may be broken
+
         clear()
     checks = [asdict(check) for check in diagnose(data_dir or resolve([]).config.data_dir, out)]
     healthy = all(check["status"] != "problem" for check in checks)
