@@ -18,6 +18,7 @@ from lmsm_cli.losses.checks import (
     is_number,
     readable,
     single_number,
+    wrong_type,
 )
 
 Form = Literal["power", "exponential", "cosine", "linear", "constant", "none"]
@@ -164,6 +165,9 @@ class Annealing:
         return float(self(min(step / num_steps, 1.0)))
 
 
+_SHARE = "give the share of the training that is done"
+
+
 def checked_progress(progress: Any) -> float | Tensor:
     """Return a progress, a number or a tensor. Raises ArgumentError where it is not within 0 to 1.
 
@@ -176,10 +180,7 @@ def checked_progress(progress: Any) -> float | Tensor:
                 _check_share(value)
         return progress
     if not is_number(progress):
-        raise ArgumentError(
-            f"progress is of type {type(progress).__name__}: "
-            f"give the share of the training that is done, a number from 0 to 1"
-        )
+        raise wrong_type("progress is", progress, f"{_SHARE}, a number from 0 to 1")
     _check_share(progress)
     return float(progress)
 
@@ -193,9 +194,7 @@ def scalar_progress(progress: float | Tensor) -> float | Tensor:
 
 def _check_share(progress: float) -> None:
     if not 0 <= progress <= 1:
-        raise ArgumentError(
-            f"progress is {progress:g}: give the share of the training that is done, 0 to 1"
-        )
+        raise ArgumentError(f"progress is {progress:g}: {_SHARE}, 0 to 1")
 
 
 def effective_margin(margin: float, lam: float) -> float:

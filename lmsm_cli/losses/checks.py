@@ -16,6 +16,16 @@ LARGEST_MARGIN = 1000
 LARGEST_OPTION = 1e9
 
 
+def wrong_type(what: str, value: object, way_out: str) -> ArgumentError:
+    """Return the error of a value of another type."""
+    return ArgumentError(f"{what} of type {type(value).__name__}: {way_out}")
+
+
+def wrong_shape(what: str, values: Tensor, way_out: str) -> ArgumentError:
+    """Return the error of a tensor of another shape."""
+    return ArgumentError(f"{what} shape {tuple(values.shape)}: {way_out}")
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value is a real number, of Python or NumPy; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
@@ -45,32 +55,21 @@ def checked_chunk(class_chunk: int | None) -> int | None:
 
 def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
     """Return the training images per class (C,) as float64. Raises ArgumentError without them."""
+    wanted, what = f"the training images of each class, ({num_classes},)", f"{loss}: class_counts"
     if class_counts is None:
-        raise ArgumentError(
-            f"{loss} needs class_counts: the training images of each class, ({num_classes},)"
-        )
+        raise ArgumentError(f"{loss} needs class_counts: {wanted}")
     try:
         counts = torch.as_tensor(class_counts)
     except (TypeError, ValueError, RuntimeError):
-        raise ArgumentError(
-            f"{loss}: class_counts is of type {type(class_counts).__name__}: "
-            f"expected the training images of each class, ({num_classes},)"
-        ) from None
+        raise wrong_type(f"{what} is", class_counts, f"expected {wanted}") from None
     if counts.is_complex() or counts.dtype == torch.bool:
-        raise ArgumentError(
-            f"{loss}: class_counts are {counts.dtype}: expected numbers of training images"
-        )
+        raise ArgumentError(f"{what} are {counts.dtype}: expected numbers of training images")
     if counts.shape != (num_classes,):
-        raise ArgumentError(
-            f"{loss}: class_counts has shape {tuple(counts.shape)}: "
-            f"expected ({num_classes},), one per class"
-        )
+        raise wrong_shape(f"{what} has", counts, f"expected ({num_classes},), one per class")
     wrong = counts[~((counts >= 1) & counts.isfinite())]
     if len(wrong):
-        raise ArgumentError(
-            f"{loss}: class_counts holds {wrong[0].item():g}: "
-            f"expected training images, at least 1 of each class"
-        )
+        least = "expected training images, at least 1 of each class"
+        raise ArgumentError(f"{what} holds {wrong[0].item():g}: {least}")
     return counts.detach().to("cpu", torch.float64)
 
 
@@ -78,16 +77,12 @@ def check_features(features: Tensor, weight: Tensor) -> None:
     """Raise ArgumentError where features are not (N, D), in half precision or the weight's type."""
     _check_dense("features", features)
     if features.ndim != 2 or features.shape[1] != weight.shape[1]:
-        raise ArgumentError(
-            f"features have shape {tuple(features.shape)}: expected (N, {weight.shape[1]}), "
-            f"as wide as the class weights"
-        )
+        wide = f"expected (N, {weight.shape[1]}), as wide as the class weights"
+        raise wrong_shape("features have", features, wide)
     wanted = HALF.get(weight.dtype, weight.dtype)
     if HALF.get(features.dtype, features.dtype) != wanted:
-        raise ArgumentError(
-            f"features are {features.dtype}: expected {wanted} as the class weights, "
-            f"or half precision"
-        )
+        types = f"{wanted} as the class weights, or half precision"
+        raise ArgumentError(f"features are {features.dtype}: expected {types}")
     check_device("features are", features, "the class weights", weight)
 
 
@@ -95,22 +90,19 @@ def check_weight(weight: Tensor, fewest: str, least: int) -> None:
     """Raise ArgumentError where class weights are not floating point (C, D) with C >= `least`."""
     _check_dense("class weights", weight)
     if weight.ndim != 2 or len(weight) < least:
-        raise ArgumentError(f"class weights have shape {tuple(weight.shape)}: expected {fewest}")
+        raise wrong_shape("class weights have", weight, f"expected {fewest}")
     if weight.dtype not in (*HALF, torch.float32, torch.float64):
         raise ArgumentError(f"class weights are {weight.dtype}: expected floating point")
 
 
 def _check_dense(name: str, values: Any) -> None:
     if not isinstance(values, Tensor):
-        raise ArgumentError(
-            f"{name} are of type {type(values).__name__}: "
-            f"expected a torch tensor, as torch.as_tensor makes one"
+        raise wrong_type(
+            f"{name} are", values, "expected a torch tensor, as torch.as_tensor makes one"
         )
     if values.layout is not torch.strided:
-        raise ArgumentError(
-            f"{name} have the layout {values.layout}: "
-            f"expected a dense tensor, as to_dense() makes one"
-        )
+        dense = "expected a dense tensor, as to_dense() makes one"
+        raise ArgumentError(f"{name} have the layout {values.layout}: {dense}")
 
 
 def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
@@ -124,10 +116,8 @@ def check_batch(features: Tensor, weight: Tensor, labels: Tensor) -> None:
     if readable(labels):
         low, high = (int(extreme) for extreme in labels.aminmax())
         if low < 0 or high >= len(weight):
-            raise ArgumentError(
-                f"labels run from {low} to {high}: expected 0 to {len(weight) - 1}, "
-                f"there are {len(weight)} classes"
-            )
+            wanted = f"expected 0 to {len(weight) - 1}, there are {len(weight)} classes"
+            raise ArgumentError(f"labels run from {low} to {high}: {wanted}")
 
 
 def check_images(features: Tensor, weight: Tensor, labels: Tensor) -> None:
@@ -138,18 +128,13 @@ def check_images(features: Tensor, weight: Tensor, labels: Tensor) -> None:
         raise ArgumentError(f"the batch is empty: features have shape {tuple(features.shape)}")
     _check_dense("labels", labels)
     if labels.shape != (num_images,):
-        message = f"labels have shape {tuple(labels.shape)}: expected ({num_images},), "
-        message += "one class number per image"
+        wanted = f"expected ({num_images},), one class number per image"
         if labels.ndim == 2 and len(labels) == num_images and labels.shape[1] > 1:
-            message += "; one-hot and soft labels are not taken, "
-            message += "labels.argmax(dim=1) makes class numbers of them"
-        raise ArgumentError(message)
+            wanted += "; one-hot and soft labels are not taken, labels.argmax(dim=1) gives numbers"
+        raise wrong_shape("labels have", labels, wanted)
     if labels.dtype != torch.int64:
-        hint = "; soft labels are not taken" if labels.is_floating_point() else ""
-        raise ArgumentError(
-            f"labels are {labels.dtype}: "
-            f"expected torch.int64 class numbers, as labels.long() makes them{hint}"
-        )
+        wanted = "expected torch.int64 class numbers, as labels.long() makes them"
+        raise ArgumentError(f"labels are {labels.dtype}: {wanted}; soft labels are not taken")
     check_device("labels are", labels, "the features", features)
 
 
@@ -170,10 +155,8 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
     if isinstance(margin, Tensor):
         check_constant("margin", margin)
         if num_classes is not None and margin.shape not in ((), (num_classes,)):
-            raise ArgumentError(
-                f"margin has shape {tuple(margin.shape)}: "
-                f"expected one number or ({num_classes},), one per class"
-            )
+            wanted = f"expected one number or ({num_classes},), one per class"
+            raise wrong_shape("margin has", margin, wanted)
         if not readable(margin):
             return margin
         wrong = margin.detach()[~((margin >= 1) & (margin <= LARGEST_MARGIN))]
@@ -205,7 +188,7 @@ def single_number(name: str, values: Tensor) -> Tensor:
     """Return a tensor of one real number, as (). Raises ArgumentError for any other."""
     check_constant(name, values)
     if values.numel() != 1:
-        raise ArgumentError(f"{name} has shape {tuple(values.shape)}: give one number")
+        raise wrong_shape(f"{name} has", values, "give one number")
     return values if values.ndim == 0 else values.reshape(())
 
 

@@ -20,6 +20,7 @@ from lmsm_cli.losses.checks import (
     is_number,
     readable,
     single_number,
+    wrong_type,
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
 from lmsm_cli.losses.head import Init, log_prior, rarity, unit
@@ -103,9 +104,7 @@ def _checked_lambda(lam: float | Tensor) -> float | Tensor:
         if not readable(lam):
             return lam
     elif not is_number(lam):
-        raise ArgumentError(
-            f"lam is of type {type(lam).__name__}: give a finite number of at least 0"
-        )
+        raise wrong_type("lam is", lam, "give a finite number of at least 0")
     if not 0 <= float(lam) < math.inf:
         raise ArgumentError(f"lam is {float(lam):g}: give a finite number of at least 0")
     return lam

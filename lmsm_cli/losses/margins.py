@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.checks import check_margin, readable, refuse_transforms
+from lmsm_cli.losses.checks import check_margin, readable, refuse_transforms, wrong_shape
 
 MarginFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -61,10 +61,8 @@ def _check_cosines(cos: Any) -> None:
 def _check_broadcast(margin: Tensor, cos: Tensor) -> None:
     known = zip(reversed(margin.shape), reversed(cos.shape), strict=False)
     if margin.ndim > cos.ndim or any(size not in (1, wanted) for size, wanted in known):
-        raise ArgumentError(
-            f"psi: margin has shape {tuple(margin.shape)}: "
-            f"expected one that broadcasts to that of cos, {tuple(cos.shape)}"
-        )
+        wanted = f"expected one that broadcasts to that of cos, {tuple(cos.shape)}"
+        raise wrong_shape("psi: margin has", margin, wanted)
 
 
 def psi_and_slope(cos: Tensor, margin: int | float | Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError, LmsmError
-from lmsm_cli.losses.checks import check_images, check_weight, readable, refuse_transforms
+from lmsm_cli.losses.checks import (
+    check_images,
+    check_weight,
+    readable,
+    refuse_transforms,
+    wrong_type,
+)
 from lmsm_cli.losses.chunked import ChunkedCrossEntropy, ChunkedLogits
 from lmsm_cli.losses.cross_entropy import Target, target_logits_with_margin
 from lmsm_cli.losses.lsoftmax import Reduction, checked_options, reduced
@@ -89,23 +95,18 @@ def _check_group(group: "dist.ProcessGroup | None") -> None:
         )
     outside: Any = dist.GroupMember.NON_GROUP_MEMBER  # what new_group returns to other ranks
     if not (group is None or isinstance(group, dist.ProcessGroup) or group == outside):
-        raise ArgumentError(
-            f"group is of type {type(group).__name__}: "
-            f"give a group of torch.distributed, or None for all ranks"
-        )
+        wanted = "give a group of torch.distributed, or None for all ranks"
+        raise wrong_type("group is", group, wanted)
     if dist.get_rank(group) < 0:
-        raise LmsmError(
-            f"rank {dist.get_rank()} is not in the group: call it on the group's ranks only"
-        )
+        raise LmsmError(f"rank {dist.get_rank()} is not in the group: call it on its ranks only")
 
 
 def _check_shard(
     features: Tensor, weight: Tensor, labels: Tensor, first_class: int, num_ranks: int
 ) -> None:
     least = 2 if num_ranks == 1 else 1
-    check_weight(
-        weight, f"(C_local, D), at least {least} of the classes on one of {num_ranks} ranks", least
-    )
+    fewest = f"(C_local, D), at least {least} of the classes on one of {num_ranks} ranks"
+    check_weight(weight, fewest, least)
     check_images(features, weight, labels)
     if isinstance(first_class, bool) or not isinstance(first_class, int) or first_class < 0:
         raise ArgumentError(
@@ -116,10 +117,7 @@ def _check_shard(
 
 
 def _losses(
-    shard: ChunkedLogits,
-    margin: MarginFunction,
-    labels: Tensor,
-    group: "dist.ProcessGroup | None",
+    shard: ChunkedLogits, margin: MarginFunction, labels: Tensor, group: "dist.ProcessGroup | None"
 ) -> Tensor:
     """Return the losses (N,) of a rank's shard, whose labels are counted from its first class."""
     features, weight, places, _, chunk = shard
