@@ -7,9 +7,9 @@ import torch
 
 from lmsm_cli import build_head, l_softmax_loss, psi
 from lmsm_cli.losses.class_weights import loss_weights
-from lmsm_cli.losses.head import unit
 from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.losses.sharded import sharded_l_softmax_loss
+from lmsm_cli.losses.weights import unit
 from tests.conftest import batch_at, head_with
 from tests.test_heads import FULL_MARGINS, OPTIONS, SPECS
 

@@ -201,7 +201,7 @@ def effective_margin(margin: float, lam: float) -> float:
     """Return the margin that is left under lambda: 1 + (margin - 1) / (1 + lambda).
 
     psi at 90 degrees is 1 - margin for every integer margin, and the annealed target there is
-    (1 - margin) / (1 + lambda): the margin whose own psi has that value, on a line through them.
+    (1 - margin) / (1 + lambda): this is the margin m with 1 - m equal to it.
     """
     return 1 + (margin - 1) / (1 + lam)
 

@@ -49,7 +49,7 @@ def whole(name: str, value: Any, low: int) -> int:
 
 
 def checked_chunk(class_chunk: int | None) -> int | None:
-    """Return the classes of a chunk, None for all. Raises ArgumentError for what is no number."""
+    """Return the classes of a chunk, None for all. Raises ArgumentError for other types."""
     return None if class_chunk is None else whole("class_chunk", class_chunk, 1)
 
 

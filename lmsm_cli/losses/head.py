@@ -20,10 +20,9 @@ the backbone. To add a loss, change four files:
 All other tests of losses take their lists from the registry, `normalises` and `needs_counts`.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,16 +36,12 @@ from lmsm_cli.losses.checks import (
     checked_chunk,
     checked_counts,
     in_range,
-    whole,
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
 from lmsm_cli.losses.margins import MarginFunction, no_margin
 from lmsm_cli.losses.options import options_of
 from lmsm_cli.losses.precision import full_precision, without_autocast
-
-# How class weights start: as nn.Linear's, as LDAM-DRW's linear layer (He et al. 2015), or at length
-# 1 in a random direction, as LDAM-DRW's normalised layer.
-Init = Literal["default", "kaiming", "unit"]
+from lmsm_cli.losses.weights import Init, draw_again, drawn, new_weight, unit
 
 
 class Head(nn.Module, ABC):
@@ -82,16 +77,7 @@ class Head(nn.Module, ABC):
         `kaiming` is the start of LDAM-DRW's linear layer, N(0, 2 / num_features), hence rows of
         norm about 1.4; `unit` that of its normalised one, rows of norm 1. A bias keeps its start.
         """
-        if init not in get_args(Init):
-            raise ArgumentError(f"init is {init!r}: give {', '.join(get_args(Init))}")
-        num_classes, num_features = self.weight.shape
-        with torch.no_grad():
-            if init == "default":
-                self.weight.copy_(new_weight(num_classes, num_features))
-            elif init == "kaiming":
-                nn.init.kaiming_normal_(self.weight)
-            else:
-                self.weight.copy_(unit(self.weight.uniform_(-1, 1)))
+        draw_again(self.weight, init)
 
     def register_constant(self, name: str, values: Tensor | None) -> None:
         """Keep constants (C,) of float64 as a buffer, in the precision of the loss.
@@ -216,7 +202,7 @@ class LinearHead(Head, ABC):
         if not isinstance(bias, bool):
             raise ArgumentError(f"bias is {bias!r}: give True or False")
         if bias:
-            self.bias = nn.Parameter(_drawn(num_features, num_classes))
+            self.bias = nn.Parameter(drawn(num_features, num_classes))
 
 
 class MarginHead(Head, ABC):
@@ -267,38 +253,6 @@ def _brief(value: object) -> object:
     if isinstance(value, Tensor) and value.ndim:
         return f"{value.min():.3g}..{value.max():.3g}"
     return value
-
-
-def new_weight(num_classes: int, num_features: int) -> nn.Parameter:
-    """Return class weights as nn.Linear starts them: uniform within 1 / sqrt(num_features).
-
-    Rows of norm about 0.6 whatever the width. N(0, 1) rows, as some margin losses have them, start
-    at losses of hundreds.
-    """
-    whole("num_features", num_features, 1)
-    if whole("num_classes", num_classes, 1) < 2:
-        raise ArgumentError("a classifier needs two classes at least, and there is one")
-    return nn.Parameter(_drawn(num_features, num_classes, num_features))
-
-
-def _drawn(num_features: int, *shape: int) -> Tensor:
-    """Return what nn.Linear draws for so many features: uniform within 1 / sqrt(num_features)."""
-    bound = 1 / math.sqrt(num_features)
-    return torch.empty(*shape).uniform_(-bound, bound)
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """Return vectors (N, D) at length 1; a zero vector stays zero and gets no gradient.
-
-    A vector with NaN, infinity or a norm beyond the range of its type becomes NaN.
-    """
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    # A norm of NaN, for which no comparison holds, must not count as zero.
-    is_zero = norms <= 1e-12
-    norms = norms.masked_fill(is_zero, 1.0)
-    norms = norms.masked_fill(norms == math.inf, math.nan)
-    directions: Tensor = vectors / norms
-    return directions.masked_fill(is_zero, 0.0)
 
 
 def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:

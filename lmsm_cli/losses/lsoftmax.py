@@ -23,8 +23,9 @@ from lmsm_cli.losses.checks import (
     wrong_type,
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
-from lmsm_cli.losses.head import Init, log_prior, rarity, unit
+from lmsm_cli.losses.head import log_prior, rarity
 from lmsm_cli.losses.margins import l_softmax_margin, largest
+from lmsm_cli.losses.weights import Init, unit
 
 # Class sizes further apart than this are a long tail; MNIST's ratio of 1.24 is not.
 _BALANCED_RATIO = 2.0
@@ -216,7 +217,7 @@ class LSoftmaxLoss(AnnealedHead):
         return self.shared_norm * unit(weight)
 
     def reset_weight(self, init: Init) -> None:
-        """Draw the class weights anew; a shared norm is the mean of theirs again."""
+        """Draw the class weights again; a shared norm becomes the mean of their norms."""
         super().reset_weight(init)
         if self.shared_norm is not None:
             with torch.no_grad():

@@ -16,7 +16,8 @@ from lmsm_cli.losses.spec import parse_spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmsm_cli.losses.head import Head, Init
+    from lmsm_cli.losses.head import Head
+    from lmsm_cli.losses.weights import Init
 
     HEADS: dict[str, type[Head]]
     """The class of each loss, by name. It is made when it is first used, since that needs torch."""

@@ -224,7 +224,7 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
 def check_model(model: str, pretrained: str | None, *, channels: int, image_size: int) -> None:
     """Raise LmsmError where the model cannot take such images or has no such weights.
 
-    Builds the backbone without memory, so that it can be asked before any data is read.
+    Builds the backbone without memory, so that it can be checked before any data is read.
     """
     with torch.device("meta"):
         smallest = BACKBONES[model](channels).smallest_image

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.head import Head, Init
+from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
+from lmsm_cli.losses.weights import Init
 from lmsm_cli.models.backbones import BACKBONES, load_pretrained
 from lmsm_cli.models.necks import build_neck
 
