@@ -217,55 +217,37 @@ class CheckpointState(_Part):
 
 
 def _disagreements(saved: CheckpointState, config: Config) -> Iterator[tuple[str, bool]]:
-    """Yield what must not be, and whether it is; what comes later relies on what came before."""
+    """Yield what must not be, and whether it is; the later ones rely on the earlier."""
     num_classes, (height, width, channels) = len(saved.classes), saved.image_shape
     yield "two classes have one name", len(set(saved.classes)) < num_classes
     yield "classes and train_counts are not of one length", len(saved.train_counts) != num_classes
     yield "image_shape is no square of 1 or 3 channels", height != width or channels not in (1, 3)
-    yield (
-        "mean and std are not one for each channel",
-        {len(saved.mean), len(saved.std)} != {channels},
-    )
+    lengths = {len(saved.mean), len(saved.std)}
+    yield "mean and std are not one for each channel", lengths != {channels}
     weight = saved.model.get("head.weight")
-    yield (
-        "head.weight has no row for each class",
-        weight is None or weight.ndim != 2 or len(weight) != num_classes,
-    )
+    has_rows = weight is not None and weight.ndim == 2 and len(weight) == num_classes
+    yield "head.weight has no row for each class", not has_rows
     for name in ("mean", "std"):
         tensor = saved.model.get(name)
-        same = (
-            tensor is not None
-            and tensor.shape == (1, channels, 1, 1)
-            and tensor.flatten().tolist() == getattr(saved, name)
-        )
+        fits = tensor is not None and tensor.shape == (1, channels, 1, 1)
+        same = tensor is not None and fits and tensor.flatten().tolist() == getattr(saved, name)
         yield f"{name} is another than among the tensors", not same
     yield "epoch is above the config's epochs", saved.epoch > config.epochs
-    if saved.position and saved.history:
-        yield from _disagreements_of_place(saved, config, saved.position, saved.history)
-
-
-def _disagreements_of_place(
-    saved: CheckpointState, config: Config, position: SavedPosition, history: SavedHistory
-) -> Iterator[tuple[str, bool]]:
+    position, history = saved.position, saved.history
+    if position is None or history is None:
+        return
     yield "position is of another epoch", position.epoch != saved.epoch
-    yield (
-        "journal has not one row for each epoch",
-        [row["epoch"] for row in history.rows] != list(range(1, saved.epoch + 1)),
-    )
-    yield (
-        "the best epoch is none of these",
-        history.best is not None and history.best["epoch"] > saved.epoch,
-    )
-    yield (
-        "position is behind the epoch's last step",
-        bool(position.step) and position.step * config.batch_size >= sum(saved.train_counts),
-    )
-    if position.watch:
-        shapes = position.watch["sums"].shape, position.watch["predicted"].shape
-        yield (
-            "watch does not fit",
-            shapes != ((6,), (len(saved.classes),)) or position.watch["step"] != position.step,
-        )
+    epochs = [row["epoch"] for row in history.rows]
+    yield "journal has not one row for each epoch", epochs != list(range(1, saved.epoch + 1))
+    is_later = history.best is not None and history.best["epoch"] > saved.epoch
+    yield "the best epoch is none of these", is_later
+    num_images = position.step * config.batch_size
+    is_behind = num_images > 0 and num_images >= sum(saved.train_counts)
+    yield "position is behind the epoch's last step", is_behind
+    if watch := position.watch:
+        shapes = watch["sums"].shape, watch["predicted"].shape
+        is_other = shapes != ((6,), (num_classes,)) or watch["step"] != position.step
+        yield "watch does not fit", is_other
 
 
 def check_structure(pickled: bytes) -> None:

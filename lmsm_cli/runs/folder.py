@@ -45,6 +45,16 @@ def run_name(dataset: str, model: str, loss_name: str, seed: int, now: datetime)
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
 
 
+class _Place:
+    """The path of a file or folder of a run, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run, to write to; every writer raises DiskError where the disk refuses."""
@@ -71,40 +81,13 @@ class RunFolder:
             ) from None
         raise AssertionError("count() has no end")
 
-    @property
-    def checkpoint(self) -> Path:
-        """The last state of the training."""
-        return self.path / "checkpoint.pt"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        """The state before the last."""
-        return self.path / "checkpoint-previous.pt"
-
-    @property
-    def best_checkpoint(self) -> Path:
-        """The state with the best validation score."""
-        return self.path / "best.pt"
-
-    @property
-    def plots(self) -> Path:
-        """The folder of the plots."""
-        return self.path / "plots"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of the curves for TensorBoard."""
-        return self.path / "tensorboard"
-
-    @property
-    def metrics(self) -> Path:
-        """The rows of the epochs."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """The log, as text."""
-        return self.path / "train.log"
+    checkpoint = _Place("checkpoint.pt")
+    previous_checkpoint = _Place("checkpoint-previous.pt")
+    best_checkpoint = _Place("best.pt")
+    metrics = _Place("metrics.jsonl")
+    log = _Place("train.log")
+    plots = _Place("plots")
+    tensorboard = _Place("tensorboard")
 
     def write_config(self, text: str) -> None:
         """Write config.yaml."""

@@ -104,10 +104,8 @@ def _best_scores(
         return None
     alone = replace(trainer, model=best, ranks=SINGLE_PROCESS)
     scores, _ = score_images(alone, trainer.data.test)
-    return history.best | {
-        "accuracy": scores.accuracy,
-        "balanced_accuracy": scores.balanced_accuracy,
-    }
+    names = ("accuracy", "balanced_accuracy")
+    return history.best | {name: getattr(scores, name) for name in names}
 
 
 def draw_plots(folder: RunFolder, trainer: Trainer) -> None:

@@ -304,10 +304,12 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
     layers = [Layer(before, dict.fromkeys(before, "the run")), Layer.of_flags(changes)]
     changed = resolve(layers, check_loss, is_saved=True).config
     after = dump(changed)
+    is_longer = changed.epochs > config.epochs
+    changeable = (*CHANGEABLE, "epochs") if is_longer else CHANGEABLE
     refused = [
         f"{key} was {before[key]!r}, and {value!r} is asked for"
         for key, value in after.items()
-        if value != before[key] and key not in CHANGEABLE and not _is_longer(key, before, after)
+        if value != before[key] and key not in changeable
     ]
     if refused:
         raise LmsmError(
@@ -315,7 +317,3 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
             f"{', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`"
         )
     return changed
-
-
-def _is_longer(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
-    return key == "epochs" and bool(after[key] > before[key])
