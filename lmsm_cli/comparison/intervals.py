@@ -33,6 +33,13 @@ class Difference:
     paired: bool
     verdict: Verdict
 
+    @property
+    def interval(self) -> str:
+        """The bounds in points, `[+0.5, +5.7]`; empty where there are none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"[{in_points(self.low)}, {in_points(self.high)}]"
+
 
 def in_points(value: float) -> str:
     """Return a difference in points with its sign; one near 0 has more digits."""

@@ -166,7 +166,10 @@ def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
             continue
         known = next((one for key in held if (one := group.differences.get(key))), None)
         pairs = NOTHING if known is None else f"{known.n} {'un' * (not known.paired)}paired"
-        cells = (interval(group.differences.get(key)) for key in held)
+        changes = map(group.differences.get, held)
+        cells = [
+            f"{in_points(one.mean)} {one.interval}".rstrip() if one else NOTHING for one in changes
+        ]
         who = [shown(group.label)] if named else []
         table.add_row(str(i), *who, *cells, pairs, group.verdict)
     return table
@@ -187,15 +190,6 @@ def _rounded(change: Difference | None) -> object:
         return None
     bounds = (change.mean, change.low, change.high)
     return tuple(None if one is None else f"{100 * one:+.1f}" for one in bounds)
-
-
-def interval(change: Difference | None) -> str:
-    """Return a difference in points with its interval: `+3.1 [+0.5, +5.7]`."""
-    if change is None:
-        return NOTHING
-    if change.low is None or change.high is None:
-        return in_points(change.mean)
-    return f"{in_points(change.mean)} [{in_points(change.low)}, {in_points(change.high)}]"
 
 
 def _classes_tables(comparison: Comparison, *, only_changed: bool) -> list[Table]:

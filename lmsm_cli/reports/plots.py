@@ -33,15 +33,17 @@ if TYPE_CHECKING:
 
     Panel = tuple[str, NDArray[floating[Any]], NDArray[integer[Any]]]
 
+# Of more epochs, dots would run into a line.
+_DOTTED_EPOCHS = 30
+
 
 def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folder: Path) -> None:
     """Draw the training images of each class, largest first, as class_distribution.{png,pdf}."""
     order = sorted(range(len(counts)), key=lambda number: -counts[number])
     heights = [counts[number] for number in order]
     named = len(counts) <= NAMED_CLASSES
-    figure, (axes,) = new_figure(
-        1, 1, width=max(5.0, 0.6 * len(counts)) if named else 8.0, height=3.8
-    )
+    width = max(5.0, 0.6 * len(counts)) if named else 8.0
+    figure, (axes,) = new_figure(1, 1, width=width, height=3.8)
     bars = axes.bar(range(len(order)), heights, width=0.8 if named else 1.0, color=BLUE)
     ratio = f", largest : smallest = {heights[0] / heights[-1]:.4g} : 1" if heights[-1] else ""
     axes.set_title(f"{sum(counts):,} training images in {len(counts)} classes{ratio}", fontsize=10)
@@ -62,17 +64,11 @@ def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> No
     Values that are missing or null leave a gap; lambda has a panel only where the loss has one.
     """
     has_lambda = any(row.get("lambda") is not None for row in rows)
-    figure, panels = (
-        new_figure(2, 2, width=9.0, height=6.0)
-        if has_lambda
-        else new_figure(1, 3, width=12.0, height=3.4)
-    )
+    sizes = (2, 2, 9.0, 6.0) if has_lambda else (1, 3, 12.0, 3.4)
+    figure, panels = new_figure(*sizes[:2], width=sizes[2], height=sizes[3])
     _draw_lines(panels[0], rows, "loss", {"training": "train_loss", "validation": "val_loss"})
-    shares = {
-        "training": "train_accuracy",
-        "validation": "val_accuracy",
-        "validation, balanced": "val_balanced_accuracy",
-    }
+    shares = {"training": "train_accuracy", "validation": "val_accuracy"}
+    shares["validation, balanced"] = "val_balanced_accuracy"
     _draw_lines(panels[1], rows, "accuracy", shares)
     _draw_lines(panels[2], rows, "learning rate", {"learning rate": "lr"})
     if has_lambda:
@@ -96,15 +92,10 @@ def plot_schedule(
     keys = [k for k in ("lambda", "effective_margin") if any(row[k] is not None for row in epochs)]
     figure, panels = new_figure(1, 1 + len(keys), width=max(5.0, 4.0 * (1 + len(keys))), height=3.4)
     figure.suptitle(visible(title), fontsize=10, parse_math=False)
-    panels[0].stairs(
-        [row["lr"] for row in epochs],
-        range(len(epochs) + 1),
-        baseline=None,
-        color=BLUE,
-        linewidth=1.5,
-    )
+    rates = [row["lr"] for row in epochs]
+    panels[0].stairs(rates, range(len(rates) + 1), baseline=None, color=BLUE, linewidth=1.5)
     panels[0].set_title("learning rate")
-    panels[0].set_ylim(0, 1.08 * max(row["lr"] for row in epochs))
+    panels[0].set_ylim(0, 1.08 * max(rates))
     for axes, key in zip(panels[1:], keys, strict=True):
         _draw_annealing(axes, epochs, curve, key)
     for axes in panels:
@@ -119,16 +110,11 @@ def _draw_annealing(
     """Draw lambda or the effective margin as a curve, with dots at the ends of few epochs."""
     values = [row[key] for row in curve]
     # not clipped: the last dot, and a lambda of 0, lie on the frame
-    axes.plot([row["epoch"] for row in curve], values, color=BLUE, clip_on=False)
-    if len(epochs) <= 30:
-        axes.plot(
-            [row["epoch"] for row in epochs],
-            [row[key] for row in epochs],
-            "o",
-            color=BLUE,
-            markersize=3,
-            clip_on=False,
-        )
+    style: dict[str, Any] = {"color": BLUE, "clip_on": False}
+    axes.plot([row["epoch"] for row in curve], values, **style)
+    if len(epochs) <= _DOTTED_EPOCHS:
+        ends = [(row["epoch"], row[key]) for row in epochs]
+        axes.plot(*zip(*ends, strict=True), "o", markersize=3, **style)
     axes.set_title(key.replace("_", " "))
     if key == "lambda":
         _scale_lambda(axes, min(values), max(values))
@@ -168,20 +154,12 @@ def plot_confusion(scores: Scores, folder: Path) -> None:
     figure, (axes,) = new_figure(1, 1, width=side + 0.8, height=side)
     axes.set_facecolor("#e5e7eb")  # shows through where a class has no test image
     end = len(matrix) * together - 0.5
-    image = axes.imshow(
-        percent,
-        cmap="Blues",
-        vmin=0,
-        vmax=100,
-        interpolation="nearest",
-        extent=(-0.5, end, end, -0.5),
-    )
+    scale: dict[str, Any] = {"cmap": "Blues", "vmin": 0, "vmax": 100, "interpolation": "nearest"}
+    image = axes.imshow(percent, extent=(-0.5, end, end, -0.5), **scale)
     sharing = f", {together} to a cell" if together > 1 else ""
     axes.set(xlabel=f"predicted class{sharing}", ylabel=f"true class{sharing}")
-    axes.set_title(
-        f"Accuracy {100 * scores.accuracy:.1f}% of {totals.sum():,.0f} {judged_images(scores)}",
-        fontsize=10,
-    )
+    images = f"{totals.sum():,.0f} {judged_images(scores)}"
+    axes.set_title(f"Accuracy {100 * scores.accuracy:.1f}% of {images}", fontsize=10)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
     if named:
@@ -189,10 +167,8 @@ def plot_confusion(scores: Scores, folder: Path) -> None:
         name_ticks(axes, names, "y")
         for (row, column), share in np.ndenumerate(percent):
             if share > 0.5:  # what rounds to 0 stays empty
-                colour = "white" if share > 50 else "black"
-                axes.text(
-                    column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour
-                )
+                style: dict[str, Any] = {"color": "white" if share > 50 else "black", "fontsize": 8}
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", **style)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class's images")
     bar.outline.set_visible(False)
     save_figure(figure, folder / "confusion")
@@ -225,20 +201,13 @@ def plot_reliability(scores: Scores, folder: Path) -> None:
     accuracies = [one.accuracy for one in bins]
     gaps = [one.confidence - one.accuracy for one in bins]
     bars = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
+    hatched: dict[str, Any] = bars | {"color": "none", "hatch": "////", "edgecolor": ORANGE}
     upper.bar(lefts, accuracies, color=BLUE, label="accuracy", **bars)
-    upper.bar(
-        lefts,
-        gaps,
-        bottom=accuracies,
-        **bars | {"color": "none", "hatch": "////", "edgecolor": ORANGE},
-        label="gap to mean confidence",
-    )
+    upper.bar(lefts, gaps, bottom=accuracies, label="gap to mean confidence", **hatched)
     upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    error, accuracy = 100 * scores.calibration_error, 100 * scores.accuracy
-    upper.set_title(
-        f"Expected calibration error {error:.1f}%, accuracy {accuracy:.1f}%", fontsize=10
-    )
+    error = f"Expected calibration error {100 * scores.calibration_error:.1f}%"
+    upper.set_title(f"{error}, accuracy {100 * scores.accuracy:.1f}%", fontsize=10)
     upper.legend(fontsize=8, frameon=False, loc="upper left")
     counts = [one.count for one in bins]
     counted = lower.bar(lefts, counts, color=GREY, **bars)
@@ -309,7 +278,7 @@ def _draw_lines(
     for (name, key), colour in zip(keys.items(), (BLUE, ORANGE, GREEN), strict=False):
         values = [math.nan if row.get(key) is None else row[key] for row in rows]
         if not all(map(math.isnan, values)):
-            marker = "o" if len(rows) <= 30 else ""
+            marker = "o" if len(rows) <= _DOTTED_EPOCHS else ""
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=name)
     axes.set_title(title)
     count_epochs(axes)
@@ -330,21 +299,14 @@ def _class_colours(num_classes: int) -> list[Any]:
 def _name_colours(figure: "Figure", classes: Sequence[str], colours: Sequence[Any]) -> None:
     from matplotlib.lines import Line2D
 
-    dots = [
-        Line2D([], [], color=colour, marker="o", linestyle="", markersize=4) for colour in colours
-    ]
+    style: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 4}
+    dots = [Line2D([], [], color=colour, **style) for colour in colours]
     longest = max(len(label_of(name)) for name in classes)
     blanks = [" "] * len(classes)  # matplotlib would drop a name that starts with an underscore
-    legend = figure.legend(
-        dots,
-        blanks,
-        loc="outside lower center",
-        # inches of a dot and, about, of the longest name
-        ncols=max(1, min(10, int(figure.get_figwidth() / (0.4 + 0.08 * longest)))),
-        fontsize=8,
-        frameon=False,
-        handletextpad=0.1,
-    )
+    # inches of a dot and, about, of the longest name
+    columns = max(1, min(10, int(figure.get_figwidth() / (0.4 + 0.08 * longest))))
+    layout: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "handletextpad": 0.1}
+    legend = figure.legend(dots, blanks, fontsize=8, frameon=False, **layout)
     for text, name in zip(legend.get_texts(), classes, strict=True):
         text.set_parse_math(False)
         text.set_text(label_of(name))

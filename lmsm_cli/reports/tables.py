@@ -95,7 +95,7 @@ def reliability_table(scores: Scores) -> Table:
 
 
 def predictions_table(document: Mapping[str, Any]) -> Table:
-    """Return a row for each image file: its likeliest classes with percent, or why it has none."""
+    """Return a row for each image file: its likeliest classes with percent, or an error."""
     table = new_table("Likeliest classes", "file")
     for rank in range(1, document["top"] + 1):
         table.add_column(str(rank), overflow="fold")
@@ -105,11 +105,8 @@ def predictions_table(document: Mapping[str, Any]) -> Table:
     for one in document["images"]:
         pairs = [(shown(p["class"]), percent(p["probability"])) for p in one["predictions"]]
         pairs = pairs or [(Text(NOTHING), NOTHING)] * document["top"]
-        table.add_row(
-            shown(one["file"]),
-            *(cell for pair in pairs for cell in pair),
-            shown(one["error"] or ""),
-        )
+        cells = (cell for pair in pairs for cell in pair)
+        table.add_row(shown(one["file"]), *cells, shown(one["error"] or ""))
     return table
 
 
@@ -164,11 +161,7 @@ def schedule_table(epochs: Sequence[Mapping[str, Any]]) -> Table:
     for row in epochs:
         if row["epoch"] in (1, len(epochs)) or row["epoch"] % distance == 0:
             lam, margin = row["lambda"], row["effective_margin"]
-            numbers = [
-                _significant(row["lr"]),
-                _significant(lam),
-                NOTHING if margin is None else f"{margin:.3f}",
-            ]
+            numbers = (_text(row["lr"], ".4g"), _text(lam, ".4g"), _text(margin, ".3f"))
             bars = [_bar((margin or 1) - 1, largest - 1)] if largest > 1 else []
             table.add_row(str(row["epoch"]), *numbers, *bars)
     if distance > 1:
@@ -185,8 +178,8 @@ def _round_distance(num_epochs: int) -> int:
     return step
 
 
-def _significant(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4g}"
+def _text(value: float | None, spec: str) -> str:
+    return NOTHING if value is None else format(value, spec)
 
 
 def _bar(value: float, largest: float) -> ProgressBar:
@@ -241,7 +234,7 @@ def models_bench_table(document: Mapping[str, Any]) -> Table:
             "out of memory" if rate is None else f"{rate:,.0f}",
             percent(row["share_of_peak"]),
             f"{row['gflop_per_image']:.2f}",
-            NOTHING if epoch is None else f"{epoch:,.1f}",
+            _text(epoch, ",.1f"),
         )
     return table
 

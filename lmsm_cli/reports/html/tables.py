@@ -141,10 +141,10 @@ def _difference_texts(difference: Difference | None) -> tuple[str, str, str]:
     """Return a difference to the baseline as (verdict, mean, interval), empty for None."""
     if difference is None:
         return "", "", ""
-    mean, low, high = difference.mean, difference.low, difference.high
-    interval = "" if low is None or high is None else f"[{in_points(low)}, {in_points(high)}]"
-    change = f"{_SIGNS.get(difference.verdict, '≈')} {in_points(mean)}"
-    return difference.verdict, change.replace("-", MINUS), interval.replace("-", MINUS)
+    change = f"{_SIGNS.get(difference.verdict, '≈')} {in_points(difference.mean)}".replace(
+        "-", MINUS
+    )
+    return difference.verdict, change, difference.interval.replace("-", MINUS)
 
 
 def written(value: float, metric: Metric = ACCURACY) -> str:
