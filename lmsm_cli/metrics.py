@@ -479,10 +479,11 @@ def _bounds(train_counts: Sequence[int]) -> tuple[float, float]:
 def _group_accuracies(per_class: Sequence[ClassScore]) -> dict[str, float | None]:
     members = shot_groups([one.train_count for one in per_class])
     return {
-        name: _mean(per_class[i].accuracy for i in numbers) for name, numbers in members.items()
+        name: mean_of(per_class[i].accuracy for i in numbers) for name, numbers in members.items()
     }
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are known; None where none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -14,7 +14,7 @@ _COMMIT_LENGTH = 12
 
 
 @dataclass(frozen=True)
-class Environment:
+class SharedEnvironment:
     """What some runs ran on, and the command of each."""
 
     facts: tuple[tuple[str, str], ...]
@@ -70,7 +70,7 @@ def whole_config(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     return [(key, _listed(value_text(config.get(key)) for config in configs)) for key in keys]
 
 
-def environments(records: Sequence[RunRecord]) -> list[Environment]:
+def environments(records: Sequence[RunRecord]) -> list[SharedEnvironment]:
     """Return the distinct environments of the runs, and which commands ran there."""
     members: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
     for record in records:
@@ -83,7 +83,7 @@ def environments(records: Sequence[RunRecord]) -> list[Environment]:
         )
         command = shlex.join([PurePath(name).name, *arguments]) if name else ""
         members.setdefault(facts, []).append((record.name, command))
-    return [Environment(facts, tuple(commands)) for facts, commands in members.items()]
+    return [SharedEnvironment(facts, tuple(commands)) for facts, commands in members.items()]
 
 
 def _git(state: Mapping[str, Any] | None) -> str:

@@ -3,13 +3,12 @@
 Which metrics there are, what they are called and how they are written is in metrics.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic, best_text
-from lmsm_cli.metrics import METRICS, ClassScore, Metric, Scores
+from lmsm_cli.metrics import METRICS, ClassScore, Metric, Scores, mean_of
 from lmsm_cli.reports.html.svg import MINUS, style_of
 from lmsm_cli.reports.tables import NOTHING
 
@@ -141,10 +140,9 @@ def _difference_texts(difference: Difference | None) -> tuple[str, str, str]:
     """Return a difference to the baseline as (verdict, mean, interval), empty for None."""
     if difference is None:
         return "", "", ""
-    change = f"{_SIGNS.get(difference.verdict, '≈')} {in_points(difference.mean)}".replace(
-        "-", MINUS
-    )
-    return difference.verdict, change, difference.interval.replace("-", MINUS)
+    change = in_points(difference.mean).replace("-", MINUS)
+    sign, interval = _SIGNS.get(difference.verdict, "≈"), difference.interval.replace("-", MINUS)
+    return difference.verdict, f"{sign} {change}", interval
 
 
 def written(value: float, metric: Metric = ACCURACY) -> str:
@@ -156,7 +154,8 @@ def with_sd(value: Statistic | None, metric: Metric = ACCURACY) -> str:
     """Return `64.9 ± 1.2`, the mean alone for one run."""
     if value is None:
         return NOTHING
-    if value.sd is None or metric.key == "effective_margin":  # which no run of a group differs in
+    is_fixed = not metric.is_share and value.sd == 0  # as the margin of all runs of a group
+    if value.sd is None or is_fixed:
         return written(value.mean, metric)
     return f"{written(value.mean, metric)} ± {written(value.sd, metric)}"
 
@@ -177,22 +176,16 @@ def class_rows(groups: Sequence[Group], scores: Sequence[Scores]) -> list[ClassR
 
 def _details(runs: Sequence[ClassScore]) -> tuple[Cell, ...]:
     images = runs[0].test_count
-    means = (_mean(run.precision for run in runs), _mean(run.f1 for run in runs))
+    means = (mean_of(run.precision for run in runs), mean_of(run.f1 for run in runs))
     cells = (Cell(NOTHING) if one is None else Cell(written(one), one) for one in means)
     return (Cell(f"{images:,}", images), *cells)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
 
 
 def _class_row(columns: Sequence[ClassStatistic]) -> ClassRow:
     best = best_text([one.accuracy for one in columns], ACCURACY)
     counts = dict.fromkeys(one.train_count for one in columns)
-    return ClassRow(
-        columns[0].name, tuple(counts), tuple(_class_cell(one, best) for one in columns)
-    )
+    cells = tuple(_class_cell(one, best) for one in columns)
+    return ClassRow(columns[0].name, tuple(counts), cells)
 
 
 def _class_cell(one: ClassStatistic, best: str | None) -> Cell:
