@@ -240,7 +240,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("place", NONSENSE)
 def test_nonsense_is_refused_at_once(whole, path, place):
-    """Each value at each place is a CheckpointError that names the key, in no time and no memory."""
+    """Each value at each place is a CheckpointError that names the key, in less than a second."""
     for value in NONSENSE[place]:
         state, started = changed(whole, place, value), time.process_time()
         with pytest.raises(CheckpointError) as error:
@@ -451,7 +451,7 @@ def test_there_is_one_pickle(path, tmp_path):
 
 
 def test_the_longest_run_stays_within_what_is_read():
-    """The rows of as many epochs as a config may ask for, all of different numbers, are not too many."""
+    """The rows of as many epochs as a config may have, all of different numbers, are read."""
     keys = [f"number {n}" for n in range(20)]  # a run's rows have fewer
     rows = [dict(zip(keys, torch.rand(20).tolist(), strict=True)) for _ in range(1000)]
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""`lmsm train --dry-run`: does all that a run does, tells what it takes, and leaves nothing behind."""
+"""`lmsm train --dry-run` does all that a run does, says what it takes, and leaves nothing behind."""
 
 import json
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ def test_it_tells_what_the_run_then_takes(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("brief")
 def test_the_table_is_on_stdout(tmp_path, capsys):
-    """Without --json a few lines for people, and progress on stderr; a folder there stays as it is."""
+    """Without --json a few lines for people, and progress on stderr; folders stay as they are."""
     (tmp_path / "mine").write_text("")
     assert main([*QUICK, "--dry-run", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_resume_takes_no_dry_run(tmp_path, capsys):
 
 
 def test_the_clock_counts_warm_steps_only(monkeypatch):
-    """The first step stands apart, what follows an epoch's end is not counted, the rest is a median."""
+    """The first step and what follows an epoch's end are left out; the rest is a median."""
     now = [0.0]
     monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     clock = dry_run._Clock(torch.device("cpu"), SINGLE_PROCESS)

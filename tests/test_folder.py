@@ -205,7 +205,7 @@ def test_problem_of_a_failed_run_gives_its_reason(tmp_path):
 
 
 def test_find_runs_takes_run_folders_and_folders_of_runs(tmp_path):
-    """Runs come once each, in order of name; other files and folders beside them are passed over."""
+    """Runs come once each, in order of name, without other files and folders beside them."""
     for name in ("b", "a"):
         RunFolder.create(tmp_path, name).write_status("running")
     RunFolder.create(tmp_path, "c").write_config("")

@@ -1,4 +1,4 @@
-"""Finished trainings are gone at once: model, optimiser, steps and images, with no garbage collection."""
+"""Finished trainings are freed at once: model, optimizer, steps and images, without the collector."""
 
 import gc
 import weakref

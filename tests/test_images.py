@@ -69,7 +69,7 @@ def test_members_that_are_no_arrays_are_damaged(file):
 
 
 def test_any_changed_byte_is_read_or_refused(file):
-    """Whatever single bytes are, and wherever the file ends, the answer is a record or a CheckpointError."""
+    """Whatever byte changes, and wherever the file ends, it gives a record or a CheckpointError."""
     path, read = file
     whole, draw = path.read_bytes(), random.Random(0)
     refused = 0

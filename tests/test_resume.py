@@ -157,7 +157,7 @@ UNIT = ("lsoftmax", "relu neck, whose dropout draws", "sgd, cosine, warm-up, cro
     ],
 )
 def test_a_run_that_was_left_twice_ends_with_the_same_bits(tmp_path, values):
-    """Left in the middle of the first epoch and at the end of the second, it ends as if it was not."""
+    """Stopped in the first epoch and after the second, it ends with the bits of an undisturbed run."""
     steps = 7  # of an epoch: 434 images, 64 at a time; without validation 8
     steps = 8 if values.get("validation") == 0 else steps
     path = stopped(tmp_path / "left", 3, **values)
@@ -312,7 +312,7 @@ def test_a_place_may_change(left, tmp_path):
 
 
 def test_other_data_is_refused(tmp_path):
-    """Where an image of the run is gone, it is exit code 3 by name: the rest would be another run."""
+    """A missing image of the run is exit code 3 by name: the rest would be another run."""
     write_class_folders(tmp_path / "data", "ab", 40, size=12)
     flags = {
         "dataset": "folder",
@@ -352,7 +352,7 @@ def test_a_checkpoint_that_lacks_what_to_go_on_from_is_refused(left, key):
 
 
 def test_a_disk_that_is_full_for_metrics_loses_none(digits_run, tmp_path, monkeypatch):
-    """The run ends with code 6 after its checkpoint, and going on writes the row that was missing."""
+    """The run ends with code 6 after its checkpoint; a resume writes the missing row."""
 
     def full(*_):
         raise DiskError("cannot write metrics.jsonl: No space left on device")
@@ -425,7 +425,7 @@ def test_a_key_that_is_new_since_is_at_its_default(digits_run, left):
 
 
 def test_a_run_with_an_option_without_effect_is_not_lost(digits_run, left):
-    """An older lmsm took gamma with a cosine: such a run goes on, to the same weights, and is read."""
+    """An older lmsm took gamma with a cosine: such a run is resumed to the same weights."""
     older = plain_state(left / "checkpoint.pt")["config"] | {"gamma": 0.5}
     assert older["schedule"] == "cosine"
     change(left / "checkpoint.pt", config=older, fingerprint=fingerprint(older))
@@ -447,7 +447,7 @@ def test_a_config_that_does_not_fit_its_fingerprint_is_refused(left):
 
 
 def test_a_run_in_use_is_refused(left):
-    """The error names the process that writes; a process that only looks at the lock is outlasted."""
+    """The error names the process that writes; one that only looks at the lock is waited for."""
     text = f"is in use by process {os.getpid()} on "
     with RunFolder(left).locked(), pytest.raises(LmsmError, match=text) as error:
         resumed(left)
@@ -489,7 +489,7 @@ def shortened(file):
     "damage", [edited, shortened, Path.unlink, lambda file: file.write_text("")]
 )
 def test_a_row_that_a_checkpoint_counts_on_may_not_change(left, digits_run, damage):
-    """Edited or lost, it is exit code 4; the rows as they were are put beside, and do when they are back."""
+    """Edited or lost rows are exit code 4; the saved rows beside the file repair it."""
     file, before = left / "metrics.jsonl", (left / "metrics.jsonl").read_bytes()
     damage(file)
     with pytest.raises(
@@ -547,7 +547,7 @@ def test_a_full_disk_says_how_much_is_free(tmp_path, monkeypatch):
 
 
 def test_optimisers_remember_in_the_parameters_own_order():
-    """The saved moments of a convolution lie as its weight does, so that any device can take them."""
+    """The saved moments of a convolution have the order of its weight, which any device takes."""
     model = build_classifier(
         ModelSpec("paper-mnist", "linear", "softmax"), classes=("a", "b"), mean=(0.4,), std=(0.2,)
     ).to(memory_format=torch.channels_last)
@@ -596,7 +596,7 @@ def test_a_watch_goes_on_from_its_state():
 
 
 def test_a_run_of_an_older_lmsm_is_what_is_asked_for_now():
-    """Choices that came later leave no trace at their defaults, so that a sweep finds its older runs."""
+    """Keys that came later leave no trace at their defaults, so that a sweep finds older runs."""
     choices = {"dataset": "digits", "epochs": 3, "loss": "lsoftmax"}
     now = resolve([Layer.of_flags(choices)], check_loss).config
     # as an lmsm that had neither head_bias nor head_init wrote it into environment.json
@@ -608,7 +608,7 @@ def test_a_run_of_an_older_lmsm_is_what_is_asked_for_now():
 
 
 def test_a_last_layer_with_a_bias_is_read_back(tmp_path):
-    """What is evaluated, predicted and exported from the file is W x + b; an older file has no bias."""
+    """Evaluation, prediction and export compute W x + b; an older file has no bias."""
     path = whole(
         tmp_path, epochs=1, loss="softmax", neck="none", head_bias=True, head_init="kaiming"
     )

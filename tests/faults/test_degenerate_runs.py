@@ -1,4 +1,4 @@
-"""Runs whose scores are degenerate, and runs on data that only its content tells apart: by command."""
+"""Runs whose scores are degenerate, and runs on data that differ in content alone: by command."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_runs_with_none_or_all_right_are_counted(tmp_path, capsys, monkeypatch, 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", HEADS)
 def test_twenty_runs_on_noise_are_twenty_scored_runs(tmp_path, capsys, loss):
-    """8 noise images a class, two classes, seeds 0 to 19: some seed gets none of its 4 test images right."""
+    """8 noise images a class, two classes, 20 seeds: some seed has all of its 4 test images wrong."""
     data = write_noise(tmp_path / "data")
     code, document = command(
         capsys,
@@ -96,7 +96,7 @@ def test_twenty_runs_on_noise_are_twenty_scored_runs(tmp_path, capsys, loss):
 
 
 def test_runs_of_two_folders_are_never_averaged(tmp_path, capsys):
-    """Equal class names and counts: two rows without a difference, how many images differ, what to type."""
+    """Equal class names and counts: two rows, the number of other images, and what to type."""
     for number in (1, 2):
         data = write_noise(tmp_path / f"data{number}", first_seed=10_000 * number)
         code, _ = command(

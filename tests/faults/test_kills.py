@@ -126,7 +126,7 @@ def at_random(folder):
 
 
 def in_the_middle(folder):
-    """Kill a run after 1, 2, ... 11 steps, twice, each time going on with it; and one that nobody kills."""
+    """Kill a run after 1, 2, ... 11 steps, twice, and resume it each time; run another undisturbed."""
     values = {"epochs": 10, "augment": "crop-flip"}
     kills = sum(not forked(folder / "killed", values, steps=1 + n % 11) for n in range(24))
     assert forked(folder / "killed", values)
@@ -152,7 +152,11 @@ def at_every_call(folder):
 def driven(work, folder):
     """Run a function of this file in a process that only forks; return how many kills it made."""
     # The number is one already, and torch's pool, once it was told that, breaks in a fork.
-    code = f"import sklearn.datasets, torch._dynamo; torch.set_num_threads = lambda number: None; from pathlib import Path; import sys; from tests.faults.test_kills import {work.__name__} as work; work(Path(sys.argv[1]))"
+    code = (
+        "import sklearn.datasets, torch._dynamo; torch.set_num_threads = lambda number: None; "
+        "from pathlib import Path; import sys; "
+        f"from tests.faults.test_kills import {work.__name__} as work; work(Path(sys.argv[1]))"
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)],
@@ -189,7 +193,7 @@ def test_kills_in_the_middle_of_epochs_change_no_bit(tmp_path):
 
 
 def test_a_kill_before_any_change_of_the_folder_changes_no_bit(tmp_path):
-    """Between temporary file, digest, rename, best.pt, metrics and scores: every gap is survived."""
+    """A kill between temporary file, digest, rename, best.pt, metrics and scores is survived."""
     kills = driven(at_every_call, tmp_path)
     assert kills >= 30
     for call in range(1, kills + 1):

@@ -1,7 +1,7 @@
-"""A power cut at any moment of a save: what was not flushed to the disk is lost, a good state is not.
+"""A power cut at any moment of a save loses what was not flushed to the disk, and no good state.
 
 The calls of one save that change files, names and what is on the disk are recorded, and replayed to
-each of their moments with what was not yet flushed left out: a file has the bytes of its last fsync,
+each of their moments without what was not yet flushed: a file has the bytes of its last fsync,
 and of the renames since the folder's last fsync any first ones have happened.
 """
 
@@ -146,7 +146,7 @@ def test_a_power_cut_at_any_moment_leaves_a_good_checkpoint(recorded, tmp_path):
 
 @pytest.mark.parametrize("ignored", ["data", "folder"])
 def test_without_one_of_the_flushes_the_save_could_be_lost(recorded, tmp_path, ignored):
-    """Leaving out the fsync of the data, or of the folder, would leave an old epoch or no good file."""
+    """Without the fsync of the data or of the folder an old epoch is left, or no good file."""
     recorder = recorded(ignored)
     after = [
         path / "checkpoint.pt" for path in folders_after(recorder.moments[-1:], tmp_path / "after")

@@ -138,7 +138,7 @@ def test_closed_streams_do_not_hurt(tmp_path):
 
 
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path):
-    """Exit code 6 names the file and the room; the checkpoint before is whole, and goes on later."""
+    """Exit code 6 names the file and the room; the checkpoint before can be resumed later."""
     with started(tmp_path / "full", epochs=40) as process:
         path = run_of(process, tmp_path / "full", 2)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
