@@ -1,4 +1,4 @@
-"""`lmsm train --dry-run` does all that a run does, says what it takes, and leaves nothing behind."""
+"""`lmsm train --dry-run` does all that a run does, says what it takes, and leaves nothing."""
 
 import json
 from types import SimpleNamespace

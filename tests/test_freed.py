@@ -1,4 +1,4 @@
-"""Finished trainings are freed at once: model, optimizer, steps and images, without the collector."""
+"""Finished trainings are freed at once: model, optimizer, steps and images, by no collector."""
 
 import gc
 import weakref

@@ -211,7 +211,7 @@ def test_a_class_without_images_is_refused_before_the_first_epoch():
 
 
 def test_progress_runs_from_zero_to_one(monkeypatch):
-    """The head gets 0 at the first step, nearly 1 at the last; lambda is that of the epoch's end."""
+    """Progress is 0 at the first step, nearly 1 at the last; lambda is of the epoch's end."""
     seen = []
     model = small_model("lsoftmax")
     original = model.head.losses

@@ -157,7 +157,7 @@ UNIT = ("lsoftmax", "relu neck, whose dropout draws", "sgd, cosine, warm-up, cro
     ],
 )
 def test_a_run_that_was_left_twice_ends_with_the_same_bits(tmp_path, values):
-    """Stopped in the first epoch and after the second, it ends with the bits of an undisturbed run."""
+    """Stopped in the first epoch and after the second, it ends with the bits of a whole run."""
     steps = 7  # of an epoch: 434 images, 64 at a time; without validation 8
     steps = 8 if values.get("validation") == 0 else steps
     path = stopped(tmp_path / "left", 3, **values)

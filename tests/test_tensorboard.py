@@ -69,7 +69,7 @@ def test_curves_can_begin_on_resume(tmp_path):
 
 
 def test_without_the_package_nothing_starts(tmp_path, monkeypatch, capsys):
-    """Without TensorBoard, --tensorboard is a usage error with the pip command, and no run folder."""
+    """Without TensorBoard, --tensorboard is a usage error with the pip command; no run folder."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert main([*QUICK, "--out", str(tmp_path), "--tensorboard"]) == 2
     assert "pip install 'tensorboard>=" in capsys.readouterr().err

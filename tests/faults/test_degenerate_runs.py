@@ -73,7 +73,7 @@ def test_runs_with_none_or_all_right_are_counted(tmp_path, capsys, monkeypatch, 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", HEADS)
 def test_twenty_runs_on_noise_are_twenty_scored_runs(tmp_path, capsys, loss):
-    """8 noise images a class, two classes, 20 seeds: some seed has all of its 4 test images wrong."""
+    """8 noise images a class, two classes, 20 seeds: some seed has all 4 test images wrong."""
     data = write_noise(tmp_path / "data")
     code, document = command(
         capsys,

@@ -126,7 +126,7 @@ def at_random(folder):
 
 
 def in_the_middle(folder):
-    """Kill a run after 1, 2, ... 11 steps, twice, and resume it each time; run another undisturbed."""
+    """Kill a run after 1, 2, ... 11 steps, twice, and resume it each time; disturb another not."""
     values = {"epochs": 10, "augment": "crop-flip"}
     kills = sum(not forked(folder / "killed", values, steps=1 + n % 11) for n in range(24))
     assert forked(folder / "killed", values)
