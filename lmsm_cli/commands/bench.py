@@ -32,7 +32,8 @@ def bench(
 
     On random images of 32x32 pixels, so no data is needed; takes about a minute on two cores. Lists \
 of precisions, layouts and threads show which is fastest. The share of the peak is against a plain \
-matrix product and counts multiplications by padding, which fast convolutions skip: it can pass 100%.
+matrix product and counts multiplications by padding, which fast convolutions skip: it can pass \
+100%.
     """
     known = list(get_args(Config.model_fields["model"].annotation))
     chosen = _checked(models, known, "model", everything=True)

@@ -9,7 +9,7 @@ from lmsm_cli.errors import visible
 
 
 class CalmConsole(Console):
-    """Shows control characters as they are written, as \\x1b, whoever's file they came from."""
+    """Shows control characters as they are written, as \\x1b, whatever file they came from."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -43,7 +43,7 @@ def checked_before_torch() -> Iterator[None]:
 
 
 class _BeforeTorch(MetaPathFinder):
-    """Finds no module, but is asked for torch before any other finder."""
+    """Finds no module, but runs the checks when torch is imported for the first time."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -130,7 +130,7 @@ def is_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(error: BaseException) -> LmsmError:
-    """Return what a user is told where memory ran out elsewhere than in a training."""
+    """Return the error for memory that ran out elsewhere than in a training."""
     limits = memory_limits()
     advice = (
         f"the limit is {limits}: raise it"

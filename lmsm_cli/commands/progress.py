@@ -55,7 +55,7 @@ class PlainDisplay(Display):
 
 
 class QuietDisplay(Display):
-    """Warnings alone: for scripts, and for whoever wants the results only."""
+    """Warnings alone, for scripts."""
 
     def __init__(self) -> None:
         self._plain = PlainDisplay()

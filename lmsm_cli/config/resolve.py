@@ -58,7 +58,7 @@ def resolve(
     *,
     is_saved: bool = False,
 ) -> Resolved:
-    """Return the config that the layers give, lowest first; `is_saved` where it is that of a run.
+    """Return the config that the layers give, lowest first; `is_saved` for that of an existing run.
 
     `margin` is a key of layers only: short for the `margin=` of the loss spec in force there.
     `check_loss` raises LmsmError for a bad loss spec. Raises LmsmError that lists every mistake.

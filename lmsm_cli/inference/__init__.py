@@ -1,1 +1,1 @@
-"""What a finished run is asked: evaluate, predict, export, adjust."""
+"""What uses a finished run: evaluation, prediction, export, corrections for rare classes."""

@@ -84,7 +84,7 @@ class Evaluation:
     labelled: ImageSet
     predictions: NDArray[np.int64]  # (N,)
     probabilities: NDArray[np.floating[Any]]  # (N, C)
-    logits: NDArray[np.float32]  # (N, C), without a margin; corrected where that was asked for
+    logits: NDArray[np.float32]  # (N, C), without a margin; corrected on request
     trained: Trained
     runtime: Runtime
 

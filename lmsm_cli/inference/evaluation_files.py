@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves for those who ask: pictures, and features for other tools."""
+"""The files that an evaluation writes on request: pictures, and features for other tools."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The study of a search: what is searched, and the database that several processes share."""
+"""The study of a search: its choices and ranges, and the database that processes share."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence

@@ -137,9 +137,9 @@ class RunIndex:
     def refresh(self) -> None:
         """Read the folders that are new."""
         for name in sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else ():
-            if name not in self._seen and (asked := config_hash_of(self.out / name)):
+            if name not in self._seen and (requested := config_hash_of(self.out / name)):
                 self._seen.add(name)
-                self._names.setdefault(asked, []).append(name)
+                self._names.setdefault(requested, []).append(name)
 
     def status(self, plan: Sequence[PlannedRun]) -> list[RunStatus]:
         """Return where all runs of a plan stand; warn of folders whose images are others."""
@@ -170,8 +170,8 @@ class RunIndex:
         """
         names = {
             name
-            for asked in (run.config_hash, run.old_config_hash)
-            for name in self._names.get(asked, ())
+            for requested in (run.config_hash, run.old_config_hash)
+            for name in self._names.get(requested, ())
         }
         records = [read_run(self.out / name, with_metrics=False) for name in sorted(names)]
         return [
@@ -213,7 +213,7 @@ def _rank(record: RunRecord) -> tuple[int, str]:
 
 
 def _state(record: RunRecord) -> State:
-    """Return the state of a folder; what is completed but has lost its scores is to be resumed."""
+    """Return the state of a folder; completed without scores counts as interrupted."""
     if record.state == "completed" and record.scores is not None:
         return "completed"
     if record.state == "failed":

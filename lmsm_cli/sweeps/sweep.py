@@ -1,4 +1,4 @@
-"""Many runs from one plan: what is done is found in the run folders, only the rest is computed.
+"""Many runs from one plan: finished ones are found in their run folders, the rest is computed.
 
 Nothing else is kept: a run folder records its requested config, and a lock shows who computes it.
 So the same plan may be worked on again, after anything, and by several processes at once.
@@ -78,7 +78,7 @@ class _Worker:
 
     @classmethod
     def new(cls, plan: Sequence[PlannedRun], index: RunIndex, *, with_plots: bool) -> "_Worker":
-        """Look at what is there."""
+        """Return a worker that knows which runs are there already."""
         found = index.status(plan)
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
         num_done = sum(one.state == "completed" for one in found)
@@ -87,7 +87,7 @@ class _Worker:
         return cls(plan, index, index.display, with_plots, failed)
 
     def attempt(self, run: PlannedRun, *, wait: bool = False) -> bool:
-        """Complete a run; return False where another process is at it, unless told to `wait`."""
+        """Complete a run; return False where another process is at it, unless `wait` is set."""
         with claimed(run, wait=wait) as is_ours:
             if not is_ours:
                 return False
@@ -173,14 +173,14 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
 
 def unreadable(found: Sequence[RunStatus], failures: Sequence[Failure]) -> list[Failure]:
     """Return as failures the other runs that a finished sweep cannot read."""
-    told = {failure.run.config_hash for failure in failures}
+    known = {failure.run.config_hash for failure in failures}
     return [
         Failure(
             one.run,
             (one.record and one.record.problem) or "its run folder is gone or cannot be read",
         )
         for one in found
-        if one.state != "completed" and one.run.config_hash not in told
+        if one.state != "completed" and one.run.config_hash not in known
     ]
 
 
