@@ -189,7 +189,7 @@ _TABLE = (
     Metric(
         "accuracy",
         "accuracy",
-        lambda scores: scores.accuracy,
+        lambda s: s.accuracy,
         is_main=True,
         highlight="accuracy",
         difference_rank=3,
@@ -197,21 +197,21 @@ _TABLE = (
     Metric(
         "balanced_accuracy",
         "balanced accuracy",
-        lambda scores: scores.balanced_accuracy,
+        lambda s: s.balanced_accuracy,
         heading="balanced",
         is_main=True,
         highlight="balanced accuracy",
         verdict_on="overall",
         difference_rank=2,
     ),
-    Metric("macro_f1", "macro F1", lambda scores: scores.macro_f1, is_main=True),
-    Metric("many", "many", lambda scores: scores.groups.get("many"), is_main=True),
-    Metric("medium", "medium", lambda scores: scores.groups.get("medium"), is_main=True),
+    Metric("macro_f1", "macro F1", lambda s: s.macro_f1, is_main=True),
+    Metric("many", "many", lambda s: s.groups.get("many"), is_main=True),
+    Metric("medium", "medium", lambda s: s.groups.get("medium"), is_main=True),
     # the rare classes are what a long tail is about: their difference stands first
     Metric(
         "few",
         "few",
-        lambda scores: scores.groups.get("few"),
+        lambda s: s.groups.get("few"),
         is_main=True,
         highlight="accuracy on the rarest classes",
         verdict_on="on rare classes",
@@ -227,14 +227,14 @@ _TABLE = (
     Metric(
         "calibration_error",
         "calibration error",
-        lambda scores: scores.calibration_error,
+        lambda s: s.calibration_error,
         higher_is_better=False,
         highlight="calibration error",
     ),
     Metric(
         "effective_margin",
         "effective margin",
-        lambda scores: scores.effective_margin,
+        lambda s: s.effective_margin,
         format=".2f",
         heading="margin",
     ),
@@ -285,20 +285,14 @@ def confusion_of(scores: Scores) -> Confusion | None:
     """Return the confusion, stored dense or sparse; None where it is not one of the classes."""
     stored, size = scores.confusion, len(scores.per_class)
     if isinstance(stored, SparseConfusion):
-        cells = zip(stored.rows, stored.columns, stored.counts, strict=True)
-        found = {(true, guess): images for true, guess, images in cells if images}
-        return Confusion(size, found) if stored.num_classes == size else None
+        counted = zip(stored.rows, stored.columns, stored.counts, strict=True)
+        cells = {(true, guess): n for true, guess, n in counted if n}
+        return Confusion(size, cells) if stored.num_classes == size else None
     if [len(row) for row in stored] != [size] * size:
         return None
-    return Confusion(
-        size,
-        {
-            (true, guess): images
-            for true, row in enumerate(stored)
-            for guess, images in enumerate(row)
-            if images
-        },
-    )
+    rows = enumerate(stored)
+    cells = {(true, guess): n for true, row in rows for guess, n in enumerate(row) if n}
+    return Confusion(size, cells)
 
 
 def score(
@@ -397,15 +391,12 @@ def _of_probabilities(
     numbers = range(probabilities.shape[1])
     bins = _reliability(labels == predictions, probabilities[arange(len(labels)), predictions])
     gaps = (one.count * abs(one.confidence - one.accuracy) for one in bins)
-    return {
-        "top_k": {
-            str(k): float(top_k_accuracy_score(labels, probabilities, k=k, labels=numbers))
-            for k in TOP_K
-            if k < len(numbers)
-        },
-        "calibration_error": sum(gaps) / len(labels),
-        "reliability": bins,
+    top_k = {
+        str(k): float(top_k_accuracy_score(labels, probabilities, k=k, labels=numbers))
+        for k in TOP_K
+        if k < len(numbers)
     }
+    return {"top_k": top_k, "calibration_error": sum(gaps) / len(labels), "reliability": bins}
 
 
 def _reliability(

@@ -249,14 +249,12 @@ def _label(differs: Mapping[str, Any], by: Sequence[str]) -> str:
 
 
 def _per_class(scores: Sequence[Scores]) -> tuple[ClassStatistic, ...]:
-    columns = zip(*(one.per_class for one in scores), strict=True)
-    return tuple(
-        ClassStatistic(
-            one.name, one.train_count, one.test_count, _statistic(row.accuracy for row in rows)
-        )
-        for rows in columns
-        for one in rows[:1]
-    )
+    found = []
+    for rows in zip(*(one.per_class for one in scores), strict=True):
+        accuracy = _statistic(row.accuracy for row in rows)
+        name, train_count, test_count = rows[0].name, rows[0].train_count, rows[0].test_count
+        found.append(ClassStatistic(name, train_count, test_count, accuracy))
+    return tuple(found)
 
 
 def _statistic(values: Iterable[float | None]) -> Statistic | None:

@@ -76,14 +76,8 @@ def difference(
     if half is None:
         return Difference(mean, None, None, n, paired, "can't tell")
     low, high = mean - half, mean + half
-    return Difference(
-        low=low,
-        high=high,
-        mean=mean,
-        n=n,
-        paired=paired,
-        verdict=_verdict(low, high, higher_is_better=higher_is_better),
-    )
+    verdict = _verdict(low, high, higher_is_better=higher_is_better)
+    return Difference(mean, low, high, n, paired, verdict)
 
 
 def _verdict(low: float, high: float, *, higher_is_better: bool) -> Verdict:

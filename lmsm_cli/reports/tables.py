@@ -216,25 +216,20 @@ def shown(text: object) -> Text:
 def models_bench_table(document: Mapping[str, Any]) -> Table:
     """Return a row for each model, precision, layout and number of threads of `lmsm bench`."""
     peaks = ", ".join(f"{name} {value:,.0f}" for name, value in document["peak_gflops"].items())
-    table = new_table(
-        f"Training at batch {document['batch_size']}; peak of a matrix product in GFLOP/s: {peaks}",
-        "model",
-        "precision",
-        "layout",
-    )
-    for title in ("threads", "images/s", "% of peak", "GFLOP/image", "CIFAR-10 epoch, s"):
-        table.add_column(title, justify="right", overflow="fold")
+    title = f"Training at batch {document['batch_size']}"
+    names = ("model", "precision", "layout")
+    numbers = ("threads", "images/s", "% of peak", "GFLOP/image", "CIFAR-10 epoch, s")
+    title += f"; peak of a matrix product in GFLOP/s: {peaks}"
+    table = new_table(title, *names, numbers=numbers)
     for row in document["models"]:
-        rate, epoch = row["images_per_second"], row["seconds_per_epoch"]
+        rate = row["images_per_second"]
         table.add_row(
-            row["model"],
-            row["precision"],
-            row["layout"],
+            *(row[name] for name in names),
             str(row["threads"] or NOTHING),
             "out of memory" if rate is None else f"{rate:,.0f}",
             percent(row["share_of_peak"]),
             f"{row['gflop_per_image']:.2f}",
-            _text(epoch, ",.1f"),
+            _text(row["seconds_per_epoch"], ",.1f"),
         )
     return table
 

@@ -84,13 +84,8 @@ def trials_table(trials: Sequence[Mapping[str, Any]], title: str) -> Table:
             if row["state"] == "failed"
             else row["reason"] or row["state"]
         )
-        table.add_row(
-            str(row["number"]),
-            percent(row["value"]),
-            shown(row["label"]),
-            shown(ended),
-            shown(" ".join(row["runs"]) or NOTHING),
-        )
+        texts = (row["label"], ended, " ".join(row["runs"]) or NOTHING)
+        table.add_row(str(row["number"]), percent(row["value"]), *map(shown, texts))
     return table
 
 

@@ -49,16 +49,8 @@ def curve_chart(title: str, series: Sequence[Series], *, percent: bool, may_bend
     lines = [mark for one in series for mark in _line(frame, one)]
     scale = [svg.text(frame.left, 9, "log scale")] if frame.y.is_log else []
     spoken = f"{title} by epoch, lines: {', '.join(one.name for one in series)}"
-    return svg.picture(
-        frame.width,
-        frame.height,
-        spoken,
-        frame.axes("epoch"),
-        *scale,
-        *bands,
-        *lines,
-        *_line_names(frame, series),
-    )
+    marks = [frame.axes("epoch"), *scale, *bands, *lines, *_line_names(frame, series)]
+    return svg.picture(frame.width, frame.height, spoken, *marks)
 
 
 def _band(frame: svg.Frame, series: Series) -> Markup:
