@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PARTS: "tuple[Part, ...]" = ("training", "validation", "test")
 UNKNOWN = "unknown"
 # What decides, with the data set itself, which of its images are trained and validated on.
-_DATA_KEYS = ("dataset", "imbalance", "factor", "images_per_class", "validation", "split_seed")
+IMAGE_KEYS = ("dataset", "imbalance", "factor", "images_per_class", "validation", "split_seed")
 _SHORTEST_NAME = 8
 _MOST_NOTES = 5
 _MOST_NAMES = 3
@@ -66,7 +66,7 @@ def choices_hide_it(records: Iterable[RunRecord], usual: Mapping[str, Any]) -> b
 
 def _choices(record: RunRecord, usual: Mapping[str, Any]) -> tuple[str, ...]:
     given = {**usual, **(record.config or {})}
-    return tuple(repr(given.get(key)) for key in _DATA_KEYS)
+    return tuple(repr(given.get(key)) for key in IMAGE_KEYS)
 
 
 def notes_on_images(records: Sequence[RunRecord], usual: Mapping[str, Any]) -> list[str]:

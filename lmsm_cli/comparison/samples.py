@@ -8,7 +8,7 @@ from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
-from lmsm_cli.comparison.data_sets import images_of
+from lmsm_cli.comparison.data_sets import IMAGE_KEYS, images_of
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.spec import parse_spec
@@ -20,17 +20,7 @@ from lmsm_cli.runs.record import RunRecord
 FREE_KEYS = ("seed", *RUNTIME_KEYS)
 
 # What decides which images a score is of, and of which training: never averaged over.
-SPLIT_KEYS = (
-    "dataset",
-    "imbalance",
-    "factor",
-    "images_per_class",
-    "validation",
-    "split_seed",
-    "image_size",
-    "checkpoint",
-    "state",
-)
+SPLIT_KEYS = (*IMAGE_KEYS, "image_size", "checkpoint", "state")
 
 
 @dataclass(frozen=True)
