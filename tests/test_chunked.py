@@ -14,12 +14,8 @@ from tests.conftest import head_with
 @st.composite
 def batches(draw):
     """Features, weights, labels that may crowd into one chunk, a chunk size, and margins."""
-    num_images, num_classes, num_features = (
-        draw(st.integers(1, 9)),
-        draw(st.integers(2, 12)),
-        draw(st.integers(1, 5)),
-    )
-    chunk = draw(st.integers(1, 15))
+    most = {"num_images": (1, 9), "num_classes": (2, 12), "num_features": (1, 5), "chunk": (1, 15)}
+    num_images, num_classes, num_features, chunk = (draw(st.integers(*m)) for m in most.values())
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
     features = torch.randn(num_images, num_features, generator=generator, dtype=torch.float64)
     weight = torch.randn(num_classes, num_features, generator=generator, dtype=torch.float64)
@@ -91,10 +87,8 @@ def test_half_precision_rounds_the_gradient_once():
 def test_chunks_change_nothing_in_float32(chunk):
     """Of 100 classes and 40 images in float32, value and gradients agree to 1e-6."""
     generator = torch.Generator().manual_seed(3)
-    features, weight = (
-        torch.randn(40, 16, generator=generator),
-        0.25 * torch.randn(100, 16, generator=generator),
-    )
+    features = torch.randn(40, 16, generator=generator)
+    weight = 0.25 * torch.randn(100, 16, generator=generator)
     labels = torch.randint(100, (40,), generator=generator)
     chunked, whole = (
         loss_and_gradients(features, weight, labels, 2.5, c, torch.ones(40)) for c in (chunk, None)

@@ -142,13 +142,6 @@ def test_under_detached_norms_the_margin_has_no_say_in_a_weights_length(class_ch
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
-def test_shared_norm_gives_all_classes_one_length():
-    """Under weight_norm=shared every class weight in force is as long as the learned norm."""
-    head = build_head("lsoftmax:weight_norm=shared", 8, 5)
-    norms = head.class_weights().norm(dim=1)
-    assert torch.allclose(norms, head.shared_norm.expand(5), atol=1e-6)
-
-
 BAD_SPECS = [
     ("lsoftmx", "no loss 'lsoftmx' (did you mean 'lsoftmax'?)"),
     ("lsoftmax:margn=2", "no option 'margn' (did you mean 'margin'?)"),

@@ -49,10 +49,17 @@ def test_psi_falls_with_the_angle(margin):
 
 @pytest.mark.parametrize(
     ("margin", "degrees", "wanted"),
-    [(2, 90, -1), (3, 90, -2), (4, 90, -3), (2, 60, -0.5), (2, 120, -1.5), (3, 30, 0), (4, 45, -1)],
+    [
+        *[(2, 90, -1), (3, 90, -2), (4, 90, -3), (2, 60, -0.5), (2, 120, -1.5), (3, 30, 0)],
+        *[(4, 45, -1), (1.5, 90, -(0.5**0.5)), (1.5, 120, -1), (1.5, 180, -2), (2.5, 144, -3)],
+    ],
 )
 def test_psi_by_hand(margin, degrees, wanted):
-    """Values worked by hand, among them psi(90 degrees) = 1 - m."""
+    """Values worked by hand, among them psi(90 degrees) = 1 - m for whole m.
+
+    For real margins: cos 135 = -1/sqrt 2; 1 - 2 at the border 120; -cos 270 - 2 at 180; 1 - 4 at
+    144.
+    """
     cos = torch.tensor([math.cos(math.radians(degrees))], dtype=torch.float64)
     assert psi(cos, margin).item() == pytest.approx(wanted, abs=1e-12)
 
@@ -86,16 +93,6 @@ def test_psi_of_real_margins_equals_its_definition(margin):
     """For a margin that is no integer, psi is the same formula, 1e-12 near in float64."""
     cos = torch.linspace(-1, 1, 4001, dtype=torch.float64)
     assert np.abs(psi(cos, margin).numpy() - psi_in_numpy(cos.numpy(), margin)).max() < 1e-12
-
-
-@pytest.mark.parametrize(
-    ("margin", "degrees", "wanted"),
-    [(1.5, 90, -(0.5**0.5)), (1.5, 120, -1), (1.5, 180, -2), (2.5, 144, -3)],
-)
-def test_psi_of_real_margins_by_hand(margin, degrees, wanted):
-    """cos 135; the border pi/m at 120, 1 - 2; -cos 270 - 2 at 180; 2.5 x 144 = 360: 1 - 4."""
-    cos = torch.tensor([math.cos(math.radians(degrees))], dtype=torch.float64)
-    assert psi(cos, margin).item() == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("margin", REAL_MARGINS)

@@ -8,8 +8,7 @@ import torch
 from pytorch_metric_learning import losses as pml
 from scipy.special import log_softmax, softmax
 
-from lmsm_cli import build_head, l_softmax_loss
-from lmsm_cli.losses.lsoftmax import ASoftmaxLoss
+from lmsm_cli import l_softmax_loss
 from lmsm_cli.losses.registry import HEADS
 from tests.conftest import batch_at, head_with
 
@@ -272,16 +271,6 @@ def test_loss_and_gradients_are_pytorch_metric_learnings(spec, kind, options):
     torch.testing.assert_close(mine[1], their[1].T, rtol=1e-8, atol=1e-10)
 
 
-@scipy_on_tensors
-def test_scale_is_a_factor_of_the_features():
-    """pytorch-metric-learning's `scale` multiplies all logits, as longer features do."""
-    features, weight, labels = batch_at()
-    wanted = theirs(pml.LargeMarginSoftmaxLoss, weight, margin=3, scale=2.5)(features, labels)
-    assert l_softmax_loss(2.5 * features, weight, labels, 3).item() == pytest.approx(
-        wanted.item(), rel=1e-10
-    )
-
-
 SAME = [
     ("lsoftmax:margin=1,anneal=none", "softmax"),
     ("lsoftmax:margin=1,anneal=constant,lambda_min=3,class_chunk=2", "softmax"),
@@ -318,22 +307,6 @@ def test_special_cases_are_one_another(one, other):
     assert_same(head_with(one, weight, COUNTS), head_with(other, weight, COUNTS), features, labels)
 
 
-@pytest.mark.parametrize("margin", [1.5, 3])
-def test_asoftmax_on_unit_weights_is_lsoftmax(margin):
-    """On class weights of length 1 it has L-Softmax's losses and feature gradients."""
-    features, weight, labels = batch_at()
-    features.requires_grad_()
-    weight = torch.nn.functional.normalize(weight)
-    heads = [
-        head_with(f"{name}:margin={margin},anneal=none", weight)
-        for name in ("asoftmax", "lsoftmax")
-    ]
-    losses = [head.losses(features, labels, 1.0) for head in heads]
-    torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-12)
-    slopes = [torch.autograd.grad(each.sum(), features)[0] for each in losses]
-    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)
-
-
 @pytest.mark.parametrize("margin", [1, 1.5, 2, 2.7, 4])
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_equal_margins_per_class_are_one_margin(margin, chunk):
@@ -347,19 +320,3 @@ def test_equal_margins_per_class_are_one_margin(margin, chunk):
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-12)
     for one, other in zip(*(torch.autograd.grad(loss, given) for loss in losses), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)  # 0.5 degrees: the pole's cap
-
-
-def test_asoftmax_takes_a_margin_per_class():
-    """Each image has its own class's margin, also where there are as many images as classes."""
-    margins = torch.tensor([1.0, 2.5, 4.0], dtype=torch.float64)
-    features, labels = torch.randn(3, 5, dtype=torch.float64), torch.tensor([2, 0, 2])
-    weight = build_head("asoftmax", 5, 3).double().weight.data
-    for image, label in enumerate(labels.tolist()):
-        losses = [
-            ASoftmaxLoss(5, 3, margin=m, anneal="none").double()
-            for m in (margins, margins[label].item())
-        ]
-        for head in losses:
-            head.weight.data = weight
-        several, one = (head.losses(features, labels, 1.0)[image] for head in losses)
-        assert torch.isclose(several, one, rtol=1e-9)

@@ -133,12 +133,8 @@ class Annealing:
         x = x.clamp(max=1.0) if isinstance(x, Tensor) else min(x, 1.0)
         match self.form:
             case "power":
-                value = self._start * (1 + self.gamma * x) ** -self.power
-                return (
-                    value.clamp_min(self.minimum)
-                    if isinstance(value, Tensor)
-                    else max(value, self.minimum)
-                )
+                low, value = self.minimum, self._start * (1 + self.gamma * x) ** -self.power
+                return value.clamp_min(low) if isinstance(value, Tensor) else max(value, low)
             case "exponential":
                 ratio = (1 + self.minimum) / (1 + self._start)
                 return (1 + self._start) * ratio**x - 1

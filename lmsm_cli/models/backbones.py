@@ -166,16 +166,11 @@ def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
         )
     own = backbone.state_dict()
     if model.startswith("vgg"):  # our features sit one level deeper
-        given = {
-            f"0.{key.removeprefix('features.')}": value
-            for key, value in given.items()
-            if key.startswith("features.")
-        }
-    fresh = {key for key in own if key == "conv1.weight" or key.startswith("2.")}
-    wanted = own.keys() - fresh
-    unusable = sorted(
-        key for key in wanted if key not in given or given[key].shape != own[key].shape
-    )
+        prefix = "features."
+        given = {f"0.{k[len(prefix) :]}": v for k, v in given.items() if k.startswith(prefix)}
+    wanted = {key for key in own if key != "conv1.weight" and not key.startswith("2.")}
+    fitting = {key for key in wanted & given.keys() if given[key].shape == own[key].shape}
+    unusable = sorted(wanted - fitting)
     if unusable:
         raise LmsmError(
             f"pretrained {source!r} does not fit {model}: {len(unusable)} of {len(wanted)} tensors "
