@@ -249,9 +249,8 @@ def test_balanced_accuracy_counts_each_class_once():
     model = small_model()
     predicted = scores_of(model, uneven.images, CPU).argmax(1)
     shares = [(predicted[uneven.labels == c] == c).float().mean().item() for c in range(3)]
-    assert training.validate(model, uneven, CPU)["val_balanced_accuracy"] == pytest.approx(
-        np.mean(shares)
-    )
+    found = training.validate(trainer_of(model, CONFIG), uneven)
+    assert found["val_balanced_accuracy"] == pytest.approx(np.mean(shares))
 
 
 def test_evaluation_leaves_the_mode_as_it_was():

@@ -130,10 +130,8 @@ def load(path: Path) -> CheckpointState:
         ) from None
     except MALFORMED as error:
         raise CheckpointError(f"{path} is no lmsm checkpoint: {first_line(error)}") from None
-    if not isinstance(state, dict) or "schema" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("schema"), int):
         raise CheckpointError(f"{path} is no lmsm checkpoint: it holds no schema number")
-    if not isinstance(state["schema"], int):
-        raise CheckpointError(f"{path} is no lmsm checkpoint: its schema is no number")
     if state["schema"] not in _READABLE:
         raise CheckpointError(
             f"{path} has schema {state['schema']}, this lmsm reads "
@@ -141,8 +139,7 @@ def load(path: Path) -> CheckpointState:
         )
     if state["schema"] > 1 and not has_digest:
         raise CheckpointError(f"{path} is damaged: its digest is missing")
-    missing = [key for key in _KEYS if key not in state]
-    if missing:
+    if missing := [key for key in _KEYS if key not in state]:
         raise CheckpointError(f"{path} is incomplete: it lacks {', '.join(missing)}")
     with _about(path):
         return contents.check(state, path.stat().st_size)

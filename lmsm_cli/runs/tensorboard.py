@@ -15,9 +15,7 @@ Row = Mapping[str, Any]  # of metrics.jsonl
 def check_tensorboard() -> None:
     """Raise LmsmError where TensorBoard is not installed."""
     try:
-        import torch.utils.tensorboard
-
-        del torch
+        import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise missing_extra("--tensorboard", error, "tensorboard") from None
 

@@ -131,7 +131,7 @@ def _seconds_an_image(trainer: Trainer, images: ImageSet | None, *, is_test: boo
         if is_test:
             score_images(trainer, images.subset(part))
         else:
-            validate(trainer.model, images.subset(part), trainer.runtime, trainer.ranks)
+            validate(trainer, images.subset(part))
         seconds = (time.perf_counter() - started) / max(1, len(part))
     return seconds
 

@@ -154,7 +154,7 @@ def train(
             epoch=epoch + 1,
             train_loss=seen.loss,
             train_accuracy=seen.accuracy,
-            **validate(model, validation, trainer.runtime, ranks),
+            **validate(trainer, validation),
             lam=model.head.lambda_at(end),
             effective_margin=model.head.effective_margin_at(end),
             lr=learning_rate(config, epoch),
@@ -167,17 +167,12 @@ def train(
             raise PausedError(Position(epoch + 1), signal)
 
 
-def validate(
-    model: Classifier,
-    held_out: ImageSet | None,
-    runtime: Runtime,
-    ranks: ProcessGroup = SINGLE_PROCESS,
-) -> dict[str, Any]:
+def validate(trainer: Trainer, held_out: ImageSet | None) -> dict[str, Any]:
     """Return val_loss, val_accuracy and val_balanced_accuracy; None each without images."""
     names = ("val_loss", "val_accuracy", "val_balanced_accuracy")
     if held_out is None:
         return dict.fromkeys(names)
-    logits = scores_of(model, held_out.images, runtime, ranks).cpu()
+    logits = scores_of(trainer.model, held_out.images, trainer.runtime, trainer.ranks).cpu()
     labels = held_out.labels.numpy(force=True)
     predicted = logits.argmax(dim=1).numpy()
     # over the held-out classes: a class of one image has none to hold out

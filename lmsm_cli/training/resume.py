@@ -98,12 +98,8 @@ class ResumeState:
         """Return how torch or the runtime differ from before, in words; "" if they do not."""
         versions = _versions(runtime)
         before = (self.state and self.state.versions) or versions
-        changed = [
-            f"{before.get(name)} before, {now} now"
-            for name, now in versions.items()
-            if before.get(name) != now
-        ]
-        return "; ".join(changed)
+        pairs = [(before.get(name), now) for name, now in versions.items()]
+        return "; ".join(f"{old} before, {now} now" for old, now in pairs if old != now)
 
     def restore(self, trainer: Trainer) -> None:
         """Give a freshly built model and optimizer what was saved of them.

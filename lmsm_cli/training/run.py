@@ -52,9 +52,8 @@ def check_config(config: Config) -> torch.device:
     counts = planned_counts(config)
     if counts is not None:
         build_head(config.loss, 2, len(counts), torch.tensor(counts), bias=config.head_bias)
-        check_model(
-            config.model, config.pretrained, channels=source.channels, image_size=source.size
-        )
+        size = {"channels": source.channels, "image_size": source.size}
+        check_model(config.model, config.pretrained, **size)
     check_folder(config.out, "--out")
     if config.tensorboard:
         check_tensorboard()
