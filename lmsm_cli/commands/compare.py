@@ -40,18 +40,13 @@ _Sort = Annotated[
     value("SCORE", "Put the best first by this score, such as few or balanced_accuracy."),
 ]
 _OnlyChanged = Annotated[
-    bool,
-    switch("--only-changed", "Leave out scores and classes in which all rows are alike."),
+    bool, switch("--only-changed", "Leave out scores and classes in which all rows are alike.")
 ]
 _Markdown = Annotated[bool, switch("--markdown", "Print the tables as Markdown.")]
 _Csv = Annotated[
-    Path | None,
-    value("FILE", "Write all numbers as CSV too; - prints them instead of tables."),
+    Path | None, value("FILE", "Write all numbers as CSV too; - prints them instead of tables.")
 ]
-_Html = Annotated[
-    Path | None,
-    value("FILE", "Write a report page too, with curves and pictures."),
-]
+_Html = Annotated[Path | None, value("FILE", "Write a report page too, with curves and pictures.")]
 _Json = Annotated[bool, switch("--json", "Print one JSON document instead of tables.")]
 
 

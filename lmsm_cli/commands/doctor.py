@@ -11,13 +11,11 @@ from lmsm_cli.commands.options import switch, value
 from lmsm_cli.config.resolve import resolve
 
 _DataDir = Annotated[
-    Path | None,
-    value("PATH", "Where to look for data (default: $LMSM_DATA_DIR, else data)."),
+    Path | None, value("PATH", "Where to look for data (default: $LMSM_DATA_DIR, else data).")
 ]
 _Out = Annotated[Path, value("PATH", "Folder that run folders are to be made in.")]
 _ClearCache = Annotated[
-    bool,
-    switch("--clear-cache", "Delete the decoded images that are kept, but for those in use."),
+    bool, switch("--clear-cache", "Delete the decoded images that are kept, but for those in use.")
 ]
 _Json = Annotated[bool, switch("--json", "Print the checks as JSON.")]
 

@@ -26,8 +26,7 @@ _Images = Annotated[
     value("PATH", "Other images to evaluate on: a folder with one folder for each class."),
 ]
 _DataDir = Annotated[
-    Path | None,
-    value("PATH", "Where the run's data is now. (default: where the run had it)"),
+    Path | None, value("PATH", "Where the run's data is now. (default: where the run had it)")
 ]
 _SkipUnreadable = Annotated[
     bool,

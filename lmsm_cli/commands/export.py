@@ -30,8 +30,7 @@ def export(
     ] = None,
     images: Annotated[int, value("N", "Test images to verify it on.")] = 1000,
     data_dir: Annotated[
-        Path | None,
-        value("PATH", "Where the run's data is (default: as in the run)."),
+        Path | None, value("PATH", "Where the run's data is (default: as in the run).")
     ] = None,
     quiet: Quiet = False,
     json: Annotated[bool, switch("--json", "Print what was written as JSON.")] = False,

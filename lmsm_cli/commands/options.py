@@ -49,8 +49,7 @@ Preset = Annotated[
     value("NAME", "Start from a preset; `lmsm presets` lists them.", complete=completion.presets),
 ]
 ConfigFile = Annotated[
-    Path | None,
-    value("FILE", "Take values from a YAML file; they win over the preset's."),
+    Path | None, value("FILE", "Take values from a YAML file; they win over the preset's.")
 ]
 Margin = Annotated[
     str | None,
@@ -62,10 +61,7 @@ Checkpoint = Annotated[
         help="A run folder, or a checkpoint of one.", autocompletion=completion.checkpoints
     ),
 ]
-Device = Annotated[
-    str,
-    value("TEXT", "auto, cpu, cuda or cuda:N.", complete=completion.devices),
-]
+Device = Annotated[str, value("TEXT", "auto, cpu, cuda or cuda:N.", complete=completion.devices)]
 FollowLinks = Annotated[
     bool,
     switch(

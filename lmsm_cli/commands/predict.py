@@ -17,8 +17,7 @@ _Images = Annotated[
 _Top = Annotated[int, value("K", "Classes to give for each image.")]
 _Json = Annotated[bool, switch("--json", "Print the predictions as JSON.")]
 _Csv = Annotated[
-    Path | None,
-    value("FILE", "Write them as CSV too; - prints that instead of the table."),
+    Path | None, value("FILE", "Write them as CSV too; - prints that instead of the table.")
 ]
 
 

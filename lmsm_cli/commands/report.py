@@ -15,8 +15,7 @@ def report(
         typer.Argument(help="Run folder.", metavar="RUN", autocompletion=completion.run_folders),
     ],
     out: Annotated[
-        Path | None,
-        value("FILE", "Where to write the page (default: RUN/report.html)."),
+        Path | None, value("FILE", "Where to write the page (default: RUN/report.html).")
     ] = None,
 ) -> None:
     """Write a run's report: scores, curves, confusions, calibration and config in one HTML file.

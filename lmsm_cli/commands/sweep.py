@@ -85,8 +85,7 @@ _Storage = Annotated[
     ),
 ]
 _DryRun = Annotated[
-    bool,
-    switch("--dry-run", "List the runs and which are there already; run none.", "Sweep"),
+    bool, switch("--dry-run", "List the runs and which are there already; run none.", "Sweep")
 ]
 _Plots = Annotated[bool, switch("--plots", "Draw the plots of each run.", "Sweep")]
 

@@ -27,8 +27,7 @@ from lmsm_cli.config.resolve import Resolved
 from lmsm_cli.errors import LmsmError, RunError
 
 _ShowConfig = Annotated[
-    bool,
-    switch("--show-config", "Print every choice with where it came from, and stop."),
+    bool, switch("--show-config", "Print every choice with where it came from, and stop.")
 ]
 _DryRun = Annotated[
     bool,

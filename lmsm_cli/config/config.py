@@ -131,13 +131,7 @@ Float = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 
 
 # The panels of the help pages, by the first of their fields.
-_PANELS = {
-    "dataset": "Data",
-    "model": "Model",
-    "loss": "Loss",
-    "epochs": "Training",
-    "seed": "Run",
-}
+_PANELS = {"dataset": "Data", "model": "Model", "loss": "Loss", "epochs": "Training", "seed": "Run"}
 
 
 class Config(BaseModel):
