@@ -254,8 +254,9 @@ def saves(plan: Plan) -> dict[str, float]:
     import tempfile
     from pathlib import Path
 
+    from lmsm_cli.runs.contents import Position
     from lmsm_cli.runs.folder import RunFolder
-    from lmsm_cli.training.loop import Position, train
+    from lmsm_cli.training.loop import train
     from lmsm_cli.training.resume import History, save_checkpoint
 
     config = config_of(RESNET, batch_size=128, epochs=1)
@@ -267,7 +268,7 @@ def saves(plan: Plan) -> dict[str, float]:
         folder = RunFolder(Path(path))
         for epoch in range(1 + (plan.steps or 5)):
             start = time.perf_counter()
-            save_checkpoint(folder, trainer, History(), Position(epoch))
+            save_checkpoint(folder, trainer, History(), Position(epoch=epoch))
             seconds.append(time.perf_counter() - start)
         size = folder.checkpoint.stat().st_size / 1e6
     return {"seconds": statistics.median(seconds[1:]), "megabytes": size}

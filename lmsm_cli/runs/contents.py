@@ -112,14 +112,16 @@ class _EpochSums(_Part):
     watched_steps: _Count
 
 
-class SavedPosition(_Part):
-    """Where the training stands."""
+class Position(_Part):
+    """Where a training stands: after `epoch` epochs, and `step` steps of the next."""
 
     epoch: _Epoch = 0
     step: Annotated[int, Field(ge=0, le=_STEPS)] = 0
     seconds: Annotated[float, Field(ge=0, le=1e15)] = 0.0
+    """Spent in the epoch under way."""
     watch: Annotated[dict[str, Any], _kept(_EpochSums)] | None = None
     generators: Annotated[dict[_Text, _Dense], Field(max_length=10)] | None = None
+    """State of the random generators in that epoch, of each rank (R, bytes)."""
 
     @field_validator("generators")
     @classmethod
@@ -178,7 +180,7 @@ class CheckpointState(_Part):
     optimizer: (
         Annotated[dict[int, dict[_Text, _Dense | float | None]], Field(max_length=100_000)] | None
     ) = None
-    position: SavedPosition | None = None
+    position: Position | None = None
     history: SavedHistory | None = Field(None, alias="journal")
     fingerprint: _Sha256 | None = None
     versions: Annotated[dict[_Text, _Text], Field(max_length=100)] | None = None

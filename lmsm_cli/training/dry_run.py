@@ -16,12 +16,13 @@ from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
 from lmsm_cli.errors import DiskError, RunError
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.contents import Position
 from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
 from lmsm_cli.runtime.display import SILENT, Display, Step
 from lmsm_cli.runtime.memory import peak_memory, reported_memory
 from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.training.finish import score_images
-from lmsm_cli.training.loop import Position, Trainer, train, validate
+from lmsm_cli.training.loop import Trainer, train, validate
 from lmsm_cli.training.resume import History, save_checkpoint
 from lmsm_cli.training.run import prepare
 from lmsm_cli.training.step import new_optimizer, restore_optimizer

@@ -28,6 +28,7 @@ from lmsm_cli.losses.class_weights import loss_weights
 from lmsm_cli.metrics import balanced_accuracy
 from lmsm_cli.models.backbones import first_non_finite
 from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.runs.contents import Position
 from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.display import Epoch, EpochStats, RunningMetrics, Step
@@ -39,20 +40,6 @@ from lmsm_cli.training.step import TrainStep, new_optimizer, set_learning_rate
 _cuda: Any = torch.cuda  # typed in some releases only
 # With several ranks, poll for a stop signal every 16 steps: the poll blocks.
 _POLL_EVERY = 16
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a training stands: after `epoch` epochs, and `step` steps of the next."""
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    """Spent in the epoch under way."""
-    watch: dict[str, Any] | None = None
-    """What was seen of the epoch under way."""
-    generators: dict[str, Tensor] | None = None
-    """State of the random generators in the epoch under way, of each rank (R, bytes)."""
 
 
 class PausedError(Exception):
@@ -108,7 +95,7 @@ class Trainer:
 def train(
     trainer: Trainer,
     *,
-    start: Position = Position(),
+    start: Position | None = None,
     on_step: Callable[[Step], None] = lambda step: None,
     info: Callable[[str], None] = lambda text: None,
     stop: Callable[[], int] = lambda: 0,
@@ -120,7 +107,7 @@ def train(
 
     Args:
         trainer: What is trained.
-        start: Where model and optimizer stand.
+        start: Where model and optimizer stand; at the beginning if None.
         on_step: Called after each step.
         info: Called with a text when the step was compiled, or when there is no CUDA graph.
         stop: Polled after each step, of several ranks now and then; the number of a signal, or 0.
@@ -143,8 +130,9 @@ def train(
     def signal_of_any() -> int:
         return ranks.all_reduce_max(stop())
 
+    start = start or Position()
     for epoch in range(start.epoch, config.epochs):
-        position = start if epoch == start.epoch else Position(epoch)
+        position = start if epoch == start.epoch else Position(epoch=epoch)
         started = time.perf_counter() - position.seconds
         with stream():
             seen, stats = _one_epoch(trainer, stepper, position, on_step, signal_of_any)
@@ -164,7 +152,7 @@ def train(
             signs=_signs(stats, seen, trainer, counts, epoch),
         )
         if signal := signal_of_any():
-            raise PausedError(Position(epoch + 1), signal)
+            raise PausedError(Position(epoch=epoch + 1), signal)
 
 
 def validate(trainer: Trainer, held_out: ImageSet | None) -> dict[str, Any]:
@@ -238,9 +226,14 @@ def _one_epoch(
             _checked(watch.total(), epoch)
             _check_weights(model, epoch)
             seconds = time.perf_counter() - started
-            raise PausedError(
-                Position(epoch, n + 1, seconds, watch.state(ranks), _generators(ranks)), signal
+            position = Position(
+                epoch=epoch,
+                step=n + 1,
+                seconds=seconds,
+                watch=watch.state(ranks),
+                generators=_generators(ranks),
             )
+            raise PausedError(position, signal)
     ranks.all_reduce(watch.sums)
     ranks.any_rank(watch.predicted)
     total = _checked(watch.total(), epoch)

@@ -21,12 +21,12 @@ from lmsm_cli.data.splits import Data
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint, committed
-from lmsm_cli.runs.contents import CheckpointState
+from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import Epoch
-from lmsm_cli.training.loop import Position, Trainer
+from lmsm_cli.training.loop import Trainer
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
 
 # Keys that a resumed run may change, none of which changes what is computed. `epochs` may rise.
@@ -136,7 +136,7 @@ def save_checkpoint(
         image_shape=trainer.image_shape,
         epoch=position.epoch,
         optimizer=optimizer_state(trainer.model, trainer.optimizer),
-        position=vars(position),
+        position=dict(position),
         journal=vars(history),
         fingerprint=fingerprint(choices),
         versions=_versions(trainer.device_text),
@@ -215,8 +215,9 @@ def read_resume_state(
         )
     assert state.position
     assert state.history
+    position = state.position
     try:
-        position, history = Position(**dict(state.position)), History(**dict(state.history))
+        history = History(**dict(state.history))
     except MALFORMED as error:
         raise CheckpointError(f"{file} does not fit this lmsm: {first_line(error)}") from None
     # a key that this lmsm has and that one had not is at its default, which changes nothing

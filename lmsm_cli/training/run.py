@@ -25,6 +25,7 @@ from lmsm_cli.losses.spec import parse_spec, with_option
 from lmsm_cli.models.backbones import check_model
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.runs import environment
+from lmsm_cli.runs.contents import Position
 from lmsm_cli.runs.documents import Images
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
@@ -35,7 +36,7 @@ from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
 from lmsm_cli.runtime.memory import reported_memory
 from lmsm_cli.runtime.signals import defer_signals, ignore_sighup
 from lmsm_cli.training.finish import build_scores_json, draw_plots, score_images, status_of
-from lmsm_cli.training.loop import PausedError, Position, Trainer, train
+from lmsm_cli.training.loop import PausedError, Trainer, train
 from lmsm_cli.training.resume import (
     History,
     ResumeState,
@@ -295,7 +296,7 @@ def _train(run: Run, where: str, display: Display) -> History:
                 new_signs = [sign for sign in epoch.signs if sign not in history.warned]
                 history.add(epoch, trainer.config.best_tolerance)
                 history.warned += new_signs
-                save(Position(epoch.epoch))
+                save(Position(epoch=epoch.epoch))
                 draw_row(history.rows[-1])
                 if folder:
                     _report(epoch, new_signs, trainer.config, folder, display)
