@@ -1,4 +1,4 @@
-"""What tests share: a quiet display, small batches, tiny data sets on disk, the real ones where they are."""
+"""What tests share: a quiet display, small batches, tiny data sets on disk, the real ones."""
 
 import importlib
 import os
@@ -109,7 +109,7 @@ def seconds_to_import_torch() -> float:
 def write_class_folders(
     root: Path, classes, per_class: int, *, size: int = 32, seed: int = 0
 ) -> None:
-    """Write `per_class` PNGs a class whose brightness tells the class, so that they can be learned."""
+    """Write `per_class` PNGs a class; brightness tells the class, so they can be learned."""
     generator = np.random.default_rng(seed)
     for label, name in enumerate(classes):
         folder = root / name
@@ -146,7 +146,7 @@ ALL_BRANCHES = (0.5, 10, 40, 75, 100, 115, 130, 145, 155, 170)
 
 
 def batch_at(degrees=ALL_BRANCHES, num_classes=5, num_features=6, *, dtype=torch.float64, seed=0):
-    """Return features (N, D), class weights (C, D) and labels (N,), features[i] standing at degrees[i].
+    """Return features (N, D), class weights (C, D), labels (N,); features[i] is at degrees[i].
 
     The angle is the one to its own class weight; norms are drawn; the last class is in no label.
     """

@@ -3,7 +3,7 @@
     python tests/mutants.py [PART OF A NAME ...]
 
 A mutant is a copy of the package with one line changed. To add one, append to mutants.toml what the
-fault is, the file, the line and what becomes of it, and a test that fails then: one that is not `slow`.
+fault is, the file, the line and what becomes of it, and a test that fails then and is not `slow`.
 Ends with 1 where a mutant survives, where a line is not found exactly once, and where a test fails
 without any mutant. Processes are forked from one that has imported torch, which takes seconds.
 """
@@ -66,7 +66,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a forked pytest ended: its exit code (negative: by a signal), what it printed, and when."""
+    """How a forked pytest ended: exit code (negative: by a signal), what it printed, and when."""
 
     code: int
     output: str
@@ -95,7 +95,7 @@ def main(parts: Sequence[str]) -> int:
 
 
 def copy_everything(target: Path) -> None:
-    """Copy the package and its tests: the checkout's package where there is one, else the installed."""
+    """Copy the tests and the package: the checkout's where there is one, else the installed."""
     package = TESTS.parent / "lmsm_cli"
     if not package.is_dir():
         (found,) = find_spec("lmsm_cli").submodule_search_locations
@@ -169,7 +169,7 @@ def plant(mutant: Mutant, sound: Path, folder: Path) -> None:
 
 
 def run_tests(folder: Path, tests: Sequence[str]) -> int:
-    """Run the tests on the package that lies in the folder, in this process, and return pytest's code."""
+    """Run tests on the package in the folder, in this process, and return pytest's code."""
     os.chdir(folder)
     sys.path[0] = os.environ["PYTHONPATH"] = str(folder)
     flags = ["-n", "0", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb", "short"]
@@ -180,7 +180,7 @@ def run_tests(folder: Path, tests: Sequence[str]) -> int:
 def forked(
     jobs: Sequence[Callable[[], int]], seconds: int = SECONDS
 ) -> Iterator[tuple[int, Outcome]]:
-    """Run each job in a process of its own, some at once, and give its number and outcome as it ends."""
+    """Run each job in its own process, some at once; give number and outcome as it ends."""
     running: dict[int, tuple[int, Path, float]] = {}
     waiting = list(enumerate(jobs))
     with tempfile.TemporaryDirectory() as logs:
@@ -199,7 +199,7 @@ def forked(
 
 
 def _fork(job: Callable[[], int], log: Path, seconds: int) -> int:
-    """Start a process that does the job in so many seconds, printing to the log; return its number."""
+    """Start a process that does the job in so many seconds, with a log; return its number."""
     sys.stdout.flush()
     process = os.fork()
     if process:

@@ -20,7 +20,7 @@ LONGEST = 50
 """Lines of a function, from `def` to its end, without its docstring."""
 MEDIAN, NINE_IN_TEN = 8, 22
 MOST_PARAMETERS = 7
-"""Of a function of the library, `self` not counted; commands and constructors of heads may take more."""
+"""Of a function, `self` not counted; commands and constructors of heads may take more."""
 MOST_MODULES, MOST_ROOMS = 5, 13
 
 
@@ -77,7 +77,7 @@ def rooms(package: Path = PACKAGE) -> tuple[list[str], list[str]]:
 
 
 def main(parts: Sequence[str]) -> int:
-    """Print the sizes of the files whose path contains one of the parts, of all where there is none."""
+    """Print the sizes of the files whose path contains one of the parts, or of all files."""
     files = [
         p for p in sorted(PACKAGE.rglob("*.py")) if not parts or any(x in str(p) for x in parts)
     ]

@@ -55,7 +55,7 @@ def test_a_target_bounds_the_ratio_else_the_median(module, values, reference, ta
 
 
 def test_a_mean_row_shows_its_deviation(module):
-    """Rows over seeds count their mean, and show the sample's deviation: of 1, 2, 6 it is sqrt(7)."""
+    """Rows over seeds count their mean, and show the sample's deviation: of 1, 2, 6 sqrt(7)."""
     row = module("train_rows").Row("a row", "share", [1.0, 2.0, 6.0], target="<= 2", average="mean")
     assert row.value == 3
     assert row.line().endswith("MISSED  mean; sd 2.65")
@@ -149,15 +149,18 @@ def test_scaling_fits_all_points_of_all_passes(module):
 
 
 def test_airbench_is_read_without_its_first_run(module, tmp_path):
-    """Its table's `eval` rows give time and accuracy; the first run compiles; it runs on for ever."""
+    """Its `eval` rows give time and accuracy; the first run compiles; it runs on for ever."""
     script = tmp_path / "airbench94_muon.py"
     script.write_text(
         "import itertools\n"
-        "print('|  run     |  epoch  |  train_acc  |  val_acc  |  tta_val_acc  |  time_seconds  |')\n"
+        "print('|  run     |  epoch  |  train_acc  |  val_acc  |  tta_val_acc  |  '"
+        "'time_seconds  |')\n"
         "for run in itertools.count():\n"
-        "    print(f'|  {run:>6}  |      0  |     0.5000  |   0.5000  |               |        0.1000  |')\n"
+        "    print(f'|  {run:>6}  |      0  |     0.5000  |   0.5000  |               |  '"
+        "'      0.1000  |')\n"
         "    time = 2 if run else 90\n"
-        "    print(f'|          |   eval  |     0.9900  |   0.9300  |       0.9400  |  {time:>12.4f}  |')\n"
+        "    print(f'|          |   eval  |     0.9900  |   0.9300  |       0.9400  |  '"
+        "f'{time:>12.4f}  |')\n"
     )
     means = module("train_gpu").airbench_means(script)
     assert means == pytest.approx({"seconds": 2, "accuracy": 0.94})

@@ -63,7 +63,7 @@ def test_no_number_without_seeds_and_sd(module):
 
 
 def test_the_readmes_answer_is_that_of_the_tables():
-    """Each mean, sd and interval of its first screen stands in RESULTS.md, in the studies that it names."""
+    """Each mean, sd and interval of its first screen stands in RESULTS.md, in its study."""
     readme = (BENCHMARKS.parent / "README.md").read_text().partition("## Set up")[0]
     results = (BENCHMARKS / "RESULTS.md").read_text()
     confirmed = results.partition("runs/digits-confirm --")[2].replace("\\[", "[")
@@ -75,7 +75,7 @@ def test_the_readmes_answer_is_that_of_the_tables():
 
 
 def test_kept_runs_are_compared_as_before(module, tmp_path, monkeypatch, capsys):
-    """An archive holds what `compare` needs, no weights, and no place of the machine; twice the same bytes."""
+    """An archive holds what `compare` needs, no weights and no place; twice the same bytes."""
     keep = module("keep")
     write_runs(tmp_path / "runs" / "mine", ["softmax", "focal"], 3)
     for path in (tmp_path / "runs" / "mine").iterdir():

@@ -58,7 +58,7 @@ def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
 
 @pytest.mark.slow
 def test_the_transcript_is_of_these_commands(tmp_path, monkeypatch, capsys):
-    """Its commands, with one seed and two epochs, name the rows and columns that the README shows."""
+    """Its commands, with one seed and two epochs, name the README's rows and columns."""
     monkeypatch.chdir(tmp_path)
     sweep, compare = (
         shlex.split(re.search("lmsm ([^>]*)", command)[1])

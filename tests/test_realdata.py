@@ -32,7 +32,7 @@ def train(real_data, tmp_path, *flags):
 
 
 def test_lsoftmax_learns_real_cifar10(real_data, tmp_path):
-    """After one epoch of the long-tailed set accuracy is far above chance and nothing has collapsed."""
+    """After one epoch of the long-tailed set accuracy is far above chance; nothing collapsed."""
     scores, row = train(real_data, tmp_path, "--factor", "0.1", "--loss", "lsoftmax")
     assert scores["accuracy"] > 0.3
     assert row["collapse"] == []
@@ -52,7 +52,7 @@ def test_lsoftmax_learns_real_cifar10(real_data, tmp_path):
 
 
 def test_the_known_collapse_is_called_in_epoch_1(real_data, tmp_path, capsys):
-    """Full margin from the first step on ReLU features, as in the re-implemented project: chance."""
+    """Full margin from the first step on ReLU features, as the original has it: chance."""
     scores, row = train(
         real_data,
         tmp_path,

@@ -80,7 +80,7 @@ def copied(finished, tmp_path):
 
 
 def everything(run: Path, data: Path) -> dict:
-    """Return what eval says of the run's test and validation images, and with a tau that it chooses."""
+    """Return what eval says of the test and validation images, and with a tau that it chooses."""
     found = {}
     for name, options in {
         "test": {},
@@ -199,7 +199,7 @@ def test_extra_images_are_counted(copied):
 
 
 def test_the_record_is_what_lies_on_disk(finished):
-    """images.npz has each file once, in its part, by the digest of its bytes; no pickle is needed."""
+    """images.npz has each file once, in its part, by its bytes' digest; it needs no pickle."""
     data, run = finished
     arrays = np.load(run / "images.npz", allow_pickle=False)
     assert len(arrays["split"]) == len(list(data.glob("*/*.png"))) == 60
@@ -321,7 +321,7 @@ def test_published_images_are_known_by_their_pixels(tmp_path):
 
 
 def test_names_that_look_alike_are_one_class(tmp_path):
-    """A test folder that spells a class otherwise gives the same images again, and so does a rename."""
+    """A test folder that spells a class otherwise gives the same images, and so does a rename."""
     data = fill(tmp_path / "data" / "train", (12, 10, 8)).parent
     fill(data / "test", (4, 4, 4), seed=1)
     (data / "test" / "a").rename(data / "test" / "A ")
@@ -332,7 +332,7 @@ def test_names_that_look_alike_are_one_class(tmp_path):
 
 
 def test_own_validation_images_are_found_again(tmp_path):
-    """The images of val/ are the run's validation images, also after they were moved into train/."""
+    """The images of val/ are the run's validation images, also when they lie in train/ later."""
     data = fill(tmp_path / "data" / "train", (12, 10, 8)).parent
     fill(data / "test", (4, 4, 4), seed=1)
     fill(data / "val", (3, 3, 3), seed=2)
