@@ -4,8 +4,9 @@ A table stands between two comments, of which the first names its archive and it
     <!-- digits: lmsm compare runs/digits-norms --markdown -->
     <!-- end -->
 It is what the command prints of the runs of benchmarks/runs/digits.tar.xz unpacked in runs/, but
-for the accuracies per class. `--check` changes nothing, and exits with 1 where a table is not what
-it says.
+for the accuracies per class. A table that is there keeps its columns: a metric that is younger than
+a study is no part of it (empty the table to have them all). `--check` changes nothing, and exits
+with 1 where a table is not what it says.
 """
 
 import argparse
@@ -47,9 +48,12 @@ def refreshed(text: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for archive in {match["archive"] for match in _TABLE.finditer(text)}:
             unpack(archive, Path(folder))
-        return _TABLE.sub(
-            lambda match: f"{match[1]}{table(match['command'], Path(folder))}{match[5]}", text
-        )
+
+        def fresh(match: re.Match[str]) -> str:
+            made = table(match["command"], Path(folder))
+            return f"{match[1]}{with_columns_of(match['table'], made)}{match[5]}"
+
+        return _TABLE.sub(fresh, text)
 
 
 def unpack(archive: str, folder: Path) -> None:
@@ -70,6 +74,22 @@ def table(command: str, folder: Path) -> str:
     if code:
         raise SystemExit(f"{command}: exit code {code}")
     return printed.getvalue().partition("**Accuracy per class")[0].rstrip() + "\n"
+
+
+def with_columns_of(old: str, fresh: str) -> str:
+    """Return Markdown tables without the columns that no table of the old ones has."""
+    known = {cell for line in old.splitlines() for cell in _cells(line)}
+    lines, kept = [], None
+    for line in fresh.splitlines():
+        cells = _cells(line)
+        kept = kept or [not known or cell in known for cell in cells] if cells else None
+        chosen = [cell for cell, is_kept in zip(cells, kept or (), strict=True) if is_kept]
+        lines.append(f"| {' | '.join(chosen)} |" if cells else line)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
 if __name__ == "__main__":

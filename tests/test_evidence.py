@@ -22,7 +22,18 @@ def test_the_tables_are_those_of_the_kept_runs(module):
     results = module("results")
     text = results.RESULTS.read_text()
     assert text.count("<!-- end -->") >= 10
-    assert results.refreshed(text) == text
+    assert results.refreshed(text) == text, "python benchmarks/results.py writes it anew"
+
+
+def test_a_table_keeps_its_columns(module):
+    """A new metric is left out of a study from before it; a column that is gone is gone."""
+    old = "**Runs**\n\n| # | few | gone |\n| --- | --- | --- |\n| 1 | 2 | 3 |\n"
+    new = "**Runs**\n\n| # | new | few |\n| --- | ---: | ---: |\n| 1 \\| 2 | 7 | 8 |\n"
+    module = module("results")
+    assert module.with_columns_of(old, new) == (
+        "**Runs**\n\n| # | few |\n| --- | ---: |\n| 1 \\| 2 | 8 |\n"
+    )
+    assert module.with_columns_of("", new) == new
 
 
 def test_a_table_is_the_mean_and_sd_of_the_files(module, tmp_path):

@@ -44,6 +44,23 @@ def test_the_schema_is_one():
     assert SCHEMA["properties"].keys() == Config.model_fields.keys() | {"margin"}
 
 
+def words_of(schema):
+    """Return the words that the subschemas of a schema use."""
+    if isinstance(schema, list):
+        return set().union(*map(words_of, schema))
+    if not isinstance(schema, dict):
+        return set()
+    below = [v for k, v in schema.items() if k in ("anyOf", "items")]
+    return schema.keys() | words_of(below)
+
+
+@pytest.mark.parametrize("key", SCHEMA["properties"])
+def test_bounds_are_in_words_that_editors_know(key):
+    """A word that is not of JSON Schema, such as pydantic's `ge`, checks nothing."""
+    known = jsonschema.Draft7Validator.META_SCHEMA["properties"].keys()
+    assert words_of(SCHEMA["properties"][key]) <= known
+
+
 def test_every_key_has_a_description_and_its_default():
     """An editor can show what each key means and what it is where it is left out."""
     for key, described in SCHEMA["properties"].items():

@@ -10,6 +10,7 @@ import lmsm_cli
 from docs import transcript
 from lmsm_cli.commands.app import main
 from lmsm_cli.config.resolve import preset_names, preset_path
+from lmsm_cli.losses.registry import LOSSES
 from tests import tree
 from tests.conftest import CIFAR10_CLASSES, write_class_folders
 
@@ -102,6 +103,13 @@ def test_the_tree_is_the_tree():
     """CONTRIBUTING.md names every file of the package, with the first sentence of its docstring."""
     (shown,) = tree.BLOCK.findall(tree.CONTRIBUTING.read_text(encoding="utf-8"))
     assert shown == tree.tree(PACKAGE), "python tests/tree.py writes it anew"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_listed(name):
+    """The README's list of losses names each: a new one is added there."""
+    (listed,) = re.findall(r"^\* \*\*Losses\*\*(.*?)^\* ", README, flags=re.DOTALL | re.MULTILINE)
+    assert f"`{name}`" in listed
 
 
 def test_pictures_and_links_exist():

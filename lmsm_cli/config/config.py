@@ -124,10 +124,14 @@ def _check_path(value: Any) -> Any:
 
 
 Folder = Annotated[Path, AfterValidator(_check_path)]
-Int = Annotated[int, BeforeValidator(_not_bool)]
-Milestones = Annotated[tuple[Annotated[Int, Field(ge=1)], ...], BeforeValidator(_split_commas)]
+# Behind a bound in Annotated: before it, the bound would be no part of the JSON Schema.
+_NUMBER = BeforeValidator(_not_bool)
+Int = Annotated[int, _NUMBER]
+Milestones = Annotated[
+    tuple[Annotated[int, Field(ge=1), _NUMBER], ...], BeforeValidator(_split_commas)
+]
 Bool = Annotated[bool, BeforeValidator(_true_or_false)]
-Float = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+Float = Annotated[float, _NUMBER, Field(allow_inf_nan=False)]
 
 
 # The panels of the help pages, by the first of their fields.
@@ -153,7 +157,7 @@ class Config(BaseModel):
     (default: none; exp for `imbalanced`)."""
     factor: Float = Field(1.0, gt=0, le=1)
     """Images in the smallest class / images in the largest (default: 1; 0.1 with an imbalance)."""
-    images_per_class: Annotated[Int, Field(ge=1)] | None = None
+    images_per_class: Annotated[int, Field(ge=1), _NUMBER] | None = None
     """Training images that a class has at most, before any imbalance, for a study in short
     (default: all there are)."""
     validation: Float = Field(0.1, ge=0, lt=1)
@@ -210,7 +214,7 @@ class Config(BaseModel):
     """Momentum of `sgd`."""
     weight_decay: Float = Field(0.0005, ge=0)
     """Weight decay."""
-    head_weight_decay: Annotated[Float, Field(ge=0)] | None = None
+    head_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMBER] | None = None
     """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
     schedule: Literal["constant", "step", "multistep", "cosine"] = "step"
     """How the learning rate falls, epoch by epoch."""

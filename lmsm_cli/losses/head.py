@@ -1,23 +1,9 @@
 """Head: the contract that every loss keeps.
 
 A head is the last layer together with its loss. It owns the class weights and knows nothing about
-the backbone. To add a loss, change four files:
-
-1. In the file of its family, write a final subclass of `LinearHead` (scores w.x; implement
-   `_losses`, one number per image, from `self._scores(features)`), `NormalisedHead` (cosines;
-   implement `margin_function`) or `AnnealedHead` (an L-Softmax margin that arrives as lambda
-   falls). The keyword-only arguments of its constructor are its options on the command line; check
-   each, for example with `in_range`, and keep it as an attribute of the same name. `class_counts`
-   is keyword-only too, but no option; so is the `bias` of a `LinearHead`.
-   If the loss needs the class counts, set `needs_counts = True`, read them with `checked_counts` or
-   `log_prior`, and keep what is computed from them with `register_constant`, since only what is
-   learned is saved. If it adds tau ln pi to the logits, set `prior_strength` to tau; if defaults
-   depend on the data, override `resolved_options`.
-2. Add its line to `LOSSES` in losses/registry.py.
-3. Add a number worked by hand to `HAND` in tests/test_rivals.py, and the derivation below it.
-4. Name it in the list of losses in README.md.
-
-All other tests of losses take their lists from the registry, `normalises` and `needs_counts`.
+the backbone. A loss is a final subclass of `LinearHead` (scores w.x), `NormalisedHead` (cosines) or
+`AnnealedHead` (an L-Softmax margin that arrives as lambda falls). CONTRIBUTING.md says how to add
+one.
 """
 
 from abc import ABC, abstractmethod

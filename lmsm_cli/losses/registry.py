@@ -1,7 +1,8 @@
 """The losses by name: `build_head("lsoftmax:margin=4", num_features, num_classes)`.
 
 `LOSSES` has one entry a loss, which says all that must be known of it without torch: shell
-completion, the schema of configs and `--help` cannot wait for it. head.py says how to add a loss.
+completion, the schema of configs and `--help` cannot wait for it. CONTRIBUTING.md says how one is
+added.
 """
 
 from collections.abc import Callable
