@@ -338,7 +338,7 @@ def test_the_watch_sees_what_happened():
         watch.next(2, 2)
         watch.update(features, torch.tensor(predicted), *map(torch.tensor, (4.0, 1.0, objective)))
     assert watch.total() == RunningMetrics(2, 4, 2.0, 0.5, True)
-    vitals = watch.vitals(torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 2.0]]))
+    vitals = watch.epoch_stats(torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 2.0]]))
     assert vitals.never_predicted == (1,)
     assert (vitals.zero_features, vitals.feature_norm, vitals.objective) == (0.5, 2.5, 1.5)
     assert (vitals.weight_norm_min, vitals.weight_norm_median) == (1.0, 2.0)

@@ -590,7 +590,7 @@ def test_a_watch_goes_on_from_its_state():
     three.restore(two.state(SINGLE_PROCESS), SINGLE_PROCESS)
     look(three, seen[4:])
     assert three.total() == one.total()
-    assert three.vitals(torch.ones(5, 3)) == one.vitals(torch.ones(5, 3))
+    assert three.epoch_stats(torch.ones(5, 3)) == one.epoch_stats(torch.ones(5, 3))
 
 
 def test_a_run_of_an_older_lmsm_is_what_is_asked_for_now():

@@ -30,8 +30,8 @@ def bench(
 ) -> None:
     """Measure how fast this machine trains each model, and what each loss costs.
 
-    On random images of 32x32 pixels, so no data is needed; takes about a minute on two cores. Lists \
-of precisions, layouts and threads show which is fastest. The share of the peak is against a plain \
+    Uses random images of 32x32 pixels and no data; takes about a minute on two cores. Lists of \
+precisions, layouts and threads show which is fastest. The share of the peak is against a plain \
 matrix product and counts multiplications by padding, which fast convolutions skip: it can pass \
 100%.
     """

@@ -1,8 +1,8 @@
 """How a failure of one rank ends all of them, and is shown once.
 
-A rank that fails writes its error into the store that the ranks share. The others learn of it when a
-collective breaks, or while they wait in `ProcessGroup.main_process_first`. A rank that wrote nothing
-was lost: killed, or cut off. Sockets close when a process ends, so a rank that has failed must exit.
+A rank that fails writes its error into the store that all ranks share. The others learn of it when
+a collective breaks, or while they wait in `ProcessGroup.main_process_first`. A rank that wrote
+nothing was lost: killed, or cut off. A failed rank must exit, since that closes its sockets.
 """
 
 import time
@@ -17,9 +17,9 @@ from lmsm_cli.errors import LmsmError, RankError, first_line
 if TYPE_CHECKING:  # a torch built without distributed has none
     from torch.distributed.distributed_c10d import Store
 
-# Keys of the store: the failure that ends the run, who shows a text, who answers, who is done.
+# Keys of the store: the first failure, who shows a text, who is still alive, who has finished.
 _FAILURE, _SHOWN, _HERE, _LEFT = "failure", "shown/", "here/", "left/"
-# Seconds in which rank 0 must fail alike to be the one that shows it.
+# Seconds in which rank 0 must fail with the same text to be the one that shows it.
 _ALIKE_WITHIN = 1.0
 # Seconds for which a silent rank stays: torchrun ends all others as soon as one of them has exited.
 _HEAD_START = 2.0
@@ -28,10 +28,10 @@ _POLL = 0.05
 
 @contextmanager
 def shared_failure(store: "Store", rank: int, size: int) -> Iterator[None]:
-    """Share what ends this rank's body with the others; end with RankError where another ended it.
+    """Tell the other ranks what ended the body; raise RankError where another rank ended it.
 
-    `shown_elsewhere` of an LmsmError says whether another rank shows it: rank 0, where all fail
-    alike, else the rank that failed.
+    Where all ranks fail alike, rank 0 shows the LmsmError, else the rank that failed does; it is
+    `shown_elsewhere` on the others.
     """
     try:
         yield
@@ -42,7 +42,7 @@ def shared_failure(store: "Store", rank: int, size: int) -> Iterator[None]:
             raise _failure_of_another(store, rank, size, first_line(error)) from None
         is_ours = isinstance(error, LmsmError)
         text = str(error) if is_ours else f"{type(error).__name__}: {first_line(error)}"
-        with suppress(dist.DistError):  # nobody else can be reached
+        with suppress(dist.DistError):  # no other rank can be reached
             failure = f"rank {rank} failed: {text}"
             store.compare_set(_FAILURE, "", failure)
             store.compare_set(f"{_SHOWN}{failure}", "", str(rank))
@@ -60,13 +60,13 @@ def wait_for(store: "Store", key: str, rank: int, size: int) -> None:
 
 
 def leave(store: "Store", rank: int) -> None:
-    """Say that this rank is done with the store."""
+    """Tell the store that this rank no longer needs it."""
     with suppress(dist.DistError):
         store.set(f"{_LEFT}{rank}", "")
 
 
 def wait_for_leave(store: "Store", ranks: Iterable[int], seconds: float) -> None:
-    """Wait until some ranks have left, some seconds at most: rank 0 may hold the store for them."""
+    """Wait until the ranks have left, for some seconds at most: rank 0 may hold their store."""
     deadline = time.monotonic() + seconds
     with suppress(dist.DistError):
         all(_appears(store, f"{_LEFT}{rank}", deadline - time.monotonic()) for rank in ranks)
@@ -80,7 +80,7 @@ def _is_broken(error: BaseException) -> bool:
 
 
 def _failure_of_another(store: "Store", rank: int, size: int, symptom: str) -> RankError:
-    """Return what a rank ends with because of another; `symptom` is of a collective that broke."""
+    """Return the error of a rank that another one ended; `symptom` is what its collective said."""
     try:
         if not store.check([_FAILURE]):
             store.compare_set(_FAILURE, "", _loss(store, rank, size, symptom))

@@ -1,7 +1,8 @@
 """The ranks of a run: the processes that `torchrun --nproc-per-node N -m lmsm_cli ...` starts.
 
-Each rank takes a part of every batch; together they compute what one process would. `init_distributed` gives
-a process its Ranks, and `SINGLE_PROCESS`, whose methods do nothing, where there is only one.
+Each rank takes a part of every batch; together they compute what one process would.
+`init_distributed` gives a process its ProcessGroup: `SINGLE_PROCESS`, whose methods do nothing,
+where there is only one.
 """
 
 import os
@@ -34,14 +35,13 @@ T = TypeVar("T")
 class ProcessGroup:
     """This process among those of a run; by default it is the only one.
 
-    Every method but `local_slice` is a collective unless said otherwise: each rank must call it, in the
-    same order.
+    Methods are collectives unless they say otherwise: every rank must call them, in the same order.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """This process among those of its host."""
+    """The number of this process among those of its host."""
     local_size: int = 1
     _store: "Store | None" = field(default=None, repr=False)
     _turns: Iterator[int] = field(default_factory=count, repr=False)
@@ -57,25 +57,28 @@ class ProcessGroup:
         if lower != batch_size:
             nearest = f"{lower} or {lower + self.size}" if lower else f"{self.size}"
             raise LmsmError(
-                f"batch_size is {batch_size}: {self.size} processes cannot share it equally; use {nearest}"
+                f"batch_size is {batch_size}: {self.size} processes cannot share it equally; "
+                f"use {nearest}"
             )
 
     def take_device(self, device: torch.device) -> torch.device:
         """Return this rank's device, of the kind that was chosen for all, and make it current.
 
-        No collective. Raises LmsmError where a host has fewer CUDA devices than ranks, and where its
-        ranks would share a CUDA device that was asked for by number.
+        No collective. Raises LmsmError where a host has fewer CUDA devices than ranks, or where its
+        ranks would share a CUDA device that the user named by number.
         """
         if device.type != "cuda" or self.size == 1:
             return device
         if device.index is not None and self.local_size > 1:
             raise LmsmError(
-                f"device is '{device}': {self.local_size} processes cannot share it; use --device cuda"
+                f"device is '{device}': {self.local_size} processes cannot share it; "
+                "use --device cuda"
             )
         available = torch.cuda.device_count()
         if available < self.local_size:
             raise LmsmError(
-                f"{self.local_size} processes were started on a host with {available} CUDA devices; use torchrun --nproc-per-node {available}"
+                f"{self.local_size} processes were started on a host with {available} CUDA "
+                f"devices; use torchrun --nproc-per-node {available}"
             )
         own = torch.device("cuda", device.index or self.local_rank)
         torch.cuda.set_device(own)
@@ -143,10 +146,10 @@ class ProcessGroup:
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """Let rank 0 run the body before the others, and the first of each host before its others.
+        """Let rank 0 run the body before all others, and the first rank of a host before the rest.
 
-        For downloads and caches, on hosts that share their disk and on hosts that don't. There is no
-        time limit. Raises RankError where a rank fails that others wait for.
+        This serves downloads and caches, whether hosts share a disk or not. There is no time limit.
+        Raises RankError where a rank fails that others wait for.
         """
         if self._store is None:
             yield
@@ -169,13 +172,17 @@ _IS_LATER = "forward_sync_buffers" in signature(DistributedDataParallel).paramet
 def init_distributed(
     device: str = "auto", *, timeout: timedelta = timedelta(minutes=10)
 ) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started; give ALONE where it did not, or started only one.
+    """Join the processes that torchrun started; yield SINGLE_PROCESS where there is only one.
 
-    `device` is a config's: CUDA tensors go through nccl, and those on the CPU through gloo in any
-    case. `timeout` is how long a rank waits for the others in a collective. Each rank computes with
-    its share of the host's cores, unless OMP_NUM_THREADS says otherwise.
-    Errors are shared as `failures.shared_failure` says; the process must end after one. Raises
-    LmsmError for an incomplete environment and RunError where the ranks do not find each other.
+    CUDA tensors go through nccl, tensors of the CPU through gloo. Each rank computes with its share
+    of the host's cores, unless OMP_NUM_THREADS says otherwise. `failures.shared_failure` shares the
+    body's errors; the process must end after one.
+
+    Args:
+        device: of the config: auto, cpu, cuda or cuda:N.
+        timeout: how long a rank waits for the others in a collective.
+
+    Raises LmsmError for an incomplete environment, RunError where ranks do not find each other.
     """
     if _number("WORLD_SIZE", 1) == 1:
         yield SINGLE_PROCESS
@@ -185,7 +192,7 @@ def init_distributed(
     threads = torch.get_num_threads()
     try:
         with shared_failure(store, ranks.rank, ranks.size):
-            # torchrun sets 1, so that N processes with all cores each don't get in each other's way.
+            # torchrun sets 1, so that N processes do not start a thread for each core.
             if os.environ.get("OMP_NUM_THREADS", "1") == "1":
                 torch.set_num_threads(threads_for(ranks.local_size))
             yield ranks
@@ -214,7 +221,8 @@ def _start(backend: str, timeout: timedelta) -> "tuple[ProcessGroup, Store]":
         dist.init_process_group(backend, store=shared, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise RunError(
-            f"rank {rank} did not find the other {size - 1} processes within {timeout}: {first_line(error)}"
+            f"rank {rank} did not find the other {size - 1} processes within {timeout}: "
+            f"{first_line(error)}"
         ) from None
     store = PrefixStore("lmsm", shared)
     return ProcessGroup(rank, size, local_rank, local_size, store), store
@@ -230,13 +238,14 @@ def _abort(uses_cuda: bool) -> None:
 
 
 def _number(name: str, default: int | None = None) -> int:
-    """Return a number of torchrun's environment. Raises LmsmError where it is missing or none."""
+    """Return a number of torchrun's environment. Raises LmsmError where there is none."""
     text = os.environ.get(name, default)
     try:
         return int(text)  # type: ignore[arg-type]  # None is caught
     except (TypeError, ValueError):
         raise LmsmError(
-            f"{name} is {text!r} in the environment: start with torchrun, or unset WORLD_SIZE for one process"
+            f"{name} is {text!r} in the environment: start with torchrun, "
+            "or unset WORLD_SIZE for one process"
         ) from None
 
 
@@ -250,7 +259,7 @@ def data_parallel(objective: nn.Module, device: torch.device) -> DistributedData
         "device_ids": [device] if device.type == "cuda" else None,
         # Buffers are the same on every rank: batch statistics are those of the global batch.
         buffers: False,
-        # True takes a look through the graph in every step, and hides a layer without a gradient.
+        # True searches the graph in every step, and hides a layer without a gradient.
         "find_unused_parameters": False,
         # The graph changes with an empty part, and where an epoch brings in class weights.
         "static_graph": False,
@@ -269,9 +278,9 @@ def _sum(gradients: Tensor) -> Future[Tensor]:
 
 
 def zero_loss(features: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """Return the objective () of a rank without images: 0, with a gradient of 0 for everything.
+    """Return the loss () of a rank without images: 0, with a gradient of 0 for every parameter.
 
-    `features` are the empty (0, D) ones, `parameters` those that come after: losses take no empty
-    batch, but the other ranks wait for the gradients.
+    Losses take no empty batch, but the other ranks wait for the gradients. `features` (0, D) lead
+    back to the parameters before them, `parameters` are those after.
     """
     return torch.stack([features.float().sum(), *(p.sum() * 0 for p in parameters)]).sum()

@@ -1,7 +1,8 @@
 """BatchNorm whose statistics are those of the global batch, of which each rank has a part.
 
-On CUDA it is torch.nn.SyncBatchNorm, which has no kernels for the CPU; there two sums over the ranks
-do, which autograd goes back through. Parameters, buffers and state dict are those of nn.BatchNorm.
+On CUDA it is torch.nn.SyncBatchNorm, which has no kernels for the CPU; there it is made of two sums
+over the ranks, which autograd can differentiate. Parameters, buffers and state dict are those of
+nn.BatchNorm.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""A function of tensors, replayed as a CUDA graph: one launch for the hundreds of kernels of a step.
+"""A function of tensors as a CUDA graph: one launch for the hundreds of kernels of a step.
 
 What changes from call to call must be in the argument tensors or be changed in place; Python
-numbers are frozen when the graph is captured. Where capture can't work, the calls go on eagerly.
+numbers are frozen when the graph is captured. Where capture fails, the calls go on eagerly.
 """
 
 from collections import Counter
@@ -34,8 +34,8 @@ class _Captured:
 class Graphed:
     """Calls `function`, from the fourth call of a kind on as a graph that `capture` makes of it.
 
-    A kind is a key together with the shapes of the arguments; each has a graph of its own. `say`
-    is told, once, where capture failed.
+    A kind is a key together with the shapes of the arguments; each kind has its own graph. `say`
+    gets one text where capture failed.
     """
 
     def __init__(self, function: Function, capture: Capture, say: Callable[[str], None]) -> None:
@@ -68,7 +68,8 @@ class Graphed:
         except RuntimeError as error:  # torch reports a refused capture as nothing more special
             self._works = False
             self._say(
-                f"the training step could not be captured as a CUDA graph ({first_line(error)}); it goes on without, more slowly"
+                f"the training step could not be captured as a CUDA graph ({first_line(error)}); "
+                "it goes on without, more slowly"
             )
             return {}
 
@@ -92,9 +93,10 @@ def cuda_capture(stream: torch.cuda.Stream) -> Capture:
 
 
 def side_stream(device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """Return what makes steps run on a CUDA stream that can be captured; elsewhere it does nothing.
+    """Return a context in which steps run on a CUDA stream that can be captured; a no-op elsewhere.
 
-    Work of the default stream, as validation, comes before; who leaves must wait for the side stream.
+    It waits for the default stream's work, as validation. Synchronise with the side stream before
+    using its results elsewhere.
     """
     if device.type != "cuda":
         return nullcontext

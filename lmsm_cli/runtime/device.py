@@ -22,21 +22,20 @@ Layout = Literal["channels-last", "contiguous"]
 
 
 def _all_threads() -> int:
-    """Return the threads of a host: what torch found or was given (OMP_NUM_THREADS).
+    """Return the threads of a host: what torch found, or OMP_NUM_THREADS.
 
-    torchrun sets that to 1 where nobody else did, for its processes not to get into each other's
-    way; here they share the cores.
+    torchrun sets that to 1 where the user did not; here its processes share all cores instead.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
         return threads_for(1)
     return torch.get_num_threads()
 
 
-# Before any run took fewer.
+# Read at import: a run may set fewer later.
 ALL_THREADS = _all_threads()
 
-# Output channels of the widest convolution from which bf16 pays on a CPU that multiplies it: on two
-# cores resnet18, vgg16 and paper-cifar10 (512, 512, 128) gained by it, the digits' net (64) did not.
+# Output channels of a convolution from which bf16 pays on a CPU: resnet18, vgg16 and paper-cifar10
+# gained by it, the digits' net (64) did not (benchmarks/LOG.md).
 _WIDE = 128
 
 # From glibc's malloc.h.
@@ -76,14 +75,14 @@ class Runtime:
         return nullcontext()
 
     def place(self, model: M) -> M:
-        """Return the model on the device, in the runtime's layout and with its fast convolutions."""
+        """Return the model on the device, in the runtime's layout, with its fast convolutions."""
         model = model.to(self.device)
         if self.layout == "channels-last":
             model = model.to(memory_format=torch.channels_last)
         return with_window_convolutions(model) if self.device.type == "cpu" else model
 
     def to_config(self) -> dict[str, Any]:
-        """Return the keys of a config that ask for this arithmetic on any machine with the device."""
+        """Return the keys of a config that ask for this arithmetic on another machine too."""
         threads = self.threads if self.device.type == "cpu" else 0
         return {"precision": self.precision, "layout": self.layout, "threads": threads}
 
@@ -102,7 +101,8 @@ def choose_device(device: str) -> torch.device:
         raise LmsmError(f"device is {device!r}: give auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise LmsmError(
-            f"device is {device!r}: torch {torch.__version__} finds no CUDA device here{_built_for()}; use --device cpu or auto"
+            f"device is {device!r}: torch {torch.__version__} finds no CUDA device here"
+            f"{_built_for()}; use --device cpu or auto"
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""What the signals of a terminal and of a scheduler do: end a command, or a training after its step."""
+"""Signals of a terminal and of a scheduler: they end a command, or a training after its step."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ class Terminated(KeyboardInterrupt):
 def raise_on_signals() -> Iterator[Callable[[], int]]:
     """Let SIGINT raise KeyboardInterrupt and SIGTERM Terminated in the body, so that it cleans up.
 
-    Give a function that returns the one that came, or 0: a library can make another error of it.
-    In an import the process ends at once: one that is cut short raises anything, or aborts.
+    Yields a function that returns the signal that came, or 0: a library can hide the exception.
+    During an import the process ends at once, since an interrupted import can raise anything.
     """
     came: list[int] = []
 
@@ -37,7 +37,7 @@ def raise_on_signals() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def _sent_again() -> Iterator[None]:
-    """Send a signal again whose exception Python has dropped: it can be raised in a weakref's callback."""
+    """Send a signal again where Python dropped its exception, as in a weakref's callback."""
     before = sys.unraisablehook
 
     def hook(dropped: "sys.UnraisableHookArgs") -> None:
@@ -57,17 +57,17 @@ def _sent_again() -> Iterator[None]:
 
 @contextmanager
 def ignore_sighup() -> Iterator[None]:
-    """Let the body outlive its terminal."""
+    """Ignore the hang-up of the terminal in the body."""
     with _handlers({_HANGUP: signal.SIG_IGN} if _HANGUP else {}):
         yield
 
 
 @contextmanager
 def defer_signals(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
-    """Only note SIGINT and SIGTERM in the body; give a function that returns the one that came, or 0.
+    """Defer SIGINT and SIGTERM in the body; yield a function that returns the one that came, or 0.
 
-    The second ends the body at once, unless not `once_more`: torchrun passes on what its ranks have
-    got already.
+    With `once_more` the second signal ends the body at once. Under torchrun each rank gets a signal
+    twice, so that the second must be ignored.
     """
     came: list[int] = []
 
@@ -90,7 +90,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _leave(code: int) -> None:
-    """End the process without a word; a bar that was being drawn had hidden the cursor."""
+    """End the process silently, but show the cursor, which a progress bar hides."""
     if os.isatty(2):
         os.write(2, b"\x1b[?25h\n")
     os._exit(code)
@@ -102,7 +102,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
-    """Handle signals so in the body; in threads other than the first, which cannot, as before."""
+    """Set signal handlers for the body; only the main thread can, others leave them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

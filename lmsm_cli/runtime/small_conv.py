@@ -94,7 +94,7 @@ def _side(side: int, conv: nn.Conv2d, d: int) -> int:
 
 
 def _spans(side: int, outputs: int, conv: nn.Conv2d, d: int) -> list[tuple[slice, slice]]:
-    """Return for each output along a dimension the pixels that it sees and the taps that meet them."""
+    """Return, for each output along a dimension, the pixels that it sees and their taps."""
     kernel, stride, padding = conv.kernel_size[d], conv.stride[d], int(conv.padding[d])
     starts = [output * stride - padding for output in range(outputs)]
     seen = [slice(max(0, start), min(side, start + kernel)) for start in starts]

@@ -1,4 +1,4 @@
-"""What this machine trains at: throughput of models, its matrix products' peak, cost of the losses.
+"""How fast this machine trains: throughput of models, peak of matrix products, cost of losses.
 
 Everything is measured on drawn images through the training's own steps; nothing is read or written.
 """
@@ -33,7 +33,7 @@ _WARM_UP = {"cpu": 2, "cuda": 8}
 
 
 def peak(runtime: Runtime) -> float:
-    """Return the GFLOP/s of the runtime's best matrix product of random numbers (zeros are faster)."""
+    """Return the GFLOP/s of the best matrix product of random numbers (zeros are faster)."""
     runtime.apply()
     size = _PRODUCT[runtime.device.type]
     dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32

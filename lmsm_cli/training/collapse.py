@@ -1,8 +1,8 @@
-"""The watch over an epoch: its sums, what the host may see of them, and the signs of a collapse.
+"""Running metrics of an epoch, and warnings of a collapse.
 
-A margin that comes too early is answered by features or class weights that shrink to nothing
-(benchmarks/LOG.md): accuracy falls to chance while the loss rests at ln C. Statistics stay tensors
-on the device until the epoch ends, so that watching costs no synchronisation.
+Under a margin that comes too early, features or class weights shrink to nothing: accuracy falls to
+chance, and the loss stays at ln C (benchmarks/LOG.md). Sums stay tensors on the device until the
+epoch ends, so that they cost no synchronisation.
 """
 
 import math
@@ -15,47 +15,47 @@ from torch import Tensor
 from lmsm_cli.distributed.process_group import ProcessGroup
 from lmsm_cli.runtime.display import EpochStats, RunningMetrics
 
-# ReLU and dropout make up to 3/4 of a healthy layer's features exactly 0; nearly all is a death.
+# ReLU and dropout make up to 3/4 of a healthy layer's features exactly 0; more are dead.
 _DEAD_SHARE = 0.95
 # Distance of the loss from ln C, in nats, below which nothing has been learned.
 _STUCK = 0.01
 # A class weight below this share of the median norm no longer competes.
 _SHRUNK_SHARE = 0.05
-# Means are over the end of an epoch: its beginning is still the epoch before.
+# Means are over the second half of an epoch: the first still shows the epoch before.
 _LAST_SHARE = 0.5
-# Share of the training, steps of it and draws of a class, after which nothing learned is a sign: a
-# healthy loss starts near ln C, and rare classes are found late (benchmarks/LOG.md, 2026-11-26).
+# Share of the training, steps, and draws of a class, before which it is too early for a warning: a
+# healthy loss starts near ln C, and rare classes are learned late (benchmarks/LOG.md, 2026-11-26).
 _FAIR_SHARE, _FAIR_STEPS, _FAIR_DRAWS = 0.5, 100, 1000
 # Share of dead features in a net that has learned: what is nearly always 0 can be a sparse code.
 _ALL_DEAD = 0.999
 # Standard errors above guessing from which an accuracy is no accident.
 _BY_CHANCE = 3.0
-# Steps between looks at an accelerator's sums; on the CPU a look costs nothing.
+# Steps between readings of a GPU's sums; on the CPU they cost nothing.
 _LOOK_EVERY = 16
 _cuda: Any = torch.cuda  # typed in some releases only
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a training has had until the end of an epoch, by which its vitals are judged."""
+    """How far a training has come at the end of an epoch, by which its statistics are judged."""
 
     num_steps: float
-    """Taken since the warm-up."""
+    """Steps since the warm-up."""
     has_learned: bool
-    """Whether more training images are right than by guessing."""
+    """Whether training accuracy is above guessing."""
     drawn: tuple[float, ...]
     """How often an image of each class was drawn since the warm-up; empty where that is unknown."""
 
 
 FAIR = Start(math.inf, False, ())
-"""The start that excuses nothing."""
+"""A start after which every warning holds."""
 
 
 class MetricAccumulator:
-    """Sums up one epoch after the other on the device.
+    """Sums up the metrics of one epoch after the other on the device.
 
-    `update` is all tensors and changes the same ones in place, so that a CUDA graph can hold it.
-    Several ranks each watch their own images; `sums` and `predicted` add up over them.
+    `update` changes the same tensors in place each time, so that a CUDA graph can capture it. Each
+    rank accumulates its own images; the loop all-reduces `sums` and `predicted`.
     """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
@@ -74,7 +74,7 @@ class MetricAccumulator:
         self._reader = _reader(self.sums.device)
 
     def state(self, ranks: ProcessGroup) -> dict[str, Any]:
-        """Return, as plain types and tensors, what was seen of the epoch so far by all ranks."""
+        """Return what all ranks accumulated in the epoch so far, as plain types and tensors."""
         return {
             "sums": ranks.all_reduce(self.sums.clone()).cpu(),
             "predicted": ranks.any_rank(self.predicted.clone()).cpu(),
@@ -85,7 +85,7 @@ class MetricAccumulator:
         }
 
     def restore(self, state: dict[str, Any], ranks: ProcessGroup) -> None:
-        """Go on from what `state` returned, after `start`; the first rank answers for the others."""
+        """Restore what `state` returned, after `start`; rank 0 alone: sums are all-reduced."""
         self._step, self._images = state["step"], state["images"]
         self._watched_images, self._watched_steps = state["watched_images"], state["watched_steps"]
         self._watching.fill_(self._step > self._first)
@@ -95,7 +95,7 @@ class MetricAccumulator:
             self._own_images = self._images
 
     def next(self, num_images: int, num_own: int) -> None:
-        """Note on the host that a step over `num_images` images comes now, `num_own` of them here."""
+        """Count, on the host, a step over `num_images` images, of which this rank has `num_own`."""
         if self._step == self._first:
             self._watching.fill_(1)
         if self._step >= self._first:
@@ -109,15 +109,15 @@ class MetricAccumulator:
     def update(
         self, features: Tensor, predicted: Tensor, loss: Tensor, hits: Tensor, objective: Tensor
     ) -> None:
-        """Take a step's features (N, D), predicted classes (N,), and sums: loss, hits, objective ()."""
+        """Add a step: features (N, D), predicted classes (N,), sums of loss, hits, objective ()."""
         self.predicted.index_fill_(0, predicted, True)
         zeros = (features == 0).sum() / features.shape[1]
         norms = features.float().norm(dim=1).sum()
         watched = self._watching * torch.stack([objective, zeros, norms])
         self.sums += torch.cat([torch.stack([loss, hits, objective]), watched])
 
-    def glance(self) -> RunningMetrics | None:
-        """Return what the host knows of this rank's images without waiting for the device, if any."""
+    def running(self) -> RunningMetrics | None:
+        """Return this rank's metrics as far as the host has them; never wait for the device."""
         if self._step % self._reader.every == 0 or self._step == 1:
             self._reader.ask(self.sums, (self._step, self._own_images))
         seen = self._reader.read()
@@ -129,15 +129,15 @@ class MetricAccumulator:
         )
 
     def total(self) -> RunningMetrics:
-        """Return what the sums over all ranks say of the whole epoch; waits for the device."""
+        """Return the metrics of the whole epoch, of all-reduced sums; wait for the device."""
         loss, hits, objective, *_ = self.sums.tolist()
         images = self._images
         return RunningMetrics(
             self._step, images, loss / images, hits / images, math.isfinite(loss + objective)
         )
 
-    def vitals(self, weight: Tensor) -> EpochStats:
-        """Return the epoch's vitals, given the class weights (C, D) at its end."""
+    def epoch_stats(self, weight: Tensor) -> EpochStats:
+        """Return the epoch's statistics, given the class weights (C, D) at its end."""
         objective, zeros, norms = self.sums[3:].tolist()
         images, steps = max(1, self._watched_images), max(1, self._watched_steps)
         weight_norms = weight.detach().float().norm(dim=1)
@@ -153,7 +153,7 @@ class MetricAccumulator:
 
 
 class _DirectReader:
-    """Reads a tensor of the host: nothing to wait for."""
+    """Reads a tensor of the host, which needs no wait."""
 
     every = 1
 
@@ -165,7 +165,7 @@ class _DirectReader:
 
 
 class _AsyncReader:
-    """Reads a tensor of an accelerator: a copy is asked for, and read once it has arrived."""
+    """Reads a tensor of a GPU by a copy without a wait: `read` returns the last that arrived."""
 
     every = _LOOK_EVERY
 
@@ -198,25 +198,34 @@ def _reader(device: torch.device) -> _DirectReader | _AsyncReader:
 def collapse_warnings(
     vitals: EpochStats, classes: tuple[str, ...], *, progress: float, start: Start = FAIR
 ) -> dict[str, str]:
-    """Return what looks collapsed, sign -> what is wrong and what to try; empty for a healthy epoch.
+    """Return what looks collapsed, sign -> what is wrong and what to try; empty if all is well.
 
-    `progress` is the share of the training that is done, without its warm-up. What a healthy
-    training shows as well at first is a sign only after half of it, and after a fair `start`.
+    Args:
+        vitals: statistics of an epoch.
+        classes: names of the classes.
+        progress: share of the training that is done, warm-up left out. Stuck losses and missing
+            classes count after half of it only, since healthy trainings show them at first.
+        start: how far the training has come, which excuses these two as well.
     """
     signs = {}
     is_fair = progress >= _FAIR_SHARE and start.num_steps >= _FAIR_STEPS
     if vitals.zero_features > (_ALL_DEAD if start.has_learned else _DEAD_SHARE):
         signs["dead features"] = (
-            f"{vitals.zero_features:.1%} of the features are exactly 0 and pass no gradient; try --neck bn, or a margin that comes later or is smaller"
+            f"{vitals.zero_features:.1%} of the features are exactly 0 and pass no gradient; "
+            "try --neck bn, or a margin that comes later or is smaller"
         )
     floor = math.log(len(classes))
     if is_fair and not start.has_learned and abs(vitals.objective - floor) < _STUCK:
         signs["stuck loss"] = (
-            f"the loss rests at ln {len(classes)} = {floor:.3f}, and no more is right than by guessing: every class gets about the same score; try another --lr, or a margin that comes later or is smaller"
+            f"the loss rests at ln {len(classes)} = {floor:.3f}, and no more is right than by "
+            "guessing: every class gets about the same score; "
+            "try another --lr, or a margin that comes later or is smaller"
         )
     if vitals.weight_norm_min < _SHRUNK_SHARE * vitals.weight_norm_median:
         signs["shrunken class weight"] = (
-            f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is {vitals.weight_norm_median:.2g}; try weight_norm=shared in an lsoftmax loss, or a smaller --head-weight-decay"
+            f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is "
+            f"{vitals.weight_norm_median:.2g}; try weight_norm=shared in an lsoftmax loss, "
+            "or a smaller --head-weight-decay"
         )
     missing = [
         c for c in vitals.never_predicted if not start.drawn or start.drawn[c] >= _FAIR_DRAWS
@@ -224,12 +233,13 @@ def collapse_warnings(
     if is_fair and missing:
         names = ", ".join(classes[c] for c in missing[:5])
         signs["missing classes"] = (
-            f"no training image is taken for {len(missing)} of {len(classes)} classes: {names}; try --sampling balanced, or a smaller margin"
+            f"no training image is taken for {len(missing)} of {len(classes)} classes: {names}; "
+            "try --sampling balanced, or a smaller margin"
         )
     return signs
 
 
 def has_learned(accuracy: float, num_images: int, by_guessing: float) -> bool:
-    """Return whether an accuracy is above what guessing gives of so many images, and not by chance."""
+    """Return whether an accuracy over `num_images` is significantly above that of guessing."""
     error = math.sqrt(by_guessing * (1 - by_guessing) / num_images)
     return accuracy > by_guessing + _BY_CHANCE * error

@@ -218,7 +218,7 @@ def _one_epoch(
         progress = (epoch + n / num_steps) / config.epochs
         stepper.step(batch, progress, weighted=_is_rebalanced(config, epoch))
         num_images += len(batch.all_labels)
-        seen = _checked(watch.glance(), epoch)
+        seen = _checked(watch.running(), epoch)
         lam = model.head.lambda_at(progress)
         on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, lam, lr))
         is_polled = n + 1 < num_steps and (ranks.size == 1 or n % _POLL_EVERY == 0)
@@ -239,7 +239,7 @@ def _one_epoch(
     total = _checked(watch.total(), epoch)
     assert total is not None
     _check_weights(model, epoch)
-    return total, watch.vitals(model.head.class_weights())
+    return total, watch.epoch_stats(model.head.class_weights())
 
 
 def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> Iterator[Batch]:

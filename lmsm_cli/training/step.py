@@ -1,7 +1,7 @@
 """One optimisation step: eager, compiled, or captured as a CUDA graph, on one rank or on several.
 
-Everything that a step needs comes in as tensors, and everything that it leaves is in tensors: the
-weights, the optimiser's state and the epoch's watch. Hence it never waits for the device.
+A step reads and writes tensors only: the weights, the optimiser's state and the epoch's metrics.
+Hence it never waits for the device.
 """
 
 import time
@@ -29,7 +29,7 @@ from lmsm_cli.training.collapse import MetricAccumulator
 
 
 class LossModule(nn.Module):
-    """What a step minimises, as one module, so that it can be compiled or shared out as a whole."""
+    """The loss that a step minimises, as one module that can be compiled or run in parallel."""
 
     def __init__(self, model: Classifier, runtime: Runtime) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class LossModule(nn.Module):
 
 
 class _Step:
-    """One step on a batch; holds no number that changes from step to step but in a tensor."""
+    """One step on a batch; what changes from step to step is in tensors."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class _Step:
     def __call__(
         self, weighted: bool, images: Tensor, labels: Tensor, progress: Tensor, total: Tensor
     ) -> None:
-        """Change the weights, the optimiser's state and the watch."""
+        """Update the weights, the optimiser's state and the metrics."""
         weights = self._weights if weighted else None
         objective, features = self._objective(images, labels, progress, weights, total)
         self._model.zero_grad(set_to_none=True)
@@ -101,10 +101,10 @@ class _Step:
 
 
 class TrainStep:
-    """Takes the steps of a training; `watch` sums up what they did.
+    """Takes the steps of a training; `watch` accumulates their metrics.
 
-    `say` is told what a user should know: what compiling took, and that there is no graph. Nothing
-    that it holds refers back to it, so that model, optimiser and graphs go as soon as it does.
+    `say` gets what a user should know: what compiling took, and that there is no graph. Nothing
+    refers back to a TrainStep, so that model, optimiser and graphs are freed as soon as it is.
     """
 
     def __init__(
@@ -145,7 +145,8 @@ class TrainStep:
         if self._uncompiled:
             self._uncompiled = False
             self._say(
-                f"compiled in {time.perf_counter() - started:.1f} s, which the first epoch's time contains"
+                f"compiled in {time.perf_counter() - started:.1f} s, "
+                "which the first epoch's time contains"
             )
 
 
@@ -170,7 +171,7 @@ def new_optimizer(model: Classifier, config: Config) -> Optimizer:
 
 
 def _by_decay(model: Classifier, config: Config) -> list[dict[str, Any]]:
-    """Return all parameters in the model's order, those of the head with a weight decay of its own."""
+    """Return all parameters in the model's order; the head's may have their own weight decay."""
     body = [_in_memory_order(p) for part in (model.backbone, model.neck) for p in part.parameters()]
     head: dict[str, Any] = {"params": list(model.head.parameters())}
     if config.head_weight_decay is not None:
@@ -191,10 +192,9 @@ def _in_memory_order(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def optimizer_state(model: Classifier, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
-    """Return what the optimiser remembers of each parameter, by its place, in the parameter's order.
+    """Return the optimiser's state of each parameter, by its place, in the parameter's own layout.
 
-    So it fits the parameters on any device. Learning rates and the like are not in it: they follow
-    from the config.
+    So it fits the parameters on any device. Learning rates and the like follow from the config.
     """
     return _reordered(optimizer.state_dict()["state"], (0, 3, 1, 2), model, optimizer)
 
