@@ -31,7 +31,7 @@ class LmsmError(Exception):
 
     exit_code = 2
     has_lines = True
-    """Whether each line of the text is a mistake of its own, else a line's end is spelled out too."""
+    """Whether each line of the text is a mistake; else a line's end is spelled out too."""
     shown_elsewhere = False
     """Whether another process of the same run shows the message, so that this one need not."""
 
@@ -114,7 +114,7 @@ MALFORMED = (
 
 
 def missing_extra(what: str, error: ImportError, extra: str) -> LmsmError:
-    """Return the error for an optional package that is not there: what needs it, and the command."""
+    """Return the error for a missing optional package: what needs it, and the command."""
     command = f"pip install {' '.join(map(shlex.quote, packages_of(extra)))}"
     return LmsmError(
         f"{what} needs a package that cannot be imported ({first_line(error)}): {command}"
@@ -184,7 +184,7 @@ def first_line(error: BaseException) -> str:
 
 
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
-    """Raise LmsmError, with the nearest right one, for a flag's value that is none of the choices."""
+    """Raise LmsmError, with the nearest right one, for a value that is none of the choices."""
     if value not in choices:
         raise LmsmError(f"{flag}: there is no {value!r}{did_you_mean(value, choices)}")
 

@@ -1,4 +1,4 @@
-"""`lmsm bench`: numbers that another road confirms, and input that is refused before anything runs."""
+"""`lmsm bench`: numbers that another road confirms, and input refused before anything runs."""
 
 import json
 
@@ -19,7 +19,7 @@ CPU = Runtime(torch.device("cpu"), threads=1)
     [("resnet18", 140.2, 1.77), ("resnet18-cifar", 555.4, 1.77), ("resnet32", 68.9, 0.44)],
 )
 def test_flops_are_the_literatures(model, forward_mmacs, stem_mmacs):
-    """6 x MACs - 2 x MACs of the first convolution, which passes no gradient to the images, within 1%."""
+    """6 x MACs - 2 x MACs of the first convolution, which has no gradient to images, within 1%."""
     wanted = (6 * forward_mmacs - 2 * stem_mmacs) / 1000
     assert measure.training_gflop(model) == pytest.approx(wanted, rel=0.01)
 

@@ -1,4 +1,4 @@
-"""The alarms: each rings where something has collapsed, none for a healthy training, from epoch 1 on."""
+"""The alarms: each rings where something has collapsed, none for a healthy training."""
 
 import math
 
@@ -106,7 +106,7 @@ def test_a_collapse_rings_and_says_what_to_try(seen, progress, start, sign, advi
 
 
 def test_an_accuracy_above_guessing_is_no_accident():
-    """Three standard errors by hand: of 100 images of two classes, above 65; of 10,000, above 51.5."""
+    """Three standard errors by hand: of 100 images of two classes above 65, of 10,000 51.5."""
     assert [has_learned(share, 100, 0.5) for share in (0.5, 0.64, 0.66)] == [False, False, True]
     assert [has_learned(share, 10_000, 0.5) for share in (0.514, 0.516)] == [False, True]
     assert not has_learned(0.9, 1000, 0.9)  # all images taken for the commonest class

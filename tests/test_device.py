@@ -68,7 +68,7 @@ def test_auto_takes_all_threads_and_channels_last(machine):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-conv"])
 def test_what_the_config_says_stays(machine, precision):
-    """A config that names its arithmetic, as that of a resumed run, gets it whatever the rule says."""
+    """A config that names its arithmetic, as a resumed run's, gets it whatever the rule says."""
     machine(multiplies_bf16=precision == "fp32")
     chosen = choose_runtime("cpu", precision, "contiguous", 3, net=small_model())
     wanted = {"precision": precision, "layout": "contiguous", "threads": 3}

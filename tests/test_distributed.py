@@ -170,7 +170,7 @@ def convolutional(dtype):
 def training_batches():
     """Yield batches of 6, 6, 5 and 2 images (B, 2, 4, 4), their labels, and whether classes weigh.
 
-    Drawn so that training does not blow rounding up: bf16 ends 2% from float64, not 20% as is usual.
+    Drawn so that training does not blow rounding up: bf16 ends 2% from float64, not 20%.
     """
     generator = torch.Generator().manual_seed(47)
     for count, weighted in ((6, False), (6, True), (5, False), (2, True)):
@@ -265,7 +265,7 @@ def assert_close(values, truth, tolerance):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_batch_norm_is_that_of_the_whole_batch(found, name):
-    """Outputs, gradients and running statistics are nn.BatchNorm's on all ranks' images together."""
+    """Outputs, gradients and running statistics are nn.BatchNorm's on all images together."""
     batches = [
         (images.double(), coefficients.double()) for images, coefficients in two_batches(name)
     ]
@@ -315,8 +315,8 @@ def test_training_in_parallel_is_training_alone(found, name):
 def test_the_parts_of_a_step_add_up_to_it(weighted, cuts):
     """What each rank's part moves, with uneven and empty parts, is together what the batch moves.
 
-    Each part's loss is divided by the whole batch's images or weights: divided by its own, the parts
-    of unlike sizes would count alike. The truth is torch's weighted mean of the whole batch.
+    Each part's loss is divided by the whole batch's images or weights: divided by its own, the
+    parts of unlike sizes would count alike. The truth is torch's weighted mean of the whole batch.
     """
     torch.manual_seed(3)
     model = Classifier(
@@ -461,7 +461,7 @@ OUTCOMES = [
     "number", range(4), ids=["alike", "rank 0 goes first", "a bug", "in a loop"]
 )
 def test_a_failure_ends_all_ranks_and_is_shown_once(failures, number):
-    """Every rank names the error of the one that failed, which alone shows it; rank 0 does where all fail."""
+    """Every rank names the error of the one that failed, which alone shows it; rank 0 if all do."""
     assert [outcome[:4] for outcome in failures[number]] == OUTCOMES[number]
     assert all(outcome[4] < 20 for outcome in failures[number])
 
@@ -590,7 +590,7 @@ def test_ranks_share_the_cores(monkeypatch):
 
 
 def test_synchronising_keeps_parameters_and_mode():
-    """The converted model holds the same parameters, in the same mode, and only BatchNorms change."""
+    """The converted model holds the same parameters, in one mode; only BatchNorms change."""
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1),
         nn.BatchNorm2d(4, eps=0.1),

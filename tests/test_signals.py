@@ -1,4 +1,4 @@
-"""Signals: noted or raised in the body alone, and the command's code is theirs whatever comes of it."""
+"""Signals: noted or raised in the body alone, and the command's code is always theirs."""
 
 import os
 import signal
@@ -36,9 +36,14 @@ def test_whatever_an_interrupted_import_raises_the_code_is_the_signals(
 def test_in_an_import_the_process_ends_at_once(tmp_path, number, code):
     """An import that swallows every exception, as some do, is not gone on with."""
     (tmp_path / "stubborn.py").write_text(
-        f"import os\ntry:\n    os.kill(os.getpid(), {number})\nexcept BaseException:\n    print('swallowed')\n"
+        f"import os\ntry:\n    os.kill(os.getpid(), {number})\n"
+        "except BaseException:\n    print('swallowed')\n"
     )
-    work = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lmsm_cli.runtime.signals import raise_on_signals\nwith raise_on_signals():\n    import stubborn\n"
+    work = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from lmsm_cli.runtime.signals import raise_on_signals\n"
+        "with raise_on_signals():\n    import stubborn\n"
+    )
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 

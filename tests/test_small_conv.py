@@ -32,7 +32,7 @@ def pair(kernel, stride, padding, *, bias=True, dtype=torch.float64):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_are_torchs(monkeypatch, shape, layout):
-    """In float64 output and all gradients agree to rounding, and it is not torch that computed ours."""
+    """In float64 output and all gradients agree to rounding, and torch did not compute ours."""
     kernel, stride, padding, height, width = shape
     conv, ours = pair(kernel, stride, padding)
     images = (

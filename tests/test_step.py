@@ -1,4 +1,4 @@
-"""A training step holds nothing that changes but in tensors, and never looks at them: a graph can hold it.
+"""A training step keeps what changes in tensors, and never looks at them: a graph can hold it.
 
 The machine that tests has no GPU, so a capture is emulated on the CPU: the step's operations are
 written down with the very tensors they read and wrote, and a replay repeats just those. Numbers of
@@ -124,7 +124,7 @@ def fit_with_tensor_rate(model, config, data):
     ],
 )
 def test_replayed_steps_are_the_eager_ones(monkeypatch, optimizer, choice):
-    """Weights, statistics and reported numbers are the same bit for bit, schedules, dropout and last batches included."""
+    """Weights, statistics and numbers are the same bits, with schedules, dropout, last batches."""
     config = CONFIG.model_copy(update=choice | {"optimizer": optimizer})
     runs = []
     for graphed in (False, True):
@@ -166,7 +166,8 @@ def test_where_capture_fails_training_goes_on_and_says_so_once(monkeypatch):
     with_graph(monkeypatch, refuse, said)
     fit(refused, CONFIG)
     assert said == [
-        "the training step could not be captured as a CUDA graph (operation not permitted when stream is capturing); it goes on without, more slowly"
+        "the training step could not be captured as a CUDA graph (operation not permitted when "
+        "stream is capturing); it goes on without, more slowly"
     ]
     assert torch.equal(plain.head.weight, refused.head.weight)
 
@@ -213,7 +214,7 @@ def test_on_cuda_a_graph_gives_the_eager_numbers(optimizer):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_convolutions_move_as_torchs_plain_optimiser_moves_them(optimizer):
-    """Weights in channels-last order, which the fused optimiser sees as another shape, take its steps."""
+    """Weights in channels-last order, another shape to the fused optimiser, take its steps."""
     torch.manual_seed(0)
     convolutions = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
     model = CPU.place(
@@ -244,7 +245,7 @@ def test_convolutions_move_as_torchs_plain_optimiser_moves_them(optimizer):
 
 
 def test_a_stepper_with_graphs_is_freed_with_its_last_name():
-    """Nothing that it holds holds it: model, optimiser and captured tensors go without a collection."""
+    """Nothing that it holds holds it: model, optimiser and tensors go without a collection."""
     model = small_model()
     optimizer = new_optimizer(model, CONFIG)
     stepper = TrainStep(model, optimizer, CONFIG, None, CPU, print)

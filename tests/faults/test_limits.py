@@ -1,4 +1,4 @@
-"""Limits of a process: told as what they are, with the documented exit code, before a library aborts."""
+"""Limits of a process: named, with the documented exit code, before a library aborts."""
 
 import os
 import shlex
@@ -77,7 +77,7 @@ def test_a_deleted_working_folder_is_named(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("blocks", [8, 64])
 def test_a_limit_of_file_sizes_is_told_as_such(tmp_path, blocks):
-    """At the first file or at the checkpoint: exit code 6 for a file too large, not what torch makes of it."""
+    """At the first file or at the checkpoint, a file too large is exit code 6, no torch error."""
     done = limited(f"ulimit -f {blocks}", tmp_path)
     assert done.returncode == 6, done.stderr
     assert "File too large" in done.stderr
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_cannot_be_written_tells_the_first_cause(tmp_path, mon
     ],
 )
 def test_what_means_that_memory_ran_out(error, is_one):
-    """The words of the system's loader, of Python and of torch are known, others are not taken for them."""
+    """The words of the system's loader, Python and torch are known; others are not."""
     assert limits.is_memory(error) == is_one
 
 

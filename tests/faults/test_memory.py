@@ -59,7 +59,8 @@ def test_a_batch_that_does_not_fit_ends_with_code_7(tmp_path):
         (MemoryError(), True),
         (
             RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+                "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: "
+                "can't allocate memory: you tried to allocate 8 bytes."
             ),
             True,
         ),

@@ -48,7 +48,7 @@ def finished(out):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """Digits on one process and on two, one thread each: (scores, rows), twice, and what two printed."""
+    """Digits on one process and on two, one thread each: (scores, rows), and what two printed."""
     root = tmp_path_factory.mktemp("ranks")
     flags = [*DIGITS, "--precision", "fp32", "--lr", "0.001"]  # the preset's blows rounding up
     one = run(
@@ -151,7 +151,7 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(tmp_path):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_others_and_the_checkpoint_stays(tmp_path, victim):
-    """Within 30 s of a SIGKILL nothing runs any more, the exit code tells, and checkpoint.pt loads."""
+    """Within 30 s of a SIGKILL nothing runs, the exit code tells, and checkpoint.pt loads."""
     command = [*TORCHRUN, "-m", "lmsm_cli", *DIGITS, "--epochs", "500", "--out", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as agent:
         deadline = time.monotonic() + 120
@@ -172,7 +172,7 @@ def test_a_killed_rank_ends_the_others_and_the_checkpoint_stays(tmp_path, victim
 
 
 def test_ranks_that_are_stopped_go_on_together(tmp_path):
-    """SIGTERM to torchrun stops all ranks after the same step, saved; resumed, they end as undisturbed ones."""
+    """SIGTERM to torchrun stops all ranks after one step, saved; resumed, they end as ever."""
     flags = [*DIGITS, "--precision", "fp32", "--epochs", "8"]
     with subprocess.Popen(
         [*TORCHRUN, "-m", "lmsm_cli", *flags, "--out", str(tmp_path / "left")],
