@@ -47,11 +47,15 @@ class Batch(NamedTuple):
 def plan_epoch(
     num_images: int, augment: str, *, seed: int, epoch: int, balanced_over: Tensor | None = None
 ) -> EpochPlan:
-    """Draw the choices of an epoch; `augment` is `none`, `flip` or `crop-flip`.
+    """Draw the choices of an epoch.
 
-    The order is a shuffle. With the images' labels (N,) in `balanced_over` it is as many draws with
-    replacement: a class, each as likely as the others, then one of its images. (LDAM-DRW's Resample
-    draws classes by their effective numbers: of ten from 5,000 to 50 images, 11.9% to 9.4%.)
+    Args:
+        num_images: the length N of the order, which is a shuffle.
+        augment: none, flip or crop-flip.
+        seed, epoch: the same two numbers give the same choices.
+        balanced_over: the images' labels (N,). With them the order is N draws with replacement: a
+            class, each as likely as the others, then one of its images. (LDAM-DRW's Resample draws
+            classes by their effective numbers: of ten from 5,000 to 50 images, 11.9% to 9.4%.)
     """
     # NumPy mixes both numbers; torch's CPU generator would keep only 32 bits of a joint seed.
     generator = np.random.default_rng((seed, epoch))
@@ -94,11 +98,15 @@ def batches(
     start: int = 0,
     share: Callable[[int], slice] = slice,
 ) -> Iterator[Batch]:
-    """Yield the batches from batch `start` on, for uint8 images (N, H, W, C) on any device.
+    """Yield the batches of an epoch.
 
-    Images and labels are on the same device, or the images stay in their file and are gathered
-    batch by batch. `share` gives the part of a batch of so many images that is wanted, by default
-    all of it.
+    Args:
+        images, labels: uint8 (N, H, W, C) and (N,), on the same device, or images that stay in
+            their file and are gathered batch by batch.
+        plan: the choices of the epoch, for N images.
+        batch_size: the images of a batch, over all ranks.
+        start: the first batch to yield, counted from 0.
+        share: gives the part of a batch of so many images that is wanted, by default all of it.
     """
     host_order = plan.order.cpu()
     plan = plan.to(labels.device)

@@ -19,12 +19,16 @@ _LDAM_SEED = 0
 def long_tail_counts(
     available: Sequence[int], profile: str, factor: float, most: int | None = None
 ) -> list[int]:
-    """Return the images that each class keeps under `none`, `exp` or `step`.
+    """Return the images that each class keeps, rounded down and never more than there are.
 
-    With `most`, no class has more than that to begin with. The largest class is the mean of
-    `available`, as in LDAM-DRW; `exp` falls geometrically to `factor` times that, `step` cuts the
-    second half of the classes to it; rounded down, and never more than there are. Raises LmsmError
-    where a class would keep no image.
+    Args:
+        available: the images of each class (C,).
+        profile: none keeps all. Otherwise the largest class is the mean of `available`, as in
+            LDAM-DRW: exp falls geometrically from it, step cuts the second half of the classes.
+        factor: the smallest class as a share of the largest, in (0, 1].
+        most: no class has more than that to begin with.
+
+    Raises LmsmError where a class would keep no image.
     """
     num_classes = len(available)
     available = [min(have, most or have) for have in available]
@@ -72,7 +76,13 @@ def validation_counts(counts: Sequence[int], fraction: float) -> list[int]:
 def stratified_split(
     labels: NDArray[np.int64], num_classes: int, fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (training, validation) indices, class by class the same fraction; both ascending."""
+    """Return (training, validation) indices, class by class the same fraction; both ascending.
+
+    Args:
+        labels, num_classes: class numbers (N,), each from 0 to num_classes - 1.
+        fraction: of each class's images for validation, in [0, 1), as `validation_counts` rounds.
+        seed: decides which images these are.
+    """
     generator = np.random.default_rng(seed)
     counts = np.bincount(labels, minlength=num_classes)
     held = np.zeros(len(labels), dtype=bool)

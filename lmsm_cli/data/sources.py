@@ -168,8 +168,16 @@ def load(
 ) -> ImageSet:
     """Return the training or test images of a data set; what is missing is downloaded first.
 
-    The training images of a `folder` with validation images of its own are without those. Raises
-    DataError that names the file and the way out, DiskError where a download cannot be written.
+    Args:
+        dataset: a key of SOURCES, such as `cifar10`, or `folder` for the user's class folders.
+        data_dir: where the data sets are, or the user's folder.
+        split: train or test. The training images of a `folder` with validation images of its own
+            are without those.
+        options: how class folders are read.
+        display: shows downloads and warnings.
+
+    Raises DataError that names the file and the way out, DiskError where a download cannot be
+    written.
     """
     source = source_of(dataset)
     if source.name == "digits":
@@ -262,9 +270,17 @@ def load_folder(
 ) -> ImageSet:
     """Return all images below the class folders of `path`.
 
-    With `classes`, labels are places in it, and a class may have no images or no folder. The
-    normalisation is that of these images: for a trained model, take its own. Raises DataError for a
-    folder that is no class, and where there is no image.
+    The normalisation is that of these images: for a trained model, take its own.
+
+    Args:
+        path: holds one folder for each class.
+        options: the size of the images, and how they are read.
+        channels: 1 (grey) or 3 (RGB).
+        classes: labels are places in it, and a class may have no images or no folder; without it,
+            the folders are the classes.
+        display: shows progress and warnings.
+
+    Raises DataError for a folder that is no class, and where there is no image.
     """
     reader = _Reader(replace(SOURCES["folder"], channels=channels), path, options, display)
     with os_errors_as_data_errors(path):

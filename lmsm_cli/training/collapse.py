@@ -109,7 +109,14 @@ class MetricAccumulator:
     def update(
         self, features: Tensor, predicted: Tensor, loss: Tensor, hits: Tensor, objective: Tensor
     ) -> None:
-        """Add a step: features (N, D), predicted classes (N,), sums of loss, hits, objective ()."""
+        """Add a step on this rank's N images.
+
+        Args:
+            features: (N, D), the head's input.
+            predicted: class numbers (N,).
+            loss, hits: sums () of the cross-entropy and of the correct predictions.
+            objective: (), this rank's part of what the step minimised.
+        """
         self.predicted.index_fill_(0, predicted, True)
         zeros = (features == 0).sum() / features.shape[1]
         norms = features.float().norm(dim=1).sum()

@@ -45,8 +45,13 @@ class LossModule(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return sum(w_y loss) / total () and the features (N, D) of uint8 images (N, C, H, W).
 
-        `weights` are per class (C,), or None for 1; `total` () is their sum over the whole batch,
-        whose other images may be on other ranks. No images give 0, for ranks that have none left.
+        No images give 0, for ranks that have none left.
+
+        Args:
+            images, labels: this rank's part of a batch; the labels are class numbers (N,).
+            progress: () of the training, from 0 to 1.
+            weights: one for each class (C,), or None for 1.
+            total: (), the sum of the weights over the whole batch, all ranks together.
         """
         with self._runtime.arithmetic():
             features = self.model.embed(images)
