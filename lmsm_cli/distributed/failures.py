@@ -17,12 +17,14 @@ from lmsm_cli.errors import LmsmError, RankError, first_line
 if TYPE_CHECKING:  # a torch built without distributed has none
     from torch.distributed.distributed_c10d import Store
 
-# Keys of the store: the first failure, who shows a text, who is still alive, who has finished.
-_FAILURE, _SHOWN, _HERE, _LEFT = "failure", "shown/", "here/", "left/"
+# Keys of the store: the first failure, who shows a text, who knows of it, who is alive, who left.
+_FAILURE, _SHOWN, _KNOWS, _HERE, _LEFT = "failure", "shown/", "knows/", "here/", "left/"
 # Seconds in which rank 0 must fail with the same text to be the one that shows it.
 _ALIKE_WITHIN = 1.0
 # Seconds for which a silent rank stays: torchrun ends all others as soon as one of them has exited.
 _HEAD_START = 2.0
+# Seconds for which rank 0, which may hold the store, lets slower ranks learn who shows the failure.
+_PATIENCE = 5.0
 _POLL = 0.05
 
 
@@ -48,6 +50,7 @@ def shared_failure(store: "Store", rank: int, size: int) -> Iterator[None]:
             store.compare_set(f"{_SHOWN}{failure}", "", str(rank))
             if isinstance(error, LmsmError):
                 _let_one_show(store, rank, error)
+            store.set(f"{_KNOWS}{rank}", "")
         raise
 
 
@@ -67,9 +70,18 @@ def leave(store: "Store", rank: int) -> None:
 
 def wait_for_leave(store: "Store", ranks: Iterable[int], seconds: float) -> None:
     """Wait until the ranks have left, for some seconds at most: rank 0 may hold their store."""
+    _wait_for_all(store, _LEFT, ranks, seconds)
+
+
+def wait_until_known(store: "Store", ranks: Iterable[int]) -> None:
+    """Wait until the ranks know of a failure, for a few seconds at most, since some may be lost."""
+    _wait_for_all(store, _KNOWS, ranks, _PATIENCE)
+
+
+def _wait_for_all(store: "Store", key: str, ranks: Iterable[int], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     with suppress(dist.DistError):
-        all(_appears(store, f"{_LEFT}{rank}", deadline - time.monotonic()) for rank in ranks)
+        all(_appears(store, f"{key}{rank}", deadline - time.monotonic()) for rank in ranks)
 
 
 def _is_broken(error: BaseException) -> bool:
@@ -109,8 +121,9 @@ def _let_one_show(store: "Store", rank: int, error: LmsmError) -> None:
     key = f"{_SHOWN}{error}"
     if rank:  # rank 0 goes first
         _appears(store, key, _ALIKE_WITHIN)
-    if store.compare_set(key, "", str(rank)) != str(rank).encode():
-        error.shown_elsewhere = True
+    error.shown_elsewhere = store.compare_set(key, "", str(rank)) != str(rank).encode()
+    store.set(f"{_KNOWS}{rank}", "")
+    if error.shown_elsewhere:
         time.sleep(_HEAD_START)
 
 

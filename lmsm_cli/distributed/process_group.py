@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from lmsm_cli.distributed.failures import leave, shared_failure, wait_for, wait_for_leave
+from lmsm_cli.distributed.failures import (
+    leave,
+    shared_failure,
+    wait_for,
+    wait_for_leave,
+    wait_until_known,
+)
 from lmsm_cli.errors import LmsmError, RunError, first_line
 from lmsm_cli.runtime.cpu import threads_for
 
@@ -199,6 +205,8 @@ def init_distributed(
     except BaseException:
         _abort(uses_cuda)
         leave(store, ranks.rank)
+        if ranks.is_main:
+            wait_until_known(store, range(ranks.size))
         raise
     else:
         dist.destroy_process_group()

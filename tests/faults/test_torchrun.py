@@ -122,15 +122,27 @@ def ranks_environment(rank):
     }
 
 
-def test_a_batch_that_two_ranks_cannot_share_is_refused_once(tmp_path):
+# The command line with a rank 1 that comes to the check when rank 0 has long failed there.
+LATE = """
+import time
+from lmsm_cli.commands.app import script
+from lmsm_cli.distributed.process_group import ProcessGroup
+
+check = ProcessGroup.check_batch_size
+ProcessGroup.check_batch_size = lambda ranks, size: (time.sleep(3 * ranks.rank), check(ranks, size))
+script()
+"""
+
+
+@pytest.mark.parametrize("program", [["-m", "lmsm_cli"], ["-c", LATE]], ids=["alike", "late"])
+def test_a_batch_that_two_ranks_cannot_share_is_refused_once(tmp_path, program):
     """Both processes end with code 2, and one of them says which batch sizes work."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = {"MASTER_PORT": str(free.getsockname()[1])}
     command = [
         sys.executable,
-        "-m",
-        "lmsm_cli",
+        *program,
         *DIGITS,
         "--batch-size",
         "33",
