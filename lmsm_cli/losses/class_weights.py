@@ -11,12 +11,17 @@ Scheme = Literal["none", "inverse", "effective"]
 
 
 def loss_weights(class_counts: Tensor, scheme: Scheme, *, beta: float = 0.9999) -> Tensor:
-    """Return the weight of each class, (C,) float32, summing to C, for `class_counts` (C,).
+    """Return the weight of each class, (C,) float32, summing to C.
 
-    `none`: all 1. `inverse`: proportional to 1 / n. `effective`: to (1 - beta) / (1 - beta^n), the
-    inverse effective number of images; beta 0 is `none`, beta towards 1 `inverse`. Cui et al. 2019,
-    "Class-Balanced Loss Based on Effective Number of Samples"; beta 0.9999 is LDAM-DRW's.
+    Args:
+        class_counts: the training images n of each class, (C,).
+        scheme: `none` gives 1 to all, `inverse` weights proportional to 1 / n, and `effective` to
+            (1 - beta) / (1 - beta^n), the inverse effective number of images.
+        beta: of `effective`, in [0, 1); 0 is `none`, towards 1 it is `inverse`, and 0.9999 is
+            LDAM-DRW's.
+
     Raises ArgumentError for a class without images, a beta outside [0, 1) and an unknown scheme.
+    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples".
     """
     if scheme not in get_args(Scheme):
         raise ArgumentError(

@@ -100,10 +100,12 @@ class Head(nn.Module, ABC):
     def losses(
         self, features: Tensor, labels: Tensor, progress: float | Tensor | None = None
     ) -> Tensor:
-        """Return the loss of each image, (N,), for features (N, D) and labels (N,).
+        """Return the loss of each image, (N,).
 
-        `progress` runs from 0 at the start of the training to 1 at its end. A head whose margin is
-        annealed needs it in training mode (see `AnnealedHead`).
+        Args:
+            features, labels: (N, D) and (N,), labels from 0 to C - 1.
+            progress: from 0 at the start of the training to 1 at its end. A head whose margin is
+                annealed needs it in training mode (see `AnnealedHead`).
         """
         try:
             check_batch(features, self.weight, labels)

@@ -87,7 +87,11 @@ def checked_options(
     class_chunk: int | None = None,
     reduction: str = "mean",
 ) -> tuple[int | float | Tensor, float | Tensor, int | None]:
-    """Return the margin, whole ones as int, lambda and the chunk of class weights (C, D).
+    """Return the margin, as an int where it is whole, lambda and the chunk.
+
+    Args:
+        margin, lam, class_chunk, reduction: as in `l_softmax_loss`.
+        weight: the class weights (C, D); a margin for each class must lie on their device.
 
     Raises ArgumentError for what `l_softmax_loss` refuses.
     """

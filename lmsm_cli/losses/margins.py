@@ -136,7 +136,13 @@ class _Psi(torch.autograd.Function):
 def annealed_margin(
     cos: Tensor, margin: int | float | Tensor, lam: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return L-Softmax's (lam cos + psi) / (1 + lam), and its slope."""
+    """Return L-Softmax's (lam cos + psi) / (1 + lam), and its slope.
+
+    Args:
+        cos: each image's cosine with the class of its label, (N,).
+        margin: one for all, or one for each image (N,).
+        lam: the annealing lambda, >= 0.
+    """
     # A margin of a wider type than the cosines would widen the loss.
     margin = margin.to(cos) if isinstance(margin, Tensor) else margin
     value, slope = psi_and_slope(cos, margin)
@@ -146,7 +152,13 @@ def annealed_margin(
 
 
 def l_softmax_margin(margin: float | Tensor, lam: float | Tensor, labels: Tensor) -> MarginFunction:
-    """Return the margin function of a batch for a margin, or one per class (C,), and lambda."""
+    """Return the margin function of a batch.
+
+    Args:
+        margin: one for all, or one for each class (C,).
+        lam: the annealing lambda, >= 0.
+        labels: the class of each image in the batch, (N,).
+    """
     chosen = (
         margin.index_select(0, labels) if isinstance(margin, Tensor) and margin.ndim else margin
     )

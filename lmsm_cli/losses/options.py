@@ -41,7 +41,12 @@ def _of_typed_dict(options: type) -> dict[str, inspect.Parameter]:
 def convert(text: str, annotation: Any, place: str) -> Any:
     """Return a text as the annotated type: a number, or one of a Literal's names.
 
-    Raises ArgumentError, which begins with `place`, where it is neither.
+    Args:
+        text: the value as the user wrote it.
+        annotation: int, float, a Literal, or a union of these; None and Tensor in it do not count.
+        place: names the option; an error begins with it.
+
+    Raises ArgumentError where the text is neither.
     """
     kinds = {annotation} if get_origin(annotation) is Literal else set(get_args(annotation))
     kinds = (kinds or {annotation}) - {NoneType, Tensor}

@@ -151,9 +151,15 @@ _TORCHVISION = {
 
 
 def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
-    """Load ImageNet weights into a torchvision backbone: `imagenet`, or a state-dict file's path.
+    """Load ImageNet weights into a torchvision backbone.
 
     Layers that were adapted to small images (a ResNet's stem) and the classifier stay fresh.
+
+    Args:
+        backbone: is changed in place.
+        model: the name by which the backbone was built.
+        source: `imagenet`, or the path of a state-dict file.
+
     Raises LmsmError where the model has no such weights or the file does not hold them, and
     CheckpointError where a number of them is not finite.
     """
@@ -219,7 +225,12 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
 def check_model(model: str, pretrained: str | None, *, channels: int, image_size: int) -> None:
     """Raise LmsmError where the model cannot take such images or has no such weights.
 
-    Builds the backbone without memory, so that it can be checked before any data is read.
+    It builds the backbone without memory, so that it can be checked before any data is read.
+
+    Args:
+        model: a name of `BACKBONES`.
+        pretrained: `imagenet`, the path of a state-dict file, or None.
+        channels, image_size: of the images; the size is their side in pixels.
     """
     with torch.device("meta"):
         smallest = BACKBONES[model](channels).smallest_image

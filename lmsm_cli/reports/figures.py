@@ -44,7 +44,13 @@ def name_ticks(axes: "Axes", names: Sequence[str], axis: str) -> None:
 def new_figure(
     rows: int, columns: int, *, width: float, height: float, ratios: Sequence[float] | None = None
 ) -> "tuple[Figure, list[Axes]]":
-    """Return a figure of a size in inches with its axes, row by row; `ratios` of rows' heights."""
+    """Return a figure with its axes, row by row.
+
+    Args:
+        rows, columns: the grid of axes.
+        width, height: of the whole figure, in inches.
+        ratios: the relative heights of the rows; None for equal ones.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

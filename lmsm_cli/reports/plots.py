@@ -86,8 +86,13 @@ def plot_schedule(
 ) -> None:
     """Draw the planned learning rate, lambda and effective margin over the epochs to `path`.
 
-    `epochs` have the values at each epoch's end, `curve` those between. Lambda and margin have
-    panels only where the loss has them.
+    Lambda and margin have panels only where the loss has them.
+
+    Args:
+        epochs: the values at each epoch's end, by `epoch`, `lr`, `lambda`, `effective_margin`.
+        curve: the same without `lr`, at more places, for the lines of lambda and margin.
+        title: stands above the panels.
+        path: its suffix chooses the format.
     """
     keys = [k for k in ("lambda", "effective_margin") if any(row[k] is not None for row in epochs)]
     figure, panels = new_figure(1, 1 + len(keys), width=max(5.0, 4.0 * (1 + len(keys))), height=3.4)
