@@ -87,10 +87,13 @@ _Choice = _Value | Annotated[list[_Value], Field(max_length=100_000)]
 
 
 def _kept(model: type[BaseModel]) -> GetPydanticSchema:
-    """Check a value by a model but keep it as it was saved: the order of keys, 2 and not 2.0."""
+    """Check a value by a model but keep it as it was saved: the order of keys, 2 and not 2.0.
+
+    `handler(model)` would be the schema of the annotated type, with pydantic 2.10.
+    """
     return GetPydanticSchema(
         lambda _, handler: core_schema.no_info_wrap_validator_function(
-            lambda value, check: (check(value), value)[1], handler(model)
+            lambda value, check: (check(value), value)[1], handler.generate_schema(model)
         )
     )
 
