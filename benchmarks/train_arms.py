@@ -233,11 +233,12 @@ def loss_steps(plan: Plan) -> dict[str, float]:
     model, _, training, runtime = build(config, training_images(config))
     width, counts = model.head.weight.shape[1], tensor(training.counts())
     heads = [build_head(spec, width, len(training.classes), counts) for spec in LOSSES.values()]
-    model.all_heads = nn.ModuleList(heads)  # so that the optimiser has the weights of each
+    model.backbone.other_heads = nn.ModuleList(heads[1:])  # so that the optimiser has their weights
     model.head = heads[0]
 
     def change_head(num_images: int) -> None:
         clock.tick(num_images)
+        model.head.zero_grad()  # no later step moves its weights
         model.head = heads[len(clock.ends) % len(heads)]
 
     drive(model, config, training, runtime, change_head)
