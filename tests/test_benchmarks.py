@@ -1,6 +1,7 @@
 """The training benchmark: its command runs, and its verdicts follow from the numbers."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -164,3 +165,13 @@ def test_airbench_is_read_without_its_first_run(module, tmp_path):
     )
     means = module("train_gpu").airbench_means(script)
     assert means == pytest.approx({"seconds": 2, "accuracy": 0.94})
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_the_losses_take_turns_on_one_model(real_data):
+    """The arm behind the loss rows trains with each head: its optimiser has the weights of all."""
+    command = [sys.executable, BENCHMARKS / "train.py", "--arm", "losses", "--steps", "1"]
+    environment = os.environ | {"LMSM_DATA_DIR": str(real_data)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert all(ms > 0 for ms in json.loads(done.stdout).values())
