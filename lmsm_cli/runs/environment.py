@@ -1,10 +1,11 @@
 """What a run ran on: versions, device, git state, command line."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,24 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Return commit and dirtiness of the checkout that lmsm runs from, None outside one."""
+    """Return commit and dirtiness of the code that runs, None where nobody knows them."""
     if not (_CHECKOUT / ".git").exists():  # installed: whatever repository lies around is not ours
-        return None
+        return _installed_commit()
     commit = _git("rev-parse", "HEAD")
     return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))} if commit else None
+
+
+def _installed_commit() -> dict[str, Any] | None:
+    """Return the commit that pip installed (`pip install git+URL@COMMIT`), as PEP 610 records it.
+
+    <https://packaging.python.org/specifications/direct-url/>
+    """
+    try:
+        origin = json.loads(distribution("lmsm-cli").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return None
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    return {"commit": commit, "dirty": False} if commit else None
 
 
 def _git(*arguments: str) -> str | None:

@@ -6,6 +6,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,26 @@ def test_git_state_is_recorded(checkout):
     state = environment.describe("cpu")["git"]
     assert len(state["commit"]) == 40
     assert state["dirty"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ('{"vcs_info": {"vcs": "git", "commit_id": "abc"}}', {"commit": "abc", "dirty": False}),
+        ('{"dir_info": {"editable": true}}', None),
+        ("{", None),
+    ],
+    ids=["from git", "from a folder", "damaged"],
+)
+def test_installed_commit_is_recorded(tmp_path, monkeypatch, origin, expected):
+    """What `pip install git+URL` noted of the commit stands in environment.json."""
+    monkeypatch.setattr(environment, "_CHECKOUT", tmp_path)
+    notes = tmp_path / f"lmsm_cli-{version('lmsm-cli')}.dist-info"
+    notes.mkdir()
+    (notes / "METADATA").write_text("Name: lmsm-cli\n")
+    (notes / "direct_url.json").write_text(origin)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert environment.describe("cpu")["git"] == expected
 
 
 @pytest.mark.parametrize(
