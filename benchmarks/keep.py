@@ -3,9 +3,14 @@
     python benchmarks/keep.py NAME runs/FOLDER...
 
 Writes benchmarks/runs/NAME.tar.xz, in which `FOLDER/RUN/` holds config, environment, metrics,
-scores and status; unpacked below runs/ it is what `lmsm compare runs/FOLDER` reads. config.yaml
-gets the default folders for this machine's; of an absolute path in the command the last part is
-kept. Runs that did not complete are left out. The same runs give the same bytes.
+scores, status, and predictions.npz (adjusted ones of tail_study.py too) with the classes alone;
+unpacked below runs/ it is what `lmsm compare runs/FOLDER` reads. config.yaml gets the default
+folders for this machine's; of an absolute path in the command the last part is kept. Runs that did
+not complete are left out. The same runs give the same bytes.
+
+The predictions of a run are in the order of its test images by class and digest, of which
+`FOLDER/test-images/DIGEST.npz` is the list (run_images.py). There is one list for each data set:
+runs of one data set on other test images are refused.
 """
 
 import argparse
@@ -15,10 +20,22 @@ import lzma
 import re
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
+from run_images import (
+    ADJUSTED,
+    LISTS,
+    ImageList,
+    images_tested_on,
+    predictions_on,
+    small_predictions,
+)
+
+from lmsm_cli.errors import CheckpointError, LmsmError, listed
+from lmsm_cli.runs.images import IMAGES, PREDICTIONS
+from lmsm_cli.runs.record import read_run
 
 KEPT = Path(__file__).parent / "runs"
 _DEFAULT_PLACES = {"data_dir": "data", "out": "runs"}
@@ -37,22 +54,60 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: no completed run in {', '.join(empty)}", file=sys.stderr)
         return 2
     target = KEPT / f"{given.name}.tar.xz"
-    target.write_bytes(archive(given.folders))
-    print(f"{target}: {target.stat().st_size / 1e3:.0f} kB")
+    try:
+        target.write_bytes(archive(given.folders))
+    except LmsmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    size, runs = (
+        target.stat().st_size / 1e3,
+        sum(len(list(completed(one))) for one in given.folders),
+    )
+    print(f"{target}: {size:.0f} kB, {size / runs:.1f} kB a run")
     return 0
 
 
 def archive(folders: list[Path]) -> bytes:
-    """Return the compressed archive of the completed runs in the folders."""
+    """Return the compressed archive of the completed runs in the folders.
+
+    Raises LmsmError where runs of one data set in a folder have other test images.
+    """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for folder in sorted(folders):
-            for run in completed(folder):
-                for name, content in kept_files(run):
-                    entry = tarfile.TarInfo(f"{folder.name}/{run.name}/{name}")
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
+            for name, content in _files_of(folder):
+                entry = tarfile.TarInfo(f"{folder.name}/{name}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
     return lzma.compress(packed.getvalue(), preset=9 | lzma.PRESET_EXTREME)
+
+
+def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of what is kept of a folder."""
+    runs = list(completed(folder))
+    images = {run: tested for run in runs if (tested := images_tested_on(read_run(run)))}
+    _check_one_list_each(images)
+    lists = {tested.digest: tested for tested in images.values()}
+    for digest, tested in sorted(lists.items()):
+        yield f"{LISTS}/{digest}.npz", tested.taken(tested.by_content()).content()
+    for run in runs:
+        files = [*kept_files(run), *kept_predictions(run, images.get(run))]
+        yield from ((f"{run.name}/{name}", content) for name, content in files)
+
+
+def _check_one_list_each(images: Mapping[Path, ImageList]) -> None:
+    """Raise LmsmError where runs of one data set were tested on different images."""
+    runs_of: dict[str, dict[str, list[str]]] = {}
+    for run, tested in images.items():
+        dataset = str(yaml.safe_load((run / "config.yaml").read_text()).get("dataset"))
+        runs_of.setdefault(dataset, {}).setdefault(tested.digest, []).append(run.name)
+    for dataset, sets in runs_of.items():
+        if len(sets) > 1:
+            found = "; ".join(f"{digest}: {listed(names, 3)}" for digest, names in sets.items())
+            raise LmsmError(
+                f"runs of {dataset} in {next(iter(images)).parent} have {len(sets)} different sets "
+                f"of test images ({found}); keep each in a folder of its own"
+            )
 
 
 def completed(folder: Path) -> Iterator[Path]:
@@ -71,6 +126,25 @@ def kept_files(run: Path) -> Iterator[tuple[str, bytes]]:
     yield "environment.json", json.dumps(environment, indent=1).encode()
     for name in ("metrics.jsonl", "scores.json", "status.json"):
         yield name, (run / name).read_bytes()
+
+
+def kept_predictions(run: Path, images: ImageList | None) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of a run's predictions, small, in the order of its images by content.
+
+    Raises CheckpointError where they are damaged, or nothing tells of which images they are.
+    """
+    adjusted = sorted(path.parent for path in run.glob(f"{ADJUSTED}/*/{PREDICTIONS}"))
+    for path in (folder / PREDICTIONS for folder in (run, *adjusted)):
+        if not path.exists():
+            continue
+        if images is None:
+            raise CheckpointError(
+                f"{path}: nothing tells of which test images it is, since its run has no {IMAGES}, "
+                "or no digests in scores.json"
+            )
+        found, order = predictions_on(images, path.parent), images.by_content()
+        columns = (found.labels[order], found.predicted[order])
+        yield path.relative_to(run).as_posix(), small_predictions(*columns, len(images.classes))
 
 
 if __name__ == "__main__":

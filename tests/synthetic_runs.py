@@ -12,7 +12,7 @@ from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord, as_digests
 from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
-from lmsm_cli.runs.images import write_images
+from lmsm_cli.runs.images import Predictions, write_images, write_predictions
 from lmsm_cli.runs.record import find_runs, read_run
 
 CONFIG = {
@@ -163,3 +163,21 @@ def write_runs(out: Path, losses, seeds, *, num_classes=10, epochs=10, pictures=
             rows = metrics_of(epochs, seed=seed, lam=5.0 if place else None)
             files = {"scores": scores, "metrics": rows, "picture": pictures}
             write_run(out, f"{place}-{seed}", loss=loss, seed=seed, **files)
+
+
+def write_predicting_run(
+    out: Path, name: str, images: ImagesRecord, logits, train_counts, **more
+) -> Path:
+    """Write a run folder with scores and predictions that follow from logits (N, C).
+
+    `more` goes to write_run.
+    """
+    logits, labels = np.asarray(logits, np.float32), images.of("test").labels
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    predicted = logits.argmax(1)
+    scores = score(images.classes, labels, predicted, train_counts, shares).to_json()
+    scores |= {"checkpoint": "checkpoint.pt", "effective_margin": None}
+    run = write_run(out, name, scores=scores, images=images, **more)
+    own = shares[np.arange(len(labels)), labels]
+    write_predictions(run, Predictions(labels, predicted, own, logits))
+    return run

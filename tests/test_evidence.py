@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.runs.images import IMAGES, read_images_record, read_predictions
 from tests.conftest import BENCHMARKS
-from tests.synthetic_runs import write_runs
+from tests.synthetic_runs import images_of, write_predicting_run, write_runs
 
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="a source distribution has none")
 
@@ -139,6 +140,127 @@ def test_keeping_nothing_is_refused(module, tmp_path, capsys):
     """A folder without a completed run is named."""
     assert module("keep").main(["kept", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def logits_of(seed, images):
+    """Return logits (N, 3) that depend on the image and the seed alone, not on the order."""
+    numbers = images.of("test").places.astype(int)
+    return np.stack([np.sin(numbers * (3 + label) + 7 * seed) for label in range(3)], axis=1)
+
+
+def predicting(out, name, seed=0, test=range(20, 50), **config):
+    """Write a run of three classes, with predictions for the test images in this order."""
+    images = images_of(CLASSES, training=range(12), test=test)
+    return write_predicting_run(
+        out, name, images, logits_of(seed, images), (7, 4, 1), seed=seed, **config
+    )
+
+
+def kept(module, monkeypatch, tmp_path, *folders):
+    """Keep folders of runs; return the folder that the archive is unpacked in."""
+    keep = module("keep")
+    monkeypatch.setattr(keep, "KEPT", tmp_path)
+    assert keep.main(["kept", *map(str, folders)]) == 0
+    with tarfile.open(tmp_path / "kept.tar.xz") as archive:
+        archive.extractall(tmp_path / "there", filter="data")
+    return tmp_path / "there"
+
+
+def test_predictions_are_kept_small_with_one_list_of_images(module, tmp_path, monkeypatch, capsys):
+    """Per image the class predicted, as it was, beside the class and digest of the list."""
+    out = tmp_path / "runs" / "mine"
+    runs = [
+        predicting(out, "a", 0),
+        predicting(out, "b", 1),
+        predicting(out, "c", 2, test=range(49, 19, -1)),  # the same images in another order
+    ]
+    there = kept(module, monkeypatch, tmp_path, out) / "mine"
+    lists = list((there / "test-images").iterdir())
+    assert len(lists) == 1
+    with np.load(lists[0], allow_pickle=False) as columns:
+        listed = {name: columns[name] for name in columns.files}
+    assert listed["class"].dtype == np.uint8
+    assert listed["classes"].tolist() == [b"ant", b"bee", b"cow"]
+    for run in runs:
+        live, record = read_predictions(run), read_images_record(run).of("test")
+        answers = {
+            (number, content.tobytes()): answer
+            for number, content, answer in zip(
+                record.labels, record.digests, live.predicted, strict=True
+            )
+        }
+        path = there / run.name
+        assert not (path / IMAGES).exists()
+        small = read_predictions(path)
+        assert small.logits is small.probabilities is None
+        assert small.labels.tolist() == listed["class"].tolist()
+        rows = zip(listed["class"], listed["digest"], small.predicted, strict=True)
+        assert {(n, content.tobytes()): answer for n, content, answer in rows} == answers
+        with np.load(path / "predictions.npz") as arrays:
+            assert {arrays[name].dtype for name in arrays.files} == {np.dtype(np.uint8)}
+    capsys.readouterr()
+    printed = []
+    for folder in (out, there):
+        assert main(["compare", str(folder), "--markdown"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    keep = module("keep")
+    assert keep.archive([there]) == keep.archive([out]) == (tmp_path / "kept.tar.xz").read_bytes()
+
+
+def test_many_classes_take_two_bytes(module):
+    """Up to 256 classes a byte, then two."""
+    small = module("run_images").small
+    assert [small(np.array([0]), size).dtype for size in (2, 256, 257)] == ["u1", "u1", "u2"]
+    assert small(np.array([256]), 257).tolist() == [256]
+
+
+def test_data_sets_have_a_list_each(module, tmp_path, monkeypatch):
+    """Runs on other data stand in the same folder, each with the images of its own list."""
+    out = tmp_path / "runs" / "mine"
+    predicting(out, "a", dataset="one")
+    predicting(out, "b", dataset="other", test=range(60, 99))
+    there = kept(module, monkeypatch, tmp_path, out) / "mine"
+    run_images, record = module("run_images"), module("lmsm_cli.runs.record")
+    sizes = [len(run_images.images_tested_on(record.read_run(there / n)).labels) for n in "ab"]
+    assert sizes == [30, 39]
+
+
+def refused(module, monkeypatch, tmp_path, capsys, out):
+    """Return why keeping a folder is refused; nothing is written."""
+    keep = module("keep")
+    monkeypatch.setattr(keep, "KEPT", tmp_path)
+    assert keep.main(["kept", str(out)]) > 0
+    assert not (tmp_path / "kept.tar.xz").exists()
+    return capsys.readouterr().err
+
+
+def test_other_test_images_of_one_data_set_are_refused(module, tmp_path, monkeypatch, capsys):
+    """The runs that differ are named: their predictions are no samples of one thing."""
+    out = tmp_path / "runs" / "mine"
+    for name, last in (("a", 50), ("b", 50), ("c", 51)):
+        predicting(out, name, test=range(20, last))
+    message = refused(module, monkeypatch, tmp_path, capsys, out)
+    assert "runs of digits" in message
+    assert ": a, b;" in message
+    assert ": c)" in message
+
+
+def test_predictions_of_unknown_images_are_refused(module, tmp_path, monkeypatch, capsys):
+    """Without images.npz, with that of other images, or with other labels."""
+    out, other = tmp_path / "runs" / "mine", predicting(tmp_path / "other", "a", test=range(20, 51))
+    run = predicting(out, "a")
+    own = (run / IMAGES).read_bytes()
+    (run / IMAGES).unlink()
+    assert "nothing tells of which" in refused(module, monkeypatch, tmp_path, capsys, out)
+    shutil.copy(other / IMAGES, run / IMAGES)
+    assert "tells of other test images" in refused(module, monkeypatch, tmp_path, capsys, out)
+    (run / IMAGES).write_bytes(own)
+    shutil.copy(other / "predictions.npz", run)
+    assert "is not of the test images" in refused(module, monkeypatch, tmp_path, capsys, out)
 
 
 def test_angles_of_a_fan(module):

@@ -83,3 +83,46 @@ def test_any_changed_byte_is_read_or_refused(file):
         except CheckpointError:
             refused += 1
     assert refused > 200
+
+
+def test_the_small_form_has_classes_alone(tmp_path):
+    """As bytes without probabilities it is read as any other; the whole form keeps all it had."""
+    labels, predicted = np.array([0, 200, 3], np.uint8), np.array([0, 3, 255], np.uint8)
+    np.savez(tmp_path / images.PREDICTIONS, label=labels, predicted=predicted)
+    found = images.read_predictions(tmp_path)
+    assert found.labels.tolist() == [0, 200, 3]
+    assert found.predicted.tolist() == [0, 3, 255]
+    assert found.labels.dtype == found.predicted.dtype == np.int64
+    assert found.probabilities is found.logits is None
+    images.write_predictions(tmp_path, found)
+    with np.load(tmp_path / images.PREDICTIONS) as arrays:
+        assert arrays.files == ["label", "predicted"]
+    shares, logits = np.array([0.5, 0.25, 1], np.float32), np.zeros((3, 256), np.float32)
+    images.write_predictions(tmp_path, images.Predictions(labels, predicted, shares, logits))
+    found = images.read_predictions(tmp_path)
+    assert found.probabilities.tolist() == [0.5, 0.25, 1]
+    assert found.logits.shape == (3, 256)
+
+
+@pytest.mark.parametrize(
+    ("columns", "fact"),
+    [
+        ({"label": np.zeros(3, np.uint8)}, "predicted"),
+        ({"predicted": np.zeros(4, np.uint8)}, "unequal length"),
+        ({"predicted": np.zeros((3, 1), np.uint8)}, "no class numbers"),
+        ({"predicted": np.zeros(3)}, "no class numbers"),
+        ({"predicted": np.array([0, -1, 0])}, "no class numbers"),
+        ({"label": np.array([True, False, True])}, "no class numbers"),
+        ({"probability": np.zeros(2, np.float32)}, "probabilities are not of its images"),
+        ({"probability": np.zeros(3, np.float32), "logits": np.zeros((2, 2))}, "logits are not"),
+        ({"logits": np.zeros((3, 2), np.float32)}, "logits and no probabilities"),
+    ],
+)
+def test_columns_that_no_run_wrote_are_refused(tmp_path, columns, fact):
+    """Missing, unequal, or of another kind: in the small form and in the whole one."""
+    usual = {"label": np.zeros(3, np.uint8), "predicted": np.zeros(3, np.uint8)}
+    if fact == "predicted":
+        del usual["predicted"]
+    np.savez(tmp_path / images.PREDICTIONS, **(usual | columns))
+    with pytest.raises(CheckpointError, match=rf"predictions.npz is damaged: .*{fact}"):
+        images.read_predictions(tmp_path)

@@ -29,11 +29,14 @@ _MOST_BYTES = 1 << 36
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a run's net said of its test images, in the order of its images.npz."""
+    """What a run's net said of its test images, in the order of its images.npz.
+
+    The small form, for runs that are kept as evidence, has the classes alone.
+    """
 
     labels: NDArray[np.int64]  # (N,)
     predicted: NDArray[np.int64]  # (N,)
-    probabilities: NDArray[np.float32]  # (N,): of the true class
+    probabilities: NDArray[np.float32] | None  # (N,): of the true class; None in the small form
     logits: NDArray[np.float32] | None  # (N, C); None for more than MOST_LOGITS numbers
 
 
@@ -109,10 +112,9 @@ def write_predictions(run: Path, predictions: Predictions) -> None:
     arrays: dict[str, NDArray[Any]] = {
         "label": predictions.labels,
         "predicted": predictions.predicted,
-        "probability": predictions.probabilities,
     }
-    if predictions.logits is not None:
-        arrays["logits"] = predictions.logits
+    more = {"probability": predictions.probabilities, "logits": predictions.logits}
+    arrays |= {name: column for name, column in more.items() if column is not None}
     _write(run / PREDICTIONS, arrays)
 
 
@@ -126,20 +128,37 @@ def read_predictions(run: Path) -> Predictions | None:
     if arrays is None:
         return None
     try:
+        probabilities = arrays.get("probability")
         found = Predictions(
-            arrays["label"].astype(np.int64),
-            arrays["predicted"].astype(np.int64),
-            arrays["probability"].astype(np.float32),
+            _class_numbers(arrays["label"]),
+            _class_numbers(arrays["predicted"]),
+            None if probabilities is None else probabilities.astype(np.float32),
             arrays.get("logits"),
         )
-        count = len(found.labels)
-        if not count == len(found.predicted) == len(found.probabilities):
-            raise ValueError("its columns are of unequal length")
-        if found.logits is not None and (found.logits.ndim != 2 or len(found.logits) != count):
-            raise ValueError("its logits are not of its images")
+        _check_predictions(found)
     except MALFORMED as error:
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
     return found
+
+
+def _class_numbers(column: NDArray[Any]) -> NDArray[np.int64]:
+    """Return a column of class numbers. Raises ValueError for what can be none."""
+    if column.ndim != 1 or column.dtype.kind not in "iu" or column.min(initial=0) < 0:
+        raise ValueError("a column holds no class numbers")
+    return column.astype(np.int64)
+
+
+def _check_predictions(found: Predictions) -> None:
+    """Raise ValueError where the columns don't fit each other."""
+    count, logits, probabilities = len(found.labels), found.logits, found.probabilities
+    if len(found.predicted) != count:
+        raise ValueError("its columns are of unequal length")
+    if probabilities is not None and probabilities.shape != (count,):
+        raise ValueError("its probabilities are not of its images")
+    if logits is not None and (logits.ndim != 2 or len(logits) != count):
+        raise ValueError("its logits are not of its images")
+    if logits is not None and probabilities is None:
+        raise ValueError("it has logits and no probabilities, and no run writes that")
 
 
 def _check(record: ImagesRecord) -> None:
