@@ -166,14 +166,16 @@ def batch_at(degrees=ALL_BRANCHES, num_classes=5, num_features=6, *, dtype=torch
 def head_with(spec, weight, class_counts=None):
     """Return the head of a spec on the given class weights (C, D), and in their type.
 
-    A norm shared by the classes is 1.3. Without `class_counts` the classes are about equal.
+    A norm shared by the classes is 1.3; of norms that rise the first is, and each next one is 0.1
+    larger. Without `class_counts` the classes are about equal.
     """
     num_classes, num_features = weight.shape
     counts = 20 + torch.arange(num_classes) if class_counts is None else class_counts
     head = build_head(spec, num_features, num_classes, counts).to(weight.dtype)
     with torch.no_grad():
         for name, parameter in head.named_parameters():
-            parameter.copy_(weight if name == "weight" else torch.tensor(1.3))
+            steps = torch.arange(parameter.numel()).view(parameter.shape)
+            parameter.copy_(weight if name == "weight" else 1.3 + 0.1 * steps)
     return head
 
 

@@ -98,7 +98,16 @@ def test_chunks_change_nothing_in_float32(chunk):
 
 @pytest.mark.parametrize(
     "spec",
-    ["lsoftmax:margin=3,tau=1", "lsoftmax:weight_norm=shared", "asoftmax", "cosface", "arcface"],
+    [
+        "lsoftmax:margin=3,tau=1",
+        "lsoftmax:weight_norm=shared",
+        "lsoftmax:weight_norm=monotone",
+        "lsoftmax:margin=3,margin_on=hard,tau=3",
+        "lsoftmax:feature_norm=5",
+        "asoftmax",
+        "cosface",
+        "arcface",
+    ],
 )
 @pytest.mark.parametrize("chunk", [1, 4, 9])
 def test_heads_pass_their_chunk_on(spec, chunk):
@@ -146,6 +155,7 @@ def largest_tensor(spec, num_images=64, num_classes=1000, num_features=4, *, tra
     [
         "lsoftmax:margin=2,tau=1",
         "lsoftmax:margin=auto",
+        "lsoftmax:margin=2,margin_on=hard",
         "lsoftmax:margin=1.5,weight_norm=free",
         "asoftmax:margin=4",
         "cosface:margin=0.1",

@@ -22,6 +22,10 @@ SPECS = [
     "lsoftmax:margin=3,tau=1",
     "lsoftmax:weight_norm=shared",
     "lsoftmax:weight_norm=detached",
+    "lsoftmax:weight_norm=monotone",
+    "lsoftmax:margin_power=1",
+    "lsoftmax:margin_on=hard",
+    "lsoftmax:feature_norm=8",
     "lsoftmax:class_chunk=3",
     "asoftmax:class_chunk=2",
     "cosface:class_chunk=2",
@@ -141,12 +145,14 @@ def test_logits_carry_no_margin_and_no_prior(spec):
     features, weight, _ = batch_at()
     scores = head_with(spec, weight, torch.tensor([500, 100, 50, 10, 2])).logits(features)
     x, w = features.numpy(), weight.numpy()
-    if "features" in kind(spec).normalises:
-        x = 30 * x / np.linalg.norm(x, axis=1, keepdims=True)
+    if "features" in kind(spec).normalises or "feature_norm" in spec:
+        length = 32 if spec == "dbm" else 8 if "feature_norm=8" in spec else 30
+        x = length * x / np.linalg.norm(x, axis=1, keepdims=True)
     if "weights" in kind(spec).normalises:
         w = w / np.linalg.norm(w, axis=1, keepdims=True)
     if spec.startswith("lsoftmax") and "detached" not in spec:  # shared on a long tail
-        w = 1.3 * w / np.linalg.norm(w, axis=1, keepdims=True)
+        norms = 1.3 + 0.1 * np.arange(5)[:, None] if "monotone" in spec else 1.3
+        w = norms * w / np.linalg.norm(w, axis=1, keepdims=True)
     np.testing.assert_allclose(
         scores.detach().numpy(), x @ w.T, rtol=1e-6, err_msg=f"see normalises of {kind(spec)}"
     )
@@ -155,8 +161,8 @@ def test_logits_carry_no_margin_and_no_prior(spec):
 @every_head
 def test_state_dict_is_the_weight(spec):
     """Nothing but what is learned is saved: priors and margins come back from the class counts."""
-    learned = {"weight", "shared_norm"} if "shared" in spec else {"weight"}
-    assert head_with(spec, torch.randn(5, 6)).state_dict().keys() == learned
+    norms = {"shared_norm"} if "shared" in spec else {"rising.norms"} if "mono" in spec else set()
+    assert head_with(spec, torch.randn(5, 6)).state_dict().keys() == {"weight", *norms}
 
 
 ANNEALED = [spec for spec in SPECS if issubclass(kind(spec), AnnealedHead)]
@@ -343,6 +349,7 @@ TAILS = torch.tensor([5000, 997, 50, 3, 1])
         ("balanced-softmax", 1.0),
         ("vs:gamma=0,tau=1.3", 1.3),
         ("lsoftmax:margin=1,tau=0.4", 0.4),
+        ("dbm:max_margin=0,tau=0.6", 0.6),
         ("softmax", 0.0),
     ],
 )
@@ -365,6 +372,8 @@ def test_prior_strength_is_what_is_in_the_loss(spec, strength):
         ("vs", "factors", lambda n: (n / n.max()) ** 0.3),
         ("vs", "prior", lambda n: np.log(n / n.sum())),
         ("ldam", "margins", lambda n: 0.5 * (n.min() / n) ** 0.25),
+        ("dbm", "margins", lambda n: 0.1 * n.min() / n),
+        ("dbm:tau=0.5", "prior", lambda n: 0.5 * np.log(n / n.sum())),
         ("lsoftmax:tau=0.3,margin=2", "prior", lambda n: 0.3 * np.log(n / n.sum())),
         (
             "lsoftmax:margin=auto",
@@ -482,6 +491,9 @@ OPTIONS = [
     "arcface:margin=1.2,scale=4",
     "cosface:scale=3",
     "ldam:scale=2",
+    "dbm:max_margin=1.2,scale=4",
+    "lsoftmax:margin=2.7,margin_on=hard,weight_norm=monotone,feature_norm=3,tau=1,anneal=none",
+    "lsoftmax:margin=2,margin_on=hard,class_chunk=2,anneal=none",
 ]
 
 

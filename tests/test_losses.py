@@ -89,6 +89,7 @@ def test_imbalance_brings_its_own_defaults(margin, lam):
         ([100, 50, 49], {}, "auto"),
         ([100, 50, 10], {"margin": 2}, 2),
         ([100, 100, 60], {"margin_max": 3}, "auto"),
+        ([100, 100, 60], {"margin_power": 1}, "auto"),
     ],
 )
 def test_the_usual_margin_is_by_rarity_on_a_long_tail(counts, options, margin):
@@ -149,6 +150,12 @@ BAD_SPECS = [
     ("lsoftmax:margin=0", "margin is 0.0: give a number of at least 1"),
     ("lsoftmax:anneal=pwr", "no value 'pwr' (did you mean 'power'?)"),
     ("lsoftmax:lambda_min=-1", "lambda_min is -1.0"),
+    ("lsoftmax:margin_power=-1", "margin_power is -1.0: give a finite number of at least 0"),
+    ("lsoftmax:margin=2,margin_power=1", "margin_power are choices of margin=auto; margin is 2"),
+    ("lsoftmax:margin_on=hrad", "no value 'hrad' (did you mean 'hard'?)"),
+    ("lsoftmax:feature_norm=0", "feature_norm is 0.0: give a finite number of at least 0.001"),
+    ("lsoftmax:weight_norm=monoton", "no value 'monoton' (did you mean 'monotone'?)"),
+    ("dbm:max_margin=2", "max_margin is 2.0: give a finite number of at least 0 and at most 1.57"),
     ("lsoftmax:lambda_min=nan", "lambda_min is nan"),
     ("softmax:margin=2", "loss 'softmax' has no option 'margin' (known: label_smoothing)"),
     ("balanced-softmax:tau=2", "loss 'balanced-softmax' has no option 'tau' (it has none)"),

@@ -227,7 +227,7 @@ BAD_OPTIONS = [
     ({"lambda_min": -1.0}, "lambda_min is -1.0"),
     ({"tau": -1.0}, "tau is -1.0"),
     ({"anneal": "pwr"}, "anneal is 'pwr': give power, exponential, cosine, linear, constant, none"),
-    ({"weight_norm": "sharde"}, "weight_norm is 'sharde': give free, shared or detached"),
+    ({"weight_norm": "sharde"}, "weight_norm is 'sharde': give free, shared, detached or monotone"),
     ({"margin": "auto"}, "lsoftmax with margin=auto needs class_counts"),
     ({"tau": 1.0}, "lsoftmax with tau needs class_counts"),
 ]
@@ -292,7 +292,7 @@ IDLE_OPTIONS = [
     ("lsoftmax:anneal=none,lambda_min=7", "lambda_min has no effect with anneal=none"),
     ("asoftmax:anneal=constant,lambda_start=3", "lambda_start has no effect with anneal=constant"),
     ("lsoftmax:anneal=cosine,gamma=9", "gamma has no effect with anneal=cosine"),
-    ("lsoftmax:margin=2,margin_max=3", "margin_min and margin_max are the bounds of margin=auto"),
+    ("lsoftmax:margin=2,margin_max=3", "margin_power are choices of margin=auto"),
     ("lsoftmax:margin=4,lambda_start=1", "lambda_min 5 is above lambda_start 1: lambda falls"),
 ]
 

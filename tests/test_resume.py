@@ -107,7 +107,12 @@ def change(file, *, without=(), **values):
 
 FAMILIES = {
     loss: {"loss": loss}
-    for loss in [*HEADS, "lsoftmax:margin=4", "lsoftmax:margin=auto,margin_max=3"]
+    for loss in [
+        *HEADS,
+        "lsoftmax:margin=4",
+        "lsoftmax:margin=auto,margin_max=3",
+        "lsoftmax:margin_power=1,margin_on=hard,feature_norm=16,weight_norm=monotone,tau=1",
+    ]
 }
 RECIPES = {
     "sgd, cosine, warm-up, crop-flip": {

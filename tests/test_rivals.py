@@ -20,10 +20,26 @@ scipy_on_tensors = pytest.mark.filterwarnings(
 COUNTS = torch.tensor([500, 16, 81, 10, 2])  # a long tail
 
 ACROSS = [[0, 1], [1, 0]]
+RIGHT = [[1, 3**0.5], [0.5, 0]]  # at 60 degrees, and still the larger score
 HAND = [
     # spec, class weights, class counts, loss
     ("softmax", ACROSS, [1, 1], math.log(1 + math.e**2)),
     ("lsoftmax:margin=1.5,anneal=none", ACROSS, [1, 1], math.log(1 + math.e ** (2 + 2**0.5))),
+    (
+        "lsoftmax:margin=auto,margin_max=2,margin_power=1,anneal=none,weight_norm=free",
+        [[0, 1], [1, 0], [0, 0]],
+        [2, 4, 1],
+        math.log(1 + math.e**3 + math.e),
+    ),
+    (
+        "lsoftmax:margin=1.5,feature_norm=4,anneal=none",
+        ACROSS,
+        [1, 1],
+        math.log(1 + math.e ** (4 + 8**0.5)),
+    ),
+    ("lsoftmax:margin=2,margin_on=all,anneal=none", RIGHT, [1, 1], math.log(1 + math.e**3)),
+    ("lsoftmax:margin=2,margin_on=hard,anneal=none", RIGHT, [1, 1], math.log(1 + 1 / math.e)),
+    ("lsoftmax:margin=2,margin_on=hard,anneal=none", ACROSS, [1, 1], math.log(1 + math.e**4)),
     ("asoftmax:margin=2,anneal=none", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**4)),
     ("cosface:margin=0.5,scale=4", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**6)),
     (f"arcface:margin={math.pi / 6},scale=4", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**6)),
@@ -34,6 +50,18 @@ HAND = [
         math.log(5) + math.log(3) / 20,
     ),
     ("ldam:max_margin=0.5,scale=4", [[0, 3], [5, 0]], [16, 1], math.log(1 + math.e**5)),
+    (
+        f"dbm:max_margin={math.pi / 3},scale=4",
+        [[0, 3], [5, 0]],
+        [3, 1],
+        math.log(1 + math.e**6 / 3),
+    ),
+    (
+        f"dbm:max_margin={math.pi / 6},scale=4",
+        [[0.5, 0.75**0.5], [0, 1]],
+        [1, 1],
+        math.log(1 + 1),
+    ),
     ("balanced-softmax", ACROSS, [3, 1], math.log(1 + math.e**2 / 3)),
     ("logit-adjusted:tau=2", ACROSS, [3, 1], math.log(1 + math.e**2 / 9)),
     ("vs:gamma=0.5,tau=1", [[2, 1], [1, 0]], [1, 4], math.log(1 + 4)),
@@ -46,11 +74,17 @@ def test_by_hand(spec, weight, counts, wanted):
     """One image x = (2, 0) of class 0, whose class weight stands at 90 degrees to it (not in vs).
 
     softmax: scores 0 and 2. lsoftmax, margin 1.5: psi(90) = cos 135 = -1/sqrt 2, so -sqrt 2 and 2.
+    lsoftmax, auto: 1/n is 1/2 between 1/4 and 1, so the margin is 1 + (1/4) / (3/4) = 4/3 and psi
+    (90) = cos 120: -1, 2 and 0. Features of length 4: 4 cos 135 = -sqrt 8 and 4. On all images psi
+    (60) = cos 120 with |w||x| = 4: -2 and 1; on hard ones the scores 2 and 1 stay, the larger is
+    right; at 90 degrees the image is wrong: psi(90) = -1, -2 and 2.
     asoftmax, margin 2: psi(90) = -1, |x| = 2, so -2 and 2, whatever the lengths of the weights.
     cosface: 4 (0 - 1/2) = -2 and 4. arcface, 30 degrees: 4 cos 120 = -2 and 4.
     large-margin-in-softmax: scores 0, 0, ln 3; the cross-entropy is ln 5, the others' softmax
     (1/4, 3/4): 0.2 [(1/4 - 1/2) ln 1/4 + (3/4 - 1/2) ln 3/4] = 0.05 ln 3.
     ldam: the class of 16 has half the margin of the class of 1, 4 (0 - 1/4) = -1 and 4.
+    dbm, a wrong image: its class of 3 has a third of 60 degrees, and half of that more at 90: 4 cos
+    120 = -2 and 4, priors 3 to 1. A right one, 30 degrees: 4 cos(60 + 30) = 0 and 0.
     balanced-softmax: 3 e^0 against 1 e^2. logit-adjusted, tau 2: 9 against 1.
     vs: scores 4 and 2, the rare one times sqrt(1/4): 2 and 2, priors 1/5 and 4/5.
     focal: p = 1 / (1 + e^2), ln(1 + e^2) times (1 - p)^2.
@@ -110,6 +144,28 @@ def rising_margins(n):
     """The margins of `auto`: from 1 to 4, linear in n^(-1/4)."""
     rare = n**-0.25
     return 1 + 3 * (rare - rare.min()) / (rare.max() - rare.min())
+
+
+def steep_margins(n):
+    """The margins of `auto` with margin_power 1: from 1 to 3, linear in 1/n."""
+    return 1 + 2 * (1 / n - 1 / n.max()) / (1 / n.min() - 1 / n.max())
+
+
+def on_hard(x, w, y, n):
+    """L-Softmax of margin 3 where another class has a larger score, softmax elsewhere."""
+    z = x @ w.T
+    return np.where(z.argmax(axis=1) == y, cross_entropy(z, y), l_softmax(3)(x, w, y, n))
+
+
+def dbm(x, w, y, n):
+    """Son et al. 2025, eq. 5 to 8, K = 0.3; past pi as `dbm_margin` says. s = 32, tau = 1."""
+    cos, theta = unit(x) @ unit(w).T, angles(x, w, y)
+    margin = 0.3 * n.min() / n[y]
+    margin = np.where(cos.argmax(axis=1) == y, margin, margin * (1 + (1 - np.cos(theta)) / 2))
+    turned = np.where(
+        theta + margin <= np.pi, np.cos(theta + margin), np.cos(theta) + np.cos(margin) - 1
+    )
+    return cross_entropy(32 * with_target(cos, y, turned) + np.log(n / n.sum()), y)
 
 
 def cosface(x, w, y, n):
@@ -195,6 +251,22 @@ FORMULAS = [
         for lam in (0, 0.7)
     ),
     ("lsoftmax:margin=auto,anneal=none,weight_norm=free", l_softmax(rising_margins)),
+    (
+        "lsoftmax:margin=auto,margin_max=3,margin_power=1,anneal=none,weight_norm=free",
+        l_softmax(steep_margins),
+    ),
+    ("lsoftmax:margin=3,margin_on=hard,anneal=none,weight_norm=free", on_hard),
+    (
+        "lsoftmax:margin=3,feature_norm=7,anneal=none,weight_norm=free",
+        lambda x, w, y, n: l_softmax(3)(7 * unit(x), w, y, n),
+    ),
+    (  # by rarity: the counts are 500, 16, 81, 10, 2
+        "lsoftmax:margin=2,anneal=none,weight_norm=monotone",
+        lambda x, w, y, n: l_softmax(2)(
+            x, np.array([[1.3], [1.5], [1.4], [1.6], [1.7]]) * unit(w), y, n
+        ),
+    ),
+    ("dbm:max_margin=0.3", dbm),
     ("lsoftmax:margin=3,tau=1.5,anneal=none,weight_norm=free", l_softmax(3, 0, 1.5)),
     ("lsoftmax:margin=3,tau=1.5,anneal=none,weight_norm=free,class_chunk=2", l_softmax(3, 0, 1.5)),
     (
@@ -228,8 +300,8 @@ def test_losses_are_the_papers(spec, formula):
     features, weight, labels = batch_at()
     losses = head_with(spec, weight, COUNTS).losses(features, labels, 1.0)
     wanted = formula(features.numpy(), weight.numpy(), labels.numpy(), COUNTS.double().numpy())
-    # priors and margins are kept in float32
-    np.testing.assert_allclose(losses.detach().numpy(), wanted, rtol=2e-6)
+    # priors and margins are kept in float32; a loss of 2e-13 is rounding of scores of 30
+    np.testing.assert_allclose(losses.detach().numpy(), wanted, rtol=2e-6, atol=1e-13)
 
 
 def theirs(kind, weight, **options):
@@ -282,6 +354,12 @@ SAME = [
     ("large-margin-in-softmax:strength=0", "softmax"),
     ("cosface:margin=0", "arcface:margin=0"),
     ("cosface:margin=0", "ldam:max_margin=0"),
+    ("cosface:margin=0", "dbm:max_margin=0,tau=0,scale=30"),
+    ("cosface:margin=0,scale=39", "lsoftmax:margin=1,feature_norm=30,weight_norm=shared"),
+    ("lsoftmax:margin=auto", "lsoftmax:margin=auto,margin_power=0.25"),
+    ("lsoftmax:margin=auto,margin_power=0,anneal=none", "lsoftmax:margin=4,anneal=none"),
+    ("lsoftmax:margin=2", "lsoftmax:margin=2,margin_on=all"),
+    ("softmax", "lsoftmax:margin=1,margin_on=hard"),
     (
         "lsoftmax:margin=auto,margin_min=1.5,margin_max=1.5,anneal=none",
         "lsoftmax:margin=1.5,anneal=none",

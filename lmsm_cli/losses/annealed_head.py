@@ -15,7 +15,7 @@ from lmsm_cli.losses.annealing import (
 )
 from lmsm_cli.losses.checks import whole
 from lmsm_cli.losses.head import MarginHead
-from lmsm_cli.losses.margins import MarginFunction, l_softmax_margin, largest
+from lmsm_cli.losses.margins import Margin, l_softmax_margin, largest
 from lmsm_cli.losses.options import options_of
 
 
@@ -60,7 +60,7 @@ class AnnealedHead(MarginHead, ABC):
         self.lambda_start, self.lambda_min = annealing.start, annealing.minimum
         self.gamma, self.power = annealing.gamma, annealing.power
 
-    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> Margin:
         """Return L-Softmax's margin under the lambda of a progress."""
         return l_softmax_margin(self.margin, self.annealing(progress), labels)
 

@@ -41,6 +41,13 @@ def in_range(name: str, value: Any, low: float, high: float = LARGEST_OPTION) ->
     return number
 
 
+def one_of(name: str, value: Any, names: tuple[str, ...]) -> str:
+    """Return a name. Raises ArgumentError where it is none of these."""
+    if not isinstance(value, str) or value not in names:
+        raise ArgumentError(f"{name} is {value!r}: give {', '.join(names[:-1])} or {names[-1]}")
+    return value
+
+
 def whole(name: str, value: Any, low: int) -> int:
     """Return a whole number. Raises ArgumentError where it is none, or below `low`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:

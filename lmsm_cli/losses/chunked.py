@@ -38,6 +38,13 @@ class ChunkedLogits(NamedTuple):
             total = torch.logaddexp(total, logits.logsumexp(dim=1))
         return total
 
+    def largest(self) -> Tensor:
+        """Return the largest (N,) of the logits of all classes but the label."""
+        top = self.features.new_full((len(self.features),), float("-inf"))
+        for part in self._parts():
+            top = torch.maximum(top, self._logits(part)[0].amax(dim=1))
+        return top
+
     def products(
         self, scaled: Tensor, pulls: Tensor, total: Tensor, slope: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,14 @@
 """The losses with margins or logit offsets from the class counts."""
 
+import math
 from typing import final
 
 from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.losses.checks import checked_counts, in_range
-from lmsm_cli.losses.head import LinearHead, NormalisedHead, log_prior, rarity
-from lmsm_cli.losses.margins import MarginFunction, cosface_margin
+from lmsm_cli.losses.head import STEEPEST, LinearHead, NormalisedHead, log_prior, rarity
+from lmsm_cli.losses.margins import ByDifficulty, MarginFunction, cosface_margin, dbm_margin
 
 
 @final
@@ -130,3 +131,46 @@ class LDAMLoss(NormalisedHead):
         """Return the margin of each image's class."""
         margins = self.margins.index_select(0, labels)
         return lambda cos: cosface_margin(cos, margins)
+
+
+@final
+class DBMLoss(NormalisedHead):
+    """DBM: s cos(theta + margin_c) for the target, and the log prior on all scores.
+
+    Difficulty-aware balancing margins (Son et al. 2025, arXiv 2412.15477): features and class
+    weights are normalised, margin_c = max_margin (n_min / n_c)^margin_power in radians, and where
+    the cosines name another class it grows by margin_c (1 - cos) / 2. `tau` ln pi is added to all
+    scores from the first step. As published: `max_margin` 0.1, `margin_power` 1, `tau` 1, `scale`
+    32 for s. Above theta = pi - margin the target goes on to fall (see `dbm_margin`).
+    """
+
+    needs_counts = True
+
+    margins: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        max_margin: float = 0.1,
+        margin_power: float = 1.0,
+        tau: float = 1.0,
+        scale: float = 32.0,
+    ) -> None:
+        super().__init__(num_features, num_classes, scale)
+        self.max_margin = in_range("max_margin", max_margin, 0, math.pi / 2)
+        self.margin_power = in_range("margin_power", margin_power, 0, STEEPEST)
+        self.tau = self.prior_strength = in_range("tau", tau, 0)
+        counts = checked_counts(class_counts, num_classes, "dbm")
+        self.register_constant("margins", max_margin * rarity(counts, margin_power))
+        self.register_constant("prior", tau * log_prior(counts, num_classes, "dbm"))
+
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> ByDifficulty:
+        """Return the margin of each image's class, and the larger one of an image that is wrong."""
+        margins = self.margins.index_select(0, labels)
+        return ByDifficulty(
+            wrong=lambda cos: dbm_margin(cos, margins, 1.0),
+            right=lambda cos: dbm_margin(cos, margins, 0.0),
+        )

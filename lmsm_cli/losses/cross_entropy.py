@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from lmsm_cli.losses.checks import refuse_second_derivative, refuse_transforms
 from lmsm_cli.losses.chunked import ChunkedCrossEntropy, ChunkedLogits
-from lmsm_cli.losses.margins import MarginFunction
+from lmsm_cli.losses.margins import ByDifficulty, Margin, MarginFunction
 from lmsm_cli.losses.precision import full_precision, without_autocast
 
 # Below this norm a vector counts as having no angle; 1 / 1e-12 times any usual weight is finite.
@@ -80,7 +80,7 @@ def margin_losses(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
-    margin: MarginFunction,
+    margin: Margin,
     *,
     offset: Tensor | None = None,
     class_chunk: int | None = None,
@@ -90,7 +90,8 @@ def margin_losses(
 
     Args:
         features, weight, labels: (N, D), (C, D) and (N,), checked.
-        margin: what the cosine of the target becomes, such as `cosface_margin` of a margin.
+        margin: what the cosine of the target becomes, such as `cosface_margin` of a margin. One by
+            difficulty judges an image by its logits without the offset, and takes a tie for wrong.
         offset: (C,), added to all logits, the target's too.
         class_chunk: how many classes' logits are held at a time, None for all (see `chunked`).
         detached_norms: as in `target_logits_with_margin`.
@@ -108,7 +109,16 @@ def margin_losses(
             with torch.no_grad():
                 logits = functional.linear(features, weight)
                 product = logits.gather(1, labels[:, None])[:, 0]
+                if isinstance(margin, ByDifficulty):
+                    # The target is among those that are no smaller than itself.
+                    margin = margin.where((logits >= product[:, None]).sum(dim=1) > 1)
                 logits = logits if offset is None else logits.add_(offset)
+        elif isinstance(margin, ByDifficulty):
+            with torch.no_grad():
+                rows = full_precision(weight.index_select(0, labels))
+                product = torch.linalg.vecdot(features, rows)
+                others = ChunkedLogits(features, weight, labels, None, class_chunk)
+                margin = margin.where(others.largest() >= product)
         target = target_logits_with_margin(
             features.detach(),
             weight.detach(),

@@ -24,10 +24,13 @@ from lmsm_cli.losses.checks import (
     in_range,
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
-from lmsm_cli.losses.margins import MarginFunction, no_margin
+from lmsm_cli.losses.margins import Margin, no_margin
 from lmsm_cli.losses.options import options_of
 from lmsm_cli.losses.precision import full_precision, without_autocast
 from lmsm_cli.losses.weights import Init, draw_again, drawn, new_weight, unit
+
+# The margins of a steeper power of rarity hardly differ from a margin for the rarest class alone.
+STEEPEST = 10
 
 
 class Head(nn.Module, ABC):
@@ -47,7 +50,9 @@ class Head(nn.Module, ABC):
     prior_strength: float = 0.0
     """The tau with which the loss itself adds tau ln pi to the logits."""
     normalises: ClassVar[tuple[str, ...]] = ()
-    """What is brought to length 1 before the logits: "features", "weights"."""
+    """What is always brought to a fixed length before the logits: "features", "weights"."""
+    feature_norm: float | None = None
+    """The length that features are brought to, None for those that keep theirs."""
     needs_counts: ClassVar[bool] = False
     """Whether it cannot be made without `class_counts`, whatever its options."""
 
@@ -153,7 +158,7 @@ class Head(nn.Module, ABC):
 
     def _scale(self, features: Tensor) -> Tensor:
         """Return the features as the class weights meet them."""
-        return features
+        return features if self.feature_norm is None else self.feature_norm * unit(features)
 
     def resolved_options(self) -> dict[str, object]:
         """Return the options whose defaults depend on the data, as they are in force."""
@@ -207,7 +212,7 @@ class MarginHead(Head, ABC):
         self.register_constant("prior", None)
 
     @abstractmethod
-    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> Margin:
         """Return what becomes of the cosines (N,) of the targets at a point of the training."""
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
@@ -231,10 +236,7 @@ class NormalisedHead(MarginHead, ABC):
         self, num_features: int, num_classes: int, scale: float, class_chunk: int | None = None
     ) -> None:
         super().__init__(num_features, num_classes, class_chunk)
-        self.scale = in_range("scale", scale, 1e-3)
-
-    def _scale(self, features: Tensor) -> Tensor:
-        return self.scale * unit(features)
+        self.scale = self.feature_norm = in_range("scale", scale, 1e-3)
 
 
 def _brief(value: object) -> object:
@@ -249,6 +251,9 @@ def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tenso
     return (counts / counts.sum()).log()
 
 
-def rarity(class_counts: Tensor) -> Tensor:
-    """Return n_c^(-1/4) (C,), scaled so that the rarest class has 1 (LDAM, Cao et al. 2019)."""
-    return (class_counts.min() / class_counts) ** 0.25
+def rarity(class_counts: Tensor, power: float = 0.25) -> Tensor:
+    """Return n_c^-power (C,), scaled so that the rarest class has 1.
+
+    The power is 1/4 in LDAM (Cao et al. 2019) and 1 in DBM (Son et al. 2025).
+    """
+    return (class_counts.min() / class_counts) ** power

@@ -1,7 +1,7 @@
 """L-Softmax, the large-margin softmax loss, as a function and as a head; A-Softmax."""
 
 import math
-from typing import Literal, Unpack, final
+from typing import Literal, Unpack, final, get_args
 
 import torch
 from torch import Tensor
@@ -18,14 +18,15 @@ from lmsm_cli.losses.checks import (
     checked_counts,
     in_range,
     is_number,
+    one_of,
     readable,
     single_number,
     wrong_type,
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
-from lmsm_cli.losses.head import log_prior, rarity
-from lmsm_cli.losses.margins import l_softmax_margin, largest
-from lmsm_cli.losses.weights import Init, unit
+from lmsm_cli.losses.head import STEEPEST, log_prior, rarity
+from lmsm_cli.losses.margins import ByDifficulty, Margin, l_softmax_margin, largest, no_margin
+from lmsm_cli.losses.weights import Init, RisingNorms, unit
 
 # Class sizes further apart than this are a long tail; MNIST's ratio of 1.24 is not.
 _BALANCED_RATIO = 2.0
@@ -35,6 +36,7 @@ _USUAL_MARGIN = 2
 _USUAL_LAMBDA_OF_AUTO = 1.0
 
 Reduction = Literal["mean", "sum", "none"]
+WeightNorm = Literal["free", "shared", "detached", "monotone"]
 
 
 def l_softmax_loss(
@@ -120,16 +122,16 @@ def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
     return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
-def margins_by_rarity(class_counts: Tensor, low: float, high: float) -> Tensor:
-    """Return margins (C,) that rise with n_c^(-1/4) from `low`, the largest class's, to `high`.
+def margins_by_rarity(class_counts: Tensor, low: float, high: float, power: float = 0.25) -> Tensor:
+    """Return margins (C,) that rise with n_c^-p from `low`, the largest class's, to `high`.
 
-    m_c = low + (high - low) (n_c^(-1/4) - n_max^(-1/4)) / (n_min^(-1/4) - n_max^(-1/4)), and `high`
-    for all where all classes are as large. Cao et al. 2019 (LDAM) derive the exponent: a class of n
-    images has a generalisation error of order 1 / (margin sqrt(n)), and the sum of these errors, at
-    a given sum of margins, is least for margins in proportion to n^(-1/4). Their margins are
-    distances in the logit, these are multiples of the angle.
+    m_c = low + (high - low) (n_c^-p - n_max^-p) / (n_min^-p - n_max^-p), and `high` for all where
+    all classes are as large. Cao et al. 2019 (LDAM) derive p = 1/4: a class of n images has a
+    generalisation error of order 1 / (margin sqrt(n)), and the sum of these errors, at a given sum
+    of margins, is least for margins in proportion to n^(-1/4). Their margins are distances in the
+    logit, these are multiples of the angle. Son et al. 2025 (DBM) take p = 1.
     """
-    rare = rarity(class_counts)
+    rare = rarity(class_counts, power)
     spread = rare.max() - rare.min()
     if spread == 0:
         return torch.full_like(rare, high)
@@ -143,12 +145,20 @@ class LSoftmaxLoss(AnnealedHead):
     Cross-entropy with the target logit |w||x| (lambda cos(theta) + psi(theta)) / (1 + lambda), and
     lambda falls during the training (Liu et al. 2016, arXiv 1612.02295).
     * `margin`: from 1 to 1000; a tensor (C,) of one per class; or `auto`, which gives rare classes
-      the larger ones, from `margin_min` (1) to `margin_max` (4) (needs class_counts). By default 2,
-      and `auto` with one of the bounds or on a long tail, where 2 for all can cost rare classes.
+      the larger ones, from `margin_min` (1) to `margin_max` (4), in a straight line by n_c to the
+      power of -`margin_power` (1/4; needs class_counts). By default 2, and `auto` with one of these
+      three or on a long tail, where 2 for all can cost rare classes.
+    * `margin_on`: `all` images, or `hard` for those that the logits without margin and prior
+      classify wrongly, as DBM's second margin.
     * `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes,
       W_c = s w_c / |w_c|. With free norms a class whose target logit is negative lowers its loss by
       shrinking |W_c|, until it is never predicted. With `detached` the norms are free, but the
-      margin turns class weights without changing their length.
+      margin turns class weights without changing their length. With `monotone` each class size
+      has a learned norm, which never falls as classes get rarer (see `RisingNorms`; needs
+      class_counts).
+    * `feature_norm`: the length that all features are brought to, such as 16 or 32: logits are then
+      cosines times that length and the norm of the class weight, so that margin and prior have a
+      scale.
     * `tau`: adds tau ln pi to every logit, with pi the classes' shares of the training images, for
       a larger distance from common classes (needs class_counts; Menon et al. 2021).
     * `class_chunk`: hold the logits of that many classes at a time.
@@ -160,8 +170,8 @@ class LSoftmaxLoss(AnnealedHead):
     On a long tail, the largest of `class_counts` over twice the smallest, `lambda_min` leaves an
     effective margin of 1.5 by default (2 margin - 3; with `auto` it is 1, which leaves 2.5 to the
     rarest of margins up to 4), and `weight_norm` is shared beyond margin 1. Else they are 0 and
-    free (measured: benchmarks/LOG.md). The state dict holds `weight`, `shared_norm` where there is
-    one, and with `total_steps` the number of `calls`.
+    free (measured: benchmarks/LOG.md). The state dict holds `weight`, `shared_norm` or
+    `rising.norms` where there are such norms, and with `total_steps` the number of `calls`.
 
     Raises ArgumentError, a ValueError, for values out of range.
 
@@ -180,7 +190,10 @@ class LSoftmaxLoss(AnnealedHead):
         margin: float | Tensor | Literal["auto"] | None = None,
         margin_min: float | None = None,
         margin_max: float | None = None,
-        weight_norm: Literal["free", "shared", "detached"] | None = None,
+        margin_power: float | None = None,
+        margin_on: Literal["all", "hard"] = "all",
+        weight_norm: WeightNorm | None = None,
+        feature_norm: float | None = None,
         tau: float = 0.0,
         class_chunk: int | None = None,
         total_steps: int | None = None,
@@ -191,38 +204,58 @@ class LSoftmaxLoss(AnnealedHead):
         tailed = class_counts is not None and bool(
             class_counts.max() > _BALANCED_RATIO * class_counts.min()
         )
+        shape = {"margin_min": margin_min, "margin_max": margin_max, "margin_power": margin_power}
+        given = {name: value for name, value in shape.items() if value is not None}
         if margin is None:
-            is_bounded = margin_min is not None or margin_max is not None
-            margin = "auto" if tailed or is_bounded else _USUAL_MARGIN
-        margins = _margins(margin, margin_min, margin_max, class_counts, num_classes)
+            margin = "auto" if tailed or given else _USUAL_MARGIN
+        margins = _margins(margin, given, class_counts, num_classes)
         if weight_norm is None:
             weight_norm = "shared" if tailed and largest(margins) > 1 else "free"
-        if weight_norm not in ("free", "shared", "detached"):
-            raise ArgumentError(f"weight_norm is {weight_norm!r}: give free, shared or detached")
+        one_of("weight_norm", weight_norm, get_args(WeightNorm))
         usual = _usual_lambda(margin, margins) if tailed else 0.0
         super().__init__(
             num_features, num_classes, margins, annealing, usual, class_chunk, total_steps
         )
         self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
+        self.margin_power = margin_power
+        self.margin_on = one_of("margin_on", margin_on, ("all", "hard"))
         self.weight_norm, self.detached_norms = weight_norm, weight_norm == "detached"
-        self.shared_norm = (
-            torch.nn.Parameter(self._mean_norm()) if weight_norm == "shared" else None
-        )
+        self._start_norms(class_counts)
+        if feature_norm is not None:
+            self.feature_norm = in_range("feature_norm", feature_norm, 1e-3)
         self.tau = self.prior_strength = in_range("tau", tau, 0)
         if tau:
             prior = tau * log_prior(class_counts, num_classes, "lsoftmax with tau")
             self.register_constant("prior", prior)
 
+    def _start_norms(self, class_counts: Tensor | None) -> None:
+        """Make the learned norms that are no lengths of `weight`."""
+        self.shared_norm = self.rising = None
+        if self.weight_norm == "shared":
+            self.shared_norm = torch.nn.Parameter(self._mean_norm())
+        elif self.weight_norm == "monotone":
+            what = "lsoftmax with weight_norm=monotone"
+            self.rising = RisingNorms(checked_counts(class_counts, len(self.weight), what))
+            self.rising.start_at(self._mean_norm())
+
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> Margin:
+        """Return L-Softmax's margin under the lambda of a progress, on all or on hard images."""
+        margin = l_softmax_margin(self.margin, self.annealing(progress), labels)
+        if self.margin_on == "all":
+            return margin
+        return ByDifficulty(wrong=margin, right=no_margin)
+
     def class_weights(self) -> Tensor:
         """Return the class weights in force, (C, D)."""
         weight = super().class_weights()
-        if self.shared_norm is None:
-            return weight
-        return self.shared_norm * unit(weight)
+        norms = self.rising() if self.rising is not None else self.shared_norm
+        return weight if norms is None else norms * unit(weight)
 
     def reset_weight(self, init: Init) -> None:
-        """Draw the class weights again; a shared norm becomes the mean of their norms."""
+        """Draw the class weights again; the mean of learned norms becomes that of their norms."""
         super().reset_weight(init)
+        if self.rising is not None:
+            self.rising.start_at(self._mean_norm())
         if self.shared_norm is not None:
             with torch.no_grad():
                 self.shared_norm.copy_(self._mean_norm())
@@ -246,21 +279,25 @@ def _usual_lambda(margin: float | Tensor | str, margins: float | Tensor) -> floa
 
 def _margins(
     margin: float | Tensor | str,
-    low: float | None,
-    high: float | None,
+    shape: dict[str, float],
     class_counts: Tensor | None,
     num_classes: int,
 ) -> int | float | Tensor:
-    """Return the margin, or the margins (C,) that `auto` works out from the class counts."""
+    """Return the margin, or the margins (C,) that `auto` works out from the class counts.
+
+    `shape` has those of margin_min, margin_max and margin_power that were given.
+    """
     if isinstance(margin, str) and margin == "auto":
-        low = in_range("margin_min", 1.0 if low is None else low, 1, LARGEST_MARGIN)
-        high = in_range("margin_max", max(4.0, low) if high is None else high, low, LARGEST_MARGIN)
-        return margins_by_rarity(
-            checked_counts(class_counts, num_classes, "lsoftmax with margin=auto"), low, high
-        )
-    if low is not None or high is not None:
+        low = in_range("margin_min", shape.get("margin_min", 1.0), 1, LARGEST_MARGIN)
+        highest = shape.get("margin_max", max(4.0, low))
+        high = in_range("margin_max", highest, low, LARGEST_MARGIN)
+        power = in_range("margin_power", shape.get("margin_power", 0.25), 0, STEEPEST)
+        counts = checked_counts(class_counts, num_classes, "lsoftmax with margin=auto")
+        return margins_by_rarity(counts, low, high, power)
+    if shape:
         raise ArgumentError(
-            f"margin_min and margin_max are the bounds of margin=auto; margin is {margin}"
+            "margin_min, margin_max and margin_power are choices of margin=auto; "
+            f"margin is {margin}"
         )
     return check_margin(margin, num_classes)
 

@@ -1,12 +1,12 @@
 """The margins as pure functions of the cosine between a feature and its class weight.
 
 A `MarginFunction` maps cosines (N,) to g(cos), which replaces cos in the target logit |w||x| cos,
-and to its slope d g / d cos, which is finite everywhere.
+and to its slope d g / d cos, which is finite everywhere. `ByDifficulty` holds two of them.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,25 @@ from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.checks import check_margin, readable, refuse_transforms, wrong_shape
 
 MarginFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class ByDifficulty(NamedTuple):
+    """One margin for images that are classified wrongly without any, another for the rest."""
+
+    wrong: MarginFunction
+    right: MarginFunction
+
+    def where(self, is_wrong: Tensor) -> MarginFunction:
+        """Return the margin function of a batch whose images are wrong or right, (N,)."""
+
+        def by_image(cos: Tensor) -> tuple[Tensor, Tensor]:
+            values, slopes = zip(self.wrong(cos), self.right(cos), strict=True)
+            return torch.where(is_wrong, *values), torch.where(is_wrong, *slopes)
+
+        return by_image
+
+
+Margin = MarginFunction | ByDifficulty
 
 # Nearer to the poles than this, in radians, a slope with 1 / sin(theta) is taken as at this
 # distance: the gradient multiplies it by sin(theta), so the slope itself must be finite.
@@ -188,6 +207,29 @@ def arcface_margin(cos: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     return (
         torch.where(past, cos - margin * math.sin(margin), value),
         torch.where(past, torch.ones_like(cos), slope),
+    )
+
+
+def dbm_margin(cos: Tensor, margin: Tensor, difficulty: float) -> tuple[Tensor, Tensor]:
+    """Return DBM's cos(theta + m) with m = margin (1 + difficulty (1 - cos) / 2), and its slope.
+
+    Where theta + m is above pi the cosine would rise again, and in the authors' code it does: here
+    the value goes on to fall, as cos + cos(m) - 1. The slope is bounded by 1000 at theta -> 0, as
+    in `arcface_margin`.
+
+    Args:
+        cos: each image's cosine with the class of its label, (N,).
+        margin: the class margin of each image in radians, (N,).
+        difficulty: the share of the margin that is added at 180 degrees.
+    """
+    turn = margin * (1 + difficulty * (1 - cos) / 2)
+    faster = difficulty * margin / 2  # -d turn / d cos
+    sine, turn_cos, turn_sin = _sine(cos), turn.cos(), turn.sin()
+    ahead = sine * turn_cos + cos * turn_sin  # sin(theta + turn)
+    past = cos < -turn_cos
+    return (
+        torch.where(past, cos + turn_cos - 1, cos * turn_cos - sine * turn_sin),
+        torch.where(past, 1 + faster * turn_sin, ahead / sine.clamp_min(_POLE) + faster * ahead),
     )
 
 

@@ -43,13 +43,14 @@ class Loss:
 
 
 _ANNEALING = ("anneal", "lambda_start", "lambda_min", "anneal_end", "gamma", "power")
-_MARGINS = ("margin", "margin_min", "margin_max")
+_LSOFTMAX = (
+    *("margin", "margin_min", "margin_max", "margin_power", "margin_on"),
+    *("weight_norm", "feature_norm", "tau", "class_chunk"),
+)
 
 LOSSES: dict[str, Loss] = {
     "softmax": Loss("softmax:SoftmaxLoss", ("label_smoothing",), takes_bias=True),
-    "lsoftmax": Loss(
-        "lsoftmax:LSoftmaxLoss", (*_MARGINS, "weight_norm", "tau", "class_chunk", *_ANNEALING)
-    ),
+    "lsoftmax": Loss("lsoftmax:LSoftmaxLoss", (*_LSOFTMAX, *_ANNEALING)),
     "asoftmax": Loss("lsoftmax:ASoftmaxLoss", ("margin", "class_chunk", *_ANNEALING)),
     "cosface": Loss("angular:CosFaceLoss", ("margin", "scale", "class_chunk")),
     "arcface": Loss("angular:ArcFaceLoss", ("margin", "scale", "class_chunk")),
@@ -57,6 +58,7 @@ LOSSES: dict[str, Loss] = {
         "softmax:LargeMarginInSoftmaxLoss", ("strength",), takes_bias=True
     ),
     "ldam": Loss("class_priors:LDAMLoss", ("max_margin", "scale")),
+    "dbm": Loss("class_priors:DBMLoss", ("max_margin", "margin_power", "tau", "scale")),
     "balanced-softmax": Loss("class_priors:BalancedSoftmaxLoss", takes_bias=True),
     "logit-adjusted": Loss("class_priors:LogitAdjustedLoss", ("tau",), takes_bias=True),
     "vs": Loss("class_priors:VSLoss", ("gamma", "tau"), takes_bias=True),
