@@ -110,6 +110,8 @@ def test_a_circle_inside_a_room_is_noticed(tmp_path):
         "lmsm_cli.config",
         "lmsm_cli.losses.registry",
         "lmsm_cli.comparison.grouping",
+        "lmsm_cli.comparison.planning",
+        "lmsm_cli.comparison.verdicts",
     ],
 )
 def test_start_up_needs_no_torch(module):
