@@ -31,10 +31,10 @@ def test_a_table_keeps_its_columns(module):
     old = "**Runs**\n\n| # | few | gone |\n| --- | --- | --- |\n| 1 | 2 | 3 |\n"
     new = "**Runs**\n\n| # | new | few |\n| --- | ---: | ---: |\n| 1 \\| 2 | 7 | 8 |\n"
     module = module("results")
-    assert module.with_columns_of(old, new) == (
+    assert module.with_both(old, new) == (
         "**Runs**\n\n| # | few |\n| --- | ---: |\n| 1 \\| 2 | 8 |\n"
     )
-    assert module.with_columns_of("", new) == new
+    assert module.with_both("", new) == new
 
 
 def test_a_table_is_the_mean_and_sd_of_the_files(module, tmp_path):
@@ -184,6 +184,9 @@ def test_predictions_are_kept_small_with_one_list_of_images(module, tmp_path, mo
         listed = {name: columns[name] for name in columns.files}
     assert listed["class"].dtype == np.uint8
     assert listed["classes"].tolist() == [b"ant", b"bee", b"cow"]
+    both = (listed["class"], listed["digest"])
+    rows = [(number, *content) for number, content in zip(*both, strict=True)]
+    assert rows == sorted(rows)
     for run in runs:
         live, record = read_predictions(run), read_images_record(run).of("test")
         answers = {
