@@ -224,13 +224,13 @@ class SilentDisplay(Display):
         self.warned.append(text)
 
 
-def evaluation(path, display, *, adjust=None, tau_norm=None, device="auto", **subject):
-    """Return what `lmsm eval` finds; `subject` are the fields of Subject."""
+def evaluation(path, display, *, adjust=None, tau_norm=None, scaled=None, device="auto", **subject):
+    """Return what `lmsm eval` finds, `scaled` by its scaled:TAU; `subject` are Subject's fields."""
     # its modules count threads when they are imported
     from lmsm_cli.inference.evaluate import RequestedCorrection, Subject, evaluate_checkpoint
 
-    methods = {"adjust": adjust, "tau-norm": tau_norm}
-    wanted = [RequestedCorrection(name, tau) for name, tau in methods.items() if tau is not None]
+    options = (("adjust", adjust), ("tau-norm", tau_norm), ("adjust", scaled, True))
+    wanted = [RequestedCorrection(*option) for option in options if option[1] is not None]
     return evaluate_checkpoint(path, display, Subject(**subject), *wanted, device=device)
 
 

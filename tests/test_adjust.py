@@ -1,6 +1,7 @@
 """Post-hoc corrections: by hand, against independent readings, and on a whole long-tailed run."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,18 +145,19 @@ def test_ties_are_seen_through_rounding():
         right = [i < n for n in hits.get(tau, (0, 0, 0)) for i in range(3)]
         return torch.eye(3)[np.where(right, labels, (labels + 1) % 3)]
 
-    choice = choose_tau(Correction("adjust", correct, 2.0), torch.zeros(9, 3), labels)
+    choice = choose_tau(Correction("adjust", correct, [0.0, 0.5, 1.0]), torch.zeros(9, 3), labels)
     assert choice.tau == 1.0
     assert choice.balanced_accuracy < choice.balanced_accuracy_unadjusted  # by the last bit
 
 
 def test_the_grids():
     """Logit adjustment tries 0, 0.05, ... 2, tau-normalisation 0, 0.05, ... 1."""
-    for last, num in ((2.0, 41), (1.0, 21)):
+    weights = torch.tensor([[1.0], [3.0]])
+    for correction, last in ((logit_adjustment([9, 1]), 2), (tau_normalisation(weights), 1)):
         tried = []
-        correction = Correction("x", lambda z, tau, tried=tried: tried.append(tau) or z, last)
-        choose_tau(correction, torch.eye(2), np.array([0, 1]))
-        assert tried == pytest.approx(np.linspace(0, last, num).tolist())
+        counting = replace(correction, correct=lambda z, tau, tried=tried: tried.append(tau) or z)
+        choose_tau(counting, torch.eye(2), np.array([0, 1]))
+        assert tried == pytest.approx(np.linspace(0, last, 20 * last + 1).tolist())
 
 
 def test_corrections_that_change_nothing_are_refused():
@@ -354,9 +356,11 @@ def test_classes_that_validation_lacks_are_named(run, tmp_path):
 def test_auto_without_validation_images_asks_for_a_number(run, tmp_path):
     """A run that held nothing out is exit 2 with auto, and can take a given tau."""
     file = altered(run, tmp_path / "c.pt", validation=0.0)
-    with pytest.raises(LmsmError, match=r"held out no validation images .* give a number") as error:
-        evaluate(file, SilentDisplay(), adjust="auto")
-    assert error.value.exit_code == 2
+    told = r"held out no validation images .* give a number"
+    for option in ("adjust", "scaled"):
+        with pytest.raises(LmsmError, match=told) as error:
+            evaluate(file, SilentDisplay(), **{option: "auto"})
+        assert error.value.exit_code == 2
     assert evaluate(file, SilentDisplay(), adjust=1.0)["adjustment"]["tau"] == 1.0
 
 
@@ -377,6 +381,8 @@ def test_a_correction_that_cannot_be_had_is_refused_before_data_is_read(tmp_path
     (tmp_path / "data").rename(tmp_path / "gone")
     for choice, message in (
         ({"adjust": 1.0}, "every class has 14 training images"),
+        ({"scaled": 1.0}, "every class has 14 training images"),
+        ({"scaled": "auto"}, "every class has 14 training images"),
         ({"tau_norm": "auto"}, "same norm"),
     ):
         with pytest.raises(LmsmError, match=message) as error:

@@ -133,8 +133,26 @@ def test_eval_prints_what_a_correction_did(runs, capsys):
         f"logit adjustment with tau {told['tau']:g}, "
         f"chosen on {told['chosen_on']['num_images']} validation images"
     )
+    assert told["scale"] is None
     assert (
         run_json(capsys, "eval", folder, "--tau-norm", "0.5")["adjustment"]["method"] == "tau-norm"
+    )
+
+
+@pytest.mark.parametrize("tau", ["0.05", "auto"])
+def test_eval_tells_tau_in_units_of_the_logits_scale(runs, capsys, tau):
+    """--adjust scaled:TAU has tau and the scale in the JSON, and both in words in the text."""
+    folder = only_run(runs, "-softmax-s0")
+    told = run_json(capsys, "eval", folder, "--adjust", f"scaled:{tau}")["adjustment"]
+    assert told["scale"] > 0
+    assert (told["tau"] == 0.05) or tau == "auto"
+    assert (told["chosen_on"] is None) == (tau == "0.05")
+    assert main(["eval", str(folder), "--adjust", f"scaled:{tau}"]) == 0
+    *_, adjusted, _, line = capsys.readouterr().out.splitlines()
+    assert adjusted.startswith(f"  tau {told['tau']:g} in units of {told['scale']:.3g} ")
+    assert line.startswith(
+        f"logit adjustment with tau {told['tau']:g} in units of the logits' scale "
+        f"{told['scale']:.3g}, {'as given' if tau == '0.05' else 'chosen on '}"
     )
 
 
@@ -212,6 +230,22 @@ def test_show_config_names_every_origin(capsys):
         ),
         (["eval", "text.pt", "--adjust", "-1"], 2, "--adjust is '-1'"),
         (["eval", "text.pt", "--adjust", "nan"], 2, "--adjust is 'nan'"),
+        (["eval", "text.pt", "--adjust", "scaled:x"], 2, "'scaled:x': give scaled:NUMBER"),
+        (["eval", "text.pt", "--adjust", "scaled:-1"], 2, "number of at least 0, or scaled:auto"),
+        (["eval", "text.pt", "--adjust", "scaled"], 2, "--adjust is 'scaled': give scaled:NUMBER"),
+        (["eval", "text.pt", "--adjust", "scaled:"], 2, "--adjust is 'scaled:': give scaled:"),
+        (["eval", "text.pt", "--adjust", "scaled:inf"], 2, "give scaled:NUMBER"),
+        (
+            ["eval", "text.pt", "--adjust", "scalde:1"],
+            2,
+            "there is no unit 'scalde' (did you mean 'scaled:1'?)",
+        ),
+        (["eval", "text.pt", "--adjust", "Scale:x"], 2, "(did you mean 'scaled:auto'?)"),
+        (
+            ["eval", "text.pt", "--tau-norm", "scaled:1"],
+            2,
+            "'scaled:1': give a number from 0 to 1, or auto; only --adjust takes scaled:TAU",
+        ),
         (["eval", "text.pt", "--tau-norm", "7"], 2, "--tau-norm is '7': give a number from 0 to 1"),
         (["eval", "text.pt", "--tau-norm", "inf"], 2, "--tau-norm is 'inf'"),
         (["eval", "text.pt", "--adjust", "1", "--tau-norm", "auto"], 2, "exclude each other"),

@@ -159,6 +159,37 @@ def test_logits_carry_no_margin_and_no_prior(spec):
 
 
 @every_head
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_score_scale_is_what_multiplies_the_cosines(spec, dtype):
+    """It is the mean of score over cosine of all pairs of a feature and a class weight."""
+    features, weight, _ = batch_at(dtype=dtype)
+    head = head_with(spec, weight)
+    x, w = features.double().numpy(), weight.double().numpy()
+    cosines = x @ w.T / np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(w, axis=1))
+    times = head.double().logits(features.double()).detach().numpy() / cosines
+    rel = 1e-9 if dtype == torch.float64 else 1e-6
+    scale = head_with(spec, weight).score_scale(features)
+    assert scale.item() == pytest.approx(times.mean(), rel=rel)
+    assert (scale.shape, scale.dtype) == ((), torch.float64)
+
+
+def test_score_scale_by_hand():
+    """Features of lengths 5 and 0, class weights of 1, 2 and 6: 2.5 times 3, whatever the bias."""
+    head = build_head("softmax", 2, 3, bias=True)
+    head.weight.data = torch.tensor([[1.0, 0.0], [0.0, -2.0], [6.0, 0.0]])
+    features = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
+    assert head.score_scale(features).item() == pytest.approx(7.5)
+    assert head.score_scale(features.half()).item() == pytest.approx(7.5)
+    assert head.score_scale(1e30 * features).item() == pytest.approx(7.5e30)
+    assert head.score_scale(1e-30 * features).item() == pytest.approx(7.5e-30)
+    assert head.score_scale(0 * features).item() == 0
+    head = head_with("cosface:scale=30", head.weight.data)
+    assert head.score_scale(features[:1]).item() == pytest.approx(30)
+    with pytest.raises(ValueError, match="SoftmaxLoss: features have shape"):
+        build_head("softmax", 4, 3).score_scale(features)
+
+
+@every_head
 def test_state_dict_is_the_weight(spec):
     """Nothing but what is learned is saved: priors and margins come back from the class counts."""
     norms = {"shared_norm"} if "shared" in spec else {"rising.norms"} if "mono" in spec else set()

@@ -214,6 +214,12 @@ def test_what_an_adjustment_did_stands_in_one_look():
         "logit adjustment with tau 1.15, chosen on 58 validation images of the run "
         "(balanced accuracy 0.912, at tau 0: 0.871)"
     )
+    scaled = build(Adjustment, values | {"tau": 0.05, "scale": 18.2749})
+    assert adjustment_line(scaled).startswith(
+        "logit adjustment with tau 0.05 in units of the logits' scale 18.3, chosen on 58"
+    )
+    words = ["tau", "0.05", "in", "units", "of", "18.3", "80.0", "75.0", "74.9", "75.0", "50.0"]
+    assert [*words, "-"] in rows(adjustment_table(scaled, scores()))
     given = build(Adjustment, values | {"method": "tau-norm", "tau": 0.5, "chosen_on": None})
     assert adjustment_line(given) == "tau-normalisation with tau 0.5, as given"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet, switch, value
-from lmsm_cli.errors import LmsmError, check_choice
+from lmsm_cli.errors import LmsmError, check_choice, did_you_mean
 
 if TYPE_CHECKING:
     from lmsm_cli.inference.evaluate import Evaluation, Tau
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SPLITS = ("test", "validation")
 _WORST = 25
 _MOST_WORST = 1000
+_SCALED = "scaled"
 
 _Split = Annotated[
     str,
@@ -41,7 +42,9 @@ _Adjust = Annotated[
         "TAU",
         "Correct for rare classes by logit adjustment: TAU times the log of a class's share "
         "of the training images is taken from its score. 1 is what theory asks for after "
-        "softmax; auto takes the best on the run's validation images.",
+        "softmax; auto takes the best on the run's validation images. scaled:TAU and scaled:auto "
+        "measure TAU in units of the scale of the logits, for losses with margins or on cosines: "
+        "the mean length of the features times that of the class weights.",
     ),
 ]
 _TauNorm = Annotated[
@@ -162,24 +165,54 @@ def _print(scores: "EvaluationDocument", *, with_confusion: bool) -> None:
         console.print(tables.adjustment_line(scores.adjustment), soft_wrap=True)
 
 
-def _correction(adjust: str | None, tau_norm: str | None) -> "tuple[str, Tau] | None":
-    """Return the flags' method and tau. Raises LmsmError for both at once and for a bad tau."""
+def _correction(adjust: str | None, tau_norm: str | None) -> "tuple[str, Tau, bool] | None":
+    """Return the flags' method and tau, and whether tau is in units of the logits' scale.
+
+    Raises LmsmError for both flags at once and for a bad tau.
+    """
     if adjust is not None and tau_norm is not None:
         raise LmsmError("--adjust and --tau-norm exclude each other; give one of them")
     if tau_norm is not None:
-        return "tau-norm", _tau("--tau-norm", tau_norm, largest=1.0)
-    return None if adjust is None else ("adjust", _tau("--adjust", adjust))
+        return "tau-norm", _share(tau_norm), False
+    return None if adjust is None else ("adjust", *_adjustment(adjust))
 
 
-def _tau(flag: str, text: str, *, largest: float = float("inf")) -> "Tau":
+def _share(text: str) -> "Tau":
+    """Return the tau of --tau-norm."""
+    tau = _tau(text)
+    if tau is None or (tau != "auto" and tau > 1):
+        here = "; only --adjust takes scaled:TAU" if text.startswith(_SCALED) else ""
+        raise LmsmError(f"--tau-norm is {text!r}: give a number from 0 to 1, or auto{here}")
+    return tau
+
+
+def _adjustment(text: str) -> "tuple[Tau, bool]":
+    """Return the tau of --adjust, and whether it stands after `scaled:`."""
+    unit, colon, number = text.partition(":")
+    tau = _tau(number if colon else text)
+    if tau is not None and (unit == _SCALED or not colon):
+        return tau, bool(colon)
+    if unit == _SCALED:
+        raise LmsmError(
+            f"--adjust is {text!r}: give scaled:NUMBER, with a number of at least 0, or scaled:auto"
+        )
+    if colon:
+        right = f"{_SCALED}:{'auto' if tau is None else number}"
+        raise LmsmError(
+            f"--adjust is {text!r}: there is no unit {unit!r}{did_you_mean(text, [right])}"
+        )
+    raise LmsmError(
+        f"--adjust is {text!r}: give a number of at least 0, or auto; scaled:NUMBER and "
+        "scaled:auto are in units of the logits' scale"
+    )
+
+
+def _tau(text: str) -> "Tau | None":
+    """Return the finite number of at least 0, or `auto`, that a text gives; None for any other."""
     if text == "auto":
         return "auto"
     try:
         tau = float(text)
     except ValueError:
-        tau = -1.0
-    if not 0 <= tau < float("inf"):
-        raise LmsmError(f"{flag} is {text!r}: give a number of at least 0, or auto")
-    if tau > largest:
-        raise LmsmError(f"{flag} is {text!r}: give a number from 0 to {largest:g}, or auto")
-    return tau
+        return None
+    return tau if 0 <= tau < float("inf") else None

@@ -1,24 +1,31 @@
 """Post-hoc corrections for long tails: other answers from a trained classifier, without retraining.
 
 A correction turns margin-free logits and a strength tau into scores whose largest names the class;
-tau 0 leaves the answers as trained. To add one, write a function that returns a `Correction` and
-give it a flag (evaluate.py, commands/evaluate.py).
+tau 0 leaves the answers as trained. A log prior is commensurate with the logits of softmax; where a
+margin, or cosines, gave logits another scale, tau can be in its units. To add a correction, write a
+function that returns a `Correction` and give it a flag (evaluate.py, commands/evaluate.py).
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import DivergedError, LmsmError
 from lmsm_cli.metrics import balanced_accuracy
 from lmsm_cli.runs.documents import Method
 
-# Values of tau that are tried in each unit: 0, 0.05, 0.1, ...
+# Values of tau that `choose_tau` tries in each unit: 0, 0.05, 0.1, ...
 _STEPS = 20
+# Those in units of the scale S of the logits, where theory's tau is 1/S: 20 a decade, two digits
+# each. They are the same for every S: a factor on all logits changes no answer, so it must not
+# change what is tried. The smallest is theory's tau for S = 10,000. Cosines differ by 2 at most, so
+# at the largest the counts alone decide between classes whose counts differ by a factor of e.
+_SCALED_TAUS = (0.0, *(float(f"{10 ** (step / 20):.2g}") for step in range(-80, 7)))
 # Norms that differ by less are equal: normalised float32 rows differ by about 1e-7.
 _SAME_NORM = 1e-5
 # A class whose weight is 0 has no direction; its logits are 0 and stay 0.
@@ -31,12 +38,35 @@ class Correction:
 
     method: Method
     correct: Callable[[Tensor, float], Tensor]  # logits (N, C) and tau -> float64 (N, C)
-    largest_tau: float  # that `choose_tau` tries
+    taus: Sequence[float]  # that `choose_tau` tries, 0 first
     theory: float = 1.0  # the right tau where the training did nothing about the long tail
+    scale: float | None = None  # of the logits, where tau is in its units
+
+    def in_units_of(self, scale: float) -> "Correction":
+        """Return the correction whose tau is in units of the logits' scale (`Head.score_scale`).
+
+        Its scores are those of the plain one at tau times the scale. Raises LmsmError for a scale
+        of 0, DivergedError for one that is infinite or not a number.
+        """
+        if not math.isfinite(scale):
+            raise DivergedError("the classifier's features are infinite or not a number")
+        if scale == 0:
+            raise LmsmError(
+                "the scale of the logits is 0, since all features or all class weights are zero, "
+                "so tau cannot be in its units; give a plain number or auto"
+            )
+        return replace(self, taus=_SCALED_TAUS, theory=self.theory / scale, scale=scale)
+
+    def scores(self, logits: Tensor, tau: float) -> Tensor:
+        """Return the corrected logits (N, C), float64. Raises LmsmError for a tau beyond it."""
+        try:
+            return self.correct(logits, tau if self.scale is None else tau * self.scale)
+        except LmsmError as error:
+            raise LmsmError(f"tau is {tau:g}: {error}; give a smaller one") from None
 
     def predict(self, logits: Tensor, tau: float) -> NDArray[np.int64]:
         """Return the class numbers (N,) that corrected logits (N, C) name."""
-        predictions: NDArray[np.int64] = self.correct(logits, tau).argmax(dim=1).cpu().numpy()
+        predictions: NDArray[np.int64] = self.scores(logits, tau).argmax(dim=1).cpu().numpy()
         return predictions
 
 
@@ -57,7 +87,7 @@ def adjust_logits(logits: Tensor, train_counts: Sequence[int], tau: float) -> Te
     """
     counts = torch.tensor(train_counts, dtype=torch.float64, device=logits.device)
     shift = tau * (counts / counts.sum()).log()
-    _check_usable(shift.isfinite(), tau)
+    _check_usable(shift.isfinite())
     return logits.double() - shift
 
 
@@ -78,7 +108,7 @@ def tau_normalise(
     """
     norms = weight_norms.to(logits.device, torch.float64).clamp_min(_SMALLEST_NORM)
     scale = norms**-tau
-    _check_usable(scale.isfinite() & (scale > 0), tau)
+    _check_usable(scale.isfinite() & (scale > 0))
     if bias is None:
         return logits.double() * scale
     bias = bias.to(logits.device, torch.float64)
@@ -104,7 +134,7 @@ def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correcti
     return Correction(
         "adjust",
         lambda logits, tau: adjust_logits(logits, train_counts, tau),
-        2.0,
+        _even_taus(2),
         max(0.0, 1.0 - done),
     )
 
@@ -121,30 +151,33 @@ def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> Corr
             "tau-normalisation changes nothing here: the loss gives all class weights the same "
             f"norm ({norms[0]:.3g}); use --adjust"
         )
-    return Correction("tau-norm", lambda logits, tau: tau_normalise(logits, norms, tau, bias), 1.0)
+    return Correction(
+        "tau-norm", lambda logits, tau: tau_normalise(logits, norms, tau, bias), _even_taus(1)
+    )
 
 
 def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]) -> Choice:
-    """Return the tau of 0, 0.05, ... `largest_tau` with the best balanced accuracy on these images.
+    """Return the tau of `correction.taus` with the best balanced accuracy on these images.
 
     `logits` (N, C) and `labels` (N,) are of validation images; classes without one do not count.
     Among equals the tau nearest to theory's wins.
     """
-    steps = range(round(_STEPS * correction.largest_tau) + 1)
-    reached = [
-        balanced_accuracy(labels, correction.predict(logits, step / _STEPS)) for step in steps
-    ]
+    taus = correction.taus
+    reached = [balanced_accuracy(labels, correction.predict(logits, tau)) for tau in taus]
     # Many values tie, because a rare class has one or two validation images; then theory decides.
     # Logit adjustment is Fisher-consistent at 1, less what the loss did itself. Norms grow with a
     # class's images, and have no say at 1. The smallest of equals would keep a bias that validation
     # is too small to see (benchmarks/LOG.md). Means of the same recalls differ by rounding.
-    tied = [step for step in steps if reached[step] > max(reached) - 1e-9]
-    chosen = min(tied, key=lambda step: abs(step / _STEPS - correction.theory))
-    return Choice(chosen / _STEPS, reached[chosen], reached[0])
+    tied = [place for place, share in enumerate(reached) if share > max(reached) - 1e-9]
+    chosen = min(tied, key=lambda place: abs(taus[place] - correction.theory))
+    return Choice(taus[chosen], reached[chosen], reached[0])
 
 
-def _check_usable(usable: Tensor, tau: float) -> None:
+def _even_taus(largest: int) -> tuple[float, ...]:
+    """Return 0, 0.05, ... `largest`."""
+    return tuple(step / _STEPS for step in range(_STEPS * largest + 1))
+
+
+def _check_usable(usable: Tensor) -> None:
     if not usable.all():
-        raise LmsmError(
-            f"tau is {tau:g}: the corrected scores leave float64's range; give a smaller one"
-        )
+        raise LmsmError("the corrected scores leave float64's range")

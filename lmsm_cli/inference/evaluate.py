@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lmsm_cli.data import sources
 from lmsm_cli.data.identity import Part
@@ -22,7 +23,7 @@ from lmsm_cli.runs.documents import Adjustment, ChosenOn, EvaluationDocument, Un
 from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runtime.device import Runtime, choose_runtime
 from lmsm_cli.runtime.display import Display, WarningLog
-from lmsm_cli.training.evaluate import answers, features_of, scores_of
+from lmsm_cli.training.evaluate import answers, features_of, scores_and_scale_of, scores_of
 
 Tau = float | Literal["auto"]
 # The predicted classes (N,) and the probabilities (N, C) of images.
@@ -65,6 +66,13 @@ class RequestedCorrection:
 
     method: str
     tau: Tau
+    is_scaled: bool = False
+    """Whether tau, of `adjust` alone, is in units of the logits' scale (`Head.score_scale`).
+
+    The scale is that of the images that are corrected, without their labels. With `auto` it is that
+    of the validation images, so that what is applied is what was chosen: rare classes can have
+    shorter features, and hence images with more of them a smaller scale.
+    """
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ class _Adjustment:
 
     correction: Correction
     tau: float
-    chosen_on: ChosenOn | None
+    chosen_on: ChosenOn | None = None
+    awaits_scale: bool = False  # that of the images which it will correct
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ def evaluate_checkpoint(
     runtime = trained.runtime(device)
     adjustment = None
     if correction and checked:
-        adjustment = _with_tau(checked, correction.tau, trained, runtime, display)
+        adjustment = _with_tau(checked, correction, trained, runtime, display)
     labelled = _with_labels_of(trained.model, _labelled(trained, subject, display))
     if adjustment and adjustment.chosen_on and subject.split == "validation":
         display.warning(
@@ -150,35 +159,42 @@ def _checked_correction(
     head = trained.model.head
     if wanted.method == "tau-norm":
         return tau_normalisation(head.class_weights(), head.bias)
-    return logit_adjustment(trained.state.train_counts, _adjusted_in_training(trained, display))
+    done = _adjusted_in_training(trained, display, "plain tau" if wanted.is_scaled else "tau")
+    return logit_adjustment(trained.state.train_counts, done)
 
 
-def _adjusted_in_training(trained: Trained, display: Display) -> float:
+def _adjusted_in_training(trained: Trained, display: Display, tau: str) -> float:
     """Return how much of the logit adjustment the training did already; say so where it did."""
     config, strength = trained.config, trained.model.head.prior_strength
     is_uniform = config.reweight == "effective" and config.reweight_beta == 0
     is_rebalanced = config.sampling == "balanced" or (config.reweight != "none" and not is_uniform)
     if trained.state.epoch >= config.rebalance_from and is_rebalanced:
         display.warning(
-            "the training rebalanced the classes already; theory's tau for its logits is 0"
+            f"the training rebalanced the classes already; theory's {tau} for its logits is 0"
         )
         return 1.0
     if strength:
         display.warning(
             f"the loss {config.loss!r} adjusted its logits with tau {strength:g} already; "
-            f"theory's tau for what is left is {max(0.0, 1 - strength):g}"
+            f"theory's {tau} for what is left is {max(0.0, 1 - strength):g}"
         )
     return strength
 
 
 def _with_tau(
-    correction: Correction, tau: Tau, trained: Trained, runtime: Runtime, display: Display
+    correction: Correction,
+    wanted: RequestedCorrection,
+    trained: Trained,
+    runtime: Runtime,
+    display: Display,
 ) -> _Adjustment:
     """Return the correction with its tau, `auto` chosen on the run's validation images alone."""
-    if tau != "auto":
-        return _Adjustment(correction, tau, None)
+    if wanted.tau != "auto":
+        return _Adjustment(correction, wanted.tau, awaits_scale=wanted.is_scaled)
     held_out = _own_images(trained, "validation", display)
-    logits = scores_of(trained.model, held_out.images, runtime)
+    logits, scale = _logits(trained, held_out, runtime, with_scale=wanted.is_scaled)
+    if scale is not None:
+        correction = correction.in_units_of(scale)
     choice = choose_tau(correction, logits, held_out.labels.numpy())
     missing = [name for name, n in zip(held_out.classes, held_out.counts(), strict=True) if not n]
     if missing:
@@ -204,22 +220,16 @@ def _evaluated(
     split: str,
 ) -> Evaluation:
     """Return the answers and their scores, with a correction also the scores without it."""
-    logits = scores_of(trained.model, labelled.images, runtime)
+    awaits_scale = adjustment is not None and adjustment.awaits_scale
+    logits, scale = _logits(trained, labelled, runtime, with_scale=awaits_scale)
     applied = None
     if adjustment:
         plain = _score(trained, labelled, answers(logits))
-        applied = Adjustment(
-            method=adjustment.correction.method,
-            tau=adjustment.tau,
-            chosen_on=adjustment.chosen_on,
-            unadjusted=Unadjusted(
-                accuracy=plain.accuracy,
-                balanced_accuracy=plain.balanced_accuracy,
-                macro_f1=plain.macro_f1,
-                groups=plain.groups,
-            ),
-        )
-        logits = adjustment.correction.correct(logits, adjustment.tau)
+        correction = adjustment.correction
+        if scale is not None:
+            correction = correction.in_units_of(scale)
+        applied = _applied(adjustment, correction, plain)
+        logits = correction.scores(logits, adjustment.tau)
     given = answers(logits)
     head, progress = trained.model.head, trained.state.epoch / trained.config.epochs
     values = {
@@ -233,6 +243,30 @@ def _evaluated(
     scores = build(EvaluationDocument, parts | values)
     array = logits.float().cpu().numpy()
     return Evaluation(scores, labelled, *given, array, trained, runtime)
+
+
+def _logits(
+    trained: Trained, images: ImageSet, runtime: Runtime, *, with_scale: bool
+) -> tuple[Tensor, float | None]:
+    """Return the logits (N, C) and, if wanted, their scale, which needs the same features."""
+    if with_scale:
+        return scores_and_scale_of(trained.model, images.images, runtime)
+    return scores_of(trained.model, images.images, runtime), None
+
+
+def _applied(adjustment: _Adjustment, correction: Correction, plain: Scores) -> Adjustment:
+    return Adjustment(
+        method=correction.method,
+        tau=adjustment.tau,
+        scale=correction.scale,
+        chosen_on=adjustment.chosen_on,
+        unadjusted=Unadjusted(
+            accuracy=plain.accuracy,
+            balanced_accuracy=plain.balanced_accuracy,
+            macro_f1=plain.macro_f1,
+            groups=plain.groups,
+        ),
+    )
 
 
 def _score(trained: Trained, labelled: ImageSet, given: Answers) -> Scores:

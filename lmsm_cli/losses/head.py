@@ -160,6 +160,24 @@ class Head(nn.Module, ABC):
         """Return the features as the class weights meet them."""
         return features if self.feature_norm is None else self.feature_norm * unit(features)
 
+    def score_scale(self, features: Tensor) -> Tensor:
+        """Return what the cosines of features (N, D) are multiplied by on average, (), float64.
+
+        It is the mean length of the features, as the class weights meet them, times the mean length
+        of the class weights in force: `scale`, to rounding, for a head on cosines. A bias is no
+        part of it. Where all of the features or of the class weights are zero it is 0.
+        """
+        try:
+            check_features(features, self.weight)
+        except ArgumentError as error:
+            raise ArgumentError(f"{type(self).__name__}: {error}") from None
+        with without_autocast(features):
+            met, weights = self._scale(full_precision(features)), self.class_weights()
+            # float64, in which no square of a float32 overflows or vanishes
+            of_features = torch.linalg.vector_norm(met.double(), dim=1).mean()
+            scale: Tensor = of_features * torch.linalg.vector_norm(weights.double(), dim=1).mean()
+        return scale
+
     def resolved_options(self) -> dict[str, object]:
         """Return the options whose defaults depend on the data, as they are in force."""
         return {}

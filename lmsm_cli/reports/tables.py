@@ -117,7 +117,7 @@ def adjustment_table(adjustment: Adjustment, scores: Scores) -> Table:
     table = new_table(title, "", numbers=[*overall, *scores.groups])
     rows: tuple[tuple[str, Unadjusted | Scores], ...] = (
         ("as trained", adjustment.unadjusted),
-        (f"tau {adjustment.tau:g}", scores),
+        (_tau_of(adjustment, "in units of"), scores),
     )
     for name, row in rows:
         means = (row.accuracy, row.balanced_accuracy, row.macro_f1)
@@ -127,7 +127,8 @@ def adjustment_table(adjustment: Adjustment, scores: Scores) -> Table:
 
 def adjustment_line(adjustment: Adjustment) -> str:
     """Return a sentence that names the correction, its tau and where that is from."""
-    what = f"{_ADJUSTMENTS[adjustment.method]} with tau {adjustment.tau:g}"
+    tau = _tau_of(adjustment, "in units of the logits' scale")
+    what = f"{_ADJUSTMENTS[adjustment.method]} with {tau}"
     chosen_on = adjustment.chosen_on
     if chosen_on is None:
         return f"{what}, as given"
@@ -136,6 +137,12 @@ def adjustment_line(adjustment: Adjustment) -> str:
         f"(balanced accuracy {chosen_on.balanced_accuracy:.3f}, "
         f"at tau 0: {chosen_on.balanced_accuracy_unadjusted:.3f})"
     )
+
+
+def _tau_of(adjustment: Adjustment, units: str) -> str:
+    """Return the tau and, after `units`, the scale of the logits that it is multiplied by."""
+    tau, scale = f"tau {adjustment.tau:g}", adjustment.scale
+    return tau if scale is None else f"{tau} {units} {scale:.3g}"
 
 
 def config_table(values: Mapping[str, Any], origins: Mapping[str, str]) -> Table:

@@ -98,6 +98,8 @@ class Adjustment(_Document):
 
     method: Method
     tau: _Finite
+    scale: _Finite | None = None
+    """The scale of the logits where tau is in its units, else None."""
     chosen_on: ChosenOn | None
     unadjusted: Unadjusted
 

@@ -35,6 +35,17 @@ def scores_of(
 
 
 @torch.inference_mode()
+def scores_and_scale_of(
+    model: Classifier, images: Images, runtime: Runtime
+) -> tuple[Tensor, float]:
+    """Return the logits (N, C), those of `scores_of` to the bit, and their `Head.score_scale`."""
+    batches = list(_embedded(model, images, runtime, slice(0, len(images))))
+    # by the same batches as in scores_of, since a product of matrices rounds by its size
+    logits = torch.cat([model.head.logits(features) for features in batches])
+    return logits, model.head.score_scale(torch.cat(batches)).item()
+
+
+@torch.inference_mode()
 def features_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
     """Return the head's input features (N, D) of uint8 images (N, H, W, C)."""
     return torch.cat(
