@@ -31,10 +31,10 @@ def test_a_table_keeps_its_columns(module):
     old = "**Runs**\n\n| # | few | gone |\n| --- | --- | --- |\n| 1 | 2 | 3 |\n"
     new = "**Runs**\n\n| # | new | few |\n| --- | ---: | ---: |\n| 1 \\| 2 | 7 | 8 |\n"
     module = module("results")
-    assert module.with_both(old, new) == (
+    assert module.with_columns_of(old, new) == (
         "**Runs**\n\n| # | few |\n| --- | ---: |\n| 1 \\| 2 | 8 |\n"
     )
-    assert module.with_both("", new) == new
+    assert module.with_columns_of("", new) == new
 
 
 def test_a_table_is_the_mean_and_sd_of_the_files(module, tmp_path):
