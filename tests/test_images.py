@@ -8,7 +8,11 @@ import pytest
 
 from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.errors import CheckpointError
+from lmsm_cli.metrics import score
 from lmsm_cli.runs import images
+from lmsm_cli.runs.documents import ScoresDocument, build
+from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.record import RunRecord, read_run
 
 # Of a file in the directory of a zip archive: where its version and flags stand.
 _VERSION, _FLAGS = 6, 8
@@ -126,3 +130,58 @@ def test_columns_that_no_run_wrote_are_refused(tmp_path, columns, fact):
     np.savez(tmp_path / images.PREDICTIONS, **(usual | columns))
     with pytest.raises(CheckpointError, match=rf"predictions.npz is damaged: .*{fact}"):
         images.read_predictions(tmp_path)
+
+
+def run_with_scores(tmp_path, labels, predicted):
+    """Write scores.json of these answers, and predictions.npz; return the run, read back."""
+    scores = score(["cat", "dog"], np.array(labels), np.array(predicted), [5, 1])
+    folder = RunFolder(tmp_path)
+    folder.write_scores(build(ScoresDocument, scores.parts()))
+    np.savez(tmp_path / images.PREDICTIONS, label=np.array(labels), predicted=np.array(predicted))
+    return read_run(tmp_path)
+
+
+def test_a_record_reads_its_predictions_when_asked(tmp_path):
+    """They are those on disk at that moment; without a file, and for older runs, there are none."""
+    found = run_with_scores(tmp_path, [0, 1, 1], [0, 0, 1])
+    assert found.predictions.labels.tolist() == [0, 1, 1]
+    assert found.predictions.predicted.tolist() == [0, 0, 1]
+    assert found.predictions is not found.predictions, "1,000 runs of them would not fit"
+    (tmp_path / images.PREDICTIONS).unlink()
+    assert found.predictions is None
+    assert found.late_problems == []
+
+
+def test_predictions_of_a_record_can_be_held_without_a_folder(tmp_path):
+    """A file of results is no run folder, and its record holds what it said."""
+    held = images.Predictions(np.array([0, 1]), np.array([1, 1]), None, None)
+    found = RunRecord(tmp_path / "x.csv", {}, None, [], None, None, held_predictions=held)
+    assert found.predictions is held
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted"),
+    [
+        ([0, 0, 1], [0, 0, 1]),  # other images
+        ([0, 1, 1], [0, 1, 1]),  # as many of each class, other answers
+        ([0, 1, 2], [0, 0, 2]),  # a class more
+    ],
+)
+def test_predictions_of_another_run_are_a_problem_and_none(tmp_path, labels, predicted):
+    """A file beside scores that are not its own would give intervals of something else."""
+    run_with_scores(tmp_path, [0, 1, 1], [0, 0, 1])
+    np.savez(tmp_path / images.PREDICTIONS, label=np.array(labels), predicted=np.array(predicted))
+    found = read_run(tmp_path)
+    assert found.predictions is found.predictions is None
+    assert found.late_problems == [
+        f"{tmp_path / 'predictions.npz'} holds other answers than scores.json"
+    ]
+
+
+def test_damaged_predictions_are_a_problem_and_none(tmp_path):
+    """A comparison goes on without them, and can say why."""
+    found = run_with_scores(tmp_path, [0, 1, 1], [0, 0, 1])
+    (tmp_path / images.PREDICTIONS).write_bytes(b"PK")
+    assert found.predictions is None
+    assert len(found.late_problems) == 1
+    assert "predictions.npz is damaged" in found.late_problems[0]

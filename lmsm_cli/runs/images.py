@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord
 from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
+from lmsm_cli.metrics import Scores
 from lmsm_cli.runs.folder import write_whole
 from lmsm_cli.runtime.files import open_regular
 
@@ -139,6 +140,21 @@ def read_predictions(run: Path) -> Predictions | None:
     except MALFORMED as error:
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
     return found
+
+
+def check_scored(found: Predictions, scores: Scores, run: Path) -> None:
+    """Raise CheckpointError where predictions are not those that scores are of.
+
+    They are where each class has as many test images, and as many right ones.
+    """
+    right = found.labels[found.labels == found.predicted]
+    rows = scores.per_class
+    for labels, expected in (
+        (found.labels, [row.test_count for row in rows]),
+        (right, [round((row.accuracy or 0) * row.test_count) for row in rows]),
+    ):
+        if np.bincount(labels, minlength=len(rows)).tolist() != expected:
+            raise CheckpointError(f"{run / PREDICTIONS} holds other answers than scores.json")
 
 
 def _class_numbers(column: NDArray[Any]) -> NDArray[np.int64]:

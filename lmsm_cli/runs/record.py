@@ -6,17 +6,20 @@ crash.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmsm_cli.config import MOST_EPOCHS
 from lmsm_cli.config.yaml import read_mapping
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import CheckpointError, LmsmError
 from lmsm_cli.runs.documents import D, Environment, ScoresDocument, Status, read_document, read_row
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runtime.files import read_text
+
+if TYPE_CHECKING:
+    from lmsm_cli.runs.images import Predictions
 
 T = TypeVar("T")
 # A million rows of 500 bytes.
@@ -33,6 +36,10 @@ class RunRecord:
     metrics: list[dict[str, Any]]
     scores: ScoresDocument | None
     problem: str | None  # what is missing or damaged, and why the run has no scores
+    held_predictions: "Predictions | None" = field(default=None, repr=False, compare=False)
+    """Those of a run that is no folder."""
+    late_problems: list[str] = field(default_factory=list, repr=False, compare=False)
+    """What turned out damaged after `read_run`, in `predictions`."""
 
     @property
     def name(self) -> str:
@@ -48,6 +55,27 @@ class RunRecord:
     def environment(self) -> Environment | None:
         """What environment.json says, read on first use; None where it is missing or damaged."""
         return _environment(self.path)
+
+    @property
+    def predictions(self) -> "Predictions | None":
+        """What the run said of its test images; read anew on each use, since they can be large.
+
+        None where they are not known, as for older runs, and where they are damaged or are not
+        those of the scores, which becomes one of `late_problems`.
+        """
+        if self.held_predictions is not None:
+            return self.held_predictions
+        from lmsm_cli.runs.images import check_scored, read_predictions  # NumPy takes a while
+
+        try:
+            found = read_predictions(self.path)
+            if found is not None and self.scores is not None:
+                check_scored(found, self.scores, self.path)
+        except CheckpointError as error:
+            if str(error) not in self.late_problems:
+                self.late_problems.append(str(error))
+            return None
+        return found
 
 
 def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
