@@ -140,8 +140,8 @@ def unpaired(own: Answers, baseline: Answers, strata: Strata, *, out_of: int = 1
             _means(sides[0].class_sums, strata, out_of),
             -_means(sides[1].class_sums, strata, out_of),
         ),
-        image=_variances(images, strata) / (a * b * out_of) ** 2,
-        both=(residuals[0] / a + residuals[1] / b) / out_of**2 if min(a, b) > 1 else None,
+        image=_variances(images, strata) / float(a * b * out_of) ** 2,
+        both=(residuals[0] / a + residuals[1] / b) / float(out_of) ** 2 if min(a, b) > 1 else None,
     )
 
 
@@ -150,8 +150,8 @@ def _of_one_sample(values: NDArray[np.integer[Any]], strata: Strata, out_of: int
     return Crossed(
         counts=strata.counts,
         class_means=(_means(side.class_sums, strata, out_of),),
-        image=_variances(side.image_sums, strata) / (seeds * out_of) ** 2,
-        both=side.mean_squares(strata) / seeds / out_of**2 if seeds > 1 else None,
+        image=_variances(side.image_sums, strata) / float(seeds * out_of) ** 2,
+        both=side.mean_squares(strata) / seeds / float(out_of) ** 2 if seeds > 1 else None,
     )
 
 
