@@ -4,7 +4,8 @@ A table stands between two comments, of which the first names its archive and it
     <!-- digits: lmsm compare runs/digits-norms --markdown -->
     <!-- end -->
 It is what the command prints of the runs of benchmarks/runs/digits.tar.xz unpacked in runs/, but
-for the accuracies per class. A table that is there keeps its columns: a metric that is younger than
+for the accuracies per class; `python benchmarks/tail_study.py choose` and `judge` are such commands
+too. A table that is there keeps its columns: a metric that is younger than
 a study is no part of it (empty the table to have them all). `--check` changes nothing, and exits
 with 1 where a table is not what it says.
 """
@@ -20,12 +21,15 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import tail_study
+
 from lmsm_cli.commands.app import main as lmsm
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 _TABLE = re.compile(
-    r"(<!-- (?P<archive>[\w-]+): (?P<command>lmsm compare [^\n]*?) -->\n)"
+    r"(<!-- (?P<archive>[\w-]+): "
+    r"(?P<command>(?:lmsm compare|python benchmarks/tail_study.py) [^\n]*?) -->\n)"
     r"(?P<table>.*?)(<!-- end -->)",
     re.S,
 )
@@ -70,7 +74,8 @@ def table(command: str, folder: Path) -> str:
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        code = lmsm(shlex.split(command)[1:])
+        program, *arguments = shlex.split(command)
+        code = lmsm(arguments) if program == "lmsm" else tail_study.main(arguments[1:])
     if code:
         raise SystemExit(f"{command}: exit code {code}")
     return printed.getvalue().partition("**Accuracy per class")[0].rstrip() + "\n"

@@ -167,6 +167,11 @@ class Study:
             return np.ones(len(self.images.labels), bool)
         return half_of(self.images.labels, self.images.digests) == HALVES.index(half)
 
+    def right(self, name: str, half: Half | None) -> NDArray[np.bool_]:
+        """Return whether an arm was right on each image of a half, or of all: a row a seed."""
+        own = self.part(half)
+        return self.answers[name][:, own] == self.images.labels[own]
+
     def scores(self, name: str, half: Half | None) -> dict[int, Scores]:
         """Return an arm's scores on a half, or on all images for None, by seed."""
         own = self.part(half)

@@ -11,8 +11,8 @@ called as `lmsm compare` calls the group of its runs, or by words of its config 
 adjust  writes what runs with logits answer after post-hoc logit adjustment (Menon et al. 2021),
         RUN/adjusted/TAU/predictions.npz; choose and judge read it as the arm `... adjust=TAU`.
 choose  shows the arms on the half `choice` (halves.py), and the best one by the rule.
-judge   shows an arm against a baseline on the half `verdict`, with seeds that nothing was chosen
-        on, from runs of one commit; then on all test images, for comparison with other tables.
+judge   shows an arm against baselines on the half `verdict`, with seeds that nothing was chosen on,
+        from runs of one commit; then on all test images, which decide nothing (tail_verdicts.py).
 """
 
 import argparse
@@ -28,8 +28,9 @@ import torch
 from rich.table import Table
 from run_images import ADJUSTED, images_tested_on, predictions_on, small_predictions
 from tail_arms import ADJUST, Study, arm_called, arms_in, check_alike, missing_seeds
+from tail_verdicts import table_of_scores, table_of_verdicts, told, values_of
 
-from lmsm_cli.comparison.intervals import Difference, difference, in_points
+from lmsm_cli.comparison.intervals import difference, in_points
 from lmsm_cli.errors import LmsmError, counted, writing
 from lmsm_cli.inference.adjust import logit_adjustment
 from lmsm_cli.metrics import METRICS, Scores
@@ -39,8 +40,8 @@ from lmsm_cli.runs.images import PREDICTIONS
 from lmsm_cli.runs.record import RunRecord
 
 SHOWN = ("accuracy", "balanced_accuracy", "many", "medium", "few")
-JUDGED = ("few", "medium", "many", "balanced_accuracy", "accuracy")
-_ROUNDING = 9
+# Of the rule: 0.05 points, less what equal means differ by in rounding.
+_ALIKE = 0.0005 - 1e-9
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
         },
         judge: {
             "--arm": {"required": True},
-            "--baseline": {"required": True},
+            "--baseline": {
+                "required": True,
+                "action": "append",
+                "help": "repeatable: the first one is that of the question",
+            },
             "--seeds": {"required": True, "help": "as in 3-12"},
             "--chosen-on": {
                 "default": "0-2",
@@ -91,10 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def rule(scores: Sequence[Scores]) -> tuple[float, float]:
-    """The largest mean balanced accuracy over the seeds; of equals, that of the few classes."""
-    means = (_mean(METRICS[key].get(one) for one in scores) for key in ("balanced_accuracy", "few"))
-    return tuple(round(mean, _ROUNDING) for mean in means)
+def rule(scores: Mapping[str, Sequence[Scores]]) -> str:
+    """The highest mean balanced accuracy; within 0.05 points of it, the highest mean of few."""
+    overall, few = (
+        {name: _mean(METRICS[key].get(one) for one in found) for name, found in scores.items()}
+        for key in ("balanced_accuracy", "few")
+    )
+    least = max(overall.values()) - _ALIKE
+    return max((name for name in scores if overall[name] > least), key=lambda name: few[name])
 
 
 def choose(given: argparse.Namespace) -> None:
@@ -124,7 +133,7 @@ def choose(given: argparse.Namespace) -> None:
     print(to_markdown(_table_of_arms(study, scores, baseline.name)))
     print(f"Rule: {rule.__doc__}")
     for pattern, names in candidates.items():
-        best = max(names, key=lambda name: rule(list(scores[name].values())))
+        best = rule({name: list(scores[name].values()) for name in names})
         print(f"Chosen among `{pattern}`, {counted(len(names), 'arm')}: {best}")
 
 
@@ -146,16 +155,17 @@ def _table_of_arms(
     ):
         table.add_column(title, justify="right")
     for name, found in scores.items():
-        cells = [_told(_values(found, key)) for key in SHOWN]
+        cells = [told(values_of(found, key)) for key in SHOWN]
         for key in ("few", "accuracy"):
-            change = _difference(found, scores[baseline], key) if name != baseline else None
+            sides = (values_of(one, key) for one in (found, scores[baseline]))
+            change = difference(*sides, higher_is_better=True) if name != baseline else None
             cells.append(f"{in_points(change.mean)} {change.interval}" if change else "-")
         table.add_row(name, str(len(found)), *cells)
     return table
 
 
 def judge(given: argparse.Namespace) -> None:
-    """Print how an arm differs from a baseline on the verdict half."""
+    """Print how an arm differs from its baselines on the verdict half."""
     seeds, chosen_on = seeds_of(given.seeds), seeds_of(given.chosen_on)
     if used := sorted(set(seeds) & set(chosen_on)):
         raise LmsmError(
@@ -163,38 +173,22 @@ def judge(given: argparse.Namespace) -> None:
             "judge it with others, or say what it was chosen on with --chosen-on"
         )
     arms = arms_in(given.runs)
-    arm, baseline = (arm_called(spec, arms) for spec in (given.arm, given.baseline))
-    if arm is baseline:
-        raise LmsmError(f"--arm and --baseline are both {arm.name}")
-    study = Study.of([arm, baseline], seeds)
-    runs = [one.runs[seed] for one in (arm, baseline) for seed in seeds]
+    arm, *baselines = compared = [arm_called(spec, arms) for spec in (given.arm, *given.baseline)]
+    names = [one.name for one in compared]
+    if len(set(names)) < len(names):
+        raise LmsmError(f"--arm and --baseline name one arm twice: {'; '.join(names)}")
+    study = Study.of(compared, seeds)
+    runs = [one.runs[seed] for one in compared for seed in seeds]
     for what, kind_of in (("commit", _commit), ("precision", _precision)):
         check_alike({run.name: kind_of(run) for run in runs}, what, "train all of them with one")
     commit = _commit(runs[0])
     if not re.fullmatch("[0-9a-f]+", commit):
         raise LmsmError(f"the runs are of no commit that others could take: {commit}")
-    print(to_markdown(_verdicts(study, arm.name, baseline.name)))
-    told = " ".join(map(str, seeds))
-    print(f"Seeds {told}, paired; commit {commit}, precision {_precision(runs[0])}.")
-
-
-def _verdicts(study: Study, arm: str, baseline: str) -> Table:
-    table = Table(title=f"{arm} against {baseline}: in percent, mean±sd, and 95% intervals")
-    table.add_column("test images")
-    table.add_column("score")
-    for title in ("arm", "baseline", "difference", "over seeds"):
-        table.add_column(title, justify="right")
-    for half in ("verdict", None):
-        number = f"{study.part(half).sum():,}"
-        where = f"verdict half, {number}" if half else f"all {number}, those of the choice included"
-        sides = [study.scores(name, half) for name in (arm, baseline)]
-        for key in JUDGED:
-            change = _difference(*sides, key)
-            if change is not None:
-                cells = [_told(_values(side, key)) for side in sides]
-                cells += [in_points(change.mean), change.interval or "-"]
-                table.add_row(where, METRICS[key].column, *cells)
-    return table
+    for baseline in baselines:
+        print(to_markdown(table_of_scores(study, arm.name, baseline.name)))
+    print(to_markdown(table_of_verdicts(study, arm.name, [one.name for one in baselines])))
+    told_seeds = " ".join(map(str, seeds))
+    print(f"Seeds {told_seeds}, paired; commit {commit}, precision {_precision(runs[0])}.")
 
 
 def adjust(given: argparse.Namespace) -> None:
@@ -273,30 +267,9 @@ def _precision(run: RunRecord) -> str:
     return f"auto on {device or 'an unknown device'}" if chosen == "auto" else chosen
 
 
-def _values(scores: Mapping[int, Scores], key: str) -> dict[int, float]:
-    found = {seed: METRICS[key].get(one) for seed, one in scores.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
-
-
-def _difference(
-    own: Mapping[int, Scores], baseline: Mapping[int, Scores], key: str
-) -> Difference | None:
-    sides = (_values(own, key), _values(baseline, key))
-    return difference(*sides, higher_is_better=True)
-
-
 def _mean(values: Iterable[float | None]) -> float:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else 0.0
-
-
-def _told(values: Mapping[int, float]) -> str:
-    """Return mean±sd in percent."""
-    known = [100 * value for value in values.values()]
-    if not known:
-        return "-"
-    sd = f"±{statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.fmean(known):.1f}{sd}"
 
 
 if __name__ == "__main__":
