@@ -8,9 +8,9 @@ unpacked below runs/ it is what `lmsm compare runs/FOLDER` reads. config.yaml ge
 folders for this machine's; of an absolute path in the command the last part is kept. Runs that did
 not complete are left out. The same runs give the same bytes.
 
-The predictions of a run are in the order of its test images by class and digest, of which
-`FOLDER/test-images/DIGEST.npz` is the list (run_images.py). There is one list for each data set:
-runs of one data set on other test images are refused.
+`FOLDER/test-images/DIGEST.npz` lists the test images in the order of the predictions, which is that
+of the first run (run_images.py). There is one list for each data set: runs of one data set on other
+test images are refused.
 """
 
 import argparse
@@ -86,13 +86,23 @@ def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of what is kept of a folder."""
     runs = list(completed(folder))
     images = {run: tested for run in runs if (tested := images_tested_on(read_run(run)))}
-    _check_one_list_each(images)
-    lists = {tested.digest: tested for tested in images.values()}
-    for digest, tested in sorted(lists.items()):
-        yield f"{LISTS}/{digest}.npz", tested.taken(tested.by_content()).content()
     for run in runs:
-        files = [*kept_files(run), *kept_predictions(run, images.get(run))]
-        yield from ((f"{run.name}/{name}", content) for name, content in files)
+        if run not in images and (unknown := _prediction_files(run)):
+            raise CheckpointError(
+                f"{unknown[0]}: nothing tells of which test images it is, since its run has no "
+                f"{IMAGES}, or no digests in scores.json"
+            )
+    _check_one_list_each(images)
+    lists: dict[str, ImageList] = {}
+    for tested in images.values():
+        lists.setdefault(tested.digest, tested)
+    for digest, tested in sorted(lists.items()):
+        yield f"{LISTS}/{digest}.npz", tested.content()
+    for run in runs:
+        yield from ((f"{run.name}/{name}", content) for name, content in kept_files(run))
+        if run in images:
+            kept = kept_predictions(run, images[run], lists[images[run].digest])
+            yield from ((f"{run.name}/{name}", content) for name, content in kept)
 
 
 def _check_one_list_each(images: Mapping[Path, ImageList]) -> None:
@@ -128,23 +138,27 @@ def kept_files(run: Path) -> Iterator[tuple[str, bytes]]:
         yield name, (run / name).read_bytes()
 
 
-def kept_predictions(run: Path, images: ImageList | None) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of a run's predictions, small, in the order of its images by content.
+def kept_predictions(run: Path, images: ImageList, kept: ImageList) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of a run's predictions with the classes alone.
 
-    Raises CheckpointError where they are damaged, or nothing tells of which images they are.
+    Args:
+        run: The run folder.
+        images: Its test images.
+        kept: The same images in the order that the predictions are to have.
+
+    Raises:
+        CheckpointError: The predictions are damaged, or of other images.
     """
-    adjusted = sorted(path.parent for path in run.glob(f"{ADJUSTED}/*/{PREDICTIONS}"))
-    for path in (folder / PREDICTIONS for folder in (run, *adjusted)):
-        if not path.exists():
-            continue
-        if images is None:
-            raise CheckpointError(
-                f"{path}: nothing tells of which test images it is, since its run has no {IMAGES}, "
-                "or no digests in scores.json"
-            )
-        found, order = predictions_on(images, path.parent), images.by_content()
-        columns = (found.labels[order], found.predicted[order])
+    rows = images.rows_of(kept)
+    for path in _prediction_files(run):
+        found = predictions_on(images, path.parent)
+        columns = (found.labels[rows], found.predicted[rows])
         yield path.relative_to(run).as_posix(), small_predictions(*columns, len(images.classes))
+
+
+def _prediction_files(run: Path) -> list[Path]:
+    files = [run / PREDICTIONS, *sorted(run.glob(f"{ADJUSTED}/*/{PREDICTIONS}"))]
+    return [file for file in files if file.exists()]
 
 
 if __name__ == "__main__":

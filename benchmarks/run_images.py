@@ -1,8 +1,8 @@
 """Which test images the predictions of a run are of: of a live run, or of one from an archive.
 
 A live run has images.npz. The runs of an archive that keep.py wrote have one list for each set of
-test images, `FOLDER/test-images/DIGEST.npz` with `class`, `digest` and `classes`; the digest, which
-is that of the set, stands in the runs' scores.json.
+test images, `FOLDER/test-images/DIGEST.npz` with `class`, `digest` and `classes`, in the order of
+their predictions; the digest, which is that of the set, stands in the runs' scores.json.
 """
 
 import io
@@ -46,6 +46,12 @@ class ImageList:
     def by_content(self) -> NDArray[np.int64]:
         """Return the order (N,) by class, then digest: equal for all runs on these images."""
         return np.lexsort((*self.digests.T[::-1], self.labels))
+
+    def rows_of(self, other: "ImageList") -> NDArray[np.int64]:
+        """Return the row here (N,) of each image of a list of the same images in another order."""
+        rows = np.empty(len(self.labels), np.int64)
+        rows[other.by_content()] = self.by_content()
+        return rows
 
     def taken(self, rows: NDArray[np.int64]) -> "ImageList":
         """Return the images of these rows, in their order."""

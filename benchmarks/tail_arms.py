@@ -19,7 +19,7 @@ from lmsm_cli.comparison.samples import usual_setting
 from lmsm_cli.data.identity import Part
 from lmsm_cli.errors import CheckpointError, LmsmError, did_you_mean, listed
 from lmsm_cli.metrics import Scores, score
-from lmsm_cli.runs.images import PREDICTIONS
+from lmsm_cli.runs.images import PREDICTIONS, check_scored
 from lmsm_cli.runs.record import RunRecord, find_runs, read_run
 
 ADJUST = "adjust"
@@ -200,4 +200,6 @@ def _answers(arm: Arm, seed: int, tested: dict[str, ImageList]) -> NDArray[np.in
     found = predictions_on(images, folder)
     if found is None:
         raise CheckpointError(f"{folder} has no {PREDICTIONS}: the run is of an older lmsm")
+    if arm.tau is None:
+        check_scored(found, arm.runs[seed].scores, folder)
     return found.predicted[images.by_content()]

@@ -410,6 +410,13 @@ def test_predictions_that_are_missing_are_named(study, command):
     assert "softmax--s1 has no predictions.npz" in message
 
 
+def test_predictions_of_another_run_are_refused(study, command):
+    """Those of another seed are of the same images; scores.json tells that they are not its own."""
+    shutil.copy(study / "softmax--s2" / PREDICTIONS, study / "softmax--s1")
+    message = command("choose", study, "--baseline", "softmax", code=4)
+    assert "softmax--s1/predictions.npz holds other answers than scores.json" in message
+
+
 def test_its_tables_are_kept_up_to_date(module, study, tmp_path, monkeypatch, capsys):
     """A table of RESULTS.md that names its command is what that prints of the archive's runs."""
     results, keep = module("results"), module("keep")
