@@ -408,9 +408,9 @@ def test_a_closed_pipe_is_no_traceback(runs):
 
 
 def test_help_names_every_flag_and_default():
-    """`lmsm train --help` shows each field of Config as a flag with its default."""
+    """`lmsm train --help-all` shows each field of Config as a flag with its default."""
     text = lmsm(
-        "train", "--help", env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+        "train", "--help-all", env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
     ).stdout.decode()
     for piece in (
         "--weight-decay",

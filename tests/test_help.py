@@ -1,6 +1,8 @@
 """The help pages: whole at 80 columns, quick, complete, with examples that work."""
 
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import typer
 from typer.main import get_command
 
 from lmsm_cli.commands.app import app, main
-from lmsm_cli.commands.help import EXAMPLES
+from lmsm_cli.commands.help import COMMON, EXAMPLES, FRONT, SHORT
 from lmsm_cli.commands.options import with_config_flags
 from lmsm_cli.config import Config, flag_name
 from tests.conftest import children_seconds, seconds_to_import_torch, words
@@ -35,20 +37,26 @@ PAGES = pages(ROOT)
 def page(monkeypatch, capsys):
     """Return a command's page as a terminal of 80 columns shows it."""
 
-    def shown(words):
+    def shown(words, flag="--help"):
         monkeypatch.setenv("COLUMNS", "80")
-        assert main([*words, "--help"]) == 0
+        assert main([*words, flag]) == 0
         return capsys.readouterr().out
 
     return shown
 
 
+def full(words):
+    """Return the flag that shows everything about a command."""
+    return "--help-all" if not words or words[0] in COMMON else "--help"
+
+
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)
 def test_a_page_is_whole_at_80_columns(page, words):
     """No line is wider, nothing is cut, and each flag and word of its help stands unbroken."""
-    text = page(words)
-    assert max(map(len, text.splitlines())) <= 80
-    assert "…" not in text
+    short, text = page(words), page(words, full(words))
+    for shown in (short, text):
+        assert max(map(len, shown.splitlines())) <= 80
+        assert "…" not in shown
     there = set(text.replace("│", " ").split())
     for parameter in PAGES[words].params:
         missing = {
@@ -73,13 +81,13 @@ def test_a_page_needs_ascii_alone(words):
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)
 def test_kinds_of_values_are_words(page, words):
     """A page shows INTEGER and PATH, not Python's types, and nothing beside a switch."""
-    text = page(words)
+    text = page(words, full(words))
     assert not any(f"<{kind}" in text for kind in ("bool", "str", "int", "float", "path", "file"))
 
 
 def test_a_number_that_can_be_left_out_is_a_number(page):
     """`int | None` is asked for as an INTEGER, `float | None` as a NUMBER, a text as TEXT."""
-    lines = page(("train",)).splitlines()
+    lines = page(("train",), "--help-all").splitlines()
     told = {
         words[1]: words[2]
         for words in (line.split() for line in lines)
@@ -102,7 +110,7 @@ def test_a_page_opens_with_one_sentence(words):
 
 def test_the_choices_of_a_run_stand_in_panels(page):
     """Options of the command come first, then Config's choices in order, --margin after --loss."""
-    text = page(("train",))
+    text = page(("train",), "--help-all")
     titles = [line.split()[1] for line in text.splitlines() if line.startswith("╭─")]
     assert titles == ["Options", "Data", "Model", "Loss", "Training", "Run"]
     flags = [line.split()[1] for line in text.splitlines() if line.startswith("│ --")]
@@ -112,8 +120,8 @@ def test_the_choices_of_a_run_stand_in_panels(page):
 
 
 def test_commands_stand_in_panels(page):
-    """`lmsm --help` groups every command; none is left over."""
-    text = page(())
+    """`lmsm --help-all` groups every command; none is left over."""
+    text = page((), "--help-all")
     assert "╭─ Commands" not in text
     for name in ROOT.commands:
         assert f"│ {name} " in text
@@ -131,12 +139,17 @@ def test_a_command_may_have_panels_of_its_own():
         """Drive."""
 
     panels = [
-        get_args(p.annotation)[-1].rich_help_panel for p in signature(drive).parameters.values()
+        get_args(p.annotation)[-1].rich_help_panel
+        for name, p in signature(drive).parameters.items()
+        if name != "help_all"
     ]
     assert list(dict.fromkeys(panels)) == ["Speed", "Data", "Model", "Loss", "Training", "Run"]
 
 
-@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+LINES = [line for examples in EXAMPLES.values() for _, line in examples]
+
+
+@pytest.mark.parametrize("line", [*LINES, *(line for _, line in FRONT)])
 def test_examples_work(tmp_path, monkeypatch, capsys, line):
     """Each example is read by its command; those of train make a config."""
     (tmp_path / "my.yaml").write_text("epochs: 3\n")
@@ -148,13 +161,84 @@ def test_examples_work(tmp_path, monkeypatch, capsys, line):
         assert "dataset" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [name for name in EXAMPLES if name in ROOT.commands])
-def test_a_page_ends_with_its_examples(page, command):
-    """Examples stand on their lines, unwrapped."""
-    lines = [line.strip() for line in page((command,)).splitlines()]
-    assert [line for line in lines if line.startswith("$ ")] == [
-        f"$ {line}" for line in EXAMPLES[command]
+@pytest.mark.parametrize("command", ROOT.commands)
+def test_a_page_begins_with_its_examples(page, command):
+    """Numbered and unwrapped they stand above the first panel, each below what it does."""
+    above = page((command,)).partition("╭─")[0].splitlines()
+    above = [line.strip() for line in above]
+    start = above.index(f"1. {EXAMPLES[command][0][0]}")
+    assert above[start : start + 2 * len(EXAMPLES[command])] == [
+        line
+        for n, (what, example) in enumerate(EXAMPLES[command], 1)
+        for line in (f"{n}. {what}", f"$ {example}")
     ]
+
+
+def flags_of(text):
+    """Return the flags that a page lists, without the negative of a switch."""
+    return re.findall(r"^│ (--[\w-]+)", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMON)
+def test_help_shows_the_common_flags_and_says_how_many_more_there_are(page, command):
+    """--help lists what COMMON names and no more; its last line counts what --help-all adds."""
+    text, whole = page((command,)), page((command,), "--help-all")
+    short, everything = flags_of(text), flags_of(whole)
+    names = {parameter.opts[0]: parameter.name for parameter in PAGES[command,].params}
+    assert {names[flag] for flag in short if flag != "--help"} == {*COMMON[command], "help_all"}
+    assert {*everything} == {*names, "--help"}
+    assert len(text.splitlines()) < len(whole.splitlines()) / 1.7
+    last = text.splitlines()[-1].strip()
+    assert last == f"--help-all shows the other {len(everything) - len(short)} flags."
+
+
+def test_a_page_hides_nothing_from_what_comes_after(capsys):
+    """What --help leaves out is not hidden later: completion offers no hidden flag."""
+    train = PAGES["train",]
+    context = train.make_context("train", [], resilient_parsing=True)
+    context.get_help()
+    assert "--weight-decay" not in flags_of(capsys.readouterr().out)
+    assert not [parameter.name for parameter in train.params if parameter.hidden]
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]], ids=["lmsm", "lmsm --help"])
+def test_the_program_alone_is_a_screen(monkeypatch, capsys, words):
+    """24 rows of 80 columns, a prompt included, hold four examples and every command."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(words) == (0 if words else 2)
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert [line.split("  ")[-1].strip() for line in lines if re.match(r" \d\. ", line)] == [
+        line for _, line in FRONT
+    ]
+    assert len(FRONT) == 4
+    for name in ROOT.commands:
+        assert re.search(rf"(?m)(^| )  {name} +{re.escape(SHORT[name])}( |$)", text), name
+
+
+@pytest.mark.parametrize(
+    ("line", "suggested"),
+    [
+        ("predict runs/a b --adjust 1", []),
+        ("export runs/a --tau 1", []),
+        ("train --batchsize 3", ["--batch-size"]),
+        ("train --epoch 3", ["--epochs"]),
+        ("train --no-compiled", ["--no-compile", "--compile"]),
+        ("train --Loss softmax", ["--loss"]),
+        ("compare runs --jso", ["--json"]),
+        ("--versoin", ["--version"]),
+    ],
+)
+def test_an_unknown_flag_is_told_with_those_that_are_alike(monkeypatch, capsys, line, suggested):
+    """A flag is suggested where its name is nearly that which was typed, and none elsewhere."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(line.split()) == 2
+    told = capsys.readouterr().err
+    assert "No such option: " in told
+    offered = re.findall(r"\(Possible options: (.*)\)", told)
+    assert [flag for text in offered for flag in text.split(", ")] == sorted(suggested)
 
 
 @pytest.mark.slow
@@ -164,7 +248,7 @@ def test_a_page_is_quick():
     for _ in range(3):
         before = children_seconds()
         subprocess.run(
-            [sys.executable, "-m", "lmsm_cli", "train", "--help"],
+            [sys.executable, "-m", "lmsm_cli", "train", "--help-all"],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -180,10 +264,11 @@ def test_no_page_loads_what_computes():
     )
     code = (
         "import sys, json\nfrom lmsm_cli.commands.app import main\n"
-        "for words in json.loads(sys.argv[1]): main([*words, '--help'])\n"
+        "for words in json.loads(sys.argv[1]): main(words)\n"
         f"print(*({set(heavy)!r} & set(sys.modules)), file=sys.stderr)"
     )
-    listed = repr([list(words) for words in PAGES]).replace("'", '"')
+    asked = [[*words, flag] for words in PAGES for flag in {"--help", full(words)}]
+    listed = json.dumps([[], *asked])
     done = subprocess.run(
         [sys.executable, "-c", code, listed],
         capture_output=True,

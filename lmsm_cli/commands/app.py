@@ -35,7 +35,7 @@ E = TypeVar("E", bound=BaseException)
 
 app = typer.Typer(
     name="lmsm",
-    cls=pages.Group,
+    cls=pages.Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -56,9 +56,8 @@ _COMMANDS = (
     ("doctor", doctor, pages.PREPARE),
 )
 for _name, _command, _panel in _COMMANDS:
-    app.command(_name, cls=pages.Command, rich_help_panel=_panel, epilog=pages.epilog(_name))(
-        _command
-    )
+    _help = pages.with_examples(_name, _command.__doc__)
+    app.command(_name, cls=pages.Command, rich_help_panel=_panel, help=_help)(_command)
 app.add_typer(presets, name="presets", rich_help_panel=pages.PREPARE)
 
 
@@ -76,8 +75,9 @@ def _root(
             "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
         ),
     ] = False,
+    help_all: pages.HelpAll = False,
 ) -> None:
-    """Train, evaluate and compare large-margin classifiers on balanced and long-tailed images."""
+    """Train image classifiers whose rare classes work, and find the loss for that."""
 
 
 def script() -> None:

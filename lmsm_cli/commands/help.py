@@ -1,8 +1,17 @@
-"""How the help pages read: the commands in panels, no Python types, examples at the end."""
+"""How the help pages read: examples first, the common flags on --help, all of them on --help-all.
 
-from typing import Any
+A command names its common flags in `COMMON`; one that is not there shows all on --help.
+"""
 
+import inspect
+from difflib import get_close_matches
+from itertools import zip_longest
+from typing import Annotated, Any
+
+import typer
 from typer.core import TyperCommand, TyperGroup
+
+from lmsm_cli.commands.console import print_line, stdout_console
 
 TRAIN, LOOK, USE, PREPARE = (
     "Train",
@@ -11,38 +20,143 @@ TRAIN, LOOK, USE, PREPARE = (
     "Before a training",
 )
 
-# Shown at the end of a command's page; a test reads each line as the command would.
-EXAMPLES: dict[str, tuple[str, ...]] = {
-    "train": (
-        "lmsm train --preset digits",
-        "lmsm train --dataset imbalanced --loss lsoftmax:margin=4 --seed 1",
-        "lmsm train --dataset folder --data-dir photos --image-size 64",
-        "lmsm train --config my.yaml --show-config",
-    ),
-    "resume": ("lmsm resume runs/NAME", "lmsm resume runs/NAME --epochs 20"),
-    "sweep": (
-        "lmsm sweep --preset digits --arm loss=softmax --arm loss=lsoftmax --seeds 5",
-        "lmsm sweep --preset digits --grid lr=0.05,0.01 --grid batch_size=32,64",
-        "lmsm sweep --preset digits --grid lr=0.001..0.1:log --trials 20",
-    ),
-    "eval": (
-        "lmsm eval runs/NAME",
-        "lmsm eval runs/NAME/best.pt --confusion",
-        "lmsm eval runs/NAME --adjust auto",
-        "lmsm eval runs/NAME --images photos --json",
-    ),
-    "compare": (
-        "lmsm compare runs/",
-        "lmsm compare runs/NAME-s0 runs/NAME-s1",
-        "lmsm compare runs/ --json > comparison.json",
-    ),
-    "schedule": ("lmsm schedule --preset digits --margin 4 --plot schedule.png",),
-    "losses": ("lmsm losses lsoftmax",),
+# What a command is for, on the page of `lmsm` alone, in two columns: a terminal has 24 rows.
+SHORT: dict[str, str] = {
+    "demo": "try it on small images",
+    "train": "train and test a model",
+    "resume": "continue a run",
+    "sweep": "many runs, compared",
+    "eval": "scores of every class",
+    "compare": "which differences are real",
+    "report": "one run as an HTML page",
+    "predict": "classes of image files",
+    "export": "write ONNX or torch.export",
+    "schedule": "learning rate and margin",
+    "losses": "list or explain losses",
+    "presets": "list ready-made configs",
+    "bench": "measure this machine",
+    "doctor": "check the installation",
 }
 
+# The examples of `lmsm` alone; each fits a line with what it does.
+FRONT: tuple[tuple[str, str], ...] = (
+    ("Try it: no data, no GPU", "lmsm demo"),
+    ("Train on your photos", "lmsm train --dataset folder --data-dir photos"),
+    ("Repeat over five seeds", "lmsm train --preset digits --seeds 5"),
+    ("Compare what there is", "lmsm compare runs/"),
+)
 
-class _Plain:
-    """A command whose help page shows no Python type beside its switches and arguments."""
+# What each example does, and its command; a test reads each as the command would.
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "demo": (
+        ("Compare three losses on small images", "lmsm demo"),
+        ("The same over five seeds", "lmsm demo --seeds 5"),
+    ),
+    "train": (
+        ("Train on embedded digits, without a download", "lmsm train --preset digits"),
+        (
+            "Train with L-Softmax on long-tailed CIFAR-10",
+            "lmsm train --dataset imbalanced --loss lsoftmax --seed 1",
+        ),
+        (
+            "Train on your own photos, a folder for each class",
+            "lmsm train --dataset folder --data-dir photos --image-size 64",
+        ),
+        ("Repeat a run over five seeds", "lmsm train --preset digits --seeds 5"),
+        ("See every choice and where it comes from", "lmsm train --config my.yaml --show-config"),
+    ),
+    "resume": (
+        ("Continue a run that was stopped", "lmsm resume runs/NAME"),
+        ("Train a finished run for longer", "lmsm resume runs/NAME --epochs 20"),
+    ),
+    "sweep": (
+        (
+            "Compare two losses over five seeds",
+            "lmsm sweep --preset digits --grid loss=softmax,lsoftmax --seeds 5",
+        ),
+        (
+            "Try every combination of two choices",
+            "lmsm sweep --preset digits --grid lr=0.05,0.01 --grid batch_size=32,64",
+        ),
+        (
+            "Search a range for the best validation score",
+            "lmsm sweep --preset digits --grid lr=0.001..0.1:log --trials 20",
+        ),
+    ),
+    "eval": (
+        ("Score a run on its test images", "lmsm eval runs/NAME"),
+        ("Score its best epoch, with confusions", "lmsm eval runs/NAME/best.pt --confusion"),
+        ("Correct it for rare classes", "lmsm eval runs/NAME --adjust auto"),
+        ("Score it on other images", "lmsm eval runs/NAME --images photos --json"),
+    ),
+    "compare": (
+        ("Compare all runs of a folder", "lmsm compare runs/"),
+        ("Compare two runs", "lmsm compare runs/NAME-s0 runs/NAME-s1"),
+        ("Hand the numbers to another program", "lmsm compare runs/ --json > comparison.json"),
+    ),
+    "report": (
+        ("Write a page of a run", "lmsm report runs/NAME"),
+        ("Choose its file", "lmsm report runs/NAME --out page.html"),
+    ),
+    "predict": (
+        ("Name the classes of all images of a folder", "lmsm predict runs/NAME photos"),
+        ("Show the three likeliest of one image", "lmsm predict runs/NAME photo.jpg --top 3"),
+        ("Write a table for a spreadsheet", "lmsm predict runs/NAME photos --csv classes.csv"),
+    ),
+    "export": (
+        ("Write model.onnx beside the checkpoint", "lmsm export runs/NAME"),
+        (
+            "Export the best epoch for torch",
+            "lmsm export runs/NAME/best.pt --format torch --out net.pt2",
+        ),
+    ),
+    "schedule": (
+        (
+            "Show learning rate and margin of every epoch",
+            "lmsm schedule --preset digits --margin 4",
+        ),
+        (
+            "Draw them",
+            "lmsm schedule --preset lsoftmax-resnet18 --margin 4 --plot schedule.png",
+        ),
+    ),
+    "losses": (
+        ("List all losses with their options", "lmsm losses"),
+        ("Explain one", "lmsm losses lsoftmax"),
+    ),
+    "presets": (
+        ("List them", "lmsm presets"),
+        ("Copy one to change it", "lmsm presets copy digits mine.yaml"),
+    ),
+    "bench": (
+        ("Measure the usual models", "lmsm bench"),
+        (
+            "Find the fastest setting for one model",
+            "lmsm bench --models resnet18 --precision fp32,bf16 --threads 1,2,0",
+        ),
+    ),
+    "doctor": (
+        ("Check this machine", "lmsm doctor"),
+        ("Check where the data is, too", "lmsm doctor --data-dir DATA"),
+    ),
+}
+
+_DATA = ("dataset", "data_dir", "imbalance", "factor")
+_RUN = ("preset", "config", *_DATA, "model", "loss", "margin", "epochs", "batch_size", "lr")
+# The flags, by their parameters' names, that --help shows of a command which has dozens.
+COMMON: dict[str, tuple[str, ...]] = {
+    "train": (*_RUN, "seed", "seeds", "out"),
+    "sweep": (*_RUN, "grid", "arm", "seeds", "trials", "dry_run", "out"),
+    "schedule": (*_RUN, "schedule", "warmup", "plot", "json"),
+}
+
+# How alike a mistyped flag and a suggestion are, without their dashes: --adjust is no --out.
+_ALIKE = 0.75
+_FULL_PAGE = "lmsm.full_page"
+
+
+class _Pages:
+    """A command whose pages show no Python types, and on --help only the common flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options and arguments; an argument is known by its name in capitals."""
@@ -55,16 +169,103 @@ class _Plain:
                 parameter.metavar = ""
         return parameters
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words; an unknown flag is told with the flags that are really alike."""
+        try:
+            read: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        except Exception as error:  # goes on; Typer keeps its class private
+            if getattr(error, "possibilities", None):
+                error.possibilities = _alike(error.option_name, self.get_params(ctx))  # type: ignore[attr-defined]
+            raise
+        return read
 
-class Command(_Plain, TyperCommand):
-    """A command."""
+
+class Command(_Pages, TyperCommand):
+    """A command; --help shows its flags in `COMMON`, where it has an entry there."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Draw the page, and last of all how many flags are left out."""
+        common = COMMON.get(self.name or "")
+        if common is None or ctx.meta.get(_FULL_PAGE):
+            super().format_help(ctx, formatter)
+            return
+        others: list[Any] = [p for p in self.params if p.name not in (*common, "help_all")]
+        for parameter in others:
+            parameter.hidden = True
+        super().format_help(ctx, formatter)
+        for parameter in others:
+            parameter.hidden = False
+        formatter.write(f" --help-all shows the other {len(others)} flags.")
 
 
-class Group(_Plain, TyperGroup):
+class Group(_Pages, TyperGroup):
     """A group of commands."""
 
 
-def epilog(command: str) -> str | None:
-    """Return a command's examples as the end of its page, None where it has none."""
-    lines = EXAMPLES.get(command)
-    return "\n".join(["Examples:", *(f"$ {line}" for line in lines)]) if lines else None
+class Program(Group):
+    """The program: its page is a screen of 24 rows, with examples and the commands."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Draw the screen; on --help-all the page with every flag and whole sentences."""
+        if ctx.meta.get(_FULL_PAGE):
+            super().format_help(ctx, formatter)
+            return
+        console = stdout_console()
+        wide = max(len(what) for what, _ in FRONT)
+        lines = [
+            "Usage: lmsm COMMAND [FLAGS]",
+            inspect.cleandoc(self.help or "").partition("\n")[0],
+            "",
+            *(f" {n}. {what:<{wide}}  {command}" for n, (what, command) in enumerate(FRONT, 1)),
+            "",
+            *_side_by_side(self._panels((TRAIN, LOOK)), self._panels((USE, PREPARE))),
+            "",
+            "lmsm COMMAND --help: examples and flags of a command.  lmsm --help-all: more.",
+        ]
+        for line in lines:
+            print_line(line, console)
+
+    def _panels(self, titles: tuple[str, ...]) -> list[str]:
+        """Return the lines of some panels: a title, and the panel's commands below it."""
+        lines: list[str] = []
+        for title in titles:
+            lines += ["", title] if lines else [title]
+            for name in self.commands:
+                command: Any = self.commands[name]
+                if command.rich_help_panel == title:
+                    lines.append(f"  {name:<9} {SHORT[name]}")
+        return lines
+
+
+def _side_by_side(left: list[str], right: list[str]) -> list[str]:
+    return [f"{a:<40}{b}".rstrip() for a, b in zip_longest(left, right, fillvalue="")]
+
+
+def _alike(flag: str, parameters: list[Any]) -> list[str]:
+    """Return the flags that a mistyped one can have meant."""
+    flags = [
+        flag for parameter in parameters for flag in (*parameter.opts, *parameter.secondary_opts)
+    ]
+    bare = {flag.removeprefix("--"): flag for flag in flags if flag.startswith("--")}
+    near = get_close_matches(flag.removeprefix("--").lower(), bare, cutoff=_ALIKE)
+    return [bare[name] for name in near]
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        context.meta[_FULL_PAGE] = True
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every flag and exit."),
+]
+
+
+def with_examples(name: str, text: str | None) -> str:
+    """Return a command's help, its docstring, with its numbered examples below it."""
+    examples = EXAMPLES.get(name, ())
+    lines = [f" {n}. {what}\n    $ {command}" for n, (what, command) in enumerate(examples, 1)]
+    return "\n\n".join([inspect.cleandoc(text or ""), *(["\n".join(lines)] if lines else [])])

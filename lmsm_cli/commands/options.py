@@ -14,6 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from lmsm_cli.commands import completion
+from lmsm_cli.commands.help import HelpAll
 from lmsm_cli.config import Config, dump, flag_name, help_text, panels, type_of
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
@@ -49,7 +50,7 @@ Preset = Annotated[
     value("NAME", "Start from a preset; `lmsm presets` lists them.", complete=completion.presets),
 ]
 ConfigFile = Annotated[
-    Path | None, value("FILE", "Take values from a YAML file; they win over the preset's.")
+    Path | None, value("FILE", "Read settings from a YAML file (overrides the preset).")
 ]
 Margin = Annotated[
     str | None,
@@ -74,6 +75,10 @@ Quiet = Annotated[
 ]
 Json = Annotated[bool, switch("--json", "Print the result as JSON.")]
 
+_HELP_ALL = inspect.Parameter(
+    "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll
+)
+
 # What completes values of fields; a field with a fixed list of values offers that list.
 _COMPLETIONS = {
     "loss": completion.losses,
@@ -92,9 +97,9 @@ def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
     fields = [
         _parameter(name, Config.model_fields[name], panel) for name, panel in panels().items()
     ]
-    parameters = _in_panels([*own, *fields])
+    parameters = _in_panels([*own, _HELP_ALL, *fields])
 
-    def wrapped(**options: Any) -> None:
+    def wrapped(*, help_all: bool, **options: Any) -> None:
         command(**options)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__

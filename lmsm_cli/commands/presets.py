@@ -10,7 +10,7 @@ import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
-from lmsm_cli.commands.help import Command, Group
+from lmsm_cli.commands.help import Command, Group, with_examples
 from lmsm_cli.commands.options import switch
 from lmsm_cli.config.resolve import preset_names, preset_path
 from lmsm_cli.errors import LmsmError, did_you_mean
@@ -44,9 +44,11 @@ def _what_to_type(word: str, commands: list[str]) -> str:
 presets = typer.Typer(cls=_PresetsGroup, invoke_without_command=True)
 
 
-@presets.callback()
+_HELP = "List ready-made configs, print one, or copy one as a start of your own."
+
+
+@presets.callback(help=with_examples("presets", _HELP))
 def _root(context: typer.Context, json: _Json = False) -> None:
-    """List ready-made configs, print one, or copy one as a start of your own."""
     if context.invoked_subcommand is None:
         list_presets(json)
 

@@ -153,10 +153,11 @@ class Config(BaseModel):
     """Folder of the data; what is not there is downloaded to it (default: $LMSM_DATA_DIR, else
     data)."""
     imbalance: Literal["none", "exp", "step"] = "none"
-    """How classes are made rare: `exp` each more than the one before, `step` half of them alike
-    (default: none; exp for `imbalanced`)."""
+    """How classes are made rare: with `exp` each class has fewer images than the one before, with
+    `step` half of the classes are rare, all equally (default: none; exp for `imbalanced`)."""
     factor: Float = Field(1.0, gt=0, le=1)
-    """Images in the smallest class / images in the largest (default: 1; 0.1 with an imbalance)."""
+    """Images in the smallest class / images in the largest: 0.01 is what papers call 100
+    (default: 1; 0.1 with an imbalance)."""
     images_per_class: Annotated[int, Field(ge=1), _NUMBER] | None = None
     """Training images that a class has at most, before any imbalance, for a study in short
     (default: all there are)."""
