@@ -155,8 +155,8 @@ def _print(scores: "EvaluationDocument", *, with_confusion: bool) -> None:
     print_line(tables.evaluated_line(scores), console)
     console.print(tables.per_class_table(scores))
     console.print(tables.summary_table(scores))
-    if absent := tables.absent_line(scores):
-        print_line(absent, console)
+    for note in tables.notes_on_scores(scores):
+        print_line(note, console)
     console.print(tables.reliability_table(scores))
     if with_confusion:
         console.print(tables.confusion_table(scores))

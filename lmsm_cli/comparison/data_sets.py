@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 PARTS: "tuple[Part, ...]" = ("training", "validation", "test")
 UNKNOWN = "unknown"
-# What decides, with the data set itself, which of its images are trained and validated on.
-IMAGE_KEYS = ("dataset", "imbalance", "factor", "images_per_class", "validation", "split_seed")
+# What decides, with the data set itself, which of its images are tested on; and on which all is
+# done, those first.
+TEST_KEYS = ("dataset", "test_images_per_class")
+IMAGE_KEYS = (
+    *TEST_KEYS, "imbalance", "factor", "images_per_class", "validation", "split_seed",
+)  # fmt: skip
 _SHORTEST_NAME = 8
 _MOST_NOTES = 5
 _MOST_NAMES = 3
@@ -59,7 +63,7 @@ def choices_hide_it(records: Iterable[RunRecord], usual: Mapping[str, Any]) -> b
     for record in records:
         choices, images = _choices(record, usual), images_of(record)
         all_images.setdefault(choices, set()).add(images)
-        test_images.setdefault(choices[0], set()).add(images[-1] if images else UNKNOWN)
+        test_images.setdefault(_of_test(choices), set()).add(images[-1] if images else UNKNOWN)
     several: list[set[Any]] = [*all_images.values(), *test_images.values()]
     return any(len(found) > 1 for found in several)
 
@@ -67,6 +71,11 @@ def choices_hide_it(records: Iterable[RunRecord], usual: Mapping[str, Any]) -> b
 def _choices(record: RunRecord, usual: Mapping[str, Any]) -> tuple[str, ...]:
     given = {**usual, **(record.config or {})}
     return tuple(repr(given.get(key)) for key in IMAGE_KEYS)
+
+
+def _of_test(choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of the choices that decide the test images."""
+    return choices[: len(TEST_KEYS)]
 
 
 def notes_on_images(records: Sequence[RunRecord], usual: Mapping[str, Any]) -> list[str]:
@@ -127,7 +136,7 @@ def _newer(one: _Images, sets: Sequence[_Images]) -> _Images | None:
     same = next(other for other in sets if other.choices == one.choices)
     if same is not one:
         return same
-    newest = next(other for other in sets if other.choices[0] == one.choices[0])
+    newest = next(other for other in sets if _of_test(other.choices) == _of_test(one.choices))
     return None if newest.images[-1] == one.images[-1] else newest
 
 

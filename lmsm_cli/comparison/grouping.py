@@ -86,6 +86,7 @@ def compare_runs(
     notes = [
         *_split_apart(groups, differing),
         *_averaged(sampled, by),
+        *_on_a_part(known),
         *notes_on_images(known, usual_setting()),
         *_absent_classes(groups),
         *unheld,
@@ -144,6 +145,16 @@ def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]
     if sets > 1:
         note += f"; they have {sets} different sets of test images, and * is the best on each"
     return [note]
+
+
+def _on_a_part(records: Iterable[RunRecord]) -> list[str]:
+    """Say of how many test images a class the scores are, where the runs left some out."""
+    found = {record.scores.test_images_per_class for record in records if record.scores}
+    most = [f"{number:,}" for number in sorted(one for one in found if one)]
+    if not most:
+        return []
+    some = "all scores are" if None not in found and len(most) == 1 else "some scores are"
+    return [f"{some} of a fixed part of the test images, at most {' or '.join(most)} of each class"]
 
 
 def _absent_classes(groups: Iterable[Group]) -> list[str]:

@@ -65,6 +65,7 @@ DATA_KEYS = (
     "imbalance",
     "factor",
     "images_per_class",
+    "test_images_per_class",
     "validation",
     "split_seed",
     "image_size",
@@ -74,7 +75,7 @@ DATA_KEYS = (
 )
 
 # Keys that older runs lack: their defaults are what those runs had.
-ADDED_KEYS = ("head_bias", "head_init", "resize")
+ADDED_KEYS = ("head_bias", "head_init", "resize", "test_images_per_class")
 
 # Options of a choice: each has an effect only where that choice has one of these values.
 DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -161,6 +162,9 @@ class Config(BaseModel):
     images_per_class: Annotated[int, Field(ge=1), _NUMBER] | None = None
     """Training images that a class has at most, before any imbalance, for a study in short
     (default: all there are)."""
+    test_images_per_class: Annotated[int, Field(ge=1), _NUMBER] | None = None
+    """Test images that a class has at most, the same for every loss and seed (default: all there
+    are)."""
     validation: Float = Field(0.1, ge=0, lt=1)
     """Share of every class's training images that is held out for validation."""
     split_seed: Int = Field(0, ge=0, lt=2**32)

@@ -111,6 +111,21 @@ def split_digest(classes: Sequence[str], labels: NDArray[np.int64], digests: Dig
     return digest(ordered.tobytes()).hex()
 
 
+def rows_of_smallest_digests(
+    labels: NDArray[np.int64], digests: Digests, most: int
+) -> NDArray[np.int64]:
+    """Return the rows, ascending, of at most `most` images of each class.
+
+    They are those of the smallest digests: a choice as good as drawn, and the same one wherever
+    the images lie and in whatever order. That of fewer images is part of that of more.
+    """
+    first, second = np.ascontiguousarray(digests).view(">u8").T
+    order = np.lexsort((second, first, labels))
+    ordered = labels[order]
+    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+    return np.sort(order[rank < most])
+
+
 def _rows(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> Digests:
     """Return the digest of the class name beside that of the content, (N, 32)."""
     names = as_digests([digest(name.encode("utf-8", "surrogateescape")) for name in classes])

@@ -13,7 +13,15 @@ from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import FolderOptions, match_classes
 from lmsm_cli.data.decoded import Images, select
-from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part, Pictures, duplicate_pictures
+from lmsm_cli.data.identity import (
+    PARTS,
+    Finder,
+    ImagesRecord,
+    Part,
+    Pictures,
+    duplicate_pictures,
+    rows_of_smallest_digests,
+)
 from lmsm_cli.data.imbalance import (
     kept_indices,
     long_tail_counts,
@@ -121,8 +129,8 @@ def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet 
 
 
 def load_test(config: Config, display: Display) -> ImageSet:
-    """Return the test images."""
-    return _load(config, "test", display)
+    """Return the test images that the config leaves."""
+    return _tested(config, _load(config, "test", display))
 
 
 def load_data(config: Config, display: Display) -> Data:
@@ -130,11 +138,20 @@ def load_data(config: Config, display: Display) -> Data:
     if config.dataset != "folder":
         return Data(*load_training(config, display), load_test(config, display))
     own = sources.load_own_folder(config.data_dir, folder_options(config), display)
-    data = Data(*_divided(config, own.training, own.validation, display), own.test)
+    data = Data(*_divided(config, own.training, own.validation, display), _tested(config, own.test))
     pictures = {part: _pictures(images) for part, images in data.parts.items()}
     for text in duplicate_pictures(pictures):
         display.warning(f"{config.data_dir}: {text}")
     return data
+
+
+def _tested(config: Config, test: ImageSet) -> ImageSet:
+    """Return the test images of a study in short: no more of a class than the config says."""
+    most = config.test_images_per_class
+    if most is None:
+        return test
+    rows = rows_of_smallest_digests(test.labels.numpy(), test.digests, most)
+    return test.subset(torch.from_numpy(rows))
 
 
 def _load(config: Config, split: Split, display: Display) -> ImageSet:
@@ -294,7 +311,7 @@ def _note_extra(
     config: Config, keys: Sequence[bytes], pools: Sequence[Labelled], display: Display
 ) -> None:
     """Say how many images the run did not have; a profile leaves some out by itself."""
-    if config.imbalance != "none" or config.images_per_class:
+    if config.imbalance != "none" or config.images_per_class or config.test_images_per_class:
         return
     there = Counter(key for pool in pools for key in pool.identities())
     if extra := (there - Counter(keys)).total():

@@ -238,6 +238,7 @@ def _evaluated(
         "split": split,
         "effective_margin": head.effective_margin_at(progress),
         "adjustment": applied,
+        "test_images_per_class": trained.config.test_images_per_class if split == "test" else None,
     }
     parts = _score(trained, labelled, given).parts()
     scores = build(EvaluationDocument, parts | values)

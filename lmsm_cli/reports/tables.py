@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lmsm_cli.errors import listed, visible
 from lmsm_cli.metrics import METRICS, Confusion, Scores, confusion_of, reliability_bounds
-from lmsm_cli.runs.documents import Adjustment, EvaluationDocument, Unadjusted
+from lmsm_cli.runs.documents import Adjustment, EvaluationDocument, ScoresDocument, Unadjusted
 
 NOTHING = "-"
 OF_THE_RAREST = "the margin of margin=auto is that of the rarest class; commoner classes have less"
@@ -51,6 +51,22 @@ def judged_images(scores: Scores) -> str:
     """Return what the images are called that the scores are of: `validation images`."""
     split = scores.split if isinstance(scores, EvaluationDocument) else "test"
     return f"{split} images" if split in ("test", "validation") else "images"
+
+
+def notes_on_scores(scores: ScoresDocument | EvaluationDocument) -> list[str]:
+    """Return what must be said wherever these scores are shown: on which images they rest."""
+    lines = (subset_line(scores.test_images_per_class), absent_line(scores))
+    return [line for line in lines if line]
+
+
+def subset_line(most: int | None) -> str | None:
+    """Return a sentence on a test set of at most so many images a class; None for a whole one."""
+    if most is None:
+        return None
+    return (
+        f"tested on a fixed part of the test images, at most {most:,} of each class "
+        f"(--test-images-per-class {most})"
+    )
 
 
 def absent_line(scores: Scores) -> str | None:

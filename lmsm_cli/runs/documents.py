@@ -72,6 +72,8 @@ class ScoresDocument(Scores):
     best_on_validation: BestOnValidation | None = None
     images: Images | None = None
     """None for runs from before images were known by their contents."""
+    test_images_per_class: Count | None = None
+    """The most test images that a class has, where the run left some out."""
 
 
 class ChosenOn(_Document):
@@ -114,6 +116,8 @@ class EvaluationDocument(Scores):
     split: _Text
     """`test`, `validation`, or a folder of images."""
     adjustment: Adjustment | None
+    test_images_per_class: Count | None = None
+    """As in scores.json; None for images that are not the run's test images."""
 
 
 class Status(_Document):

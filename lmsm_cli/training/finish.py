@@ -83,6 +83,7 @@ def build_scores_json(
         "lengthened_from": history.lengthened_from,
         "lambda": head.lambda_at(1.0),
         "effective_margin": head.effective_margin_at(1.0),
+        "test_images_per_class": trainer.config.test_images_per_class,
         "best_on_validation": _best_scores(trainer, history, folder, warn),
         "training": {
             "seconds": sum(row["seconds"] for row in rows),

@@ -26,6 +26,7 @@ def summary(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, s
     baselines = [group.label for group in comparison.groups if group.is_baseline]
     facts = {
         "Data set": _listed(_dataset(record.config) for record in records if record.config),
+        "Test images": _most_tested(records),
         "Model": _listed(str(record.config.get("model")) for record in records if record.config),
         **_runs(comparison, records),
         "Baseline": _listed(baselines) if len(comparison.groups) > 1 else "",
@@ -51,6 +52,13 @@ def _dataset(config: Mapping[str, Any]) -> str:
     name = str(config.get("dataset"))
     imbalance = config.get("imbalance", "none")
     return name if imbalance == "none" else f"{name} ({imbalance}, factor {config.get('factor')})"
+
+
+def _most_tested(records: Sequence[RunRecord]) -> str:
+    """Return how many test images of each class the scores are of, where some were left out."""
+    most = [record.scores.test_images_per_class for record in records if record.scores]
+    texts = (f"at most {one:,} of each class" if one else "all there are" for one in most)
+    return _listed(texts) if any(most) else ""
 
 
 def _listed(texts: Iterable[str]) -> str:
