@@ -311,9 +311,18 @@ def test_scores_of_the_images_that_tau_was_chosen_on_come_with_a_warning(run):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"loss": "balanced-softmax"}, "adjusted its logits with tau 1 already"),
-        ({"loss": "vs:tau=0.6"}, "what is left is 0.4"),
-        ({"loss": "lsoftmax:weight_norm=free,tau=0.25"}, "what is left is 0.75"),
+        (
+            {"loss": "balanced-softmax"},
+            "is already adjusted; no further correction is expected (tau 0).",
+        ),
+        (
+            {"loss": "vs:tau=0.6"},
+            "adjusted by tau 0.6; some further correction is expected (tau 0.4).",
+        ),
+        (
+            {"loss": "lsoftmax:weight_norm=free,tau=0.25"},
+            "adjusted by tau 0.25; some further correction is expected (tau 0.75).",
+        ),
         ({"reweight": "effective"}, "rebalanced the classes already"),
         ({"sampling": "balanced"}, "rebalanced the classes already"),
         ({"sampling": "balanced", "rebalance_from": 4}, "rebalanced the classes already"),

@@ -170,7 +170,7 @@ def test_what_others_would_decode_is_no_image(tmp_path, suffix):
     found = find_images([tmp_path])
     assert found.images == [tmp_path / "x.png"]
     assert found.left_out == [
-        f"{tmp_path}: 1 file left out, named otherwise than images: 1 .{suffix} (x.{suffix})"
+        f"{tmp_path}: skipped 1 file not named as an image: 1 .{suffix} (x.{suffix})"
     ]
     with pytest.raises(ImageFileError, match="is not an image that can be read"):
         read_image(tmp_path / f"x.{suffix}", size=8, channels=3)
@@ -262,7 +262,7 @@ def test_images_are_found_at_any_depth_in_sorted_order(tmp_path):
     found = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path]).images]
     assert found == ["a.webp", "b/10.JPG", "b/2.png", "b/c/1.tiff", "z.gif"]
     assert find_images([tmp_path, tmp_path / "a.webp"]).left_out == [
-        f"{tmp_path}: 2 files left out, named otherwise than images: "
+        f"{tmp_path}: skipped 2 files not named as images: "
         "1 .json (b/labels.json), 1 .txt (notes.txt)"
     ]
 
@@ -294,9 +294,9 @@ def test_links_out_are_followed_on_request_and_loops_never(tmp_path, follow_link
     names = [path.relative_to(tmp_path / "given").as_posix() for path in found.images]
     assert names == sorted(inside + outside) if follow_links else inside
     told = "\n".join(found.left_out)
-    left_out = "2 links out of the folder left out: 4.png, linked; --follow-links reads"
+    left_out = "skipped 2 links out of the folder: 4.png, linked; --follow-links reads"
     assert (left_out in told) is not follow_links
-    assert "2 links left out that lead back or to a folder that is read" in told
+    assert "skipped 2 links back, or to a folder that is read" in told
     assert "already: sub/again, sub/up" in told
 
 

@@ -53,11 +53,11 @@ def test_what_is_not_read_is_counted_by_ending_and_named(tmp_path):
     assert found.training.classes == ("ant", "bee")
     root = tmp_path / "data"
     assert (
-        f"{root}: 5 files left out, named otherwise than images: 2 .txt (ant/a.txt, ant/b.TXT), "
+        f"{root}: skipped 5 files not named as images: 2 .txt (ant/a.txt, ant/b.TXT), "
         "1 .heic (bee/sub/c.heic), 1 .md (README.md), 1 without an ending (bee/LICENSE)" in text
     )
-    assert f"{root}: 1 image left out, being in no class folder: loose.png" in text
-    assert f"{root}: 1 link out of the folder left out: cat; --follow-links reads what" in text
+    assert f"{root}: skipped 1 image in no class folder: loose.png" in text
+    assert f"{root}: skipped 1 link out of the folder: cat; --follow-links reads what" in text
     found, text = told(tmp_path / "data", follow_links=True)
     assert found.training.classes == ("ant", "bee", "cat")
     assert "lead to" not in text
@@ -70,7 +70,7 @@ def test_an_empty_file_is_told_or_refused(tmp_path):
         (tmp_path / "data" / name).touch()
     found, text = told(tmp_path / "data")
     assert len(found.training) + len(found.test) == 8
-    assert f"{tmp_path / 'data'}: 2 empty files left out: ant/run.fit, bee/scan.ppm" in text
+    assert f"{tmp_path / 'data'}: skipped 2 empty files: ant/run.fit, bee/scan.ppm" in text
     (tmp_path / "data" / "bee" / "gone.png").touch()
     with pytest.raises(DataError, match=r"gone\.png is not an image: it is empty"):
         told(tmp_path / "data")
@@ -210,7 +210,7 @@ def test_unreadable_images_are_skipped_on_request(tmp_path):
         (tmp_path / "bee" / f"{number:03}.png").write_text("x")
     found, text = told(tmp_path, skip_unreadable=True)
     assert (found.training.counts(), found.test.counts()) == ([8, 4], [2, 1])
-    assert "left out: 5 of the 20 images" in text
+    assert "skipped, to be replaced or removed: 5 of the 20 images" in text
     assert "--skip-unreadable" not in text
     for number in range(5, 10):
         (tmp_path / "bee" / f"{number:03}.png").write_text("x")

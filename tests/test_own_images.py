@@ -55,7 +55,7 @@ def test_train_and_predict_read_the_same_images(train, tmp_path):
     fill(tmp_path / "nest" / "ant", ["day", "night"], 20, seed=1)
     (tmp_path / "nest" / "bee" / "scan.raw").touch()
     code, _, said = train("--validation", "0", "--data-dir", "nest")
-    warning = "nest: 1 file left out, named otherwise than images: 1 .raw (bee/scan.raw)"
+    warning = "nest: skipped 1 file not named as an image: 1 .raw (bee/scan.raw)"
     assert (code, said.count(warning)) == (0, 1)
     path = run_folder(tmp_path)
     assert counts(path) == [40, 8]
@@ -109,7 +109,7 @@ def test_broken_files_are_refused_together_or_skipped(train, tmp_path):
     assert all(f"k/{name}.png is not an image that can be read" in said for name in broken)
     code, _, said = train("--data-dir", "k", "--validation", "0", "--skip-unreadable")
     assert code == 0
-    assert "left out: 3 of the 30 images of k cannot be read" in said
+    assert "skipped, to be replaced or removed: 3 of the 30 images of k cannot be read" in said
     path = run_folder(tmp_path)
     assert counts(path) == [6, 7, 8]
     assert train(path, command="eval")[0] == 0
@@ -150,7 +150,7 @@ def test_links_out_of_the_folder_are_read_on_request_alone(train, tmp_path):
     (tmp_path / "d" / "ant" / "more").symlink_to(tmp_path / "else" / "more")
     code, _, said = train("--data-dir", "d", "--validation", "0")
     assert code == 0
-    assert "1 link out of the folder left out: ant/more; --follow-links reads what they" in said
+    assert "skipped 1 link out of the folder: ant/more; --follow-links reads what they" in said
     assert counts(run_folder(tmp_path)) == [8, 8]
     code, _, said = train("--data-dir", "d", "--validation", "0", "--follow-links", "--out", "with")
     (path,) = (tmp_path / "with").iterdir()

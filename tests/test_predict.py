@@ -310,8 +310,8 @@ def test_files_that_are_left_out_are_told(run, tmp_path, capsys):
     assert main(["predict", str(run), str(tmp_path / "x.png"), str(tmp_path)]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert (
-        f"{tmp_path}: 6 files left out, named otherwise than images: "
+        f"{tmp_path}: skipped 6 files not named as images: "
         "6 .txt (n0.txt, n1.txt, n2.txt and 3 more)" in said
     )
     assert main(["predict", str(run), str(tmp_path / "x.png")]) == 0
-    assert "left out" not in capsys.readouterr().err
+    assert "skipped" not in capsys.readouterr().err

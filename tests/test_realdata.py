@@ -65,4 +65,4 @@ def test_the_known_collapse_is_called_in_epoch_1(real_data, tmp_path, capsys):
     )
     assert scores["accuracy"] == pytest.approx(0.1, abs=0.02)
     assert "dead features" in row["collapse"]
-    assert "WARNING: collapse in epoch 1" in capsys.readouterr().err
+    assert "WARNING: Epoch 1: all features are exactly 0" in capsys.readouterr().err

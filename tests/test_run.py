@@ -326,10 +326,10 @@ def test_a_collapse_is_told_once_and_logged(tmp_path):
         schedule="constant",
     )
     folder = start_run(config, display, with_plots=False)
-    dead = [text for text in display.warned if "dead features" in text]
+    dead = [text for text in display.warned if "exactly 0" in text]
     assert len(dead) == 1
-    assert "epoch 1" in dead[0]
-    assert folder.log.read_text().count("WARNING collapse in epoch 1: dead features") == 1
+    assert dead[0].startswith("Epoch 1: ")
+    assert folder.log.read_text().count(f"WARNING {dead[0]}") == 1
 
 
 def test_best_keeps_the_tolerance(digits_run):

@@ -47,7 +47,8 @@ class PlainDisplay(Display):
     def warning(self, text: str) -> None:
         """Print a line that stands out."""
         text = escape(visible(text))
-        self._console.print(f"[bold red]WARNING: {text}[/]", soft_wrap=True)
+        # Not louder than a result or an error: the word alone stands out.
+        self._console.print(f"[bold yellow]WARNING:[/] {text}", soft_wrap=True)
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         """Print the epoch's line."""

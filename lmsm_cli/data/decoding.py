@@ -99,7 +99,7 @@ def read_images(
             f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, "
             f"or go on without {it}: --skip-unreadable"
         )
-    display.warning(f"left out: {_unreadable_text(listing, unreadable)}")
+    display.warning(f"skipped, to be replaced or removed: {_unreadable_text(listing, unreadable)}")
     rows = np.setdiff1d(np.arange(len(listing.files)), np.array(facts.unreadable))
     return ReadImages(
         select(images, torch.from_numpy(rows)),

@@ -186,7 +186,10 @@ def _note_validation(config: Config, count: int, display: Display) -> None:
     """Say what becomes of validation images that have a folder of their own."""
     where = config.data_dir
     if config.validation == 0:
-        display.warning(f"validation is 0: the {count:,} validation images of {where} are not used")
+        display.warning(
+            f"validation is 0: the {count:,} validation images of {where} are not used; "
+            "leave --validation out to use them"
+        )
         return
     show = display.info if config.validation == _USUAL_VALIDATION else display.warning
     show(

@@ -81,16 +81,16 @@ class LeftOut:
 
     def words(self, root: Path) -> list[str]:
         """Return a sentence for each kind of what is left out of the folder `root`."""
-        read = "a folder that is read already"
+        like = "an image" if len(self.foreign) == 1 else "images"
         what = {
-            "foreign": ("file", f"left out, named otherwise than images: {_endings(self.foreign)}"),
-            "outside": ("link", f"out of the folder left out: {few(self.outside)}; {_FOLLOW}"),
-            "twice": ("link", f"left out that lead back or to {read}: {few(self.twice)}"),
-            "loose": ("image", f"left out, being in no class folder: {few(self.loose)}"),
-            "blank": ("empty file", f"left out: {few(self.blank)}"),
+            "foreign": ("file", f" not named as {like}: {_endings(self.foreign)}"),
+            "outside": ("link", f" out of the folder: {few(self.outside)}; {_FOLLOW}"),
+            "twice": ("link", f" back, or to a folder that is read already: {few(self.twice)}"),
+            "loose": ("image", f" in no class folder: {few(self.loose)}"),
+            "blank": ("empty file", f": {few(self.blank)}"),
         }
         return [
-            f"{root}: {counted(len(names), what[kind][0])} {what[kind][1]}"
+            f"{root}: skipped {counted(len(names), what[kind][0])}{what[kind][1]}"
             for kind, names in vars(self).items()
             if names
         ]

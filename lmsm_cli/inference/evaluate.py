@@ -170,13 +170,16 @@ def _adjusted_in_training(trained: Trained, display: Display, tau: str) -> float
     is_rebalanced = config.sampling == "balanced" or (config.reweight != "none" and not is_uniform)
     if trained.state.epoch >= config.rebalance_from and is_rebalanced:
         display.warning(
-            f"the training rebalanced the classes already; theory's {tau} for its logits is 0"
+            "The training rebalanced the classes already; no further correction is expected "
+            f"({tau} 0)."
         )
         return 1.0
     if strength:
+        left = max(0.0, 1 - strength)
+        part, further = (f" by tau {strength:g}", "some further") if left else ("", "no further")
         display.warning(
-            f"the loss {config.loss!r} adjusted its logits with tau {strength:g} already; "
-            f"theory's {tau} for what is left is {max(0.0, 1 - strength):g}"
+            f"The loss {config.loss!r} is already adjusted{part}; {further} correction is "
+            f"expected ({tau} {left:g})."
         )
     return strength
 
@@ -200,7 +203,8 @@ def _with_tau(
     if missing:
         display.warning(
             f"tau was chosen without {len(missing)} of {len(held_out.classes)} classes, "
-            f"which have no validation image: {few(missing)}"
+            f"which have no validation image: {few(missing)}; give a number, or train with a "
+            "larger --validation"
         )
     chosen_on = ChosenOn(
         split="validation",
@@ -311,7 +315,7 @@ def _warn_of_training_images(trained: Trained, images: ImageSet, display: Displa
     if names:
         display.warning(
             f"{counted(len(names), 'image')} of {len(images):,} are of those that the run was "
-            f"trained on, which flatters the scores: {few(names)}"
+            f"trained on, which flatters the scores; leave them out: {few(names)}"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmsm_cli.distributed.process_group import ProcessGroup
+from lmsm_cli.errors import listed
 from lmsm_cli.runtime.display import EpochStats, RunningMetrics
 
 # ReLU and dropout make up to 3/4 of a healthy layer's features exactly 0; more are dead.
@@ -205,7 +206,7 @@ def _reader(device: torch.device) -> _DirectReader | _AsyncReader:
 def collapse_warnings(
     vitals: EpochStats, classes: tuple[str, ...], *, progress: float, start: Start = FAIR
 ) -> dict[str, str]:
-    """Return what looks collapsed, sign -> what is wrong and what to try; empty if all is well.
+    """Return what looks collapsed, sign -> sentences: what is wrong, what to do; {} if all is well.
 
     Args:
         vitals: statistics of an epoch.
@@ -218,32 +219,39 @@ def collapse_warnings(
     is_fair = progress >= _FAIR_SHARE and start.num_steps >= _FAIR_STEPS
     if vitals.zero_features > (_ALL_DEAD if start.has_learned else _DEAD_SHARE):
         signs["dead features"] = (
-            f"{vitals.zero_features:.1%} of the features are exactly 0 and pass no gradient; "
-            "try --neck bn, or a margin that comes later or is smaller"
+            f"{_share_of_zeros(vitals.zero_features)}. Use --neck bn, or a margin that is smaller "
+            "or comes later."
         )
     floor = math.log(len(classes))
     if is_fair and not start.has_learned and abs(vitals.objective - floor) < _STUCK:
         signs["stuck loss"] = (
-            f"the loss rests at ln {len(classes)} = {floor:.3f}, and no more is right than by "
-            "guessing: every class gets about the same score; "
-            "try another --lr, or a margin that comes later or is smaller"
+            f"the loss rests at ln {len(classes)} = {floor:.3f}, and training accuracy is no "
+            "better than guessing. Try another --lr, or a margin that is smaller or comes later."
         )
     if vitals.weight_norm_min < _SHRUNK_SHARE * vitals.weight_norm_median:
         signs["shrunken class weight"] = (
-            f"a class weight has norm {vitals.weight_norm_min:.2g}, the median is "
-            f"{vitals.weight_norm_median:.2g}; try weight_norm=shared in an lsoftmax loss, "
-            "or a smaller --head-weight-decay"
+            f"the weight of a class has shrunk to length {vitals.weight_norm_min:.2g} (median "
+            f"{vitals.weight_norm_median:.2g}), so the class hardly competes. Try "
+            "weight_norm=shared in an lsoftmax loss, or a smaller --head-weight-decay."
         )
     missing = [
         c for c in vitals.never_predicted if not start.drawn or start.drawn[c] >= _FAIR_DRAWS
     ]
     if is_fair and missing:
-        names = ", ".join(classes[c] for c in missing[:5])
+        names = listed([classes[c] for c in missing])
         signs["missing classes"] = (
-            f"no training image is taken for {len(missing)} of {len(classes)} classes: {names}; "
-            "try --sampling balanced, or a smaller margin"
+            f"the model never predicted {len(missing)} of {len(classes)} classes ({names}). If "
+            "this lasts, train longer, or try --sampling balanced or a smaller margin."
         )
     return signs
+
+
+def _share_of_zeros(share: float) -> str:
+    """Return in words what it means that a share of the features is 0."""
+    if share == 1:
+        return "all features are exactly 0, so every image gets the same scores"
+    # rounded down: 100.0% would say that all are
+    return f"{math.floor(share * 1000) / 10}% of the features are exactly 0 and pass no gradient"
 
 
 def has_learned(accuracy: float, num_images: int, by_guessing: float) -> bool:

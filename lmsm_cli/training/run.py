@@ -322,4 +322,4 @@ def _report(
     folder.log_line(f"epoch {epoch.epoch}: {epoch.to_row()}")
     display.epoch(epoch, config.epochs)
     for sign in signs:
-        display.warning(f"collapse in epoch {epoch.epoch}: {sign}: {epoch.signs[sign]}")
+        display.warning(f"Epoch {epoch.epoch}: {epoch.signs[sign]}")
