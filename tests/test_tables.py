@@ -82,10 +82,9 @@ def test_a_title_may_be_wider_than_its_table():
 
 def test_the_images_of_scores_are_named():
     """Validation images are not called test images; class folders have the name of their place."""
-    assert evaluated_line(evaluated("test")) == "r/best.pt of epoch 3, on 6 test images"
+    assert evaluated_line(evaluated("test")) == "r/best.pt (epoch 3), on 6 test images"
     assert (
-        evaluated_line(evaluated("a[b]/\x1bc"))
-        == "r/best.pt of epoch 3, on 6 images of a[b]/\\x1bc"
+        evaluated_line(evaluated("a[b]/\x1bc")) == "r/best.pt (epoch 3), on 6 images of a[b]/\\x1bc"
     )
     for split, title in (
         ("test", "test images"),
@@ -134,6 +133,9 @@ def test_reliability_table_has_a_row_for_each_bin():
 LIKELY = [{"class": "cat", "probability": 0.9712}, {"class": "dog", "probability": 0.02}]
 PREDICTED = {
     "top": 2,
+    "epoch": 1,
+    "epochs": 2,
+    "is_best": False,
     "num_failed": 1,
     "images": [
         {"file": "a/[red]x.png", "error": None, "predictions": LIKELY},
@@ -156,7 +158,7 @@ def test_predictions_fold_on_a_narrow_terminal():
     """Five long class names at 80 columns: text folds, percents stay whole, nothing is cut."""
     names = [{"class": f"a rather long class name {k}", "probability": k / 10} for k in range(1, 6)]
     image = {"file": "some/folder/with/a/long/name.png", "error": None, "predictions": names}
-    document = {"top": 5, "num_failed": 0, "images": [image]}
+    document = PREDICTED | {"top": 5, "num_failed": 0, "images": [image]}
     text = drawn(predictions_table(document), 80)
     assert "…" not in text
     assert {"10.0", "20.0", "30.0", "40.0", "50.0"} <= set(text.split())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
-from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet, switch, value
+from lmsm_cli.commands.options import Best, Checkpoint, Device, FollowLinks, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice, did_you_mean
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ _Json = Annotated[bool, switch("--json", "Print the scores as JSON.")]
 
 def evaluate(
     checkpoint: Checkpoint,
+    best: Best = False,
     split: _Split = "test",
     images: _Images = None,
     data_dir: _DataDir = None,
@@ -115,7 +116,7 @@ def evaluate(
     subject = Subject(split, images, data_dir, follow_links, skip_unreadable)
     correction = RequestedCorrection(*wanted) if wanted else None
     with new_display(quiet) as display:
-        found = evaluate_checkpoint(checkpoint, display, subject, correction, device)
+        found = evaluate_checkpoint(checkpoint, display, subject, correction, device, best=best)
         _write(found, plots, worst or _WORST, features, display)
     if json:
         print_json(found.scores.to_json())

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line
-from lmsm_cli.commands.options import Checkpoint, Quiet, switch, value
+from lmsm_cli.commands.options import Best, Checkpoint, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice
 
 _FORMATS = ("onnx", "torch")
@@ -13,6 +13,7 @@ _FORMATS = ("onnx", "torch")
 
 def export(
     checkpoint: Checkpoint,
+    best: Best = False,
     form: Annotated[
         str,
         value(
@@ -49,7 +50,13 @@ def export(
 
     with new_display(quiet) as display:
         document = export_checkpoint(
-            checkpoint, display, form=form, out=out, num_images=images, data_dir=data_dir
+            checkpoint,
+            display,
+            form=form,
+            out=out,
+            num_images=images,
+            data_dir=data_dir,
+            best=best,
         )
     if json:
         print_json(document)
@@ -58,11 +65,14 @@ def export(
 
 
 def _print(document: dict[str, Any]) -> None:
+    from lmsm_cli.reports.tables import epoch_words
+
+    epoch = epoch_words(document["epoch"], document["epochs"], document["is_best"])
     shape = f"(N, {document['channels']}, {document['image_height']}, {document['image_width']})"
     found, runner = document["verification"], {"onnx": "onnxruntime", "torch": "torch.export"}
     print_line(
         f"{document['file']}: {document['bytes'] / 1e6:,.1f} MB, "
-        f"epoch {document['epoch']} of {document['checkpoint']}"
+        f"of {document['checkpoint']} ({epoch})"
     )
     print_line(
         f"input images: uint8 {shape}, 0 to 255; "

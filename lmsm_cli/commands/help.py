@@ -85,7 +85,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "eval": (
         ("Score a run on its test images", "lmsm eval runs/NAME"),
-        ("Score its best epoch, with confusions", "lmsm eval runs/NAME/best.pt --confusion"),
+        ("Score its best epoch, with confusions", "lmsm eval runs/NAME --best --confusion"),
         ("Correct it for rare classes", "lmsm eval runs/NAME --adjust auto"),
         ("Score it on other images", "lmsm eval runs/NAME --images photos --json"),
     ),
@@ -107,7 +107,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("Write model.onnx beside the checkpoint", "lmsm export runs/NAME"),
         (
             "Export the best epoch for torch",
-            "lmsm export runs/NAME/best.pt --format torch --out net.pt2",
+            "lmsm export runs/NAME --best --format torch --out net.pt2",
         ),
     ),
     "schedule": (

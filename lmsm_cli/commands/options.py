@@ -70,8 +70,15 @@ FollowLinks = Annotated[
         "Read images and folders too that links lead to out of the folder that is given.",
     ),
 ]
+Best = Annotated[
+    bool, switch("--best", "Take the best epoch on validation, best.pt, instead of the last.")
+]
 Quiet = Annotated[
     bool, switch("--quiet", "Show no progress: only results, warnings and errors.", short="-q")
+]
+Verbose = Annotated[
+    bool,
+    switch("--verbose", "Show too what computes: threads, number format, layout.", short="-v"),
 ]
 Json = Annotated[bool, switch("--json", "Print the result as JSON.")]
 

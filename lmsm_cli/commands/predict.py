@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import Checkpoint, Device, FollowLinks, Quiet, switch, value
+from lmsm_cli.commands.options import Best, Checkpoint, Device, FollowLinks, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, RunError
 
 _STDOUT = Path("-")
@@ -24,6 +24,7 @@ _Csv = Annotated[
 def predict(
     checkpoint: Checkpoint,
     images: _Images,
+    best: Best = False,
     top: _Top = 5,
     json: _Json = False,
     csv: _Csv = None,
@@ -56,7 +57,7 @@ size.
     with new_display(quiet) as display:
         for text in listed.left_out:
             display.warning(text)
-        found = predict_files(checkpoint, listed.images, display, top=top, device=device)
+        found = predict_files(checkpoint, listed.images, display, top=top, device=device, best=best)
     if csv and csv != _STDOUT:
         write_whole(csv, found.to_csv())
     if json:

@@ -114,6 +114,8 @@ def evaluate_checkpoint(
     subject: Subject | None = None,
     correction: RequestedCorrection | None = None,
     device: str = "auto",
+    *,
+    best: bool = False,
 ) -> Evaluation:
     """Evaluate a checkpoint file or run folder.
 
@@ -123,11 +125,12 @@ def evaluate_checkpoint(
         subject: The images; the run's test images if None.
         correction: What corrects for the long tail; the scores' `adjustment` holds its effect.
         device: auto, cpu, cuda or cuda:N.
+        best: Take best.pt of the run folder instead of the last epoch.
 
     Raises LmsmError for a correction that is impossible here, CheckpointError or DataError.
     """
     subject = subject or Subject()
-    trained = read_trained(path, subject.data_dir)
+    trained = read_trained(path, subject.data_dir, best=best)
     display = WarningLog(display)  # since a folder may be read twice
     needs_own = subject.images is None or (correction is not None and correction.tau == "auto")
     if subject.data_dir is None and needs_own:
@@ -238,7 +241,7 @@ def _evaluated(
     head, progress = trained.model.head, trained.state.epoch / trained.config.epochs
     values = {
         "checkpoint": str(trained.file),
-        "epoch": trained.state.epoch,
+        **trained.epoch_facts,
         "split": split,
         "effective_margin": head.effective_margin_at(progress),
         "adjustment": applied,

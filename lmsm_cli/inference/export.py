@@ -25,7 +25,6 @@ from lmsm_cli.errors import DataError, LmsmError, RunError, missing_extra
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.folder import check_place, write_whole
 from lmsm_cli.runtime.device import choose_runtime
 from lmsm_cli.runtime.display import Display
@@ -64,6 +63,7 @@ def export_checkpoint(
     out: Path | None = None,
     num_images: int = 1000,
     data_dir: Path | None = None,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Write a checkpoint as an ONNX file or a torch.export program, and return what it is.
 
@@ -75,20 +75,21 @@ def export_checkpoint(
         num_images: How many test images to verify the file on first; drawn ones where there is
             no data.
         data_dir: Where the run's data is now, if elsewhere than the run had it.
+        best: Take best.pt of the run folder instead of the last epoch.
 
     Raises CheckpointError, DiskError, RunError where the answers differ, LmsmError where a package
     is missing.
     """
     check_extra(form)
-    out = out or checkpoint.find(path).with_name(f"model{SUFFIXES[form]}")
+    out = out or checkpoint.find(path, best=best).with_name(f"model{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
         raise LmsmError(
             f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree"
         )
-    trained = read_trained(path, data_dir)
+    trained = read_trained(path, data_dir, best=best)
     check_place(out)
     images, of = _test_images(trained, num_images, display)
-    facts = _facts(trained.state)
+    facts = _facts(trained)
     display.info(f"exporting {trained.file}")
     content = _WRITERS[form](_program(trained.model, trained.state.image_shape), facts)
     verification = _verified(_READERS[form](content), trained.model, images, of)
@@ -117,7 +118,8 @@ def check_extra(form: str) -> None:
         raise missing_extra("--format onnx", error, "export") from None
 
 
-def _facts(state: CheckpointState) -> dict[str, Any]:
+def _facts(trained: Trained) -> dict[str, Any]:
+    state = trained.state
     height, width, channels = state.image_shape
     config = state.config
     return {
@@ -125,7 +127,7 @@ def _facts(state: CheckpointState) -> dict[str, Any]:
         "model": config.model,
         "loss": config.loss,
         "dataset": config.dataset,
-        "epoch": state.epoch,
+        **trained.epoch_facts,
         "classes": state.classes,
         "input": "images: uint8 (N, C, H, W), 0 to 255, RGB where there are 3 channels; "
         "the normalisation is inside",

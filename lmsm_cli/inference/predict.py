@@ -42,7 +42,7 @@ class Predictions:
     """What a checkpoint says of image files, in their order."""
 
     checkpoint: Path
-    epoch: int
+    epoch_facts: dict[str, Any]  # of which epoch, as in `Trained`
     top: int  # classes given for each image
     images: tuple[Prediction, ...]
 
@@ -55,7 +55,7 @@ class Predictions:
         """Return everything as plain lists and dicts."""
         return {
             "checkpoint": str(self.checkpoint),
-            "epoch": self.epoch,
+            **self.epoch_facts,
             "top": self.top,
             "num_failed": self.num_failed,
             "images": [one.to_json() for one in self.images],
@@ -76,7 +76,13 @@ class Predictions:
 
 
 def predict_files(
-    path: Path, files: Sequence[Path], display: Display, *, top: int = 5, device: str = "auto"
+    path: Path,
+    files: Sequence[Path],
+    display: Display,
+    *,
+    top: int = 5,
+    device: str = "auto",
+    best: bool = False,
 ) -> Predictions:
     """Predict the classes of image files with a checkpoint file or run folder.
 
@@ -89,10 +95,11 @@ def predict_files(
         display: Where progress and warnings go.
         top: How many classes to give for each image.
         device: auto, cpu, cuda or cuda:N.
+        best: Take best.pt of the run folder instead of the last epoch.
 
     Raises CheckpointError, LmsmError for the device.
     """
-    trained = read_trained(path)
+    trained = read_trained(path, best=best)
     runtime = trained.runtime(device)
     top = min(top, len(trained.model.classes))
     images: list[Prediction] = []
@@ -101,7 +108,7 @@ def predict_files(
             display.progress("predicting", len(images), len(files))
             images += _predict(trained, runtime, batch, top, display)
     display.progress("predicting", len(files), len(files))
-    return Predictions(trained.file, trained.state.epoch, top, tuple(images))
+    return Predictions(trained.file, trained.epoch_facts, top, tuple(images))
 
 
 def _batches(files: Sequence[Path], shape: Sequence[int]) -> Iterator[Sequence[Path]]:

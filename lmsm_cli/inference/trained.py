@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.identity import ImagesRecord
@@ -22,6 +23,12 @@ class Trained:
     model: Classifier
     config: Config
     """That of the state, but for another `data_dir`."""
+
+    @cached_property
+    def epoch_facts(self) -> dict[str, Any]:
+        """Which epoch it is of, of how many, and whether that is the best on validation."""
+        epochs = checkpoint.epochs_of(self.state, self.file)
+        return {"epoch": self.state.epoch, "epochs": epochs, "is_best": self.state.is_best}
 
     @cached_property
     def images(self) -> ImagesRecord | None:
@@ -45,12 +52,13 @@ class Trained:
         return runtime
 
 
-def read_trained(path: Path, data_dir: Path | None = None) -> Trained:
+def read_trained(path: Path, data_dir: Path | None = None, *, best: bool = False) -> Trained:
     """Read a checkpoint file or run folder, whose data is in `data_dir` if that is given.
 
-    Raises CheckpointError.
+    Of a run folder it is the last epoch, or with `best` the best on validation. Raises
+    CheckpointError.
     """
-    file = checkpoint.find(path)
+    file = checkpoint.find(path, best=best)
     state = checkpoint.load(file)
     model = checkpoint.restore(state, file)
     return Trained(file, state, model, state.config_in(data_dir))

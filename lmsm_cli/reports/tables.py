@@ -44,7 +44,28 @@ def evaluated_line(scores: EvaluationDocument) -> str:
     """Return which checkpoint was evaluated, of which epoch, on how many images of which kind."""
     number, kind = sum(row.test_count for row in scores.per_class), judged_images(scores)
     where = f" of {scores.split}" if kind == "images" else ""
-    return visible(f"{scores.checkpoint} of epoch {scores.epoch}, on {number:,} {kind}{where}")
+    epoch = epoch_words(scores.epoch, scores.epochs, scores.is_best)
+    return visible(f"{scores.checkpoint} ({epoch}), on {number:,} {kind}{where}")
+
+
+def epoch_words(epoch: int, epochs: int | None, is_best: bool | None) -> str:
+    """Return which epoch something is of: `epoch 7 of 10, best on validation`."""
+    if epoch == epochs:
+        return f"last epoch, {epoch}" + (", also best on validation" if is_best else "")
+    of = f" of {epochs}" if epochs else ""
+    return f"epoch {epoch}{of}" + (", best on validation" if is_best else "")
+
+
+def best_line(scores: ScoresDocument) -> str | None:
+    """Return what the best epoch on validation gave; None where it is the one of the scores."""
+    best = scores.best_on_validation
+    if best is None or best.epoch == scores.epoch:
+        return None
+    return (
+        f"above: the last epoch, {scores.epoch}; best on validation: epoch {best.epoch}, "
+        f"{percent(best.accuracy)} % (balanced {percent(best.balanced_accuracy)} %), "
+        "which --best takes"
+    )
 
 
 def judged_images(scores: Scores) -> str:
@@ -112,7 +133,8 @@ def reliability_table(scores: Scores) -> Table:
 
 def predictions_table(document: Mapping[str, Any]) -> Table:
     """Return a row for each image file: its likeliest classes with percent, or an error."""
-    table = new_table("Likeliest classes", "file")
+    epoch = epoch_words(document["epoch"], document["epochs"], document["is_best"])
+    table = new_table(f"Likeliest classes ({epoch})", "file")
     for rank in range(1, document["top"] + 1):
         table.add_column(str(rank), overflow="fold")
         table.add_column("%", justify="right", no_wrap=True)

@@ -37,6 +37,7 @@ from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.record import ending_of, only_run, read_run
 from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
 
+BEST = "best.pt"
 SCHEMA = 2
 _READABLE = (1, 2)  # 1 had no digest, and nothing to resume from
 _MARK = b"lmsm-sha256:"
@@ -154,20 +155,47 @@ def _about(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} {error}") from None
 
 
-def find(path: Path) -> Path:
+def find(path: Path, *, best: bool = False) -> Path:
     """Return the checkpoint file that a path names: itself, or checkpoint.pt of a run folder.
 
-    The run may be the only one in the folder. Raises LmsmError where there are several, and
-    CheckpointError that says how the run ended where it has no checkpoint.
+    The run may be the only one in the folder. With `best` it is best.pt of the run folder. Raises
+    LmsmError where there are several runs, or a file is given and the best is asked for, and
+    CheckpointError that says why there is none where the run has no such checkpoint.
     """
     if not path.is_dir():
+        if best and path.exists() and path.name != BEST:
+            raise LmsmError(
+                f"--best takes {BEST} of a run folder, and {path} is a file: give the folder, "
+                f"{path.parent}, or leave --best out"
+            )
         return path
     run = only_run(path)
+    if best:
+        return _best_of(run)
     file = run / "checkpoint.pt"
     status = None if file.exists() else read_run(run, with_metrics=False).status
     if status is not None:
         raise CheckpointError(f"no checkpoint at {file}; the run is {ending_of(status)}")
     return file
+
+
+def _best_of(run: Path) -> Path:
+    """Return best.pt of a run folder. Raises CheckpointError that says why there is none."""
+    file = run / BEST
+    if file.exists():
+        return file
+    record = read_run(run, with_metrics=False)
+    if (record.config or {}).get("validation") == 0:
+        why = "the run held out no validation images (validation 0), by which to tell the best"
+    else:
+        why = f"the run is {ending_of(record.status)}" if record.status else f"{run} is no run"
+    raise CheckpointError(f"no {BEST} in {run}: {why}; without --best the last epoch is taken")
+
+
+def epochs_of(state: CheckpointState, file: Path) -> int:
+    """Return the epochs of a checkpoint's run: more than it knew where the run was made longer."""
+    epochs = (read_run(file.parent, with_metrics=False).config or {}).get("epochs")
+    return max(state.config.epochs, epochs if isinstance(epochs, int) else 0)
 
 
 def state_of(

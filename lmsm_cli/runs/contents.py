@@ -192,6 +192,12 @@ class CheckpointState(_Part):
     metrics: _Sha256 | None = None
     """Of the rows as metrics.jsonl has them."""
 
+    @property
+    def is_best(self) -> bool:
+        """Whether no epoch before was better on validation; False where nothing was held out."""
+        best = self.history.best if self.history else None
+        return best is not None and best["epoch"] == self.epoch
+
     @field_validator("std")
     @classmethod
     def _check_std(cls, values: list[float]) -> list[float]:

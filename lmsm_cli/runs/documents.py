@@ -113,6 +113,10 @@ class EvaluationDocument(Scores):
 
     checkpoint: _Text
     epoch: Count
+    epochs: Count | None = None
+    """Of the whole run."""
+    is_best: bool | None = None
+    """Whether the epoch is the best on validation."""
     split: _Text
     """`test`, `validation`, or a folder of images."""
     adjustment: Adjustment | None

@@ -84,7 +84,7 @@ def build_scores_json(
         "lambda": head.lambda_at(1.0),
         "effective_margin": head.effective_margin_at(1.0),
         "test_images_per_class": trainer.config.test_images_per_class,
-        "best_on_validation": _best_scores(trainer, history, folder, warn),
+        "best_on_validation": _best_scores(scores, trainer, history, folder, warn),
         "training": {
             "seconds": sum(row["seconds"] for row in rows),
             "images_per_second": median(row["images_per_second"] for row in rows),
@@ -94,10 +94,18 @@ def build_scores_json(
 
 
 def _best_scores(
-    trainer: Trainer, history: History, folder: RunFolder, warn: Callable[[str], None]
+    scores: Scores,
+    trainer: Trainer,
+    history: History,
+    folder: RunFolder,
+    warn: Callable[[str], None],
 ) -> dict[str, Any] | None:
+    """Return what best.pt gives on the test images: where it is the last epoch, `scores`."""
+    names = ("accuracy", "balanced_accuracy")
     if history.best is None:
         return None
+    if history.is_at_best:
+        return history.best | {name: getattr(scores, name) for name in names}
     try:
         best = trainer.runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
     except CheckpointError as error:
@@ -105,7 +113,6 @@ def _best_scores(
         return None
     alone = replace(trainer, model=best, ranks=SINGLE_PROCESS)
     scores, _ = score_images(alone, trainer.data.test)
-    names = ("accuracy", "balanced_accuracy")
     return history.best | {name: getattr(scores, name) for name in names}
 
 
