@@ -113,7 +113,8 @@ def test_bash_is_offered_the_same(place, line, offered):
 def test_zsh_is_offered_the_options_of_a_loss(place):
     """After the colon come the options of that loss that are not given yet."""
     assert zsh(place, "lmsm train --loss lsoftmax:mar") == [
-        f"lsoftmax:{name}=" for name in ("margin", "margin_min", "margin_max")
+        f"lsoftmax:{name}="
+        for name in ("margin", "margin_min", "margin_max", "margin_power", "margin_on")
     ]
     assert zsh(place, "lmsm train --loss vs:gamma=0.2,") == ["vs:gamma=0.2,tau="]
 

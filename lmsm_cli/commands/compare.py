@@ -8,10 +8,12 @@ import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.options import Quiet, switch, value
-from lmsm_cli.errors import LmsmError, visible
+from lmsm_cli.errors import LmsmError, check_choice, visible
 
 if TYPE_CHECKING:
     from lmsm_cli.comparison.records import Comparison
+
+_OVER = ("both", "seeds")
 
 _Paths = Annotated[
     list[Path],
@@ -39,6 +41,19 @@ _Sort = Annotated[
     str | None,
     value("SCORE", "Put the best first by this score, such as few or balanced_accuracy."),
 ]
+_Over = Annotated[
+    str,
+    value(
+        "WHAT",
+        "What the intervals allow for: both, other seeds and other test images, or seeds alone, "
+        "the narrower one: it says nothing of other images.",
+        complete=completion.one_of(_OVER),
+    ),
+]
+_Points = Annotated[
+    float,
+    value("POINTS", "Tell how many seeds would show a difference of this size.", min=0.1, max=100),
+]
 _OnlyChanged = Annotated[
     bool, switch("--only-changed", "Leave out scores and classes in which all rows are alike.")
 ]
@@ -55,6 +70,8 @@ def compare(
     by: _By = None,
     baseline: _Baseline = None,
     sort: _Sort = None,
+    over: _Over = "both",
+    points: _Points = 5.0,
     only_changed: _OnlyChanged = False,
     markdown: _Markdown = False,
     csv: _Csv = None,
@@ -62,30 +79,32 @@ def compare(
     quiet: Quiet = False,
     json: _Json = False,
 ) -> None:
-    """Compare runs: mean and sd over seeds, and whether the difference to a baseline can be \
-trusted.
+    """Compare runs: say which loss is better, and how sure that is.
 
     Runs that differ only in their seed become one row. Each row is held against the baseline: \
-the difference, the interval that holds it with 95% confidence, and a verdict.
+the difference, its 95% interval over other seeds and other test images, and a verdict after \
+Holm's correction for several rows. The answer stands last.
     """
+    check_choice("--over", over, _OVER)
     prints_csv = csv == Path("-")
     if json + markdown + prints_csv > 1:
         raise LmsmError("--json, --markdown and --csv - each print instead of the tables: give one")
     from lmsm_cli.commands.console import print_json, stdout_console
+    from lmsm_cli.comparison.differences import Question
     from lmsm_cli.comparison.grouping import compare_runs
+    from lmsm_cli.comparison.two_way import Over
     from lmsm_cli.reports.exports import to_csv
     from lmsm_cli.runs.folder import check_place, write_whole
-    from lmsm_cli.runs.record import find_runs, read_run, runs_below
+    from lmsm_cli.runs.record import find_runs, read_run
 
     for file in filter(None, (None if prints_csv else csv, html)):
         check_place(file)
     records = [read_run(path, with_metrics=html is not None) for path in find_runs(paths)]
-    comparison = compare_runs(records, by=_names(by), baseline=baseline, sort=sort)
-    deeper = (
-        f"{visible(str(folder))} holds runs too, which were not looked at: give it as well"
-        for folder in runs_below(paths)
+    question = Question(Over.BOTH if over == "both" else Over.SEEDS, points / 100)
+    comparison = compare_runs(
+        records, by=_names(by), baseline=baseline, sort=sort, question=question
     )
-    comparison = replace(comparison, notes=(*comparison.notes, *deeper))
+    comparison = replace(comparison, notes=(*comparison.notes, *_deeper(paths)))
     if csv and not prints_csv:
         write_whole(csv, to_csv(comparison))
     if html is not None:
@@ -98,6 +117,17 @@ the difference, the interval that holds it with 95% confidence, and a verdict.
         stdout_console().out(to_csv(comparison), end="")
     else:
         print_comparison(comparison, only_changed=only_changed, markdown=markdown)
+        print_conclusion(comparison, markdown=markdown)
+
+
+def _deeper(paths: list[Path]) -> list[str]:
+    """Return a note for each folder of runs below those that were looked into."""
+    from lmsm_cli.runs.record import runs_below
+
+    return [
+        f"{visible(str(folder))} holds runs too, which were not looked at: give it as well"
+        for folder in runs_below(paths)
+    ]
 
 
 def _names(text: str | None) -> list[str]:
@@ -107,7 +137,7 @@ def _names(text: str | None) -> list[str]:
 def print_comparison(
     comparison: "Comparison", *, only_changed: bool = False, markdown: bool = False
 ) -> None:
-    """Print the tables of a comparison and its notes."""
+    """Print the tables of a comparison and its notes; the conclusion follows what comes between."""
     from lmsm_cli.commands.console import stdout_console
     from lmsm_cli.reports.comparison_tables import comparison_notes, comparison_tables
     from lmsm_cli.reports.exports import to_markdown
@@ -121,3 +151,15 @@ def print_comparison(
             console.print(table)
     for note in comparison_notes(comparison):
         console.print(visible(note), markup=False)
+
+
+def print_conclusion(comparison: "Comparison", *, markdown: bool = False) -> None:
+    """Print the answer of a comparison, the last thing on the screen."""
+    from lmsm_cli.commands.console import stdout_console
+    from lmsm_cli.reports.verdicts import conclusion_text
+
+    text = conclusion_text(comparison)
+    if markdown:
+        stdout_console().out(text.plain)
+    elif text.plain:
+        stdout_console().print(text)

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from lmsm_cli.commands.compare import print_comparison
+from lmsm_cli.commands.compare import print_comparison, print_conclusion
 from lmsm_cli.commands.console import print_json, print_line
 from lmsm_cli.commands.options import Quiet, switch, value
 from lmsm_cli.config import Config
@@ -57,6 +57,7 @@ under growing margins too. Takes a minute or two on two cores and needs no GPU.
     print_comparison(comparison)
     print_line(f"2-D features under margins 1 to 4: {picture}")
     print_line(f"all runs: lmsm compare {shlex.quote(str(folder / 'comparison'))}")
+    print_conclusion(comparison)
 
 
 def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:

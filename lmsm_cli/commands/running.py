@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsm_cli.commands.compare import print_comparison
+from lmsm_cli.commands.compare import print_comparison, print_conclusion
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import train_command
 from lmsm_cli.config.resolve import Layer
-from lmsm_cli.errors import LmsmError, RunError
+from lmsm_cli.errors import LmsmError, RunError, counted
 from lmsm_cli.sweeps.grid import Axis, parse_seeds, product
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def run_and_compare(
     else:
         if comparison.groups:
             print_comparison(comparison)
-        for run in (run for group in comparison.groups for run in group.runs):
-            print_line(f"run folder: {run}")
+        runs = [run for group in comparison.groups for run in group.runs]
+        print_line(f"{counted(len(runs), 'run folder')} in {plan[0].config.out}")
         _print_failures(failed)
+        print_conclusion(comparison)
     if failed:
         raise RunError(
             f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those"

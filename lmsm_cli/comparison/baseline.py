@@ -82,9 +82,6 @@ def verdict_in_words(differences: Mapping[str, Difference | None]) -> str:
     if not found:
         return ""
     verdicts = {one.verdict for one in found.values()}
-    n = max(one.n for one in found.values())
-    if verdicts == {"can't tell"} and n < 3:
-        return f"can't tell from {('one seed', 'two seeds')[n - 1]}"
     if len(verdicts) == 1:
         return verdicts.pop()
     return ", ".join(f"{one.verdict} {place}" for place, one in found.items())

@@ -6,10 +6,9 @@ standard deviation, and held against a baseline.
 
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from lmsm_cli.comparison.baseline import baseline_of, verdict_in_words
+from lmsm_cli.comparison.conclusion import conclusion_of
 from lmsm_cli.comparison.data_sets import (
     PARTS,
     Images,
@@ -18,12 +17,11 @@ from lmsm_cli.comparison.data_sets import (
     names_of,
     notes_on_images,
 )
-from lmsm_cli.comparison.intervals import Difference, difference
+from lmsm_cli.comparison.differences import Question, held_against
 from lmsm_cli.comparison.records import ClassStatistic, Comparison, Group, Statistic, Unscored
 from lmsm_cli.comparison.samples import (
     SPLIT_KEYS,
     Sample,
-    by_seed,
     key_of,
     num_images,
     samples_of,
@@ -37,8 +35,6 @@ from lmsm_cli.errors import check_choice, listed
 from lmsm_cli.metrics import METRICS, Scores
 from lmsm_cli.runs.record import RunRecord
 
-_ROUNDING = 1e-9
-
 
 def compare_runs(
     records: Sequence[RunRecord],
@@ -46,6 +42,7 @@ def compare_runs(
     by: Sequence[str] = (),
     baseline: str | None = None,
     sort: str | None = None,
+    question: Question | None = None,
 ) -> Comparison:
     """Return the runs grouped over seeds, with mean, standard deviation and number of each score.
 
@@ -59,6 +56,7 @@ def compare_runs(
         baseline: A label, a loss or its name, of the groups that the others are held against;
             softmax by default, where there is one.
         sort: The key of a metric, to put the best first.
+        question: What the intervals allow for; seeds and test images by default.
 
     Raises:
         LmsmError: There is no such key, baseline or metric.
@@ -81,7 +79,8 @@ def compare_runs(
         runs[sample.place] = sample
     sampled = [list(runs.values()) for runs in members.values()]
     differing, groups = _groups(sampled, by)
-    groups, unheld = _held_against(groups, sampled, baseline)
+    question = question or Question()
+    groups, unheld = held_against(groups, sampled, baseline, question)
     known = [sample.record for samples in sampled for sample in samples]
     notes = [
         *_split_apart(groups, differing),
@@ -92,45 +91,16 @@ def compare_runs(
         *unheld,
     ]
     order = sorted(groups, key=lambda group: (group.test_set, _rank(group, sort)))
-    return Comparison(differing, tuple(order), tuple(unscored), tuple(notes))
-
-
-def _held_against(
-    groups: Sequence[Group], members: Sequence[Sequence[Sample]], name: str | None
-) -> tuple[list[Group], list[str]]:
-    """Return the groups with their differences to the baseline, and notes on those without one."""
-    chosen, notes = baseline_of(groups, name)
-    held, moved = [], []
-    for number, group in enumerate(groups):
-        place = chosen[number]
-        if place is None or place == number:
-            held.append(replace(group, is_baseline=number in chosen))
-            continue
-        differences = {
-            key: difference(
-                *by_seed(members[number], members[place], key),
-                higher_is_better=metric.higher_is_better,
-            )
-            for key, metric in METRICS.items()
-            if metric.is_share
-        }
-        held.append(replace(group, differences=differences, verdict=verdict_in_words(differences)))
-        if any(_is_of_fewer(key, one, group, groups[place]) for key, one in differences.items()):
-            moved.append(group.label)
-    if moved:
-        notes.append(
-            f"the difference of {', '.join(moved)} is over the seeds and choices that its baseline "
-            "has too: it is not that of the means shown, which are over all runs"
-        )
-    return held, notes
-
-
-def _is_of_fewer(metric: str, change: Difference | None, group: Group, baseline: Group) -> bool:
-    """Return whether a difference is not that of the means of both groups."""
-    own, other = group.metrics[metric], baseline.metrics[metric]
-    if change is None or own is None or other is None:
-        return False
-    return abs(change.mean - (own.mean - other.mean)) > _ROUNDING
+    tests = range(len({group.test_set for group in groups}))
+    peers = [[group for group in order if group.test_set == test] for test in tests]
+    return Comparison(
+        differing,
+        tuple(order),
+        tuple(unscored),
+        tuple(notes),
+        tuple(conclusion_of(some, question.size) for some in peers),
+        question.size,
+    )
 
 
 def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]:

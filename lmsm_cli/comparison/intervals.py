@@ -1,21 +1,24 @@
 """Is one group of runs better than another: mean difference, its 95% interval, a plain verdict.
 
-The interval is Student's t over seeds. Runs of the same seed start from the same weights and see
-the same batches, so that where seeds match the differences within the pairs are taken (paired),
-and elsewhere those between the means, with unequal variances (Welch 1947). It tells how sure the
-difference is over repeated trainings on these data, not over other test images.
+The interval of `difference` is Student's t over seeds. Runs of the same seed start from the same
+weights and see the same batches, so that where seeds match the differences within the pairs are
+taken (paired), and elsewhere those between the means, with unequal variances (Welch 1947). It tells
+how sure the difference is over repeated trainings on these data, not over other test images, which
+`two_way` adds.
 """
 
 import math
 import statistics
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Verdict = Literal["better", "worse", "can't tell"]
 CONFIDENCE = 0.95
+ALPHA = 1 - CONFIDENCE
 # Two values give an interval as wide as the scale, and a verdict by luck.
 _FEWEST = 3
+NOT_AFTER_HOLM = "not after Holm"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Difference:
     """Mean of a group minus that of the baseline, with the bounds of its 95% interval.
 
     `n` counts the pairs, or else the runs of the smaller side. There are no bounds, hence no
-    verdict, where n is below 3 or nothing varies.
+    verdict, where n is below 3 (over seeds alone) or nothing varies.
     """
 
     mean: float
@@ -32,6 +35,18 @@ class Difference:
     n: int
     paired: bool
     verdict: Verdict
+    over: str = "seeds"
+    """What the interval allows for: seeds, test images, or both."""
+    p_value: float | None = None
+    """Two-sided, for this score and group alone."""
+    p_holm: float | None = None
+    """Holm's, over the groups that are held against a baseline on this score."""
+    reason: str = ""
+    """Why there is no verdict, where that is not because the interval holds 0."""
+    seeds_needed: tuple[int | None, int | None] | None = None
+    """From and to how many seeds a side would tell the size that was asked for; None: no number."""
+    floor: float | None = None
+    """The smallest difference that these test images let any number of seeds tell."""
 
     @property
     def interval(self) -> str:
@@ -66,36 +81,47 @@ def difference(
     paired = len(shared) == n
     if paired:
         changes = [own[key] - baseline[key] for key in shared]
-        mean, half = statistics.fmean(changes), _paired_half_width(changes)
+        mean, error = statistics.fmean(changes), _paired_error(changes)
     else:
         sides = list(own.values()), list(baseline.values())
-        mean, half = (
-            statistics.fmean(sides[0]) - statistics.fmean(sides[1]),
-            _welch_half_width(*sides),
-        )
-    if half is None:
-        return Difference(mean, None, None, n, paired, "can't tell")
-    low, high = mean - half, mean + half
-    verdict = _verdict(low, high, higher_is_better=higher_is_better)
-    return Difference(mean, low, high, n, paired, verdict)
+        mean = statistics.fmean(sides[0]) - statistics.fmean(sides[1])
+        error = _welch_error(*sides)
+    bare = Difference(mean, None, None, n, paired, "can't tell")
+    if error is None:
+        seeds = ("one seed", "two seeds")[n - 1] if n < _FEWEST else ""
+        return replace(bare, reason=seeds or "the same in every seed")
+    from scipy.special import stdtr, stdtrit  # a third of the time that scipy.stats takes to import
+
+    size, degrees = error
+    half = size * float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+    p_value = 2 * float(stdtr(degrees, -abs(mean) / size))
+    known = replace(bare, low=mean - half, high=mean + half, p_value=p_value)
+    return verdict_of(known, p_value, higher_is_better=higher_is_better)
 
 
-def _verdict(low: float, high: float, *, higher_is_better: bool) -> Verdict:
-    if low <= 0 <= high:
-        return "can't tell"
-    return "better" if (low > 0) == higher_is_better else "worse"
+def verdict_of(one: Difference, p_holm: float | None, *, higher_is_better: bool) -> Difference:
+    """Return a difference with its verdict, by its interval and by Holm's p-value of its family."""
+    verdict: Verdict = "can't tell"
+    reason = one.reason
+    excludes = one.low is not None and one.high is not None and not one.low <= 0 <= one.high
+    if not reason and excludes:
+        if p_holm is None or p_holm <= ALPHA:
+            verdict = "better" if (one.mean > 0) == higher_is_better else "worse"
+        else:
+            reason = NOT_AFTER_HOLM
+    return replace(one, verdict=verdict, reason=reason, p_holm=p_holm)
 
 
-def _paired_half_width(changes: list[float]) -> float | None:
-    """Return half the width of the interval of a mean of paired changes."""
+def _paired_error(changes: list[float]) -> tuple[float, float] | None:
+    """Return the standard error of a mean of paired changes, and its degrees of freedom."""
     n = len(changes)
     if n < _FEWEST:
         return None
-    return _half_width(statistics.stdev(changes) / math.sqrt(n), n - 1)
+    return _varying(statistics.stdev(changes) / math.sqrt(n), n - 1)
 
 
-def _welch_half_width(a: list[float], b: list[float]) -> float | None:
-    """Return half the width of the interval of a difference of two means."""
+def _welch_error(a: list[float], b: list[float]) -> tuple[float, float] | None:
+    """Return the standard error of a difference of two means, and its degrees of freedom."""
     if min(len(a), len(b)) < _FEWEST:
         return None
     shares = [statistics.variance(side) / len(side) for side in (a, b)]
@@ -104,13 +130,11 @@ def _welch_half_width(a: list[float], b: list[float]) -> float | None:
     degrees = sum(shares) ** 2 / sum(
         share**2 / (len(side) - 1) for share, side in zip(shares, (a, b), strict=True)
     )
-    return _half_width(math.sqrt(sum(shares)), degrees)
+    return _varying(math.sqrt(sum(shares)), degrees)
 
 
-def _half_width(standard_error: float, degrees: float) -> float | None:
-    """Return standard error times Student's t; None where nothing varies."""
+def _varying(standard_error: float, degrees: float) -> tuple[float, float] | None:
+    """Return both; None where nothing varies."""
     if standard_error < 1e-12:  # equal changes differ by rounding
         return None
-    from scipy.special import stdtrit  # a third of the time that scipy.stats takes to import
-
-    return standard_error * float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+    return standard_error, degrees

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lmsm_cli.comparison.intervals import Difference
 from lmsm_cli.metrics import Metric
+
+Finding = Literal["better", "worse", "open"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Group:
     """To the baseline, by score; empty for the baseline itself, and where there is none."""
     verdict: str = ""
     """What the differences say, in words."""
+    best: tuple[str, ...] = ()
+    """The scores in which it is the best, and told from every other group on its test images."""
+    remarks: tuple[str, ...] = ()
+    """What hints that it was trained too briefly."""
     images: dict[str, str | None] | None = None
     """The digests of the training, validation and test images; None where they are not known."""
 
@@ -68,6 +74,16 @@ class Unscored:
 
 
 @dataclass(frozen=True)
+class Conclusion:
+    """The answer on one set of test images."""
+
+    text: str
+    """One or two sentences."""
+    finding: Finding
+    """`better` where a group is told to be better than its baseline, else `worse`, else `open`."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Groups of runs in the order of their test sets, and the runs that are in no group."""
 
@@ -76,6 +92,10 @@ class Comparison:
     unscored: tuple[Unscored, ...]
     notes: tuple[str, ...] = ()
     """What a reader must know of how the groups were made."""
+    conclusions: tuple[Conclusion, ...] = ()
+    """The answer on each set of test images, by its number."""
+    size: float = 0.05
+    """The difference for which the number of seeds is told."""
 
     def by_test_set(self) -> list[list[tuple[int, Group]]]:
         """Return the groups, numbered from 1, apart for each set of test images."""

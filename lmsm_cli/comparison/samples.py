@@ -46,6 +46,16 @@ class Sample:
         """Its seed."""
         return (self.record.config or {}).get("seed")
 
+    @property
+    def steps(self) -> int | None:
+        """The optimisation steps of its training; None where the config does not say."""
+        config = self.record.config or {}
+        epochs, batch = config.get("epochs"), config.get("batch_size")
+        if not isinstance(epochs, int) or not isinstance(batch, int) or batch < 1:
+            return None
+        images = sum(one.train_count for one in self.scores.per_class)
+        return epochs * -(-images // batch)
+
 
 def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Sample]:
     """Yield the scored runs, oldest first.

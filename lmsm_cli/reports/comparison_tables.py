@@ -1,7 +1,7 @@
 """The tables of a comparison, for the terminal.
 
-The best of what is compared is bold and has a `*`, so that it shows without colour. Which metrics
-there are, and what they are called, is in metrics.py.
+A best score that is told from all others is bold and has a `*`, so that it shows without colour.
+Which metrics there are, and what they are called, is in metrics.py.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lmsm_cli.comparison.intervals import Difference, in_points
-from lmsm_cli.comparison.records import Comparison, Group, Statistic, Unscored, best_text
-from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, Metric
+from lmsm_cli.comparison.records import Comparison, Group, Statistic, Unscored
+from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, Metric, shot_groups
 from lmsm_cli.reports.tables import (
     NOTHING,
     OF_THE_RAREST,
@@ -21,10 +21,14 @@ from lmsm_cli.reports.tables import (
     shown,
     whole_width,
 )
+from lmsm_cli.reports.verdicts import need_text, verdict_style, verdict_text
 
 # Of more groups, the accuracies per class are no table that anyone reads.
 _MOST_GROUPS = 20
 _VERDICT_WIDTH = 22
+_SCORES = "Test scores in percent: mean±sd over n runs, * told from all others"
+_CLASSES = "Accuracy per class in percent, with the training and test images"
+_COSTS = "Margin and cost: means"
 
 
 def comparison_tables(
@@ -32,7 +36,7 @@ def comparison_tables(
 ) -> list[Table]:
     """Return the scores of every group, the differences to the baseline, and class accuracies.
 
-    The best is marked among groups with the same test images.
+    A best is marked where it is told from all others on the same test images.
 
     Args:
         comparison: What is shown.
@@ -41,15 +45,18 @@ def comparison_tables(
         only_changed: Whether to leave out scores and classes in which all groups are alike.
     """
     shown_metrics = _shown_metrics(comparison, only_changed=only_changed)
-    main = [metric for metric in shown_metrics if metric.is_main]
-    others = [metric for metric in shown_metrics if not metric.is_main]
+    scores = [metric for metric in shown_metrics if metric.is_share]
+    main = [metric for metric in scores if metric.is_main]
+    others = [metric for metric in scores if not metric.is_main]
+    costs = [metric for metric in shown_metrics if not metric.is_share]
     is_held = any(group.differences for group in comparison.groups)
     classes = _classes_tables(comparison, only_changed=only_changed)
 
     def tables(*columns: Sequence[Metric], named: bool) -> list[Table]:
         scored = [_scores_table(comparison, metrics, named=named) for metrics in columns]
-        held = [_differences_table(comparison.groups, named=named)] if is_held else []
-        return scored + held + classes
+        held = [_differences_table(comparison, named=named)] if is_held else []
+        cost = [_scores_table(comparison, costs, named=named, title=_COSTS)] if costs else []
+        return scored + classes + cost + held
 
     whole = tables([*main, *others], named=True)
     if width is None or all(whole_width(table) <= width for table in whole):
@@ -68,9 +75,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(OF_THE_RAREST)
     if any(group.differences for group in comparison.groups):
         notes.append(
-            "a 95% interval that excludes 0 is called better or worse; it is over repeated "
-            "trainings, not over other test images (how many there are stands beside each class); "
-            "with many rows one in twenty excludes 0 by chance"
+            "better and worse: the 95% interval excludes 0, and the p-value after Holm's "
+            "correction over the rows is at most 0.05; the intervals are for each row alone"
         )
     if len(comparison.groups) > _MOST_GROUPS:
         notes.append(
@@ -104,13 +110,15 @@ def _why(run: Unscored) -> Text:
     return shown(f"{PurePath(run.run).name}: {run.reason}")
 
 
-def _scores_table(comparison: Comparison, metrics: Sequence[Metric], *, named: bool) -> Table:
+def _scores_table(
+    comparison: Comparison, metrics: Sequence[Metric], *, named: bool, title: str = _SCORES
+) -> Table:
     """Return one row a group; with names also one for each run that is in no group, saying why."""
     groups = comparison.groups
-    table = new_table("In percent: mean±sd over n runs, * best", "#", *(["run"] if named else []))
+    table = new_table(title, "#", *(["run"] if named else []))
     for title in (*(["n"] if named else []), *(metric.column for metric in metrics)):
         table.add_column(title, justify="right", no_wrap=True)
-    columns = [_cells_by_test_set(comparison, metric) for metric in metrics]
+    columns = [_cells(groups, metric) for metric in metrics]
     for i, group in enumerate(groups):
         who = (shown(group.label), str(len(group.runs))) if named else ()
         last_of_its_tests = groups[i + 1 : i + 2] and groups[i + 1].test_set != group.test_set
@@ -123,20 +131,15 @@ def _scores_table(comparison: Comparison, metrics: Sequence[Metric], *, named: b
     return table
 
 
-def _cells_by_test_set(comparison: Comparison, metric: Metric) -> list[Text]:
-    sets = comparison.by_test_set()
-    values = ([group.metrics[metric.key] for _, group in peers] for peers in sets)
-    return [cell for some in values for cell in _cells(some, metric)]
-
-
-def _cells(values: Sequence[Statistic | None], metric: Metric) -> list[Text]:
-    """Return `64.9±1.2` for each value of a share, the best in bold with a `*`."""
-    best = best_text(values, metric)
+def _cells(groups: Sequence[Group], metric: Metric) -> list[Text]:
+    """Return `64.9±1.2` for each group; a share that is told from all others bold with a `*`."""
+    texts = [_cell(metric, group.metrics[metric.key]) for group in groups]
+    if not metric.is_share:
+        return [Text(text) for text in texts]
+    best = [metric.key in group.best for group in groups]
     return [
-        Text(_cell(metric, value) + "*", style="bold")
-        if value and metric.text(value.mean) == best
-        else Text(_cell(metric, value) + (" " if metric.is_share else ""))
-        for value in values
+        Text(text + "*", style="bold") if is_best else Text(text + (" " if any(best) else ""))
+        for text, is_best in zip(texts, best, strict=True)
     ]
 
 
@@ -148,31 +151,54 @@ def _cell(metric: Metric, value: Statistic | None) -> str:
     return f"{metric.text(value.mean)}±{metric.text(value.sd)}"
 
 
-def _differences_table(groups: Sequence[Group], *, named: bool) -> Table:
+def _differences_table(comparison: Comparison, *, named: bool) -> Table:
     """Return a row for each group that is held against a baseline, with the verdict."""
+    groups = comparison.groups
+    held = _distinct_differences(groups)
+    table = new_table(_title_of_differences(groups), "#", *(["run"] if named else []))
+    for key in held:
+        table.add_column(METRICS[key].column, justify="right", no_wrap=True)
+    table.add_column("seeds", no_wrap=True)
+    needs = [need_text(group, held[0]) for group in groups]
+    if any(needs):
+        table.add_column(f"{100 * comparison.size:g} points need", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=_VERDICT_WIDTH)
+    for i, (group, need) in enumerate(zip(groups, needs, strict=True), 1):
+        if not group.differences:
+            continue
+        cells = [_change(group.differences.get(key)) for key in held]
+        who = [shown(group.label)] if named else []
+        verdict = shown(verdict_text(group))
+        verdict.stylize(verdict_style(group))
+        more = [need or NOTHING] if any(needs) else []
+        table.add_row(str(i), *who, *cells, _pairs(group, held), *more, verdict)
+    return table
+
+
+def _title_of_differences(groups: Sequence[Group]) -> str:
+    """Return what the differences are to, and what their intervals allow for."""
     baselines = dict.fromkeys(group.label for group in groups if group.is_baseline)
     name = "the baseline of the same other choices"
     if len(baselines) == 1:
         name = shown(*baselines).plain
-    title = f"Against {name}, in points: difference [95% interval over seeds]"
-    table = new_table(title, "#", *(["run"] if named else []))
-    held = _distinct_differences(groups)
-    for key in held:
-        table.add_column(METRICS[key].column, justify="right", no_wrap=True)
-    table.add_column("seeds", no_wrap=True)
-    table.add_column("verdict", overflow="fold", min_width=_VERDICT_WIDTH)
-    for i, group in enumerate(groups, 1):
-        if not group.differences:
-            continue
-        known = next((one for key in held if (one := group.differences.get(key))), None)
-        pairs = NOTHING if known is None else f"{known.n} {'un' * (not known.paired)}paired"
-        changes = map(group.differences.get, held)
-        cells = [
-            f"{in_points(one.mean)} {one.interval}".rstrip() if one else NOTHING for one in changes
-        ]
-        who = [shown(group.label)] if named else []
-        table.add_row(str(i), *who, *cells, pairs, group.verdict)
-    return table
+    shown_ones = [
+        group.differences.get(metric.key) for group in groups for metric in MAIN_DIFFERENCES
+    ]
+    over = list(dict.fromkeys(one.over for one in shown_ones if one))
+    return f"Against {name}, in points: difference [95% interval over {' or '.join(over)}]"
+
+
+def _change(one: Difference | None) -> str:
+    return f"{in_points(one.mean)} {one.interval}".rstrip() if one else NOTHING
+
+
+def _pairs(group: Group, held: Sequence[str]) -> str:
+    """Return `3 paired`, or `2 of 3 paired` where the difference is over fewer runs than shown."""
+    known = next((one for key in held if (one := group.differences.get(key))), None)
+    if known is None:
+        return NOTHING
+    part = f" of {len(group.seeds)}" if known.n < len(group.seeds) else ""
+    return f"{known.n}{part} {'un' * (not known.paired)}paired"
 
 
 def _distinct_differences(groups: Sequence[Group]) -> list[str]:
@@ -204,20 +230,22 @@ def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) ->
 
     Groups go by their numbers: their names are longer than what stands below.
     """
-    table = new_table("Accuracy per class, in percent (* best)", "class")
-    shared = len({tuple(one.train_count for one in group.per_class) for _, group in peers}) == 1
-    for title in ("training images", "test images") if shared else ("test images",):
-        table.add_column(title, justify="right")
+    counts = [[one.train_count for one in group.per_class] for _, group in peers]
+    shared = all(one == counts[0] for one in counts)
+    members = {n: name for name, some in shot_groups(counts[0]).items() for n in some}
+    is_tailed = shared and bool(members)
+    table = new_table(_CLASSES, "class", *(["group"] if is_tailed else []))
+    for title in ("training", "test") if shared else ("test",):
+        table.add_column(title, justify="right", no_wrap=True)
     for number, _ in peers:
         table.add_column(str(number), justify="right", no_wrap=True)
-    for rows in zip(*(group.per_class for _, group in peers), strict=True):
-        cells = _cells([row.accuracy for row in rows], METRICS["accuracy"])
-        if only_changed and len(cells) > 1 and len({cell.plain.strip("* ") for cell in cells}) == 1:
+    for i, rows in enumerate(zip(*(group.per_class for _, group in peers), strict=True)):
+        cells = [_cell(METRICS["accuracy"], row.accuracy) for row in rows]
+        if only_changed and len(cells) > 1 and len(set(cells)) == 1:
             continue
-        counts = [Text(str(row.train_count)) for row in rows]
         if not shared:
-            cells = [count + ": " + cell for count, cell in zip(counts, cells, strict=True)]
-        table.add_row(
-            shown(rows[0].name), *(counts[:1] if shared else []), str(rows[0].test_count), *cells
-        )
+            cells = [f"{row.train_count}: {cell}" for row, cell in zip(rows, cells, strict=True)]
+        known = [members[i]] if is_tailed else []
+        known += [str(rows[0].train_count)] if shared else []
+        table.add_row(shown(rows[0].name), *known, str(rows[0].test_count), *cells)
     return table

@@ -1,0 +1,280 @@
+"""The groups of a comparison held against their baselines: intervals, Holm's step, verdicts.
+
+A score that is a mean of right answers has an interval over seeds and test images, where the runs'
+predictions are known; every other one is over seeds alone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsm_cli.comparison.answers import Answers, answers_of, weights_of
+from lmsm_cli.comparison.baseline import baseline_of, verdict_in_words
+from lmsm_cli.comparison.crossed import Crossed
+from lmsm_cli.comparison.intervals import ALPHA, Difference, difference, verdict_of
+from lmsm_cli.comparison.planning import floor_of, seeds_needed
+from lmsm_cli.comparison.records import Group
+from lmsm_cli.comparison.samples import Sample, by_seed, values
+from lmsm_cli.comparison.two_way import Estimate, NoVerdict, Over, Why, two_way
+from lmsm_cli.comparison.verdicts import (
+    FEWEST_STEPS,
+    Remark,
+    chance_forbids,
+    holm,
+    undertrained,
+)
+from lmsm_cli.metrics import METRICS
+
+_HINTS = {
+    Remark.FEW_STEPS: f"fewer than {FEWEST_STEPS} training steps",
+    Remark.STILL_FALLING: "the training loss still fell",
+}
+_ROUNDING = 1e-9
+# Whether the best of more groups is told from all others is not looked at: pairs grow with the
+# square.
+_MOST_RIVALS = 30
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a comparison."""
+
+    over: Over = Over.BOTH
+    """What the intervals allow for: seeds and test images, or seeds alone."""
+    size: float = 0.05
+    """The difference for which the number of seeds is told."""
+
+
+@dataclass(frozen=True)
+class _Peers:
+    """The groups with one set of test images, and the answers of their runs."""
+
+    numbers: tuple[int, ...]
+    members: Mapping[int, Sequence[Sample]]
+    answers: Answers | None
+    weights: Mapping[str, NDArray[np.float64]]
+    names: tuple[str, ...]
+    """Of the classes."""
+    question: Question
+
+    @classmethod
+    def of(
+        cls, numbers: Sequence[int], members: Sequence[Sequence[Sample]], question: Question
+    ) -> "_Peers":
+        first = members[numbers[0]][0].scores
+        answers = None
+        if len(numbers) > 1 and question.over is Over.BOTH:
+            answers = answers_of(sample for number in numbers for sample in members[number])
+        counts = [one.train_count for one in first.per_class]
+        weights = weights_of(answers.strata, counts) if answers else {}
+        own = {number: members[number] for number in numbers}
+        names = tuple(one.name for one in first.per_class)
+        return cls(tuple(numbers), own, answers, weights, names, question)
+
+    def differences(self, number: int, baseline: int) -> dict[str, Difference | None]:
+        """Return each score's difference of two groups, before Holm's step."""
+        own, other = self.members[number], self.members[baseline]
+        both = self.answers.between(own, other) if self.answers else None
+        found: dict[str, Difference | None] = {}
+        for key, metric in METRICS.items():
+            if metric.is_share and both is not None and key in self.weights:
+                found[key] = self._from_answers(both, key)
+            elif metric.is_share:
+                sides = by_seed(own, other, key)
+                found[key] = difference(*sides, higher_is_better=metric.higher_is_better)
+        return found
+
+    def _from_answers(self, both: Crossed, key: str) -> Difference | None:
+        estimate = two_way(both, self.weights[key])
+        if estimate.mean is None:
+            return None
+        parts = estimate.components
+        needed = seeds_needed(parts, self.question.size) if parts else None
+        return Difference(
+            mean=estimate.mean,
+            low=estimate.low,
+            high=estimate.high,
+            n=min(estimate.seeds),
+            paired=len(estimate.seeds) == 1,
+            verdict="can't tell",
+            over=estimate.over,
+            p_value=estimate.p_value,
+            reason="; ".join(self._in_words(one) for one in estimate.no_verdict),
+            seeds_needed=(needed.fewest, needed.most) if needed else None,
+            floor=floor_of(parts) if parts else None,
+        )
+
+    def _in_words(self, one: NoVerdict) -> str:
+        named = ", ".join(self.names[number] for number in one.classes)
+        match one.why:
+            case Why.NO_IMAGE:
+                return f"no test image of {named}"
+            case Why.ONE_IMAGE:
+                return f"one test image of {named}, whose share of chance nobody knows"
+            case Why.NOTHING_VARIES:
+                return "the same in every seed"
+            case Why.TWO_SEEDS:
+                return "two seeds: give a third"
+            case Why.FEW_IMAGES:
+                return f"{one.images} test images, and a verdict needs 20"
+            case Why.CHANCE:
+                return "no run above chance: train longer first"
+
+    def at_chance(self, key: str) -> NoVerdict | None:
+        """Return the reason where no group has learned the classes of a score."""
+        if key not in self.weights:
+            return None
+        arms = [self._alone(number, key) for number in self.numbers]
+        return chance_forbids(arms, len(self.names))
+
+    def _alone(self, number: int, key: str) -> Estimate:
+        """Return a group's own score with its interval; without one where predictions lack."""
+        own = self.answers.alone(self.members[number]) if self.answers else None
+        if own is not None:
+            return two_way(own, self.weights[key])
+        known = list(values(self.members[number], key).values())
+        mean = sum(known) / len(known) if known else None
+        nothing = (NoVerdict(Why.NOTHING_VARIES),)
+        return Estimate(mean, None, None, None, Over.SEEDS, (len(known),), 0, None, nothing)
+
+
+def held_against(
+    groups: Sequence[Group],
+    members: Sequence[Sequence[Sample]],
+    name: str | None,
+    question: Question,
+) -> tuple[list[Group], list[str]]:
+    """Return the groups with differences to their baseline, and notes on those without one.
+
+    Args:
+        groups, members: The groups, and the samples of each.
+        name: What the baseline is called; softmax for None.
+        question: What the intervals allow for.
+
+    Raises:
+        LmsmError: There is no such baseline.
+    """
+    chosen, notes = baseline_of(groups, name)
+    held = list(groups)
+    for numbers in _by_test_set(groups):
+        peers = _Peers.of(numbers, members, question)
+        raw = {
+            number: peers.differences(number, place)
+            for number in numbers
+            if (place := chosen[number]) is not None and place != number
+        }
+        judged = _judged(raw, peers)
+        best = _told_best(peers, groups)
+        for number in numbers:
+            changes = judged.get(number, {})
+            held[number] = replace(
+                groups[number],
+                is_baseline=number in chosen,
+                differences=changes,
+                verdict=verdict_in_words(changes),
+                best=tuple(key for key, winner in best.items() if winner == number),
+                remarks=_remarks(members[number]),
+            )
+    return held, [*_without_predictions(held, question), *notes, *_on_fewer_seeds(held, chosen)]
+
+
+def _by_test_set(groups: Sequence[Group]) -> list[list[int]]:
+    found: dict[int, list[int]] = {}
+    for number, group in enumerate(groups):
+        found.setdefault(group.test_set, []).append(number)
+    return list(found.values())
+
+
+def _judged(
+    raw: Mapping[int, Mapping[str, Difference | None]], peers: _Peers
+) -> dict[int, dict[str, Difference | None]]:
+    """Return the differences with verdicts, after Holm's step over the groups for each score."""
+    judged = {number: dict(changes) for number, changes in raw.items()}
+    for key, metric in METRICS.items():
+        rows = [(number, one) for number, some in raw.items() if (one := some.get(key))]
+        forbidden = peers.at_chance(key) if rows else None
+        if forbidden:
+            reason = peers._in_words(forbidden)
+            rows = [(number, replace(one, reason=reason)) for number, one in rows]
+        adjusted = holm([None if one.reason else one.p_value for _, one in rows])
+        for (number, one), p in zip(rows, adjusted, strict=True):
+            judged[number][key] = verdict_of(one, p, higher_is_better=metric.higher_is_better)
+    return judged
+
+
+def _told_best(peers: _Peers, groups: Sequence[Group]) -> dict[str, int]:
+    """Return, by score, the group that is the best and told from each other one after Holm."""
+    if not 1 < len(peers.numbers) <= _MOST_RIVALS:
+        return {}
+    rivals: dict[tuple[int, int], dict[str, Difference | None]] = {}
+    best = {}
+    for key, metric in METRICS.items():
+        means = {n: one.mean for n in peers.numbers if (one := groups[n].metrics[key])}
+        if not metric.is_share or len(means) < 2:
+            continue
+        winner = (max if metric.higher_is_better else min)(means, key=lambda n: means[n])
+        others = [number for number in means if number != winner]
+        for other in others:
+            if (winner, other) not in rivals:
+                rivals[winner, other] = peers.differences(winner, other)
+        found = [rivals[winner, other][key] for other in others]
+        adjusted = holm([None if one is None or one.reason else one.p_value for one in found])
+        if all(p is not None and p <= ALPHA for p in adjusted):
+            best[key] = winner
+    return best
+
+
+def _remarks(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Return what hints that a group was trained too briefly to tell."""
+    found: dict[str, None] = {}
+    for sample in samples:
+        losses = [row.get("train_loss") for row in sample.record.metrics]
+        known = [float(loss) for loss in losses if isinstance(loss, int | float)]
+        steps = FEWEST_STEPS if sample.steps is None else sample.steps
+        found |= dict.fromkeys(_HINTS[remark] for remark in undertrained(known, steps))
+    return tuple(found)
+
+
+def _on_fewer_seeds(groups: Sequence[Group], chosen: Sequence[int | None]) -> list[str]:
+    """Say whose difference is not that of the means shown."""
+    moved = [
+        group.label
+        for group, place in zip(groups, chosen, strict=True)
+        if place is not None
+        and any(
+            _is_of_fewer(key, one, group, groups[place]) for key, one in group.differences.items()
+        )
+    ]
+    if not moved:
+        return []
+    return [
+        f"the difference of {', '.join(moved)} is over the seeds and choices that its baseline "
+        "has too: it is not that of the means shown, which are over all runs"
+    ]
+
+
+def _is_of_fewer(metric: str, change: Difference | None, group: Group, baseline: Group) -> bool:
+    """Return whether a difference is not that of the means of both groups."""
+    own, other = group.metrics[metric], baseline.metrics[metric]
+    if change is None or own is None or other is None:
+        return False
+    return abs(change.mean - (own.mean - other.mean)) > _ROUNDING
+
+
+def _without_predictions(groups: Iterable[Group], question: Question) -> list[str]:
+    """Say which verdicts are over seeds alone since runs have no predictions."""
+    if question.over is not Over.BOTH:
+        return []
+    old = [
+        group.label
+        for group in groups
+        if (one := group.differences.get("accuracy")) and one.over == Over.SEEDS
+    ]
+    if not old:
+        return []
+    return [
+        f"{', '.join(old)}: over seeds alone, since runs have no predictions.npz; "
+        "other test images could move these differences further than their intervals say"
+    ]

@@ -1,0 +1,278 @@
+"""Groups held against a baseline: intervals over seeds and test images, Holm, the answer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmsm_cli.comparison.conclusion import conclusion_of, seeds_text
+from lmsm_cli.comparison.crossed import Strata, paired
+from lmsm_cli.comparison.differences import Question
+from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.comparison.intervals import Difference
+from lmsm_cli.comparison.two_way import Over, two_way
+from lmsm_cli.metrics import score
+from lmsm_cli.runs.documents import Status
+from lmsm_cli.runs.images import Predictions
+from lmsm_cli.runs.record import RunRecord
+from tests.synthetic_runs import document
+
+NAMES = ("cat", "dog", "frog")
+COUNTS = (500, 60, 6)
+PER_CLASS = 200
+LABELS = np.repeat(np.arange(3), PER_CLASS)
+CONFIG = {"dataset": "digits", "epochs": 100, "batch_size": 32}
+
+
+def run(loss, seed, right, *, labels=LABELS, predicts=True, **config):
+    """Return a run that is right where `right` (N,) says so, and else names the next class."""
+    predicted = np.where(right, labels, (labels + 1) % len(NAMES))
+    scores = score(NAMES, labels, predicted, COUNTS).to_json()
+    held = Predictions(labels, predicted, None, None) if predicts else None
+    choices = CONFIG | {"loss": loss, "seed": seed} | config
+    return RunRecord(
+        Path("runs") / f"{loss}-{seed}",
+        choices,
+        Status(state="completed"),
+        [],
+        document(scores | {"checkpoint": "checkpoint.pt"}),
+        None,
+        held,
+    )
+
+
+def draws(shares, seeds, *, start=0, labels=LABELS):
+    """Return which images are right (S, N), with such a chance for each class, by image."""
+    chance = np.array(shares)[labels] + np.random.default_rng(900 + start).normal(
+        0, 0.35, len(labels)
+    )
+    rows = [np.random.default_rng(start + seed).random(len(labels)) < chance for seed in seeds]
+    return np.stack(rows)
+
+
+def group_of(comparison, loss):
+    """Return the group of a loss."""
+    (found,) = [group for group in comparison.groups if group.differs["loss"] == loss]
+    return found
+
+
+def of_losses(answers, **options):
+    """Compare losses, given as {loss: {seed: right (N,)}}."""
+    records = [run(loss, s, right) for loss, rows in answers.items() for s, right in rows.items()]
+    return compare_runs(records, **options)
+
+
+def arms(shares, seeds=(0, 1, 2), **more):
+    """Return rows by seed."""
+    return dict(zip(seeds, draws(shares, seeds, **more), strict=True))
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 1, 2, 3, 4)])
+def test_differences_are_over_seeds_and_test_images(seeds):
+    """They are those of the two-way interval of the runs' answers, and wider than over seeds."""
+    own, base = arms((0.9, 0.8, 0.6), seeds, start=50), arms((0.9, 0.7, 0.2), seeds)
+    answers = {"softmax": base, "vs": own}
+    found = group_of(of_losses(answers), "vs").differences
+    strata = Strata.of(LABELS, 3)
+    both = paired(np.stack(list(own.values())), np.stack(list(base.values())), strata)
+    weights = {
+        "few": [0, 0, 1],
+        "many": [1, 0, 0],
+        "accuracy": [1 / 3] * 3,
+        "balanced_accuracy": [1 / 3] * 3,
+    }
+    for key, shares in weights.items():
+        wanted = two_way(both, np.array(shares))
+        assert (found[key].mean, found[key].low, found[key].high) == pytest.approx(
+            (wanted.mean, wanted.low, wanted.high), abs=1e-12
+        )
+        assert found[key].over == "seeds and test images"
+    assert found["macro_f1"].over == "seeds"  # it is no mean of right answers
+    narrow = group_of(of_losses(answers, question=Question(Over.SEEDS)), "vs").differences["few"]
+    assert narrow.over == "seeds"
+    assert narrow.mean == pytest.approx(found["few"].mean, abs=1e-12)
+    assert narrow.high - narrow.low < found["few"].high - found["few"].low
+
+
+def test_one_pair_of_runs_is_over_test_images_alone():
+    """Of 200 frogs 60 became right and 20 wrong: McNemar's difference 0.2, its variance by hand."""
+    base = np.ones(len(LABELS), bool)
+    own = base.copy()
+    frogs = np.flatnonzero(LABELS == 2)
+    base[frogs[:100]] = False
+    own[frogs[60:120]] = False
+    few = group_of(of_losses({"softmax": {0: base}, "vs": {0: own}}), "vs").differences["few"]
+    # 60 images of +1, 20 of -1, 120 of 0: mean 0.2, sum of squares 80 - 200 x 0.04 = 72
+    from scipy.stats import t
+
+    half = t.ppf(0.975, 199) * (72 / 199 / 200) ** 0.5
+    assert (few.mean, few.low, few.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
+    assert (few.over, few.verdict, few.n) == ("test images", "better", 1)
+
+
+def test_two_seeds_have_an_interval_and_no_verdict():
+    """Student's t of two seeds is no base for a verdict, and the way out is said."""
+    answers = {"softmax": arms((0.9, 0.7, 0.1), (0, 1)), "vs": arms((0.9, 0.7, 0.9), (0, 1))}
+    few = group_of(of_losses(answers), "vs").differences["few"]
+    assert few.low is not None
+    assert (few.verdict, few.reason) == ("can't tell", "two seeds: give a third")
+
+
+def test_seeds_that_do_not_match_are_unpaired():
+    """With other seeds the images are still paired, the seeds are Welch's."""
+    answers = {
+        "softmax": arms((0.9, 0.7, 0.1), (0, 1, 2)),
+        "vs": arms((0.9, 0.7, 0.9), (7, 8, 9, 10)),
+    }
+    few = group_of(of_losses(answers), "vs").differences["few"]
+    assert (few.paired, few.n, few.over) == (False, 3, "seeds and test images")
+    assert few.verdict == "better"
+
+
+def test_runs_without_predictions_are_over_seeds_and_said_so():
+    """Old runs keep their interval, and a note says what it leaves out."""
+    records = [run("softmax", s, row) for s, row in arms((0.9, 0.7, 0.1)).items()]
+    records += [
+        run("vs", s, row, predicts=False) for s, row in arms((0.9, 0.7, 0.9), start=9).items()
+    ]
+    comparison = compare_runs(records)
+    assert group_of(comparison, "vs").differences["few"].over == "seeds"
+    assert any("vs: over seeds alone, since" in note for note in comparison.notes)
+
+
+def test_where_no_run_is_above_chance_there_is_no_verdict():
+    """All arms guess frogs: the reason says so, though the interval excludes 0."""
+    answers = {"softmax": arms((0.9, 0.7, 0.02)), "vs": arms((0.9, 0.7, 0.2), start=9)}
+    vs = group_of(of_losses(answers), "vs")
+    few = vs.differences["few"]
+    assert few.low > 0
+    assert (few.verdict, few.reason) == ("can't tell", "no run above chance: train longer first")
+    assert vs.differences["many"].reason == ""  # dogs and cats are known
+    above = answers | {"focal": arms((0.9, 0.7, 0.9), start=40)}
+    assert group_of(of_losses(above), "vs").differences["few"].verdict == "better"
+
+
+def test_few_test_images_forbid_a_verdict():
+    """A group of 19 test images is shown, with their number in place of a verdict."""
+    labels = np.repeat(np.arange(3), (200, 200, 19))
+    records = [
+        run(loss, seed, draws(shares, [seed], start=start, labels=labels)[0], labels=labels)
+        for loss, shares, start in (
+            ("softmax", (0.9, 0.7, 0.05), 0),
+            ("vs", (0.9, 0.7, 0.99), 9),
+        )
+        for seed in range(3)
+    ]
+    few = group_of(compare_runs(records), "vs").differences["few"]
+    assert few.low > 0
+    assert (few.verdict, few.reason) == ("can't tell", "19 test images, and a verdict needs 20")
+
+
+def test_holm_takes_a_verdict_that_stands_alone():
+    """A difference that alone excludes 0 is not told beside enough others; the row says why."""
+    base = arms((0.9, 0.7, 0.5), range(5))
+    slight = arms((0.9, 0.7, 0.6), range(5), start=400)
+    alone = group_of(of_losses({"softmax": base, "vs": slight}), "vs").differences["few"]
+    assert 0.01 < alone.p_value < 0.05
+    assert (alone.verdict, alone.p_holm) == ("better", alone.p_value)
+    others = {
+        loss: arms((0.9, 0.7, 0.5), range(5), start=1000 + 100 * number)
+        for number, loss in enumerate(("focal", "ldam", "cosface", "arcface", "asoftmax"))
+    }
+    beside = group_of(of_losses({"softmax": base, "vs": slight} | others), "vs").differences["few"]
+    assert (beside.p_value, beside.low) == (alone.p_value, alone.low)
+    assert beside.p_holm > 0.05
+    assert (beside.verdict, beside.reason) == ("can't tell", "not after Holm")
+
+
+def test_a_best_is_told_from_all_others():
+    """Of three the best is marked only where it is told from the second best too."""
+    base = {"softmax": arms((0.9, 0.7, 0.3))}
+    near = base | {
+        "vs": arms((0.9, 0.7, 0.8), start=50),
+        "focal": arms((0.9, 0.7, 0.79), start=90),
+    }
+    assert all("few" not in group.best for group in of_losses(near).groups)
+    clear = near | {"focal": arms((0.9, 0.7, 0.5), start=90)}
+    assert "few" in group_of(of_losses(clear), "vs").best
+    assert "many" not in group_of(of_losses(clear), "vs").best
+
+
+def test_predictions_for_other_images_are_left_out():
+    """Runs whose labels are in another order are no pairs of images."""
+    records = [run("softmax", s, row) for s, row in arms((0.9, 0.7, 0.1)).items()]
+    turned = LABELS[::-1].copy()
+    records += [
+        run("vs", s, row[::-1], labels=turned) for s, row in arms((0.9, 0.7, 0.9), start=9).items()
+    ]
+    assert group_of(compare_runs(records), "vs").differences["few"].over == "seeds"
+
+
+def test_short_trainings_are_said_beside_the_verdict():
+    """566 training images in batches of 32 make 18 steps an epoch: 20 epochs are too few."""
+    answers = {"softmax": arms((0.9, 0.7, 0.3)), "vs": arms((0.9, 0.7, 0.9), start=9)}
+    for epochs, hints in ((20, ("fewer than 500 training steps",)), (28, ())):
+        records = [
+            run(loss, s, row, epochs=epochs)
+            for loss, rows in answers.items()
+            for s, row in rows.items()
+        ]
+        vs = group_of(compare_runs(records), "vs")
+        assert vs.remarks == hints
+        assert vs.differences["few"].verdict == "better"
+
+
+def test_the_answer_is_a_sentence():
+    """What is better, what is open and what would tell, on the rare classes."""
+    answers = {
+        "softmax": arms((0.9, 0.7, 0.3)),
+        "balanced-softmax": arms((0.9, 0.7, 0.8), start=9),
+        "vs": arms((0.9, 0.7, 0.32), start=50),
+        "focal": arms((0.9, 0.7, 0.02), start=70),
+    }
+    (one,) = of_losses(answers).conclusions
+    assert one.finding == "better"
+    gain, loss = (
+        group_of(of_losses(answers), name).differences["few"]
+        for name in ("balanced-softmax", "focal")
+    )
+    assert one.text.startswith(
+        "On the rare classes balanced-softmax beats softmax by "
+        f"{100 * gain.mean:.1f} points [{100 * gain.low:.1f}, {100 * gain.high:.1f}]; "
+        f"focal falls behind softmax by {-100 * loss.mean:.1f} points "
+        f"[{-100 * loss.high:.1f}, {-100 * loss.low:.1f}]; "
+        "vs shows no clear difference from softmax: "
+    )
+    assert " would show 5 points" in one.text
+
+
+@pytest.mark.parametrize(
+    ("needed", "text"),
+    [
+        ((8, 14), "8 to 14 seeds would show 5 points"),
+        ((3, 3), "3 seeds would show 5 points"),
+        ((40, None), "40 seeds or many more would show 5 points"),
+        (
+            (None, None),
+            "no number of seeds would show 5 points on these test images, "
+            "whose share of chance is 7.1",
+        ),
+        (None, ""),
+    ],
+)
+def test_what_would_tell(needed, text):
+    """The seeds for the size asked for, or that no number of seeds would do."""
+    one = Difference(0, -0.1, 0.1, 3, True, "can't tell", seeds_needed=needed, floor=0.071)
+    assert seeds_text(one, 0.05) == text
+
+
+def test_one_group_has_its_score_and_what_to_do():
+    """There is nothing to hold it against: the answer is its score and the way out."""
+    comparison = of_losses({"softmax": arms((0.9, 0.7, 0.3))})
+    (one,) = comparison.conclusions
+    mean = 100 * comparison.groups[0].metrics["few"].mean
+    assert one.text.startswith(f"softmax has {mean:.1f} ± ")
+    assert one.text.endswith(
+        "over 3 runs on the rare classes: train another loss to compare it with."
+    )
+    assert conclusion_of([], 0.05).text == "There are no scores."
