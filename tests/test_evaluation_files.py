@@ -96,7 +96,7 @@ def test_the_worst_mistakes_are_the_surest(run, by_hand, number):
 
 def test_worst_decides_the_size_of_the_sheet(run, tmp_path):
     """25 mistakes stand in five rows unless --worst says otherwise."""
-    for flags, size in (([], (780, 930)), (["--worst", "4"], (318, 378))):
+    for flags, size in (([], (780, 990)), (["--worst", "4"], (318, 402))):
         assert main(["eval", str(run), "--plots", str(tmp_path), *flags]) == 0
         with Image.open(tmp_path / "worst_mistakes.png") as sheet:
             assert sheet.size == size

@@ -43,7 +43,7 @@ def test_large_images_are_made_smaller_in_their_proportions(tmp_path):
     image[:, 300:] = 200
     sheet = drawn(tmp_path / "x.png", image)
     assert len(places_of(np.full((72, 60, 3), 200, np.uint8), sheet)) > 0
-    assert (sheet[10 : 10 + 72, 10 : 10 + 60] == 0).all()
+    assert (sheet[10 + 72 : 10 + 144, 10 : 10 + 60] == 0).all()
 
 
 def test_the_images_stand_row_by_row_in_their_order(tmp_path):
@@ -57,6 +57,21 @@ def test_the_images_stand_row_by_row_in_their_order(tmp_path):
     assert all(len(corner) == 1 for corner in corners)
     assert [corner[0] for corner in corners] == sorted(corner[0] for corner in corners)
     assert len({row for ((row, _),) in corners}) == 2
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (300, 600, 3), (600, 300, 3), (28, 28, 1)])
+def test_words_stand_nearer_to_their_own_image_than_to_the_one_below(tmp_path, shape):
+    """Whatever the image's form, its words follow at once, and the next image after a gap."""
+    sheet = drawn(tmp_path / "x.png", *[np.full(shape, 90, np.uint8)] * 4)
+    column = sheet[:, 10:60].reshape(len(sheet), -1)
+    grey, white = (column == 90).all(axis=1), (column == 255).all(axis=1)
+    bottom = np.flatnonzero(grey[:-1] & ~grey[1:])[0]
+    words = np.flatnonzero(~white & ~grey)
+    first_words = words[(words > bottom) & (words < 190)]
+    next_image = np.flatnonzero(grey)[np.flatnonzero(grey) > first_words.max()][0]
+    above, below = first_words.min() - bottom, next_image - first_words.max()
+    assert 0 < above <= 8
+    assert below > 2 * above
 
 
 def test_names_are_cut_to_the_width_of_their_image(tmp_path):
@@ -77,7 +92,7 @@ def test_no_mistakes_are_said_so(tmp_path):
 def test_many_mistakes_fit_on_a_sheet(tmp_path):
     """1000 images stand in ten columns."""
     sheet = drawn(tmp_path / "x.png", *[noise(0, (8, 8, 1))] * 1000)
-    assert sheet.shape == (100 * 184 + 10, 10 * 154 + 10, 3)
+    assert sheet.shape == (100 * 196 + 10, 10 * 154 + 10, 3)
 
 
 def test_a_sheet_that_cannot_be_written_is_a_disk_error(tmp_path):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Pixels of a cell's picture: it holds what it can of this, and words of some length fit below.
 _SIDE = 144
 _GAP, _FONT_SIZE, _LINE = 10, 12, 15
+# Words stand closer to their own image than to the one below.
+_BELOW_WORDS = 22
 _MOST_COLUMNS = 10
 
 
@@ -42,14 +44,14 @@ class Mistake:
 def draw_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
     """Draw the images in their order, row by row, to a PNG file. Raises DiskError.
 
-    Each stands above its true class and the probability of the class it was taken for. Without
-    mistakes the sheet says so.
+    Each stands right above its true class and the probability of the class it was taken for.
+    Without mistakes the sheet says so.
     """
     from PIL import Image, ImageDraw
 
     font = _font()
     columns = min(_MOST_COLUMNS, max(2, math.ceil(math.sqrt(len(mistakes)))))
-    width, height = _SIDE + _GAP, _SIDE + 2 * _LINE + _GAP
+    width, height = _SIDE + _GAP, _SIDE + 2 * _LINE + _BELOW_WORDS
     rows = max(1, math.ceil(len(mistakes) / columns))
     sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), "white")
     canvas = ImageDraw.Draw(sheet)
@@ -57,7 +59,8 @@ def draw_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
         canvas.text((_GAP, _GAP), "no image was classified wrongly", fill="black", font=font)
     for place, mistake in enumerate(mistakes):
         left, top = _GAP + place % columns * width, _GAP + place // columns * height
-        sheet.paste(_fitted(mistake.image), (left, top))
+        image = _fitted(mistake.image)
+        sheet.paste(image, (left, top + _SIDE - image.height))  # right above its words
         for number, text in enumerate(mistake.lines()):
             line = (left, top + _SIDE + 2 + number * _LINE)
             canvas.text(line, _shortened(text, font), fill="black", font=font)
