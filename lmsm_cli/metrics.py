@@ -263,6 +263,12 @@ class Confusion:
             totals[true] += images
         return totals
 
+    def in_order(self, order: Sequence[int]) -> "Confusion":
+        """Return the confusion of the same classes, numbered as they come in `order`."""
+        places = {number: place for place, number in enumerate(order)}
+        cells = {(places[true], places[guess]): n for (true, guess), n in self.cells.items()}
+        return Confusion(self.num_classes, cells)
+
     def matrix(self) -> list[list[int]]:
         """Return all cells, rows = true class; ask for it where there are few classes."""
         rows = [[0] * self.num_classes for _ in range(self.num_classes)]
@@ -448,6 +454,11 @@ def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
         name = "many" if count >= many_from else "few" if count <= few_to else "medium"
         groups[name].append(number)
     return groups
+
+
+def by_train_count(train_counts: Sequence[int]) -> list[int]:
+    """Return the class numbers in order of rarity, the commonest first."""
+    return sorted(range(len(train_counts)), key=lambda number: -train_counts[number])
 
 
 def _bounds(train_counts: Sequence[int]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmsm_cli.metrics import Confusion, Scores, confusion_of
+from lmsm_cli.metrics import Confusion, Scores, by_train_count, confusion_of
 from lmsm_cli.reports.html.tables import GroupRow
 from lmsm_cli.reports.tables import MATRIX_CLASSES
 
@@ -13,13 +13,22 @@ _CONFUSIONS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Confusions:
-    """What a group takes for what, over all its runs: a heat map, or the commonest errors."""
+    """What a group takes for what, over all its runs: a heat map, or the commonest errors.
+
+    The classes of a heat map are in order of rarity, the commonest first.
+    """
 
     row: GroupRow
     names: tuple[str, ...]
+    train_counts: tuple[int, ...] = ()
     matrix: tuple[tuple[int, ...], ...] = ()
     totals: tuple[int, ...] = ()
     commonest: tuple[tuple[str, str, int, float], ...] = ()
+
+    @property
+    def never(self) -> tuple[bool, ...]:
+        """Whether each class was never predicted."""
+        return tuple(not any(column) for column in zip(*self.matrix, strict=True))
 
 
 def confusions_of(row: GroupRow, runs: Sequence[Scores]) -> Confusions | None:
@@ -39,5 +48,13 @@ def confusions_of(row: GroupRow, runs: Sequence[Scores]) -> Confusions | None:
             (names[true], names[guess], images, share) for true, guess, images, share in errors
         )
         return Confusions(row, names, commonest=named)
-    matrix = tuple(map(tuple, confusion.matrix()))
-    return Confusions(row, names, matrix, tuple(confusion.totals()))
+    counts = [one.train_count for one in runs[0].per_class]
+    order = by_train_count(counts)
+    ordered = confusion.in_order(order)
+    return Confusions(
+        row,
+        tuple(names[number] for number in order),
+        tuple(counts[number] for number in order),
+        tuple(map(tuple, ordered.matrix())),
+        tuple(ordered.totals()),
+    )
