@@ -1,5 +1,6 @@
 """Plots: files that open, of a size that can be looked at, whatever the data."""
 
+import itertools
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lmsm_cli.errors import DiskError
-from lmsm_cli.metrics import score
+from lmsm_cli.metrics import score, shot_groups
 from lmsm_cli.reports import plots
 from lmsm_cli.reports.plots import (
     plot_class_distribution,
@@ -76,6 +77,141 @@ def test_history_is_drawn_with_gaps_and_few_epochs(tmp_path, rows):
     assert_drawn(tmp_path, "training_history")
 
 
+def figure_of(monkeypatch, plot, *arguments):
+    """Return the figure that a plot would save."""
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, stem: drawn.append(figure))
+    plot(*arguments)
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    return figure
+
+
+def lambda_rows(*values):
+    """Return epochs in which lambda falls, and the margin rises, as given."""
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 1 / epoch,
+            "val_loss": 2 / epoch,
+            "train_accuracy": 0.25 * epoch,
+            "val_accuracy": 0.2 * epoch,
+            "val_balanced_accuracy": 0.1 * epoch,
+            "lr": 0.1**epoch,
+            "lambda": lam,
+            "effective_margin": margin,
+        }
+        for epoch, (lam, margin) in enumerate(values, 1)
+    ]
+
+
+def test_history_is_in_percent_and_has_the_effective_margin(tmp_path, monkeypatch):
+    """Accuracy of 0.25 stands at 25; lambda and the margin it leaves have panels of their own."""
+    rows = lambda_rows((500.0, 1.01), (50.0, 1.2), (1.0, 2.5))
+    figure = figure_of(monkeypatch, plot_training_history, rows, tmp_path)
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    assert list(panels) == ["loss", "accuracy, %", "learning rate", "lambda", "effective margin"]
+    accuracy = {line.get_label(): list(line.get_ydata()) for line in panels["accuracy, %"].lines}
+    assert accuracy["training"] == [25, 50, 75]
+    assert accuracy["validation, balanced"] == pytest.approx([10, 20, 30])
+    assert list(panels["effective margin"].lines[0].get_ydata()) == [1.01, 1.2, 2.5]
+    assert panels["effective margin"].get_ylim()[0] < 1
+    assert [axes.get_yscale() for axes in figure.axes[2:]] == ["log", "log", "linear"]
+
+
+@pytest.mark.parametrize("lams", [(500.0, 50.0, 1.0), (3.0, 2.0, 1.5), (100.0, 1e-3, 0.0)])
+def test_the_axis_of_lambda_has_plain_numbers(tmp_path, monkeypatch, lams):
+    """Ticks read 100 and 10, no powers and not 0 alone; every value lies on the axis."""
+    rows = lambda_rows(*((lam, 1.5) for lam in lams))
+    figure = figure_of(monkeypatch, plot_training_history, rows, tmp_path)
+    (axes,) = [one for one in figure.axes if one.get_title() == "lambda"]
+    low, high = axes.get_ylim()
+    assert all(low <= lam <= high for lam in lams)
+    names = [
+        label.get_text()
+        for label in axes.get_yticklabels(which="both")
+        if label.get_text() and low <= label.get_position()[1] <= high
+    ]
+    assert len(names) >= 2
+    assert all(name.replace(".", "").replace("-", "").replace("e", "").isdigit() for name in names)
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(figure.bbox.x0 <= box.x0 for box in boxes)
+
+
+def test_a_loss_without_margin_has_no_panels_for_it(tmp_path, monkeypatch):
+    """Softmax has three panels, and no key of a line that is not there."""
+    rows = lambda_rows((None, None), (None, None))
+    figure = figure_of(monkeypatch, plot_training_history, rows, tmp_path)
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "accuracy, %", "learning rate"]
+
+
+def test_classes_are_coloured_by_their_groups(tmp_path, monkeypatch):
+    """Many, medium and few are named beside the bars, with the classes that the tables mean."""
+    counts = [4, 107, 20, 55, 10, 76]
+    names = ["e", "a", "c", "b", "d", "f"]
+    figure = figure_of(monkeypatch, plot_class_distribution, counts, names, tmp_path)
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    colour_of = dict(
+        zip(
+            (text.get_text() for text in legend.get_texts()),
+            (patch.get_facecolor() for patch in legend.get_patches()),
+            strict=True,
+        )
+    )
+    groups = {name: {counts[i] for i in numbers} for name, numbers in shot_groups(counts).items()}
+    drawn = {
+        name: {bar.get_height() for bar in axes.patches if bar.get_facecolor() == colour}
+        for name, colour in colour_of.items()
+    }
+    assert drawn == groups
+    box = legend.get_window_extent()
+    assert not any(bar.get_window_extent().overlaps(box) for bar in axes.patches)
+
+
+def test_the_confusion_is_in_order_of_rarity_with_counts(tmp_path, monkeypatch):
+    """Cells stand at the commonest class first, in percent and images; 0 where none ever was."""
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+    predictions = np.array([0, 1, 1, 1, 1, 1, 1, 0, 1, 1])  # 2 is never predicted
+    scores = score(["frog", "cat", "dog"], labels, predictions, [5, 900, 40])
+    figure = figure_of(monkeypatch, plot_confusion, scores, tmp_path)
+    axes = figure.axes[0]
+    ticks = [label.get_text() for label in axes.get_yticklabels()]
+    assert ticks == ["cat (900)", "dog (40)", "frog (5)"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "frog"]
+    cells = {}
+    for text in axes.texts:
+        x, y = text.get_position()
+        cells.setdefault((round(y), round(x)), []).append(text.get_text())
+    assert cells == {
+        (0, 0): ["75", "3"],
+        (0, 1): ["0"],
+        (0, 2): ["25", "1"],
+        (1, 0): ["100", "2"],
+        (1, 1): ["0"],
+        (2, 0): ["75", "3"],
+        (2, 1): ["0"],
+        (2, 2): ["25", "1"],
+    }
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    # (true, predicted) of the shades are the percentages
+    shades = axes.images[0].get_array()
+    assert shades.tolist() == [[75, 0, 25], [100, 0, 0], [75, 0, 25]]
+
+
+def test_a_class_without_test_images_says_so_in_the_confusion(tmp_path, monkeypatch):
+    """An empty row is told from one of zeros; one image of a thousand is not written as 0."""
+    labels = np.repeat([0, 1], [1000, 4])
+    predictions = labels.copy()
+    predictions[0] = 1
+    scores = score(["a", "b", "c"], labels, predictions, [9, 5, 3])
+    axes = figure_of(monkeypatch, plot_confusion, scores, tmp_path).axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts.count("no test image") == 1
+    assert "<1" in texts
+
+
 def reliability(*bins):
     """Return what of scores.json is drawn, for bins of (images, confidence, accuracy)."""
     keys = ("count", "confidence", "accuracy")
@@ -118,8 +254,8 @@ def test_bars_of_reliability_stand_at_their_bins(tmp_path, monkeypatch):
     plot_reliability(reliability((3, 0.5, 0.25), (9, 0.95, 1.0)), tmp_path)
     upper, lower = drawn[0].axes
     bars = [(b.get_x(), b.get_width(), b.get_y(), b.get_height()) for b in upper.patches]
-    left, right = (7 / 15, 1 / 15), (14 / 15, 1 / 15)
-    wanted = [(*left, 0, 0.25), (*right, 0, 1), (*left, 0.25, 0.25), (*right, 1, -0.05)]
+    left, right = (700 / 15, 100 / 15), (1400 / 15, 100 / 15)
+    wanted = [(*left, 0, 25), (*right, 0, 100), (*left, 25, 25), (*right, 100, -5)]
     assert bars == [pytest.approx(bar) for bar in wanted]
     assert [bar.get_height() for bar in lower.patches] == [3, 9]
     assert [text.get_text() for text in lower.texts] == ["3", "9"]

@@ -4,9 +4,11 @@ Drawn with matplotlib's object API: no window, no global state. Class names are 
 `label_of` and `parse_math=False`, since `$` is no formula there.
 """
 
+import contextlib
 import io
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,26 @@ def name_ticks(axes: "Axes", names: Sequence[str], axis: str) -> None:
             label.set(rotation=40, ha="right", rotation_mode="anchor")
 
 
+def spread(
+    places: Sequence[float], distance: float | Sequence[float], lowest: float
+) -> list[float]:
+    """Return the places in their order, moved so that labels there are a distance apart.
+
+    None is moved beyond `lowest` unless there is no room at all. Of labels with a `distance` each,
+    neighbours are the mean of theirs apart.
+    """
+    sizes = [distance] * len(places) if isinstance(distance, int | float) else distance
+    order = sorted(range(len(places)), key=lambda number: places[number])
+    moved = list(places)
+    for one, after in itertools.pairwise(order):
+        moved[after] = max(moved[after], moved[one] + (sizes[one] + sizes[after]) / 2)
+    for number in order[-1:]:
+        moved[number] = min(moved[number], lowest)
+    for after, one in itertools.pairwise(reversed(order)):
+        moved[one] = min(moved[one], moved[after] - (sizes[one] + sizes[after]) / 2)
+    return moved
+
+
 def new_figure(
     rows: int, columns: int, *, width: float, height: float, ratios: Sequence[float] | None = None
 ) -> "tuple[Figure, list[Axes]]":
@@ -51,28 +73,57 @@ def new_figure(
         width, height: of the whole figure, in inches.
         ratios: the relative heights of the rows; None for equal ones.
     """
+    figure = _empty_figure(width, height)
+    panels = figure.subplots(rows, columns, squeeze=False, height_ratios=ratios)
+    return figure, [_styled(axes) for axes in panels.flat]
+
+
+def new_mosaic(
+    rows: Sequence[Sequence[str]], *, width: float, height: float
+) -> "tuple[Figure, dict[str, Axes]]":
+    """Return a figure whose axes fill the cells that bear their name, as wide as the page wants.
+
+    Args:
+        rows: The names of the axes, cell by cell; rows have equally many cells.
+        width: Of the whole figure, in inches.
+        height: Of the whole figure, in inches.
+    """
+    figure = _empty_figure(width, height)
+    panels = figure.subplot_mosaic([list(row) for row in rows])
+    return figure, {name: _styled(axes) for name, axes in panels.items()}
+
+
+def _empty_figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False, height_ratios=ratios)
-    for axes in panels.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(visible=True, axis="y", linewidth=0.4, alpha=0.6)
-        axes.set_axisbelow(True)
-    return figure, list(panels.flat)
+    return figure
+
+
+def _styled(axes: "Axes") -> "Axes":
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, axis="y", linewidth=0.4, alpha=0.6)
+    axes.set_axisbelow(True)
+    return axes
 
 
 def save_figure(figure: "Figure", stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> None:
     """Write the figure to `stem` plus each suffix, whole or not at all. Raises DiskError."""
     for suffix in suffixes:
         file = io.BytesIO()
-        with warnings.catch_warnings():
-            # the font lacks letters of some scripts; a box stands for them, and that is all
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        with any_letters():
             figure.savefig(file, dpi=150, format=suffix.removeprefix("."))
         write_picture(stem.with_name(stem.name + suffix), file.getvalue())
+
+
+@contextlib.contextmanager
+def any_letters() -> Iterator[None]:
+    """Let letters be drawn that the font lacks: a box stands for each, and that is all."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def write_picture(path: Path, content: bytes) -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import visible
-from lmsm_cli.metrics import DENSE_CLASSES, Confusion, Scores, confusion_of, reliability_bounds
+from lmsm_cli.metrics import (
+    DENSE_CLASSES,
+    Confusion,
+    Scores,
+    by_train_count,
+    confusion_of,
+    reliability_bounds,
+    shot_groups,
+)
 from lmsm_cli.reports.figures import (
     BLUE,
     GREEN,
@@ -21,6 +29,7 @@ from lmsm_cli.reports.figures import (
     label_of,
     name_ticks,
     new_figure,
+    new_mosaic,
     save_figure,
 )
 from lmsm_cli.reports.tables import judged_images
@@ -33,18 +42,31 @@ if TYPE_CHECKING:
 
     Panel = tuple[str, NDArray[floating[Any]], NDArray[integer[Any]]]
 
+# From dark to light, in grey prints too.
+_SHOTS = {"many": "#0b4a8f", "medium": "#5a9bd4", "few": "#f0a35e"}
+_ABOVE = ("loss", "accuracy")
+_ANNEALED = ("lambda", "effective_margin")
+# From this ratio of largest to smallest on, an axis is logarithmic.
+_LOG_FROM = 50
 # Of more epochs, dots would run into a line.
 _DOTTED_EPOCHS = 30
 
 
 def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folder: Path) -> None:
     """Draw the training images of each class, largest first, as class_distribution.{png,pdf}."""
-    order = sorted(range(len(counts)), key=lambda number: -counts[number])
+    order = by_train_count(counts)
     heights = [counts[number] for number in order]
     named = len(counts) <= NAMED_CLASSES
     width = max(5.0, 0.6 * len(counts)) if named else 8.0
     figure, (axes,) = new_figure(1, 1, width=width, height=3.8)
-    bars = axes.bar(range(len(order)), heights, width=0.8 if named else 1.0, color=BLUE)
+    shots = {n: name for name, numbers in shot_groups(counts).items() for n in numbers}
+    colours = [_SHOTS.get(shots.get(number, ""), BLUE) for number in order]
+    labels = [shots.get(number, "") for number in order]
+    first = [name if labels.index(name) == place else "" for place, name in enumerate(labels)]
+    width = 0.8 if named else 1.0
+    bars = axes.bar(range(len(order)), heights, width=width, color=colours, label=first)
+    if shots:
+        axes.legend(fontsize=9, frameon=False, loc="upper right")
     ratio = f", largest : smallest = {heights[0] / heights[-1]:.4g} : 1" if heights[-1] else ""
     axes.set_title(f"{sum(counts):,} training images in {len(counts)} classes{ratio}", fontsize=10)
     axes.set_ylabel("training images")
@@ -59,25 +81,25 @@ def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folde
 
 
 def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Draw the epochs of metrics.jsonl as training_history.{png,pdf}: loss, accuracy, lr, lambda.
+    """Draw the epochs of metrics.jsonl as training_history.{png,pdf}.
 
-    Values that are missing or null leave a gap; lambda has a panel only where the loss has one.
+    Loss and accuracy stand above, learning rate, lambda and effective margin below, the last two
+    only where the loss has them. Values that are missing or null leave a gap.
     """
-    has_lambda = any(row.get("lambda") is not None for row in rows)
-    sizes = (2, 2, 9.0, 6.0) if has_lambda else (1, 3, 12.0, 3.4)
-    figure, panels = new_figure(*sizes[:2], width=sizes[2], height=sizes[3])
-    _draw_lines(panels[0], rows, "loss", {"training": "train_loss", "validation": "val_loss"})
+    annealed = [key for key in _ANNEALED if any(row.get(key) is not None for row in rows)]
+    below = ["lr", *annealed]
+    # cells of both rows: 6 are divided by 2 panels and by 1, 2 or 3
+    cells = [[name for name in row for _ in range(6 // len(row))] for row in (_ABOVE, below)]
+    figure, panels = new_mosaic(cells, width=10.0, height=6.4)
+    _draw_lines(panels["loss"], rows, "loss", {"training": "train_loss", "validation": "val_loss"})
     shares = {"training": "train_accuracy", "validation": "val_accuracy"}
     shares["validation, balanced"] = "val_balanced_accuracy"
-    _draw_lines(panels[1], rows, "accuracy", shares)
-    _draw_lines(panels[2], rows, "learning rate", {"learning rate": "lr"})
-    if has_lambda:
-        _draw_lines(panels[3], rows, "lambda", {"lambda": "lambda"})
-        # lambda falls over orders of magnitude, and may reach 0
-        panels[3].set_yscale("symlog", linthresh=1)
-        # Formulas at the ticks would keep this frame and its callers alive, which hold the net.
-        panels[3].yaxis.set_major_formatter("{x:g}")
-        panels[3].set_ylim(0, max(1, *(2 * (row.get("lambda") or 0) for row in rows)))
+    _draw_lines(panels["accuracy"], rows, "accuracy, %", shares, times=100)
+    _draw_lines(panels["lr"], rows, "learning rate", {"learning rate": "lr"})
+    _scale_rate(panels["lr"], [row["lr"] for row in rows if row.get("lr")])
+    for key in annealed:
+        _draw_lines(panels[key], rows, key.replace("_", " "), {key: key})
+        _scale_annealed(panels[key], key, [row[key] for row in rows if row.get(key) is not None])
     save_figure(figure, folder / "training_history")
 
 
@@ -94,7 +116,7 @@ def plot_schedule(
         title: stands above the panels.
         path: its suffix chooses the format.
     """
-    keys = [k for k in ("lambda", "effective_margin") if any(row[k] is not None for row in epochs)]
+    keys = [k for k in _ANNEALED if any(row[k] is not None for row in epochs)]
     figure, panels = new_figure(1, 1 + len(keys), width=max(5.0, 4.0 * (1 + len(keys))), height=3.4)
     figure.suptitle(visible(title), fontsize=10, parse_math=False)
     rates = [row["lr"] for row in epochs]
@@ -121,12 +143,28 @@ def _draw_annealing(
         ends = [(row["epoch"], row[key]) for row in epochs]
         axes.plot(*zip(*ends, strict=True), "o", markersize=3, **style)
     axes.set_title(key.replace("_", " "))
+    _scale_annealed(axes, key, values)
+
+
+def _scale_annealed(axes: "Axes", key: str, values: Sequence[float]) -> None:
+    """Give lambda a log axis, and the effective margin one that begins at 1, which is no margin."""
     if key == "lambda":
         _scale_lambda(axes, min(values), max(values))
+        return
+    lowest, highest = min(1, *values), max(values)
+    room = 0.05 * (highest - lowest) or 0.05
+    axes.set_ylim(lowest - room, highest + room)
+
+
+def _scale_rate(axes: "Axes", values: Sequence[float]) -> None:
+    """Give a learning rate that falls over orders of magnitude a log axis, from 0 any other."""
+    if values and max(values) > _LOG_FROM * min(values):
+        axes.set_yscale("log")
+        # Formulas at the ticks would keep this frame and its callers alive, which hold the net.
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     else:
-        lowest, highest = min(1, *values), max(values)  # 1 is no margin
-        room = 0.05 * (highest - lowest) or 0.05
-        axes.set_ylim(lowest - room, highest + room)
+        axes.set_ylim(0, 1.08 * max(values, default=1))
 
 
 def _scale_lambda(axes: "Axes", lowest: float, highest: float) -> None:
@@ -143,19 +181,27 @@ def _scale_lambda(axes: "Axes", lowest: float, highest: float) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
+def accuracy_title(scores: Scores) -> str:
+    """Return how many of which images were right."""
+    images = sum(row.test_count for row in scores.per_class)
+    return f"Accuracy {100 * scores.accuracy:.1f}% of {images:,} {judged_images(scores)}"
+
+
 def plot_confusion(scores: Scores, folder: Path) -> None:
     """Draw the percent of each class's images by predicted class as confusion.{png,pdf}.
 
-    Of more classes than a figure has room for, neighbours in their order share a cell.
+    Classes stand by their training images, commonest first. Of more classes than a figure has room
+    for, neighbours in that order share a cell.
     """
     import numpy as np
 
-    matrix, together = _cells(confusion_of(scores) or Confusion(len(scores.per_class), {}))
+    order = by_train_count([row.train_count for row in scores.per_class])
+    confusion = confusion_of(scores) or Confusion(len(scores.per_class), {})
+    matrix, together = _cells(confusion.in_order(order))
     totals = matrix.sum(axis=1, keepdims=True)
     percent = np.divide(100 * matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
-    names = [row.name for row in scores.per_class]
-    named = len(names) <= NAMED_CLASSES
-    side = 3.0 + 0.42 * len(names) if named else 7.5
+    named = len(order) <= NAMED_CLASSES
+    side = 3.0 + 0.46 * len(order) if named else 7.5
     figure, (axes,) = new_figure(1, 1, width=side + 0.8, height=side)
     axes.set_facecolor("#e5e7eb")  # shows through where a class has no test image
     end = len(matrix) * together - 0.5
@@ -163,20 +209,46 @@ def plot_confusion(scores: Scores, folder: Path) -> None:
     image = axes.imshow(percent, extent=(-0.5, end, end, -0.5), **scale)
     sharing = f", {together} to a cell" if together > 1 else ""
     axes.set(xlabel=f"predicted class{sharing}", ylabel=f"true class{sharing}")
-    images = f"{totals.sum():,.0f} {judged_images(scores)}"
-    axes.set_title(f"Accuracy {100 * scores.accuracy:.1f}% of {images}", fontsize=10)
+    axes.set_title(accuracy_title(scores), fontsize=10)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
     if named:
-        name_ticks(axes, names, "x")
-        name_ticks(axes, names, "y")
-        for (row, column), share in np.ndenumerate(percent):
-            if share > 0.5:  # what rounds to 0 stays empty
-                style: dict[str, Any] = {"color": "white" if share > 50 else "black", "fontsize": 8}
-                axes.text(column, row, f"{share:.0f}", ha="center", va="center", **style)
+        classes = [scores.per_class[number] for number in order]
+        name_ticks(axes, [one.name for one in classes], "x")
+        counted = [f"{label_of(one.name)} ({one.train_count:,})" for one in classes]
+        name_ticks(axes, counted, "y")
+        axes.set_ylabel("true class (training images)")
+        _number_cells(axes, matrix, percent)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class's images")
     bar.outline.set_visible(False)
     save_figure(figure, folder / "confusion")
+
+
+def _number_cells(
+    axes: "Axes", matrix: "NDArray[floating[Any]]", percent: "NDArray[floating[Any]]"
+) -> None:
+    """Write percent, and below it the images, into the cells that hold some.
+
+    Of a class that was right for none of its images, or that was never predicted, 0 is written too:
+    an empty cell there would look as if something were missing.
+    """
+    style: dict[str, Any]
+    never = matrix.sum(axis=0) == 0
+    for row, images in enumerate(matrix):
+        if not images.sum():
+            style = {"ha": "center", "va": "center", "fontsize": 8, "color": GREY}
+            axes.text((len(matrix) - 1) / 2, row, "no test image", **style)
+            continue
+        for column, n in enumerate(images):
+            if n:
+                share = percent[row, column]
+                style = {"color": "white" if share > 50 else "black", "ha": "center"}
+                large = "<1" if round(share) == 0 else f"{share:.0f}"
+                axes.text(column, row, large, va="bottom", fontsize=8, **style)
+                axes.text(column, row + 0.06, f"{n:.0f}", va="top", fontsize=6.5, **style)
+            elif row == column or never[column]:
+                style = {"ha": "center", "va": "center", "fontsize": 8, "color": GREY}
+                axes.text(column, row, "0", **style)
 
 
 def _cells(confusion: Confusion) -> "tuple[NDArray[floating[Any]], int]":
@@ -201,23 +273,25 @@ def plot_reliability(scores: Scores, folder: Path) -> None:
     if not bins or scores.calibration_error is None:
         return
     figure, (upper, lower) = new_figure(2, 1, width=5.4, height=6.4, ratios=(3, 1))
-    lefts, rights = zip(*(reliability_bounds(one.confidence) for one in bins), strict=True)
-    width = rights[0] - lefts[0]
-    accuracies = [one.accuracy for one in bins]
-    gaps = [one.confidence - one.accuracy for one in bins]
-    bars = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
+    bounds = [reliability_bounds(one.confidence) for one in bins]
+    lefts, width = [100 * left for left, _ in bounds], 100 * (bounds[0][1] - bounds[0][0])
+    accuracies = [100 * one.accuracy for one in bins]
+    gaps = [100 * (one.confidence - one.accuracy) for one in bins]
+    bars: dict[str, Any] = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
     hatched: dict[str, Any] = bars | {"color": "none", "hatch": "////", "edgecolor": ORANGE}
     upper.bar(lefts, accuracies, color=BLUE, label="accuracy", **bars)
     upper.bar(lefts, gaps, bottom=accuracies, label="gap to mean confidence", **hatched)
-    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    perfect: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "label": "perfect calibration"}
+    upper.plot([0, 100], [0, 100], color=GREY, **perfect)
+    upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %")
     error = f"Expected calibration error {100 * scores.calibration_error:.1f}%"
     upper.set_title(f"{error}, accuracy {100 * scores.accuracy:.1f}%", fontsize=10)
     upper.legend(fontsize=8, frameon=False, loc="upper left")
     counts = [one.count for one in bins]
     counted = lower.bar(lefts, counts, color=GREY, **bars)
     lower.bar_label(counted, list(map(str, counts)), padding=2, fontsize=6.5)
-    lower.set(xlim=(0, 1), xlabel="confidence: probability of the predicted class", ylabel="images")
+    title = "confidence: probability of the predicted class, %"
+    lower.set(xlim=(0, 100), xlabel=title, ylabel="images")
     lower.margins(y=0.15)
     save_figure(figure, folder / "reliability")
 
@@ -276,12 +350,17 @@ def _draw_features(
 
 
 def _draw_lines(
-    axes: "Axes", rows: Sequence[Mapping[str, Any]], title: str, keys: Mapping[str, str]
+    axes: "Axes",
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    keys: Mapping[str, str],
+    *,
+    times: float = 1,
 ) -> None:
-    """Draw one line for each key that any row has, against the epoch."""
+    """Draw one line for each key that any row has, so many times its value, against the epoch."""
     epochs = [row["epoch"] for row in rows]
     for (name, key), colour in zip(keys.items(), (BLUE, ORANGE, GREEN), strict=False):
-        values = [math.nan if row.get(key) is None else row[key] for row in rows]
+        values = [math.nan if row.get(key) is None else times * row[key] for row in rows]
         if not all(map(math.isnan, values)):
             marker = "o" if len(rows) <= _DOTTED_EPOCHS else ""
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=name)
@@ -289,7 +368,7 @@ def _draw_lines(
     count_epochs(axes)
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
-    if len(axes.lines) > 1:
+    if len(keys) > 1 and axes.lines:
         axes.legend(fontsize=8, frameon=False)
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from lmsm_cli.comparison.intervals import Difference
 from lmsm_cli.metrics import ReliabilityBin, reliability_bounds
+from lmsm_cli.reports.figures import spread
 from lmsm_cli.reports.html import svg
 from lmsm_cli.reports.html.curves import Point
 
@@ -44,7 +45,8 @@ def curve_chart(title: str, series: Sequence[Series], *, percent: bool, may_bend
     points = [point for one in series for point in one.points]
     bounds = [bound for point in points for bound in (point.low, point.high)]
     x = svg.epoch_scale([point.epoch for point in points])
-    frame = svg.Frame(x, svg.scale_of(bounds, percent=percent, may_bend=may_bend))
+    y = svg.scale_of(bounds, percent=percent, may_bend=may_bend)
+    frame = svg.Frame(x, y, left=max(44, y.room()))
     bands = [_band(frame, one) for one in series if any(p.low < p.high for p in one.points)]
     lines = [mark for one in series for mark in _line(frame, one)]
     scale = [svg.text(frame.left, 9, "log scale")] if frame.y.is_log else []
@@ -74,7 +76,7 @@ def _line_names(frame: svg.Frame, series: Sequence[Series]) -> list[Markup]:
     if not 1 < len(series) <= _NAMED_LINES:
         return []
     ends = [frame.at(one.points[-1].epoch, one.points[-1].mean) for one in series]
-    heights = svg.spread([y + 4 for _, y in ends], 11, frame.height - frame.bottom + 4)
+    heights = spread([y + 4 for _, y in ends], 11, frame.height - frame.bottom + 4)
     return [
         svg.text(x + 7, height, str(one.number), f"tag {one.style}")
         for one, (x, _), height in zip(series, ends, heights, strict=True)

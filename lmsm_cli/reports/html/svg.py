@@ -5,7 +5,6 @@ page.css, so that light and dark share one drawing. To add a chart, compose `Fra
 below it.
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 MINUS = "\u2212"  # as wide as a plus, unlike a hyphen
+LETTER = 6.2
+"""Pixels of a letter of page.css on average."""
 _STYLES = 8  # colours, and dashes, in page.css
 _LOG_FROM = 50  # from this ratio of largest to smallest on, an axis is logarithmic
 _NEXT_TO_NOTHING = 1e-9
@@ -32,6 +33,10 @@ class Scale:
         """Return the place of a value as a fraction of the axis; what lies beyond is on its end."""
         low, high, value = (self._bent(one) for one in (self.low, self.high, value))
         return min(1.0, max(0.0, (value - low) / (high - low)))
+
+    def room(self) -> int:
+        """Return the pixels that the names of the ticks take beside a vertical axis."""
+        return 10 + math.ceil(LETTER * max((len(name) for _, name in self.ticks), default=0))
 
     def _bent(self, value: float) -> float:
         return math.log10(max(value, self.low)) if self.is_log else value
@@ -140,11 +145,11 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     )
 
 
-def text(x: float, y: float, words: str, kind: str = "") -> Markup:
-    """Return words at a place."""
-    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
-        kind, _number(x), _number(y), words
-    )
+def text(x: float, y: float, words: str, kind: str = "", *, turned: int = 0) -> Markup:
+    """Return words at a place, turned around it by so many degrees clockwise."""
+    place = _number(x), _number(y)
+    turn = Markup(' transform="rotate({} {} {})"').format(turned, *place) if turned else ""
+    return Markup('<text class="{}" x="{}" y="{}"{}>{}</text>').format(kind, *place, turn, words)
 
 
 def path(
@@ -190,22 +195,6 @@ def _form(number: int) -> int:
 def joined(parts: Iterable[Markup]) -> Markup:
     """Return the parts one after another."""
     return Markup("").join(parts)
-
-
-def spread(places: Sequence[float], distance: float, lowest: float) -> list[float]:
-    """Return the places in their order, moved so that labels there are a distance apart.
-
-    None is moved beyond `lowest` unless there is no room at all.
-    """
-    order = sorted(range(len(places)), key=lambda number: places[number])
-    moved = list(places)
-    for before, number in itertools.pairwise(order):
-        moved[number] = max(moved[number], moved[before] + distance)
-    floor = lowest
-    for number in reversed(order):
-        moved[number] = min(moved[number], floor)
-        floor = moved[number] - distance
-    return moved
 
 
 def _number(value: float) -> str:
