@@ -7,12 +7,14 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.records import Comparison, Unscored
 from lmsm_cli.errors import DiskError
+from lmsm_cli.metrics import score
 from lmsm_cli.reports.html.page import page, write_page
 from lmsm_cli.runs.folder import RunFolder, check_place
 from tests.synthetic_runs import metrics_of, records_in, scores_of, write_run, write_runs
@@ -155,6 +157,55 @@ def test_differences_and_verdicts_stand_below_the_scores(runs):
     assert f"✓ +{100 * change.mean:.1f} better {interval}" in text
     assert "(3 paired seeds)" in text
     assert "softmax baseline" in text
+
+
+def test_the_first_chart_answers_the_question(runs):
+    """Accuracy by training images stands before all tables, a line a group, with its intervals."""
+    html, document = page_of(runs)
+    assert html.index("Accuracy by training images") < html.index("<table")
+    assert "Bars are 95% intervals over seeds." in words(document)
+    picture = html[html.index('class="rarity"') : html.index("<h3>Scores")]
+    assert picture.count("<svg") == 2
+    for number, label in ((1, "softmax"), (2, "lsoftmax:margin=4")):
+        spoken = f"{number}: {label}, class 9, 72 training images: "
+        assert picture.count(spoken) == 2
+    # commonest first in the tables, and the rarest third named with its counts
+    assert "few: ≤109" in picture
+
+
+def test_equal_classes_have_no_chart_by_training_images(tmp_path):
+    """Where no class is rarer than another there is no such question."""
+    write_run(tmp_path, "a", scores=scores_of(["cat", "dog"], train_counts=[50, 50]))
+    assert "Accuracy by training images" not in page_of(tmp_path)[0]
+
+
+def test_schedules_are_folded_and_results_are_not(runs):
+    """Learning rate, lambda and margin stand in a closed part; loss and accuracy in the open."""
+    html, document = page_of(runs)
+    folded = html[html.index('<details class="schedule">') :].partition("</details>")[0]
+    for title in ("Learning rate", "Lambda", "Effective margin"):
+        assert f"<bdi>{title}</bdi>" in folded
+    assert "Training loss" not in folded
+    assert "Training loss" in html
+    assert all("open" not in a for a in document.all("details") if a.get("class") == "schedule")
+
+
+def test_heat_maps_are_in_order_of_rarity_with_counts(tmp_path):
+    """The commonest class is the first row and column; a class never predicted shows its zeros."""
+    labels = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    predictions = [0, 1, 1, 1, 1, 1, 1, 0, 1, 1]
+    scores = score(["frog", "cat", "dog"], *map(np.array, (labels, predictions)), [5, 900, 40])
+    write_run(tmp_path, "a", scores=scores.to_json() | {"checkpoint": "checkpoint.pt"})
+    html, _ = page_of(tmp_path)
+    heat = html[html.index('<table class="heat">') :].partition("</table>")[0]
+    rows = [re.sub(r"<[^>]*>", " ", row).split() for row in heat.split("<tr>")[1:]]
+    assert rows == [
+        ["cat", "dog", "frog"],
+        ["cat", "900", "75", "3", "0", "25", "1"],
+        ["dog", "40", "100", "2", "0"],
+        ["frog", "5", "75", "3", "0", "25", "1"],
+    ]
+    assert heat.count("dog was never predicted") == 3
 
 
 def test_page_is_read_in_order_and_aloud(runs):

@@ -86,6 +86,65 @@ def test_page_never_scrolls_sideways(tab, report, width):
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_word_of_a_chart_is_cut_or_covered(tab, report, width):
+    """Every text of a shown chart lies inside its picture; ticks and names don't overlap."""
+    tab.open(report, width)
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    cut, covered, number = tab.evaluate(TEXTS_OF_CHARTS)
+    assert number > 100
+    assert cut == []
+    assert covered == []
+
+
+# The texts that reach out of their picture, the pairs of level texts that overlap, and how many.
+TEXTS_OF_CHARTS = """
+(() => {
+  const cut = [], covered = [];
+  let number = 0;
+  for (const chart of document.querySelectorAll("figure svg")) {
+    const frame = chart.getBoundingClientRect();
+    if (!frame.width) continue;
+    const level = [];
+    for (const text of chart.querySelectorAll("text")) {
+      const box = text.getBoundingClientRect();
+      number += 1;
+      if (box.left < frame.left - 0.5 || box.right > frame.right + 0.5
+          || box.top < frame.top - 0.5 || box.bottom > frame.bottom + 0.5)
+        cut.push(text.textContent);
+      if (!text.hasAttribute("transform")) level.push([box, text.textContent]);
+    }
+    for (const [i, [a, one]] of level.entries())
+      for (const [b, other] of level.slice(i + 1))
+        if (a.left + 1 < b.right && b.left + 1 < a.right && a.top + 3 < b.bottom - 1
+            && b.top + 3 < a.bottom - 1) covered.push([one, other]);
+  }
+  return [cut, covered, number];
+})()
+"""
+
+
+@pytest.mark.parametrize(("width", "shown"), [(1280, "wide"), (390, "narrow")])
+def test_the_picture_of_the_question_is_drawn_for_the_window(tab, report, width, shown):
+    """One of the two drawings is shown, with letters of 11 pixels and more, before any table."""
+    tab.open(report, width)
+    found = tab.evaluate("""
+    (() => {
+      const of = (kind) => document.querySelector(`.rarity .${kind} svg`).getBoundingClientRect();
+      const drawing = [...document.querySelectorAll(".rarity svg")].find((one) =>
+        one.getBoundingClientRect().width);
+      const scale = drawing.getBoundingClientRect().width / drawing.viewBox.baseVal.width;
+      const size = parseFloat(getComputedStyle(drawing.querySelector("text")).fontSize) * scale;
+      const [here, table] = [drawing, document.querySelector("table")].map((one) =>
+        one.getBoundingClientRect().top);
+      return [of("wide").width > 0, of("narrow").width > 0, size, here < table];
+    })()
+    """)
+    assert found[:2] == [shown == "wide", shown == "narrow"]
+    assert found[2] >= 11
+    assert found[3]
+
+
 def test_every_button_sorts_its_column(tab, report):
     """A first click sorts one way, a second the other; what is missing stays at the end."""
     tab.open(report, 1280)

@@ -1,17 +1,22 @@
 """What the report page is drawn from: curves, scales, and bins, against other roads to them."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
 from lmsm_cli.metrics import METRICS, score
+from lmsm_cli.reports.figures import spread
 from lmsm_cli.reports.html import svg
-from lmsm_cli.reports.html.charts import merged_bins
+from lmsm_cli.reports.html.charts import Series, curve_chart, merged_bins
 from lmsm_cli.reports.html.curves import MAX_POINTS, Point, curve
 from lmsm_cli.reports.html.facts import value_text
 from lmsm_cli.reports.html.pictures import embedded
+from lmsm_cli.reports.html.rarity import rarity_picture
 from lmsm_cli.reports.html.tables import seeds_of, written
+from lmsm_cli.reports.rarity import arm_of_run, rarity_chart
+from tests.synthetic_runs import document, scores_json
 
 
 def test_curve_is_mean_and_bounds_of_the_runs_that_got_so_far():
@@ -79,11 +84,46 @@ def test_scales_read_as_round_numbers():
 
 def test_spread_keeps_order_and_distance():
     """Labels at one height are moved apart, in their order, and stay in the picture."""
-    moved = svg.spread([50, 50, 50, 10], 11, 60)
+    moved = spread([50, 50, 50, 10], 11, 60)
     assert moved[3] == 10
     assert sorted(moved[:3])[-1] <= 60
     gaps = np.diff(sorted(moved))
     assert min(gaps) >= 11
+
+
+def test_spread_of_unequal_labels_leaves_each_its_room():
+    """Neighbours are the mean of their sizes apart, and none goes past the end."""
+    moved = spread([50, 50, 52], [10, 30, 20], 60)
+    assert moved[2] == 60
+    assert (moved[2] - moved[1], moved[1] - moved[0]) == (25, 20)
+    assert spread([], [], 60) == []
+
+
+def test_the_numbers_of_an_axis_have_room_at_its_left():
+    """A learning rate's names are longer than those of percent, and the frame begins after them."""
+    rows = [{"epoch": 1, "x": 1e-5}, {"epoch": 2, "x": 6.6e-6}]
+    series = [Series(1, "softmax", curve([rows], "x"))]
+    drawn = curve_chart("Learning rate", series, percent=False, may_bend=True)
+    names = re.findall(r'<text class="end" x="([\d.]+)" [^>]*>([^<]*)</text>', drawn)
+    assert "0.000010" in [name for _, name in names]
+    for right, name in names:
+        assert float(right) >= 6 * len(name)  # letters of 11 pixels are 6 wide
+
+
+@pytest.mark.parametrize("width", ["wide", "narrow"])
+def test_the_picture_of_the_question_has_each_dot_at_its_place(width):
+    """Between two classes a dot's place is linear in the logarithm of the training images."""
+    counts, shares = [1000, 100, 10], [0.9, 0.5, 0.1]
+    scores = document(scores_json(shares, train=counts, test=[50] * 3, names="abc"))
+    drawn = str(rarity_picture(rarity_chart([arm_of_run(scores)])))
+    part = drawn[drawn.index(f'class="{width}"') :].partition("</div>")[0]
+    dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', part)
+    (x1, y1), (x2, y2), (x3, y3) = (tuple(map(float, dot)) for dot in dots)
+    assert x1 < x2 < x3
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.3)
+    assert y1 < y2 < y3
+    assert y2 - y1 == pytest.approx(y3 - y2, abs=0.3)
+    assert "a, 1,000 training images: 90.0%, 95% interval over test images" in part
 
 
 def test_text_in_a_chart_is_escaped():

@@ -38,7 +38,13 @@ def test_the_run_folder_keeps_its_contract(digits_run):
     names = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
     plots = {
         f"plots/{name}.{kind}"
-        for name in ("class_distribution", "training_history", "confusion", "reliability")
+        for name in (
+            "class_distribution",
+            "training_history",
+            "confusion",
+            "reliability",
+            "accuracy_by_training_images",
+        )
         for kind in ("png", "pdf")
     }
     assert names == plots | {

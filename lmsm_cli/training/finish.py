@@ -14,6 +14,8 @@ from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import CheckpointError, LmsmError, PrunedError, RunError, StoppedError
 from lmsm_cli.metrics import Scores, score
 from lmsm_cli.reports import plots
+from lmsm_cli.reports.rarity import arm_of_run
+from lmsm_cli.reports.rarity_plot import plot_accuracy_by_training_images
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
@@ -128,6 +130,9 @@ def draw_plots(folder: RunFolder, trainer: Trainer) -> None:
     plots.plot_training_history(record.metrics, folder.plots)
     plots.plot_confusion(record.scores, folder.plots)
     plots.plot_reliability(record.scores, folder.plots)
+    plot_accuracy_by_training_images(
+        [arm_of_run(record.scores)], folder.plots, title=plots.accuracy_title(record.scores)
+    )
     if model.head.weight.shape[1] == 2:
         features = features_of(model, data.test.images, trainer.runtime).cpu().numpy()
         panel = (plots.features_title(record.scores), features, data.test.labels.numpy())

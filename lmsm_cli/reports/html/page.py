@@ -32,17 +32,24 @@ from lmsm_cli.reports.html.charts import (
 from lmsm_cli.reports.html.confusions import confusions_of
 from lmsm_cli.reports.html.curves import curve
 from lmsm_cli.reports.html.pictures import embedded
+from lmsm_cli.reports.html.rarity import rarity_picture
+from lmsm_cli.reports.html.svg import marker
 from lmsm_cli.reports.html.tables import GroupRow
+from lmsm_cli.reports.rarity import RarityChart, arms_of, rarity_chart
 from lmsm_cli.runs.folder import write_whole
 from lmsm_cli.runs.record import RunRecord
 
 # key of metrics.jsonl -> title, whether it is a share, whether its axis may be logarithmic
-_CURVES = {
+_Curves = Mapping[str, tuple[str, bool, bool]]
+_CURVES: _Curves = {
     "train_loss": ("Training loss", False, True),
     "val_loss": ("Validation loss", False, True),
     "train_accuracy": ("Training accuracy, %", True, False),
     "val_accuracy": ("Validation accuracy, %", True, False),
     "val_balanced_accuracy": ("Validation balanced accuracy, %", True, False),
+}
+# What was planned, not what came of it: folded away.
+_SCHEDULE: _Curves = {
     "lr": ("Learning rate", False, True),
     "lambda": ("Lambda", False, True),
     "effective_margin": ("Effective margin", False, False),
@@ -80,6 +87,7 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
         "capitalised": page_tables.capitalised,
         "written": page_tables.written,
         "class_details": page_tables.CLASS_DETAILS,
+        "marker": marker,
     }
     templates.filters["breakable"] = _breakable
     notes = list(comparison.notes)
@@ -132,14 +140,20 @@ def _results(
     bins = [merged_bins(one.reliability for one in some) for some in scores]
     lines = [(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)]
     drawn = [one for one in zip(rows, bins, groups, strict=True) if one[1]]
+    chart = _rarity(numbered, runs)
+    drawn_numbers = {line.number for line in chart.lines} if chart else set()
     return {
         "title": _test_set_title(runs[0][0], groups[0]),
         "metrics": metrics,
         "rows": rows,
+        "rarity": chart,
+        "rarity_picture": chart and rarity_picture(chart),
+        "rarity_rows": [row for row in rows if row.number in drawn_numbers],
         "highlights": page_tables.highlights(rows, metrics),
         "classes": page_tables.class_rows(groups, scores[0]),
         "differences": _differences(numbered, metrics),
-        "curves": _curves(lines),
+        "curves": _curves(lines, _CURVES),
+        "schedule": _curves(lines, _SCHEDULE),
         "confusions": list(filter(None, map(confusions_of, rows, scores))),
         "reliability": [_reliability(*one) for one in drawn],
         "without_reliability": [row.number for row, one in zip(rows, bins, strict=True) if not one],
@@ -172,10 +186,19 @@ def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[Metric
     return figures
 
 
-def _curves(lines: Sequence[tuple[int, str, Sequence[RunRecord]]]) -> list[Figure]:
-    """Return the training curves of (number, label, runs), those that any run has."""
+def _rarity(
+    numbered: Sequence[tuple[int, Group]], runs: Sequence[Sequence[RunRecord]]
+) -> RarityChart | None:
+    """Return the picture of the question; None where all classes have equally many images."""
+    scores = {str(run.path): run.scores for some in runs for run in some if run.scores}
+    chart = rarity_chart(arms_of(numbered, scores))
+    return chart if chart and chart.has_tail else None
+
+
+def _curves(lines: Sequence[tuple[int, str, Sequence[RunRecord]]], curves: _Curves) -> list[Figure]:
+    """Return the curves of (number, label, runs) over the epochs, those that any run has."""
     figures = []
-    for key, (title, percent, may_bend) in _CURVES.items():
+    for key, (title, percent, may_bend) in curves.items():
         points = ((n, label, curve((run.metrics for run in runs), key)) for n, label, runs in lines)
         series = [Series(n, label, some) for n, label, some in points if some]
         if series:
@@ -193,9 +216,8 @@ def _unscored_curves(
         GroupRow(number, run.name, run.state, 1, is_baseline=False)
         for number, run in enumerate(runs, len(comparison.groups) + 1)
     ]
-    return rows, _curves(
-        [(row.number, row.label, [run]) for row, run in zip(rows, runs, strict=True)]
-    )
+    lines = [(row.number, row.label, [run]) for row, run in zip(rows, runs, strict=True)]
+    return rows, _curves(lines, {**_CURVES, **_SCHEDULE})
 
 
 def _reliability(row: GroupRow, bins: Sequence[ReliabilityBin], group: Group) -> Figure:

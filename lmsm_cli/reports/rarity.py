@@ -1,0 +1,375 @@
+"""Accuracy of each class against its training images, a line for each group: plain data.
+
+plots/ and the report page draw it (rarity_plot.py, html/rarity.py). The interval of a class comes
+from `class_interval` alone: to take another one, change that function.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from lmsm_cli.comparison.intervals import CONFIDENCE
+from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
+from lmsm_cli.metrics import Scores, mean_of, shot_groups
+
+# Of more classes, neighbours share a dot.
+NAMED_DOTS = 20
+_SHARED_DOTS = 12
+# More lines cannot be told apart where their intervals overlap.
+MOST_LINES = 6
+# Two values give an interval as wide as the scale.
+_FEWEST_SEEDS = 3
+_MOST_TICKS = 7
+# How far classes of equal counts, and lines, stand apart, as a share of the axis.
+_BESIDE, _LINES_BESIDE = 0.05, 0.012
+_RAREST_FIRST = ("few", "medium", "many")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The 95% interval of a mean accuracy, and what another study would draw anew."""
+
+    low: float
+    high: float
+    over: Literal["seeds", "test images"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A group of runs, or a run alone, that is to become a line."""
+
+    number: int
+    label: str
+    classes: Sequence[ClassStatistic]
+    runs: Sequence[Scores] = ()
+    """The scores of its runs: what classes that share a dot are averaged from."""
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Dot:
+    """The accuracy of a class, or of classes of similar counts, and where it stands."""
+
+    names: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    shots: str
+    """Whether its classes are many, medium or few; empty where all classes have equal counts."""
+    mean: float
+    interval: Interval | None
+    x: float = 0.0
+    """Training images, a little aside where another dot would be hidden."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The dots of one arm, commonest class first."""
+
+    number: int
+    label: str
+    is_baseline: bool
+    dots: tuple[Dot, ...]
+
+    def trend(self) -> list[tuple[float, float]]:
+        """Return what the line runs through: at each number of training images the mean dot."""
+        alike: dict[tuple[int, ...], list[Dot]] = {}
+        for dot in self.dots:
+            key = dot.train_counts if len(set(dot.train_counts)) > 1 else dot.train_counts[:1]
+            alike.setdefault(key, []).append(dot)
+        return [
+            (_geometric_mean(dot.x for dot in dots), sum(dot.mean for dot in dots) / len(dots))
+            for dots in alike.values()
+        ]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A stretch of the axis on which classes are many, medium or few."""
+
+    name: str
+    low: float
+    high: float
+    counts: tuple[int, int]
+    """The smallest and the largest number of training images of its classes."""
+
+    @property
+    def title(self) -> str:
+        """The name, with the counts that it stands for."""
+        least, most = self.counts
+        if least == most:
+            return f"{self.name}: {least:,}"
+        return {
+            "few": f"few: \N{LESS-THAN OR EQUAL TO}{most:,}",
+            "many": f"many: \N{GREATER-THAN OR EQUAL TO}{least:,}",
+        }.get(self.name, self.name)
+
+
+@dataclass(frozen=True)
+class RarityChart:
+    """The picture before it is drawn: lines over a logarithmic axis of training images."""
+
+    lines: tuple[Line, ...]
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    regions: tuple[Region, ...]
+    """Rarest first; empty where all classes have equal counts, or the lines have other counts."""
+    names: tuple[tuple[float, str], ...]
+    """Where each class stands, commonest first; empty where dots are shared or counts differ."""
+    notes: tuple[str, ...]
+    """What a reader must know: what the bars are, and what was left out."""
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether some class has fewer training images than another."""
+        dots = (dot for line in self.lines for dot in line.dots)
+        return len({n for dot in dots for n in dot.train_counts}) > 1
+
+
+def class_interval(one: ClassStatistic) -> Interval | None:
+    """Return the interval of a class's mean accuracy; None where nothing is known of it.
+
+    From three runs on it is Student's t over seeds; of one run it is Wilson's (1927) over test
+    images. Equal runs have none: that nothing varied is no certainty.
+    """
+    found = one.accuracy
+    if found is None or not one.test_count:
+        return None
+    if found.n == 1:
+        low, high = _wilson(found.mean, one.test_count)
+        return Interval(low, high, "test images")
+    if found.n < _FEWEST_SEEDS or not found.sd:
+        return None
+    from scipy.special import stdtrit  # a third of the time that scipy.stats takes to import
+
+    half = found.sd / math.sqrt(found.n) * float(stdtrit(found.n - 1, (1 + CONFIDENCE) / 2))
+    return Interval(max(0.0, found.mean - half), min(1.0, found.mean + half), "seeds")
+
+
+def _wilson(share: float, images: int) -> tuple[float, float]:
+    from scipy.special import ndtri
+
+    z = float(ndtri((1 + CONFIDENCE) / 2))
+    centre, shrunk = share + z**2 / (2 * images), 1 + z**2 / images
+    half = z * math.sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2)
+    return max(0.0, (centre - half) / shrunk), min(1.0, (centre + half) / shrunk)
+
+
+def arms_of(numbered: Iterable[tuple[int, Group]], scores: Mapping[str, Scores]) -> list[Arm]:
+    """Return the arms of a comparison's numbered groups; `scores` are those of the run folders."""
+    return [
+        Arm(
+            number,
+            group.label,
+            group.per_class,
+            [scores[run] for run in group.runs if run in scores],
+            group.is_baseline,
+        )
+        for number, group in numbered
+    ]
+
+
+def arm_of_run(scores: Scores, label: str = "") -> Arm:
+    """Return the arm of a single run."""
+    classes = [
+        ClassStatistic(
+            one.name,
+            one.train_count,
+            one.test_count,
+            None if one.accuracy is None else Statistic(one.accuracy, None, 1),
+        )
+        for one in scores.per_class
+    ]
+    return Arm(1, label, classes, [scores])
+
+
+def rarity_chart(arms: Sequence[Arm]) -> RarityChart | None:
+    """Return the picture of groups that share their test images; None without any accuracy.
+
+    Of more than MOST_LINES groups the baseline and those with the best rare classes are drawn.
+    """
+    chosen = _chosen(arms)
+    found = [(arm, _dots(arm)) for arm in chosen]
+    found = [(arm, dots) for arm, dots in found if dots]
+    if not found:
+        return None
+    places = _Places([dot for _, dots in found for dot in dots], len(found))
+    lines = tuple(
+        Line(arm.number, arm.label, arm.is_baseline, places.placed(dots, place))
+        for place, (arm, dots) in enumerate(found)
+    )
+    counts = {tuple(one.train_count for one in arm.classes) for arm, _ in found}
+    is_shared = len(counts) == 1
+    left_out = len(arms) - len(chosen)
+    notes = [_note_on_bars(lines), *([_note_on_choice(arms, chosen)] if left_out else [])]
+    return RarityChart(
+        lines,
+        *places.ends(lines),
+        places.ticks(),
+        _regions(lines, places) if is_shared else (),
+        places.names(found[0][1]) if is_shared else (),
+        tuple(filter(None, notes)),
+    )
+
+
+def _chosen(arms: Sequence[Arm]) -> list[Arm]:
+    if len(arms) <= MOST_LINES:
+        return list(arms)
+
+    def rank(arm: Arm) -> tuple[bool, float]:
+        few = shot_groups([one.train_count for one in arm.classes]).get("few") or range(
+            len(arm.classes)
+        )
+        known = [found.mean for number in few if (found := arm.classes[number].accuracy)]
+        return not arm.is_baseline, -(mean_of(known) or 0.0)
+
+    best = sorted(arms, key=rank)[:MOST_LINES]
+    return sorted(best, key=lambda arm: arm.number)
+
+
+def _dots(arm: Arm) -> list[Dot]:
+    """Return the dots of an arm, commonest class first, not yet placed."""
+    counts = [one.train_count for one in arm.classes]
+    members = shot_groups(counts) or {"": list(range(len(counts)))}
+    dots = []
+    for shots, numbers in members.items():
+        ordered = sorted(numbers, key=lambda number: -counts[number])
+        for some in _shared(ordered, len(counts)):
+            classes = [arm.classes[number] for number in some]
+            merged = classes[0] if len(some) == 1 else _merged(arm, some)
+            if merged.accuracy:
+                names, trained = zip(*((c.name, c.train_count) for c in classes), strict=True)
+                dots.append(
+                    Dot(names, trained, shots, merged.accuracy.mean, class_interval(merged))
+                )
+    return dots
+
+
+def _shared(ordered: Sequence[int], num_classes: int) -> list[list[int]]:
+    """Return classes one by one, or neighbours together where there are too many for that."""
+    if num_classes <= NAMED_DOTS:
+        return [[number] for number in ordered]
+    pieces = max(1, round(_SHARED_DOTS * len(ordered) / num_classes))
+    borders = [round(len(ordered) * piece / pieces) for piece in range(pieces + 1)]
+    return [list(ordered[low:high]) for low, high in pairwise(borders) if low < high]
+
+
+def _merged(arm: Arm, numbers: Sequence[int]) -> ClassStatistic:
+    """Return the mean of some classes as one; its test images are those that would tell as much."""
+    classes = [arm.classes[number] for number in numbers]
+    tested = [one.test_count for one in classes if one.test_count]
+    means = [mean_of(run.per_class[number].accuracy for number in numbers) for run in arm.runs]
+    known = [mean for mean in means if mean is not None]
+    if not known:
+        return ClassStatistic("", 0, 0, None)
+    sd = statistics.stdev(known) if len(known) > 1 else None
+    # the variance of a mean of K classes is the sum of p(1 - p)/n over K^2
+    images = round(len(tested) ** 2 / sum(1 / n for n in tested)) if tested else 0
+    return ClassStatistic("", 0, images, Statistic(statistics.fmean(known), sd, len(known)))
+
+
+class _Places:
+    """Where dots stand on the logarithmic axis of training images."""
+
+    def __init__(self, dots: Sequence[Dot], num_lines: int) -> None:
+        self._positive = sorted({n for dot in dots for n in dot.train_counts if n > 0}) or [1]
+        self._has_zero = any(0 in dot.train_counts for dot in dots)
+        values = sorted({math.log10(self._x(dot)) for dot in dots})
+        self._span = values[-1] - values[0] or 1.0
+        gap = min((b - a for a, b in pairwise(values)), default=self._span)
+        self._num_lines = num_lines
+        self._line_step = min(_LINES_BESIDE * self._span, 0.5 * gap / num_lines)
+        self._gaps = values
+
+    def _x(self, dot: Dot) -> float:
+        """Return a dot's training images; 0 has a place of its own below all others."""
+        return _geometric_mean(n or self._positive[0] / 3 for n in dot.train_counts)
+
+    def placed(self, dots: Sequence[Dot], line: int | None = None) -> tuple[Dot, ...]:
+        """Return dots with their places: those of equal counts side by side, lines a bit apart."""
+        alike: dict[float, list[Dot]] = {}
+        for dot in dots:
+            alike.setdefault(math.log10(self._x(dot)), []).append(dot)
+        aside = 0.0 if line is None else (line - (self._num_lines - 1) / 2)
+        placed = []
+        for value, some in alike.items():
+            step = self._step(value, len(some))
+            line_step = min(self._line_step, 0.7 * step / self._num_lines)
+            for place, dot in enumerate(some):
+                # the axis runs from common to rare: what comes first stands further up
+                moved = value - (place - (len(some) - 1) / 2) * step - aside * line_step
+                placed.append(replace(dot, x=10**moved))
+        return tuple(placed)
+
+    def _step(self, value: float, number: int) -> float:
+        """Return how far dots of one count stand apart, so that no other count is reached."""
+        distances = (abs(value - other) for other in self._gaps if other != value)
+        room = min(distances, default=number * _BESIDE * self._span / 0.6)
+        return min(_BESIDE * self._span, 0.6 * room / number)
+
+    def ends(self, lines: Iterable[Line]) -> tuple[float, float]:
+        """Return the lower and the upper end of the axis."""
+        xs = [dot.x for line in lines for dot in line.dots]
+        room = 10 ** (0.04 * self._span)
+        return min(xs) / room, max(xs) * room
+
+    def names(self, dots: Sequence[Dot]) -> tuple[tuple[float, str], ...]:
+        """Return where the names of classes stand, none where dots are shared."""
+        if any(len(dot.names) > 1 for dot in dots):
+            return ()
+        return tuple((dot.x, dot.names[0]) for dot in self.placed(dots))
+
+    def ticks(self) -> tuple[tuple[float, str], ...]:
+        """Return round numbers of training images, few of them; the ends where none is round."""
+        low, high = self._positive[0], self._positive[-1]
+        found: list[int] = []
+        for steps in ((1, 2, 5), (1, 3), (1,)):
+            powers = range(len(str(high)))
+            found = [n for p in powers for s in steps if low <= (n := s * 10**p) <= high]
+            if len(found) <= _MOST_TICKS:
+                break
+        if len(found) < 2:
+            found = sorted({low, high})
+        zero = [(low / 3, "0")] if self._has_zero else []
+        return (*zero, *((float(n), f"{n:,}") for n in found))
+
+
+def _regions(lines: Sequence[Line], places: _Places) -> tuple[Region, ...]:
+    """Return the regions that hold dots, rarest first, each up to half way to the next."""
+    dots = [dot for line in lines for dot in line.dots]
+    held = [[dot for dot in dots if dot.shots == name] for name in _RAREST_FIRST]
+    named = [(name, some) for name, some in zip(_RAREST_FIRST, held, strict=True) if some]
+    low, high = places.ends(lines)
+    borders = [
+        math.sqrt(max(dot.x for dot in a) * min(dot.x for dot in b))
+        for (_, a), (_, b) in pairwise(named)
+    ]
+    edges = pairwise([low, *borders, high])
+    regions = []
+    for (name, some), (start, end) in zip(named, edges, strict=False):
+        counts = [n for dot in some for n in dot.train_counts]
+        regions.append(Region(name, start, end, (min(counts), max(counts))))
+    return tuple(regions)
+
+
+def _note_on_bars(lines: Iterable[Line]) -> str:
+    over = {dot.interval.over for line in lines for dot in line.dots if dot.interval}
+    if not over:
+        return ""
+    if len(over) == 1:
+        return f"Bars are 95% intervals over {over.pop()}."
+    return "Bars are 95% intervals: over seeds, and over test images where a group has one run."
+
+
+def _note_on_choice(arms: Sequence[Arm], chosen: Sequence[Arm]) -> str:
+    has_baseline = any(arm.is_baseline for arm in chosen)
+    best = len(chosen) - has_baseline
+    those = f"the {best} with the highest mean on the rarest classes are drawn"
+    return f"Of {len(arms)} groups {'the baseline and ' if has_baseline else ''}{those}."
+
+
+def _geometric_mean(values: Iterable[float]) -> float:
+    logs = [math.log10(value) for value in values]
+    return 10 ** (sum(logs) / len(logs))
