@@ -67,7 +67,10 @@ def unpack(archive: str, folder: Path) -> None:
 
 
 def table(command: str, folder: Path) -> str:
-    """Return the tables that a command prints in a folder, the one of classes left out."""
+    """Return what a command prints in a folder; of `lmsm compare` scores, differences and answer.
+
+    Its tables of classes and of cost are left out, and its notes.
+    """
     printed = io.StringIO()
     with (
         contextlib.chdir(folder),
@@ -78,7 +81,12 @@ def table(command: str, folder: Path) -> str:
         code = lmsm(arguments) if program == "lmsm" else tail_study.main(arguments[1:])
     if code:
         raise SystemExit(f"{command}: exit code {code}")
-    return printed.getvalue().partition("**Accuracy per class")[0].rstrip() + "\n"
+    text = printed.getvalue().rstrip()
+    if program != "lmsm":
+        return f"{text}\n"
+    tables = re.findall(r"^\*\*[^\n]*\n\n(?:\|[^\n]*\n)+", f"{text}\n", flags=re.MULTILINE)
+    kept = [one for one in tables if not one.startswith(("**Accuracy per class", "**Margin and"))]
+    return "\n".join([*kept, text.splitlines()[-1]]) + "\n"
 
 
 def with_columns_of(old: str, fresh: str) -> str:

@@ -167,7 +167,7 @@ def test_what_could_be_told_stands_beside_the_verdict():
         0.6,
         differences={"few": few, "balanced_accuracy": replace(few, reason="two seeds")},
         verdict="can't tell",
-        remarks=("fewer than 500 training steps",),
+        remarks=("fewer than 500 training steps",),  # of this group alone
     )
     comparison = Comparison((), (group("a", 0.6, is_baseline=True), alike), (), size=0.03)
     *_, against = comparison_tables(comparison)

@@ -217,8 +217,11 @@ def test_short_trainings_are_said_beside_the_verdict():
             for loss, rows in answers.items()
             for s, row in rows.items()
         ]
-        vs = group_of(compare_runs(records), "vs")
+        comparison = compare_runs(records)
+        vs = group_of(comparison, "vs")
         assert vs.remarks == hints
+        said = "Train longer to be sure: fewer than 500 training steps in all of them."
+        assert comparison.conclusions[0].text.endswith(said) == bool(hints)
         assert vs.differences["few"].verdict == "better"
 
 

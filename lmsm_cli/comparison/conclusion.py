@@ -31,12 +31,23 @@ def conclusion_of(groups: Sequence[Group], size: float) -> Conclusion:
         *_told(held, "worse", f"falls behind {against} by"),
         *_open(held, against, size),
     ]
-    text = f"{_place(key)} " + "; ".join(parts) + "."
+    text = f"{_place(key)} " + "; ".join(parts) + "." + _hints(groups)
     verdicts = {one.verdict for _, one in held}
     finding: Finding = (
         "better" if "better" in verdicts else "worse" if "worse" in verdicts else "open"
     )
     return Conclusion(text, finding)
+
+
+def common_remarks(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Return what hints, of every group, that it was trained too briefly."""
+    first, *others = groups
+    return tuple(one for one in first.remarks if all(one in group.remarks for group in others))
+
+
+def _hints(groups: Sequence[Group]) -> str:
+    hints = common_remarks(groups)
+    return f" Train longer to be sure: {' and '.join(hints)} in all of them." if hints else ""
 
 
 def _question_of(groups: Sequence[Group]) -> str:

@@ -29,7 +29,7 @@ from lmsm_cli.metrics import METRICS
 
 _HINTS = {
     Remark.FEW_STEPS: f"fewer than {FEWEST_STEPS} training steps",
-    Remark.STILL_FALLING: "the training loss still fell",
+    Remark.STILL_FALLING: "a training loss that still fell",
 }
 _ROUNDING = 1e-9
 # Whether the best of more groups is told from all others is not looked at: pairs grow with the

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from rich.table import Table
 from rich.text import Text
 
+from lmsm_cli.comparison.conclusion import common_remarks
 from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.comparison.records import Comparison, Group, Statistic, Unscored
 from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, Metric, shot_groups
@@ -163,12 +164,16 @@ def _differences_table(comparison: Comparison, *, named: bool) -> Table:
     if any(needs):
         table.add_column(f"{100 * comparison.size:g} points need", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=_VERDICT_WIDTH)
+    common = {
+        peers[0][1].test_set: common_remarks([group for _, group in peers])
+        for peers in comparison.by_test_set()
+    }
     for i, (group, need) in enumerate(zip(groups, needs, strict=True), 1):
         if not group.differences:
             continue
         cells = [_change(group.differences.get(key)) for key in held]
         who = [shown(group.label)] if named else []
-        verdict = shown(verdict_text(group))
+        verdict = shown(verdict_text(group, common[group.test_set]))
         verdict.stylize(verdict_style(group))
         more = [need or NOTHING] if any(needs) else []
         table.add_row(str(i), *who, *cells, _pairs(group, held), *more, verdict)

@@ -1,5 +1,7 @@
 """Verdicts and conclusions in words, as the terminal and the page show them."""
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
 from lmsm_cli.comparison.records import Comparison, Group
@@ -15,15 +17,15 @@ def in_words(verdict: str) -> str:
     return verdict.replace("can't tell", OPEN)
 
 
-def verdict_text(group: Group) -> str:
-    """Return a group's verdict, why there is none, and what weakens it."""
+def verdict_text(group: Group, common: Sequence[str] = ()) -> str:
+    """Return a group's verdict, why there is none, and what weakens it but for what is common."""
     changes = [
         one
         for metric in MAIN_DIFFERENCES
         if metric.verdict_on and (one := group.differences.get(metric.key))
     ]
     reasons = dict.fromkeys(one.reason for one in changes if one.reason)
-    notes = [*reasons, *group.remarks]
+    notes = [*reasons, *(remark for remark in group.remarks if remark not in common)]
     return in_words(group.verdict) + (f" ({'; '.join(notes)})" if notes else "")
 
 
