@@ -99,7 +99,7 @@ Holm's correction for several rows. The answer stands last.
 
     for file in filter(None, (None if prints_csv else csv, html)):
         check_place(file)
-    records = [read_run(path, with_metrics=html is not None) for path in find_runs(paths)]
+    records = [read_run(path) for path in find_runs(paths)]
     question = Question(Over.BOTH if over == "both" else Over.SEEDS, points / 100)
     comparison = compare_runs(
         records, by=_names(by), baseline=baseline, sort=sort, question=question

@@ -52,6 +52,7 @@ def run_and_compare(
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.comparison.grouping import compare_runs
+    from lmsm_cli.runs.record import read_run
     from lmsm_cli.sweeps.plan import RunIndex
     from lmsm_cli.sweeps.sweep import run_plan, unreadable
 
@@ -60,7 +61,8 @@ def run_and_compare(
         failures = run_plan(plan, index, with_plots=with_plots)
     found = index.status(plan)
     failures += unreadable(found, failures)
-    records = [one.record for one in found if one.record and one.state == "completed"]
+    done = [one.record.path for one in found if one.record and one.state == "completed"]
+    records = [read_run(path) for path in done]
     comparison = compare_runs(records)
     failed = [
         {

@@ -27,8 +27,8 @@ def conclusion_of(groups: Sequence[Group], size: float) -> Conclusion:
     baselines = [group for group in groups if group.is_baseline]
     against = baselines[0].label if len(baselines) == 1 else "its baseline"
     parts = [
-        *_told(held, "better", f"beats {against} by"),
-        *_told(held, "worse", f"falls behind {against} by"),
+        *_told(held, "better", ("beats", "beat"), against),
+        *_told(held, "worse", ("falls behind", "fall behind"), against),
         *_open(held, against, size),
     ]
     text = f"{_place(key)} " + "; ".join(parts) + "." + _hints(groups)
@@ -60,13 +60,16 @@ def _place(key: str) -> str:
     return "On the rare classes" if key == "few" else "Over all classes"
 
 
-def _told(held: Sequence[tuple[Group, Difference]], verdict: str, verb: str) -> list[str]:
+def _told(
+    held: Sequence[tuple[Group, Difference]], verdict: str, verbs: tuple[str, str], against: str
+) -> list[str]:
     """Return the groups with that verdict, the largest difference first."""
     found = [(group, one) for group, one in held if one.verdict == verdict]
     found.sort(key=lambda pair: -abs(pair[1].mean))
-    texts = [f"{group.label} {verb} {_size(one)}" for group, one in found[:_MOST_NAMES]]
-    if len(found) > _MOST_NAMES:
-        texts.append(f"{counted(len(found) - _MOST_NAMES, 'other')} {verb} less")
+    named, more = found[:_MOST_NAMES], len(found) - _MOST_NAMES
+    texts = [f"{group.label} {verbs[0]} {against} by {_size(one)}" for group, one in named]
+    if more > 0:
+        texts.append(f"{counted(more, 'other')} {verbs[more > 1]} it by less")
     return texts
 
 
