@@ -293,8 +293,10 @@ def test_reports_need_neither_torch_nor_pyplot():
     """Importing the reports loads no torch and no matplotlib; drawing makes no global figures."""
     code = """
 import sys
-import lmsm_cli.comparison.grouping, lmsm_cli.reports.plots, lmsm_cli.reports.tables
+import lmsm_cli.reports.plots, lmsm_cli.reports.tables
 import lmsm_cli.metrics, lmsm_cli.commands.compare, lmsm_cli.commands.console, lmsm_cli.runs.folder
 assert not {"torch", "matplotlib", "sklearn", "numpy"} & set(sys.modules)
+import lmsm_cli.comparison.grouping, lmsm_cli.reports.rarity_plot
+assert not {"torch", "matplotlib", "sklearn"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

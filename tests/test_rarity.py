@@ -3,11 +3,14 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
+from lmsm_cli.comparison.differences import Question
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.records import ClassStatistic, Statistic
+from lmsm_cli.comparison.two_way import Over
 from lmsm_cli.metrics import shot_groups
 from lmsm_cli.reports.rarity import (
     MOST_LINES,
@@ -17,7 +20,14 @@ from lmsm_cli.reports.rarity import (
     class_interval,
     rarity_chart,
 )
-from tests.synthetic_runs import document, records_in, scores_json, write_runs
+from tests.synthetic_runs import (
+    document,
+    images_of,
+    records_in,
+    scores_json,
+    write_predicting_run,
+    write_runs,
+)
 
 
 def classes_of(counts, accuracies, *, sd=0.02, n=5, tested=100):
@@ -232,12 +242,12 @@ def test_of_many_groups_the_baseline_and_the_best_on_rare_classes_are_drawn():
 
 
 def test_the_note_says_what_the_bars_are():
-    """Over seeds, over test images, or both; nothing is said where there is no bar."""
+    """Over seeds, over test images, or each where it is known; nothing where there is no bar."""
     seeds, image = arm([9, 3], [0.5, 0.5]), arm([9, 3], [0.5, 0.5], 2, n=1)
     bare = arm([9, 3], [0.5, 0.5], n=2)
     assert rarity_chart([seeds]).notes == ("Bars are 95% intervals over seeds.",)
     assert rarity_chart([image]).notes == ("Bars are 95% intervals over test images.",)
-    assert "over test images where a group has one run" in rarity_chart([seeds, image]).notes[0]
+    assert "over seeds or test images" in rarity_chart([seeds, image]).notes[0]
     assert rarity_chart([bare]).notes == ()
 
 
@@ -246,7 +256,7 @@ def test_arms_of_a_comparison_are_its_groups(tmp_path):
     write_runs(tmp_path, ["softmax", "focal"], 3)
     records = records_in(tmp_path)
     (numbered,) = compare_runs(records).by_test_set()
-    arms = arms_of(numbered, {str(one.path): one.scores for one in records})
+    arms = arms_of(numbered, records)
     assert [(one.number, one.label, one.is_baseline) for one in arms] == [
         (1, "softmax", True),
         (2, "focal", False),
@@ -254,3 +264,74 @@ def test_arms_of_a_comparison_are_its_groups(tmp_path):
     assert [len(one.runs) for one in arms] == [3, 3]
     accuracies = [record.scores.per_class[2].accuracy for record in records[:3]]
     assert arms[0].classes[2].accuracy.mean == pytest.approx(statistics.fmean(accuracies))
+
+
+COUNTS = [40, 12, 3]
+
+
+def predicting_runs(out, losses=("softmax", "focal"), seeds=3):
+    """Write runs with predictions for the same 60 images; return who was right, by loss."""
+    images = images_of("abc", test=range(60))
+    labels = images.of("test").labels
+    right = {}
+    for place, loss in enumerate(losses):
+        for seed in range(seeds):
+            generator = np.random.default_rng(10 * place + seed)
+            logits = generator.normal(size=(60, 3))
+            logits[np.arange(60), labels] += 1 + place
+            config = {"loss": loss, "seed": seed}
+            write_predicting_run(out, f"{place}-{seed}", images, logits, COUNTS, **config)
+            right.setdefault(loss, []).append(logits.argmax(1) == labels)
+    return labels, {loss: np.stack(rows) for loss, rows in right.items()}
+
+
+def test_bars_are_over_seeds_and_test_images_where_predictions_are_known(tmp_path):
+    """A class's bar is the two-way interval of its mean accuracy, from who was right where."""
+    labels, right = predicting_runs(tmp_path)
+    records = records_in(tmp_path)
+    (numbered,) = compare_runs(records).by_test_set()
+    chart = rarity_chart(arms_of(numbered, records))
+    assert chart.notes == ("Bars are 95% intervals over seeds and test images.",)
+    for line in chart.lines:
+        for number, dot in enumerate(line.dots):
+            rows = right[line.label][:, labels == number].astype(float)
+            assert dot.mean == pytest.approx(rows.mean())
+            # variances over seeds, and over images without the part that single answers have
+            s, n = rows.shape
+            residual = rows - rows.mean(1, keepdims=True) - rows.mean(0) + rows.mean()
+            both = (residual**2).sum() / ((s - 1) * (n - 1)) / (s * n)
+            over_seeds = rows.mean(1).var(ddof=1) / s
+            over_images = max(rows.mean(0).var(ddof=1) / n - both, 0)
+            half = math.sqrt(
+                t.ppf(0.975, s - 1) ** 2 * over_seeds + t.ppf(0.975, n - 1) ** 2 * over_images
+            )
+            assert dot.interval.low == pytest.approx(max(0, rows.mean() - half))
+            assert dot.interval.high == pytest.approx(min(1, rows.mean() + half))
+
+
+def test_bars_are_over_seeds_where_that_was_asked_or_a_run_has_no_predictions(tmp_path):
+    """`--over seeds` holds for the picture too; where a run tells nothing, its arm is so."""
+    predicting_runs(tmp_path)
+    records = records_in(tmp_path)
+    asked = compare_runs(records, question=Question(Over.SEEDS))
+    chart = rarity_chart(arms_of(*asked.by_test_set(), records))
+    assert chart.notes == ("Bars are 95% intervals over seeds.",)
+    (tmp_path / "1-2" / "predictions.npz").unlink()
+    records = records_in(tmp_path)
+    mixed = rarity_chart(arms_of(*compare_runs(records).by_test_set(), records))
+    kinds = {dot.interval.over for line in mixed.lines for dot in line.dots}
+    assert kinds == {Over.SEEDS}
+
+
+def test_predictions_of_arms_that_are_not_drawn_are_not_read(tmp_path, monkeypatch):
+    """Of many groups only the drawn ones cost the reading of their files."""
+    losses = [f"lsoftmax:margin={number}" for number in range(1, 10)]
+    predicting_runs(tmp_path, losses)
+    records = records_in(tmp_path)
+    (numbered,) = compare_runs(records).by_test_set()
+    read = []
+    monkeypatch.setattr(
+        "lmsm_cli.reports.rarity._answers_of", lambda runs: read.append(len(runs)) and None
+    )
+    rarity_chart(arms_of(numbered, records))
+    assert read == [3] * MOST_LINES

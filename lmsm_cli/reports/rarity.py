@@ -1,27 +1,32 @@
 """Accuracy of each class against its training images, a line for each group: plain data.
 
-plots/ and the report page draw it (rarity_plot.py, html/rarity.py). The interval of a class comes
-from `class_interval` alone: to take another one, change that function.
+plots/ and the report page draw it (rarity_plot.py, html/rarity.py). The interval of a class is over
+seeds and test images where the runs' predictions are known, as the differences of a comparison are;
+`class_interval` has what is taken elsewhere.
 """
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from lmsm_cli.comparison.intervals import CONFIDENCE
 from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
+from lmsm_cli.comparison.two_way import FEWEST_SEEDS, Over, two_way
 from lmsm_cli.metrics import Scores, mean_of, shot_groups
+from lmsm_cli.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    from lmsm_cli.comparison.crossed import Crossed
 
 # Of more classes, neighbours share a dot.
 NAMED_DOTS = 20
 _SHARED_DOTS = 12
 # More lines cannot be told apart where their intervals overlap.
 MOST_LINES = 6
-# Two values give an interval as wide as the scale.
-_FEWEST_SEEDS = 3
 _MOST_TICKS = 7
 # How far classes of equal counts, and lines, stand apart, as a share of the axis.
 _BESIDE, _LINES_BESIDE = 0.05, 0.012
@@ -34,7 +39,8 @@ class Interval:
 
     low: float
     high: float
-    over: Literal["seeds", "test images"]
+    over: str
+    """As `Over` has it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Arm:
     runs: Sequence[Scores] = ()
     """The scores of its runs: what classes that share a dot are averaged from."""
     is_baseline: bool = False
+    answers: Callable[[], "Crossed | None"] | None = None
+    """Reads and reduces its runs' predictions; only asked of arms that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +147,13 @@ def class_interval(one: ClassStatistic) -> Interval | None:
         return None
     if found.n == 1:
         low, high = _wilson(found.mean, one.test_count)
-        return Interval(low, high, "test images")
-    if found.n < _FEWEST_SEEDS or not found.sd:
+        return Interval(low, high, Over.IMAGES)
+    if found.n < FEWEST_SEEDS or not found.sd:
         return None
     from scipy.special import stdtrit  # a third of the time that scipy.stats takes to import
 
     half = found.sd / math.sqrt(found.n) * float(stdtrit(found.n - 1, (1 + CONFIDENCE) / 2))
-    return Interval(max(0.0, found.mean - half), min(1.0, found.mean + half), "seeds")
+    return Interval(max(0.0, found.mean - half), min(1.0, found.mean + half), Over.SEEDS)
 
 
 def _wilson(share: float, images: int) -> tuple[float, float]:
@@ -157,18 +165,54 @@ def _wilson(share: float, images: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / shrunk), min(1.0, (centre + half) / shrunk)
 
 
-def arms_of(numbered: Iterable[tuple[int, Group]], scores: Mapping[str, Scores]) -> list[Arm]:
-    """Return the arms of a comparison's numbered groups; `scores` are those of the run folders."""
-    return [
-        Arm(
-            number,
-            group.label,
-            group.per_class,
-            [scores[run] for run in group.runs if run in scores],
-            group.is_baseline,
-        )
-        for number, group in numbered
-    ]
+def two_way_interval(answers: "Crossed", numbers: Sequence[int]) -> Interval | None:
+    """Return the interval of the mean accuracy of some classes over seeds and test images."""
+    import numpy as np
+
+    tested = [number for number in numbers if answers.counts[number]]
+    weights = np.zeros(len(answers.counts))
+    weights[tested] = 1 / max(1, len(tested))
+    found = two_way(answers, weights)
+    if found.low is None or found.high is None:
+        return None
+    return Interval(max(0.0, found.low), min(1.0, found.high), found.over)
+
+
+def arms_of(numbered: Iterable[tuple[int, Group]], records: Iterable[RunRecord]) -> list[Arm]:
+    """Return the arms of a comparison's numbered groups; `records` are its runs.
+
+    Where no difference of the comparison is over test images, none of the bars is.
+    """
+    groups = list(numbered)
+    by_path = {str(record.path): record for record in records}
+    known = [one for _, group in groups for one in group.differences.values() if one]
+    over_images = not known or any(one.over != Over.SEEDS for one in known)
+    arms = []
+    for number, group in groups:
+        runs = [by_path[run] for run in group.runs if run in by_path]
+        scores = [run.scores for run in runs if run.scores]
+        # a row of answers is a seed
+        may_cross = over_images and len(set(group.seeds)) == len(runs) >= FEWEST_SEEDS
+        answers = partial(_answers_of, runs) if may_cross else None
+        arms.append(Arm(number, group.label, group.per_class, scores, group.is_baseline, answers))
+    return arms
+
+
+def _answers_of(runs: Sequence[RunRecord]) -> "Crossed | None":
+    """Return which images the runs had right, by seed; None where some run's are not known."""
+    import numpy as np
+
+    from lmsm_cli.comparison.crossed import Strata, crossed
+
+    found = [run.predictions for run in runs]
+    known = [one for one in found if one is not None]
+    scores = runs[0].scores
+    if scores is None or len(known) < len(found):
+        return None
+    if any(not np.array_equal(one.labels, known[0].labels) for one in known):
+        return None
+    strata = Strata.of(known[0].labels, len(scores.per_class))
+    return crossed(np.stack([one.predicted == one.labels for one in known]), strata)
 
 
 def arm_of_run(scores: Scores, label: str = "") -> Arm:
@@ -233,6 +277,7 @@ def _dots(arm: Arm) -> list[Dot]:
     """Return the dots of an arm, commonest class first, not yet placed."""
     counts = [one.train_count for one in arm.classes]
     members = shot_groups(counts) or {"": list(range(len(counts)))}
+    answers = arm.answers() if arm.answers else None
     dots = []
     for shots, numbers in members.items():
         ordered = sorted(numbers, key=lambda number: -counts[number])
@@ -241,9 +286,8 @@ def _dots(arm: Arm) -> list[Dot]:
             merged = classes[0] if len(some) == 1 else _merged(arm, some)
             if merged.accuracy:
                 names, trained = zip(*((c.name, c.train_count) for c in classes), strict=True)
-                dots.append(
-                    Dot(names, trained, shots, merged.accuracy.mean, class_interval(merged))
-                )
+                bar = two_way_interval(answers, some) if answers else class_interval(merged)
+                dots.append(Dot(names, trained, shots, merged.accuracy.mean, bar))
     return dots
 
 
@@ -358,9 +402,10 @@ def _note_on_bars(lines: Iterable[Line]) -> str:
     over = {dot.interval.over for line in lines for dot in line.dots if dot.interval}
     if not over:
         return ""
-    if len(over) == 1:
-        return f"Bars are 95% intervals over {over.pop()}."
-    return "Bars are 95% intervals: over seeds, and over test images where a group has one run."
+    kinds = [kind for kind in Over if kind in over]
+    if len(kinds) == 1:
+        return f"Bars are 95% intervals over {kinds[0]}."
+    return f"Bars are 95% intervals, by what is known of a group: over {' or '.join(kinds)}."
 
 
 def _note_on_choice(arms: Sequence[Arm], chosen: Sequence[Arm]) -> str:

@@ -190,8 +190,7 @@ def _rarity(
     numbered: Sequence[tuple[int, Group]], runs: Sequence[Sequence[RunRecord]]
 ) -> RarityChart | None:
     """Return the picture of the question; None where all classes have equally many images."""
-    scores = {str(run.path): run.scores for some in runs for run in some if run.scores}
-    chart = rarity_chart(arms_of(numbered, scores))
+    chart = rarity_chart(arms_of(numbered, [run for some in runs for run in some]))
     return chart if chart and chart.has_tail else None
 
 
