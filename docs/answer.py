@@ -1,18 +1,25 @@
-"""Make the README's picture of the answer from the kept runs: `python docs/answer.py`
+"""Make the README's pictures of the answer from the kept runs: `python docs/answer.py`
 
-docs/answer.png: by how much each loss differs from softmax on the rare classes and on all, with 95%
-intervals over seeds, as `lmsm compare` has them, on each set of the README's table, each with a
-scale of its own.
+docs/answer.png: by how much each loss differs from softmax on the rare classes, with 95% intervals
+as `lmsm compare` has them, on each set of the README's table, all on one scale.
+docs/accuracy_by_training_images.png: the accuracy of each class, a line a loss, on one of them.
 """
 
+import contextlib
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from lmsm_cli.comparison.grouping import compare_runs
-from lmsm_cli.comparison.records import Group
-from lmsm_cli.reports.figures import BLUE, GREY, ORANGE, new_figure, save_figure
-from lmsm_cli.runs.record import find_runs, read_run
+from lmsm_cli.comparison.records import Comparison, Group
+from lmsm_cli.reports.figures import GREY, new_figure, save_figure
+from lmsm_cli.reports.rarity import arms_of, rarity_chart
+from lmsm_cli.reports.rarity_plot import BASELINE, STYLES, rarity_figure
+from lmsm_cli.runs.record import RunRecord, find_runs, read_run
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
@@ -25,56 +32,111 @@ STUDIES = {
     ("cifar10-usual", "cifar10-usual"): "CIFAR-10, exp 0.1",
     ("cifar10-lt-30", "cifar10-lt-exp-0.01"): "CIFAR-10, exp 0.01",
 }
+BY_CLASS = ("cifar10-lt-30", "cifar10-lt-exp-0.01")
 # How the labels of a row begin; L-Softmax with free norms is in none.
 NAMES = {
-    ("lsoftmax:margin=auto",): "L-Softmax, larger margins\nfor rarer classes",
+    ("lsoftmax:margin=auto",): "L-Softmax, larger margins for rarer classes",
     ("lsoftmax:margin=2,",): "L-Softmax, margin 2",
     ("logit-adjusted", "balanced-softmax"): "logit adjustment",
 }
+_WIDTH = 9.0
+"""Inches. 900 pixels on a page, of which a point of a font is 1.4."""
+_ROW = 0.245
 
 
 def main() -> None:
-    """Draw the differences of the studies side by side."""
-    figure, panels = new_figure(1, len(STUDIES), width=15, height=2.4)
-    for axes, ((archive, study), title) in zip(panels, STUDIES.items(), strict=True):
-        groups = {group.label: group for group in groups_of(archive, study)}
-        for place, start in enumerate(NAMES):
-            for label, group in groups.items():
-                if label.startswith(start) and "weight_norm=free" not in label:
-                    draw(axes, -place, group)
-        axes.axvline(0, color=GREY, linewidth=1)
-        axes.set_yticks([-place for place in range(len(NAMES))], NAMES.values())
-        axes.set_ylim(0.5 - len(NAMES), 0.5)
-        axes.set_xlabel("points above softmax")
-        axes.set_title(title, fontsize=10)
-    for axes in panels[1:]:
-        axes.set_yticklabels([])
-    panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    save_figure(figure, HERE / "answer", (".png",))
+    """Draw both pictures."""
+    found = {}
+    for study in STUDIES:
+        with compared(*study) as (comparison, records):
+            found[study] = comparison
+            if study == BY_CLASS:
+                picture = by_class(comparison, records)
+    save_figure(picture, HERE / "accuracy_by_training_images", (".png",))
+    answer = differences({STUDIES[study]: one for study, one in found.items()})
+    save_figure(answer, HERE / "answer", (".png",))
 
 
-def draw(axes, height: float, group: Group) -> None:
-    """Draw the differences of one loss, of rare classes above those of all images."""
-    for offset, metric, colour, label in (
-        (0.12, "few", ORANGE, "rare classes"),
-        (-0.12, "accuracy", BLUE, "all images"),
-    ):
-        found = group.differences[metric]
-        assert found is not None
-        low, mean, high = (100 * (value or 0.0) for value in (found.low, found.mean, found.high))
-        axes.plot([low, high], [height + offset] * 2, color=colour, linewidth=2)
-        first = label not in axes.get_legend_handles_labels()[1]
-        axes.plot(mean, height + offset, "o", color=colour, label=label if first else None)
+def differences(studies: dict[str, Comparison]) -> Figure:
+    """Return the differences of all studies: a row for each loss, below the name of its study."""
+    rows = len(studies) * (1 + len(NAMES))
+    figure, (axes,) = new_figure(1, 1, width=_WIDTH, height=_ROW * rows + 0.9)
+    ticks: list[tuple[float, str, bool]] = []
+    for place, (title, comparison) in enumerate(studies.items()):
+        top = -place * (1 + len(NAMES))
+        ticks.append((top, title, True))
+        for row, start in enumerate(NAMES, 1):
+            ticks.append((top - row, NAMES[start], False))
+            group = group_of(comparison, start)
+            if group is None:
+                axes.text(0.6, top - row, "not measured", color=GREY, fontsize=9, va="center")
+            else:
+                draw(axes, top - row, row, group)
+    axes.axvline(0, color=BASELINE[0], linewidth=1.2)
+    axes.set_yticks([y for y, _, _ in ticks], [name for _, name, _ in ticks], fontsize=9.5)
+    for label, (_, _, is_title) in zip(axes.get_yticklabels(), ticks, strict=True):
+        label.set_fontweight("bold" if is_title else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(0.6 - rows, 0.6)
+    axes.grid(visible=True, axis="x", linewidth=0.4, alpha=0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("accuracy on the rarest third of the classes: points above softmax")
+    over = {
+        one.over
+        for comparison in studies.values()
+        for start in NAMES
+        if (group := group_of(comparison, start)) and (one := group.differences["few"])
+    }
+    title = f"Filled: the 95% interval over {' or '.join(sorted(over))} excludes 0"
+    axes.set_title(title, fontsize=9.5, color=GREY)
+    return figure
 
 
-def groups_of(archive: str, study: str) -> tuple[Group, ...]:
-    """Return the groups that `lmsm compare` makes of a kept study, without the baseline."""
+def draw(axes, height: float, loss: int, group: Group) -> None:
+    """Draw the difference of one loss on the rare classes with its interval."""
+    found = group.differences["few"]
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    colour, mark, _ = STYLES[loss - 1]
+    low, mean, high = (100 * value for value in (found.low, found.mean, found.high))
+    axes.plot([low, high], [height, height], color=colour, linewidth=2, marker="|", markersize=6)
+    face = "white" if low <= 0 <= high else colour
+    style = {"markersize": 7, "markeredgecolor": colour, "markeredgewidth": 1.4}
+    axes.plot(mean, height, mark, markerfacecolor=face, **style)
+
+
+def by_class(comparison: Comparison, records: Sequence[RunRecord]) -> Figure:
+    """Return the accuracy of each class against its training images."""
+    (numbered,) = comparison.by_test_set()
+    named = []
+    for arm in arms_of(numbered, records):
+        (name,) = [n for s, n in NAMES.items() if arm.label.startswith(s)] or [arm.label]
+        named.append(replace(arm, label=name))
+    chart = rarity_chart(named)
+    assert chart
+    return rarity_figure(chart, title=STUDIES[BY_CLASS], width=_WIDTH, height=4.8)
+
+
+def group_of(comparison: Comparison, start: tuple[str, ...]) -> Group | None:
+    """Return the group whose label begins so; None where the study has none."""
+    found = [
+        group
+        for group in comparison.groups
+        if group.label.startswith(start) and "weight_norm=free" not in group.label
+    ]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def compared(archive: str, study: str) -> Iterator[tuple[Comparison, list[RunRecord]]]:
+    """Give what `lmsm compare` makes of a kept study, and its runs, unpacked for that time."""
     with tempfile.TemporaryDirectory() as folder:
         unpack(archive, Path(folder))
-        found = compare_runs(
-            [read_run(path) for path in find_runs([Path(folder) / "runs" / study])]
-        )
-    return tuple(group for group in found.groups if not group.is_baseline)
+        runs = find_runs([Path(folder) / "runs" / study])
+        records = [read_run(path, with_metrics=False) for path in runs]
+        yield compare_runs(records), records
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Make the README's pictures from a finished demo: python docs/make.py runs/demo-...
+"""Make the README's pictures: python docs/make.py [runs/demo-...]
 
-demo.svg is what `lmsm demo` prints, drawn by rich; features.png is the demo's own picture.
+Those of the answer are made from the kept runs (answer.py). Of a finished demo, demo.svg is what
+`lmsm demo` prints, drawn by rich; features.png is the demo's own picture.
 """
 
 import shutil
 import sys
 from pathlib import Path
 
+import answer
 from rich.console import Console
 
 from lmsm_cli.comparison.grouping import compare_runs
@@ -16,7 +18,7 @@ from lmsm_cli.runs.record import find_runs, read_run
 HERE = Path(__file__).parent
 
 
-def main(demo: Path) -> None:
+def of_demo(demo: Path) -> None:
     """Draw the comparison's tables and copy the picture."""
     comparison = compare_runs([read_run(path) for path in find_runs([demo / "comparison"])])
     with Path("/dev/null").open("w") as nowhere:
@@ -31,4 +33,6 @@ def main(demo: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    answer.main()
+    for demo in sys.argv[1:]:
+        of_demo(Path(demo))
