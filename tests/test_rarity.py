@@ -319,7 +319,7 @@ def test_bars_are_over_seeds_where_that_was_asked_or_a_run_has_no_predictions(tm
     (tmp_path / "1-2" / "predictions.npz").unlink()
     records = records_in(tmp_path)
     mixed = rarity_chart(arms_of(*compare_runs(records).by_test_set(), records))
-    kinds = {dot.interval.over for line in mixed.lines for dot in line.dots}
+    kinds = {dot.interval.over for line in mixed.lines for dot in line.dots if dot.interval}
     assert kinds == {Over.SEEDS}
 
 

@@ -6,8 +6,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+from lmsm_cli.commands.app import main
 from lmsm_cli.reports.rarity import Arm, rarity_chart
 from lmsm_cli.reports.rarity_plot import plot_accuracy_by_training_images, rarity_figure
+from tests.synthetic_runs import scores_of, write_run, write_runs
 from tests.test_plots import ODD_NAMES, assert_drawn
 from tests.test_rarity import arm, classes_of
 
@@ -153,3 +155,23 @@ def test_without_accuracies_no_file_is_written(tmp_path):
     """Scores of no class leave no picture and no error."""
     plot_accuracy_by_training_images([arm([3, 2], [None, None])], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compare_draws_a_picture_for_each_set_of_test_images(tmp_path, capsys):
+    """`compare --plots FOLDER` makes the folder; runs on other classes have a picture apart."""
+    write_runs(tmp_path / "runs", ["softmax", "focal"], 3)
+    write_run(tmp_path / "runs", "z", scores=scores_of(["red", "green", "blue"]), dataset="folder")
+    plots = tmp_path / "new" / "plots"
+    assert main(["compare", str(tmp_path / "runs"), "--plots", str(plots)]) == 0
+    assert "softmax" in capsys.readouterr().out
+    assert_drawn(plots, "accuracy_by_training_images")
+    assert_drawn(plots, "accuracy_by_training_images-2")
+    assert len(list(plots.iterdir())) == 4
+
+
+def test_a_folder_that_takes_no_plots_is_refused_before_work(tmp_path, capsys):
+    """A file in the folder's place is exit code 6, with the flag to change."""
+    write_runs(tmp_path / "runs", ["softmax"], 1)
+    (tmp_path / "file").touch()
+    assert main(["compare", str(tmp_path / "runs"), "--plots", str(tmp_path / "file")]) == 6
+    assert "choose another with --plots" in capsys.readouterr().err

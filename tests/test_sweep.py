@@ -95,6 +95,13 @@ def test_a_sweep_ends_with_the_comparison_and_runs_nothing_twice(tmp_path, capsy
     more, _ = swept(capsys, tmp_path, "--grid", "lr=0.05,0.1,0.2", "--seeds", "2")
     assert len(folders(tmp_path)) == 6
     assert len(more["groups"]) == 3
+    swept(capsys, tmp_path, *flags, "--plots")
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        "accuracy_by_training_images.png",
+        "accuracy_by_training_images.pdf",
+    }
+    assert len(folders(tmp_path)) == 6  # the pictures' folder is taken for no run
+    assert swept(capsys, tmp_path, *flags)[0] == document
 
 
 def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -11,7 +11,10 @@ from lmsm_cli.commands.options import Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lmsm_cli.comparison.records import Comparison
+    from lmsm_cli.runs.record import RunRecord
 
 _OVER = ("both", "seeds")
 
@@ -62,6 +65,10 @@ _Csv = Annotated[
     Path | None, value("FILE", "Write all numbers as CSV too; - prints them instead of tables.")
 ]
 _Html = Annotated[Path | None, value("FILE", "Write a report page too, with curves and pictures.")]
+_Plots = Annotated[
+    Path | None,
+    value("FOLDER", "Draw accuracy by training images, a line a row, into this folder (PNG, PDF)."),
+]
 _Json = Annotated[bool, switch("--json", "Print one JSON document instead of tables.")]
 
 
@@ -76,6 +83,7 @@ def compare(
     markdown: _Markdown = False,
     csv: _Csv = None,
     html: _Html = None,
+    plots: _Plots = None,
     quiet: Quiet = False,
     json: _Json = False,
 ) -> None:
@@ -94,23 +102,17 @@ Holm's correction for several rows. The answer stands last.
     from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.comparison.two_way import Over
     from lmsm_cli.reports.exports import to_csv
-    from lmsm_cli.runs.folder import check_place, write_whole
     from lmsm_cli.runs.record import find_runs, read_run
 
-    for file in filter(None, (None if prints_csv else csv, html)):
-        check_place(file)
+    files = _Files(None if prints_csv else csv, html, plots)
+    files.check()
     records = [read_run(path) for path in find_runs(paths)]
     question = Question(Over.BOTH if over == "both" else Over.SEEDS, points / 100)
     comparison = compare_runs(
         records, by=_names(by), baseline=baseline, sort=sort, question=question
     )
     comparison = replace(comparison, notes=(*comparison.notes, *_deeper(paths)))
-    if csv and not prints_csv:
-        write_whole(csv, to_csv(comparison))
-    if html is not None:
-        from lmsm_cli.reports.html.page import write_page
-
-        write_page(html, comparison, records)
+    files.write(comparison, records)
     if json:
         print_json(comparison.to_json())
     elif prints_csv:
@@ -118,6 +120,39 @@ Holm's correction for several rows. The answer stands last.
     else:
         print_comparison(comparison, only_changed=only_changed, markdown=markdown)
         print_conclusion(comparison, markdown=markdown)
+
+
+class _Files(NamedTuple):
+    """What is written beside what is printed."""
+
+    csv: Path | None
+    html: Path | None
+    plots: Path | None
+
+    def check(self) -> None:
+        """Raise DiskError where one of them cannot be written."""
+        from lmsm_cli.runs.folder import check_folder, check_place
+
+        for file in filter(None, (self.csv, self.html)):
+            check_place(file)
+        if self.plots:
+            check_folder(self.plots, "--plots")
+
+    def write(self, comparison: "Comparison", records: "Sequence[RunRecord]") -> None:
+        """Write them. Raises DiskError."""
+        if self.csv:
+            from lmsm_cli.reports.exports import to_csv
+            from lmsm_cli.runs.folder import write_whole
+
+            write_whole(self.csv, to_csv(comparison))
+        if self.html:
+            from lmsm_cli.reports.html.page import write_page
+
+            write_page(self.html, comparison, records)
+        if self.plots:
+            from lmsm_cli.reports.rarity_plot import plot_comparison
+
+            plot_comparison(comparison, records, self.plots)
 
 
 def _deeper(paths: list[Path]) -> list[str]:

@@ -42,13 +42,14 @@ def run_and_compare(
     config: Path | None,
     *,
     with_plots: bool,
+    plots_in: Path | None = None,
     quiet: bool,
     json: bool,
 ) -> None:
     """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
 
-    `preset` and `config` are for the commands that repeat a failed run. Raises RunError where some
-    failed.
+    `preset` and `config` are for the commands that repeat a failed run; `plots_in` is a folder for
+    pictures of the comparison. Raises RunError where some failed.
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.comparison.grouping import compare_runs
@@ -64,6 +65,10 @@ def run_and_compare(
     done = [one.record.path for one in found if one.record and one.state == "completed"]
     records = [read_run(path) for path in done]
     comparison = compare_runs(records)
+    if plots_in:
+        from lmsm_cli.reports.rarity_plot import plot_comparison
+
+        plot_comparison(comparison, records, plots_in)
     failed = [
         {
             "label": one.run.label,

@@ -87,7 +87,9 @@ _Storage = Annotated[
 _DryRun = Annotated[
     bool, switch("--dry-run", "List the runs and which are there already; run none.", "Sweep")
 ]
-_Plots = Annotated[bool, switch("--plots", "Draw the plots of each run.", "Sweep")]
+_Plots = Annotated[
+    bool, switch("--plots", "Draw the plots of each run, and of their comparison.", "Sweep")
+]
 
 
 @with_config_flags
@@ -126,7 +128,10 @@ share the work. Other choices are the flags of `lmsm train`; runs go to --out (d
         if dry_run:
             _show_plan(plan, json=json)
         else:
-            run_and_compare(plan, preset, config, with_plots=plots, quiet=quiet, json=json)
+            place = plan[0].config.out / "plots" if plots else None
+            run_and_compare(
+                plan, preset, config, with_plots=plots, plots_in=place, quiet=quiet, json=json
+            )
         return
     if trials < 1:
         raise LmsmError(f"--trials is {trials}: give at least 1")

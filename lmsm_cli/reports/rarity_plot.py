@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmsm_cli.comparison.records import Comparison
 from lmsm_cli.errors import visible
 from lmsm_cli.reports.figures import (
     GREY,
@@ -13,7 +14,8 @@ from lmsm_cli.reports.figures import (
     save_figure,
     spread,
 )
-from lmsm_cli.reports.rarity import Arm, Line, RarityChart, rarity_chart
+from lmsm_cli.reports.rarity import Arm, Line, RarityChart, arms_of, rarity_chart
+from lmsm_cli.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "accuracy_by_training_images"
 # Okabe and Ito 2008, told apart by the colour-blind; dashes and marks differ too, for grey prints.
-_STYLES: tuple[tuple[str, str, Any], ...] = (
+STYLES: tuple[tuple[str, str, Any], ...] = (
     ("#0072b2", "s", "-"),
     ("#d55e00", "^", (0, (5, 2))),
     ("#009e73", "D", (0, (2, 1.5))),
@@ -29,7 +31,7 @@ _STYLES: tuple[tuple[str, str, Any], ...] = (
     ("#8a6d00", "P", (0, (1, 1))),
     ("#56b4e9", "X", (0, (8, 2, 2, 2, 2, 2))),
 )
-_BASELINE: tuple[str, str, Any] = ("black", "o", "-")
+BASELINE: tuple[str, str, Any] = ("black", "o", "-")
 _SHADE = "#e9ecef"
 # Percent: the regions are named above 100.
 _TOP, _REGION_AT = 110, 105
@@ -53,6 +55,16 @@ def plot_accuracy_by_training_images(
     chart = rarity_chart(arms)
     if chart:
         save_figure(rarity_figure(chart, title=title), folder / name)
+
+
+def plot_comparison(comparison: Comparison, records: Sequence[RunRecord], folder: Path) -> None:
+    """Draw accuracy_by_training_images.{png,pdf} of a comparison; `records` are its runs.
+
+    Further sets of test images have pictures of their own, -2 and so on. Raises DiskError.
+    """
+    for number, groups in enumerate(comparison.by_test_set(), 1):
+        name = NAME if number == 1 else f"{NAME}-{number}"
+        plot_accuracy_by_training_images(arms_of(groups, records), folder, name=name)
 
 
 def rarity_figure(
@@ -97,8 +109,8 @@ def _set_axes(axes: "Axes", chart: RarityChart) -> None:
 
 def _styled(lines: Sequence[Line]) -> list[tuple[Line, tuple[str, str, Any]]]:
     """Return the lines with their styles; the baseline's is black, and it is drawn thickest."""
-    others = iter(_STYLES)
-    return [(one, _BASELINE if one.is_baseline else next(others)) for one in lines]
+    others = iter(STYLES)
+    return [(one, BASELINE if one.is_baseline else next(others)) for one in lines]
 
 
 def _draw_line(axes: "Axes", line: Line, style: tuple[str, str, Any]) -> Any:
