@@ -47,7 +47,8 @@ class ClassScore(_Part):
     """The scores of one class; None where it has no test image."""
 
     name: str
-    train_count: Count
+    train_count: Count | None
+    """None where nobody said, as of a run of another program."""
     test_count: Count
     accuracy: Share | None
     """Share of the class's own images that are right, that is recall."""
@@ -305,7 +306,7 @@ def score(
     classes: Sequence[str],
     labels: "NDArray[integer[Any]]",
     predictions: "NDArray[integer[Any]]",
-    train_counts: Sequence[int],
+    train_counts: Sequence[int | None],
     probabilities: "NDArray[floating[Any]] | None" = None,
 ) -> Scores:
     """Return the scores of predictions.
@@ -317,7 +318,8 @@ def score(
         classes: The names of the classes.
         labels: The true class numbers (N,).
         predictions: The predicted class numbers (N,).
-        train_counts: The training images of each class (C,).
+        train_counts: The training images of each class (C,); where any is None, not known, there
+            are no groups.
         probabilities: (N, C), of which top-k accuracy and calibration follow.
 
     Raises:
@@ -344,7 +346,7 @@ def score(
     per_class = tuple(
         ClassScore(
             name=name,
-            train_count=int(train_counts[i]),
+            train_count=None if (trained := train_counts[i]) is None else int(trained),
             test_count=support[i],
             accuracy=recall[i] if support[i] else None,
             precision=precision[i] if support[i] else None,
@@ -440,25 +442,27 @@ def balanced_accuracy(
     return float(recall_score(labels, predictions, labels=unique(labels), average="macro"))
 
 
-def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
+def shot_groups(train_counts: Sequence[int | None]) -> dict[str, list[int]]:
     """Return the class numbers that are many, medium and few; {} where all counts are equal.
 
+    {} too where a count is not known.
     From 100 classes on by the field's bounds (> 100, 20 to 100, < 20 training images); below by
     thirds of the classes, where classes with equal counts stay together.
     """
-    if len(set(train_counts)) < 2:
+    known = [count for count in train_counts if count is not None]
+    if len(set(known)) < 2 or len(known) < len(train_counts):
         return {}
-    many_from, few_to = _bounds(train_counts)
+    many_from, few_to = _bounds(known)
     groups: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
-    for number, count in enumerate(train_counts):
+    for number, count in enumerate(known):
         name = "many" if count >= many_from else "few" if count <= few_to else "medium"
         groups[name].append(number)
     return groups
 
 
-def by_train_count(train_counts: Sequence[int]) -> list[int]:
-    """Return the class numbers in order of rarity, the commonest first."""
-    return sorted(range(len(train_counts)), key=lambda number: -train_counts[number])
+def by_train_count(train_counts: Sequence[int | None]) -> list[int]:
+    """Return the class numbers in order of rarity, the commonest first, unknown counts last."""
+    return sorted(range(len(train_counts)), key=lambda number: -(train_counts[number] or 0))
 
 
 def _bounds(train_counts: Sequence[int]) -> tuple[float, float]:

@@ -88,7 +88,9 @@ def answers_of(samples: Iterable[Sample]) -> Answers | None:
     return Answers(Strata.of(labels, num_classes), right)
 
 
-def weights_of(strata: Strata, train_counts: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+def weights_of(
+    strata: Strata, train_counts: Sequence[int | None]
+) -> dict[str, NDArray[np.float64]]:
     """Return each class's share (C,) in the scores that are means of right answers, by metric.
 
     Classes without a test image have no part in balanced accuracy and in groups of classes.

@@ -68,7 +68,7 @@ def _other_choices(group: Group) -> dict[str, str]:
     return {key: str(value) for key, value in group.differs.items() if key != "loss"}
 
 
-def _training_images(group: Group) -> tuple[str | None, list[int]]:
+def _training_images(group: Group) -> tuple[str | None, list[int | None]]:
     return (group.images or {}).get("training"), [one.train_count for one in group.per_class]
 
 

@@ -25,7 +25,7 @@ from lmsm_cli.comparison.verdicts import (
     holm,
     undertrained,
 )
-from lmsm_cli.metrics import METRICS
+from lmsm_cli.metrics import METRICS, Scores
 
 _HINTS = {
     Remark.FEW_STEPS: f"fewer than {FEWEST_STEPS} training steps",
@@ -67,7 +67,7 @@ class _Peers:
         answers = None
         if len(numbers) > 1 and question.over is Over.BOTH:
             answers = answers_of(sample for number in numbers for sample in members[number])
-        counts = [one.train_count for one in first.per_class]
+        counts = _train_counts(members[number][0].scores for number in numbers)
         weights = weights_of(answers.strata, counts) if answers else {}
         own = {number: members[number] for number in numbers}
         names = tuple(one.name for one in first.per_class)
@@ -178,6 +178,12 @@ def held_against(
                 remarks=_remarks(members[number]),
             )
     return held, [*_without_predictions(held, question), *notes, *_on_fewer_seeds(held, chosen)]
+
+
+def _train_counts(groups: Iterable[Scores]) -> list[int | None]:
+    """Return the training images of each class, by the first group that knows them all."""
+    told = [[one.train_count for one in scores.per_class] for scores in groups]
+    return next((counts for counts in told if None not in counts), told[0])
 
 
 def _by_test_set(groups: Sequence[Group]) -> list[list[int]]:

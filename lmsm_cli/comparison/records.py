@@ -36,7 +36,7 @@ class ClassStatistic:
     """The accuracy of one class in a group of runs."""
 
     name: str
-    train_count: int
+    train_count: int | None
     test_count: int
     accuracy: Statistic | None
 

@@ -53,8 +53,8 @@ class Sample:
         epochs, batch = config.get("epochs"), config.get("batch_size")
         if not isinstance(epochs, int) or not isinstance(batch, int) or batch < 1:
             return None
-        images = sum(one.train_count for one in self.scores.per_class)
-        return epochs * -(-images // batch)
+        images = num_images(self.scores)["train_images"]
+        return None if images is None else epochs * -(-images // batch)
 
 
 def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Sample]:
@@ -138,11 +138,12 @@ def test_images(sample: Sample) -> str:
     return key_of([images and images[-1], classes])
 
 
-def num_images(scores: Scores) -> dict[str, int]:
-    """Return how many training and test images a run had."""
+def num_images(scores: Scores) -> dict[str, int | None]:
+    """Return how many training and test images a run had; None for what is not known."""
     rows = scores.per_class
+    trained = [row.train_count for row in rows if row.train_count is not None]
     return {
-        "train_images": sum(row.train_count for row in rows),
+        "train_images": sum(trained) if len(trained) == len(rows) else None,
         "test_images": sum(row.test_count for row in rows),
     }
 

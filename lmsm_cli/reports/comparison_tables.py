@@ -17,6 +17,7 @@ from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, Metric, shot_groups
 from lmsm_cli.reports.tables import (
     NOTHING,
     OF_THE_RAREST,
+    count_text,
     new_table,
     parts_by_columns,
     shown,
@@ -235,12 +236,10 @@ def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) ->
 
     Groups go by their numbers: their names are longer than what stands below.
     """
-    counts = [[one.train_count for one in group.per_class] for _, group in peers]
-    shared = all(one == counts[0] for one in counts)
-    members = {n: name for name, some in shot_groups(counts[0]).items() for n in some}
-    is_tailed = shared and bool(members)
-    table = new_table(_CLASSES, "class", *(["group"] if is_tailed else []))
-    for title in ("training", "test") if shared else ("test",):
+    counts = _known_counts([group for _, group in peers])
+    members = {n: name for name, some in shot_groups(counts or []).items() for n in some}
+    table = new_table(_CLASSES, "class", *(["group"] if members else []))
+    for title in ("training", "test") if counts else ("test",):
         table.add_column(title, justify="right", no_wrap=True)
     for number, _ in peers:
         table.add_column(str(number), justify="right", no_wrap=True)
@@ -248,9 +247,17 @@ def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) ->
         cells = [_cell(METRICS["accuracy"], row.accuracy) for row in rows]
         if only_changed and len(cells) > 1 and len(set(cells)) == 1:
             continue
-        if not shared:
-            cells = [f"{row.train_count}: {cell}" for row, cell in zip(rows, cells, strict=True)]
-        known = [members[i]] if is_tailed else []
-        known += [str(rows[0].train_count)] if shared else []
+        if not counts:
+            own = (count_text(row.train_count) for row in rows)
+            cells = [f"{count}: {cell}" for count, cell in zip(own, cells, strict=True)]
+        known = [members[i]] if members else []
+        known += [count_text(counts[i])] if counts else []
         table.add_row(shown(rows[0].name), *known, str(rows[0].test_count), *cells)
     return table
+
+
+def _known_counts(groups: Sequence[Group]) -> tuple[int | None, ...]:
+    """Return the training images of each class that all groups share that know theirs, else ()."""
+    told = dict.fromkeys(tuple(one.train_count for one in group.per_class) for group in groups)
+    known = [counts for counts in told if set(counts) != {None}] or list(told)
+    return known[0] if len(known) == 1 else ()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lmsm_cli.comparison.intervals import CONFIDENCE
 from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
 from lmsm_cli.comparison.two_way import FEWEST_SEEDS, Over, two_way
+from lmsm_cli.errors import listed
 from lmsm_cli.metrics import Scores, mean_of, shot_groups
 from lmsm_cli.runs.record import RunRecord
 
@@ -55,6 +56,11 @@ class Arm:
     is_baseline: bool = False
     answers: Callable[[], "Crossed | None"] | None = None
     """Reads and reduces its runs' predictions; only asked of arms that are drawn."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the training images of all of its classes are known."""
+        return all(one.train_count is not None for one in self.classes)
 
 
 @dataclass(frozen=True)
@@ -232,8 +238,11 @@ def arm_of_run(scores: Scores, label: str = "") -> Arm:
 def rarity_chart(arms: Sequence[Arm]) -> RarityChart | None:
     """Return the picture of groups that share their test images; None without any accuracy.
 
-    Of more than MOST_LINES groups the baseline and those with the best rare classes are drawn.
+    Of more than MOST_LINES groups the baseline and those with the best rare classes are drawn. A
+    group whose training images nobody knows has no place in it.
     """
+    unknown = [arm.label for arm in arms if not arm.is_counted]
+    arms = [arm for arm in arms if arm.is_counted]
     chosen = _chosen(arms)
     found = [(arm, _dots(arm)) for arm in chosen]
     found = [(arm, dots) for arm, dots in found if dots]
@@ -248,6 +257,8 @@ def rarity_chart(arms: Sequence[Arm]) -> RarityChart | None:
     is_shared = len(counts) == 1
     left_out = len(arms) - len(chosen)
     notes = [_note_on_bars(lines), *([_note_on_choice(arms, chosen)] if left_out else [])]
+    if unknown:
+        notes.append(f"Not drawn, as their training images are not known: {listed(unknown)}.")
     return RarityChart(
         lines,
         *places.ends(lines),
@@ -275,7 +286,7 @@ def _chosen(arms: Sequence[Arm]) -> list[Arm]:
 
 def _dots(arm: Arm) -> list[Dot]:
     """Return the dots of an arm, commonest class first, not yet placed."""
-    counts = [one.train_count for one in arm.classes]
+    counts = [one.train_count or 0 for one in arm.classes]  # all are known here
     members = shot_groups(counts) or {"": list(range(len(counts)))}
     answers = arm.answers() if arm.answers else None
     dots = []
@@ -285,7 +296,7 @@ def _dots(arm: Arm) -> list[Dot]:
             classes = [arm.classes[number] for number in some]
             merged = classes[0] if len(some) == 1 else _merged(arm, some)
             if merged.accuracy:
-                names, trained = zip(*((c.name, c.train_count) for c in classes), strict=True)
+                names, trained = zip(*((arm.classes[n].name, counts[n]) for n in some), strict=True)
                 bar = two_way_interval(answers, some) if answers else class_interval(merged)
                 dots.append(Dot(names, trained, shots, merged.accuracy.mean, bar))
     return dots

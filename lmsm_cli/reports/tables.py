@@ -36,8 +36,13 @@ def per_class_table(scores: Scores) -> Table:
     table = new_table("Per class, in percent", "class", numbers=titles)
     for row in scores.per_class:
         shares = map(percent, (row.accuracy, row.precision, row.f1))
-        table.add_row(shown(row.name), str(row.train_count), str(row.test_count), *shares)
+        table.add_row(shown(row.name), count_text(row.train_count), str(row.test_count), *shares)
     return table
+
+
+def count_text(count: int | None) -> str:
+    """Return a number of images; a dash for one that nobody knows."""
+    return NOTHING if count is None else str(count)
 
 
 def evaluated_line(scores: EvaluationDocument) -> str:

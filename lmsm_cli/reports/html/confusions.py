@@ -20,7 +20,7 @@ class Confusions:
 
     row: GroupRow
     names: tuple[str, ...]
-    train_counts: tuple[int, ...] = ()
+    train_counts: tuple[int | None, ...] = ()
     matrix: tuple[tuple[int, ...], ...] = ()
     totals: tuple[int, ...] = ()
     commonest: tuple[tuple[str, str, int, float], ...] = ()

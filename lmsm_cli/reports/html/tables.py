@@ -63,7 +63,7 @@ class ClassRow:
     """A class in the table of accuracies."""
 
     name: str
-    train_counts: tuple[int, ...]
+    train_counts: tuple[int, ...]  # those that are known
     cells: tuple[Cell, ...]
     details: tuple[Cell, ...] = ()  # CLASS_DETAILS, where there is but one group
 
@@ -171,7 +171,7 @@ def class_rows(groups: Sequence[Group], scores: Sequence[Scores]) -> list[ClassR
         rows = [
             replace(row, details=_details(same)) for row, same in zip(rows, classes, strict=True)
         ]
-    return sorted(rows, key=lambda row: -max(row.train_counts))
+    return sorted(rows, key=lambda row: -max(row.train_counts, default=0))
 
 
 def _details(runs: Sequence[ClassScore]) -> tuple[Cell, ...]:
@@ -183,7 +183,7 @@ def _details(runs: Sequence[ClassScore]) -> tuple[Cell, ...]:
 
 def _class_row(columns: Sequence[ClassStatistic]) -> ClassRow:
     best = best_text([one.accuracy for one in columns], ACCURACY)
-    counts = dict.fromkeys(one.train_count for one in columns)
+    counts = dict.fromkeys(one.train_count for one in columns if one.train_count is not None)
     cells = tuple(_class_cell(one, best) for one in columns)
     return ClassRow(columns[0].name, tuple(counts), cells)
 
