@@ -16,6 +16,7 @@ _PUBLIC = {
     "l_softmax_loss": "lmsm_cli.losses.lsoftmax",
     "load_checkpoint": "lmsm_cli.runs.checkpoint",
     "psi": "lmsm_cli.losses.margins",
+    "record_run": "lmsm_cli.runs.recording",
     "sharded_l_softmax_loss": "lmsm_cli.losses.sharded",
 }
 

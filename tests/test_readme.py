@@ -11,6 +11,7 @@ from docs import transcript
 from lmsm_cli.commands.app import main
 from lmsm_cli.config.resolve import preset_names, preset_path
 from lmsm_cli.losses.registry import LOSSES
+from lmsm_cli.runs.record import read_run
 from tests import tree
 from tests.conftest import CIFAR10_CLASSES, write_class_folders
 
@@ -81,13 +82,15 @@ def test_the_transcript_is_of_these_commands(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "losses.html").stat().st_size < 2_000_000
 
 
-def test_the_python_code_runs():
-    """The library example runs, and its loss is finite."""
+def test_the_python_code_runs(tmp_path, monkeypatch):
+    """The library examples run: the loss is finite, and the results are a run to compare."""
+    monkeypatch.chdir(tmp_path)
     names = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     assert names["loss"].isfinite()
     assert names["scores"].shape == (32, 10)
+    assert read_run(names["folder"]).scores.groups["few"] is not None
 
 
 def test_the_folders_are_there():

@@ -6,6 +6,7 @@ from lmsm_cli.comparison.intervals import Difference
 from lmsm_cli.comparison.records import Group
 from lmsm_cli.errors import LmsmError, did_you_mean
 from lmsm_cli.metrics import MAIN_DIFFERENCES
+from lmsm_cli.runs.record import OUTSIDE
 
 _USUAL = "softmax"
 
@@ -54,22 +55,41 @@ def _loss_name(group: Group) -> str:
 
 def _nearest(group: Group, groups: Sequence[Group], named: Sequence[int]) -> int | None:
     """Return which of the named groups this one is held against."""
-    if any(groups[number] is group for number in named):
-        return next(number for number in named if groups[number] is group)
-    peers = [number for number in named if groups[number].test_set == group.test_set]
-    for same in (_other_choices, _training_images):
-        alike = [number for number in peers if same(groups[number]) == same(group)]
+    peers = _own_before_outside(groups, [n for n in named if groups[n].test_set == group.test_set])
+    if any(groups[number] is group for number in peers):
+        return next(number for number in peers if groups[number] is group)
+    for same in (_same_choices, _same_training_images):
+        alike = [number for number in peers if same(groups[number], group)]
         if len(alike) == 1:
             return alike[0]
     return None
+
+
+def _own_before_outside(groups: Sequence[Group], peers: Sequence[int]) -> list[int]:
+    """Return the groups that lmsm trained, or all where it trained none of them.
+
+    So one softmax is the baseline, and that of another program is held against it.
+    """
+    own = [number for number in peers if groups[number].differs.get("source") != OUTSIDE]
+    return own or list(peers)
+
+
+def _same_choices(one: Group, other: Group) -> bool:
+    return _other_choices(one) == _other_choices(other)
 
 
 def _other_choices(group: Group) -> dict[str, str]:
     return {key: str(value) for key, value in group.differs.items() if key != "loss"}
 
 
-def _training_images(group: Group) -> tuple[str | None, list[int | None]]:
-    return (group.images or {}).get("training"), [one.train_count for one in group.per_class]
+def _same_training_images(one: Group, other: Group) -> bool:
+    """Return whether the training images are the same, as far as both are known."""
+    digests = [(group.images or {}).get("training") for group in (one, other)]
+    counts = [[row.train_count for row in group.per_class] for group in (one, other)]
+    is_outside = OUTSIDE in (one.differs.get("source"), other.differs.get("source"))
+    return (is_outside or digests[0] == digests[1]) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(*counts, strict=True)
+    )
 
 
 def verdict_in_words(differences: Mapping[str, Difference | None]) -> str:

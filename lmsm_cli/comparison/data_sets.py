@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import CheckpointError, listed
-from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.runs.record import OUTSIDE, RunRecord
 
 if TYPE_CHECKING:
     from lmsm_cli.data.identity import Part
@@ -61,7 +61,11 @@ def choices_hide_it(records: Iterable[RunRecord], usual: Mapping[str, Any]) -> b
     all_images: dict[Hashable, set[Images | None]] = {}
     test_images: dict[Hashable, set[str | None]] = {}
     for record in records:
-        choices, images = _choices(record, usual), images_of(record)
+        images = images_of(record)
+        if record.is_outside:  # no choices are known
+            test_images.setdefault(OUTSIDE, set()).add(images[-1] if images else UNKNOWN)
+            continue
+        choices = _choices(record, usual)
         all_images.setdefault(choices, set()).add(images)
         test_images.setdefault(_of_test(choices), set()).add(images[-1] if images else UNKNOWN)
     several: list[set[Any]] = [*all_images.values(), *test_images.values()]
@@ -81,10 +85,12 @@ def _of_test(choices: tuple[str, ...]) -> tuple[str, ...]:
 def notes_on_images(records: Sequence[RunRecord], usual: Mapping[str, Any]) -> list[str]:
     """Return which runs had other images than newer ones, how many differ and what to type.
 
-    Images that differ by the runs' choices, such as another factor, are no news.
+    Images that differ by the runs' choices, such as another factor, are no news; of other
+    programs' runs `same_images` tells.
     """
     members: dict[Images | None, list[RunRecord]] = {}
-    for record in sorted(records, key=lambda record: record.name):
+    own = (record for record in records if not record.is_outside)
+    for record in sorted(own, key=lambda record: record.name):
         members.setdefault(images_of(record), []).append(record)
     old = members.pop(None, [])
     sets = [

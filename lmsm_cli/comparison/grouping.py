@@ -19,6 +19,7 @@ from lmsm_cli.comparison.data_sets import (
 )
 from lmsm_cli.comparison.differences import Question, held_against
 from lmsm_cli.comparison.records import ClassStatistic, Comparison, Group, Statistic, Unscored
+from lmsm_cli.comparison.same_images import matched
 from lmsm_cli.comparison.samples import (
     SPLIT_KEYS,
     Sample,
@@ -60,11 +61,13 @@ def compare_runs(
 
     Raises:
         LmsmError: There is no such key, baseline or metric.
+        DataError: Results of another program do not fit those of other runs.
     """
     for key in by:
         check_choice("--by", key, Config.model_fields)
     if sort:
         check_choice("--sort", sort, METRICS)
+    records, taken = matched(records)
     unscored = [
         Unscored(str(record.path), record.problem or "no scores")
         for record in records
@@ -87,6 +90,7 @@ def compare_runs(
         *_averaged(sampled, by),
         *_on_a_part(known),
         *notes_on_images(known, usual_setting()),
+        *taken,
         *_absent_classes(groups),
         *unheld,
     ]
@@ -174,7 +178,7 @@ def _groups(
         differs = {key: setting.get(key) for key in differing}
         groups.append(
             Group(
-                label=_label(differs, by),
+                label=_label({key: differs[key] for key in differing if key in setting}, by),
                 differs=differs,
                 test_set=test_sets.index(test_images(samples[0])),
                 seeds=tuple(sample.seed for sample in samples),
@@ -208,13 +212,16 @@ def _settings(
 
 
 def _differing(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys of `by`, or else the loss, and all others in which the settings differ."""
+    """Return the keys of `by`, or else the loss, and all others in which the settings differ.
+
+    A setting without a key, as of another program's run, does not differ in it.
+    """
     always = list(by) or ["loss"]
     keys = dict.fromkeys([*always, *(key for setting in settings for key in setting)])
     return tuple(
         key
         for key in keys
-        if key in always or len({key_of(setting.get(key)) for setting in settings}) > 1
+        if key in always or len({key_of(one[key]) for one in settings if key in one}) > 1
     )
 
 

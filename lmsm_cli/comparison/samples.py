@@ -20,7 +20,7 @@ from lmsm_cli.runs.record import RunRecord
 FREE_KEYS = ("seed", *RUNTIME_KEYS)
 
 # What decides which images a score is of, and of which training: never averaged over.
-SPLIT_KEYS = (*IMAGE_KEYS, "image_size", "checkpoint", "state")
+SPLIT_KEYS = (*IMAGE_KEYS, "image_size", "checkpoint", "state", "source")
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,14 @@ def shared_setting(
     """Return what a run has in common with every run of its group."""
     if not by:
         return setting
-    given = usual_setting() | (record.config or {})
-    own = {key: given.get(key) for key in by}
-    return own | {key: setting.get(key) for key in SPLIT_KEYS}
+    given = _given(record)
+    own = {key: given[key] for key in by if key in given}
+    return own | {key: setting[key] for key in SPLIT_KEYS if key in setting}
+
+
+def _given(record: RunRecord) -> dict[str, Any]:
+    """Return the choices of a run; those of another program's are unknown, not lmsm's defaults."""
+    return ({} if record.is_outside else usual_setting()) | (record.config or {})
 
 
 def _setting(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
@@ -111,8 +116,9 @@ def _setting(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
     A run that did not complete, that was made longer, or whose scores are of another checkpoint, is
     no sample of the others. A choice that an older lmsm did not have is at its default.
     """
-    given = usual_setting() | (record.config or {})
-    setting = {key: value for key, value in given.items() if key not in FREE_KEYS}
+    setting = {key: value for key, value in _given(record).items() if key not in FREE_KEYS}
+    if record.is_outside:
+        return setting
     setting["checkpoint"] = scores.checkpoint and PurePath(scores.checkpoint).name
     setting["state"] = record.state
     if setting.get("pretrained"):  # a file's name is no proof of what it held
@@ -127,6 +133,7 @@ def usual_setting() -> dict[str, Any]:
     return dump(Config.model_validate({})) | {
         "checkpoint": "checkpoint.pt",
         "state": "completed",
+        "source": "lmsm",
         "lengthened_from": [],
     }
 

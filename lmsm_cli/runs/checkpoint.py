@@ -34,7 +34,7 @@ from lmsm_cli.models.backbones import check_model
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier, head_width
 from lmsm_cli.runs import contents
 from lmsm_cli.runs.contents import CheckpointState
-from lmsm_cli.runs.record import ending_of, only_run, read_run
+from lmsm_cli.runs.record import RunRecord, ending_of, only_run, read_run
 from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
 
 BEST = "best.pt"
@@ -173,9 +173,12 @@ def find(path: Path, *, best: bool = False) -> Path:
     if best:
         return _best_of(run)
     file = run / "checkpoint.pt"
-    status = None if file.exists() else read_run(run, with_metrics=False).status
-    if status is not None:
-        raise CheckpointError(f"no checkpoint at {file}; the run is {ending_of(status)}")
+    if file.exists():
+        return file
+    record = read_run(run, with_metrics=False)
+    check_has_net(record)
+    if record.status is not None:
+        raise CheckpointError(f"no checkpoint at {file}; the run is {ending_of(record.status)}")
     return file
 
 
@@ -185,6 +188,7 @@ def _best_of(run: Path) -> Path:
     if file.exists():
         return file
     record = read_run(run, with_metrics=False)
+    check_has_net(record)
     if (record.config or {}).get("validation") == 0:
         why = "the run held out no validation images (validation 0), by which to tell the best"
     else:
@@ -196,6 +200,14 @@ def epochs_of(state: CheckpointState, file: Path) -> int:
     """Return the epochs of a checkpoint's run: more than it knew where the run was made longer."""
     epochs = (read_run(file.parent, with_metrics=False).config or {}).get("epochs")
     return max(state.config.epochs, epochs if isinstance(epochs, int) else 0)
+
+
+def check_has_net(record: RunRecord) -> None:
+    """Raise CheckpointError for the results of another program, which has kept its net."""
+    if record.is_outside:
+        raise CheckpointError(
+            f"{record.path} holds no net: it has the results of another program, to compare them"
+        )
 
 
 def state_of(

@@ -40,6 +40,15 @@ class Predictions:
     probabilities: NDArray[np.float32] | None  # (N,): of the true class; None in the small form
     logits: NDArray[np.float32] | None  # (N, C); None for more than MOST_LOGITS numbers
 
+    def in_order(self, order: NDArray[np.int64]) -> "Predictions":
+        """Return those of the images at these places (N,)."""
+        return Predictions(
+            self.labels[order],
+            self.predicted[order],
+            None if self.probabilities is None else self.probabilities[order],
+            None if self.logits is None else self.logits[order],
+        )
+
 
 def write_images(run: Path, record: ImagesRecord) -> None:
     """Write images.npz of a run folder. Raises DiskError."""

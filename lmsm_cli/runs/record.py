@@ -19,11 +19,17 @@ from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runtime.files import read_text
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lmsm_cli.data.identity import ImagesRecord
     from lmsm_cli.runs.images import Predictions
 
 T = TypeVar("T")
 # A million rows of 500 bytes.
 _LARGEST_METRICS = 1 << 30
+OUTSIDE = "outside"
+"""The `source` of a run that another program made: lmsm has its results, and no net."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class RunRecord:
     problem: str | None  # what is missing or damaged, and why the run has no scores
     held_predictions: "Predictions | None" = field(default=None, repr=False, compare=False)
     """Those of a run that is no folder."""
+    held_images: "ImagesRecord | None" = field(default=None, repr=False, compare=False)
+    """Those of a run that is no folder."""
+    order: "NDArray[np.int64] | None" = field(default=None, repr=False, compare=False)
+    """The places of its test images in the order in which `predictions` gives them; None: its own.
+    """
     late_problems: list[str] = field(default_factory=list, repr=False, compare=False)
     """What turned out damaged after `read_run`, in `predictions`."""
 
@@ -51,6 +62,11 @@ class RunRecord:
         """Where the run stands, `unknown` where status.json does not say."""
         return self.status.state if self.status else "unknown"
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether another program made the run."""
+        return (self.config or {}).get("source") == OUTSIDE
+
     @cached_property
     def environment(self) -> Environment | None:
         """What environment.json says, read on first use; None where it is missing or damaged."""
@@ -63,19 +79,35 @@ class RunRecord:
         None where they are not known, as for older runs, and where they are damaged or are not
         those of the scores, which becomes one of `late_problems`.
         """
-        if self.held_predictions is not None:
-            return self.held_predictions
-        from lmsm_cli.runs.images import check_scored, read_predictions  # NumPy takes a while
+        found = self.held_predictions
+        if found is None:
+            from lmsm_cli.runs.images import check_scored, read_predictions  # NumPy takes a while
+
+            try:
+                found = read_predictions(self.path)
+                if found is not None and self.scores is not None:
+                    check_scored(found, self.scores, self.path)
+            except CheckpointError as error:
+                self._note(error)
+                return None
+        return found if found is None or self.order is None else found.in_order(self.order)
+
+    @property
+    def images(self) -> "ImagesRecord | None":
+        """Which images the run had, read anew on each use; None as for `predictions`."""
+        if self.held_images is not None:
+            return self.held_images
+        from lmsm_cli.runs.images import read_images_record
 
         try:
-            found = read_predictions(self.path)
-            if found is not None and self.scores is not None:
-                check_scored(found, self.scores, self.path)
+            return read_images_record(self.path)
         except CheckpointError as error:
-            if str(error) not in self.late_problems:
-                self.late_problems.append(str(error))
+            self._note(error)
             return None
-        return found
+
+    def _note(self, error: CheckpointError) -> None:
+        if str(error) not in self.late_problems:
+            self.late_problems.append(str(error))
 
 
 def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:

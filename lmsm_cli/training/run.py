@@ -25,11 +25,12 @@ from lmsm_cli.losses.spec import parse_spec, with_option
 from lmsm_cli.models.backbones import check_model
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.runs import environment
+from lmsm_cli.runs.checkpoint import check_has_net
 from lmsm_cli.runs.contents import Position
 from lmsm_cli.runs.documents import Images
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
-from lmsm_cli.runs.record import is_run, only_run
+from lmsm_cli.runs.record import is_run, only_run, read_run
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
@@ -138,6 +139,7 @@ def resume_run(
     if not path.is_dir():
         raise LmsmError(f"there is no run folder {path}")
     folder, changes = RunFolder(only_run(path)), changes or {}
+    check_has_net(read_run(folder.path, with_metrics=False))
     with init_distributed(changes.get("device") or "auto") as ranks, ignore_sighup():
         log = WarningLog(display if ranks.is_main else SILENT)
         with folder.locked() if ranks.is_main else nullcontext():

@@ -25,9 +25,9 @@ def summary(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, s
     """Return the facts of the page's head: name -> text."""
     baselines = [group.label for group in comparison.groups if group.is_baseline]
     facts = {
-        "Data set": _listed(_dataset(record.config) for record in records if record.config),
+        "Data set": _listed(map(_dataset, _with("dataset", records))),
         "Test images": _most_tested(records),
-        "Model": _listed(str(record.config.get("model")) for record in records if record.config),
+        "Model": _listed(str(config["model"]) for config in _with("model", records)),
         **_runs(comparison, records),
         "Baseline": _listed(baselines) if len(comparison.groups) > 1 else "",
     }
@@ -46,6 +46,11 @@ def _runs(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, str
     scored, left_out = sum(len(one.runs) for one in comparison.groups), len(comparison.unscored)
     groups = f" in {len(comparison.groups)} groups" if len(comparison.groups) > 1 else ""
     return {"Runs": f"{scored} scored{groups}" + (f", {left_out} left out" if left_out else "")}
+
+
+def _with(key: str, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Return the configs that have a key: of another program's run little is known."""
+    return [record.config for record in records if record.config and key in record.config]
 
 
 def _dataset(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,305 @@
+"""Which runs of other programs had the test images of other runs, image by image.
+
+With ids on both sides the ids decide, in whatever order they stand; lmsm's own images go by their
+digests, or by their file names or indices. Without ids two runs are taken for the same images where
+all their labels are equal in order, which is said. Each run then gets the images, the names of the
+classes and the order of the first run that had them.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.errors import DataError, listed
+from lmsm_cli.metrics import score
+from lmsm_cli.runs.documents import Images, ScoresDocument
+from lmsm_cli.runs.images import Predictions
+from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.runs.results import is_digest
+
+_MOST_NAMES = 3
+_Order = NDArray[np.int64]
+
+
+def matched(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """Return the runs, those of other programs with the images that they share, and notes on that.
+
+    Raises DataError where a program's classes are those of another run in another order, or are
+    not as many for the same images.
+    """
+    if not any(record.is_outside for record in records):
+        return list(records), []
+    found = _Matching([])
+    turns = list(_in_turn(records))
+    moved = {place: found.place(record) for place, record in turns}
+    notes = list(found.notes())
+    outside = [record.name for _, record in turns if record.is_outside]
+    if len(outside) < len(turns):
+        notes.append(f"{listed(outside, _MOST_NAMES)}: the training images are not known")
+    return [moved.get(place, record) for place, record in enumerate(records)], notes
+
+
+def _in_turn(records: Sequence[RunRecord]) -> Iterator[tuple[int, RunRecord]]:
+    """Yield the scored runs, those first that tell most of their images: lmsm's, with ids, named.
+
+    Of equal ones, that with the most classes is first, since a class may be missing from answers.
+    """
+    scored = [
+        (place, record)
+        for place, record in enumerate(records)
+        if record.scores is not None and record.scores.images is not None
+    ]
+    yield from sorted(scored, key=lambda one: _rank(one[1]))
+
+
+def _rank(record: RunRecord) -> tuple[object, ...]:
+    assert record.scores
+    assert record.scores.images
+    names = tuple(row.name for row in record.scores.per_class)
+    return (
+        record.is_outside,
+        record.scores.images.known_by == "labels",
+        _are_numbers(names),
+        -len(names),
+        record.name,
+    )
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Return whether classes have no names but their numbers."""
+    return tuple(names) == tuple(map(str, range(len(names))))
+
+
+@dataclass(frozen=True, eq=False)
+class _TestSet:
+    """The test images of a run, which others may share."""
+
+    record: RunRecord
+    scores: ScoresDocument
+    images: ImagesRecord  # of the test images alone
+    known_by: str
+    members: list[str] = field(default_factory=list)
+    """The runs that have these images, by name."""
+
+    @classmethod
+    def of(cls, record: RunRecord) -> "_TestSet | None":
+        """Return that of a scored run; None where its list of images is missing or damaged."""
+        images = record.images
+        if record.scores is None or record.scores.images is None or images is None:
+            return None
+        return cls(record, record.scores, images.of("test"), record.scores.images.known_by)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(row.name for row in self.scores.per_class)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """What each image is called: the id that was given, or its file's name or index."""
+        places = self.images.places.tolist()
+        return [
+            one.decode("utf-8", "surrogateescape") if isinstance(one, bytes) else str(one)
+            for one in places
+        ]
+
+    @property
+    def has_digests(self) -> bool:
+        """Whether ids were given that are lmsm's own digests of the images."""
+        return self.known_by == "ids" and all(map(is_digest, self.ids))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there can be classes that no answer names."""
+        untold = all(row.train_count is None for row in self.scores.per_class)
+        return untold and self.scores.calibration_error is None  # which logits alone give
+
+
+@dataclass
+class _Matching:
+    """The distinct test sets so far, and what was found about the runs on them."""
+
+    known: list[_TestSet]
+
+    def __post_init__(self) -> None:
+        self._by_labels: dict[int, list[str]] = {}
+        self._others: dict[int, tuple[list[str], bool]] = {}  # and whether any have its labels
+
+    def place(self, record: RunRecord) -> RunRecord:
+        """Return a run with the images of a known test set, or make its own known."""
+        if not record.is_outside and any(_same_digest(record, one) for one in self.known):
+            return record
+        own = _TestSet.of(record)
+        if own is None:
+            return record
+        if record.is_outside:
+            found = [(n, *match) for n, one in enumerate(self.known) if (match := _match(own, one))]
+            if len(found) == 1:
+                number, order, by_labels = found[0]
+                if by_labels:
+                    self._by_labels.setdefault(number, []).append(record.name)
+                self.known[number].members.append(record.name)
+                return _moved(own, self.known[number], order)
+            if self.known:
+                names = [one.record.name for one in self.known]
+                self._others[len(self.known)] = (names, bool(found))
+        own.members.append(record.name)
+        self.known.append(own)
+        return record
+
+    def notes(self) -> Iterator[str]:
+        """Yield what was taken for the same images by labels alone, and what has other images."""
+        for number, names in self._by_labels.items():
+            one = self.known[number]
+            note = f"{listed(names, _MOST_NAMES)}: taken for the same images by their labels as "
+            note += f"{one.record.name}, whose labels are equal in the same order"
+            if (np.diff(one.images.labels) >= 0).all():
+                note += "; these are sorted, so that other images would have them too: give ids"
+            yield note
+        for number, (others, are_alike) in self._others.items():
+            who = listed(self.known[number].members, _MOST_NAMES)
+            first = listed(others, _MOST_NAMES)
+            if are_alike:
+                yield f"{who}: labels as on more than one set of test images ({first}): give ids"
+            else:
+                yield (
+                    f"{who}: other test images than {first}, or classes of other names: "
+                    "there is no difference to them"
+                )
+
+
+def _same_digest(record: RunRecord, one: _TestSet) -> bool:
+    assert record.scores
+    assert record.scores.images
+    names = tuple(row.name for row in record.scores.per_class)
+    known = one.scores.images
+    return bool(known and record.scores.images.test == known.test and names == one.classes)
+
+
+def _match(own: _TestSet, other: _TestSet) -> tuple[_Order | None, bool] | None:
+    """Return the order in which a run has another's images, and whether by labels alone.
+
+    None where they are not the same images, or nothing says that they are. An order of None is the
+    same order.
+    """
+    numbers = _numbers_of_classes(own, other)
+    if numbers is None:
+        return None
+    labels = numbers[own.images.labels]
+    if len(labels) != len(other.images.labels):
+        return None
+    by_digest = own.known_by == "ids" and (other.known_by == "ids" or own.has_digests)
+    if by_digest and np.array_equal(own.images.digests, other.images.digests):
+        order: _Order | None = np.arange(len(labels))
+    elif by_digest:
+        order = _order(map(bytes, own.images.digests), map(bytes, other.images.digests))
+    elif own.known_by == "ids" and other.known_by == "content":
+        order = _order(own.ids, other.ids)
+    else:
+        order = None
+    if by_digest and order is not None:
+        _check_labels(own, other, labels[order])
+    if order is not None and (labels[order] == other.images.labels).all():
+        found: tuple[_Order | None, bool] = (order, False)
+    elif not by_digest and (labels == other.images.labels).all():
+        found = (None, True)
+    else:
+        return None
+    _check_number(own, other)
+    return found
+
+
+def _order(own: Iterable[str | bytes], other: Iterable[str | bytes]) -> _Order | None:
+    """Return the places of one side's keys in the other's order; None for other keys."""
+    places = {key: place for place, key in enumerate(own)}
+    order = [places.get(key, -1) for key in other]
+    distinct = len(set(order)) == len(places) == len(order)
+    return np.array(order, np.int64) if distinct and -1 not in order else None
+
+
+def _numbers_of_classes(own: _TestSet, other: _TestSet) -> NDArray[np.int64] | None:
+    """Return which class of the other each own class is (C,); None where they are other classes.
+
+    Raises DataError for the same classes in another order.
+    """
+    mine, theirs = own.classes, other.classes
+    if mine == theirs:
+        return np.arange(len(mine))
+    if _are_numbers(mine) or _are_numbers(theirs):
+        return np.arange(max(len(mine), len(theirs)))
+    if set(mine) == set(theirs):
+        raise DataError(
+            f"{own.record.path}: its classes are {listed(mine)}, those of {other.record.path} "
+            f"{listed(theirs)}: the same in another order; give them in one order"
+        )
+    if own.is_open and set(mine) < set(theirs):
+        return np.array([theirs.index(name) for name in mine])
+    return None
+
+
+def _check_labels(own: _TestSet, other: _TestSet, labels: NDArray[np.int64]) -> None:
+    """Raise DataError where an image is of another class than the other run says."""
+    unlike = np.flatnonzero(labels != other.images.labels)
+    if len(unlike):
+        row = int(unlike[0])
+        raise DataError(
+            f"{own.record.path}: the image {other.ids[row]!r} is of class {labels[row]}, and of "
+            f"class {other.images.labels[row]} in {other.record.path}"
+            + (f"; so are {len(unlike) - 1:,} more" if len(unlike) > 1 else "")
+        )
+
+
+def _check_number(own: _TestSet, other: _TestSet) -> None:
+    """Raise DataError where runs on the same images have unlike numbers of classes for certain."""
+    mine, theirs = own.classes, other.classes
+    if len(mine) != len(theirs) and not (own.is_open and len(mine) < len(theirs)):
+        raise DataError(
+            f"{own.record.path} has {len(mine)} classes, and {other.record.path} has {len(theirs)} "
+            "for the same test images"
+        )
+
+
+def _moved(own: _TestSet, other: _TestSet, order: _Order | None) -> RunRecord:
+    """Return a run with the other's images and classes, its predictions in the other's order."""
+    assert other.scores.images
+    images = Images(
+        training=None,
+        validation=None,
+        test=other.scores.images.test,
+        known_by=own.known_by,  # type: ignore[arg-type]  # read from such a field
+    )
+    scores, found = own.scores, own.record.held_predictions
+    if own.classes != other.classes:
+        answers = own.record.predictions
+        if len(own.classes) == len(other.classes):
+            scores = _renamed(scores, other.classes)
+        elif answers is not None:
+            scores, found = _widened(own, other, answers)
+    return replace(
+        own.record,
+        scores=scores.model_copy(update={"images": images}),
+        held_predictions=found,
+        order=order,
+    )
+
+
+def _renamed(scores: ScoresDocument, names: Sequence[str]) -> ScoresDocument:
+    rows = zip(scores.per_class, names, strict=True)
+    renamed = tuple(row.model_copy(update={"name": name}) for row, name in rows)
+    return scores.model_copy(update={"per_class": renamed})
+
+
+def _widened(
+    own: _TestSet, other: _TestSet, answers: Predictions
+) -> tuple[ScoresDocument, Predictions]:
+    """Return scores and predictions over the other's classes, which are more."""
+    numbers = _numbers_of_classes(own, other)
+    assert numbers is not None
+    labels, predicted = numbers[answers.labels], numbers[answers.predicted]
+    unknown = (None,) * len(other.classes)
+    scores = score(other.classes, labels, predicted, unknown)
+    found = Predictions(labels, predicted, None, None)
+    return ScoresDocument(**scores.parts()), found

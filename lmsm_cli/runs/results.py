@@ -1,0 +1,407 @@
+"""Results of anybody's classifier, checked: what it said of which images, and how it was trained.
+
+They come as arrays, from a script or from a file. Whatever is bad is refused with its column and
+row; nothing is mended, and nothing left out.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsm_cli.data.identity import PARTS, Digests, ImagesRecord, as_digests, digest
+from lmsm_cli.errors import ArgumentError, LmsmError, listed, visible
+from lmsm_cli.metrics import score
+from lmsm_cli.runs.documents import Images, ScoresDocument
+from lmsm_cli.runs.images import MOST_LOGITS, Predictions
+from lmsm_cli.runs.record import OUTSIDE
+
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+_NUMERAL = re.compile(r"\s*-?\d+(\.0*)?\s*")
+_KEY = re.compile(r"[a-z][a-z0-9_]*")
+_OWN_KEYS = ("loss", "seed", "source", "images")
+_LONGEST = 1000
+"""Characters of a name or an id."""
+_LARGEST_SEED = 2**32
+
+
+class Origin:
+    """Where results come from: what their columns and rows are called, and how they are refused."""
+
+    error: type[LmsmError] = ArgumentError
+
+    def place(self, column: str, row: int | None = None) -> str:
+        """Return what a column is called, or one of its rows."""
+        return column if row is None else f"{column}[{row}]"
+
+    def refuse(self, fact: str, column: str, row: int | None = None) -> NoReturn:
+        """Raise the error that says where what is wrong."""
+        raise self.error(f"{self.place(column, row)} {fact}")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Results as somebody gives them; what each is, `record_run` says."""
+
+    loss: Any
+    seed: Any
+    labels: Any
+    logits: Any = None
+    predictions: Any = None
+    ids: Any = None
+    class_counts: Any = None
+    classes: Any = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a classifier said of N test images of C classes, in the order in which it was given."""
+
+    loss: str
+    seed: int
+    labels: NDArray[np.int64]  # (N,)
+    predicted: NDArray[np.int64]  # (N,)
+    logits: NDArray[np.float64] | None  # (N, C)
+    ids: tuple[str, ...] | None
+    classes: tuple[str, ...]
+    train_counts: tuple[int | None, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run is told apart by, as its config.yaml holds it."""
+        return {"loss": self.loss, "seed": self.seed, "source": OUTSIDE, **self.settings}
+
+    def scores(self) -> ScoresDocument:
+        """Return all scores that can be computed: with logits top-k and calibration too."""
+        probabilities = None if self.logits is None else _softmax(self.logits)
+        scores = score(self.classes, self.labels, self.predicted, self.train_counts, probabilities)
+        test = self.images().split_digests["test"]
+        assert test is not None
+        images = Images(
+            training=None,
+            validation=None,
+            test=test,
+            known_by="labels" if self.ids is None else "ids",
+        )
+        return ScoresDocument(**scores.parts(), images=images)
+
+    def predictions(self) -> Predictions:
+        """Return the answers as predictions.npz holds them."""
+        if self.logits is None:
+            return Predictions(self.labels, self.predicted, None, None)
+        shares = _softmax(self.logits)[np.arange(len(self.labels)), self.labels]
+        logits = self.logits.astype(np.float32) if self.logits.size <= MOST_LOGITS else None
+        return Predictions(self.labels, self.predicted, shares.astype(np.float32), logits)
+
+    def images(self) -> ImagesRecord:
+        """Return which test images these are, by their ids, or else by their labels in order."""
+        count = len(self.labels)
+        by_ids = self.ids is not None
+        return ImagesRecord(
+            self.classes,
+            np.full(count, PARTS.index("test"), np.uint8),
+            self.labels,
+            digests_of(self.ids) if self.ids is not None else digests_by_labels(self.labels),
+            np.array([i.encode() for i in self.ids or ()]) if by_ids else np.arange(count),
+            (),
+            (),
+        )
+
+
+def digests_of(ids: Sequence[str]) -> Digests:
+    """Return a digest for each id; 32 hexadecimal digits are lmsm's own digest of an image."""
+    return as_digests(
+        [bytes.fromhex(one) if is_digest(one) else digest(one.encode()) for one in ids]
+    )
+
+
+def is_digest(text: str) -> bool:
+    """Return whether an id is lmsm's own digest of an image."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def digests_by_labels(labels: NDArray[np.int64]) -> Digests:
+    """Return a digest for each place in a list of labels: equal where all labels in order are."""
+    whole = digest(np.ascontiguousarray(labels, ">i8").tobytes())
+    return as_digests([digest(whole + place.to_bytes(8, "big")) for place in range(len(labels))])
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.special import softmax
+
+    probabilities: NDArray[np.float64] = softmax(logits, axis=1)
+    return probabilities
+
+
+def checked(given: Given) -> Results:
+    """Return results that can be scored. Raises the error of their origin for bad ones."""
+    refuse = given.origin.refuse
+    loss, seed = _name(given.loss, refuse), _seed(given.seed, refuse)
+    labels = _column(given.labels, "labels", refuse)
+    if not len(labels):
+        refuse("are empty: there are no images to score", "labels")
+    logits = None if given.logits is None else _logits(given.logits, len(labels), refuse)
+    predicted = None
+    if given.predictions is not None:
+        predicted = _column(given.predictions, "predictions", refuse)
+        if len(predicted) != len(labels):
+            refuse(f"are {len(predicted):,} for {len(labels):,} labels", "predictions")
+    elif logits is None:
+        refuse("or logits must be given: there is nothing to score", "predictions")
+    counts = None if given.class_counts is None else _counts(given.class_counts, refuse)
+    answers = [column for column in (labels, predicted) if column is not None]
+    classes = _classes(given.classes, answers, logits, counts, refuse)
+    own = _numbered(labels, "labels", classes, refuse)
+    if predicted is not None:
+        guessed = _numbered(predicted, "predictions", classes, refuse)
+        if logits is not None:
+            _check_agreement(guessed, logits, refuse)
+    else:
+        assert logits is not None
+        guessed = logits.argmax(axis=1)
+    return Results(
+        loss,
+        seed,
+        own,
+        guessed,
+        logits,
+        None if given.ids is None else _ids(given.ids, len(labels), refuse),
+        classes,
+        counts or (None,) * len(classes),
+        _settings(given.settings, refuse),
+    )
+
+
+_Refuse = Callable[..., NoReturn]
+
+
+def as_array(values: Any, column: str, refuse: _Refuse) -> NDArray[Any]:
+    """Return an array of numbers or texts; of a tensor too, for which torch is not imported here.
+
+    Args:
+        values: An array, a tensor on any device, or lists.
+        column: What they are called.
+        refuse: Raises the error for what is none of these, or ragged.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values  # NumPy has no bfloat16
+        values = values.numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        refuse("has rows of unequal length", column)
+    if array.dtype.kind == "O" and all(isinstance(one, str) for one in array.flat):
+        array = array.astype(str)
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "surrogateescape")
+    if array.dtype.kind not in "iufU":
+        refuse("holds neither numbers nor texts", column)
+    return array
+
+
+def _name(value: Any, refuse: _Refuse) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST:
+        refuse(f"is {value!r:.80}: give a name, such as softmax", "loss")
+    return value.strip()
+
+
+def _seed(value: Any, refuse: _Refuse) -> int:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not 0 <= value < _LARGEST_SEED:
+        refuse(f"is {value!r:.80}: give a whole number from 0 to {_LARGEST_SEED - 1}", "seed")
+    return int(value)
+
+
+def _column(values: Any, column: str, refuse: _Refuse) -> NDArray[Any]:
+    array = as_array(values, column, refuse)
+    if array.ndim != 1:
+        refuse(f"has the shape {array.shape}: give one class an image, (N,)", column)
+    return array
+
+
+def _logits(values: Any, count: int, refuse: _Refuse) -> NDArray[np.float64]:
+    """Return finite logits (N, C) in float64, whatever they are given in."""
+    array = as_array(values, "logits", refuse)
+    if array.dtype.kind == "U" or array.ndim != 2 or array.shape[1] < 2:
+        refuse(
+            f"has the shape {array.shape}: give a number for each image and class, (N, C)", "logits"
+        )
+    if len(array) != count:
+        refuse(f"are of {len(array):,} images, for {count:,} labels", "logits")
+    array = array.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        refuse(
+            f"hold {_first_unfit(array[bad[0]])}: only finite logits can be scored",
+            "logits",
+            int(bad[0]),
+        )
+    if (array >= 0).all() and np.allclose(array.sum(axis=1), 1, atol=1e-4):
+        refuse(
+            "are probabilities, which add up to 1 for each image: give their logarithms", "logits"
+        )
+    return array
+
+
+def _first_unfit(row: NDArray[np.float64]) -> str:
+    return str(row[~np.isfinite(row)][0])
+
+
+def _counts(values: Any, refuse: _Refuse) -> tuple[int | None, ...]:
+    """Return the training images of each class, None where a list has None."""
+    if isinstance(values, Sequence) and any(one is None for one in values):
+        known = _counts([0 if one is None else one for one in values], refuse)
+        pairs = zip(known, values, strict=True)
+        return tuple(None if one is None else count for count, one in pairs)
+    array = as_array(values, "class_counts", refuse)
+    if array.dtype.kind not in "iuf" or array.ndim != 1:
+        refuse("must be one whole number a class, (C,)", "class_counts")
+    bad = np.flatnonzero(~((array >= 0) & (array == np.floor(array)) & (array < 2**53)))
+    if len(bad):
+        refuse(
+            f"is {array[bad[0]]}: give the training images of each class",
+            "class_counts",
+            int(bad[0]),
+        )
+    return tuple(array.astype(np.int64).tolist())
+
+
+def _classes(
+    given: Any,
+    answers: Sequence[NDArray[Any]],
+    logits: NDArray[np.float64] | None,
+    counts: Sequence[int | None] | None,
+    refuse: _Refuse,
+) -> tuple[str, ...]:
+    """Return the names of all classes: as given, or else numbers, or else the names that occur."""
+    sizes = {
+        "logits": None if logits is None else logits.shape[1],
+        "class_counts": None if counts is None else len(counts),
+    }
+    known = {name: size for name, size in sizes.items() if size is not None}
+    if given is not None:
+        names = tuple(as_array(given, "classes", refuse).astype(str).tolist())
+        if len(set(names)) < len(names):
+            twice = next(one for one in names if names.count(one) > 1)
+            refuse(f"name {twice!r} twice", "classes")
+    elif all(map(_are_numbers, answers)):
+        numbers = range(max(known.values(), default=0) or _highest(answers) + 1)
+        names = tuple(map(str, numbers))
+    elif known:
+        refuse(
+            "must be given, in the order of the logits and counts, since the labels are names",
+            "classes",
+        )
+    elif any(map(_are_numbers, answers)):
+        refuse(
+            "must be given, since labels and predictions are not both names, or both numbers",
+            "classes",
+        )
+    else:
+        names = tuple(sorted({one for column in answers for one in column.tolist()}))
+    for name, size in known.items():
+        if size != len(names):
+            refuse(f"are of {size} classes, and there are {len(names)}: {listed(names)}", name)
+    if len(names) < 2:
+        refuse("are fewer than two: there is nothing to tell apart", "classes")
+    if any(not one or len(one) > _LONGEST for one in names):
+        refuse("have an empty or endless name", "classes")
+    return names
+
+
+def _are_numbers(column: NDArray[Any]) -> bool:
+    """Return whether a column is of class numbers: as its first row is, all must be."""
+    return column.dtype.kind != "U" or _NUMERAL.fullmatch(str(column[0])) is not None
+
+
+def _highest(columns: Sequence[NDArray[Any]]) -> int:
+    """Return the highest class number, of what can be one."""
+    numbers = [column if column.dtype.kind != "U" else _parsed(column) for column in columns]
+    return int(max(np.nan_to_num(one, nan=0, posinf=0, neginf=0).max() for one in numbers))
+
+
+def _parsed(column: NDArray[Any]) -> NDArray[np.float64]:
+    """Return numerals as numbers, NaN for every other text."""
+    return np.array([float(t) if _NUMERAL.fullmatch(t) else np.nan for t in column.tolist()])
+
+
+def _numbered(
+    column: NDArray[Any], name: str, classes: Sequence[str], refuse: _Refuse
+) -> NDArray[np.int64]:
+    """Return class numbers for a column of numbers or names."""
+    place = {one: number for number, one in enumerate(classes)}
+    have_names = tuple(classes) != tuple(map(str, range(len(classes))))
+    if column.dtype.kind == "U" and (
+        not _are_numbers(column) or (have_names and any(one in place for one in column.tolist()))
+    ):
+        for row, one in enumerate(column.tolist()):
+            if one not in place:
+                refuse(f"is {one!r:.80}, which is none of the classes {listed(classes)}", name, row)
+        return np.array([place[one] for one in column.tolist()], np.int64)
+    numbers = _parsed(column) if column.dtype.kind == "U" else column
+    with np.errstate(invalid="ignore"):
+        fits = (numbers >= 0) & (numbers < len(classes)) & (numbers == np.floor(numbers))
+    bad = np.flatnonzero(~fits)
+    if len(bad):
+        found = column[bad[0]]
+        shown = repr(str(found)) if column.dtype.kind == "U" else str(found)
+        refuse(
+            f"is {shown:.80}: the {len(classes)} classes are 0 to {len(classes) - 1}",
+            name,
+            int(bad[0]),
+        )
+    return numbers.astype(np.int64)
+
+
+def _check_agreement(
+    predicted: NDArray[np.int64], logits: NDArray[np.float64], refuse: _Refuse
+) -> None:
+    """Refuse predictions that are not the highest logit, among equal ones any."""
+    chosen = logits[np.arange(len(predicted)), predicted]
+    bad = np.flatnonzero(chosen < logits.max(axis=1))
+    if len(bad):
+        row = int(bad[0])
+        refuse(
+            f"is {predicted[row]}, where the logits are highest for {logits[row].argmax()}: give "
+            "the logits that the predictions were made from, or the predictions alone",
+            "predictions",
+            row,
+        )
+
+
+def _ids(values: Any, count: int, refuse: _Refuse) -> tuple[str, ...]:
+    """Return the ids as texts; digests of 16 bytes become 32 hexadecimal digits."""
+    array = as_array(values, "ids", refuse)
+    if array.dtype == np.uint8 and array.ndim == 2 and array.shape[1] == 16:
+        ids = [row.tobytes().hex() for row in np.ascontiguousarray(array)]
+    elif array.ndim == 1 and array.dtype.kind in "iuU":
+        ids = list(map(str, array.tolist()))
+    else:
+        refuse("must be a text or whole number an image, or lmsm's digests (N, 16)", "ids")
+    if len(ids) != count:
+        refuse(f"are {len(ids):,}, for {count:,} labels", "ids")
+    rows: dict[str, int] = {}
+    for row, one in enumerate(ids):
+        if not one or len(one) > _LONGEST:
+            refuse("is empty or endless", "ids", row)
+        if (first := rows.setdefault(one, row)) != row:
+            refuse(f"is {one!r:.80}, as an earlier row is (the {first + 1:,}th)", "ids", row)
+    return tuple(ids)
+
+
+def _settings(given: Mapping[str, Any], refuse: _Refuse) -> dict[str, Any]:
+    """Return the further choices of a run, such as its learning rate."""
+    for key, value in given.items():
+        if not isinstance(key, str) or not _KEY.fullmatch(key) or key in _OWN_KEYS:
+            refuse(f"cannot have a key {visible(str(key))!r:.80}", "settings")
+        finite = not isinstance(value, float) or np.isfinite(value)
+        if not isinstance(value, str | int | float | None) or not finite:
+            refuse(f"has no text or number as its {key}: {value!r:.80}", "settings")
+    return dict(given)

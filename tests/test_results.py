@@ -1,0 +1,270 @@
+"""Results of anybody's classifier as arrays: taken in every form, scored, or refused by row."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+from lmsm_cli import record_run
+from lmsm_cli.commands.app import main
+from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.config.yaml import read_mapping
+from lmsm_cli.errors import ArgumentError
+from lmsm_cli.reports.html.page import page
+from lmsm_cli.runs.record import find_runs, read_run
+
+CLASSES = 5
+
+
+def answers(seed=0, count=60):
+    """Return labels and logits of a classifier that is right more often than not."""
+    draw = np.random.default_rng(seed)
+    labels = np.random.default_rng(99).integers(0, CLASSES, count)
+    logits = draw.normal(size=(count, CLASSES))
+    logits[np.arange(count), labels] += 1.5
+    return labels, logits
+
+
+def record(folder, **changes):
+    """Record these answers with changes, and return the run read back."""
+    labels, logits = answers()
+    given = {"loss": "mine", "seed": 3, "labels": labels, "logits": logits} | changes
+    return read_run(record_run(folder, **given))
+
+
+def test_scores_are_those_of_scikit_learn(tmp_path):
+    """Of labels and logits: accuracy, balanced accuracy, F1, recall, top-k, confusion."""
+    labels, logits = answers()
+    predicted = logits.argmax(1)
+    scores = record(tmp_path).scores
+    assert scores.accuracy == pytest.approx(metrics.accuracy_score(labels, predicted))
+    balanced = metrics.balanced_accuracy_score(labels, predicted)
+    assert scores.balanced_accuracy == pytest.approx(balanced)
+    assert scores.macro_f1 == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
+    recalls = metrics.recall_score(labels, predicted, average=None)
+    assert [row.accuracy for row in scores.per_class] == pytest.approx(recalls.tolist())
+    assert scores.top_k["2"] == pytest.approx(metrics.top_k_accuracy_score(labels, logits, k=2))
+    confusion = metrics.confusion_matrix(labels, predicted).tolist()
+    assert [list(row) for row in scores.confusion] == confusion
+    assert 0 < scores.calibration_error < 1
+
+
+def test_the_calibration_error_is_that_of_its_definition(tmp_path):
+    """Two images with confidence 0.8 and one right are 0.3 off: of softmax, not of the logits."""
+    logits = np.log([[0.8, 0.2], [0.8, 0.2]]) + 7
+    scores = record(tmp_path, labels=[0, 1], logits=logits).scores
+    assert scores.calibration_error == pytest.approx(0.3)
+
+
+def test_predictions_alone_give_what_they_can(tmp_path):
+    """No probabilities, hence no calibration and no top-k; no counts, hence no rare classes."""
+    labels, logits = answers()
+    run = record(tmp_path, logits=None, predictions=logits.argmax(1))
+    assert run.scores.accuracy == pytest.approx((labels == logits.argmax(1)).mean())
+    assert run.scores.calibration_error is None
+    assert run.scores.top_k == run.scores.groups == {}
+    assert {row.train_count for row in run.scores.per_class} == {None}
+    assert run.predictions.logits is run.predictions.probabilities is None
+
+
+def test_counts_give_the_groups_of_classes(tmp_path):
+    """Of five classes the rarest third is one class, by hand."""
+    run = record(tmp_path, class_counts=[50, 40, 30, 20, 10])
+    assert run.scores.groups["few"] == run.scores.per_class[4].accuracy
+    assert run.scores.groups["many"] == run.scores.per_class[0].accuracy
+    assert [row.train_count for row in run.scores.per_class] == [50, 40, 30, 20, 10]
+
+
+def test_the_folder_is_read_back_as_given(tmp_path):
+    """Answers to the last digit of float32, ids as names, choices, classes, and a finished run."""
+    labels, logits = answers()
+    ids = [f"photo {number}" for number in range(len(labels))]
+    names = ["ant", "bee", "cat", "dog", "emu"]
+    run = record(tmp_path, ids=ids, classes=names, settings={"lr": 0.1, "model": "my net"})
+    assert run.path.name.endswith("-outside-my-net-mine-s3")
+    assert run.problem == "no metrics.jsonl"
+    assert run.state == "completed"
+    config = {key: entry.value for key, entry in read_mapping(run.path / "config.yaml").items()}
+    expected = {"loss": "mine", "seed": 3, "source": "outside", "lr": 0.1, "model": "my net"}
+    assert config == expected
+    assert [row.name for row in run.scores.per_class] == names
+    assert run.predictions.labels.tolist() == labels.tolist()
+    assert run.predictions.predicted.tolist() == logits.argmax(1).tolist()
+    assert (run.predictions.logits == logits.astype(np.float32)).all()
+    assert run.images.classes == tuple(names)
+    assert [place.decode() for place in run.images.places] == ids
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda values: values.tolist(),
+        torch.tensor,
+        lambda values: torch.tensor(values, requires_grad=values.dtype.kind == "f"),
+        lambda values: values.astype(np.float32) if values.dtype.kind == "f" else values,
+    ],
+    ids=["lists", "tensors", "tensors with gradients", "float32"],
+)
+def test_every_form_gives_the_same(tmp_path, form):
+    """Arrays, tensors and lists are one to it."""
+    labels, logits = answers()
+    plain = record(tmp_path / "a")
+    other = record(tmp_path / "b", labels=form(labels), logits=form(logits))
+    assert other.scores.per_class == plain.scores.per_class
+    assert other.scores.images == plain.scores.images
+    assert other.scores.calibration_error == pytest.approx(plain.scores.calibration_error)
+
+
+def test_half_precision_tensors_are_taken(tmp_path):
+    """NumPy has no bfloat16, and nets often give it."""
+    labels, logits = answers()
+    half = torch.tensor(logits).bfloat16()
+    run = record(tmp_path, labels=torch.tensor(labels), logits=half)
+    assert run.predictions.predicted.tolist() == half.float().argmax(1).tolist()
+
+
+def test_names_and_numerals_are_classes(tmp_path):
+    """Names in the order given, or sorted; texts of numbers are numbers, so that 10 is after 9."""
+    named = {"labels": ["dog", "cat", "dog"], "predictions": ["dog", "dog", "cat"], "logits": None}
+    run = record(tmp_path, **named)
+    assert [row.name for row in run.scores.per_class] == ["cat", "dog"]
+    assert run.predictions.labels.tolist() == [1, 0, 1]
+    run = record(tmp_path, **named, classes=["dog", "emu", "cat"])
+    assert run.predictions.predicted.tolist() == [0, 0, 2]
+    numerals = [str(number) for number in range(11)]
+    run = record(tmp_path, labels=numerals, predictions=numerals, logits=None)
+    assert run.predictions.labels.tolist() == list(range(11))
+
+
+def test_ids_in_another_order_are_the_same_images(tmp_path):
+    """The digest is that of ids and labels; another id, or another label of one, is another."""
+    labels, logits = answers()
+    ids, order = np.arange(len(labels)) + 500, np.random.default_rng(5).permutation(len(labels))
+    digests = [
+        record(tmp_path, **given).scores.images.test
+        for given in (
+            {"ids": ids},
+            {"ids": ids[order], "labels": labels[order], "logits": logits[order]},
+            {"ids": ids + 1},
+            {"ids": ids, "labels": np.roll(labels, 1)},
+            {},
+            {"labels": np.roll(labels, 1)},
+        )
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests[1:])) == 5
+
+
+BAD = [
+    ({"loss": " "}, "loss is ' '"),
+    ({"loss": 3}, "loss is 3"),
+    ({"seed": -1}, "seed is -1: give a whole number"),
+    ({"seed": 0.5}, "seed is 0.5"),
+    ({"seed": True}, "seed is True"),
+    ({"labels": []}, "labels are empty"),
+    ({"labels": np.full(60, 5)}, r"labels\[0\] is 5: the 5 classes are 0 to 4"),
+    ({"labels": np.arange(60) - 1}, r"labels\[0\] is -1: the 5 classes"),
+    ({"labels": np.r_[np.zeros(59), 0.5]}, r"labels\[59\] is 0.5: the 5 classes"),
+    ({"labels": ["0"] * 30 + ["x"] * 30}, r"labels\[30\] is 'x'"),
+    ({"labels": np.zeros((60, 1), int)}, r"labels has the shape \(60, 1\)"),
+    ({"labels": np.zeros(60, bool)}, "labels holds neither numbers nor texts"),
+    ({"labels": [[1], [1, 2]]}, "labels has rows of unequal length"),
+    ({"labels": ["ant"] * 60}, "classes must be given, in the order of the logits"),
+    ({"labels": ["ant"] * 60, "classes": list("abcde")}, r"labels\[0\] is 'ant', which is none of"),
+    ({"logits": None}, "predictions or logits must be given"),
+    ({"logits": np.zeros((59, 5))}, "logits are of 59 images, for 60 labels"),
+    ({"logits": np.zeros((60, 1))}, r"logits has the shape \(60, 1\)"),
+    ({"logits": np.full((60, 5), 0.2)}, "logits are probabilities.*give their logarithms"),
+    ({"predictions": np.zeros(59, int)}, "predictions are 59 for 60 labels"),
+    ({"predictions": np.full(60, 7)}, r"predictions\[0\] is 7: the 5 classes are 0 to 4"),
+    ({"ids": range(59)}, "ids are 59, for 60 labels"),
+    ({"ids": [*range(59), 7]}, r"ids\[59\] is '7', as an earlier row is \(the 8th\)"),
+    ({"ids": [*map(str, range(59)), ""]}, r"ids\[59\] is empty"),
+    ({"ids": np.linspace(0, 1, 60)}, "ids must be a text or whole number"),
+    ({"class_counts": [1, 2, 3]}, "class_counts are of 3 classes, and there are 5"),
+    ({"class_counts": [1, 2, 3, 4, -5]}, r"class_counts\[4\] is -5"),
+    ({"class_counts": [1, 2, 3, 4, 0.5]}, r"class_counts\[4\] is 0.5"),
+    ({"classes": ["a", "b", "c", "d"]}, "logits are of 5 classes, and there are 4: a, b, c, d"),
+    ({"classes": ["a", "b", "c", "d", "a"]}, "classes name 'a' twice"),
+    ({"settings": {"seed": 4}}, "settings cannot have a key 'seed'"),
+    ({"settings": {"lr": [1]}}, "settings has no text or number as its lr"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_results_are_refused_by_argument_and_row(tmp_path, changes, message):
+    """As a mistake that the caller can mend, before anything is written."""
+    with pytest.raises(ArgumentError, match=message):
+        record(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused_by_row(tmp_path, value):
+    """One such number among thousands says where it stands."""
+    _, logits = answers()
+    logits[17, 2] = value
+    with pytest.raises(ArgumentError, match=rf"logits\[17\] hold {value}"):
+        record(tmp_path, logits=logits)
+
+
+def test_predictions_beside_other_logits_are_refused(tmp_path):
+    """Accuracy would be of the one and calibration of the other; among equal logits any may be."""
+    _, logits = answers()
+    logits[7, :2] = logits.max() + 1
+    predicted = logits.argmax(1)
+    predicted[7] = 1
+    assert record(tmp_path, logits=logits, predictions=predicted).predictions.predicted[7] == 1
+    predicted[8] = logits[8].argmin()
+    with pytest.raises(
+        ArgumentError, match=r"predictions\[8\] is \d, where the logits are highest"
+    ):
+        record(tmp_path, logits=logits, predictions=predicted)
+
+
+def test_torch_is_not_imported(tmp_path):
+    """A script with another framework does not wait for it."""
+    code = (
+        "import sys, numpy as np, lmsm_cli\n"
+        f"lmsm_cli.record_run({str(tmp_path)!r}, loss='mine', seed=0, labels=[0, 1],"
+        " logits=np.eye(2) * 3)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=Path.cwd())
+    assert done.returncode == 0
+
+
+def test_a_repetition_is_a_newer_run(tmp_path):
+    """Of two records of one loss and seed the newer counts, and the older is told."""
+    record(tmp_path, labels=answers()[0])
+    record(tmp_path, labels=answers()[0])
+    records = [read_run(path) for path in find_runs([tmp_path])]
+    comparison = compare_runs(records)
+    assert [group.seeds for group in comparison.groups] == [(3,)]
+    assert "repeated by the newer" in comparison.unscored[0].reason
+
+
+@pytest.mark.parametrize(
+    "command", [["eval"], ["resume"], ["export"], ["predict"]], ids=lambda c: c[0]
+)
+def test_commands_that_need_a_net_say_that_there_is_none(tmp_path, capsys, command):
+    """A checkpoint was never there, and the message says why."""
+    run = record(tmp_path / "runs").path
+    (tmp_path / "x.png").write_bytes(b"")
+    more = [str(tmp_path / "x.png")] if command == ["predict"] else []
+    assert main([*command, str(run), *more]) == 4
+    assert "holds no net: it has the results of another program" in capsys.readouterr().err
+
+
+def test_the_page_of_a_recorded_run_shows_what_is_known(tmp_path):
+    """Its loss and seed, and no `None` in place of a data set or a model."""
+    run = record(tmp_path, class_counts=None)
+    text = page(compare_runs([run]), [run])
+    assert "mine" in text
+    assert ">None<" not in text
+    assert main(["report", str(run.path)]) == 0
+    assert (run.path / "report.html").is_file()
