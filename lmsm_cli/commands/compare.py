@@ -21,7 +21,7 @@ _OVER = ("both", "seeds")
 _Paths = Annotated[
     list[Path],
     typer.Argument(
-        help="Run folders, or folders of runs.",
+        help="Run folders, or folders of runs; also CSV and .npz files of other programs' results.",
         metavar="RUN",
         autocompletion=completion.run_folders,
     ),
@@ -92,6 +92,9 @@ def compare(
     Runs that differ only in their seed become one row. Each row is held against the baseline: \
 the difference, its 95% interval over other seeds and other test images, and a verdict after \
 Holm's correction for several rows. The answer stands last.
+
+    A CSV or .npz file of results has the columns label and predicted, or logit_0, logit_1, ... \
+(.npz: logits), and may have id, train_count, loss and seed; else it is named NAME-sSEED.csv.
     """
     check_choice("--over", over, _OVER)
     prints_csv = csv == Path("-")
@@ -102,16 +105,15 @@ Holm's correction for several rows. The answer stands last.
     from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.comparison.two_way import Over
     from lmsm_cli.reports.exports import to_csv
-    from lmsm_cli.runs.record import find_runs, read_run
 
     files = _Files(None if prints_csv else csv, html, plots)
     files.check()
-    records = [read_run(path) for path in find_runs(paths)]
+    records, unlooked = _read(paths)
     question = Question(Over.BOTH if over == "both" else Over.SEEDS, points / 100)
     comparison = compare_runs(
         records, by=_names(by), baseline=baseline, sort=sort, question=question
     )
-    comparison = replace(comparison, notes=(*comparison.notes, *_deeper(paths)))
+    comparison = replace(comparison, notes=(*comparison.notes, *unlooked))
     files.write(comparison, records)
     if json:
         print_json(comparison.to_json())
@@ -140,6 +142,9 @@ class _Files(NamedTuple):
 
     def write(self, comparison: "Comparison", records: "Sequence[RunRecord]") -> None:
         """Write them. Raises DiskError."""
+        from lmsm_cli.comparison.same_images import matched
+
+        records, _ = matched(records)  # with the classes that the comparison has
         if self.csv:
             from lmsm_cli.reports.exports import to_csv
             from lmsm_cli.runs.folder import write_whole
@@ -155,14 +160,19 @@ class _Files(NamedTuple):
             plot_comparison(comparison, records, self.plots)
 
 
-def _deeper(paths: list[Path]) -> list[str]:
-    """Return a note for each folder of runs below those that were looked into."""
-    from lmsm_cli.runs.record import runs_below
+def _read(paths: list[Path]) -> "tuple[list[RunRecord], list[str]]":
+    """Return the runs of folders and of files of results, and notes on what was not looked at."""
+    from lmsm_cli.comparison.result_files import is_result_file, read_results
+    from lmsm_cli.runs.record import find_runs, read_run, runs_below
 
-    return [
+    folders = [path for path in paths if not is_result_file(path)]
+    records = [read_run(path) for path in find_runs(folders)]
+    from_files, notes = read_results([path for path in paths if is_result_file(path)])
+    notes += [
         f"{visible(str(folder))} holds runs too, which were not looked at: give it as well"
-        for folder in runs_below(paths)
+        for folder in runs_below(folders)
     ]
+    return records + from_files, notes
 
 
 def _names(text: str | None) -> list[str]:

@@ -37,10 +37,30 @@ def matched(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     turns = list(_in_turn(records))
     moved = {place: found.place(record) for place, record in turns}
     notes = list(found.notes())
-    outside = [record.name for _, record in turns if record.is_outside]
-    if len(outside) < len(turns):
-        notes.append(f"{listed(outside, _MOST_NAMES)}: the training images are not known")
+    notes += _on_training(turns)
     return [moved.get(place, record) for place, record in enumerate(records)], notes
+
+
+def _on_training(turns: Sequence[tuple[int, RunRecord]]) -> Iterator[str]:
+    """Yield what is not known of the training of runs beside those of lmsm."""
+    outside = [record for _, record in turns if record.is_outside]
+    if len(outside) == len(turns):
+        return
+    yield f"{_named(outside)}: on which images they were trained is not known"
+    uncounted = [
+        record
+        for record in outside
+        if record.scores and any(row.train_count is None for row in record.scores.per_class)
+    ]
+    if uncounted:
+        yield (
+            f"{_named(uncounted)}: nor on how many of each class; differences on many, medium and "
+            "few are over the classes that are so in the other runs"
+        )
+
+
+def _named(records: Iterable[RunRecord]) -> str:
+    return listed([record.name for record in records], _MOST_NAMES)
 
 
 def _in_turn(records: Sequence[RunRecord]) -> Iterator[tuple[int, RunRecord]]:

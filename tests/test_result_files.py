@@ -1,0 +1,242 @@
+"""CSV and .npz files of results: read as runs, or refused by file and line."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from lmsm_cli.commands.app import main
+from lmsm_cli.comparison.result_files import read_results
+from lmsm_cli.errors import DataError
+
+LABELS = [0, 1, 2, 0, 1, 2]
+PREDICTED = [0, 1, 2, 0, 0, 2]
+
+
+def write(path, header, rows):
+    """Write a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def read_one(path):
+    """Return the only run of a file."""
+    (record,), _ = read_results([path])
+    return record
+
+
+def test_labels_and_predictions_in_a_file_named_by_loss_and_seed(tmp_path):
+    """The scores are scikit-learn's; what nobody can know is not there."""
+    path = write(
+        tmp_path / "my-loss-s12.csv",
+        ["label", "predicted"],
+        zip(LABELS, PREDICTED, strict=True),
+    )
+    record = read_one(path)
+    assert record.config == {"loss": "my-loss", "seed": 12, "source": "outside"}
+    assert record.scores.accuracy == pytest.approx(5 / 6)
+    macro = metrics.f1_score(LABELS, PREDICTED, average="macro")
+    assert record.scores.macro_f1 == pytest.approx(macro)
+    assert record.scores.calibration_error is None
+    assert record.predictions.predicted.tolist() == PREDICTED
+    assert record.state == "completed"
+    assert list(tmp_path.iterdir()) == [path], "nothing is written beside it"
+
+
+def test_logits_ids_and_counts_of_a_file_that_names_its_run(tmp_path):
+    """Columns of logits by their numbers, in whatever order; training images by class."""
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(6, 3)).round(3)
+    rows = [
+        (f"im{n}", label, *logits[n, [2, 0, 1]], [9, 5, 1][label], "mine", 4)
+        for n, label in enumerate(LABELS)
+    ]
+    header = ["id", "label", "logit_2", "logit_0", "logit_1", "train_count", "name", "seed"]
+    record = read_one(write(tmp_path / "x.csv", header, rows))
+    assert record.config == {"loss": "mine", "seed": 4, "source": "outside"}
+    assert record.predictions.predicted.tolist() == logits.argmax(1).tolist()
+    assert [row.train_count for row in record.scores.per_class] == [9, 5, 1]
+    assert record.scores.groups["few"] == record.scores.per_class[2].accuracy
+    assert record.scores.top_k["2"] == metrics.top_k_accuracy_score(LABELS, logits, k=2)
+    assert [place.decode() for place in record.images.places] == [f"im{n}" for n in range(6)]
+
+
+def test_names_of_classes(tmp_path):
+    """Labels may be names; columns of logits then tell the classes and their order."""
+    path = write(tmp_path / "a-s0.csv", ["label", "predicted"], [("b", "a"), ("a", "a")])
+    assert [row.name for row in read_one(path).scores.per_class] == ["a", "b"]
+    path = write(tmp_path / "c-s0.csv", ["label", "logit_b", "logit_a"], [("b", 2, 1), ("a", 3, 1)])
+    record = read_one(path)
+    assert [row.name for row in record.scores.per_class] == ["b", "a"]
+    assert record.predictions.predicted.tolist() == [0, 0]
+
+
+def test_a_long_file_holds_several_runs(tmp_path):
+    """Rows of several losses and seeds, mixed where they have ids."""
+    rows = [
+        (seed, loss, image, label, label if loss == "a" else 0)
+        for image, label in enumerate(LABELS)
+        for loss in ("a", "b")
+        for seed in (0, 1)
+    ]
+    path = write(tmp_path / "all.csv", ["seed", "loss", "id", "label", "predicted"], rows)
+    records, _ = read_results([path])
+    found = {(one.config["loss"], one.config["seed"]): one.scores.accuracy for one in records}
+    assert found == {("a", 0): 1, ("a", 1): 1, ("b", 0): 1 / 3, ("b", 1): 1 / 3}
+    assert len({one.path for one in records}) == 4
+    assert records[0].path.name == "all.csv:a-s0"
+
+
+def test_arrays_in_an_npz_file(tmp_path):
+    """Plain or compressed, with single values for loss and seed, or these in its name."""
+    logits = np.eye(3)[PREDICTED] * 4
+    arrays = {"labels": LABELS, "logits": logits, "class_counts": [9, 5, 1], "ids": np.arange(6)}
+    np.savez_compressed(tmp_path / "x.npz", **arrays, loss="mine", seed=2, classes=list("abc"))
+    np.savez(tmp_path / "theirs-s7.npz", label=LABELS, predicted=np.array(PREDICTED, np.uint8))
+    (one, other), unused = read_results([tmp_path / "x.npz", tmp_path / "theirs-s7.npz"])
+    assert one.config == {"loss": "mine", "seed": 2, "source": "outside"}
+    assert [row.name for row in one.scores.per_class] == ["a", "b", "c"]
+    assert other.config == {"loss": "theirs", "seed": 7, "source": "outside"}
+    assert one.predictions.predicted.tolist() == other.predictions.predicted.tolist() == PREDICTED
+    assert unused == []
+
+
+def test_a_file_given_twice_is_one_and_other_columns_are_told(tmp_path):
+    """What is not used is said, as a misspelt name of a column would be."""
+    path = write(tmp_path / "a-s0.csv", ["label", "predicted", "weight"], [(0, 0, 3), (1, 0, 3)])
+    records, notes = read_results([path, tmp_path / "." / "a-s0.csv"])
+    assert len(records) == 1
+    assert notes == [f"{path}: not used: weight"]
+
+
+USUAL = "label,predicted\n0,0\n1,1\n"
+BAD_CSV = [
+    ("", "a-s0.csv is empty"),
+    ("\n\n", "a-s0.csv is empty"),
+    ("label,predicted\n", "has a header and no rows"),
+    ("0,1\n1,1\n", "has no column label"),
+    ("lable,predicted\n0,0\n", "has no column label.*did you mean 'lable'"),
+    ("label;predicted\n0;0\n", "has no column label"),
+    ("label\n0\n1\n", "predictions or logits must be given"),
+    (USUAL + "1\n", "a-s0.csv, line 4: 1 fields, and the header has 2"),
+    (USUAL + "\n1,1,1\n", "a-s0.csv, line 5: 3 fields, and the header has 2"),
+    (USUAL + "-1,1\n", "a-s0.csv, line 4: label is '-1': the 2 classes are 0 to 1"),
+    (USUAL + "x,1\n", "a-s0.csv, line 4: label is 'x'"),
+    (USUAL + "1,\n", "a-s0.csv, line 4: predicted is ''"),
+    (USUAL + "1,1.5\n", "a-s0.csv, line 4: predicted is '1.5'"),
+    (USUAL + "1,nan\n", "a-s0.csv, line 4: predicted is 'nan'"),
+    (USUAL + '1,"1\n', "a-s0.csv, line 4: unexpected end of data"),
+    ("label,label,predicted\n0,0,0\n", "line 1: two columns are called 'label'"),
+    ("label,labels,predicted\n0,0,0\n", "label and labels are both labels"),
+    ("label,logit_0,logit_2\n0,1,2\n", "line 1: there is no column logit_1"),
+    ("label,logit_0,logit_1\n0,1,2\n1,nan,2\n", "line 3: logits hold nan"),
+    ("label,logit_0,logit_1\n0,1,2\n1,2,-inf\n", "line 3: logits hold -inf"),
+    ("label,logit_0,logit_1\n0,1,2\n\n1,2,x\n", "line 4: logit_1 is 'x': no number"),
+    ("label,logit_0,logit_1\n0,1,2\n2,2,1\n", "line 3: label is '2': the 2 classes are 0 to 1"),
+    ("label,logit_0,logit_1\n0,0.1,0.9\n1,0.4,0.6\n", "logits are probabilities"),
+    ("label,logits\n0,0.1\n", "give logits as logit_0, logit_1"),
+    ("id,label,predicted\nq,0,0\nr,1,1\nq,1,1\n", "line 4: id is 'q', as an earlier row"),
+    ("id,label,predicted\nq,0,0\n,1,1\n", "line 3: id is empty"),
+    ("label,predicted,train_count\n0,0,5\n1,1,4\n0,1,6\n", "line 4: train_count is 6, where"),
+    ("label,predicted,train_count\n0,0,5\n1,1,x\n", "line 3: train_count is 'x'"),
+    ("label,predicted,seed\n0,0,1\n1,1,-3\n", "line 3: seed is '-3'"),
+    ("label,predicted,seed\n0,0,1\n1,1,2\n1,0,1\n", "line 4: a with seed 1 begins again"),
+    ("label,predicted\n0,0\n0,0\n", "classes are fewer than two"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_CSV, ids=[message for _, message in BAD_CSV])
+def test_bad_csv_is_refused_by_line(tmp_path, text, message):
+    """As bad data, whole: no row is dropped."""
+    path = tmp_path / "a-s0.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_results([path])
+
+
+def test_text_that_is_not_utf8_is_refused_and_a_mark_is_not(tmp_path):
+    """Spreadsheets write a byte order mark, and Windows' line ends."""
+    path = tmp_path / "a-s0.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + USUAL.replace("\n", "\r\n").encode())
+    assert read_one(path).scores.accuracy == 1
+    path.write_bytes(b"label,predicted\n\xff,0\n")
+    with pytest.raises(DataError, match=r"a-s0.csv is no text in UTF-8"):
+        read_results([path])
+
+
+class Trap:
+    """What a pickle would run."""
+
+    def __reduce__(self):
+        """Leave the process."""
+        return sys.exit, ("a pickle was executed",)
+
+
+BAD_NPZ = [
+    ({"label": np.array([Trap()], object)}, "holds objects that are no plain arrays"),
+    ({"predicted": LABELS}, "has no column label"),
+    ({"label": LABELS}, "predictions or logits must be given"),
+    ({"label": LABELS, "predicted": [0]}, "predicted are 1 for 6 labels"),
+    ({"label": LABELS, "logits": np.full((6, 3), np.nan)}, r"a-s0.npz: logits\[0\] hold nan"),
+    ({"label": LABELS, "predicted": np.arange(6) - 1}, r"a-s0.npz: predicted\[0\] is -1"),
+    ({"label": LABELS, "predicted": LABELS, "ids": [1] * 6}, r"a-s0.npz: ids\[1\] is '1'"),
+    ({"label": LABELS, "predicted": LABELS, "seed": [1, 2]}, "seed has 2 values"),
+    ({"label": LABELS, "predicted": LABELS, "seed": 0.5}, "seed is 0.5"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "message"), BAD_NPZ, ids=[message for _, message in BAD_NPZ])
+def test_bad_npz_is_refused(tmp_path, arrays, message):
+    """By file and row; a pickle is never executed."""
+    np.savez(tmp_path / "a-s0.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_results([tmp_path / "a-s0.npz"])
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"label,predicted\n0,0\n"])
+def test_what_is_no_npz_file_is_refused(tmp_path, content):
+    """Empty, half, or another kind of file."""
+    (tmp_path / "a-s0.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a-s0\.npz is no \.npz file"):
+        read_results([tmp_path / "a-s0.npz"])
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.npz", "a-sx.csv", "-s3.csv"])
+def test_a_file_that_does_not_tell_its_run_is_refused(tmp_path, name):
+    """Neither in a column nor in its name: the message says what a name looks like."""
+    if name.endswith("csv"):
+        (tmp_path / name).write_text(USUAL)
+    else:
+        np.savez(tmp_path / name, label=LABELS, predicted=PREDICTED)
+    with pytest.raises(DataError, match=r"does not say its loss.*NAME-sSEED"):
+        read_results([tmp_path / name])
+
+
+def test_one_loss_and_seed_in_two_files_is_refused(tmp_path):
+    """Which of them counts, nobody can say."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x-s0.csv").write_text(USUAL)
+    with pytest.raises(DataError, match=r"b/x-s0.csv: x with seed 0 is in .*a/x-s0.csv too"):
+        read_results([tmp_path / "a" / "x-s0.csv", tmp_path / "b" / "x-s0.csv"])
+
+
+def test_the_command_reads_files_and_ends_with_3_for_bad_ones(tmp_path, capsys):
+    """Mixed with nothing, as JSON; a missing file and a bad row are told in one line."""
+    for seed in range(3):
+        rows = zip(LABELS, np.roll(PREDICTED, seed), strict=True)
+        write(tmp_path / f"softmax-s{seed}.csv", ["label", "predicted"], rows)
+    files = [str(tmp_path / f"softmax-s{seed}.csv") for seed in range(3)]
+    assert main(["compare", *files, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (group,) = document["groups"]
+    assert (group["label"], group["seeds"]) == ("softmax", [0, 1, 2])
+    (tmp_path / "bad-s0.csv").write_text(USUAL + "0\n")
+    assert main(["compare", *files, str(tmp_path / "bad-s0.csv")]) == 3
+    assert "bad-s0.csv, line 4: 1 fields" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "none-s0.csv")]) == 3
+    assert "none-s0.csv: No such file" in capsys.readouterr().err
