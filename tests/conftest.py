@@ -210,14 +210,24 @@ class SilentDisplay(Display):
         self.said: list[str] = []
         self.warned: list[str] = []
         self.reported: list[tuple[str, int, int]] = []
+        self.details: list[str] = []
+        self.runs: list[tuple[int, int]] = []
 
     def progress(self, what, done, total):
         """Keep how far a piece of work was."""
         self.reported.append((what, done, total))
 
+    def overall(self, done, total):
+        """Keep how many runs were done."""
+        self.runs.append((done, total))
+
     def info(self, text):
         """Keep a message."""
         self.said.append(text)
+
+    def detail(self, text):
+        """Keep a detail."""
+        self.details.append(text)
 
     def warning(self, text):
         """Keep a warning."""

@@ -254,7 +254,7 @@ def test_tau_never_looks_at_test_data(run, monkeypatch):
     held_out = splits.load_training(config("."), SilentDisplay())[1]
     test = splits.load_test(config("."), SilentDisplay())
 
-    def scores_of(model, images, runtime):
+    def scores_of(model, images, runtime, *, shown):
         return next(
             only_right_at(tau, data)
             for tau, data in ((0.5, held_out), (1.8, test))

@@ -2,11 +2,14 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from lmsm_cli.commands import progress
+from lmsm_cli.commands.app import main
+from lmsm_cli.errors import LmsmError
 from lmsm_cli.runtime.display import Epoch, EpochStats, RunningMetrics, Step
 
 EPOCH = Epoch(
@@ -52,18 +55,10 @@ def test_bars_show_what_a_user_watches(screen):
         "5/10",
         "loss 0.750 acc 0.500 lambda 5 lr 0.001",
         "images/s",
-        "epoch 3/4",
+        "3/4   1.000  50.0",
         "WARNING: [bold]careful",
     ):
         assert piece in drawn
-
-
-def test_a_line_tells_the_epoch():
-    """An epoch's line holds margin-free scores, lambda with the margin in force, lr and speed."""
-    assert progress.epoch_line(EPOCH, 10) == (
-        "epoch  3/10 | train loss 1.000 acc 0.500 | val loss 1.200 acc 0.400 balanced 0.300 | "
-        "lambda 5 (effective margin 1.50) | lr 0.001 | 1,234 images/s"
-    )
 
 
 def test_plain_display_names_work_once(capsys):
@@ -72,3 +67,130 @@ def test_plain_display_names_work_once(capsys):
     for done in range(5):
         display.progress("downloading x", done, 5)
     assert display._console.file.getvalue().splitlines() == ["downloading x"]
+
+
+class Clock:
+    """A clock that stands until a test moves it."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+def drawn(display, width=80):
+    """Return the lines of the bars that a display shows now, as a screen of that width has them."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    pieces = console.render(display._bars.get_renderable(), console.options)
+    return "".join(piece.text for piece in pieces).rstrip("\n").split("\n")
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """A terminal of 80 columns."""
+    console = Console(
+        file=io.StringIO(), force_terminal=True, force_interactive=True, width=80, highlight=False
+    )
+    monkeypatch.setattr(progress, "stderr_console", lambda: console)
+    return console.file
+
+
+@pytest.mark.usefixtures("narrow")
+def test_all_runs_have_one_bar_with_the_time_left(monkeypatch):
+    """Runs that were there before set no pace: one in 100 s leaves three times that."""
+    clock = Clock(monkeypatch)
+    display = progress.BarDisplay()
+    display.overall(2, 6)
+    assert "2/6" in drawn(display)[0]
+    assert "-:--" in drawn(display)[0]
+    clock.now += 100
+    display.overall(3, 6)
+    assert "3/6" in drawn(display)[0]
+    assert " 5:00" in drawn(display)[0]
+    clock.now += 30
+    assert " 4:30" in drawn(display)[0]
+    display.overall(6, 6)
+    assert drawn(display) == [""]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_epochs_move_the_bars_above_them(monkeypatch):
+    """Half an epoch of two is a quarter of a run: four runs take sixteen times what it took."""
+    clock = Clock(monkeypatch)
+    display = progress.BarDisplay()
+    display.overall(0, 4)
+    display.step(Step(1, 1, 100, 5, None, None, 0.1, num_epochs=2))
+    clock.now += 10
+    display.step(Step(1, 50, 100, 250, None, None, 0.1, num_epochs=2))
+    runs, epochs, steps = drawn(display)
+    assert "0/4" in runs
+    assert " 2:30" in runs  # 0.25 of 4 runs in 10 s
+    assert "0/2" in epochs
+    assert "50/100" in steps
+    assert max(map(len, (runs, epochs, steps))) <= 80
+
+
+def test_the_rows_tell_the_time_left(narrow, monkeypatch):
+    """Two epochs of four took 60 s: 60 s are left; a header stands once, and for the next run."""
+    clock = Clock(monkeypatch)
+    display = progress.BarDisplay()
+    for run in range(2):
+        display.step(Step(1, 1, 1000000, 1, None, None, 0.1, num_epochs=4))
+        for number in (1, 2, 3, 4):
+            clock.now += 30
+            display.epoch(replace(EPOCH, epoch=number), 4)
+        rows = narrow.getvalue().splitlines()
+        assert [row.split()[-1] for row in rows if row[:8].strip()[1:] == "/4"][4 * run :] == [
+            "1:30",
+            "1:00",
+            "0:30",
+            "0:00",
+        ]
+        assert sum("bal. %" in row for row in rows) == run + 1
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("total", [0, 12345])
+def test_a_long_path_wraps_in_no_bar(monkeypatch, total):
+    """The end of the path stays, whole names of it; work of unknown length shows its time."""
+    clock = Clock(monkeypatch)
+    display = progress.BarDisplay()
+    path = "/a/very/long/way/to/the/folder/of/somebody/elses/photos/of/animals/train"
+    display.progress(f"decoding {path}", 0, total)
+    clock.now += 83
+    display.progress(f"decoding {path}", total // 3, total)
+    (line,) = drawn(display)
+    assert len(line.rstrip()) <= 80
+    assert "decoding .../" in line
+    assert "/animals/train " in line
+    assert ("4115/12345" in line) == bool(total)
+    assert (" 2:46 " if total else " 1:23 ") in line
+
+
+def test_messages_end_their_lines_between_words(narrow):
+    """A loss spec is never broken; a path that is longer than the screen stays whole."""
+    spec = "loss=lsoftmax:margin=4,lambda_min=5,weight_norm=shared"
+    path = "runs/" + "x" * 90
+    display = progress.BarDisplay()
+    display.info(f"run 12 of 25: {spec} seed=12 epochs=200")
+    display.warning(f"{spec} and {spec} are alike, see {path} for more")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", narrow.getvalue()).splitlines()
+    assert [line for line in lines if len(line) > 80] == [f"  {path}"]
+    assert sum(spec in line for line in lines) == 3
+    assert " ".join(line.strip() for line in lines[:2]).endswith("seed=12 epochs=200")
+
+
+@pytest.mark.parametrize("kind", [progress.PlainDisplay, progress.BarDisplay])
+@pytest.mark.parametrize("verbose", [False, True])
+def test_details_are_for_those_who_ask(narrow, kind, verbose):
+    """What computes is shown with --verbose alone."""
+    kind(verbose=verbose).detail("computes on: CPU, 1 thread")
+    assert ("1 thread" in narrow.getvalue()) == verbose
+
+
+def test_quiet_and_verbose_exclude_each_other(tmp_path, capsys):
+    """The mistake is found before a run is made."""
+    with pytest.raises(LmsmError, match="exclude each other"):
+        progress.new_display(quiet=True, verbose=True)
+    assert main(["train", "--preset", "digits", "-q", "-v", "--out", str(tmp_path / "new")]) == 2
+    assert "--verbose" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

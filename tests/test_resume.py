@@ -348,6 +348,17 @@ def test_what_computes_otherwise_is_told(left):
     assert f"WARNING {told}" in (left / "train.log").read_text()
 
 
+def test_a_thread_is_one_thread(left):
+    """An older lmsm wrote `1 threads`: that is no other machine."""
+    versions = plain_state(left / "checkpoint.pt")["versions"]
+    assert " 1 thread," in versions["runtime"]
+    older = versions["runtime"].replace(" 1 thread,", " 1 threads,")
+    change(left / "checkpoint.pt", versions=versions | {"runtime": older})
+    display = SilentDisplay()
+    resume_run(left, display, with_plots=False)
+    assert not [text for text in display.warned if "before" in text]
+
+
 @pytest.mark.parametrize("key", ["position", "journal", "fingerprint", "versions", "optimizer"])
 def test_a_checkpoint_that_lacks_what_to_go_on_from_is_refused(left, key):
     """The message names the key, of a checkpoint from before it as of one that was edited."""

@@ -181,13 +181,15 @@ def test_tau_and_scale_are_of_the_validation_images_alone(run, monkeypatch):
             logits[images.labels == label] = row
         return logits
 
-    def replaced(model, images, runtime):
+    def replaced(model, images, runtime, shown):
         if torch.equal(images, held_out.images):
             return right_at(0.1 * 10.0, held_out), 10.0
         return right_at(0.2 * 90.0, test), 90.0
 
     monkeypatch.setattr(evaluation_module, "scores_and_scale_of", replaced)
-    monkeypatch.setattr(evaluation_module, "scores_of", lambda *arguments: replaced(*arguments)[0])
+    monkeypatch.setattr(
+        evaluation_module, "scores_of", lambda *given, **named: replaced(*given, **named)[0]
+    )
     scores = evaluate(run, SilentDisplay(), scaled="auto")
     told = scores["adjustment"]
     assert (told["tau"], told["scale"]) == (0.1, 10.0)

@@ -362,6 +362,15 @@ def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):
     assert config_hash(config) == fingerprint(older)
 
 
+def test_the_bar_of_all_runs_counts_what_is_done(tmp_path):
+    """What was there before is done from the start, and a run that fails is no work any more."""
+    assert run(plan(tmp_path, seeds=(1,))) == []
+    display = SilentDisplay()
+    runs = [*plan(tmp_path, seeds=(0, 1)), *plan(tmp_path, {"lr": BAD}, seeds=(0,))]
+    assert len(run(runs, display)) == 1
+    assert list(dict.fromkeys(display.runs)) == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_train_takes_seeds(tmp_path, capsys):
     """`train --seeds` is a sweep of one combination: mean ± sd and the folders, each run once."""
     flags = ["train", *FLAGS, "--out", str(tmp_path)]

@@ -79,8 +79,11 @@ def read_to_end(number, kept):
         kept.append(piece)
 
 
-def play(commands, surroundings):
-    """Run commands in one process; return {name: (stdout, stderr)}, each on a screen of its own."""
+def play(commands, surroundings, size=(24, 80), folder=None):
+    """Run commands in one process; return {name: (stdout, stderr)}, each on a screen of its own.
+
+    A terminal has `size`, rows and columns; the process works in `folder`.
+    """
     inherited = {
         k: v
         for k, v in os.environ.items()
@@ -89,7 +92,7 @@ def play(commands, surroundings):
     ends = [pty.openpty() if surroundings is not None else os.pipe() for _ in range(2)]
     for _, theirs in ends:
         if surroundings is not None:
-            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     writers = [theirs for _, theirs in ends]
     environment = inherited | {"TERM": "xterm"} | (surroundings or {})
     process = subprocess.Popen(
@@ -98,6 +101,7 @@ def play(commands, surroundings):
         stdout=writers[0],
         stderr=writers[1],
         env=environment,
+        cwd=folder,
     )
     kept = ([], [])
     readers = [
@@ -185,12 +189,37 @@ def test_results_go_to_stdout_alone(screen):
 @pytest.mark.slow
 @pytest.mark.parametrize("screen", sorted(SCREENS.keys() - UNWATCHED.keys()), indirect=True)
 def test_an_epoch_is_a_line(screen):
-    """Each epoch leaves one line on stderr: above the bars, or alone where there are none."""
+    """Each epoch leaves one line on stderr: a row above the bars, or a line that names all."""
     name, shown, _ = screen
     err = ESCAPES.sub("", shown["train"][1])
-    assert len(re.findall(r"epoch 1/2 \| train loss \d", err)) == 1
-    assert len(re.findall(r"epoch 2/2 \| train loss \d", err)) == 1
+    for number in (1, 2):
+        row = rf"[\r\n] *{number}/2 +\d+\.\d+ +\d+\.\d .* \d:\d\d *\n"
+        line = rf"epoch {number}/2 \| train loss \d"
+        wanted = row if name == "terminal" else line
+        assert len(re.findall(wanted, err)) == 1
     assert ("━" in shown["train"][1]) == (name == "terminal")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(24, 80), (40, 120)])
+def test_nothing_wraps_while_a_sweep_runs(tmp_path, size):
+    """Long losses and a long folder: whatever is drawn keeps within the screen's width."""
+    losses = ("lsoftmax:margin=3,lambda_min=4,weight_norm=shared", "logit-adjusted:tau=0.5")
+    arms = [word for loss in losses for word in ("--arm", f"loss={loss} neck=linear")]
+    sweep = [*words("sweep --preset digits --epochs 2 --device cpu --threads 1 -v"), *arms]
+    out = "a-folder-of-many-runs"
+    _, err = play({"sweep": [*sweep, "--out", out]}, {}, size, tmp_path)["sweep"]
+    lines = re.split(r"[\r\n]+", ESCAPES.sub("", err))
+    assert max(map(len, lines)) <= size[1]
+    text = "\n".join(lines)
+    for piece in (*losses, "434 training, 49 validation, 599 test images", "CPU, 1 thread,"):
+        assert piece in text
+    for piece in (
+        r"runs +━.* 1/2 ",
+        r"testing on 599 images",
+        r"run folder:\s+a-folder-of-many-runs/\S+-s\d+\n",
+    ):
+        assert re.search(piece, text), piece
 
 
 @pytest.mark.slow

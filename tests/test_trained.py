@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.inference.export import export_checkpoint
 from lmsm_cli.reports.tables import epoch_words
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.training import finish
@@ -145,3 +146,32 @@ def test_a_longer_run_counts_all_its_epochs(run, tmp_path):
     assert main(["resume", str(copy), "--epochs", "4", "-q"]) == 0
     found = evaluate(copy / "best.pt", SilentDisplay())
     assert (found["epoch"], found["epochs"]) == (1, 4)
+
+
+def test_a_run_tells_its_images_and_its_work(tmp_path):
+    """Images by part, the folder and the test are shown; what computes is a detail, and logged."""
+    display = SilentDisplay()
+    path = start_run(digits_config(tmp_path, epochs=1), display, with_plots=False).path
+    assert display.said[:2] == [
+        "434 training, 49 validation, 599 test images",
+        f"run folder: {path}",
+    ]
+    assert display.details == ["computes on: CPU, 1 thread, fp32, channels-last"]
+    assert display.details[0] in (path / "train.log").read_text()
+    tested = [report[1:] for report in display.reported if report[0] == "testing on 599 images"]
+    assert tested == [(0, 599), (250, 599), (500, 599), (599, 599)]
+
+
+def test_an_evaluation_and_an_export_show_how_far_they_are(run, tmp_path):
+    """Each bar begins at 0 and ends with all images; the time of the conversion is not known."""
+    display = SilentDisplay()
+    evaluate(run, display)
+    assert display.reported[0] == ("evaluating 599 images", 0, 599)
+    assert display.reported[-1] == ("evaluating 599 images", 599, 599)
+    display = SilentDisplay()
+    out = tmp_path / "net.pt2"
+    export_checkpoint(run, display, form="torch", out=out, num_images=300)
+    what = f"exporting {run / 'checkpoint.pt'}"
+    verified = ("verifying on 300 test images of digits", 300, 300)
+    assert [one for one in display.reported if one[0] == what] == [(what, 0, 0), (what, 1, 1)]
+    assert display.reported[-1] == verified

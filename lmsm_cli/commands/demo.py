@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from lmsm_cli.commands.compare import print_comparison, print_conclusion
 from lmsm_cli.commands.console import print_json, print_line
-from lmsm_cli.commands.options import Quiet, switch, value
+from lmsm_cli.commands.options import Quiet, Verbose, switch, value
 from lmsm_cli.config import Config
 from lmsm_cli.config.resolve import Layer, resolve
 
@@ -34,6 +34,7 @@ def demo(
     out: Annotated[Path, value("PATH", "Folder to make the demo's folder in.")] = Path("runs"),
     seeds: Annotated[int, value("INTEGER", "Runs of each loss, with seeds 0, 1, ...", min=1)] = 3,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     json: Annotated[bool, switch("--json", "Print the comparison as JSON.")] = False,
 ) -> None:
     """Try the tool: compare softmax with L-Softmax on small images that need no download.
@@ -46,10 +47,11 @@ under growing margins too. Takes a minute or two on two cores and needs no GPU.
     from lmsm_cli.runs.folder import RunFolder
     from lmsm_cli.runs.record import find_runs, read_run
 
+    shown = new_display(quiet, verbose)
     folder = RunFolder.create(out, f"demo-{datetime.now():%Y%m%d-%H%M%S}").path
-    with new_display(quiet) as display:
+    with shown as display:
         _compare_losses(folder, seeds, display)
-        picture = _draw_features(folder, display)
+        picture = _draw_features(folder, len(_LOSSES) * seeds, display)
     comparison = compare_runs([read_run(path) for path in find_runs([folder / "comparison"])])
     if json:
         print_json(comparison.to_json() | {"picture": str(picture)})
@@ -63,21 +65,23 @@ under growing margins too. Takes a minute or two on two cores and needs no GPU.
 def _compare_losses(folder: Path, seeds: int, display: "Display") -> None:
     from lmsm_cli.training.run import start_run
 
-    for loss in _LOSSES:
-        for seed in range(seeds):
-            config = _config(folder / "comparison", loss=loss, seed=seed)
-            display.info(f"{loss}, seed {seed}")
-            start_run(config, display, with_plots=False)
+    chosen = [(loss, seed) for loss in _LOSSES for seed in range(seeds)]
+    for done, (loss, seed) in enumerate(chosen):
+        display.overall(done, len(chosen) + len(_MARGINS))
+        config = _config(folder / "comparison", loss=loss, seed=seed)
+        display.info(f"{loss}, seed {seed}")
+        start_run(config, display, with_plots=False)
 
 
-def _draw_features(folder: Path, display: "Display") -> Path:
+def _draw_features(folder: Path, runs_before: int, display: "Display") -> Path:
     """Train one 2-D net for each margin and draw what it makes of the test images."""
     from lmsm_cli.inference.evaluate import features_of_test_images
     from lmsm_cli.reports.plots import plot_features
     from lmsm_cli.training.run import start_run
 
     panels = []
-    for margin in _MARGINS:
+    for done, margin in enumerate(_MARGINS, runs_before):
+        display.overall(done, runs_before + len(_MARGINS))
         config = _config(folder / "picture", loss=_PICTURE_LOSS.format(margin), **_PICTURE)
         display.info(f"2-D features, margin {margin}")
         run = start_run(config, display, with_plots=False)

@@ -45,6 +45,7 @@ def run_and_compare(
     plots_in: Path | None = None,
     quiet: bool,
     json: bool,
+    verbose: bool = False,
 ) -> None:
     """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
 
@@ -57,7 +58,7 @@ def run_and_compare(
     from lmsm_cli.sweeps.plan import RunIndex
     from lmsm_cli.sweeps.sweep import run_plan, unreadable
 
-    with new_display(quiet) as display:
+    with new_display(quiet, verbose) as display:
         index = RunIndex(plan[0].config.out, display)
         failures = run_plan(plan, index, with_plots=with_plots)
     found = index.status(plan)

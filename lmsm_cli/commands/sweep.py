@@ -13,6 +13,7 @@ from lmsm_cli.commands.options import (
     Margin,
     Preset,
     Quiet,
+    Verbose,
     layers_of,
     switch,
     train_command,
@@ -108,6 +109,7 @@ def sweep(
     dry_run: _DryRun = False,
     plots: _Plots = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -129,9 +131,8 @@ share the work. Other choices are the flags of `lmsm train`; runs go to --out (d
             _show_plan(plan, json=json)
         else:
             place = plan[0].config.out / "plots" if plots else None
-            run_and_compare(
-                plan, preset, config, with_plots=plots, plots_in=place, quiet=quiet, json=json
-            )
+            shown = {"quiet": quiet, "verbose": verbose, "json": json}
+            run_and_compare(plan, preset, config, with_plots=plots, plots_in=place, **shown)
         return
     if trials < 1:
         raise LmsmError(f"--trials is {trials}: give at least 1")
@@ -141,7 +142,7 @@ share the work. Other choices are the flags of `lmsm train`; runs go to --out (d
     from lmsm_cli.sweeps.optuna_store import Search
 
     search = Search(layers, axes, numbers, trials, study, storage, prune)
-    _search(search, preset, config, quiet=quiet, json=json)
+    _search(search, preset, config, quiet=quiet, verbose=verbose, json=json)
 
 
 def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
@@ -175,13 +176,19 @@ def _seconds_left(found: "Sequence[RunStatus]") -> float | None:
 
 
 def _search(
-    search: "Search", preset: str | None, config: Path | None, *, quiet: bool, json: bool
+    search: "Search",
+    preset: str | None,
+    config: Path | None,
+    *,
+    quiet: bool,
+    verbose: bool,
+    json: bool,
 ) -> None:
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables_checks import trials_table
     from lmsm_cli.sweeps.search import run_search
 
-    with new_display(quiet) as display:
+    with new_display(quiet, verbose) as display:
         found = run_search(search, display)
     rows = [asdict(one) | {"label": label(one.choices)} for one in found]
     best = None

@@ -15,6 +15,7 @@ from lmsm_cli.commands.options import (
     Margin,
     Preset,
     Quiet,
+    Verbose,
     layers_of,
     resolve_options,
     switch,
@@ -68,6 +69,7 @@ def train(
     resume: _Resume = None,
     seeds: _Seeds = None,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -82,7 +84,7 @@ before. Ends with a table of every class's accuracy.
                 "--resume takes its choices from the run folder: "
                 "leave --preset, --config, --seeds, --show-config and --dry-run out"
             )
-        _resume(resume, {**flags, "margin": margin}, quiet=quiet, json=json)
+        _resume(resume, {**flags, "margin": margin}, quiet=quiet, verbose=verbose, json=json)
         return
     resolved = resolve_options(preset, config, margin, flags)
     if show_config:
@@ -90,12 +92,14 @@ before. Ends with a table of every class's accuracy.
     elif dry_run:
         if seeds is not None:
             raise LmsmError("--dry-run tries one run out: leave --seeds out")
-        _dry_run(resolved, quiet=quiet, json=json)
+        _dry_run(resolved, quiet=quiet, verbose=verbose, json=json)
     elif seeds is not None:
         plan = plan_of(layers_of(preset, config, margin, flags), [], seeds, seed=flags.get("seed"))
-        run_and_compare(plan, preset, config, with_plots=True, quiet=quiet, json=json)
+        run_and_compare(
+            plan, preset, config, with_plots=True, quiet=quiet, verbose=verbose, json=json
+        )
     else:
-        _run(resolved, quiet=quiet, json=json)
+        _run(resolved, quiet=quiet, verbose=verbose, json=json)
 
 
 def _show(resolved: Resolved, *, json: bool) -> None:
@@ -110,12 +114,12 @@ def _show(resolved: Resolved, *, json: bool) -> None:
     stdout_console().print(config_table(values, resolved.origins))
 
 
-def _dry_run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
+def _dry_run(resolved: Resolved, *, quiet: bool, verbose: bool, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables_checks import dry_run_table
     from lmsm_cli.training.dry_run import dry_run
 
-    with new_display(quiet) as display:
+    with new_display(quiet, verbose) as display:
         document = dry_run(resolved.config, display)
     if document is None:  # the first rank prints
         return
@@ -125,11 +129,11 @@ def _dry_run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
         stdout_console().print(dry_run_table(document))
 
 
-def _run(resolved: Resolved, *, quiet: bool, json: bool) -> None:
+def _run(resolved: Resolved, *, quiet: bool, verbose: bool, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.training.run import start_run
 
-    with new_display(quiet) as display:
+    with new_display(quiet, verbose) as display:
         folder = start_run(resolved.config, display)
     if folder is not None:  # the first rank prints
         _print(folder.path, json=json)
@@ -164,6 +168,7 @@ def resume(
         ),
     ] = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Go on with a run that was interrupted, or make a finished one longer.
@@ -178,18 +183,24 @@ nobody stopped.
         "follow_links": follow_links or None,
         "tensorboard": tensorboard,
     }
-    _resume(run, changes, strict=strict, quiet=quiet, json=json)
+    _resume(run, changes, strict=strict, quiet=quiet, verbose=verbose, json=json)
 
 
 def _resume(
-    run: Path, changes: Mapping[str, Any], *, strict: bool = False, quiet: bool, json: bool
+    run: Path,
+    changes: Mapping[str, Any],
+    *,
+    strict: bool = False,
+    quiet: bool,
+    verbose: bool,
+    json: bool,
 ) -> None:
     """Go on with a run, with changes of its config that are not None, and print as `train` does."""
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.training.run import resume_run
 
     given = {key: value for key, value in changes.items() if value is not None}
-    with new_display(quiet) as display:
+    with new_display(quiet, verbose) as display:
         folder = resume_run(run, display, given, strict=strict)
     if folder is not None:  # the first rank prints
         _print(folder.path, json=json)

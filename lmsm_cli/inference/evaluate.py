@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,7 +148,7 @@ def evaluate_checkpoint(
             "tau was chosen on these same validation images, so their scores flatter it; "
             "report those of test images"
         )
-    return _evaluated(trained, labelled, runtime, adjustment, subject.name)
+    return _evaluated(trained, labelled, runtime, adjustment, subject.name, display)
 
 
 def _checked_correction(
@@ -198,7 +199,7 @@ def _with_tau(
     if wanted.tau != "auto":
         return _Adjustment(correction, wanted.tau, awaits_scale=wanted.is_scaled)
     held_out = _own_images(trained, "validation", display)
-    logits, scale = _logits(trained, held_out, runtime, with_scale=wanted.is_scaled)
+    logits, scale = _logits(trained, held_out, runtime, display, with_scale=wanted.is_scaled)
     if scale is not None:
         correction = correction.in_units_of(scale)
     choice = choose_tau(correction, logits, held_out.labels.numpy())
@@ -225,10 +226,11 @@ def _evaluated(
     runtime: Runtime,
     adjustment: _Adjustment | None,
     split: str,
+    display: Display,
 ) -> Evaluation:
     """Return the answers and their scores, with a correction also the scores without it."""
     awaits_scale = adjustment is not None and adjustment.awaits_scale
-    logits, scale = _logits(trained, labelled, runtime, with_scale=awaits_scale)
+    logits, scale = _logits(trained, labelled, runtime, display, with_scale=awaits_scale)
     applied = None
     if adjustment:
         plain = _score(trained, labelled, answers(logits))
@@ -254,12 +256,14 @@ def _evaluated(
 
 
 def _logits(
-    trained: Trained, images: ImageSet, runtime: Runtime, *, with_scale: bool
+    trained: Trained, images: ImageSet, runtime: Runtime, display: Display, *, with_scale: bool
 ) -> tuple[Tensor, float | None]:
     """Return the logits (N, C) and, if wanted, their scale, which needs the same features."""
+    shown = partial(display.progress, f"evaluating {counted(len(images), 'image')}")
+    shown(0, len(images))
     if with_scale:
-        return scores_and_scale_of(trained.model, images.images, runtime)
-    return scores_of(trained.model, images.images, runtime), None
+        return scores_and_scale_of(trained.model, images.images, runtime, shown=shown)
+    return scores_of(trained.model, images.images, runtime, shown=shown), None
 
 
 def _applied(adjustment: _Adjustment, correction: Correction, plain: Scores) -> Adjustment:

@@ -90,9 +90,12 @@ def export_checkpoint(
     check_place(out)
     images, of = _test_images(trained, num_images, display)
     facts = _facts(trained)
-    display.info(f"exporting {trained.file}")
+    exporting = f"exporting {trained.file}"
+    display.progress(exporting, 0, 0)
     content = _WRITERS[form](_program(trained.model, trained.state.image_shape), facts)
-    verification = _verified(_READERS[form](content), trained.model, images, of)
+    run = _READERS[form](content)
+    display.progress(exporting, 1, 1)
+    verification = _verified(run, trained.model, images, of, display)
     write_whole(out, content)
     return {
         "file": str(out),
@@ -223,14 +226,21 @@ _WRITERS: dict[str, Callable[[torch.export.ExportedProgram, dict[str, Any]], byt
 _READERS: dict[str, Callable[[bytes], Run]] = {"onnx": _onnx_run, "torch": _torch_run}
 
 
-def _verified(run: Run, model: Classifier, images: Tensor, of: str) -> dict[str, Any]:
+def _verified(
+    run: Run, model: Classifier, images: Tensor, of: str, display: Display
+) -> dict[str, Any]:
     """Return how far the file's answers are from the model's. Raises RunError beyond rounding."""
     runtime = choose_runtime("cpu", "fp32")
     runtime.apply()
     expected = scores_of(model, images, runtime)
     # a single image first: the number of images must be free
     parts = [images[:1], *(part for part in torch.split(images[1:], _BATCH) if len(part))]
-    given = torch.from_numpy(np.concatenate([run(_channels_first(part)) for part in parts]))
+    answered: list[NDArray[np.float32]] = []
+    for part in parts:
+        display.progress(f"verifying on {len(images):,} {of}", sum(map(len, answered)), len(images))
+        answered.append(run(_channels_first(part)))
+    display.progress(f"verifying on {len(images):,} {of}", len(images), len(images))
+    given = torch.from_numpy(np.concatenate(answered))
     largest = float((given - expected).abs().max())
     (own, _), (others, _) = answers(expected), answers(given)
     rounding = _ROUNDING * float(expected.abs().max())

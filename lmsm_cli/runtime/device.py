@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import LmsmError, counted
 from lmsm_cli.runtime.cpu import threads_for
 from lmsm_cli.runtime.small_conv import with_window_convolutions
 
@@ -89,7 +89,7 @@ class Runtime:
     def __str__(self) -> str:
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
-        return f"CPU, {self.threads} threads, {self.precision}, {self.layout}"
+        return f"CPU, {counted(self.threads, 'thread')}, {self.precision}, {self.layout}"
 
 
 def choose_device(device: str) -> torch.device:

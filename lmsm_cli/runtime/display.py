@@ -37,6 +37,8 @@ class Step:
     """Margin-free loss and accuracy of the epoch, as far as they are known without a wait."""
     lam: float | None
     lr: float
+    num_epochs: int = 0
+    """Of the whole training; 0 where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,16 @@ class Display:
         """Leave nothing behind."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far a piece of work before the training is; `total` 0 means unknown."""
+        """Show how far a piece of work beside the training is; `total` 0 means unknown."""
+
+    def overall(self, done: int, total: int) -> None:
+        """Show how many of several runs are done."""
 
     def info(self, text: str) -> None:
         """Show a message."""
+
+    def detail(self, text: str) -> None:
+        """Show a message to those who want details: what computes, and how."""
 
     def warning(self, text: str) -> None:
         """Show a message that must not be overlooked."""
@@ -121,9 +129,17 @@ class ForwardingDisplay(Display):
         """Pass on how far a piece of work is."""
         self.shown.progress(what, done, total)
 
+    def overall(self, done: int, total: int) -> None:
+        """Pass on how many runs are done."""
+        self.shown.overall(done, total)
+
     def info(self, text: str) -> None:
         """Pass on a message."""
         self.shown.info(text)
+
+    def detail(self, text: str) -> None:
+        """Pass on a detail."""
+        self.shown.detail(text)
 
     def warning(self, text: str) -> None:
         """Pass on a warning."""

@@ -162,8 +162,10 @@ def locked(path: Path, display: Display = SILENT, *, wait: bool = True) -> Itera
     except Timeout:
         if not wait:
             raise
-        display.info(f"waiting for another process that makes {path}")
+        what = f"waiting for another process: {path}"
+        display.progress(what, 0, 0)
         lock.acquire()
+        display.progress(what, 1, 1)
     try:
         yield
     finally:

@@ -117,6 +117,7 @@ class _Worker:
         """Do trials until the study has enough."""
         said = False
         while (num_done := self.num(COUNTED)) < self.search.num_trials:
+            self.display.overall(num_done, self.search.num_trials)
             give_up_dead_trials(self.study)
             if num_done + self.num(["RUNNING"]) < self.search.num_trials:
                 self._do_one()
@@ -125,6 +126,7 @@ class _Worker:
                 self.display.info("waiting for the trials that other processes are doing")
                 said = True
             time.sleep(min(1.0, self.search.heartbeat))
+        self.display.overall(num_done, self.search.num_trials)
 
     def _do_one(self) -> None:
         with begun_trial(self.study) as trial:

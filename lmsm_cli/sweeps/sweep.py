@@ -74,6 +74,8 @@ class _Worker:
     with_plots: bool
     failed_before: set[Path]
     """Folders of earlier calls, whose runs are tried again."""
+    done: set[str]
+    """The hashes of the runs that need no more work."""
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
@@ -81,10 +83,11 @@ class _Worker:
         """Return a worker that knows which runs are there already."""
         found = index.status(plan)
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
-        num_done = sum(one.state == "completed" for one in found)
-        if num_done:
-            index.display.info(f"{num_done} of {len(plan)} runs are there already")
-        return cls(plan, index, index.display, with_plots, failed)
+        done = {one.run.config_hash for one in found if one.state == "completed"}
+        if done:
+            index.display.info(f"{len(done)} of {len(plan)} runs are there already")
+        index.display.overall(len(done), len(plan))
+        return cls(plan, index, index.display, with_plots, failed, done)
 
     def attempt(self, run: PlannedRun, *, wait: bool = False) -> bool:
         """Complete a run; return False where another process is at it, unless `wait` is set."""
@@ -103,6 +106,8 @@ class _Worker:
                     f"run {1 + self.plan.index(run)} of {len(self.plan)}: {run.label}"
                 )
                 self._complete(run)
+            self.done.add(run.config_hash)
+            self.display.overall(len(self.done), len(self.plan))
             return True
 
     def _complete(self, run: PlannedRun) -> None:

@@ -1,7 +1,7 @@
 """Logits and features of images, without any margin."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,26 +20,40 @@ from lmsm_cli.runtime.device import Runtime
 # images, since the memory of a batch grows with its pixels.
 _BATCH, _BATCH_BYTES = 250, 1 << 21
 
+# Is told how many images are done, of how many.
+Shown = Callable[[int, int], None]
+
+
+def _unseen(done: int, total: int) -> None:
+    """Show nothing."""
+
 
 @torch.inference_mode()
 def scores_of(
-    model: Classifier, images: Images, runtime: Runtime, ranks: ProcessGroup = SINGLE_PROCESS
+    model: Classifier,
+    images: Images,
+    runtime: Runtime,
+    ranks: ProcessGroup = SINGLE_PROCESS,
+    *,
+    shown: Shown = _unseen,
 ) -> Tensor:
     """Return the logits (N, C) of uint8 images (N, H, W, C), on the model's device.
 
-    Several `ranks` with the same model share the images; each returns all logits.
+    Several `ranks` with the same model share the images; each returns all logits, and tells `shown`
+    of its own.
     """
     own = ranks.local_slice(len(images))
-    logits = [model.head.logits(features) for features in _embedded(model, images, runtime, own)]
+    features_by_batch = _embedded(model, images, runtime, own, shown)
+    logits = [model.head.logits(features) for features in features_by_batch]
     return ranks.all_gather_uneven(torch.cat(logits))
 
 
 @torch.inference_mode()
 def scores_and_scale_of(
-    model: Classifier, images: Images, runtime: Runtime
+    model: Classifier, images: Images, runtime: Runtime, *, shown: Shown = _unseen
 ) -> tuple[Tensor, float]:
     """Return the logits (N, C), those of `scores_of` to the bit, and their `Head.score_scale`."""
-    batches = list(_embedded(model, images, runtime, slice(0, len(images))))
+    batches = list(_embedded(model, images, runtime, slice(0, len(images)), shown))
     # by the same batches as in scores_of, since a product of matrices rounds by its size
     logits = torch.cat([model.head.logits(features) for features in batches])
     return logits, model.head.score_scale(torch.cat(batches)).item()
@@ -53,7 +67,9 @@ def features_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
     )
 
 
-def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) -> Iterator[Tensor]:
+def _embedded(
+    model: Classifier, images: Images, runtime: Runtime, part: slice, shown: Shown = _unseen
+) -> Iterator[Tensor]:
     """Yield the features of a part of the images by batches; for an empty part, one of no rows."""
     was_training = model.training
     model.eval()
@@ -64,6 +80,7 @@ def _embedded(model: Classifier, images: Images, runtime: Runtime, part: slice) 
             with runtime.arithmetic():
                 features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
             yield features
+            shown(min(start + step, part.stop) - part.start, part.stop - part.start)
     finally:
         model.train(was_training)
 

@@ -1,9 +1,10 @@
 """How a run ends: its status in any case; after the training its test scores and pictures."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -11,7 +12,14 @@ import numpy as np
 
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS
-from lmsm_cli.errors import CheckpointError, LmsmError, PrunedError, RunError, StoppedError
+from lmsm_cli.errors import (
+    CheckpointError,
+    LmsmError,
+    PrunedError,
+    RunError,
+    StoppedError,
+    counted,
+)
 from lmsm_cli.metrics import Scores, score
 from lmsm_cli.reports import plots
 from lmsm_cli.reports.rarity import arm_of_run
@@ -21,6 +29,7 @@ from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import MOST_LOGITS, Predictions
 from lmsm_cli.runs.record import read_run
+from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.runtime.signals import Terminated
 from lmsm_cli.training.evaluate import answers, features_of, scores_of
 from lmsm_cli.training.loop import Trainer
@@ -52,9 +61,16 @@ def status_of(folder: RunFolder | None) -> Iterator[None]:
     folder.write_status("completed", exit_code=0)
 
 
-def score_images(trainer: Trainer, images: ImageSet) -> tuple[Scores, Predictions]:
-    """Return the scores of the model on labelled images, which the ranks share, and its answers."""
-    logits = scores_of(trainer.model, images.images, trainer.runtime, trainer.ranks)
+def score_images(
+    trainer: Trainer, images: ImageSet, display: Display = SILENT, what: str = "testing"
+) -> tuple[Scores, Predictions]:
+    """Return the scores of the model on labelled images, which the ranks share, and its answers.
+
+    `what` is the name of the work for the display.
+    """
+    shown = partial(display.progress, f"{what} on {counted(len(images), 'image')}")
+    shown(0, len(images))
+    logits = scores_of(trainer.model, images.images, trainer.runtime, trainer.ranks, shown=shown)
     predicted, probabilities = answers(logits)
     labels = images.labels.numpy()
     predictions = Predictions(
@@ -72,11 +88,11 @@ def build_scores_json(
     trainer: Trainer,
     history: History,
     folder: RunFolder,
-    warn: Callable[[str], None],
+    display: Display,
 ) -> ScoresDocument:
     """Return scores.json: the last epoch's test scores, and what best.pt would have given.
 
-    `warn` is called with a text where best.pt is lost, which costs only its own scores.
+    `display` is warned where best.pt is lost, which costs only its own scores.
     """
     head, rows = trainer.model.head, history.rows
     values = {
@@ -86,7 +102,7 @@ def build_scores_json(
         "lambda": head.lambda_at(1.0),
         "effective_margin": head.effective_margin_at(1.0),
         "test_images_per_class": trainer.config.test_images_per_class,
-        "best_on_validation": _best_scores(scores, trainer, history, folder, warn),
+        "best_on_validation": _best_scores(scores, trainer, history, folder, display),
         "training": {
             "seconds": sum(row["seconds"] for row in rows),
             "images_per_second": median(row["images_per_second"] for row in rows),
@@ -100,7 +116,7 @@ def _best_scores(
     trainer: Trainer,
     history: History,
     folder: RunFolder,
-    warn: Callable[[str], None],
+    display: Display,
 ) -> dict[str, Any] | None:
     """Return what best.pt gives on the test images: where it is the last epoch, `scores`."""
     names = ("accuracy", "balanced_accuracy")
@@ -111,10 +127,11 @@ def _best_scores(
     try:
         best = trainer.runtime.place(checkpoint.load_checkpoint(folder.best_checkpoint))
     except CheckpointError as error:
-        warn(f"{error}; scores.json has no best_on_validation")
+        display.warning(f"{error}; scores.json has no best_on_validation")
         return None
     alone = replace(trainer, model=best, ranks=SINGLE_PROCESS)
-    scores, _ = score_images(alone, trainer.data.test)
+    what = f"testing the best epoch, {history.best['epoch']},"
+    scores, _ = score_images(alone, trainer.data.test, display, what)
     return history.best | {name: getattr(scores, name) for name in names}
 
 

@@ -220,7 +220,7 @@ def _one_epoch(
         num_images += len(batch.all_labels)
         seen = _checked(watch.running(), epoch)
         lam = model.head.lambda_at(progress)
-        on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, lam, lr))
+        on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, lam, lr, config.epochs))
         is_polled = n + 1 < num_steps and (ranks.size == 1 or n % _POLL_EVERY == 0)
         if is_polled and (signal := stop()):
             _checked(watch.total(), epoch)

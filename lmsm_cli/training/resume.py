@@ -98,6 +98,8 @@ class ResumeState:
         """Return how torch or the runtime differ from before, in words; "" if they do not."""
         versions = _versions(runtime)
         before = (self.state and self.state.versions) or versions
+        # an older lmsm wrote it so
+        before = {name: text.replace(" 1 threads", " 1 thread") for name, text in before.items()}
         pairs = [(before.get(name), now) for name, now in versions.items()]
         return "; ".join(f"{old} before, {now} now" for old, now in pairs if old != now)
 

@@ -105,8 +105,7 @@ def start_run(config: Config, display: Display, *, with_plots: bool = True) -> R
         with run.folder.locked() if run.folder else nullcontext():
             if run.folder:
                 log.write_to(run.folder.log_line)
-                number, where = len(run.trainer.data.training), run.trainer.device_text
-                log.info(f"{run.folder.path}: {number} training images on {where}")
+                _note_start(run, run.folder, log)
             _finish(run, log, with_plots)
         return run.folder
 
@@ -221,15 +220,32 @@ def _finish(run: Run, display: Display, with_plots: bool) -> None:
     memory = reported_memory(trainer.runtime.device, trainer.config.batch_size)
     with status_of(folder), memory:
         history = _train(run, where, display)
-        scores, predictions = score_images(trainer, trainer.data.test)
+        scores, predictions = score_images(trainer, trainer.data.test, display)
         if folder:
             if run.images:  # in the order of images.npz, so nothing without it
                 write_predictions(folder.path, predictions)
-            document = build_scores_json(scores, trainer, history, folder, display.warning)
+            document = build_scores_json(scores, trainer, history, folder, display)
             images = run.images and Images.model_validate(run.images.split_digests)
             folder.write_scores(document.model_copy(update={"images": images}))
             if with_plots:
+                display.progress("drawing the plots", 0, 0)
                 draw_plots(folder, trainer)
+                display.progress("drawing the plots", 1, 1)
+
+
+def _note_start(run: Run, folder: RunFolder, display: Display) -> None:
+    """Show what a run begins with, and log what computes, which few want to see."""
+    sets = run.trainer.data.parts.items()
+    numbers = ", ".join(f"{len(images):,} {part}" for part, images in sets)
+    display.info(f"{numbers} images")
+    display.info(f"run folder: {folder.path}")
+    _note_device(run, folder, display)
+
+
+def _note_device(run: Run, folder: RunFolder, display: Display) -> None:
+    text = f"computes on: {run.trainer.device_text}"
+    folder.log_line(text)
+    display.detail(text)
 
 
 def _note_resumption(run: Run, folder: RunFolder, saved: ResumeState, display: Display) -> None:
@@ -240,9 +256,10 @@ def _note_resumption(run: Run, folder: RunFolder, saved: ResumeState, display: D
     if run.images and saved.images is None:
         write_images(folder.path, run.images)  # the run ended before it was written, or it was lost
     place = f"epoch {position.epoch}" + (f", step {position.step}" if position.step else "")
-    text = f"{folder.path}: goes on after {place} on {where}"
+    text = f"{folder.path}: goes on after {place}"
     folder.log_line(text)
     display.info(text)
+    _note_device(run, folder, display)
     if difference := saved.difference_to(where):
         display.warning(
             f"{difference}: the end is that of an undisturbed run but for rounding and dropout's "
