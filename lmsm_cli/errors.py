@@ -190,7 +190,14 @@ def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the known name nearest to `name`, else the known names."""
-    names = sorted(known)
-    near = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(names)})"
+    """Return what `name` may have meant, as ` (did you mean 'x'?)`, else the known names.
+
+    It may have meant all known names that begin so, else the nearest one.
+    """
+    names, typed = sorted(known), name.lower()
+    longer = [known for known in names if known.startswith(typed)] if len(typed) > 1 else []
+    near = longer or get_close_matches(typed, names, n=1, cutoff=0.5)
+    if not near:
+        return f" (known: {', '.join(names)})"
+    *others, last = map(repr, near)
+    return f" (did you mean {', '.join(others)}{' or ' if others else ''}{last}?)"

@@ -1,5 +1,6 @@
 """Config: precedence, strictness, derived defaults, messages."""
 
+import re
 from typing import get_args
 
 import pytest
@@ -128,9 +129,11 @@ def test_all_mistakes_are_found_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dataset": "cifar"}, "did you mean 'cifar10'?"),
+        ({"dataset": "cifar"}, "(did you mean 'cifar10' or 'cifar100'?)"),
         ({"dataset": "imbalanced", "factor": "0"}, "--factor: factor is '0'"),
         ({"dataset": "imbalanced", "factor": "1.5"}, "--factor: factor is '1.5'"),
+        ({"dataset": "imbalanced", "factor": "100"}, "at most 1: 1/100 is 0.01"),
+        ({"dataset": "imbalanced", "factor": "inf"}, "--factor: factor is 'inf'"),
         ({"dataset": "imbalanced", "factor": "nan"}, "--factor"),
         ({"epochs": "many"}, "--epochs: epochs is 'many'"),
         ({"epochs": "2.5"}, "--epochs: epochs is '2.5'"),
@@ -191,6 +194,15 @@ def test_unknown_preset_names_the_nearest():
     """A misspelt preset is refused with the one that was meant."""
     with pytest.raises(LmsmError, match="did you mean 'balanced-resnet18'"):
         Layer.of_preset("balanced-resnet-18")
+
+
+def test_all_presets_that_begin_so_are_named():
+    """Half a name stands for all that go on from it, not for the one that looks most alike."""
+    begun = [name for name in preset_names() if name.startswith("imbalanced")]
+    with pytest.raises(LmsmError) as caught:
+        Layer.of_preset("imbalanced")
+    assert len(begun) > 1
+    assert re.findall("'(.*?)'", str(caught.value)) == ["imbalanced", *begun]
 
 
 def test_models_of_the_config_are_those_that_exist():

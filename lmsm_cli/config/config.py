@@ -3,6 +3,7 @@
 To add a choice, add a field with its docstring: the flag, its help and its YAML key follow.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -257,6 +258,21 @@ class Config(BaseModel):
     """Write the curves into the run folder for TensorBoard too; needs `pip install tensorboard`."""
     out: Folder = Path("runs")
     """Folder that the run folder is made in."""
+
+    @field_validator("factor", mode="before")
+    @classmethod
+    def _check_ratio(cls, value: Any) -> Any:
+        """Name the share that a ratio stands for: papers write 100 where the share is 0.01."""
+        try:
+            ratio = float(value)
+        except (TypeError, ValueError):
+            return value
+        if 1 < ratio < math.inf:
+            raise ValueError(
+                "give images in the smallest class / images in the largest, at most 1: "
+                f"1/{ratio:g} is {1 / ratio:.3g}"
+            )
+        return value
 
     @model_validator(mode="before")
     @classmethod
