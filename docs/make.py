@@ -26,9 +26,7 @@ def of_demo(demo: Path) -> None:
         console.print("$ lmsm demo", style="bold green")
         for table in comparison_tables(comparison):
             console.print(table)
-        console.save_svg(
-            str(HERE / "demo.svg"), title="softmax against L-Softmax, long-tailed digits"
-        )
+        console.save_svg(str(HERE / "demo.svg"), title="three losses on long-tailed digits")
     shutil.copy(demo / "features.png", HERE / "features.png")
 
 

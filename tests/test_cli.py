@@ -1,6 +1,7 @@
 """The command line from outside: exit codes, streams, JSON, tables; products on disk."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -365,10 +366,17 @@ def test_class_folders_from_the_command_line(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_demo_compares_and_draws(tmp_path, capsys):
-    """The demo leaves a comparison of three losses and the picture of four margins."""
+    """The demo leaves a comparison of three losses and the picture of four margins.
+
+    No validation loss of the comparison begins far above ln 10, that of guessing.
+    """
     document = run_json(capsys, "demo", "--seeds", 1, "--out", tmp_path)
-    assert len(document["groups"]) == 3
+    losses = [group["label"].partition(":")[0] for group in document["groups"]]
+    assert losses == ["softmax", "lsoftmax", "balanced-softmax"]
     (folder,) = tmp_path.iterdir()
+    for run in (folder / "comparison").iterdir():
+        first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+        assert first["val_loss"] < 3 * math.log(10), run
     assert document["picture"] == str(folder / "features.png")
     assert (folder / "features.png").read_bytes().startswith(b"\x89PNG")
     margins = [

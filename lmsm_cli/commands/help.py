@@ -50,7 +50,7 @@ FRONT: tuple[tuple[str, str], ...] = (
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "demo": (
         ("Compare three losses on small images", "lmsm demo"),
-        ("The same over five seeds", "lmsm demo --seeds 5"),
+        ("Tell smaller differences, by more seeds", "lmsm demo --seeds 8"),
     ),
     "train": (
         ("Train on embedded digits, without a download", "lmsm train --preset digits"),
