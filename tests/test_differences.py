@@ -143,11 +143,15 @@ def test_runs_without_predictions_are_over_seeds_and_said_so():
 def test_where_no_run_is_above_chance_there_is_no_verdict():
     """All arms guess frogs: the reason says so, though the interval excludes 0."""
     answers = {"softmax": arms((0.9, 0.7, 0.02)), "vs": arms((0.9, 0.7, 0.2), start=9)}
-    vs = group_of(of_losses(answers), "vs")
-    few = vs.differences["few"]
-    assert few.low > 0
-    assert (few.verdict, few.reason) == ("can't tell", "no run above chance: train longer first")
-    assert vs.differences["many"].reason == ""  # dogs and cats are known
+    for over in (Over.BOTH, Over.SEEDS):
+        vs = group_of(of_losses(answers, question=Question(over)), "vs")
+        few = vs.differences["few"]
+        assert few.low > 0
+        assert (few.verdict, few.reason) == (
+            "can't tell",
+            "no run above chance: train longer first",
+        )
+        assert vs.differences["many"].reason == ""  # dogs and cats are known
     above = answers | {"focal": arms((0.9, 0.7, 0.9), start=40)}
     assert group_of(of_losses(above), "vs").differences["few"].verdict == "better"
 
@@ -163,9 +167,11 @@ def test_few_test_images_forbid_a_verdict():
         )
         for seed in range(3)
     ]
-    few = group_of(compare_runs(records), "vs").differences["few"]
-    assert few.low > 0
-    assert (few.verdict, few.reason) == ("can't tell", "19 test images, and a verdict needs 20")
+    for over in (Over.BOTH, Over.SEEDS):
+        comparison = compare_runs(records, question=Question(over))
+        few = group_of(comparison, "vs").differences["few"]
+        assert few.low > 0
+        assert (few.verdict, few.reason) == ("can't tell", "19 test images, and a verdict needs 20")
 
 
 def test_holm_takes_a_verdict_that_stands_alone():

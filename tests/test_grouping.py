@@ -143,15 +143,19 @@ def test_groups_are_held_against_softmax_pair_by_pair():
 
 def test_verdict_tells_rare_classes_from_all():
     """Better on rare classes alone is said as that."""
-    sharp = [
-        run(f"s{i}", (0.9 - d, 0.5 + d), loss=LSOFTMAX, seed=i)
-        for i, d in enumerate((0.2, 0.21, 0.22))
+    runs = [
+        run(f"{loss}{i}", scores=scores_json(one, test=(30, 30)), loss=loss, seed=i)
+        for loss, accuracies in (
+            ("softmax", [(0.9, 0.5)] * 3),
+            (LSOFTMAX, [(0.9 - d, 0.5 + d) for d in (0.2, 0.21, 0.22)]),
+        )
+        for i, one in enumerate(accuracies)
     ]
-    comparison = compare_runs([*seeds("softmax", (0.5, 0.5, 0.5)), *sharp])
+    comparison = compare_runs(runs)
     assert comparison.groups[1].verdict == "better on rare classes, can't tell overall"
     single = compare_runs([run("a"), run("b", loss=LSOFTMAX)])
     assert single.groups[1].verdict == "can't tell"
-    assert single.groups[1].differences["few"].reason == "one seed"
+    assert single.groups[1].differences["few"].reason.endswith("one seed")
 
 
 def test_the_baseline_shares_the_other_choices():

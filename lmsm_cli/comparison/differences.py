@@ -17,7 +17,14 @@ from lmsm_cli.comparison.intervals import ALPHA, Difference, difference, verdict
 from lmsm_cli.comparison.planning import floor_of, seeds_needed
 from lmsm_cli.comparison.records import Group
 from lmsm_cli.comparison.samples import Sample, by_seed, values
-from lmsm_cli.comparison.two_way import Estimate, NoVerdict, Over, Why, two_way
+from lmsm_cli.comparison.two_way import (
+    FEWEST_IMAGES,
+    Estimate,
+    NoVerdict,
+    Over,
+    Why,
+    two_way,
+)
 from lmsm_cli.comparison.verdicts import (
     FEWEST_STEPS,
     Remark,
@@ -25,7 +32,7 @@ from lmsm_cli.comparison.verdicts import (
     holm,
     undertrained,
 )
-from lmsm_cli.metrics import METRICS, Scores
+from lmsm_cli.metrics import METRICS, ClassScore, Scores, shot_groups
 
 _HINTS = {
     Remark.FEW_STEPS: f"fewer than {FEWEST_STEPS} training steps",
@@ -57,6 +64,8 @@ class _Peers:
     weights: Mapping[str, NDArray[np.float64]]
     names: tuple[str, ...]
     """Of the classes."""
+    images: Mapping[str, int]
+    """The test images of each score that is a mean of right answers."""
     question: Question
 
     @classmethod
@@ -71,7 +80,8 @@ class _Peers:
         weights = weights_of(answers.strata, counts) if answers else {}
         own = {number: members[number] for number in numbers}
         names = tuple(one.name for one in first.per_class)
-        return cls(tuple(numbers), own, answers, weights, names, question)
+        images = _images_of(first.per_class, counts)
+        return cls(tuple(numbers), own, answers, weights, names, images, question)
 
     def differences(self, number: int, baseline: int) -> dict[str, Difference | None]:
         """Return each score's difference of two groups, before Holm's step."""
@@ -82,9 +92,20 @@ class _Peers:
             if metric.is_share and both is not None and key in self.weights:
                 found[key] = self._from_answers(both, key)
             elif metric.is_share:
-                sides = by_seed(own, other, key)
-                found[key] = difference(*sides, higher_is_better=metric.higher_is_better)
+                found[key] = self._from_scores(own, other, key)
         return found
+
+    def _from_scores(
+        self, own: Sequence[Sample], other: Sequence[Sample], key: str
+    ) -> Difference | None:
+        """Return the difference over seeds alone."""
+        sides = by_seed(own, other, key)
+        found = difference(*sides, higher_is_better=METRICS[key].higher_is_better)
+        images = self.images.get(key, FEWEST_IMAGES)
+        if found is None or found.reason or images >= FEWEST_IMAGES:
+            return found
+        few = NoVerdict(Why.FEW_IMAGES, images=images)
+        return replace(found, reason=self.in_words(few), verdict="can't tell")
 
     def _from_answers(self, both: Crossed, key: str) -> Difference | None:
         estimate = two_way(both, self.weights[key])
@@ -101,12 +122,13 @@ class _Peers:
             verdict="can't tell",
             over=estimate.over,
             p_value=estimate.p_value,
-            reason="; ".join(self._in_words(one) for one in estimate.no_verdict),
+            reason="; ".join(self.in_words(one) for one in estimate.no_verdict),
             seeds_needed=(needed.fewest, needed.most) if needed else None,
             floor=floor_of(parts) if parts else None,
         )
 
-    def _in_words(self, one: NoVerdict) -> str:
+    def in_words(self, one: NoVerdict) -> str:
+        """Return what forbids a verdict, and the way out where there is one."""
         named = ", ".join(self.names[number] for number in one.classes)
         match one.why:
             case Why.NO_IMAGE:
@@ -118,13 +140,13 @@ class _Peers:
             case Why.TWO_SEEDS:
                 return "two seeds: give a third"
             case Why.FEW_IMAGES:
-                return f"{one.images} test images, and a verdict needs 20"
+                return f"{one.images} test images, and a verdict needs {FEWEST_IMAGES}"
             case Why.CHANCE:
                 return "no run above chance: train longer first"
 
     def at_chance(self, key: str) -> NoVerdict | None:
         """Return the reason where no group has learned the classes of a score."""
-        if key not in self.weights:
+        if key not in self.images:
             return None
         arms = [self._alone(number, key) for number in self.numbers]
         return chance_forbids(arms, len(self.names))
@@ -132,12 +154,27 @@ class _Peers:
     def _alone(self, number: int, key: str) -> Estimate:
         """Return a group's own score with its interval; without one where predictions lack."""
         own = self.answers.alone(self.members[number]) if self.answers else None
-        if own is not None:
+        if own is not None and key in self.weights:
             return two_way(own, self.weights[key])
-        known = list(values(self.members[number], key).values())
-        mean = sum(known) / len(known) if known else None
-        nothing = (NoVerdict(Why.NOTHING_VARIES),)
-        return Estimate(mean, None, None, None, Over.SEEDS, (len(known),), 0, None, nothing)
+        known = values(self.members[number], key)
+        found = difference(known, dict.fromkeys(known, 0.0), higher_is_better=True)
+        seeds, images = (len(known),), self.images[key]
+        if found is None or found.low is None:  # one run or two: their mean
+            mean = found.mean if found else None
+            constant = (NoVerdict(Why.NOTHING_VARIES),)
+            return Estimate(mean, None, None, None, Over.SEEDS, seeds, images, None, constant)
+        bounds = (found.mean, found.low, found.high, found.p_value)
+        return Estimate(*bounds, Over.SEEDS, seeds, images, None)
+
+
+def _images_of(classes: Sequence[ClassScore], train_counts: Sequence[int | None]) -> dict[str, int]:
+    """Return the test images of accuracy, balanced accuracy and each group of classes."""
+    whole = sum(one.test_count for one in classes)
+    groups = shot_groups(train_counts)
+    members = {
+        name: sum(classes[number].test_count for number in some) for name, some in groups.items()
+    }
+    return {"accuracy": whole, "balanced_accuracy": whole} | members
 
 
 def held_against(
@@ -202,8 +239,12 @@ def _judged(
         rows = [(number, one) for number, some in raw.items() if (one := some.get(key))]
         forbidden = peers.at_chance(key) if rows else None
         if forbidden:
-            reason = peers._in_words(forbidden)
-            rows = [(number, replace(one, reason=reason)) for number, one in rows]
+            said = peers.in_words(forbidden)
+            reasons = ["; ".join(filter(None, (said, one.reason))) for _, one in rows]
+            rows = [
+                (number, replace(one, reason=reason))
+                for (number, one), reason in zip(rows, reasons, strict=True)
+            ]
         adjusted = holm([None if one.reason else one.p_value for _, one in rows])
         for (number, one), p in zip(rows, adjusted, strict=True):
             judged[number][key] = verdict_of(one, p, higher_is_better=metric.higher_is_better)
