@@ -51,6 +51,44 @@ def test_it_tells_what_the_run_then_takes(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize(("share", "passes"), [("0.1", 2), ("0", 1)])
+def test_every_phase_is_named_and_they_add_up(tmp_path, monkeypatch, capsys, share, passes):
+    """Each epoch validates and saves; the test is one pass, two where best.pt may be another."""
+    drawn, draw = [], dry_run.draw_plots
+
+    def seconds(trainer, images, *, is_test):
+        return 0.5 if is_test else 0.25 if images else 0.0
+
+    def counted(folder, trainer):
+        drawn.append(len(trainer.data.test))
+        draw(folder, trainer)
+
+    monkeypatch.setattr(dry_run, "_seconds_an_image", seconds)
+    monkeypatch.setattr(dry_run, "draw_plots", counted)
+    words = [*QUICK, "--epochs", "3", "--validation", share, "--out", str(tmp_path), "--dry-run"]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    phases = told["phases"]
+    assert list(phases) == [
+        "preparing", "training", "validation", "checkpoints", "testing", "plots",
+    ]  # fmt: skip
+    assert told["total_seconds"] == pytest.approx(sum(phases.values()))
+    steps = 3 * told["steps_per_epoch"] * told["step_seconds"]
+    extra = max(0.0, told["first_step_seconds"] - told["step_seconds"])
+    assert phases["training"] == pytest.approx(steps + extra)
+    assert phases["validation"] == 3 * 0.25 * told["validation_images"]
+    assert phases["checkpoints"] == pytest.approx(3 * told["save_seconds"])
+    assert phases["testing"] == passes * 0.5 * 599
+    assert phases["plots"] > 0
+    assert drawn == [250]
+    assert files_below(tmp_path) == []
+    assert main(words) == 0
+    table = capsys.readouterr().out
+    assert f"{'9 min 59 s' if passes == 2 else '5 min 0 s'} on 599 images" in table
+    assert ("validation  " in table) == (passes == 2)
+
+
+@pytest.mark.usefixtures("brief")
 def test_the_table_is_on_stdout(tmp_path, capsys):
     """Without --json a few lines for people, and progress on stderr; folders stay as they are."""
     (tmp_path / "mine").write_text("")

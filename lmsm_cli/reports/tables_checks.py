@@ -21,6 +21,7 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 def dry_run_table(document: Mapping[str, Any]) -> Table:
     """Return what a run will take, by what trying it out took."""
     texts = {"device": document["device"]}
+    phases = {name: duration(seconds) for name, seconds in document["phases"].items()}
     for key, value in document.items():
         if key.endswith("_seconds"):
             texts[key] = duration(value)
@@ -34,15 +35,30 @@ def dry_run_table(document: Mapping[str, Any]) -> Table:
         "images": "{training_images} training, {validation_images} validation, {test_images} test",
         "a step": step + ", the first {first_step_seconds}",
         "an epoch": "{steps_per_epoch} steps, {epoch_seconds} with validation and checkpoint",
-        "the whole run": "{total_seconds} for {epochs} epochs",
+        "preparing": phases["preparing"] + ", to read the data and build the net",
+        "training": phases["training"] + " for {epochs} epochs",
+        "validation": phases["validation"] + " on {validation_images} images each epoch",
+        "checkpoints": phases["checkpoints"],
+        "testing": phases["testing"] + _tested(document),
+        "plots": phases["plots"],
+        "the whole run": "{total_seconds}",
         "memory": "{peak_memory_bytes} at most",
         "a checkpoint": "{checkpoint_bytes}, saved in {save_seconds}, read back and equal",
         "disk": "{disk_bytes} needed, {free_disk_bytes} free",
     }
+    if not document["validation_images"]:
+        del rows["validation"]
     table = _grid()
     for name, value in rows.items():
         table.add_row(name, shown(value.format_map(texts)))
     return table
+
+
+def _tested(document: Mapping[str, Any]) -> str:
+    """Return what the test of a run takes its time for."""
+    if not document["validation_images"]:
+        return " on {test_images} images"
+    return " on {test_images} images, twice where the best epoch is not the last"
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:

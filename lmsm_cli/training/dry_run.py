@@ -3,8 +3,8 @@
 import shutil
 import statistics
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_distributed
 from lmsm_cli.errors import DiskError, RunError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import Position
@@ -21,7 +21,7 @@ from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
 from lmsm_cli.runtime.display import SILENT, Display, Step
 from lmsm_cli.runtime.memory import peak_memory, reported_memory
 from lmsm_cli.runtime.signals import ignore_sighup
-from lmsm_cli.training.finish import score_images
+from lmsm_cli.training.finish import build_scores_json, draw_plots, score_images
 from lmsm_cli.training.loop import Trainer, train, validate
 from lmsm_cli.training.resume import History, save_checkpoint
 from lmsm_cli.training.run import prepare
@@ -33,6 +33,8 @@ _WARM_UP = {"cpu": 1, "cuda": 8}
 _TIMED_SECONDS = 1.5
 # Images of a batch in evaluation; the second of two batches is timed.
 _EVALUATED = 250
+# Epochs of the history that is drawn to see how long that takes.
+_MOST_DRAWN = 200
 # Plots, logs and scores of a run folder, and a row of metrics.jsonl.
 _OTHER_FILES, _ROW = 1_000_000, 1_500
 
@@ -55,6 +57,11 @@ class _Clock:
     def seconds(self) -> float:
         """The time of a warm step; of the first, where there was only one."""
         return statistics.median(self._times or [self.first])
+
+    @property
+    def first_extra(self) -> float:
+        """What the first step takes longer."""
+        return max(0.0, self.first - self.seconds)
 
     def __call__(self, step: Step) -> None:
         """Note that a step was taken. Raises _EnoughError on all ranks alike."""
@@ -82,25 +89,38 @@ def dry_run(config: Config, display: Display) -> dict[str, Any] | None:
     first rank. Raises what the run would raise, and DiskError where it would fill the disk.
     """
     with init_distributed(config.device) as ranks, ignore_sighup():
+        started = time.perf_counter()
         trainer = prepare(config, display if ranks.is_main else SILENT, ranks).trainer
+        preparing = time.perf_counter() - started
         with reported_memory(trainer.runtime.device, config.batch_size):
-            document = _measured(trainer, display.info if ranks.is_main else SILENT.info)
+            document = _measured(trainer, preparing, display if ranks.is_main else SILENT)
         return document if ranks.is_main else None
 
 
-def _measured(trainer: Trainer, info: Callable[[str], None]) -> dict[str, Any]:
-    """Do everything once; return what it took, and what follows for the run."""
+def _measured(trainer: Trainer, preparing: float, display: Display) -> dict[str, Any]:
+    """Do everything once; return what it took, and what follows for the run.
+
+    `preparing` are the seconds in which the data was read and the net built.
+    """
     config, data = trainer.config, trainer.data
     clock = _Clock(trainer.runtime.device, trainer.ranks)
     with suppress(_EnoughError):
-        for _ in train(trainer, on_step=clock, info=info):
+        for _ in train(trainer, on_step=clock, info=display.info):
             pass
-    validation = _seconds_an_image(trainer, data.validation, is_test=False)
-    test = _seconds_an_image(trainer, data.test, is_test=True)
-    num_bytes, saving = _save_and_read_back(trainer) if trainer.ranks.is_main else (0, 0.0)
     num_validation = len(data.validation or ())
-    epoch = trainer.num_steps * clock.seconds + num_validation * validation + saving
-    ends = len(data.test) * test * (2 if data.validation else 1)  # best.pt is tested too
+    validation = num_validation * _seconds_an_image(trainer, data.validation, is_test=False)
+    test = len(data.test) * _seconds_an_image(trainer, data.test, is_test=True)
+    num_bytes, saving, plotting = _try_files(trainer) if trainer.ranks.is_main else (0, 0.0, 0.0)
+    epoch = trainer.num_steps * clock.seconds + validation + saving
+    phases = {
+        "preparing": preparing,
+        "training": clock.first_extra + config.epochs * trainer.num_steps * clock.seconds,
+        "validation": config.epochs * validation,
+        "checkpoints": config.epochs * saving,
+        "testing": test * (2 if data.validation else 1),  # best.pt too, if of another epoch
+        # the features of a net that can be drawn are those of all test images
+        "plots": plotting + (test if trainer.model.head.weight.shape[1] == 2 else 0.0),
+    }
     document = {
         "device": trainer.device_text,
         "training_images": len(data.training),
@@ -114,7 +134,8 @@ def _measured(trainer: Trainer, info: Callable[[str], None]) -> dict[str, Any]:
         "images_per_second": config.batch_size / clock.seconds,
         "save_seconds": saving,
         "epoch_seconds": epoch,
-        "total_seconds": max(0.0, clock.first - clock.seconds) + config.epochs * epoch + ends,
+        "phases": phases,
+        "total_seconds": sum(phases.values()),
         "peak_memory_bytes": peak_memory(trainer.runtime.device),
         "checkpoint_bytes": num_bytes,
     }
@@ -137,30 +158,54 @@ def _seconds_an_image(trainer: Trainer, images: ImageSet | None, *, is_test: boo
     return seconds
 
 
-def _save_and_read_back(trainer: Trainer) -> tuple[int, float]:
-    """Save a checkpoint where the run would; return its bytes and the seconds of saving it.
+def _try_files(trainer: Trainer) -> tuple[int, float, float]:
+    """Write and draw where the run would; return a checkpoint's bytes, the seconds of both.
 
-    Raises DiskError, and RunError where reading it back gives something else.
+    Raises DiskError, and RunError where reading the checkpoint back gives something else.
     """
-    model, config = trainer.model, trainer.config
-    above = folder_above(config.out)
+    above = folder_above(trainer.config.out)
     try:
         with TemporaryDirectory(prefix=".lmsm-dry-run-", dir=above) as name:
             folder = RunFolder(Path(name))
-            started = time.perf_counter()
-            save_checkpoint(folder, trainer, History(), Position())
-            seconds = time.perf_counter() - started
-            state = checkpoint.load(folder.checkpoint)
-            saved = checkpoint.restore(state, folder.checkpoint).state_dict()
-            restore_optimizer(model, new_optimizer(model, config), state.optimizer or {})
-            size = folder.checkpoint.stat().st_size
+            size, saving = _save_and_read_back(trainer, folder)
+            return size, saving, _seconds_of_plots(trainer, folder)
     except OSError as error:
         raise DiskError(
             f"cannot write in {above}: {reason_of(error)}; choose another folder with --out"
         ) from None
+
+
+def _save_and_read_back(trainer: Trainer, folder: RunFolder) -> tuple[int, float]:
+    """Save a checkpoint; return its bytes and the seconds of saving it.
+
+    Raises RunError where reading it back gives something else.
+    """
+    model, config = trainer.model, trainer.config
+    started = time.perf_counter()
+    save_checkpoint(folder, trainer, History(), Position())
+    seconds = time.perf_counter() - started
+    state = checkpoint.load(folder.checkpoint)
+    saved = checkpoint.restore(state, folder.checkpoint).state_dict()
+    restore_optimizer(model, new_optimizer(model, config), state.optimizer or {})
     if not all(torch.equal(value.cpu(), saved[key]) for key, value in model.state_dict().items()):
         raise RunError("the checkpoint does not give back the weights that were saved")
-    return size, seconds
+    return folder.checkpoint.stat().st_size, seconds
+
+
+def _seconds_of_plots(trainer: Trainer, folder: RunFolder) -> float:
+    """Draw the plots of a made-up history and of a batch of test images; return the seconds."""
+    part = torch.linspace(0, len(trainer.data.test) - 1, min(_EVALUATED, len(trainer.data.test)))
+    few = replace(trainer.data, test=trainer.data.test.subset(part.long()))
+    briefly = replace(trainer, data=few, ranks=SINGLE_PROCESS)
+    row = dict.fromkeys(("train_loss", "train_accuracy", "lr", "seconds", "images_per_second"), 1.0)
+    epochs = range(1, min(trainer.config.epochs, _MOST_DRAWN) + 1)
+    history = History([row | {"epoch": epoch} for epoch in epochs])
+    scores, _ = score_images(briefly, few.test)
+    folder.write_scores(build_scores_json(scores, briefly, history, folder, SILENT))
+    folder.write_metrics(history.rows)
+    started = time.perf_counter()
+    draw_plots(folder, briefly)
+    return time.perf_counter() - started
 
 
 def _disk(config: Config, checkpoints: int) -> dict[str, int]:
