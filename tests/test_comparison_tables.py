@@ -196,6 +196,33 @@ def test_csv_has_a_row_for_each_group_with_fractions():
     assert (better["class cat training images"], better["class cat test images"]) == ("30", "7")
 
 
+def test_csv_has_what_a_difference_rests_on():
+    """Each difference has what it is over, both p-values, the reason, and what would tell."""
+    told = Difference(
+        *(0.031, 0.005, 0.057, 5, True, "can't tell"),
+        over="seeds and test images",
+        p_value=0.02,
+        p_holm=0.06,
+        reason="not after Holm",
+        seeds_needed=(8, 14),
+        floor=0.01,
+    )
+    bare = Difference(-0.01, None, None, 1, True, "can't tell", reason="one seed")
+    one = group("vs", 0.7, differences={"few": told, "accuracy": bare})
+    groups = (group("softmax", 0.6, is_baseline=True), one)
+    baseline, row = csv.DictReader(io.StringIO(to_csv(Comparison(("loss",), groups, ()))))
+    titles = ("over", "p", "p after Holm", "verdict", "reason", "seeds needed from")
+    titles += ("seeds needed to", "floor")
+    assert [row[f"few {title}"] for title in titles] == [
+        *("seeds and test images", "0.02", "0.06", "can't tell", "not after Holm", "8", "14"),
+        "0.01",
+    ]
+    assert [row[f"accuracy {title}"] for title in titles] == [
+        *("seeds", "", "", "can't tell", "one seed", "", "", "")
+    ]
+    assert {baseline[f"few {title}"] for title in titles} == {""}
+
+
 def test_markdown_escapes_what_it_would_take_for_markup():
     """A bar or star in a name stays one; numbers are right-aligned."""
     lines = to_markdown(comparison_tables(held())[0]).splitlines()

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lmsm_cli.comparison.intervals import Difference
 from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.errors import visible
 
@@ -16,7 +17,13 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 def to_csv(comparison: Comparison) -> str:
     """Return a row for each group: its choices, scores, differences, and accuracies per class.
 
-    Shares are fractions; what a group does not have is empty. Runs without scores are left out.
+    Shares are fractions; what a group does not have is empty. Runs without scores are left out. Of
+    a score's difference to the baseline there are, each under the score's name: `low` and `high`,
+    the bounds of its 95% interval; `over`, what the interval allows for; `p`, and `p after Holm`,
+    over the groups; its `verdict`, and the `reason` where there is none; `seeds needed from` and
+    `to`, of either side, to tell a difference of the size asked for (the second is empty for more
+    than 10,000, both are where test images forbid it); and `floor`, the smallest difference that
+    these test images let any number of seeds tell.
     """
     rows = [
         {str(cell(key)): cell(value) for key, value in _row(group, comparison).items()}
@@ -64,11 +71,7 @@ def _row(group: Group, comparison: Comparison) -> dict[str, Any]:
     row |= {"is_baseline": group.is_baseline, "verdict": group.verdict}
     for name in next((one.differences for one in comparison.groups if one.differences), {}):
         change = group.differences.get(name)
-        row |= {
-            f"{name} difference": change and change.mean,
-            f"{name} low": change and change.low,
-            f"{name} high": change and change.high,
-        }
+        row |= {f"{name} {title}": value for title, value in _of_difference(change).items()}
     for one in group.per_class:
         name = f"class {visible(one.name)}"
         row |= {
@@ -78,6 +81,23 @@ def _row(group: Group, comparison: Comparison) -> dict[str, Any]:
             f"{name} sd": one.accuracy and one.accuracy.sd,
         }
     return row
+
+
+def _of_difference(one: Difference | None) -> dict[str, Any]:
+    fewest, most = (one and one.seeds_needed) or (None, None)
+    return {
+        "difference": one and one.mean,
+        "low": one and one.low,
+        "high": one and one.high,
+        "over": one and one.over,
+        "p": one and one.p_value,
+        "p after Holm": one and one.p_holm,
+        "verdict": one and one.verdict,
+        "reason": one and one.reason,
+        "seeds needed from": fewest,
+        "seeds needed to": most,
+        "floor": one and one.floor,
+    }
 
 
 def to_markdown(table: Table) -> str:
