@@ -205,13 +205,18 @@ def test_a_line_of_the_table_is_shown_everywhere(monkeypatch):
         "error_rate", "error rate", lambda s: 1 - s.accuracy, higher_is_better=False, derived=True
     )
     monkeypatch.setitem(METRICS, metric.key, metric)
-    records = [run("a"), run("b", (0.9, 0.7), loss="focal")]
+    softmax, focal = ((0.5, 0.5), (0.49, 0.49), (0.51, 0.51)), ((0.9, 0.7),) * 2 + ((0.9, 0.73),)
+    records = [
+        run(f"{loss}{seed}", accuracies, loss=loss, seed=seed)
+        for loss, runs in (("softmax", softmax), ("focal", focal))
+        for seed, accuracies in enumerate(runs)
+    ]
     comparison = compare_runs(records, sort="error_rate")
     best, _ = comparison.groups
     assert best.label == "focal"
-    assert best.differences["error_rate"].mean == pytest.approx(-0.3)
+    assert best.differences["error_rate"].mean == pytest.approx(-0.305)
     table, *_ = comparison_tables(comparison)
-    assert [str(cell) for cell in table.columns[-1].cells] == ["20.0*", "50.0 "]
+    assert [str(cell) for cell in table.columns[-1].cells] == ["19.5±0.9*", "50.0±1.0 "]
     assert "error_rate,error_rate sd" in to_csv(comparison)
     assert '<th scope="col" class="n">Error rate</th>' in page(comparison, records)
     assert "error rate" in summary_table(records[0].scores).columns[0].cells

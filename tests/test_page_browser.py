@@ -145,6 +145,71 @@ def test_the_picture_of_the_question_is_drawn_for_the_window(tab, report, width,
     assert found[3]
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_answer_is_the_largest_text_of_the_first_screen(tab, report, width):
+    """It is whole above the fold, larger than the title, and bold only where something is told."""
+    tab.open(report, width)
+    says, title, bottom, weights = tab.evaluate("""
+    (() => {
+      const size = (one) => parseFloat(getComputedStyle(document.querySelector(one)).fontSize);
+      const answers = [...document.querySelectorAll(".answer .says")];
+      return [size(".says"), size("h1"), answers[0].getBoundingClientRect().bottom,
+        answers.map((one) => [one.className, getComputedStyle(one).fontWeight])];
+    })()
+    """)
+    assert says > title >= 16
+    assert bottom < 900
+    assert {weight for name, weight in weights if "better" in name} == {"650"}
+    assert {weight for name, weight in weights if "open" in name} == {"400"}
+
+
+def test_on_a_phone_the_rare_classes_are_the_first_column(tab, report):
+    """The column of few is the first of the scores, and lies whole inside the window."""
+    tab.open(report, 390)
+    headings, right = tab.evaluate("""
+    (() => {
+      const cells = [...document.querySelector(".scores").tHead.rows[0].cells];
+      const few = document.querySelector(".scores tbody tr:nth-child(2)").cells[2];
+      return [cells.map((one) => one.textContent.trim()), few.getBoundingClientRect().right];
+    })()
+    """)
+    assert headings[:3] == ["Group", "n", "Few"]
+    assert right <= 390
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_word_of_a_label_is_broken(tab, report, width):
+    """Every part of a group's label stands on one line: lines end after a comma or a colon."""
+    tab.open(report, width)
+    broken, number = tab.evaluate(BROKEN_LABELS)
+    assert number > 20
+    assert broken == []
+
+
+# The parts of labels that stand on more than one line, and how many parts there are.
+BROKEN_LABELS = """
+(() => {
+  const broken = [];
+  let number = 0;
+  for (const label of document.querySelectorAll(".label")) {
+    for (const node of label.childNodes) {
+      if (node.nodeType !== Node.TEXT_NODE) continue;
+      for (const word of node.data.matchAll(/[^ ]+/g)) {
+        const range = document.createRange();
+        range.setStart(node, word.index);
+        range.setEnd(node, word.index + word[0].length);
+        const tops = [...range.getClientRects()].map((one) => Math.round(one.top));
+        if (!tops.length) continue;
+        number += 1;
+        if (new Set(tops).size > 1) broken.push(word[0]);
+      }
+    }
+  }
+  return [broken, number];
+})()
+"""
+
+
 def test_every_button_sorts_its_column(tab, report):
     """A first click sorts one way, a second the other; what is missing stays at the end."""
     tab.open(report, 1280)

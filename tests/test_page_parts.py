@@ -14,7 +14,7 @@ from lmsm_cli.reports.html.curves import MAX_POINTS, Point, curve
 from lmsm_cli.reports.html.facts import value_text
 from lmsm_cli.reports.html.pictures import embedded
 from lmsm_cli.reports.html.rarity import rarity_picture
-from lmsm_cli.reports.html.tables import seeds_of, written
+from lmsm_cli.reports.html.tables import seeds_text, written
 from lmsm_cli.reports.rarity import arm_of_run, rarity_chart
 from tests.synthetic_runs import document, scores_json
 
@@ -164,9 +164,7 @@ def test_merged_bins_are_those_of_all_images_together():
 )
 def test_seeds_in_words(seeds, text):
     """Seeds in a row are told by their ends."""
-    from types import SimpleNamespace
-
-    assert seeds_of(SimpleNamespace(seeds=seeds)) == text
+    assert seeds_text(seeds) == text
 
 
 @pytest.mark.parametrize(

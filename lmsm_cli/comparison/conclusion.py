@@ -20,7 +20,7 @@ def conclusion_of(groups: Sequence[Group], size: float) -> Conclusion:
         groups: Those of one set of test images.
         size: The difference for which the number of seeds is told, as a fraction.
     """
-    key = _question_of(groups)
+    key = question_of(groups)
     held = [(group, one) for group in groups if (one := group.differences.get(key))]
     if not held:
         return Conclusion(_nothing_held(groups, key), "open")
@@ -50,8 +50,8 @@ def _hints(groups: Sequence[Group]) -> str:
     return f" Train longer to be sure: {' and '.join(hints)} in all of them." if hints else ""
 
 
-def _question_of(groups: Sequence[Group]) -> str:
-    """Return the score that the answer is on."""
+def question_of(groups: Sequence[Group]) -> str:
+    """Return the key of the score that the answer is on."""
     has_rare = all(group.metrics.get("few") is not None for group in groups)
     return "few" if has_rare else "balanced_accuracy"
 

@@ -1,12 +1,10 @@
 """What a comparison is: groups of runs, their statistics, and the runs that are left out."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lmsm_cli.comparison.intervals import Difference
-from lmsm_cli.metrics import Metric
 
 Finding = Literal["better", "worse", "open"]
 
@@ -18,17 +16,6 @@ class Statistic:
     mean: float
     sd: float | None
     n: int
-
-
-def best_text(values: Sequence[Statistic | None], metric: Metric) -> str | None:
-    """Return how the best mean of a share is shown; None where all are shown alike.
-
-    What is shown alike is equal: means over the same images differ by rounding.
-    """
-    means = {metric.text(value.mean): value.mean for value in values if value}
-    if len(means) < 2 or not metric.is_share:
-        return None
-    return (max if metric.higher_is_better else min)(means, key=lambda text: means[text])
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) ->
 
     Groups go by their numbers: their names are longer than what stands below.
     """
-    counts = _known_counts([group for _, group in peers])
+    counts = known_counts([group for _, group in peers])
     members = {n: name for name, some in shot_groups(counts or []).items() for n in some}
     table = new_table(_CLASSES, "class", *(["group"] if members else []))
     for title in ("training", "test") if counts else ("test",):
@@ -256,7 +256,7 @@ def _classes_table(peers: Sequence[tuple[int, Group]], *, only_changed: bool) ->
     return table
 
 
-def _known_counts(groups: Sequence[Group]) -> tuple[int | None, ...]:
+def known_counts(groups: Sequence[Group]) -> tuple[int | None, ...]:
     """Return the training images of each class that all groups share that know theirs, else ()."""
     told = dict.fromkeys(tuple(one.train_count for one in group.per_class) for group in groups)
     known = [counts for counts in told if set(counts) != {None}] or list(told)

@@ -13,6 +13,7 @@ from lmsm_cli.metrics import ReliabilityBin, reliability_bounds
 from lmsm_cli.reports.figures import spread
 from lmsm_cli.reports.html import svg
 from lmsm_cli.reports.html.curves import Point
+from lmsm_cli.reports.verdicts import in_words
 
 # More numbers at the ends of lines cannot be kept apart.
 _NAMED_LINES = 12
@@ -117,7 +118,7 @@ def _contrast(frame: svg.Frame, row: Contrast, place: float) -> list[Markup]:
     one, style = row.difference, svg.style_of(row.number)
     x, y = frame.at(100 * one.mean, place)
     marks = [svg.text(frame.left - 8, y + 4, str(row.number), f"tag end {style}")]
-    spoken = f"{row.number}: {row.label}: {100 * one.mean:+.3g}, {one.verdict}"
+    spoken = f"{row.number}: {row.label}: {100 * one.mean:+.3g}, {in_words(one.verdict)}"
     if one.low is not None and one.high is not None:
         low, high = (frame.at(100 * end, place)[0] for end in (one.low, one.high))
         marks.append(svg.path([(low, y), (high, y)], f"line whole {style}", spoken))

@@ -6,11 +6,28 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from lmsm_cli.comparison.data_sets import UNKNOWN
 from lmsm_cli.comparison.records import Comparison, Group
+from lmsm_cli.comparison.samples import num_images
+from lmsm_cli.errors import counted, few
+from lmsm_cli.reports.html.tables import seeds_text
 from lmsm_cli.reports.tables import NOTHING
 from lmsm_cli.runs.record import RunRecord
 
+DATASET_NAMES = {
+    "balanced": "CIFAR-10",
+    "imbalanced": "CIFAR-10",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "svhn": "SVHN",
+    "digits": "scikit-learn digits",
+    "folder": "own class folders",
+}
 _COMMIT_LENGTH = 12
+# Of more values the head tells how many there are.
+_MOST_VALUES = 6
 
 
 @dataclass(frozen=True)
@@ -24,10 +41,15 @@ class SharedEnvironment:
 def summary(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, str]:
     """Return the facts of the page's head: name -> text."""
     baselines = [group.label for group in comparison.groups if group.is_baseline]
+    configs = [record.config for record in records if record.config]
     facts = {
         "Data set": _listed(map(_dataset, _with("dataset", records))),
-        "Test images": _most_tested(records),
+        "Training images": _listed(_trained_on(records)),
+        "Validation images": _listed(_validated_on(records)),
+        "Test images": test_images_text(records).removesuffix(" images"),
         "Model": _listed(str(config["model"]) for config in _with("model", records)),
+        "Epochs": epochs_text(records),
+        "Seeds": _seeds(configs),
         **_runs(comparison, records),
         "Baseline": _listed(baselines) if len(comparison.groups) > 1 else "",
     }
@@ -38,11 +60,7 @@ def _runs(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, str
     """Return how many runs are compared, or where the only one stands."""
     if len(records) == 1:
         config = records[0].config or {}
-        facts = {"Loss": str(config.get("loss", "")), "State": records[0].state}
-        return facts | {
-            "Seed": str(config.get("seed", "")),
-            "Epochs": str(config.get("epochs", "")),
-        }
+        return {"Loss": str(config.get("loss", "")), "State": records[0].state}
     scored, left_out = sum(len(one.runs) for one in comparison.groups), len(comparison.unscored)
     groups = f" in {len(comparison.groups)} groups" if len(comparison.groups) > 1 else ""
     return {"Runs": f"{scored} scored{groups}" + (f", {left_out} left out" if left_out else "")}
@@ -53,21 +71,70 @@ def _with(key: str, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     return [record.config for record in records if record.config and key in record.config]
 
 
+def dataset_name(config: Mapping[str, Any]) -> str:
+    """Return what people call the data set of a run: CIFAR-10 for `imbalanced`."""
+    name = str(config.get("dataset", "test images"))
+    return DATASET_NAMES.get(name, name)
+
+
 def _dataset(config: Mapping[str, Any]) -> str:
-    name = str(config.get("dataset"))
-    imbalance = config.get("imbalance", "none")
-    return name if imbalance == "none" else f"{name} ({imbalance}, factor {config.get('factor')})"
+    name, imbalance = dataset_name(config), config.get("imbalance", "none")
+    if imbalance == "none":
+        return name
+    return f"{name}, long-tailed ({imbalance}, factor {config.get('factor')})"
 
 
-def _most_tested(records: Sequence[RunRecord]) -> str:
-    """Return how many test images of each class the scores are of, where some were left out."""
-    most = [record.scores.test_images_per_class for record in records if record.scores]
-    texts = (f"at most {one:,} of each class" if one else "all there are" for one in most)
-    return _listed(texts) if any(most) else ""
+def test_title(run: RunRecord, group: Group) -> str:
+    """Return the title of what is shown of one set of test images."""
+    classes = group.per_class
+    images = sum(one.test_count for one in classes)
+    title = f"{dataset_name(run.config or {})}: {len(classes)} classes, {images:,} test images"
+    digest = (group.images or {}).get("test") or UNKNOWN
+    return f"{title} ({digest:.8})" if "images" in group.differs else title
+
+
+def test_images_text(records: Sequence[RunRecord]) -> str:
+    """Return how many test images the runs were scored on, and how many a class had at most."""
+    texts = []
+    for scores in filter(None, (record.scores for record in records)):
+        number = counted(sum(one.test_count for one in scores.per_class), "image")
+        most = scores.test_images_per_class
+        texts.append(f"{number} (at most {most:,} of each class)" if most else number)
+    return _listed(texts)
+
+
+def epochs_text(records: Sequence[RunRecord]) -> str:
+    """Return the epochs of the runs; empty where no config says them."""
+    found = {record.config.get("epochs") for record in records if record.config}
+    return _listed(str(one) for one in sorted(one for one in found if isinstance(one, int)))
+
+
+def _seeds(configs: Sequence[Mapping[str, Any]]) -> str:
+    text = seeds_text(config.get("seed") for config in configs)
+    return text.removeprefix("seeds ").removeprefix("seed ") if configs else ""
+
+
+def _trained_on(records: Sequence[RunRecord]) -> Iterable[str]:
+    for scores in filter(None, (record.scores for record in records)):
+        number = num_images(scores)["train_images"]
+        yield UNKNOWN if number is None else f"{number:,}"
+
+
+def _validated_on(records: Sequence[RunRecord]) -> Iterable[str]:
+    """Yield how many validation images the runs had, of one run for each choice of them."""
+    known: dict[str | None, RunRecord] = {}
+    for record in records:
+        if record.scores and record.scores.images and not record.is_outside:
+            known.setdefault(record.scores.images.validation, record)
+    for digest, record in known.items():
+        images = None if digest is None else record.images
+        yield (
+            f"{len(images.of('validation').labels):,}" if images else UNKNOWN if digest else "none"
+        )
 
 
 def _listed(texts: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(texts))
+    return few(list(dict.fromkeys(texts)), _MOST_VALUES)
 
 
 def differing_choices(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
@@ -80,7 +147,8 @@ def whole_config(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """Return every choice of a group's runs; where they differ, as in the seed, all values."""
     configs = [run.config or {} for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
-    return [(key, _listed(value_text(config.get(key)) for config in configs)) for key in keys]
+    values = {key: dict.fromkeys(value_text(one.get(key)) for one in configs) for key in keys}
+    return [(key, ", ".join(found)) for key, found in values.items()]
 
 
 def environments(records: Sequence[RunRecord]) -> list[SharedEnvironment]:

@@ -6,6 +6,7 @@ become the sections of page.html.jinja, whose style and script are page.css and 
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,10 +16,9 @@ from typing import Any
 from markupsafe import Markup
 
 from lmsm_cli import __version__
-from lmsm_cli.comparison.data_sets import UNKNOWN
 from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.errors import visible
-from lmsm_cli.metrics import Metric, ReliabilityBin
+from lmsm_cli.metrics import MAIN_DIFFERENCES, Metric, ReliabilityBin
 from lmsm_cli.reports.html import facts as page_facts
 from lmsm_cli.reports.html import tables as page_tables
 from lmsm_cli.reports.html.charts import (
@@ -31,6 +31,7 @@ from lmsm_cli.reports.html.charts import (
 )
 from lmsm_cli.reports.html.confusions import confusions_of
 from lmsm_cli.reports.html.curves import curve
+from lmsm_cli.reports.html.opening import answers_of, cards_of
 from lmsm_cli.reports.html.pictures import embedded
 from lmsm_cli.reports.html.rarity import rarity_picture
 from lmsm_cli.reports.html.svg import marker
@@ -96,6 +97,9 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
     script = templates.get_template("page.js").render()
     text = templates.get_template("page.html.jinja").render(
         title=_title(comparison, records),
+        answers=answers_of(comparison, by_path),
+        size=f"{100 * comparison.size:g} points",
+        main_differences=MAIN_DIFFERENCES,
         facts=page_facts.summary(comparison, records),
         results=results,
         unfinished=_unscored_curves(comparison, records),
@@ -117,8 +121,9 @@ def _shown(value: object) -> object:
 
 
 def _breakable(text: str) -> Markup:
-    """Return a label that a narrow column may break after its commas and between its parts."""
-    return Markup(",<wbr>").join(visible(text).split(","))
+    """Return a label that a narrow column may break between its parts, and not inside words."""
+    pieces = re.split("(?<=[,:])", visible(text))
+    return Markup("<wbr>").join(piece for piece in pieces if piece)
 
 
 def _title(comparison: Comparison, records: Sequence[RunRecord]) -> str:
@@ -137,20 +142,24 @@ def _results(
     rows = page_tables.group_rows(numbered, metrics)
     runs = [[by_path[path] for path in group.runs] for group in groups]
     scores = [[run.scores for run in some if run.scores] for some in runs]
+    classes = page_tables.class_rows(groups, scores[0])
     bins = [merged_bins(one.reliability for one in some) for some in scores]
     lines = [(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)]
     drawn = [one for one in zip(rows, bins, groups, strict=True) if one[1]]
     chart = _rarity(numbered, runs)
     drawn_numbers = {line.number for line in chart.lines} if chart else set()
     return {
-        "title": _test_set_title(runs[0][0], groups[0]),
+        "title": page_facts.test_title(runs[0][0], groups[0]),
         "metrics": metrics,
         "rows": rows,
         "rarity": chart,
         "rarity_picture": chart and rarity_picture(chart),
         "rarity_rows": [row for row in rows if row.number in drawn_numbers],
-        "highlights": page_tables.highlights(rows, metrics),
-        "classes": page_tables.class_rows(groups, scores[0]),
+        "cards": cards_of(rows, groups, metrics),
+        "classes": classes,
+        "shots": page_tables.shots_text(classes),
+        "over": page_tables.intervals_over(groups, metrics),
+        "needs": page_tables.need_rows(rows, groups, MAIN_DIFFERENCES),
         "differences": _differences(numbered, metrics),
         "curves": _curves(lines, _CURVES),
         "schedule": _curves(lines, _SCHEDULE),
@@ -163,15 +172,6 @@ def _results(
             (row, page_facts.whole_config(some)) for row, some in zip(rows, runs, strict=True)
         ],
     }
-
-
-def _test_set_title(run: RunRecord, group: Group) -> str:
-    classes = group.per_class
-    images = sum(one.test_count for one in classes)
-    name = (run.config or {}).get("dataset", "test images")
-    title = f"{name}: {len(classes)} classes, {images:,} test images"
-    digest = (group.images or {}).get("test") or UNKNOWN
-    return f"{title} ({digest:.8})" if "images" in group.differs else title
 
 
 def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[Metric]) -> list[Figure]:

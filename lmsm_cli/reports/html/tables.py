@@ -3,15 +3,29 @@
 Which metrics there are, what they are called and how they are written is in metrics.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from lmsm_cli.comparison.conclusion import common_remarks
 from lmsm_cli.comparison.intervals import Difference, in_points
-from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic, best_text
-from lmsm_cli.metrics import METRICS, ClassScore, Metric, Scores, mean_of
+from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
+from lmsm_cli.errors import few
+from lmsm_cli.metrics import (
+    MAIN_DIFFERENCES,
+    METRICS,
+    ClassScore,
+    Metric,
+    Scores,
+    mean_of,
+    shot_groups,
+)
+from lmsm_cli.reports.comparison_tables import known_counts
 from lmsm_cli.reports.html.svg import MINUS, style_of
 from lmsm_cli.reports.tables import NOTHING
+from lmsm_cli.reports.verdicts import in_words, need_text, verdict_text
 
+# Of more classes in one of many, medium and few the rest are counted.
+_MOST_NAMES = 8
 CLASS_DETAILS = ("Test images", "Precision", "F1")
 ACCURACY = METRICS["accuracy"]
 _SIGNS = {"better": "✓", "worse": "✕"}
@@ -24,9 +38,14 @@ class Cell:
     text: str
     order: float | None = None
     verdict: str = ""
+    """The class of page.css: better, worse or open."""
     change: str = ""
+    """The difference to the baseline in points, with its verdict in words."""
     interval: str = ""
+    reason: str = ""
+    """Why there is no verdict, where the whole row has not the same reason."""
     is_best: bool = False
+    """Whether it is told from every other group's."""
     mean: str = ""  # in percent, for the bar behind the text
     sd: str = ""
 
@@ -41,21 +60,15 @@ class GroupRow:
     num_runs: int
     is_baseline: bool
     cells: tuple[Cell, ...] = ()
-    verdict: str = ""  # in words, and what it rests on
+    verdict: str = ""
+    """In words, with the reasons and what weakens it."""
+    notes: tuple[str, ...] = ()
+    """What the verdict rests on, and what it leaves out."""
 
     @property
     def style(self) -> str:
         """The classes of page.css."""
         return style_of(self.number)
-
-
-@dataclass(frozen=True)
-class Highlight:
-    """A score that is shown large: the only one, or the best one of all groups."""
-
-    title: str
-    cell: Cell
-    row: GroupRow
 
 
 @dataclass(frozen=True)
@@ -66,11 +79,28 @@ class ClassRow:
     train_counts: tuple[int, ...]  # those that are known
     cells: tuple[Cell, ...]
     details: tuple[Cell, ...] = ()  # CLASS_DETAILS, where there is but one group
+    shots: str = ""
+    """Whether it is one of many, medium or few; empty where the groups disagree on that."""
+
+
+@dataclass(frozen=True)
+class NeedRow:
+    """What more seeds would tell of a group's differences, by metric."""
+
+    row: GroupRow
+    cells: tuple[tuple[str, str], ...]
+    """The seeds that a difference of the asked size needs, and the floor of these test images."""
 
 
 def metrics_shown(groups: Sequence[Group]) -> list[Metric]:
-    """Return the metrics that any of the groups has."""
-    return [one for key, one in METRICS.items() if any(group.metrics[key] for group in groups)]
+    """Return the metrics that any group has, first those of the verdicts, rare classes foremost.
+
+    So the question is answered in the first column, which a phone shows too.
+    """
+    rest = [one for one in METRICS.values() if not one.difference_rank]
+    return [
+        one for one in (*MAIN_DIFFERENCES, *rest) if any(group.metrics[one.key] for group in groups)
+    ]
 
 
 def capitalised(text: str) -> str:
@@ -79,70 +109,136 @@ def capitalised(text: str) -> str:
 
 
 def group_rows(numbered: Sequence[tuple[int, Group]], metrics: Sequence[Metric]) -> list[GroupRow]:
-    """Return a row for each (number, group) of one test set; the best of each metric is marked."""
-    best = [best_text([group.metrics[one.key] for _, group in numbered], one) for one in metrics]
+    """Return a row for each (number, group) of one test set.
+
+    What hints of all groups that they were trained too briefly is said with the answer.
+    """
+    common = common_remarks([group for _, group in numbered]) if len(numbered) > 1 else ()
     return [
         GroupRow(
             number,
             group.label,
-            seeds_of(group),
+            seeds_text(group.seeds),
             len(group.runs),
             group.is_baseline,
-            tuple(_metric_cell(group, *pair) for pair in zip(metrics, best, strict=True)),
-            _verdict(group),
+            _metric_cells(group, metrics),
+            verdict_text(group, common) if group.verdict else "",
+            _verdict_notes(group, common),
         )
         for number, group in numbered
     ]
 
 
-def _verdict(group: Group) -> str:
-    """Return the verdict on a group with the number of seeds that it rests on."""
+def _verdict_notes(group: Group, common: Sequence[str]) -> tuple[str, ...]:
+    """Return the seeds that a verdict rests on, and what is told beside what it is on."""
     known = [one for one in group.differences.values() if one]
     if not known:
-        return ""
+        return tuple(one for one in group.remarks if one not in common)
     n, paired = known[0].n, known[0].paired
-    return f"{group.verdict} ({n} {'paired' if paired else 'unpaired'} seed{'s' if n > 1 else ''})"
+    some = f"{n} of {len(group.seeds)}" if n < len(group.seeds) else f"{n}"
+    plural = "" if some == "1" else "s"
+    return (f"{some} {'paired' if paired else 'unpaired'} seed{plural}", *_told_elsewhere(group))
 
 
-def highlights(rows: Sequence[GroupRow], metrics: Sequence[Metric]) -> list[Highlight]:
-    """Return the scores that matter most on long-tailed data, each of the group that is best."""
-    found, lead = [], "Best " if len(rows) > 1 else ""
-    for column, metric in enumerate(metrics):
-        known = [row for row in rows if row.cells[column].order is not None]
-        if metric.highlight and known:
-            choose = max if metric.higher_is_better else min
-            row = choose(known, key=lambda row: row.cells[column].order or 0.0)
-            title = capitalised(lead + metric.highlight)
-            found.append(Highlight(title, row.cells[column], row))
+def _told_elsewhere(group: Group) -> list[str]:
+    """Return what is better or worse where the verdict in words does not say that of anything."""
+    told: dict[str, list[str]] = {}
+    for key, one in group.differences.items():
+        if one and one.verdict != "can't tell":
+            told.setdefault(one.verdict, []).append(METRICS[key].title)
+    main = [group.differences.get(one.key) for one in MAIN_DIFFERENCES if one.verdict_on]
+    said = {one.verdict for one in main if one}
+    return [
+        f"{verdict} in {', '.join(titles)}"
+        for verdict, titles in told.items()
+        if verdict not in said
+    ]
+
+
+def seeds_text(seeds: Iterable[object]) -> str:
+    """Return seeds in words, `seeds 0 to 4` where they are a row."""
+    known = sorted({seed for seed in seeds if isinstance(seed, int)})
+    if not known:
+        return "no seed"
+    first, last = known[0], known[-1]
+    if len(known) > 2 and known == list(range(first, last + 1)):
+        return f"seeds {first} to {last}"
+    return ("seed " if len(known) == 1 else "seeds ") + few(list(map(str, known)))
+
+
+def _metric_cells(group: Group, metrics: Sequence[Metric]) -> tuple[Cell, ...]:
+    reasons = {one.reason for one in group.differences.values() if one}
+    return tuple(_metric_cell(group, metric, says_why=len(reasons) > 1) for metric in metrics)
+
+
+def _metric_cell(group: Group, metric: Metric, *, says_why: bool) -> Cell:
+    value, one = group.metrics[metric.key], group.differences.get(metric.key)
+    if value is None:
+        return Cell(NOTHING)
+    cell = Cell(with_sd(value, metric), value.mean, is_best=metric.key in group.best)
+    if one is None:
+        return cell
+    return replace(
+        cell,
+        verdict=css_class(one),
+        change=change_text(one),
+        interval=interval_text(one),
+        reason=one.reason if says_why else "",
+    )
+
+
+def css_class(one: Difference) -> str:
+    """Return the class of page.css of a verdict: better, worse or open."""
+    return one.verdict if one.verdict in _SIGNS else "open"
+
+
+def change_text(one: Difference) -> str:
+    """Return a difference in points with its verdict: `✓ +9.6 better`."""
+    sign = _SIGNS.get(one.verdict, "≈")
+    return f"{sign} {in_points(one.mean)} {in_words(one.verdict)}".replace("-", MINUS)
+
+
+def interval_text(one: Difference) -> str:
+    """Return the bounds of a difference in points, empty where there are none."""
+    return one.interval.replace("-", MINUS)
+
+
+def intervals_over(groups: Sequence[Group], metrics: Sequence[Metric]) -> str:
+    """Return what the intervals of the differences allow for; empty where there are none."""
+    titles: dict[str, list[str]] = {}
+    for metric in metrics:
+        found = (group.differences.get(metric.key) for group in groups)
+        over = dict.fromkeys(one.over for one in found if one and one.interval)
+        if over:
+            titles.setdefault(" or ".join(over), []).append(metric.title)
+    (first, _), *others = titles.items() or [("", [])]
+    rest = "; ".join(f"{', '.join(names)}: over {over_text(over)}" for over, names in others)
+    return over_text(first) + (f" ({rest})" if rest else "")
+
+
+def over_text(over: str) -> str:
+    """Return what an interval allows for, and that it is nothing else where it is one thing."""
+    return f"{over} alone" if over in ("seeds", "test images") else over
+
+
+def need_rows(
+    rows: Sequence[GroupRow], groups: Sequence[Group], metrics: Sequence[Metric]
+) -> list[NeedRow]:
+    """Return how many seeds would tell the asked size, and the floors, where they are known."""
+    found = []
+    for row, group in zip(rows, groups, strict=True):
+        cells = tuple(_need(group, metric.key) for metric in metrics)
+        if any(need for need, _ in cells):
+            found.append(NeedRow(row, cells))
     return found
 
 
-def seeds_of(group: Group) -> str:
-    """Return the seeds of a group in words, `0 to 4` where they are a row."""
-    known = [seed for seed in group.seeds if isinstance(seed, int)]
-    if not known:
-        return "no seed"
-    first, last = min(known), max(known)
-    if len(known) > 2 and sorted(known) == list(range(first, last + 1)):
-        return f"seeds {first} to {last}"
-    return ("seed " if len(known) == 1 else "seeds ") + ", ".join(map(str, sorted(known)))
-
-
-def _metric_cell(group: Group, metric: Metric, best: str | None) -> Cell:
-    value, difference = group.metrics[metric.key], group.differences.get(metric.key)
-    if value is None:
-        return Cell(NOTHING)
-    is_best = metric.text(value.mean) == best
-    return Cell(with_sd(value, metric), value.mean, *_difference_texts(difference), is_best)
-
-
-def _difference_texts(difference: Difference | None) -> tuple[str, str, str]:
-    """Return a difference to the baseline as (verdict, mean, interval), empty for None."""
-    if difference is None:
-        return "", "", ""
-    change = in_points(difference.mean).replace("-", MINUS)
-    sign, interval = _SIGNS.get(difference.verdict, "≈"), difference.interval.replace("-", MINUS)
-    return difference.verdict, f"{sign} {change}", interval
+def _need(group: Group, key: str) -> tuple[str, str]:
+    one = group.differences.get(key)
+    if one is None or one.seeds_needed is None:
+        return "", ""
+    floor = f"at least {in_points(one.floor).removeprefix('+')} points" if one.floor else ""
+    return need_text(group, key), floor
 
 
 def written(value: float, metric: Metric = ACCURACY) -> str:
@@ -166,12 +262,32 @@ def class_rows(groups: Sequence[Group], scores: Sequence[Scores]) -> list[ClassR
     `scores` are those of the runs, whose means add detail where there is one group.
     """
     rows = [_class_row(columns) for columns in zip(*(g.per_class for g in groups), strict=True)]
+    for shots, numbers in _members(groups).items():
+        for number in numbers:
+            rows[number] = replace(rows[number], shots=shots)
     if len(groups) == 1:
         classes = zip(*(one.per_class for one in scores), strict=True)
         rows = [
             replace(row, details=_details(same)) for row, same in zip(rows, classes, strict=True)
         ]
     return sorted(rows, key=lambda row: -max(row.train_counts, default=0))
+
+
+def _members(groups: Sequence[Group]) -> dict[str, list[int]]:
+    """Return the class numbers of many, medium and few; {} where the groups' counts differ."""
+    return shot_groups(known_counts(groups))
+
+
+def shots_text(rows: Sequence[ClassRow]) -> list[str]:
+    """Return which classes are many, medium and few, a sentence each; [] where nobody knows."""
+    texts = []
+    for shots in dict.fromkeys(row.shots for row in rows if row.shots):
+        own = [row for row in rows if row.shots == shots]
+        counts = sorted(row.train_counts[0] for row in own)
+        images = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if counts[0] < counts[-1] else "")
+        names = few([row.name for row in own], _MOST_NAMES)
+        texts.append(f"{capitalised(shots)}: {names} ({images} training images).")
+    return texts
 
 
 def _details(runs: Sequence[ClassScore]) -> tuple[Cell, ...]:
@@ -182,16 +298,13 @@ def _details(runs: Sequence[ClassScore]) -> tuple[Cell, ...]:
 
 
 def _class_row(columns: Sequence[ClassStatistic]) -> ClassRow:
-    best = best_text([one.accuracy for one in columns], ACCURACY)
     counts = dict.fromkeys(one.train_count for one in columns if one.train_count is not None)
-    cells = tuple(_class_cell(one, best) for one in columns)
-    return ClassRow(columns[0].name, tuple(counts), cells)
+    return ClassRow(columns[0].name, tuple(counts), tuple(map(_class_cell, columns)))
 
 
-def _class_cell(one: ClassStatistic, best: str | None) -> Cell:
+def _class_cell(one: ClassStatistic) -> Cell:
     if one.accuracy is None:
         return Cell(NOTHING)
     mean, sd = one.accuracy.mean, one.accuracy.sd
-    is_best = ACCURACY.text(mean) == best
-    ends = {"mean": f"{100 * mean:.1f}", "sd": "" if sd is None else f"{100 * sd:.1f}"}
-    return Cell(with_sd(one.accuracy), mean, is_best=is_best, **ends)
+    spread = "" if sd is None else f"{100 * sd:.1f}"
+    return Cell(with_sd(one.accuracy), mean, mean=f"{100 * mean:.1f}", sd=spread)
