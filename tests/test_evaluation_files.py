@@ -16,6 +16,8 @@ from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, digits_config, evaluation, save, write_class_folders
 
 PLOTS = {
+    "accuracy_by_training_images.png",
+    "accuracy_by_training_images.pdf",
     "confusion.png",
     "confusion.pdf",
     "reliability.png",
@@ -54,7 +56,7 @@ def names_in(folder):
 
 @pytest.mark.slow
 def test_plots_are_written_and_are_pictures(run, flat_run, tmp_path, capsys):
-    """--plots makes the folder and the five files, and for two features their picture too."""
+    """--plots makes the folder and the seven files, and for two features their picture too."""
     for path, wanted in ((run, PLOTS), (flat_run, PLOTS | {"features.png"})):
         folder = tmp_path / path.name / "new"
         assert main(["eval", str(path), "--plots", str(folder), "--json"]) == 0

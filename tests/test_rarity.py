@@ -161,6 +161,9 @@ def test_equal_counts_have_no_tail_and_no_regions():
     assert not chart.has_tail
     assert chart.regions == ()
     assert chart.ticks == ((500.0, "500"),)
+    xs = [dot.x for dot in chart.lines[0].dots]
+    assert chart.lines[0].trend() == [(max(xs), 0.5), (min(xs), 0.5)]
+    assert "rarest" not in chart.axis_title
     assert len({dot.x for dot in chart.lines[0].dots}) == 10
     assert rarity_chart([arm([500, 400], [0.5, 0.5])]).has_tail
 
@@ -214,7 +217,9 @@ def test_neighbours_of_many_classes_share_a_dot():
         low, high = t.interval(0.95, 2, loc=dot.mean, scale=scale)
         assert dot.interval.low == pytest.approx(max(0, low))
         assert dot.interval.high == pytest.approx(min(1, high))
-    assert rarity_chart([Arm(1, "softmax", classes, runs)]).names == ()
+    chart = rarity_chart([Arm(1, "softmax", classes, runs)])
+    assert chart.names == ()
+    assert chart.notes[0].startswith("A dot is the mean of classes")
 
 
 def test_the_interval_of_a_shared_dot_of_one_run_is_over_all_its_test_images():

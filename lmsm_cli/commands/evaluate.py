@@ -60,8 +60,8 @@ _Plots = Annotated[
     Path | None,
     value(
         "FOLDER",
-        "Draw confusion matrix, reliability and the worst mistakes there; "
-        "of a net with two features these too.",
+        "Draw accuracy by training images, confusion matrix, reliability and the worst mistakes "
+        "there; of a net with two features these too.",
     ),
 ]
 _Worst = Annotated[

@@ -8,18 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmsm_cli.inference.evaluate import Evaluation
-from lmsm_cli.reports.plots import features_title, plot_confusion, plot_features, plot_reliability
+from lmsm_cli.reports.plots import (
+    accuracy_title,
+    features_title,
+    plot_confusion,
+    plot_features,
+    plot_reliability,
+)
+from lmsm_cli.reports.rarity import arm_of_run
+from lmsm_cli.reports.rarity_plot import plot_accuracy_by_training_images
 from lmsm_cli.reports.sheets import Mistake, draw_mistakes
 from lmsm_cli.runs.folder import write_whole
 
 
 def write_plots(evaluation: Evaluation, folder: Path, *, worst: int) -> None:
-    """Draw confusion, reliability, the `worst` mistakes and, of a 2-D net, the features.
+    """Draw accuracy by training images, confusion, reliability, mistakes and, in 2-D, the features.
 
     Raises DiskError.
     """
     plot_confusion(evaluation.scores, folder)
     plot_reliability(evaluation.scores, folder)
+    title = accuracy_title(evaluation.scores)
+    plot_accuracy_by_training_images([arm_of_run(evaluation.scores)], folder, title=title)
     draw_mistakes(worst_mistakes(evaluation, worst), folder / "worst_mistakes.png")
     if evaluation.is_flat:
         _plot_features(evaluation, evaluation.features(), folder / "features.png")

@@ -207,7 +207,8 @@ def plot_confusion(scores: Scores, folder: Path) -> None:
     end = len(matrix) * together - 0.5
     scale: dict[str, Any] = {"cmap": "Blues", "vmin": 0, "vmax": 100, "interpolation": "nearest"}
     image = axes.imshow(percent, extent=(-0.5, end, end, -0.5), **scale)
-    sharing = f", {together} to a cell" if together > 1 else ""
+    sharing = "" if named else ", by number of training images"
+    sharing += f", {together} to a cell" if together > 1 else ""
     axes.set(xlabel=f"predicted class{sharing}", ylabel=f"true class{sharing}")
     axes.set_title(accuracy_title(scores), fontsize=10)
     axes.spines[:].set_visible(False)

@@ -87,15 +87,21 @@ class Line:
     dots: tuple[Dot, ...]
 
     def trend(self) -> list[tuple[float, float]]:
-        """Return what the line runs through: at each number of training images the mean dot."""
+        """Return what the line runs through: at each number of training images the mean dot.
+
+        Of classes with equal counts it is their mean, all along the dots.
+        """
         alike: dict[tuple[int, ...], list[Dot]] = {}
         for dot in self.dots:
             key = dot.train_counts if len(set(dot.train_counts)) > 1 else dot.train_counts[:1]
             alike.setdefault(key, []).append(dot)
-        return [
+        means = [
             (_geometric_mean(dot.x for dot in dots), sum(dot.mean for dot in dots) / len(dots))
             for dots in alike.values()
         ]
+        if len(means) > 1:
+            return means
+        return [(self.dots[0].x, means[0][1]), (self.dots[-1].x, means[0][1])]
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,13 @@ class RarityChart:
     names: tuple[tuple[float, str], ...]
     """Where each class stands, commonest first; empty where dots are shared or counts differ."""
     notes: tuple[str, ...]
-    """What a reader must know: what the bars are, and what was left out."""
+    """What a reader must know: what dots and bars are, and what was left out."""
+
+    @property
+    def axis_title(self) -> str:
+        """What stands below the axis."""
+        title = "training images of the class (log scale)"
+        return f"{title}, the rarest at the right" if self.has_tail else title
 
     @property
     def has_tail(self) -> bool:
@@ -256,9 +268,12 @@ def rarity_chart(arms: Sequence[Arm]) -> RarityChart | None:
     counts = {tuple(one.train_count for one in arm.classes) for arm, _ in found}
     is_shared = len(counts) == 1
     left_out = len(arms) - len(chosen)
-    notes = [_note_on_bars(lines), *([_note_on_choice(arms, chosen)] if left_out else [])]
-    if unknown:
-        notes.append(f"Not drawn, as their training images are not known: {listed(unknown)}.")
+    notes = [
+        _note_on_dots(lines),
+        _note_on_bars(lines),
+        _note_on_choice(arms, chosen) if left_out else "",
+        f"Not drawn, as their training images are not known: {listed(unknown)}." if unknown else "",
+    ]
     return RarityChart(
         lines,
         *places.ends(lines),
@@ -407,6 +422,11 @@ def _regions(lines: Sequence[Line], places: _Places) -> tuple[Region, ...]:
         counts = [n for dot in some for n in dot.train_counts]
         regions.append(Region(name, start, end, (min(counts), max(counts))))
     return tuple(regions)
+
+
+def _note_on_dots(lines: Iterable[Line]) -> str:
+    shares = any(len(dot.names) > 1 for line in lines for dot in line.dots)
+    return "A dot is the mean of classes with similar numbers of training images." if shares else ""
 
 
 def _note_on_bars(lines: Iterable[Line]) -> str:

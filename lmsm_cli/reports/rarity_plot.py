@@ -101,7 +101,7 @@ def _set_axes(axes: "Axes", chart: RarityChart) -> None:
     axes.set_xticks([x for x, _ in chart.ticks], [name for _, name in chart.ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("training images of the class (log scale), the rarest at the right")
+    axes.set_xlabel(chart.axis_title)
     axes.set_ylabel("accuracy of the class, %")
     axes.set_ylim(-2, _TOP if len(chart.regions) > 1 else 102)
     axes.set_yticks(range(0, 101, 20))
