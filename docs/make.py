@@ -13,19 +13,23 @@ from rich.console import Console
 
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.reports.comparison_tables import comparison_tables
+from lmsm_cli.reports.verdicts import conclusion_text
 from lmsm_cli.runs.record import find_runs, read_run
 
 HERE = Path(__file__).parent
+# Of more, a page of 900 pixels makes the letters too small.
+_COLUMNS = 100
 
 
 def of_demo(demo: Path) -> None:
     """Draw the comparison's tables and copy the picture."""
     comparison = compare_runs([read_run(path) for path in find_runs([demo / "comparison"])])
     with Path("/dev/null").open("w") as nowhere:
-        console = Console(record=True, width=156, file=nowhere, force_terminal=True)
+        console = Console(record=True, width=_COLUMNS, file=nowhere, force_terminal=True)
         console.print("$ lmsm demo", style="bold green")
-        for table in comparison_tables(comparison):
+        for table in comparison_tables(comparison, width=_COLUMNS):
             console.print(table)
+        console.print(conclusion_text(comparison))
         console.save_svg(str(HERE / "demo.svg"), title="three losses on long-tailed digits")
     shutil.copy(demo / "features.png", HERE / "features.png")
 
