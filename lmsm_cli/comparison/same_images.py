@@ -13,13 +13,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.data.identity import Digests, ImagesRecord
 from lmsm_cli.errors import DataError, listed
 from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import Images, ScoresDocument
 from lmsm_cli.runs.images import Predictions
 from lmsm_cli.runs.record import RunRecord
-from lmsm_cli.runs.results import is_digest
+from lmsm_cli.runs.results import digests_of, is_digest
 
 _MOST_NAMES = 3
 _Order = NDArray[np.int64]
@@ -126,6 +126,11 @@ class _TestSet:
             for one in places
         ]
 
+    @cached_property
+    def digests_of_places(self) -> Digests:
+        """Digests of what each image is called, as of ids."""
+        return digests_of(self.ids)
+
     @property
     def has_digests(self) -> bool:
         """Whether ids were given that are lmsm's own digests of the images."""
@@ -212,14 +217,11 @@ def _match(own: _TestSet, other: _TestSet) -> tuple[_Order | None, bool] | None:
     if len(labels) != len(other.images.labels):
         return None
     by_digest = own.known_by == "ids" and (other.known_by == "ids" or own.has_digests)
-    if by_digest and np.array_equal(own.images.digests, other.images.digests):
-        order: _Order | None = np.arange(len(labels))
-    elif by_digest:
-        order = _order(map(bytes, own.images.digests), map(bytes, other.images.digests))
+    order: _Order | None = None
+    if by_digest:
+        order = _order(own.images.digests, other.images.digests)
     elif own.known_by == "ids" and other.known_by == "content":
-        order = _order(own.ids, other.ids)
-    else:
-        order = None
+        order = _order(own.images.digests, other.digests_of_places)
     if by_digest and order is not None:
         _check_labels(own, other, labels[order])
     if order is not None and (labels[order] == other.images.labels).all():
@@ -232,12 +234,23 @@ def _match(own: _TestSet, other: _TestSet) -> tuple[_Order | None, bool] | None:
     return found
 
 
-def _order(own: Iterable[str | bytes], other: Iterable[str | bytes]) -> _Order | None:
-    """Return the places of one side's keys in the other's order; None for other keys."""
-    places = {key: place for place, key in enumerate(own)}
-    order = [places.get(key, -1) for key in other]
-    distinct = len(set(order)) == len(places) == len(order)
-    return np.array(order, np.int64) if distinct and -1 not in order else None
+def _order(own: Digests, other: Digests) -> _Order | None:
+    """Return the places of one side's images in the other's order; None for other images."""
+    if np.array_equal(own, other):
+        return np.arange(len(own))
+    (mine, sorted_own), (theirs, sorted_other) = (_sorted(one) for one in (own, other))
+    if not np.array_equal(mine, theirs) or (mine[1:] == mine[:-1]).all(axis=1).any():
+        return None
+    order = np.empty(len(own), np.int64)
+    order[sorted_other] = sorted_own
+    return order
+
+
+def _sorted(digests: Digests) -> tuple[NDArray[np.uint64], _Order]:
+    """Return digests as two numbers each, sorted, and the places (N,) that they come from."""
+    columns = np.ascontiguousarray(digests).view(np.uint64)
+    order = np.lexsort(columns.T)
+    return columns[order], order
 
 
 def _numbers_of_classes(own: _TestSet, other: _TestSet) -> NDArray[np.int64] | None:
