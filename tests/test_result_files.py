@@ -146,6 +146,8 @@ BAD_CSV = [
     ("label,predicted,seed\n0,0,1\n1,1,-3\n", "line 3: seed is '-3'"),
     ("label,predicted,seed\n0,0,1\n1,1,2\n1,0,1\n", "line 4: a with seed 1 begins again"),
     ("label,predicted\n0,0\n0,0\n", "classes are fewer than two"),
+    ("label,predicted\n0,0\n1,999999999\n", "line 3: predicted is 999999999.*below 100,000"),
+    ("name,label,predicted\na,0,0\n,1,1\n", "line 3: name is empty"),
 ]
 
 
@@ -223,6 +225,13 @@ def test_one_loss_and_seed_in_two_files_is_refused(tmp_path):
         (tmp_path / folder / "x-s0.csv").write_text(USUAL)
     with pytest.raises(DataError, match=r"b/x-s0.csv: x with seed 0 is in .*a/x-s0.csv too"):
         read_results([tmp_path / "a" / "x-s0.csv", tmp_path / "b" / "x-s0.csv"])
+
+
+def test_a_folder_of_files_says_how_to_give_them(tmp_path, capsys):
+    """Only runs are looked for in folders: a table that lies beside them is no result."""
+    (tmp_path / "a-s0.csv").write_text(USUAL)
+    assert main(["compare", str(tmp_path)]) == 2
+    assert f"give these by name, such as {tmp_path}/*.csv" in capsys.readouterr().err
 
 
 def test_the_command_reads_files_and_ends_with_3_for_bad_ones(tmp_path, capsys):

@@ -175,6 +175,10 @@ BAD = [
     ({"labels": [[1], [1, 2]]}, "labels has rows of unequal length"),
     ({"labels": ["ant"] * 60}, "classes must be given, in the order of the logits"),
     ({"labels": ["ant"] * 60, "classes": list("abcde")}, r"labels\[0\] is 'ant', which is none of"),
+    (
+        {"logits": None, "predictions": [10**9, *[0] * 59]},
+        r"predictions\[0\] is 1000000000: where neither .* are below 100,000",
+    ),
     ({"logits": None}, "predictions or logits must be given"),
     ({"logits": np.zeros((59, 5))}, "logits are of 59 images, for 60 labels"),
     ({"logits": np.zeros((60, 1))}, r"logits has the shape \(60, 1\)"),

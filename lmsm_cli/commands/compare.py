@@ -162,10 +162,12 @@ class _Files(NamedTuple):
 
 def _read(paths: list[Path]) -> "tuple[list[RunRecord], list[str]]":
     """Return the runs of folders and of files of results, and notes on what was not looked at."""
-    from lmsm_cli.comparison.result_files import is_result_file, read_results
+    from lmsm_cli.comparison.result_files import check_no_files, is_result_file, read_results
     from lmsm_cli.runs.record import find_runs, read_run, runs_below
 
     folders = [path for path in paths if not is_result_file(path)]
+    for folder in folders:
+        check_no_files(folder)
     records = [read_run(path) for path in find_runs(folders)]
     from_files, notes = read_results([path for path in paths if is_result_file(path)])
     notes += [

@@ -93,6 +93,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("Compare all runs of a folder", "lmsm compare runs/"),
         ("Compare two runs", "lmsm compare runs/NAME-s0 runs/NAME-s1"),
         ("Hand the numbers to another program", "lmsm compare runs/ --json > comparison.json"),
+        ("Set results made elsewhere beside them", "lmsm compare runs/ mine-s0.csv mine-s1.csv"),
     ),
     "report": (
         ("Write a page of a run", "lmsm report runs/NAME"),

@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from lmsm_cli.errors import (
     MALFORMED,
     DataError,
+    LmsmError,
     did_you_mean,
     first_line,
     os_errors_as_data_errors,
 )
 from lmsm_cli.runs.documents import Status
 from lmsm_cli.runs.images import Predictions
-from lmsm_cli.runs.record import RunRecord
-from lmsm_cli.runs.results import Given, Origin, Results, checked
+from lmsm_cli.runs.record import RunRecord, is_run
+from lmsm_cli.runs.results import MOST_CLASSES, Given, Origin, Results, checked
 from lmsm_cli.runtime.files import open_regular, read_bytes
 
 SUFFIXES = (".csv", ".npz")
@@ -58,6 +59,20 @@ _LARGEST = 1 << 32
 def is_result_file(path: Path) -> bool:
     """Return whether a path is named as a file of results."""
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
+def check_no_files(folder: Path) -> None:
+    """Raise LmsmError for a folder with files of results and no run: files are given by name."""
+    try:
+        held = list(folder.iterdir()) if folder.is_dir() and not is_run(folder) else []
+    except OSError:  # find_runs says it
+        return
+    files = sorted(path for path in held if is_result_file(path))
+    if files and not any(map(is_run, held)):
+        raise LmsmError(
+            f"{folder} holds no run, but files of results: give these by name, such as "
+            f"{folder / f'*{files[0].suffix}'}"
+        )
 
 
 def read_results(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
@@ -315,6 +330,8 @@ class _CsvFile:
                     f"{self.path}, line {line}: seed is {number!r:.80}: no whole number"
                 )
             key = (losses[place] if losses else str(loss), int(number))
+            if not key[0]:
+                raise DataError(f"{self.path}, line {line}: {self.names['loss']} is empty")
             rows = found.setdefault(key, [])
             if rows and rows[-1] != place - 1 and "ids" not in self.names:
                 raise DataError(
@@ -373,7 +390,8 @@ class _CsvFile:
                 if any(column[0].isdecimal() for column in told)
                 else sorted({cell for column in told for cell in column})
             )
-        return list(map(str, range(max(int(cell) for column in told for cell in column) + 1)))
+        highest = max(int(cell) for column in told for cell in column)
+        return list(map(str, range(highest + 1))) if highest < MOST_CLASSES else None
 
     def _with_counts(
         self, results: Results, rows: Sequence[Sequence[str]], origin: _InLines

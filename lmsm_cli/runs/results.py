@@ -26,6 +26,8 @@ _OWN_KEYS = ("loss", "seed", "source", "images")
 _LONGEST = 1000
 """Characters of a name or an id."""
 _LARGEST_SEED = 2**32
+MOST_CLASSES = 100_000
+"""That are taken from the highest class number alone, in which a digit may be wrong."""
 
 
 class Origin:
@@ -292,7 +294,7 @@ def _classes(
             twice = next(one for one in names if names.count(one) > 1)
             refuse(f"name {twice!r} twice", "classes")
     elif all(map(_are_numbers, answers)):
-        numbers = range(max(known.values(), default=0) or _highest(answers) + 1)
+        numbers = range(max(known.values(), default=0) or _highest(answers, refuse) + 1)
         names = tuple(map(str, numbers))
     elif known:
         refuse(
@@ -321,10 +323,22 @@ def _are_numbers(column: NDArray[Any]) -> bool:
     return column.dtype.kind != "U" or _NUMERAL.fullmatch(str(column[0])) is not None
 
 
-def _highest(columns: Sequence[NDArray[Any]]) -> int:
-    """Return the highest class number, of what can be one."""
-    numbers = [column if column.dtype.kind != "U" else _parsed(column) for column in columns]
-    return int(max(np.nan_to_num(one, nan=0, posinf=0, neginf=0).max() for one in numbers))
+def _highest(columns: Sequence[NDArray[Any]], refuse: _Refuse) -> int:
+    """Return the highest class number, of what can be one; refuse one that no data set has."""
+    highest = 0
+    for name, column in zip(("labels", "predictions"), columns, strict=False):
+        numbers = column if column.dtype.kind != "U" else _parsed(column)
+        numbers = np.nan_to_num(numbers, nan=0, posinf=0, neginf=0)
+        row = int(numbers.argmax())
+        if numbers[row] >= MOST_CLASSES:
+            refuse(
+                f"is {column[row]}: where neither logits, class_counts nor classes tell how many "
+                f"there are, class numbers are below {MOST_CLASSES:,}",
+                name,
+                row,
+            )
+        highest = max(highest, int(numbers[row]))
+    return highest
 
 
 def _parsed(column: NDArray[Any]) -> NDArray[np.float64]:
