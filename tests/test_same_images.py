@@ -252,6 +252,20 @@ def test_the_softmax_of_another_program_is_held_against_lmsm_s(tmp_path):
     assert second.differences["accuracy"].paired
 
 
+def test_damaged_predictions_are_told(tmp_path):
+    """The run counts by its scores, over seeds alone, and the note names the file."""
+    lmsm_runs(tmp_path)
+    own_runs(tmp_path)
+    run = next(path for path in find_runs([tmp_path]) if path.name.endswith("mine-s1"))
+    (run / "predictions.npz").write_bytes(b"PK")
+    comparison = compared(tmp_path)
+    assert group_of(comparison, "mine").differences["accuracy"].over == "seeds"
+    assert any(
+        f"{run / 'predictions.npz'} is damaged" in note and note.endswith("; left out")
+        for note in comparison.notes
+    )
+
+
 def digits_apart(run):
     """Train a softmax on a run's digits in a plain loop; return its images, and logits by seed."""
     data = load_digits()

@@ -113,6 +113,13 @@ def notes_on_images(records: Sequence[RunRecord], usual: Mapping[str, Any]) -> l
     return notes
 
 
+def notes_on_damage(records: Iterable[RunRecord]) -> list[str]:
+    """Return what turned out damaged while the runs were compared, and was left out."""
+    found = [f"{problem}; left out" for record in records for problem in record.late_problems]
+    more = len(found) - _MOST_NOTES
+    return [*found[:_MOST_NOTES], *([f"{more} more files are left out so"] if more > 0 else [])]
+
+
 @dataclass(frozen=True)
 class _Images:
     """The runs, oldest first, on one choice of images."""

@@ -15,6 +15,7 @@ from lmsm_cli.comparison.data_sets import (
     choices_hide_it,
     images_of,
     names_of,
+    notes_on_damage,
     notes_on_images,
 )
 from lmsm_cli.comparison.differences import Question, held_against
@@ -72,14 +73,8 @@ def compare_runs(
         for record in records
         if record.scores is None or record.config is None
     ]
-    members: dict[str, dict[Hashable, Sample]] = {}
-    for sample in samples_of(records, by):
-        runs = members.setdefault(sample.key, {})
-        if sample.place in runs:
-            reason = f"its configuration and seed are repeated by the newer {sample.record.name}"
-            unscored.append(Unscored(str(runs[sample.place].record.path), reason))
-        runs[sample.place] = sample
-    sampled = [list(runs.values()) for runs in members.values()]
+    sampled, repeated = _sampled(records, by)
+    unscored += repeated
     differing, groups = _groups(sampled, by)
     question = question or Question()
     groups, unheld = held_against(groups, sampled, baseline, question)
@@ -92,6 +87,7 @@ def compare_runs(
         *taken,
         *_absent_classes(groups),
         *unheld,
+        *notes_on_damage(known),
     ]
     order = sorted(groups, key=lambda group: (group.test_set, _rank(group, sort)))
     tests = range(len({group.test_set for group in groups}))
@@ -104,6 +100,21 @@ def compare_runs(
         tuple(conclusion_of(some, question.size) for some in peers),
         question.size,
     )
+
+
+def _sampled(
+    records: Sequence[RunRecord], by: Sequence[str]
+) -> tuple[list[list[Sample]], list[Unscored]]:
+    """Return the samples of each group, and the runs that newer ones repeat."""
+    members: dict[str, dict[Hashable, Sample]] = {}
+    repeated = []
+    for sample in samples_of(records, by):
+        runs = members.setdefault(sample.key, {})
+        if sample.place in runs:
+            reason = f"its configuration and seed are repeated by the newer {sample.record.name}"
+            repeated.append(Unscored(str(runs[sample.place].record.path), reason))
+        runs[sample.place] = sample
+    return [list(runs.values()) for runs in members.values()], repeated
 
 
 def _with_shared_images(records: Sequence[RunRecord]) -> tuple[Sequence[RunRecord], list[str]]:
