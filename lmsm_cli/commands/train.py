@@ -42,7 +42,7 @@ _Resume = Annotated[
     Path | None,
     value(
         "RUN",
-        "Go on with a run, as `lmsm resume` does; of the flags only --data-dir, --device, "
+        "Continue a run, as `lmsm resume` does; of the flags only --data-dir, --device, "
         "--out, --tensorboard and more --epochs fit then.",
         complete=completion.run_folders,
     ),
@@ -171,7 +171,7 @@ def resume(
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Go on with a run that was interrupted, or make a finished one longer.
+    """Continue a run that was interrupted, or make a finished one longer.
 
     Needs nothing but the run folder. On a CPU the result is, to the last bit, that of a run that \
 nobody stopped.
