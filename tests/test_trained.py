@@ -135,8 +135,9 @@ def test_the_end_of_a_training_names_the_best(run, capsys):
     scores = read_run(run).scores
     assert main(["resume", str(run), "-q"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "above: the last epoch, 3; best on validation: epoch 1, " in told
-    assert f"{100 * scores.best_on_validation.accuracy:.1f} %" in told
+    assert "; above: the last, 3" in told
+    share = f"{100 * scores.best_on_validation.accuracy:.1f} %"
+    assert f"best on validation: epoch 1, {share} (balanced " in told
 
 
 def test_a_longer_run_counts_all_its_epochs(run, tmp_path):

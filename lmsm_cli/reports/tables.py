@@ -67,9 +67,8 @@ def best_line(scores: ScoresDocument) -> str | None:
     if best is None or best.epoch == scores.epoch:
         return None
     return (
-        f"above: the last epoch, {scores.epoch}; best on validation: epoch {best.epoch}, "
-        f"{percent(best.accuracy)} % (balanced {percent(best.balanced_accuracy)} %), "
-        "which --best takes"
+        f"best on validation: epoch {best.epoch}, {percent(best.accuracy)} % "
+        f"(balanced {percent(best.balanced_accuracy)} %); above: the last, {scores.epoch}"
     )
 
 
@@ -89,10 +88,7 @@ def subset_line(most: int | None) -> str | None:
     """Return a sentence on a test set of at most so many images a class; None for a whole one."""
     if most is None:
         return None
-    return (
-        f"tested on a fixed part of the test images, at most {most:,} of each class "
-        f"(--test-images-per-class {most})"
-    )
+    return f"tested on a fixed part of the test images: at most {most:,} of each class"
 
 
 def absent_line(scores: Scores) -> str | None:
