@@ -14,7 +14,8 @@ from lmsm_cli.reports.figures import (
     save_figure,
     spread,
 )
-from lmsm_cli.reports.rarity import Arm, Line, RarityChart, arms_of, rarity_chart
+from lmsm_cli.reports.rarity import Arm, arms_of, rarity_chart
+from lmsm_cli.reports.rarity_places import Line, RarityChart
 from lmsm_cli.runs.record import RunRecord
 
 if TYPE_CHECKING:

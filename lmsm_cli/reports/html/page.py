@@ -36,7 +36,8 @@ from lmsm_cli.reports.html.pictures import embedded
 from lmsm_cli.reports.html.rarity import rarity_picture
 from lmsm_cli.reports.html.svg import marker
 from lmsm_cli.reports.html.tables import GroupRow
-from lmsm_cli.reports.rarity import RarityChart, arms_of, rarity_chart
+from lmsm_cli.reports.rarity import arms_of, rarity_chart
+from lmsm_cli.reports.rarity_places import RarityChart
 from lmsm_cli.runs.folder import write_whole
 from lmsm_cli.runs.record import RunRecord
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from lmsm_cli.reports.figures import label_of, spread
 from lmsm_cli.reports.html import svg
-from lmsm_cli.reports.rarity import Dot, Line, RarityChart
+from lmsm_cli.reports.rarity_places import Dot, Line, RarityChart
 
 _WIDE, _NARROW = (960, 330), (330, 250)
 """Width, and height of the plotting area, on a desk and on a phone: letters keep their size."""
