@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.comparison.result_files import read_results
 from lmsm_cli.config.config import Dataset
 from lmsm_cli.reports.html.facts import DATASET_NAMES, summary
 from lmsm_cli.reports.html.page import page
@@ -223,6 +224,7 @@ def test_the_seeds_that_would_tell_have_a_table():
         f"2 vs more test images at least {100 * few.floor:.1f} points "
         f"{fewest} to {most} seeds at least {100 * overall.floor:.1f} points"
     ) in spaced(table)
+    assert 'class="needs"' not in shown(OPEN, predicts=False)[1]  # seeds alone say nothing of it
 
 
 def test_many_medium_few_name_their_classes():
@@ -265,6 +267,31 @@ def test_the_head_says_what_was_trained_on_what(tmp_path):
     }
     (tmp_path / "r0" / "images.npz").write_bytes(b"PK")
     assert summary(compare_runs(records), records)["Validation images"] == "unknown"
+
+
+def test_runs_of_other_programs_have_a_head_too(tmp_path):
+    """What nobody told is left out or unknown: no data set, no epochs, no rare classes to plan."""
+    for loss, wrong in (("softmax", 20), ("mine", 5)):
+        for seed in range(3):
+            rows = ((n // 30, (n // 30 + (n % 30 < wrong + seed)) % 2) for n in range(60))
+            text = "".join(f"{label},{guess}\n" for label, guess in rows)
+            (tmp_path / f"{loss}-s{seed}.csv").write_text(f"label,prediction\n{text}")
+    records, _ = read_results(sorted(tmp_path.iterdir()))
+    comparison = compare_runs(records)
+    html = page(comparison, records)
+    facts = summary(comparison, records)
+    assert facts == {
+        "Training images": "unknown",
+        "Test images": "60",
+        "Seeds": "0 to 2",
+        "Runs": "6 scored in 2 groups",
+        "Baseline": "softmax",
+    }
+    assert ">2 classes, 60 test images</bdi></h2>" in html
+    assert "tested on 60 images; 95% intervals over seeds and test images." in words(Document(html))
+    table = html[html.index('<table class="needs">') :].partition("</table>")[0]
+    assert "Balanced accuracy" in table
+    assert "Few" not in table
 
 
 def test_every_data_set_has_its_real_name():

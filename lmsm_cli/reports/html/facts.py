@@ -72,8 +72,8 @@ def _with(key: str, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def dataset_name(config: Mapping[str, Any]) -> str:
-    """Return what people call the data set of a run: CIFAR-10 for `imbalanced`."""
-    name = str(config.get("dataset", "test images"))
+    """Return what people call the data set of a run: CIFAR-10 for `imbalanced`; "" for none."""
+    name = str(config.get("dataset", ""))
     return DATASET_NAMES.get(name, name)
 
 
@@ -88,7 +88,8 @@ def test_title(run: RunRecord, group: Group) -> str:
     """Return the title of what is shown of one set of test images."""
     classes = group.per_class
     images = sum(one.test_count for one in classes)
-    title = f"{dataset_name(run.config or {})}: {len(classes)} classes, {images:,} test images"
+    name = dataset_name(run.config or {})  # which runs of other programs need not tell
+    title = f"{name}{': ' if name else ''}{len(classes)} classes, {images:,} test images"
     digest = (group.images or {}).get("test") or UNKNOWN
     return f"{title} ({digest:.8})" if "images" in group.differs else title
 

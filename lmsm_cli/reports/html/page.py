@@ -18,7 +18,7 @@ from markupsafe import Markup
 from lmsm_cli import __version__
 from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.errors import visible
-from lmsm_cli.metrics import MAIN_DIFFERENCES, Metric, ReliabilityBin
+from lmsm_cli.metrics import Metric, ReliabilityBin
 from lmsm_cli.reports.html import facts as page_facts
 from lmsm_cli.reports.html import tables as page_tables
 from lmsm_cli.reports.html.charts import (
@@ -100,7 +100,6 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
         title=_title(comparison, records),
         answers=answers_of(comparison, by_path),
         size=f"{100 * comparison.size:g} points",
-        main_differences=MAIN_DIFFERENCES,
         facts=page_facts.summary(comparison, records),
         results=results,
         unfinished=_unscored_curves(comparison, records),
@@ -144,6 +143,7 @@ def _results(
     runs = [[by_path[path] for path in group.runs] for group in groups]
     scores = [[run.scores for run in some if run.scores] for some in runs]
     classes = page_tables.class_rows(groups, scores[0])
+    planned = page_tables.metrics_planned(groups)
     bins = [merged_bins(one.reliability for one in some) for some in scores]
     lines = [(row.number, row.label, some) for row, some in zip(rows, runs, strict=True)]
     drawn = [one for one in zip(rows, bins, groups, strict=True) if one[1]]
@@ -160,7 +160,8 @@ def _results(
         "classes": classes,
         "shots": page_tables.shots_text(classes),
         "over": page_tables.intervals_over(groups, metrics),
-        "needs": page_tables.need_rows(rows, groups, MAIN_DIFFERENCES),
+        "planned": planned,
+        "needs": page_tables.need_rows(rows, groups, planned),
         "differences": _differences(numbered, metrics),
         "curves": _curves(lines, _CURVES),
         "schedule": _curves(lines, _SCHEDULE),

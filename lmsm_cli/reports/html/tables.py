@@ -221,6 +221,15 @@ def over_text(over: str) -> str:
     return f"{over} alone" if over in ("seeds", "test images") else over
 
 
+def metrics_planned(groups: Sequence[Group]) -> list[Metric]:
+    """Return the main metrics of which it is known how many seeds would tell a difference."""
+    return [
+        metric
+        for metric in MAIN_DIFFERENCES
+        if any((one := g.differences.get(metric.key)) and one.seeds_needed for g in groups)
+    ]
+
+
 def need_rows(
     rows: Sequence[GroupRow], groups: Sequence[Group], metrics: Sequence[Metric]
 ) -> list[NeedRow]:
