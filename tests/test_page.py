@@ -209,6 +209,13 @@ def test_heat_maps_are_in_order_of_rarity_with_counts(tmp_path):
     assert heat.count("dog was never predicted") == 3
 
 
+def test_a_label_may_break_between_its_parts(tmp_path):
+    """A narrow column gets places to break a line at: after each comma and colon, nowhere else."""
+    write_run(tmp_path, "a", loss="lsoftmax:margin=4,lambda_min=5", scores=scores_of(["x", "y"]))
+    label = "lsoftmax:<wbr>margin=4,<wbr>lambda_min=5"
+    assert f'<bdi class="label">{label}</bdi>' in page_of(tmp_path)[0]
+
+
 def test_page_is_read_in_order_and_aloud(runs):
     """One h1, no level of heading left out, unique ids, a language, and names of pictures."""
     html, document = page_of(runs)
