@@ -91,12 +91,13 @@ def alive(monkeypatch):
 @pytest.mark.slow
 def test_trainings_that_end_well_are_freed(tmp_path, alive):
     """Of three seeds, plots and scores included, nothing is left; nor of what `eval` reads back."""
-    assert main(["train", *DIGITS, "--seeds", "0,1,2", "--out", str(tmp_path)]) == 0
+    two = ["--epochs", "2", "--best-tolerance", "0.9"]  # the first is the best, and tested too
+    assert main(["train", *DIGITS, *two, "--seeds", "0,1,2", "--out", str(tmp_path)]) == 0
     assert (len(alive), alive.names) == (6, {})  # a net for each training, and one for best.pt
     run = next(tmp_path.glob("*-s0"))
     assert main(["eval", str(run)]) == 0
     assert alive.names == {}
-    assert main(["resume", str(run), "--epochs", "2", "--quiet"]) == 0
+    assert main(["resume", str(run), "--epochs", "3", "--quiet"]) == 0
     assert alive.names == {}
 
 
