@@ -28,10 +28,10 @@ _COLUMNS = 100
 def commands(readme: str) -> list[str]:
     """Return the transcript's commands, a continued one as one line."""
     (block,) = BLOCK.findall(readme)
-    init_distributed = block.replace("\\\n", " ")
+    joined = block.replace("\\\n", " ")
     return [
         " ".join(line[2:].split())
-        for line in init_distributed.splitlines()
+        for line in joined.splitlines()
         if line.startswith("$ ")
     ]
 
