@@ -29,11 +29,7 @@ def commands(readme: str) -> list[str]:
     """Return the transcript's commands, a continued one as one line."""
     (block,) = BLOCK.findall(readme)
     joined = block.replace("\\\n", " ")
-    return [
-        " ".join(line[2:].split())
-        for line in joined.splitlines()
-        if line.startswith("$ ")
-    ]
+    return [" ".join(line[2:].split()) for line in joined.splitlines() if line.startswith("$ ")]
 
 
 def printed_by(command: str, folder: Path) -> str:
