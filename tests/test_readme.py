@@ -18,7 +18,10 @@ from tests.conftest import CIFAR10_CLASSES, write_class_folders
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(lmsm_cli.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-VERDICTS = {"better", "worse", "tell", "rare", "classes", "overall", "paired"}
+VERDICTS = {
+    *("better", "worse", "tell", "rare", "classes", "overall", "paired", "beats", "behind"),
+    *("falls", "shows", "show", "need", "would", "after"),
+}
 
 
 def blocks(language):

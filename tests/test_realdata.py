@@ -1,6 +1,7 @@
 """The main job on real CIFAR-10, one epoch: it learns, and the known collapse is called by name."""
 
 import json
+import re
 
 import pytest
 
@@ -65,4 +66,5 @@ def test_the_known_collapse_is_called_in_epoch_1(real_data, tmp_path, capsys):
     )
     assert scores["accuracy"] == pytest.approx(0.1, abs=0.02)
     assert "dead features" in row["collapse"]
-    assert "WARNING: Epoch 1: all features are exactly 0" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert re.search(r"WARNING: Epoch 1: (all|9\d\.\d% of the) features are exactly 0", said)

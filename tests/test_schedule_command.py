@@ -268,7 +268,7 @@ def test_it_takes_the_flags_of_train():
     train = {
         flag: text
         for flag, text in train.items()
-        if flag not in ("--show-config", "--dry-run", "--seeds", "--quiet", "--json")
+        if flag not in ("--show-config", "--dry-run", "--seeds", "--quiet", "--verbose", "--json")
     }
     del train["--resume"]  # a run folder's choices, not flags
     assert train.items() <= schedule.items()

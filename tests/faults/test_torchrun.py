@@ -54,6 +54,7 @@ def both(tmp_path_factory):
     one = run(
         [sys.executable, "-m", "lmsm_cli", *flags, "--threads", "1", "--out", str(root / "1")]
     )
+    flags += ["--verbose"]
     two = run([*TORCHRUN, "-m", "lmsm_cli", *flags, "--threads", "2", "--out", str(root / "2")])
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     return finished(root / "1"), finished(root / "2"), two
@@ -74,7 +75,7 @@ def test_two_ranks_give_the_scores_of_one_process(both):
 
 
 def test_the_first_rank_alone_prints_and_writes(both):
-    """There is one table, one line an epoch, and one run folder that names the processes."""
+    """There is one table, one line an epoch, and one line that names the processes."""
     two = both[2]
     assert two.stdout.count("Per class, in percent") == 1
     assert two.stderr.count("epoch  1/10") == 1
