@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmsm_cli.comparison.conclusion import conclusion_of, seeds_text
+from lmsm_cli.comparison.conclusion import conclusion_of, seeds_text, short_names
 from lmsm_cli.comparison.crossed import Strata, paired
 from lmsm_cli.comparison.differences import Question
 from lmsm_cli.comparison.grouping import compare_runs
-from lmsm_cli.comparison.intervals import Difference
 from lmsm_cli.comparison.two_way import Over, two_way
 from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import Status
@@ -266,13 +265,48 @@ def test_the_answer_is_a_sentence():
             "no number of seeds would show 5 points on these test images, "
             "whose share of chance is 7.1",
         ),
-        (None, ""),
     ],
 )
 def test_what_would_tell(needed, text):
     """The seeds for the size asked for, or that no number of seeds would do."""
-    one = Difference(0, -0.1, 0.1, 3, True, "can't tell", seeds_needed=needed, floor=0.071)
-    assert seeds_text(one, 0.05) == text
+    assert seeds_text(needed, 0.071, 0.05) == text
+
+
+def test_names_in_the_answer_are_as_short_as_they_tell_apart():
+    """A name goes as far as no other label does; a label that others go on from stays whole."""
+    labels = [
+        "softmax",
+        "softmax lr=0.1",
+        "lsoftmax:margin=2,lambda_min=1,weight_norm=shared",
+        "lsoftmax:margin=4,lambda_min=5,weight_norm=shared",
+        "ldam reweight=effective rebalance_from=14",
+        "lsoftmax:margin=22",
+    ]
+    assert list(short_names(labels).values()) == [
+        "softmax",
+        "softmax lr=0.1",
+        "lsoftmax:margin=2",
+        "lsoftmax:margin=4",
+        "ldam",
+        "lsoftmax:margin=22",
+    ]
+
+
+def test_undecided_losses_share_a_clause():
+    """Those without a verdict stand together, with the seeds that would tell any of them."""
+    base = arms((0.9, 0.7, 0.5), range(5))
+    open_ones = {
+        f"vs:gamma={number}": arms((0.9, 0.7, 0.5), range(5), start=1000 + 100 * number)
+        for number in (1, 2, 3, 4)
+    }
+    comparison = of_losses({"softmax": base} | open_ones, question=Question(size=0.12))
+    needed = [group_of(comparison, loss).differences["few"].seeds_needed for loss in open_ones]
+    assert all(None not in one for one in needed)
+    fewest, most = min(one[0] for one in needed), max(one[1] for one in needed)
+    assert comparison.conclusions[0].text == (
+        "On the rare classes vs:gamma=1, vs:gamma=2, vs:gamma=3 and 1 more show no clear "
+        f"difference from softmax: {fewest} to {most} seeds would show 12 points."
+    )
 
 
 def test_one_group_has_its_score_and_what_to_do():

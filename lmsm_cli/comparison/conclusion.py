@@ -1,14 +1,17 @@
 """What a comparison says, in a sentence or two: the answer that stands before all tables."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from lmsm_cli.comparison.intervals import NOT_AFTER_HOLM, Difference
 from lmsm_cli.comparison.records import Conclusion, Finding, Group, Statistic
-from lmsm_cli.errors import counted
+from lmsm_cli.errors import counted, listed
 from lmsm_cli.metrics import METRICS
 
 # Names in a sentence; what is left is counted.
 _MOST_NAMES = 3
+# What a label is made of: the loss, each of its options, each further choice.
+_PIECE = re.compile(r"[:, ]?[^:, ]+")
 
 
 def conclusion_of(groups: Sequence[Group], size: float) -> Conclusion:
@@ -22,14 +25,16 @@ def conclusion_of(groups: Sequence[Group], size: float) -> Conclusion:
     """
     key = question_of(groups)
     held = [(group, one) for group in groups if (one := group.differences.get(key))]
+    names = short_names([group.label for group in groups])
     if not held:
-        return Conclusion(_nothing_held(groups, key), "open")
+        return Conclusion(_nothing_held(groups, key, names), "open")
     baselines = [group for group in groups if group.is_baseline]
-    against = baselines[0].label if len(baselines) == 1 else "its baseline"
+    against = names[baselines[0].label] if len(baselines) == 1 else "its baseline"
+    named = [(names[group.label], one) for group, one in held]
     parts = [
-        *_told(held, "better", ("beats", "beat"), against),
-        *_told(held, "worse", ("falls behind", "fall behind"), against),
-        *_open(held, against, size),
+        *_told(named, "better", ("beats", "beat"), against),
+        *_told(named, "worse", ("falls behind", "fall behind"), against),
+        *_open(named, against, size),
     ]
     text = f"{_place(key)} " + "; ".join(parts) + "." + _hints(groups)
     verdicts = {one.verdict for _, one in held}
@@ -60,14 +65,33 @@ def _place(key: str) -> str:
     return "On the rare classes" if key == "few" else "Over all classes"
 
 
+def short_names(labels: Sequence[str]) -> dict[str, str]:
+    """Return the shortest beginning of each label that no other label has, by whole choices.
+
+    A label that another one goes on from keeps its own whole name.
+    """
+    names = {}
+    for label in labels:
+        pieces = _PIECE.findall(label)
+        starts = ["".join(pieces[:number]) for number in range(1, len(pieces) + 1)]
+        others = [_PIECE.findall(other) for other in labels if other != label]
+        alone = [
+            start
+            for number, start in enumerate(starts, 1)
+            if all(other[:number] != pieces[:number] for other in others)
+        ]
+        names[label] = alone[0] if alone else label
+    return names
+
+
 def _told(
-    held: Sequence[tuple[Group, Difference]], verdict: str, verbs: tuple[str, str], against: str
+    held: Sequence[tuple[str, Difference]], verdict: str, verbs: tuple[str, str], against: str
 ) -> list[str]:
     """Return the groups with that verdict, the largest difference first."""
-    found = [(group, one) for group, one in held if one.verdict == verdict]
+    found = [(name, one) for name, one in held if one.verdict == verdict]
     found.sort(key=lambda pair: -abs(pair[1].mean))
     named, more = found[:_MOST_NAMES], len(found) - _MOST_NAMES
-    texts = [f"{group.label} {verbs[0]} {against} by {_size(one)}" for group, one in named]
+    texts = [f"{name} {verbs[0]} {against} by {_size(one)}" for name, one in named]
     if more > 0:
         texts.append(f"{counted(more, 'other')} {verbs[more > 1]} it by less")
     return texts
@@ -89,40 +113,50 @@ def points(value: float) -> str:
     return f"{100 * value:.1g}" if text in ("0.0", "-0.0") and value else text
 
 
-def _open(held: Sequence[tuple[Group, Difference]], against: str, size: float) -> list[str]:
+def _open(held: Sequence[tuple[str, Difference]], against: str, size: float) -> list[str]:
     """Return what is said of the groups without a verdict: together where the reason is one."""
-    by_reason: dict[str, list[str]] = {}
-    for group, one in held:
+    by_reason: dict[str, list[tuple[str, Difference]]] = {}
+    for name, one in held:
         if one.verdict == "can't tell":
-            by_reason.setdefault(_why(one, size), []).append(group.label)
+            is_close = one.reason == NOT_AFTER_HOLM
+            shown = f"{name} ({NOT_AFTER_HOLM})" if is_close else name
+            reason = "" if is_close else one.reason
+            by_reason.setdefault(reason, []).append((shown, one))
     texts = []
-    for reason, names in by_reason.items():
-        who = ", ".join(names[:_MOST_NAMES])
-        if len(names) > _MOST_NAMES:
-            who += f" and {counted(len(names) - _MOST_NAMES, 'other')}"
+    for reason, some in by_reason.items():
+        names = [name for name, _ in some]
+        who = listed(names, _MOST_NAMES)
         verb = "shows" if len(names) == 1 else "show"
-        texts.append(f"{who} {verb} no clear difference from {against}{reason}")
+        seeds = f" ({reason})" if reason else _seeds([one for _, one in some], size)
+        texts.append(f"{who} {verb} no clear difference from {against}{seeds}")
     return texts
 
 
-def _why(one: Difference, size: float) -> str:
-    """Return the reason for no verdict, or what would give one."""
-    if one.reason and one.reason != NOT_AFTER_HOLM:
-        return f" ({one.reason})"
-    note = f" ({NOT_AFTER_HOLM})" if one.reason else ""
-    seeds = seeds_text(one, size)
-    return f"{note}: {seeds}" if seeds else note
-
-
-def seeds_text(one: Difference, size: float) -> str:
-    """Return how many seeds would show a difference of that size; empty where nobody knows."""
-    if one.seeds_needed is None:
+def _seeds(held: Sequence[Difference], size: float) -> str:
+    """Return the seeds that would show that size of any of these differences."""
+    known = [one.seeds_needed for one in held if one.seeds_needed]
+    if not known:
         return ""
-    fewest, most = one.seeds_needed
+    enough = [fewest for fewest, _ in known if fewest is not None]
+    limits = [most for _, most in known if most is not None]
+    needed = (min(enough, default=None), max(limits) if len(limits) == len(known) else None)
+    floors = [one.floor for one in held if one.floor is not None]
+    return f": {seeds_text(needed, max(floors, default=None), size)}"
+
+
+def seeds_text(needed: tuple[int | None, int | None], floor: float | None, size: float) -> str:
+    """Return how many seeds would show a difference of that size.
+
+    Args:
+        needed: From and to how many, None for no number.
+        floor: The share of chance that the test images have, whatever the seeds.
+        size: Of the difference, as a fraction.
+    """
+    fewest, most = needed
     what = f"would show {points(size).removesuffix('.0')} points"
     if fewest is None:
-        floor = "" if one.floor is None else f", whose share of chance is {points(one.floor)}"
-        return f"no number of seeds {what} on these test images{floor}"
+        share = "" if floor is None else f", whose share of chance is {points(floor)}"
+        return f"no number of seeds {what} on these test images{share}"
     if most is None:
         return f"{fewest} seeds or many more {what}"
     if fewest == most:
@@ -130,10 +164,10 @@ def seeds_text(one: Difference, size: float) -> str:
     return f"{fewest} to {most} seeds {what}"
 
 
-def _nothing_held(groups: Sequence[Group], key: str) -> str:
+def _nothing_held(groups: Sequence[Group], key: str, names: Mapping[str, str]) -> str:
     """Return what is known where there is nothing to hold a group against."""
     found = [(group, one) for group in groups if (one := group.metrics.get(key))]
-    texts = [f"{group.label} has {_mean(one)}" for group, one in found[:_MOST_NAMES]]
+    texts = [f"{names[group.label]} has {_mean(one)}" for group, one in found[:_MOST_NAMES]]
     if len(found) > _MOST_NAMES:
         texts.append(f"and there are {counted(len(found) - _MOST_NAMES, 'other')}")
     way_out = (
