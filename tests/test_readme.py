@@ -77,7 +77,7 @@ def test_the_transcript_is_of_these_commands(tmp_path, monkeypatch, capsys):
     assert main(compare) == 0
     shown = capsys.readouterr().out.replace("rebalance_from=2", "rebalance_from=14")
     (kept,) = transcript.BLOCK.findall(README)
-    named = set(re.findall(r"[a-z_]+[:=][^ ]+|[a-z]{4,}|%", kept.partition("Runs")[2]))
+    named = set(re.findall(r"[a-z_]+[:=]\S+|[a-z]{4,}|%", kept.partition("Runs")[2]))
     assert len(named) > 20
     # the verdicts, which one seed cannot give
     assert not {word for word in named - VERDICTS if word not in shown}
