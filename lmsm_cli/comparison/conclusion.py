@@ -29,7 +29,7 @@ def conclusion_of(groups: Sequence[Group], size: float) -> Conclusion:
     if not held:
         return Conclusion(_nothing_held(groups, key, names), "open")
     baselines = [group for group in groups if group.is_baseline]
-    against = names[baselines[0].label] if len(baselines) == 1 else "its baseline"
+    against = names[baselines[0].label] if len(baselines) == 1 else "the baseline"
     named = [(names[group.label], one) for group, one in held]
     parts = [
         *_told(named, "better", ("beats", "beat"), against),

@@ -136,7 +136,7 @@ def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]
     note += "; ".join(f"{key}: {', '.join(found)}" for key, found in values.items())
     sets = len({group.test_set for group in groups})
     if sets > 1:
-        note += f"; they have {sets} different sets of test images, and * is the best on each"
+        note += f"; they have {sets} sets of test images, and * is told from all others on one"
     return [note]
 
 

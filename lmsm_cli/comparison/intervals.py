@@ -16,8 +16,8 @@ from typing import Literal
 Verdict = Literal["better", "worse", "can't tell"]
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
-# Two values give an interval as wide as the scale, and a verdict by luck.
-_FEWEST = 3
+FEWEST_SEEDS = 3
+"""For a verdict: Student's t of two seeds is 12.7, and their variance is luck."""
 NOT_AFTER_HOLM = "not after Holm"
 
 
@@ -88,7 +88,7 @@ def difference(
         error = _welch_error(*sides)
     bare = Difference(mean, None, None, n, paired, "can't tell")
     if error is None:
-        seeds = ("one seed", "two seeds")[n - 1] if n < _FEWEST else ""
+        seeds = ("one seed", "two seeds")[n - 1] if n < FEWEST_SEEDS else ""
         return replace(bare, reason=seeds or "the same in every seed")
     from scipy.special import stdtr, stdtrit  # a third of the time that scipy.stats takes to import
 
@@ -115,14 +115,14 @@ def verdict_of(one: Difference, p_holm: float | None, *, higher_is_better: bool)
 def _paired_error(changes: list[float]) -> tuple[float, float] | None:
     """Return the standard error of a mean of paired changes, and its degrees of freedom."""
     n = len(changes)
-    if n < _FEWEST:
+    if n < FEWEST_SEEDS:
         return None
     return _varying(statistics.stdev(changes) / math.sqrt(n), n - 1)
 
 
 def _welch_error(a: list[float], b: list[float]) -> tuple[float, float] | None:
     """Return the standard error of a difference of two means, and its degrees of freedom."""
-    if min(len(a), len(b)) < _FEWEST:
+    if min(len(a), len(b)) < FEWEST_SEEDS:
         return None
     shares = [statistics.variance(side) / len(side) for side in (a, b)]
     if sum(shares) == 0:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lmsm_cli.comparison.intervals import CONFIDENCE
-from lmsm_cli.comparison.two_way import FEWEST_SEEDS, Components, half_width
+from lmsm_cli.comparison.intervals import ALPHA, FEWEST_SEEDS
+from lmsm_cli.comparison.two_way import Components, half_width
 
 # A pilot's variance is itself uncertain: Browne (1995) and Kieser and Wassmer (1996) plan with its
 # one-sided upper 80% limit. Here either end of a range of seeds is such a limit.
@@ -116,7 +116,7 @@ def power(components: Components, difference: float, seeds: int) -> float | None
     found_seed = seed.variance * chdtri(seed.degrees, quantiles) / seed.degrees
     spread = chdtri(image.degrees, quantiles) / image.degrees
     found_image = np.maximum((image.variance + both) * spread - both, 0)
-    tail = (1 - CONFIDENCE) / 2
+    tail = ALPHA / 2
     width = np.sqrt(
         stdtrit(seed.degrees, tail) ** 2 * found_seed[:, None]
         + stdtrit(image.degrees, tail) ** 2 * found_image

@@ -30,11 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmsm_cli.comparison.crossed import Crossed
-from lmsm_cli.comparison.intervals import CONFIDENCE
+from lmsm_cli.comparison.intervals import ALPHA, FEWEST_SEEDS
 from lmsm_cli.errors import ArgumentError
 
-FEWEST_SEEDS = 3
-"""For a verdict: Student's t of two seeds is 12.7, and their variance is luck."""
 FEWEST_IMAGES = 20
 """Of a score, for a verdict."""
 # Equal values differ by rounding.
@@ -202,7 +200,7 @@ def _with_interval(bare: Estimate, parts: Components) -> Estimate:
     )
 
 
-def half_width(shares: list[Share], level: float = 1 - CONFIDENCE) -> float:
+def half_width(shares: list[Share], level: float = ALPHA) -> float:
     """Return half the width of the interval that leaves out `level`: its shares in quadrature."""
     from scipy.special import stdtrit  # a third of the time that scipy.stats takes to import
 

@@ -100,8 +100,7 @@ def checked_options(
     margin = check_margin(margin, len(weight))
     if isinstance(margin, Tensor) and margin.ndim:
         check_device("margin is", margin, "the class weights", weight)
-    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
-        raise ArgumentError(f"reduction is {reduction!r}: give mean, sum or none")
+    one_of("reduction", reduction, get_args(Reduction))
     return margin, _checked_lambda(lam), checked_chunk(class_chunk)
 
 

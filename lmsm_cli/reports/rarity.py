@@ -13,9 +13,9 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lmsm_cli.comparison.intervals import CONFIDENCE
+from lmsm_cli.comparison.intervals import CONFIDENCE, FEWEST_SEEDS
 from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
-from lmsm_cli.comparison.two_way import FEWEST_SEEDS, Over, two_way
+from lmsm_cli.comparison.two_way import Over, two_way
 from lmsm_cli.errors import listed
 from lmsm_cli.metrics import Scores, mean_of, shot_groups
 from lmsm_cli.reports.rarity_places import Dot, Interval, Line, Places, RarityChart
