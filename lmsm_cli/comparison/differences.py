@@ -6,6 +6,7 @@ predictions are known; every other one is over seeds alone.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,9 +152,17 @@ class _Peers:
         arms = [self._alone(number, key) for number in self.numbers]
         return chance_forbids(arms, len(self.names))
 
+    @cached_property
+    def _own(self) -> dict[int, Crossed | None]:
+        """Each group's own answers, reduced once for all scores; None without predictions."""
+        return {
+            number: self.answers.alone(samples) if self.answers else None
+            for number, samples in self.members.items()
+        }
+
     def _alone(self, number: int, key: str) -> Estimate:
         """Return a group's own score with its interval; without one where predictions lack."""
-        own = self.answers.alone(self.members[number]) if self.answers else None
+        own = self._own[number]
         if own is not None and key in self.weights:
             return two_way(own, self.weights[key])
         known = values(self.members[number], key)
