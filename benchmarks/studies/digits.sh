@@ -1,13 +1,14 @@
 #!/bin/sh
 # What makes L-Softmax work: one change at a time from one recipe, on long-tailed digits (361 training
 # images, 107 of the commonest class, 4 of the rarest; in every install). 400 runs, most of 15 to 45 seconds.
-# `sh benchmarks/studies/digits.sh` does what is missing below runs/; start it once a core to share the work.
+# `sh benchmarks/studies/digits.sh` does what is missing below runs/; start it once a core to share the work. PARTS: some of the studies below.
 set -e
 M1=loss=lsoftmax:margin=1,weight_norm=shared
 M2=loss=lsoftmax:margin=2,weight_norm=shared
 
 # Every study holds its changes against the same runs, which are trained once.
 study() {
+    case " ${PARTS:-$1} " in *" $1 "*) ;; *) return 0 ;; esac
     out=runs/digits-$1
     shift
     if [ "$out" != runs/digits-base ] && [ "${seeds:-5}" = 5 ]; then
