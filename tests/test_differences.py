@@ -184,10 +184,26 @@ def test_holm_takes_a_verdict_that_stands_alone():
         loss: arms((0.9, 0.7, 0.5), range(5), start=1000 + 100 * number)
         for number, loss in enumerate(("focal", "ldam", "cosface", "arcface", "asoftmax"))
     }
-    beside = group_of(of_losses({"softmax": base, "vs": slight} | others), "vs").differences["few"]
+    group = group_of(of_losses({"softmax": base, "vs": slight} | others), "vs")
+    beside = group.differences["few"]
     assert (beside.p_value, beside.low) == (alone.p_value, alone.low)
     assert beside.p_holm > 0.05
     assert (beside.verdict, beside.reason) == ("can't tell", "not after Holm")
+    assert "few" not in group.best
+
+
+def test_no_best_is_marked_that_the_verdict_does_not_tell():
+    """The best of all is told from each other one, but not from the baseline after Holm."""
+    base = arms((0.9, 0.7, 0.3), range(5))
+    best = arms((0.9, 0.7, 0.42), range(5), start=200)
+    lower = {
+        loss: arms((0.9, 0.7, 0.23), range(5), start=300 + 100 * n)
+        for n, loss in enumerate(("focal", "ldam", "cosface"))
+    }
+    group = group_of(of_losses({"softmax": base, "vs": best} | lower), "vs")
+    assert group.differences["few"].low > 0
+    assert group.differences["few"].reason == "not after Holm"
+    assert "few" not in group.best
 
 
 def test_a_best_is_told_from_all_others():

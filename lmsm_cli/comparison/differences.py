@@ -212,7 +212,7 @@ def held_against(
             if (place := chosen[number]) is not None and place != number
         }
         judged = _judged(raw, peers)
-        best = _told_best(peers, groups)
+        best = _told_best(peers, groups, judged)
         for number in numbers:
             changes = judged.get(number, {})
             held[number] = replace(
@@ -260,8 +260,16 @@ def _judged(
     return judged
 
 
-def _told_best(peers: _Peers, groups: Sequence[Group]) -> dict[str, int]:
-    """Return, by score, the group that is the best and told from each other one after Holm."""
+def _told_best(
+    peers: _Peers,
+    groups: Sequence[Group],
+    judged: Mapping[int, Mapping[str, Difference | None]],
+) -> dict[str, int]:
+    """Return, by score, the group that is the best and told from each other one after Holm.
+
+    A group that is held against a baseline must be better by that verdict too, whose step of Holm
+    is over other rows: a star beside "not after Holm" would be a second answer.
+    """
     if not 1 < len(peers.numbers) <= _MOST_RIVALS:
         return {}
     rivals: dict[tuple[int, int], dict[str, Difference | None]] = {}
@@ -277,6 +285,9 @@ def _told_best(peers: _Peers, groups: Sequence[Group]) -> dict[str, int]:
                 rivals[winner, other] = peers.differences(winner, other)
         found = [rivals[winner, other][key] for other in others]
         adjusted = holm([None if one is None or one.reason else one.p_value for one in found])
+        held = judged.get(winner, {}).get(key)
+        if held is not None and held.verdict != "better":
+            continue
         if all(p is not None and p <= ALPHA for p in adjusted):
             best[key] = winner
     return best
