@@ -99,7 +99,8 @@ def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     for digest, tested in sorted(lists.items()):
         yield f"{LISTS}/{digest}.npz", tested.content()
     for run in runs:
-        yield from ((f"{run.name}/{name}", content) for name, content in kept_files(run))
+        order = lists[images[run].digest].order if run in images else None
+        yield from ((f"{run.name}/{name}", content) for name, content in kept_files(run, order))
         if run in images:
             kept = kept_predictions(run, images[run], lists[images[run].digest])
             yield from ((f"{run.name}/{name}", content) for name, content in kept)
@@ -127,14 +128,21 @@ def completed(folder: Path) -> Iterator[Path]:
             yield status.parent
 
 
-def kept_files(run: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of a run's small files, without the places of this machine."""
+def kept_files(run: Path, order: str | None) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of a run's small files, without the places of this machine.
+
+    `order` is the digest of the test images in the order in which the predictions are kept.
+    """
     config = yaml.safe_load((run / "config.yaml").read_text())
     yield "config.yaml", yaml.safe_dump(config | _DEFAULT_PLACES, sort_keys=False).encode()
     environment = json.loads((run / "environment.json").read_text())
     environment["command"] = [_ABSOLUTE.sub(r"\1", word) for word in environment["command"]]
     yield "environment.json", json.dumps(environment, indent=1).encode()
-    for name in ("metrics.jsonl", "scores.json", "status.json"):
+    scores = json.loads((run / "scores.json").read_text())
+    if order is not None and "test_order" in scores["images"]:
+        scores["images"]["test_order"] = order
+    yield "scores.json", (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode()
+    for name in ("metrics.jsonl", "status.json"):
         yield name, (run / name).read_bytes()
 
 

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.data.identity import Digests, split_digest
+from lmsm_cli.data.identity import Digests, order_digest, split_digest
 from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
 from lmsm_cli.runs.images import (
     IMAGES,
@@ -42,6 +42,11 @@ class ImageList:
     def digest(self) -> str:
         """The digest of the set, as in scores.json: equal for the same images in any order."""
         return split_digest(self.classes, self.labels, self.digests)
+
+    @cached_property
+    def order(self) -> str:
+        """The digest of the images in this order, as in scores.json."""
+        return order_digest(self.classes, self.labels, self.digests)
 
     def by_content(self) -> NDArray[np.int64]:
         """Return the order (N,) by class, then digest: equal for all runs on these images."""

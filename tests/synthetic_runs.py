@@ -143,7 +143,7 @@ def write_run(
     folder.write_environment((environment or ENVIRONMENT) | {"asked": f"{name}'s own"})
     folder.write_metrics(metrics)
     if scores:
-        more = {"images": images.split_digests} if images else {}
+        more = {"images": images.scored} if images else {}
         folder.write_scores(document(scores | more))
     if images:
         write_images(folder.path, images)

@@ -12,6 +12,7 @@ from lmsm_cli import record_run
 from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.same_images import matched
+from lmsm_cli.comparison.two_way import Over
 from lmsm_cli.data.identity import ImagesRecord, as_digests
 from lmsm_cli.errors import DataError
 from lmsm_cli.runs.record import find_runs, read_run
@@ -71,6 +72,50 @@ def group_of(comparison, label):
 SHUFFLED = np.random.default_rng(4).permutation(COUNT)
 HEX = np.array([bytes([number] * 16).hex() for number in range(COUNT)])
 FILES = np.array([f"pics/{number:03d}.png" for number in range(COUNT)])
+
+
+def renamed_run(out, name, seed, order):
+    """Write a run of lmsm on the same test images, whose files were renamed: in another order."""
+    images = lmsm_images()
+    columns = (images.labels[order], images.digests[order], images.places)
+    turned = ImagesRecord(NAMES, images.split, *columns, (0.5,), (0.5,))
+    logits = logits_of(seed, 3)[order]
+    return write_predicting_run(out, name, turned, logits, COUNTS, loss="vs", seed=seed)
+
+
+# Within each class, so that the labels are as they were: they say nothing of the order.
+WITHIN = np.arange(COUNT)
+for _number in range(3):
+    _own = np.flatnonzero(_number == LABELS)
+    WITHIN[_own] = np.roll(_own, 1)
+
+
+@pytest.mark.parametrize("order", [WITHIN, SHUFFLED], ids=["within classes", "everywhere"])
+@pytest.mark.parametrize("is_old", [False, True], ids=["digest", "images.npz"])
+def test_runs_on_renamed_files_are_paired_by_content(tmp_path, order, is_old):
+    """The intervals are those of runs that have the images in one order."""
+    found = []
+    for number, own in enumerate((np.arange(COUNT), order)):
+        out = tmp_path / str(number)
+        lmsm_runs(out)
+        runs = [renamed_run(out, f"own-{seed}", seed, own) for seed in range(3)]
+        for run in runs if is_old else ():
+            scores = json.loads((run / "scores.json").read_text())
+            del scores["images"]["test_order"]
+            (run / "scores.json").write_text(json.dumps(scores))
+        found.append(group_of(compared(out), "vs").differences)
+    assert found[0]["accuracy"].over == Over.BOTH
+    assert found[1] == found[0]
+
+
+def test_a_run_in_another_order_without_its_list_has_no_part_in_the_images(tmp_path):
+    """Without images.npz nobody knows which image an answer is of; the scores stay."""
+    lmsm_runs(tmp_path)
+    for seed in range(3):
+        (renamed_run(tmp_path, f"own-{seed}", seed, WITHIN) / "images.npz").unlink()
+    comparison = compared(tmp_path)
+    assert group_of(comparison, "vs").differences["accuracy"].over == Over.SEEDS
+    assert sum("another order than that of lmsm-0" in note for note in comparison.notes) == 3
 
 
 @pytest.mark.parametrize(
@@ -259,7 +304,7 @@ def test_damaged_predictions_are_told(tmp_path):
     run = next(path for path in find_runs([tmp_path]) if path.name.endswith("mine-s1"))
     (run / "predictions.npz").write_bytes(b"PK")
     comparison = compared(tmp_path)
-    assert group_of(comparison, "mine").differences["accuracy"].over == "seeds"
+    assert group_of(comparison, "mine").differences["accuracy"].over == Over.SEEDS
     assert any(
         f"{run / 'predictions.npz'} is damaged" in note and note.endswith("; left out")
         for note in comparison.notes

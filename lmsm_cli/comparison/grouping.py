@@ -20,6 +20,7 @@ from lmsm_cli.comparison.data_sets import (
 )
 from lmsm_cli.comparison.differences import Question, held_against
 from lmsm_cli.comparison.records import ClassStatistic, Comparison, Group, Statistic, Unscored
+from lmsm_cli.comparison.same_images import matched
 from lmsm_cli.comparison.samples import (
     SPLIT_KEYS,
     Sample,
@@ -67,7 +68,7 @@ def compare_runs(
         check_choice("--by", key, Config.model_fields)
     if sort:
         check_choice("--sort", sort, METRICS)
-    records, taken = _with_shared_images(records)
+    records, taken = matched(records)
     unscored = [
         Unscored(str(record.path), record.problem or "no scores")
         for record in records
@@ -115,15 +116,6 @@ def _sampled(
             repeated.append(Unscored(str(runs[sample.place].record.path), reason))
         runs[sample.place] = sample
     return [list(runs.values()) for runs in members.values()], repeated
-
-
-def _with_shared_images(records: Sequence[RunRecord]) -> tuple[Sequence[RunRecord], list[str]]:
-    """Return the runs, those of other programs matched with the images of others, and notes."""
-    if not any(record.is_outside for record in records):
-        return records, []
-    from lmsm_cli.comparison.same_images import matched  # NumPy takes a while to import
-
-    return matched(records)
 
 
 def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]:

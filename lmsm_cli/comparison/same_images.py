@@ -1,9 +1,10 @@
-"""Which runs of other programs had the test images of other runs, image by image.
+"""Which runs had the test images of other runs, image by image.
 
-With ids on both sides the ids decide, in whatever order they stand; lmsm's own images go by their
-digests, or by their file names or indices. Without ids two runs are taken for the same images where
-all their labels are equal in order, which is said. Each run then gets the images, the names of the
-classes and the order of the first run that had them.
+Two runs of lmsm tell it by the digests of their images. With a run of another program, ids on both
+sides decide; lmsm's own images go by their digests, or by their file names or indices. Without ids
+two runs are taken for the same images where all their labels are equal in order, which is said.
+Each run then gets the images, the names of the classes and the order of the first run that had
+them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from lmsm_cli.data.identity import Digests, ImagesRecord
 from lmsm_cli.errors import DataError, listed
 from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import Images, ScoresDocument
-from lmsm_cli.runs.images import Predictions
+from lmsm_cli.runs.images import PREDICTIONS, Predictions
 from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.runs.results import digests_of, is_digest
 
@@ -31,20 +32,17 @@ def matched(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     Raises DataError where a program's classes are those of another run in another order, or are
     not as many for the same images.
     """
-    if not any(record.is_outside for record in records):
-        return list(records), []
     found = _Matching([])
     turns = list(_in_turn(records))
     moved = {place: found.place(record) for place, record in turns}
-    notes = list(found.notes())
-    notes += _on_training(turns)
+    notes = [*found.notes(), *_on_training(turns)]
     return [moved.get(place, record) for place, record in enumerate(records)], notes
 
 
 def _on_training(turns: Sequence[tuple[int, RunRecord]]) -> Iterator[str]:
     """Yield what is not known of the training of runs beside those of lmsm."""
     outside = [record for _, record in turns if record.is_outside]
-    if len(outside) == len(turns):
+    if not outside or len(outside) == len(turns):
         return
     yield f"{_named(outside)}: on which images they were trained is not known"
     uncounted = [
@@ -155,8 +153,10 @@ class _Matching:
 
     def place(self, record: RunRecord) -> RunRecord:
         """Return a run with the images of a known test set, or make its own known."""
-        if not record.is_outside and any(_same_digest(record, one) for one in self.known):
-            return record
+        if not record.is_outside:
+            same = next((one for one in self.known if _same_digest(record, one)), None)
+            if same:
+                return _turned(record, same)
         own = _TestSet.of(record)
         if own is None:
             return record
@@ -202,6 +202,41 @@ def _same_digest(record: RunRecord, one: _TestSet) -> bool:
     names = tuple(row.name for row in record.scores.per_class)
     known = one.scores.images
     return bool(known and record.scores.images.test == known.test and names == one.classes)
+
+
+def _turned(record: RunRecord, one: _TestSet) -> RunRecord:
+    """Return a run of lmsm with its predictions in the order in which another has the same images.
+
+    They differ where files were renamed between two trainings. A run of which nothing tells its
+    order is taken for one in the other's.
+    """
+    mine, theirs = _order_of(record), _order_of(one.record)
+    if mine == theirs or mine is None or theirs is None:
+        return record
+    own = _TestSet.of(record)
+    if own is None:
+        problem = f"{record.path / PREDICTIONS} is of images in another order than that of "
+        problem += f"{one.record.name}, and no images.npz tells it"
+        record.late_problems.append(problem)
+        return replace(record, has_known_order=False)
+    order = np.empty(len(own.images), np.int64)
+    order[_by_content(one.images)] = _by_content(own.images)
+    return replace(record, order=order)
+
+
+def _order_of(record: RunRecord) -> str | None:
+    """Return the digest of a run's test images in order; older runs tell it by images.npz."""
+    assert record.scores
+    assert record.scores.images
+    if record.scores.images.test_order:
+        return record.scores.images.test_order
+    images = record.images
+    return images.scored["test_order"] if images else None
+
+
+def _by_content(images: ImagesRecord) -> _Order:
+    """Return the places of images by class and digest; it is one image where these are equal."""
+    return np.lexsort((*images.digests.T[::-1], images.labels))
 
 
 def _match(own: _TestSet, other: _TestSet) -> tuple[_Order | None, bool] | None:
@@ -302,6 +337,7 @@ def _moved(own: _TestSet, other: _TestSet, order: _Order | None) -> RunRecord:
         training=None,
         validation=None,
         test=other.scores.images.test,
+        test_order=other.scores.images.test_order,
         known_by=own.known_by,  # type: ignore[arg-type]  # read from such a field
     )
     scores, found = own.scores, own.record.held_predictions

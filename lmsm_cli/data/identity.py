@@ -85,6 +85,14 @@ class ImagesRecord:
             for part, own in parts.items()
         }
 
+    @property
+    def scored(self) -> dict[str, str | None]:
+        """What scores.json tells of the images: the parts, and the order of the test images."""
+        test = self.of("test")
+        return self.split_digests | {
+            "test_order": order_digest(test.classes, test.labels, test.digests)
+        }
+
     @cached_property
     def all_digests(self) -> dict[str, str | None]:
         """The digests of the parts, and of the order in which the run has all its images."""
@@ -109,6 +117,11 @@ def split_digest(classes: Sequence[str], labels: NDArray[np.int64], digests: Dig
     columns = _rows(classes, labels, digests).view(">u8")
     ordered = columns[np.lexsort(columns.T)]
     return digest(ordered.tobytes()).hex()
+
+
+def order_digest(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> str:
+    """Return 32 hexadecimal digits that are equal for the same images in the same order."""
+    return digest(_rows(classes, labels, digests).tobytes()).hex()
 
 
 def rows_of_smallest_digests(

@@ -49,6 +49,9 @@ class Images(_Document):
     training: Digest | None
     validation: Digest | None
     test: Digest
+    test_order: Digest | None = None
+    """Equal for the same test images in the same order, which is that of predictions.npz; None in
+    older runs."""
     known_by: Literal["content", "ids", "labels"] = "content"
     """What the digests are of; those of another program's run are of the ids that it gave, or else
     of its labels in their order."""

@@ -49,6 +49,8 @@ class RunRecord:
     order: "NDArray[np.int64] | None" = field(default=None, repr=False, compare=False)
     """The places of its test images in the order in which `predictions` gives them; None: its own.
     """
+    has_known_order: bool = True
+    """Whether it is known of which image each of its predictions is; else they are None."""
     late_problems: list[str] = field(default_factory=list, repr=False, compare=False)
     """What turned out damaged after `read_run`, in `predictions`."""
 
@@ -79,6 +81,8 @@ class RunRecord:
         None where they are not known, as for older runs, and where they are damaged or are not
         those of the scores, which becomes one of `late_problems`.
         """
+        if not self.has_known_order:
+            return None
         found = self.held_predictions
         if found is None:
             from lmsm_cli.runs.images import check_scored, read_predictions  # NumPy takes a while

@@ -83,14 +83,8 @@ class Results:
         """Return all scores that can be computed: with logits top-k and calibration too."""
         probabilities = None if self.logits is None else _softmax(self.logits)
         scores = score(self.classes, self.labels, self.predicted, self.train_counts, probabilities)
-        test = self.images().split_digests["test"]
-        assert test is not None
-        images = Images(
-            training=None,
-            validation=None,
-            test=test,
-            known_by="labels" if self.ids is None else "ids",
-        )
+        known_by = "labels" if self.ids is None else "ids"
+        images = Images.model_validate(self.images().scored | {"known_by": known_by})
         return ScoresDocument(**scores.parts(), images=images)
 
     def predictions(self) -> Predictions:

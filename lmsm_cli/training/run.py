@@ -225,7 +225,7 @@ def _finish(run: Run, display: Display, with_plots: bool) -> None:
             if run.images:  # in the order of images.npz, so nothing without it
                 write_predictions(folder.path, predictions)
             document = build_scores_json(scores, trainer, history, folder, display)
-            images = run.images and Images.model_validate(run.images.split_digests)
+            images = run.images and Images.model_validate(run.images.scored)
             folder.write_scores(document.model_copy(update={"images": images}))
             if with_plots:
                 display.progress("drawing the plots", 0, 0)

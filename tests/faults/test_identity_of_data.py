@@ -226,7 +226,7 @@ def test_predictions_give_the_scores(finished):
     assert np.array_equal(found.logits.argmax(axis=1), found.predicted)
     again = evaluation(run, SilentDisplay(), data_dir=data)
     assert np.array_equal(again.predictions, found.predicted)
-    assert scores["images"] == read_images_record(run).split_digests
+    assert scores["images"] == read_images_record(run).scored
 
 
 def test_a_checkpoint_apart_from_its_folder_needs_the_data_as_it_was(copied, tmp_path):
