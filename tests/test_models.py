@@ -237,3 +237,17 @@ def test_too_small_images_are_refused():
     """VGG halves five times: an 8-pixel digit is an error before the first step."""
     with pytest.raises(LmsmError, match="vgg16 needs images of at least 32 pixels, these have 8"):
         check_model("vgg16", None, channels=1, image_size=8)
+
+
+def test_vgg16_starts_with_features_of_one_size():
+    """Without BatchNorm no layer shrinks or blows up what it gets; nor does the hidden layer."""
+    torch.manual_seed(0)
+    net = build("vgg16", "relu").backbone.eval()
+    outputs = []
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(lambda *given: outputs.append(given[2].std().item()))
+    with torch.no_grad():
+        net(torch.randn(64, 3, 32, 32))
+    assert len(outputs) == 14
+    assert all(0.6 < spread < 3 for spread in outputs), outputs

@@ -52,7 +52,12 @@ def _resnet18(channels: int, *, pool: bool) -> nn.Module:
 
 
 def _vgg16(channels: int, *, batch_norm: bool) -> Backbone:
-    """torchvision's VGG-16 features and the seed's first hidden layer, 512 -> 128."""
+    """torchvision's VGG-16 features and the seed's first hidden layer, 512 -> 128.
+
+    Without BatchNorm it starts from He et al.'s fan-in initialisation (2015), which keeps the size
+    of the features from layer to layer. torchvision's counts the outputs, and shrinks them to a
+    thirteenth.
+    """
     from torchvision.models import vgg16, vgg16_bn
 
     features = (vgg16_bn if batch_norm else vgg16)(weights=None).features
@@ -61,6 +66,11 @@ def _vgg16(channels: int, *, batch_norm: bool) -> Backbone:
     # Pooling to 1x1 changes nothing at 32x32 (five halvings) and admits larger images.
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     hidden = nn.Sequential(nn.Linear(512, 128), nn.ReLU(), nn.Dropout())
+    if not batch_norm:
+        for layer in (*features, *hidden):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
     return Backbone(nn.Sequential(features, pool, hidden), 128, 32, 32)
 
 
