@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from lmsm_cli.data.batches import augmented, batches, num_batches, plan_epoch
+from lmsm_cli.data.augment import AUGMENTATIONS, cropped
+from lmsm_cli.data.batches import batches, num_batches, plan_epoch
 
 
 def collect(images, labels, augment, **kwargs):
     """Return the epoch's batches as one (images, labels)."""
-    plan = plan_epoch(len(labels), augment, seed=1, epoch=kwargs.pop("epoch", 0))
+    epoch, size = kwargs.pop("epoch", 0), tuple(images.shape[1:3])
+    plan = plan_epoch(len(labels), augment, seed=1, epoch=epoch, size=size)
     parts = list(batches(images, labels, plan, 4, **kwargs))
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
@@ -29,7 +31,7 @@ def test_each_image_comes_once_with_its_label(numbered):
     assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
-@pytest.mark.parametrize("augment", ["none", "flip", "crop-flip"])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_an_epoch_can_be_repeated_and_entered_anywhere(augment):
     """(seed, epoch) alone decide; starting at batch 2 gives exactly the rest of the epoch."""
     images = torch.randint(256, (13, 8, 8, 3), dtype=torch.uint8)
@@ -58,7 +60,7 @@ def test_crop_and_flip_pixel_by_pixel():
     images = torch.randint(1, 256, (5, 8, 6, 3), dtype=torch.uint8)
     corners = torch.tensor([[0, 0], [4, 4], [8, 8], [1, 7], [4, 0]])
     flips = torch.tensor([False, False, True, True, True])
-    out = augmented(images, flips, corners)
+    out = cropped(images, flips, corners)
     for n in range(5):
         padded = np.zeros((16, 14, 3), dtype=np.uint8)
         padded[4:12, 4:10] = images[n].numpy()
@@ -72,7 +74,7 @@ def test_crop_and_flip_pixel_by_pixel():
 def test_flip_alone_mirrors_the_columns():
     """Without a crop, a flipped image is its mirror image and the others are untouched."""
     images = torch.randint(256, (2, 4, 4, 1), dtype=torch.uint8)
-    out = augmented(images, torch.tensor([True, False]), None)
+    out = cropped(images, torch.tensor([True, False]), None)
     assert torch.equal(out[0], images[0].flip(1))
     assert torch.equal(out[1], images[1])
 
@@ -95,18 +97,27 @@ def test_a_last_batch_of_one_is_left_out(num_images, wanted):
 def test_augmentation_is_about_fair():
     """Half the images are flipped; every corner of the crop occurs."""
     plan = plan_epoch(20_000, "crop-flip", seed=0, epoch=0)
-    assert plan.flips.float().mean().item() == pytest.approx(0.5, abs=0.02)
-    assert plan.corners.min() == 0
-    assert plan.corners.max() == 8
-    assert torch.bincount(plan.corners[:, 0], minlength=9).min() > 1900
+    assert plan.changes.flips.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert plan.changes.corners.min() == 0
+    assert plan.changes.corners.max() == 8
+    assert torch.bincount(plan.changes.corners[:, 0], minlength=9).min() > 1900
 
 
 def test_a_shuffle_is_the_one_it_always_was():
     """Runs repeat across versions: the draws of an epoch are those once written down."""
     plan = plan_epoch(8, "crop-flip", seed=42, epoch=3)
     assert plan.order.tolist() == [3, 1, 2, 7, 0, 5, 4, 6]
-    assert plan.flips.int().tolist() == [0, 1, 1, 0, 1, 0, 0, 1]
-    assert plan.corners.tolist() == [[5, 6], [6, 6], [7, 7], [4, 2], [7, 7], [6, 4], [5, 5], [6, 6]]
+    assert plan.changes.flips.int().tolist() == [0, 1, 1, 0, 1, 0, 0, 1]
+    assert plan.changes.corners.tolist() == [
+        [5, 6],
+        [6, 6],
+        [7, 7],
+        [4, 2],
+        [7, 7],
+        [6, 4],
+        [5, 5],
+        [6, 6],
+    ]
 
 
 # Classes of 9,000, 900 and 100 images in a mixed order; class 2 has none.

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from lmsm_cli.data import decoding
+from lmsm_cli.data.augment import AUGMENTATIONS
 from lmsm_cli.data.batches import batches, plan_epoch
 from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
 from lmsm_cli.data.decoded import MappedImages, StoredImages, UndecodedImages, level_sums
@@ -109,10 +110,10 @@ def test_large_folders_load_as_small_ones(pets, monkeypatch, split, with_splits)
     assert (lazy.mean, lazy.std) == (eager.mean, eager.std)
 
 
-@pytest.mark.parametrize("augment", ["none", "flip", "crop-flip"])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_batches_of_images_on_disk_are_those_of_a_tensor(pets, on_disk, augment):
     """An epoch over images on disk, from any batch on, is the epoch over the tensor."""
-    plan, labels = plan_epoch(20, augment, seed=3, epoch=1), torch.arange(20)
+    plan, labels = plan_epoch(20, augment, seed=3, epoch=1, size=(8, 8)), torch.arange(20)
     for start in (0, 2):
         lazy = list(batches(read(pets), labels, plan, 6, start=start))
         eager = list(batches(stored(pets), labels, plan, 6, start=start))
@@ -150,7 +151,7 @@ EPOCH = """
     plain = plan_epoch(len(tail), "none", seed=0, epoch=0)
     seen = sum(len(batch.labels) for batch in batches(training.images, training.labels, plan, 128))
     of_tail = batches(tail.images, torch.arange(len(tail)), plain, 128)
-    for step, (images, places, _) in enumerate(of_tail):
+    for step, (images, places, *_) in enumerate(of_tail):
         if step % 10 == 0:
             for image, place in zip(images, places.tolist()):
                 expected = np.asarray(Image.open(root / files[3 * place]))

@@ -34,6 +34,9 @@ Model = Literal[
     "resnet18", "vgg16", "vgg16_bn", "resnet18-cifar", "resnet32", "paper-mnist", "paper-cifar10",
     "paper-cifar100", "paper-2d",
 ]  # fmt: skip
+Augment = Literal[
+    "none", "flip", "crop-flip", "photo", "randaugment", "trivial", "autoaugment-cutout"
+]  # fmt: skip
 
 # The default of `neck` is bn but for these models: features of BatchNorm cannot die under a margin,
 # and L-Softmax did badly on a ResNet's own, which are never negative (benchmarks/LOG.md). One neck
@@ -171,8 +174,10 @@ class Config(BaseModel):
     split_seed: Int = Field(0, ge=0, lt=2**32)
     """Seed of the choice of validation images; apart from --seed, so that all seeds share one
     choice."""
-    augment: Literal["none", "flip", "crop-flip"] = "none"
-    """Random changes to the training images; crop pads by 4 pixels."""
+    augment: Augment = "none"
+    """Random changes to the training images: `crop-flip` pads by 4 pixels, `photo` enlarges a part
+    of at least 8%; `randaugment`, `trivial` and `autoaugment-cutout` (CIFAR-10's policy) come after
+    crop-flip."""
     image_size: Int = Field(32, ge=8, le=1024)
     """Pixels of a side that the images of `folder` are brought to."""
     resize: Literal["crop", "pad", "squash"] = "crop"

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
+from lmsm_cli.data.augment import Changes, augmented, draw_changes
 from lmsm_cli.data.decoded import Images, StoredImages
-
-# Pixels of zeros around an image before the random crop: the field's recipe for CIFAR.
-_PADDING = 4
+from lmsm_cli.data.mixing import Mixed, Mixing, MixingPlan, draw_mixing, in_order, mixed_images
+from lmsm_cli.runtime.device import sent
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,13 @@ class EpochPlan:
     """All random choices of one epoch."""
 
     order: Tensor  # (N,)
-    flips: Tensor | None  # (N,)
-    corners: Tensor | None  # (N, 2), of the crops
+    changes: Changes  # of the images in that order
+    mixing: MixingPlan | None = None
 
     def to(self, device: torch.device) -> "EpochPlan":
-        """Return the plan on a device: one transfer an epoch, none in a step."""
-        flips = None if self.flips is None else self.flips.to(device)
-        corners = None if self.corners is None else self.corners.to(device)
-        return EpochPlan(self.order.to(device), flips, corners)
+        """Return the plan on a device: one transfer an epoch."""
+        mixing = self.mixing and self.mixing.to(device)
+        return EpochPlan(self.order.to(device), self.changes.to(device), mixing)
 
 
 class Batch(NamedTuple):
@@ -42,20 +40,30 @@ class Batch(NamedTuple):
     images: Tensor  # uint8 (B, C, H, W), channels-last in memory
     labels: Tensor  # (B,)
     all_labels: Tensor  # of the whole batch, in order of rank
+    mixed: Mixed | None = None  # what mixup and CutMix add
 
 
 def plan_epoch(
-    num_images: int, augment: str, *, seed: int, epoch: int, balanced_over: Tensor | None = None
+    num_images: int,
+    augment: str,
+    *,
+    seed: int,
+    epoch: int,
+    balanced_over: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+    mixing: Mixing | None = None,
 ) -> EpochPlan:
     """Draw the choices of an epoch.
 
     Args:
         num_images: the length N of the order, which is a shuffle.
-        augment: none, flip or crop-flip.
+        augment: one of AUGMENTATIONS.
         seed, epoch: the same two numbers give the same choices.
         balanced_over: the images' labels (N,). With them the order is N draws with replacement: a
             class, each as likely as the others, then one of its images. (LDAM-DRW's Resample draws
             classes by their effective numbers: of ten from 5,000 to 50 images, 11.9% to 9.4%.)
+        size: (H, W) of the images; only none, flip and crop-flip do without.
+        mixing: how batches are mixed by mixup and CutMix, None for not at all.
     """
     # NumPy mixes both numbers; torch's CPU generator would keep only 32 bits of a joint seed.
     generator = np.random.default_rng((seed, epoch))
@@ -63,12 +71,13 @@ def plan_epoch(
         order = torch.from_numpy(generator.permutation(num_images))
     else:
         order = torch.from_numpy(_balanced_draws(balanced_over.numpy(force=True), generator))
-    flips = corners = None
-    if augment != "none":
-        flips = torch.from_numpy(generator.random(num_images) < 0.5)
-    if augment == "crop-flip":
-        corners = torch.from_numpy(generator.integers(2 * _PADDING + 1, size=(num_images, 2)))
-    return EpochPlan(order, flips, corners)
+    # Mixing comes last: with and without it, an epoch has the same order and the same changes.
+    changes = draw_changes(augment, num_images, size, generator)
+    drawn = None
+    if mixing is not None:
+        assert size is not None
+        drawn = draw_mixing(mixing, num_images, size, generator)
+    return EpochPlan(order, changes, drawn)
 
 
 def _balanced_draws(labels: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -110,37 +119,49 @@ def batches(
     """
     host_order = plan.order.cpu()
     plan = plan.to(labels.device)
-    for i in range(start, num_batches(len(labels), batch_size)):
-        whole = slice(i * batch_size, (i + 1) * batch_size)
-        all_labels = labels[plan.order[whole]]
-        part = share(len(all_labels))
-        flips = None if plan.flips is None else plan.flips[whole][part]
-        corners = None if plan.corners is None else plan.corners[whole][part]
+
+    def changed(on_host: slice | Tensor) -> Tensor:
+        """Return the augmented images (M, C, H, W) of places in the epoch."""
+        where = on_host if isinstance(on_host, slice) else sent(on_host, labels.device)
         if isinstance(images, StoredImages):
-            gathered = _sent(images[host_order[whole][part]], labels.device)
+            gathered = sent(images[host_order[on_host]], labels.device)
         else:
-            gathered = images[plan.order[whole][part]]
-        pixels = augmented(gathered, flips, corners).permute(0, 3, 1, 2)
-        yield Batch(pixels, all_labels[part], all_labels)
+            gathered = images[plan.order[where]]
+        return augmented(gathered, plan.changes.of(on_host, where))
+
+    for i in range(start, num_batches(len(labels), batch_size)):
+        whole = range(len(labels))[i * batch_size : (i + 1) * batch_size]
+        own = whole[share(len(whole))]
+        all_labels = labels[plan.order[whole.start : whole.stop]]
+        part = slice(own.start - whole.start, own.stop - whole.start)
+        if plan.mixing is None:
+            pixels = changed(slice(own.start, own.stop))
+            yield Batch(pixels, all_labels[part], all_labels)
+        else:
+            yield _mixed_batch(plan.mixing, i, whole, own, all_labels, changed)
 
 
-def _sent(batch: Tensor, device: torch.device) -> Tensor:
-    """Return a batch of the host on the device; CUDA takes it while the host goes on."""
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch
+def _mixed_batch(
+    plan: MixingPlan,
+    i: int,
+    whole: range,
+    own: range,
+    all_labels: Tensor,
+    changed: Callable[[slice | Tensor], Tensor],
+) -> Batch:
+    """Return batch `i`, whose places in the epoch are `whole` and this rank's of them `own`.
 
-
-def augmented(images: Tensor, flips: Tensor | None, corners: Tensor | None) -> Tensor:
-    """Return the batch (B, H, W, C) cropped at `corners` of its padded self, then flipped."""
-    count, height, width, _ = images.shape
-    device = images.device
-    rows = torch.arange(height, device=device).expand(count, height)
-    columns = torch.arange(width, device=device).expand(count, width)
-    if flips is not None:
-        columns = torch.where(flips[:, None], width - 1 - columns, columns)
-    if corners is not None:
-        images = functional.pad(images, (0, 0, _PADDING, _PADDING, _PADDING, _PADDING))
-        rows, columns = rows + corners[:, :1], columns + corners[:, 1:]
-    elif flips is None:
-        return images
-    batch = torch.arange(count, device=device)[:, None, None]
-    return images[batch, rows[:, :, None], columns[:, None, :]]
+    `changed` gives the augmented images of places. An image is augmented alike wherever it goes.
+    """
+    all_partners = plan.partners[whole.start : whole.stop] - whole.start
+    part = slice(own.start - whole.start, own.stop - whole.start)
+    if len(own) == len(whole):
+        pixels = changed(slice(own.start, own.stop))
+        others = pixels[sent(all_partners, pixels.device)]
+    else:  # partners may be another rank's
+        places = torch.cat([torch.arange(own.start, own.stop), all_partners[part] + whole.start])
+        pixels, others = changed(places).tensor_split(2)
+    others_labels = all_labels[sent(all_partners, all_labels.device)]
+    first, second = in_order(plan, i, all_labels, others_labels)
+    mixed = Mixed(second[part], second, plan.shares[i])
+    return Batch(mixed_images(plan, i, pixels, others), first[part], first, mixed)

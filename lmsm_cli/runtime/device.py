@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmsm_cli.errors import LmsmError, counted
 from lmsm_cli.runtime.cpu import threads_for
@@ -194,3 +194,8 @@ def _keep_freed_memory() -> None:
 
 def _of_libc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return values of the host on the device; CUDA takes them while the host goes on."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values

@@ -259,6 +259,7 @@ def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> 
         seed=config.seed,
         epoch=epoch,
         balanced_over=training.labels if balanced else None,
+        size=(training.images.shape[1], training.images.shape[2]),
     )
     return batches(
         training.images,
