@@ -17,6 +17,7 @@ from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
 from lmsm_cli.commands.completion import answering_shells
 from lmsm_cli.commands.console import print_line, spell_out, stderr_console
+from lmsm_cli.commands.data import data
 from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.doctor import doctor
 from lmsm_cli.commands.evaluate import evaluate
@@ -50,6 +51,7 @@ _COMMANDS = (
     ("report", report, pages.LOOK),
     ("predict", predict, pages.USE),
     ("export", export, pages.USE),
+    ("data", data, pages.PREPARE),
     ("schedule", schedule, pages.PREPARE),
     ("losses", losses, pages.PREPARE),
     ("bench", bench, pages.PREPARE),

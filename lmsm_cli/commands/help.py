@@ -31,6 +31,7 @@ SHORT: dict[str, str] = {
     "report": "one run as an HTML page",
     "predict": "classes of image files",
     "export": "write ONNX or torch.export",
+    "data": "check your images",
     "schedule": "learning rate and margin",
     "losses": "list or explain losses",
     "presets": "list ready-made configs",
@@ -110,6 +111,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "Export the best epoch for torch",
             "lmsm export runs/NAME --best --format torch --out net.pt2",
         ),
+    ),
+    "data": (
+        ("Check a folder of class folders", "lmsm data photos"),
+        ("See what a long tail leaves of digits", "lmsm data digits --imbalance exp --factor 0.05"),
+        ("Draw its classes with samples", "lmsm data photos --plot classes.png"),
     ),
     "schedule": (
         (

@@ -6,7 +6,7 @@ A command that takes a run's choices declares `Preset`, `ConfigFile` and `Margin
 
 import inspect
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -82,6 +82,7 @@ Verbose = Annotated[
 ]
 Json = Annotated[bool, switch("--json", "Print the result as JSON.")]
 
+_PICTURES = (".png", ".pdf", ".svg")
 _HELP_ALL = inspect.Parameter(
     "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll
 )
@@ -100,18 +101,42 @@ def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
     Options arrive as the texts that were typed, None where not given: Config alone checks them, so
     that all mistakes are found together.
     """
-    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    fields = [
-        _parameter(name, Config.model_fields[name], panel) for name, panel in panels().items()
-    ]
-    parameters = _in_panels([*own, _HELP_ALL, *fields])
+    return _with_parameters(command, [_HELP_ALL], panels())
 
-    def wrapped(*, help_all: bool, **options: Any) -> None:
+
+def with_flags_of(keys: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that does for some keys of Config what `with_config_flags` does for all.
+
+    All of them are on --help.
+    """
+    shown_in = panels()
+    chosen = {key: shown_in[key] for key in keys}
+    return lambda command: _with_parameters(command, [], chosen)
+
+
+def _with_parameters(
+    command: Callable[..., None], more: Sequence[inspect.Parameter], keys: Mapping[str, str]
+) -> Callable[..., None]:
+    """Return the command with more parameters, and one for each of the keys in its panel."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    fields = [_parameter(key, Config.model_fields[key], panel) for key, panel in keys.items()]
+
+    def wrapped(*, help_all: bool = False, **options: Any) -> None:
         command(**options)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    signature = inspect.Signature(_in_panels([*own, *more, *fields]))
+    wrapped.__signature__ = signature  # type: ignore[attr-defined]
     return wrapped
+
+
+def check_picture(flag: str, path: Path) -> None:
+    """Raise LmsmError for a format that is not drawn, DiskError for a place that takes no file."""
+    from lmsm_cli.runs.folder import check_folder
+
+    if path.suffix.lower() not in _PICTURES:
+        raise LmsmError(f"{flag} is {str(path)!r}: end the name in {', '.join(_PICTURES)}")
+    check_folder(path.parent, flag)
 
 
 def resolve_options(

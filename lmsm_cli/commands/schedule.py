@@ -8,18 +8,16 @@ from lmsm_cli.commands.options import (
     ConfigFile,
     Margin,
     Preset,
+    check_picture,
     resolve_options,
     switch,
     value,
     with_config_flags,
 )
-from lmsm_cli.errors import LmsmError
 
 if TYPE_CHECKING:
     from lmsm_cli.config import Config
     from lmsm_cli.losses.head import Head
-
-_FORMATS = (".png", ".pdf", ".svg")
 
 
 @with_config_flags
@@ -41,7 +39,7 @@ are published with.
     """
     resolved = resolve_options(preset, config, margin, flags).config
     if plot:
-        _check_plot(plot)
+        check_picture("--plot", plot)
     from lmsm_cli.data.splits import planned_counts
     from lmsm_cli.training.lr_schedule import annealing_curve, planned_epochs
     from lmsm_cli.training.run import resolved_spec
@@ -57,15 +55,6 @@ are published with.
         print_json({"loss": loss, "class_counts": counts, "epochs": epochs})
     else:
         _print(loss, counts, epochs)
-
-
-def _check_plot(plot: Path) -> None:
-    """Raise LmsmError for a format that is not drawn, DiskError for a place that takes no file."""
-    from lmsm_cli.runs.folder import check_folder
-
-    if plot.suffix.lower() not in _FORMATS:
-        raise LmsmError(f"--plot is {str(plot)!r}: end the name in {', '.join(_FORMATS)}")
-    check_folder(plot.parent, "--plot")
 
 
 def _head(config: "Config", counts: list[int] | None) -> "Head":

@@ -20,7 +20,7 @@ from lmsm_cli.data.image_files import Resize
 from lmsm_cli.data.walk import SUFFIXES, LeftOut, is_inside, walk
 from lmsm_cli.errors import DataError, few, visible
 
-_TEST_SHARE = 0.2  # where the folders come without train/ and test/
+TEST_SHARE = 0.2  # where the folders come without train/ and test/
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,12 @@ def _class_folders(root: Path, inside: Path, follow_links: bool) -> tuple[list[s
     """Return the names of the class folders, and what lies beside them and is left out."""
     names, left_out = [], LeftOut()
     with os.scandir(root) as entries:
-        shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        found = sorted(entries, key=lambda e: e.name)
     base = os.path.realpath(inside)
-    for entry in shown:
+    for entry in found:
+        if entry.name.startswith("."):
+            left_out.hidden.append(entry.name)
+            continue
         leads_out = entry.is_symlink() and not is_inside(os.path.realpath(entry.path), base)
         if leads_out and not follow_links:
             left_out.outside.append(entry.name)
@@ -151,14 +154,19 @@ def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
     Raises DataError where a class has fewer than two images.
     """
+    if faults := lonely_folders(listing):
+        raise DataError(faults[0])
+    return shares_by_class(listing)
+
+
+def shares_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return what `split_by_class` does, also where a class has one image, which is a test's."""
     draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
     labels = np.array(listing.labels)
     is_test = np.zeros(len(labels), dtype=bool)
-    if faults := lonely_folders(listing):
-        raise DataError(faults[0])
     for label in range(len(listing.classes)):
         own = np.flatnonzero(labels == label)
-        is_test[draws.permutation(own)[: max(1, round(_TEST_SHARE * len(own)))]] = True
+        is_test[draws.permutation(own)[: max(1, round(TEST_SHARE * len(own)))]] = True
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 

@@ -9,7 +9,7 @@ import struct
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from itertools import islice
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -66,6 +67,7 @@ class ReadImages(NamedTuple):
     pictures: Digests  # (N, 16): of the pixels at full size; only to find the same picture twice
     sums: LevelSums
     listing: Listing
+    unreadable: Mapping[str, str] = MappingProxyType({})  # the other files, each with the reason
 
 
 def read_images(
@@ -85,6 +87,32 @@ def read_images(
     Raises:
         DataError: files cannot be read; it names the first of them.
     """
+    read = read_what_can_be(listing, options, channels, display)
+    if not read.unreadable:
+        return read
+    if not options.skip_unreadable or not read.listing.files:
+        raise DataError(refusal(listing, read.unreadable))
+    what = unreadable_text(listing, read.unreadable)
+    display.warning(f"skipped, to be replaced or removed: {what}")
+    return read
+
+
+def refusal(listing: Listing, unreadable: Mapping[str, str]) -> str:
+    """Return why a training does not start on a listing with files that cannot be read."""
+    it = "it" if len(unreadable) == 1 else "them"
+    return (
+        f"{unreadable_text(listing, unreadable)}; replace or remove {it}, "
+        f"or go on without {it}: --skip-unreadable"
+    )
+
+
+def read_what_can_be(
+    listing: Listing, options: FolderOptions, channels: int = 3, display: Display = SILENT
+) -> ReadImages:
+    """Return what `read_images` does, without the files that cannot be read, and why they cannot.
+
+    Of images whose files are all unreadable there are none.
+    """
     reader = _Reader(listing, options, channels, display)
     images, facts = reader.decoded()
     if not facts.unreadable:
@@ -93,13 +121,6 @@ def read_images(
         listing.files[row]: reason or "is read only now"
         for row, reason in reader.reasons(facts).items()
     }
-    if not options.skip_unreadable or len(unreadable) == len(listing.files):
-        it = "it" if len(unreadable) == 1 else "them"
-        raise DataError(
-            f"{_unreadable_text(listing, unreadable)}; replace or remove {it}, "
-            f"or go on without {it}: --skip-unreadable"
-        )
-    display.warning(f"skipped, to be replaced or removed: {_unreadable_text(listing, unreadable)}")
     rows = np.setdiff1d(np.arange(len(listing.files)), np.array(facts.unreadable))
     return ReadImages(
         select(images, torch.from_numpy(rows)),
@@ -107,6 +128,7 @@ def read_images(
         facts.pictures[rows],
         facts.sums[rows],
         listing.without(set(unreadable)),
+        unreadable,
     )
 
 
@@ -338,7 +360,7 @@ def _fingerprint(listing: Listing, states: NDArray[np.int64]) -> str:
     return cache.key_of(b"".join(names), lengths.tobytes(), states.tobytes())
 
 
-def _unreadable_text(listing: Listing, unreadable: dict[str, str]) -> str:
+def unreadable_text(listing: Listing, unreadable: Mapping[str, str]) -> str:
     """Return a message that names the first unreadable files of a listing, each with the reason."""
     named = [f"{listing.root / file} {reason}" for file, reason in unreadable.items()]
     if len(named) == 1:

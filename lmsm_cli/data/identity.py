@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from lmsm_cli.runtime.files import open_regular
 
 # blake2b of 128 bits: no two different images are ever found that share one.
 DIGEST_BYTES = 16
+
+Value = TypeVar("Value")
 
 Digests = NDArray[np.uint8]  # (N, DIGEST_BYTES)
 Part = Literal["training", "validation", "test"]
@@ -180,27 +182,65 @@ class Pictures(NamedTuple):
     names: Sequence[str]
 
 
-def duplicate_pictures(parts: Mapping[Part, Pictures]) -> list[str]:
-    """Return a sentence for each kind of place where a picture stands twice, with the first files.
+class Copies(NamedTuple):
+    """Images that are one picture: their names, labels and parts, in the order of the parts."""
+
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def is_of_two_classes(self) -> bool:
+        """Whether the picture has more than one label."""
+        return len(set(self.labels)) > 1
+
+    @property
+    def is_in_two_parts(self) -> bool:
+        """Whether the picture stands on two sides of the split."""
+        return len(set(self.parts)) > 1
+
+    @property
+    def is_twice_in_a_class(self) -> bool:
+        """Whether the picture stands in a class more than once."""
+        return len(set(self.labels)) < len(self.labels)
+
+
+def copies_of_pictures(parts: Mapping[Part, Pictures]) -> list[Copies]:
+    """Return the pictures that stand more than once among the images of some parts.
 
     Two images are the same picture where their files, or their pixels at full size, are the same.
-    The kinds are two classes, and each pair of parts.
     """
     sets = list(parts.values())
     part_of = [part for part, one in parts.items() for _ in one.names]
-    labels = np.concatenate([one.labels for one in sets])
     names = [name for one in sets for name in one.names]
+    labels = np.concatenate([one.labels for one in sets])
+    groups = _groups(
+        np.concatenate([one.files for one in sets]), np.concatenate([one.pixels for one in sets])
+    )
+    return [
+        Copies(
+            tuple(names[row] for row in rows),
+            tuple(labels[rows].tolist()),
+            tuple(part_of[row] for row in rows),
+        )
+        for rows in groups
+    ]
+
+
+def duplicate_pictures(parts: Mapping[Part, Pictures]) -> list[str]:
+    """Return a sentence for each kind of place where a picture stands twice, with the first files.
+
+    The kinds are two classes, and each pair of parts.
+    """
     in_classes: list[str] = []
     in_parts: dict[tuple[Part, Part], list[str]] = defaultdict(list)
-    for group in _groups(
-        np.concatenate([one.files for one in sets]), np.concatenate([one.pixels for one in sets])
-    ):
-        first_of_label = {int(labels[row]): row for row in reversed(group)}
-        if len(first_of_label) > 1:
-            in_classes.append(" = ".join(names[row] for row in sorted(first_of_label.values())))
-        first_of_part = {part_of[row]: row for row in reversed(group)}
+    for one in copies_of_pictures(parts):
+        if one.is_of_two_classes:
+            first_of_label = _first_of_each(one.labels)
+            in_classes.append(" = ".join(one.names[at] for at in sorted(first_of_label.values())))
+        first_of_part = _first_of_each(one.parts)
         for here, there in combinations([part for part in parts if part in first_of_part], 2):
-            pair = f"{names[first_of_part[here]]} = {names[first_of_part[there]]}"
+            pair = f"{one.names[first_of_part[here]]} = {one.names[first_of_part[there]]}"
             in_parts[here, there].append(pair)
     notes = []
     if in_classes:
@@ -211,6 +251,11 @@ def duplicate_pictures(parts: Mapping[Part, Pictures]) -> list[str]:
             f"which flatters {there} scores: {few(pairs, 5, '; ')}"
         )
     return notes
+
+
+def _first_of_each(values: Sequence[Value]) -> dict[Value, int]:
+    """Return the first place of each of some values."""
+    return {value: at for at, value in reversed(list(enumerate(values)))}
 
 
 def _groups(*digests: Digests) -> list[list[int]]:

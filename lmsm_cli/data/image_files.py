@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,15 +114,16 @@ def _too_large(message: str) -> str:
     )
 
 
-def opened(content: bytes) -> Image.Image:
-    """Return the image that some bytes hold, not decoded yet. Raises what Pillow raises.
+def opened(content: bytes | IO[bytes]) -> Image.Image:
+    """Return the image that bytes or an open file hold, not decoded yet. Raises what Pillow raises.
 
     Raises LmsmError where the limit in the environment is no number.
     """
     if limit := os.environ.get(MEGAPIXELS):
         # Pillow refuses twice as many, and warns of as many
         Image.MAX_IMAGE_PIXELS = max(1, int(_number(limit) * 1e6 / 2))
-    return Image.open(BytesIO(content), formats=_known())
+    file = BytesIO(content) if isinstance(content, bytes) else content
+    return Image.open(file, formats=_known())
 
 
 @cache

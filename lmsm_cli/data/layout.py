@@ -6,7 +6,7 @@ those of the training images: a test may lack some, and must not have others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -45,7 +45,15 @@ class Layout:
     notes: list[str]
     """What a user should know of it, a sentence each."""
     faults: list[str]
-    """Why it cannot be trained on."""
+    """Why it cannot be trained on, whatever the files hold."""
+    stops: list[str] = field(default_factory=list)
+    """What a training refuses before it reads an image: a part or a second class is missing."""
+    strange: dict[Role, list[str]] = field(default_factory=dict)
+    """Class folders of a part with images that are none of the training's classes."""
+    beside: list[str] = field(default_factory=list)
+    """What lies beside the folders that have a role, and is not read."""
+    is_shared_out: bool = False
+    """Whether the classes stand alone, so that a part of `train` is for the test."""
 
 
 def roles_in(data_dir: Path) -> dict[Role, Path]:
@@ -77,19 +85,32 @@ def read_layout(data_dir: Path, options: FolderOptions) -> Layout:
     together with files that cannot be read. Raises DataError where there are no training or test
     images or not two classes, OSError where a folder cannot be listed.
     """
+    layout = look_at_layout(data_dir, options)
+    if layout.stops:
+        raise DataError(layout.stops[0])
+    return layout
+
+
+def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
+    """Return what `read_layout` does, also where parts or classes are missing (see `stops`).
+
+    The classes are those of the training images, or of the first part that there is.
+    """
     roles = roles_in(data_dir)
-    if roles:
-        _check_roles(data_dir, roles)
+    stops = (
+        [_lacking_part(data_dir, roles)] if roles and not {"train", "test"} <= set(roles) else []
+    )
     listings = {
         role: list_class_folders(root, options, inside=data_dir, may_be_empty=True)
         for role, root in (roles or {"train": data_dir}).items()
     }
-    train = listings["train"]
+    train = next(iter(listings.values()))
     if len(train.classes) == 1:
-        raise DataError(
+        stops.append(
             f"{train.root} holds one class folder, {train.classes[0]!r}: "
             "to tell classes apart takes at least two"
         )
+    beside = _others_in(data_dir, roles)
     notes = _names_beside(data_dir, roles) + train.left_out.words(train.root)
     notes += [
         f"{train.root}: {' and '.join(map(repr, alike))} look the same, "
@@ -98,19 +119,22 @@ def read_layout(data_dir: Path, options: FolderOptions) -> Layout:
     ]
     faults = faults_of(train)
     if not roles:
-        return Layout(listings, notes + _roles_as_classes(train), faults + lonely_folders(train))
+        notes, faults = notes + _roles_as_classes(train), faults + lonely_folders(train)
+        return Layout(listings, notes, faults, stops, is_shared_out=True)
+    strangers: dict[Role, list[str]] = {}
     for role, listing in listings.items():
-        if role == "train":
+        if listing is train:
             continue
         listings[role], more, strange = relabelled(listing, train.classes)
         notes += listing.left_out.words(listing.root) + more
         if strange:
+            strangers[role] = strange
             faults.append(
                 f"{listing.root} has class folders that {train.root} lacks: {few(strange)}"
             )
         if not listing.files:
             faults.append(f"{listing.root} holds no images{listing.left_out.hint()}")
-    return Layout(listings, notes, faults)
+    return Layout(listings, notes, faults, stops, strangers, beside)
 
 
 def relabelled(listing: Listing, classes: Sequence[str]) -> tuple[Listing, list[str], list[str]]:
@@ -165,27 +189,31 @@ def _roles_as_classes(train: Listing) -> list[str]:
     return [f"{train.root}: {few(names)} taken for {kind}, {why}"] if names else []
 
 
+def _others_in(data_dir: Path, roles: dict[Role, Path]) -> list[str]:
+    """Return what lies beside the folders that have a role."""
+    known = {root.name for root in roles.values()}
+    names = sorted(path.name for path in data_dir.iterdir() if not path.name.startswith("."))
+    return [name for name in names if name not in known] if roles else []
+
+
 def _names_beside(data_dir: Path, roles: dict[Role, Path]) -> list[str]:
     """Return a note on what lies beside the folders that have a role."""
-    known = sorted(root.name for root in roles.values())
-    names = sorted(path.name for path in data_dir.iterdir() if not path.name.startswith("."))
-    others = [name for name in names if name not in known]
-    if not roles or not others:
+    others = _others_in(data_dir, roles)
+    if not others:
         return []
-    beside = " and ".join(f"{name}/" for name in known)
+    beside = " and ".join(f"{name}/" for name in sorted(root.name for root in roles.values()))
     return [f"{data_dir}: {counted(len(others), 'name')} left out beside {beside}: {few(others)}"]
 
 
-def _check_roles(data_dir: Path, roles: dict[Role, Path]) -> None:
-    """Raise DataError where there are no training or no test images."""
+def _lacking_part(data_dir: Path, roles: dict[Role, Path]) -> str:
+    """Return that there are no training or no test images, of which one is missing."""
     if "train" not in roles:
-        raise DataError(_lacking(data_dir, "train"))
-    if "test" not in roles:
-        train = roles["train"].name
-        ways = [f"rename {roles['validation'].name}/ to test/"] if "validation" in roles else []
-        ways.append(f"move the class folders of {train}/ up, and a fifth of each is the test")
-        ways.append(f"rename {train}/ if it is a class")
-        raise DataError(f"{_lacking(data_dir, 'test')}, or {', or '.join(ways)}")
+        return _lacking(data_dir, "train")
+    train = roles["train"].name
+    ways = [f"rename {roles['validation'].name}/ to test/"] if "validation" in roles else []
+    ways.append(f"move the class folders of {train}/ up, and a fifth of each is the test")
+    ways.append(f"rename {train}/ if it is a class")
+    return f"{_lacking(data_dir, 'test')}, or {', or '.join(ways)}"
 
 
 def _lacking(data_dir: Path, role: Role) -> str:

@@ -386,12 +386,17 @@ class _Reader:
 
     def labelled(self, read: ReadImages) -> Labelled:
         """Return images as read with their labels, and their places from the data folder on."""
-        listing = read.listing
-        above = "".join(f"{part}/" for part in listing.root.relative_to(self.data_dir).parts)
-        places = np.array([os.fsencode(above + file) for file in listing.files])
-        labels = torch.tensor(listing.labels)
-        known = (read.digests, places, read.sums, read.pictures)
-        return Labelled(read.images, labels, listing.classes, *known)
+        return labelled(read, self.data_dir)
+
+
+def labelled(read: ReadImages, data_dir: Path) -> Labelled:
+    """Return images as read with their labels, and their places from the data folder on."""
+    listing = read.listing
+    above = "".join(f"{part}/" for part in listing.root.relative_to(data_dir).parts)
+    places = np.array([os.fsencode(above + file) for file in listing.files])
+    labels = torch.tensor(listing.labels)
+    known = (read.digests, places, read.sums, read.pictures)
+    return Labelled(read.images, labels, listing.classes, *known)
 
 
 def _load_digits(split: Split) -> ImageSet:

@@ -3,7 +3,9 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import FolderOptions, match_classes
 from lmsm_cli.data.decoded import Images, select
+from lmsm_cli.data.folder_contents import FolderContents, look_into_folder
 from lmsm_cli.data.identity import (
     PARTS,
     Finder,
@@ -28,7 +31,7 @@ from lmsm_cli.data.imbalance import (
     stratified_split,
     validation_counts,
 )
-from lmsm_cli.data.sources import ImageSet, Labelled, Split
+from lmsm_cli.data.sources import ImageSet, Labelled, OwnFolder, Split
 from lmsm_cli.errors import DataError, LmsmError, few
 from lmsm_cli.runtime.display import Display
 
@@ -54,6 +57,11 @@ class Data:
         """The parts that have images, by name."""
         sets = dict(zip(PARTS, (self.training, self.validation, self.test), strict=True))
         return {part: images for part, images in sets.items() if images}
+
+    @property
+    def pictures(self) -> dict[Part, Pictures]:
+        """What is known of the images of each part, to find the same picture twice."""
+        return {part: _pictures(part, images) for part, images in self.parts.items()}
 
     def record(self) -> ImagesRecord:
         """Return which images these are, to find them again."""
@@ -138,11 +146,61 @@ def load_data(config: Config, display: Display) -> Data:
     if config.dataset != "folder":
         return Data(*load_training(config, display), load_test(config, display))
     own = sources.load_own_folder(config.data_dir, folder_options(config), display)
-    data = Data(*_divided(config, own.training, own.validation, display), _tested(config, own.test))
-    pictures = {part: _pictures(images) for part, images in data.parts.items()}
-    for text in duplicate_pictures(pictures):
+    data = _shared_out(config, own, display)
+    for text in duplicate_pictures(data.pictures):
         display.warning(f"{config.data_dir}: {text}")
     return data
+
+
+def _shared_out(config: Config, own: OwnFolder, display: Display) -> Data:
+    parts = _divided(config, own.training, own.validation, display)
+    return Data(*parts, _tested(config, own.test))
+
+
+class DataAtHand(NamedTuple):
+    """The images that a training would have, as far as that can be told, and what forbids it."""
+
+    data: Data | None
+    """None where no image can be read."""
+    folder: FolderContents | None
+    """None for a published data set."""
+    faults: list[str]
+    """Why the config leaves too few images of those that can be read."""
+
+
+def look_into(config: Config, display: Display) -> DataAtHand:
+    """Return the images that a training would have, whatever would stop it; download nothing.
+
+    Raises DataError where there is no such data at all, or a published set is not whole.
+    """
+    if config.dataset == "folder":
+        where, options = config.data_dir, folder_options(config)
+        folder = look_into_folder(where, options, display)
+        if folder.own is None:
+            return DataAtHand(None, folder, [])
+        data, faults = _as_far_as_possible(config, folder.own, display)
+        return DataAtHand(data, folder, faults)
+    if sources.find_dataset(config.dataset, config.data_dir) is None:
+        raise DataError(
+            f"{config.dataset} is not below {config.data_dir}: give its place with --data-dir; "
+            f"`lmsm train --dataset {config.dataset}` downloads it"
+        )
+    training, test = _load(config, "train", display), _load(config, "test", display)
+    data, faults = _as_far_as_possible(config, OwnFolder(training, None, test), display)
+    return DataAtHand(data, None, faults)
+
+
+def _as_far_as_possible(config: Config, own: OwnFolder, display: Display) -> tuple[Data, list[str]]:
+    """Return images divided although too few may be left of them, and what is wrong with that."""
+    try:
+        return _shared_out(config, own, display), []
+    except LmsmError as error:
+        faults = str(error).splitlines()
+    for less in ({"batch_size": 0}, {"batch_size": 0, "validation": 0.0}):
+        with suppress(LmsmError):
+            eased = config.model_copy(update=less)
+            return _shared_out(eased, own, display), faults
+    return Data(own.training, own.validation, _tested(config, own.test)), faults
 
 
 def _tested(config: Config, test: ImageSet) -> ImageSet:
@@ -205,10 +263,13 @@ def folder_options(config: Config) -> FolderOptions:
     )
 
 
-def _pictures(images: ImageSet) -> Pictures:
-    assert images.pictures is not None
-    names = [os.fsdecode(place) for place in images.places.tolist()]
-    return Pictures(images.labels.numpy(), images.digests, images.pictures, names)
+def _pictures(part: Part, images: ImageSet) -> Pictures:
+    if images.places.dtype.kind == "S":
+        names = [os.fsdecode(place) for place in images.places.tolist()]
+    else:
+        names = [f"image {place} of the {part} images" for place in images.places.tolist()]
+    pixels = images.digests if images.pictures is None else images.pictures
+    return Pictures(images.labels.numpy(), images.digests, pixels, names)
 
 
 def identity_of(config: Config, display: Display) -> dict[str, str | None]:

@@ -73,6 +73,7 @@ class LeftOut:
     blank: list[str] = field(
         default_factory=list
     )  # empty files whose ending others' files have too
+    hidden: list[str] = field(default_factory=list)  # with a leading dot; a folder as one name
 
     def add(self, other: "LeftOut", folder: str) -> None:
         """Add what was left out of a folder below."""
@@ -80,7 +81,10 @@ class LeftOut:
             getattr(self, kind).extend(f"{folder}/{name}" for name in names)
 
     def words(self, root: Path) -> list[str]:
-        """Return a sentence for each kind of what is left out of the folder `root`."""
+        """Return a sentence for each kind of what is left out of the folder `root`.
+
+        None for hidden names: they are meant to be overlooked.
+        """
         like = "an image" if len(self.foreign) == 1 else "images"
         what = {
             "foreign": ("file", f" not named as {like}: {_endings(self.foreign)}"),
@@ -92,7 +96,7 @@ class LeftOut:
         return [
             f"{root}: skipped {counted(len(names), what[kind][0])}{what[kind][1]}"
             for kind, names in vars(self).items()
-            if names
+            if names and kind in what
         ]
 
     def hint(self) -> str:
@@ -160,8 +164,8 @@ class _Walker:
                 for entry in entries:
                     below = f"{name}/{entry.name}" if name else entry.name
                     if entry.name.startswith("."):
-                        continue
-                    if entry.is_symlink():
+                        self._tree.left_out.hidden.append(below)
+                    elif entry.is_symlink():
                         self._take_link(below)
                     elif entry.is_dir():
                         waiting.append((below, os.path.join(real, entry.name)))  # noqa: PTH118

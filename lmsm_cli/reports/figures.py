@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Beyond this, names and numbers of single classes cannot be read in a figure.
 NAMED_CLASSES = 20
 BLUE, ORANGE, GREEN, GREY = "#1f77b4", "#ff7f0e", "#2ca02c", "#6b7280"
+# Of classes with many, medium and few images: from dark to light, in grey prints too.
+SHOTS = {"many": "#0b4a8f", "medium": "#5a9bd4", "few": "#f0a35e"}
 
 _LABEL_LENGTH = 32
 
@@ -64,7 +66,13 @@ def spread(
 
 
 def new_figure(
-    rows: int, columns: int, *, width: float, height: float, ratios: Sequence[float] | None = None
+    rows: int,
+    columns: int,
+    *,
+    width: float,
+    height: float,
+    ratios: Sequence[float] | None = None,
+    widths: Sequence[float] | None = None,
 ) -> "tuple[Figure, list[Axes]]":
     """Return a figure with its axes, row by row.
 
@@ -72,9 +80,12 @@ def new_figure(
         rows, columns: the grid of axes.
         width, height: of the whole figure, in inches.
         ratios: the relative heights of the rows; None for equal ones.
+        widths: the relative widths of the columns; None for equal ones.
     """
     figure = _empty_figure(width, height)
-    panels = figure.subplots(rows, columns, squeeze=False, height_ratios=ratios)
+    panels = figure.subplots(
+        rows, columns, squeeze=False, height_ratios=ratios, width_ratios=widths
+    )
     return figure, [_styled(axes) for axes in panels.flat]
 
 

@@ -25,6 +25,7 @@ from lmsm_cli.reports.figures import (
     GREY,
     NAMED_CLASSES,
     ORANGE,
+    SHOTS,
     count_epochs,
     label_of,
     name_ticks,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
     Panel = tuple[str, NDArray[floating[Any]], NDArray[integer[Any]]]
 
-# From dark to light, in grey prints too.
-_SHOTS = {"many": "#0b4a8f", "medium": "#5a9bd4", "few": "#f0a35e"}
 _ABOVE = ("loss", "accuracy")
 _ANNEALED = ("lambda", "effective_margin")
 # From this ratio of largest to smallest on, an axis is logarithmic.
@@ -60,7 +59,7 @@ def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folde
     width = max(5.0, 0.6 * len(counts)) if named else 8.0
     figure, (axes,) = new_figure(1, 1, width=width, height=3.8)
     shots = {n: name for name, numbers in shot_groups(counts).items() for n in numbers}
-    colours = [_SHOTS.get(shots.get(number, ""), BLUE) for number in order]
+    colours = [SHOTS.get(shots.get(number, ""), BLUE) for number in order]
     labels = [shots.get(number, "") for number in order]
     first = [name if labels.index(name) == place else "" for place, name in enumerate(labels)]
     width = 0.8 if named else 1.0

@@ -1,0 +1,131 @@
+"""`lmsm data`: what is in a data set, what is wrong with it, and whether it is enough."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from lmsm_cli.commands.console import print_json, print_line, stdout_console
+from lmsm_cli.commands.options import (
+    ConfigFile,
+    Preset,
+    Quiet,
+    check_picture,
+    resolve_options,
+    switch,
+    value,
+    with_flags_of,
+)
+from lmsm_cli.config import dump
+from lmsm_cli.config.config import Dataset
+from lmsm_cli.errors import DataError, LmsmError, did_you_mean
+
+if TYPE_CHECKING:
+    from lmsm_cli.config.resolve import Resolved
+    from lmsm_cli.data.check import DataCheck
+
+# The flags that decide which images a training has, and whether they are enough for it.
+_FLAGS = (
+    "data_dir",
+    "imbalance",
+    "factor",
+    "images_per_class",
+    "test_images_per_class",
+    "validation",
+    "split_seed",
+    "image_size",
+    "resize",
+    "follow_links",
+    "skip_unreadable",
+    "batch_size",
+    "epochs",
+)
+# What is told of a training on the data; the first is of class folders alone.
+_PLAN = ("image_size", "model", "pretrained", "augment", "batch_size", "epochs", "optimizer", "lr")
+
+_What = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder with a folder for each class, or the name of a published data set.",
+    ),
+]
+_Plot = Annotated[
+    Path | None,
+    value("FILE", "Draw the images of each class, with samples, into a png, pdf or svg file."),
+]
+_Json = Annotated[bool, switch("--json", "Print what was found as JSON.")]
+
+
+@with_flags_of(_FLAGS)
+def data(
+    *,
+    what: _What,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    plot: _Plot = None,
+    quiet: Quiet = False,
+    json: _Json = False,
+    **flags: Any,
+) -> None:
+    """Check a data set: images by class and split, bad files, copies, what is too little.
+
+    Reads what a training with the same flags would read, and tells all that it finds at once. \
+Writes nothing into the data folder, and downloads nothing. Exit code 3 where no training can start.
+    """
+    resolved = resolve_options(preset, config, None, flags | _dataset(what, flags))
+    if plot:
+        check_picture("--plot", plot)
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.data.check import check_data
+    from lmsm_cli.data.splits import look_into
+    from lmsm_cli.reports.data_findings import can_start, findings_document, findings_of
+
+    chosen = resolved.config
+    with new_display(quiet) as display:
+        at_hand = look_into(chosen, display)
+        check = check_data(chosen.dataset, chosen.data_dir, at_hand, chosen.image_size, display)
+        if plot and at_hand.data:
+            from lmsm_cli.reports.data_plot import plot_classes
+
+            plot_classes(check, at_hand.data.training, plot)
+            display.info(f"plot: {plot}")
+    if json:
+        print_json(findings_document(check, chosen, _plan(resolved)))
+    else:
+        _print(check, resolved)
+    if not can_start(findings_of(check, chosen)):
+        raise typer.Exit(DataError.exit_code)
+
+
+def _dataset(what: str, flags: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of the config that a name or a path stands for."""
+    if what in get_args(Dataset):
+        return {"dataset": what}
+    if not Path(what).is_dir():
+        near = did_you_mean(what, get_args(Dataset))
+        raise DataError(f"there is no folder {what}, and no data set of this name{near}")
+    if flags["data_dir"] is not None:
+        raise LmsmError(f"--data-dir is for data sets with a name; {what} is a folder itself")
+    return {"dataset": "folder", "data_dir": what}
+
+
+def _plan(resolved: "Resolved") -> dict[str, Any]:
+    """Return what a training on the data would have, by choice or default."""
+    values = dump(resolved.config)
+    keys = _PLAN if resolved.config.dataset == "folder" else _PLAN[1:]
+    return {key: values[key] for key in keys}
+
+
+def _print(check: "DataCheck", resolved: "Resolved") -> None:
+    from lmsm_cli.reports.data_findings import conclusion_of, findings_of
+    from lmsm_cli.reports.tables_data import data_tables, findings_table, training_table
+
+    console, findings = stdout_console(), findings_of(check, resolved.config)
+    for table in data_tables(check):
+        console.print(table)
+    console.print(training_table(_plan(resolved), resolved.origins))
+    console.print(findings_table(findings))
+    print_line("", console)
+    print_line(conclusion_of(check, findings), console)
