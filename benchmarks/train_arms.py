@@ -182,7 +182,7 @@ def build(config: Any, training: Any) -> tuple[Any, ...]:
     from lmsm_cli.data.splits import Data
     from lmsm_cli.training.run import build_model, runtime_of
 
-    model = build_model(config, Data(training, None, training))
+    model, _ = build_model(config, Data(training, None, training))
     runtime = runtime_of(config, model)
     runtime.apply()
     return runtime.place(model), config, training, runtime

@@ -5,8 +5,10 @@ from typing import get_args
 
 import pytest
 import yaml
+from torchvision import models
 
 from lmsm_cli.config import ADDED_KEYS, DEPENDENT_OPTIONS, Config, dump, dump_yaml, panels
+from lmsm_cli.config.nets import OWN_NETS
 from lmsm_cli.config.resolve import Layer, preset_names, resolve
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import check_loss
@@ -119,7 +121,7 @@ def test_all_mistakes_are_found_at_once(tmp_path):
     assert any(f"{file}:1: unknown key 'modle' (did you mean 'model'?)" in line for line in found)
     assert any(f"{file}:2: epochs is 0" in line for line in found)
     assert any(
-        f"{file}:3: model has no value 'resnet81' (did you mean 'resnet18'?)" in line
+        f"{file}:3: model is 'resnet81': there is no such net (did you mean 'resnet18'?)" in line
         for line in found
     )
     assert any("--lr: lr is 'nan'" in line for line in found)
@@ -206,9 +208,10 @@ def test_all_presets_that_begin_so_are_named():
 
 
 def test_models_of_the_config_are_those_that_exist():
-    """Config's list of models, which --help shows without torch, is the list of backbones."""
-    schema = Config.model_json_schema()["properties"]["model"]
-    assert set(schema["enum"]) == set(BACKBONES)
+    """Config's list of nets, which completion offers without torch, has ours and torchvision's."""
+    offered = set(Config.model_json_schema()["properties"]["model"]["anyOf"][0]["enum"])
+    assert set(OWN_NETS) == set(BACKBONES) <= offered
+    assert offered - set(BACKBONES) <= set(models.list_models(module=models))
 
 
 def test_every_field_has_help_and_a_panel():

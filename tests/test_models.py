@@ -9,9 +9,10 @@ import torchvision
 from torch import nn
 
 from lmsm_cli.errors import ArgumentError, CheckpointError, LmsmError
-from lmsm_cli.models.backbones import BACKBONES, Block, check_model, first_non_finite
+from lmsm_cli.models.backbones import BACKBONES, Block, first_non_finite
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
-from lmsm_cli.runs import checkpoint
+from lmsm_cli.models.nets import check_model
+from lmsm_cli.models.pretrained import check_pretrained
 
 CLASSES = tuple("abcdefghij")
 
@@ -196,11 +197,11 @@ def test_bad_pretrained_files_are_refused(tmp_path):
         with pytest.raises(LmsmError, match=message):
             build(pretrained=str(tmp_path / name))
     with pytest.raises(LmsmError, match="'resnet32' has no pretrained weights"):
-        check_model("resnet32", "imagenet", channels=3, image_size=32)
+        check_pretrained("resnet32", "imagenet")
     with pytest.raises(LmsmError, match=r"none\.pth does not exist"):
-        check_model("resnet18", str(tmp_path / "none.pth"), channels=3, image_size=32)
+        check_pretrained("resnet18", str(tmp_path / "none.pth"))
     with pytest.raises(LmsmError, match="is a folder, no file"):
-        check_model("resnet18", str(tmp_path), channels=3, image_size=32)
+        check_pretrained("resnet18", str(tmp_path))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -223,20 +224,10 @@ def test_the_first_tensor_that_is_not_finite_is_named():
     assert first_non_finite(state | damaged) == "c"
 
 
-def test_a_runs_own_checkpoint_as_pretrained_is_called_what_it_is(tmp_path):
-    """`--pretrained RUN/checkpoint.pt` is no damaged file: the error names `lmsm resume`."""
-    state = checkpoint.state_of(
-        build(), {}, train_counts=[1] * 10, image_shape=[32, 32, 3], epoch=1
-    )
-    checkpoint.save(state, tmp_path / "checkpoint.pt")
-    with pytest.raises(LmsmError, match=r"a checkpoint of an lmsm run.*`lmsm resume`"):
-        build(pretrained=str(tmp_path / "checkpoint.pt"))
-
-
 def test_too_small_images_are_refused():
     """VGG halves five times: an 8-pixel digit is an error before the first step."""
     with pytest.raises(LmsmError, match="vgg16 needs images of at least 32 pixels, these have 8"):
-        check_model("vgg16", None, channels=1, image_size=8)
+        check_model("vgg16", channels=1, image_size=8)
 
 
 def test_vgg16_starts_with_features_of_one_size():

@@ -302,9 +302,12 @@ def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(
                 names = [name for name in nets[0].state_dict() if name.endswith(part)]
                 nets[0].state_dict()[names[-1]].view(-1)[0] = value
 
-    monkeypatch.setattr(
-        "lmsm_cli.training.run.build_model", lambda *given: nets.append(build(*given)) or nets[0]
-    )
+    def watched(*given, **options):
+        made = build(*given, **options)
+        nets.append(made[0])
+        return made
+
+    monkeypatch.setattr("lmsm_cli.training.run.build_model", watched)
     with pytest.raises(
         DivergedError, match=rf"the tensor '.*{part}' .* no longer finite .* epoch 2"
     ):

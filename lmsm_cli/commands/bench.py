@@ -1,11 +1,12 @@
 """`lmsm bench`: what this machine trains at."""
 
+from collections.abc import Sequence
 from itertools import product
-from typing import Annotated, get_args
+from typing import Annotated
 
 from lmsm_cli.commands.console import print_json, stdout_console
 from lmsm_cli.commands.options import Device, Quiet, switch, value
-from lmsm_cli.config import Config
+from lmsm_cli.config.nets import NETS, OWN_NETS
 from lmsm_cli.errors import LmsmError, did_you_mean
 
 _USUAL = "resnet18,resnet18-cifar,resnet32,vgg16,vgg16_bn,paper-cifar10"
@@ -14,7 +15,11 @@ _USUAL = "resnet18,resnet18-cifar,resnet32,vgg16,vgg16_bn,paper-cifar10"
 def bench(
     models: Annotated[
         str,
-        value("M,...", "Models to measure, or all.", show_default=_USUAL.replace(",", ", ")),
+        value(
+            "M,...",
+            "Models to measure, or all of lmsm's own.",
+            show_default=_USUAL.replace(",", ", "),
+        ),
     ] = _USUAL,
     precision: Annotated[str, value("P,...", "fp32, bf16, bf16-conv (CPU).")] = "fp32,bf16",
     layout: Annotated[str, value("L,...", "channels-last, contiguous.")] = "channels-last",
@@ -35,8 +40,7 @@ precisions, layouts and threads show which is fastest. The share of the peak is 
 matrix product and counts multiplications by padding, which fast convolutions skip: it can pass \
 100%.
     """
-    known = list(get_args(Config.model_fields["model"].annotation))
-    chosen = _checked(models, known, "model", everything=True)
+    chosen = list(OWN_NETS) if models == "all" else _checked(models, NETS, "model")
     choices = product(
         _checked(precision, ["fp32", "bf16", "bf16-conv"], "precision"),
         _checked(layout, ["channels-last", "contiguous"], "layout"),
@@ -63,10 +67,8 @@ matrix product and counts multiplications by padding, which fast convolutions sk
     console.print(losses_bench_table(document))
 
 
-def _checked(text: str, known: list[str], what: str, *, everything: bool = False) -> list[str]:
+def _checked(text: str, known: Sequence[str], what: str) -> list[str]:
     """Return the names of a comma-separated list. Raises LmsmError for the first unknown one."""
-    if everything and text == "all":
-        return known
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:

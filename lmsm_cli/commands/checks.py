@@ -37,6 +37,7 @@ _EXTRAS = {
     "export": "lmsm export --format onnx",
     "search": "lmsm sweep --trials",
     "tensorboard": "lmsm train --tensorboard",
+    "timm": "lmsm train --model timm:NAME",
 }
 # Bytes below which a disk is called full: a few checkpoints of a ResNet-18, or an unpacked CIFAR.
 _LITTLE = 1_000_000_000

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.help import HelpAll
 from lmsm_cli.config import Config, dump, flag_name, help_text, panels, type_of
+from lmsm_cli.config.nets import NETS
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
 
@@ -91,6 +92,7 @@ _HELP_ALL = inspect.Parameter(
 _COMPLETIONS = {
     "loss": completion.losses,
     "device": completion.devices,
+    "model": completion.one_of((*NETS, "torchvision:", "timm:")),
     "pretrained": completion.one_of(["imagenet"]),
 }
 
@@ -247,7 +249,7 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
-    if _choices(field):
+    if _choices(field) or name == "model":
         return "NAME"
     kind = type_of(name)
     return "INTEGER" if kind is int else "NUMBER" if kind is float else "TEXT"

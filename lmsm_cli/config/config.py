@@ -17,12 +17,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
 
 from lmsm_cli.config import yaml
+from lmsm_cli.config.nets import LIBRARY_NET, NETS, check_net_name
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS
 
@@ -30,10 +32,13 @@ Dataset = Literal[
     "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits",
     "folder",
 ]  # fmt: skip
-Model = Literal[
-    "resnet18", "vgg16", "vgg16_bn", "resnet18-cifar", "resnet32", "paper-mnist", "paper-cifar10",
-    "paper-cifar100", "paper-2d",
-]  # fmt: skip
+Model = Annotated[
+    str,
+    AfterValidator(check_net_name),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(NETS)}, {"type": "string", "pattern": f"^{LIBRARY_NET}$"}]}
+    ),
+]
 Augment = Literal[
     "none", "flip", "crop-flip", "photo", "randaugment", "trivial", "autoaugment-cutout"
 ]  # fmt: skip
@@ -185,7 +190,9 @@ class Config(BaseModel):
     beside it, or each side by itself."""
 
     model: Model = "resnet18"
-    """Network up to the last layer."""
+    """Network up to the last layer: resnet18, vgg16, vgg16_bn (these three for small images),
+    resnet18-cifar, resnet32, paper-mnist, paper-cifar10, paper-cifar100, paper-2d; a classification
+    net of torchvision, as in resnet50, vit_b_16 or torchvision:resnet18; or timm:NAME."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = "bn"
     """Layers between the network and the class weights; features of `relu` can die under a margin
     (default: bn, which is linear and BatchNorm; linear for paper-2d)."""

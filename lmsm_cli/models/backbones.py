@@ -1,4 +1,4 @@
-"""The backbones: images to features.
+"""The backbones of lmsm's own: images to features.
 
 A backbone maps normalised images (N, C, H, W) to features (N, num_features). To add one, write a
 function `channels -> Backbone` and name it in `BACKBONES`.
@@ -6,14 +6,11 @@ function `channels -> Backbone` and name it in `BACKBONES`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,8 @@ def _vgg16(channels: int, *, batch_norm: bool) -> Backbone:
         for layer in (*features, *hidden):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
     return Backbone(nn.Sequential(features, pool, hidden), 128, 32, 32)
 
 
@@ -152,48 +150,6 @@ BACKBONES: Mapping[str, Callable[[int], Backbone]] = {
     "paper-2d": _paper_net(0, ((32, 2), (64, 2), (128, 2)), 2, kernel=5),
 }
 
-_TORCHVISION = {
-    "resnet18": "ResNet18_Weights",
-    "resnet18-cifar": "ResNet18_Weights",
-    "vgg16": "VGG16_Weights",
-    "vgg16_bn": "VGG16_BN_Weights",
-}
-
-
-def load_pretrained(backbone: nn.Module, model: str, source: str) -> None:
-    """Load ImageNet weights into a torchvision backbone.
-
-    Layers that were adapted to small images (a ResNet's stem) and the classifier stay fresh.
-
-    Args:
-        backbone: is changed in place.
-        model: the name by which the backbone was built.
-        source: `imagenet`, or the path of a state-dict file.
-
-    Raises LmsmError where the model has no such weights or the file does not hold them, and
-    CheckpointError where a number of them is not finite.
-    """
-    given = _imagenet_weights(model) if source == "imagenet" else _read_weights(Path(source))
-    damaged = first_non_finite(given)
-    if damaged is not None:
-        raise CheckpointError(
-            f"pretrained {source!r} holds numbers that are not finite (NaN or infinity), first in "
-            f"the tensor {damaged!r}: a training cannot start from them; take another file"
-        )
-    own = backbone.state_dict()
-    if model.startswith("vgg"):  # our features sit one level deeper
-        prefix = "features."
-        given = {f"0.{k[len(prefix) :]}": v for k, v in given.items() if k.startswith(prefix)}
-    wanted = {key for key in own if key != "conv1.weight" and not key.startswith("2.")}
-    fitting = {key for key in wanted & given.keys() if given[key].shape == own[key].shape}
-    unusable = sorted(wanted - fitting)
-    if unusable:
-        raise LmsmError(
-            f"pretrained {source!r} does not fit {model}: {len(unusable)} of {len(wanted)} tensors "
-            f"are missing or of another shape, first {unusable[0]!r}"
-        )
-    backbone.load_state_dict({key: given[key] for key in wanted}, strict=False)
-
 
 def first_non_finite(state: Mapping[str, Any]) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity, None if all are finite."""
@@ -201,58 +157,3 @@ def first_non_finite(state: Mapping[str, Any]) -> str | None:
         if isinstance(value, Tensor) and not bool(value.isfinite().all()):
             return name
     return None
-
-
-def _imagenet_weights(model: str) -> Mapping[str, Tensor]:
-    import torchvision.models
-
-    weights = getattr(torchvision.models, _TORCHVISION[model]).IMAGENET1K_V1
-    try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise LmsmError(
-            f"cannot download {weights.url}: {error}; "
-            f"download it elsewhere and give the file's path to --pretrained"
-        ) from None
-    return state
-
-
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except MALFORMED as error:
-        raise LmsmError(f"pretrained file {path} is no state dict: {first_line(error)}") from None
-    if isinstance(state, Mapping) and "schema" in state and "model" in state:
-        raise LmsmError(
-            f"pretrained file {path} is a checkpoint of an lmsm run: --pretrained takes weights of "
-            f"torchvision's nets alone; `lmsm resume` goes on with a run, to more --epochs too"
-        )
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise LmsmError(f"pretrained file {path} is no state dict of tensors")
-    return state
-
-
-def check_model(model: str, pretrained: str | None, *, channels: int, image_size: int) -> None:
-    """Raise LmsmError where the model cannot take such images or has no such weights.
-
-    It builds the backbone without memory, so that it can be checked before any data is read.
-
-    Args:
-        model: a name of `BACKBONES`.
-        pretrained: `imagenet`, the path of a state-dict file, or None.
-        channels, image_size: of the images; the size is their side in pixels.
-    """
-    with torch.device("meta"):
-        smallest = BACKBONES[model](channels).smallest_image
-    if image_size < smallest:
-        raise LmsmError(
-            f"{model} needs images of at least {smallest} pixels, these have {image_size}; "
-            f"take resnet18 or a paper- net"
-        )
-    if pretrained and model not in _TORCHVISION:
-        raise LmsmError(
-            f"model {model!r} has no pretrained weights; {', '.join(_TORCHVISION)} have"
-        )
-    if pretrained and pretrained != "imagenet" and not Path(pretrained).is_file():
-        what = "is a folder, no file" if Path(pretrained).is_dir() else "does not exist"
-        raise LmsmError(f"pretrained file {pretrained} {what}")

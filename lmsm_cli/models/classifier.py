@@ -10,8 +10,9 @@ from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.losses.weights import Init
-from lmsm_cli.models.backbones import BACKBONES, load_pretrained
 from lmsm_cli.models.necks import build_neck
+from lmsm_cli.models.nets import build_backbone, without_memory
+from lmsm_cli.models.pretrained import load_pretrained
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class ModelSpec:
     loss: str
     head_bias: bool = False
     head_init: Init = "default"
+    image_size: int = 32
+    """Side in pixels of the images, for which a net of a fixed size is built."""
 
 
 class Classifier(nn.Module):
@@ -101,9 +104,10 @@ def build_classifier(
     Raises LmsmError for losses and weights that cannot be used.
     """
     classes, mean = tuple(classes), tuple(mean)
-    backbone = BACKBONES[spec.model](len(mean))
+    size = {"channels": len(mean), "image_size": spec.image_size}
+    backbone = build_backbone(spec.model, **size)
     if pretrained:
-        load_pretrained(backbone.module, spec.model, pretrained)
+        load_pretrained(backbone.module, spec.model, pretrained, **size)
     neck, num_features = build_neck(spec.neck, backbone)
     head = build_head(
         spec.loss,
@@ -116,7 +120,8 @@ def build_classifier(
     return Classifier(backbone.module, neck, head, classes=classes, mean=mean, std=std)
 
 
-def head_width(model: str, neck: str, channels: int) -> int:
+def head_width(spec: ModelSpec, channels: int) -> int:
     """Return the number of features that a model's head takes; built without memory."""
+    backbone = without_memory(spec.model, channels, spec.image_size)
     with torch.device("meta"):
-        return build_neck(neck, BACKBONES[model](channels))[1]
+        return build_neck(spec.neck, backbone)[1]

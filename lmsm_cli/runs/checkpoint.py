@@ -30,8 +30,8 @@ from lmsm_cli.errors import (
     LmsmError,
     first_line,
 )
-from lmsm_cli.models.backbones import check_model
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier, head_width
+from lmsm_cli.models.nets import check_model
 from lmsm_cli.runs import contents
 from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.record import RunRecord, ending_of, only_run, read_run
@@ -155,6 +155,14 @@ def _about(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} {error}") from None
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file is a checkpoint of lmsm's own, by its digest; it may be damaged."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _COMMENT))
+        return file.read(len(_MARK)) == _MARK
+    return False
+
+
 def find(path: Path, *, best: bool = False) -> Path:
     """Return the checkpoint file that a path names: itself, or checkpoint.pt of a run folder.
 
@@ -242,12 +250,13 @@ def restore(state: CheckpointState, path: Path) -> Classifier:
     config, weight = state.config, state.model["head.weight"]
     try:
         side, _, channels = state.image_shape
-        check_model(config.model, None, channels=channels, image_size=side)
-        width = head_width(config.model, config.neck, channels)
+        check_model(config.model, channels=channels, image_size=side)
+        spec = ModelSpec(config.model, config.neck, config.loss, config.head_bias, image_size=side)
+        width = head_width(spec, channels)
         if weight.shape[1] != width:  # before room for so many classes of the right width is made
             raise LmsmError(f"head.weight has {weight.shape[1]} columns, not {width}")
         model = build_classifier(
-            ModelSpec(config.model, config.neck, config.loss, config.head_bias),
+            spec,
             classes=state.classes,
             mean=state.mean,
             std=state.std,

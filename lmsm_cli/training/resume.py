@@ -25,6 +25,7 @@ from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
+from lmsm_cli.runs.start import weights_file
 from lmsm_cli.runtime.display import Epoch
 from lmsm_cli.training.loop import Trainer
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
@@ -163,9 +164,13 @@ def fingerprint(choices: dict[str, Any]) -> str:
 
 
 def pretrained_digest(config: Config) -> str | None:
-    """Return the digest of the file of weights to start from, None where there is no such file."""
-    with suppress(OSError):
-        return file_digest(Path(config.pretrained)) if config.pretrained else None
+    """Return the digest of the file of weights to start from, of a run that of its checkpoint.
+
+    None where there is no such file.
+    """
+    with suppress(OSError, LmsmError):
+        file = weights_file(config.pretrained)
+        return file_digest(file) if file else None
     return None
 
 

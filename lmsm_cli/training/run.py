@@ -22,8 +22,8 @@ from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.losses.spec import parse_spec, with_option
-from lmsm_cli.models.backbones import check_model
-from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
+from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.models.nets import check_model
 from lmsm_cli.runs import environment
 from lmsm_cli.runs.checkpoint import check_has_net
 from lmsm_cli.runs.contents import Position
@@ -31,6 +31,7 @@ from lmsm_cli.runs.documents import Images
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import is_run, only_run, read_run
+from lmsm_cli.runs.start import check_start, new_classifier
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
@@ -48,14 +49,19 @@ from lmsm_cli.training.resume import (
 )
 
 
-def check_config(config: Config) -> torch.device:
-    """Return the device; raise LmsmError for what cannot work, before any data is read."""
+def check_config(config: Config, *, starts: bool = True) -> torch.device:
+    """Return the device; raise LmsmError for what cannot work, before any data is read.
+
+    A run that does not start, but goes on, needs no weights to start from any more.
+    """
     source = sources.source_of(config.dataset)
     counts = planned_counts(config)
     if counts is not None:
         build_head(config.loss, 2, len(counts), torch.tensor(counts), bias=config.head_bias)
-        size = {"channels": source.channels, "image_size": source.size}
-        check_model(config.model, config.pretrained, **size)
+    size = source.size if counts is not None else config.image_size
+    check_model(config.model, channels=source.channels, image_size=size)
+    if starts:
+        check_start(config)
     check_folder(config.out, "--out")
     if config.tensorboard:
         check_tensorboard()
@@ -76,18 +82,20 @@ def runtime_of(config: Config, model: Classifier, processes: int = 1) -> Runtime
     )
 
 
-def build_model(config: Config, data: Data) -> Classifier:
-    """Return the config's classifier, freshly drawn from its seed, on the CPU."""
+def build_model(config: Config, data: Data, *, starts: bool = True) -> tuple[Classifier, str]:
+    """Return the config's classifier, drawn from its seed, on the CPU; in words its start.
+
+    Where the run does not start, but goes on, its weights are read later.
+    """
     torch.manual_seed(config.seed)
     _, side, _, channels = data.training.images.shape
-    check_model(config.model, config.pretrained, channels=channels, image_size=side)
-    return build_classifier(
-        ModelSpec(config.model, config.neck, config.loss, config.head_bias, config.head_init),
+    check_model(config.model, channels=channels, image_size=side)
+    return new_classifier(
+        config if starts else config.model_copy(update={"pretrained": None}),
         classes=data.training.classes,
-        mean=data.training.mean,
-        std=data.training.std,
-        class_counts=torch.tensor(data.train_counts),
-        pretrained=config.pretrained,
+        train_counts=data.train_counts,
+        normalisation=(data.training.mean, data.training.std),
+        image_size=side,
     )
 
 
@@ -179,7 +187,12 @@ class Run:
 
 
 def prepare(
-    config: Config, display: Display, ranks: ProcessGroup, images: ImagesRecord | None = None
+    config: Config,
+    display: Display,
+    ranks: ProcessGroup,
+    images: ImagesRecord | None = None,
+    *,
+    starts: bool = True,
 ) -> Run:
     """Read the data, build the model, and resolve what the config leaves to them.
 
@@ -188,14 +201,17 @@ def prepare(
         display: Where downloads, decoding and warnings are shown.
         ranks: The processes of the run.
         images: The images of a run that goes on, to be found again.
+        starts: Whether its weights are those to start from; else a checkpoint has them.
 
     Raises LmsmError.
     """
-    device = ranks.take_device(check_config(config))
+    device = ranks.take_device(check_config(config, starts=starts))
     ranks.check_batch_size(config.batch_size)
     with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
-    model = build_model(config, data)
+    model, origin = build_model(config, data, starts=starts)
+    if origin:
+        display.info(origin)
     settings = ranks.broadcast_object(runtime_of(config, model).to_config())
     config = config.model_copy(update=settings | {"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, model, ranks.local_size), device=device)
@@ -206,7 +222,9 @@ def prepare(
 
 def _prepare_rest(saved: ResumeState, display: Display, ranks: ProcessGroup) -> Run:
     """Prepare a run that goes on; raise DataError where its images are others now."""
-    run = replace(prepare(saved.config, display, ranks, saved.images), saved=saved)
+    starts = saved.state is None
+    run = prepare(saved.config, display, ranks, saved.images, starts=starts)
+    run = replace(run, saved=saved)
     saved.check_data(run.trainer.data)
     if saved.state and saved.state.images is None:  # an older lmsm recorded none
         return replace(run, images=None)

@@ -1,0 +1,146 @@
+"""What a run starts from: drawn weights, those of a library's net, or those of another run.
+
+Another run gives its backbone, its neck where that is the same, and its class weights where the
+classes are: so a training goes on from other classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lmsm_cli.config import Config
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
+from lmsm_cli.models.pretrained import (
+    IMAGENET,
+    Normalisation,
+    adapted,
+    check_pretrained,
+    fitting_weights,
+    normalisation_of,
+    of_channels,
+)
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.contents import CheckpointState
+
+
+def weights_file(source: str | None) -> Path | None:
+    """Return the file of the weights to start from; None where there is none, or not yet.
+
+    Of a run it is the last checkpoint. Raises CheckpointError where a run has none.
+    """
+    if source is None or source == IMAGENET:
+        return None
+    path = Path(source)
+    return checkpoint.find(path) if path.is_dir() else path
+
+
+def check_start(config: Config) -> None:
+    """Raise LmsmError where a run cannot start from what its config names.
+
+    A library's file is only looked for; of another run it is known here whose net it has.
+    """
+    if read_start(config) is None:
+        check_pretrained(config.model, config.pretrained)
+
+
+def read_start(config: Config) -> CheckpointState | None:
+    """Return the checkpoint of the run to start from; None where it is none of lmsm's.
+
+    Raises CheckpointError where it cannot be read, LmsmError where it has another net.
+    """
+    file = weights_file(config.pretrained)
+    if file is None or not file.is_file() or not checkpoint.is_checkpoint(file):
+        return None
+    state = checkpoint.load(file)
+    if state.config.model != config.model:
+        raise LmsmError(
+            f"pretrained {config.pretrained!r} is a run of the net {state.config.model}, and "
+            f"model is {config.model}; take --model {state.config.model}"
+        )
+    return state
+
+
+def new_classifier(
+    config: Config,
+    *,
+    classes: Sequence[str],
+    train_counts: Sequence[int],
+    normalisation: Normalisation,
+    image_size: int,
+) -> tuple[Classifier, str]:
+    """Return the classifier of a run that begins, and in words what it starts from.
+
+    The weights are drawn from torch's global generator. With weights to start from, images are
+    normalised as theirs were.
+
+    Args:
+        config: its choices.
+        classes, train_counts: the names of the classes, and the training images of each.
+        normalisation: mean and standard deviation of each channel of the training images.
+        image_size: the side of an image in pixels.
+
+    Raises LmsmError for weights that cannot be used.
+    """
+    start, source, channels = read_start(config), config.pretrained, len(normalisation[0])
+    if start is not None:
+        normalisation = of_channels((tuple(start.mean), tuple(start.std)), channels)
+    elif source is not None:
+        normalisation = normalisation_of(config.model, channels)
+    model = build_classifier(
+        spec_of(config, image_size),
+        classes=classes,
+        mean=normalisation[0],
+        std=normalisation[1],
+        class_counts=torch.tensor(train_counts),
+        pretrained=None if start else source,
+    )
+    if source is None:
+        return model, ""
+    taken = _take_over(model, start, config, image_size) if start else "net"
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in normalisation)
+    return model, f"starts from {source} ({taken}); images are normalised as its: {mean} +- {std}"
+
+
+def spec_of(config: Config, image_size: int) -> ModelSpec:
+    """Return the parts of a config's classifier for images of a size."""
+    return ModelSpec(
+        config.model, config.neck, config.loss, config.head_bias, config.head_init, image_size
+    )
+
+
+def _take_over(model: Classifier, start: CheckpointState, config: Config, image_size: int) -> str:
+    """Give a classifier the weights of another run in place; say which parts they were."""
+    source = str(config.pretrained)
+    state = adapted(model.backbone, _part(start, "backbone."), image_size)
+    fitting = fitting_weights(model.backbone, state, config.model, source)
+    model.backbone.load_state_dict(fitting, strict=False)
+    taken = ["net"]
+    neck, own = _part(start, "neck."), model.neck.state_dict()
+    same_shapes = {k: v.shape for k, v in neck.items()} == {k: v.shape for k, v in own.items()}
+    if own and same_shapes and start.config.neck == config.neck:
+        model.neck.load_state_dict(neck)
+        taken.append("neck")
+    if tuple(start.classes) == model.classes and _take_class_weights(model, start):
+        taken.append("class weights")
+    return ", ".join(taken)
+
+
+def _take_class_weights(model: Classifier, start: CheckpointState) -> bool:
+    """Give the head the class weights of another run where they fit; say whether they did.
+
+    What else a head keeps follows from its own options and class counts.
+    """
+    given = _part(start, "head.")
+    own = dict(model.head.named_parameters())
+    if own.keys() - given.keys() or any(given[k].shape != own[k].shape for k in own):
+        return False
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(given[name])
+    return True
+
+
+def _part(start: CheckpointState, prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in start.model.items() if k.startswith(prefix)}
