@@ -17,8 +17,9 @@ from tests.conftest import SilentDisplay, digits_config, plain_state, write_clas
 timm = pytest.importorskip("timm")
 
 FLAGS = (
-    "--dataset folder --epochs 2 --batch-size 8 --threads 1 --device cpu --precision fp32 "
-    "--test-images-per-class 2 --quiet --json --out runs"
+    "--dataset folder --epochs 2 --batch-size 4 --threads 1 --device cpu --precision fp32 "
+    "--optimizer sgd --momentum 0 --validation 0 --test-images-per-class 2 --quiet --json "
+    "--out runs"
 )
 
 
@@ -48,7 +49,7 @@ def weights_of(folder):
 )
 def test_a_net_of_a_library_is_trained_resumed_evaluated_and_exported(lmsm, tmp_path, model, size):
     """A run that was stopped ends in the bits of one that ran through; its ONNX file agrees."""
-    write_class_folders(tmp_path / "photos", ["ant", "bee"], 10, size=size)
+    write_class_folders(tmp_path / "photos", ["ant", "bee"], 6, size=size)
     flags = [*FLAGS.split(), "--data-dir", "photos", "--model", model, "--image-size", size]
     code, document, said = lmsm("train", *flags)
     assert code == 0, said
@@ -110,7 +111,7 @@ def test_a_run_with_the_same_classes_gives_all_its_weights(digits_run, tmp_path)
     """Net, neck and class weights are the run's, and images are normalised as its were."""
     state = plain_state(digits_run / "checkpoint.pt")
     config = digits_config(tmp_path, pretrained=str(digits_run))
-    model, said = begin(config)
+    model, said = begin(config, counts=state["train_counts"])
     assert all(torch.equal(model.state_dict()[key], value) for key, value in state["model"].items())
     assert model.mean.flatten().tolist() == state["mean"]
     assert f"starts from {digits_run} (net, neck, class weights)" in said
