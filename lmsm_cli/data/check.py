@@ -12,7 +12,8 @@ from lmsm_cli.data.class_folders import look_alikes
 from lmsm_cli.data.folder_contents import FolderContents
 from lmsm_cli.data.headers import Shapes, read_headers, shapes_of
 from lmsm_cli.data.identity import PARTS, Copies, Part, copies_of_pictures
-from lmsm_cli.data.splits import DataAtHand
+from lmsm_cli.data.near_copies import MOST_IMAGES, near_copies
+from lmsm_cli.data.splits import Data, DataAtHand
 from lmsm_cli.errors import few
 from lmsm_cli.metrics import by_train_count, shot_groups
 from lmsm_cli.runtime.display import Display
@@ -67,6 +68,8 @@ class DataCheck:
     """The commonest first."""
     copies: list[Copies]
     """Pictures that stand more than once."""
+    alike: list[Copies] | None
+    """Others that look nearly the same, in two classes or parts; None where they are too many."""
     faults: list[str]
     """Why the choices of the training leave too few images."""
     folder: FolderFacts | None
@@ -100,9 +103,19 @@ def check_data(
     """
     folder = at_hand.folder
     facts = _folder_facts(place, folder, image_size, display) if folder else None
-    copies = copies_of_pictures(at_hand.data.pictures) if at_hand.data else []
+    copies, alike = _copies(at_hand.data) if at_hand.data else ([], [])
     where = None if dataset == "digits" else place
-    return DataCheck(dataset, where, _classes(at_hand), copies, at_hand.faults, facts)
+    return DataCheck(dataset, where, _classes(at_hand), copies, alike, at_hand.faults, facts)
+
+
+def _copies(data: Data) -> tuple[list[Copies], list[Copies] | None]:
+    """Return the pictures that stand more than once, and others that look nearly the same."""
+    pictures = data.pictures
+    copies = copies_of_pictures(pictures)
+    if sum(map(len, data.parts.values())) > MOST_IMAGES:
+        return copies, None
+    images = {part: one.images for part, one in data.parts.items()}
+    return copies, near_copies(pictures, images, copies)
 
 
 def _classes(at_hand: DataAtHand) -> tuple[ClassImages, ...]:

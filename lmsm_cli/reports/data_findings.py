@@ -15,6 +15,7 @@ from lmsm_cli.data.batches import num_batches
 from lmsm_cli.data.check import ClassImages, DataCheck
 from lmsm_cli.data.class_folders import TEST_SHARE
 from lmsm_cli.data.identity import Copies
+from lmsm_cli.data.near_copies import MOST_IMAGES
 from lmsm_cli.errors import counted, few, listed, visible
 
 Level = Literal["mend", "weak", "note"]
@@ -98,6 +99,7 @@ def copies_by_kind(check: DataCheck) -> dict[str, list[Copies]]:
     return {
         "two_classes": [one for one in check.copies if one.is_of_two_classes],
         "two_parts": [one for one in check.copies if one.is_in_two_parts],
+        "alike": check.alike or [],
         "same_class": [one for one in check.copies if one.is_twice_in_a_class],
     }
 
@@ -153,6 +155,18 @@ def _copies(check: DataCheck, config: Config) -> Iterator[Finding]:
         yield Finding(
             "weak",
             f"{_pictures(own)} on two sides of the split, which flatters scores; remove the copies",
+        )
+    if own := kinds["alike"]:
+        one = "1 group" if len(own) == 1 else f"{len(own):,} groups"
+        yield Finding(
+            "weak",
+            f"{one} of pictures in two classes or on two sides of the split look nearly the same; "
+            "if they are one picture at another size or in another encoding, remove the copies",
+        )
+    if check.alike is None:
+        yield Finding(
+            "note",
+            f"pictures that look nearly the same are not looked for: more than {MOST_IMAGES:,}",
         )
     if own := kinds["same_class"]:
         yield Finding("note", f"{_pictures(own)} in a class more than once")

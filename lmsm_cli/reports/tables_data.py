@@ -18,7 +18,7 @@ from lmsm_cli.reports.tables import NOTHING, new_table, shown
 _MOST_CLASSES = 40
 _MOST_COPIES = 20
 _STYLES = {"mend": "bold red", "weak": "yellow", "note": ""}
-_KINDS = {"two_classes": "two classes", "same_class": "one class"}
+_KINDS = {"two_classes": "two classes", "alike": "nearly the same", "same_class": "one class"}
 
 
 def data_tables(check: DataCheck) -> Iterator[RenderableType]:
@@ -32,7 +32,7 @@ def data_tables(check: DataCheck) -> Iterator[RenderableType]:
         yield _kinds_grid(folder.shapes)
     if folder and folder.unreadable:
         yield _unreadable_table(folder.unreadable)
-    if check.copies:
+    if check.copies or check.alike:
         yield _copies_table(check)
 
 
