@@ -1,8 +1,9 @@
-"""Make the README's transcript anew: run its commands, and put what they print below them.
+"""Make the README's transcripts anew: run their commands, and put what they print below them.
 
-    python docs/transcript.py
+    python docs/transcript.py [data]
 
-The transcript is the README's `text` block whose lines that start with `$ ` are the commands. They
+A transcript is a `text` block of the README whose lines that start with `$ ` are the commands:
+that of the comparison, and the short one of `lmsm data`, which is made alone with `data`. They
 run in an empty folder, and print as on a terminal of 100 columns without colours. Of a report page
 that they write, docs/report-1280.png and docs/report-390.png are made (with Chromium).
 """
@@ -21,7 +22,8 @@ import time
 from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
-BLOCK = re.compile(r"(?<=^```text\n)\$ .*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"(?<=^```text\n)\$ (?!lmsm data).*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
+DATA_BLOCK = re.compile(r"(?<=^```text\n)\$ lmsm data.*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
 _COLUMNS = 100
 
 
@@ -56,26 +58,33 @@ def printed_by(command: str, folder: Path) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def main() -> None:
-    """Run the commands and write the README."""
+def made_anew(pattern: re.Pattern[str], folder: Path) -> None:
+    """Run the commands of one transcript in a folder and write the README."""
     readme = README.read_text(encoding="utf-8")
-    (block,) = BLOCK.findall(readme)
-    folder = Path(tempfile.mkdtemp())
-    pages = README.parent / "docs"
+    (block,) = pattern.findall(readme)
     parts = []
     for shown in re.findall(r"^\$ (?:.*\\\n)*.*$", block, flags=re.MULTILINE):
         command = shown[2:].replace("\\\n", " ")
         start = time.monotonic()
         parts += [shown, printed_by(command, folder)]
         print(f"{time.monotonic() - start:.0f} s: {command}", file=sys.stderr)
+    text = "\n".join(part for part in parts if part) + "\n"
+    README.write_text(pattern.sub(lambda _: text, readme), encoding="utf-8")
+
+
+def main(only: list[str]) -> None:
+    """Make the transcripts, or that of `lmsm data` alone."""
+    folder = Path(tempfile.mkdtemp())
+    made_anew(DATA_BLOCK, folder)
+    if only != ["data"]:
+        made_anew(BLOCK, folder)
+    pages = README.parent / "docs"
     for page in folder.glob("*.html"):
         subprocess.run(
             [sys.executable, pages / "screenshot.py", page, pages / "report", "1700"], check=True
         )
     shutil.rmtree(folder)
-    text = "\n".join(part for part in parts if part) + "\n"
-    README.write_text(BLOCK.sub(lambda _: text, readme), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

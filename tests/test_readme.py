@@ -85,6 +85,19 @@ def test_the_transcript_is_of_these_commands(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "losses.html").stat().st_size < 2_000_000
 
 
+def test_the_data_check_is_what_is_printed(tmp_path, monkeypatch, capsys):
+    """Its counts are those that the command prints now; `docs/transcript.py data` writes it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    (block,) = transcript.DATA_BLOCK.findall(README)
+    command, _, kept = block.partition("\n")
+    assert main(shlex.split(command)[2:]) == 0
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    end = shown.index("A training with these choices")  # which defaults are no counts
+    assert end > 20
+    assert kept.splitlines()[:end] == shown[:end]
+
+
 def test_the_python_code_runs(tmp_path, monkeypatch):
     """The library examples run: the loss is finite, and the results are a run to compare."""
     monkeypatch.chdir(tmp_path)
