@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from lmsm_cli.config import Config
 from lmsm_cli.data.imbalance import long_tail_counts
-from lmsm_cli.errors import ArgumentError
-from lmsm_cli.losses.class_weights import loss_weights
+from lmsm_cli.errors import ArgumentError, LmsmError
+from lmsm_cli.losses.class_weights import loss_weights, weights_by_name
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import Runtime
+from lmsm_cli.training.loop import class_weights
 from lmsm_cli.training.step import LossModule
 
 CIFAR10_LT = torch.tensor(long_tail_counts([5000] * 10, "exp", 0.01))
@@ -120,3 +122,25 @@ def test_a_whole_weight_is_a_repetition_of_the_image(loss):
     repeated = torch.arange(12).repeat_interleave(labels + 1)
     wanted = model.head(model.embed(images[repeated]), labels[repeated], 0.7)
     torch.testing.assert_close(ours, wanted)
+
+
+def test_weights_by_hand_are_one_where_none_is_given():
+    """Each named class has its weight, all others 1, in the order of the classes."""
+    weights = weights_by_name({"ship": 3.0, "cat": 0.5}, ["cat", "dog", "ship"])
+    assert weights.tolist() == [0.5, 1.0, 3.0]
+
+
+def test_weights_of_unknown_classes_name_the_nearest():
+    """A class that is not there is refused with the nearest right one."""
+    with pytest.raises(LmsmError, match=r"class_weights: there is no class 'dgo' .*'dog'"):
+        weights_by_name({"dgo": 2.0}, ["cat", "dog"])
+
+
+def test_weights_by_hand_multiply_those_by_counts():
+    """With counts 1, 3 and 4 and `inverse`, a class of weight 2 has twice its share."""
+    config = Config(reweight="inverse", class_weights={"b": 2.0})
+    weights = class_weights(config, [1, 3, 4], ["a", "b", "c"])
+    assert weights.tolist() == pytest.approx([36 / 19, 24 / 19, 9 / 19])
+    by_hand = class_weights(Config(class_weights={"b": 2.0}), [1, 3, 4], ["a", "b", "c"])
+    assert by_hand.tolist() == [1, 2, 1]
+    assert class_weights(Config(), [1, 3, 4], ["a", "b", "c"]) is None

@@ -1,5 +1,6 @@
 """The schema of configs, held against Config: what one takes the other takes, key by key."""
 
+import inspect
 import re
 
 import jsonschema
@@ -78,6 +79,8 @@ def test_the_names_of_the_losses_are_those_of_the_heads():
         known = LOSSES[name]
         assert known.options == options, f"write in LOSSES of losses/registry.py: {options}"
         assert known.takes_bias == takes_bias, f"write in LOSSES: {name}, takes_bias={takes_bias}"
+        takes_margins = "class_margins" in inspect.signature(head).parameters
+        assert known.takes_class_margins == takes_margins, f"write in LOSSES: {name}"
     assert SCHEMA["properties"]["loss"]["anyOf"][0]["enum"] == list(HEADS)
 
 
@@ -101,9 +104,11 @@ def test_a_run_s_config_keeps_to_the_schema():
             "loss=lsoftmax:margin=auto,lambda_min=5 loss=large-margin-in-softmax:strength=0.5 "
             "margin=4 margin=2.5 margin=auto device=cuda:1 device=cpu pretrained=null "
             "pretrained=imagenet cuda_graph=false seed=4294967295 data_dir=here/there "
-            "model=vgg16_bn neck=none weight_decay=5e-4"
+            "model=vgg16_bn neck=none weight_decay=5e-4 class_weights=cat=2,dog=0.5 "
+            "class_weights=auto class_weights=none class_weights=null"
         ),
         "loss='vs:gamma=0.2, tau=1'",
+        "class_weights={1: 2}",
     ],
 )
 def test_both_take_good_values(tmp_path, choice):
@@ -117,17 +122,22 @@ def test_both_take_good_values(tmp_path, choice):
 
 @pytest.mark.parametrize(
     "choice",
-    words(
-        "modle=vgg16 model=vgg17 dataset=cifar lr=fast lr=0 lr=-1e-4 lr=true lr=null "
-        "epochs=0 epochs=2.5 epochs=many epochs=1000001 epochs=[3] batch_size=1 momentum=1 "
-        "validation=1 factor=0 factor=1.5 milestones=[0] milestones=[a] milestones=60;80 "
-        "milestones=60 loss=lsoftmx loss=lsoftmax:mragin=4 loss=softmax:margin=4 loss=3 "
-        "loss='lsoftmax:' loss=lsoftmax:margin loss=lsoftmax:margin= "
-        "loss=balanced-softmax:tau=1 margin=wide margin=true margin=-1 margin=1001 "
-        "device=gpu device=cuda:x pretrained=3 cuda_graph=maybe compile=1 follow_links=0 "
-        "head_bias=1.0 skip_unreadable=no seed=-1 seed=4294967296 neck=null data_dir=3 "
-        "reweight_beta=1"
-    ),
+    [
+        *words(
+            "modle=vgg16 model=vgg17 dataset=cifar lr=fast lr=0 lr=-1e-4 lr=true lr=null "
+            "epochs=0 epochs=2.5 epochs=many epochs=1000001 epochs=[3] batch_size=1 momentum=1 "
+            "validation=1 factor=0 factor=1.5 milestones=[0] milestones=[a] milestones=60;80 "
+            "milestones=60 loss=lsoftmx loss=lsoftmax:mragin=4 loss=softmax:margin=4 loss=3 "
+            "loss='lsoftmax:' loss=lsoftmax:margin loss=lsoftmax:margin= "
+            "loss=balanced-softmax:tau=1 margin=wide margin=true margin=-1 margin=1001 "
+            "device=gpu device=cuda:x pretrained=3 cuda_graph=maybe compile=1 follow_links=0 "
+            "head_bias=1.0 skip_unreadable=no seed=-1 seed=4294967296 neck=null data_dir=3 "
+            "reweight_beta=1 class_weights=cat class_weights=2 class_weights=cat=,dog=1 "
+            "class_weights=[1] class_margins=auto"
+        ),
+        "class_weights={1: 0}",
+        "class_margins={1: x}",
+    ],
 )
 def test_both_refuse_bad_values(tmp_path, choice):
     """A bad line is refused by the schema and by Config."""

@@ -63,7 +63,8 @@ def test_an_empty_file_is_an_empty_config(tmp_path, text):
     [
         ("a: 1\na: 2\n", ":2: 'a' is given twice, before on line 1"),
         ("- a\n- b\n", ":1: expected `key: value` lines"),
-        ("a: {b: 1}\n", ":1: neither a plain value"),
+        ("a: {b: {c: 1}}\n", ":1: neither a plain value"),
+        ("a:\n  b: 1\n  b: 2\n", ":3: 'b' is given twice"),
         ("a: [[1]]\n", ":1: neither a plain value"),
         ("a: 'open\n", ":2:1:"),
         ("a: b: c\n", ":1:5:"),

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.help import HelpAll
 from lmsm_cli.config import Config, dump, flag_name, help_text, panels, type_of
+from lmsm_cli.config.by_class import format_by_class
 from lmsm_cli.config.nets import NETS
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
@@ -191,8 +192,15 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag.removeprefix('--')}")
         else:
-            words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+            words += [flag, _as_typed(value)]
     return shlex.join(words)
+
+
+def _as_typed(value: Any) -> str:
+    """Return a value of a config as the text of its flag."""
+    if isinstance(value, dict):
+        return format_by_class(value)
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _in_panels(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:

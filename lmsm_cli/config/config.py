@@ -24,9 +24,10 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from lmsm_cli.config import yaml
+from lmsm_cli.config.by_class import BY_CLASS
 from lmsm_cli.config.nets import LIBRARY_NET, NETS, check_net_name
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS
+from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS, TAKE_CLASS_MARGINS
 
 Dataset = Literal[
     "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits",
@@ -84,7 +85,10 @@ DATA_KEYS = (
 )
 
 # Keys that older runs lack: their defaults are what those runs had.
-ADDED_KEYS = ("head_bias", "head_init", "resize", "test_images_per_class")
+ADDED_KEYS = (
+    *("head_bias", "head_init", "resize", "test_images_per_class"),
+    *("class_margins", "class_weights"),
+)
 
 # Options of a choice: each has an effect only where that choice has one of these values.
 DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -142,6 +146,8 @@ Milestones = Annotated[
 ]
 Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 Float = Annotated[float, _NUMBER, Field(allow_inf_nan=False)]
+# Positive numbers by the names of classes.
+ByClass = dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMBER]]
 
 
 # The panels of the help pages, by the first of their fields.
@@ -208,17 +214,23 @@ class Config(BaseModel):
     loss: str = "softmax"
     """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists
     them."""
+    class_margins: Annotated[ByClass | None, BY_CLASS] = None
+    """Margins of single classes, as in frog=3,ship=2; the others keep that of the loss (default:
+    none)."""
     reweight: Literal["none", "inverse", "effective"] = "none"
     """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of
     images (Cui et al. 2019)."""
     reweight_beta: Float = Field(0.9999, ge=0, lt=1)
     """Beta of `effective`: 0 weighs all classes alike, towards 1 it becomes `inverse`."""
+    class_weights: Annotated[ByClass | None, BY_CLASS] = None
+    """Weights of single classes in the loss, as in cat=2,dog=0.5, with 1 for the others, times
+    those of --reweight; `auto` is short for --reweight inverse (default: none)."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """Images of an epoch: `shuffle` takes each once, `balanced` draws as many at random, every
     class equally likely."""
     rebalance_from: Int = Field(1, ge=1)
-    """First epoch in which --reweight and --sampling hold; after the first it defers them (DRW,
-    DRS)."""
+    """First epoch in which --reweight, --class-weights and --sampling hold; after the first it
+    defers them (DRW, DRS)."""
 
     epochs: Int = Field(10, ge=1, le=MOST_EPOCHS)
     """Passes over the training images."""
@@ -320,12 +332,17 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _check_bias(self) -> "Config":
+    def _check_head(self) -> "Config":
         name = self.loss.partition(":")[0].strip()
         if self.head_bias and name in LOSSES and name not in TAKE_A_BIAS:
             raise ValueError(
                 f"head_bias has no meaning with loss {name!r}, whose margin is on angles; "
                 f"it goes with {', '.join(TAKE_A_BIAS)}"
+            )
+        if self.class_margins and name in LOSSES and name not in TAKE_CLASS_MARGINS:
+            raise ValueError(
+                f"class_margins have no meaning with loss {name!r}, which has no margin; "
+                f"they go with {', '.join(TAKE_CLASS_MARGINS)}"
             )
         return self
 
@@ -347,10 +364,11 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _check_rebalancing(self) -> "Config":
         start = self.rebalance_from
-        if start > 1 and self.reweight == "none" and self.sampling == "shuffle":
+        is_weighted = self.reweight != "none" or self.class_weights
+        if start > 1 and not is_weighted and self.sampling == "shuffle":
             raise ValueError(
-                f"rebalance_from {start} has no effect without a reweight (inverse or effective) "
-                "or sampling 'balanced'; add one, or take 1"
+                f"rebalance_from {start} has no effect without a reweight (inverse or effective), "
+                "class_weights or sampling 'balanced'; add one, or take 1"
             )
         if start > self.epochs:
             raise ValueError(

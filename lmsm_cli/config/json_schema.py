@@ -7,6 +7,7 @@ FILE`), so whether keys fit together is known only to `lmsm train --show-config`
 import re
 from typing import Any
 
+from lmsm_cli.config.by_class import AUTO
 from lmsm_cli.config.config import Config, help_text
 from lmsm_cli.losses.registry import LOSSES
 
@@ -17,6 +18,12 @@ _MARGIN = {
     "description": "Short for margin=... in `loss`, of this file or of the preset below it.",
     "anyOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"const": "auto"}],
 }
+# Numbers by the names of classes: a map, or the text that the flag takes.
+_BY_CLASS = [
+    {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
+    {"type": "string", "pattern": r"^ *(none|\{.*|[^,=]+=[^,=]+(,[^,=]+=[^,=]+)*) *$"},
+    {"type": "null"},
+]
 _MILESTONES = [
     {"type": "array", "items": {"type": "integer", "minimum": 1}},
     {"type": "string", "pattern": r"^ *[1-9][0-9]*( *, *[1-9][0-9]*)* *$"},
@@ -42,6 +49,9 @@ def config_schema() -> dict[str, Any]:
         "default": properties["milestones"]["default"],
         "anyOf": _MILESTONES,
     }
+    for key in ("class_weights", "class_margins"):
+        properties[key]["anyOf"] = _BY_CLASS
+    properties["class_weights"]["anyOf"] = [{"const": AUTO}, *_BY_CLASS]
     return {
         "$schema": _DRAFT,
         "title": "lmsm config",

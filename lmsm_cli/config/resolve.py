@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from lmsm_cli.config.by_class import AUTO
 from lmsm_cli.config.config import DEPENDENT_OPTIONS, Config, derived_defaults, flag_name
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError, did_you_mean
@@ -60,13 +61,15 @@ def resolve(
 ) -> Resolved:
     """Return the config that the layers give, lowest first; `is_saved` for that of an existing run.
 
-    `margin` is a key of layers only: short for the `margin=` of the loss spec in force there.
+    `margin` is a key of layers only: short for the `margin=` of the loss spec in force there. So is
+    the value `auto` of `class_weights`, short for `reweight: inverse`.
     `check_loss` raises LmsmError for a bad loss spec. Raises LmsmError that lists every mistake.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     problems: list[str] = []
-    for layer in layers:
+    for given in layers:
+        layer = _with_reweight(given, problems)
         for key in _options_to_drop(layer, values):
             values.pop(key, None)
             origins.pop(key, None)
@@ -91,6 +94,24 @@ def resolve(
     reasons = {key: reason for key, (_, reason) in derived_defaults(values).items()}
     named = {key: origins.get(key, reasons.get(key, "default")) for key in Config.model_fields}
     return Resolved(config, named)
+
+
+def _with_reweight(layer: Layer, problems: list[str]) -> Layer:
+    """Return a layer with `class_weights: auto` written as `reweight: inverse`.
+
+    Where the layer has a `reweight` too, a problem is added.
+    """
+    if layer.values.get("class_weights") != AUTO:
+        return layer
+    values, origins = dict(layer.values), dict(layer.origins)
+    del values["class_weights"]
+    place = origins.pop("class_weights", "class_weights")
+    if "reweight" in values:
+        problems.append(
+            f"{place}: class_weights auto is short for reweight inverse, and reweight "
+            f"{values['reweight']} is given too: leave one of them out"
+        )
+    return Layer({"reweight": "inverse"} | values, {"reweight": place} | origins)
 
 
 def _options_to_drop(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
@@ -125,6 +146,8 @@ def _explain(problem: Any, origins: Mapping[str, str]) -> str:
         hint = did_you_mean(str(problem["input"]), choices)
         return f"{place}: {key} has no value {problem['input']!r}{hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], str):
+        key = f"{key} of {problem['loc'][1]!r}"
     return f"{place}: {key} is {problem['input']!r}: {message}" if key else message
 
 

@@ -152,18 +152,34 @@ def _entries(loader: _Loader, node: yaml.Node, path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Hashable:
+def _plain(loader: _Loader, node: yaml.Node, path: Path) -> Any:
     if node in loader.constructed_objects:  # an alias: a long list stays one list, however often
-        known: Hashable = loader.constructed_objects[node]
+        known: Any = loader.constructed_objects[node]
         return known
     is_list = isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq"
     if is_list and all(isinstance(item, yaml.ScalarNode) for item in node.value):
         items = tuple(_scalar(loader, item, path) for item in node.value)
         loader.constructed_objects[node] = items
         return items
+    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+        return loader.constructed_objects.setdefault(node, _by_name(loader, node, path))
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node, path)
-    raise _misfit(node, path, "neither a plain value nor a flat list of them")
+    raise _misfit(node, path, "neither a plain value nor a flat list or map of them")
+
+
+def _by_name(loader: _Loader, node: yaml.MappingNode, path: Path) -> dict[str, Hashable]:
+    """Return the plain values of a map inside the mapping; its names are texts, as written: a class
+    can be called 1."""
+    found: dict[str, Hashable] = {}
+    for key_node, value_node in node.value:
+        for part in (key_node, value_node):
+            if not isinstance(part, yaml.ScalarNode):
+                raise _misfit(part, path, "neither a plain value nor a flat list or map of them")
+        if key_node.value in found:
+            raise _misfit(key_node, path, f"{key_node.value!r} is given twice")
+        found[key_node.value] = _scalar(loader, value_node, path)
+    return found
 
 
 def _scalar(loader: _Loader, node: yaml.ScalarNode, path: Path) -> Hashable:

@@ -1,13 +1,14 @@
 """The margins on normalised class weights and features, as in face recognition."""
 
 import math
+from collections.abc import Mapping
 from typing import final
 
 from torch import Tensor
 
-from lmsm_cli.losses.checks import in_range
+from lmsm_cli.losses.checks import in_range, with_class_margins
 from lmsm_cli.losses.head import NormalisedHead
-from lmsm_cli.losses.margins import MarginFunction, arcface_margin, cosface_margin
+from lmsm_cli.losses.margins import MarginFunction, arcface_margin, cosface_margin, of_images
 
 
 @final
@@ -17,22 +18,28 @@ class CosFaceLoss(NormalisedHead):
     `margin` in [0, 2], 0.35 as published; `scale` is s: 30 for few classes, 64 for many.
     """
 
+    margins: Tensor | None
+
     def __init__(
         self,
         num_features: int,
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        class_margins: Mapping[int, float] | None = None,
         margin: float = 0.35,
         scale: float = 30.0,
         class_chunk: int | None = None,
     ) -> None:
         super().__init__(num_features, num_classes, scale, class_chunk)
         self.margin = in_range("margin", margin, 0, 2)
+        margins = with_class_margins(margin, class_margins, num_classes, 0, 2)
+        self.register_constant("margins", margins)
 
     def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
-        """Return the margin of all classes."""
-        return lambda cos: cosface_margin(cos, self.margin)
+        """Return the margin of all classes, or of each image's."""
+        margin = of_images(self.margin if self.margins is None else self.margins, labels)
+        return lambda cos: cosface_margin(cos, margin)
 
 
 @final
@@ -43,19 +50,25 @@ class ArcFaceLoss(NormalisedHead):
     cos - margin sin(margin), as in the authors' code. `scale` is s, as for `cosface`.
     """
 
+    margins: Tensor | None
+
     def __init__(
         self,
         num_features: int,
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        class_margins: Mapping[int, float] | None = None,
         margin: float = 0.5,
         scale: float = 30.0,
         class_chunk: int | None = None,
     ) -> None:
         super().__init__(num_features, num_classes, scale, class_chunk)
         self.margin = in_range("margin", margin, 0, math.pi / 2)
+        margins = with_class_margins(margin, class_margins, num_classes, 0, math.pi / 2)
+        self.register_constant("margins", margins)
 
     def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
-        """Return the margin of all classes."""
-        return lambda cos: arcface_margin(cos, self.margin)
+        """Return the margin of all classes, or of each image's."""
+        margin = of_images(self.margin if self.margins is None else self.margins, labels)
+        return lambda cos: arcface_margin(cos, margin)

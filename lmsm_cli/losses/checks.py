@@ -1,5 +1,6 @@
 """What losses refuse: values, shapes and types, each with the fact, the value and the way out."""
 
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -181,6 +182,35 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
         )
     number = float(margin)
     return int(number) if number.is_integer() else number
+
+
+def with_class_margins(
+    margin: float | Tensor,
+    class_margins: Mapping[int, float] | None,
+    num_classes: int,
+    low: float,
+    high: float,
+) -> Tensor | None:
+    """Return the margins of all classes (C,), in float64; None where no class has its own.
+
+    Args:
+        margin: of the classes that are not named: one number, or one per class.
+        class_margins: the margins of single classes, by their places.
+        num_classes: C.
+        low, high: what a margin can be.
+
+    Raises ArgumentError for a place that no class has, and a margin outside of that.
+    """
+    if not class_margins:
+        return None
+    margins = torch.as_tensor(margin, dtype=torch.float64).expand(num_classes).clone()
+    for place, own in class_margins.items():
+        if not 0 <= place < num_classes:
+            raise ArgumentError(
+                f"class_margins names class {place}: there are 0 to {num_classes - 1}"
+            )
+        margins[place] = in_range(f"the margin of class {place}", own, low, high)
+    return margins
 
 
 def check_constant(name: str, values: Tensor) -> None:

@@ -1,12 +1,13 @@
 """The losses with margins or logit offsets from the class counts."""
 
 import math
+from collections.abc import Mapping
 from typing import final
 
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.losses.checks import checked_counts, in_range
+from lmsm_cli.losses.checks import checked_counts, in_range, with_class_margins
 from lmsm_cli.losses.head import STEEPEST, LinearHead, NormalisedHead, log_prior, rarity
 from lmsm_cli.losses.margins import ByDifficulty, MarginFunction, cosface_margin, dbm_margin
 
@@ -119,13 +120,16 @@ class LDAMLoss(NormalisedHead):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        class_margins: Mapping[int, float] | None = None,
         max_margin: float = 0.5,
         scale: float = 30.0,
     ) -> None:
         super().__init__(num_features, num_classes, scale)
         self.max_margin = in_range("max_margin", max_margin, 0, 2)
         counts = checked_counts(class_counts, num_classes, "ldam")
-        self.register_constant("margins", max_margin * rarity(counts))
+        usual = max_margin * rarity(counts)
+        margins = with_class_margins(usual, class_margins, num_classes, 0, 2)
+        self.register_constant("margins", usual if margins is None else margins)
 
     def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
         """Return the margin of each image's class."""
@@ -154,6 +158,7 @@ class DBMLoss(NormalisedHead):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        class_margins: Mapping[int, float] | None = None,
         max_margin: float = 0.1,
         margin_power: float = 1.0,
         tau: float = 1.0,
@@ -164,7 +169,9 @@ class DBMLoss(NormalisedHead):
         self.margin_power = in_range("margin_power", margin_power, 0, STEEPEST)
         self.tau = self.prior_strength = in_range("tau", tau, 0)
         counts = checked_counts(class_counts, num_classes, "dbm")
-        self.register_constant("margins", max_margin * rarity(counts, margin_power))
+        usual = max_margin * rarity(counts, margin_power)
+        margins = with_class_margins(usual, class_margins, num_classes, 0, math.pi / 2)
+        self.register_constant("margins", usual if margins is None else margins)
         self.register_constant("prior", tau * log_prior(counts, num_classes, "dbm"))
 
     def margin_function(self, labels: Tensor, progress: float | Tensor) -> ByDifficulty:

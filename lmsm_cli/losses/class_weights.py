@@ -1,11 +1,12 @@
 """Class weights for long-tailed data, for every loss: how much an image of each class counts."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lmsm_cli.errors import ArgumentError, did_you_mean
+from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
 
 Scheme = Literal["none", "inverse", "effective"]
 
@@ -47,3 +48,26 @@ def loss_weights(class_counts: Tensor, scheme: Scheme, *, beta: float = 0.9999) 
         effective = -torch.expm1(counts * counts.new_tensor(beta).log())
     weights = 1 / effective
     return (weights * (len(counts) / weights.sum())).float()
+
+
+def by_index(numbers: Mapping[str, float], classes: Sequence[str], what: str) -> dict[int, float]:
+    """Return numbers by class name as numbers by the place of the class.
+
+    Raises LmsmError, which begins with `what`, for names that no class has, with the nearest.
+    """
+    places = {name: place for place, name in enumerate(classes)}
+    if unknown := [name for name in numbers if name not in places]:
+        hint = did_you_mean(unknown[0], classes)
+        raise LmsmError(f"{what}: there is no class {unknown[0]!r}{hint}")
+    return {places[name]: number for name, number in numbers.items()}
+
+
+def weights_by_name(numbers: Mapping[str, float], classes: Sequence[str]) -> Tensor:
+    """Return the weights of all classes, (C,) float32, 1 where none is given.
+
+    Raises LmsmError for names that no class has.
+    """
+    weights = torch.ones(len(classes))
+    for place, number in by_index(numbers, classes, "class_weights").items():
+        weights[place] = number
+    return weights

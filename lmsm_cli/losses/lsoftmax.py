@@ -1,6 +1,7 @@
 """L-Softmax, the large-margin softmax loss, as a function and as a head; A-Softmax."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal, Unpack, final, get_args
 
 import torch
@@ -21,6 +22,7 @@ from lmsm_cli.losses.checks import (
     one_of,
     readable,
     single_number,
+    with_class_margins,
     wrong_type,
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
@@ -147,6 +149,7 @@ class LSoftmaxLoss(AnnealedHead):
       the larger ones, from `margin_min` (1) to `margin_max` (4), in a straight line by n_c to the
       power of -`margin_power` (1/4; needs class_counts). By default 2, and `auto` with one of these
       three or on a long tail, where 2 for all can cost rare classes.
+    * `class_margins` (--class-margins frog=3): margins of single classes, in the place of these.
     * `margin_on`: `all` images, or `hard` for those that the logits without margin and prior
       classify wrongly, as DBM's second margin.
     * `weight_norm`: `free` as in the paper, or `shared` for one learned norm s of all classes,
@@ -186,6 +189,7 @@ class LSoftmaxLoss(AnnealedHead):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        class_margins: Mapping[int, float] | None = None,
         margin: float | Tensor | Literal["auto"] | None = None,
         margin_min: float | None = None,
         margin_max: float | None = None,
@@ -208,6 +212,7 @@ class LSoftmaxLoss(AnnealedHead):
         if margin is None:
             margin = "auto" if tailed or given else _USUAL_MARGIN
         margins = _margins(margin, given, class_counts, num_classes)
+        margins = _with_own(margins, class_margins, num_classes)
         if weight_norm is None:
             weight_norm = "shared" if tailed and largest(margins) > 1 else "free"
         one_of("weight_norm", weight_norm, get_args(WeightNorm))
@@ -301,6 +306,14 @@ def _margins(
     return check_margin(margin, num_classes)
 
 
+def _with_own(
+    margin: int | float | Tensor, class_margins: Mapping[int, float] | None, num_classes: int
+) -> int | float | Tensor:
+    """Return the margin, or margins (C,) where single classes have their own."""
+    own = with_class_margins(margin, class_margins, num_classes, 1, LARGEST_MARGIN)
+    return margin if own is None else own
+
+
 @final
 class ASoftmaxLoss(AnnealedHead):
     """A-Softmax, SphereFace: L-Softmax on class weights of length 1 (Liu et al. 2017).
@@ -318,12 +331,13 @@ class ASoftmaxLoss(AnnealedHead):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        class_margins: Mapping[int, float] | None = None,
         margin: float | Tensor = 4,
         class_chunk: int | None = None,
         total_steps: int | None = None,
         **annealing: Unpack[AnnealingOptions],
     ) -> None:
-        checked = check_margin(margin, num_classes)
+        checked = _with_own(check_margin(margin, num_classes), class_margins, num_classes)
         usual = lambda_for(largest(checked), USUAL_EFFECTIVE_MARGIN)
         super().__init__(
             num_features, num_classes, checked, annealing, usual, class_chunk, total_steps

@@ -178,10 +178,13 @@ def l_softmax_margin(margin: float | Tensor, lam: float | Tensor, labels: Tensor
         lam: the annealing lambda, >= 0.
         labels: the class of each image in the batch, (N,).
     """
-    chosen = (
-        margin.index_select(0, labels) if isinstance(margin, Tensor) and margin.ndim else margin
-    )
+    chosen = of_images(margin, labels)
     return lambda cos: annealed_margin(cos, chosen, lam)
+
+
+def of_images(margin: float | Tensor, labels: Tensor) -> float | Tensor:
+    """Return the margin of each image (N,) where it is one for each class (C,), else as it is."""
+    return margin.index_select(0, labels) if isinstance(margin, Tensor) and margin.ndim else margin
 
 
 def no_margin(cos: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,18 +197,24 @@ def cosface_margin(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]
     return cos - margin, torch.ones_like(cos)
 
 
-def arcface_margin(cos: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Return ArcFace's cos(theta + m), `margin` in radians, and its slope.
+def arcface_margin(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return ArcFace's cos(theta + m) and its slope; m, in radians, is a number or one per image.
 
     Where theta + m is above pi the cosine would rise again: there it is cos - m sin(m), as in the
     authors' code. The slope is bounded by 1000 at theta -> 0, where the true one is infinite.
     """
+    turn_cos: Any
+    turn_sin: Any
+    if isinstance(margin, Tensor):
+        turn_cos, turn_sin = margin.cos(), margin.sin()
+    else:
+        turn_cos, turn_sin = math.cos(margin), math.sin(margin)
     sine = _sine(cos)
-    value = cos * math.cos(margin) - sine * math.sin(margin)
-    slope = math.cos(margin) + cos * math.sin(margin) / sine.clamp_min(_POLE)
-    past = cos < -math.cos(margin)
+    value = cos * turn_cos - sine * turn_sin
+    slope = turn_cos + cos * turn_sin / sine.clamp_min(_POLE)
+    past = cos < -turn_cos
     return (
-        torch.where(past, cos - margin * math.sin(margin), value),
+        torch.where(past, cos - margin * turn_sin, value),
         torch.where(past, torch.ones_like(cos), slope),
     )
 

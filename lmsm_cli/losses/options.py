@@ -9,7 +9,7 @@ from torch import Tensor
 from lmsm_cli.errors import ArgumentError, did_you_mean
 
 # Keyword-only arguments of a head that are no options of its spec.
-_NO_OPTIONS = ("class_counts", "bias", "total_steps")
+_NO_OPTIONS = ("class_counts", "class_margins", "bias", "total_steps")
 
 
 def options_of(head: type) -> dict[str, inspect.Parameter]:

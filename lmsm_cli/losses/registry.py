@@ -5,7 +5,8 @@ completion, the schema of configs and `--help` cannot wait for it. CONTRIBUTING.
 added.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -34,6 +35,8 @@ class Loss:
     """The keyword-only arguments of the class, in its order, those of its Unpack[...] last."""
     takes_bias: bool = False
     """Whether it is a LinearHead, whose scores can have a bias."""
+    takes_class_margins: bool = False
+    """Whether single classes can have a margin of their own."""
 
     def load(self) -> "type[Head]":
         """Import the class."""
@@ -50,21 +53,32 @@ _LSOFTMAX = (
 
 LOSSES: dict[str, Loss] = {
     "softmax": Loss("softmax:SoftmaxLoss", ("label_smoothing",), takes_bias=True),
-    "lsoftmax": Loss("lsoftmax:LSoftmaxLoss", (*_LSOFTMAX, *_ANNEALING)),
-    "asoftmax": Loss("lsoftmax:ASoftmaxLoss", ("margin", "class_chunk", *_ANNEALING)),
-    "cosface": Loss("angular:CosFaceLoss", ("margin", "scale", "class_chunk")),
-    "arcface": Loss("angular:ArcFaceLoss", ("margin", "scale", "class_chunk")),
+    "lsoftmax": Loss("lsoftmax:LSoftmaxLoss", (*_LSOFTMAX, *_ANNEALING), takes_class_margins=True),
+    "asoftmax": Loss(
+        "lsoftmax:ASoftmaxLoss", ("margin", "class_chunk", *_ANNEALING), takes_class_margins=True
+    ),
+    "cosface": Loss(
+        "angular:CosFaceLoss", ("margin", "scale", "class_chunk"), takes_class_margins=True
+    ),
+    "arcface": Loss(
+        "angular:ArcFaceLoss", ("margin", "scale", "class_chunk"), takes_class_margins=True
+    ),
     "large-margin-in-softmax": Loss(
         "softmax:LargeMarginInSoftmaxLoss", ("strength",), takes_bias=True
     ),
-    "ldam": Loss("class_priors:LDAMLoss", ("max_margin", "scale")),
-    "dbm": Loss("class_priors:DBMLoss", ("max_margin", "margin_power", "tau", "scale")),
+    "ldam": Loss("class_priors:LDAMLoss", ("max_margin", "scale"), takes_class_margins=True),
+    "dbm": Loss(
+        "class_priors:DBMLoss",
+        ("max_margin", "margin_power", "tau", "scale"),
+        takes_class_margins=True,
+    ),
     "balanced-softmax": Loss("class_priors:BalancedSoftmaxLoss", takes_bias=True),
     "logit-adjusted": Loss("class_priors:LogitAdjustedLoss", ("tau",), takes_bias=True),
     "vs": Loss("class_priors:VSLoss", ("gamma", "tau"), takes_bias=True),
     "focal": Loss("softmax:FocalLoss", ("gamma",), takes_bias=True),
 }
 TAKE_A_BIAS = [name for name, loss in LOSSES.items() if loss.takes_bias]
+TAKE_CLASS_MARGINS = [name for name, loss in LOSSES.items() if loss.takes_class_margins]
 
 
 @cache
@@ -87,6 +101,7 @@ def build_head(
     bias: bool = False,
     init: "Init" = "default",
     total_steps: int | None = None,
+    class_margins: Mapping[int, float] | None = None,
 ) -> "Head":
     """Return the head that a spec names.
 
@@ -98,6 +113,7 @@ def build_head(
         init: how the class weights start (see `Head.reset_weight`).
         total_steps: stands in for a progress at each call (see `AnnealedHead`); losses without
             annealing take it, as they take a progress, and need neither.
+        class_margins: margins of single classes, by their places; the others keep the loss's.
 
     Raises ArgumentError, a ValueError, for an unknown name or option, with the nearest one, and for
     values out of range.
@@ -120,6 +136,9 @@ def build_head(
         )
     if issubclass(kind, AnnealedHead):
         options["total_steps"] = total_steps
+    if class_margins:
+        _check_takes_class_margins(name, kind)
+        options["class_margins"] = class_margins
     make: Callable[..., Head] = kind
     try:
         head = make(num_features, num_classes, class_counts=class_counts, **options)
@@ -130,6 +149,14 @@ def build_head(
         return head
     except LmsmError as error:
         raise ArgumentError(f"loss {spec!r}: {error}") from None
+
+
+def _check_takes_class_margins(name: str, kind: "type[Head]") -> None:
+    if "class_margins" not in inspect.signature(kind.__init__).parameters:
+        raise ArgumentError(
+            f"loss {name!r} takes no class_margins: it has no margin; "
+            f"they go with {', '.join(TAKE_CLASS_MARGINS)}"
+        )
 
 
 def _parsed(spec: str) -> tuple[str, dict[str, Any]]:

@@ -1,12 +1,14 @@
 """The Classifier, which joins a backbone, a neck and a head, and how it is built from names."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.class_weights import by_index
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.losses.weights import Init
@@ -26,6 +28,13 @@ class ModelSpec:
     head_init: Init = "default"
     image_size: int = 32
     """Side in pixels of the images, for which a net of a fixed size is built."""
+    class_margins: Mapping[str, float] | None = None
+
+    @classmethod
+    def of(cls, config: Any, **more: Any) -> "ModelSpec":
+        """Return the names that a Config has, and `more` that it has not."""
+        own = {part.name for part in fields(cls)} - more.keys()
+        return cls(**{name: getattr(config, name) for name in own}, **more)
 
 
 class Classifier(nn.Module):
@@ -95,7 +104,8 @@ def build_classifier(
     """Return a fresh classifier, its weights drawn from torch's global generator.
 
     Args:
-        spec: the names of its parts; `head_bias` and `head_init` as `build_head` takes them.
+        spec: the names of its parts; `head_bias` and `head_init` as `build_head` takes them,
+            `class_margins` by the names of the classes.
         classes: the names of the classes.
         mean, std: the normalisation, one number a channel, in units of [0, 1].
         class_counts: the training images of each class (C,), for losses that need them.
@@ -116,6 +126,7 @@ def build_classifier(
         class_counts,
         bias=spec.head_bias,
         init=spec.head_init,
+        class_margins=by_index(spec.class_margins or {}, classes, "class_margins"),
     )
     return Classifier(backbone.module, neck, head, classes=classes, mean=mean, std=std)
 

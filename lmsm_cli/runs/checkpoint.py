@@ -251,7 +251,7 @@ def restore(state: CheckpointState, path: Path) -> Classifier:
     try:
         side, _, channels = state.image_shape
         check_model(config.model, channels=channels, image_size=side)
-        spec = ModelSpec(config.model, config.neck, config.loss, config.head_bias, image_size=side)
+        spec = ModelSpec.of(config, image_size=side)
         width = head_width(spec, channels)
         if weight.shape[1] != width:  # before room for so many classes of the right width is made
             raise LmsmError(f"head.weight has {weight.shape[1]} columns, not {width}")

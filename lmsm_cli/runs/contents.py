@@ -83,7 +83,11 @@ _Measured = Annotated[
     BeforeValidator(_check_size),
 ]
 _Value = bool | int | float | _Text | None
-_Choice = _Value | Annotated[list[_Value], Field(max_length=100_000)]
+_Choice = (
+    _Value
+    | Annotated[list[_Value], Field(max_length=100_000)]
+    | Annotated[dict[_Text, _Finite], Field(max_length=100_000)]
+)
 
 
 def _kept(model: type[BaseModel]) -> GetPydanticSchema:

@@ -105,9 +105,7 @@ def new_classifier(
 
 def spec_of(config: Config, image_size: int) -> ModelSpec:
     """Return the parts of a config's classifier for images of a size."""
-    return ModelSpec(
-        config.model, config.neck, config.loss, config.head_bias, config.head_init, image_size
-    )
+    return ModelSpec.of(config, image_size=image_size)
 
 
 def _take_over(model: Classifier, start: CheckpointState, config: Config, image_size: int) -> str:

@@ -194,11 +194,15 @@ def _parse_grid(text: str) -> Axis:
 def _split(key: str, values: str) -> list[str]:
     """Return the values between semicolons, else between commas; a loss keeps its own commas.
 
+    Numbers by class are one value without a semicolon.
+
     >>> _split("loss", "softmax,lsoftmax:margin=4,lambda_min=5")
     ['softmax', 'lsoftmax:margin=4,lambda_min=5']
     """
     if ";" in values:
         return values.split(";")
+    if key in ("class_margins", "class_weights"):
+        return [values]
     pieces: list[str] = []
     for piece in values.split(","):
         goes_on = "=" in piece.partition(":")[0]

@@ -7,7 +7,7 @@ rebalanced in it from the epoch alone. Re-weighting and re-sampling are here, on
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from lmsm_cli.data.splits import Data
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
 from lmsm_cli.errors import DivergedError
-from lmsm_cli.losses.class_weights import loss_weights
+from lmsm_cli.losses.class_weights import loss_weights, weights_by_name
 from lmsm_cli.metrics import balanced_accuracy
 from lmsm_cli.models.backbones import first_non_finite
 from lmsm_cli.models.classifier import Classifier
@@ -119,7 +119,8 @@ def train(
     """
     model, config, ranks = trainer.model, trainer.config, trainer.ranks
     device, counts = trainer.runtime.device, trainer.data.train_counts
-    weights = _class_weights(config, counts, device)
+    weights = class_weights(config, counts, model.classes)
+    weights = None if weights is None else weights.to(device)
     training, validation = trainer.data.training.to(device), trainer.data.validation
     validation = validation and validation.to(device)
     trainer = replace(trainer, data=replace(trainer.data, training=training, validation=validation))
@@ -191,12 +192,20 @@ def _signs(
     return collapse_warnings(stats, trainer.model.classes, progress=progress, start=start)
 
 
-def _class_weights(config: Config, class_counts: list[int], device: torch.device) -> Tensor | None:
-    """Return the class weights of the loss (C,), None where all count alike."""
+def class_weights(config: Config, class_counts: list[int], classes: Sequence[str]) -> Tensor | None:
+    """Return the class weights of the loss (C,), None where all count alike.
+
+    Those by hand multiply those by the counts. Raises LmsmError where a class has no images to be
+    weighted by, or `class_weights` names none of the classes.
+    """
+    by_hand = None
+    if config.class_weights:
+        by_hand = weights_by_name(config.class_weights, classes)
     if config.reweight == "none":
-        return None
+        return by_hand
     counts = torch.tensor(class_counts)
-    return loss_weights(counts, config.reweight, beta=config.reweight_beta).to(device)
+    weights = loss_weights(counts, config.reweight, beta=config.reweight_beta)
+    return weights if by_hand is None else weights * by_hand
 
 
 def _one_epoch(
