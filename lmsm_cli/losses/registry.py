@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
 from lmsm_cli.losses.spec import parse_spec
@@ -92,16 +92,26 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+class HeadChoices(TypedDict, total=False):
+    """What `build_head` takes beside a loss and sizes; all can be left out."""
+
+    bias: bool
+    """Adds one to the scores of a loss that is not on angles."""
+    init: "Init"
+    """How the class weights start (see `Head.reset_weight`)."""
+    total_steps: int | None
+    """Stands in for a progress at each call (see `AnnealedHead`); losses without annealing take it,
+    as they take a progress, and need neither."""
+    class_margins: Mapping[int, float] | None
+    """Margins of single classes, by their places; the others keep the loss's."""
+
+
 def build_head(
     spec: str,
     num_features: int,
     num_classes: int,
     class_counts: "Tensor | None" = None,
-    *,
-    bias: bool = False,
-    init: "Init" = "default",
-    total_steps: int | None = None,
-    class_margins: Mapping[int, float] | None = None,
+    **choices: Unpack[HeadChoices],
 ) -> "Head":
     """Return the head that a spec names.
 
@@ -109,11 +119,7 @@ def build_head(
         spec: a name with options, such as `lsoftmax:margin=4`.
         num_features, num_classes: the sizes of the class weights.
         class_counts: the training images of each class (C,), for losses that need them.
-        bias: adds one to the scores of a loss that is not on angles.
-        init: how the class weights start (see `Head.reset_weight`).
-        total_steps: stands in for a progress at each call (see `AnnealedHead`); losses without
-            annealing take it, as they take a progress, and need neither.
-        class_margins: margins of single classes, by their places; the others keep the loss's.
+        choices: what does not depend on the loss, see `HeadChoices`.
 
     Raises ArgumentError, a ValueError, for an unknown name or option, with the nearest one, and for
     values out of range.
@@ -121,27 +127,17 @@ def build_head(
     >>> build_head("cosface:scale=20", num_features=64, num_classes=10)
     CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0, class_chunk=None)
     """
-    from lmsm_cli.losses.annealed_head import AnnealedHead
     from lmsm_cli.losses.checks import whole
-    from lmsm_cli.losses.head import LinearHead
 
+    if unknown := choices.keys() - HeadChoices.__annotations__.keys():
+        raise TypeError(f"build_head() got an unexpected keyword argument {min(unknown)!r}")
     name, options = _parsed(spec)
     kind = _heads()[name]
-    if issubclass(kind, LinearHead):
-        options["bias"] = bias
-    elif bias:
-        raise ArgumentError(
-            f"loss {name!r} takes no bias: its margin is on angles, and a bias has none; "
-            f"a bias goes with {', '.join(TAKE_A_BIAS)}"
-        )
-    if issubclass(kind, AnnealedHead):
-        options["total_steps"] = total_steps
-    if class_margins:
-        _check_takes_class_margins(name, kind)
-        options["class_margins"] = class_margins
+    options |= _given(name, kind, choices)
     make: Callable[..., Head] = kind
     try:
         head = make(num_features, num_classes, class_counts=class_counts, **options)
+        total_steps, init = choices.get("total_steps"), choices.get("init", "default")
         if total_steps is not None:
             whole("total_steps", total_steps, 1)
         if init != "default":  # which is drawn already
@@ -149,6 +145,29 @@ def build_head(
         return head
     except LmsmError as error:
         raise ArgumentError(f"loss {spec!r}: {error}") from None
+
+
+def _given(name: str, kind: "type[Head]", choices: HeadChoices) -> dict[str, Any]:
+    """Return the arguments of a loss's class that choices give. Raises ArgumentError for a bias or
+    margins where it has none."""
+    from lmsm_cli.losses.annealed_head import AnnealedHead
+    from lmsm_cli.losses.head import LinearHead
+
+    given: dict[str, Any] = {}
+    bias = choices.get("bias", False)
+    if issubclass(kind, LinearHead):
+        given["bias"] = bias
+    elif bias:
+        raise ArgumentError(
+            f"loss {name!r} takes no bias: its margin is on angles, and a bias has none; "
+            f"a bias goes with {', '.join(TAKE_A_BIAS)}"
+        )
+    if issubclass(kind, AnnealedHead):
+        given["total_steps"] = choices.get("total_steps")
+    if class_margins := choices.get("class_margins"):
+        _check_takes_class_margins(name, kind)
+        given["class_margins"] = class_margins
+    return given
 
 
 def _check_takes_class_margins(name: str, kind: "type[Head]") -> None:
