@@ -307,8 +307,9 @@ def test_the_tables_say_what_the_document_says(check, tmp_path, capsys, monkeypa
         assert row.split()[-3:] == [str(one[part]) for part in PARTS]
     for one in found["files"]["unreadable"]:
         assert any(one["file"] in line and one["reason"] in line for line in shown.splitlines())
-    for one in found["copies"]["two_classes"]:
-        assert " = ".join(one["files"]) in shown
+    for one in found["copies"]["two_parts"]:
+        sides = zip(one["files"], one["parts"], strict=True)
+        assert " = ".join(f"{file} ({part})" for file, part in sides) in shown
     for one in found["findings"]:
         assert f"{one['level']}  {one['text']}" in shown
     assert shown.rstrip().splitlines()[-1] == found["conclusion"]
@@ -324,6 +325,15 @@ def test_the_plot_is_drawn(tmp_path, monkeypatch, ending):
     assert main(words) == 3
     start = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[ending]
     assert Path(f"out/classes.{ending}").read_bytes().startswith(start)
+
+
+def test_without_an_image_there_is_no_plot(tmp_path, monkeypatch, capsys):
+    """Where no image can be read a warning says that nothing is drawn."""
+    monkeypatch.chdir(tmp_path)
+    nothing_readable(tmp_path / "d")
+    assert main(["data", "d", "--plot", "classes.png", "--quiet"]) == 3
+    assert "no image can be read: classes.png is not drawn" in capsys.readouterr().err
+    assert not Path("classes.png").exists()
 
 
 def test_a_plot_of_another_kind_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys):

@@ -24,6 +24,8 @@ from lmsm_cli.errors import DataError, LmsmError, did_you_mean
 if TYPE_CHECKING:
     from lmsm_cli.config.resolve import Resolved
     from lmsm_cli.data.check import DataCheck
+    from lmsm_cli.data.splits import Data
+    from lmsm_cli.runtime.display import Display
 
 # The flags that decide which images a training has, and whether they are enough for it.
 _FLAGS = (
@@ -86,17 +88,24 @@ Writes nothing into the data folder, and downloads nothing. Exit code 3 where no
     with new_display(quiet) as display:
         at_hand = look_into(chosen, display)
         check = check_data(chosen.dataset, chosen.data_dir, at_hand, chosen.image_size, display)
-        if plot and at_hand.data:
-            from lmsm_cli.reports.data_plot import plot_classes
-
-            plot_classes(check, at_hand.data.training, plot)
-            display.info(f"plot: {plot}")
+        if plot:
+            _draw(check, at_hand.data, plot, display)
     if json:
         print_json(findings_document(check, chosen, _plan(resolved)))
     else:
         _print(check, resolved)
     if not can_start(findings_of(check, chosen)):
         raise typer.Exit(DataError.exit_code)
+
+
+def _draw(check: "DataCheck", data: "Data | None", plot: Path, display: "Display") -> None:
+    from lmsm_cli.reports.data_plot import plot_classes
+
+    if data is None:
+        display.warning(f"no image can be read: {plot} is not drawn")
+        return
+    plot_classes(check, data.training, plot)
+    display.info(f"plot: {plot}")
 
 
 def _dataset(what: str, flags: Mapping[str, Any]) -> dict[str, str]:

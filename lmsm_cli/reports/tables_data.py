@@ -107,9 +107,11 @@ def _copies_table(check: DataCheck) -> Table:
     table = new_table("Pictures that stand more than once", "where", "files")
     for kind, found in copies_by_kind(check).items():
         for one in found[:_MOST_COPIES]:
-            parts = [part for part in PARTS if part in one.parts]
-            where = _KINDS.get(kind) or " and ".join(parts)
-            table.add_row(where, shown(" = ".join(one.names)))
+            parts = " and ".join(part for part in PARTS if part in one.parts)
+            names = list(one.names)
+            if one.is_in_two_parts:
+                names = [f"{name} ({part})" for name, part in zip(names, one.parts, strict=True)]
+            table.add_row(_KINDS.get(kind, parts), shown(" = ".join(names)))
         if len(found) > _MOST_COPIES:
             table.add_row("", f"and {len(found) - _MOST_COPIES:,} more; --json has all")
     return table
