@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmsm_cli.data.class_folders import FolderOptions, list_class_folders, split_by_class
+from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
 from lmsm_cli.data.decoding import read_images
 from lmsm_cli.errors import DataError
 from tests.conftest import noise, save
@@ -114,23 +114,3 @@ def test_control_characters_in_names_are_data(tmp_path):
     listing = list_class_folders(tmp_path)
     assert listing.classes == ("a\\x1b[31m\\n", "b\\xff")
     assert np.array_equal(read_images(listing, FolderOptions(8)).images[1], noise(1))
-
-
-def test_split_takes_a_fifth_of_each_class(tmp_path):
-    """The fixed split puts 20% of each class, at least one image, into the test, and repeats."""
-    for name, count in {"few": 2, "many": 20, "some": 7}.items():
-        for index in range(count):
-            save(tmp_path / name / f"{index:02}.png", noise(0, (1, 1)))
-    listing = list_class_folders(tmp_path)
-    train, test = split_by_class(listing)
-    labels = np.array(listing.labels)
-    assert np.bincount(labels[test]).tolist() == [1, 4, 1]
-    assert sorted([*train, *test]) == list(range(29))
-    assert [part.tolist() for part in split_by_class(listing)] == [train.tolist(), test.tolist()]
-
-
-def test_split_needs_two_images_of_a_class(tmp_path):
-    """A class of one image cannot be trained and tested; the error names it."""
-    save(tmp_path / "lonely" / "0.png", noise(0))
-    with pytest.raises(DataError, match="lonely holds 1 image"):
-        split_by_class(list_class_folders(tmp_path))

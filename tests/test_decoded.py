@@ -134,7 +134,8 @@ EPOCH = """
     from PIL import Image
     from lmsm_cli.data.batches import batches, plan_epoch
     from lmsm_cli.data.class_folders import FolderOptions
-    from lmsm_cli.data.class_folders import list_class_folders, split_by_class
+    from lmsm_cli.data.class_folders import list_class_folders
+    from lmsm_cli.data.folds import fixed_share
     from lmsm_cli.data.sources import load
 
     def peak():  # not ru_maxrss: that counts the process which started this one too
@@ -146,7 +147,8 @@ EPOCH = """
     test = load("folder", root, "test", options=FolderOptions(224))
     tail = training.subset(torch.arange(0, len(training), 3))
     listing = list_class_folders(root)
-    files = [listing.files[i] for i in split_by_class(listing)[0]]
+    is_test = fixed_share(np.array(listing.labels), len(listing.classes), 0.2)
+    files = [listing.files[i] for i in np.flatnonzero(~is_test)]
     plan = plan_epoch(len(training), "crop-flip", seed=0, epoch=0)
     plain = plan_epoch(len(tail), "none", seed=0, epoch=0)
     seen = sum(len(batch.labels) for batch in batches(training.images, training.labels, plan, 128))

@@ -34,6 +34,8 @@ _FLAGS = (
     "factor",
     "images_per_class",
     "test_images_per_class",
+    "test_share",
+    "group_pattern",
     "validation",
     "split_seed",
     "image_size",

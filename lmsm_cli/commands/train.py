@@ -92,14 +92,21 @@ before. Ends with a table of every class's accuracy.
     elif dry_run:
         if seeds is not None:
             raise LmsmError("--dry-run tries one run out: leave --seeds out")
+        if _is_in_folds(resolved):
+            resolved = resolve_options(preset, config, margin, {**flags, "fold": "0"})
         _dry_run(resolved, quiet=quiet, verbose=verbose, json=json)
-    elif seeds is not None:
+    elif seeds is not None or _is_in_folds(resolved):
         plan = plan_of(layers_of(preset, config, margin, flags), [], seeds, seed=flags.get("seed"))
         run_and_compare(
             plan, preset, config, with_plots=True, quiet=quiet, verbose=verbose, json=json
         )
     else:
         _run(resolved, quiet=quiet, verbose=verbose, json=json)
+
+
+def _is_in_folds(resolved: Resolved) -> bool:
+    """Return whether there is a run to do for each fold."""
+    return resolved.config.folds is not None and resolved.config.fold is None
 
 
 def _show(resolved: Resolved, *, json: bool) -> None:

@@ -22,7 +22,9 @@ PARTS: "tuple[Part, ...]" = ("training", "validation", "test")
 UNKNOWN = "unknown"
 # What decides, with the data set itself, which of its images are tested on; and on which all is
 # done, those first.
-TEST_KEYS = ("dataset", "test_images_per_class")
+TEST_KEYS = (
+    "dataset", "test_images_per_class", "test_share", "folds", "fold", "group_pattern",
+)  # fmt: skip
 IMAGE_KEYS = (
     *TEST_KEYS, "imbalance", "factor", "images_per_class", "validation", "split_seed",
 )  # fmt: skip
@@ -74,6 +76,8 @@ def choices_hide_it(records: Iterable[RunRecord], usual: Mapping[str, Any]) -> b
 
 def _choices(record: RunRecord, usual: Mapping[str, Any]) -> tuple[str, ...]:
     given = {**usual, **(record.config or {})}
+    if given.get("folds"):  # which of the images a fold has is drawn by that seed
+        given["fold"] = (given.get("fold"), given.get("split_seed"))
     return tuple(repr(given.get(key)) for key in IMAGE_KEYS)
 
 
@@ -135,8 +139,9 @@ class _Images:
         """How often each image is there, by part; None where images.npz is missing or damaged."""
         from lmsm_cli.runs.images import read_images_record
 
+        run = self.runs[-1]
         try:
-            record = read_images_record(self.runs[-1].path)
+            record = run.held_images or read_images_record(run.path)
         except CheckpointError:
             return None
         if record is None:

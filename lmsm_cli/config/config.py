@@ -5,6 +5,7 @@ To add a choice, add a field with its docstring: the flag, its help and its YAML
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -76,6 +77,10 @@ DATA_KEYS = (
     "factor",
     "images_per_class",
     "test_images_per_class",
+    "test_share",
+    "folds",
+    "fold",
+    "group_pattern",
     "validation",
     "split_seed",
     "image_size",
@@ -88,11 +93,19 @@ DATA_KEYS = (
 ADDED_KEYS = (
     *("head_bias", "head_init", "resize", "test_images_per_class"),
     *("class_margins", "class_weights"),
+    *("test_share", "folds", "fold", "group_pattern"),
 )
+
+# Data sets that may have no test images of their own.
+_OWN_IMAGES = ("folder",)
 
 # Options of a choice: each has an effect only where that choice has one of these values.
 DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "factor": ("imbalance", ("exp", "step")),
+    "test_share": ("dataset", _OWN_IMAGES),
+    "folds": ("dataset", _OWN_IMAGES),
+    "fold": ("dataset", _OWN_IMAGES),
+    "group_pattern": ("dataset", _OWN_IMAGES),
     "reweight_beta": ("reweight", ("effective",)),
     "momentum": ("optimizer", ("sgd",)),
     "step_size": ("schedule", ("step",)),
@@ -134,6 +147,19 @@ def _check_path(value: Any) -> Any:
         possible = False
     if not possible:
         raise ValueError("no file can have this name")
+    return value
+
+
+def _check_pattern(value: str) -> str:
+    try:
+        num_groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from None
+    if not num_groups:
+        raise ValueError(
+            f"{value!r} has no group in parentheses to tell what is the same subject, "
+            "as (.*)_ has: what stands before the last underscore"
+        )
     return value
 
 
@@ -180,11 +206,22 @@ class Config(BaseModel):
     test_images_per_class: Annotated[int, Field(ge=1), _NUMBER] | None = None
     """Test images that a class has at most, the same for every loss and seed (default: all there
     are)."""
+    test_share: Float = Field(0.2, gt=0, lt=1)
+    """Share of every class's images that become test images, where `folder` has none of its
+    own."""
+    folds: Annotated[int, Field(ge=2, le=1000), _NUMBER] | None = None
+    """Divide images that have no test images of their own into so many parts; a run is tested on
+    one, and trained on the others."""
+    fold: Annotated[int, Field(ge=0), _NUMBER] | None = None
+    """Which of the folds to test on, from 0 (default: each in a run of its own)."""
+    group_pattern: Annotated[str, AfterValidator(_check_pattern)] | None = None
+    """Regular expression, as in (.*)_: what its first parentheses match in a file's name below the
+    data folder is the subject, whose pictures are never both trained on and tested on."""
     validation: Float = Field(0.1, ge=0, lt=1)
     """Share of every class's training images that is held out for validation."""
     split_seed: Int = Field(0, ge=0, lt=2**32)
-    """Seed of the choice of validation images; apart from --seed, so that all seeds share one
-    choice."""
+    """Seed of the choice of validation images, and of the folds; apart from --seed, so that all
+    seeds share one choice (default: 0; with --folds that of --seed)."""
     augment: Augment = "none"
     """Random changes to the training images: `crop-flip` pads by 4 pixels, `photo` enlarges a part
     of at least 8%; `randaugment`, `trivial` and `autoaugment-cutout` (CIFAR-10's policy) come after
@@ -347,6 +384,26 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_folds(self) -> "Config":
+        if self.folds and self.dataset not in _OWN_IMAGES:
+            raise ValueError(
+                f"folds {self.folds} has no effect with dataset {self.dataset!r}, which has test "
+                f"images of its own; take {' or '.join(map(repr, _OWN_IMAGES))}"
+            )
+        if self.fold is not None and self.folds is None:
+            raise ValueError(f"fold {self.fold} has no effect without folds; give folds too")
+        if self.fold is not None and self.folds and self.fold >= self.folds:
+            raise ValueError(
+                f"fold {self.fold} is none of {self.folds}: take 0 to {self.folds - 1}"
+            )
+        if self.folds and self.test_share != type(self).model_fields["test_share"].default:
+            raise ValueError(
+                f"test_share {self.test_share:g} has no effect with folds {self.folds}, of which "
+                "each is the test in its turn; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_options(self, info: ValidationInfo) -> "Config":
         """Refuse options without effect, except for a saved run: older versions accepted them."""
         if (info.context or {}).get("is_saved"):
@@ -388,6 +445,9 @@ def derived_defaults(given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     imbalance = given.get("imbalance", derived.get("imbalance", ("none",))[0])
     if imbalance != "none":
         derived["factor"] = (0.1, f"imbalance {imbalance}")
+    if given.get("folds") is not None:
+        usual = Config.model_fields["seed"].default
+        derived["split_seed"] = (given.get("seed", usual), "folds, each seed's own")
     model = str(given.get("model"))
     if model in _USUAL_NECK:
         derived["neck"] = (_USUAL_NECK[model], f"model {model}")

@@ -46,7 +46,7 @@ class FolderFacts:
     empty: list[str]
     """Classes without a training image that can be read."""
     lonely: list[str]
-    """Classes with one image, which is too few to be shared out."""
+    """Classes with one image, which is trained on and never tested."""
     strange: list[str]
     """Class folders of the test or the validation that are none of the training's."""
     look_alikes: list[list[str]]
@@ -161,7 +161,6 @@ def _folder_facts(
     left = folder.read[first].listing.counts() if first in folder.read else [0] * len(train.classes)
     counts = list(zip(train.classes, train.counts(), left, strict=True))
     lost = [name for name, there, readable in counts if there and not readable]
-    one = [name for name, there, readable in counts if readable == 1 and there > 1]
     lonely = [name for name, _, readable in counts if readable == 1] if layout.is_shared_out else []
     return FolderFacts(
         shapes=shapes_of(headers, image_size),
@@ -182,19 +181,9 @@ def _folder_facts(
         faults=[
             *layout.stops,
             *layout.faults,
-            *_without_the_unreadable(lost, one, layout.is_shared_out),
+            *([f"no image of {few(lost)} can be read"] if lost else []),
         ],
     )
-
-
-def _without_the_unreadable(
-    lost: Sequence[str], one: Sequence[str], is_shared_out: bool
-) -> list[str]:
-    """Return what is too little once the files that cannot be read are left out."""
-    faults = [f"no image of {few(lost)} can be read"] if lost else []
-    if one and is_shared_out:
-        faults.append(f"one image of {few(one)} can be read: training and test need one each")
-    return faults
 
 
 def _left_out(folder: FolderContents) -> dict[str, list[str]]:

@@ -14,13 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmsm_cli.data.image_files import Resize
 from lmsm_cli.data.walk import SUFFIXES, LeftOut, is_inside, walk
 from lmsm_cli.errors import DataError, few, visible
-
-TEST_SHARE = 0.2  # where the folders come without train/ and test/
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def list_class_folders(
 
 
 def folders_with(what: str, root: Path, names: Sequence[str]) -> str:
-    """Return the fact that class folders hold something: `no images`, `1 image`."""
+    """Return the fact that class folders hold something, such as `no images`."""
     if len(names) == 1:
         return f"the class folder {root / names[0]} holds {what}"
     return f"{len(names)} class folders of {root} hold {what}: {few(list(map(repr, names)))}"
@@ -147,35 +144,6 @@ def _class_folders(root: Path, inside: Path, follow_links: bool) -> tuple[list[s
         else:
             left_out.foreign.append(entry.name)
     return names, left_out
-
-
-def split_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the training and test indices of a fixed split that is the same share of each class.
-
-    Raises DataError where a class has fewer than two images.
-    """
-    if faults := lonely_folders(listing):
-        raise DataError(faults[0])
-    return shares_by_class(listing)
-
-
-def shares_by_class(listing: Listing) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return what `split_by_class` does, also where a class has one image, which is a test's."""
-    draws = np.random.RandomState(0)  # its stream is frozen for good, default_rng's is not
-    labels = np.array(listing.labels)
-    is_test = np.zeros(len(labels), dtype=bool)
-    for label in range(len(listing.classes)):
-        own = np.flatnonzero(labels == label)
-        is_test[draws.permutation(own)[: max(1, round(TEST_SHARE * len(own)))]] = True
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
-
-
-def lonely_folders(listing: Listing) -> list[str]:
-    """Return the fact that class folders hold one image, which is too few to be shared out."""
-    counts = zip(listing.classes, listing.counts(), strict=True)
-    names = [name for name, count in counts if count == 1]
-    need = "training and test need one each: add images, or make train/ and test/"
-    return [f"{folders_with('1 image', listing.root, names)}; {need}"] if names else []
 
 
 def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:

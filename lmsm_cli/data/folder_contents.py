@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from lmsm_cli.data.class_folders import FolderOptions, shares_by_class
+from lmsm_cli.data.class_folders import FolderOptions
 from lmsm_cli.data.decoding import ReadImages, read_what_can_be
+from lmsm_cli.data.folds import Division, check_sides
 from lmsm_cli.data.image_files import pillow_warnings
 from lmsm_cli.data.layout import Layout, Role, look_at_layout
-from lmsm_cli.data.sources import ImageSet, OwnFolder, labelled
-from lmsm_cli.errors import os_errors_as_data_errors
-from lmsm_cli.runtime.display import Display
+from lmsm_cli.data.sources import Labelled, OwnFolder, divided, labelled
+from lmsm_cli.errors import DataError, os_errors_as_data_errors
+from lmsm_cli.runtime.display import SILENT, Display
 
 
 class FolderContents(NamedTuple):
@@ -20,18 +19,22 @@ class FolderContents(NamedTuple):
     layout: Layout
     read: dict[Role, ReadImages]
     own: OwnFolder | None
-    """What a training would get if it went on, without a normalisation; None where no image can be
-    read."""
+    """What a training would get if it went on; None where no image can be read."""
+    faults: list[str]
+    """Why the images cannot be divided into training and test as asked."""
 
     def places(self, role: Role) -> str:
         """Return what stands before the names of a part's files below the data folder."""
         return "" if self.layout.is_shared_out else f"{self.layout.listings[role].root.name}/"
 
 
-def look_into_folder(data_dir: Path, options: FolderOptions, display: Display) -> FolderContents:
+def look_into_folder(
+    data_dir: Path, options: FolderOptions, display: Display, division: Division
+) -> FolderContents:
     """Return what the user's class folders hold: all that can be read, and every fault.
 
-    A file is decoded once, or taken from the cache. Raises DataError where there are no class
+    A file is decoded once, or taken from the cache. `division` is how a part of the images becomes
+    the test where there is none. Raises DataError where there are no class
     folders, or a folder cannot be listed.
     """
     with os_errors_as_data_errors(data_dir):
@@ -41,21 +44,27 @@ def look_into_folder(data_dir: Path, options: FolderOptions, display: Display) -
             if listing.files:
                 with pillow_warnings(display, listing.root):
                     read[role] = read_what_can_be(listing, options, display=display)
-    return FolderContents(layout, read, _own(layout, read, data_dir))
-
-
-def _own(layout: Layout, read: dict[Role, ReadImages], data_dir: Path) -> OwnFolder | None:
-    images: dict[Role, ImageSet] = {
-        role: labelled(part, data_dir).normalised(((), ()))
-        for role, part in read.items()
-        if part.listing.files
-    }
+    images = {role: labelled(part, data_dir) for role, part in read.items() if part.listing.files}
     if not images:
-        return None
+        return FolderContents(layout, read, None, [])
+    try:
+        own, faults = _own(layout, images, division), []
+    except DataError as error:
+        own, faults = _undivided(images), [str(error)]
+    return FolderContents(layout, read, own, faults)
+
+
+def _own(layout: Layout, images: dict[Role, Labelled], division: Division) -> OwnFolder:
+    grouped = {role: one.grouped(division.group_pattern) for role, one in images.items()}
     if layout.is_shared_out:
-        whole = images["train"]
-        train, test = map(torch.from_numpy, shares_by_class(read["train"].listing))
-        return OwnFolder(whole.subset(train), None, whole.subset(test))
-    nothing = next(iter(images.values())).subset([])
-    first, test_images = (images.get(role, nothing) for role in ("train", "test"))
-    return OwnFolder(first, images.get("validation"), test_images)
+        return divided(grouped["train"], division, SILENT)
+    check_sides({role: one.groups for role, one in grouped.items()})
+    return _undivided(grouped)
+
+
+def _undivided(images: dict[Role, Labelled]) -> OwnFolder:
+    """Return images as they lie, of which some part may be missing."""
+    sets = {role: one.normalised(((), ())) for role, one in images.items()}
+    nothing = next(iter(sets.values())).subset([])
+    first, test_images = (sets.get(role, nothing) for role in ("train", "test"))
+    return OwnFolder(first, sets.get("validation"), test_images)

@@ -64,6 +64,8 @@ class ImagesRecord:
     places: NDArray[Any]  # (N,): file names as bytes, or indices in the published files
     mean: tuple[float, ...]  # the normalisation of the run, per channel
     std: tuple[float, ...]
+    divided: str | None = None
+    """The digest of all images that folds test among them, where the test images are a fold."""
 
     def of(self, part: Part) -> "ImagesRecord":
         """Return the images of one part."""
@@ -89,11 +91,14 @@ class ImagesRecord:
 
     @property
     def scored(self) -> dict[str, str | None]:
-        """What scores.json tells of the images: the parts, and the order of the test images."""
+        """What scores.json tells of the images: the parts, and the order of the test images.
+
+        Of a fold also all images that the folds test among them.
+        """
         test = self.of("test")
-        return self.split_digests | {
-            "test_order": order_digest(test.classes, test.labels, test.digests)
-        }
+        order = order_digest(test.classes, test.labels, test.digests)
+        divided = {"divided": self.divided} if self.divided else {}
+        return self.split_digests | {"test_order": order} | divided
 
     @cached_property
     def all_digests(self) -> dict[str, str | None]:

@@ -17,7 +17,6 @@ from lmsm_cli.data.class_folders import (
     folders_with,
     has_folders,
     list_class_folders,
-    lonely_folders,
     look_alikes,
     match_classes,
 )
@@ -119,7 +118,7 @@ def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
     ]
     faults = faults_of(train)
     if not roles:
-        notes, faults = notes + _roles_as_classes(train), faults + lonely_folders(train)
+        notes += _roles_as_classes(train)
         return Layout(listings, notes, faults, stops, is_shared_out=True)
     strangers: dict[Role, list[str]] = {}
     for role, listing in listings.items():

@@ -23,10 +23,18 @@ from lmsm_cli.data.class_folders import (
     folders_with,
     has_folders,
     list_class_folders,
-    split_by_class,
 )
 from lmsm_cli.data.decoded import Images, LevelSums, level_sums, select, to_device
 from lmsm_cli.data.decoding import ReadImages, read_images
+from lmsm_cli.data.folds import (
+    A_FIFTH,
+    Division,
+    Folds,
+    check_sides,
+    fold_of_each,
+    groups_of,
+    notes_on,
+)
 from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
 from lmsm_cli.data.image_files import pillow_warnings
 from lmsm_cli.data.layout import (
@@ -61,6 +69,8 @@ class ImageSet:
     """(N,): the image's file below the data folder, as bytes, or its number as published."""
     pictures: Digests | None = None
     """(N, 16): of the pixels at full size, to find the same picture twice; None as published."""
+    groups: NDArray[np.str_] | None = None
+    """(N,): images of one group, such as one subject's, stay on one side of every split."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,6 +95,7 @@ class ImageSet:
             digests=self.digests[rows],
             places=self.places[rows],
             pictures=None if self.pictures is None else self.pictures[rows],
+            groups=None if self.groups is None else self.groups[rows],
         )
 
     def to(self, device: torch.device) -> "ImageSet":
@@ -103,6 +114,7 @@ class Labelled(NamedTuple):
     sums: LevelSums | None = None
     """None where the normalisation is not that of the images."""
     pictures: Digests | None = None
+    groups: NDArray[np.str_] | None = None
 
     def identities(self) -> list[bytes]:
         """Return what each image is, by class name and content."""
@@ -116,7 +128,16 @@ class Labelled(NamedTuple):
 
     def normalised(self, normalisation: Normalisation) -> ImageSet:
         """Return the images with a normalisation."""
-        return ImageSet(*self[:3], *normalisation, self.digests, self.places, self.pictures)
+        return ImageSet(
+            *self[:3], *normalisation, self.digests, self.places, self.pictures, self.groups
+        )
+
+    def grouped(self, pattern: str | None) -> "Labelled":
+        """Return the images with the groups that a pattern finds in the names of their files."""
+        if pattern is None:
+            return self
+        names = [os.fsdecode(place) for place in self.places.tolist()]
+        return self._replace(groups=groups_of(names, pattern))
 
 
 @dataclass(frozen=True)
@@ -236,28 +257,75 @@ class OwnFolder(NamedTuple):
     training: ImageSet
     validation: ImageSet | None
     test: ImageSet
+    folds: Folds | None = None
+    """Where the images are divided into folds, all of them."""
 
 
-def load_own_folder(data_dir: Path, options: FolderOptions, display: Display = SILENT) -> OwnFolder:
+def load_own_folder(
+    data_dir: Path,
+    options: FolderOptions,
+    display: Display = SILENT,
+    division: Division = A_FIFTH,
+) -> OwnFolder:
     """Return the images of the user's class folders, normalised by those for the training.
 
+    Args:
+        data_dir: the user's folder.
+        options: how it is read.
+        display: shows progress and warnings.
+        division: how its images are divided where they have no test folder.
+
     Raises DataError with every fault: classes without images, classes of the test alone, files that
-    cannot be read.
+    cannot be read, images that cannot be divided so.
     """
     reader = _Reader(SOURCES["folder"], data_dir, options, display)
     with os_errors_as_data_errors(data_dir):
         layout = read_layout(data_dir, options)
+        if "test" in layout.listings:
+            _check_undivided(data_dir, division)
         parts, faults = reader.roles_of(layout)
     if faults:
         raise DataError("; ".join(dict.fromkeys(faults)))
-    training = reader.labelled(parts["train"])
+    images = {
+        role: reader.labelled(part).grouped(division.group_pattern) for role, part in parts.items()
+    }
+    training = images["train"]
     if "test" not in parts:
-        train, test = (torch.from_numpy(rows) for rows in split_by_class(parts["train"].listing))
-        whole = training.normalised(training.own_normalisation(train))
-        return OwnFolder(whole.subset(train), None, whole.subset(test))
+        return divided(training, division, display)
+    check_sides({role: one.groups for role, one in images.items()})
     normalisation = training.own_normalisation()
-    sets = {role: reader.labelled(part).normalised(normalisation) for role, part in parts.items()}
+    sets = {role: one.normalised(normalisation) for role, one in images.items()}
     return OwnFolder(sets["train"], sets.get("validation"), sets["test"])
+
+
+def divided(whole: Labelled, division: Division, display: Display) -> OwnFolder:
+    """Return images that have no test set of their own, divided; warn of what is not tested.
+
+    Raises DataError where they cannot be divided so.
+    """
+    labels = whole.labels.numpy()
+    numbers = fold_of_each(division, labels, whole.classes, whole.groups)
+    for text in notes_on(numbers, labels, whole.classes, division.folds):
+        display.warning(text)
+    is_test = numbers == (division.fold if division.folds else 0)
+    train, test = (torch.from_numpy(np.flatnonzero(some)) for some in (~is_test, is_test))
+    images = whole.normalised(whole.own_normalisation(train))
+    folds = Folds(whole.classes, labels, whole.digests, numbers) if division.folds else None
+    return OwnFolder(images.subset(train), None, images.subset(test), folds)
+
+
+def _check_undivided(data_dir: Path, division: Division) -> None:
+    """Raise DataError where images that have a test folder are to be divided all the same."""
+    asked = None
+    if division.folds:
+        asked = f"--folds {division.folds}"
+    elif division.test_share != Division.test_share:
+        asked = f"--test-share {division.test_share:g}"
+    if asked:
+        raise DataError(
+            f"{asked} divides images that have no test set of their own, and {data_dir} has one: "
+            "leave it out, or give a folder with all images in class folders"
+        )
 
 
 def load_folder(

@@ -16,6 +16,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import FolderOptions, match_classes
 from lmsm_cli.data.decoded import Images, select
 from lmsm_cli.data.folder_contents import FolderContents, look_into_folder
+from lmsm_cli.data.folds import Division, grouped_share
 from lmsm_cli.data.identity import (
     PARTS,
     Finder,
@@ -46,6 +47,11 @@ class Data:
     training: ImageSet
     validation: ImageSet | None
     test: ImageSet
+    divided: str | None = None
+    """The digest of all images that folds test among them; None without folds."""
+    usual_counts: list[int] | None = None
+    """The training images per class that defaults follow from where `train_counts` are a fold's:
+    those of the whole, so that all folds have the same."""
 
     @property
     def train_counts(self) -> list[int]:
@@ -75,6 +81,7 @@ class Data:
             np.concatenate([images.places for images in sets]),
             self.training.mean,
             self.training.std,
+            self.divided,
         )
 
 
@@ -131,13 +138,15 @@ def _kept(config: Config, available: Sequence[int]) -> list[int]:
 def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet | None]:
     """Return the long-tailed training images and the validation images."""
     if config.dataset == "folder":
-        own = sources.load_own_folder(config.data_dir, folder_options(config), display)
+        own = _load_own(config, display)
         return _divided(config, own.training, own.validation, display)
     return _divided(config, _load(config, "train", display), None, display)
 
 
 def load_test(config: Config, display: Display) -> ImageSet:
     """Return the test images that the config leaves."""
+    if config.dataset == "folder":
+        return _tested(config, _load_own(config, display).test)
     return _tested(config, _load(config, "test", display))
 
 
@@ -145,7 +154,7 @@ def load_data(config: Config, display: Display) -> Data:
     """Return the images that the config selects, as they are there now."""
     if config.dataset != "folder":
         return Data(*load_training(config, display), load_test(config, display))
-    own = sources.load_own_folder(config.data_dir, folder_options(config), display)
+    own = _load_own(config, display)
     data = _shared_out(config, own, display)
     for text in duplicate_pictures(data.pictures):
         display.warning(f"{config.data_dir}: {text}")
@@ -153,8 +162,12 @@ def load_data(config: Config, display: Display) -> Data:
 
 
 def _shared_out(config: Config, own: OwnFolder, display: Display) -> Data:
-    parts = _divided(config, own.training, own.validation, display)
-    return Data(*parts, _tested(config, own.test))
+    return Data(
+        *_divided(config, own.training, own.validation, display),
+        _tested(config, own.test),
+        own.folds.tested_digest(config.test_images_per_class) if own.folds else None,
+        _kept(config, own.folds.counts) if own.folds else None,
+    )
 
 
 class DataAtHand(NamedTuple):
@@ -174,12 +187,13 @@ def look_into(config: Config, display: Display) -> DataAtHand:
     Raises DataError where there is no such data at all, or a published set is not whole.
     """
     if config.dataset == "folder":
+        config = config.model_copy(update={"folds": None, "fold": None})
         where, options = config.data_dir, folder_options(config)
-        folder = look_into_folder(where, options, display)
+        folder = look_into_folder(where, options, display, division_of(config))
         if folder.own is None:
-            return DataAtHand(None, folder, [])
+            return DataAtHand(None, folder, folder.faults)
         data, faults = _as_far_as_possible(config, folder.own, display)
-        return DataAtHand(data, folder, faults)
+        return DataAtHand(data, folder, folder.faults + faults)
     if sources.find_dataset(config.dataset, config.data_dir) is None:
         raise DataError(
             f"{config.dataset} is not below {config.data_dir}: give its place with --data-dir; "
@@ -201,6 +215,30 @@ def _as_far_as_possible(config: Config, own: OwnFolder, display: Display) -> tup
             eased = config.model_copy(update=less)
             return _shared_out(eased, own, display), faults
     return Data(own.training, own.validation, _tested(config, own.test)), faults
+
+
+def division_of(config: Config) -> Division:
+    """Return how the config divides images that have no test set of their own.
+
+    Raises LmsmError where it names folds and not which of them is tested on.
+    """
+    if config.folds and config.fold is None:
+        raise LmsmError(
+            f"folds is {config.folds}: one run is tested on one of them; "
+            f"give --fold, 0 to {config.folds - 1}"
+        )
+    return Division(
+        config.test_share,
+        config.folds,
+        config.fold or 0,
+        config.split_seed,
+        config.group_pattern,
+    )
+
+
+def _load_own(config: Config, display: Display) -> sources.OwnFolder:
+    where, options = config.data_dir, folder_options(config)
+    return sources.load_own_folder(where, options, display, division_of(config))
 
 
 def _tested(config: Config, test: ImageSet) -> ImageSet:
@@ -235,9 +273,36 @@ def _divided(
     if config.validation == 0:
         return full, given
     labels, seed = full.labels.numpy(), config.split_seed
-    rows = stratified_split(labels, len(full.classes), config.validation, seed)
+    if full.groups is None:
+        rows = stratified_split(labels, len(full.classes), config.validation, seed)
+    else:
+        rows = _grouped_split(config, full)
     training, held_out = (full.subset(torch.from_numpy(part)) for part in rows)
     return training, held_out
+
+
+def _grouped_split(config: Config, full: ImageSet) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return (training, validation) indices, with each group on one side; both ascending.
+
+    Raises LmsmError where the groups leave too few images to either.
+    """
+    assert full.groups is not None
+    wanted = [max(0, n) for n in validation_counts(full.counts(), config.validation)]
+    groups = np.unique(full.groups, return_inverse=True)[1].astype(np.int64)
+    draws = np.random.default_rng(config.split_seed)
+    held = grouped_share(full.labels.numpy(), groups, wanted, draws, at_least_one=False)
+    if not held.any():
+        raise LmsmError(
+            f"validation is {config.validation}: no group of images is small enough to be held "
+            "out; use a larger --validation, or 0"
+        )
+    left = int((~held).sum())
+    if config.batch_size > left:
+        raise LmsmError(
+            f"batch_size is {config.batch_size}: only {left} training images are left, which "
+            f"is less than one batch; take --batch-size {left} or less"
+        )
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def _note_validation(config: Config, count: int, display: Display) -> None:

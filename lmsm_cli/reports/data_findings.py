@@ -13,7 +13,7 @@ from lmsm_cli.comparison.verdicts import FEWEST_STEPS
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import num_batches
 from lmsm_cli.data.check import ClassImages, DataCheck
-from lmsm_cli.data.class_folders import TEST_SHARE
+from lmsm_cli.data.folds import A_FIFTH
 from lmsm_cli.data.identity import Copies
 from lmsm_cli.data.near_copies import MOST_IMAGES
 from lmsm_cli.errors import counted, few, listed, visible
@@ -182,7 +182,7 @@ def _too_little(check: DataCheck, config: Config) -> Iterator[Finding]:
             yield Finding(
                 "weak",
                 f"{_name(one)} has {counted(one.total, 'image')}: 1 is tested, so nothing can be "
-                f"said of {_name(one)}; add images",
+                f"said of {_name(one)}; add images{_or_folds(check)}",
             )
     groups = check.groups or {"the whole test": list(check.classes)}
     for name, members in groups.items():
@@ -195,14 +195,26 @@ def _too_little(check: DataCheck, config: Config) -> Iterator[Finding]:
             )
 
 
+def _or_folds(check: DataCheck) -> str:
+    return ", or take --folds 5, with which all are" if _is_shared_out(check) else ""
+
+
+def _is_shared_out(check: DataCheck) -> bool:
+    return check.folder is not None and check.folder.is_shared_out
+
+
 def _more_of(members: Sequence[ClassImages], count: int, check: DataCheck, config: Config) -> str:
     """Return how a group gets as many test images as a verdict needs."""
     if config.test_images_per_class is not None:
         return "allow more of each class: --test-images-per-class"
     missing = FEWEST_IMAGES - count
     names = listed(list(map(_name, members)))
-    if check.folder and check.folder.is_shared_out:
-        return f"add about {missing / TEST_SHARE:.0f} images of {names}: a fifth becomes the test"
+    if _is_shared_out(check):
+        share = config.test_share
+        return (
+            f"add about {missing / share:.0f} images of {names}: {_share(share)} becomes the test; "
+            "with --folds 5 all images are tested"
+        )
     return f"add {counted(missing, 'test image')} of {names}"
 
 
@@ -258,7 +270,9 @@ def _left_out(check: DataCheck, config: Config) -> Iterator[Finding]:
     if folder is None:
         return
     if folder.is_shared_out:
-        yield Finding("note", "there is no test/: a fifth of each class is the test")
+        yield Finding(
+            "note", f"there is no test/: {_share(config.test_share)} of each class is the test"
+        )
     for text in folder.notes:
         yield Finding("note", text)
     if hidden := folder.left_out.get("hidden"):
@@ -274,6 +288,10 @@ _KINDS: tuple[Callable[[DataCheck, Config], Iterator[Finding]], ...] = (
     _pictures_themselves,
     _left_out,
 )
+
+
+def _share(share: float) -> str:
+    return "a fifth" if share == A_FIFTH.test_share else f"{share:.3g}"
 
 
 def _name(one: ClassImages) -> str:

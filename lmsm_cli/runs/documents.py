@@ -52,6 +52,8 @@ class Images(_Document):
     test_order: Digest | None = None
     """Equal for the same test images in the same order, which is that of predictions.npz; None in
     older runs."""
+    divided: Digest | None = None
+    """Of all images that the folds test among them, where the test images are one of the folds."""
     known_by: Literal["content", "ids", "labels"] = "content"
     """What the digests are of; those of another program's run are of the ids that it gave, or else
     of its labels in their order."""

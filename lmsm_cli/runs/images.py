@@ -53,20 +53,18 @@ class Predictions:
 def write_images(run: Path, record: ImagesRecord) -> None:
     """Write images.npz of a run folder. Raises DiskError."""
     by_name = record.places.dtype.kind == "S"
-    _write(
-        run / IMAGES,
-        {
-            "split": record.split,
-            "class": record.labels,
-            "digest": record.digests,
-            "name" if by_name else "index": record.places,
-            "classes": np.array(
-                [name.encode("utf-8", "surrogateescape") for name in record.classes]
-            ),
-            "mean": np.array(record.mean),
-            "std": np.array(record.std),
-        },
-    )
+    arrays: dict[str, NDArray[Any]] = {
+        "split": record.split,
+        "class": record.labels,
+        "digest": record.digests,
+        "name" if by_name else "index": record.places,
+        "classes": np.array([name.encode("utf-8", "surrogateescape") for name in record.classes]),
+        "mean": np.array(record.mean),
+        "std": np.array(record.std),
+    }
+    if record.divided:
+        arrays["divided"] = np.array(record.divided.encode())
+    _write(run / IMAGES, arrays)
 
 
 def read_images_record(run: Path) -> ImagesRecord | None:
@@ -88,6 +86,7 @@ def read_images_record(run: Path) -> ImagesRecord | None:
             np.asarray(places),
             tuple(map(float, arrays["mean"])),
             tuple(map(float, arrays["std"])),
+            bytes(arrays["divided"].item()).decode() if "divided" in arrays else None,
         )
         _check(record)
     except MALFORMED as error:

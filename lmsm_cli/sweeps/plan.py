@@ -63,6 +63,8 @@ def build_plan(
 ) -> list[PlannedRun]:
     """Return the runs of every combination of choices, with every seed (None: the config's own).
 
+    Where a config names folds and none of them, there is a run for each.
+
     Raises LmsmError that lists every mistake with the combinations that have it, and names two runs
     that would be the same; DiskError where nothing can be written in the folder for the runs.
     """
@@ -71,7 +73,7 @@ def build_plan(
     for choices in combinations:
         name = label(choices)
         try:
-            runs = [plan_run(layers, choices, seed) for seed in seeds or (None,)]
+            runs = [run for seed in seeds or (None,) for run in _in_folds(layers, choices, seed)]
             check_config(runs[0].config)
         except DiskError:
             raise
@@ -90,13 +92,34 @@ def build_plan(
     return plan
 
 
-def plan_run(layers: Sequence[Layer], choices: Mapping[str, str], seed: int | None) -> PlannedRun:
-    """Return one run of given choices, with a seed or the config's own. Raises LmsmError."""
+def plan_run(
+    layers: Sequence[Layer],
+    choices: Mapping[str, str],
+    seed: int | None,
+    fold: int | None = None,
+) -> PlannedRun:
+    """Return one run of given choices, with a seed and a fold or the config's own.
+
+    Raises LmsmError.
+    """
     varied = Layer(choices, {key: f"{key} of the sweep" for key in choices})
-    given = Layer.of_flags({"seed": seed})
-    config = resolve([*layers, varied, given], check_loss).config
-    text = label(choices if seed is None else {**choices, "seed": str(seed)})
+    given = {key: one for key, one in (("seed", seed), ("fold", fold)) if one is not None}
+    config = resolve([*layers, varied, Layer.of_flags(given)], check_loss).config
+    text = label({**choices, **{key: str(one) for key, one in given.items()}})
     return PlannedRun(config, text or "as given")
+
+
+def _in_folds(
+    layers: Sequence[Layer], choices: Mapping[str, str], seed: int | None
+) -> list[PlannedRun]:
+    """Return the run of given choices and seed, or one for each fold where none of them is named.
+
+    Raises LmsmError.
+    """
+    run = plan_run(layers, choices, seed)
+    if run.config.folds is None or run.config.fold is not None:
+        return [run]
+    return [plan_run(layers, choices, seed, fold) for fold in range(run.config.folds)]
 
 
 def _with_places(line: str, names: Sequence[str], num_combinations: int) -> str:
@@ -131,6 +154,8 @@ class RunIndex:
     _seen: set[str] = field(default_factory=set)
     _images: dict[str, dict[str, str | None] | None] = field(default_factory=dict)
     """The digests of the images that a config gives now, by its DATA_KEYS as JSON."""
+    _warned_of: set[Path] = field(default_factory=set)
+    """The data folders that were looked into."""
     _of_other_images: set[str] = field(default_factory=set)
     """The names of the folders that were passed over for their images."""
 
@@ -204,7 +229,11 @@ class RunIndex:
         choices = config.model_dump_json(include=set(DATA_KEYS))
         if choices not in self._images:
             is_here = sources.find_dataset(config.dataset, config.data_dir) is not None
-            self._images[choices] = identity_of(config, self.display) if is_here else None
+            # what there is to say of the data is said once, not for each fold and seed
+            is_new = config.data_dir not in self._warned_of
+            self._warned_of.add(config.data_dir)
+            display = self.display if is_new else SILENT
+            self._images[choices] = identity_of(config, display) if is_here else None
         return self._images[choices]
 
 

@@ -63,7 +63,15 @@ def check_search(search: Search) -> PlannedRun:
     """
     imported_optuna()
     check_alone()
-    runs = build_plan(search.layers, list(samples(search.axes)), search.seeds and search.seeds[:1])
+    tried = list(samples(search.axes))
+    runs = build_plan(search.layers, tried, search.seeds and search.seeds[:1])
+    if (folds := runs[0].config.folds) and plan_run(
+        search.layers, tried[0], None
+    ).config.fold is None:
+        raise LmsmError(
+            f"folds is {folds}: a search tries its choices on one of them; give --fold too, "
+            f"0 to {folds - 1}, or leave --folds out"
+        )
     if any(run.config.validation == 0 for run in runs):
         raise LmsmError(
             "validation is 0: a search needs validation images to choose by, since it must not see "

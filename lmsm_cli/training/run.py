@@ -16,7 +16,14 @@ import torch._dynamo
 from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.data import sources
 from lmsm_cli.data.identity import ImagesRecord
-from lmsm_cli.data.splits import Data, check_at_hand, load_again, load_data, planned_counts
+from lmsm_cli.data.splits import (
+    Data,
+    check_at_hand,
+    division_of,
+    load_again,
+    load_data,
+    planned_counts,
+)
 from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
 from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.head import Head
@@ -56,6 +63,7 @@ def check_config(config: Config, *, starts: bool = True) -> torch.device:
     """
     source = sources.source_of(config.dataset)
     counts = planned_counts(config)
+    division_of(config)
     if counts is not None:
         build_head(config.loss, 2, len(counts), torch.tensor(counts), bias=config.head_bias)
     size = source.size if counts is not None else config.image_size
@@ -209,6 +217,8 @@ def prepare(
     ranks.check_batch_size(config.batch_size)
     with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
+    if data.usual_counts:  # no fold has defaults of its own
+        config = config.model_copy(update={"loss": _spec_by_counts(config, data.usual_counts)})
     model, origin = build_model(config, data, starts=starts)
     if origin:
         display.info(origin)
@@ -294,12 +304,20 @@ def resolved_spec(spec: str, head: Head) -> str:
     return spec
 
 
+def _spec_by_counts(config: Config, counts: list[int]) -> str:
+    """Return the loss spec with the options that follow from other class counts than a fold's."""
+    head = build_head(config.loss, 2, len(counts), torch.tensor(counts), bias=config.head_bias)
+    return resolved_spec(config.loss, head)
+
+
 def _new_folder(run: Run, asked: str) -> RunFolder:
     config = run.trainer.config
     assert run.images is not None
     name = run_name(
         config.dataset, config.model, parse_spec(config.loss)[0], config.seed, datetime.now()
     )
+    if config.fold is not None:
+        name += f"-f{config.fold}"
     folder = RunFolder.create(config.out, name)
     folder.write_config(dump_yaml(config))
     write_images(folder.path, run.images)  # before environment.json, by which a sweep finds the run
