@@ -108,7 +108,7 @@ def test_a_messy_folder_is_told_whole_at_once(check, tmp_path):
     assert "1 picture stands in two classes" in weak
     assert "on two sides of the split" in weak
     assert "'Bee ' has 4 images: 1 is tested, so nothing can be said of 'Bee '; add images" in weak
-    assert "20 test images are needed for a verdict: few has 1; add about 95 images" in weak
+    assert "20 test images are needed for a verdict: few has 0; add about 100 images" in weak
     assert found["conclusion"].startswith("No training can start yet. Mend first: the class folder")
     assert "4 image files cannot be read" in found["conclusion"]
 

@@ -149,7 +149,7 @@ def test_whole_groups_are_held_out(images, share, seed):
     numbers = np.unique(groups, return_inverse=True)[1]
     wanted = [int(share * count + 0.5) for count in np.bincount(labels)]
     draws = np.random.default_rng(seed)
-    held = grouped_share(labels, numbers, wanted, draws, at_least_one=False)
+    held = grouped_share(labels, numbers, wanted, draws)
     assert all(len(set(held[groups == group])) == 1 for group in set(groups))
     assert set(labels[~held]) == set(labels)
 

@@ -142,9 +142,9 @@ class _Files(NamedTuple):
 
     def write(self, comparison: "Comparison", records: "Sequence[RunRecord]") -> None:
         """Write them. Raises DiskError."""
-        from lmsm_cli.comparison.same_images import matched
+        from lmsm_cli.comparison.grouping import comparable
 
-        records, _ = matched(records)  # with the classes that the comparison has
+        records, *_ = comparable(records)  # as the comparison has them
         if self.csv:
             from lmsm_cli.reports.exports import to_csv
             from lmsm_cli.runs.folder import write_whole

@@ -53,7 +53,7 @@ def run_and_compare(
     pictures of the comparison. Raises RunError where some failed.
     """
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.comparison.grouping import compare_runs
+    from lmsm_cli.comparison.grouping import comparable, compare_runs
     from lmsm_cli.runs.record import read_run
     from lmsm_cli.sweeps.plan import RunIndex
     from lmsm_cli.sweeps.sweep import run_plan, unreadable
@@ -69,7 +69,7 @@ def run_and_compare(
     if plots_in:
         from lmsm_cli.reports.rarity_plot import plot_comparison
 
-        plot_comparison(comparison, records, plots_in)
+        plot_comparison(comparison, comparable(records)[0], plots_in)
     failed = [
         {
             "label": one.run.label,
@@ -83,8 +83,8 @@ def run_and_compare(
     else:
         if comparison.groups:
             print_comparison(comparison)
-        runs = [run for group in comparison.groups for run in group.runs]
-        print_line(f"{counted(len(runs), 'run folder')} in {plan[0].config.out}")
+        number = sum(group.num_folders for group in comparison.groups)
+        print_line(f"{counted(number, 'run folder')} in {plan[0].config.out}")
         _print_failures(failed)
         print_conclusion(comparison)
     if failed:

@@ -19,6 +19,7 @@ from lmsm_cli.comparison.data_sets import (
     notes_on_images,
 )
 from lmsm_cli.comparison.differences import Question, held_against
+from lmsm_cli.comparison.pooling import pooled
 from lmsm_cli.comparison.records import ClassStatistic, Comparison, Group, Statistic, Unscored
 from lmsm_cli.comparison.same_images import matched
 from lmsm_cli.comparison.samples import (
@@ -68,8 +69,8 @@ def compare_runs(
         check_choice("--by", key, Config.model_fields)
     if sort:
         check_choice("--sort", sort, METRICS)
-    records, taken = matched(records)
-    unscored = [
+    records, unscored, taken = comparable(records)
+    unscored += [
         Unscored(str(record.path), record.problem or "no scores")
         for record in records
         if record.scores is None or record.config is None
@@ -101,6 +102,19 @@ def compare_runs(
         tuple(conclusion_of(some, question.size) for some in peers),
         question.size,
     )
+
+
+def comparable(
+    records: Sequence[RunRecord],
+) -> tuple[list[RunRecord], list[Unscored], list[str]]:
+    """Return the runs as they are compared, those that are left out so, and notes on both.
+
+    Folds are pooled, and runs on the same images have these and their classes alike. Raises
+    DataError as `matched`.
+    """
+    whole, left_out, notes = pooled(records)
+    found, taken = matched(whole)
+    return found, left_out, [*notes, *taken]
 
 
 def _sampled(
@@ -196,10 +210,16 @@ def _groups(
                 runs=tuple(str(sample.record.path) for sample in samples),
                 metrics={key: _statistic(values(samples, key).values()) for key in METRICS},
                 per_class=_per_class([sample.scores for sample in samples]),
+                folds=_folds(samples),
                 images=dict(zip(PARTS, known, strict=True)) if known else None,
             )
         )
     return differing, groups
+
+
+def _folds(samples: Sequence[Sample]) -> tuple[tuple[str, ...], ...]:
+    found = [tuple(map(str, sample.record.folds)) for sample in samples]
+    return tuple(found) if any(found) else ()
 
 
 def _settings(

@@ -48,8 +48,15 @@ class Group:
     """The scores in which it is the best, and told from every other group on its test images."""
     remarks: tuple[str, ...] = ()
     """What hints that it was trained too briefly."""
+    folds: tuple[tuple[str, ...], ...] = ()
+    """For each of `runs` the run folders of all folds; empty where runs are not pooled folds."""
     images: dict[str, str | None] | None = None
     """The digests of the training, validation and test images; None where they are not known."""
+
+    @property
+    def num_folders(self) -> int:
+        """The run folders that it is made of."""
+        return sum(map(len, self.folds)) or len(self.runs)
 
 
 @dataclass(frozen=True)

@@ -66,15 +66,15 @@ def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Samp
         scores = record.scores
         if scores is None or record.config is None:
             continue
-        setting = _setting(record, scores)
+        setting = setting_of(record, scores)
         shared = shared_setting(record, setting, by)
         rest = {key: value for key, value in setting.items() if key not in shared}
         classes = [[row.name, row.train_count, row.test_count] for row in scores.per_class]
-        key = key_of([_spelled_alike(shared), [images_of(record), classes]])
-        yield Sample(record, scores, setting, key, key_of(_spelled_alike(rest)))
+        key = key_of([spelled_alike(shared), [images_of(record), classes]])
+        yield Sample(record, scores, setting, key, key_of(spelled_alike(rest)))
 
 
-def _spelled_alike(setting: Mapping[str, Any]) -> dict[str, Any]:
+def spelled_alike(setting: Mapping[str, Any]) -> dict[str, Any]:
     """Return a setting whose loss is its name and options: equal in whatever order, 4 or 4.0."""
     return {key: _parts(value) if key == "loss" else value for key, value in setting.items()}
 
@@ -110,7 +110,7 @@ def _given(record: RunRecord) -> dict[str, Any]:
     return ({} if record.is_outside else usual_setting()) | (record.config or {})
 
 
-def _setting(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
+def setting_of(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
     """Return what decides a run's result.
 
     A run that did not complete, that was made longer, or whose scores are of another checkpoint, is

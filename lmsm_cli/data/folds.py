@@ -124,7 +124,7 @@ def fold_of_each(
         else:
             wanted = [_share_of(int(n), division.test_share) for n in counts]
             draws = np.random.RandomState(0)  # as in fixed_share
-            is_test = grouped_share(labels, numbers, wanted, draws, at_least_one=True)
+            is_test = grouped_share(labels, numbers, wanted, draws)
         return np.where(is_test, 0, NEVER)
     return _fold_numbers(labels, classes, division.folds, division.seed, numbers)
 
@@ -151,20 +151,18 @@ def grouped_share(
     groups: _Groups,
     wanted: Sequence[int],
     draws: np.random.RandomState | np.random.Generator,
-    *,
-    at_least_one: bool,
 ) -> NDArray[np.bool_]:
     """Return a choice (N,) of whole groups, by class about as many images as wanted.
 
     In random order, a group is taken where it brings the counts nearer to the wanted ones (in the
-    sum of squares), and leaves an image of every class. scikit-learn's GroupShuffleSplit would not
+    sum of squares), and leaves an image of every class; then a small one of each class that has
+    got none, where one is wanted. scikit-learn's GroupShuffleSplit would not
     look at the classes, and its StratifiedGroupKFold takes no share but 1/K.
 
     Args:
         labels, groups: Of each image (N,).
         wanted: The number of images by class (C,).
         draws: Decides the order.
-        at_least_one: Then take a small group of each class that has got none, where one is wanted.
     """
     members = _members(groups)
     goal = np.array(wanted)
@@ -182,12 +180,11 @@ def grouped_share(
 
     for number in draws.permutation(len(members)).tolist():
         take(number)
-    if at_least_one:
-        for label in np.flatnonzero((have == 0) & (goal > 0)).tolist():
-            own = np.unique(groups[labels == label]).tolist()
-            for number in sorted(own, key=lambda number: len(members[number])):
-                if have[label] == 0:
-                    take(number, whatever=True)
+    for label in np.flatnonzero((have == 0) & (goal > 0)).tolist():
+        own = np.unique(groups[labels == label]).tolist()
+        for number in sorted(own, key=lambda number: len(members[number])):
+            if have[label] == 0:
+                take(number, whatever=True)
     return chosen
 
 

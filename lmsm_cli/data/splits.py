@@ -290,11 +290,11 @@ def _grouped_split(config: Config, full: ImageSet) -> tuple[NDArray[np.intp], ND
     wanted = [max(0, n) for n in validation_counts(full.counts(), config.validation)]
     groups = np.unique(full.groups, return_inverse=True)[1].astype(np.int64)
     draws = np.random.default_rng(config.split_seed)
-    held = grouped_share(full.labels.numpy(), groups, wanted, draws, at_least_one=False)
+    held = grouped_share(full.labels.numpy(), groups, wanted, draws)
     if not held.any():
         raise LmsmError(
-            f"validation is {config.validation}: no group of images is small enough to be held "
-            "out; use a larger --validation, or 0"
+            f"validation is {config.validation}: no group of images can be held out that leaves "
+            "each class others; use --validation 0"
         )
     left = int((~held).sum())
     if config.batch_size > left:

@@ -53,6 +53,8 @@ class RunRecord:
     """Whether it is known of which image each of its predictions is; else they are None."""
     late_problems: list[str] = field(default_factory=list, repr=False, compare=False)
     """What turned out damaged after `read_run`, in `predictions`."""
+    folds: tuple[Path, ...] = ()
+    """The run folders of all folds, where this is one run made of them; `path` is the first."""
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,6 +27,7 @@ from lmsm_cli.data.splits import (
 )
 from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
 from lmsm_cli.errors import LmsmError, StoppedError
+from lmsm_cli.losses.class_weights import by_index
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.losses.spec import parse_spec, with_option
@@ -218,7 +220,8 @@ def prepare(
     with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
     if data.usual_counts:  # no fold has defaults of its own
-        config = config.model_copy(update={"loss": _spec_by_counts(config, data.usual_counts)})
+        loss = _spec_by_counts(config, data.training.classes, data.usual_counts)
+        config = config.model_copy(update={"loss": loss})
     model, origin = build_model(config, data, starts=starts)
     if origin:
         display.info(origin)
@@ -304,9 +307,17 @@ def resolved_spec(spec: str, head: Head) -> str:
     return spec
 
 
-def _spec_by_counts(config: Config, counts: list[int]) -> str:
+def _spec_by_counts(config: Config, classes: Sequence[str], counts: list[int]) -> str:
     """Return the loss spec with the options that follow from other class counts than a fold's."""
-    head = build_head(config.loss, 2, len(counts), torch.tensor(counts), bias=config.head_bias)
+    margins = by_index(config.class_margins or {}, classes, "class_margins")
+    head = build_head(
+        config.loss,
+        2,
+        len(counts),
+        torch.tensor(counts),
+        bias=config.head_bias,
+        class_margins=margins,
+    )
     return resolved_spec(config.loss, head)
 
 

@@ -125,7 +125,8 @@ def _validated_on(records: Sequence[RunRecord]) -> Iterable[str]:
     """Yield how many validation images the runs had, of one run for each choice of them."""
     known: dict[str | None, RunRecord] = {}
     for record in records:
-        if record.scores and record.scores.images and not record.is_outside:
+        is_known = not record.is_outside and not record.folds
+        if record.scores and record.scores.images and is_known:
             known.setdefault(record.scores.images.validation, record)
     for digest, record in known.items():
         images = None if digest is None else record.images

@@ -231,7 +231,10 @@ def _features(
     rows: Sequence[GroupRow], runs: Sequence[Sequence[RunRecord]], notes: list[str]
 ) -> list[Figure]:
     """Return the feature pictures of the runs that have one; a note for each that is damaged."""
-    pairs = [(row, run) for row, some in zip(rows, runs, strict=True) for run in some]
+    # pooled folds have no picture: each net has features of its own
+    pairs = [
+        (row, run) for row, some in zip(rows, runs, strict=True) for run in some if not run.folds
+    ]
     files = [run.path / "plots" / "features.png" for _, run in pairs]
     num_pictures = sum(file.is_file() for file in files)
     figures = []
