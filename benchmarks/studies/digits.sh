@@ -15,8 +15,11 @@ study() {
         mkdir -p "$out"
         cp -rn runs/digits-base/* "$out/" 2>/dev/null || sleep 2 # another process copies them
     fi
-    lmsm sweep --preset digits --factor 0.05 --epochs 30 --seeds "${seeds:-5}" --device cpu --precision fp32 \
-        --threads 1 --quiet --out "$out" --arm loss=softmax --arm "$M2" "$@" \
+    if [ "$1" != --arm ] || [ "$2" != "loss=softmax epochs=30" ]; then # that study varies the epochs
+        set -- --epochs 30 --arm loss=softmax --arm "$M2" "$@"
+    fi
+    lmsm sweep --preset digits --factor 0.05 --seeds "${seeds:-5}" --device cpu --precision fp32 \
+        --threads 1 --quiet --out "$out" "$@" \
         || [ $? -eq 1 ] # a run that diverges is a result too
 }
 
@@ -48,8 +51,8 @@ study decay --arm "loss=softmax weight_decay=0" --arm "$M2 weight_decay=0" \
     --arm "loss=softmax weight_decay=0.005" --arm "$M2 weight_decay=0.005"
 study losses --arm loss=asoftmax --arm loss=cosface --arm loss=arcface --arm loss=ldam --arm loss=focal \
     --arm loss=large-margin-in-softmax --arm loss=balanced-softmax --arm loss=vs
-study length --arm "loss=softmax epochs=10" --arm "$M1 epochs=10" --arm "$M2 epochs=10" \
-    --arm "loss=softmax epochs=90" --arm "$M2 epochs=90"
+study length --arm "loss=softmax epochs=30" --arm "$M2 epochs=30" --arm "loss=softmax epochs=10" --arm "$M1 epochs=10" \
+    --arm "$M2 epochs=10" --arm "loss=softmax epochs=90" --arm "$M2 epochs=90"
 
 # What the studies above found, on seeds that had no part in finding it.
 seeds=5,6,7,8,9,10,11,12,13,14
