@@ -1,6 +1,6 @@
 """Do the two-way intervals hold? Studies by simulation, of which the truth is known.
 
-    python benchmarks/coverage.py                                   # all of it: ten minutes
+    python benchmarks/coverage.py                                   # all of it: an hour
     python benchmarks/coverage.py --only coverage --seeds 3 --images 10 --studies 10000
 
 Each net's answer is drawn from a logistic model: the logit of being right has normal effects of the
@@ -220,7 +220,7 @@ def rows_of_power(cells: list[Cell], studies: int, seed: int) -> list[Row]:
 
 PARTS = {
     "coverage": Part(2000, ("two-way", "unpaired", "over seeds alone"), rows_of_coverage),
-    "holm": Part(4000, ("any verdict",), rows_of_holm),
+    "holm": Part(20000, ("any verdict",), rows_of_holm),
     "power": Part(2000, ("difference", "predicted", "simulated"), rows_of_power),
 }
 
