@@ -109,6 +109,7 @@ def test_a_run_s_config_keeps_to_the_schema():
         ),
         "loss='vs:gamma=0.2, tau=1'",
         "class_weights={1: 2}",
+        *words("group_pattern='(.*)_' group_pattern='(?:a|b)/(?P<who>.)' group_pattern=null"),
     ],
 )
 def test_both_take_good_values(tmp_path, choice):
@@ -137,6 +138,7 @@ def test_both_take_good_values(tmp_path, choice):
         ),
         "class_weights={1: 0}",
         "class_margins={1: x}",
+        *words("group_pattern=adam group_pattern='(?:a)' folds=1 fold=-1 test_share=0"),
     ],
 )
 def test_both_refuse_bad_values(tmp_path, choice):

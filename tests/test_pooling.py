@@ -17,7 +17,9 @@ from tests.synthetic_runs import images_of, records_in, write_run
 CLASSES = ("cat", "dog")
 
 
-def write_fold(out, fold, tested, right, *, whole, folds=2, seed=0, split_seed=None, **config):
+def write_fold(
+    out, fold, tested, right, *, whole, folds=2, seed=0, split_seed=None, held=(), **config
+):
     """Write the run of a fold; images are numbers, cats the even ones. Return its path.
 
     Args:
@@ -26,11 +28,12 @@ def write_fold(out, fold, tested, right, *, whole, folds=2, seed=0, split_seed=N
         tested: The images of the fold, in its order.
         right: Those that the net tells rightly.
         whole: All images.
+        held: The validation images.
         seed, split_seed: Of the run, and of its division; the seed's own for None.
         config: Further choices.
     """
-    others = [number for number in whole if number not in tested]
-    record = images_of(CLASSES, training=others, test=tested)
+    others = [number for number in whole if number not in {*tested, *held}]
+    record = images_of(CLASSES, training=others, validation=held, test=tested)
     every = images_of(CLASSES, test=whole)
     record = replace(record, divided=split_digest(CLASSES, every.labels, every.digests))
     labels = record.of("test").labels
@@ -189,13 +192,15 @@ def test_the_newest_of_two_runs_of_a_fold_counts(tmp_path):
 
 
 def test_repeats_whose_folds_differ_in_size_have_one_count_of_a_class(tmp_path):
-    """The mean over all folds of all repeats: groups of subjects are never of one size."""
-    for seed, cut in enumerate((1, 3)):
-        tested = [list(range(2 * cut)), list(range(2 * cut, 8))]
-        for fold in range(2):
-            write_fold(tmp_path, fold, tested[fold], {0, 4}, whole=range(8), seed=seed)
-        write_fold(tmp_path, 0, tested[0], {0}, whole=range(8), seed=seed, loss="ldam")
-        write_fold(tmp_path, 1, tested[1], {0}, whole=range(8), seed=seed, loss="ldam")
+    """The mean over all folds of all repeats, or they would be no samples of one thing.
+
+    Of a class seed 0 trains on 4 and 2 images, seed 1 on 3 and 1: 2.5, rounded to an even number.
+    """
+    for seed, held in enumerate((((), ()), ((4, 5), (0, 1)))):
+        for loss in ("softmax", "ldam"):
+            more = {"whole": range(12), "seed": seed, "loss": loss}
+            write_fold(tmp_path, 0, [0, 1, 2, 3], {0, 3}, held=held[0], **more)
+            write_fold(tmp_path, 1, [*range(4, 12)], {4, 5}, held=held[1], **more)
     groups = compare_runs(records_in(tmp_path)).groups
     assert [group.seeds for group in groups] == [(0, 1), (0, 1)]
     assert [one.train_count for one in groups[0].per_class] == [2, 2]

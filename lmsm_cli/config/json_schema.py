@@ -24,6 +24,11 @@ _BY_CLASS = [
     {"type": "string", "pattern": r"^ *(none|\{.*|[^,=]+=[^,=]+(,[^,=]+=[^,=]+)*) *$"},
     {"type": "null"},
 ]
+# Of a regular expression with a group that is not one of `(?:`; an escaped parenthesis is none.
+_WITH_A_GROUP = [
+    {"type": "string", "format": "regex", "pattern": r"(^|[^\\])[(]([^?]|[?]P<)"},
+    {"type": "null"},
+]
 _MILESTONES = [
     {"type": "array", "items": {"type": "integer", "minimum": 1}},
     {"type": "string", "pattern": r"^ *[1-9][0-9]*( *, *[1-9][0-9]*)* *$"},
@@ -49,6 +54,7 @@ def config_schema() -> dict[str, Any]:
         "default": properties["milestones"]["default"],
         "anyOf": _MILESTONES,
     }
+    properties["group_pattern"]["anyOf"] = _WITH_A_GROUP
     for key in ("class_weights", "class_margins"):
         properties[key]["anyOf"] = _BY_CLASS
     properties["class_weights"]["anyOf"] = [{"const": AUTO}, *_BY_CLASS]
