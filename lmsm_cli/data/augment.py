@@ -156,7 +156,8 @@ def _enlarged(images: Tensor, crops: Tensor, flips: Tensor | None) -> Tensor:
         if axis == 1 and flips is not None:
             place = torch.where(flips[:, None], place.flip(1), place)
         places.append((2 * place + 1) / size - 1)
-    columns, rows = torch.broadcast_tensors(places[0][:, None, :], places[1][:, :, None])
+    shape = (len(images), *images.shape[2:])
+    columns, rows = places[0][:, None, :].expand(shape), places[1][:, :, None].expand(shape)
     grid = torch.stack([columns, rows], dim=-1)
     taken = functional.grid_sample(
         images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False

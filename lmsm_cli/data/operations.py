@@ -162,8 +162,8 @@ def _grey(images: Tensor) -> Tensor:
     """Return the grey values (B, 1, H, W), in float32 but whole."""
     if images.shape[1] == 1:
         return images.float()
-    red, green, blue = images.split(1, dim=1)
-    grey = red.mul(_GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
+    red, green, blue = images.tensor_split(3, dim=1)
+    grey: Tensor = red.mul(_GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
     return grey.floor_()
 
 

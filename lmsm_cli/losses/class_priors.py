@@ -37,8 +37,14 @@ class LogitAdjustedLoss(LinearHead):
         self.register_constant("prior", log_prior(class_counts, num_classes, "logit-adjusted"))
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = self._scores(features, self.tau * self.prior)
-        return functional.cross_entropy(logits, labels, reduction="none")
+        return functional.cross_entropy(self._raised(features), labels, reduction="none")
+
+    def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
+        return -self._raised(features).log_softmax(dim=1)
+
+    def _raised(self, features: Tensor) -> Tensor:
+        """Return the scores (N, C) that the loss is the cross-entropy of."""
+        return self._scores(features, self.tau * self.prior)
 
 
 @final
@@ -63,8 +69,14 @@ class BalancedSoftmaxLoss(LinearHead):
         self.register_constant("log_counts", counts.log())
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = self._scores(features, self.log_counts)
-        return functional.cross_entropy(logits, labels, reduction="none")
+        return functional.cross_entropy(self._raised(features), labels, reduction="none")
+
+    def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
+        return -self._raised(features).log_softmax(dim=1)
+
+    def _raised(self, features: Tensor) -> Tensor:
+        """Return the scores (N, C) that the loss is the cross-entropy of."""
+        return self._scores(features, self.log_counts)
 
 
 @final
@@ -98,8 +110,14 @@ class VSLoss(LinearHead):
         self.register_constant("prior", log_prior(counts, num_classes, "vs"))
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = self._scores(features) * self.factors + self.tau * self.prior
-        return functional.cross_entropy(logits, labels, reduction="none")
+        return functional.cross_entropy(self._raised(features), labels, reduction="none")
+
+    def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
+        return -self._raised(features).log_softmax(dim=1)
+
+    def _raised(self, features: Tensor) -> Tensor:
+        """Return the scores (N, C) that the loss is the cross-entropy of."""
+        return self._scores(features) * self.factors + self.tau * self.prior
 
 
 @final

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.all_labels import margin_losses_of_all_labels
 from lmsm_cli.losses.annealing import scalar_progress
 from lmsm_cli.losses.checks import (
     check_batch,
@@ -122,6 +123,35 @@ class Head(nn.Module, ABC):
                 return self._plain_losses(scaled, labels)
         except ArgumentError as error:
             raise ArgumentError(f"{type(self).__name__}: {error}") from None
+
+    def losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
+        """Return the loss of each image under each label in turn, (N, C); `losses` has one of them.
+
+        Raises ArgumentError with `class_chunk`: they need the scores of all classes at once.
+        """
+        try:
+            check_features(features, self.weight)
+            if self.class_chunk is not None:
+                raise ArgumentError(
+                    f"class_chunk is {self.class_chunk}: a smoothed label needs the scores of all "
+                    "classes at once; leave class_chunk out"
+                )
+            done = scalar_progress(progress)
+            with without_autocast(features):
+                scaled = self._scale(full_precision(features))
+                if self.training:
+                    return self._losses_of_all_labels(scaled, done)
+                return -self._scores(scaled).log_softmax(dim=1)
+        except ArgumentError as error:
+            raise ArgumentError(f"{type(self).__name__}: {error}") from None
+
+    def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
+        """Return (N, C), for checked and scaled features; a head that has a quicker way has it."""
+        labels = torch.arange(len(self.weight), device=features.device)
+        return torch.stack(
+            [self._losses(features, label.expand(len(features)), progress) for label in labels],
+            dim=1,
+        )
 
     def forward(
         self, features: Tensor, labels: Tensor, progress: float | Tensor | None = None
@@ -241,6 +271,16 @@ class MarginHead(Head, ABC):
             self.margin_function(labels, progress),
             offset=self.prior,
             class_chunk=self.class_chunk,
+            detached_norms=self.detached_norms,
+        )
+
+    def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
+        labels = torch.arange(len(self.weight), device=features.device).repeat(len(features))
+        return margin_losses_of_all_labels(
+            features,
+            self.class_weights(),
+            self.margin_function(labels, progress),
+            offset=self.prior,
             detached_norms=self.detached_norms,
         )
 

@@ -37,6 +37,10 @@ class SoftmaxLoss(LinearHead):
             logits, labels, reduction="none", label_smoothing=self.label_smoothing
         )
 
+    def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
+        losses = -self._scores(features).log_softmax(dim=1)
+        return torch.lerp(losses, losses.mean(dim=1, keepdim=True), self.label_smoothing)
+
 
 @final
 class FocalLoss(LinearHead):
@@ -62,7 +66,13 @@ class FocalLoss(LinearHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         logits = self._scores(features)
-        losses = functional.cross_entropy(logits, labels, reduction="none")
+        return self._focused(functional.cross_entropy(logits, labels, reduction="none"))
+
+    def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
+        return self._focused(-self._scores(features).log_softmax(dim=1))
+
+    def _focused(self, losses: Tensor) -> Tensor:
+        """Return (1 - p)^gamma times cross-entropies, which are -log p."""
         # 1 - p by expm1 keeps its digits as p -> 1; at 0 a power below 1 would have a slope of inf.
         missing = (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny)
         return missing**self.gamma * losses
