@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.data.augment import AUGMENTATIONS
 from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.training import benchmark as measure
@@ -28,6 +29,18 @@ def test_throughput_is_images_over_the_time_of_a_step(monkeypatch):
     """With a clock that gives every step 0.25 s, 8 images a step are 32 images/s."""
     monkeypatch.setattr(measure, "_timed", lambda function, device: function() or 0.25)
     assert measure.throughput("paper-2d", CPU, 8, 1.0, print) == 32
+
+
+def test_an_augmentation_costs_what_it_adds_to_a_batch(monkeypatch):
+    """With a clock by kernels the plain batch is taken off, and shares are of the step's time."""
+    seconds = iter(range(1, 10_000))
+    monkeypatch.setattr(measure, "_timed", lambda function, device: function() or next(seconds))
+    added, step = measure.augmentation_milliseconds(CPU, 2, rounds=3)
+    # 11 things in turn, each a second longer than the one before; of batches four are timed at once
+    names = ["none", *AUGMENTATIONS[1:], "mixup", "cutmix"]
+    first = 2 * (len(names) + 1) + 1
+    assert step == 1000 * first
+    assert added == {name: pytest.approx(1000 * i / 4) for i, name in enumerate(names) if i}
 
 
 def test_a_model_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
@@ -68,10 +81,15 @@ def test_the_command_prints_models_losses_and_json(capsys):
             rate * row["gflop_per_image"]
         )
     assert [row["loss"] for row in document["losses"]] == list(HEADS)
+    augmentations = {row["augment"]: row for row in document["augmentations"]}
+    assert list(augmentations) == [*AUGMENTATIONS[1:], "mixup", "cutmix"]
+    assert (
+        len({round(r["milliseconds"] / r["share_of_step"], 6) for r in augmentations.values()}) == 1
+    )
     assert str(torch.__version__).startswith(document["environment"]["torch"])
     assert main(["bench", *flags]) == 0
     out = capsys.readouterr().out
-    for piece in ("paper-2d", "images/s", "% of peak", "over softmax", "lsoftmax"):
+    for piece in ("paper-2d", "images/s", "% of peak", "over softmax", "lsoftmax", "trivial"):
         assert piece in out
 
 

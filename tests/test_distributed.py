@@ -1,5 +1,6 @@
 """Ranks: several processes compute what one does, and end together when one of them fails."""
 
+import copy
 import json
 import os
 import signal
@@ -148,7 +149,9 @@ TRAINED = {
     "float64": (torch.float64, "fp32", 1e-10),
     "float32": (torch.float32, "fp32", 1e-4),
     "bf16": (torch.float32, "bf16", 0.05),
+    "SAM": (torch.float64, "fp32", 1e-10),
 }
+RADIUS = {"SAM": 0.2}
 CLASS_WEIGHTS = (0.3, 1, 1.7)
 
 
@@ -178,10 +181,10 @@ def training_batches():
         yield images, torch.randint(3, (count,), generator=generator), weighted
 
 
-def trained_in_parallel(ranks, dtype, precision):
+def trained_in_parallel(ranks, dtype, precision, sam):
     """Return the state dict after a rank's part of the product's own steps."""
     model = convert_sync_batchnorm(convolutional(dtype), CPU, ranks)
-    config = Config(optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, device="cpu")
+    config = Config(optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, device="cpu", sam=sam)
     weights, runtime = (
         torch.tensor(CLASS_WEIGHTS, dtype=dtype),
         replace(RUNTIME, precision=precision),
@@ -194,17 +197,33 @@ def trained_in_parallel(ranks, dtype, precision):
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def trained_alone():
-    """Return the state dict after the training in one process, by torch's optimiser in float64."""
+def trained_alone(sam):
+    """Return the state dict after the training in one process, by torch's optimiser in float64.
+
+    With a radius of SAM a step's gradient is that of the worst weights nearby.
+    """
     model = convolutional(torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     for images, labels, weighted in training_batches():
         weights = torch.tensor(CLASS_WEIGHTS if weighted else (1, 1, 1), dtype=torch.float64)[
             labels
         ]
-        losses = model.head.losses(model.embed(images), labels, 1.0)
-        optimizer.zero_grad()
-        ((weights * losses).sum() / weights.sum()).backward()
+
+        def backward(images=images, labels=labels, weights=weights):
+            losses = model.head.losses(model.embed(images), labels, 1.0)
+            optimizer.zero_grad()
+            ((weights * losses).sum() / weights.sum()).backward()
+
+        backward()
+        if sam:
+            before = copy.deepcopy(model.state_dict())
+            gradients = [parameter.grad for parameter in model.parameters()]
+            length = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+            with torch.no_grad():
+                for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                    parameter += sam * gradient / length
+            backward()
+            model.load_state_dict(before)
         optimizer.step()
     return model.state_dict()
 
@@ -238,7 +257,7 @@ def compute(folder):
             layers = convert_sync_batchnorm(two_layers(name), CPU, ranks)
             found[name] = normalised(layers, two_batches(name), ranks)
         for name, (dtype, precision, _) in TRAINED.items():
-            found[name] = trained_in_parallel(ranks, dtype, precision)
+            found[name] = trained_in_parallel(ranks, dtype, precision, RADIUS.get(name, 0.0))
         try:
             GlobalBatchNorm(ranks, 3)(torch.ones(int(ranks.is_main), 3))
         except ValueError as error:
@@ -302,7 +321,7 @@ def test_one_value_a_channel_is_refused_on_every_rank(found):
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_in_parallel_is_training_alone(found, name):
     """Steps with momentum, class weights, uneven and empty parts give one process's weights."""
-    wanted = trained_alone()
+    wanted = trained_alone(RADIUS.get(name, 0.0))
     for rank in found:
         assert list(rank[name]) == list(wanted)
         for key, value in wanted.items():

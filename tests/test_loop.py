@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from lmsm_cli.config import Config
+from lmsm_cli.data.batches import batches, plan_epoch
+from lmsm_cli.data.mixing import Mixing
 from lmsm_cli.data.splits import Data
 from lmsm_cli.errors import DivergedError, LmsmError
 from lmsm_cli.losses.registry import build_head
@@ -182,6 +184,57 @@ def test_reported_losses_and_accuracies_stay_unweighted():
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert getattr(plain, name) == getattr(weighted, name), name
     assert abs(weighted.stats.objective - plain.stats.objective) > 0.01
+
+
+def test_a_mixed_step_weighs_each_label_by_its_own_class():
+    """A step on blended images moves the head as the weighted mean over both labels does."""
+    choice = {"reweight": "inverse", "mixup": 1.0, "label_smoothing": 0.2}
+    config = Config(
+        epochs=1,
+        batch_size=34,
+        lr=0.5,
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        **choice,
+    )
+    model, theirs = small_model(), small_model()
+    seen = fit(model, config, data=UNEVEN)
+    mixing = Mixing(1.0, 0.0, 34)
+    plan = plan_epoch(34, "none", seed=42, epoch=0, size=(8, 8), mixing=mixing)
+    (batch,) = batches(UNEVEN.images, UNEVEN.labels, plan, 34)
+    logits = theirs.head.logits(theirs.embed(batch.images))
+    per_class = torch.tensor([1 / 20, 1 / 10, 1 / 4])
+    share, objective, total = batch.mixed.share, 0, 0
+    for labels, part in ((batch.labels, share), (batch.mixed.labels, 1 - share)):
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.2)
+        objective = objective + (part * per_class[labels] * losses).sum()
+        total = total + (part * per_class[labels]).sum()
+    (objective / total).backward()
+    wanted = theirs.head.weight - 0.5 * theirs.head.weight.grad
+    torch.testing.assert_close(model.head.weight, wanted)
+    assert 0.5 <= share < 1
+    # the reported accuracy is that of the label with the larger share
+    predicted = model.head.logits(theirs.embed(batch.images)).argmax(dim=1)
+    assert seen[0].train_accuracy == pytest.approx(
+        (predicted == batch.labels).float().mean().item(), abs=1e-6
+    )
+
+
+def test_validation_and_test_images_are_never_changed(monkeypatch):
+    """Whatever is done to the training images, what is scored are the images as they are."""
+    looked_at = []
+    held_out = easy_images(per_class=5, seed=1)
+
+    def look(model, images, *rest):
+        looked_at.append(images.clone())
+        return scores_of(model, images, *rest)
+
+    monkeypatch.setattr(training, "scores_of", look)
+    choice = {"augment": "trivial", "mixup": 1.0, "cutmix": 1.0}
+    fit(small_model(), CONFIG.model_copy(update=choice), held_out)
+    assert len(looked_at) == 3
+    assert all(torch.equal(images, held_out.images) for images in looked_at)
 
 
 def test_balanced_sampling_reaches_the_steps(monkeypatch):

@@ -137,6 +137,21 @@ RECIPES = {
         "step_size": 1,
         "sampling": "balanced",
     },
+    "learned policy, mixing, smoothed labels, SAM": {
+        "optimizer": "sgd",
+        "augment": "autoaugment-cutout",
+        "mixup": 0.4,
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+        "sam": 0.05,
+        "neck": "relu",
+        "model": "paper-mnist",
+        "loss": "lsoftmax",
+        "reweight": "inverse",
+    },
+    "photo": {"augment": "photo"},
+    "randaugment": {"augment": "randaugment"},
+    "trivial": {"augment": "trivial"},
     "sgd without momentum, constant": {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"},
     "relu neck, whose dropout draws": {"neck": "relu", "model": "paper-mnist"},
     "nothing held out": {"validation": 0.0},
@@ -151,6 +166,7 @@ RECIPES = {
 
 
 UNIT = ("lsoftmax", "relu neck, whose dropout draws", "sgd, cosine, warm-up, crop-flip")
+UNIT += ("learned policy, mixing, smoothed labels, SAM",)
 """The others take as long each."""
 
 

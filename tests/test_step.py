@@ -121,6 +121,7 @@ def fit_with_tensor_rate(model, config, data):
         {},
         {"reweight": "inverse", "rebalance_from": 3},
         {"sampling": "balanced", "augment": "crop-flip"},
+        {"mixup": 0.5, "cutmix": 1.0, "label_smoothing": 0.1, "reweight": "inverse"},
     ],
 )
 def test_replayed_steps_are_the_eager_ones(monkeypatch, optimizer, choice):
@@ -139,6 +140,18 @@ def test_replayed_steps_are_the_eager_ones(monkeypatch, optimizer, choice):
     assert len(made[0]._graphs) == 2
 
 
+def test_replayed_steps_of_sam_are_the_eager_ones(monkeypatch):
+    """A step of two passes is captured too; without dropout, which a replay draws anew."""
+    config, runs = CONFIG.model_copy(update={"sam": 0.1}), []
+    for graphed in (False, True):
+        made = with_graph(monkeypatch) if graphed else []
+        runs.append(fit_with_tensor_rate(small_model("lsoftmax:margin=4"), config, easy_images()))
+    assert len(made[0]._graphs) == 2
+    assert runs[0][0] == runs[1][0]
+    for name, value in runs[0][1].items():
+        assert torch.equal(value, runs[1][1][name]), name
+
+
 @pytest.mark.parametrize("loss", HEADS)
 def test_no_loss_looks_at_the_device_in_a_step(monkeypatch, loss):
     """A step of every loss can be captured: after it, `say` was told nothing."""
@@ -146,9 +159,12 @@ def test_no_loss_looks_at_the_device_in_a_step(monkeypatch, loss):
     made = with_graph(monkeypatch, said=said)
     model = small_model()
     model.head = build_head(loss, 16, 3, torch.tensor([20, 20, 20]))
-    fit(model, CONFIG.model_copy(update={"epochs": 2}), data=easy_images())
-    assert said == []
-    assert made[0]._graphs
+    soft = {"mixup": 0.4, "label_smoothing": 0.1, "sam": 0.05}
+    for choice in ({}, soft):
+        made.clear()
+        fit(model, CONFIG.model_copy(update={"epochs": 2} | choice), data=easy_images())
+        assert said == []
+        assert made[0]._graphs
 
 
 def test_where_capture_fails_training_goes_on_and_says_so_once(monkeypatch):

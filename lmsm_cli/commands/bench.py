@@ -33,7 +33,7 @@ def bench(
     quiet: Quiet = False,
     json: Annotated[bool, switch("--json", "Print the numbers as JSON.")] = False,
 ) -> None:
-    """Measure how fast this machine trains each model, and what each loss costs.
+    """Measure how fast this machine trains each model, and what losses and augmentations cost.
 
     Uses random images of 32x32 pixels and no data; takes about a minute on two cores. Lists of \
 precisions, layouts and threads show which is fastest. The share of the peak is against a plain \
@@ -48,7 +48,11 @@ matrix product and counts multiplications by padding, which fast convolutions sk
     )
     # These import torch, which a mistyped name must not wait for.
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.tables import losses_bench_table, models_bench_table
+    from lmsm_cli.reports.tables import (
+        augmentations_bench_table,
+        losses_bench_table,
+        models_bench_table,
+    )
     from lmsm_cli.runs.environment import describe
     from lmsm_cli.runtime.device import choose_runtime
     from lmsm_cli.training import benchmark as measure
@@ -65,6 +69,7 @@ matrix product and counts multiplications by padding, which fast convolutions sk
     console = stdout_console()
     console.print(models_bench_table(document))
     console.print(losses_bench_table(document))
+    console.print(augmentations_bench_table(document))
 
 
 def _checked(text: str, known: Sequence[str], what: str) -> list[str]:

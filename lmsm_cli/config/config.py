@@ -29,6 +29,7 @@ from lmsm_cli.config.by_class import BY_CLASS
 from lmsm_cli.config.nets import LIBRARY_NET, NETS, check_net_name
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS, TAKE_CLASS_MARGINS
+from lmsm_cli.losses.spec import parse_spec
 
 Dataset = Literal[
     "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits",
@@ -94,6 +95,7 @@ ADDED_KEYS = (
     *("head_bias", "head_init", "resize", "test_images_per_class"),
     *("class_margins", "class_weights"),
     *("test_share", "folds", "fold", "group_pattern"),
+    *("mixup", "cutmix", "label_smoothing", "sam"),
 )
 
 # Data sets that may have no test images of their own.
@@ -226,6 +228,12 @@ class Config(BaseModel):
     """Random changes to the training images: `crop-flip` pads by 4 pixels, `photo` enlarges a part
     of at least 8%; `randaugment`, `trivial` and `autoaugment-cutout` (CIFAR-10's policy) come after
     crop-flip."""
+    mixup: Float = Field(0.0, ge=0, le=100)
+    """Blend each training image with another of its batch, and the loss likewise: alpha of the Beta
+    distribution of its share, 0.2 or 1 in papers; 0 is off."""
+    cutmix: Float = Field(0.0, ge=0, le=100)
+    """Paste a rectangle of another image of the batch into each, with alpha as for --mixup; with
+    both, each gets half of the batches; 0 is off."""
     image_size: Int = Field(32, ge=8, le=1024)
     """Pixels of a side that the images of `folder` are brought to."""
     resize: Literal["crop", "pad", "squash"] = "crop"
@@ -254,6 +262,9 @@ class Config(BaseModel):
     class_margins: Annotated[ByClass | None, BY_CLASS] = None
     """Margins of single classes, as in frog=3,ship=2; the others keep that of the loss (default:
     none)."""
+    label_smoothing: Float = Field(0.0, ge=0, lt=1)
+    """Share of the loss that is its mean over all classes as labels, for any loss; 0.1 in papers,
+    0 is off."""
     reweight: Literal["none", "inverse", "effective"] = "none"
     """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of
     images (Cui et al. 2019)."""
@@ -283,6 +294,9 @@ class Config(BaseModel):
     """Weight decay."""
     head_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMBER] | None = None
     """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
+    sam: Float = Field(0.0, ge=0, le=10)
+    """Radius of SAM, which steps by the gradient at the worst weights nearby, at twice the time
+    (Foret et al. 2021): 0.05 in papers; 0 is off."""
     schedule: Literal["constant", "step", "multistep", "cosine"] = "step"
     """How the learning rate falls, epoch by epoch."""
     step_size: Int = Field(2, ge=1)
@@ -400,6 +414,25 @@ class Config(BaseModel):
             raise ValueError(
                 f"test_share {self.test_share:g} has no effect with folds {self.folds}, of which "
                 "each is the test in its turn; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_smoothing(self) -> "Config":
+        """Refuse a loss with options that exclude smoothed labels."""
+        try:
+            _, options = parse_spec(self.loss) if self.label_smoothing else ("", {})
+        except LmsmError:  # the check of the loss tells it
+            return self
+        if "label_smoothing" in options:
+            raise ValueError(
+                f"label_smoothing {self.label_smoothing:g} and loss {self.loss!r}: labels would be "
+                f"smoothed twice; leave the loss's own out"
+            )
+        if "class_chunk" in options:
+            raise ValueError(
+                f"label_smoothing {self.label_smoothing:g} needs the scores of all classes at "
+                f"once, which loss {self.loss!r} avoids; leave class_chunk or label_smoothing out"
             )
         return self
 

@@ -289,6 +289,16 @@ def losses_bench_table(document: Mapping[str, Any]) -> Table:
     return table
 
 
+def augmentations_bench_table(document: Mapping[str, Any]) -> Table:
+    """Return a row for each augmentation of `lmsm bench`."""
+    title = "Augmentations, a batch of 32x32 pixels; a step is one of resnet18"
+    table = new_table(title, "augmentation", numbers=("ms", "% of a step"))
+    for row in document["augmentations"]:
+        texts = (f"{row['milliseconds']:.2f}", percent(row["share_of_step"]))
+        table.add_row(row["augment"], *texts)
+    return table
+
+
 def percent(share: float | None) -> str:
     """Return a fraction as percent with one decimal, `-` for None."""
     return NOTHING if share is None else f"{100 * share:.1f}"

@@ -1,4 +1,4 @@
-"""How fast this machine trains: throughput of models, peak of matrix products, cost of losses.
+"""How fast this machine trains: models, matrix products, cost of losses and of augmentations.
 
 Everything is measured on drawn images through the training's own steps; nothing is read or written.
 """
@@ -14,7 +14,9 @@ import torch._dynamo  # now: the frames that import it are kept alive
 from torch import Tensor
 
 from lmsm_cli.config import Config
-from lmsm_cli.data.batches import Batch
+from lmsm_cli.data.augment import AUGMENTATIONS
+from lmsm_cli.data.batches import Batch, EpochPlan, batches, plan_epoch
+from lmsm_cli.data.mixing import Mixing
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
@@ -30,6 +32,8 @@ _PRODUCT = {"cpu": 2048, "cuda": 8192}
 _COUNTS = torch.tensor([500 // 2**c + 5 for c in range(_CLASSES)])
 # Steps that are not timed: kernels are chosen, and a CUDA graph is captured in the fourth.
 _WARM_UP = {"cpu": 2, "cuda": 8}
+# Batches that are made for one time of an augmentation.
+_BATCHES, _STEP = 4, "a step"
 
 
 def peak(runtime: Runtime) -> float:
@@ -95,6 +99,48 @@ def loss_milliseconds(
     return {name: 1000 * statistics.median(values[10:]) for name, values in times.items()}
 
 
+def augmentation_milliseconds(
+    runtime: Runtime, batch_size: int, rounds: int = 10
+) -> tuple[dict[str, float], float]:
+    """Return what augmentations add to the making of a batch, and the time of a ResNet-18 step.
+
+    All take turns, so that a slow moment meets all; a time is the median over the rounds.
+    """
+    device = runtime.device
+    runtime.apply()
+    count = _BATCHES * batch_size
+    images = torch.randint(256, (count, _SIDE, _SIDE, _CHANNELS), dtype=torch.uint8).to(device)
+    labels = torch.randint(_CLASSES, (count,)).to(device)
+    ways: dict[str, dict[str, Any]] = {name: {"augment": name} for name in AUGMENTATIONS}
+    for name, alphas in (("mixup", (1.0, 0.0)), ("cutmix", (0.0, 1.0))):
+        ways[name] = {"augment": "none", "mixing": Mixing(*alphas, batch_size)}
+
+    def make_batches(plan: EpochPlan) -> None:
+        for _ in batches(images, labels, plan, batch_size):
+            pass
+
+    times: dict[str, list[float]] = {name: [] for name in (_STEP, *ways)}
+    with side_stream(device)():
+        step = _steps(runtime, batch_size)
+        for epoch in range(rounds):
+            times[_STEP].append(_timed(step, device))
+            for name, choice in ways.items():
+                plan = plan_epoch(count, seed=0, epoch=epoch, size=(_SIDE, _SIDE), **choice)
+                times[name].append(_timed(partial(make_batches, plan), device) / _BATCHES)
+    medians = {name: 1000 * statistics.median(values[2:]) for name, values in times.items()}
+    of_step, plain = medians.pop(_STEP), medians.pop("none")
+    return {name: value - plain for name, value in medians.items()}, of_step
+
+
+def _steps(runtime: Runtime, batch_size: int) -> Callable[[], None]:
+    """Return what takes a step of ResNet-18."""
+    config = Config.model_validate({"model": "resnet18", "batch_size": batch_size})
+    net = runtime.place(_classifier("resnet18")).train()
+    stepper = TrainStep(net, new_optimizer(net, config), config, None, runtime, lambda text: None)
+    stepper.watch.start(1)
+    return partial(stepper.step, _batch(runtime.device, batch_size), 0.5, weighted=False)
+
+
 def survey(
     models: Sequence[str],
     runtimes: Sequence[Runtime],
@@ -107,7 +153,8 @@ def survey(
 
     Args:
         models: names, each measured in every runtime.
-        runtimes: precisions, layouts and threads; the losses are measured in the first.
+        runtimes: precisions, layouts and threads; losses and augmentations are measured in the
+            first.
         batch_size: images of a step.
         seconds: timed for each model and runtime.
         report: gets what is measured, what is done, and of how much.
@@ -135,12 +182,17 @@ def survey(
             )
     report("measuring models", total, total)
     losses = loss_milliseconds(runtimes[0], batch_size)
+    augmentations, step = augmentation_milliseconds(runtimes[0], batch_size)
     return {
         "peak_gflops": peaks,
         "models": rows,
         "losses": [
             {"loss": name, "milliseconds": time, "over_softmax": time / losses["softmax"]}
             for name, time in losses.items()
+        ],
+        "augmentations": [
+            {"augment": name, "milliseconds": time, "share_of_step": time / step}
+            for name, time in augmentations.items()
         ],
     }
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch, batches, num_batches, plan_epoch
+from lmsm_cli.data.mixing import Mixing
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.data.splits import Data
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -269,6 +270,7 @@ def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> 
         epoch=epoch,
         balanced_over=training.labels if balanced else None,
         size=(training.images.shape[1], training.images.shape[2]),
+        mixing=_mixing(config),
     )
     return batches(
         training.images,
@@ -278,6 +280,13 @@ def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> 
         start=position.step,
         share=ranks.local_slice,
     )
+
+
+def _mixing(config: Config) -> Mixing | None:
+    """Return how the config wants batches mixed."""
+    if not (config.mixup or config.cutmix):
+        return None
+    return Mixing(config.mixup, config.cutmix, config.batch_size)
 
 
 def _generators(ranks: ProcessGroup) -> dict[str, Tensor]:

@@ -22,18 +22,20 @@ from lmsm_cli.distributed.process_group import (
     data_parallel,
     zero_loss,
 )
+from lmsm_cli.losses.soft_labels import Second, soft_losses
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed, cuda_capture
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.training.collapse import MetricAccumulator
+from lmsm_cli.training.sam import worst_nearby
 
 
 class LossModule(nn.Module):
     """The loss that a step minimises, as one module that can be compiled or run in parallel."""
 
-    def __init__(self, model: Classifier, runtime: Runtime) -> None:
+    def __init__(self, model: Classifier, runtime: Runtime, label_smoothing: float) -> None:
         super().__init__()
-        self.model, self._runtime = model, runtime
+        self.model, self._runtime, self._smoothing = model, runtime, label_smoothing
 
     def forward(
         self,
@@ -42,6 +44,7 @@ class LossModule(nn.Module):
         progress: Tensor,
         weights: Tensor | None,
         total: Tensor,
+        *second: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return sum(w_y loss) / total () and the features (N, D) of uint8 images (N, C, H, W).
 
@@ -52,19 +55,29 @@ class LossModule(nn.Module):
             progress: () of the training, from 0 to 1.
             weights: one for each class (C,), or None for 1.
             total: (), the sum of the weights over the whole batch, all ranks together.
+            second: of mixed images the second labels (N,) and the share of the first ().
         """
         with self._runtime.arithmetic():
             features = self.model.embed(images)
         if not len(labels):
             return zero_loss(features, self.model.head.parameters()), features
-        losses = self.model.head.losses(features, labels, progress)
-        if weights is not None:
-            losses = weights[labels] * losses
+        losses = soft_losses(
+            self.model.head,
+            features,
+            labels,
+            progress,
+            second=Second(*second) if second else None,
+            label_smoothing=self._smoothing,
+            weights=weights,
+        )
         return losses.sum() / total, features
 
 
 class _Step:
-    """One step on a batch; what changes from step to step is in tensors."""
+    """One step on a batch; what changes from step to step is in tensors.
+
+    Of mixed images the metrics count the first label, that of the larger share.
+    """
 
     def __init__(
         self,
@@ -73,8 +86,10 @@ class _Step:
         optimizer: Optimizer,
         watch: MetricAccumulator,
         weights: Tensor | None,
+        sam: float,
     ) -> None:
         self._objective, self._model, self._weights = objective, model, weights
+        self._sam = sam
         self.optimizer, self._watch = optimizer, watch
         optimised = [p for group in optimizer.param_groups for p in group["params"]]
         self._views = [
@@ -84,13 +99,26 @@ class _Step:
         ]
 
     def __call__(
-        self, weighted: bool, images: Tensor, labels: Tensor, progress: Tensor, total: Tensor
+        self,
+        weighted: bool,
+        images: Tensor,
+        labels: Tensor,
+        progress: Tensor,
+        total: Tensor,
+        *second: Tensor,
     ) -> None:
         """Update the weights, the optimiser's state and the metrics."""
         weights = self._weights if weighted else None
-        objective, features = self._objective(images, labels, progress, weights, total)
-        self._model.zero_grad(set_to_none=True)
-        objective.backward()
+        inputs = (images, labels, progress, weights, total, *second)
+        before = torch.get_rng_state() if self._sam else None
+        objective, features = self._backward(*inputs)
+        if self._sam:
+            with worst_nearby(self._model, self._sam):
+                # The same dropout again. A GPU's generator, which a captured step cannot turn back,
+                # draws anew.
+                if before is not None:
+                    torch.set_rng_state(before)
+                self._backward(*inputs)
         for parameter, view in self._views:
             assert parameter.grad is not None
             view.grad = parameter.grad.permute(0, 2, 3, 1)
@@ -103,6 +131,13 @@ class _Step:
             self._watch.update(
                 features, predicted, loss, (predicted == labels).sum(), objective.detach()
             )
+
+    def _backward(self, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Give the parameters the gradient of a batch; return its objective and features."""
+        objective, features = self._objective(*inputs)
+        self._model.zero_grad(set_to_none=True)
+        objective.backward()
+        return objective, features
 
 
 class TrainStep:
@@ -126,13 +161,13 @@ class TrainStep:
         self.watch = MetricAccumulator(len(model.classes), runtime.device)
         self._progress = torch.zeros((), device=runtime.device)
         self._say, self._uncompiled = say, config.compile
-        objective: nn.Module = LossModule(model, runtime)
+        objective: nn.Module = LossModule(model, runtime, config.label_smoothing)
         if config.compile:
             # Not `objective.compile()`: that keeps in the module a bound method of itself.
             objective = cast(nn.Module, torch.compile(objective, dynamic=False))
         if ranks.size > 1:
             objective = data_parallel(objective, runtime.device)
-        self._step = _Step(objective, model, optimizer, self.watch, weights)
+        self._step = _Step(objective, model, optimizer, self.watch, weights, config.sam)
         self._run: Callable[..., None] = self._step
         # Capturing the exchange of gradients is for the day when it can be tried.
         if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
@@ -144,9 +179,13 @@ class TrainStep:
         total = self._progress.new_full((), len(batch.all_labels))
         if weighted and self._weights is not None:
             total = self._weights[batch.all_labels].sum()
+            if batch.mixed is not None:
+                of_second = self._weights[batch.mixed.all_labels].sum()
+                total = torch.lerp(of_second, total, batch.mixed.share)
+        second = () if batch.mixed is None else (batch.mixed.labels, batch.mixed.share)
         started = time.perf_counter()
         self.watch.next(len(batch.all_labels), len(batch.labels))
-        self._run(weighted, batch.images, batch.labels, self._progress, total)
+        self._run(weighted, batch.images, batch.labels, self._progress, total, *second)
         if self._uncompiled:
             self._uncompiled = False
             self._say(
