@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from torchvision import models
 
 from lmsm_cli.config import ADDED_KEYS, DEPENDENT_OPTIONS, Config, dump, dump_yaml, panels
@@ -279,3 +280,17 @@ def test_keys_that_were_added_later_have_defaults():
     assert set(ADDED_KEYS) <= Config.model_fields.keys()
     written = {key: value for key, value in dump(Config()).items() if key not in ADDED_KEYS}
     assert Config.model_validate(written) == Config()
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("softmax:label_smoothing=0.1", "smoothed twice"),
+        ("lsoftmax:class_chunk=64", "needs the scores of all classes at once"),
+    ],
+)
+def test_a_loss_that_excludes_smoothed_labels_is_refused(loss, words):
+    """--label-smoothing beside softmax's own option, or with chunks of classes, before any work."""
+    assert Config(loss=loss, label_smoothing=0.0).loss == loss
+    with pytest.raises(ValidationError, match=words):
+        Config(loss=loss, label_smoothing=0.1)

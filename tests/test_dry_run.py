@@ -92,8 +92,10 @@ def test_every_phase_is_named_and_they_add_up(tmp_path, monkeypatch, capsys, sha
 def test_the_table_is_on_stdout(tmp_path, capsys):
     """Without --json a few lines for people, and progress on stderr; folders stay as they are."""
     (tmp_path / "mine").write_text("")
-    assert main([*QUICK, "--dry-run", "--out", str(tmp_path)]) == 0
+    augment = ["--augment", "trivial", "--mixup", "0.2"]
+    assert main([*QUICK, *augment, "--dry-run", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
+    assert "trivial, mixup 0.2, of the training images alone" in printed
     assert "434 training, 49 validation, 599 test" in printed
     assert "the whole run" in printed
     assert "14 steps" in printed

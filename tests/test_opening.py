@@ -252,6 +252,7 @@ def test_the_head_says_what_was_trained_on_what(tmp_path):
     for seed in range(3):
         logits = [[1.0, 0.0]] * 60
         more = {"dataset": "imbalanced", "factor": 0.1, "epochs": 7, "metrics": metrics_of(7)}
+        more["augment"] = "trivial"
         write_predicting_run(tmp_path, f"r{seed}", images, logits, counts, seed=seed, **more)
     records = records_in(tmp_path)
     facts = summary(compare_runs(records), records)
@@ -261,6 +262,7 @@ def test_the_head_says_what_was_trained_on_what(tmp_path):
         "Validation images": "12",
         "Test images": "60",
         "Model": "paper-2d",
+        "Augmentation": "trivial",
         "Epochs": "7",
         "Seeds": "0 to 2",
         "Runs": "3 scored",

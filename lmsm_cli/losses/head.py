@@ -139,9 +139,9 @@ class Head(nn.Module, ABC):
             done = scalar_progress(progress)
             with without_autocast(features):
                 scaled = self._scale(full_precision(features))
-                if self.training:
-                    return self._losses_of_all_labels(scaled, done)
-                return -self._scores(scaled).log_softmax(dim=1)
+                if not self.training:
+                    return -self._scores(scaled).log_softmax(dim=1)
+                return self._losses_of_all_labels(scaled, done)
         except ArgumentError as error:
             raise ArgumentError(f"{type(self).__name__}: {error}") from None
 

@@ -79,17 +79,20 @@ def plot_class_distribution(counts: Sequence[int], classes: Sequence[str], folde
     save_figure(figure, folder / "class_distribution")
 
 
-def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def plot_training_history(rows: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> None:
     """Draw the epochs of metrics.jsonl as training_history.{png,pdf}.
 
     Loss and accuracy stand above, learning rate, lambda and effective margin below, the last two
-    only where the loss has them. Values that are missing or null leave a gap.
+    only where the loss has them. Values that are missing or null leave a gap. A `title` stands
+    above all.
     """
     annealed = [key for key in _ANNEALED if any(row.get(key) is not None for row in rows)]
     below = ["lr", *annealed]
     # cells of both rows: 6 are divided by 2 panels and by 1, 2 or 3
     cells = [[name for name in row for _ in range(6 // len(row))] for row in (_ABOVE, below)]
     figure, panels = new_mosaic(cells, width=10.0, height=6.4)
+    if title:
+        figure.suptitle(visible(title), fontsize=10, parse_math=False)
     _draw_lines(panels["loss"], rows, "loss", {"training": "train_loss", "validation": "val_loss"})
     shares = {"training": "train_accuracy", "validation": "val_accuracy"}
     shares["validation, balanced"] = "val_balanced_accuracy"

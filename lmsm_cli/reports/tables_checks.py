@@ -20,7 +20,7 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 def dry_run_table(document: Mapping[str, Any]) -> Table:
     """Return what a run will take, by what trying it out took."""
-    texts = {"device": document["device"]}
+    texts = {"device": document["device"], "augmentation": document["augmentation"]}
     phases = {name: duration(seconds) for name, seconds in document["phases"].items()}
     for key, value in document.items():
         if key.endswith("_seconds"):
@@ -33,6 +33,7 @@ def dry_run_table(document: Mapping[str, Any]) -> Table:
     rows = {
         "computes on": "{device}",
         "images": "{training_images} training, {validation_images} validation, {test_images} test",
+        "augmentation": "{augmentation}, of the training images alone",
         "a step": step + ", the first {first_step_seconds}",
         "an epoch": "{steps_per_epoch} steps, {epoch_seconds} with validation and checkpoint",
         "preparing": phases["preparing"] + ", to read the data and build the net",
@@ -48,6 +49,8 @@ def dry_run_table(document: Mapping[str, Any]) -> Table:
     }
     if not document["validation_images"]:
         del rows["validation"]
+    if document["augmentation"] == "none":
+        del rows["augmentation"]
     table = _grid()
     for name, value in rows.items():
         table.add_row(name, shown(value.format_map(texts)))

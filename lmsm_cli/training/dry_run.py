@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from lmsm_cli.config import Config
+from lmsm_cli.config import Config, dump
+from lmsm_cli.config.in_words import augmentation_text
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_distributed
 from lmsm_cli.errors import DiskError, RunError
@@ -126,6 +127,7 @@ def _measured(trainer: Trainer, preparing: float, display: Display) -> dict[str,
         "training_images": len(data.training),
         "validation_images": num_validation,
         "test_images": len(data.test),
+        "augmentation": augmentation_text(dump(config)),
         "trained_steps": clock.num_steps,
         "steps_per_epoch": trainer.num_steps,
         "epochs": config.epochs,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lmsm_cli.config.in_words import history_title
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import (
@@ -144,7 +145,7 @@ def draw_plots(folder: RunFolder, trainer: Trainer) -> None:
     if record.scores is None:
         raise RunError(f"the plots cannot be drawn: {folder.path}: {record.problem}")
     plots.plot_class_distribution(data.train_counts, data.training.classes, folder.plots)
-    plots.plot_training_history(record.metrics, folder.plots)
+    plots.plot_training_history(record.metrics, folder.plots, history_title(record.config or {}))
     plots.plot_confusion(record.scores, folder.plots)
     plots.plot_reliability(record.scores, folder.plots)
     plot_accuracy_by_training_images(

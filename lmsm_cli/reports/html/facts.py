@@ -9,6 +9,7 @@ from typing import Any
 from lmsm_cli.comparison.data_sets import UNKNOWN
 from lmsm_cli.comparison.records import Comparison, Group
 from lmsm_cli.comparison.samples import num_images
+from lmsm_cli.config.in_words import augmentation_text
 from lmsm_cli.errors import counted, few
 from lmsm_cli.reports.html.tables import seeds_text
 from lmsm_cli.reports.tables import NOTHING
@@ -48,12 +49,19 @@ def summary(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, s
         "Validation images": _listed(_validated_on(records)),
         "Test images": test_images_text(records).removesuffix(" images"),
         "Model": _listed(str(config["model"]) for config in _with("model", records)),
+        "Augmentation": _augmentation(records),
         "Epochs": epochs_text(records),
         "Seeds": _seeds(configs),
         **_runs(comparison, records),
         "Baseline": _listed(baselines) if len(comparison.groups) > 1 else "",
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def _augmentation(records: Sequence[RunRecord]) -> str:
+    """Return how training images were changed; "" where no run changed any."""
+    texts = [augmentation_text(config) for config in _with("augment", records)]
+    return "" if set(texts) <= {"none"} else _listed(texts)
 
 
 def _runs(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, str]:
