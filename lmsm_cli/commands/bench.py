@@ -48,11 +48,7 @@ matrix product and counts multiplications by padding, which fast convolutions sk
     )
     # These import torch, which a mistyped name must not wait for.
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.tables import (
-        augmentations_bench_table,
-        losses_bench_table,
-        models_bench_table,
-    )
+    from lmsm_cli.reports import tables
     from lmsm_cli.runs.environment import describe
     from lmsm_cli.runtime.device import choose_runtime
     from lmsm_cli.training import benchmark as measure
@@ -67,9 +63,9 @@ matrix product and counts multiplications by padding, which fast convolutions sk
         print_json(document)
         return
     console = stdout_console()
-    console.print(models_bench_table(document))
-    console.print(losses_bench_table(document))
-    console.print(augmentations_bench_table(document))
+    console.print(tables.models_bench_table(document))
+    console.print(tables.losses_bench_table(document))
+    console.print(tables.augmentations_bench_table(document))
 
 
 def _checked(text: str, known: Sequence[str], what: str) -> list[str]:
