@@ -10,8 +10,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AnnealedHead": "lmsm_cli.losses.annealed_head",
     "Annealing": "lmsm_cli.losses.annealing",
+    "Head": "lmsm_cli.losses.head",
     "LSoftmaxLoss": "lmsm_cli.losses.lsoftmax",
+    "LinearHead": "lmsm_cli.losses.head",
+    "NormalisedHead": "lmsm_cli.losses.head",
     "build_head": "lmsm_cli.losses.registry",
     "l_softmax_loss": "lmsm_cli.losses.lsoftmax",
     "load_checkpoint": "lmsm_cli.runs.checkpoint",

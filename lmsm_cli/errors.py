@@ -8,6 +8,7 @@ LmsmError (2, usage and config)
 |  `- StoppedError  *  a signal stopped the run after a step, and its state was saved
 |- DataError        3  data missing or bad
 |- CheckpointError  4  checkpoint unusable
+|  `- UnnamedCodeError  4  it needs code that the call does not name
 |- DivergedError    5  the loss or the net is no longer finite
 |- DiskError        6  disk or other I/O
 `- OutOfMemoryError 7  the host's or the device's memory was not enough
@@ -76,6 +77,18 @@ class CheckpointError(LmsmError):
     """A checkpoint that cannot be used."""
 
     exit_code, has_lines = 4, False
+
+
+class UnnamedCodeError(CheckpointError):
+    """A run that needs code from outside lmsm, which is imported only where the call names it."""
+
+    def __init__(self, run: str, places: Sequence[str]) -> None:
+        self.places = tuple(places)
+        more = " ".join(f"--import {place}" for place in places)
+        super().__init__(
+            f"{run} was trained with code outside lmsm, {' and '.join(places)}, which is imported "
+            f"only where the call names it: if you trust it, add {more}"
+        )
 
 
 class DivergedError(LmsmError):

@@ -128,7 +128,7 @@ def test_a_size_that_a_net_cannot_take_is_refused_with_a_near_one(model, size, n
         ("convnext", "did you mean 'convnext_base', 'convnext_large'"),
         ("timm:hf-hub:x/y", "give torchvision:NAME or timm:NAME"),
         ("timm:../x", "give torchvision:NAME or timm:NAME"),
-        ("tensorflow:resnet50", "no net of 'tensorflow' has such a name"),
+        ("tensorflow:res-net", "no net of 'tensorflow' has such a name"),
         ("zzz", "known: resnet18, vgg16"),
     ],
 )

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,13 @@ from lmsm_cli.commands.report import report
 from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.sweep import sweep
 from lmsm_cli.commands.train import resume, train
-from lmsm_cli.errors import DiskError, LmsmError, OutOfMemoryError, StoppedError
+from lmsm_cli.errors import (
+    DiskError,
+    LmsmError,
+    OutOfMemoryError,
+    StoppedError,
+    UnnamedCodeError,
+)
 from lmsm_cli.runtime.signals import raise_on_signals
 
 E = TypeVar("E", bound=BaseException)
@@ -61,6 +68,10 @@ for _name, _command, _panel in _COMMANDS:
     _help = pages.with_examples(_name, _command.__doc__)
     app.command(_name, cls=pages.Command, rich_help_panel=_panel, help=_help)(_command)
 app.add_typer(presets, name="presets", rich_help_panel=pages.PREPARE)
+
+
+# The commands that import what a run was trained with, where they are told so.
+_TAKE_IMPORTS = ("eval", "export", "predict", "resume")
 
 
 def _print_version(wanted: bool) -> None:
@@ -119,6 +130,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except LmsmError as error:
         if not error.shown_elsewhere:
             _print_error(error)
+        if isinstance(error, UnnamedCodeError) and words[0] in _TAKE_IMPORTS:
+            more = [word for place in error.places for word in ("--import", place)]
+            print_line(f"  {shlex.join(['lmsm', *words, *more])}", stderr_console())
         return error.exit_code
     except (OSError, MemoryError, ImportError, RuntimeError) as error:
         if limits.is_memory(error):

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
+from lmsm_cli.config.nets import NETS
 from lmsm_cli.config.resolve import preset_names
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.losses import own
 from lmsm_cli.losses.registry import LOSSES
 
 _ASKED = "_LMSM_COMPLETE"
@@ -28,7 +31,6 @@ def one_of(values: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 devices = one_of(("auto", "cpu", "cuda"))
-loss_names = one_of(LOSSES)
 
 
 def presets(incomplete: str) -> list[str]:
@@ -36,11 +38,29 @@ def presets(incomplete: str) -> list[str]:
     return _offered(incomplete, preset_names())
 
 
+def loss_names(incomplete: str) -> list[str]:
+    """Return the losses that begin so, those of installed packages too."""
+    return _offered(incomplete, [*LOSSES, *_of_packages(own.LOSSES_GROUP)])
+
+
+def nets(incomplete: str) -> list[str]:
+    """Return the nets that begin so, those of installed packages too."""
+    known = (*NETS, "torchvision:", "timm:")
+    return _offered(incomplete, [*known, *_of_packages(own.MODELS_GROUP)])
+
+
+def _of_packages(group: str) -> list[str]:
+    try:
+        return list(own.offers(group))
+    except LmsmError:  # two of one name: no time to say so
+        return []
+
+
 def losses(incomplete: str) -> list[str]:
     """Return the losses that begin so; after the colon, the options that are not given yet."""
     name, colon, options = incomplete.partition(":")
     if not colon:
-        return _offered(incomplete, LOSSES)
+        return loss_names(incomplete)
     *given, typed = options.split(",")
     if "=" in typed:
         return []

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
-from lmsm_cli.commands.options import Best, Checkpoint, Device, FollowLinks, Quiet, switch, value
+from lmsm_cli.commands.options import (
+    Best,
+    Checkpoint,
+    Device,
+    FollowLinks,
+    Imports,
+    Quiet,
+    switch,
+    value,
+)
 from lmsm_cli.errors import LmsmError, check_choice, did_you_mean
 
 if TYPE_CHECKING:
@@ -96,6 +105,7 @@ def evaluate(
     worst: _Worst = None,
     features: _Features = None,
     device: Device = "auto",
+    imports: Imports = None,
     quiet: Quiet = False,
     json: _Json = False,
 ) -> None:
@@ -112,10 +122,11 @@ def evaluate(
     # imports torch, which a mistyped tau must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.evaluate import RequestedCorrection, Subject, evaluate_checkpoint
+    from lmsm_cli.runs.own_code import named
 
     subject = Subject(split, images, data_dir, follow_links, skip_unreadable)
     correction = RequestedCorrection(*wanted) if wanted else None
-    with new_display(quiet) as display:
+    with new_display(quiet) as display, named(imports or ()):
         found = evaluate_checkpoint(checkpoint, display, subject, correction, device, best=best)
         _write(found, plots, worst or _WORST, features, display)
     if json:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line
-from lmsm_cli.commands.options import Best, Checkpoint, Quiet, switch, value
+from lmsm_cli.commands.options import Best, Checkpoint, Imports, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice
 
 _FORMATS = ("onnx", "torch")
@@ -33,6 +33,7 @@ def export(
     data_dir: Annotated[
         Path | None, value("PATH", "Where the run's data is (default: as in the run).")
     ] = None,
+    imports: Imports = None,
     quiet: Quiet = False,
     json: Annotated[bool, switch("--json", "Print what was written as JSON.")] = False,
 ) -> None:
@@ -47,8 +48,9 @@ def export(
         raise LmsmError(f"--images is {images}: give at least 1")
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.export import export_checkpoint  # imports torch
+    from lmsm_cli.runs.own_code import named
 
-    with new_display(quiet) as display:
+    with new_display(quiet) as display, named(imports or ()):
         document = export_checkpoint(
             checkpoint,
             display,

@@ -17,9 +17,9 @@ from lmsm_cli.commands import completion
 from lmsm_cli.commands.help import HelpAll
 from lmsm_cli.config import Config, dump, flag_name, help_text, panels, type_of
 from lmsm_cli.config.by_class import format_by_class
-from lmsm_cli.config.nets import NETS
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.losses.registry import LOSSES
 
 
 def switch(name: str, text: str, panel: str | None = None, *, short: str | None = None) -> Any:
@@ -75,6 +75,14 @@ FollowLinks = Annotated[
 Best = Annotated[
     bool, switch("--best", "Take the best epoch on validation, best.pt, instead of the last.")
 ]
+Imports = Annotated[
+    list[str] | None,
+    value(
+        "MODULE:NAME",
+        "Import this loss or net of your own, which the run was trained with; repeatable.",
+        name="--import",
+    ),
+]
 Quiet = Annotated[
     bool, switch("--quiet", "Show no progress: only results, warnings and errors.", short="-q")
 ]
@@ -85,6 +93,9 @@ Verbose = Annotated[
 Json = Annotated[bool, switch("--json", "Print the result as JSON.")]
 
 _PICTURES = (".png", ".pdf", ".svg")
+# Files beside config.yaml that only a run has.
+_OF_A_RUN = ("status.json", "environment.json", "metrics.jsonl", "checkpoint.pt")
+
 _HELP_ALL = inspect.Parameter(
     "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll
 )
@@ -93,7 +104,7 @@ _HELP_ALL = inspect.Parameter(
 _COMPLETIONS = {
     "loss": completion.losses,
     "device": completion.devices,
-    "model": completion.one_of((*NETS, "torchvision:", "timm:")),
+    "model": completion.nets,
     "pretrained": completion.one_of(["imagenet"]),
 }
 
@@ -158,7 +169,28 @@ def layers_of(
     preset: str | None, config: Path | None, margin: str | None, flags: Mapping[str, Any]
 ) -> list[Layer]:
     """Return what a command was given, lowest first."""
-    return [*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]
+    layers = [*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]
+    if config:
+        _check_named(config, flags)
+    return layers
+
+
+def _check_named(config: Path, flags: Mapping[str, Any]) -> None:
+    """Raise LmsmError where config.yaml of a run names a loss or net from outside this package, and
+    no flag does: a run folder can come from anybody, and to import a module is to run it."""
+    from lmsm_cli.losses import own
+
+    if not any((config.parent / name).exists() for name in _OF_A_RUN):
+        return
+    values = Layer.of_file(config).values
+    for key in ("loss", "model"):
+        given = str(values.get(key, ""))
+        place = ":".join(given.split(":")[:2])
+        if own.is_place(place) and flags.get(key) is None and place.partition(":")[0] not in LOSSES:
+            raise LmsmError(
+                f"{config} is of a run, and its {key} is from outside lmsm: if you trust it, name "
+                f"it here too, {flag_name(key)} {shlex.quote(given)}"
+            )
 
 
 def base_layers(preset: str | None, config: Path | None) -> list[Layer]:

@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.options import Best, Checkpoint, Device, FollowLinks, Quiet, switch, value
+from lmsm_cli.commands.options import (
+    Best,
+    Checkpoint,
+    Device,
+    FollowLinks,
+    Imports,
+    Quiet,
+    switch,
+    value,
+)
 from lmsm_cli.errors import LmsmError, RunError
 
 _STDOUT = Path("-")
@@ -29,6 +38,7 @@ def predict(
     json: _Json = False,
     csv: _Csv = None,
     device: Device = "auto",
+    imports: Imports = None,
     follow_links: FollowLinks = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,8 +63,9 @@ size.
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.predict import predict_files
     from lmsm_cli.reports.tables import predictions_table
+    from lmsm_cli.runs.own_code import named
 
-    with new_display(quiet) as display:
+    with new_display(quiet) as display, named(imports or ()):
         for text in listed.left_out:
             display.warning(text)
         found = predict_files(checkpoint, listed.images, display, top=top, device=device, best=best)

@@ -11,6 +11,7 @@ from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
     FollowLinks,
+    Imports,
     Json,
     Margin,
     Preset,
@@ -174,6 +175,7 @@ def resume(
             "Stop where the last checkpoint is damaged, instead of taking the one before.",
         ),
     ] = False,
+    imports: Imports = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     json: Json = False,
@@ -190,7 +192,10 @@ nobody stopped.
         "follow_links": follow_links or None,
         "tensorboard": tensorboard,
     }
-    _resume(run, changes, strict=strict, quiet=quiet, verbose=verbose, json=json)
+    from lmsm_cli.runs.own_code import named
+
+    with named(imports or ()):
+        _resume(run, changes, strict=strict, quiet=quiet, verbose=verbose, json=json)
 
 
 def _resume(

@@ -123,6 +123,8 @@ def setting_of(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
     setting["state"] = record.state
     if setting.get("pretrained"):  # a file's name is no proof of what it held
         setting["weights"] = record.environment and record.environment.pretrained
+    if code := record.environment and record.environment.own_code:
+        setting["own_code"] = {kind: one.sha256 for kind, one in code.items()}
     setting["lengthened_from"] = list(scores.lengthened_from)
     return setting
 

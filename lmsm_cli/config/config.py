@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 
 from lmsm_cli.config import yaml
 from lmsm_cli.config.by_class import BY_CLASS
-from lmsm_cli.config.nets import LIBRARY_NET, NETS, check_net_name
+from lmsm_cli.config.nets import LIBRARY_NET, NETS, OWN_NET, check_net_name
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS, TAKE_CLASS_MARGINS
 from lmsm_cli.losses.spec import parse_spec
@@ -39,7 +39,12 @@ Model = Annotated[
     str,
     AfterValidator(check_net_name),
     WithJsonSchema(
-        {"anyOf": [{"enum": list(NETS)}, {"type": "string", "pattern": f"^{LIBRARY_NET}$"}]}
+        {
+            "anyOf": [
+                {"enum": list(NETS)},
+                {"type": "string", "pattern": f"^({LIBRARY_NET}|{OWN_NET})$"},
+            ]
+        }
     ),
 ]
 Augment = Literal[
@@ -243,7 +248,8 @@ class Config(BaseModel):
     model: Model = "resnet18"
     """Network up to the last layer: resnet18, vgg16, vgg16_bn (these three for small images),
     resnet18-cifar, resnet32, paper-mnist, paper-cifar10, paper-cifar100, paper-2d; a classification
-    net of torchvision, as in resnet50, vit_b_16 or torchvision:resnet18; or timm:NAME."""
+    net of torchvision, as in resnet50, vit_b_16 or torchvision:resnet18; timm:NAME; or your own, as
+    module:function."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = "bn"
     """Layers between the network and the class weights; features of `relu` can die under a margin
     (default: bn, which is linear and BatchNorm; linear for paper-2d)."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmsm_cli.config.by_class import AUTO
 from lmsm_cli.config.config import Config, help_text
+from lmsm_cli.losses import own
 from lmsm_cli.losses.registry import LOSSES
 
 # The draft that the editors' YAML support knows best.
@@ -45,7 +46,7 @@ def config_schema() -> dict[str, Any]:
         if key == "loss":
             properties["margin"] = _MARGIN
     properties["loss"] |= {
-        "anyOf": [{"enum": list(LOSSES)}, {"pattern": _loss_pattern()}],
+        "anyOf": [{"enum": list(LOSSES)}, {"pattern": _loss_pattern()}, {"pattern": _own_loss()}],
         "examples": ["lsoftmax:margin=4", "ldam", "vs:tau=1.2"],
     }
     properties["device"]["pattern"] = _DEVICE
@@ -72,6 +73,13 @@ def _loss_pattern() -> str:
     return (
         "^ *(" + "|".join(_one_loss(name, loss.options) for name, loss in LOSSES.items()) + ") *$"
     )
+
+
+def _own_loss() -> str:
+    """Return the pattern of `module:Class` and of losses of installed packages, with options."""
+    offered = [re.escape(name) for name in own.offers(own.LOSSES_GROUP) if name not in LOSSES]
+    place = rf"(?!({'|'.join(LOSSES)}):)[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"
+    return rf"^ *({'|'.join([*offered, place])})(:[^,=]+=[^,=]+(,[^,=]+=[^,=]+)*)? *$"
 
 
 def _one_loss(name: str, options: tuple[str, ...]) -> str:

@@ -6,7 +6,8 @@ name say whose net is meant.
 
 import re
 
-from lmsm_cli.errors import did_you_mean
+from lmsm_cli.errors import LmsmError, did_you_mean
+from lmsm_cli.losses import own
 
 OWN_NETS = (
     "resnet18", "vgg16", "vgg16_bn", "resnet18-cifar", "resnet32", "paper-mnist", "paper-cifar10",
@@ -33,18 +34,36 @@ NETS = (*OWN_NETS, *TORCHVISION_NETS)
 # A name as a library has it, with timm's tag of weights: `resnet50.a1_in1k`. No hub and no path:
 # building a net must load nothing.
 LIBRARY_NET = r"(torchvision|timm):[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?"
+# A function of the user's that makes a net, or a name under which an installed package offers one.
+OWN_NET = r"(?!(torchvision|timm):)[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"
 
 
 def check_net_name(name: str) -> str:
     """Return the name of a net. Raises ValueError, with the nearest right one, for what is none."""
-    if name in NETS or re.fullmatch(LIBRARY_NET, name):
-        return name
+    try:
+        if name in NETS or re.fullmatch(LIBRARY_NET, name) or own_net_place(name):
+            return name
+    except LmsmError as error:  # of two packages that offer it
+        raise ValueError(str(error)) from None
     library, colon, _ = name.partition(":")
     if colon:
         where = "" if library in ("torchvision", "timm") else f"of {library!r} "
-        raise ValueError(f"no net {where}has such a name; give torchvision:NAME or timm:NAME")
+        raise ValueError(
+            f"no net {where}has such a name; give torchvision:NAME or timm:NAME, or "
+            "your own as module:function"
+        )
     hint = did_you_mean(name, NETS)
     if hint.startswith(" (known:"):
         own = ", ".join(OWN_NETS)
         hint = f" (known: {own}, torchvision's as in resnet50, and timm:NAME)"
     raise ValueError(f"there is no such net{hint}")
+
+
+def own_net_place(name: str) -> str | None:
+    """Return the `module:function` of a net that is of no library; None for all other names.
+
+    Raises LmsmError where two packages offer one name.
+    """
+    if name in NETS or re.fullmatch(LIBRARY_NET, name):
+        return None
+    return own.place_of(name, own.MODELS_GROUP)

@@ -224,7 +224,8 @@ class Head(nn.Module, ABC):
         """Return the sizes and options for `print(head)`."""
         num_classes, num_features = self.weight.shape
         shown = {"num_features": num_features, "num_classes": num_classes}
-        shown |= {name: getattr(self, name) for name in options_of(type(self))}
+        options = options_of(type(self))  # of a user's own head some may not be kept
+        shown |= {name: getattr(self, name) for name in options if hasattr(self, name)}
         shown |= {"bias": True} if self.bias is not None else {}
         steps = getattr(self, "total_steps", None)
         shown |= {"total_steps": steps} if steps is not None else {}
@@ -238,7 +239,7 @@ class LinearHead(Head, ABC):
     learn the classes' shares of the training images; here it is there on request.
     """
 
-    def __init__(self, num_features: int, num_classes: int, bias: bool) -> None:
+    def __init__(self, num_features: int, num_classes: int, bias: bool = False) -> None:
         super().__init__(num_features, num_classes)
         if not isinstance(bias, bool):
             raise ArgumentError(f"bias is {bias!r}: give True or False")

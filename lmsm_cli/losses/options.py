@@ -22,7 +22,7 @@ def options_of(head: type) -> dict[str, inspect.Parameter]:
     for parameter in inspect.signature(head.__init__, eval_str=True).parameters.values():  # type: ignore[misc]
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in _NO_OPTIONS:
             found[parameter.name] = parameter
-        if parameter.kind is parameter.VAR_KEYWORD:
+        if parameter.kind is parameter.VAR_KEYWORD and get_args(parameter.annotation):
             (options,) = get_args(parameter.annotation)
             found |= _of_typed_dict(options)
     return found

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
+from lmsm_cli.losses import own
 from lmsm_cli.losses.spec import parse_spec
 
 if TYPE_CHECKING:
@@ -131,12 +132,18 @@ def build_head(
 
     if unknown := choices.keys() - HeadChoices.__annotations__.keys():
         raise TypeError(f"build_head() got an unexpected keyword argument {min(unknown)!r}")
-    name, options = _parsed(spec)
-    kind = _heads()[name]
-    options |= _given(name, kind, choices)
-    make: Callable[..., Head] = kind
+    name, texts = _read(spec)
+    place = own_place(name)
     try:
-        head = make(num_features, num_classes, class_counts=class_counts, **options)
+        if place:
+            from lmsm_cli.losses.own_head import build_own
+
+            head = build_own(place, texts, num_features, num_classes, class_counts, choices)
+        else:
+            kind, options = _heads()[name], _converted(name, texts)
+            make: Callable[..., Head] = kind
+            options |= _given(name, kind, choices)
+            head = make(num_features, num_classes, class_counts=class_counts, **options)
         total_steps, init = choices.get("total_steps"), choices.get("init", "default")
         if total_steps is not None:
             whole("total_steps", total_steps, 1)
@@ -144,7 +151,10 @@ def build_head(
             head.reset_weight(init)
         return head
     except LmsmError as error:
-        raise ArgumentError(f"loss {spec!r}: {error}") from None
+        text = str(error)
+        raise ArgumentError(
+            text if text.startswith("loss ") else f"loss {spec!r}: {text}"
+        ) from None
 
 
 def _given(name: str, kind: "type[Head]", choices: HeadChoices) -> dict[str, Any]:
@@ -178,31 +188,66 @@ def _check_takes_class_margins(name: str, kind: "type[Head]") -> None:
         )
 
 
-def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
-    """Return the name of a loss and its options, converted."""
-    from lmsm_cli.losses.options import convert, options_of
+def own_place(name: str) -> str | None:
+    """Return the `module:Class` of a loss that is not of this package; None for a known name.
 
+    Raises ArgumentError for a name that nobody knows.
+    """
+    if name in LOSSES:
+        return None
+    module, colon, rest = name.partition(":")
+    if colon and module in LOSSES:
+        raise ArgumentError(f"{name!r}: {rest!r} is not key=value")
+    place = own.place_of(name, own.LOSSES_GROUP)
+    if place is None:
+        known = [*LOSSES, *own.offers(own.LOSSES_GROUP)]
+        way_out = "; a loss of your own is written module:Class" if "." in name else ""
+        raise ArgumentError(f"no loss {name!r}{did_you_mean(name, known)}{way_out}")
+    return place
+
+
+def _read(spec: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the options of a spec, as they are written. Raises ArgumentError."""
     if not isinstance(spec, str):
         raise ArgumentError(
             f"the loss is of type {type(spec).__name__}: give a text such as lsoftmax:margin=4"
         )
     try:
-        name, texts = parse_spec(spec)
+        return parse_spec(spec)
     except LmsmError as error:
         raise ArgumentError(str(error)) from None
-    if name not in _heads():
-        raise ArgumentError(f"no loss {name!r}{did_you_mean(name, _heads())}")
+
+
+def _converted(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options of a loss of this package. Raises ArgumentError for unknown ones."""
+    from lmsm_cli.losses.options import convert, options_of
+
     known = options_of(_heads()[name])
     for key in texts.keys() - known.keys():
         hint = did_you_mean(key, known) if known else " (it has none)"
         raise ArgumentError(f"loss {name!r} has no option {key!r}{hint}")
-    return name, {
+    return {
         key: convert(text, known[key].annotation, f"{name}:{key}") for key, text in texts.items()
     }
 
 
+def check_known_loss(spec: str) -> None:
+    """Raise LmsmError where `check_loss` would, but let what is not of this package pass."""
+    if _read(spec)[0].partition(":")[0] in LOSSES:
+        check_loss(spec)
+
+
 def check_loss(spec: str) -> None:
-    """Raise LmsmError where `build_head` would, by building a tiny head and dropping it."""
+    """Raise LmsmError where `build_head` would, by building a tiny head and dropping it.
+
+    A loss that is not of this package is imported, and tried out on a batch.
+    """
     import torch
 
-    build_head(spec, 2, 2, torch.tensor([2, 1]))
+    place = own_place(_read(spec)[0])
+    if place is None:
+        build_head(spec, 2, 2, torch.tensor([2, 1]))
+        return
+    from lmsm_cli.losses.own_head import try_out
+
+    try_out(build_head(spec, 5, 3, torch.tensor([3, 2, 1])), place)

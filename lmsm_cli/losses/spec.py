@@ -12,9 +12,17 @@ def parse_spec(text: str) -> tuple[str, dict[str, str]]:
     >>> parse_spec("lsoftmax:margin=4,lambda_min=5")
     ('lsoftmax', {'margin': '4', 'lambda_min': '5'})
 
+    The name of a loss outside this package is itself in two pieces, and its options are a third.
+
+    >>> parse_spec("my_losses:PolyLoss:epsilon=2")
+    ('my_losses:PolyLoss', {'epsilon': '2'})
+
     Raises LmsmError where a piece is not `key=value` or a key stands twice.
     """
     name, colon, rest = text.strip().partition(":")
+    own, second_colon, options_of_own = rest.partition(":")
+    if own.strip().isidentifier():
+        name, colon, rest = f"{name.strip()}:{own.strip()}", second_colon, options_of_own
     options: dict[str, str] = {}
     for piece in rest.split(",") if colon else ():
         key, equals, value = (part.strip() for part in piece.partition("="))

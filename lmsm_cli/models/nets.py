@@ -1,4 +1,4 @@
-"""A net by its name: lmsm's own, torchvision's, timm's; and which images it takes.
+"""A net by its name: lmsm's own, torchvision's, timm's, the user's; and which images it takes.
 
 Own names come first. `torchvision:` and `timm:` before a name say whose net is meant.
 """
@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from lmsm_cli.errors import MALFORMED, LmsmError, first_line
+from lmsm_cli.losses import own
 from lmsm_cli.models.backbones import BACKBONES, Backbone
+from lmsm_cli.models.own import own_net
 from lmsm_cli.models.timm_nets import check_timm_name, timm_net
-from lmsm_cli.models.torchvision_nets import check_torchvision_name, torchvision_net
+from lmsm_cli.models.torchvision_nets import check_torchvision_name, is_torchvision, torchvision_net
 
 # What a forward pass raises for images of a size that it cannot take.
 _UNFIT = (*MALFORMED, LmsmError)
@@ -21,11 +23,17 @@ _MOST_TRIED = 12
 
 
 def library_of(model: str) -> tuple[str, str]:
-    """Return whose net a name means, `lmsm`, `torchvision` or `timm`, and its name there."""
+    """Return whose net a name means, and its name there: `lmsm`, `torchvision`, `timm`, or `own`
+    for a `module:function`."""
     if model in BACKBONES:
         return "lmsm", model
+    if own.is_place(model):
+        return "own", model
     library, colon, name = model.partition(":")
-    return (library, name) if colon else ("torchvision", model)
+    if colon:
+        return library, name
+    place = None if is_torchvision(model) else own.place_of(model, own.MODELS_GROUP)
+    return ("own", place) if place else ("torchvision", model)
 
 
 def build_backbone(model: str, channels: int, image_size: int) -> Backbone:
@@ -38,14 +46,17 @@ def build_backbone(model: str, channels: int, image_size: int) -> Backbone:
     library, name = library_of(model)
     if library == "lmsm":
         return BACKBONES[name](channels)
+    if library == "own":
+        return own_net(name, channels, image_size)
     return (timm_net if library == "timm" else torchvision_net)(name, channels, image_size)
 
 
 def without_memory(model: str, channels: int, image_size: int) -> Backbone:
     """Return a backbone whose tensors have shapes alone; it draws nothing."""
     try:
-        with torch.device("meta"):
-            return build_backbone(model, channels, image_size)
+        if library_of(model)[0] != "own":  # whose functions may do anything
+            with torch.device("meta"):
+                return build_backbone(model, channels, image_size)
     except (NotImplementedError, RuntimeError) as error:
         if "meta" not in str(error):
             raise
@@ -64,6 +75,9 @@ def check_model(model: str, *, channels: int, image_size: int) -> None:
         channels, image_size: of the images; the size is their side in pixels.
     """
     library, name = library_of(model)
+    if library == "own":
+        without_memory(model, channels, image_size)
+        return
     if library != "lmsm":
         (check_timm_name if library == "timm" else check_torchvision_name)(name)
         if reason := _unfit(model, channels, image_size):

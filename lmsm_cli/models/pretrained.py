@@ -39,7 +39,7 @@ def check_pretrained(model: str, source: str | None) -> None:
     """Raise LmsmError where there are no such weights for a net; nothing is downloaded or read."""
     if source is None:
         return
-    if library_of(model)[0] == "lmsm" and model not in _SHARED:
+    if library_of(model)[0] in ("lmsm", "own") and model not in _SHARED:
         raise LmsmError(
             f"model {model!r} has no pretrained weights but those of a run: {', '.join(_SHARED)} "
             "have, and the nets of torchvision and timm"

@@ -31,6 +31,13 @@ def torchvision_net(name: str, channels: int, image_size: int) -> Backbone:
     return Backbone(net, num_features, min(num_features, WIDEST_EMBEDDING), 1)
 
 
+def is_torchvision(name: str) -> bool:
+    """Return whether torchvision has such a classification net."""
+    from torchvision import models
+
+    return name in models.list_models(module=models)
+
+
 def check_torchvision_name(name: str) -> None:
     """Raise LmsmError, with the nearest right one, where torchvision has no such net."""
     from torchvision import models

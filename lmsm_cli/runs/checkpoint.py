@@ -14,9 +14,9 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from lmsm_cli.errors import (
 )
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier, head_width
 from lmsm_cli.models.nets import check_model
-from lmsm_cli.runs import contents
+from lmsm_cli.runs import contents, own_code
 from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.record import RunRecord, ending_of, only_run, read_run
 from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
@@ -246,8 +246,12 @@ def state_of(
 
 
 def restore(state: CheckpointState, path: Path) -> Classifier:
-    """Return the classifier of a checkpoint's state, in eval mode, on the CPU."""
+    """Return the classifier of a checkpoint's state, in eval mode, on the CPU.
+
+    Raises CheckpointError where it doesn't fit, or names code that must not be imported for it.
+    """
     config, weight = state.config, state.model["head.weight"]
+    own_code.check_allowed(config, state.own_code, path)
     try:
         side, _, channels = state.image_shape
         check_model(config.model, channels=channels, image_size=side)
@@ -268,11 +272,12 @@ def restore(state: CheckpointState, path: Path) -> Classifier:
     return model.eval()
 
 
-def load_checkpoint(path: str | Path) -> Classifier:
+def load_checkpoint(path: str | Path, imports: Sequence[str] = ()) -> Classifier:
     """Return the classifier of a checkpoint file or run folder, ready to predict.
 
-    It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W). Raises CheckpointError,
-    and ArgumentError for what is no path.
+    It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W). A loss or net from
+    outside this package is imported only where `imports` names it, as in `["my_losses:PolyLoss"]`.
+    Raises CheckpointError, and ArgumentError for what is no path.
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(
@@ -280,7 +285,8 @@ def load_checkpoint(path: str | Path) -> Classifier:
             "give a checkpoint file or a run folder"
         )
     file = find(Path(path))
-    return restore(load(file), file)
+    with own_code.named(imports) if imports else nullcontext():
+        return restore(load(file), file)
 
 
 def _verify(path: Path) -> bool:

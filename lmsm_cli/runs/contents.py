@@ -172,6 +172,15 @@ class SavedHistory(_Part):
     lengthened_from: Annotated[list[_Epoch], FailFast(), Field(max_length=MOST_EPOCHS)] = []
 
 
+class _OwnCode(_Part):
+    """A loss or net from outside this package."""
+
+    place: _Text
+    sha256: _Text
+    package: _Text | None
+    version: _Text | None
+
+
 class CheckpointState(_Part):
     """All keys of a checkpoint but its schema number; the later ones are missing in schema 1."""
 
@@ -193,6 +202,11 @@ class CheckpointState(_Part):
     versions: Annotated[dict[_Text, _Text], Field(max_length=100)] | None = None
     images: Annotated[dict[str, str | None], _kept(Images)] | None = None
     """The digests of the images by part, and of their order."""
+    own_code: (
+        Annotated[dict[_Text, Annotated[dict[str, Any], _kept(_OwnCode)]], Field(max_length=10)]
+        | None
+    ) = None
+    """Of the loss and the net, where they are from outside this package."""
     metrics: _Sha256 | None = None
     """Of the rows as metrics.jsonl has them."""
 

@@ -149,6 +149,15 @@ class GitState(_Document):
     dirty: bool
 
 
+class OwnCode(_Document):
+    """A loss or net from outside this package: where it was, and the SHA-256 of its source file."""
+
+    place: _Text
+    sha256: _Text
+    package: _Text | None = None
+    version: _Text | None = None
+
+
 class Environment(_Document):
     """environment.json: what a run ran on, its command line, and the hash of its config."""
 
@@ -166,6 +175,8 @@ class Environment(_Document):
     asked: _Text | None = None
     pretrained: Digest | None = None
     """Of the file of weights that it started from, which can change under one name."""
+    own_code: dict[str, OwnCode] | None = None
+    """Of the loss and the net, where they are from outside this package."""
 
 
 def _number(value: Any) -> Any:

@@ -19,8 +19,8 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.data.splits import Data
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
-from lmsm_cli.losses.registry import check_loss
-from lmsm_cli.runs import checkpoint, committed
+from lmsm_cli.losses.registry import check_known_loss
+from lmsm_cli.runs import checkpoint, committed, own_code
 from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
@@ -145,6 +145,7 @@ def save_checkpoint(
         versions=_versions(trainer.device_text),
         images=images,
         metrics=committed.digest_of(history.rows),
+        own_code=own_code.records_of(trainer.config),
     )
     if folder.checkpoint.exists():
         checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
@@ -194,6 +195,8 @@ def config_hash(config: Config, *, knows_images: bool = True) -> str:
     }
     if knows_images and (weights := pretrained_digest(config)):
         made["pretrained"] = weights
+    if digests := own_code.digests_of(config):
+        made["own_code"] = digests
     return fingerprint({key: value for key, value in made.items() if key not in without})
 
 
@@ -212,6 +215,7 @@ def read_resume_state(
     state, file = _newest(folder, warn, strict=strict)
     if state is None:
         config = _changed(_written_config(folder), changes)
+        own_code.check_allowed(config, _recorded_code(folder), folder.path)
         return ResumeState(
             folder, config, Position(), History(), None, images=read_images_record(folder.path)
         )
@@ -241,6 +245,7 @@ def read_resume_state(
     written = dump(_written_config(folder))
     edited = {key: value for key, value in written.items() if value != state.choices.get(key)}
     config = _changed(state.config, edited | changes)
+    own_code.check_allowed(config, state.own_code, folder.path)
     if config.epochs > state.config.epochs:
         history.lengthened_from.append(state.config.epochs)
     if history.is_at_best and not position.step:
@@ -248,6 +253,13 @@ def read_resume_state(
     is_finished = position.epoch == config.epochs and _is_completed(folder, config.epochs)
     images = recorded_images(folder.path, state.images, file)
     return ResumeState(folder, config, position, history, state, is_finished, images)
+
+
+def _recorded_code(folder: RunFolder) -> dict[str, Any]:
+    """Return what environment.json says of code outside this package."""
+    environment = read_run(folder.path, with_metrics=False).environment
+    found = (environment and environment.own_code) or {}
+    return {kind: one.to_json() for kind, one in found.items()}
 
 
 def _is_completed(folder: RunFolder, epoch: int) -> bool:
@@ -299,14 +311,14 @@ def _written_config(folder: RunFolder) -> Config:
     file = folder.path / "config.yaml"
     if not file.is_file():
         raise LmsmError(f"{folder.path} is no run folder: it has no config.yaml")
-    return resolve([Layer.of_file(file)], check_loss, is_saved=True).config
+    return resolve([Layer.of_file(file)], check_known_loss, is_saved=True).config
 
 
 def _changed(config: Config, changes: dict[str, Any]) -> Config:
     """Return the config with the changes; raise LmsmError that lists those that can't be made."""
     before = dump(config)
     layers = [Layer(before, dict.fromkeys(before, "the run")), Layer.of_flags(changes)]
-    changed = resolve(layers, check_loss, is_saved=True).config
+    changed = resolve(layers, check_known_loss, is_saved=True).config
     after = dump(changed)
     is_longer = changed.epochs > config.epochs
     changeable = (*CHANGEABLE, "epochs") if is_longer else CHANGEABLE

@@ -1,5 +1,6 @@
 """From a Config to a finished run, as train, demo, sweep and resume make it."""
 
+import copy
 import shlex
 import signal
 from collections.abc import Sequence
@@ -29,11 +30,12 @@ from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
 from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.class_weights import by_index
 from lmsm_cli.losses.head import Head
-from lmsm_cli.losses.registry import build_head
+from lmsm_cli.losses.own_head import try_out
+from lmsm_cli.losses.registry import build_head, own_place
 from lmsm_cli.losses.spec import parse_spec, with_option
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.models.nets import check_model
-from lmsm_cli.runs import environment
+from lmsm_cli.runs import environment, own_code
 from lmsm_cli.runs.checkpoint import check_has_net
 from lmsm_cli.runs.contents import Position
 from lmsm_cli.runs.documents import Images
@@ -47,7 +49,7 @@ from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
 from lmsm_cli.runtime.memory import reported_memory
 from lmsm_cli.runtime.signals import defer_signals, ignore_sighup
 from lmsm_cli.training.finish import build_scores_json, draw_plots, score_images, status_of
-from lmsm_cli.training.loop import PausedError, Trainer, train
+from lmsm_cli.training.loop import PausedError, Trainer, class_weights, train
 from lmsm_cli.training.resume import (
     History,
     ResumeState,
@@ -100,13 +102,16 @@ def build_model(config: Config, data: Data, *, starts: bool = True) -> tuple[Cla
     torch.manual_seed(config.seed)
     _, side, _, channels = data.training.images.shape
     check_model(config.model, channels=channels, image_size=side)
-    return new_classifier(
+    model, origin = new_classifier(
         config if starts else config.model_copy(update={"pretrained": None}),
         classes=data.training.classes,
         train_counts=data.train_counts,
         normalisation=(data.training.mean, data.training.std),
         image_size=side,
     )
+    if place := own_place(parse_spec(config.loss)[0]):
+        try_out(copy.deepcopy(model.head), place)
+    return model, origin
 
 
 def start_run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
@@ -225,6 +230,7 @@ def prepare(
     model, origin = build_model(config, data, starts=starts)
     if origin:
         display.info(origin)
+    class_weights(config, data.train_counts, data.training.classes)  # before there is a folder
     settings = ranks.broadcast_object(runtime_of(config, model).to_config())
     config = config.model_copy(update=settings | {"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, model, ranks.local_size), device=device)
@@ -332,7 +338,9 @@ def _new_folder(run: Run, asked: str) -> RunFolder:
     folder = RunFolder.create(config.out, name)
     folder.write_config(dump_yaml(config))
     write_images(folder.path, run.images)  # before environment.json, by which a sweep finds the run
-    known_by = {"asked": asked, "pretrained": pretrained_digest(config)}
+    known_by: dict[str, Any] = {"asked": asked, "pretrained": pretrained_digest(config)}
+    if records := own_code.records_of(config):
+        known_by["own_code"] = records
     folder.write_environment(environment.describe(run.trainer.device_text) | known_by)
     return folder
 

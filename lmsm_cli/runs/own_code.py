@@ -1,0 +1,128 @@
+"""Own losses and nets of a run: recorded with it, imported again only where the call names them.
+
+A run folder can come from anybody, and to import a module is to run it. So what a run read back
+names is imported only if this call names it too (`--import module:Name`), or an installed package
+offers it; and only while its source file is the one that the run was trained with.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lmsm_cli.config import Config
+from lmsm_cli.config.nets import own_net_place
+from lmsm_cli.errors import CheckpointError, LmsmError, UnnamedCodeError
+from lmsm_cli.losses import own
+from lmsm_cli.losses.registry import own_place
+from lmsm_cli.losses.spec import parse_spec
+
+_SHOWN = 12  # digits of a digest
+_named: ContextVar[Mapping[str, str]] = ContextVar("own code that the call names", default={})  # noqa: B039
+
+
+@contextmanager
+def named(names: Sequence[str]) -> Iterator[None]:
+    """Let the body import what the call names: `module:Name`, or `module:Name@DIGEST`.
+
+    The digest, of which the first eight digits are enough, is that of a source file that was
+    changed since the run was trained, and is to be taken nevertheless. Raises LmsmError for a text
+    that is neither.
+    """
+    found: dict[str, str] = {}
+    for text in names:
+        place, at, digest = text.partition("@")
+        if not own.is_place(place) or (at and len(digest) < 8):
+            raise LmsmError(
+                f"--import is {text!r}: give module:Name, as in my_losses:PolyLoss, or "
+                "module:Name@DIGEST with eight digits at least"
+            )
+        found[place] = digest
+    token = _named.set(found)
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
+def places_of(config: Config) -> dict[str, tuple[str, str]]:
+    """Return the place and group of entry points of a config's own code, by `loss` and `model`.
+
+    Raises LmsmError for a loss that nobody knows.
+    """
+    loss, net = own_place(parse_spec(config.loss)[0]), own_net_place(config.model)
+    found = {"loss": (loss, own.LOSSES_GROUP), "model": (net, own.MODELS_GROUP)}
+    return {kind: (place, group) for kind, (place, group) in found.items() if place}
+
+
+def records_of(config: Config) -> dict[str, dict[str, str | None]] | None:
+    """Return what a run records of its own code, as plain types; None where it has none."""
+    places = places_of(config)
+    return {kind: dict(_record(*where)) for kind, where in places.items()} or None
+
+
+@cache  # the code that this process has imported stays the same
+def _record(place: str, group: str) -> dict[str, str | None]:
+    return asdict(own.record_of(place, group))
+
+
+def digests_of(config: Config) -> dict[str, str | None]:
+    """Return the digests of the sources of a config's own code; what is not found has None."""
+    try:
+        places = places_of(config)
+    except LmsmError:  # of a package that is not there
+        return {}
+    return {kind: own.digest_of(place.partition(":")[0]) for kind, (place, _) in places.items()}
+
+
+def check_allowed(config: Config, recorded: Mapping[str, Any] | None, run: Path) -> None:
+    """Raise CheckpointError where a run names own code that must not be imported for it.
+
+    Args:
+        config: The config of the run.
+        recorded: What the run recorded of its own code, by `loss` and `model`.
+        run: The run folder or checkpoint, for messages.
+
+    Raises UnnamedCodeError where the call would have to name it.
+    """
+    try:
+        places = places_of(config)
+    except LmsmError as error:
+        package = ((recorded or {}).get("loss") or {}).get("package")
+        hint = f"; the run had it from the package {package!r}" if package else ""
+        raise CheckpointError(f"{run}: {error}{hint}") from None
+    unnamed = [place for place, group in places.values() if not _is_wanted(place, group)]
+    if unnamed:
+        raise UnnamedCodeError(str(run), unnamed)
+    for kind, (place, _) in places.items():
+        record = (recorded or {}).get(kind) or {}
+        _check_digest(place, record.get("sha256") if record.get("place") == place else None, run)
+
+
+def _is_wanted(place: str, group: str) -> bool:
+    """Return whether the call names the code, has it imported already, or a package offers it."""
+    if place in _named.get() or own.is_loaded(place):
+        return True
+    return any(offer.place == place for offer in own.offers(group).values())
+
+
+def _check_digest(place: str, before: str | None, run: Path) -> None:
+    module = place.partition(":")[0]
+    now = own.digest_of(module)
+    if now is None:
+        raise CheckpointError(
+            f"{run} needs {place}, and there is no file of module {module!r} in the current folder "
+            "or among the installed packages: call this in the folder where it is"
+        )
+    accepted = _named.get().get(place)
+    if now == before or (accepted and now.startswith(accepted)):
+        return
+    then = f"was {before[:_SHOWN]} when the run was trained" if before else "was not recorded"
+    raise CheckpointError(
+        f"{run}: the source file of {place}, {own.source_of(module)}, has the SHA-256 "
+        f"{now[:_SHOWN]}, which {then}: bring that file back, or take the file as it is now with "
+        f"--import {place}@{now[:8]}"
+    )
