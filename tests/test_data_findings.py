@@ -59,7 +59,12 @@ def test_data_that_is_enough_gives_no_finding():
 @pytest.mark.parametrize(
     ("shared_out", "choices", "advice"),
     [
-        (True, {}, "add about 65 images of cat: a fifth becomes the test"),
+        (
+            True,
+            {},
+            "add about 65 images of cat: a fifth becomes the test; "
+            "with --folds 5 all images are tested",
+        ),
         (False, {}, "add 13 test images of cat"),
         (False, {"test_images_per_class": 7}, "allow more of each class: --test-images-per-class"),
     ],
