@@ -63,8 +63,8 @@ def tensors(results):
     return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
-def emulated_capture(stepper):
-    """Return a capture for the CPU that, as CUDA's, leaves everything as it was."""
+def emulated_capture(stepper, also=()):
+    """Return a capture for the CPU that, as CUDA's, leaves all as it was; `also` is some of it."""
 
     def capture(function):
         held = [*stepper.model.state_dict().values(), stepper.watch.sums, stepper.watch.predicted]
@@ -73,6 +73,9 @@ def emulated_capture(stepper):
             for state in stepper._step.optimizer.state.values()
             for t in tensors(list(state.values()))
         ]
+        held += also
+        if stepper._step._accumulates:
+            held += [p.grad for p in stepper.model.parameters()]
         before = [tensor.clone() for tensor in held]
         random = torch.get_rng_state()
         try:
@@ -150,6 +153,32 @@ def test_replayed_steps_of_sam_are_the_eager_ones(monkeypatch):
     assert runs[0][0] == runs[1][0]
     for name, value in runs[0][1].items():
         assert torch.equal(value, runs[1][1][name]), name
+
+
+def test_replayed_parts_of_steps_are_the_eager_ones(monkeypatch):
+    """So are steps of several batches, and the average of the weights, which follows them."""
+    config = CONFIG.model_copy(update={"accumulate": 3, "ema": 0.9, "batch_size": 8, "epochs": 6})
+    averages = []
+
+    def capture(stepper):
+        state = averages[-1].model.state_dict().values()
+        return emulated_capture(stepper, [*state, averages[-1].steps])
+
+    runs = []
+    for graphed in (False, True):
+        made = with_graph(monkeypatch, capture) if graphed else []
+        trainer = trainer_of(small_model("lsoftmax:margin=4", dropout=0.3), config, easy_images())
+        averages.append(trainer.average)
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = torch.tensor(config.lr)
+        rows = [epoch.train_loss for epoch in training.train(trainer)]
+        runs.append((rows, trainer.tested.state_dict(), trainer.average.steps))
+    assert runs[0][0] == runs[1][0]
+    assert runs[0][2] == runs[1][2] > 0
+    for name, value in runs[0][1].items():
+        assert torch.equal(value, runs[1][1][name]), name
+    parts = {kind[0][1:] for kind in made[0]._graphs}
+    assert {(True, False, 3), (False, False, 3), (False, True, 3)} <= parts
 
 
 @pytest.mark.parametrize("loss", HEADS)

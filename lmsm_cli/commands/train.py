@@ -219,7 +219,13 @@ def _resume(
 
 
 def _print(run: Path, *, json: bool) -> None:
-    from lmsm_cli.reports.tables import best_line, notes_on_scores, per_class_table, summary_table
+    from lmsm_cli.reports.tables import (
+        best_line,
+        net_line,
+        notes_on_scores,
+        per_class_table,
+        summary_table,
+    )
     from lmsm_cli.runs.record import read_run
 
     record = read_run(run, with_metrics=False)
@@ -232,6 +238,6 @@ def _print(run: Path, *, json: bool) -> None:
     console = stdout_console()
     console.print(per_class_table(scores))
     console.print(summary_table(scores))
-    for note in filter(None, (*notes_on_scores(scores), best_line(scores))):
+    for note in filter(None, (net_line(scores), *notes_on_scores(scores), best_line(scores))):
         print_line(note, console)
     print_line(f"run folder: {run}", console)

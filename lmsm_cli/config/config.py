@@ -18,7 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -26,7 +25,7 @@ from pydantic.fields import FieldInfo
 
 from lmsm_cli.config import yaml
 from lmsm_cli.config.by_class import BY_CLASS
-from lmsm_cli.config.nets import LIBRARY_NET, NETS, OWN_NET, check_net_name
+from lmsm_cli.config.nets import BackboneLr, Frozen, Model
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS, TAKE_CLASS_MARGINS
 from lmsm_cli.losses.spec import parse_spec
@@ -35,18 +34,6 @@ Dataset = Literal[
     "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits",
     "folder",
 ]  # fmt: skip
-Model = Annotated[
-    str,
-    AfterValidator(check_net_name),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": list(NETS)},
-                {"type": "string", "pattern": f"^({LIBRARY_NET}|{OWN_NET})$"},
-            ]
-        }
-    ),
-]
 Augment = Literal[
     "none", "flip", "crop-flip", "photo", "randaugment", "trivial", "autoaugment-cutout"
 ]  # fmt: skip
@@ -101,6 +88,7 @@ ADDED_KEYS = (
     *("class_margins", "class_weights"),
     *("test_share", "folds", "fold", "group_pattern"),
     *("mixup", "cutmix", "label_smoothing", "sam"),
+    *("freeze", "backbone_lr", "accumulate", "ema", "patience"),
 )
 
 # Data sets that may have no test images of their own.
@@ -260,7 +248,11 @@ class Config(BaseModel):
     """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its
     normalised layer's."""
     pretrained: Annotated[str, AfterValidator(_check_path)] | None = None
-    """Weights to start from: `imagenet` for torchvision's, or a file with a state dict."""
+    """Weights to start from: `imagenet` for those of torchvision or timm, a run of lmsm's, also
+    with other classes, or a state-dict file. Images are then normalised as theirs were."""
+    freeze: Frozen | None = None
+    """What of the network keeps its weights: `backbone` for all up to the neck, or a number of
+    stages from the image on; the run lists them."""
 
     loss: str = "softmax"
     """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists
@@ -294,6 +286,16 @@ class Config(BaseModel):
     """Optimiser."""
     lr: Float = Field(0.001, gt=0)
     """Learning rate before the schedule."""
+    backbone_lr: BackboneLr | None = None
+    """Learning rate of the network up to the neck (default: that of --lr)."""
+    accumulate: Int = Field(1, ge=1)
+    """Batches whose gradients make one step, for batches larger than the memory."""
+    ema: Annotated[float, Field(gt=0, lt=1), _NUMBER] | None = None
+    """Average the weights over the steps, and use the average for scores and predictions: how much
+    of it is kept at each step, as in 0.999 (less in the first steps)."""
+    patience: Annotated[int, Field(ge=1), _NUMBER] | None = None
+    """Stop after this many epochs without a better validation score; they count from where the
+    margin is fully there."""
     momentum: Float = Field(0.9, ge=0, lt=1)
     """Momentum of `sgd`."""
     weight_decay: Float = Field(0.0005, ge=0)
@@ -384,6 +386,16 @@ class Config(BaseModel):
             )
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup {self.warmup} leaves none of the {self.epochs} epochs")
+        if self.accumulate > 1 and self.sam:
+            raise ValueError(
+                f"accumulate {self.accumulate} does not go with sam {self.sam:g}, which moves the "
+                "weights by the gradient of a whole step; leave one of them out"
+            )
+        if self.freeze == "backbone" and self.backbone_lr is not None:
+            raise ValueError(
+                f"backbone_lr {self.backbone_lr:g} has no effect with freeze 'backbone'; leave one "
+                "of them out"
+            )
         if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones {self.milestones} do not rise")
         return self

@@ -1,10 +1,13 @@
-"""The names of the nets, without torch: what `--model` takes, for help, completion and messages.
+"""What may be chosen of the net, without torch: its name, what is frozen, its learning rate.
 
 A name of lmsm's own comes first, so that it keeps its meaning; `torchvision:` and `timm:` before a
 name say whose net is meant.
 """
 
 import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from lmsm_cli.errors import LmsmError, did_you_mean
 from lmsm_cli.losses import own
@@ -67,3 +70,51 @@ def own_net_place(name: str) -> str | None:
     if name in NETS or re.fullmatch(LIBRARY_NET, name):
         return None
     return own.place_of(name, own.MODELS_GROUP)
+
+
+def _check_frozen(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or re.fullmatch("backbone|[1-9][0-9]*", str(value)):
+        return value if value is None else str(value)
+    raise ValueError("give backbone, or a number of stages from 1 on")
+
+
+def _check_backbone_lr(value: Any) -> Any:
+    """Name the way to what a rate of 0 is for: weights that stay, and cost no gradient."""
+    if isinstance(value, bool):  # pydantic would take true for 1
+        raise ValueError("true and false are not numbers")
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        return value
+    if rate <= 0:
+        raise ValueError("give a number above 0; --freeze backbone keeps the weights as they are")
+    return value
+
+
+Model = Annotated[
+    str,
+    AfterValidator(check_net_name),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(NETS)},
+                {"type": "string", "pattern": f"^({LIBRARY_NET}|{OWN_NET})$"},
+            ]
+        }
+    ),
+]
+Frozen = Annotated[
+    str,
+    BeforeValidator(_check_frozen),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^(backbone|[1-9][0-9]*)$"},
+                {"type": "integer", "minimum": 1},
+            ]
+        }
+    ),
+]
+BackboneLr = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_check_backbone_lr)]

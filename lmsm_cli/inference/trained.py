@@ -26,9 +26,13 @@ class Trained:
 
     @cached_property
     def epoch_facts(self) -> dict[str, Any]:
-        """Which epoch it is of, of how many, and whether that is the best on validation."""
-        epochs = checkpoint.epochs_of(self.state, self.file)
-        return {"epoch": self.state.epoch, "epochs": epochs, "is_best": self.state.is_best}
+        """Which epoch it is of, of how many, and whether that is the best on validation.
+
+        Of averaged weights also how much of the average each step has kept.
+        """
+        epochs, ema = checkpoint.epochs_of(self.state, self.file), self.config.ema
+        facts = {"epoch": self.state.epoch, "epochs": epochs, "is_best": self.state.is_best}
+        return facts if ema is None else facts | {"ema": ema}
 
     @cached_property
     def images(self) -> ImagesRecord | None:

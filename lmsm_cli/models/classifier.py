@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,17 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = tuple(classes)
+        self.frozen: tuple[str, ...] = ()
+        """The parts of the backbone whose weights stay, by their paths; "" is all of it."""
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(tuple(std)).view(1, -1, 1, 1))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; frozen parts, with their BatchNorm and dropout, stay as in evaluation."""
+        super().train(mode)
+        for path in self.frozen:
+            self.backbone.get_submodule(path).eval()
+        return self
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the head's input features (N, D) of uint8 images (N, C, H, W)."""

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from lmsm_cli.errors import listed, visible
+from lmsm_cli.errors import counted, listed, visible
 from lmsm_cli.metrics import METRICS, Confusion, Scores, confusion_of, reliability_bounds
 from lmsm_cli.runs.documents import Adjustment, EvaluationDocument, ScoresDocument, Unadjusted
 
@@ -80,8 +80,37 @@ def judged_images(scores: Scores) -> str:
 
 def notes_on_scores(scores: ScoresDocument | EvaluationDocument) -> list[str]:
     """Return what must be said wherever these scores are shown: on which images they rest."""
-    lines = (subset_line(scores.test_images_per_class), absent_line(scores))
+    lines = [subset_line(scores.test_images_per_class), absent_line(scores)]
+    if isinstance(scores, ScoresDocument):
+        lines.append(stopped_line(scores))
+    lines.append(average_line(scores.ema))
     return [line for line in lines if line]
+
+
+def stopped_line(scores: ScoresDocument) -> str | None:
+    """Return a sentence on a run that stopped early; None for one that had all its epochs."""
+    if scores.stopped_before is None:
+        return None
+    return (
+        f"stopped after epoch {scores.epoch} of {scores.stopped_before}: no better validation "
+        "score came any more (--patience)"
+    )
+
+
+def average_line(ema: float | None) -> str | None:
+    """Return a sentence on scores of averaged weights; None for those of the last step."""
+    return None if ema is None else f"scores of averaged weights (--ema {ema:g})"
+
+
+def net_line(scores: ScoresDocument) -> str | None:
+    """Return a sentence on the size of the net; None for an older run."""
+    if scores.net is None:
+        return None
+    frozen = f" ({scores.net.frozen:,} frozen)" if scores.net.frozen else ""
+    return (
+        f"net: {scores.net.weights:,} weights{frozen}, "
+        f"{counted(scores.net.features, 'feature')} for the last layer"
+    )
 
 
 def subset_line(most: int | None) -> str | None:

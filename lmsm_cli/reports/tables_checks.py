@@ -20,7 +20,7 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 def dry_run_table(document: Mapping[str, Any]) -> Table:
     """Return what a run will take, by what trying it out took."""
-    texts = {"device": document["device"], "augmentation": document["augmentation"]}
+    texts = {key: document[key] for key in ("device", "model", "augmentation")}
     phases = {name: duration(seconds) for name, seconds in document["phases"].items()}
     for key, value in document.items():
         if key.endswith("_seconds"):
@@ -32,6 +32,7 @@ def dry_run_table(document: Mapping[str, Any]) -> Table:
     step = f"{1000 * document['step_seconds']:,.1f} ms ({{images_per_second}} images/s)"
     rows = {
         "computes on": "{device}",
+        "net": "{model}: {weights} weights, {features} features for the last layer",
         "images": "{training_images} training, {validation_images} validation, {test_images} test",
         "augmentation": "{augmentation}, of the training images alone",
         "a step": step + ", the first {first_step_seconds}",

@@ -181,6 +181,14 @@ class _OwnCode(_Part):
     version: _Text | None
 
 
+class Averaging(_Part):
+    """What is trained, where the model's weights are averages of it."""
+
+    steps: _Count
+    trained: Annotated[dict[_Text, _Dense], Field(max_length=100_000)]
+    """The weights after the last step; all else is the model's."""
+
+
 class CheckpointState(_Part):
     """All keys of a checkpoint but its schema number; the later ones are missing in schema 1."""
 
@@ -207,6 +215,7 @@ class CheckpointState(_Part):
         | None
     ) = None
     """Of the loss and the net, where they are from outside this package."""
+    averaging: Averaging | None = None
     metrics: _Sha256 | None = None
     """Of the rows as metrics.jsonl has them."""
 
@@ -261,6 +270,9 @@ def _disagreements(saved: CheckpointState, config: Config) -> Iterator[tuple[str
         fits = tensor is not None and tensor.shape == (1, channels, 1, 1)
         same = tensor is not None and fits and tensor.flatten().tolist() == getattr(saved, name)
         yield f"{name} is another than among the tensors", not same
+    trained = saved.averaging.trained if saved.averaging else {}
+    unlike = [k for k, v in trained.items() if getattr(saved.model.get(k), "shape", 0) != v.shape]
+    yield "averaging is of another net", bool(unlike)
     yield "epoch is above the config's epochs", saved.epoch > config.epochs
     position, history = saved.position, saved.history
     if position is None or history is None:
@@ -320,6 +332,8 @@ def _tensors(contents: CheckpointState) -> Iterator[tuple[str, Tensor]]:
             for name, value in values.items()
             if isinstance(value, Tensor)
         )
+    if contents.averaging:
+        yield from ((f"averaging.{k}", value) for k, value in contents.averaging.trained.items())
     if contents.position:
         yield from (
             (f"position.{name}", value)

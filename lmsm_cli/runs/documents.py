@@ -68,6 +68,16 @@ class BestOnValidation(_Document):
     balanced_accuracy: Share
 
 
+class Net(_Document):
+    """How large a classifier is."""
+
+    weights: Count
+    frozen: Count = 0
+    """Of these, how many were never changed."""
+    features: Count
+    """That the class weights meet."""
+
+
 class ScoresDocument(Scores):
     """scores.json: the test scores of a run's last epoch, and what they are of."""
 
@@ -82,6 +92,12 @@ class ScoresDocument(Scores):
     """None for runs from before images were known by their contents."""
     test_images_per_class: Count | None = None
     """The most test images that a class has, where the run left some out."""
+    net: Net | None = None
+    """None in older runs."""
+    ema: _Finite | None = None
+    """The scores are of averaged weights, which keep so much at each step; else None."""
+    stopped_before: Count | None = None
+    """The epochs that the run was to have, where it stopped earlier for want of a better score."""
 
 
 class ChosenOn(_Document):
@@ -125,6 +141,8 @@ class EvaluationDocument(Scores):
     """Of the whole run."""
     is_best: bool | None = None
     """Whether the epoch is the best on validation."""
+    ema: _Finite | None = None
+    """As in scores.json."""
     split: _Text
     """`test`, `validation`, or a folder of images."""
     adjustment: Adjustment | None

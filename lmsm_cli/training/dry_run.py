@@ -22,7 +22,7 @@ from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
 from lmsm_cli.runtime.display import SILENT, Display, Step
 from lmsm_cli.runtime.memory import peak_memory, reported_memory
 from lmsm_cli.runtime.signals import ignore_sighup
-from lmsm_cli.training.finish import build_scores_json, draw_plots, score_images
+from lmsm_cli.training.finish import build_scores_json, draw_plots, net_facts, score_images
 from lmsm_cli.training.loop import Trainer, train, validate
 from lmsm_cli.training.resume import History, save_checkpoint
 from lmsm_cli.training.run import prepare
@@ -124,6 +124,8 @@ def _measured(trainer: Trainer, preparing: float, display: Display) -> dict[str,
     }
     document = {
         "device": trainer.device_text,
+        "model": config.model,
+        **net_facts(trainer),
         "training_images": len(data.training),
         "validation_images": num_validation,
         "test_images": len(data.test),
@@ -189,7 +191,8 @@ def _save_and_read_back(trainer: Trainer, folder: RunFolder) -> tuple[int, float
     state = checkpoint.load(folder.checkpoint)
     saved = checkpoint.restore(state, folder.checkpoint).state_dict()
     restore_optimizer(model, new_optimizer(model, config), state.optimizer or {})
-    if not all(torch.equal(value.cpu(), saved[key]) for key, value in model.state_dict().items()):
+    kept = trainer.tested.state_dict().items()
+    if not all(torch.equal(value.cpu(), saved[key]) for key, value in kept):
         raise RunError("the checkpoint does not give back the weights that were saved")
     return folder.checkpoint.stat().st_size, seconds
 

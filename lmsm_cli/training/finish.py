@@ -71,7 +71,7 @@ def score_images(
     """
     shown = partial(display.progress, f"{what} on {counted(len(images), 'image')}")
     shown(0, len(images))
-    logits = scores_of(trainer.model, images.images, trainer.runtime, trainer.ranks, shown=shown)
+    logits = scores_of(trainer.tested, images.images, trainer.runtime, trainer.ranks, shown=shown)
     predicted, probabilities = answers(logits)
     labels = images.labels.numpy()
     predictions = Predictions(
@@ -103,6 +103,9 @@ def build_scores_json(
         "lambda": head.lambda_at(1.0),
         "effective_margin": head.effective_margin_at(1.0),
         "test_images_per_class": trainer.config.test_images_per_class,
+        "net": net_facts(trainer),
+        "ema": trainer.config.ema,
+        "stopped_before": trainer.config.epochs if len(rows) < trainer.config.epochs else None,
         "best_on_validation": _best_scores(scores, trainer, history, folder, display),
         "training": {
             "seconds": sum(row["seconds"] for row in rows),
@@ -110,6 +113,25 @@ def build_scores_json(
         },
     }
     return build(ScoresDocument, scores.parts() | values)
+
+
+def net_facts(trainer: Trainer) -> dict[str, int]:
+    """Return how large a classifier is: its weights, those that are frozen, and its features."""
+    sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    return {
+        "weights": sum(size for size, _ in sizes),
+        "frozen": sum(size for size, is_trained in sizes if not is_trained),
+        "features": trainer.model.head.weight.shape[1],
+    }
+
+
+def net_words(trainer: Trainer) -> str:
+    """Return a line on the net: its name, its weights, and the features that the head gets."""
+    facts = net_facts(trainer)
+    return (
+        f"net: {trainer.config.model}, {facts['weights']:,} weights, "
+        f"{counted(facts['features'], 'feature')} for the last layer"
+    )
 
 
 def _best_scores(
@@ -130,7 +152,7 @@ def _best_scores(
     except CheckpointError as error:
         display.warning(f"{error}; scores.json has no best_on_validation")
         return None
-    alone = replace(trainer, model=best, ranks=SINGLE_PROCESS)
+    alone = replace(trainer, model=best, average=None, ranks=SINGLE_PROCESS)
     what = f"testing the best epoch, {history.best['epoch']},"
     scores, _ = score_images(alone, trainer.data.test, display, what)
     return history.best | {name: getattr(scores, name) for name in names}
@@ -141,7 +163,7 @@ def draw_plots(folder: RunFolder, trainer: Trainer) -> None:
 
     Raises RunError where these files cannot be read.
     """
-    record, model, data = read_run(folder.path), trainer.model, trainer.data
+    record, model, data = read_run(folder.path), trainer.tested, trainer.data
     if record.scores is None:
         raise RunError(f"the plots cannot be drawn: {folder.path}: {record.problem}")
     plots.plot_class_distribution(data.train_counts, data.training.classes, folder.plots)

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from lmsm_cli.runs.contents import Position
 from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.display import Epoch, EpochStats, RunningMetrics, Step
+from lmsm_cli.training.averaging import WeightAverage
 from lmsm_cli.training.collapse import Start, collapse_warnings, has_learned
 from lmsm_cli.training.evaluate import mean_cross_entropy, scores_of
 from lmsm_cli.training.lr_schedule import learning_rate
@@ -61,6 +63,7 @@ class Trainer:
     data: Data
     runtime: Runtime
     ranks: ProcessGroup = SINGLE_PROCESS
+    average: WeightAverage | None = None
 
     @classmethod
     def create(
@@ -74,7 +77,16 @@ class Trainer:
         """Return a trainer with a new optimizer; BatchNorm goes over all `ranks` from now on."""
         if ranks.size > 1:
             convert_sync_batchnorm(model, runtime.device, ranks)
-        return cls(model, new_optimizer(model, config), config, data, runtime, ranks)
+        optimizer = new_optimizer(model, config)
+        average = None if config.ema is None else WeightAverage(model, config.ema)
+        if average:
+            average.follow(optimizer)
+        return cls(model, optimizer, config, data, runtime, ranks, average)
+
+    @property
+    def tested(self) -> Classifier:
+        """The net that is validated, scored and exported: that of the averaged weights, if any."""
+        return self.average.model if self.average else self.model
 
     @property
     def device_text(self) -> str:
@@ -162,7 +174,7 @@ def validate(trainer: Trainer, held_out: ImageSet | None) -> dict[str, Any]:
     names = ("val_loss", "val_accuracy", "val_balanced_accuracy")
     if held_out is None:
         return dict.fromkeys(names)
-    logits = scores_of(trainer.model, held_out.images, trainer.runtime, trainer.ranks).cpu()
+    logits = scores_of(trainer.tested, held_out.images, trainer.runtime, trainer.ranks).cpu()
     labels = held_out.labels.numpy(force=True)
     predicted = logits.argmax(dim=1).numpy()
     # over the held-out classes: a class of one image has none to hold out
@@ -224,14 +236,17 @@ def _one_epoch(
     set_learning_rate(trainer.optimizer, lr)
     watch.start(num_steps)
     num_images = position.step * config.batch_size
-    for n, batch in enumerate(_rest_of_epoch(trainer, stepper, position), position.step):
-        progress = (epoch + n / num_steps) / config.epochs
-        stepper.step(batch, progress, weighted=_is_rebalanced(config, epoch))
+    rest = _in_groups(_rest_of_epoch(trainer, stepper, position), config.accumulate)
+    for n, (batch, group) in enumerate(rest, position.step):
+        updates = math.ceil(num_steps / config.accumulate)
+        progress = (epoch + n // config.accumulate / updates) / config.epochs
+        stepper.step(batch, progress, weighted=_is_rebalanced(config, epoch), group=group)
         num_images += len(batch.all_labels)
         seen = _checked(watch.running(), epoch)
         lam = model.head.lambda_at(progress)
         on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, lam, lr, config.epochs))
         is_polled = n + 1 < num_steps and (ranks.size == 1 or n % _POLL_EVERY == 0)
+        is_polled = is_polled and batch is group[-1]
         if is_polled and (signal := stop()):
             _checked(watch.total(), epoch)
             _check_weights(model, epoch)
@@ -250,6 +265,12 @@ def _one_epoch(
     assert total is not None
     _check_weights(model, epoch)
     return total, watch.epoch_stats(model.head.class_weights())
+
+
+def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, Sequence[Batch]]]:
+    """Yield each batch with all batches of its step, so many or what is left of them."""
+    while group := tuple(islice(batches, size)):
+        yield from ((batch, group) for batch in group)
 
 
 def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> Iterator[Batch]:

@@ -113,6 +113,10 @@ class ResumeState:
             return
         try:
             trainer.model.load_state_dict(self.state.model)
+            if trainer.average and self.state.averaging:
+                trainer.average.restore(self.state.model, self.state.averaging.steps)
+                trained = self.state.model | self.state.averaging.trained
+                trainer.model.load_state_dict(trained)
             restore_optimizer(trainer.model, trainer.optimizer, self.state.optimizer or {})
         except MALFORMED as error:
             raise CheckpointError(
@@ -133,7 +137,7 @@ def save_checkpoint(
     """
     choices = dump(trainer.config)
     state = checkpoint.state_of(
-        trainer.model,
+        trainer.tested,
         choices,
         train_counts=trainer.data.train_counts,
         image_shape=trainer.image_shape,
@@ -146,12 +150,21 @@ def save_checkpoint(
         images=images,
         metrics=committed.digest_of(history.rows),
         own_code=own_code.records_of(trainer.config),
+        **_averaging(trainer),
     )
     if folder.checkpoint.exists():
         checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
     checkpoint.save(state, folder.checkpoint)
     if history.is_at_best and not position.step:
         checkpoint.duplicate(folder.checkpoint, folder.best_checkpoint)
+
+
+def _averaging(trainer: Trainer) -> dict[str, Any]:
+    """Return what goes on below averaged weights; the buffers of both nets are the same."""
+    if trainer.average is None:
+        return {}
+    trained = {name: p.detach().cpu() for name, p in trainer.model.named_parameters()}
+    return {"averaging": {"steps": int(trainer.average.steps), "trained": trained}}
 
 
 def _versions(runtime: str) -> dict[str, str]:
@@ -250,7 +263,7 @@ def read_resume_state(
         history.lengthened_from.append(state.config.epochs)
     if history.is_at_best and not position.step:
         _mend_best(folder, file, state.epoch)
-    is_finished = position.epoch == config.epochs and _is_completed(folder, config.epochs)
+    is_finished = _is_completed(folder, position.epoch, config.epochs)
     images = recorded_images(folder.path, state.images, file)
     return ResumeState(folder, config, position, history, state, is_finished, images)
 
@@ -262,10 +275,16 @@ def _recorded_code(folder: RunFolder) -> dict[str, Any]:
     return {kind: one.to_json() for kind, one in found.items()}
 
 
-def _is_completed(folder: RunFolder, epoch: int) -> bool:
-    """Return whether the run ended with scores of that epoch, and with all that is made of them."""
+def _is_completed(folder: RunFolder, epoch: int, epochs: int) -> bool:
+    """Return whether the run ended with scores of that epoch, and with all that is made of them.
+
+    That is its last, or the one after which it had no patience for the rest of its epochs.
+    """
     record = read_run(folder.path)
-    return record.state == "completed" and bool(record.scores and record.scores.epoch == epoch)
+    scores = record.scores
+    if record.state != "completed" or scores is None or scores.epoch != epoch:
+        return False
+    return epochs in (epoch, scores.stopped_before)
 
 
 def _newest(

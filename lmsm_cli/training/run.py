@@ -34,7 +34,8 @@ from lmsm_cli.losses.own_head import try_out
 from lmsm_cli.losses.registry import build_head, own_place
 from lmsm_cli.losses.spec import parse_spec, with_option
 from lmsm_cli.models.classifier import Classifier
-from lmsm_cli.models.nets import check_model
+from lmsm_cli.models.freezing import freeze, frozen_stages
+from lmsm_cli.models.nets import check_model, without_memory
 from lmsm_cli.runs import environment, own_code
 from lmsm_cli.runs.checkpoint import check_has_net
 from lmsm_cli.runs.contents import Position
@@ -48,8 +49,15 @@ from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, cho
 from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
 from lmsm_cli.runtime.memory import reported_memory
 from lmsm_cli.runtime.signals import defer_signals, ignore_sighup
-from lmsm_cli.training.finish import build_scores_json, draw_plots, score_images, status_of
+from lmsm_cli.training.finish import (
+    build_scores_json,
+    draw_plots,
+    net_words,
+    score_images,
+    status_of,
+)
 from lmsm_cli.training.loop import PausedError, Trainer, class_weights, train
+from lmsm_cli.training.patience import is_out_of_patience
 from lmsm_cli.training.resume import (
     History,
     ResumeState,
@@ -72,6 +80,9 @@ def check_config(config: Config, *, starts: bool = True) -> torch.device:
         build_head(config.loss, 2, len(counts), torch.tensor(counts), bias=config.head_bias)
     size = source.size if counts is not None else config.image_size
     check_model(config.model, channels=source.channels, image_size=size)
+    if config.freeze:
+        net = without_memory(config.model, source.channels, size).module
+        frozen_stages(net, config.freeze)
     if starts:
         check_start(config)
     check_folder(config.out, "--out")
@@ -95,7 +106,9 @@ def runtime_of(config: Config, model: Classifier, processes: int = 1) -> Runtime
 
 
 def build_model(config: Config, data: Data, *, starts: bool = True) -> tuple[Classifier, str]:
-    """Return the config's classifier, drawn from its seed, on the CPU; in words its start.
+    """Return the config's classifier, drawn from its seed, on the CPU; in words, what is special.
+
+    That is, what it starts from, and what of it is frozen: a line each.
 
     Where the run does not start, but goes on, its weights are read later.
     """
@@ -111,7 +124,8 @@ def build_model(config: Config, data: Data, *, starts: bool = True) -> tuple[Cla
     )
     if place := own_place(parse_spec(config.loss)[0]):
         try_out(copy.deepcopy(model.head), place)
-    return model, origin
+    frozen = freeze(model, config.freeze) if config.freeze else ""
+    return model, "\n".join(filter(None, (origin, frozen)))
 
 
 def start_run(config: Config, display: Display, *, with_plots: bool = True) -> RunFolder | None:
@@ -222,21 +236,43 @@ def prepare(
     """
     device = ranks.take_device(check_config(config, starts=starts))
     ranks.check_batch_size(config.batch_size)
+    _check_ranks(config, ranks)
     with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
     if data.usual_counts:  # no fold has defaults of its own
         loss = _spec_by_counts(config, data.training.classes, data.usual_counts)
         config = config.model_copy(update={"loss": loss})
     model, origin = build_model(config, data, starts=starts)
-    if origin:
-        display.info(origin)
+    for line in origin.splitlines():
+        display.info(line)
     class_weights(config, data.train_counts, data.training.classes)  # before there is a folder
     settings = ranks.broadcast_object(runtime_of(config, model).to_config())
     config = config.model_copy(update=settings | {"loss": resolved_spec(config.loss, model.head)})
     runtime = replace(runtime_of(config, model, ranks.local_size), device=device)
     runtime.apply()
     trainer = Trainer.create(runtime.place(model), config, data, runtime, ranks)
+    if config.patience is not None and data.validation is None:
+        raise LmsmError(
+            f"patience is {config.patience}, and no validation images tell when to stop; give "
+            "--validation 0.1, or leave --patience out"
+        )
     return Run(trainer, images or data.record())
+
+
+def _check_ranks(config: Config, ranks: ProcessGroup) -> None:
+    """Raise LmsmError for choices that several processes do not share yet."""
+    if ranks.size == 1:
+        return
+    if config.accumulate > 1:
+        raise LmsmError(
+            f"accumulate is {config.accumulate}, and torchrun started {ranks.size} processes: more "
+            "processes share a larger --batch-size; leave --accumulate out"
+        )
+    if config.ema is not None:
+        raise LmsmError(
+            f"ema is {config.ema:g}, and torchrun started {ranks.size} processes: weights are "
+            "averaged in one process alone; leave --ema out"
+        )
 
 
 def _prepare_rest(saved: ResumeState, display: Display, ranks: ProcessGroup) -> Run:
@@ -276,6 +312,11 @@ def _note_start(run: Run, folder: RunFolder, display: Display) -> None:
     numbers = ", ".join(f"{len(images):,} {part}" for part, images in sets)
     display.info(f"{numbers} images")
     display.info(f"run folder: {folder.path}")
+    display.info(net_words(run.trainer))
+    if run.trainer.average:
+        display.info(
+            "validation, best.pt, scores, predict and export take averaged weights (--ema)"
+        )
     _note_device(run, folder, display)
 
 
@@ -364,6 +405,8 @@ def _train(run: Run, where: str, display: Display) -> History:
     single = trainer.ranks.size == 1
     drawn = folder.tensorboard if folder and trainer.config.tensorboard else None
     with defer_signals(once_more=single) as stop, curves(drawn, history.rows) as draw_row:
+        if is_out_of_patience(trainer.config, history, trainer.model.head):
+            return history  # it had stopped, but was ended before its scores were there
         epochs = train(trainer, start=start, on_step=display.step, info=display.info, stop=stop)
         try:
             for epoch in epochs:
@@ -374,6 +417,8 @@ def _train(run: Run, where: str, display: Display) -> History:
                 draw_row(history.rows[-1])
                 if folder:
                     _report(epoch, new_signs, trainer.config, folder, display)
+                if is_out_of_patience(trainer.config, history, trainer.model.head):
+                    break
         except PausedError as paused:
             if paused.position.step:
                 save(paused.position)

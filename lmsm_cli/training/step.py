@@ -6,8 +6,8 @@ Hence it never waits for the device.
 
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from lmsm_cli.runtime.cuda_graph import Graphed, cuda_capture
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.training.collapse import MetricAccumulator
 from lmsm_cli.training.sam import worst_nearby
+
+# Key of an optimiser's group: its learning rate by that of the others.
+_LR_FACTOR = "lr_factor"
 
 
 class LossModule(nn.Module):
@@ -73,8 +76,19 @@ class LossModule(nn.Module):
         return losses.sum() / total, features
 
 
+class Part(NamedTuple):
+    """Which part of an optimisation step a batch is; a step is captured once for each kind."""
+
+    weighted: bool
+    """Whether class weights apply."""
+    first: bool = True
+    last: bool = True
+    batches: int = 1
+    """Of the step."""
+
+
 class _Step:
-    """One step on a batch; what changes from step to step is in tensors.
+    """One step on a batch, or a part of a larger one; what changes is in tensors.
 
     Of mixed images the metrics count the first label, that of the larger share.
     """
@@ -86,56 +100,67 @@ class _Step:
         optimizer: Optimizer,
         watch: MetricAccumulator,
         weights: Tensor | None,
-        sam: float,
+        config: Config,
     ) -> None:
         self._objective, self._model, self._weights = objective, model, weights
-        self._sam = sam
         self.optimizer, self._watch = optimizer, watch
+        self._sam, self._accumulates = config.sam, config.accumulate > 1
         optimised = [p for group in optimizer.param_groups for p in group["params"]]
         self._views = [
             (p, view)
             for p, view in zip(model.parameters(), optimised, strict=True)
-            if p is not view
+            if p is not view and p.requires_grad
         ]
+        if (
+            self._accumulates
+        ):  # at the same place for all CUDA graphs, whichever of them adds to them
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
 
     def __call__(
         self,
-        weighted: bool,
+        part: Part,
         images: Tensor,
         labels: Tensor,
         progress: Tensor,
         total: Tensor,
         *second: Tensor,
     ) -> None:
-        """Update the weights, the optimiser's state and the metrics."""
-        weights = self._weights if weighted else None
+        """Add to the gradient and the metrics; at the last part update weights and optimiser."""
+        weights = self._weights if part.weighted else None
         inputs = (images, labels, progress, weights, total, *second)
         before = torch.get_rng_state() if self._sam else None
-        objective, features = self._backward(*inputs)
+        objective, features = self._backward(part, *inputs)
         if self._sam:
             with worst_nearby(self._model, self._sam):
                 # The same dropout again. A GPU's generator, which a captured step cannot turn back,
                 # draws anew.
                 if before is not None:
                     torch.set_rng_state(before)
-                self._backward(*inputs)
-        for parameter, view in self._views:
-            assert parameter.grad is not None
-            view.grad = parameter.grad.permute(0, 2, 3, 1)
-        self.optimizer.step()
+                self._backward(part, *inputs)
+        if part.last:
+            for parameter, view in self._views:
+                assert parameter.grad is not None
+                view.grad = parameter.grad.permute(0, 2, 3, 1)
+            self.optimizer.step()
         with torch.no_grad():
             features = features.detach()
             logits = self._model.head.logits(features)
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             predicted = logits.argmax(dim=1)
             self._watch.update(
-                features, predicted, loss, (predicted == labels).sum(), objective.detach()
+                features,
+                predicted,
+                loss,
+                (predicted == labels).sum(),
+                objective.detach() * part.batches,  # so that the mean over batches is a step's
             )
 
-    def _backward(self, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Give the parameters the gradient of a batch; return its objective and features."""
+    def _backward(self, part: Part, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Add a batch's gradient to that of its step; return its objective and features."""
         objective, features = self._objective(*inputs)
-        self._model.zero_grad(set_to_none=True)
+        if part.first:
+            self._model.zero_grad(set_to_none=not self._accumulates)
         objective.backward()
         return objective, features
 
@@ -167,25 +192,37 @@ class TrainStep:
             objective = cast(nn.Module, torch.compile(objective, dynamic=False))
         if ranks.size > 1:
             objective = data_parallel(objective, runtime.device)
-        self._step = _Step(objective, model, optimizer, self.watch, weights, config.sam)
+        self._step = _Step(objective, model, optimizer, self.watch, weights, config)
         self._run: Callable[..., None] = self._step
         # Capturing the exchange of gradients is for the day when it can be tried.
         if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
             self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), say)
 
-    def step(self, batch: Batch, progress: float, *, weighted: bool) -> None:
-        """Take a step at a progress of the training; `weighted` applies the class weights."""
+    def step(
+        self, batch: Batch, progress: float, *, weighted: bool, group: Sequence[Batch] = ()
+    ) -> None:
+        """Take a step on a batch, or a part of one.
+
+        Args:
+            batch: the images.
+            progress: of the training; the same for a whole group.
+            weighted: whether class weights apply.
+            group: all batches of the step, where it has several, this one among them. Their loss
+                is the mean over all their images.
+        """
         self._progress.fill_(progress)
-        total = self._progress.new_full((), len(batch.all_labels))
-        if weighted and self._weights is not None:
-            total = self._weights[batch.all_labels].sum()
-            if batch.mixed is not None:
-                of_second = self._weights[batch.mixed.all_labels].sum()
-                total = torch.lerp(of_second, total, batch.mixed.share)
+        group = group or (batch,)
+        if batch is group[0]:
+            self._total = sum(
+                (self._total_of(one, weighted) for one in group[1:]),
+                self._total_of(batch, weighted),
+            )
+        total = self._total
+        part = Part(weighted, batch is group[0], batch is group[-1], len(group))
         second = () if batch.mixed is None else (batch.mixed.labels, batch.mixed.share)
         started = time.perf_counter()
         self.watch.next(len(batch.all_labels), len(batch.labels))
-        self._run(weighted, batch.images, batch.labels, self._progress, total, *second)
+        self._run(part, batch.images, batch.labels, self._progress, total, *second)
         if self._uncompiled:
             self._uncompiled = False
             self._say(
@@ -193,16 +230,27 @@ class TrainStep:
                 "which the first epoch's time contains"
             )
 
+    def _total_of(self, batch: Batch, weighted: bool) -> Tensor:
+        """Return () the sum of the class weights of a batch, of all ranks; 1 for each image."""
+        if not weighted or self._weights is None:
+            return self._progress.new_full((), len(batch.all_labels))
+        total = self._weights[batch.all_labels].sum()
+        if batch.mixed is None:
+            return total
+        return torch.lerp(self._weights[batch.mixed.all_labels].sum(), total, batch.mixed.share)
+
 
 def new_optimizer(model: Classifier, config: Config) -> Optimizer:
     """Return the config's optimiser over all parameters, in its fused form.
 
     On CUDA the learning rate is a tensor there, which a captured step reads anew at each replay.
     """
-    parameters, decay = _by_decay(model, config), config.weight_decay
+    parameters, decay = _groups(model, config), config.weight_decay
     device = model.head.weight.device
     on_cuda = device.type == "cuda"
     lr = torch.tensor(config.lr, device=device) if on_cuda else config.lr
+    for group in parameters:
+        group["lr"] = lr.clone() if isinstance(lr, Tensor) else lr  # each group has its own
     if on_cuda:  # the first steps are taken without a graph on purpose
         warnings.filterwarnings("ignore", message="This instance was constructed with capturable")
     match config.optimizer:
@@ -214,13 +262,22 @@ def new_optimizer(model: Classifier, config: Config) -> Optimizer:
             return AdamW(parameters, lr, weight_decay=decay, fused=True, capturable=on_cuda)
 
 
-def _by_decay(model: Classifier, config: Config) -> list[dict[str, Any]]:
-    """Return all parameters in the model's order; the head's may have their own weight decay."""
-    body = [_in_memory_order(p) for part in (model.backbone, model.neck) for p in part.parameters()]
-    head: dict[str, Any] = {"params": list(model.head.parameters())}
+def _groups(model: Classifier, config: Config) -> list[dict[str, Any]]:
+    """Return all parameters in the model's order, by what they may have of their own.
+
+    That is a learning rate of the backbone, as a factor of the others', and a weight decay of the
+    head. Frozen parameters are among them; without a gradient no optimiser touches them.
+    """
+    backbone, neck = (
+        {"params": [_in_memory_order(p) for p in part.parameters()]}
+        for part in (model.backbone, model.neck)
+    )
+    groups: list[dict[str, Any]] = [backbone, neck, {"params": list(model.head.parameters())}]
+    if config.backbone_lr is not None:
+        groups[0][_LR_FACTOR] = config.backbone_lr / config.lr
     if config.head_weight_decay is not None:
-        head["weight_decay"] = config.head_weight_decay
-    return [{"params": body}, head]
+        groups[2]["weight_decay"] = config.head_weight_decay
+    return groups
 
 
 def _in_memory_order(parameter: nn.Parameter) -> nn.Parameter:
@@ -279,9 +336,10 @@ def _reordered(
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameters, in place where it is a tensor."""
+    """Set the learning rate, of a backbone its own, in place where it is a tensor."""
     for group in optimizer.param_groups:
+        own = lr * group.get(_LR_FACTOR, 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = lr
+            group["lr"] = own

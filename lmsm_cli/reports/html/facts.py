@@ -48,7 +48,7 @@ def summary(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, s
         "Training images": _listed(_trained_on(records)),
         "Validation images": _listed(_validated_on(records)),
         "Test images": test_images_text(records).removesuffix(" images"),
-        "Model": _listed(str(config["model"]) for config in _with("model", records)),
+        "Model": _listed(map(_net, (r for r in records if r.config and "model" in r.config))),
         "Augmentation": _augmentation(records),
         "Epochs": epochs_text(records),
         "Seeds": _seeds(configs),
@@ -83,6 +83,13 @@ def dataset_name(config: Mapping[str, Any]) -> str:
     """Return what people call the data set of a run: CIFAR-10 for `imbalanced`; "" for none."""
     name = str(config.get("dataset", ""))
     return DATASET_NAMES.get(name, name)
+
+
+def _net(record: RunRecord) -> str:
+    """Return a run's net with its size, where that is known."""
+    name = str((record.config or {})["model"])
+    net = record.scores.net if record.scores else None
+    return f"{name} ({net.weights:,} weights, {net.features:,} features)" if net else name
 
 
 def _dataset(config: Mapping[str, Any]) -> str:
