@@ -160,9 +160,11 @@ def resolve_options(
 
     Raises LmsmError that lists every mistake.
     """
-    from lmsm_cli.losses.registry import check_loss  # imports torch, which --help must not wait for
+    # they import torch, which --help must not wait for
+    from lmsm_cli.data.facts import facts_of
+    from lmsm_cli.losses.registry import check_loss
 
-    return resolve(layers_of(preset, config, margin, flags), check_loss)
+    return resolve(layers_of(preset, config, margin, flags), check_loss, facts_of=facts_of)
 
 
 def layers_of(

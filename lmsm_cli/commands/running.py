@@ -59,6 +59,8 @@ def run_and_compare(
     from lmsm_cli.sweeps.sweep import run_plan, unreadable
 
     with new_display(quiet, verbose) as display:
+        for note in dict.fromkeys(note for run in plan for note in run.notes):
+            display.info(note)
         index = RunIndex(plan[0].config.out, display)
         failures = run_plan(plan, index, with_plots=with_plots)
     found = index.status(plan)

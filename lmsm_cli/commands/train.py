@@ -1,8 +1,9 @@
 """`lmsm train` and `lmsm resume`: one run from flags, presets and files, or from its folder."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,9 @@ from lmsm_cli.commands.running import plan_of, run_and_compare
 from lmsm_cli.config import dump
 from lmsm_cli.config.resolve import Resolved
 from lmsm_cli.errors import LmsmError, RunError
+
+if TYPE_CHECKING:
+    from lmsm_cli.runtime.display import Display
 
 _ShowConfig = Annotated[
     bool, switch("--show-config", "Print every choice with where it came from, and stop.")
@@ -128,6 +132,7 @@ def _dry_run(resolved: Resolved, *, quiet: bool, verbose: bool, json: bool) -> N
     from lmsm_cli.training.dry_run import dry_run
 
     with new_display(quiet, verbose) as display:
+        _tell(resolved, display)
         document = dry_run(resolved.config, display)
     if document is None:  # the first rank prints
         return
@@ -142,9 +147,17 @@ def _run(resolved: Resolved, *, quiet: bool, verbose: bool, json: bool) -> None:
     from lmsm_cli.training.run import start_run
 
     with new_display(quiet, verbose) as display:
+        _tell(resolved, display)
         folder = start_run(resolved.config, display)
     if folder is not None:  # the first rank prints
         _print(folder.path, json=json)
+
+
+def _tell(resolved: Resolved, display: "Display") -> None:
+    """Say what was chosen by the data, once of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        for note in resolved.notes:
+            display.info(note)
 
 
 def resume(

@@ -4,14 +4,21 @@ To add a preset, put a file into presets/: its first comments are its command an
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from lmsm_cli.config.by_class import AUTO
-from lmsm_cli.config.config import DEPENDENT_OPTIONS, Config, derived_defaults, flag_name
+from lmsm_cli.config.config import (
+    DATA_KEYS,
+    DEPENDENT_OPTIONS,
+    Config,
+    derived_defaults,
+    flag_name,
+)
+from lmsm_cli.config.defaults import Defaults, Facts, defaults_by_data
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError, did_you_mean
 from lmsm_cli.losses.spec import with_option
@@ -23,6 +30,8 @@ class Layer:
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
+    is_recipe: bool = False
+    """Whether what it leaves out has the built-in default, not one by the data."""
 
     @classmethod
     def of_file(cls, path: Path, name: str | None = None) -> "Layer":
@@ -31,6 +40,7 @@ class Layer:
         return cls(
             {key: entry.value for key, entry in entries.items()},
             {key: f"{name or path}:{entry.line}" for key, entry in entries.items()},
+            is_recipe=True,
         )
 
     @classmethod
@@ -51,6 +61,8 @@ class Resolved:
 
     config: Config
     origins: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    """What a user should know of the defaults by the data."""
 
 
 def resolve(
@@ -58,12 +70,19 @@ def resolve(
     check_loss: Callable[[str], object] | None = None,
     *,
     is_saved: bool = False,
+    facts_of: Callable[[Config], Facts | None] | None = None,
 ) -> Resolved:
-    """Return the config that the layers give, lowest first; `is_saved` for that of an existing run.
+    """Return the config that the layers give, lowest first.
 
-    `margin` is a key of layers only: short for the `margin=` of the loss spec in force there. So is
-    the value `auto` of `class_weights`, short for `reweight: inverse`.
-    `check_loss` raises LmsmError for a bad loss spec. Raises LmsmError that lists every mistake.
+    Args:
+        layers: `margin` is a key of layers only: short for the `margin=` of the loss spec in force
+            there. So is the value `auto` of `class_weights`, short for `reweight: inverse`.
+        check_loss: raises LmsmError for a bad loss spec.
+        is_saved: for the config of an existing run.
+        facts_of: returns what is known of a config's images, from which follow the defaults of what
+            no layer says; no recipe, a preset or file, is completed so.
+
+    Raises LmsmError that lists every mistake.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -83,17 +102,30 @@ def resolve(
             except LmsmError as error:
                 problems.append(f"{origins['margin']}: {error}")
             origins["loss"] = origins.pop("margin")
+    is_whole = any(layer.is_recipe for layer in layers)
+    by_data = Defaults() if facts_of is None or is_whole else _by_data(values, facts_of)
     try:
         config = Config.model_validate(
-            values, context={"check_loss": check_loss, "is_saved": is_saved}
+            {**by_data.values, **values}, context={"check_loss": check_loss, "is_saved": is_saved}
         )
     except ValidationError as error:
         problems += [_explain(problem, origins) for problem in error.errors()]
     if problems:
         raise LmsmError("\n".join(problems))
     reasons = {key: reason for key, (_, reason) in derived_defaults(values).items()}
-    named = {key: origins.get(key, reasons.get(key, "default")) for key in Config.model_fields}
-    return Resolved(config, named)
+    known = {**reasons, **by_data.reasons, **origins}
+    named = {key: known.get(key, "default") for key in Config.model_fields}
+    return Resolved(config, named, by_data.notes)
+
+
+def _by_data(values: Mapping[str, Any], facts_of: Callable[[Config], Facts | None]) -> Defaults:
+    """Return the defaults by the data; none where the choice of the data is wrong by itself."""
+    keys = {*DATA_KEYS, "model"} & values.keys()
+    try:
+        facts = facts_of(Config.model_validate({key: values[key] for key in keys}))
+    except ValidationError:
+        return Defaults()
+    return defaults_by_data(facts, values) if facts else Defaults()
 
 
 def _with_reweight(layer: Layer, problems: list[str]) -> Layer:
@@ -111,7 +143,8 @@ def _with_reweight(layer: Layer, problems: list[str]) -> Layer:
             f"{place}: class_weights auto is short for reweight inverse, and reweight "
             f"{values['reweight']} is given too: leave one of them out"
         )
-    return Layer({"reweight": "inverse"} | values, {"reweight": place} | origins)
+    values, origins = {"reweight": "inverse"} | values, {"reweight": place} | origins
+    return replace(layer, values=values, origins=origins)
 
 
 def _options_to_drop(layer: Layer, lower: Mapping[str, Any]) -> list[str]:

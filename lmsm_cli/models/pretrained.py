@@ -226,6 +226,21 @@ def _imagenet_weights(name: str) -> Mapping[str, Tensor]:
     return state
 
 
+def has_cached_weights(model: str) -> bool:
+    """Return whether torchvision's weights for a net lie on this disk, where torch keeps downloads.
+
+    Those of timm are in a cache of its own, of which nothing is asked here.
+    """
+    library, name = library_of(model)
+    if library == "timm" or (library == "lmsm" and model not in _SHARED):
+        return False
+    try:
+        url: str = _weights_of(_SHARED.get(name, name)).url
+    except ValueError:  # no net of torchvision's, which is refused elsewhere
+        return False
+    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
+
+
 def _read_weights(path: Path) -> Mapping[str, Tensor]:
     """Return the tensors of a state-dict file; some are saved as the entry of a larger one."""
     try:

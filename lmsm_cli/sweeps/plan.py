@@ -1,14 +1,16 @@
 """The runs of a sweep: made from choices and seeds, and found again in their run folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from lmsm_cli.config import DATA_KEYS, Config
+from lmsm_cli.config.defaults import Facts
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import sources
+from lmsm_cli.data.facts import facts_of, remembered
 from lmsm_cli.data.splits import identity_of
 from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, counted, few
 from lmsm_cli.losses.registry import check_loss
@@ -29,6 +31,8 @@ class PlannedRun:
 
     config: Config
     label: str
+    notes: tuple[str, ...] = ()
+    """What a user should know of its defaults."""
 
     @cached_property
     def config_hash(self) -> str:
@@ -68,12 +72,15 @@ def build_plan(
     Raises LmsmError that lists every mistake with the combinations that have it, and names two runs
     that would be the same; DiskError where nothing can be written in the folder for the runs.
     """
+    facts = remembered(facts_of)
     plan: list[PlannedRun] = []
     problems: dict[str, list[str]] = {}
     for choices in combinations:
         name = label(choices)
         try:
-            runs = [run for seed in seeds or (None,) for run in _in_folds(layers, choices, seed)]
+            runs = [
+                run for seed in seeds or (None,) for run in _in_folds(layers, choices, seed, facts)
+            ]
             check_config(runs[0].config)
         except DiskError:
             raise
@@ -97,6 +104,7 @@ def plan_run(
     choices: Mapping[str, str],
     seed: int | None,
     fold: int | None = None,
+    facts: Callable[[Config], Facts | None] = facts_of,
 ) -> PlannedRun:
     """Return one run of given choices, with a seed and a fold or the config's own.
 
@@ -104,22 +112,25 @@ def plan_run(
     """
     varied = Layer(choices, {key: f"{key} of the sweep" for key in choices})
     given = {key: one for key, one in (("seed", seed), ("fold", fold)) if one is not None}
-    config = resolve([*layers, varied, Layer.of_flags(given)], check_loss).config
+    resolved = resolve([*layers, varied, Layer.of_flags(given)], check_loss, facts_of=facts)
     text = label({**choices, **{key: str(one) for key, one in given.items()}})
-    return PlannedRun(config, text or "as given")
+    return PlannedRun(resolved.config, text or "as given", resolved.notes)
 
 
 def _in_folds(
-    layers: Sequence[Layer], choices: Mapping[str, str], seed: int | None
+    layers: Sequence[Layer],
+    choices: Mapping[str, str],
+    seed: int | None,
+    facts: Callable[[Config], Facts | None],
 ) -> list[PlannedRun]:
     """Return the run of given choices and seed, or one for each fold where none of them is named.
 
     Raises LmsmError.
     """
-    run = plan_run(layers, choices, seed)
+    run = plan_run(layers, choices, seed, facts=facts)
     if run.config.folds is None or run.config.fold is not None:
         return [run]
-    return [plan_run(layers, choices, seed, fold) for fold in range(run.config.folds)]
+    return [plan_run(layers, choices, seed, fold, facts) for fold in range(run.config.folds)]
 
 
 def _with_places(line: str, names: Sequence[str], num_combinations: int) -> str:

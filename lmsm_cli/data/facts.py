@@ -1,0 +1,94 @@
+"""What is known of a run's images before any is decoded: how many, how large, of what kind."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import numpy as np
+from PIL import Image
+
+from lmsm_cli.config import DATA_KEYS, Config
+from lmsm_cli.config.defaults import PHOTO_NET, Facts, Kind
+from lmsm_cli.config.resolve import Layer
+from lmsm_cli.data.class_folders import FolderOptions, Listing, shares_by_class
+from lmsm_cli.data.imbalance import long_tail_counts, validation_counts
+from lmsm_cli.data.layout import read_layout
+from lmsm_cli.data.sources import source_of
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.models.pretrained import has_cached_weights
+
+_MOST_HEADERS = 400
+"""Images of which the size is read: enough for a median."""
+_KINDS: dict[str, Kind] = {
+    "digits": "digits",
+    "mnist": "grey",
+    "fashion-mnist": "grey",
+    "svhn": "numbers",
+    "folder": "own",
+}
+
+
+def facts_of(config: Config) -> Facts | None:
+    """Return the facts of a config's images; None where they cannot be had.
+
+    That is where a folder is missing or has faults, which loading it reports in full.
+    """
+    source = source_of(config.dataset)
+    kind = _KINDS.get(source.name, "objects")
+    try:
+        if source.train_counts is None:
+            return _of_folder(config)
+        count = _left(config, source.train_counts)
+    except (LmsmError, OSError):
+        return None
+    recipe = Layer.of_preset("digits").values if kind == "digits" else {}
+    return Facts(kind, count, source.size, recipe=recipe)
+
+
+def _of_folder(config: Config) -> Facts | None:
+    layout = read_layout(config.data_dir, FolderOptions(follow_links=config.follow_links))
+    training = layout.listings["train"]
+    sizes = _sizes(training)
+    if not sizes:
+        return None
+    counts = training.counts()
+    if "test" not in layout.listings:
+        rows, _ = shares_by_class(training)
+        labels = np.array(training.labels)[rows]
+        counts = np.bincount(labels, minlength=len(training.classes)).tolist()
+    if "validation" in layout.listings:
+        config = config.model_copy(update={"validation": 0.0})
+    width, height = (round(statistics.median(side)) for side in zip(*sizes, strict=True))
+    side = round(statistics.median(map(min, sizes)))
+    weights = frozenset(filter(has_cached_weights, {config.model, PHOTO_NET}))
+    return Facts("own", _left(config, counts), side, (width, height), weights)
+
+
+def _left(config: Config, available: Sequence[int]) -> int:
+    """Return the training images that profile and validation leave."""
+    kept = long_tail_counts(available, config.imbalance, config.factor, config.images_per_class)
+    return sum(kept) - sum(max(0, held) for held in validation_counts(kept, config.validation))
+
+
+def _sizes(listing: Listing) -> list[tuple[int, int]]:
+    """Return width and height of images that lie evenly among all, from their headers."""
+    step = -(-len(listing.files) // _MOST_HEADERS) if listing.files else 1
+    found = []
+    for file in listing.files[::step]:
+        broken = suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+        with broken, Image.open(listing.root / file) as image:
+            found.append(image.size)
+    return found
+
+
+def remembered(look: Callable[[Config], Facts | None]) -> Callable[[Config], Facts | None]:
+    """Return a function that looks only once at the same images."""
+    known: dict[str, Facts | None] = {}
+
+    def facts(config: Config) -> Facts | None:
+        choices = config.model_dump_json(include={*DATA_KEYS, "model"})
+        if choices not in known:
+            known[choices] = look(config)
+        return known[choices]
+
+    return facts
