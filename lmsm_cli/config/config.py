@@ -220,7 +220,7 @@ class Config(BaseModel):
     augment: Augment = "none"
     """Random changes to the training images: `crop-flip` pads by 4 pixels, `photo` enlarges a part
     of at least 8%; `randaugment`, `trivial` and `autoaugment-cutout` (CIFAR-10's policy) come after
-    crop-flip."""
+    crop-flip (default: by the images; none in a preset)."""
     mixup: Float = Field(0.0, ge=0, le=100)
     """Blend each training image with another of its batch, and the loss likewise: alpha of the Beta
     distribution of its share, 0.2 or 1 in papers; 0 is off."""
@@ -228,7 +228,8 @@ class Config(BaseModel):
     """Paste a rectangle of another image of the batch into each, with alpha as for --mixup; with
     both, each gets half of the batches; 0 is off."""
     image_size: Int = Field(32, ge=8, le=1024)
-    """Pixels of a side that the images of `folder` are brought to."""
+    """Pixels of a side that the images of `folder` are brought to (default: by the images, and at
+    most 96 without pretrained weights)."""
     resize: Literal["crop", "pad", "squash"] = "crop"
     """How images of another shape get there: the middle of the shorter side, all of it with black
     beside it, or each side by itself."""
@@ -237,7 +238,7 @@ class Config(BaseModel):
     """Network up to the last layer: resnet18, vgg16, vgg16_bn (these three for small images),
     resnet18-cifar, resnet32, paper-mnist, paper-cifar10, paper-cifar100, paper-2d; a classification
     net of torchvision, as in resnet50, vit_b_16 or torchvision:resnet18; timm:NAME; or your own, as
-    module:function."""
+    module:function (default: by the images)."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = "bn"
     """Layers between the network and the class weights; features of `relu` can die under a margin
     (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
@@ -279,13 +280,14 @@ class Config(BaseModel):
     defers them (DRW, DRS)."""
 
     epochs: Int = Field(10, ge=1, le=MOST_EPOCHS)
-    """Passes over the training images."""
+    """Passes over the training images (default: at least 10, and enough for 1,500 steps)."""
     batch_size: Int = Field(128, ge=2)
-    """Images in a training step."""
+    """Images in a training step (default: at most 128, with 20 steps in an epoch)."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    """Optimiser."""
+    """Optimiser (default: adam; sgd for small grey images)."""
     lr: Float = Field(0.001, gt=0)
-    """Learning rate before the schedule."""
+    """Learning rate before the schedule (default: 0.001 for batches of 128, less for smaller ones;
+    0.05 for sgd)."""
     backbone_lr: BackboneLr | None = None
     """Learning rate of the network up to the neck (default: that of --lr)."""
     accumulate: Int = Field(1, ge=1)
@@ -306,7 +308,7 @@ class Config(BaseModel):
     """Radius of SAM, which steps by the gradient at the worst weights nearby, at twice the time
     (Foret et al. 2021): 0.05 in papers; 0 is off."""
     schedule: Literal["constant", "step", "multistep", "cosine"] = "step"
-    """How the learning rate falls, epoch by epoch."""
+    """How the learning rate falls, epoch by epoch (default: cosine; step in a preset)."""
     step_size: Int = Field(2, ge=1)
     """Epochs between the falls of `step`."""
     milestones: Milestones = (160, 180)
