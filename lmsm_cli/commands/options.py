@@ -207,14 +207,10 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
     Where those two make no config of their own, they are left out.
     """
     try:
-        base = resolve(base_layers(preset, config)).config
+        resolve(base_layers(preset, config))
     except LmsmError:
         preset = config = None
-        base = resolve([]).config
-    flags: dict[str, Any] = {}
-    for _ in range(2):  # a flag moves the defaults that follow from it
-        flags |= {key: value for key, value in dump(wanted).items() if value != dump(base)[key]}
-        base = resolve([*base_layers(preset, config), Layer.of_flags(flags)]).config
+    flags = _flags_to(wanted, base_layers(preset, config))
     words = [
         "lmsm",
         "train",
@@ -228,6 +224,19 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
         else:
             words += [flag, _as_typed(value)]
     return shlex.join(words)
+
+
+def _flags_to(wanted: Config, layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the values that make layers a config: each moves the defaults that follow from it."""
+    from lmsm_cli.data.facts import facts_of, remembered
+
+    facts, flags = remembered(facts_of), dict[str, Any]()
+    while True:
+        found = dump(resolve([*layers, Layer.of_flags(flags)], facts_of=facts).config)
+        unlike = {key: value for key, value in dump(wanted).items() if value != found[key]}
+        if not unlike:
+            return flags
+        flags |= unlike
 
 
 def _as_typed(value: Any) -> str:

@@ -10,7 +10,8 @@ from PIL import Image
 from lmsm_cli.config import DATA_KEYS, Config
 from lmsm_cli.config.defaults import PHOTO_NET, Facts, Kind
 from lmsm_cli.config.resolve import Layer
-from lmsm_cli.data.class_folders import FolderOptions, Listing, shares_by_class
+from lmsm_cli.data.class_folders import FolderOptions, Listing
+from lmsm_cli.data.folds import fixed_share
 from lmsm_cli.data.imbalance import long_tail_counts, validation_counts
 from lmsm_cli.data.layout import read_layout
 from lmsm_cli.data.sources import source_of
@@ -53,9 +54,10 @@ def _of_folder(config: Config) -> Facts | None:
         return None
     counts = training.counts()
     if "test" not in layout.listings:
-        rows, _ = shares_by_class(training)
-        labels = np.array(training.labels)[rows]
-        counts = np.bincount(labels, minlength=len(training.classes)).tolist()
+        # That share whatever folds and groups there are: every fold gets the same defaults.
+        labels = np.array(training.labels)
+        is_test = fixed_share(labels, len(counts), config.test_share)
+        counts = np.bincount(labels[~is_test], minlength=len(counts)).tolist()
     if "validation" in layout.listings:
         config = config.model_copy(update={"validation": 0.0})
     width, height = (round(statistics.median(side)) for side in zip(*sizes, strict=True))
