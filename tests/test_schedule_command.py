@@ -103,7 +103,7 @@ def test_softmax_has_no_lambda(capsys):
     ] * 2
     assert cells(capsys, "--loss", "softmax", "--epochs", 2) == {
         1: ["0.001", "-", "-"],
-        2: ["0.001", "-", "-"],
+        2: ["0.0005", "-", "-"],  # cosine
     }
 
 

@@ -12,6 +12,7 @@ from lmsm_cli.errors import LmsmError, RunError, counted
 from lmsm_cli.sweeps.grid import Axis, parse_seeds, product
 
 if TYPE_CHECKING:
+    from lmsm_cli.runtime.display import Display
     from lmsm_cli.sweeps.plan import PlannedRun
 
 
@@ -59,8 +60,7 @@ def run_and_compare(
     from lmsm_cli.sweeps.sweep import run_plan, unreadable
 
     with new_display(quiet, verbose) as display:
-        for note in dict.fromkeys(note for run in plan for note in run.notes):
-            display.info(note)
+        _tell(plan, display)
         index = RunIndex(plan[0].config.out, display)
         failures = run_plan(plan, index, with_plots=with_plots)
     found = index.status(plan)
@@ -93,6 +93,12 @@ def run_and_compare(
         raise RunError(
             f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those"
         )
+
+
+def _tell(plan: "Sequence[PlannedRun]", display: "Display") -> None:
+    """Say what a user should know of the defaults of the runs, each sentence once."""
+    for note in dict.fromkeys(note for run in plan for note in run.notes):
+        display.info(note)
 
 
 def _print_failures(failed: Sequence[dict[str, str]]) -> None:
