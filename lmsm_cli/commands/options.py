@@ -234,7 +234,7 @@ def _flags_to(wanted: Config, layers: Sequence[Layer]) -> dict[str, Any]:
     while True:
         found = dump(resolve([*layers, Layer.of_flags(flags)], facts_of=facts).config)
         unlike = {key: value for key, value in dump(wanted).items() if value != found[key]}
-        if not unlike:
+        if unlike.keys() <= flags.keys():
             return flags
         flags |= unlike
 

@@ -14,6 +14,7 @@ from lmsm_cli.sweeps.grid import Axis, parse_seeds, product
 if TYPE_CHECKING:
     from lmsm_cli.runtime.display import Display
     from lmsm_cli.sweeps.plan import PlannedRun
+    from lmsm_cli.sweeps.sweep import Failure
 
 
 def plan_of(
@@ -65,21 +66,14 @@ def run_and_compare(
         failures = run_plan(plan, index, with_plots=with_plots)
     found = index.status(plan)
     failures += unreadable(found, failures)
-    done = [one.record.path for one in found if one.record and one.state == "completed"]
-    records = [read_run(path) for path in done]
+    done = [one.record for one in found if one.record and one.state == "completed"]
+    records = [read_run(record.path) for record in done]
     comparison = compare_runs(records)
     if plots_in:
         from lmsm_cli.reports.rarity_plot import plot_comparison
 
         plot_comparison(comparison, comparable(records)[0], plots_in)
-    failed = [
-        {
-            "label": one.run.label,
-            "reason": one.reason,
-            "command": train_command(one.run.config, preset, config),
-        }
-        for one in failures
-    ]
+    failed = [_failure(one, preset, config) for one in failures]
     if json:
         print_json(comparison.to_json() | {"failed": failed})
     else:
@@ -93,6 +87,12 @@ def run_and_compare(
         raise RunError(
             f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those"
         )
+
+
+def _failure(one: "Failure", preset: str | None, config: Path | None) -> dict[str, str]:
+    """Return what is shown of a failed run, with the command that repeats it."""
+    command = train_command(one.run.config, preset, config)
+    return {"label": one.run.label, "reason": one.reason, "command": command}
 
 
 def _tell(plan: "Sequence[PlannedRun]", display: "Display") -> None:
