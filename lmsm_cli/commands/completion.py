@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import get_args
 
 from lmsm_cli.config.nets import NETS
 from lmsm_cli.config.resolve import preset_names
@@ -69,6 +70,24 @@ def losses(incomplete: str) -> list[str]:
     known = LOSSES[name].options if name in LOSSES else ()
     left = (option for option in known if option not in taken)
     return _offered(incomplete, (f"{before}{option}=" for option in left))
+
+
+def data_sets(incomplete: str) -> list[str]:
+    """Return the names of data sets that begin so, and the folders and lists of files."""
+    from lmsm_cli.config.config import Dataset
+    from lmsm_cli.config.data_path import LIST_SUFFIXES
+
+    folder = incomplete[: incomplete.rfind("/") + 1]
+    try:
+        paths = [
+            f"{folder}{path.name}{'/' if path.is_dir() else ''}"
+            for path in sorted(Path(folder or ".").iterdir())
+            if path.is_dir() or path.suffix.lower() in LIST_SUFFIXES
+        ]
+    except OSError:
+        paths = []
+    shown = [path for path in paths if not path.removeprefix(folder).startswith(".")]
+    return _offered(incomplete, [*get_args(Dataset), *(shown if incomplete else [])])
 
 
 def run_folders(incomplete: str) -> list[str]:

@@ -100,8 +100,9 @@ _HELP_ALL = inspect.Parameter(
     "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll
 )
 
-# What completes values of fields; a field with a fixed list of values offers that list.
+# What completes values of fields; another field with a fixed list of values offers that list.
 _COMPLETIONS = {
+    "dataset": completion.data_sets,
     "loss": completion.losses,
     "device": completion.devices,
     "model": completion.nets,
@@ -268,7 +269,7 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
         metavar=None if is_switch else _metavar(name, field),
         rich_help_panel=panel,
         show_default=False,
-        autocompletion=completion.one_of(choices) if choices else _COMPLETIONS.get(name),
+        autocompletion=_COMPLETIONS.get(name) or (completion.one_of(choices) if choices else None),
     )
     kind = bool if is_switch else str
     return inspect.Parameter(
@@ -300,6 +301,8 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
+    if name == "dataset":
+        return "NAME|PATH"
     if _choices(field) or name == "model":
         return "NAME"
     kind = type_of(name)

@@ -3,6 +3,7 @@
 from lmsm_cli.config.config import ADDED_KEYS as ADDED_KEYS
 from lmsm_cli.config.config import DATA_KEYS as DATA_KEYS
 from lmsm_cli.config.config import DEPENDENT_OPTIONS as DEPENDENT_OPTIONS
+from lmsm_cli.config.config import LIST_KEYS as LIST_KEYS
 from lmsm_cli.config.config import MOST_EPOCHS as MOST_EPOCHS
 from lmsm_cli.config.config import RUNTIME_KEYS as RUNTIME_KEYS
 from lmsm_cli.config.config import Config as Config

@@ -32,7 +32,7 @@ from lmsm_cli.losses.spec import parse_spec
 
 Dataset = Literal[
     "balanced", "imbalanced", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "digits",
-    "folder",
+    "folder", "list",
 ]  # fmt: skip
 Augment = Literal[
     "none", "flip", "crop-flip", "photo", "randaugment", "trivial", "autoaugment-cutout"
@@ -47,11 +47,23 @@ _USUAL_NECK: dict[str, str] = {"paper-2d": "linear"}
 # Each checkpoint holds what was seen of every epoch; more than these would be refused on reading.
 MOST_EPOCHS = 50_000
 
+# What names the images of a `list`; all of it is dropped where another data set is named.
+LIST_KEYS = (
+    "image_list",
+    "validation_list",
+    "test_list",
+    "path_column",
+    "label_column",
+    "split_column",
+    "class_names",
+)
+
 # Where and how a run is computed, which changes results by rounding only, and where its images are:
 # runs that differ in these alone, and have the same images, are the same.
 RUNTIME_KEYS = (
     "out",
     "data_dir",
+    *LIST_KEYS,
     "follow_links",
     "skip_unreadable",
     "device",
@@ -66,6 +78,7 @@ RUNTIME_KEYS = (
 DATA_KEYS = (
     "dataset",
     "data_dir",
+    *LIST_KEYS,
     "imbalance",
     "factor",
     "images_per_class",
@@ -89,13 +102,15 @@ ADDED_KEYS = (
     *("test_share", "folds", "fold", "group_pattern"),
     *("mixup", "cutmix", "label_smoothing", "sam"),
     *("freeze", "backbone_lr", "accumulate", "ema", "patience"),
+    *LIST_KEYS,
 )
 
 # Data sets that may have no test images of their own.
-_OWN_IMAGES = ("folder",)
+_OWN_IMAGES = ("folder", "list")
 
 # Options of a choice: each has an effect only where that choice has one of these values.
 DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    **dict.fromkeys(LIST_KEYS, ("dataset", ("list",))),
     "factor": ("imbalance", ("exp", "step")),
     "test_share": ("dataset", _OWN_IMAGES),
     "folds": ("dataset", _OWN_IMAGES),
@@ -184,11 +199,30 @@ class Config(BaseModel):
     )
 
     dataset: Dataset = "cifar10"
-    """Images to learn from; `balanced` and `imbalanced` are CIFAR-10, `digits` needs no download,
-    `folder` is your own, in --data-dir with a folder for each class."""
+    """Images to learn from, by name or by the path of your own: a folder with a folder for each
+    class, or a list of image files. `balanced` and `imbalanced` are CIFAR-10, `digits` needs no
+    download."""
     data_dir: Folder = Path("data")
     """Folder of the data; what is not there is downloaded to it (default: $LMSM_DATA_DIR, else
-    data)."""
+    data; of a list the folder that it lies in)."""
+    image_list: Folder | None = None
+    """List of image files and their classes, which --dataset FILE stands for: CSV or TSV with a
+    header, or lines of a path and a label; or a folder of such lists."""
+    validation_list: Folder | None = None
+    """List of the validation images, where they have one of their own."""
+    test_list: Folder | None = None
+    """List of the test images, where they have one of their own."""
+    path_column: str | None = None
+    """Column of the paths in a list (default: the one with a usual name, such as path or file)."""
+    label_column: str | None = None
+    """Column of the classes in a list (default: the one with a usual name, such as label or
+    class)."""
+    split_column: str | None = None
+    """Column of a list that says train, val or test (default: the one that is named split or
+    subset, if there is one)."""
+    class_names: Folder | None = None
+    """File that names the classes whose labels in a list are numbers: a name a line, from 0 on, or
+    CSV of number and name."""
     imbalance: Literal["none", "exp", "step"] = "none"
     """How classes are made rare: with `exp` each class has fewer images than the one before, with
     `step` half of the classes are rare, all equally (default: none; exp for `imbalanced`)."""
@@ -403,6 +437,17 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_lists(self) -> "Config":
+        if self.dataset == "list" and self.image_list is None:
+            raise ValueError("dataset 'list' needs a list; give its path, as in --dataset x.csv")
+        if self.validation_list and not self.test_list:
+            raise ValueError(
+                f"validation_list {self.validation_list} needs a test_list beside it; "
+                "without both, a part of the images is held out for each"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_head(self) -> "Config":
         name = self.loss.partition(":")[0].strip()
         if self.head_bias and name in LOSSES and name not in TAKE_A_BIAS:
@@ -491,7 +536,11 @@ class Config(BaseModel):
 def derived_defaults(given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Return the defaults that follow from other values: key -> (value, reason)."""
     derived: dict[str, tuple[Any, str]] = {}
-    if os.environ.get("LMSM_DATA_DIR"):
+    named = given.get("image_list")
+    if given.get("dataset") == "list" and named and isinstance(named, str | Path):
+        place = Path(named)
+        derived["data_dir"] = (str(place if place.is_dir() else place.parent), "image_list")
+    elif os.environ.get("LMSM_DATA_DIR"):
         derived["data_dir"] = (os.environ["LMSM_DATA_DIR"], "environment LMSM_DATA_DIR")
     if given.get("dataset") == "imbalanced":
         derived["imbalance"] = ("exp", "dataset imbalanced")

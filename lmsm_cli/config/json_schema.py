@@ -15,6 +15,8 @@ from lmsm_cli.losses.registry import LOSSES
 # The draft that the editors' YAML support knows best.
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
+# What is surely a path: a folder's bare name could be a slip of the keyboard, so ./NAME is.
+_PATH = {"type": "string", "pattern": r"[/\\]|\.(csv|tsv|txt)$"}
 _MARGIN = {
     "description": "Short for margin=... in `loss`, of this file or of the preset below it.",
     "anyOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"const": "auto"}],
@@ -48,6 +50,11 @@ def config_schema() -> dict[str, Any]:
     properties["loss"] |= {
         "anyOf": [{"enum": list(LOSSES)}, {"pattern": _loss_pattern()}, {"pattern": _own_loss()}],
         "examples": ["lsoftmax:margin=4", "ldam", "vs:tau=1.2"],
+    }
+    properties["dataset"] = {
+        "description": properties["dataset"]["description"],
+        "default": properties["dataset"]["default"],
+        "anyOf": [{"enum": properties["dataset"]["enum"]}, _PATH],
     }
     properties["device"]["pattern"] = _DEVICE
     properties["milestones"] = {

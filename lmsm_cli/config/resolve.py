@@ -14,10 +14,13 @@ from lmsm_cli.config.by_class import AUTO
 from lmsm_cli.config.config import (
     DATA_KEYS,
     DEPENDENT_OPTIONS,
+    LIST_KEYS,
     Config,
+    Dataset,
     derived_defaults,
     flag_name,
 )
+from lmsm_cli.config.data_path import choices_at, near_path
 from lmsm_cli.config.defaults import Defaults, Facts, defaults_by_data
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError, did_you_mean
@@ -88,8 +91,12 @@ def resolve(
     origins: dict[str, str] = {}
     problems: list[str] = []
     for given in layers:
-        layer = _with_reweight(given, problems)
-        for key in _options_to_drop(layer, values):
+        try:
+            layer, dropped = _with_path(_with_reweight(given, problems), origins)
+        except LmsmError as error:
+            problems.append(str(error))
+            continue
+        for key in dropped + _options_to_drop(layer, values):
             values.pop(key, None)
             origins.pop(key, None)
         values |= layer.values
@@ -147,6 +154,34 @@ def _with_reweight(layer: Layer, problems: list[str]) -> Layer:
     return replace(layer, values=values, origins=origins)
 
 
+def _with_path(layer: Layer, origins: Mapping[str, str]) -> tuple[Layer, list[str]]:
+    """Return the layer with the choices that a path as its data set stands for.
+
+    And the keys of lower layers to drop: with another data set, the folder and the lists that
+    belong to the one before it. Raises LmsmError where the layer names two folders.
+    """
+    if "dataset" not in layer.values:
+        return layer, []
+    given, place = layer.values["dataset"], layer.origins["dataset"]
+    at_path = choices_at(given, get_args(Dataset))
+    if at_path is None:
+        # the folder came with a path: a key has an origin of its own where it was given
+        came_along = "data_dir" in origins and origins["data_dir"] == origins.get("dataset")
+        is_other = came_along and "data_dir" not in layer.values
+        return layer, ["data_dir"] if is_other else []
+    for key, value in at_path.items():
+        other = layer.values.get(key, value)
+        if key != "dataset" and Path(str(other)) != Path(value):
+            raise LmsmError(
+                f"{place}: dataset is the path {given!r}, and {layer.origins[key]} names another, "
+                f"{str(other)!r}; leave one out"
+            )
+    lower = [key for key in ("data_dir", *LIST_KEYS) if key not in layer.values]
+    values = {**layer.values, **at_path}
+    origins = {**dict.fromkeys(at_path, place), **layer.origins}
+    return replace(layer, values=values, origins=origins), lower
+
+
 def _options_to_drop(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
     """Return the options of lower layers to drop: this layer replaces the choice they depend on.
 
@@ -177,6 +212,8 @@ def _explain(problem: Any, origins: Mapping[str, str]) -> str:
     if problem["type"] == "literal_error":
         choices = get_args(Config.model_fields[key].annotation)
         hint = did_you_mean(str(problem["input"]), choices)
+        if key == "dataset":
+            hint += f", and no such path exists{near_path(str(problem['input']))}"
         return f"{place}: {key} has no value {problem['input']!r}{hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], str):

@@ -10,19 +10,20 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from lmsm_cli.data.image_files import Resize
+from lmsm_cli.data.lists import ImageLists
 from lmsm_cli.data.walk import SUFFIXES, LeftOut, is_inside, walk
 from lmsm_cli.errors import DataError, few, visible
 
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How class folders are read."""
+    """How class folders and lists of files are read."""
 
     image_size: int = 32
     """Pixels of a side; of published data sets that of the set."""
@@ -30,6 +31,8 @@ class FolderOptions:
     follow_links: bool = False
     """Whether links out of the folder are read."""
     skip_unreadable: bool = False
+    lists: ImageLists | None = None
+    """The lists that name the images, where class folders do not tell their classes."""
 
 
 DEFAULTS = FolderOptions()
@@ -37,13 +40,19 @@ DEFAULTS = FolderOptions()
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files below a folder of class folders, without their contents."""
+    """Labelled image files below a folder, without their contents."""
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[str, ...]  # relative to root
     labels: tuple[int, ...]
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+    source: Path | None = None
+    """The list that names the files; None where class folders do."""
+    part: str = ""
+    """What the files of a list are for: the lists of one folder have the same root."""
+    groups: tuple[str, ...] = ()
+    """Of each file the group that it belongs to, such as a patient; empty where none is told."""
 
     @property
     def empty(self) -> list[str]:
@@ -57,10 +66,21 @@ class Listing:
 
     def without(self, files: set[str]) -> "Listing":
         """Return the listing without some files; the classes stay."""
-        pairs = zip(self.files, self.labels, strict=True)
-        kept = [(file, label) for file, label in pairs if file not in files]
-        names, labels = zip(*kept, strict=True) if kept else ((), ())
-        return Listing(self.root, self.classes, names, labels, self.left_out)
+        kept = [row for row, file in enumerate(self.files) if file not in files]
+        return replace(
+            self,
+            files=tuple(self.files[row] for row in kept),
+            labels=tuple(self.labels[row] for row in kept),
+            groups=tuple(self.groups[row] for row in kept) if self.groups else (),
+        )
+
+    def classes_with(self, what: str, names: Sequence[str]) -> str:
+        """Return the fact that classes have something: `no images`, `1 image`."""
+        if self.source is None:
+            return folders_with(what, self.root, names)
+        if len(names) == 1:
+            return f"class {names[0]!r} of {self.source} has {what}"
+        return f"{len(names)} classes of {self.source} have {what}: {few(list(map(repr, names)))}"
 
 
 def has_folders(path: Path) -> bool:

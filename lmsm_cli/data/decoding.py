@@ -132,10 +132,12 @@ def read_what_can_be(
     )
 
 
-def entry_key(root: Path, options: FolderOptions, channels: int = 3) -> str:
-    """Return the key in the cache of a folder's images in one form."""
+def entry_key(
+    root: Path, options: FolderOptions, channels: int = 3, of: tuple[str, ...] = ()
+) -> str:
+    """Return the key in the cache of a folder's images in one form, `of` a part of them."""
     form = (options.image_size, channels, options.resize)
-    return cache.key_of(_FORMAT, os.path.realpath(root), *form)
+    return cache.key_of(_FORMAT, os.path.realpath(root), *form, *of)
 
 
 class _Image(NamedTuple):
@@ -192,7 +194,9 @@ class _Reader:
         return None
 
     def _entry(self) -> CacheEntry:
-        key = entry_key(self.listing.root, self.options, self.channels)
+        source, part = self.listing.source, self.listing.part
+        of = () if source is None else (os.path.realpath(source), part)
+        key = entry_key(self.listing.root, self.options, self.channels, of)
         fingerprint = _fingerprint(self.listing, self.states)
         return CacheEntry(cache.decoded_folder(), key, fingerprint, self.shape)
 

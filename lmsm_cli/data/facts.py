@@ -10,11 +10,11 @@ from PIL import Image
 from lmsm_cli.config import DATA_KEYS, Config
 from lmsm_cli.config.defaults import PHOTO_NET, Facts, Kind
 from lmsm_cli.config.resolve import Layer
-from lmsm_cli.data.class_folders import FolderOptions, Listing
+from lmsm_cli.data.class_folders import Listing
 from lmsm_cli.data.folds import fixed_share
 from lmsm_cli.data.imbalance import long_tail_counts, validation_counts
-from lmsm_cli.data.layout import read_layout
-from lmsm_cli.data.sources import source_of
+from lmsm_cli.data.sources import OWN, own_layout, source_of
+from lmsm_cli.data.splits import folder_options
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.models.pretrained import has_cached_weights
 
@@ -25,7 +25,7 @@ _KINDS: dict[str, Kind] = {
     "mnist": "grey",
     "fashion-mnist": "grey",
     "svhn": "numbers",
-    "folder": "own",
+    **dict.fromkeys(OWN, "own"),
 }
 
 
@@ -38,7 +38,7 @@ def facts_of(config: Config) -> Facts | None:
     kind = _KINDS.get(source.name, "objects")
     try:
         if source.train_counts is None:
-            return _of_folder(config)
+            return _of_own(config)
         count = _left(config, source.train_counts)
     except (LmsmError, OSError):
         return None
@@ -46,8 +46,8 @@ def facts_of(config: Config) -> Facts | None:
     return Facts(kind, count, source.size, recipe=recipe)
 
 
-def _of_folder(config: Config) -> Facts | None:
-    layout = read_layout(config.data_dir, FolderOptions(follow_links=config.follow_links))
+def _of_own(config: Config) -> Facts | None:
+    layout = own_layout(config.data_dir, folder_options(config))
     training = layout.listings["train"]
     sizes = _sizes(training)
     if not sizes:

@@ -14,7 +14,6 @@ from lmsm_cli.data.class_folders import (
     FolderOptions,
     Listing,
     folder_names,
-    folders_with,
     has_folders,
     list_class_folders,
     look_alikes,
@@ -63,7 +62,7 @@ def roles_in(data_dir: Path) -> dict[Role, Path]:
     """
     found: dict[Role, Path] = {}
     for name in folder_names(data_dir) if data_dir.is_dir() else []:
-        role = _role_of(name)
+        role = role_of(name)
         if role is None or not has_folders(data_dir / name):
             continue
         if role in found:
@@ -170,19 +169,20 @@ def missing_classes(what: str, listing: Listing) -> list[str]:
 def faults_of(train: Listing) -> list[str]:
     """Return why the training images cannot be trained on: classes without any."""
     return (
-        [folders_with("no images", train.root, train.empty) + train.left_out.hint()]
+        [train.classes_with("no images", train.empty) + train.left_out.hint()]
         if train.empty
         else []
     )
 
 
-def _role_of(name: str) -> Role | None:
+def role_of(name: str) -> Role | None:
+    """Return what images are for, by the name of their folder or their part; None for no such."""
     return _ROLES.get(name.strip().casefold())
 
 
 def _roles_as_classes(train: Listing) -> list[str]:
     """Return a note on folders with the name of a role that are classes."""
-    names = [name for name in train.classes if _role_of(name)]
+    names = [name for name in train.classes if role_of(name)]
     kind = "a class" if len(names) == 1 else "classes"
     why = "since there is no train/ with class folders"
     return [f"{train.root}: {few(names)} taken for {kind}, {why}"] if names else []
@@ -217,7 +217,7 @@ def _lacking_part(data_dir: Path, roles: dict[Role, Path]) -> str:
 
 def _lacking(data_dir: Path, role: Role) -> str:
     """Return that there are no class folders for a part, and where they are expected."""
-    flat = [name for name in folder_names(data_dir) if _role_of(name) == role]
+    flat = [name for name in folder_names(data_dir) if role_of(name) == role]
     expected = data_dir / role / "<class>" / "*.jpg"
     if flat:
         return f"{data_dir / flat[0]} holds no class folders; expected {expected}"

@@ -1,7 +1,7 @@
 """Read a data set into an ImageSet: uint8 images, labels, class names, normalisation.
 
 To add a data set that torchvision knows, add it to SOURCES here and to PUBLISHED; what else there
-is comes as class folders (`folder`).
+is comes as class folders (`folder`) or lists of files (`list`).
 """
 
 import math
@@ -46,6 +46,7 @@ from lmsm_cli.data.layout import (
     relabelled,
     roles_in,
 )
+from lmsm_cli.data.list_layout import read_list_layout
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean, few, os_errors_as_data_errors
@@ -147,7 +148,7 @@ class Source:
     name: str  # the data set behind an alias; its class folders are below a folder of this name
     train_counts: tuple[int, ...] | None  # as published; None where only the folder knows
     channels: int
-    size: int  # side in pixels; of `folder` only a default
+    size: int  # side in pixels; of own images only a default
     normalisation: Normalisation | None = None  # None: worked out from the training images
 
 
@@ -169,7 +170,10 @@ SOURCES: dict[str, Source] = {
     "svhn": Source("svhn", _SVHN_COUNTS, 3, 32, _SVHN),
     "digits": Source("digits", _DIGITS_COUNTS, 1, 8),
     "folder": Source("folder", None, 3, 32),
+    "list": Source("list", None, 3, 32),
 }
+OWN = ("folder", "list")
+"""The user's own images, which are never downloaded."""
 
 
 def source_of(dataset: str) -> Source:
@@ -190,11 +194,11 @@ def load(
     """Return the training or test images of a data set; what is missing is downloaded first.
 
     Args:
-        dataset: a key of SOURCES, such as `cifar10`, or `folder` for the user's class folders.
+        dataset: a key of SOURCES, such as `cifar10`, or `folder` or `list` for the user's own.
         data_dir: where the data sets are, or the user's folder.
-        split: train or test. The training images of a `folder` with validation images of its own
-            are without those.
-        options: how class folders are read.
+        split: train or test. Own training images with validation images beside them are without
+            those.
+        options: how class folders are read, and which lists.
         display: shows downloads and warnings.
 
     Raises DataError that names the file and the way out, DiskError where a download cannot be
@@ -203,7 +207,7 @@ def load(
     source = source_of(dataset)
     if source.name == "digits":
         return _load_digits(split)
-    if source.name == "folder":
+    if source.name in OWN:
         own = load_own_folder(data_dir, options, display)
         return own.training if split == "train" else own.test
     assert source.normalisation is not None
@@ -231,28 +235,31 @@ def load_parts(
         return
     reader = _Reader(source, data_dir, replace(options, skip_unreadable=True), display)
     with os_errors_as_data_errors(data_dir):
-        if source.name == "folder":
-            yield from reader.parts_of_folder(first)
+        if source.name in OWN:
+            yield from reader.own_parts(first)
         else:
             for split in sorted(get_args(Split), key=lambda split: split != first):
                 yield reader.known(split)
 
 
-def find_dataset(dataset: str, data_dir: Path) -> Path | None:
+def find_dataset(dataset: str, data_dir: Path, options: FolderOptions = DEFAULTS) -> Path | None:
     """Return where a data set's files or class folders are; None where there are none.
 
-    Nothing is read of them. `digits` are inside scikit-learn, so anywhere.
+    Nothing is read of them. `digits` are inside scikit-learn, so anywhere; of a `list` it is the
+    place of the list.
     """
     source = source_of(dataset)
     if source.name == "digits":
         return data_dir
+    if source.name == "list":
+        return options.lists.path if options.lists and options.lists.path.exists() else None
     if source.name == "folder":
         return data_dir if has_folders(data_dir) else None
     return _published_root(source, data_dir) or _class_folders_of(source, data_dir)
 
 
 class OwnFolder(NamedTuple):
-    """The images of a user's class folders; `validation` only where it has a folder of its own."""
+    """A user's own images; `validation` only where there are images for it alone."""
 
     training: ImageSet
     validation: ImageSet | None
@@ -261,26 +268,34 @@ class OwnFolder(NamedTuple):
     """Where the images are divided into folds, all of them."""
 
 
+def own_layout(data_dir: Path, options: FolderOptions) -> Layout:
+    """Return which of a user's own images are for what, with their counts, notes and faults.
+
+    No image is read. Raises DataError where nothing can be made of the folder or the lists.
+    """
+    return (read_list_layout if options.lists else read_layout)(data_dir, options)
+
+
 def load_own_folder(
     data_dir: Path,
     options: FolderOptions,
     display: Display = SILENT,
     division: Division = A_FIFTH,
 ) -> OwnFolder:
-    """Return the images of the user's class folders, normalised by those for the training.
+    """Return a user's own images, normalised by those for the training.
 
     Args:
-        data_dir: the user's folder.
-        options: how it is read.
+        data_dir: the folder that they lie in.
+        options: how it is read, and which lists.
         display: shows progress and warnings.
-        division: how its images are divided where they have no test folder.
+        division: how its images are divided where none are for the test.
 
-    Raises DataError with every fault: classes without images, classes of the test alone, files that
-    cannot be read, images that cannot be divided so.
+    Raises DataError with every fault: lines of lists, classes without images, classes of the test
+    alone, files that cannot be read, images that cannot be divided so.
     """
     reader = _Reader(SOURCES["folder"], data_dir, options, display)
     with os_errors_as_data_errors(data_dir):
-        layout = read_layout(data_dir, options)
+        layout = own_layout(data_dir, options)
         if "test" in layout.listings:
             _check_undivided(data_dir, division)
         parts, faults = reader.roles_of(layout)
@@ -326,6 +341,20 @@ def _check_undivided(data_dir: Path, division: Division) -> None:
             f"{asked} divides images that have no test set of their own, and {data_dir} has one: "
             "leave it out, or give a folder with all images in class folders"
         )
+
+
+def load_listing(
+    listing: Listing, options: FolderOptions, channels: int, display: Display = SILENT
+) -> Labelled:
+    """Return the images of a listing that can be read, in 1 (grey) or 3 (RGB) channels.
+
+    Raises DataError where none can.
+    """
+    source = replace(SOURCES["folder"], channels=channels)
+    options = replace(options, skip_unreadable=True)
+    reader = _Reader(source, listing.root, options, display)
+    with os_errors_as_data_errors(listing.root):
+        return reader.labelled(reader.read(replace(listing, source=listing.root, part="recorded")))
 
 
 def load_folder(
@@ -412,8 +441,13 @@ class _Reader:
             raise DataError(folders_with("no images", path, read.listing.empty))
         return below.labelled(read)
 
-    def parts_of_folder(self, first: Split) -> Iterator[Labelled]:
-        """Yield the images of each of the user's folders of class folders."""
+    def own_parts(self, first: Split) -> Iterator[Labelled]:
+        """Yield the images of each of the user's folders of class folders, or of each list."""
+        if self.options.lists:
+            listings = read_list_layout(self.data_dir, self.options).listings
+            for role in sorted(listings, key=lambda role: role != first):
+                yield self.labelled(self.read(listings[role]))
+            return
         roles = roles_in(self.data_dir)
         roots = [roles[role] for role in sorted(roles, key=lambda role: role != first)]
         for root in roots or [self.data_dir]:

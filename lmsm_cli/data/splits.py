@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from lmsm_cli.config import Config
+from lmsm_cli.config.data_path import list_names
 from lmsm_cli.data import sources
-from lmsm_cli.data.class_folders import FolderOptions, match_classes
+from lmsm_cli.data.class_folders import FolderOptions, Listing, match_classes
 from lmsm_cli.data.decoded import Images, select
 from lmsm_cli.data.folder_contents import FolderContents, look_into_folder
 from lmsm_cli.data.folds import Division, grouped_share
@@ -32,8 +34,9 @@ from lmsm_cli.data.imbalance import (
     stratified_split,
     validation_counts,
 )
+from lmsm_cli.data.lists import ImageLists
 from lmsm_cli.data.sources import ImageSet, Labelled, OwnFolder, Split
-from lmsm_cli.errors import DataError, LmsmError, few
+from lmsm_cli.errors import DataError, LmsmError, few, os_errors_as_data_errors
 from lmsm_cli.runtime.display import Display
 
 # A default is contradicted by a note, a choice by a warning.
@@ -92,7 +95,7 @@ def check_at_hand(config: Config) -> None:
     this user's data (LMSM_DATA_DIR, data/) is as good as named.
     """
     where = config.data_dir
-    if config.dataset == "folder" or where == Config.model_validate({}).data_dir:
+    if config.dataset in sources.OWN or where == Config.model_validate({}).data_dir:
         return
     if sources.find_dataset(config.dataset, where) is None:
         raise DataError(
@@ -137,7 +140,7 @@ def _kept(config: Config, available: Sequence[int]) -> list[int]:
 
 def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet | None]:
     """Return the long-tailed training images and the validation images."""
-    if config.dataset == "folder":
+    if config.dataset in sources.OWN:
         own = _load_own(config, display)
         return _divided(config, own.training, own.validation, display)
     return _divided(config, _load(config, "train", display), None, display)
@@ -152,7 +155,7 @@ def load_test(config: Config, display: Display) -> ImageSet:
 
 def load_data(config: Config, display: Display) -> Data:
     """Return the images that the config selects, as they are there now."""
-    if config.dataset != "folder":
+    if config.dataset not in sources.OWN:
         return Data(*load_training(config, display), load_test(config, display))
     own = _load_own(config, display)
     data = _shared_out(config, own, display)
@@ -322,9 +325,29 @@ def _note_validation(config: Config, count: int, display: Display) -> None:
 
 
 def folder_options(config: Config) -> FolderOptions:
-    """Return how the config has class folders read."""
-    return FolderOptions(
-        config.image_size, config.resize, config.follow_links, config.skip_unreadable
+    """Return how the config has class folders and lists read."""
+    lists = _lists(config) if config.dataset == "list" else None
+    switches = (config.follow_links, config.skip_unreadable)
+    return FolderOptions(config.image_size, config.resize, *switches, lists)
+
+
+def _lists(config: Config) -> ImageLists:
+    """Return the lists of a config. Raises DataError for a folder that cannot be listed."""
+    path = config.image_list
+    assert path is not None
+    names = None
+    if path.is_dir():
+        with os_errors_as_data_errors(path):
+            names = tuple(list_names(path))
+    return ImageLists(
+        path,
+        names,
+        config.validation_list,
+        config.test_list,
+        path_column=config.path_column,
+        label_column=config.label_column,
+        split_column=config.split_column,
+        class_names=config.class_names,
     )
 
 
@@ -361,9 +384,8 @@ def find_again(
     keys = record.identities()
     finder = Finder([keys[row] for row in rows])
     first: Split = "test" if list(wanted) == ["test"] else "train"
-    where, options = config.data_dir, folder_options(config)
     pools = []
-    for pool in sources.load_parts(config.dataset, where, first, options=options, display=display):
+    for pool in _parts_now(config, record, first, display):
         pools.append(_named_as(record.classes, pool))
         finder.look_in(pools[-1].identities())
         if not finder.missing:
@@ -376,6 +398,41 @@ def find_again(
         own = record.split[rows] == PARTS.index(part)
         found[part] = _taken(record.of(part), pools, finder.pool_of[own], finder.place_of[own])
     return found
+
+
+def _parts_now(
+    config: Config, record: ImagesRecord, first: Split, display: Display
+) -> Iterator[Labelled]:
+    """Yield the images that are there now, part after part.
+
+    Where a list is gone, they are those that the run recorded by name, below the data folder.
+    """
+    config = _lists_beside_images(config) if config.dataset == "list" else config
+    where, options = config.data_dir, folder_options(config)
+    if config.dataset == "list" and sources.find_dataset("list", where, options) is None:
+        display.info(
+            f"there is no list {config.image_list}: the images are those that the run recorded, "
+            f"in {where}"
+        )
+        names = [os.fsdecode(place) for place in record.places.tolist()]
+        named = Listing(where, record.classes, tuple(names), tuple(record.labels.tolist()))
+        yield sources.load_listing(named, options, len(record.mean), display)
+        return
+    yield from sources.load_parts(config.dataset, where, first, options=options, display=display)
+
+
+def _lists_beside_images(config: Config) -> Config:
+    """Return the config with the lists that are gone found in the data folder, if they are there.
+
+    Lists and images that lie together are moved together.
+    """
+    moved: dict[str, Path] = {}
+    for key in ("image_list", "validation_list", "test_list", "class_names"):
+        path = getattr(config, key)
+        if path is not None and not path.exists():
+            beside = config.data_dir / path.name
+            moved[key] = beside if beside.exists() else path
+    return config.model_copy(update=moved)
 
 
 def _named_as(classes: Sequence[str], pool: Labelled) -> Labelled:

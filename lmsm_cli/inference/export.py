@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lmsm_cli import __version__
 from lmsm_cli.data import sources
 from lmsm_cli.data.image_files import preparation
-from lmsm_cli.data.splits import load_test
+from lmsm_cli.data.splits import folder_options, load_test
 from lmsm_cli.errors import DataError, LmsmError, RunError, missing_extra
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.models.classifier import Classifier
@@ -147,7 +147,8 @@ def _test_images(trained: Trained, count: int, display: Display) -> tuple[Tensor
     """Return images (N, H, W, C) to verify on, and what they are; nothing is downloaded."""
     config, shape = trained.config, trained.state.image_shape
     try:
-        if sources.find_dataset(config.dataset, config.data_dir) is None:
+        options = folder_options(config)
+        if sources.find_dataset(config.dataset, config.data_dir, options) is None:
             raise DataError(f"{config.dataset} is not below {config.data_dir}")
         test = load_test(config, display)
         if list(test.images.shape[1:]) != shape:

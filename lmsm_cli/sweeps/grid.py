@@ -8,8 +8,10 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from lmsm_cli.config import RUNTIME_KEYS, Config, flag_name, type_of
+from lmsm_cli.config.config import Dataset
 from lmsm_cli.errors import LmsmError, did_you_mean
 
 # More is a slip of the keyboard, and would take minutes only to be checked.
@@ -88,6 +90,14 @@ def check_flags(axes: Sequence[Axis], given: Mapping[str, object]) -> None:
     varied = {key: key for axis in axes for option in axis.ends() for key in option}
     if "loss" in varied:
         varied["margin"] = "loss"  # which the margin is a part of
+    paths = [
+        option["dataset"]
+        for axis in axes
+        for option in axis.ends()
+        if "dataset" in option and option["dataset"] not in get_args(Dataset)
+    ]
+    if paths:  # each has a folder of its own
+        varied["data_dir"] = "dataset"
     problems = [
         f"{flag_name(key)} {given[key]} is given, and {axis} is varied: leave one of them out"
         for key, axis in sorted(varied.items())

@@ -11,7 +11,7 @@ from lmsm_cli.config.defaults import Facts
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import sources
 from lmsm_cli.data.facts import facts_of, remembered
-from lmsm_cli.data.splits import identity_of
+from lmsm_cli.data.splits import folder_options, identity_of
 from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, counted, few
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
@@ -239,12 +239,13 @@ class RunIndex:
         """Return the digests of a config's images, None where they are not on this disk."""
         choices = config.model_dump_json(include=set(DATA_KEYS))
         if choices not in self._images:
-            is_here = sources.find_dataset(config.dataset, config.data_dir) is not None
+            options = folder_options(config)
+            where = sources.find_dataset(config.dataset, config.data_dir, options)
             # what there is to say of the data is said once, not for each fold and seed
             is_new = config.data_dir not in self._warned_of
             self._warned_of.add(config.data_dir)
             display = self.display if is_new else SILENT
-            self._images[choices] = identity_of(config, display) if is_here else None
+            self._images[choices] = identity_of(config, display) if where else None
         return self._images[choices]
 
 

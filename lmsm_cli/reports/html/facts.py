@@ -25,6 +25,7 @@ DATASET_NAMES = {
     "svhn": "SVHN",
     "digits": "scikit-learn digits",
     "folder": "own class folders",
+    "list": "own list of images",
 }
 _COMMIT_LENGTH = 12
 # Of more values the head tells how many there are.
