@@ -290,7 +290,9 @@ def test_what_is_missing_is_told_and_not_downloaded(check, tmp_path):
     assert not (tmp_path / "empty").exists()
     code, _, said = check("photo")
     assert code == 3
-    assert "there is no folder photo, and no data set of this name" in " ".join(said.split())
+    assert "there is no folder or list photo, and no data set of this name" in " ".join(
+        said.split()
+    )
     fill(tmp_path / "d", {"ant": 5, "bee": 5})
     assert check("d", "--data-dir", "d")[0] == 2
 
@@ -360,3 +362,17 @@ def test_the_samples_are_the_classes_own(tmp_path):
     assert set(np.unique(sheet[:16])) == {200, 255}
     assert set(np.unique(sheet[17:33])) == {0, 255}
     assert (sheet[17:33] == 0).sum() == 4 * 16 * 16 * 3
+
+
+def test_a_list_is_checked_as_class_folders_are(check, tmp_path):
+    """The same counts by class and part, and each bad line as a fault; exit code 3 for those."""
+    fill(tmp_path / "d", {"ant": 20, "bee": 20})
+    files = sorted(path.relative_to(tmp_path) for path in (tmp_path / "d").rglob("*.png"))
+    lines = [f"{file},{file.parent.name}" for file in files]
+    (tmp_path / "d.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    expected, found = check("d")[1], check("d.csv")[1]
+    assert found["classes"] == expected["classes"]
+    (tmp_path / "d.csv").write_text("\n".join(["path,label", *lines, "gone.png,ant"]) + "\n")
+    code, document, _ = check("d.csv")
+    assert code == 3
+    assert "a file that is not there, in 1 line: line 42 (gone.png)" in json.dumps(document)

@@ -11,7 +11,7 @@ import torch
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.data.published import PUBLISHED
-from lmsm_cli.data.sources import SOURCES
+from lmsm_cli.data.sources import OWN, SOURCES
 from tests.conftest import CIFAR10_CLASSES, write_class_folders
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ def test_a_sound_machine_passes(tiny_cifar, tmp_path, monkeypatch, capsys):
         "fix": "",
     }
     assert checks["arithmetic"]["found"].startswith("resnet18 trains on ")
-    assert {source.name for source in SOURCES.values()} - {"folder"} <= checks.keys()
+    assert {source.name for source in SOURCES.values()} - {*OWN} <= checks.keys()
     assert {"GPU", "GPU 0"} & checks.keys()
     assert {"CPU", "run folders", "cache", "extra export"} <= checks.keys()
     assert list(tmp_path.iterdir()) == []

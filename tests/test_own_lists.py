@@ -93,7 +93,10 @@ def test_eval_and_resume_find_the_images_when_all_was_moved(lmsm, pets, tmp_path
     (tmp_path / "moved" / "list.csv").unlink()
     code, found, said = lmsm("eval", path, "--data-dir", "moved")
     assert (code, found) == (0, first)
-    assert "there is no list pets/list.csv: the images are those that the run recorded, in moved" in said
+    assert (
+        "there is no list pets/list.csv: the images are those that the run recorded, in moved"
+        in said
+    )
     assert lmsm("resume", path, "--data-dir", "moved", "--epochs", "2")[0] == 0
     assert len(rows_of(path)) == 2
 
@@ -133,6 +136,10 @@ def test_two_paths_in_one_sweep_are_two_data_sets(lmsm, pets, tmp_path):
     code, _, said = lmsm(*sweep, "--data-dir", "x")
     assert code == 2
     assert "--data-dir x is given, and dataset is varied" in said
+    shutil.copytree(tmp_path / "fewer", tmp_path / "other")
+    code, _, said = lmsm("sweep", "--grid", "dataset=other/,fewer/", *FLAGS.split())
+    assert code == 2
+    assert "sweep each data set by itself" in said
     assert lmsm(*sweep)[0] == 0
     made = [json.loads((path / "scores.json").read_text()) for path in run_folders(tmp_path)]
     counts = [[one["test_count"] for one in scores["per_class"]] for scores in made]

@@ -17,8 +17,9 @@ from lmsm_cli.commands.options import (
     value,
     with_flags_of,
 )
-from lmsm_cli.config import dump
+from lmsm_cli.config import LIST_KEYS, dump
 from lmsm_cli.config.config import Dataset
+from lmsm_cli.config.data_path import choices_at
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # The flags that decide which images a training has, and whether they are enough for it.
 _FLAGS = (
     "data_dir",
+    *(key for key in LIST_KEYS if key != "image_list"),
     "imbalance",
     "factor",
     "images_per_class",
@@ -52,7 +54,7 @@ _What = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A folder with a folder for each class, or the name of a published data set.",
+        help="A folder of class folders, a list of image files, or the name of a data set.",
     ),
 ]
 _Plot = Annotated[
@@ -110,22 +112,23 @@ def _draw(check: "DataCheck", data: "Data | None", plot: Path, display: "Display
     display.info(f"plot: {plot}")
 
 
-def _dataset(what: str, flags: Mapping[str, Any]) -> dict[str, str]:
+def _dataset(what: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of the config that a name or a path stands for."""
     if what in get_args(Dataset):
         return {"dataset": what}
-    if not Path(what).is_dir():
+    at_path = choices_at(what, get_args(Dataset))
+    if at_path is None or not Path(what).exists():
         near = did_you_mean(what, get_args(Dataset))
-        raise DataError(f"there is no folder {what}, and no data set of this name{near}")
-    if flags["data_dir"] is not None:
+        raise DataError(f"there is no folder or list {what}, and no data set of this name{near}")
+    if at_path["dataset"] == "folder" and flags["data_dir"] is not None:
         raise LmsmError(f"--data-dir is for data sets with a name; {what} is a folder itself")
-    return {"dataset": "folder", "data_dir": what}
+    return at_path
 
 
 def _plan(resolved: "Resolved") -> dict[str, Any]:
     """Return what a training on the data would have, by choice or default."""
     values = dump(resolved.config)
-    keys = _PLAN if resolved.config.dataset == "folder" else _PLAN[1:]
+    keys = _PLAN if resolved.config.dataset in ("folder", "list") else _PLAN[1:]
     return {key: values[key] for key in keys}
 
 

@@ -1,4 +1,4 @@
-"""All that a user's class folders hold, whatever would stop a training there."""
+"""All that a user's class folders or lists hold, whatever would stop a training there."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from lmsm_cli.data.decoding import ReadImages, read_what_can_be
 from lmsm_cli.data.folds import Division, check_sides
 from lmsm_cli.data.image_files import pillow_warnings
 from lmsm_cli.data.layout import Layout, Role, look_at_layout
+from lmsm_cli.data.list_layout import look_at_list_layout
 from lmsm_cli.data.sources import Labelled, OwnFolder, divided, labelled
 from lmsm_cli.errors import DataError, os_errors_as_data_errors
 from lmsm_cli.runtime.display import SILENT, Display
@@ -25,20 +26,23 @@ class FolderContents(NamedTuple):
 
     def places(self, role: Role) -> str:
         """Return what stands before the names of a part's files below the data folder."""
-        return "" if self.layout.is_shared_out else f"{self.layout.listings[role].root.name}/"
+        listing = self.layout.listings[role]
+        is_whole = self.layout.is_shared_out or listing.source is not None
+        return "" if is_whole else f"{listing.root.name}/"
 
 
 def look_into_folder(
     data_dir: Path, options: FolderOptions, display: Display, division: Division
 ) -> FolderContents:
-    """Return what the user's class folders hold: all that can be read, and every fault.
+    """Return what the user's class folders or lists hold: all that can be read, and every fault.
 
     A file is decoded once, or taken from the cache. `division` is how a part of the images becomes
-    the test where there is none. Raises DataError where there are no class
-    folders, or a folder cannot be listed.
+    the test where there is none. Raises DataError where there are no class folders, a folder cannot
+    be listed, or a list cannot be understood.
     """
     with os_errors_as_data_errors(data_dir):
-        layout = look_at_layout(data_dir, options)
+        look = look_at_list_layout if options.lists else look_at_layout
+        layout = look(data_dir, options)
         read: dict[Role, ReadImages] = {}
         for role, listing in layout.listings.items():
             if listing.files:

@@ -7,7 +7,7 @@ form they come in.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -19,7 +19,7 @@ from lmsm_cli.data.class_folders import (
     look_alikes,
     match_classes,
 )
-from lmsm_cli.data.layout import Layout, Role, faults_of, role_of
+from lmsm_cli.data.layout import Layout, Role, role_of
 from lmsm_cli.data.listed_files import ListedFiles
 from lmsm_cli.data.lists import ImageLists, Rows, by_line, read_class_names, read_rows
 from lmsm_cli.errors import DataError, few, visible
@@ -56,8 +56,20 @@ def read_list_layout(data_dir: Path, options: FolderOptions) -> Layout:
         options: tells the lists; whether links out of the folder are followed, and missing files
             left out.
 
-    Raises DataError where a list cannot be understood, there are no images for a part, or not two
-    classes.
+    Raises DataError where a list cannot be understood, there are no training or test images or not
+    two classes.
+    """
+    layout = look_at_list_layout(data_dir, options)
+    if layout.stops:
+        raise DataError("; ".join(layout.faults + layout.stops))
+    return layout
+
+
+def look_at_list_layout(data_dir: Path, options: FolderOptions) -> Layout:
+    """Return what `read_list_layout` does, also where parts or classes are missing (see `stops`).
+
+    The classes are those of the training images, or of the first part that there is. Raises
+    DataError where a list cannot be understood, or names no image that is there.
     """
     lists = options.lists
     assert lists is not None
@@ -76,6 +88,8 @@ def read_list_layout(data_dir: Path, options: FolderOptions) -> Layout:
         raise DataError("; ".join([*found.faults, f"{lists.path} names no image that is there"]))
     found.entries = _each_once(found, _roles_by_folder(found))
     found.entries = _named(found, lists)
+    if not found.entries:
+        raise DataError("; ".join(found.faults))
     return _layout(data_dir, lists, found)
 
 
@@ -247,22 +261,18 @@ def _is_number(label: str) -> bool:
 
 
 def _layout(data_dir: Path, lists: ImageLists, found: _Found) -> Layout:
-    """Return the images by what they are for. Raises DataError for a part that has none."""
-    by_role: dict[Role | None, list[_Entry]] = defaultdict(list)
+    """Return the images by what they are for."""
+    by_role: dict[Role, list[_Entry]] = defaultdict(list)
     for entry in found.entries:
-        by_role[entry.role].append(entry)
-    _check_roles(lists, by_role, found)
-    train = by_role["train"] or by_role[None]
-    classes = _sorted_classes({entry.label for entry in train}, lists)
-    if len(classes) < 2:
-        raise DataError(
-            "; ".join(
-                [
-                    *found.faults,
-                    f"the training images of {lists.path} are all of one class, {classes[0]!r}: "
-                    "to tell classes apart takes at least two",
-                ]
-            )
+        by_role[entry.role or "train"].append(entry)
+    roles = [role for role in get_args(Role) if by_role[role]]
+    is_shared_out = not any(entry.role for entry in found.entries)
+    classes = _sorted_classes({entry.label for entry in by_role[roles[0]]}, lists)
+    stops = [] if is_shared_out else _lacking(lists, roles)
+    if len(classes) == 1:
+        stops.append(
+            f"the {roles[0]} images of {lists.path} are all of one class, {classes[0]!r}: "
+            "to tell classes apart takes at least two"
         )
     notes = found.notes + [
         f"{lists.path}: {' and '.join(map(repr, alike))} look the same, and are classes of their "
@@ -271,34 +281,34 @@ def _layout(data_dir: Path, lists: ImageLists, found: _Found) -> Layout:
     ]
     faults = list(found.faults)
     listings: dict[Role, Listing] = {}
-    for role in get_args(Role):
-        own = by_role[role] or (by_role[None] if role == "train" else [])
-        if not own:
-            continue
-        known, more, strange = _as_in_training(own, classes)
+    strangers: dict[Role, list[str]] = {}
+    for role in roles:
+        known, more, strange = _as_in_training(by_role[role], classes)
         notes += more
         for file, lines in strange.items():
             faults.append(by_line(file, f"a {role} class without a training image", lines))
+            strangers[role] = sorted({label for _, label in lines})
         listings[role] = _listing(data_dir, lists, role, known, classes, groups=found.has_groups)
-    if not by_role["train"]:
+        if not known:
+            faults.append(f"{lists.path} names no {role} image of a training class")
+    if is_shared_out:
         faults += lonely_folders(listings["train"])
-    return Layout(listings, notes, faults + faults_of(listings["train"]))
+    return Layout(listings, notes, faults, stops, strangers, is_shared_out=is_shared_out)
 
 
-def _check_roles(
-    lists: ImageLists, by_role: Mapping[Role | None, Sequence[_Entry]], found: _Found
-) -> None:
-    """Raise DataError where there are no training or no test images though parts are told."""
-    told = [role for role in get_args(Role) if by_role.get(role)]
-    lacking = [role for role in ("train", "test") if told and role not in told]
-    if lacking:
-        ways = {
-            "train": "give them too",
-            "test": "name a list of them with --test-list, or give those of another part that name"
-            " (without a column of splits, a fifth of each class is the test)",
-        }
-        fact = f"{lists.path} names {' and '.join(told)} images, and no {lacking[0]} images that "
-        raise DataError("; ".join([*found.faults, f"{fact}are there: {ways[lacking[0]]}"]))
+def _lacking(lists: ImageLists, roles: Sequence[Role]) -> list[str]:
+    """Return why parts are too few, if training or test images are missing."""
+    ways = {
+        "train": "give them too",
+        "test": "name a list of them with --test-list, or give those of another part that name "
+        "(where no part is told, a fifth of each class is the test)",
+    }
+    return [
+        f"{lists.path} names {' and '.join(roles)} images, and no {part} images that are there: "
+        f"{way}"
+        for part, way in ways.items()
+        if part not in roles
+    ][:1]
 
 
 def _sorted_classes(labels: set[str], lists: ImageLists) -> tuple[str, ...]:

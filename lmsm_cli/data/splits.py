@@ -189,7 +189,7 @@ def look_into(config: Config, display: Display) -> DataAtHand:
 
     Raises DataError where there is no such data at all, or a published set is not whole.
     """
-    if config.dataset == "folder":
+    if config.dataset in sources.OWN:
         config = config.model_copy(update={"folds": None, "fold": None})
         where, options = config.data_dir, folder_options(config)
         folder = look_into_folder(where, options, display, division_of(config))

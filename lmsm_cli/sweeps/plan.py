@@ -145,6 +145,11 @@ def _check_distinct(plan: Sequence[PlannedRun]) -> None:
     first: dict[str, PlannedRun] = {}
     for run in plan:
         same = first.setdefault(run.config_hash, run)
+        if same.config.data_dir != run.config.data_dir:
+            raise LmsmError(
+                f"{same.label!r} and {run.label!r} differ in where their images are, and a sweep "
+                "takes both for one run: sweep each data set by itself, with an --out of its own"
+            )
         if same is not run:
             raise LmsmError(
                 f"{same.label!r} and {run.label!r} are the same run: take one of them out"
