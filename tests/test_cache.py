@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.data import cache, decoding
 from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
 from lmsm_cli.data.decoded import MappedImages, UndecodedImages
 from lmsm_cli.data.decoding import read_images
+from lmsm_cli.data.lists import ImageLists
+from lmsm_cli.data.sources import load_own_folder
 from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import SilentDisplay, noise, save
 
@@ -316,3 +319,64 @@ def test_doctor_empties_the_cache(tmp_path, folder, capsys):
     assert main(["doctor", "--data-dir", str(tmp_path), "--clear-cache"]) == 0
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
     assert "--clear-cache" not in capsys.readouterr().out
+
+
+def count_decoded(monkeypatch) -> list[int]:
+    """Return a list that grows with each image that is decoded."""
+    done: list[int] = []
+    decode = decoding.decode
+
+    def counting(content, channels):
+        done.append(len(content))
+        return decode(content, channels)
+
+    monkeypatch.setattr(decoding, "decode", counting)
+    return done
+
+
+def test_a_set_without_room_is_looked_through_once(tmp_path, folder, large, monkeypatch):
+    """Digests and sums stay in the cache where the pixels can't: a start decodes only its batches.
+
+    A file that has changed is seen, and all is looked through again.
+    """
+    monkeypatch.setenv("LMSM_CACHE_SIZE", "2400")  # facts of six images, not their pixels
+    root, done = pets(tmp_path / "pets"), count_decoded(monkeypatch)
+    first = read_images(list_class_folders(root), OPTIONS)
+    assert len(done) == 6
+    again = read_images(list_class_folders(root), OPTIONS)
+    assert len(done) == 6
+    assert isinstance(again.images, UndecodedImages)
+    for mine, theirs in zip(first[1:4], again[1:4], strict=True):
+        assert np.array_equal(mine, theirs)
+    assert np.array_equal(again.images[2:4].numpy(), expected()[2:4])
+    assert len(done) == 8
+    save(root / "cat" / "0.bmp", noise(99))
+    other = read_images(list_class_folders(root), OPTIONS)
+    assert len(done) == 14
+    assert not np.array_equal(other.digests, first.digests)
+    monkeypatch.setenv("LMSM_CACHE_SIZE", "1GB")
+    assert isinstance(read(root), MappedImages)
+
+
+def test_a_list_without_room_is_decoded_batch_by_batch(tmp_path, large, monkeypatch):
+    """Its parts too are looked through once, each for itself, and give what a tensor gives."""
+    root = pets(tmp_path / "pets")
+    lines = [f"{c}/{n}.bmp,{c},{'test' if n % 3 else 'train'}" for n, c in enumerate(["cat"] * 3)]
+    lines += [f"dog/{n}.bmp,dog,{'test' if n % 3 else 'train'}" for n in range(3, 6)]
+    (root / "a.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+    options = FolderOptions(32, lists=ImageLists(root / "a.csv"))
+    with monkeypatch.context() as usual:
+        usual.setattr(decoding, "IN_MEMORY_BYTES", 1 << 30)
+        eager = load_own_folder(root, options)
+    cache.clear()
+    monkeypatch.setenv("LMSM_CACHE_SIZE", "3400")  # facts of both parts
+    done = count_decoded(monkeypatch)
+    for _ in range(2):
+        lazy = load_own_folder(root, options)
+        assert len(done) == 6
+        assert isinstance(lazy.training.images, UndecodedImages)
+        assert (lazy.training.mean, lazy.test.digest()) == (
+            eager.training.mean,
+            eager.test.digest(),
+        )
+    assert lazy.test.images[torch.tensor([3, 0])].equal(eager.test.images[[3, 0]])

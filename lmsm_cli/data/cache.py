@@ -49,6 +49,7 @@ if sys.platform != "win32":
 # The share of the free disk that the cache may take: the rest is the user's.
 _SHARE = 0.5
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_NO_PIXELS = "0" * 16  # the number of a file of pixels that there is not
 _OWN_NAME = re.compile(r"([0-9a-f]{32})(-\w+)?\.(json|npy|part|lock)")
 
 
@@ -268,9 +269,14 @@ class CacheEntry:
         return len(self._header()) + prod(self.shape)
 
     @property
+    def room_of_facts(self) -> int:
+        """Bytes that the facts take, about."""
+        return 1000 + 200 * self.shape[0]
+
+    @property
     def room(self) -> int:
         """Bytes that the entry takes, about."""
-        return self.num_bytes + 1000 + 200 * self.shape[0]
+        return self.num_bytes + self.room_of_facts
 
     @property
     def path(self) -> Path:
@@ -313,18 +319,32 @@ class CacheEntry:
             temporary.replace(self._pixels(number))
         finally:
             temporary.unlink(missing_ok=True)
-        facts = join_facts(parts)
-        self._write_sidecar(
-            _Sidecar(
-                fingerprint=self.fingerprint,
-                number=number,
-                crc32=checksum,
-                since_ns=facts.since_ns,
-                digests=facts.digests.tobytes().hex(),
-                pictures=facts.pictures.tobytes().hex(),
-                sums=facts.sums.astype("<i8").tobytes().hex(),
-                unreadable=list(facts.unreadable),
-            )
+        self._write_sidecar(self._document(join_facts(parts), number, checksum))
+
+    def read_facts(self) -> Facts | None:
+        """Return the facts that are kept, whether or not the pixels are; None where none fit."""
+        with suppress(OSError, ValueError), _open_own(self._sidecar) as file:
+            sidecar = _Sidecar.model_validate_json(file.read((1 << 20) + 300 * self.shape[0]))
+            return self._facts(sidecar)
+        return None
+
+    def write_facts(self, facts: Facts) -> None:
+        """Keep the facts of files whose pixels have no room; the lock must be held.
+
+        `read` finds no images then. Raises OSError where the disk does not take them.
+        """
+        self._write_sidecar(self._document(facts, _NO_PIXELS, 0))
+
+    def _document(self, facts: Facts, number: str, checksum: int) -> _Sidecar:
+        return _Sidecar(
+            fingerprint=self.fingerprint,
+            number=number,
+            crc32=checksum,
+            since_ns=facts.since_ns,
+            digests=facts.digests.tobytes().hex(),
+            pictures=facts.pictures.tobytes().hex(),
+            sums=facts.sums.astype("<i8").tobytes().hex(),
+            unreadable=list(facts.unreadable),
         )
 
     def confirm(self, since_ns: int) -> None:

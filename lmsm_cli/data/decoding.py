@@ -40,6 +40,7 @@ from lmsm_cli.data.image_files import (
     read_content,
 )
 from lmsm_cli.errors import DataError, few
+from lmsm_cli.runtime.cpu import num_cores
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.runtime.files import locked
 
@@ -55,6 +56,8 @@ _CTIME = 2  # its column among a file's states
 _FORMAT = 1  # of the entries: those of another format are kept apart
 _CHUNK_BYTES = 1 << 23  # decoded at once by a thread, then handed over
 _BAND_BYTES = 1 << 20
+_SMALL_FILE = 1 << 14  # a JPEG of 224 x 224 has about as much
+_MOST_THREADS = 16
 
 _warned: WeakKeyDictionary[Display, set[tuple[str, int | None, bool]]] = WeakKeyDictionary()
 
@@ -166,6 +169,15 @@ class _Reader:
     def is_large(self) -> bool:
         return prod(self.shape) > IN_MEMORY_BYTES
 
+    @property
+    def threads(self) -> int:
+        """How many threads decode: the decoder itself works without the GIL, and takes all cores.
+
+        Small files are bound by Python, so that few threads are as fast.
+        """
+        is_bound_by_python = self.states[:, 0].mean() < _SMALL_FILE
+        return DECODING_THREADS if is_bound_by_python else min(_MOST_THREADS, num_cores())
+
     @cached_property
     def states(self) -> NDArray[np.int64]:
         return _states(self.listing)
@@ -193,9 +205,10 @@ class _Reader:
             return error.reason
         return None
 
-    def _entry(self) -> CacheEntry:
-        source, part = self.listing.source, self.listing.part
-        of = () if source is None else (os.path.realpath(source), part)
+    def _entry(self, *of: str) -> CacheEntry:
+        """Return the cache's entry of the images, or of what more names."""
+        if self.listing.source is not None:
+            of = (os.path.realpath(self.listing.source), self.listing.part, *of)
         key = entry_key(self.listing.root, self.options, self.channels, of)
         fingerprint = _fingerprint(self.listing, self.states)
         return CacheEntry(cache.decoded_folder(), key, fingerprint, self.shape)
@@ -260,9 +273,34 @@ class _Reader:
                 parts.append(part)
             return Decoded(torch.from_numpy(images), join_facts(parts))
         self._warn(error, f"{count:,} images are decoded anew for each batch, which is slow")
-        facts = join_facts([part for _, part in self._chunks()])
+        facts = self._facts_alone()
         again = partial(self._again, facts)
-        return Decoded(UndecodedImages(count, tuple(image_shape), again, DECODING_THREADS), facts)
+        return Decoded(UndecodedImages(count, tuple(image_shape), again, self.threads), facts)
+
+    def _facts_alone(self) -> Facts:
+        """Return the facts of files whose pixels have no room, from the cache where they are kept.
+
+        All files are decoded for them once, and not at each start.
+        """
+        with suppress(OSError):  # the cache can't be used at all
+            entry = self._entry("facts")
+            with locked(entry.path, self.display):
+                since, found = time.time_ns(), entry.read_facts()
+                if found is None or not self._is_true(found):
+                    return self._facts_made(entry)
+                if len(self._doubted(found)):
+                    entry.confirm(since)
+                return found
+        return join_facts([part for _, part in self._chunks()])
+
+    def _facts_made(self, entry: CacheEntry) -> Facts:
+        """Return the facts of all files, worked out anew and kept; the entry's lock is held."""
+        facts = join_facts([part for _, part in self._chunks()])
+        with suppress(OSError):  # they are worked out again at the next start
+            entry.discard()
+            cache.make_room(entry.folder, entry.room_of_facts)
+            entry.write_facts(facts)
+        return facts
 
     def _again(self, facts: Facts, row: int) -> Pixels:
         found = self._image(row)
@@ -302,10 +340,10 @@ class _Reader:
         count, done = self.shape[0], 0
         step = max(1, _CHUNK_BYTES // prod(self.shape[1:]))
         parts = iter([range(at, min(at + step, count)) for at in range(0, count, step)])
-        with ThreadPoolExecutor(DECODING_THREADS) as threads:
+        with ThreadPoolExecutor(self.threads) as threads:
             ahead: deque[Future[tuple[Pixels, Facts]]] = deque()
             while done < count:
-                for rows in islice(parts, DECODING_THREADS + 1 - len(ahead)):
+                for rows in islice(parts, self.threads + 1 - len(ahead)):
                     ahead.append(threads.submit(self._chunk, rows))
                 images, facts = ahead.popleft().result()
                 done += len(images)
