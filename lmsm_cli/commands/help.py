@@ -42,7 +42,7 @@ SHORT: dict[str, str] = {
 # The examples of `lmsm` alone; each fits a line with what it does.
 FRONT: tuple[tuple[str, str], ...] = (
     ("Try it: no data, no GPU", "lmsm demo"),
-    ("Train on your photos", "lmsm train --dataset folder --data-dir photos"),
+    ("Train on your photos", "lmsm train --dataset photos/"),
     ("Repeat over five seeds", "lmsm train --preset digits --seeds 5"),
     ("Compare what there is", "lmsm compare runs/"),
 )
@@ -61,7 +61,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         (
             "Train on your own photos, a folder for each class",
-            "lmsm train --dataset folder --data-dir photos --image-size 64",
+            "lmsm train --dataset photos/ --image-size 64",
         ),
         ("Repeat a run over five seeds", "lmsm train --preset digits --seeds 5"),
         ("See every choice and where it comes from", "lmsm train --config my.yaml --show-config"),

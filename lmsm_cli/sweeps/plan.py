@@ -145,7 +145,8 @@ def _check_distinct(plan: Sequence[PlannedRun]) -> None:
     first: dict[str, PlannedRun] = {}
     for run in plan:
         same = first.setdefault(run.config_hash, run)
-        if same.config.data_dir != run.config.data_dir:
+        places = {(one.config.data_dir, one.config.image_list) for one in (same, run)}
+        if len(places) > 1:
             raise LmsmError(
                 f"{same.label!r} and {run.label!r} differ in where their images are, and a sweep "
                 "takes both for one run: sweep each data set by itself, with an --out of its own"
