@@ -106,11 +106,9 @@ def test_the_written_config_repeats_the_run(here):
 
 
 def test_options_of_lists_are_refused_elsewhere(here):
-    """A column says nothing of class folders, and validation alone needs its test."""
+    """A column says nothing of class folders, and a list without a path is none."""
     with pytest.raises(LmsmError, match="label_column kind has no effect with dataset 'digits'"):
         found({"dataset": "digits", "label_column": "kind"})
-    with pytest.raises(LmsmError, match="needs a test_list beside it"):
-        found({"dataset": "x.csv", "validation_list": "v.csv"})
     with pytest.raises(LmsmError, match=r"needs a list; give its path, as in --dataset x\.csv"):
         found({"dataset": "list"})
 

@@ -33,7 +33,9 @@ def config_takes(values):
     try:
         resolve([Layer(values, {key: key for key in values})], check_loss)
     except LmsmError as error:
-        together = "no effect|excludes|needs an imb|leaves none|do not rise|after the last"
+        together = (
+            "no effect|excludes|needs an imb|needs a list|leaves none|do not rise|after the last"
+        )
         return all(re.search(together, line) for line in str(error).splitlines())
     return True
 

@@ -12,7 +12,7 @@ from lmsm_cli.data import lists as lists_module
 from lmsm_cli.data.class_folders import FolderOptions
 from lmsm_cli.data.lists import ImageLists
 from lmsm_cli.data.sources import load_own_folder, load_parts, own_layout
-from lmsm_cli.errors import DataError
+from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import SilentDisplay, noise, save
 
 CLASSES = {"ant": 12, "bee": 9, "cat": 10}
@@ -144,6 +144,8 @@ def test_lists_of_parts_are_named_or_found_in_their_folder(parted, tmp_path):
     same(found, expected)
     same(read(tmp_path / "lists", data_dir=root)[0], expected)
     (root / "Pets_LT_val.txt").unlink()
+    with pytest.raises(LmsmError, match="needs a test_list beside it"):
+        read(root / "Pets_LT_train.txt", validation=root / "Pets_LT_val.txt")
     without, _ = read(root / "Pets_LT_train.txt", test=root / "Pets_LT_test.txt")
     assert without.validation is None
 
@@ -395,15 +397,31 @@ def test_missing_and_unreadable_files_can_be_left_out(flat):
         read(root / "a.txt", skip_unreadable=True)
 
 
-def test_a_class_of_one_image_and_a_lone_class_are_refused(flat):
-    """As of class folders, in words of the list."""
+def test_a_class_of_one_image_is_trained_on_and_a_lone_class_refused(flat):
+    """As of class folders: one image is never tested, and told; one class is nothing to tell."""
     root, rows = flat
     write(root / "a.txt", [*rows[:21], ("cat/000.png", "cat")], delimiter=" ")
-    with pytest.raises(DataError, match=r"class 'cat' of .*a\.txt has 1 image; training and test"):
-        read(root / "a.txt")
+    found, told = read(root / "a.txt")
+    assert (found.training.counts()[2], found.test.counts()[2]) == (1, 0)
+    assert "cat" in told
     write(root / "a.txt", rows[:12], delimiter=" ")
     with pytest.raises(DataError, match=r"are all of one class, 'ant'"):
         read(root / "a.txt")
+
+
+def test_a_group_of_a_list_stays_on_one_side(flat):
+    """Patients of three images each are never in training and test both."""
+    root, rows = flat
+    patients = [f"{label}{number // 3}" for number, (_, label) in enumerate(rows)]
+    table = [(*row, patient) for row, patient in zip(rows, patients, strict=True)]
+    write(root / "a.csv", table, header=("path", "label", "patient"))
+    found, _ = read(root / "a.csv", group_column="patient")
+    train, test = (set(some.groups.tolist()) for some in (found.training, found.test))
+    assert train | test == set(patients)
+    assert not train & test
+    of_file = dict(zip((file for file, _ in rows), patients, strict=True))
+    names = [os.fsdecode(place) for place in found.test.places.tolist()]
+    assert found.test.groups.tolist() == [of_file[name] for name in names]
 
 
 def test_parts_of_lists_that_contradict_each_other(parted):

@@ -55,6 +55,7 @@ LIST_KEYS = (
     "path_column",
     "label_column",
     "split_column",
+    "group_column",
     "class_names",
 )
 
@@ -220,6 +221,9 @@ class Config(BaseModel):
     split_column: str | None = None
     """Column of a list that says train, val or test (default: the one that is named split or
     subset, if there is one)."""
+    group_column: str | None = None
+    """Column of a list whose equal values stay together on one side of every split, as all images
+    of one patient."""
     class_names: Folder | None = None
     """File that names the classes whose labels in a list are numbers: a name a line, from 0 on, or
     CSV of number and name."""
@@ -440,10 +444,10 @@ class Config(BaseModel):
     def _check_lists(self) -> "Config":
         if self.dataset == "list" and self.image_list is None:
             raise ValueError("dataset 'list' needs a list; give its path, as in --dataset x.csv")
-        if self.validation_list and not self.test_list:
+        if self.group_column and self.group_pattern:
             raise ValueError(
-                f"validation_list {self.validation_list} needs a test_list beside it; "
-                "without both, a part of the images is held out for each"
+                f"group_column {self.group_column} and group_pattern {self.group_pattern} both "
+                "tell the groups; leave one out"
             )
         return self
 

@@ -15,14 +15,13 @@ from typing import NamedTuple, get_args
 from lmsm_cli.data.class_folders import (
     FolderOptions,
     Listing,
-    lonely_folders,
     look_alikes,
     match_classes,
 )
 from lmsm_cli.data.layout import Layout, Role, role_of
 from lmsm_cli.data.listed_files import ListedFiles
 from lmsm_cli.data.lists import ImageLists, Rows, by_line, read_class_names, read_rows
-from lmsm_cli.errors import DataError, few, visible
+from lmsm_cli.errors import DataError, LmsmError, few, visible
 
 _METADATA = "metadata"  # a list of this name is of the folder that it lies in
 
@@ -101,6 +100,11 @@ def _files(lists: ImageLists, data_dir: Path) -> Iterator[tuple[Role | None, Pat
             below = file.parent.relative_to(lists.path) if is_of_folder else ""
             yield role, file, data_dir / below
         return
+    if lists.validation and not lists.test:
+        raise LmsmError(
+            f"validation_list {lists.validation} needs a test_list beside it; without both, a part "
+            "of the images is held out for each"
+        )
     stays = os.path.realpath(lists.path.parent) == os.path.realpath(data_dir)
     given: dict[Role, Path | None] = {
         "train": lists.path,
@@ -291,8 +295,6 @@ def _layout(data_dir: Path, lists: ImageLists, found: _Found) -> Layout:
         listings[role] = _listing(data_dir, lists, role, known, classes, groups=found.has_groups)
         if not known:
             faults.append(f"{lists.path} names no {role} image of a training class")
-    if is_shared_out:
-        faults += lonely_folders(listings["train"])
     return Layout(listings, notes, faults, stops, strangers, is_shared_out=is_shared_out)
 
 

@@ -497,7 +497,8 @@ def labelled(read: ReadImages, data_dir: Path) -> Labelled:
     above = "".join(f"{part}/" for part in listing.root.relative_to(data_dir).parts)
     places = np.array([os.fsencode(above + file) for file in listing.files])
     labels = torch.tensor(listing.labels)
-    known = (read.digests, places, read.sums, read.pictures)
+    groups = np.array(listing.groups) if listing.groups else None
+    known = (read.digests, places, read.sums, read.pictures, groups)
     return Labelled(read.images, labels, listing.classes, *known)
 
 

@@ -347,6 +347,7 @@ def _lists(config: Config) -> ImageLists:
         path_column=config.path_column,
         label_column=config.label_column,
         split_column=config.split_column,
+        group_column=config.group_column,
         class_names=config.class_names,
     )
 
