@@ -6,12 +6,15 @@ import re
 
 import pytest
 
+from lmsm_cli.config import Config
 from lmsm_cli.config.data_path import list_names
 from lmsm_cli.data import decoding
 from lmsm_cli.data import lists as lists_module
 from lmsm_cli.data.class_folders import FolderOptions
+from lmsm_cli.data.facts import facts_of
 from lmsm_cli.data.lists import ImageLists
 from lmsm_cli.data.sources import load_own_folder, load_parts, own_layout
+from lmsm_cli.data.splits import load_training
 from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import SilentDisplay, noise, save
 
@@ -482,3 +485,18 @@ def test_each_part_and_list_keeps_its_own_decoded_images(parted, monkeypatch):
     read(root / "a.csv")
     monkeypatch.setattr(decoding, "decode", None)  # so that decoding would fail
     read(root / "a.csv")
+
+
+def test_a_config_with_a_list_gives_what_one_with_the_folder_gives(parted):
+    """The training with its own validation images, and the facts that the defaults follow from."""
+    root, rows = parted
+    write(root / "a.csv", rows, header=("path", "label", "split"))
+    size = {"image_size": 8, "batch_size": 8}
+    folder = Config.model_validate({"dataset": "folder", "data_dir": root, **size})
+    listed = Config.model_validate({"dataset": "list", "image_list": root / "a.csv", **size})
+    for mine, theirs in zip(
+        load_training(listed, SilentDisplay()), load_training(folder, SilentDisplay()), strict=True
+    ):
+        assert mine.digests.tolist() == theirs.digests.tolist()
+    assert facts_of(listed) == facts_of(folder)
+    assert facts_of(listed).train_images == 31

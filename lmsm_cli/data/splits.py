@@ -148,7 +148,7 @@ def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet 
 
 def load_test(config: Config, display: Display) -> ImageSet:
     """Return the test images that the config leaves."""
-    if config.dataset == "folder":
+    if config.dataset in sources.OWN:
         return _tested(config, _load_own(config, display).test)
     return _tested(config, _load(config, "test", display))
 
