@@ -1,7 +1,7 @@
 """Numbers by class: what the flag, a file and a sweep take, and what is refused."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmsm_cli import load_checkpoint
@@ -22,8 +22,12 @@ def config_of(**flags):
 
 
 @given(st.dictionaries(st.text(min_size=1), st.floats(1e-6, 1e6), min_size=1))
+@example({"{": 1.0})
 def test_every_map_of_numbers_has_a_text(numbers):
-    """Whatever the classes are called: the text of a map gives the map again, to 12 digits."""
+    """Whatever the classes are called: the text of a map gives the map again, to 12 digits.
+
+    A class whose name begins with a brace looks like JSON.
+    """
     found = parse_by_class(format_by_class(numbers))
     assert {name: float(number) for name, number in found.items()} == pytest.approx(numbers)
 

@@ -94,7 +94,7 @@ def classifier(loss, num_classes):
 def weighted_loss(model, images, labels, weights):
     """Return the loss that a step minimises."""
     total = weights[labels].sum()
-    return LossModule(model, Runtime(torch.device("cpu")))(
+    return LossModule(model, Runtime(torch.device("cpu")), 0.0)(
         images, labels, torch.tensor(0.7), weights, total
     )[0]
 

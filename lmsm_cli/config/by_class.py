@@ -49,7 +49,9 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def format_by_class(numbers: Mapping[str, float]) -> str:
     """Return numbers by class as a text: the inverse of `parse_by_class`, JSON where it must be."""
-    if any("," in name or "=" in name or name != name.strip() for name in numbers):
+    text = "".join(numbers)
+    is_plain = not any(mark in text for mark in ",={") and all(n == n.strip() for n in numbers)
+    if not is_plain:
         return json.dumps(dict(numbers), ensure_ascii=False)
     return ",".join(f"{name}={number:.12g}" for name, number in numbers.items())
 
