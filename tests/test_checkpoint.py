@@ -202,7 +202,7 @@ def test_duplicate_is_a_copy_that_outlives_its_source(saved, monkeypatch, links)
 def test_unfitting_contents_are_refused(saved, change):
     """A whole file whose parts do not fit each other, or this lmsm, is exit code 4 too."""
     checkpoint.save(torch.load(saved, weights_only=True) | change, saved)
-    with pytest.raises(CheckpointError, match="does not fit|no loss 'nosuch'") as error:
+    with pytest.raises(CheckpointError, match=r"does not fit|no loss 'nosuch'") as error:
         load_checkpoint(saved)
     assert error.value.exit_code == 4
 
