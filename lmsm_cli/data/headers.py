@@ -102,7 +102,10 @@ def _header(path: Path) -> Header | None:
             width, height = image.size
             if _is_on_its_side(image):
                 width, height = height, width
-            return Header(width, height, image.mode, image.format or "")
+            kind = image.format or ""
+            # An older Pillow calls a PNG of 16 bits by the mode that it decodes it to.
+            mode = "I;16" if (kind, image.mode) == ("PNG", "I") else image.mode
+            return Header(width, height, mode, kind)
     except ImageFileError:
         return None
 
