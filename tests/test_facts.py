@@ -72,3 +72,16 @@ def test_a_training_says_what_it_chose(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "chosen by the data: " in said
     assert "photos of 160 x 120 are brought to 32 x 32; --image-size 96 for more" in said
+
+
+def test_a_photo_on_its_side_counts_as_it_is_shown(tmp_path):
+    """EXIF says that it is turned by a quarter: 160 x 90 pixels are a photo of 90 x 160."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for label in ("ant", "bee"):
+        for number in range(4):
+            file = tmp_path / label / f"{number}.jpg"
+            file.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (160, 90)).save(file, exif=turned)
+    facts = facts_of(Config(dataset="folder", data_dir=tmp_path, batch_size=2))
+    assert (facts.shape, facts.side) == ((90, 160), 90)

@@ -17,7 +17,7 @@ from lmsm_cli.commands.options import (
     value,
     with_flags_of,
 )
-from lmsm_cli.config import LIST_KEYS, dump
+from lmsm_cli.config import DATA_KEYS, dump
 from lmsm_cli.config.config import Dataset
 from lmsm_cli.config.data_path import choices_at
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean
@@ -30,22 +30,8 @@ if TYPE_CHECKING:
 
 # The flags that decide which images a training has, and whether they are enough for it.
 _FLAGS = (
-    "data_dir",
-    *(key for key in LIST_KEYS if key != "image_list"),
-    "imbalance",
-    "factor",
-    "images_per_class",
-    "test_images_per_class",
-    "test_share",
-    "group_pattern",
-    "validation",
-    "split_seed",
-    "image_size",
-    "resize",
-    "follow_links",
-    "skip_unreadable",
-    "batch_size",
-    "epochs",
+    *(key for key in DATA_KEYS if key not in ("dataset", "image_list", "folds", "fold")),
+    *("batch_size", "epochs"),
 )
 # What is told of a training on the data; the first is of class folders alone.
 _PLAN = ("image_size", "model", "pretrained", "augment", "batch_size", "epochs", "optimizer", "lr")

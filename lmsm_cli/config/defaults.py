@@ -29,7 +29,7 @@ _OWN_PRESET = "the data set's own preset"
 _FINE_TUNING = 0.3
 """By this the learning rate is lower for weights that have learned something already."""
 _LONG = 2
-"""Images are shrunk, which is worth a word, where their shorter side had this many times more."""
+"""Photos are said to be shrunk where their shorter side is this many times as long."""
 
 # The rate of each optimiser at a batch of 128, and how it goes with the batch: Adam's with the
 # square root (Malladi et al. 2022), SGD's in proportion (Goyal et al. 2017).

@@ -1,17 +1,15 @@
 """What is known of a run's images before any is decoded: how many, how large, of what kind."""
 
-import statistics
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import numpy as np
-from PIL import Image
 
 from lmsm_cli.config import DATA_KEYS, Config
 from lmsm_cli.config.defaults import PHOTO_NET, Facts, Kind
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.data.class_folders import Listing
 from lmsm_cli.data.folds import fixed_share
+from lmsm_cli.data.headers import Shapes, read_headers, shapes_of
 from lmsm_cli.data.imbalance import long_tail_counts, validation_counts
 from lmsm_cli.data.sources import OWN, own_layout, source_of
 from lmsm_cli.data.splits import folder_options
@@ -49,8 +47,8 @@ def facts_of(config: Config) -> Facts | None:
 def _of_own(config: Config) -> Facts | None:
     layout = own_layout(config.data_dir, folder_options(config))
     training = layout.listings["train"]
-    sizes = _sizes(training)
-    if not sizes:
+    shapes = _shapes(training, config.image_size)
+    if shapes is None:
         return None
     counts = training.counts()
     if "test" not in layout.listings:
@@ -60,10 +58,9 @@ def _of_own(config: Config) -> Facts | None:
         counts = np.bincount(labels[~is_test], minlength=len(counts)).tolist()
     if "validation" in layout.listings:
         config = config.model_copy(update={"validation": 0.0})
-    width, height = (round(statistics.median(side)) for side in zip(*sizes, strict=True))
-    side = round(statistics.median(map(min, sizes)))
+    shape = shapes.width.median, shapes.height.median
     weights = frozenset(filter(has_cached_weights, {config.model, PHOTO_NET}))
-    return Facts("own", _left(config, counts), side, (width, height), weights)
+    return Facts("own", _left(config, counts), shapes.shorter_side.median, shape, weights)
 
 
 def _left(config: Config, available: Sequence[int]) -> int:
@@ -72,15 +69,10 @@ def _left(config: Config, available: Sequence[int]) -> int:
     return sum(kept) - sum(max(0, held) for held in validation_counts(kept, config.validation))
 
 
-def _sizes(listing: Listing) -> list[tuple[int, int]]:
-    """Return width and height of images that lie evenly among all, from their headers."""
-    step = -(-len(listing.files) // _MOST_HEADERS) if listing.files else 1
-    found = []
-    for file in listing.files[::step]:
-        broken = suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-        with broken, Image.open(listing.root / file) as image:
-            found.append(image.size)
-    return found
+def _shapes(listing: Listing, size: int) -> Shapes | None:
+    """Return the sizes of images that lie evenly among all, from their headers."""
+    step = max(1, -(-len(listing.files) // _MOST_HEADERS))
+    return shapes_of(read_headers(listing.root, listing.files[::step]), size)
 
 
 def remembered(look: Callable[[Config], Facts | None]) -> Callable[[Config], Facts | None]:
