@@ -143,7 +143,7 @@ def test_pictures_and_links_exist():
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_open_with_their_command_and_outcome(name):
-    """A preset's first comment is its command, its second what that gave."""
+    """A preset's first comment is its command, its second what that gave, if it is known."""
     lines = preset_path(name).read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith(f"# lmsm train --preset {name}")
-    assert re.search(r"accuracy \d", lines[1])
+    assert re.search(r"accuracy \d|0\.\d+ on held-out images|not measured yet$", lines[1])
