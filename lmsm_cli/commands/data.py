@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from lmsm_cli.data.splits import Data
     from lmsm_cli.runtime.display import Display
 
+# What does not change what is found; the data itself is the argument.
+_NO_FLAGS = ("dataset", "image_list", "folds", "fold", "crop_from")
 # The flags that decide which images a training has, and whether they are enough for it.
 _FLAGS = (
-    *(key for key in DATA_KEYS if key not in ("dataset", "image_list", "folds", "fold")),
+    *(key for key in DATA_KEYS if key not in _NO_FLAGS),
     *("batch_size", "epochs"),
 )
 # What is told of a training on the data; the first is of class folders alone.

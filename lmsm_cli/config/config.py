@@ -92,6 +92,7 @@ DATA_KEYS = (
     "split_seed",
     "image_size",
     "resize",
+    "crop_from",
     "follow_links",
     "skip_unreadable",
 )
@@ -102,7 +103,7 @@ ADDED_KEYS = (
     *("class_margins", "class_weights"),
     *("test_share", "folds", "fold", "group_pattern"),
     *("mixup", "cutmix", "label_smoothing", "sam"),
-    *("freeze", "backbone_lr", "accumulate", "ema", "patience"),
+    *("freeze", "backbone_lr", "accumulate", "ema", "patience", "crop_from"),
     *LIST_KEYS,
 )
 
@@ -117,6 +118,7 @@ DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "folds": ("dataset", _OWN_IMAGES),
     "fold": ("dataset", _OWN_IMAGES),
     "group_pattern": ("dataset", _OWN_IMAGES),
+    "crop_from": ("augment", ("photo",)),
     "reweight_beta": ("reweight", ("effective",)),
     "momentum": ("optimizer", ("sgd",)),
     "step_size": ("schedule", ("step",)),
@@ -271,6 +273,10 @@ class Config(BaseModel):
     resize: Literal["crop", "pad", "squash"] = "crop"
     """How images of another shape get there: the middle of the shorter side, all of it with black
     beside it, or each side by itself."""
+    crop_from: Annotated[int, Field(ge=8, le=2048), _NUMBER] | None = None
+    """Pixels of a side that the images of `folder` are kept at for `photo`, which draws its parts
+    from all of them; the net is tested on the middle --image-size of them (default: by the images,
+    256 for 224; in a preset or file --image-size)."""
 
     model: Model = "resnet18"
     """Network up to the last layer: resnet18, vgg16, vgg16_bn (these three for small images),
@@ -382,6 +388,12 @@ class Config(BaseModel):
     out: Folder = Path("runs")
     """Folder that the run folder is made in."""
 
+    @property
+    def kept_size(self) -> int | None:
+        """The side at which images are kept for crops, where that is larger than the net's."""
+        is_used = self.dataset in _OWN_IMAGES and self.augment == "photo"
+        return self.crop_from if is_used and self.crop_from != self.image_size else None
+
     @field_validator("factor", mode="before")
     @classmethod
     def _check_ratio(cls, value: Any) -> Any:
@@ -483,6 +495,27 @@ class Config(BaseModel):
             raise ValueError(
                 f"test_share {self.test_share:g} has no effect with folds {self.folds}, of which "
                 "each is the test in its turn; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_crops(self) -> "Config":
+        size, kept = self.image_size, self.crop_from
+        if kept is None or kept == size:
+            return self
+        if self.dataset not in _OWN_IMAGES:
+            raise ValueError(
+                f"crop_from {kept} has no effect with dataset {self.dataset!r}, whose images have "
+                f"one size; leave it out, or take {size}"
+            )
+        if self.resize != "crop":
+            raise ValueError(
+                f"crop_from {kept} cuts off the edges that resize {self.resize!r} keeps; leave one "
+                "of them out"
+            )
+        if not size < kept <= 2 * size:
+            raise ValueError(
+                f"crop_from is {kept} and image_size {size}: take {size} to {2 * size}"
             )
         return self
 

@@ -25,6 +25,8 @@ _LARGE = 64
 """Images from this size on are photos for a net that reduces them early."""
 PHOTO_NET = "torchvision:resnet18"
 """The net for photos: its stem reduces them to a quarter of the pixels that `resnet18` keeps."""
+_KEPT = 8 / 7
+"""By this images are kept larger than the crops of them: the field takes 256 for 224."""
 _OWN_PRESET = "the data set's own preset"
 _FINE_TUNING = 0.3
 """By this the learning rate is lower for weights that have learned something already."""
@@ -162,6 +164,15 @@ def _choose_net(facts: Facts, chosen: _Chosen) -> None:
     elif facts.kind == "own":
         augment = "photo" if size >= _LARGE else "crop-flip"
         chosen.take("augment", augment, f"images of {size} x {size}")
+        _choose_crops(facts, chosen, size)
+
+
+def _choose_crops(facts: Facts, chosen: _Chosen, size: int) -> None:
+    """Choose at which size images are kept for `photo`; none is enlarged only to be cut again."""
+    is_cut = chosen.text("augment") == "photo" and chosen.given.get("resize", "crop") == "crop"
+    kept = min(round(size * _KEPT), facts.side)
+    if is_cut and kept > size:
+        chosen.take("crop_from", kept, f"crops of {size} x {size} come from larger images")
 
 
 def _choose_training(facts: Facts, chosen: _Chosen) -> None:

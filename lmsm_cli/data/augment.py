@@ -38,7 +38,7 @@ class Changes:
     corners: Tensor | None = None
     """(N, 2): first row and column, of the padded image, that are kept."""
     crops: Tensor | None = None
-    """(N, 4): top, left, height and width of a part that is enlarged to the whole."""
+    """(N, 4): top, left, height and width of a part that becomes the whole."""
     choices: Tensor | None = None
     """(N, S): the operations of a learned policy, in turn; always on the host."""
     holes: Tensor | None = None
@@ -110,10 +110,14 @@ def _crops(
     return np.concatenate([corners, shape], axis=1)
 
 
-def augmented(images: Tensor, changes: Changes) -> Tensor:
-    """Return changed images, uint8 (B, C, H, W) and channels-last, of uint8 (B, H, W, C)."""
+def augmented(images: Tensor, changes: Changes, crop_to: tuple[int, int] | None = None) -> Tensor:
+    """Return changed images, uint8 (B, C, H, W) and channels-last, of uint8 (B, H, W, C).
+
+    Crops of `photo` get the size `crop_to`, by default that of the images.
+    """
     if changes.crops is not None:
-        pixels = _enlarged(images.permute(0, 3, 1, 2), changes.crops, changes.flips)
+        crop_to = crop_to or (images.shape[1], images.shape[2])
+        pixels = _resized(images.permute(0, 3, 1, 2), changes.crops, changes.flips, crop_to)
     else:
         pixels = cropped(images, changes.flips, changes.corners).permute(0, 3, 1, 2)
     if changes.choices is not None:
@@ -141,22 +145,25 @@ def cropped(images: Tensor, flips: Tensor | None, corners: Tensor | None) -> Ten
     return images[batch, rows[:, :, None], columns[:, None, :]]
 
 
-def _enlarged(images: Tensor, crops: Tensor, flips: Tensor | None) -> Tensor:
-    """Return the crops (B, 4) of a batch (B, C, H, W), enlarged to its size, then flipped.
+def _resized(
+    images: Tensor, crops: Tensor, flips: Tensor | None, wanted: tuple[int, int]
+) -> Tensor:
+    """Return the crops (B, 4) of a batch (B, C, H, W), brought to the wanted size, then flipped.
 
-    Bilinear between the pixels of the crop, as torchvision's resized_crop.
+    Bilinear between the pixels of the crop, as torchvision's resized_crop. Of a crop up to twice
+    as large as the wanted size each pixel still has its part.
     """
     places = []
     for axis in (1, 0):  # grid_sample wants x first
         size, device = images.shape[2 + axis], images.device
         corner, extent = crops[:, axis, None], crops[:, 2 + axis, None]
-        place = (torch.arange(size, device=device) + 0.5) * (extent / size) - 0.5
+        place = (torch.arange(wanted[axis], device=device) + 0.5) * (extent / wanted[axis]) - 0.5
         # No pixel outside the crop has a part in it.
         place = place.clamp_min(0).minimum(extent - 1) + corner
         if axis == 1 and flips is not None:
             place = torch.where(flips[:, None], place.flip(1), place)
         places.append((2 * place + 1) / size - 1)
-    shape = (len(images), *images.shape[2:])
+    shape = (len(images), *wanted)
     columns, rows = places[0][:, None, :].expand(shape), places[1][:, :, None].expand(shape)
     grid = torch.stack([columns, rows], dim=-1)
     taken = functional.grid_sample(

@@ -76,7 +76,7 @@ def plan_epoch(
     drawn = None
     if mixing is not None:
         assert size is not None
-        drawn = draw_mixing(mixing, num_images, size, generator)
+        drawn = draw_mixing(mixing, num_images, mixing.size or size, generator)
     return EpochPlan(order, changes, drawn)
 
 
@@ -106,6 +106,7 @@ def batches(
     *,
     start: int = 0,
     share: Callable[[int], slice] = slice,
+    crop_to: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of an epoch.
 
@@ -116,6 +117,7 @@ def batches(
         batch_size: the images of a batch, over all ranks.
         start: the first batch to yield, counted from 0.
         share: gives the part of a batch of so many images that is wanted, by default all of it.
+        crop_to: (H, W) of a crop of `photo`, by default that of the images.
     """
     host_order = plan.order.cpu()
     plan = plan.to(labels.device)
@@ -127,7 +129,7 @@ def batches(
             gathered = sent(images[host_order[on_host]], labels.device)
         else:
             gathered = images[plan.order[where]]
-        return augmented(gathered, plan.changes.of(on_host, where))
+        return augmented(gathered, plan.changes.of(on_host, where), crop_to)
 
     for i in range(start, num_batches(len(labels), batch_size)):
         whole = range(len(labels))[i * batch_size : (i + 1) * batch_size]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmsm_cli.data.class_folders import look_alikes
+from lmsm_cli.data.decoded import middle
 from lmsm_cli.data.folder_contents import FolderContents
 from lmsm_cli.data.headers import Shapes, read_headers, shapes_of
 from lmsm_cli.data.identity import PARTS, Copies, Part, copies_of_pictures
@@ -114,7 +115,8 @@ def _copies(data: Data) -> tuple[list[Copies], list[Copies] | None]:
     copies = copies_of_pictures(pictures)
     if sum(map(len, data.parts.values())) > MOST_IMAGES:
         return copies, None
-    images = {part: one.images for part, one in data.parts.items()}
+    side, *_ = data.image_shape
+    images = {part: middle(one.images, side) for part, one in data.parts.items()}
     return copies, near_copies(pictures, images, copies)
 
 

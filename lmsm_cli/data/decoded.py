@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmsm_cli.data.image_files import middle_of
+
 Pixels = NDArray[np.uint8]  # (N, H, W, C)
 LevelSums = NDArray[np.int64]  # (N, 2, C): of each image's levels, and of their squares
 
@@ -36,11 +38,15 @@ class StoredImages(ABC):
     def __init__(self, rows: Tensor, image_shape: tuple[int, ...]) -> None:
         self._rows = rows  # int64 (N,): the places of these images among those on disk
         self._image_shape = image_shape
+        self._middle: int | None = None  # the side of the square that is taken of each
 
     @property
     def shape(self) -> torch.Size:
         """The shape (N, H, W, C)."""
-        return torch.Size((len(self._rows), *self._image_shape))
+        *sides, channels = self._image_shape
+        if self._middle is not None:
+            sides = [self._middle, self._middle]
+        return torch.Size((len(self._rows), *sides, channels))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -50,7 +56,8 @@ class StoredImages(ABC):
         rows = self._rows[index].numpy()
         images = np.empty((*rows.shape, *self._image_shape), np.uint8)
         self.gather(rows.reshape(-1), images.reshape(-1, *self._image_shape))
-        return torch.from_numpy(images)
+        whole = torch.from_numpy(images)
+        return whole if self._middle is None else _cut(whole, self._middle)
 
     @abstractmethod
     def gather(self, places: NDArray[np.int64], out: Pixels) -> None:
@@ -60,6 +67,12 @@ class StoredImages(ABC):
         """Return the images at the index (M,), in its order, without reading any."""
         chosen = copy(self)
         chosen._rows = self._rows[index]
+        return chosen
+
+    def middle(self, side: int) -> Self:
+        """Return the middle of each image, as a square of a side, without reading any."""
+        chosen = copy(self)
+        chosen._middle = side
         return chosen
 
 
@@ -114,6 +127,23 @@ def select(images: Images, index: Tensor) -> Images:
 def to_device(images: Images, device: torch.device) -> Images:
     """Return the images on the device, or as they are if they stay on disk."""
     return images if isinstance(images, StoredImages) else images.to(device)
+
+
+def middle(images: Images, side: int) -> Images:
+    """Return the middle of each image, (N, side, side, C), as torchvision's center_crop takes it.
+
+    Images that have that size are returned as they are.
+    """
+    if images.shape[1:3] == (side, side):
+        return images
+    return images.middle(side) if isinstance(images, StoredImages) else _cut(images, side)
+
+
+def _cut(images: Tensor, side: int) -> Tensor:
+    """Return a copy of the middle of images (..., H, W, C)."""
+    height, width, _ = images.shape[-3:]
+    rows, columns = middle_of(height, width, side)
+    return images[..., rows, columns, :].contiguous()
 
 
 def level_sums(images: Pixels) -> LevelSums:

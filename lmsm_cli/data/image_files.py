@@ -80,14 +80,22 @@ def find_images(paths: Iterable[Path], *, follow_links: bool = False) -> Found:
 
 
 def read_image(
-    path: Path, *, size: int, channels: int, resize: Resize = "crop"
+    path: Path,
+    *,
+    size: int,
+    channels: int,
+    resize: Resize = "crop",
+    crop_from: int | None = None,
 ) -> NDArray[np.uint8]:
     """Return one image, (size, size, channels), with 1 (grey) or 3 (RGB) channels.
 
-    `decode` and `fit` say how. Raises ImageFileError that names the file.
+    `decode` and `fit` say how; with `crop_from` it is the middle of the image of that size. Raises
+    ImageFileError that names the file.
     """
     with naming(path):
-        return fit(decode(read_content(path), channels), size, resize)
+        pixels = fit(decode(read_content(path), channels), crop_from or size, resize)
+    rows, columns = middle_of(pixels.shape[0], pixels.shape[1], size)
+    return pixels[rows, columns]
 
 
 @contextmanager
@@ -175,6 +183,16 @@ def fit(image: Image.Image, size: int, resize: Resize = "crop") -> NDArray[np.ui
     return np.asarray(image).reshape(size, size, -1)
 
 
+def middle_of(height: int, width: int, side: int) -> tuple[slice, slice]:
+    """Return the rows and columns of the middle square of an image, as torchvision's center_crop.
+
+    >>> middle_of(8, 11, 8)
+    (slice(0, 8, None), slice(2, 10, None))
+    """
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return slice(top, top + side), slice(left, left + side)
+
+
 def _cropped(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
 
@@ -199,12 +217,15 @@ _IN_WORDS = {
 }
 
 
-def preparation(resize: Resize) -> str:
+def preparation(resize: Resize, size: int, crop_from: int | None = None) -> str:
     """Return how an image file becomes a classifier's input, for programs that do it themselves."""
-    return (
+    words = (
         "turned as EXIF says, see-through parts over white, 16 bits scaled to 8; "
         f"{_IN_WORDS[resize]}, unless the size is right"
     )
+    if crop_from in (None, size):
+        return words
+    return f"{words}: {crop_from} x {crop_from}, and of that the middle {size} x {size}"
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -22,6 +22,8 @@ class Mixing:
     cutmix: float
     """Alpha where a rectangle of one image is replaced by another's."""
     batch_size: int
+    size: tuple[int, int] | None = None
+    """(H, W) of the images that are mixed, where they are crops of larger ones."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from lmsm_cli.config import Config
 from lmsm_cli.config.data_path import list_names
 from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import FolderOptions, Listing, match_classes
-from lmsm_cli.data.decoded import Images, select
+from lmsm_cli.data.decoded import Images, middle, select
 from lmsm_cli.data.folder_contents import FolderContents, look_into_folder
 from lmsm_cli.data.folds import Division, grouped_share
 from lmsm_cli.data.identity import (
@@ -55,6 +55,12 @@ class Data:
     usual_counts: list[int] | None = None
     """The training images per class that defaults follow from where `train_counts` are a fold's:
     those of the whole, so that all folds have the same."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that a net gets; those to train on may be kept larger."""
+        _, height, width, channels = self.test.images.shape
+        return height, width, channels
 
     @property
     def train_counts(self) -> list[int]:
@@ -139,7 +145,9 @@ def _kept(config: Config, available: Sequence[int]) -> list[int]:
 
 
 def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet | None]:
-    """Return the long-tailed training images and the validation images."""
+    """Return the long-tailed training images, at the size that crops are drawn from, and the
+    validation images.
+    """
     if config.dataset in sources.OWN:
         own = _load_own(config, display)
         return _divided(config, own.training, own.validation, display)
@@ -217,7 +225,8 @@ def _as_far_as_possible(config: Config, own: OwnFolder, display: Display) -> tup
         with suppress(LmsmError):
             eased = config.model_copy(update=less)
             return _shared_out(eased, own, display), faults
-    return Data(own.training, own.validation, _tested(config, own.test)), faults
+    held_out = own.validation and as_evaluated(config, own.validation)
+    return Data(own.training, held_out, _tested(config, own.test)), faults
 
 
 def division_of(config: Config) -> Division:
@@ -246,11 +255,18 @@ def _load_own(config: Config, display: Display) -> sources.OwnFolder:
 
 def _tested(config: Config, test: ImageSet) -> ImageSet:
     """Return the test images of a study in short: no more of a class than the config says."""
-    most = config.test_images_per_class
+    most, test = config.test_images_per_class, as_evaluated(config, test)
     if most is None:
         return test
     rows = rows_of_smallest_digests(test.labels.numpy(), test.digests, most)
     return test.subset(torch.from_numpy(rows))
+
+
+def as_evaluated(config: Config, images: ImageSet) -> ImageSet:
+    """Return images as a net is validated and tested on them: of larger ones the middle."""
+    if config.kept_size is None:
+        return images
+    return replace(images, images=middle(images.images, config.image_size))
 
 
 def _load(config: Config, split: Split, display: Display) -> ImageSet:
@@ -267,7 +283,7 @@ def _divided(
     """
     if given is not None:
         _note_validation(config, len(given), display)
-        given = given if config.validation > 0 else None
+        given = as_evaluated(config, given) if config.validation > 0 else None
         config = config.model_copy(update={"validation": 0.0})
     counts_left(config, full.counts())
     if config.imbalance != "none" or config.images_per_class:
@@ -281,7 +297,7 @@ def _divided(
     else:
         rows = _grouped_split(config, full)
     training, held_out = (full.subset(torch.from_numpy(part)) for part in rows)
-    return training, held_out
+    return training, as_evaluated(config, held_out)
 
 
 def _grouped_split(config: Config, full: ImageSet) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -325,10 +341,11 @@ def _note_validation(config: Config, count: int, display: Display) -> None:
 
 
 def folder_options(config: Config) -> FolderOptions:
-    """Return how the config has class folders and lists read."""
+    """Return how the config has class folders and lists read, at the size that crops come from."""
     lists = _lists(config) if config.dataset == "list" else None
     switches = (config.follow_links, config.skip_unreadable)
-    return FolderOptions(config.image_size, config.resize, *switches, lists)
+    size = config.kept_size or config.image_size
+    return FolderOptions(size, config.resize, *switches, lists)
 
 
 def _lists(config: Config) -> ImageLists:
@@ -378,7 +395,8 @@ def find_again(
 ) -> dict[Part, ImageSet]:
     """Return parts of a run's images, each in the run's order, wherever their files are by now.
 
-    They are known by class and content alone; other images are left out. Raises DataError that
+    They are known by class and content alone; other images are left out. Those to train on have the
+    size that crops come from. Raises DataError that
     counts and names the images that are gone or are in another class.
     """
     rows = np.flatnonzero(np.isin(record.split, [PARTS.index(part) for part in wanted]))
@@ -397,7 +415,8 @@ def find_again(
     found: dict[Part, ImageSet] = {}
     for part in wanted:
         own = record.split[rows] == PARTS.index(part)
-        found[part] = _taken(record.of(part), pools, finder.pool_of[own], finder.place_of[own])
+        taken = _taken(record.of(part), pools, finder.pool_of[own], finder.place_of[own])
+        found[part] = taken if part == "training" else as_evaluated(config, taken)
     return found
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsm_cli.data import sources
+from lmsm_cli.data.decoded import middle
 from lmsm_cli.data.identity import Part
 from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.data.splits import check_at_hand, find_again, folder_options, load_test, load_training
@@ -290,11 +291,13 @@ def _score(trained: Trained, labelled: ImageSet, given: Answers) -> Scores:
 def _labelled(trained: Trained, subject: Subject, display: Display) -> ImageSet:
     if subject.images is not None:
         side, _, channels = trained.state.image_shape
-        options = replace(folder_options(trained.config), image_size=side)
+        options = folder_options(trained.config)
+        options = replace(options, image_size=trained.config.kept_size or side)
         classes = trained.model.classes
         found = sources.load_folder(
             subject.images, options=options, channels=channels, classes=classes, display=display
         )
+        found = replace(found, images=middle(found.images, side))
         _warn_of_training_images(trained, found, display)
         return found
     if subject.split == "test":

@@ -134,7 +134,7 @@ def _facts(trained: Trained) -> dict[str, Any]:
         "classes": state.classes,
         "input": "images: uint8 (N, C, H, W), 0 to 255, RGB where there are 3 channels; "
         "the normalisation is inside",
-        "preparation": preparation(config.resize),
+        "preparation": preparation(config.resize, height, config.kept_size),
         "image_height": height,
         "image_width": width,
         "channels": channels,

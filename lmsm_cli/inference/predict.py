@@ -121,11 +121,12 @@ def _predict(
     trained: Trained, runtime: Runtime, files: Sequence[Path], top: int, display: Display
 ) -> list[Prediction]:
     """Return the predictions of files that fit into memory together."""
-    size, _, channels = trained.state.image_shape
+    (size, _, channels), config = trained.state.image_shape, trained.config
+    form: dict[str, Any] = {"resize": config.resize, "crop_from": config.kept_size}
 
     def read(file: Path) -> NDArray[np.uint8] | ImageFileError:
         try:
-            return read_image(file, size=size, channels=channels, resize=trained.config.resize)
+            return read_image(file, size=size, channels=channels, **form)
         except ImageFileError as error:
             return error
 

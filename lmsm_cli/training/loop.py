@@ -96,8 +96,8 @@ class Trainer:
 
     @property
     def image_shape(self) -> list[int]:
-        """(H, W, C) of an image."""
-        return list(self.data.training.images.shape[1:])
+        """(H, W, C) of an image that the net gets."""
+        return list(self.data.image_shape)
 
     @property
     def num_steps(self) -> int:
@@ -282,7 +282,7 @@ def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> 
     if position.watch and position.generators:
         stepper.watch.restore(position.watch, ranks)
         _restore_generators(position.generators, ranks)
-    training = trainer.data.training
+    training, (height, width, _) = trainer.data.training, trainer.data.image_shape
     balanced = config.sampling == "balanced" and _is_rebalanced(config, epoch)
     plan = plan_epoch(
         len(training),
@@ -291,7 +291,7 @@ def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> 
         epoch=epoch,
         balanced_over=training.labels if balanced else None,
         size=(training.images.shape[1], training.images.shape[2]),
-        mixing=_mixing(config),
+        mixing=_mixing(config, (height, width)),
     )
     return batches(
         training.images,
@@ -300,14 +300,15 @@ def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> 
         config.batch_size,
         start=position.step,
         share=ranks.local_slice,
+        crop_to=(height, width),
     )
 
 
-def _mixing(config: Config) -> Mixing | None:
+def _mixing(config: Config, size: tuple[int, int]) -> Mixing | None:
     """Return how the config wants batches mixed."""
     if not (config.mixup or config.cutmix):
         return None
-    return Mixing(config.mixup, config.cutmix, config.batch_size)
+    return Mixing(config.mixup, config.cutmix, config.batch_size, size)
 
 
 def _generators(ranks: ProcessGroup) -> dict[str, Tensor]:

@@ -113,7 +113,7 @@ def build_model(config: Config, data: Data, *, starts: bool = True) -> tuple[Cla
     Where the run does not start, but goes on, its weights are read later.
     """
     torch.manual_seed(config.seed)
-    _, side, _, channels = data.training.images.shape
+    side, _, channels = data.image_shape
     check_model(config.model, channels=channels, image_size=side)
     model, origin = new_classifier(
         config if starts else config.model_copy(update={"pretrained": None}),
