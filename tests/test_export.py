@@ -191,8 +191,10 @@ def test_a_run_is_verified_on_its_own_test_images(tmp_path, capsys):
     assert document["bytes"] == (run / "model.onnx").stat().st_size
     found = document["verification"]
     assert (found["images"], found["of"], found["same_top1"]) == (40, "test images of digits", 1.0)
-    assert main(["export", str(run), "--format", "torch", "--out", str(tmp_path / "a.pt2")]) == 0
+    assert main(["export", str(run), "--format", "torch", "--best"]) == 0
     assert "same class for 100.0%" in capsys.readouterr().out
+    assert (run / "best.pt2").is_file()  # whose name is not that of the last epoch's
+    assert not (run / "model.pt2").exists()
 
 
 def test_missing_data_is_said_and_nothing_is_downloaded(tmp_path):

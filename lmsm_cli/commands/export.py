@@ -26,7 +26,9 @@ def export(
     out: Annotated[
         Path | None,
         value(
-            "FILE", "Where to write it (default: model.onnx or model.pt2 beside the checkpoint)."
+            "FILE",
+            "Where to write it (default: model.onnx or model.pt2 beside the checkpoint; best.onnx "
+            "or best.pt2 with --best).",
         ),
     ] = None,
     images: Annotated[int, value("N", "Test images to verify it on.")] = 1000,

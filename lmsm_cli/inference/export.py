@@ -71,7 +71,8 @@ def export_checkpoint(
         path: The checkpoint file or run folder.
         display: Where progress and warnings go.
         form: `onnx` or `torch`.
-        out: The file to write; model.onnx or model.pt2 beside the checkpoint if None.
+        out: The file to write; model.onnx or model.pt2 beside the checkpoint if None, best.onnx or
+            best.pt2 beside best.pt.
         num_images: How many test images to verify the file on first; drawn ones where there is
             no data.
         data_dir: Where the run's data is now, if elsewhere than the run had it.
@@ -81,7 +82,9 @@ def export_checkpoint(
     is missing.
     """
     check_extra(form)
-    out = out or checkpoint.find(path, best=best).with_name(f"model{SUFFIXES[form]}")
+    source = checkpoint.find(path, best=best)
+    name = "best" if source.name == checkpoint.BEST else "model"
+    out = out or source.with_name(f"{name}{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
         raise LmsmError(
             f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree"
