@@ -11,7 +11,7 @@ from typing import Any
 from lmsm_cli.comparison.data_sets import IMAGE_KEYS, images_of
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.spec import parse_spec
+from lmsm_cli.losses.registry import parts_of
 from lmsm_cli.metrics import METRICS, Scores
 from lmsm_cli.runs.documents import ScoresDocument
 from lmsm_cli.runs.record import RunRecord
@@ -75,23 +75,16 @@ def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Samp
 
 
 def spelled_alike(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a setting whose loss is its name and options: equal in whatever order, 4 or 4.0."""
+    """Return a setting whose loss is its name and options: equal in whatever order, 4 or 4.0, and
+    whether or not a default is written."""
     return {key: _parts(value) if key == "loss" else value for key, value in setting.items()}
 
 
 def _parts(loss: Any) -> Any:
     try:
-        name, options = parse_spec(loss)
-    except (LmsmError, AttributeError):  # damaged, or not a text
+        return list(parts_of(loss))
+    except LmsmError:  # damaged, or not a text
         return loss
-    return [name, {key: _number(value) for key, value in options.items()}]
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def shared_setting(

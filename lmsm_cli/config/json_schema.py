@@ -5,6 +5,7 @@ FILE`), so whether keys fit together is known only to `lmsm train --show-config`
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from lmsm_cli.config.by_class import AUTO
@@ -89,7 +90,7 @@ def _own_loss() -> str:
     return rf"^ *({'|'.join([*offered, place])})(:[^,=]+=[^,=]+(,[^,=]+=[^,=]+)*)? *$"
 
 
-def _one_loss(name: str, options: tuple[str, ...]) -> str:
+def _one_loss(name: str, options: Iterable[str]) -> str:
     if not options:
         return re.escape(name)
     option = rf" *({'|'.join(options)}) *= *[^,\s][^,]*"

@@ -84,6 +84,15 @@ def options_of_own(kind: type) -> dict[str, inspect.Parameter]:
     return {name: one for name, one in _parameters(kind).items() if name not in given}
 
 
+def usual_options(place: str) -> dict[str, Any]:
+    """Return what the options of an own loss are where they are not given, as specs write them."""
+    usual = {key: one.default for key, one in options_of_own(kind_of(place)).items()}
+    return {
+        key: str(value).lower() if isinstance(value, bool | NoneType) else value
+        for key, value in usual.items()
+    }
+
+
 def build_own(
     place: str,
     texts: Mapping[str, str],

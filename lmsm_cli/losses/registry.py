@@ -7,14 +7,14 @@ added.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
 from lmsm_cli.losses import own
-from lmsm_cli.losses.spec import parse_spec
+from lmsm_cli.losses.spec import format_spec, parse_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +32,9 @@ class Loss:
 
     place: str
     """The class, as module:Class; the module is one of this folder."""
-    options: tuple[str, ...] = ()
-    """The keyword-only arguments of the class, in its order, those of its Unpack[...] last."""
+    options: Mapping[str, float | str | None] = field(default_factory=dict)
+    """The keyword-only arguments of the class, in its order, those of its Unpack[...] last, with
+    what each is where it is not given; None where that follows from the data or other options."""
     takes_bias: bool = False
     """Whether it is a LinearHead, whose scores can have a bias."""
     takes_class_margins: bool = False
@@ -46,37 +47,51 @@ class Loss:
         return kind
 
 
-_ANNEALING = ("anneal", "lambda_start", "lambda_min", "anneal_end", "gamma", "power")
-_LSOFTMAX = (
-    *("margin", "margin_min", "margin_max", "margin_power", "margin_on"),
-    *("weight_norm", "feature_norm", "tau", "class_chunk"),
-)
+_ANNEALING: dict[str, float | str | None] = {
+    **{"anneal": "power", "lambda_start": None, "lambda_min": None},
+    **{"anneal_end": 1, "gamma": 0.36, "power": 45},
+}
+# Where one is given and no margin, the margin is auto.
+_OF_AUTO: dict[str, float | str | None] = {"margin_min": 1, "margin_max": 4, "margin_power": 0.25}
+_LSOFTMAX: dict[str, float | str | None] = {
+    **{"margin": None, **_OF_AUTO, "margin_on": "all"},
+    **{"weight_norm": None, "feature_norm": None, "tau": 0, "class_chunk": None},
+    **_ANNEALING,
+}
 
 LOSSES: dict[str, Loss] = {
-    "softmax": Loss("softmax:SoftmaxLoss", ("label_smoothing",), takes_bias=True),
-    "lsoftmax": Loss("lsoftmax:LSoftmaxLoss", (*_LSOFTMAX, *_ANNEALING), takes_class_margins=True),
+    "softmax": Loss("softmax:SoftmaxLoss", {"label_smoothing": 0}, takes_bias=True),
+    "lsoftmax": Loss("lsoftmax:LSoftmaxLoss", _LSOFTMAX, takes_class_margins=True),
     "asoftmax": Loss(
-        "lsoftmax:ASoftmaxLoss", ("margin", "class_chunk", *_ANNEALING), takes_class_margins=True
+        "lsoftmax:ASoftmaxLoss",
+        {"margin": 4, "class_chunk": None, **_ANNEALING},
+        takes_class_margins=True,
     ),
     "cosface": Loss(
-        "angular:CosFaceLoss", ("margin", "scale", "class_chunk"), takes_class_margins=True
+        "angular:CosFaceLoss",
+        {"margin": 0.35, "scale": 30, "class_chunk": None},
+        takes_class_margins=True,
     ),
     "arcface": Loss(
-        "angular:ArcFaceLoss", ("margin", "scale", "class_chunk"), takes_class_margins=True
+        "angular:ArcFaceLoss",
+        {"margin": 0.5, "scale": 30, "class_chunk": None},
+        takes_class_margins=True,
     ),
     "large-margin-in-softmax": Loss(
-        "softmax:LargeMarginInSoftmaxLoss", ("strength",), takes_bias=True
+        "softmax:LargeMarginInSoftmaxLoss", {"strength": 0.3}, takes_bias=True
     ),
-    "ldam": Loss("class_priors:LDAMLoss", ("max_margin", "scale"), takes_class_margins=True),
+    "ldam": Loss(
+        "class_priors:LDAMLoss", {"max_margin": 0.5, "scale": 30}, takes_class_margins=True
+    ),
     "dbm": Loss(
         "class_priors:DBMLoss",
-        ("max_margin", "margin_power", "tau", "scale"),
+        {"max_margin": 0.1, "margin_power": 1, "tau": 1, "scale": 32},
         takes_class_margins=True,
     ),
     "balanced-softmax": Loss("class_priors:BalancedSoftmaxLoss", takes_bias=True),
-    "logit-adjusted": Loss("class_priors:LogitAdjustedLoss", ("tau",), takes_bias=True),
-    "vs": Loss("class_priors:VSLoss", ("gamma", "tau"), takes_bias=True),
-    "focal": Loss("softmax:FocalLoss", ("gamma",), takes_bias=True),
+    "logit-adjusted": Loss("class_priors:LogitAdjustedLoss", {"tau": 1}, takes_bias=True),
+    "vs": Loss("class_priors:VSLoss", {"gamma": 0.3, "tau": 1}, takes_bias=True),
+    "focal": Loss("softmax:FocalLoss", {"gamma": 2}, takes_bias=True),
 }
 TAKE_A_BIAS = [name for name, loss in LOSSES.items() if loss.takes_bias]
 TAKE_CLASS_MARGINS = [name for name, loss in LOSSES.items() if loss.takes_class_margins]
@@ -229,6 +244,59 @@ def _converted(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     return {
         key: convert(text, known[key].annotation, f"{name}:{key}") for key, text in texts.items()
     }
+
+
+def parts_of(spec: str) -> tuple[str, dict[str, float | str]]:
+    """Return the name and the options of a spec as all its spellings have them, sorted.
+
+    Numbers are numbers, and what is given as it would be without is left out. A loss that is not of
+    this package is known only where this process has loaded it. Raises ArgumentError.
+
+    >>> parts_of("lsoftmax:tau=0,margin_max=3.0") == parts_of("lsoftmax:margin_max=3,margin=auto")
+    True
+    """
+    name, texts = _read(spec)
+    options = {key: _number(text) for key, text in sorted(texts.items())}
+    if name in LOSSES:
+        if name == "lsoftmax" and options.keys() & _OF_AUTO.keys():
+            options.setdefault("margin", "auto")
+        usual = dict(LOSSES[name].options)
+        if "lambda_start" in usual:
+            usual["lambda_start"] = _usual_start(options)
+    elif own.is_loaded(own.place_of(name, own.LOSSES_GROUP) or ""):
+        from lmsm_cli.losses.own_head import usual_options
+
+        usual = usual_options(str(own.place_of(name, own.LOSSES_GROUP)))
+    else:
+        usual = {}
+    return name, {key: value for key, value in options.items() if value != usual.get(key)}
+
+
+def normal_spec(spec: str) -> str:
+    """Return the one text that stands for all spellings of a spec. Raises ArgumentError."""
+    name, options = parts_of(spec)
+    order = list(LOSSES[name].options) if name in LOSSES else sorted(options)
+    texts = {key: options[key] for key in [*order, *options] if key in options}
+    return format_spec(name, {key: _text(value) for key, value in texts.items()})
+
+
+def _usual_start(options: Mapping[str, float | str]) -> float | None:
+    """Return the lambda_start of options without one, where they name the lambda_min; see
+    `Annealing`."""
+    least = options.get("lambda_min")
+    usual = 10.0 if options.get("anneal") in ("cosine", "linear") else 1000.0
+    return max(usual, 4 * least) if isinstance(least, float) else None
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _text(value: float | str) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else value
 
 
 def check_known_loss(spec: str) -> None:

@@ -19,7 +19,7 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.data.splits import Data
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
-from lmsm_cli.losses.registry import check_known_loss
+from lmsm_cli.losses.registry import check_known_loss, normal_spec
 from lmsm_cli.runs import checkpoint, committed, own_code
 from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
@@ -188,12 +188,13 @@ def pretrained_digest(config: Config) -> str | None:
     return None
 
 
-def config_hash(config: Config, *, knows_images: bool = True) -> str:
+def config_hash(config: Config, *, knows_images: bool = True, knows_spellings: bool = True) -> str:
     """Return the fingerprint of a config as the user gave it, before anything is resolved.
 
     The hash ignores where a run computes and where its data lies, since the run folder records
     which images they are. Weights to start from count by their content. With `knows_images` False
-    it is the hash of an older lmsm, to which the paths of a `folder` and of weights counted.
+    it is the hash of an older lmsm, to which the paths of a `folder` and of weights counted; with
+    `knows_spellings` False of one to which the loss counted as it was written.
     A value of None, or the default of a key that was added later, leaves no trace, so that an lmsm
     with more keys finds the run again.
     """
@@ -206,6 +207,8 @@ def config_hash(config: Config, *, knows_images: bool = True) -> str:
         for key, value in dump(config).items()
         if value is not None and value != usual.get(key)
     }
+    if knows_spellings:
+        made["loss"] = normal_spec(config.loss)
     if knows_images and (weights := pretrained_digest(config)):
         made["pretrained"] = weights
     if digests := own_code.digests_of(config):

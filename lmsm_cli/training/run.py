@@ -31,7 +31,7 @@ from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.class_weights import by_index
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.own_head import try_out
-from lmsm_cli.losses.registry import build_head, own_place
+from lmsm_cli.losses.registry import build_head, normal_spec, own_place
 from lmsm_cli.losses.spec import parse_spec, with_option
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.models.freezing import freeze, frozen_stages
@@ -346,8 +346,13 @@ def _note_resumption(run: Run, folder: RunFolder, saved: ResumeState, display: D
 
 
 def resolved_spec(spec: str, head: Head) -> str:
-    """Return the loss spec with the options that the head worked out from the data."""
-    given = parse_spec(spec)[1]
+    """Return the loss spec with the options that the head worked out from the data.
+
+    That of an own loss is in its normal form: what reads a run does not know its defaults.
+    """
+    name, given = parse_spec(spec)
+    if own_place(name):
+        spec = normal_spec(spec)
     for key, value in head.resolved_options().items():
         if key not in given:
             spec = with_option(spec, key, str(value).removesuffix(".0"))

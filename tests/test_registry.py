@@ -1,0 +1,61 @@
+"""Spellings of a loss: what is given as it would be without makes no other loss."""
+
+import pytest
+import torch
+
+from lmsm_cli import build_head
+from lmsm_cli.losses.registry import LOSSES, normal_spec
+
+# What must stand beside for their default to be known.
+OF_AUTO = ("margin_min", "margin_max", "margin_power")
+DEFAULTS = [
+    (f"{name}:margin=auto" if name == "lsoftmax" and key in OF_AUTO else name, key, value)
+    for name, loss in LOSSES.items()
+    for key, value in loss.options.items()
+    if value is not None
+]
+STARTS = [
+    (f"{name}:anneal={form},lambda_min={least}", "lambda_start", value)
+    for name in ("lsoftmax", "asoftmax")
+    for form, least, value in (
+        *(("power", 2, 1000), ("exponential", 300, 1200)),
+        *(("cosine", 1, 10), ("linear", 5, 20)),
+    )
+]
+
+
+def losses_of(spec, counts):
+    """Return the losses of a batch in the middle of a training, from weights of one draw."""
+    torch.manual_seed(3)
+    head = build_head(spec, 6, 3, torch.tensor(counts))
+    labels = torch.arange(9) % 3
+    return head.losses(3 * torch.randn(9, 6), labels, progress=0.5)
+
+
+@pytest.mark.parametrize("counts", [[50, 50, 50], [500, 50, 5]], ids=["balanced", "tailed"])
+@pytest.mark.parametrize(("spec", "key", "value"), [*DEFAULTS, *STARTS])
+def test_a_default_that_is_written_is_the_same_loss(spec, key, value, counts):
+    """To the bit, whatever the class counts; and one text stands for both spellings."""
+    written = f"{spec}{',' if ':' in spec else ':'}{key}={value}"
+    assert torch.equal(losses_of(written, counts), losses_of(spec, counts))
+    assert normal_spec(written) == normal_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("lsoftmax:margin=4,lambda_min=5", "lsoftmax: lambda_min=5.0, margin=4.0", True),
+        ("lsoftmax:margin_max=3", "lsoftmax:margin=auto,margin_max=3,margin_min=1", True),
+        ("focal:gamma=2.0", "focal", True),
+        ("lsoftmax:margin=2", "lsoftmax", False),
+        ("lsoftmax:lambda_min=0", "lsoftmax", False),
+        ("lsoftmax:weight_norm=free", "lsoftmax", False),
+        ("lsoftmax:lambda_start=1000", "lsoftmax", False),
+        ("cosface:margin=0.5", "arcface:margin=0.5", False),
+        ("arcface:scale=30,margin=0.4", "arcface:margin=0.4", True),
+    ],
+)
+def test_one_text_stands_for_all_spellings(one, other, same):
+    """In whatever order, 4 or 4.0; a default that follows from the data is none that is known."""
+    assert (normal_spec(one) == normal_spec(other)) is same
+    assert normal_spec(normal_spec(one)) == normal_spec(one)
