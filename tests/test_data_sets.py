@@ -57,6 +57,33 @@ def test_runs_of_two_folders_are_two_rows_without_a_difference(tmp_path, by, see
     assert len({group.test_set for group in comparison.groups}) == 2
 
 
+@pytest.mark.parametrize("key", ["group_column", "split_column"])
+def test_a_column_that_divides_a_list_is_a_choice(tmp_path, key):
+    """Runs whose lists were divided by another column are told apart by it, and it is no news."""
+    listed = {"dataset": "list", "image_list": "photos.csv"}
+    write(tmp_path, "1", **listed)
+    write(tmp_path, "2", THERE, **listed, **{key: "patient"})
+    comparison = compared(tmp_path)
+    assert [group.label for group in comparison.groups] == ["softmax", f"softmax {key}=patient"]
+    assert not any("differ" in note for note in comparison.notes)
+
+
+def test_images_have_the_names_of_the_folders_that_they_lie_in(tmp_path):
+    """Where each has one of its own; a folder that changed, or was moved, tells nothing apart."""
+    write(tmp_path, "1", data_dir="photos/cats")
+    write(tmp_path, "2", THERE, data_dir="photos/dogs")
+    names = [group.differs["images"] for group in compared(tmp_path).groups]
+    assert names == ["cats", "dogs"]
+    assert any(note.startswith("images=cats (1) are not images=dogs") for note in notes(tmp_path))
+    write(tmp_path, "3", THERE, seed=1, data_dir="photos/cats")
+    assert not {"cats", "dogs"} & {one.differs["images"] for one in compared(tmp_path).groups}
+
+
+def notes(out):
+    """Return the notes of a comparison."""
+    return compared(out).notes
+
+
 @pytest.mark.parametrize("part", ["training", "validation", "test"])
 def test_one_image_that_was_replaced_makes_another_row(tmp_path, part):
     """In whatever part; the note says how many images differ, of which runs, and what to type."""

@@ -178,7 +178,7 @@ def test_a_plan_has_no_range_and_no_million_runs():
     """A range is for --trials; a slip that would make a million runs is noticed before it does."""
     with pytest.raises(LmsmError, match="search it with --trials"):
         product(parse_axes(["lr=0.1..1"], []))
-    with pytest.raises(LmsmError, match="makes 40000 runs"):
+    with pytest.raises(LmsmError, match="makes 40,000 runs"):
         product(parse_axes(["lr=1,2", "gamma=0.1,0.2"], []), 10_000)
 
 

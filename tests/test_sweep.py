@@ -10,6 +10,7 @@ import pytest
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.options import train_command
 from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.comparison.samples import spelled_alike
 from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, dump
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import DataError, LmsmError, StoppedError
@@ -20,7 +21,7 @@ from lmsm_cli.sweeps.plan import RunIndex, build_plan
 from lmsm_cli.sweeps.sweep import claimed, run_plan
 from lmsm_cli.training.resume import config_hash, fingerprint
 from lmsm_cli.training.run import resume_run, start_run
-from tests.conftest import SilentDisplay
+from tests.conftest import SilentDisplay, write_class_folders
 from tests.test_checkpoint import damage
 from tests.test_resume import Stopping, assert_same_bits
 
@@ -347,6 +348,55 @@ def test_weights_to_start_from_are_known_by_their_content(tmp_path):
         for name in ("imagenet", "gone.pt")
     ]
     assert len({first, *imagenet}) == 3
+
+
+def test_data_sets_of_ones_own_are_swept_like_other_choices(tmp_path, capsys):
+    """Each has runs of its own, which are found again; a folder that is named twice is one run."""
+    for number, name in enumerate(("cats", "dogs")):
+        write_class_folders(tmp_path / name, ("one", "two"), 8, size=8, seed=number)
+    words = "--epochs 1 --batch-size 4 --model paper-2d --device cpu --threads 1 --json"
+    words = ["sweep", *words.split(), "--validation", "0", "--augment", "none"]
+    words += ["--lr", "0.01", "--out", str(tmp_path / "runs")]
+    both = ["--grid", f"dataset={tmp_path / 'cats'};{tmp_path / 'dogs'}"]
+    assert main([*words, *both]) == 0, capsys.readouterr().err
+    document = json.loads(capsys.readouterr().out)
+    assert [group["differs"]["images"] for group in document["groups"]] == ["cats", "dogs"]
+    assert len(folders(tmp_path / "runs")) == 2
+    assert main([*words, *both]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == document
+    assert "2 of 2 runs are there already" in printed.err
+    assert "left out" not in printed.err
+    again = ["--grid", f"dataset={tmp_path / 'cats'};{tmp_path / 'dogs' / '..' / 'cats'}"]
+    assert main([*words, *again, "--dry-run"]) == 2
+    assert "are the same run" in capsys.readouterr().err
+
+
+def test_each_fold_counts_as_a_run(tmp_path):
+    """A plan that is too large is refused before its runs are made; just within, it is not."""
+    write_class_folders(tmp_path / "photos", ("one", "two"), 8, size=8)
+    given = {"dataset": str(tmp_path / "photos"), "model": "paper-2d", "out": tmp_path}
+    for folds, seeds in ((1000, 11), (3, 3334)):
+        with pytest.raises(LmsmError, match="more than 10,000 runs, of which each fold"):
+            build_plan([Layer.of_flags({**given, "folds": folds})], [{}], range(seeds))
+    choices = [{"folds": "2"}, {"folds": "1000"}]
+    with pytest.raises(LmsmError, match="more than 10,000 runs"):
+        build_plan([Layer.of_flags(given)], choices, range(10))
+    assert len(build_plan([Layer.of_flags({**given, "folds": 3})], [{}], range(2))) == 6
+
+
+def test_an_option_at_its_default_is_no_other_run(tmp_path):
+    """Neither in a plan, nor in a comparison, nor where an older lmsm wrote the loss as typed."""
+    arms = [{"loss": "lsoftmax:margin=auto"}, {"loss": "lsoftmax:margin_max=4.0,margin=auto"}]
+    with pytest.raises(LmsmError, match="are the same run"):
+        plan(tmp_path, *arms)
+    one, other = (plan(tmp_path, arm, seeds=(0,))[0] for arm in arms)
+    assert one.config_hash == other.config_hash
+    assert one.config_hash in one.other_hashes  # a text in its normal form is as it was
+    assert config_hash(other.config, knows_spellings=False) in other.other_hashes
+    assert other.config_hash not in other.other_hashes
+    spelled = [spelled_alike({"loss": arm["loss"]}) for arm in arms]
+    assert spelled[0] == spelled[1]
 
 
 def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):

@@ -67,7 +67,8 @@ def run_and_compare(
     found = index.status(plan)
     failures += unreadable(found, failures)
     done = [one.record for one in found if one.record and one.state == "completed"]
-    records = [read_run(record.path) for record in done]
+    # two data folders may hold the same images, and then share runs
+    records = [read_run(path) for path in dict.fromkeys(record.path for record in done)]
     comparison = compare_runs(records)
     if plots_in:
         from lmsm_cli.reports.rarity_plot import plot_comparison

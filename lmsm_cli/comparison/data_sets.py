@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import CheckpointError, listed
@@ -24,6 +25,7 @@ UNKNOWN = "unknown"
 # done, those first.
 TEST_KEYS = (
     "dataset", "test_images_per_class", "test_share", "folds", "fold", "group_pattern",
+    "group_column", "split_column",
 )  # fmt: skip
 IMAGE_KEYS = (
     *TEST_KEYS, "imbalance", "factor", "images_per_class", "validation", "split_seed",
@@ -53,6 +55,29 @@ def names_of(found: Iterable[Images | None]) -> dict[Images | None, str]:
     while len({name[:length] for name in whole.values()}) < len(whole):
         length += 1
     return {None: UNKNOWN} | {images: name[:length] for images, name in whole.items()}
+
+
+def named_images(records: Iterable[RunRecord]) -> dict[Images | None, str]:
+    """Return a name for each distinct choice of images: that of the folder or list of a user's own
+    where each has one that no other has, else as `names_of`."""
+    places: dict[Images | None, set[str | None]] = {}
+    for record in records:
+        places.setdefault(images_of(record), set()).add(_place(record))
+    found = [place for known in places.values() for place in known]
+    if len(places) < 2 or None in places or None in found or len(found) > len(places):
+        return names_of(places)
+    whole = {images: str(place) for images, (place,) in places.items()}
+    for names in ({images: Path(place).name for images, place in whole.items()}, whole):
+        if len(set(names.values())) == len(places) and all(names.values()):
+            return {None: UNKNOWN, **names}
+    return names_of(places)
+
+
+def _place(record: RunRecord) -> str | None:
+    """Return where a run had a user's images; None for a published set and where it is unknown."""
+    config = record.config or {}
+    key = {"folder": "data_dir", "list": "image_list"}.get(str(config.get("dataset")))
+    return str(config[key]) if key and config.get(key) and not record.is_outside else None
 
 
 def choices_hide_it(records: Iterable[RunRecord], usual: Mapping[str, Any]) -> bool:
@@ -99,8 +124,8 @@ def notes_on_images(records: Sequence[RunRecord], usual: Mapping[str, Any]) -> l
     old = members.pop(None, [])
     sets = [
         _Images(images, name, members[images], _choices(members[images][-1], usual))
-        for images, name in names_of(members).items()
-        if images
+        for images, name in named_images(records).items()
+        if images and images in members
     ]
     sets.sort(key=lambda one: one.runs[-1].name, reverse=True)
     pairs = [(one, newer) for one in sets if (newer := _newer(one, sets))]

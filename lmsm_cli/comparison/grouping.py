@@ -14,7 +14,7 @@ from lmsm_cli.comparison.data_sets import (
     Images,
     choices_hide_it,
     images_of,
-    names_of,
+    named_images,
     notes_on_damage,
     notes_on_images,
 )
@@ -197,7 +197,8 @@ def _groups(
     firsts = [samples[0] for samples in members]
     test_sets = list(dict.fromkeys(map(test_images, firsts)))
     images = [images_of(one.record) for one in firsts]
-    differing, settings = _settings(firsts, images, by)
+    records = [one.record for samples in members for one in samples]
+    differing, settings = _settings(firsts, images, records, by)
     groups = []
     for samples, setting, known in zip(members, settings, images, strict=True):
         differs = {key: setting.get(key) for key in differing}
@@ -223,12 +224,18 @@ def _folds(samples: Sequence[Sample]) -> tuple[tuple[str, ...], ...]:
 
 
 def _settings(
-    firsts: Sequence[Sample], images: Sequence[Images | None], by: Sequence[str]
+    firsts: Sequence[Sample],
+    images: Sequence[Images | None],
+    records: Sequence[RunRecord],
+    by: Sequence[str],
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """Return the keys in which groups differ, and the settings, with images where these do."""
+    """Return the keys in which groups differ, and the settings, with images where these do.
+
+    `firsts` and `images` are of the first run of each group, `records` those of all.
+    """
     settings = [dict(shared_setting(one.record, one.setting, by)) for one in firsts]
     if choices_hide_it([one.record for one in firsts], usual_setting()):
-        names = names_of(images)
+        names = named_images(records)
         settings = [
             setting | {"images": names[one]} for setting, one in zip(settings, images, strict=True)
         ]

@@ -59,12 +59,15 @@ LIST_KEYS = (
     "class_names",
 )
 
+# Of these, what divides the images of one list otherwise.
+_DIVIDING = ("split_column", "group_column")
+
 # Where and how a run is computed, which changes results by rounding only, and where its images are:
 # runs that differ in these alone, and have the same images, are the same.
 RUNTIME_KEYS = (
     "out",
     "data_dir",
-    *LIST_KEYS,
+    *(key for key in LIST_KEYS if key not in _DIVIDING),
     "follow_links",
     "skip_unreadable",
     "device",

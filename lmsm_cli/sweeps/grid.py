@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from lmsm_cli.config import RUNTIME_KEYS, Config, flag_name, type_of
+from lmsm_cli.config import LIST_KEYS, RUNTIME_KEYS, Config, flag_name, type_of
 from lmsm_cli.config.config import Dataset
 from lmsm_cli.errors import LmsmError, did_you_mean
 
 # More is a slip of the keyboard, and would take minutes only to be checked.
 MOST_RUNS = 10_000
+
+
+class TooManyRunsError(LmsmError):
+    """A sweep of more runs than MOST_RUNS."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def product(axes: Sequence[Axis], num_seeds: int = 1) -> list[dict[str, str]]:
     options = [axis.options for axis in axes if isinstance(axis, Choices)]
     size = num_combinations(axes) * num_seeds
     if size > MOST_RUNS:
-        raise LmsmError(f"that makes {size} runs; a sweep has at most {MOST_RUNS}")
+        raise TooManyRunsError(f"that makes {size:,} runs; a sweep has at most {MOST_RUNS:,}")
     return [_merged(combination) for combination in itertools.product(*options)]
 
 
@@ -254,12 +258,18 @@ def _key_and_value(text: str) -> tuple[str, str]:
         raise LmsmError(f"{text!r} is not key=value")
     if key == "seed":
         raise LmsmError("the seed is varied by --seeds, so that its runs are averaged")
-    if key in RUNTIME_KEYS:
+    if key == "data_dir":
+        raise LmsmError(
+            "data_dir only says where the images are: to sweep over several data sets vary dataset "
+            "by path, as in dataset=a/,b/; else give it once, as --data-dir"
+        )
+    fixed = [name for name in RUNTIME_KEYS if name not in LIST_KEYS]
+    if key in fixed:
         raise LmsmError(
             f"{key} does not change what is computed, so there is nothing to compare; "
             f"give it once, as {flag_name(key)}"
         )
-    known = [name for name in Config.model_fields if name not in (*RUNTIME_KEYS, "seed")]
+    known = [name for name in Config.model_fields if name not in (*fixed, "seed")]
     if key not in (*known, "margin"):
         raise LmsmError(f"unknown key {key!r}{did_you_mean(key, [*known, 'margin'])}")
     return key, value

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from lmsm_cli.config import DATA_KEYS, Config
+from lmsm_cli.config import DATA_KEYS, LIST_KEYS, Config, dump
 from lmsm_cli.config.defaults import Facts
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import sources
@@ -18,7 +18,7 @@ from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
 from lmsm_cli.runtime.display import SILENT, Display
-from lmsm_cli.sweeps.grid import label
+from lmsm_cli.sweeps.grid import MOST_RUNS, TooManyRunsError, label
 from lmsm_cli.training.resume import config_hash
 from lmsm_cli.training.run import check_config
 
@@ -40,9 +40,20 @@ class PlannedRun:
         return config_hash(self.config)
 
     @cached_property
-    def old_config_hash(self) -> str:
-        """The hash that older versions recorded: of the data folder's path, not of its images."""
-        return config_hash(self.config, knows_images=False)
+    def identity(self) -> tuple[str, ...]:
+        """What no other run of the plan shares: its hash, and where a user's images are."""
+        if self.config.dataset not in sources.OWN:
+            return (self.config_hash,)
+        places = dump(self.config.model_copy(update={"data_dir": self.config.data_dir.resolve()}))
+        return (self.config_hash, *(str(places[key]) for key in ("data_dir", *LIST_KEYS)))
+
+    @cached_property
+    def other_hashes(self) -> tuple[str, ...]:
+        """The hashes that older versions recorded: of the loss as it was written, and of the data
+        folder's path, not of its images."""
+        as_written = config_hash(self.config, knows_spellings=False)
+        of_paths = config_hash(self.config, knows_spellings=False, knows_images=False)
+        return as_written, of_paths
 
 
 @dataclass(frozen=True)
@@ -78,11 +89,10 @@ def build_plan(
     for choices in combinations:
         name = label(choices)
         try:
-            runs = [
-                run for seed in seeds or (None,) for run in _in_folds(layers, choices, seed, facts)
-            ]
+            room = MOST_RUNS - len(plan)
+            runs = _with_seeds(layers, choices, seeds or (None,), facts, room)
             check_config(runs[0].config)
-        except DiskError:
+        except (DiskError, TooManyRunsError):
             raise
         except LmsmError as error:
             for line in str(error).split("\n"):
@@ -117,20 +127,28 @@ def plan_run(
     return PlannedRun(resolved.config, text or "as given", resolved.notes)
 
 
-def _in_folds(
+def _with_seeds(
     layers: Sequence[Layer],
     choices: Mapping[str, str],
-    seed: int | None,
+    seeds: Sequence[int | None],
     facts: Callable[[Config], Facts | None],
+    room: int,
 ) -> list[PlannedRun]:
-    """Return the run of given choices and seed, or one for each fold where none of them is named.
+    """Return the runs of given choices: one for each seed, or for each fold of each seed.
 
-    Raises LmsmError.
+    Raises LmsmError, also where they are more than there is room for.
     """
-    run = plan_run(layers, choices, seed, facts=facts)
-    if run.config.folds is None or run.config.fold is not None:
-        return [run]
-    return [plan_run(layers, choices, seed, fold, facts) for fold in range(run.config.folds)]
+    first = plan_run(layers, choices, seeds[0], facts=facts)
+    number = first.config.folds if first.config.fold is None else None
+    if len(seeds) * (number or 1) > room:
+        raise TooManyRunsError(
+            f"that makes more than {MOST_RUNS:,} runs, of which each fold counts as one; a sweep "
+            "has at most as many"
+        )
+    if number is None:
+        return [first, *(plan_run(layers, choices, seed, facts=facts) for seed in seeds[1:])]
+    places = [(seed, fold) for seed in seeds for fold in range(number)]
+    return [plan_run(layers, choices, seed, fold, facts) for seed, fold in places]
 
 
 def _with_places(line: str, names: Sequence[str], num_combinations: int) -> str:
@@ -142,15 +160,9 @@ def _with_places(line: str, names: Sequence[str], num_combinations: int) -> str:
 
 
 def _check_distinct(plan: Sequence[PlannedRun]) -> None:
-    first: dict[str, PlannedRun] = {}
+    first: dict[tuple[str, ...], PlannedRun] = {}
     for run in plan:
-        same = first.setdefault(run.config_hash, run)
-        places = {(one.config.data_dir, one.config.image_list) for one in (same, run)}
-        if len(places) > 1:
-            raise LmsmError(
-                f"{same.label!r} and {run.label!r} differ in where their images are, and a sweep "
-                "takes both for one run: sweep each data set by itself, with an --out of its own"
-            )
+        same = first.setdefault(run.identity, run)
         if same is not run:
             raise LmsmError(
                 f"{same.label!r} and {run.label!r} are the same run: take one of them out"
@@ -186,12 +198,13 @@ class RunIndex:
     def status(self, plan: Sequence[PlannedRun]) -> list[RunStatus]:
         """Return where all runs of a plan stand; warn of folders whose images are others."""
         self.refresh()
-        before = len(self._of_other_images)
+        before = set(self._of_other_images)
         found = [self._status_of(run) for run in plan]
-        if count := len(self._of_other_images) - before:
+        taken = {one.record.path.name for one in found if one.record}  # by another data set
+        if others := sorted(self._of_other_images - before - taken):
             self.display.warning(
-                f"{self.out}: {counted(count, 'run')} with these choices left out, made on other "
-                f"images than those there are now: {few(sorted(self._of_other_images), 3)}; "
+                f"{self.out}: {counted(len(others), 'run')} with these choices left out, made on "
+                f"other images than those there are now: {few(others, 3)}; "
                 "`lmsm compare` shows them in rows apart"
             )
         return found
@@ -212,7 +225,7 @@ class RunIndex:
         """
         names = {
             name
-            for requested in (run.config_hash, run.old_config_hash)
+            for requested in dict.fromkeys((run.config_hash, *run.other_hashes))
             for name in self._names.get(requested, ())
         }
         records = [read_run(self.out / name, with_metrics=False) for name in sorted(names)]

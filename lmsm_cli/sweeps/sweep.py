@@ -74,8 +74,8 @@ class _Worker:
     with_plots: bool
     failed_before: set[Path]
     """Folders of earlier calls, whose runs are tried again."""
-    done: set[str]
-    """The hashes of the runs that need no more work."""
+    done: set[tuple[str, ...]]
+    """The identities of the runs that need no more work."""
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
@@ -83,7 +83,7 @@ class _Worker:
         """Return a worker that knows which runs are there already."""
         found = index.status(plan)
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
-        done = {one.run.config_hash for one in found if one.state == "completed"}
+        done = {one.run.identity for one in found if one.state == "completed"}
         if done:
             index.display.info(f"{len(done)} of {len(plan)} runs are there already")
         index.display.overall(len(done), len(plan))
@@ -106,7 +106,7 @@ class _Worker:
                     f"run {1 + self.plan.index(run)} of {len(self.plan)}: {run.label}"
                 )
                 self._complete(run)
-            self.done.add(run.config_hash)
+            self.done.add(run.identity)
             self.display.overall(len(self.done), len(self.plan))
             return True
 
@@ -178,14 +178,14 @@ def claimed(run: PlannedRun, *, wait: bool) -> Iterator[bool]:
 
 def unreadable(found: Sequence[RunStatus], failures: Sequence[Failure]) -> list[Failure]:
     """Return as failures the other runs that a finished sweep cannot read."""
-    known = {failure.run.config_hash for failure in failures}
+    known = {failure.run.identity for failure in failures}
     return [
         Failure(
             one.run,
             (one.record and one.record.problem) or "its run folder is gone or cannot be read",
         )
         for one in found
-        if one.state != "completed" and one.run.config_hash not in known
+        if one.state != "completed" and one.run.identity not in known
     ]
 
 

@@ -397,7 +397,7 @@ def test_an_older_sweep_is_found_by_its_choices(tmp_path):
     (path,) = (file.parent for file in out.glob("*/status.json"))
     (path / "images.npz").unlink()
     environment = json.loads((path / "environment.json").read_text())
-    RunFolder(path).write_environment({**environment, "asked": run.old_config_hash})
+    RunFolder(path).write_environment({**environment, "asked": run.other_hashes[-1]})
     assert RunIndex(out).status_of(run).state == "completed"
     data.rename(tmp_path / "moved")
     (elsewhere,) = planned(tmp_path / "moved", out)
