@@ -215,6 +215,31 @@ def test_paths_may_hold_blanks_be_absolute_or_windows_own(tmp_path):
     assert listing.files == ("my cats/0.png", "my cats/1.png", "dogs/0.png", "dogs/1.png")
 
 
+def test_a_label_after_a_tab_may_hold_blanks(tmp_path):
+    """As it stands in tables that were saved as text."""
+    for number in range(2):
+        for name in ("my cats", "dogs"):
+            save(tmp_path / name / f"{number}.png", noise(hash(name) % 1000 + number))
+    lines = [
+        "my cats/0.png\tbig cat",
+        "my cats/1.png \t big cat",
+        "dogs/0.png dog",
+        "dogs/1.png\tdog",
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    (listing,) = layout(tmp_path / "a.txt").listings.values()
+    assert listing.classes == ("big cat", "dog")
+
+
+@pytest.mark.parametrize("column", ["path", "label", "split", "group"])
+def test_lines_without_a_header_have_no_columns(flat, column):
+    """A column that is named all the same is told, not passed over: groups would be parted."""
+    root, rows = flat
+    (root / "a.txt").write_text("\n".join(f"{file} {label}" for file, label in rows))
+    with pytest.raises(DataError, match=r"a\.txt has no header, and so no column 'patient'"):
+        layout(root / "a.txt", **{f"{column}_column": "patient"})
+
+
 def test_groups_stay_with_their_images(flat):
     """A column of groups is read for each image, through leaving out files too."""
     root, rows = flat
@@ -231,13 +256,13 @@ def test_groups_stay_with_their_images(flat):
 
 
 HEADERS = {
+    "path,label,label": r"'label' and 'label' stand twice for the label; rename one",
     "path,label,class": r"a\.csv:1: of the columns, 'label' and 'class' could each be meant for "
     "the label; name one with --label-column",
     "path,Image,label": "'path' and 'Image' could each be meant for the path; .* --path-column",
     "where,label": "none of the columns 'where', 'label' is known to hold the path: name it with",
     "path,what": "is known to hold the label: name it with --label-column",
     "path,label,split,subset": "'split' and 'subset' could each be meant",
-    "label,path,label": "'label' and 'label' could each be meant",
 }
 
 

@@ -80,8 +80,8 @@ def read_rows(file: Path, lists: ImageLists) -> Rows:
     delimiter = _delimiter(file, text, lists)
     if delimiter is not None:
         return _table(file, text, delimiter, lists)
-    named = [name for name in (lists.path_column, lists.label_column, lists.split_column) if name]
-    if named:
+    wanted = (lists.path_column, lists.label_column, lists.split_column, lists.group_column)
+    if named := [name for name in wanted if name]:
         raise DataError(f"{file} has no header, and so no column {named[0]!r}")
     return _plain_lines(file, text)
 
@@ -236,18 +236,19 @@ def _places(where: str, header: Sequence[str], lists: ImageLists) -> dict[str, i
     for what, (given, usual, flag) in wanted.items():
         found = [name for name in header if name == given] if given else _usual(header, usual)
         if len(found) > 1:
-            same = "stands twice" if given else "could each be meant"
+            is_twice = len(set(found)) < len(found)
+            same = "stand twice" if is_twice else "could each be meant"
             raise DataError(
                 f"{where}: of the columns, {' and '.join(map(repr, found))} {same} for the {what}"
-                f"; {'rename one' if given else f'name one with {flag}'}"
+                f"; {'rename one' if is_twice else f'name one with {flag}'}"
             )
         if given and not found:
             raise DataError(f"{where}: there is no column {given!r}{did_you_mean(given, header)}")
         if not found and what in ("path", "label"):
             raise DataError(
                 f"{where}: none of the columns {few(list(map(repr, header)))} is known to hold the "
-                f"{what}: name it with {flag}, or in the header as {what}; a list without a header "
-                "is read from a .txt file"
+                f"{what}: name it with {flag}, or in the header as {what}; a list that has no "
+                "header needs one as its first line, such as path,label"
             )
         if found:
             places[what] = header.index(found[0])
@@ -263,7 +264,8 @@ def _usual(header: Sequence[str], usual: Sequence[str]) -> list[str]:
 
 
 def _plain_lines(file: Path, text: str) -> Rows:
-    """Return what lines of a path and a label say; the path may hold blanks."""
+    """Return what lines of a path and a label say; the path may hold blanks, and the label too
+    where a tab stands before it."""
     lines: list[int] = []
     paths: list[str] = []
     labels: list[str] = []
@@ -272,7 +274,9 @@ def _plain_lines(file: Path, text: str) -> Rows:
     for number, line in _at(text.split("\n")):
         if not line.strip() or _is_comment(line):
             continue
-        pieces = line.strip().rsplit(maxsplit=1)
+        pieces = [one.strip() for one in line.strip().rsplit("\t", maxsplit=1)]
+        if len(pieces) < 2:
+            pieces = line.strip().rsplit(maxsplit=1)
         if len(pieces) < 2:
             bad.append((number, repr(line.strip()[:100])))
             continue
