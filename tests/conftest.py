@@ -234,14 +234,32 @@ class SilentDisplay(Display):
         self.warned.append(text)
 
 
-def evaluation(path, display, *, adjust=None, tau_norm=None, scaled=None, device="auto", **subject):
-    """Return what `lmsm eval` finds, `scaled` by its scaled:TAU; `subject` are Subject's fields."""
+def evaluation(
+    path, display, *, prior=None, temperature=None, coverage=None, device="auto", **options
+):
+    """Return what `lmsm eval` finds; `options` are those of `asked` and Subject's fields."""
     # its modules count threads when they are imported
-    from lmsm_cli.inference.evaluate import RequestedCorrection, Subject, evaluate_checkpoint
+    from lmsm_cli.inference.correction import RequestedCorrection
+    from lmsm_cli.inference.evaluate import Subject, evaluate_checkpoint
+
+    taus = {key: options.pop(key, None) for key in ("adjust", "tau_norm", "scaled")}
+    wanted = RequestedCorrection(asked(**taus), prior, temperature)
+    return evaluate_checkpoint(
+        path,
+        display,
+        Subject(**options),
+        None if wanted == RequestedCorrection() else wanted,
+        device=device,
+        coverage=coverage,
+    )
+
+
+def asked(*, adjust=None, tau_norm=None, scaled=None):
+    """Return the correction for rare classes of one flag, `scaled` that of --adjust scaled:TAU."""
+    from lmsm_cli.inference.correction import RequestedTau
 
     options = (("adjust", adjust), ("tau-norm", tau_norm), ("adjust", scaled, True))
-    wanted = [RequestedCorrection(*option) for option in options if option[1] is not None]
-    return evaluate_checkpoint(path, display, Subject(**subject), *wanted, device=device)
+    return next((RequestedTau(*option) for option in options if option[1] is not None), None)
 
 
 def evaluate(path, display, **options):

@@ -12,16 +12,10 @@ from sklearn.datasets import load_digits
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import splits
 from lmsm_cli.errors import DataError, LmsmError
-from lmsm_cli.inference import evaluate as evaluation
-from lmsm_cli.inference.adjust import (
-    Correction,
-    adjust_logits,
-    choose_tau,
-    logit_adjustment,
-    tau_normalisation,
-    tau_normalise,
-)
+from lmsm_cli.inference import own_images
+from lmsm_cli.inference.adjust import ByTau, choose_tau, logit_adjustment, tau_normalisation
 from lmsm_cli.losses.registry import build_head, check_loss
+from lmsm_cli.models.affine import Affine
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, evaluate, plain_state, write_class_folders
@@ -30,13 +24,13 @@ from tests.conftest import SilentDisplay, evaluate, plain_state, write_class_fol
 def test_logit_adjustment_by_hand():
     """Shares 0.9 and 0.1: the rare class gains log 9 a unit of tau, which turns log 9 - 0.1."""
     logits = torch.tensor([[math.log(9) - 0.1, 0.0], [math.log(9) + 0.1, 0.0]])
-    adjusted = adjust_logits(logits, [90, 10], 1.0)
+    correction = logit_adjustment([90, 10])
+    adjusted = correction.at(1.0).of(logits)
     wanted = [
         [math.log(9) - 0.1 - math.log(0.9), -math.log(0.1)],
         [math.log(9) + 0.1 - math.log(0.9), -math.log(0.1)],
     ]
     assert adjusted.tolist() == [pytest.approx(row) for row in wanted]
-    correction = logit_adjustment([90, 10])
     assert correction.predict(logits, 0.0).tolist() == [0, 0]
     assert correction.predict(logits, 1.0).tolist() == [1, 0]
     assert correction.predict(logits, 1.1).tolist() == [1, 1]
@@ -46,8 +40,8 @@ def test_tau_normalisation_by_hand():
     """Norms 4 and 1: at tau 0.5 logits halve in the first class, at 1 they quarter."""
     weights = torch.tensor([[0.0, 4.0], [1.0, 0.0]])
     logits = torch.tensor([[4.0, 3.0], [4.0, 1.5]])
-    assert tau_normalise(logits, torch.tensor([4.0, 1.0]), 0.5).tolist() == [[2, 3], [2, 1.5]]
     correction = tau_normalisation(weights)
+    assert correction.at(0.5).of(logits).tolist() == [[2, 3], [2, 1.5]]
     predicted = [correction.predict(logits, tau).tolist() for tau in (0.0, 0.5, 1.0)]
     assert predicted == [[0, 0], [1, 0], [1, 1]]
 
@@ -80,7 +74,7 @@ def test_tau_normalisation_is_the_head_with_other_weights(loss, bias, tau):
     head.weight.data /= torch.linalg.vector_norm(weights, dim=1, keepdim=True) ** tau
     wanted = head.logits(features).detach()
     correction = tau_normalisation(weights, head.bias)
-    assert torch.allclose(correction.correct(plain, tau), wanted)
+    assert torch.allclose(correction.at(tau).of(plain), wanted)
     assert np.array_equal(correction.predict(plain, tau), wanted.argmax(1).numpy())
 
 
@@ -89,7 +83,7 @@ def test_a_class_weight_of_zero_keeps_its_logit_of_zero():
     correction = tau_normalisation(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]))
     logits = torch.tensor([[0.0, 10.0, 1.0], [0.0, -5.0, -2.0]])
     wanted = [[0, pytest.approx(2), 1], [0, pytest.approx(-1), -2]]
-    assert correction.correct(logits, 1.0).tolist() == wanted
+    assert correction.at(1.0).of(logits).tolist() == wanted
 
 
 # Logits of a rare class 1 (share 0.1) against class 0 (0.9), each right in a window of tau.
@@ -139,23 +133,22 @@ def test_ties_go_to_what_the_training_left_to_do(done, tau):
 def test_ties_are_seen_through_rounding():
     """Recalls 1, 1, 1/3 and 1, 1/3, 1 have one mean, though floats of the first add up to more."""
     labels = np.repeat([0, 1, 2], 3)
-    hits = {0.0: (3, 3, 1), 1.0: (3, 1, 3)}
-
-    def correct(logits, tau):
-        right = [i < n for n in hits.get(tau, (0, 0, 0)) for i in range(3)]
-        return torch.eye(3)[np.where(right, labels, (labels + 1) % 3)]
-
-    choice = choose_tau(Correction("adjust", correct, [0.0, 0.5, 1.0]), torch.zeros(9, 3), labels)
+    # at tau 1 class 2 gains 1: two images of class 1 fall to it, and two of its own come back
+    lead = torch.tensor([9.0, 9, 9, 9, 0.5, 0.5, 0.5, 0.5, -9])  # of class 1 over class 2
+    logits = torch.stack([torch.where(torch.tensor(labels == 0), 99, -99), lead, 0 * lead], dim=1)
+    family = ByTau("adjust", lambda tau: Affine.shifted(torch.tensor([0, 0, tau])), [0.0, 0.4, 1.0])
+    choice = choose_tau(family, logits, labels)
     assert choice.tau == 1.0
     assert choice.balanced_accuracy < choice.balanced_accuracy_unadjusted  # by the last bit
 
 
 def test_the_grids():
     """Logit adjustment tries 0, 0.05, ... 2, tau-normalisation 0, 0.05, ... 1."""
+    same = Affine.shifted(torch.zeros(2))
     weights = torch.tensor([[1.0], [3.0]])
     for correction, last in ((logit_adjustment([9, 1]), 2), (tau_normalisation(weights), 1)):
         tried = []
-        counting = replace(correction, correct=lambda z, tau, tried=tried: tried.append(tau) or z)
+        counting = replace(correction, plain=lambda tau, tried=tried: tried.append(tau) or same)
         choose_tau(counting, torch.eye(2), np.array([0, 1]))
         assert tried == pytest.approx(np.linspace(0, last, 20 * last + 1).tolist())
 
@@ -261,7 +254,7 @@ def test_tau_never_looks_at_test_data(run, monkeypatch):
             if torch.equal(images, data.images)
         )
 
-    monkeypatch.setattr(evaluation, "scores_of", scores_of)
+    monkeypatch.setattr(own_images, "scores_of", scores_of)
     scores = evaluate(run, SilentDisplay(), adjust="auto")
     assert scores["adjustment"]["tau"] == 0.5
     assert scores["adjustment"]["chosen_on"] == {

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from lmsm_cli.errors import DivergedError, LmsmError
-from lmsm_cli.inference import evaluate as evaluation_module
-from lmsm_cli.inference.adjust import Correction, choose_tau, logit_adjustment
+from lmsm_cli.inference import own_images
+from lmsm_cli.inference.adjust import ByTau, choose_tau, logit_adjustment
+from lmsm_cli.models.affine import Affine
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runtime.device import Runtime
@@ -50,7 +51,7 @@ def test_by_hand():
     logits = torch.tensor([[2.19, 0.0], [2.2, 0.0]])
     correction = logit_adjustment([90, 10]).in_units_of(20.0)
     wanted = [[2.19 - math.log(0.9), -math.log(0.1)], [2.2 - math.log(0.9), -math.log(0.1)]]
-    assert correction.scores(logits, 0.05).tolist() == [pytest.approx(row) for row in wanted]
+    assert correction.at(0.05).of(logits).tolist() == [pytest.approx(row) for row in wanted]
     predicted = [correction.predict(logits, tau).tolist() for tau in (0.0, 0.049, 0.05, 0.051)]
     assert predicted == [[0, 0], [0, 0], [1, 0], [1, 1]]
     assert (correction.scale, correction.theory) == (20.0, 0.05)
@@ -65,15 +66,16 @@ def test_on_cosines_tau_times_the_heads_scale_is_the_plain_tau(spec):
     logits, plain = head.logits(features).detach(), logit_adjustment(COUNTS)
     scaled = plain.in_units_of(head.score_scale(features).item())
     for tau in (0.0, 0.01, 0.1, 0.7):
-        wanted = plain.scores(logits, tau * head.scale)
-        torch.testing.assert_close(scaled.scores(logits, tau), wanted, rtol=1e-12, atol=1e-12)
+        wanted = plain.at(tau * head.scale).of(logits)
+        torch.testing.assert_close(scaled.at(tau).of(logits), wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_the_grid():
     """0 and 0.0001 to 2, each about 12% above the one before, whatever the scale; as shown."""
+    same = Affine.shifted(torch.zeros(2))
     for scale in (0.5, 300.0):
         tried = []
-        correction = Correction("x", lambda z, tau, tried=tried: tried.append(tau) or z, [0.0])
+        correction = ByTau("x", lambda tau, tried=tried: tried.append(tau) or same, [0.0])
         choose_tau(correction.in_units_of(scale), torch.eye(2), np.array([0, 1]))
         taus = np.array(tried) / scale
         assert taus[[0, 1, -1]] == pytest.approx([0, 0.0001, 2])
@@ -186,9 +188,9 @@ def test_tau_and_scale_are_of_the_validation_images_alone(run, monkeypatch):
             return right_at(0.1 * 10.0, held_out), 10.0
         return right_at(0.2 * 90.0, test), 90.0
 
-    monkeypatch.setattr(evaluation_module, "scores_and_scale_of", replaced)
+    monkeypatch.setattr(own_images, "scores_and_scale_of", replaced)
     monkeypatch.setattr(
-        evaluation_module, "scores_of", lambda *given, **named: replaced(*given, **named)[0]
+        own_images, "scores_of", lambda *given, **named: replaced(*given, **named)[0]
     )
     scores = evaluate(run, SilentDisplay(), scaled="auto")
     told = scores["adjustment"]

@@ -13,8 +13,6 @@ from rich.console import Console
 from lmsm_cli.commands import console as consoles
 from lmsm_cli.reports.tables import (
     absent_line,
-    adjustment_line,
-    adjustment_table,
     config_table,
     confusion_table,
     evaluated_line,
@@ -23,7 +21,12 @@ from lmsm_cli.reports.tables import (
     reliability_table,
     summary_table,
 )
-from lmsm_cli.runs.documents import Adjustment, EvaluationDocument, build
+from lmsm_cli.reports.tables_corrections import (
+    adjustment_table,
+    correction_lines,
+    coverage_line,
+)
+from lmsm_cli.runs.documents import Adjustment, Coverage, EvaluationDocument, build
 from tests.synthetic_runs import document, scores_json
 
 SCORES = scores_json(
@@ -200,6 +203,8 @@ def test_what_an_adjustment_did_stands_in_one_look():
     """Scores as trained stand above the adjusted ones, and the line tells tau and its source."""
     unadjusted = {"accuracy": 0.7, "balanced_accuracy": 0.65, "macro_f1": 0.6}
     unadjusted["groups"] = {"many": 0.8, "medium": 0.4, "few": None}
+    unadjusted["calibration_error"] = 0.123
+    corrected = scores(calibration_error=0.0731)
     chosen_on = {
         "split": "validation",
         "num_images": 58,
@@ -209,21 +214,68 @@ def test_what_an_adjustment_did_stands_in_one_look():
     }
     values = {"method": "adjust", "tau": 1.15, "chosen_on": chosen_on, "unadjusted": unadjusted}
     adjustment = build(Adjustment, values)
-    lines = rows(adjustment_table(adjustment, scores()))
-    assert ["as", "trained", "70.0", "65.0", "60.0", "80.0", "40.0", "-"] in lines
-    assert ["tau", "1.15", "80.0", "75.0", "74.9", "75.0", "50.0", "-"] in lines
-    assert adjustment_line(adjustment) == (
+    lines = rows(adjustment_table(adjustment, corrected))
+    assert ["as", "trained", "70.0", "65.0", "60.0", "80.0", "40.0", "-", "12.3"] in lines
+    assert ["tau", "1.15", "80.0", "75.0", "74.9", "75.0", "50.0", "-", "7.3"] in lines
+    assert correction_lines(adjustment) == [
         "logit adjustment with tau 1.15, chosen on 58 validation images of the run "
         "(balanced accuracy 0.912, at tau 0: 0.871)"
-    )
+    ]
     scaled = build(Adjustment, values | {"tau": 0.05, "scale": 18.2749})
-    assert adjustment_line(scaled).startswith(
+    assert correction_lines(scaled)[0].startswith(
         "logit adjustment with tau 0.05 in units of the logits' scale 18.3, chosen on 58"
     )
     words = ["tau", "0.05", "in", "units", "of", "18.3", "80.0", "75.0", "74.9", "75.0", "50.0"]
-    assert [*words, "-"] in rows(adjustment_table(scaled, scores()))
+    assert [*words, "-", "7.3"] in rows(adjustment_table(scaled, corrected))
     given = build(Adjustment, values | {"method": "tau-norm", "tau": 0.5, "chosen_on": None})
-    assert adjustment_line(given) == "tau-normalisation with tau 0.5, as given"
+    assert correction_lines(given) == ["tau-normalisation with tau 0.5, as given"]
+
+
+def test_every_part_of_a_correction_has_its_line():
+    """Tau, class shares and temperature stand in the order of their use; names are made visible."""
+    fitted_on = {
+        "split": "validation",
+        "num_images": 58,
+        "classes_without_images": [],
+        "cross_entropy": 0.4567,
+        "cross_entropy_at_1": 0.6,
+    }
+    values = {
+        "method": "adjust",
+        "tau": 1.0,
+        "prior": {"c\x1bat": 0.7, "dog": 0.3},
+        "temperature": 1.8345,
+        "fitted_on": fitted_on,
+        "unadjusted": {"accuracy": 1.0, "balanced_accuracy": 1.0, "macro_f1": 1.0, "groups": {}},
+    }
+    adjustment = build(Adjustment, values)
+    assert correction_lines(adjustment) == [
+        "logit adjustment with tau 1, as given",
+        r"for these class shares, in percent: c\x1bat 70.0, dog 30.0",
+        "logits divided by the temperature 1.83, fitted on 58 validation images of the run "
+        "(cross-entropy 0.457, at 1: 0.600)",
+    ]
+    text = drawn(adjustment_table(adjustment, scores()))
+    assert "What logit adjustment, other class shares and the temperature did" in text
+    assert "tau 1, class shares, temperature 1.83" in text
+    alone = build(Adjustment, {"temperature": 2.0, "unadjusted": values["unadjusted"]})
+    assert correction_lines(alone) == ["logits divided by the temperature 2, as given"]
+    assert "What the temperature did, in percent" in drawn(adjustment_table(alone, scores()))
+
+
+def test_what_is_right_of_sure_answers_is_one_sentence():
+    """It names the confidence, where that is from, and of no answers that there are none."""
+    values = {"wanted": 0.9, "confidence": 0.6543, "chosen_on": "validation", "answered": 0.875}
+    found = build(Coverage, values | {"accuracy": 0.95, "balanced_accuracy": 0.91})
+    assert coverage_line(found) == (
+        "sure enough at a confidence of 65.4 %, chosen on validation images to answer 90.0 %: "
+        "87.5 % of these images are answered, 95.0 % of the answers are right (balanced 91.0 %)"
+    )
+    values |= {"answered": 0.0, "chosen_on": "these images"}
+    none = build(Coverage, values | {"accuracy": None, "balanced_accuracy": None})
+    assert coverage_line(none).endswith(
+        "on these images to answer 90.0 %: none of them is answered"
+    )
 
 
 def test_config_table_shows_values_and_origins():

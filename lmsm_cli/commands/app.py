@@ -14,6 +14,7 @@ import typer
 from lmsm_cli import __version__
 from lmsm_cli.commands import help as pages
 from lmsm_cli.commands import limits
+from lmsm_cli.commands.adjust import adjust
 from lmsm_cli.commands.bench import bench
 from lmsm_cli.commands.compare import compare
 from lmsm_cli.commands.completion import answering_shells
@@ -57,6 +58,7 @@ _COMMANDS = (
     ("compare", compare, pages.LOOK),
     ("report", report, pages.LOOK),
     ("predict", predict, pages.USE),
+    ("adjust", adjust, pages.USE),
     ("export", export, pages.USE),
     ("data", data, pages.PREPARE),
     ("schedule", schedule, pages.PREPARE),
@@ -71,7 +73,7 @@ app.add_typer(presets, name="presets", rich_help_panel=pages.PREPARE)
 
 
 # The commands that import what a run was trained with, where they are told so.
-_TAKE_IMPORTS = ("eval", "export", "predict", "resume")
+_TAKE_IMPORTS = ("adjust", "eval", "export", "predict", "resume")
 
 
 def _print_version(wanted: bool) -> None:

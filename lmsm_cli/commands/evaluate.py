@@ -5,6 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
+from lmsm_cli.commands.corrections import (
+    Adjust,
+    Prior,
+    TauNorm,
+    Temperature,
+    read_correction,
+)
 from lmsm_cli.commands.options import (
     Best,
     Checkpoint,
@@ -15,17 +22,16 @@ from lmsm_cli.commands.options import (
     switch,
     value,
 )
-from lmsm_cli.errors import LmsmError, check_choice, did_you_mean
+from lmsm_cli.errors import LmsmError, check_choice
 
 if TYPE_CHECKING:
-    from lmsm_cli.inference.evaluate import Evaluation, Tau
+    from lmsm_cli.inference.evaluate import Evaluation
     from lmsm_cli.runs.documents import EvaluationDocument
     from lmsm_cli.runtime.display import Display
 
 _SPLITS = ("test", "validation")
 _WORST = 25
 _MOST_WORST = 1000
-_SCALED = "scaled"
 
 _Split = Annotated[
     str,
@@ -45,23 +51,12 @@ _SkipUnreadable = Annotated[
         "Go on without the images of --images that cannot be read, which are told.",
     ),
 ]
-_Adjust = Annotated[
-    str | None,
+_Coverage = Annotated[
+    float | None,
     value(
-        "TAU",
-        "Correct for rare classes by logit adjustment: TAU times the log of a class's share "
-        "of the training images is taken from its score. 1 is what theory asks for after "
-        "softmax; auto takes the best on the run's validation images. scaled:TAU and scaled:auto "
-        "measure TAU in units of the scale of the logits, for losses with margins or on cosines: "
-        "the mean length of the features times that of the class weights.",
-    ),
-]
-_TauNorm = Annotated[
-    str | None,
-    value(
-        "TAU",
-        "Correct for rare classes by tau-normalisation: a class's weights are divided by "
-        "their norm to the power of TAU, 0 to 1; auto as above.",
+        "SHARE",
+        "Tell what is right where it answers only this share of the images, 0 to 1, those it is "
+        "surest of: from which confidence on, chosen on the run's validation images if there are.",
     ),
 ]
 _Confusion = Annotated[bool, switch("--confusion", "Print too which class was taken for which.")]
@@ -98,8 +93,11 @@ def evaluate(
     data_dir: _DataDir = None,
     follow_links: FollowLinks = False,
     skip_unreadable: _SkipUnreadable = False,
-    adjust: _Adjust = None,
-    tau_norm: _TauNorm = None,
+    adjust: Adjust = None,
+    tau_norm: TauNorm = None,
+    prior: Prior = None,
+    temperature: Temperature = None,
+    coverage: _Coverage = None,
     confusion: _Confusion = False,
     plots: _Plots = None,
     worst: _Worst = None,
@@ -110,7 +108,8 @@ def evaluate(
     json: _Json = False,
 ) -> None:
     """Evaluate a trained classifier: accuracy, precision and F1 of every class."""
-    wanted = _correction(adjust, tau_norm)
+    wanted = read_correction(adjust, tau_norm, prior, temperature)
+    _check_coverage(coverage)
     if worst is not None and not plots:
         raise LmsmError("--worst is how many mistakes --plots draws: give --plots FOLDER too")
     if worst is not None and not 1 <= worst <= _MOST_WORST:
@@ -121,18 +120,33 @@ def evaluate(
     _check_targets(plots, features)
     # imports torch, which a mistyped tau must not wait for
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.inference.evaluate import RequestedCorrection, Subject, evaluate_checkpoint
+    from lmsm_cli.inference.evaluate import Subject, evaluate_checkpoint
     from lmsm_cli.runs.own_code import named
 
     subject = Subject(split, images, data_dir, follow_links, skip_unreadable)
-    correction = RequestedCorrection(*wanted) if wanted else None
     with new_display(quiet) as display, named(imports or ()):
-        found = evaluate_checkpoint(checkpoint, display, subject, correction, device, best=best)
+        found = evaluate_checkpoint(
+            checkpoint,
+            display,
+            subject,
+            wanted.requested(),
+            device,
+            best=best,
+            coverage=coverage,
+        )
         _write(found, plots, worst or _WORST, features, display)
     if json:
         print_json(found.scores.to_json())
     else:
         _print(found.scores, with_confusion=confusion)
+
+
+def _check_coverage(coverage: float | None) -> None:
+    if coverage is not None and not 0 < coverage <= 1:
+        raise LmsmError(
+            f"--coverage is {coverage:g}: give the share of the images to answer, above 0 and at "
+            "most 1, such as 0.9"
+        )
 
 
 def _check_targets(plots: Path | None, features: Path | None) -> None:
@@ -161,7 +175,7 @@ def _write(
 
 
 def _print(scores: "EvaluationDocument", *, with_confusion: bool) -> None:
-    from lmsm_cli.reports import tables
+    from lmsm_cli.reports import tables, tables_corrections
 
     console = stdout_console()
     print_line(tables.evaluated_line(scores), console)
@@ -173,58 +187,8 @@ def _print(scores: "EvaluationDocument", *, with_confusion: bool) -> None:
     if with_confusion:
         console.print(tables.confusion_table(scores))
     if scores.adjustment:
-        console.print(tables.adjustment_table(scores.adjustment, scores))
-        console.print(tables.adjustment_line(scores.adjustment), soft_wrap=True)
-
-
-def _correction(adjust: str | None, tau_norm: str | None) -> "tuple[str, Tau, bool] | None":
-    """Return the flags' method and tau, and whether tau is in units of the logits' scale.
-
-    Raises LmsmError for both flags at once and for a bad tau.
-    """
-    if adjust is not None and tau_norm is not None:
-        raise LmsmError("--adjust and --tau-norm exclude each other; give one of them")
-    if tau_norm is not None:
-        return "tau-norm", _share(tau_norm), False
-    return None if adjust is None else ("adjust", *_adjustment(adjust))
-
-
-def _share(text: str) -> "Tau":
-    """Return the tau of --tau-norm."""
-    tau = _tau(text)
-    if tau is None or (tau != "auto" and tau > 1):
-        here = "; only --adjust takes scaled:TAU" if text.startswith(_SCALED) else ""
-        raise LmsmError(f"--tau-norm is {text!r}: give a number from 0 to 1, or auto{here}")
-    return tau
-
-
-def _adjustment(text: str) -> "tuple[Tau, bool]":
-    """Return the tau of --adjust, and whether it stands after `scaled:`."""
-    unit, colon, number = text.partition(":")
-    tau = _tau(number if colon else text)
-    if tau is not None and (unit == _SCALED or not colon):
-        return tau, bool(colon)
-    if unit == _SCALED:
-        raise LmsmError(
-            f"--adjust is {text!r}: give scaled:NUMBER, with a number of at least 0, or scaled:auto"
-        )
-    if colon:
-        right = f"{_SCALED}:{'auto' if tau is None else number}"
-        raise LmsmError(
-            f"--adjust is {text!r}: there is no unit {unit!r}{did_you_mean(text, [right])}"
-        )
-    raise LmsmError(
-        f"--adjust is {text!r}: give a number of at least 0, or auto; scaled:NUMBER and "
-        "scaled:auto are in units of the logits' scale"
-    )
-
-
-def _tau(text: str) -> "Tau | None":
-    """Return the finite number of at least 0, or `auto`, that a text gives; None for any other."""
-    if text == "auto":
-        return "auto"
-    try:
-        tau = float(text)
-    except ValueError:
-        return None
-    return tau if 0 <= tau < float("inf") else None
+        console.print(tables_corrections.adjustment_table(scores.adjustment, scores))
+        for line in tables_corrections.correction_lines(scores.adjustment):
+            print_line(line, console)
+    if scores.coverage:
+        print_line(tables_corrections.coverage_line(scores.coverage), console)

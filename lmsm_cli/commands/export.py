@@ -5,6 +5,13 @@ from typing import Annotated, Any
 
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line
+from lmsm_cli.commands.corrections import (
+    Adjust,
+    Prior,
+    TauNorm,
+    Temperature,
+    read_correction,
+)
 from lmsm_cli.commands.options import Best, Checkpoint, Imports, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice
 
@@ -35,6 +42,10 @@ def export(
     data_dir: Annotated[
         Path | None, value("PATH", "Where the run's data is (default: as in the run).")
     ] = None,
+    adjust: Adjust = None,
+    tau_norm: TauNorm = None,
+    prior: Prior = None,
+    temperature: Temperature = None,
     imports: Imports = None,
     quiet: Quiet = False,
     json: Annotated[bool, switch("--json", "Print what was written as JSON.")] = False,
@@ -43,24 +54,26 @@ def export(
 
     Input `images`: uint8 (N, C, H, W), 0 to 255, any N; the normalisation is inside.
     Outputs `logits` and `probabilities`: (N, classes), without a margin.
-    Class names, image size and normalisation are in the file's metadata.
+    Class names, image size, normalisation and correction are in the file's metadata.
     """
     check_choice("--format", form, _FORMATS)
     if images < 1:
         raise LmsmError(f"--images is {images}: give at least 1")
+    wanted = read_correction(adjust, tau_norm, prior, temperature)
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.export import export_checkpoint  # imports torch
+    from lmsm_cli.runs.checkpoint import find
     from lmsm_cli.runs.own_code import named
 
     with new_display(quiet) as display, named(imports or ()):
         document = export_checkpoint(
-            checkpoint,
+            find(checkpoint, best=best),
             display,
             form=form,
             out=out,
             num_images=images,
             data_dir=data_dir,
-            best=best,
+            correction=wanted.requested(),
         )
     if json:
         print_json(document)
@@ -70,6 +83,8 @@ def export(
 
 def _print(document: dict[str, Any]) -> None:
     from lmsm_cli.reports.tables import epoch_words
+    from lmsm_cli.reports.tables_corrections import correction_lines
+    from lmsm_cli.runs.documents import CorrectionFacts, build
 
     epoch = epoch_words(document["epoch"], document["epochs"], document["is_best"])
     shape = f"(N, {document['channels']}, {document['image_height']}, {document['image_width']})"
@@ -82,6 +97,8 @@ def _print(document: dict[str, Any]) -> None:
         f"input images: uint8 {shape}, 0 to 255; "
         f"outputs logits and probabilities: (N, {len(document['classes'])})"
     )
+    for line in correction_lines(build(CorrectionFacts, document["correction"] or {})):
+        print_line(line)
     print_line(
         f"{runner[document['format']]} against the checkpoint on {found['images']:,} "
         f"{found['of']}: same class for {found['same_top1']:.1%}, "

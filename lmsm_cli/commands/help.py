@@ -30,6 +30,7 @@ SHORT: dict[str, str] = {
     "compare": "which differences are real",
     "report": "one run as an HTML page",
     "predict": "classes of image files",
+    "adjust": "build a correction in",
     "export": "write ONNX or torch.export",
     "data": "check your images",
     "schedule": "learning rate and margin",
@@ -104,6 +105,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("Name the classes of all images of a folder", "lmsm predict runs/NAME photos"),
         ("Show the three likeliest of one image", "lmsm predict runs/NAME photo.jpg --top 3"),
         ("Write a table for a spreadsheet", "lmsm predict runs/NAME photos --csv classes.csv"),
+        ("Correct the answers for rare classes", "lmsm predict runs/NAME photos --adjust 1"),
+    ),
+    "adjust": (
+        ("Correct a run for rare classes", "lmsm adjust runs/NAME --adjust 1"),
+        ("Make its probabilities what they claim", "lmsm adjust runs/NAME --temperature auto"),
+        (
+            "Correct it for other class shares",
+            "lmsm adjust runs/NAME --prior uniform --out even.pt",
+        ),
     ),
     "export": (
         ("Write model.onnx beside the checkpoint", "lmsm export runs/NAME"),

@@ -6,6 +6,14 @@ from typing import Annotated
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
+from lmsm_cli.commands.corrections import (
+    Adjust,
+    Prior,
+    RunData,
+    TauNorm,
+    Temperature,
+    read_correction,
+)
 from lmsm_cli.commands.options import (
     Best,
     Checkpoint,
@@ -37,6 +45,11 @@ def predict(
     top: _Top = 5,
     json: _Json = False,
     csv: _Csv = None,
+    adjust: Adjust = None,
+    tau_norm: TauNorm = None,
+    prior: Prior = None,
+    temperature: Temperature = None,
+    data_dir: RunData = None,
     device: Device = "auto",
     imports: Imports = None,
     follow_links: FollowLinks = False,
@@ -53,6 +66,7 @@ size.
         )
     if top < 1:
         raise LmsmError(f"--top is {top}: give at least 1")
+    wanted = read_correction(adjust, tau_norm, prior, temperature)
     from lmsm_cli.data.image_files import find_images
     from lmsm_cli.runs.folder import check_place, write_whole
 
@@ -63,12 +77,21 @@ size.
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.predict import predict_files
     from lmsm_cli.reports.tables import predictions_table
+    from lmsm_cli.runs.checkpoint import find
     from lmsm_cli.runs.own_code import named
 
     with new_display(quiet) as display, named(imports or ()):
         for text in listed.left_out:
             display.warning(text)
-        found = predict_files(checkpoint, listed.images, display, top=top, device=device, best=best)
+        found = predict_files(
+            find(checkpoint, best=best),
+            listed.images,
+            display,
+            top=top,
+            device=device,
+            data_dir=data_dir,
+            correction=wanted.requested(),
+        )
     if csv and csv != _STDOUT:
         write_whole(csv, found.to_csv())
     if json:

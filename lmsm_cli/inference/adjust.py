@@ -1,9 +1,9 @@
 """Post-hoc corrections for long tails: other answers from a trained classifier, without retraining.
 
-A correction turns margin-free logits and a strength tau into scores whose largest names the class;
-tau 0 leaves the answers as trained. A log prior is commensurate with the logits of softmax; where a
-margin, or cosines, gave logits another scale, tau can be in its units. To add a correction, write a
-function that returns a `Correction` and give it a flag (evaluate.py, commands/evaluate.py).
+Each is a family of affine maps of the margin-free logits, one for each strength tau; tau 0 leaves
+the answers as trained. A log prior is commensurate with the logits of softmax; where a margin, or
+cosines, gave logits another scale, tau can be in its units. To add one, write a function that
+returns a `ByTau`, and give it a flag (correction.py, commands/corrections.py).
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lmsm_cli.errors import DivergedError, LmsmError
 from lmsm_cli.metrics import balanced_accuracy
+from lmsm_cli.models.affine import Affine
 from lmsm_cli.runs.documents import Method
 
 # Values of tau that `choose_tau` tries in each unit: 0, 0.05, 0.1, ...
@@ -33,20 +34,20 @@ _SMALLEST_NORM = 1e-12
 
 
 @dataclass(frozen=True)
-class Correction:
-    """A correction of one classifier."""
+class ByTau:
+    """A correction of one classifier, of a strength tau."""
 
     method: Method
-    correct: Callable[[Tensor, float], Tensor]  # logits (N, C) and tau -> float64 (N, C)
+    plain: Callable[[float], Affine]  # by a tau that is a plain number
     taus: Sequence[float]  # that `choose_tau` tries, 0 first
     theory: float = 1.0  # the right tau where the training did nothing about the long tail
     scale: float | None = None  # of the logits, where tau is in its units
 
-    def in_units_of(self, scale: float) -> "Correction":
+    def in_units_of(self, scale: float) -> "ByTau":
         """Return the correction whose tau is in units of the logits' scale (`Head.score_scale`).
 
-        Its scores are those of the plain one at tau times the scale. Raises LmsmError for a scale
-        of 0, DivergedError for one that is infinite or not a number.
+        It is that of the plain one at tau times the scale. Raises LmsmError for a scale of 0,
+        DivergedError for one that is infinite or not a number.
         """
         if not math.isfinite(scale):
             raise DivergedError("the classifier's features are infinite or not a number")
@@ -57,16 +58,16 @@ class Correction:
             )
         return replace(self, taus=_SCALED_TAUS, theory=self.theory / scale, scale=scale)
 
-    def scores(self, logits: Tensor, tau: float) -> Tensor:
-        """Return the corrected logits (N, C), float64. Raises LmsmError for a tau beyond it."""
+    def at(self, tau: float) -> Affine:
+        """Return the map of the logits. Raises LmsmError for a tau that leads beyond float32."""
         try:
-            return self.correct(logits, tau if self.scale is None else tau * self.scale)
+            return self.plain(tau if self.scale is None else tau * self.scale)
         except LmsmError as error:
             raise LmsmError(f"tau is {tau:g}: {error}; give a smaller one") from None
 
     def predict(self, logits: Tensor, tau: float) -> NDArray[np.int64]:
         """Return the class numbers (N,) that corrected logits (N, C) name."""
-        predictions: NDArray[np.int64] = self.scores(logits, tau).argmax(dim=1).cpu().numpy()
+        predictions: NDArray[np.int64] = self.at(tau).of(logits).argmax(dim=1).cpu().numpy()
         return predictions
 
 
@@ -79,84 +80,73 @@ class Choice:
     balanced_accuracy_unadjusted: float
 
 
-def adjust_logits(logits: Tensor, train_counts: Sequence[int], tau: float) -> Tensor:
-    """Return logits (N, C) minus tau log pi_c, float64; pi are the shares of the training images.
+def log_shares(train_counts: Sequence[int]) -> Tensor:
+    """Return ln pi (C,) in float64: the shares of the classes of the training images.
 
-    For logits of softmax cross-entropy tau 1 is Fisher-consistent for balanced accuracy. Menon et
-    al. 2021, arXiv 2007.07314. Raises LmsmError for a tau beyond float64.
-    """
-    counts = torch.tensor(train_counts, dtype=torch.float64, device=logits.device)
-    shift = tau * (counts / counts.sum()).log()
-    _check_usable(shift.isfinite())
-    return logits.double() - shift
-
-
-def tau_normalise(
-    logits: Tensor, weight_norms: Tensor, tau: float, bias: Tensor | None = None
-) -> Tensor:
-    """Return the logits (N, C), float64, of class weights W_c / |W_c|^tau, from those of W_c.
-
-    Args:
-        logits: (N, C), of the class weights W_c.
-        weight_norms: |W_c|, (C,).
-        tau: At 1 only the directions of the class weights count.
-        bias: (C,), no part of a class weight: it stays as it is, so that tau 0 changes nothing
-            (Kang et al. 2020, arXiv 1910.09217, leave theirs out).
-
-    Raises:
-        LmsmError: The tau leads beyond float64.
-    """
-    norms = weight_norms.to(logits.device, torch.float64).clamp_min(_SMALLEST_NORM)
-    scale = norms**-tau
-    _check_usable(scale.isfinite() & (scale > 0))
-    if bias is None:
-        return logits.double() * scale
-    bias = bias.to(logits.device, torch.float64)
-    return (logits.double() - bias) * scale + bias
-
-
-def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> Correction:
-    """Return the correction by the training images per class, (C,).
-
-    `done` is how much of it the training did already, from 0 to 1: theory's tau is what is left.
-    Raises LmsmError where it can change nothing, and for a class without training images.
+    Raises LmsmError for a class without training images.
     """
     if min(train_counts) < 1:
         raise LmsmError(
             f"class {list(train_counts).index(min(train_counts))} has no training image, "
             "hence no prior to adjust by"
         )
+    counts = torch.tensor(train_counts, dtype=torch.float64)
+    return (counts / counts.sum()).log()
+
+
+def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> ByTau:
+    """Return the correction that takes tau ln pi_c from the logits of class c.
+
+    For logits of softmax cross-entropy tau 1 is Fisher-consistent for balanced accuracy. Menon et
+    al. 2021, arXiv 2007.07314.
+
+    Args:
+        train_counts: The training images of each class, (C,).
+        done: How much of it the training did already, from 0 to 1: theory's tau is what is left.
+
+    Raises:
+        LmsmError: It can change nothing, or a class has no training images.
+    """
+    prior = log_shares(train_counts)
     if min(train_counts) == max(train_counts):
         raise LmsmError(
             f"logit adjustment changes nothing here: every class has {train_counts[0]} "
-            "training images; evaluate without --adjust"
+            "training images; leave --adjust out"
         )
-    return Correction(
-        "adjust",
-        lambda logits, tau: adjust_logits(logits, train_counts, tau),
-        _even_taus(2),
-        max(0.0, 1.0 - done),
+    return ByTau(
+        "adjust", lambda tau: Affine.shifted(-tau * prior), _even_taus(2), max(0.0, 1.0 - done)
     )
 
 
-def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> Correction:
-    """Return the correction by the norms of the class weights in force, (C, D).
+def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> ByTau:
+    """Return the correction that divides class weights W_c by |W_c|^tau.
 
-    Raises LmsmError where all have the same norm, so that it can change nothing.
+    At 1 only their directions count. Kang et al. 2020, arXiv 1910.09217, have no bias. Here one
+    stays as it is, since it is no part of a class weight, so that tau 0 changes nothing.
+
+    Args:
+        class_weights: Those in force, (C, D).
+        bias: (C,), if there is one.
+
+    Raises:
+        LmsmError: All have the same norm, so that it can change nothing.
     """
-    norms = class_weights.detach().double().norm(dim=1)
-    bias = None if bias is None else bias.detach()
+    norms = class_weights.detach().cpu().double().norm(dim=1)
     if norms.max() - norms.min() <= _SAME_NORM * norms.max():
         raise LmsmError(
             "tau-normalisation changes nothing here: the loss gives all class weights the same "
             f"norm ({norms[0]:.3g}); use --adjust"
         )
-    return Correction(
-        "tau-norm", lambda logits, tau: tau_normalise(logits, norms, tau, bias), _even_taus(1)
-    )
+    kept = torch.zeros_like(norms) if bias is None else bias.detach().cpu().double()
+
+    def plain(tau: float) -> Affine:
+        scale = norms.clamp_min(_SMALLEST_NORM) ** -tau
+        return Affine(scale, kept - scale * kept)
+
+    return ByTau("tau-norm", plain, _even_taus(1))
 
 
-def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]) -> Choice:
+def choose_tau(correction: ByTau, logits: Tensor, labels: NDArray[np.int64]) -> Choice:
     """Return the tau of `correction.taus` with the best balanced accuracy on these images.
 
     `logits` (N, C) and `labels` (N,) are of validation images; classes without one do not count.
@@ -176,8 +166,3 @@ def choose_tau(correction: Correction, logits: Tensor, labels: NDArray[np.int64]
 def _even_taus(largest: int) -> tuple[float, ...]:
     """Return 0, 0.05, ... `largest`."""
     return tuple(step / _STEPS for step in range(_STEPS * largest + 1))
-
-
-def _check_usable(usable: Tensor) -> None:
-    if not usable.all():
-        raise LmsmError("the corrected scores leave float64's range")

@@ -1,9 +1,10 @@
 """A checkpoint as one file for other programs: ONNX, or a program of torch.export.
 
 The file takes uint8 images (N, C, H, W), any N, as they come from an image file: the normalisation
-is inside. It gives `logits` and `probabilities` (N, num_classes), both without a margin. Nothing is
-written before the file's answers are found equal to the checkpoint's, to rounding. To add a format,
-add a function to `_WRITERS` and what runs such a file to `_READERS`.
+is inside. It gives `logits` and `probabilities` (N, num_classes), both without a margin; a
+correction of the answers is inside too. Nothing is written before the file's answers are found
+equal to the checkpoint's, to rounding. To add a format, add a function to `_WRITERS` and what runs
+such a file to `_READERS`.
 """
 
 import io
@@ -22,6 +23,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.image_files import preparation
 from lmsm_cli.data.splits import folder_options, load_test
 from lmsm_cli.errors import DataError, LmsmError, RunError, missing_extra
+from lmsm_cli.inference.correction import RequestedCorrection, corrected
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
@@ -63,7 +65,7 @@ def export_checkpoint(
     out: Path | None = None,
     num_images: int = 1000,
     data_dir: Path | None = None,
-    best: bool = False,
+    correction: RequestedCorrection | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint as an ONNX file or a torch.export program, and return what it is.
 
@@ -76,21 +78,23 @@ def export_checkpoint(
         num_images: How many test images to verify the file on first; drawn ones where there is
             no data.
         data_dir: Where the run's data is now, if elsewhere than the run had it.
-        best: Take best.pt of the run folder instead of the last epoch.
+        correction: What corrects the answers; the file contains it.
 
     Raises CheckpointError, DiskError, RunError where the answers differ, LmsmError where a package
-    is missing.
+    is missing or a correction is impossible here.
     """
     check_extra(form)
-    source = checkpoint.find(path, best=best)
+    source = checkpoint.find(path)
     name = "best" if source.name == checkpoint.BEST else "model"
     out = out or source.with_name(f"{name}{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
         raise LmsmError(
             f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree"
         )
-    trained = read_trained(path, data_dir, best=best)
+    trained = read_trained(path, data_dir)
     check_place(out)
+    if correction:
+        trained = corrected(trained, correction, "cpu", display)
     images, of = _test_images(trained, num_images, display)
     facts = _facts(trained)
     exporting = f"exporting {trained.file}"
@@ -143,6 +147,7 @@ def _facts(trained: Trained) -> dict[str, Any]:
         "channels": channels,
         "mean": state.mean,
         "std": state.std,
+        "correction": trained.correction_facts,
     }
 
 

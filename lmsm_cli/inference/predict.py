@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, pillow_warnings, read_image
+from lmsm_cli.inference.correction import RequestedCorrection, corrected
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.reports.exports import cell
 from lmsm_cli.runtime.device import Runtime
@@ -45,6 +46,7 @@ class Predictions:
     epoch_facts: dict[str, Any]  # of which epoch, as in `Trained`
     top: int  # classes given for each image
     images: tuple[Prediction, ...]
+    correction: dict[str, Any] | None = None  # what the answers are corrected by
 
     @property
     def num_failed(self) -> int:
@@ -57,6 +59,7 @@ class Predictions:
             "checkpoint": str(self.checkpoint),
             **self.epoch_facts,
             "top": self.top,
+            "correction": self.correction,
             "num_failed": self.num_failed,
             "images": [one.to_json() for one in self.images],
         }
@@ -82,7 +85,8 @@ def predict_files(
     *,
     top: int = 5,
     device: str = "auto",
-    best: bool = False,
+    data_dir: Path | None = None,
+    correction: RequestedCorrection | None = None,
 ) -> Predictions:
     """Predict the classes of image files with a checkpoint file or run folder.
 
@@ -95,11 +99,14 @@ def predict_files(
         display: Where progress and warnings go.
         top: How many classes to give for each image.
         device: auto, cpu, cuda or cuda:N.
-        best: Take best.pt of the run folder instead of the last epoch.
+        data_dir: Where the run's data is now, for a correction that is chosen on it.
+        correction: What corrects the answers.
 
-    Raises CheckpointError, LmsmError for the device.
+    Raises CheckpointError, LmsmError for the device, and for a correction that is impossible here.
     """
-    trained = read_trained(path, best=best)
+    trained = read_trained(path, data_dir)
+    if correction:
+        trained = corrected(trained, correction, device, display)
     runtime = trained.runtime(device)
     top = min(top, len(trained.model.classes))
     images: list[Prediction] = []
@@ -108,7 +115,9 @@ def predict_files(
             display.progress("predicting", len(images), len(files))
             images += _predict(trained, runtime, batch, top, display)
     display.progress("predicting", len(files), len(files))
-    return Predictions(trained.file, trained.epoch_facts, top, tuple(images))
+    return Predictions(
+        trained.file, trained.epoch_facts, top, tuple(images), trained.correction_facts
+    )
 
 
 def _batches(files: Sequence[Path], shape: Sequence[int]) -> Iterator[Sequence[Path]]:

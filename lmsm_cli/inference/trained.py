@@ -7,11 +7,21 @@ from typing import Any
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.models.affine import Affine
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
+from lmsm_cli.runs.documents import CorrectionFacts, build
 from lmsm_cli.runs.images import recorded_images
 from lmsm_cli.runtime.device import Runtime, choose_device, choose_runtime
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A finished correction of a classifier: the map of its logits, and what that is."""
+
+    affine: Affine
+    facts: CorrectionFacts
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,10 @@ class Trained:
     model: Classifier
     config: Config
     """That of the state, but for another `data_dir`."""
+    correction: Correction | None = None
+    """That which the model has built in."""
+    is_data_named: bool = False
+    """Whether the user said where the data is."""
 
     @cached_property
     def epoch_facts(self) -> dict[str, Any]:
@@ -33,6 +47,11 @@ class Trained:
         epochs, ema = checkpoint.epochs_of(self.state, self.file), self.config.ema
         facts = {"epoch": self.state.epoch, "epochs": epochs, "is_best": self.state.is_best}
         return facts if ema is None else facts | {"ema": ema}
+
+    @property
+    def correction_facts(self) -> dict[str, Any] | None:
+        """What corrects its answers, as plain lists and dicts; None where nothing does."""
+        return self.correction.facts.to_json() if self.correction else None
 
     @cached_property
     def images(self) -> ImagesRecord | None:
@@ -65,4 +84,8 @@ def read_trained(path: Path, data_dir: Path | None = None, *, best: bool = False
     file = checkpoint.find(path, best=best)
     state = checkpoint.load(file)
     model = checkpoint.restore(state, file)
-    return Trained(file, state, model, state.config_in(data_dir))
+    correction = None
+    if found := state.correction:
+        correction = Correction(found.affine, build(CorrectionFacts, found.facts))
+    config = state.config_in(data_dir)
+    return Trained(file, state, model, config, correction, is_data_named=data_dir is not None)

@@ -12,6 +12,7 @@ from lmsm_cli.losses.class_weights import by_index
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import build_head
 from lmsm_cli.losses.weights import Init
+from lmsm_cli.models.affine import Affine
 from lmsm_cli.models.necks import build_neck
 from lmsm_cli.models.nets import build_backbone, without_memory
 from lmsm_cli.models.pretrained import load_pretrained
@@ -40,11 +41,14 @@ class ModelSpec:
 class Classifier(nn.Module):
     """Backbone, neck and head over uint8 images; carries class names and normalisation.
 
-    `mean` and `std` are per channel, in units of [0, 1].
+    `mean` and `std` are per channel, in units of [0, 1]. A correction of the logits can be built
+    in (`correct_by`): it is part of the answers, and of no loss.
     """
 
     mean: Tensor
     std: Tensor
+    logit_scale: Tensor | None
+    logit_shift: Tensor | None
 
     def __init__(
         self,
@@ -63,6 +67,15 @@ class Classifier(nn.Module):
         """The parts of the backbone whose weights stay, by their paths; "" is all of it."""
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(tuple(std)).view(1, -1, 1, 1))
+        # a checkpoint keeps them apart from the weights, which go on without them
+        self.register_buffer("logit_scale", None, persistent=False)
+        self.register_buffer("logit_shift", None, persistent=False)
+
+    def correct_by(self, correction: Affine | None) -> None:
+        """Build a correction of the logits in, or with None take it out again."""
+        weight = self.head.weight.detach()
+        self.logit_scale = None if correction is None else correction.scale.to(weight)
+        self.logit_shift = None if correction is None else correction.shift.to(weight)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen parts, with their BatchNorm and dropout, stay as in evaluation."""
@@ -77,9 +90,16 @@ class Classifier(nn.Module):
         features: Tensor = self.neck(self.backbone(normalised))
         return features
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Return margin-free class scores (N, num_classes) of features (N, D), corrected."""
+        logits = self.head.logits(features)
+        if self.logit_scale is None or self.logit_shift is None:
+            return logits
+        return logits * self.logit_scale + self.logit_shift
+
     def forward(self, images: Tensor) -> Tensor:
         """Return margin-free class scores (N, num_classes) of uint8 images (N, C, H, W)."""
-        return self.head.logits(self.embed(images))
+        return self.logits(self.embed(images))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

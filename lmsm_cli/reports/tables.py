@@ -16,14 +16,13 @@ from rich.text import Text
 
 from lmsm_cli.errors import counted, listed, visible
 from lmsm_cli.metrics import METRICS, Confusion, Scores, confusion_of, reliability_bounds
-from lmsm_cli.runs.documents import Adjustment, EvaluationDocument, ScoresDocument, Unadjusted
+from lmsm_cli.runs.documents import EvaluationDocument, ScoresDocument
 
 NOTHING = "-"
 OF_THE_RAREST = "the margin of margin=auto is that of the rarest class; commoner classes have less"
 # A confusion matrix of more classes fits no screen: its largest entries are listed instead.
 MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 30
-_ADJUSTMENTS = {"adjust": "logit adjustment", "tau-norm": "tau-normalisation"}
 # Rows of a schedule between the first and the last: one screen.
 _EPOCHS_SHOWN = 20
 _BAR_WIDTH = 24
@@ -176,41 +175,6 @@ def predictions_table(document: Mapping[str, Any]) -> Table:
         cells = (cell for pair in pairs for cell in pair)
         table.add_row(shown(one["file"]), *cells, shown(one["error"] or ""))
     return table
-
-
-def adjustment_table(adjustment: Adjustment, scores: Scores) -> Table:
-    """Return the overall scores and groups of the classifier as trained and as adjusted."""
-    title = f"What {_ADJUSTMENTS[adjustment.method]} did, in percent"
-    overall = ("accuracy", "balanced", "macro F1")
-    table = new_table(title, "", numbers=[*overall, *scores.groups])
-    rows: tuple[tuple[str, Unadjusted | Scores], ...] = (
-        ("as trained", adjustment.unadjusted),
-        (_tau_of(adjustment, "in units of"), scores),
-    )
-    for name, row in rows:
-        means = (row.accuracy, row.balanced_accuracy, row.macro_f1)
-        table.add_row(name, *map(percent, (*means, *row.groups.values())))
-    return table
-
-
-def adjustment_line(adjustment: Adjustment) -> str:
-    """Return a sentence that names the correction, its tau and where that is from."""
-    tau = _tau_of(adjustment, "in units of the logits' scale")
-    what = f"{_ADJUSTMENTS[adjustment.method]} with {tau}"
-    chosen_on = adjustment.chosen_on
-    if chosen_on is None:
-        return f"{what}, as given"
-    return (
-        f"{what}, chosen on {chosen_on.num_images} validation images of the run "
-        f"(balanced accuracy {chosen_on.balanced_accuracy:.3f}, "
-        f"at tau 0: {chosen_on.balanced_accuracy_unadjusted:.3f})"
-    )
-
-
-def _tau_of(adjustment: Adjustment, units: str) -> str:
-    """Return the tau and, after `units`, the scale of the logits that it is multiplied by."""
-    tau, scale = f"tau {adjustment.tau:g}", adjustment.scale
-    return tau if scale is None else f"{tau} {units} {scale:.3g}"
 
 
 def config_table(values: Mapping[str, Any], origins: Mapping[str, str]) -> Table:

@@ -29,6 +29,7 @@ from lmsm_cli.errors import (
     DiskError,
     LmsmError,
     first_line,
+    listed,
 )
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier, head_width
 from lmsm_cli.models.nets import check_model
@@ -39,7 +40,8 @@ from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, tempora
 
 BEST = "best.pt"
 SCHEMA = 2
-_READABLE = (1, 2)  # 1 had no digest, and nothing to resume from
+CORRECTED = 3  # SCHEMA with a correction built in, which an older lmsm would leave out unsaid
+_READABLE = (1, 2, 3)  # 1 had no digest, and nothing to resume from
 _MARK = b"lmsm-sha256:"
 _BLOCK = 1 << 20
 _COMMENT = len(_MARK) + 64  # bytes, after two that hold this number, which end an archive
@@ -136,7 +138,7 @@ def load(path: Path) -> CheckpointState:
     if state["schema"] not in _READABLE:
         raise CheckpointError(
             f"{path} has schema {state['schema']}, this lmsm reads "
-            + " and ".join(map(str, _READABLE))
+            + listed([str(number) for number in _READABLE])
         )
     if state["schema"] > 1 and not has_digest:
         raise CheckpointError(f"{path} is damaged: its digest is missing")
@@ -267,6 +269,7 @@ def restore(state: CheckpointState, path: Path) -> Classifier:
             class_counts=torch.tensor(state.train_counts),
         )
         model.load_state_dict(state.model)
+        model.correct_by(state.correction.affine if state.correction else None)
     except (LmsmError, *MALFORMED) as error:
         raise CheckpointError(f"{path} does not fit this lmsm: {first_line(error)}") from None
     return model.eval()

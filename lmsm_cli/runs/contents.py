@@ -30,8 +30,9 @@ from torch import Tensor
 
 from lmsm_cli.config import MOST_EPOCHS, Config
 from lmsm_cli.errors import MALFORMED, CheckpointError, first_line
+from lmsm_cli.models.affine import Affine
 from lmsm_cli.models.backbones import first_non_finite
-from lmsm_cli.runs.documents import Images
+from lmsm_cli.runs.documents import CorrectionFacts, Images
 
 # Bytes of everything but the tensors (an epoch takes 300), and operations of pickle to read them:
 # more would take seconds and gigabytes.
@@ -189,6 +190,19 @@ class Averaging(_Part):
     """The weights after the last step; all else is the model's."""
 
 
+class BuiltIn(_Part):
+    """A correction of the logits that the answers contain, which a run has not."""
+
+    scale: _Dense
+    shift: _Dense
+    facts: Annotated[dict[str, Any], _kept(CorrectionFacts)]
+
+    @property
+    def affine(self) -> Affine:
+        """The map of the logits."""
+        return Affine(self.scale, self.shift)
+
+
 class CheckpointState(_Part):
     """All keys of a checkpoint but its schema number; the later ones are missing in schema 1."""
 
@@ -216,6 +230,7 @@ class CheckpointState(_Part):
     ) = None
     """Of the loss and the net, where they are from outside this package."""
     averaging: Averaging | None = None
+    correction: BuiltIn | None = None
     metrics: _Sha256 | None = None
     """Of the rows as metrics.jsonl has them."""
 
@@ -274,6 +289,11 @@ def _disagreements(saved: CheckpointState, config: Config) -> Iterator[tuple[str
     unlike = [k for k, v in trained.items() if getattr(saved.model.get(k), "shape", 0) != v.shape]
     yield "averaging is of another net", bool(unlike)
     yield "epoch is above the config's epochs", saved.epoch > config.epochs
+    if built_in := saved.correction:
+        of_it = built_in.scale, built_in.shift
+        fits = all(t.shape == (num_classes,) and t.dtype == torch.float64 for t in of_it)
+        yield "correction is not two numbers for each class", not fits
+        yield "correction has a scale that is not above 0", not (built_in.scale > 0).all()
     position, history = saved.position, saved.history
     if position is None or history is None:
         return
@@ -334,6 +354,9 @@ def _tensors(contents: CheckpointState) -> Iterator[tuple[str, Tensor]]:
         )
     if contents.averaging:
         yield from ((f"averaging.{k}", value) for k, value in contents.averaging.trained.items())
+    if contents.correction:
+        yield "correction.scale", contents.correction.scale
+        yield "correction.shift", contents.correction.shift
     if contents.position:
         yield from (
             (f"position.{name}", value)

@@ -110,6 +110,42 @@ class ChosenOn(_Document):
     balanced_accuracy_unadjusted: Share
 
 
+class FittedOn(_Document):
+    """The validation images that a temperature was fitted on.
+
+    The cross-entropies are means over classes that have the shares which the scores are for.
+    """
+
+    split: _Text
+    num_images: Count
+    classes_without_images: tuple[_Text, ...]
+    cross_entropy: _Finite
+    cross_entropy_at_1: _Finite
+
+
+class CorrectionFacts(_Document):
+    """What corrects the logits of a classifier: first `method`, then `prior`, then `temperature`.
+
+    Checkpoints and exported files with a correction built in hold this.
+    """
+
+    method: Method | None = None
+    """What corrects for rare classes; None where nothing does."""
+    tau: _Finite | None = None
+    scale: _Finite | None = None
+    """The scale of the logits where tau is in its units, else None."""
+    chosen_on: ChosenOn | None = None
+    prior: dict[_Text, Share] | None = None
+    """The shares of the classes where the model is used, if those were given."""
+    temperature: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
+    """The logits are divided by it."""
+    fitted_on: FittedOn | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """Return what is set by its name, to build a document that holds more."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
 class Unadjusted(_Document):
     """The scores of the answers as trained, where others are of corrected ones."""
 
@@ -117,17 +153,31 @@ class Unadjusted(_Document):
     balanced_accuracy: Share
     macro_f1: Share
     groups: dict[str, Share | None]
+    calibration_error: Share | None = None
 
 
-class Adjustment(_Document):
+class Adjustment(CorrectionFacts):
     """Which correction the scores are of, and what they were without it."""
 
-    method: Method
-    tau: _Finite
-    scale: _Finite | None = None
-    """The scale of the logits where tau is in its units, else None."""
-    chosen_on: ChosenOn | None
+    is_built_in: bool = False
+    """Whether the checkpoint has it built in."""
     unadjusted: Unadjusted
+
+
+class Coverage(_Document):
+    """What a classifier gets right where it answers only if it is sure enough."""
+
+    wanted: Share
+    """Of the images, the share that it was to answer."""
+    confidence: Share
+    """The least probability of the likeliest class at which it answers."""
+    chosen_on: _Text
+    """`validation`, or `these images` where it was chosen on those that the scores are of."""
+    answered: Share
+    accuracy: Share | None
+    """Of the answers; None where there is none."""
+    balanced_accuracy: Share | None
+    """Of the answers, over the classes that have some."""
 
 
 class EvaluationDocument(Scores):
@@ -146,6 +196,8 @@ class EvaluationDocument(Scores):
     split: _Text
     """`test`, `validation`, or a folder of images."""
     adjustment: Adjustment | None
+    coverage: Coverage | None = None
+    """None where it was not asked for."""
     test_images_per_class: Count | None = None
     """As in scores.json; None for images that are not the run's test images."""
 

@@ -44,7 +44,7 @@ def scores_of(
     """
     own = ranks.local_slice(len(images))
     features_by_batch = _embedded(model, images, runtime, own, shown)
-    logits = [model.head.logits(features) for features in features_by_batch]
+    logits = [model.logits(features) for features in features_by_batch]
     return ranks.all_gather_uneven(torch.cat(logits))
 
 
@@ -55,7 +55,7 @@ def scores_and_scale_of(
     """Return the logits (N, C), those of `scores_of` to the bit, and their `Head.score_scale`."""
     batches = list(_embedded(model, images, runtime, slice(0, len(images)), shown))
     # by the same batches as in scores_of, since a product of matrices rounds by its size
-    logits = torch.cat([model.head.logits(features) for features in batches])
+    logits = torch.cat([model.logits(features) for features in batches])
     return logits, model.head.score_scale(torch.cat(batches)).item()
 
 

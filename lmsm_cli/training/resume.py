@@ -235,6 +235,11 @@ def read_resume_state(
         return ResumeState(
             folder, config, Position(), History(), None, images=read_images_record(folder.path)
         )
+    if state.correction:
+        raise CheckpointError(
+            f"{file} has a correction built in, and no training goes on from it: put the run's own "
+            f"{file.name} back, or start a new run from it with --pretrained {file}"
+        )
     if missing := [key for key, name in _TO_GO_ON.items() if getattr(state, name) is None]:
         raise CheckpointError(
             f"{file} was saved by an older lmsm, and holds nothing to resume from: it lacks "

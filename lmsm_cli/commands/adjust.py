@@ -1,0 +1,77 @@
+"""`lmsm adjust`: a checkpoint with a correction built in."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from lmsm_cli.commands.console import print_json, print_line
+from lmsm_cli.commands.corrections import (
+    Adjust,
+    Prior,
+    RunData,
+    TauNorm,
+    Temperature,
+    read_correction,
+)
+from lmsm_cli.commands.options import Best, Checkpoint, Device, Imports, Json, Quiet, value
+from lmsm_cli.errors import LmsmError
+
+_Out = Annotated[
+    Path | None,
+    value("FILE", "Where to write it. (default: adjusted.pt beside the checkpoint)"),
+]
+
+
+def adjust(
+    checkpoint: Checkpoint,
+    best: Best = False,
+    adjust: Adjust = None,
+    tau_norm: TauNorm = None,
+    prior: Prior = None,
+    temperature: Temperature = None,
+    out: _Out = None,
+    data_dir: RunData = None,
+    device: Device = "auto",
+    imports: Imports = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Write a checkpoint with a correction built in, for eval, predict, export and load_checkpoint.
+
+    The run stays as it is, and goes on from its own checkpoint.
+    """
+    wanted = read_correction(adjust, tau_norm, prior, temperature)
+    if wanted.is_empty:
+        raise LmsmError(
+            "nothing to correct by: give --adjust, --tau-norm, --prior or --temperature"
+        )
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.inference.corrected_file import write_corrected  # imports torch
+    from lmsm_cli.runs.checkpoint import find
+    from lmsm_cli.runs.own_code import named
+
+    request = wanted.requested()
+    assert request is not None
+    with new_display(quiet) as display, named(imports or ()):
+        document = write_corrected(
+            find(checkpoint, best=best),
+            request,
+            display,
+            out=out,
+            data_dir=data_dir,
+            device=device,
+        )
+    if json:
+        print_json(document)
+    else:
+        _print(document)
+
+
+def _print(document: dict[str, Any]) -> None:
+    from lmsm_cli.reports.tables import epoch_words
+    from lmsm_cli.reports.tables_corrections import correction_lines
+    from lmsm_cli.runs.documents import CorrectionFacts, build
+
+    epoch = epoch_words(document["epoch"], document["epochs"], document["is_best"])
+    print_line(f"{document['file']}: {document['checkpoint']} ({epoch}), corrected")
+    for line in correction_lines(build(CorrectionFacts, document["correction"])):
+        print_line(line)

@@ -1,0 +1,82 @@
+"""`lmsm adjust`: a correction of a trained classifier, built into a checkpoint of its own."""
+
+from pathlib import Path
+from typing import Any
+
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.inference.correction import RequestedCorrection, corrected
+from lmsm_cli.inference.trained import Trained, read_trained
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import check_place
+from lmsm_cli.runtime.display import Display
+
+NAME = "adjusted.pt"
+# The files from which a run goes on, or is judged.
+_OF_THE_RUN = ("checkpoint.pt", "checkpoint-previous.pt", "best.pt")
+
+
+def write_corrected(
+    path: Path,
+    wanted: RequestedCorrection,
+    display: Display,
+    *,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Write a checkpoint with a correction built in, and return what it is.
+
+    Args:
+        path: The checkpoint file or run folder.
+        wanted: The correction.
+        display: Where progress and warnings go.
+        out: The file to write; adjusted.pt beside the checkpoint if None.
+        data_dir: Where the run's data is now, if elsewhere than the run had it.
+        device: auto, cpu, cuda or cuda:N, where validation images are needed.
+
+    Raises LmsmError for an impossible correction or a file of the run, CheckpointError, DataError,
+    DiskError.
+    """
+    file = checkpoint.find(path)
+    out = out or file.with_name(NAME)
+    if out.name in _OF_THE_RUN or (out.exists() and file.exists() and out.samefile(file)):
+        raise LmsmError(
+            f"--out is {str(out)!r}, from which a run goes on or is judged: give another name, "
+            f"such as {NAME}"
+        )
+    check_place(out)
+    trained = corrected(read_trained(file, data_dir), wanted, device, display)
+    save_corrected(trained, out)
+    return {
+        "file": str(out),
+        "checkpoint": str(trained.file),
+        **trained.epoch_facts,
+        "correction": trained.correction_facts,
+    }
+
+
+def save_corrected(trained: Trained, out: Path) -> None:
+    """Write a checkpoint of a classifier with its correction, from which no training goes on.
+
+    Raises DiskError.
+    """
+    state, correction = trained.state, trained.correction
+    assert correction is not None
+    kept = {"journal": dict(state.history)} if state.history else {}
+    saved = checkpoint.state_of(
+        trained.model,
+        state.choices,
+        train_counts=state.train_counts,
+        image_shape=state.image_shape,
+        epoch=state.epoch,
+        schema=checkpoint.CORRECTED,
+        images=state.images,
+        own_code=state.own_code,
+        correction={
+            "scale": correction.affine.scale.cpu(),
+            "shift": correction.affine.shift.cpu(),
+            "facts": correction.facts.to_json(),
+        },
+        **kept,
+    )
+    checkpoint.save(saved, out)
