@@ -221,7 +221,7 @@ def test_the_program_alone_is_a_screen(monkeypatch, capsys, words):
 @pytest.mark.parametrize(
     ("line", "suggested"),
     [
-        ("predict runs/a b --adjust 1", []),
+        ("report runs/a --adjust 1", []),
         ("export runs/a --tau 1", []),
         ("train --batchsize 3", ["--batch-size"]),
         ("train --epoch 3", ["--epochs"]),

@@ -110,10 +110,7 @@ def evaluate(
     """Evaluate a trained classifier: accuracy, precision and F1 of every class."""
     wanted = read_correction(adjust, tau_norm, prior, temperature)
     _check_coverage(coverage)
-    if worst is not None and not plots:
-        raise LmsmError("--worst is how many mistakes --plots draws: give --plots FOLDER too")
-    if worst is not None and not 1 <= worst <= _MOST_WORST:
-        raise LmsmError(f"--worst is {worst}: give a number from 1 to {_MOST_WORST}")
+    _check_worst(worst, plots)
     check_choice("--split", split, _SPLITS)
     if images is not None and split != "test":
         raise LmsmError(f"--images and --split {split} exclude each other; give one of them")
@@ -147,6 +144,13 @@ def _check_coverage(coverage: float | None) -> None:
             f"--coverage is {coverage:g}: give the share of the images to answer, above 0 and at "
             "most 1, such as 0.9"
         )
+
+
+def _check_worst(worst: int | None, plots: Path | None) -> None:
+    if worst is not None and not plots:
+        raise LmsmError("--worst is how many mistakes --plots draws: give --plots FOLDER too")
+    if worst is not None and not 1 <= worst <= _MOST_WORST:
+        raise LmsmError(f"--worst is {worst}: give a number from 1 to {_MOST_WORST}")
 
 
 def _check_targets(plots: Path | None, features: Path | None) -> None:

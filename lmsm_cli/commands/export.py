@@ -16,6 +16,14 @@ from lmsm_cli.commands.options import Best, Checkpoint, Imports, Quiet, switch, 
 from lmsm_cli.errors import LmsmError, check_choice
 
 _FORMATS = ("onnx", "torch")
+_Out = Annotated[
+    Path | None,
+    value(
+        "FILE",
+        "Where to write it (default: model.onnx or model.pt2 beside the checkpoint; best.onnx "
+        "or best.pt2 with --best; adjusted.onnx or adjusted.pt2 where it is corrected).",
+    ),
+]
 
 
 def export(
@@ -30,14 +38,7 @@ def export(
             complete=one_of(_FORMATS),
         ),
     ] = "onnx",
-    out: Annotated[
-        Path | None,
-        value(
-            "FILE",
-            "Where to write it (default: model.onnx or model.pt2 beside the checkpoint; best.onnx "
-            "or best.pt2 with --best).",
-        ),
-    ] = None,
+    out: _Out = None,
     images: Annotated[int, value("N", "Test images to verify it on.")] = 1000,
     data_dir: Annotated[
         Path | None, value("PATH", "Where the run's data is (default: as in the run).")

@@ -1,7 +1,7 @@
 """`lmsm predict`: the likeliest classes of image files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,9 @@ from lmsm_cli.commands.options import (
     value,
 )
 from lmsm_cli.errors import LmsmError, RunError
+
+if TYPE_CHECKING:
+    from lmsm_cli.inference.predict import Predictions
 
 _STDOUT = Path("-")
 _Images = Annotated[
@@ -68,7 +71,7 @@ size.
         raise LmsmError(f"--top is {top}: give at least 1")
     wanted = read_correction(adjust, tau_norm, prior, temperature)
     from lmsm_cli.data.image_files import find_images
-    from lmsm_cli.runs.folder import check_place, write_whole
+    from lmsm_cli.runs.folder import check_place
 
     if csv and csv != _STDOUT:
         check_place(csv)
@@ -76,7 +79,6 @@ size.
     # imports torch, which a mistyped path must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.predict import predict_files
-    from lmsm_cli.reports.tables import predictions_table
     from lmsm_cli.runs.checkpoint import find
     from lmsm_cli.runs.own_code import named
 
@@ -92,6 +94,14 @@ size.
             data_dir=data_dir,
             correction=wanted.requested(),
         )
+    _show(found, json, csv)
+
+
+def _show(found: "Predictions", json: bool, csv: Path | None) -> None:
+    """Write or print the predictions. Raises RunError where images could not be read."""
+    from lmsm_cli.reports.tables import predictions_table
+    from lmsm_cli.runs.folder import write_whole
+
     if csv and csv != _STDOUT:
         write_whole(csv, found.to_csv())
     if json:

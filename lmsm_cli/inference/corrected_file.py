@@ -10,9 +10,8 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import check_place
 from lmsm_cli.runtime.display import Display
 
-NAME = "adjusted.pt"
 # The files from which a run goes on, or is judged.
-_OF_THE_RUN = ("checkpoint.pt", "checkpoint-previous.pt", "best.pt")
+_OF_THE_RUN = ("checkpoint.pt", "checkpoint-previous.pt", checkpoint.BEST)
 
 
 def write_corrected(
@@ -38,11 +37,11 @@ def write_corrected(
     DiskError.
     """
     file = checkpoint.find(path)
-    out = out or file.with_name(NAME)
+    out = out or file.with_name(checkpoint.ADJUSTED)
     if out.name in _OF_THE_RUN or (out.exists() and file.exists() and out.samefile(file)):
         raise LmsmError(
             f"--out is {str(out)!r}, from which a run goes on or is judged: give another name, "
-            f"such as {NAME}"
+            f"such as {checkpoint.ADJUSTED}"
         )
     check_place(out)
     trained = corrected(read_trained(file, data_dir), wanted, device, display)

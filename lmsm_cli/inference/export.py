@@ -74,7 +74,7 @@ def export_checkpoint(
         display: Where progress and warnings go.
         form: `onnx` or `torch`.
         out: The file to write; model.onnx or model.pt2 beside the checkpoint if None, best.onnx or
-            best.pt2 beside best.pt.
+            best.pt2 beside best.pt, adjusted.onnx or adjusted.pt2 where it is corrected.
         num_images: How many test images to verify the file on first; drawn ones where there is
             no data.
         data_dir: Where the run's data is now, if elsewhere than the run had it.
@@ -86,6 +86,8 @@ def export_checkpoint(
     check_extra(form)
     source = checkpoint.find(path)
     name = "best" if source.name == checkpoint.BEST else "model"
+    if correction or source.name == checkpoint.ADJUSTED:
+        name = "adjusted"
     out = out or source.with_name(f"{name}{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
         raise LmsmError(

@@ -6,6 +6,7 @@ Guo et al. 2017, arXiv 1706.04599. It changes no class decision.
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,6 +43,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, class_weights: Tensor | None
     logits, labels = logits.double().cpu(), labels.cpu()
     if not logits.isfinite().all():
         raise DivergedError("the classifier's scores are infinite or not a number")
+    if torch.equal(logits.argmax(dim=1), labels):
+        raise _without_fit(len(labels), "every one of them is right, and surer is always better")
     weights = None if class_weights is None else class_weights.double()
 
     def entropy(log_temperature: float) -> float:
@@ -52,12 +55,13 @@ def fit_temperature(logits: Tensor, labels: Tensor, class_weights: Tensor | None
     bounds = math.log(_LEAST), math.log(_MOST)
     found = minimize_scalar(entropy, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     temperature = math.exp(found.x)
-    if not _LEAST * _AT_THE_END < temperature < _MOST / _AT_THE_END:
-        why = "every one of them is right, and surer is always better"
-        if temperature > 1:
-            why = "the scores tell nothing of their classes"
-        raise LmsmError(
-            f"no temperature fits the {len(labels):,} validation images: {why}; "
-            "give a number instead of auto, or train with a larger --validation"
-        )
+    if temperature > _MOST / _AT_THE_END:
+        raise _without_fit(len(labels), "the scores tell nothing of their classes")
     return Fit(temperature, float(found.fun), entropy(0.0))
+
+
+def _without_fit(number: int, why: str) -> LmsmError:
+    return LmsmError(
+        f"no temperature fits the {number:,} validation images: {why}; give a number instead of "
+        "auto, or train with a larger --validation"
+    )

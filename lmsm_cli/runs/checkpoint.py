@@ -39,6 +39,8 @@ from lmsm_cli.runs.record import RunRecord, ending_of, only_run, read_run
 from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
 
 BEST = "best.pt"
+ADJUSTED = "adjusted.pt"
+"""What `lmsm adjust` writes: a checkpoint with a correction built in."""
 SCHEMA = 2
 CORRECTED = 3  # SCHEMA with a correction built in, which an older lmsm would leave out unsaid
 _READABLE = (1, 2, 3)  # 1 had no digest, and nothing to resume from
