@@ -5,7 +5,8 @@ epoch): an epoch can be repeated exactly, and entered at any batch. The draws ar
 so they are the same on every device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from lmsm_cli.data.augment import Changes, augmented, draw_changes
 from lmsm_cli.data.decoded import Images, StoredImages
 from lmsm_cli.data.mixing import Mixed, Mixing, MixingPlan, draw_mixing, in_order, mixed_images
+from lmsm_cli.data.prefetch import ahead
 from lmsm_cli.runtime.device import sent
 
 
@@ -107,63 +109,91 @@ def batches(
     start: int = 0,
     share: Callable[[int], slice] = slice,
     crop_to: tuple[int, int] | None = None,
-) -> Iterator[Batch]:
-    """Yield the batches of an epoch.
+) -> Generator[Batch, None, None]:
+    """Yield the batches of an epoch; close it where it is left early.
 
     Args:
         images, labels: uint8 (N, H, W, C) and (N,), on the same device, or images that stay in
-            their file and are gathered batch by batch.
+            their file and are gathered batch by batch, one ahead.
         plan: the choices of the epoch, for N images.
         batch_size: the images of a batch, over all ranks.
         start: the first batch to yield, counted from 0.
         share: gives the part of a batch of so many images that is wanted, by default all of it.
         crop_to: (H, W) of a crop of `photo`, by default that of the images.
     """
-    host_order = plan.order.cpu()
-    plan = plan.to(labels.device)
+    host_order, device = plan.order.cpu(), labels.device
+    plan = plan.to(device)
+    numbers = range(start, num_batches(len(labels), batch_size))
+    wholes = [range(len(labels))[i * batch_size : (i + 1) * batch_size] for i in numbers]
+    parts = [
+        _Part(i, whole, whole[share(len(whole))]) for i, whole in zip(numbers, wholes, strict=True)
+    ]
+    with closing(_gathered(images, host_order, parts, plan.mixing)) as gathered:
+        for part, pixels in zip(parts, gathered, strict=True):
+            on_host = part.places(plan.mixing)
+            where = on_host if isinstance(on_host, slice) else sent(on_host, device)
+            if pixels is None:
+                assert isinstance(images, Tensor)
+                pixels = images[plan.order[where]]
+            else:
+                pixels = sent(pixels, device)
+            changes = plan.changes.of(on_host, where)
+            pixels = augmented(pixels, changes, crop_to)
+            all_labels = labels[plan.order[part.whole.start : part.whole.stop]]
+            if plan.mixing is None:
+                yield Batch(pixels, all_labels[part.own_rows], all_labels)
+            else:
+                yield _mixed_batch(plan.mixing, part, all_labels, pixels)
 
-    def changed(on_host: slice | Tensor) -> Tensor:
-        """Return the augmented images (M, C, H, W) of places in the epoch."""
-        where = on_host if isinstance(on_host, slice) else sent(on_host, labels.device)
-        if isinstance(images, StoredImages):
-            gathered = sent(images[host_order[on_host]], labels.device)
-        else:
-            gathered = images[plan.order[where]]
-        return augmented(gathered, plan.changes.of(on_host, where), crop_to)
 
-    for i in range(start, num_batches(len(labels), batch_size)):
-        whole = range(len(labels))[i * batch_size : (i + 1) * batch_size]
-        own = whole[share(len(whole))]
-        all_labels = labels[plan.order[whole.start : whole.stop]]
-        part = slice(own.start - whole.start, own.stop - whole.start)
-        if plan.mixing is None:
-            pixels = changed(slice(own.start, own.stop))
-            yield Batch(pixels, all_labels[part], all_labels)
-        else:
-            yield _mixed_batch(plan.mixing, i, whole, own, all_labels, changed)
+class _Part(NamedTuple):
+    """A batch by its number: its places in the epoch, and this rank's of them."""
+
+    number: int
+    whole: range
+    own: range
+
+    @property
+    def own_rows(self) -> slice:
+        """This rank's rows of the batch."""
+        return slice(self.own.start - self.whole.start, self.own.stop - self.whole.start)
+
+    def partners(self, plan: MixingPlan) -> Tensor:
+        """Return the rows of the batch that its images are mixed with; on the host."""
+        return plan.partners[self.whole.start : self.whole.stop] - self.whole.start
+
+    def places(self, plan: MixingPlan | None) -> slice | Tensor:
+        """Return the places in the epoch of the images that this rank needs.
+
+        Those of its own rows; where their partners may be another rank's, then those of these.
+        """
+        if plan is None or len(self.own) == len(self.whole):
+            return slice(self.own.start, self.own.stop)
+        partners = self.partners(plan)[self.own_rows] + self.whole.start
+        return torch.cat([torch.arange(self.own.start, self.own.stop), partners])
 
 
-def _mixed_batch(
-    plan: MixingPlan,
-    i: int,
-    whole: range,
-    own: range,
-    all_labels: Tensor,
-    changed: Callable[[slice | Tensor], Tensor],
-) -> Batch:
-    """Return batch `i`, whose places in the epoch are `whole` and this rank's of them `own`.
+def _gathered(
+    images: Images, order: Tensor, parts: Sequence[_Part], mixing: MixingPlan | None
+) -> Generator[Tensor | None, None, None]:
+    """Yield the images of each part where they lie on disk, read one part ahead; else None."""
+    if not isinstance(images, StoredImages):
+        yield from (None for _ in parts)
+        return
+    yield from ahead(lambda part: images[order[part.places(mixing)]], parts)
 
-    `changed` gives the augmented images of places. An image is augmented alike wherever it goes.
+
+def _mixed_batch(plan: MixingPlan, part: _Part, all_labels: Tensor, pixels: Tensor) -> Batch:
+    """Return a batch of the augmented images of `part.places`.
+
+    An image is augmented alike wherever it goes.
     """
-    all_partners = plan.partners[whole.start : whole.stop] - whole.start
-    part = slice(own.start - whole.start, own.stop - whole.start)
-    if len(own) == len(whole):
-        pixels = changed(slice(own.start, own.stop))
+    i, rows, all_partners = part.number, part.own_rows, part.partners(plan)
+    if len(part.own) == len(part.whole):
         others = pixels[sent(all_partners, pixels.device)]
-    else:  # partners may be another rank's
-        places = torch.cat([torch.arange(own.start, own.stop), all_partners[part] + whole.start])
-        pixels, others = changed(places).tensor_split(2)
+    else:
+        pixels, others = pixels.tensor_split(2)
     others_labels = all_labels[sent(all_partners, all_labels.device)]
     first, second = in_order(plan, i, all_labels, others_labels)
-    mixed = Mixed(second[part], second, plan.shares[i])
-    return Batch(mixed_images(plan, i, pixels, others), first[part], first, mixed)
+    mixed = Mixed(second[rows], second, plan.shares[i])
+    return Batch(mixed_images(plan, i, pixels, others), first[rows], first, mixed)

@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from typing import Self
+from math import prod
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsm_cli.data.image_files import middle_of
+from lmsm_cli.data.prefetch import ahead
 
 Pixels = NDArray[np.uint8]  # (N, H, W, C)
+Cut = TypeVar("Cut", Tensor, Pixels)
 LevelSums = NDArray[np.int64]  # (N, 2, C): of each image's levels, and of their squares
 
 # Bytes of images that are summed at once, so that they stay in the processor's cache.
@@ -26,6 +29,8 @@ _SUMMED = 1 << 18
 # Bytes copied before the mapped pages are given back. For an image of 150 KB, Linux was seen to map
 # 1.7 MB around it: a whole batch of 128 held 220 MB.
 _GATHERED = 1 << 22
+# Bytes that are sent to a device at once, and the share of its free memory that a set may take.
+_SENT, _SHARE = 1 << 26, 0.5
 
 
 class StoredImages(ABC):
@@ -56,8 +61,9 @@ class StoredImages(ABC):
         rows = self._rows[index].numpy()
         images = np.empty((*rows.shape, *self._image_shape), np.uint8)
         self.gather(rows.reshape(-1), images.reshape(-1, *self._image_shape))
-        whole = torch.from_numpy(images)
-        return whole if self._middle is None else _cut(whole, self._middle)
+        if self._middle is not None:  # by NumPy: a thread of one call is no place for torch's own
+            images = np.ascontiguousarray(_cut(images, self._middle))
+        return torch.from_numpy(images)
 
     @abstractmethod
     def gather(self, places: NDArray[np.int64], out: Pixels) -> None:
@@ -125,8 +131,30 @@ def select(images: Images, index: Tensor) -> Images:
 
 
 def to_device(images: Images, device: torch.device) -> Images:
-    """Return the images on the device, or as they are if they stay on disk."""
-    return images if isinstance(images, StoredImages) else images.to(device)
+    """Return the images on the device; those on disk are left there, unless a GPU has the room.
+
+    There they take at most half of the memory that is free: the rest is for the net.
+    """
+    if not isinstance(images, StoredImages):
+        return images.to(device)
+    if device.type == "cpu" or prod(images.shape) > _free_bytes(device) * _SHARE:
+        return images
+    return copied_to(images, device)
+
+
+def copied_to(images: StoredImages, device: torch.device) -> Tensor:
+    """Return images on disk as a tensor on a device, sent piece by piece."""
+    resident = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    step = max(1, _SENT // prod(images.shape[1:]))
+    parts = [slice(start, start + step) for start in range(0, len(images), step)]
+    for part, pixels in zip(parts, ahead(images.__getitem__, parts), strict=True):
+        resident[part] = pixels.to(device)
+    return resident
+
+
+def _free_bytes(device: torch.device) -> int:
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free
 
 
 def middle(images: Images, side: int) -> Images:
@@ -136,14 +164,16 @@ def middle(images: Images, side: int) -> Images:
     """
     if images.shape[1:3] == (side, side):
         return images
-    return images.middle(side) if isinstance(images, StoredImages) else _cut(images, side)
+    if isinstance(images, StoredImages):
+        return images.middle(side)
+    return _cut(images, side).contiguous()
 
 
-def _cut(images: Tensor, side: int) -> Tensor:
-    """Return a copy of the middle of images (..., H, W, C)."""
+def _cut(images: Cut, side: int) -> Cut:
+    """Return the middle of images (..., H, W, C) as a view."""
     height, width, _ = images.shape[-3:]
     rows, columns = middle_of(height, width, side)
-    return images[..., rows, columns, :].contiguous()
+    return images[..., rows, columns, :]
 
 
 def level_sums(images: Pixels) -> LevelSums:

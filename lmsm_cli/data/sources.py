@@ -100,7 +100,7 @@ class ImageSet:
         )
 
     def to(self, device: torch.device) -> "ImageSet":
-        """Return the images and labels on a device; large images stay in their file."""
+        """Return the images and labels on a device; large images that do not fit stay on disk."""
         return replace(self, images=to_device(self.images, device), labels=self.labels.to(device))
 
 

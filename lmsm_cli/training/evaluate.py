@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.data.decoded import Images
+from lmsm_cli.data.decoded import Images, StoredImages
+from lmsm_cli.data.prefetch import ahead
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.models.classifier import Classifier
@@ -75,12 +76,15 @@ def _embedded(
     model.eval()
     try:
         step = max(1, min(_BATCH, _BATCH_BYTES // math.prod(images.shape[1:])))
-        for start in range(part.start, max(part.stop, part.start + 1), step):
-            batch = images[start : min(start + step, part.stop)]
+        starts = range(part.start, max(part.stop, part.start + 1), step)
+        parts = [slice(start, min(start + step, part.stop)) for start in starts]
+        on_disk = isinstance(images, StoredImages)
+        read = ahead(images.__getitem__, parts) if on_disk else (images[one] for one in parts)
+        for one, batch in zip(parts, read, strict=True):
             with runtime.arithmetic():
                 features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
             yield features
-            shown(min(start + step, part.stop) - part.start, part.stop - part.start)
+            shown(one.stop - part.start, part.stop - part.start)
     finally:
         model.train(was_training)
 

@@ -7,7 +7,8 @@ rebalanced in it from the epoch alone. Re-weighting and re-sampling are here, on
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -236,29 +237,29 @@ def _one_epoch(
     set_learning_rate(trainer.optimizer, lr)
     watch.start(num_steps)
     num_images = position.step * config.batch_size
-    rest = _in_groups(_rest_of_epoch(trainer, stepper, position), config.accumulate)
-    for n, (batch, group) in enumerate(rest, position.step):
-        updates = math.ceil(num_steps / config.accumulate)
-        progress = (epoch + n // config.accumulate / updates) / config.epochs
-        stepper.step(batch, progress, weighted=_is_rebalanced(config, epoch), group=group)
-        num_images += len(batch.all_labels)
-        seen = _checked(watch.running(), epoch)
-        lam = model.head.lambda_at(progress)
-        on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, lam, lr, config.epochs))
-        is_polled = n + 1 < num_steps and (ranks.size == 1 or n % _POLL_EVERY == 0)
-        is_polled = is_polled and batch is group[-1]
-        if is_polled and (signal := stop()):
-            _checked(watch.total(), epoch)
-            _check_weights(model, epoch)
-            seconds = time.perf_counter() - started
-            position = Position(
-                epoch=epoch,
-                step=n + 1,
-                seconds=seconds,
-                watch=watch.state(ranks),
-                generators=_generators(ranks),
-            )
-            raise PausedError(position, signal)
+    with closing(_rest_of_epoch(trainer, stepper, position)) as rest:
+        for n, (batch, group) in enumerate(_in_groups(rest, config.accumulate), position.step):
+            updates = math.ceil(num_steps / config.accumulate)
+            progress = (epoch + n // config.accumulate / updates) / config.epochs
+            stepper.step(batch, progress, weighted=_is_rebalanced(config, epoch), group=group)
+            num_images += len(batch.all_labels)
+            seen = _checked(watch.running(), epoch)
+            lam = model.head.lambda_at(progress)
+            on_step(Step(epoch + 1, n + 1, num_steps, num_images, seen, lam, lr, config.epochs))
+            is_polled = n + 1 < num_steps and (ranks.size == 1 or n % _POLL_EVERY == 0)
+            is_polled = is_polled and batch is group[-1]
+            if is_polled and (signal := stop()):
+                _checked(watch.total(), epoch)
+                _check_weights(model, epoch)
+                seconds = time.perf_counter() - started
+                position = Position(
+                    epoch=epoch,
+                    step=n + 1,
+                    seconds=seconds,
+                    watch=watch.state(ranks),
+                    generators=_generators(ranks),
+                )
+                raise PausedError(position, signal)
     ranks.all_reduce(watch.sums)
     ranks.any_rank(watch.predicted)
     total = _checked(watch.total(), epoch)
@@ -273,7 +274,9 @@ def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, Seq
         yield from ((batch, group) for batch in group)
 
 
-def _rest_of_epoch(trainer: Trainer, stepper: TrainStep, position: Position) -> Iterator[Batch]:
+def _rest_of_epoch(
+    trainer: Trainer, stepper: TrainStep, position: Position
+) -> Generator[Batch, None, None]:
     """Set the random generators and the sums to a position, and return the batches from there."""
     config, ranks, epoch = trainer.config, trainer.ranks, position.epoch
     # Dropout draws from the global generator; apart from the plan's stream and the other ranks'.
