@@ -23,7 +23,9 @@ from lmsm_cli.runtime.display import Display
 
 torch.set_num_threads(1)  # test processes run side by side, and small nets gain nothing from two
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+TESTS = Path(__file__).parent
+BENCHMARKS = TESTS.parent / "benchmarks"
+SLOW = {line for line in (TESTS / "slow.txt").read_text().splitlines() if "::" in line}
 CIFAR10_CLASSES = (
     "airplane",
     "automobile",
@@ -54,6 +56,14 @@ if _owns_cache:
 def pytest_report_header() -> str:
     """Say which package is tested: the checkout's, or the installed one."""
     return f"lmsm: {lmsm_cli.__file__}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow.txt as `slow`."""
+    for item in items:
+        place = f"{item.path.relative_to(TESTS)}::{item.name.partition('[')[0]}"
+        if place in SLOW:
+            item.add_marker("slow")
 
 
 def pytest_unconfigure() -> None:

@@ -3,7 +3,7 @@
     python tests/mutants.py [PART OF A NAME ...]
 
 A mutant is a copy of the package with one line changed. To add one, append to mutants.toml what the
-fault is, the file, the line and what becomes of it, and a test that fails then and is not `slow`.
+fault is, the file, the line and what becomes of it, and a quick test that fails then.
 Ends with 1 where a mutant survives, where a line is not found exactly once, and where a test fails
 without any mutant. Processes are forked from one that has imported torch, which takes seconds.
 """
@@ -172,7 +172,7 @@ def run_tests(folder: Path, tests: Sequence[str]) -> int:
     """Run tests on the package in the folder, in this process, and return pytest's code."""
     os.chdir(folder)
     sys.path[0] = os.environ["PYTHONPATH"] = str(folder)
-    flags = ["-n", "0", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb", "short"]
+    flags = ["-n", "0", "-q", "-p", "no:cacheprovider", "--tb", "short"]
     flags += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of the LIBRARIES
     return int(pytest.main([*flags, *(f"tests/{test}" for test in tests)]))
 

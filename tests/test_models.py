@@ -14,6 +14,8 @@ from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.models.nets import check_model
 from lmsm_cli.models.pretrained import check_pretrained
 
+pytestmark = pytest.mark.libraries
+
 CLASSES = tuple("abcdefghij")
 
 

@@ -14,6 +14,8 @@ from lmsm_cli.models.classifier import ModelSpec, build_classifier, head_width
 from lmsm_cli.models.nets import build_backbone, check_model, parameter_count
 from lmsm_cli.models.pretrained import check_pretrained, load_pretrained, normalisation_of
 
+pytestmark = pytest.mark.libraries
+
 timm = pytest.importorskip("timm")
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -21,6 +21,8 @@ from lmsm_cli.reports.plots import (
 from lmsm_cli.runs.documents import EvaluationDocument
 from tests.synthetic_runs import document, scores_json
 
+pytestmark = pytest.mark.libraries
+
 ODD_NAMES = ["$a_b$", "$", "_x", "new\nline", "nul\x00", "\udc80", "日本", "{", "$\\frac$"]
 ODD_NAMES.append("t" * 40)
 NAMES = {10: ODD_NAMES, 100: [f"class {number}" for number in range(100)]}

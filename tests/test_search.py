@@ -20,6 +20,8 @@ from tests.conftest import SilentDisplay
 from tests.test_resume import Stopping
 from tests.test_sweep import BAD, FLAGS, folders, layers, status
 
+pytestmark = pytest.mark.libraries
+
 optuna = pytest.importorskip("optuna")
 
 GRIDS = ["lr=0.001..0.1:log", "batch_size=32..64", "loss=softmax,lsoftmax:margin=2"]

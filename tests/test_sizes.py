@@ -1,6 +1,7 @@
 """The limits of the house hold: short functions of few parameters, few rooms."""
 
 from tests import sizes
+from tests.conftest import SLOW, TESTS
 
 
 def test_lengths_and_parameters_are_counted(tmp_path):
@@ -31,3 +32,10 @@ def test_what_is_too_long_or_takes_too_much_is_named():
 def test_the_house_keeps_its_limits(capsys):
     """No function of the package is over a limit, nor are the median, the rooms and the modules."""
     assert sizes.main([]) == 0, capsys.readouterr().out
+
+
+def test_slow_tests_exist():
+    """Each line of slow.txt names a test: one that was renamed would be a unit test again."""
+    for place in SLOW:
+        file, _, name = place.partition("::")
+        assert f"def {name}(" in (TESTS / file).read_text(encoding="utf-8"), place

@@ -8,6 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lmsm_cli.commands.app import main
 
+pytestmark = pytest.mark.libraries
+
 QUICK = ["train", "--preset", "digits", "--device", "cpu", "--precision", "fp32"]
 
 
