@@ -14,7 +14,7 @@ from lmsm_cli.config.nets import NETS
 from lmsm_cli.config.resolve import preset_names
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses import own
-from lmsm_cli.losses.registry import LOSSES
+from lmsm_cli.losses.registry import KNOWN, LOSSES
 
 _ASKED = "_LMSM_COMPLETE"
 # Where bash breaks words (COMP_WORDBREAKS), of what stands in our values.
@@ -67,7 +67,7 @@ def losses(incomplete: str) -> list[str]:
         return []
     taken = {option.partition("=")[0] for option in given}
     before = incomplete.removesuffix(typed)
-    known = LOSSES[name].options if name in LOSSES else ()
+    known = KNOWN[name].options if name in KNOWN else ()
     left = (option for option in known if option not in taken)
     return _offered(incomplete, (f"{before}{option}=" for option in left))
 

@@ -26,7 +26,7 @@ def losses(
 ) -> None:
     """List the losses with their options, or explain one."""
     from lmsm_cli.losses import own
-    from lmsm_cli.losses.registry import HEADS, own_place
+    from lmsm_cli.losses.registry import HEADS, SECOND_STAGES, head_class, own_place
 
     offers = {key: one for key, one in own.offers(own.LOSSES_GROUP).items() if key not in HEADS}
     chosen: dict[str, type[Any]] = {}
@@ -37,7 +37,7 @@ def losses(
 
         chosen[name] = kind_of(place)
     else:
-        chosen[name] = HEADS[name]
+        chosen[name] = head_class(name)
     if json:
         _print_json(chosen, {} if name else offers)
         return
@@ -53,6 +53,9 @@ def losses(
             console.print(f"  {offer.place}", markup=False, soft_wrap=True)
     console.print("- follows from the data and the other options")
     if not name:
+        console.print(
+            f"second stages, for --pretrained RUN --freeze features: {', '.join(SECOND_STAGES)}"
+        )
         console.print("as in --loss lsoftmax:margin=4,lambda_min=5; more: lmsm losses NAME")
         console.print("a loss of your own: --loss module:Class:option=value")
 

@@ -19,7 +19,7 @@ from lmsm_cli.config import Config, dump, flag_name, help_text, panels, type_of
 from lmsm_cli.config.by_class import format_by_class
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.registry import LOSSES
+from lmsm_cli.losses.registry import KNOWN
 
 
 def switch(name: str, text: str, panel: str | None = None, *, short: str | None = None) -> Any:
@@ -189,7 +189,7 @@ def _check_named(config: Path, flags: Mapping[str, Any]) -> None:
     for key in ("loss", "model"):
         given = str(values.get(key, ""))
         place = ":".join(given.split(":")[:2])
-        if own.is_place(place) and flags.get(key) is None and place.partition(":")[0] not in LOSSES:
+        if own.is_place(place) and flags.get(key) is None and place.partition(":")[0] not in KNOWN:
             raise LmsmError(
                 f"{config} is of a run, and its {key} is from outside lmsm: if you trust it, name "
                 f"it here too, {flag_name(key)} {shlex.quote(given)}"

@@ -27,7 +27,7 @@ from lmsm_cli.config import yaml
 from lmsm_cli.config.by_class import BY_CLASS
 from lmsm_cli.config.nets import BackboneLr, Frozen, Model
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.registry import LOSSES, TAKE_A_BIAS, TAKE_CLASS_MARGINS
+from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, TAKE_A_BIAS, TAKE_CLASS_MARGINS
 from lmsm_cli.losses.spec import parse_spec
 
 Dataset = Literal[
@@ -299,8 +299,9 @@ class Config(BaseModel):
     """Weights to start from: `imagenet` for those of torchvision or timm, a run of lmsm's, also
     with other classes, or a state-dict file. Images are then normalised as theirs were."""
     freeze: Frozen | None = None
-    """What of the network keeps its weights: `backbone` for all up to the neck, or a number of
-    stages from the image on; the run lists them."""
+    """What of the network keeps its weights: `backbone` for all up to the neck, `features` for all
+    up to the last layer, which starts anew, or a number of stages from the image on; the run lists
+    them."""
 
     loss: str = "softmax"
     """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists
@@ -446,10 +447,10 @@ class Config(BaseModel):
                 f"accumulate {self.accumulate} does not go with sam {self.sam:g}, which moves the "
                 "weights by the gradient of a whole step; leave one of them out"
             )
-        if self.freeze == "backbone" and self.backbone_lr is not None:
+        if self.freeze in ("backbone", "features") and self.backbone_lr is not None:
             raise ValueError(
-                f"backbone_lr {self.backbone_lr:g} has no effect with freeze 'backbone'; leave one "
-                "of them out"
+                f"backbone_lr {self.backbone_lr:g} has no effect with freeze {self.freeze!r}; "
+                "leave one of them out"
             )
         if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones {self.milestones} do not rise")
@@ -469,15 +470,22 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _check_head(self) -> "Config":
         name = self.loss.partition(":")[0].strip()
-        if self.head_bias and name in LOSSES and name not in TAKE_A_BIAS:
+        known = KNOWN.get(name)
+        if self.head_bias and known and not known.takes_bias:
             raise ValueError(
                 f"head_bias has no meaning with loss {name!r}, whose margin is on angles; "
                 f"it goes with {', '.join(TAKE_A_BIAS)}"
             )
-        if self.class_margins and name in LOSSES and name not in TAKE_CLASS_MARGINS:
+        if self.class_margins and known and not known.takes_class_margins:
             raise ValueError(
                 f"class_margins have no meaning with loss {name!r}, which has no margin; "
                 f"they go with {', '.join(TAKE_CLASS_MARGINS)}"
+            )
+        starts = self.pretrained not in (None, "imagenet") and self.freeze == "features"
+        if name in SECOND_STAGES and not starts:
+            raise ValueError(
+                f"loss {name!r} is a second stage, which learns on the class weights of a finished "
+                "run: give --pretrained RUN --freeze features too"
             )
         return self
 

@@ -11,7 +11,7 @@ from typing import Any
 from lmsm_cli.config.by_class import AUTO
 from lmsm_cli.config.config import Config, help_text
 from lmsm_cli.losses import own
-from lmsm_cli.losses.registry import LOSSES
+from lmsm_cli.losses.registry import KNOWN
 
 # The draft that the editors' YAML support knows best.
 _DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -49,7 +49,7 @@ def config_schema() -> dict[str, Any]:
         if key == "loss":
             properties["margin"] = _MARGIN
     properties["loss"] |= {
-        "anyOf": [{"enum": list(LOSSES)}, {"pattern": _loss_pattern()}, {"pattern": _own_loss()}],
+        "anyOf": [{"enum": list(KNOWN)}, {"pattern": _loss_pattern()}, {"pattern": _own_loss()}],
         "examples": ["lsoftmax:margin=4", "ldam", "vs:tau=1.2"],
     }
     properties["dataset"] = {
@@ -78,15 +78,13 @@ def config_schema() -> dict[str, Any]:
 
 
 def _loss_pattern() -> str:
-    return (
-        "^ *(" + "|".join(_one_loss(name, loss.options) for name, loss in LOSSES.items()) + ") *$"
-    )
+    return "^ *(" + "|".join(_one_loss(name, loss.options) for name, loss in KNOWN.items()) + ") *$"
 
 
 def _own_loss() -> str:
     """Return the pattern of `module:Class` and of losses of installed packages, with options."""
-    offered = [re.escape(name) for name in own.offers(own.LOSSES_GROUP) if name not in LOSSES]
-    place = rf"(?!({'|'.join(LOSSES)}):)[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"
+    offered = [re.escape(name) for name in own.offers(own.LOSSES_GROUP) if name not in KNOWN]
+    place = rf"(?!({'|'.join(KNOWN)}):)[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"
     return rf"^ *({'|'.join([*offered, place])})(:[^,=]+=[^,=]+(,[^,=]+=[^,=]+)*)? *$"
 
 

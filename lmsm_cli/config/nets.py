@@ -75,9 +75,9 @@ def own_net_place(name: str) -> str | None:
 def _check_frozen(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None or re.fullmatch("backbone|[1-9][0-9]*", str(value)):
+    if value is None or re.fullmatch("backbone|features|[1-9][0-9]*", str(value)):
         return value if value is None else str(value)
-    raise ValueError("give backbone, or a number of stages from 1 on")
+    raise ValueError("give backbone, features, or a number of stages from 1 on")
 
 
 def _check_backbone_lr(value: Any) -> Any:

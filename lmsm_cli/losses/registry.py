@@ -93,18 +93,31 @@ LOSSES: dict[str, Loss] = {
     "vs": Loss("class_priors:VSLoss", {"gamma": 0.3, "tau": 1}, takes_bias=True),
     "focal": Loss("softmax:FocalLoss", {"gamma": 2}, takes_bias=True),
 }
+SECOND_STAGES: dict[str, Loss] = {
+    "lws": Loss("second_stage:WeightScaling", takes_bias=True),
+    "marc": Loss("second_stage:MarginCalibration", takes_bias=True),
+    "samn": Loss("second_stage:RisingNormsOnly", takes_bias=True),
+}
+"""Losses that learn on the class weights of a finished run, and on nothing else."""
+
+KNOWN = LOSSES | SECOND_STAGES
 TAKE_A_BIAS = [name for name, loss in LOSSES.items() if loss.takes_bias]
 TAKE_CLASS_MARGINS = [name for name, loss in LOSSES.items() if loss.takes_class_margins]
 
 
+def head_class(name: str) -> "type[Head]":
+    """Return the class of a loss or a second stage by its name."""
+    return _heads()[name]
+
+
 @cache
 def _heads() -> "dict[str, type[Head]]":
-    return {name: loss.load() for name, loss in LOSSES.items()}
+    return {name: loss.load() for name, loss in KNOWN.items()}
 
 
 def __getattr__(name: str) -> Any:
     if name == "HEADS":
-        return _heads()
+        return {name: head for name, head in _heads().items() if name in LOSSES}
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -208,14 +221,14 @@ def own_place(name: str) -> str | None:
 
     Raises ArgumentError for a name that nobody knows.
     """
-    if name in LOSSES:
+    if name in KNOWN:
         return None
     module, colon, rest = name.partition(":")
-    if colon and module in LOSSES:
+    if colon and module in KNOWN:
         raise ArgumentError(f"{name!r}: {rest!r} is not key=value")
     place = own.place_of(name, own.LOSSES_GROUP)
     if place is None:
-        known = [*LOSSES, *own.offers(own.LOSSES_GROUP)]
+        known = [*KNOWN, *own.offers(own.LOSSES_GROUP)]
         way_out = "; a loss of your own is written module:Class" if "." in name else ""
         raise ArgumentError(f"no loss {name!r}{did_you_mean(name, known)}{way_out}")
     return place
@@ -257,10 +270,10 @@ def parts_of(spec: str) -> tuple[str, dict[str, float | str]]:
     """
     name, texts = _read(spec)
     options = {key: _number(text) for key, text in sorted(texts.items())}
-    if name in LOSSES:
+    if name in KNOWN:
         if name == "lsoftmax" and options.keys() & _OF_AUTO.keys():
             options.setdefault("margin", "auto")
-        usual = dict(LOSSES[name].options)
+        usual = dict(KNOWN[name].options)
         if "lambda_start" in usual:
             usual["lambda_start"] = _usual_start(options)
     elif own.is_loaded(own.place_of(name, own.LOSSES_GROUP) or ""):
@@ -275,7 +288,7 @@ def parts_of(spec: str) -> tuple[str, dict[str, float | str]]:
 def normal_spec(spec: str) -> str:
     """Return the one text that stands for all spellings of a spec. Raises ArgumentError."""
     name, options = parts_of(spec)
-    order = list(LOSSES[name].options) if name in LOSSES else sorted(options)
+    order = list(KNOWN[name].options) if name in KNOWN else sorted(options)
     texts = {key: options[key] for key in [*order, *options] if key in options}
     return format_spec(name, {key: _text(value) for key, value in texts.items()})
 
@@ -301,7 +314,7 @@ def _text(value: float | str) -> str:
 
 def check_known_loss(spec: str) -> None:
     """Raise LmsmError where `check_loss` would, but let what is not of this package pass."""
-    if _read(spec)[0].partition(":")[0] in LOSSES:
+    if _read(spec)[0].partition(":")[0] in KNOWN:
         check_loss(spec)
 
 

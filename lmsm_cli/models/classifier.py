@@ -64,7 +64,7 @@ class Classifier(nn.Module):
         self.backbone, self.neck, self.head = backbone, neck, head
         self.classes = tuple(classes)
         self.frozen: tuple[str, ...] = ()
-        """The parts of the backbone whose weights stay, by their paths; "" is all of it."""
+        """The parts whose weights stay, by their paths, as `backbone` or `backbone.layer1`."""
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(tuple(std)).view(1, -1, 1, 1))
         # a checkpoint keeps them apart from the weights, which go on without them
@@ -81,11 +81,16 @@ class Classifier(nn.Module):
         """Set the mode; frozen parts, with their BatchNorm and dropout, stay as in evaluation."""
         super().train(mode)
         for path in self.frozen:
-            self.backbone.get_submodule(path).eval()
+            self.get_submodule(path).eval()
         return self
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the head's input features (N, D) of uint8 images (N, C, H, W)."""
+        """Return the head's input features (N, D) of uint8 images (N, C, H, W).
+
+        Floating-point numbers (N, D, 1, 1) are features that are known already.
+        """
+        if images.is_floating_point():
+            return images.flatten(1)
         normalised = (images.float() / 255 - self.mean) / self.std
         features: Tensor = self.neck(self.backbone(normalised))
         return features

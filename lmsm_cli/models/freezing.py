@@ -1,4 +1,5 @@
-"""Which weights of a backbone stay as they are: all of them, or those of its first stages."""
+"""Which weights stay as they are: of the backbone all or those of its first stages, or all up to
+the last layer."""
 
 from torch import nn
 
@@ -8,6 +9,8 @@ from lmsm_cli.models.nets import parameter_count
 
 # A net of fewer parts is taken apart further: all of a ConvNeXt but its norm is one part.
 _FEWEST_STAGES = 4
+# The choices that freeze the whole net; `features` freezes the neck too.
+WHOLE = ("backbone", "features")
 
 
 def stages(backbone: nn.Module) -> dict[str, nn.Module]:
@@ -40,12 +43,12 @@ def _with_weights(prefix: str, module: nn.Module) -> dict[str, nn.Module]:
 
 
 def frozen_stages(backbone: nn.Module, choice: str) -> list[str]:
-    """Return the names of the parts that `--freeze` means: `backbone`, or a number of stages.
+    """Return the names of the parts of a net that `--freeze` means, all but for a number.
 
     Raises LmsmError, with the stages that there are, for more than there are.
     """
     known = list(stages(backbone))
-    if choice == "backbone":
+    if choice in WHOLE:
         return known
     if int(choice) > len(known):
         raise LmsmError(
@@ -56,19 +59,22 @@ def frozen_stages(backbone: nn.Module, choice: str) -> list[str]:
 
 
 def freeze(model: Classifier, choice: str) -> str:
-    """Freeze the backbone of a classifier, or its first stages, in place; say what that is.
+    """Freeze the backbone of a classifier, or what else `--freeze` means, in place; say what it is.
 
     Frozen weights get no gradient, and their parts run as in evaluation. Weights of the net that
     belong to no part, such as a transformer's positions, are before its first stage.
     """
     names = frozen_stages(model.backbone, choice)
-    all_of_it = choice == "backbone"
-    for parameter in model.backbone.parameters() if all_of_it else _first(model.backbone, names):
+    parts = [model.backbone, model.neck] if choice == "features" else [model.backbone]
+    stay = [parameter for part in parts for parameter in part.parameters()]
+    for parameter in stay if choice in WHOLE else _first(model.backbone, names):
         parameter.requires_grad = False
-    model.frozen = ("",) if all_of_it else tuple(names)
+    whole = {"backbone": ("backbone",), "features": ("backbone", "neck")}
+    model.frozen = whole.get(choice, tuple(f"backbone.{name}" for name in names))
     model.train(model.training)
     fixed = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    what = "the whole backbone" if all_of_it else ", ".join(names)
+    words = {"backbone": "the whole backbone", "features": "all but the last layer"}
+    what = words.get(choice, ", ".join(names))
     return f"frozen: {what}: {fixed:,} of {parameter_count(model):,} weights"
 
 

@@ -1,7 +1,8 @@
 """What a run starts from: drawn weights, those of a library's net, or those of another run.
 
 Another run gives its backbone, its neck where that is the same, and its class weights where the
-classes are: so a training goes on from other classes.
+classes are: so a training goes on from other classes. Where the last layer alone is trained, that
+starts anew.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 
 from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.losses.second_stage import SecondStage
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.models.pretrained import (
     IMAGENET,
@@ -120,7 +122,12 @@ def _take_over(model: Classifier, start: CheckpointState, config: Config, image_
     if own and same_shapes and start.config.neck == config.neck:
         model.neck.load_state_dict(neck)
         taken.append("neck")
-    if tuple(start.classes) == model.classes and _take_class_weights(model, start):
+    if isinstance(model.head, SecondStage):
+        _take_scores(model, start, source)
+        taken.append("class scores")
+        return ", ".join(taken)
+    goes_on = tuple(start.classes) == model.classes and config.freeze != "features"
+    if goes_on and _take_class_weights(model, start):
         taken.append("class weights")
     return ", ".join(taken)
 
@@ -138,6 +145,28 @@ def _take_class_weights(model: Classifier, start: CheckpointState) -> bool:
         for name, parameter in own.items():
             parameter.copy_(given[name])
     return True
+
+
+def _take_scores(model: Classifier, start: CheckpointState, source: str) -> None:
+    """Give a second stage the class weights and the bias in force of another run, in place.
+
+    Raises LmsmError where its class scores are no w.x + b of these classes.
+    """
+    head = checkpoint.restore(start, Path(source)).head
+    if tuple(start.classes) != model.classes:
+        raise LmsmError(f"{source} has other classes, and a second stage needs the same")
+    if head.feature_norm is not None:
+        raise LmsmError(
+            f"the class scores of {source} are on cosines ({start.config.loss}), and a second "
+            "stage goes on from plain ones; take a run with softmax or lsoftmax"
+        )
+    if (head.bias is None) != (model.head.bias is None):
+        state = "false" if head.bias is None else "true"
+        raise LmsmError(f"head_bias is not that of {source}: take {state}")
+    with torch.no_grad():
+        model.head.weight.copy_(head.class_weights())
+        if head.bias is not None and model.head.bias is not None:
+            model.head.bias.copy_(head.bias)
 
 
 def _part(start: CheckpointState, prefix: str) -> dict[str, torch.Tensor]:

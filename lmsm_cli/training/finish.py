@@ -33,6 +33,7 @@ from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.runtime.signals import Terminated
 from lmsm_cli.training.evaluate import answers, features_of, scores_of
+from lmsm_cli.training.features import as_features, stay_the_same
 from lmsm_cli.training.loop import Trainer
 from lmsm_cli.training.resume import History
 
@@ -71,6 +72,8 @@ def score_images(
     """
     shown = partial(display.progress, f"{what} on {counted(len(images), 'image')}")
     shown(0, len(images))
+    if stay_the_same(trainer.config):
+        images = as_features(images, trainer.tested, trainer.config, trainer.runtime)
     logits = scores_of(trainer.tested, images.images, trainer.runtime, trainer.ranks, shown=shown)
     predicted, probabilities = answers(logits)
     labels = images.labels.numpy()
