@@ -16,6 +16,7 @@ from lmsm_cli.runs.documents import Status
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import read_run
+from lmsm_cli.runtime.display import OncePerPlan, Step
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, noise, save, write_class_folders
 
@@ -135,19 +136,38 @@ def test_train_takes_folds_and_ends_with_their_comparison(tmp_path, monkeypatch,
     """`train --folds` is a plan of one combination; --fold is a single run, named by its config."""
     monkeypatch.chdir(tmp_path)
     write_class_folders(tmp_path / "photos", ("ant", "bee"), 6, size=8)
+    save(tmp_path / "photos" / "lynx" / "only.png", noise(3, (8, 8)))
     words = ["train", *FLAGS.split(), "--folds", "2"]
     assert main([*words, "--fold", "1", "--json"]) == 0
     (single,) = (tmp_path / "runs").iterdir()
     assert single.name.endswith("-s42-f1")
     capsys.readouterr()
     assert main(words) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    lonely = "trained on and never tested: 'lynx' (1 image)"
+    assert said.count(lonely) == 1  # though a run says it, and the look at the one that is there
+    logs = [path.read_text() for path in (tmp_path / "runs").glob("*/train.log")]
+    assert [text.count(lonely) for text in logs] == [1, 1]
     assert "pooled over 2 folds" in printed
     assert "2 run folders in runs" in printed
     assert single in (runs := set((tmp_path / "runs").glob("*-s42-f?")))
     assert len(runs) == 2
     assert main(["eval", str(single), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == read_run(single).scores.accuracy
+
+
+def test_runs_of_a_plan_share_what_they_say_before_they_train_alone():
+    """A collapse is told of each run, in whatever words; the data once; both again elsewhere."""
+    display, said = SilentDisplay(), set()
+    step = Step(1, 1, 4, 8, None, None, 0.1)
+    for _ in range(2):
+        run = OncePerPlan(display, said)
+        run.warning("one image of lynx")
+        run.step(step)
+        run.warning("Epoch 1: collapsed")
+    assert display.warned == ["one image of lynx", "Epoch 1: collapsed", "Epoch 1: collapsed"]
+    OncePerPlan(display, set()).warning("one image of lynx")
+    assert display.warned[3:] == ["one image of lynx"]
 
 
 def config_of(tmp_path, **flags):

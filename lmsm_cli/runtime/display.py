@@ -175,3 +175,26 @@ class WarningLog(ForwardingDisplay):
         self._log = log
         for text in self.warnings:
             log(f"WARNING {text}")
+
+
+class OncePerPlan(ForwardingDisplay):
+    """Show once for all runs of a plan what they warn of before they train: it is of their data.
+
+    `said` is what the others have warned of. Each run writes all of its warnings into its own log.
+    """
+
+    def __init__(self, shown: Display, said: set[str]) -> None:
+        super().__init__(shown)
+        self._said = said
+        self._is_training = False
+
+    def step(self, step: Step) -> None:
+        """Pass on a finished step."""
+        self._is_training = True
+        super().step(step)
+
+    def warning(self, text: str) -> None:
+        """Pass on a warning that is of this training, or new."""
+        if self._is_training or text not in self._said:
+            self._said.add(text)
+            super().warning(text)

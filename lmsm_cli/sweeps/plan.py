@@ -17,7 +17,7 @@ from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
-from lmsm_cli.runtime.display import SILENT, Display
+from lmsm_cli.runtime.display import SILENT, Display, OncePerPlan
 from lmsm_cli.sweeps.grid import MOST_RUNS, TooManyRunsError, label
 from lmsm_cli.training.resume import config_hash
 from lmsm_cli.training.run import check_config
@@ -178,6 +178,8 @@ class RunIndex:
 
     out: Path
     display: Display = SILENT
+    said: set[str] = field(default_factory=set)
+    """What was warned of the data of the runs."""
     _names: dict[str, list[str]] = field(default_factory=dict)
     """The names of the folders by that hash."""
     _seen: set[str] = field(default_factory=set)
@@ -263,7 +265,7 @@ class RunIndex:
             # what there is to say of the data is said once, not for each fold and seed
             is_new = config.data_dir not in self._warned_of
             self._warned_of.add(config.data_dir)
-            display = self.display if is_new else SILENT
+            display = OncePerPlan(self.display, self.said) if is_new else SILENT
             self._images[choices] = identity_of(config, display) if where else None
         return self._images[choices]
 

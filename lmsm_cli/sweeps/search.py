@@ -24,7 +24,7 @@ from lmsm_cli.errors import (
     first_line,
 )
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.runtime.display import Display, Epoch, ForwardingDisplay
+from lmsm_cli.runtime.display import Display, Epoch, ForwardingDisplay, OncePerPlan
 from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.sweeps.grid import Choices, Range, label, num_combinations, samples
 from lmsm_cli.sweeps.optuna_store import (
@@ -95,8 +95,10 @@ def run_search(search: Search, display: Display) -> list[Found]:
     """
     optuna = imported_optuna()
     first = check_search(search)
-    study = open_study(search, first, identity_of(first.config, display))
-    worker = _Worker(search, study, RunIndex(first.config.out, display), display, first.config.seed)
+    index = RunIndex(first.config.out, display)
+    images = identity_of(first.config, OncePerPlan(display, index.said))
+    worker = _Worker(search, open_study(search, first, images), index, display, first.config.seed)
+    study = worker.study
     try:
         with ignore_sighup():  # between the trials too
             worker.work()

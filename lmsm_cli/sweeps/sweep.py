@@ -15,7 +15,7 @@ from filelock import Timeout
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, RunError, StoppedError
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runs.record import RunRecord, read_run
-from lmsm_cli.runtime.display import Display
+from lmsm_cli.runtime.display import Display, OncePerPlan
 from lmsm_cli.runtime.files import lock_of, own_folder
 from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, RunStatus
@@ -130,7 +130,7 @@ def complete(run: PlannedRun, index: RunIndex, display: Display, *, with_plots: 
 
     Raises LmsmError where it fails, StoppedError after a signal.
     """
-    there = index.status_of(run)
+    there, display = index.status_of(run), OncePerPlan(display, index.said)
     if there.state == "completed" and there.record:
         return there.record
     if there.state in ("interrupted", "running") and there.record:
