@@ -178,3 +178,22 @@ def test_values_that_only_fit_the_defaults_by_the_data_are_taken():
     """A warm-up of 20 epochs does not fit ten; it fits the 72 of these images."""
     layers = [Layer.of_flags({"warmup": "20"})]
     assert resolve(layers, facts_of=facts_of).config.epochs == 72
+
+
+RUN = {"model": "vgg16_bn", "neck": "none", "image_size": 48}
+
+
+def test_the_run_to_start_from_gives_net_neck_and_size():
+    """Each unless it was given; the size only where images can have another. The reason says so."""
+    given = {"pretrained": "runs/first"}
+    found = defaults_by_data(own(1000, 600, start=RUN), given)
+    assert {key: found.values[key] for key in RUN} == RUN
+    assert {found.reasons[key] for key in RUN} == {"the run of --pretrained has it"}
+    chosen = given | {"neck": "bn", "image_size": "64"}
+    found = defaults_by_data(own(1000, 600, start=RUN), chosen)
+    assert found.values["model"] == "vgg16_bn"
+    assert not found.values.keys() & chosen.keys()
+    digits = Facts("digits", 1000, 8, recipe={"model": "paper-mnist", "lr": 0.1}, start=RUN)
+    found = defaults_by_data(digits, given)
+    assert (found.values["model"], found.values["neck"]) == ("vgg16_bn", "none")
+    assert "image_size" not in found.values

@@ -1,15 +1,19 @@
 """Runs with nets of libraries, and runs that start from other weights, through the command line."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.config import Config
+from lmsm_cli.config.resolve import Layer
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.runs.start import check_start, new_classifier
+from lmsm_cli.runs.start import check_start, facts_with_start, new_classifier
+from lmsm_cli.sweeps.plan import plan_run
 from lmsm_cli.training.resume import config_hash
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, digits_config, plain_state, write_class_folders
@@ -155,6 +159,56 @@ def test_a_run_of_another_net_is_refused_by_name(digits_run, tmp_path):
     config = digits_config(tmp_path, pretrained=str(digits_run), model="resnet32")
     with pytest.raises(LmsmError, match=r"is a run of the net paper-mnist, and model is resnet32"):
         check_start(config)
+
+
+def test_the_run_to_start_from_gives_the_defaults_that_fit_its_weights(digits_run, lmsm, tmp_path):
+    """Net, neck and size, with the reason; what is given wins. A sweep's plan has the same."""
+    write_class_folders(tmp_path / "photos", ("ant", "bee"), 10, size=40)
+    flags = ("--dataset", "photos", "--pretrained", str(digits_run))
+    shown = _shown(lmsm("train", *flags, "--show-config"))
+    assert shown["model"] == ["paper-mnist", "the run of --pretrained has it"]
+    assert shown["image_size"] == ["8", "the run of --pretrained has it"]
+    config = plan_run([Layer.of_flags(dict(zip(KEYS, flags[1::2], strict=True)))], {}, 3).config
+    assert (config.model, config.image_size) == ("paper-mnist", 8)
+    check_start(config)
+    own = ("--image-size", "16", "--neck", "prelu", "--model", "resnet32")
+    shown = _shown(lmsm("train", *flags, "--show-config", *own))
+    assert [shown[key] for key in ("image_size", "neck", "model")] == [
+        ["16", "--image-size"],
+        ["prelu", "--neck"],
+        ["resnet32", "--model"],
+    ]
+
+
+def _shown(found):
+    """Return what --show-config prints: value and reason of each key."""
+    code, text, _ = found
+    assert code == 0
+    cells = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    return {key: rest for key, *rest in cells}
+
+
+KEYS = ("dataset", "pretrained")
+
+
+@pytest.mark.parametrize("what", ["own net", "damaged", "missing"])
+def test_a_run_that_cannot_be_taken_as_it_is_gives_no_defaults(digits_run, tmp_path, what):
+    """The net of a received run may be anybody's code: it is named by the user, or not at all."""
+    file = tmp_path / "checkpoint.pt"
+    state = plain_state(digits_run / "checkpoint.pt")
+    state["config"]["model"] = "left_mark:net" if what == "own net" else state["config"]["model"]
+    if what != "missing":
+        checkpoint.save(state, file)
+    assert bool(_choices(file)) == (what == "damaged")
+    if what == "damaged":
+        file.write_bytes(file.read_bytes()[:-2000])
+        assert _choices(file) == {}
+
+
+def _choices(file):
+    """Return what a training on the digits would take over from the run of a checkpoint."""
+    config = Config(dataset="digits", pretrained=str(file))
+    return facts_with_start(config).start
 
 
 def test_the_hash_of_a_run_that_starts_from_a_run_is_of_its_content(digits_run, tmp_path):

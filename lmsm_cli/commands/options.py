@@ -162,10 +162,11 @@ def resolve_options(
     Raises LmsmError that lists every mistake.
     """
     # they import torch, which --help must not wait for
-    from lmsm_cli.data.facts import facts_of
     from lmsm_cli.losses.registry import check_loss
+    from lmsm_cli.runs.start import facts_with_start
 
-    return resolve(layers_of(preset, config, margin, flags), check_loss, facts_of=facts_of)
+    layers = layers_of(preset, config, margin, flags)
+    return resolve(layers, check_loss, facts_of=facts_with_start)
 
 
 def layers_of(
@@ -229,9 +230,10 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
 
 def _flags_to(wanted: Config, layers: Sequence[Layer]) -> dict[str, Any]:
     """Return the values that make layers a config: each moves the defaults that follow from it."""
-    from lmsm_cli.data.facts import facts_of, remembered
+    from lmsm_cli.data.facts import remembered
+    from lmsm_cli.runs.start import facts_with_start
 
-    facts, flags = remembered(facts_of), dict[str, Any]()
+    facts, flags = remembered(facts_with_start), dict[str, Any]()
     while True:
         found = dump(resolve([*layers, Layer.of_flags(flags)], facts_of=facts).config)
         unlike = {key: value for key, value in dump(wanted).items() if value != found[key]}

@@ -297,7 +297,8 @@ class Config(BaseModel):
     normalised layer's."""
     pretrained: Annotated[str, AfterValidator(_check_path)] | None = None
     """Weights to start from: `imagenet` for those of torchvision or timm, a run of lmsm's, also
-    with other classes, or a state-dict file. Images are then normalised as theirs were."""
+    with other classes, whose net, neck and image size are then the defaults, or a state-dict file.
+    Images are normalised as theirs were."""
     freeze: Frozen | None = None
     """What of the network keeps its weights: `backbone` for all up to the neck, `features` for all
     up to the last layer, which starts anew, or a number of stages from the image on; the run lists

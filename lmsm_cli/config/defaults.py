@@ -58,6 +58,8 @@ class Facts:
     """The nets whose ImageNet weights lie on this disk."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The values of the data set's own preset; empty without one."""
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """Model, neck and image size of the run whose weights the training starts from."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ def defaults_by_data(facts: Facts, given: Mapping[str, Any]) -> Defaults:
         given: the values that were chosen; none of their keys is in the result.
     """
     chosen = _Chosen(given)
+    for key, value in facts.start.items():
+        if key != "image_size" or facts.kind == "own":
+            chosen.take(key, value, "the run of --pretrained has it")
     for key in ("model", "neck", "optimizer", "batch_size", "epochs", "schedule"):
         if key in facts.recipe:
             chosen.take(key, facts.recipe[key], _OWN_PRESET)

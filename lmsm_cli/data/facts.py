@@ -80,7 +80,7 @@ def remembered(look: Callable[[Config], Facts | None]) -> Callable[[Config], Fac
     known: dict[str, Facts | None] = {}
 
     def facts(config: Config) -> Facts | None:
-        choices = config.model_dump_json(include={*DATA_KEYS, "model"})
+        choices = config.model_dump_json(include={*DATA_KEYS, "model", "pretrained"})
         if choices not in known:
             known[choices] = look(config)
         return known[choices]

@@ -6,12 +6,17 @@ starts anew.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lmsm_cli.config import Config
+from lmsm_cli.config.defaults import Facts
+from lmsm_cli.data.facts import facts_of
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.losses.own import is_place
 from lmsm_cli.losses.second_stage import SecondStage
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.models.pretrained import (
@@ -52,16 +57,42 @@ def read_start(config: Config) -> CheckpointState | None:
 
     Raises CheckpointError where it cannot be read, LmsmError where it has another net.
     """
-    file = weights_file(config.pretrained)
-    if file is None or not file.is_file() or not checkpoint.is_checkpoint(file):
-        return None
-    state = checkpoint.load(file)
-    if state.config.model != config.model:
+    state = _checkpoint_of(config.pretrained)
+    if state is not None and state.config.model != config.model:
         raise LmsmError(
             f"pretrained {config.pretrained!r} is a run of the net {state.config.model}, and "
             f"model is {config.model}; take --model {state.config.model}"
         )
     return state
+
+
+def _checkpoint_of(source: str | None) -> CheckpointState | None:
+    file = weights_file(source)
+    if file is None or not file.is_file() or not checkpoint.is_checkpoint(file):
+        return None
+    return checkpoint.load(file)
+
+
+def facts_with_start(config: Config) -> Facts | None:
+    """Return what `facts_of` does, and what follows from the run to start from, if there is one."""
+    facts = facts_of(config)
+    return facts and replace(facts, start=_choices_of(config.pretrained))
+
+
+def _choices_of(source: str | None) -> dict[str, Any]:
+    """Return what a training takes over from the run to start from, so that its weights fit.
+
+    Nothing where it cannot be read, which `check_start` reports, and of a net from outside lmsm: a
+    run can come from anybody, and what it names is not imported unless the user names it too.
+    """
+    try:
+        state = _checkpoint_of(source)
+    except LmsmError:
+        return {}
+    if state is None or is_place(state.config.model):
+        return {}
+    side, config = state.image_shape[0], state.config
+    return {"model": config.model, "neck": config.neck, "image_size": side}
 
 
 def new_classifier(

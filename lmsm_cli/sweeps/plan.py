@@ -10,13 +10,14 @@ from lmsm_cli.config import DATA_KEYS, LIST_KEYS, Config, dump
 from lmsm_cli.config.defaults import Facts
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import sources
-from lmsm_cli.data.facts import facts_of, remembered
+from lmsm_cli.data.facts import remembered
 from lmsm_cli.data.splits import folder_options, identity_of
 from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, counted, few
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
+from lmsm_cli.runs.start import facts_with_start
 from lmsm_cli.runtime.display import SILENT, Display, OncePerPlan
 from lmsm_cli.sweeps.grid import MOST_RUNS, TooManyRunsError, label
 from lmsm_cli.training.resume import config_hash
@@ -83,7 +84,7 @@ def build_plan(
     Raises LmsmError that lists every mistake with the combinations that have it, and names two runs
     that would be the same; DiskError where nothing can be written in the folder for the runs.
     """
-    facts = remembered(facts_of)
+    facts = remembered(facts_with_start)
     plan: list[PlannedRun] = []
     problems: dict[str, list[str]] = {}
     for choices in combinations:
@@ -114,7 +115,7 @@ def plan_run(
     choices: Mapping[str, str],
     seed: int | None,
     fold: int | None = None,
-    facts: Callable[[Config], Facts | None] = facts_of,
+    facts: Callable[[Config], Facts | None] = facts_with_start,
 ) -> PlannedRun:
     """Return one run of given choices, with a seed and a fold or the config's own.
 
