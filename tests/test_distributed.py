@@ -20,9 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lmsm_cli import LSoftmaxLoss, build_head
+from lmsm_cli import LinearHead, build_head
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch
+from lmsm_cli.data.mixing import Mixed
 from lmsm_cli.distributed import failures as rank_failures
 from lmsm_cli.distributed.process_group import (
     SINGLE_PROCESS,
@@ -150,13 +151,23 @@ TRAINED = {
     "float32": (torch.float32, "fp32", 1e-4),
     "bf16": (torch.float32, "bf16", 0.05),
     "SAM": (torch.float64, "fp32", 1e-10),
+    "mixed labels": (torch.float64, "fp32", 1e-10),
+    "own loss, mixed labels": (torch.float64, "fp32", 1e-10),
 }
 RADIUS = {"SAM": 0.2}
+SHARE = 0.7  # of the first labels, where images have two
 CLASS_WEIGHTS = (0.3, 1, 1.7)
 
 
-def convolutional(dtype):
-    """Return the small classifier with BatchNorms that all trainings start from."""
+class SquaredLoss(LinearHead):
+    """A loss as a user writes one: squared cross-entropy."""
+
+    def _losses(self, features, labels, progress):
+        return nn.functional.cross_entropy(self._scores(features), labels, reduction="none") ** 2
+
+
+def convolutional(dtype, name=""):
+    """Return the small classifier with BatchNorms that all trainings of a case start from."""
     layers = (nn.ReLU(), nn.AvgPool2d(4), nn.Flatten())
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -164,7 +175,9 @@ def convolutional(dtype):
             nn.Conv2d(2, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), *layers
         )
         neck = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
-        head = LSoftmaxLoss(4, 3, margin=2, anneal="none")
+        is_own = name.startswith("own loss")
+        spec = "tests.test_distributed:SquaredLoss" if is_own else "lsoftmax:anneal=none"
+        head = build_head(spec, 4, 3)
     scale = {"mean": (0.5, 0.5), "std": (0.3, 0.3)}
     model = Classifier(backbone, neck, head, classes="abc", **scale)
     return model.to(dtype).to(memory_format=torch.channels_last)
@@ -181,9 +194,11 @@ def training_batches():
         yield images, torch.randint(3, (count,), generator=generator), weighted
 
 
-def trained_in_parallel(ranks, dtype, precision, sam):
+def trained_in_parallel(ranks, name):
     """Return the state dict after a rank's part of the product's own steps."""
-    model = convert_sync_batchnorm(convolutional(dtype), CPU, ranks)
+    dtype, precision, _ = TRAINED[name]
+    sam = RADIUS.get(name, 0.0)
+    model = convert_sync_batchnorm(convolutional(dtype, name), CPU, ranks)
     config = Config(optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, device="cpu", sam=sam)
     weights, runtime = (
         torch.tensor(CLASS_WEIGHTS, dtype=dtype),
@@ -192,27 +207,34 @@ def trained_in_parallel(ranks, dtype, precision, sam):
     stepper = TrainStep(model, new_optimizer(model, config), config, weights, runtime, print, ranks)
     stepper.watch.start(4)
     for images, labels, weighted in training_batches():
-        own = ranks.local_slice(len(images))
-        stepper.step(Batch(images[own], labels[own], labels), 1.0, weighted=weighted)
+        own, second = ranks.local_slice(len(images)), labels.roll(1)
+        mixed = Mixed(second[own], second, torch.tensor(SHARE, dtype=dtype))
+        mixed = mixed if name.endswith("mixed labels") else None
+        stepper.step(Batch(images[own], labels[own], labels, mixed), 1.0, weighted=weighted)
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def trained_alone(sam):
+def trained_alone(name):
     """Return the state dict after the training in one process, by torch's optimiser in float64.
 
-    With a radius of SAM a step's gradient is that of the worst weights nearby.
+    With a radius of SAM a step's gradient is that of the worst weights nearby; an image with two
+    labels has the shares of the losses under both.
     """
-    model = convolutional(torch.float64)
+    model, sam = convolutional(torch.float64, name), RADIUS.get(name, 0.0)
+    share = SHARE if name.endswith("mixed labels") else 1.0
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     for images, labels, weighted in training_batches():
-        weights = torch.tensor(CLASS_WEIGHTS if weighted else (1, 1, 1), dtype=torch.float64)[
-            labels
-        ]
+        of_class = torch.tensor(CLASS_WEIGHTS if weighted else (1, 1, 1), dtype=torch.float64)
 
-        def backward(images=images, labels=labels, weights=weights):
-            losses = model.head.losses(model.embed(images), labels, 1.0)
+        def backward(images=images, labels=labels, of_class=of_class):
+            features = model.embed(images)
             optimizer.zero_grad()
-            ((weights * losses).sum() / weights.sum()).backward()
+            objective, total = 0.0, 0.0
+            for under, part in ((labels, share), (labels.roll(1), 1 - share)):
+                weights = part * of_class[under]
+                objective += (weights * model.head.losses(features, under, 1.0)).sum()
+                total += weights.sum()
+            (objective / total).backward()
 
         backward()
         if sam:
@@ -256,8 +278,8 @@ def compute(folder):
         for name in SHAPES:
             layers = convert_sync_batchnorm(two_layers(name), CPU, ranks)
             found[name] = normalised(layers, two_batches(name), ranks)
-        for name, (dtype, precision, _) in TRAINED.items():
-            found[name] = trained_in_parallel(ranks, dtype, precision, RADIUS.get(name, 0.0))
+        for name in TRAINED:
+            found[name] = trained_in_parallel(ranks, name)
         try:
             GlobalBatchNorm(ranks, 3)(torch.ones(int(ranks.is_main), 3))
         except ValueError as error:
@@ -320,8 +342,9 @@ def test_one_value_a_channel_is_refused_on_every_rank(found):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_in_parallel_is_training_alone(found, name):
-    """Steps with momentum, class weights, uneven and empty parts give one process's weights."""
-    wanted = trained_alone(RADIUS.get(name, 0.0))
+    """Steps with momentum, class weights, uneven and empty parts give one process's weights; with
+    a user's loss and with two labels for an image too."""
+    wanted = trained_alone(name)
     for rank in found:
         assert list(rank[name]) == list(wanted)
         for key, value in wanted.items():

@@ -22,7 +22,10 @@ from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.models.nets import build_backbone, check_model
 from lmsm_cli.runs import own_code
-from tests.conftest import digits_config
+from lmsm_cli.training.resume import config_hash
+from lmsm_cli.training.run import resolved_spec
+from tests.conftest import digits_config, plain_state
+from tests.test_resume import assert_same_bits, resumed, stopped, whole
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("## Your own loss")[2].partition("\n## ")[0]
@@ -161,7 +164,6 @@ def test_a_changed_source_is_refused_with_both_digests(capsys):
 
 def test_another_source_is_another_run(tmp_path):
     """A sweep takes no run for done that was trained with another source of the loss."""
-    from lmsm_cli.training.resume import config_hash
 
     write("hashed", LOSS)
     config = digits_config(tmp_path, loss="hashed:PolyLoss")
@@ -193,6 +195,7 @@ BODY = "        losses = functional.cross_entropy"
         ("_losses", "_loses", "lacks the method _losses"),
         ("self.epsilon = epsilon", "self.epsilon = 1 / 0", "its constructor raises ZeroDivision"),
         (BODY, "        1 / 0\n" + BODY, "a trial call raises ZeroDivisionError.*line"),
+        (BODY, "        raise SystemExit(3)\n" + BODY, "a trial call raises SystemExit: 3"),
         ('"none")', '"mean")', r"losses of shape \(\), expected \(6,\)"),
         ("return losses", "return losses * float('nan') #", "with NaN or infinity"),
         ("return losses", "return losses.detach() #", "no gradient reaches the features"),
@@ -209,9 +212,72 @@ def test_a_bad_loss_is_refused_by_name_before_training(old, new, message):
 
 
 @pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("raise KeyError('boom')", 1, r"late_loss:PolyLoss raises KeyError: 'boom' .*line \d+\)"),
+        ("raise SystemExit(3)", 1, "late_loss:PolyLoss raises SystemExit: 3"),
+        ("losses = losses.mean()", 2, r"losses of shape \(\), expected \(\d+,\)"),
+        ("losses = losses * float('nan')", 5, "the loss is no longer finite in epoch 1"),
+    ],
+)
+def test_a_loss_that_fails_after_its_trial_fails_the_run(line, code, message, capsys):
+    """By its name and line and without a traceback; an average is not spread over the batch."""
+    late = f"        if len(labels) > 6:\n            {line}\n        return losses"
+    write("late_loss", LOSS.replace("        return losses", late))
+    words = ["train", *SMALL, "--loss", "late_loss:PolyLoss"]
+    assert main(words) == code
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    assert json.loads((only_run() / "status.json").read_text())["exit_code"] == code
+
+
+NOISY = """
+import torch
+from lmsm_cli import LinearHead
+
+
+class NoisyLoss(LinearHead):
+    def __init__(self, num_features, num_classes, *, spread: float = 0.5):
+        super().__init__(num_features, num_classes)
+        self.register_buffer("calls", torch.zeros(()))
+        self.spread = spread
+
+    def _losses(self, features, labels, progress):
+        self.calls += 1
+        noise = torch.rand(len(labels)) / self.calls
+        losses = torch.nn.functional.cross_entropy(self._scores(features), labels, reduction="none")
+        return losses * (1 + self.spread * noise)
+"""
+
+
+def test_an_own_loss_is_resumed_to_the_bit(here):
+    """Its buffers are saved and its draws repeated, wherever in an epoch it was stopped."""
+    write("noisy", NOISY)
+    values = {"loss": "noisy:NoisyLoss", "epochs": 2}
+    path = stopped(here / "left", 3, **values)
+    assert plain_state(path / "checkpoint.pt")["position"]["step"] == 3
+    with own_code.named(["noisy:NoisyLoss"]):
+        resumed(path)
+    assert_same_bits(path, whole(here / "whole", **values))
+    assert plain_state(path / "checkpoint.pt")["model"]["head.calls"] == 14
+
+
+def test_an_own_loss_with_its_default_written_out_is_the_same(here):
+    """In plans by the hash, in run folders by the text, which tells without an import."""
+    write("noisy", NOISY)
+    configs = [digits_config(here, loss=f"noisy:NoisyLoss{more}") for more in ("", ":spread=0.50")]
+    assert len(set(map(config_hash, configs))) == 1
+    heads = [build_head(config.loss, 4, 3) for config in configs]
+    specs = [resolved_spec(one.loss, head) for one, head in zip(configs, heads, strict=True)]
+    assert specs == ["noisy:NoisyLoss"] * 2
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("nosuch:PolyLoss", "neither in the current folder nor installed.*good_loss"),
+        ("good_loss.py:PolyLoss", "leave the .py out, as in good_loss:NAME"),
         ("good_loss:PolyLoss:epsilo=2", "has no option 'epsilo' .*'epsilon'"),
         ("good_loss:PolyLoss:epsilon=x", "epsilon is 'x': give a number"),
         ("good_loss.PolyLoss", "no loss .* is written module:Class"),

@@ -119,7 +119,7 @@ class Head(nn.Module, ABC):
             with without_autocast(features):
                 scaled = self._scale(full_precision(features))
                 if self.training:
-                    return self._losses(scaled, labels, done)
+                    return _of_shape(self._losses(scaled, labels, done), labels.shape)
                 return self._plain_losses(scaled, labels)
         except ArgumentError as error:
             raise ArgumentError(f"{type(self).__name__}: {error}") from None
@@ -141,7 +141,8 @@ class Head(nn.Module, ABC):
                 scaled = self._scale(full_precision(features))
                 if not self.training:
                     return -self._scores(scaled).log_softmax(dim=1)
-                return self._losses_of_all_labels(scaled, done)
+                losses = self._losses_of_all_labels(scaled, done)
+                return _of_shape(losses, (len(features), len(self.weight)))
         except ArgumentError as error:
             raise ArgumentError(f"{type(self).__name__}: {error}") from None
 
@@ -230,6 +231,16 @@ class Head(nn.Module, ABC):
         steps = getattr(self, "total_steps", None)
         shown |= {"total_steps": steps} if steps is not None else {}
         return ", ".join(f"{name}={_brief(value)}" for name, value in shown.items())
+
+
+def _of_shape(losses: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return losses; raise ArgumentError for another shape, which would be spread over a batch."""
+    if losses.shape != shape:
+        raise ArgumentError(
+            f"losses of shape {tuple(losses.shape)}, expected {tuple(shape)}, one for each "
+            "image; do not average them"
+        )
+    return losses
 
 
 class LinearHead(Head, ABC):

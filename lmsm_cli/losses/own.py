@@ -8,14 +8,14 @@ import hashlib
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 from typing import Any
 
-from lmsm_cli.errors import LmsmError, did_you_mean, first_line
+from lmsm_cli.errors import LmsmError, RunError, did_you_mean, first_line
 
 # The groups of entry points by which an installed package offers losses and nets.
 LOSSES_GROUP, MODELS_GROUP = "lmsm.losses", "lmsm.models"
@@ -148,10 +148,42 @@ def _why_not(error: BaseException, module: str) -> str:
         and error.name
         and f"{module}.".startswith(f"{error.name}.")
     ):
+        if module.endswith(".py"):
+            return f"is no module: leave the .py out, as in {module.removesuffix('.py')}:NAME"
         here = [file.stem for file in Path().glob("*.py")]
         hint = did_you_mean(module, here) if here else ""
         return f"is neither in the current folder nor installed{hint}"
     return f"cannot be imported: {raised(error, module)}"
+
+
+def calling(what: str, doing: str, call: Callable[[], Any]) -> Any:
+    """Return what a call of foreign code returns; raise LmsmError for whatever that raises.
+
+    `what` names the code, as `loss module:Class`, and `doing` what is called.
+    """
+    try:
+        return call()
+    except LmsmError as error:
+        raise LmsmError(f"{what}: {doing} fails: {error}") from None
+    except (Exception, SystemExit) as error:  # whatever foreign code raises
+        module = what.rpartition(" ")[2].partition(":")[0]
+        raise LmsmError(f"{what}: {doing} raises {raised(error, module)}") from None
+
+
+@contextmanager
+def blamed() -> Iterator[None]:
+    """Raise RunError, with file and line, for what own losses and nets raise in the body."""
+    try:
+        yield
+    except LmsmError:
+        raise
+    except (Exception, SystemExit) as error:
+        files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+        for place in sorted(_loaded):
+            module = place.partition(":")[0]
+            if str(source_of(module)) in files:
+                raise RunError(f"{place} raises {raised(error, module)}") from None
+        raise
 
 
 def raised(error: BaseException, module: str) -> str:

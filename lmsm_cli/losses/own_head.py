@@ -125,7 +125,9 @@ def build_own(
         if choices.get(key) and key not in takes and (isinstance_head or key != "bias"):
             raise LmsmError(f"loss {place}: its constructor takes no {key}")
     make: Callable[..., Any] = kind
-    made = _calling(place, "its constructor", lambda: make(*arguments, **given, **options))
+    made = own.calling(
+        f"loss {place}", "its constructor", lambda: make(*arguments, **given, **options)
+    )
     bias = bool(choices.get("bias"))
     head: Head = made if isinstance_head else ScoresLoss(num_features, num_classes, made, bias=bias)
     shape = tuple(getattr(head, "weight", torch.empty(0)).shape)
@@ -162,15 +164,6 @@ def _value(text: str, option: inspect.Parameter, where: str) -> Any:
     return convert(text, kind, where)
 
 
-def _calling(place: str, what: str, call: Callable[[], Any]) -> Any:
-    """Return what a call of foreign code returns; raise LmsmError for whatever that raises."""
-    try:
-        return call()
-    except Exception as error:  # whatever a foreign class raises
-        module = place.partition(":")[0]
-        raise LmsmError(f"loss {place}: {what} raises {own.raised(error, module)}") from None
-
-
 def try_out(head: Head, place: str) -> None:
     """Raise LmsmError unless the head gives sound losses, scores and gradients of a small batch."""
     num_classes, num_features = head.weight.shape
@@ -179,11 +172,13 @@ def try_out(head: Head, place: str) -> None:
     labels = torch.arange(6) % num_classes
     was_training, state = head.training, torch.get_rng_state()
     try:
-        losses = _calling(
-            place, "a trial call", lambda: head.train().losses(features, labels, progress=0.5)
+        losses = own.calling(
+            f"loss {place}",
+            "a trial call",
+            lambda: head.train().losses(features, labels, progress=0.5),
         )
         _check_tensor(place, "losses", losses, (6,), "one for each image; do not average them")
-        scores = _calling(place, "`logits`", lambda: head.eval().logits(features))
+        scores = own.calling(f"loss {place}", "`logits`", lambda: head.eval().logits(features))
         _check_tensor(place, "scores", scores, (6, num_classes), "one for each image and class")
         _check_gradient(place, head, features, losses)
     finally:
@@ -209,8 +204,10 @@ def _check_tensor(place: str, what: str, values: Any, shape: tuple[int, ...], wa
 
 def _check_gradient(place: str, head: Head, features: Tensor, losses: Tensor) -> None:
     if losses.requires_grad:
-        _calling(
-            place, "the gradient of a trial call", lambda: torch.autograd.backward(losses.sum())
+        own.calling(
+            f"loss {place}",
+            "the gradient of a trial call",
+            lambda: torch.autograd.backward(losses.sum()),
         )
     if features.grad is None:
         raise LmsmError(

@@ -1,6 +1,5 @@
 """Own nets: a function of the user's, `module:function`, as a backbone, tried on blank images."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,12 +27,14 @@ def own_net(place: str, channels: int, image_size: int) -> Backbone:
     make = own.load(place, "net")
     if not callable(make):
         raise LmsmError(f"net {place} is no function but of type {type(make).__name__}")
-    net = _calling(place, f"called with {channels}, it", lambda: make(channels))
+    net = own.calling(f"net {place}", f"called with {channels}, it", lambda: make(channels))
     if not isinstance(net, nn.Module):
         raise LmsmError(f"net {place} returns a {type(net).__name__}, expected a torch.nn.Module")
     images = torch.zeros(_TRIED, channels, image_size, image_size)
     net.eval()
-    features = _calling(place, f"for images of {image_size} pixels it", lambda: net(images))
+    features = own.calling(
+        f"net {place}", f"for images of {image_size} pixels it", lambda: net(images)
+    )
     width = _width(place, net, features)
     return Backbone(net.train(), width, width, 1)
 
@@ -57,12 +58,3 @@ def _width(place: str, net: nn.Module, features: Any) -> int:
     if learns and not features.requires_grad:
         raise LmsmError(f"net {place} gives features without a gradient: look for detach()")
     return int(width)
-
-
-def _calling(place: str, what: str, call: Callable[[], Any]) -> Any:
-    """Return what a call of foreign code returns; raise LmsmError for whatever that raises."""
-    try:
-        return call()
-    except Exception as error:  # whatever a foreign net raises
-        module = place.partition(":")[0]
-        raise LmsmError(f"net {place}: {what} raises {own.raised(error, module)}") from None

@@ -43,7 +43,8 @@ def named(names: Sequence[str]) -> Iterator[None]:
         found[place] = digest
     token = _named.set(found)
     try:
-        yield
+        with own.blamed():
+            yield
     finally:
         _named.reset(token)
 

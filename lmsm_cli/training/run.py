@@ -30,6 +30,7 @@ from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
 from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.class_weights import by_index
 from lmsm_cli.losses.head import Head
+from lmsm_cli.losses.own import blamed
 from lmsm_cli.losses.own_head import try_out
 from lmsm_cli.losses.registry import build_head, normal_spec, own_place
 from lmsm_cli.losses.spec import parse_spec, with_option
@@ -291,7 +292,7 @@ def _finish(run: Run, display: Display, with_plots: bool) -> None:
     trainer, folder = run.trainer, run.folder
     where = trainer.ranks.broadcast_object(str(folder.path) if folder else "")
     memory = reported_memory(trainer.runtime.device, trainer.config.batch_size)
-    with status_of(folder), memory:
+    with status_of(folder), blamed(), memory:
         history = _train(run, where, display)
         scores, predictions = score_images(trainer, trainer.data.test, display)
         if folder:

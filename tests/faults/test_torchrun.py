@@ -96,8 +96,11 @@ def test_a_small_learning_rate_shows_that_the_rest_is_rounding(tmp_path):
         "1",
         "--lr",
         "0.0003",
+        # a user's loss, which each process imports, and two labels for an image
         "--loss",
-        "softmax",
+        "torch.nn:CrossEntropyLoss:reduction=none",
+        "--mixup",
+        "0.4",
         "--reweight",
         "inverse",
     ]
