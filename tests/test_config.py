@@ -72,7 +72,7 @@ def test_the_neck_follows_the_model_alone():
 @pytest.mark.parametrize(
     ("layers", "loss"),
     [
-        ([{"loss": "lsoftmax:margin=2", "margin": 4}], "lsoftmax:margin=4"),
+        ([{"loss": "lsoftmax:margin=4", "margin": 4}], "lsoftmax:margin=4"),
         (
             [{"loss": "lsoftmax:margin=2,lambda_min=1"}, {"margin": 3}],
             "lsoftmax:margin=3,lambda_min=1",
@@ -144,6 +144,18 @@ def test_all_mistakes_are_found_at_once(tmp_path):
         ({"lr": "-1"}, "--lr"),
         ({"batch_size": "1"}, "--batch-size"),
         ({"margin": "0", "loss": "lsoftmax"}, "margin is 0"),
+        (
+            {"margin": "3", "loss": "lsoftmax:margin=2"},
+            "--margin: margin is 3, and loss 'lsoftmax:margin=2' has 2: leave one of them out",
+        ),
+        ({"loss": "my/own:Loss"}, "a loss of your own is written module:Class"),
+        (
+            {"dataset": "digits", "image_size": "64"},
+            "no effect with dataset 'digits'; take 'folder'",
+        ),
+        ({"validation": "0", "patience": "2"}, "patience 2 has no effect with validation 0"),
+        ({"validation": "0", "best_tolerance": "0.5"}, "best_tolerance 0.5 has no effect with"),
+        ({"epochs": "5", "patience": "5"}, "patience 5 has no effect with 5 epochs, of which"),
         ({"margin": "2"}, "loss 'softmax' has no option 'margin'"),
         ({"device": "gpu"}, "'gpu' is not auto, cpu, cuda or cuda:N"),
         ({"dataset": "balanced", "imbalance": "exp"}, "'balanced' excludes an imbalance"),

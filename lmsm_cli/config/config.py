@@ -121,6 +121,7 @@ DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "folds": ("dataset", _OWN_IMAGES),
     "fold": ("dataset", _OWN_IMAGES),
     "group_pattern": ("dataset", _OWN_IMAGES),
+    "image_size": ("dataset", _OWN_IMAGES),
     "crop_from": ("augment", ("photo",)),
     "reweight_beta": ("reweight", ("effective",)),
     "momentum": ("optimizer", ("sgd",)),
@@ -563,6 +564,26 @@ class Config(BaseModel):
                     f"{key} {text} has no effect with {choice} {chosen!r}; "
                     f"take {' or '.join(map(repr, useful))}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_stopping(self, info: ValidationInfo) -> "Config":
+        """Refuse what is told by validation images where there are none, but for a saved run."""
+        if (info.context or {}).get("is_saved"):
+            return self
+        usual = type(self).model_fields["best_tolerance"].default
+        given = {"patience": self.patience, "best_tolerance": self.best_tolerance}
+        for key, value in given.items():
+            if self.validation == 0 and value not in (None, usual):
+                raise ValueError(
+                    f"{key} {value} has no effect with validation 0: no images tell which epoch is "
+                    f"better; give --validation 0.1, or leave {key} out"
+                )
+        if self.patience is not None and self.patience >= self.epochs:
+            raise ValueError(
+                f"patience {self.patience} has no effect with {self.epochs} epochs, of which the "
+                f"first counts as better; take less than {self.epochs}, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

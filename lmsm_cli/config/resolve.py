@@ -24,7 +24,7 @@ from lmsm_cli.config.data_path import choices_at, near_path
 from lmsm_cli.config.defaults import Defaults, Facts, defaults_by_data
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError, did_you_mean
-from lmsm_cli.losses.spec import with_option
+from lmsm_cli.losses.spec import parse_spec, with_option
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,10 @@ def resolve(
         origins |= layer.origins
         if "margin" in values:
             try:
-                values["loss"] = with_option(
-                    str(values.get("loss", "softmax")), "margin", values.pop("margin")
-                )
+                values["loss"] = _with_margin(layer, values)
             except LmsmError as error:
                 problems.append(f"{origins['margin']}: {error}")
+            del values["margin"]
             origins["loss"] = origins.pop("margin")
     is_whole = any(layer.is_recipe for layer in layers)
     by_data = Defaults() if facts_of is None or is_whole else _by_data(values, facts_of)
@@ -133,6 +132,16 @@ def _by_data(values: Mapping[str, Any], facts_of: Callable[[Config], Facts | Non
     except ValidationError:
         return Defaults()
     return defaults_by_data(facts, values) if facts else Defaults()
+
+
+def _with_margin(layer: Layer, values: Mapping[str, Any]) -> str:
+    """Return the loss spec in force with its margin set. Raises LmsmError where it cannot be, and
+    where the layer names a loss with another margin."""
+    spec, margin = str(values.get("loss", "softmax")), values["margin"]
+    other = parse_spec(spec)[1].get("margin", margin) if "loss" in layer.values else margin
+    if str(other) != str(margin):
+        raise LmsmError(f"margin is {margin}, and loss {spec!r} has {other}: leave one of them out")
+    return with_option(spec, "margin", margin)
 
 
 def _with_reweight(layer: Layer, problems: list[str]) -> Layer:

@@ -229,7 +229,8 @@ def own_place(name: str) -> str | None:
     place = own.place_of(name, own.LOSSES_GROUP)
     if place is None:
         known = [*KNOWN, *own.offers(own.LOSSES_GROUP)]
-        way_out = "; a loss of your own is written module:Class" if "." in name else ""
+        is_place = any(mark in name for mark in "./\\:")
+        way_out = "; a loss of your own is written module:Class" if is_place else ""
         raise ArgumentError(f"no loss {name!r}{did_you_mean(name, known)}{way_out}")
     return place
 
