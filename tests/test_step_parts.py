@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +25,7 @@ from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.device import choose_runtime
 from lmsm_cli.training.averaging import WeightAverage
 from lmsm_cli.training.loop import Trainer, train
-from lmsm_cli.training.patience import is_out_of_patience
+from lmsm_cli.training.patience import hopeless_patience, is_out_of_patience
 from lmsm_cli.training.resume import History
 from lmsm_cli.training.run import check_config, start_run
 from lmsm_cli.training.step import new_optimizer, set_learning_rate
@@ -302,10 +303,15 @@ def test_a_run_stops_for_want_of_patience_and_is_complete(tmp_path, capsys):
     assert read_run(folder.path).scores.epoch == 3
 
 
-def test_patience_needs_validation_images(tmp_path):
-    """Before the training; what to give is told."""
-    with pytest.raises(LmsmError, match=r"patience is 2, and no validation images.*--validation"):
-        start_run(digits_config(tmp_path, patience=2, validation=0), SilentDisplay())
+def test_patience_without_effect_is_told():
+    """Under a margin that grows to the end no epoch counts; the power law's end is near enough."""
+    for loss, settled in (("lsoftmax:anneal=linear", 20), ("lsoftmax", 15)):
+        config, head = config_of(patience=5, epochs=20, loss=loss), build_head(loss, 4, 3)
+        told = hopeless_patience(config, head)
+        assert re.search(f"patience 5 has no effect.*after epoch {settled} of 20", told)
+    assert not hopeless_patience(config_of(patience=3, epochs=20), build_head("lsoftmax", 4, 3))
+    assert not hopeless_patience(config_of(patience=19, epochs=20), build_head("softmax", 4, 3))
+    assert not hopeless_patience(config_of(epochs=20), build_head("lsoftmax", 4, 3))
 
 
 class Stops(SilentDisplay):

@@ -58,7 +58,7 @@ from lmsm_cli.training.finish import (
     status_of,
 )
 from lmsm_cli.training.loop import PausedError, Trainer, class_weights, train
-from lmsm_cli.training.patience import is_out_of_patience
+from lmsm_cli.training.patience import hopeless_patience, is_out_of_patience
 from lmsm_cli.training.resume import (
     History,
     ResumeState,
@@ -252,11 +252,8 @@ def prepare(
     runtime = replace(runtime_of(config, model, ranks.local_size), device=device)
     runtime.apply()
     trainer = Trainer.create(runtime.place(model), config, data, runtime, ranks)
-    if config.patience is not None and data.validation is None:
-        raise LmsmError(
-            f"patience is {config.patience}, and no validation images tell when to stop; give "
-            "--validation 0.1, or leave --patience out"
-        )
+    if starts and (text := hopeless_patience(config, model.head)):
+        display.warning(text)
     return Run(trainer, images or data.record())
 
 
