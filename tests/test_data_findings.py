@@ -76,6 +76,16 @@ def test_a_group_below_twenty_test_images_is_told_how_to_get_them(shared_out, ch
     assert wanted in told(check, **choices).splitlines()
 
 
+def test_folds_are_named_as_many_as_there_can_be():
+    """No more than the largest class has images; a class of one is tested in none of them."""
+    shared = folder(is_shared_out=True)
+    rows = {"ant": ("many", 1, 0, 1), "bee": ("few", 1, 0, 0)}
+    text = told(check_of(rows, facts=shared))
+    assert "add images, or take --folds 2, with which all are" in text
+    assert "few has 0; add about 100 images of bee: a fifth becomes the test\n" in f"{text}\n"
+    assert "--folds" not in told(check_of({"bee": ("few", 1, 0, 0)}, facts=shared))
+
+
 def test_classes_with_one_test_image_or_none_are_named():
     """Of one nothing can be said, of none no score is made; one without validation is noted."""
     rows = ENOUGH | {"dog": ("few", 4, 0, 1), "eel": ("few", 4, 1, 0)}

@@ -190,6 +190,6 @@ def test_a_small_folder_is_told_each_flag_that_mends_it(train, tmp_path):
     fill(tmp_path / "s", ["ant", "bee"], 5)
     code, _, said = train("--data-dir", "s", "--batch-size", "128")
     assert code == 2
-    assert "use --validation 0 or more" in said
+    assert "use --validation 0, or a larger share" in said
     assert "batch_size is 128: only 8 training images are left" in said
     assert "take --batch-size 8 or less" in said

@@ -246,8 +246,7 @@ class Config(BaseModel):
     """Test images that a class has at most, the same for every loss and seed (default: all there
     are)."""
     test_share: Float = Field(0.2, gt=0, lt=1)
-    """Share of every class's images that become test images, where `folder` has none of its
-    own."""
+    """Share of every class's images that become test images, where your own have none for it."""
     folds: Annotated[int, Field(ge=2, le=1000), _NUMBER] | None = None
     """Divide images that have no test images of their own into so many parts; a run is tested on
     one, and trained on the others."""
@@ -266,14 +265,14 @@ class Config(BaseModel):
     of at least 8%; `randaugment`, `trivial` and `autoaugment-cutout` (CIFAR-10's policy) come after
     crop-flip (default: by the images; none in a preset)."""
     mixup: Float = Field(0.0, ge=0, le=100)
-    """Blend each training image with another of its batch, and the loss likewise: alpha of the Beta
-    distribution of its share, 0.2 or 1 in papers; 0 is off."""
+    """Blend each training image with another of its batch, and the loss likewise: with 0.2 mostly a
+    little, with 1 in any share (alpha of a Beta distribution); 0 is off."""
     cutmix: Float = Field(0.0, ge=0, le=100)
-    """Paste a rectangle of another image of the batch into each, with alpha as for --mixup; with
-    both, each gets half of the batches; 0 is off."""
+    """Paste a rectangle of another image of the batch into each, of a size that is drawn as for
+    --mixup; with both, each gets half of the batches; 0 is off."""
     image_size: Int = Field(32, ge=8, le=1024)
-    """Pixels of a side that the images of `folder` are brought to (default: by the images, and at
-    most 96 without pretrained weights)."""
+    """Pixels of a side that your own images are brought to (default: by the images, and at most 96
+    without pretrained weights)."""
     resize: Literal["crop", "pad", "squash"] = "crop"
     """How images of another shape get there: the middle of the shorter side, all of it with black
     beside it, or each side by itself."""
@@ -312,8 +311,8 @@ class Config(BaseModel):
     """Margins of single classes, as in frog=3,ship=2; the others keep that of the loss (default:
     none)."""
     label_smoothing: Float = Field(0.0, ge=0, lt=1)
-    """Share of the loss that is its mean over all classes as labels, for any loss; 0.1 in papers,
-    0 is off."""
+    """Share of each label that is spread evenly over all classes, for any loss; 0.1 in papers, 0 is
+    off."""
     reweight: Literal["none", "inverse", "effective"] = "none"
     """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of
     images (Cui et al. 2019)."""
@@ -341,7 +340,7 @@ class Config(BaseModel):
     backbone_lr: BackboneLr | None = None
     """Learning rate of the network up to the neck (default: that of --lr)."""
     accumulate: Int = Field(1, ge=1)
-    """Batches whose gradients make one step, for batches larger than the memory."""
+    """Batches that make one training step together, where a larger one has no room."""
     ema: Annotated[float, Field(gt=0, lt=1), _NUMBER] | None = None
     """Average the weights over the steps, and use the average for scores and predictions: how much
     of it is kept at each step, as in 0.999 (less in the first steps)."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lmsm_cli.errors import counted
+
 Kind = Literal["digits", "grey", "objects", "numbers", "own"]
 """What the images show: `own` are a user's, `numbers` are coloured photos of digits."""
 
@@ -186,12 +188,14 @@ def _choose_training(facts: Facts, chosen: _Chosen) -> None:
     most = min(USUAL_BATCH, max(LEAST_BATCH, count // LEAST_STEPS))
     batch = min(2 ** int(math.log2(most)), max(2, count))
     steps = -(-count // batch)
-    chosen.take("batch_size", batch, f"{count:,} training images make {steps:,} steps an epoch")
+    chosen.take(
+        "batch_size", batch, f"{count:,} training images make {counted(steps, 'step')} an epoch"
+    )
     batch = chosen.number("batch_size", batch)
     steps = max(1, -(-count // batch))
     fewest, largest = EPOCHS
     epochs = min(max(-(-STEPS // steps), fewest), largest)
-    chosen.take("epochs", epochs, f"{epochs * steps:,} steps in all")
+    chosen.take("epochs", epochs, f"{counted(epochs * steps, 'step')} in all")
     if not chosen.given.keys() & {"step_size", "gamma", "milestones"}:
         chosen.take("schedule", "cosine", "it fits any number of epochs")
     if facts.kind == "grey":

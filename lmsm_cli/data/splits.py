@@ -128,7 +128,7 @@ def counts_left(config: Config, available: Sequence[int]) -> list[int]:
     if config.validation > 0 and sum(held_out) == 0:
         problems.append(
             f"validation is {config.validation}: no class is large enough to hold out an image; "
-            "use --validation 0 or more"
+            "use --validation 0, or a larger share"
         )
     if config.batch_size > sum(left):
         problems.append(

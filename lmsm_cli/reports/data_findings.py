@@ -22,6 +22,7 @@ Level = Literal["mend", "weak", "note"]
 """`mend` forbids a training, `weak` makes its scores say less than they seem to."""
 
 # From this many times the wanted size on, pictures lose what may be needed to tell them apart.
+_USUAL_FOLDS = 5
 _SHRUNK = 2
 _USUAL_SIDES = (64, 96, 128, 224)
 
@@ -196,7 +197,14 @@ def _too_little(check: DataCheck, config: Config) -> Iterator[Finding]:
 
 
 def _or_folds(check: DataCheck) -> str:
-    return ", or take --folds 5, with which all are" if _is_shared_out(check) else ""
+    folds = _folds(check)
+    return f", or take --folds {folds}, with which all are" if folds else ""
+
+
+def _folds(check: DataCheck) -> int:
+    """Return how many folds to name, at most five; 0 where there can be none."""
+    largest = max((one.total for one in check.classes), default=0)
+    return min(_USUAL_FOLDS, largest) if _is_shared_out(check) and largest > 1 else 0
 
 
 def _is_shared_out(check: DataCheck) -> bool:
@@ -210,11 +218,13 @@ def _more_of(members: Sequence[ClassImages], count: int, check: DataCheck, confi
     missing = FEWEST_IMAGES - count
     names = listed(list(map(_name, members)))
     if _is_shared_out(check):
-        share = config.test_share
-        return (
-            f"add about {missing / share:.0f} images of {names}: {_share(share)} becomes the test; "
-            "with --folds 5 all images are tested"
+        share, folds = config.test_share, _folds(check)
+        text = (
+            f"add about {missing / share:.0f} images of {names}: {_share(share)} becomes the test"
         )
+        # an image that is the only one of its class is never tested
+        has_folds = folds and all(one.total > 1 for one in members)
+        return f"{text}; with --folds {folds} all images are tested" if has_folds else text
     return f"add {counted(missing, 'test image')} of {names}"
 
 
