@@ -204,8 +204,8 @@ def test_a_frozen_backbone_is_all_of_it():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"freeze": "0"}, "give backbone, or a number of stages from 1 on"),
-        ({"freeze": "head"}, "give backbone, or a number of stages from 1 on"),
+        ({"freeze": "0"}, "give backbone, features, or a number of stages from 1 on"),
+        ({"freeze": "head"}, "give backbone, features, or a number of stages from 1 on"),
         ({"backbone_lr": 0}, "--freeze backbone keeps the weights as they are"),
         ({"backbone_lr": "inf"}, "finite"),
         ({"accumulate": 2, "sam": 0.05}, "accumulate 2 does not go with sam 0.05"),
