@@ -151,7 +151,7 @@ def _sharpness(operations: Operations, images: Tensor, which: Tensor) -> Tensor:
     if min(images.shape[-2:]) <= 2:
         return images
     kernel = torch.full((1, 1, 3, 3), 1 / 13, device=images.device)
-    kernel[0, 0, 1, 1] = 5 / 13
+    kernel[0, 0, 1, 1].fill_(5 / 13)  # a number that is assigned may be sent, with a wait
     blurred = images.float()
     inner = functional.conv2d(blurred.flatten(0, 1)[:, None], kernel).round_()
     blurred[:, :, 1:-1, 1:-1] = inner.view(*images.shape[:2], *inner.shape[-2:])
@@ -174,10 +174,14 @@ def _blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
 
 
 def _autocontrast(operations: Operations, images: Tensor, which: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional as kernels
-
-    changed: Tensor = kernels.autocontrast(images)
-    return changed
+    """Stretch each channel to 0..255, as torchvision, whose kernel waits for the device."""
+    values = images.float()
+    darkest = values.amin(dim=(2, 3), keepdim=True)
+    extent = values.amax(dim=(2, 3), keepdim=True) - darkest
+    is_flat = extent == 0
+    scale = torch.where(is_flat, 1.0, extent * (1 / 255))
+    stretched = (values - torch.where(is_flat, 0.0, darkest)) / scale
+    return stretched.clamp_(0, 255).to(torch.uint8)
 
 
 def _equalize(operations: Operations, images: Tensor, which: Tensor) -> Tensor:
