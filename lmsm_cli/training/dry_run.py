@@ -106,7 +106,7 @@ def _measured(trainer: Trainer, preparing: float, display: Display) -> dict[str,
     config, data = trainer.config, trainer.data
     clock = _Clock(trainer.runtime.device, trainer.ranks)
     with suppress(_EnoughError):
-        for _ in train(trainer, on_step=clock, info=display.info):
+        for _ in train(trainer, on_step=clock, warn=display.warning):
             pass
     num_validation = len(data.validation or ())
     validation = num_validation * _seconds_an_image(trainer, data.validation, is_test=False)

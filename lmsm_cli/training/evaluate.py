@@ -16,6 +16,7 @@ from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.errors import DivergedError
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import Runtime
+from lmsm_cli.runtime.memory import memory_told
 
 # Larger than a training batch, since no activations are kept for a backward pass; fewer of large
 # images, since the memory of a batch grows with its pixels.
@@ -71,7 +72,10 @@ def features_of(model: Classifier, images: Images, runtime: Runtime) -> Tensor:
 def _embedded(
     model: Classifier, images: Images, runtime: Runtime, part: slice, shown: Shown = _unseen
 ) -> Iterator[Tensor]:
-    """Yield the features of a part of the images by batches; for an empty part, one of no rows."""
+    """Yield the features of a part of the images by batches; for an empty part, one of no rows.
+
+    Raises OutOfMemoryError.
+    """
     was_training = model.training
     model.eval()
     try:
@@ -81,7 +85,8 @@ def _embedded(
         on_disk = isinstance(images, StoredImages)
         read = ahead(images.__getitem__, parts) if on_disk else (images[one] for one in parts)
         for one, batch in zip(parts, read, strict=True):
-            with runtime.arithmetic():
+            told = memory_told(runtime.device, f"while {len(batch)} images were evaluated")
+            with told, runtime.arithmetic():
                 features = model.embed(batch.to(runtime.device).permute(0, 3, 1, 2))
             yield features
             shown(one.stop - part.start, part.stop - part.start)

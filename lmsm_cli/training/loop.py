@@ -35,6 +35,7 @@ from lmsm_cli.runs.contents import Position
 from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.display import Epoch, EpochStats, RunningMetrics, Step
+from lmsm_cli.runtime.memory import memory_told
 from lmsm_cli.training.averaging import WeightAverage
 from lmsm_cli.training.collapse import Start, collapse_warnings, has_learned
 from lmsm_cli.training.evaluate import mean_cross_entropy, scores_of
@@ -113,6 +114,7 @@ def train(
     start: Position | None = None,
     on_step: Callable[[Step], None] = lambda step: None,
     info: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
     stop: Callable[[], int] = lambda: 0,
 ) -> Iterator[Epoch]:
     """Train the model in place and yield after every epoch.
@@ -124,13 +126,15 @@ def train(
         trainer: What is trained.
         start: Where model and optimizer stand; at the beginning if None.
         on_step: Called after each step.
-        info: Called with a text when the step was compiled, or when there is no CUDA graph.
+        info: Called with a text after the epoch in which the step was compiled.
+        warn: Called with a text where the step cannot be captured as a CUDA graph.
         stop: Polled after each step, of several ranks now and then; the number of a signal, or 0.
 
     Raises:
         PausedError: `stop` returned a signal on any rank.
         DivergedError: The loss, or a tensor of the net at the end of an epoch, is not finite.
         LmsmError: The config wants a class without images re-weighted; before the first step.
+        OutOfMemoryError: The images do not fit on the device, or an evaluation does not.
     """
     model, config, ranks = trainer.model, trainer.config, trainer.ranks
     device, counts = trainer.runtime.device, trainer.data.train_counts
@@ -140,11 +144,12 @@ def train(
     if stay_the_same(config):
         training = as_features(training, model, config, trainer.runtime)
         validation = validation and as_features(validation, model, config, trainer.runtime)
-    training, validation = training.to(device), validation and validation.to(device)
+    with memory_told(device, "while the images were placed", "fewer or smaller ones, or the CPU"):
+        training, validation = training.to(device), validation and validation.to(device)
     trainer = replace(trainer, data=replace(trainer.data, training=training, validation=validation))
     stream = side_stream(device)
     with stream():
-        stepper = TrainStep(model, trainer.optimizer, config, weights, trainer.runtime, info, ranks)
+        stepper = TrainStep(model, trainer.optimizer, config, weights, trainer.runtime, warn, ranks)
 
     def signal_of_any() -> int:
         return ranks.all_reduce_max(stop())
@@ -156,6 +161,8 @@ def train(
         with stream():
             seen, stats = _one_epoch(trainer, stepper, position, on_step, signal_of_any)
         seconds = time.perf_counter() - started
+        if stepper.compile_seconds and epoch == start.epoch:
+            info(f"compiled in {stepper.compile_seconds:.1f} s, which this epoch's time contains")
         end = (epoch + 1) / config.epochs
         yield Epoch(
             epoch=epoch + 1,

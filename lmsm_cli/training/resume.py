@@ -27,6 +27,7 @@ from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runs.start import weights_file
 from lmsm_cli.runtime.display import Epoch
+from lmsm_cli.runtime.memory import is_out_of_memory
 from lmsm_cli.training.loop import Trainer
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
 
@@ -107,7 +108,7 @@ class ResumeState:
     def restore(self, trainer: Trainer) -> None:
         """Give a freshly built model and optimizer what was saved of them.
 
-        Raises CheckpointError where they don't fit.
+        Raises CheckpointError where they don't fit, torch's own error where memory does not do.
         """
         if self.state is None:
             return
@@ -119,6 +120,8 @@ class ResumeState:
                 trainer.model.load_state_dict(trained)
             restore_optimizer(trainer.model, trainer.optimizer, self.state.optimizer or {})
         except MALFORMED as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(
                 f"{self.folder.checkpoint} does not fit its own config: {first_line(error)}"
             ) from None

@@ -288,7 +288,9 @@ def _finish(run: Run, display: Display, with_plots: bool) -> None:
     """Train to the end, test, and write what belongs into the run folder."""
     trainer, folder = run.trainer, run.folder
     where = trainer.ranks.broadcast_object(str(folder.path) if folder else "")
-    memory = reported_memory(trainer.runtime.device, trainer.config.batch_size)
+    memory = reported_memory(
+        trainer.runtime.device, trainer.config.batch_size, goes_on=run.saved is not None
+    )
     with status_of(folder), blamed(), memory:
         history = _train(run, where, display)
         scores, predictions = score_images(trainer, trainer.data.test, display)
@@ -410,7 +412,14 @@ def _train(run: Run, where: str, display: Display) -> History:
     with defer_signals(once_more=single) as stop, curves(drawn, history.rows) as draw_row:
         if is_out_of_patience(trainer.config, history, trainer.model.head):
             return history  # it had stopped, but was ended before its scores were there
-        epochs = train(trainer, start=start, on_step=display.step, info=display.info, stop=stop)
+        epochs = train(
+            trainer,
+            start=start,
+            on_step=display.step,
+            info=display.info,
+            warn=display.warning,
+            stop=stop,
+        )
         try:
             for epoch in epochs:
                 new_signs = [sign for sign in epoch.signs if sign not in history.warned]

@@ -168,8 +168,9 @@ class _Step:
 class TrainStep:
     """Takes the steps of a training; `watch` accumulates their metrics.
 
-    `say` gets what a user should know: what compiling took, and that there is no graph. Nothing
-    refers back to a TrainStep, so that model, optimiser and graphs are freed as soon as it is.
+    `compile_seconds` is what compiling took, None before and without; `warn` is told where there is
+    no graph. Nothing refers back to a TrainStep, so that model, optimiser and graphs are freed as
+    soon as it is.
     """
 
     def __init__(
@@ -179,13 +180,13 @@ class TrainStep:
         config: Config,
         weights: Tensor | None,
         runtime: Runtime,
-        say: Callable[[str], None],
+        warn: Callable[[str], None],
         ranks: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.model, self._weights = model, weights
+        self.model, self._weights, self._compiles = model, weights, config.compile
         self.watch = MetricAccumulator(len(model.classes), runtime.device)
         self._progress = torch.zeros((), device=runtime.device)
-        self._say, self._uncompiled = say, config.compile
+        self.compile_seconds: float | None = None
         objective: nn.Module = LossModule(model, runtime, config.label_smoothing)
         if config.compile:
             # Not `objective.compile()`: that keeps in the module a bound method of itself.
@@ -196,7 +197,7 @@ class TrainStep:
         self._run: Callable[..., None] = self._step
         # Capturing the exchange of gradients is for the day when it can be tried.
         if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
-            self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), say)
+            self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), warn)
 
     def step(
         self, batch: Batch, progress: float, *, weighted: bool, group: Sequence[Batch] = ()
@@ -223,12 +224,8 @@ class TrainStep:
         started = time.perf_counter()
         self.watch.next(len(batch.all_labels), len(batch.labels))
         self._run(part, batch.images, batch.labels, self._progress, total, *second)
-        if self._uncompiled:
-            self._uncompiled = False
-            self._say(
-                f"compiled in {time.perf_counter() - started:.1f} s, "
-                "which the first epoch's time contains"
-            )
+        if self._compiles and self.compile_seconds is None:
+            self.compile_seconds = time.perf_counter() - started
 
     def _total_of(self, batch: Batch, weighted: bool) -> Tensor:
         """Return () the sum of the class weights of a batch, of all ranks; 1 for each image."""
