@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from loss_arms import (
+    MARGINS,
     MIB,
     WARM_UP,
-    Loss,
     Row,
     Size,
     Step,
     Values,
-    inputs,
     losses_of,
     over_softmax,
     slower,
@@ -22,7 +21,12 @@ from loss_arms import (
     value_row,
 )
 
-from lmsm_cli.models.backbones import BACKBONES
+from lmsm_cli.config import Config
+from lmsm_cli.data.batches import Batch
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
+from lmsm_cli.runtime.cuda_graph import side_stream
+from lmsm_cli.runtime.device import Runtime, choose_runtime
+from lmsm_cli.training.step import TrainStep, new_optimizer
 
 REPLAYS = 20  # of a small graph between two events, which resolve half a microsecond
 cuda: Any = torch.cuda  # partly without types
@@ -40,28 +44,33 @@ def gpu_small(size: Size) -> Iterator[Row]:
 
 
 def gpu_step(size: Size) -> Iterator[Row]:
-    """Measure a training step of the seed's ResNet-18 (bf16 autocast, SGD), as a CUDA graph."""
-    _, weight, labels = inputs(size)
-    net = BACKBONES["resnet18"](3).module.to(size.device)
-    net = net.to(memory_format=torch.channels_last)
-    images = torch.randn(size.batch, 3, 32, 32, device=size.device)
-    images = images.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD([*net.parameters(), weight], lr=0.0001, momentum=0.9)
+    """Measure lmsm's own training step of the seed's ResNet-18 (bf16, SGD), as a CUDA graph."""
+    specs = {f"margin {margin}": f"lsoftmax:margin={margin}" for margin in MARGINS}
+    specs = {"softmax": "softmax", **specs, "softmax again": "softmax"}
+    runtime = choose_runtime(size.device, "bf16")
+    runtime.apply()
+    with side_stream(runtime.device)():
+        steps = {name: training_step(spec, size, runtime) for name, spec in specs.items()}
+        times = gpu_times(steps, lambda: None, size.turns)
+    yield over_softmax("graph: step / softmax step", "<= 1.01", times)
 
-    def step(loss: Loss) -> None:
-        # Without the cache: a copy of a weight from one graph must not serve in another.
-        with torch.autocast(size.device, torch.bfloat16, cache_enabled=False):
-            features = net(images)
-        torch.autograd.backward(loss(features.float(), weight, labels))
-        optimizer.step()
 
-    graphs = {
-        name: graphed(partial(step, loss), optimizer.zero_grad)
-        for name, loss in losses_of().items()
-    }
-    yield over_softmax(
-        "graph: step / softmax step", "<= 1.01", gpu_times(graphs, optimizer.zero_grad, size.turns)
-    )
+def training_step(spec: str, size: Size, runtime: Runtime) -> Step:
+    """Return what takes a step of a training on a drawn batch; the next one captures its graph."""
+    config = Config(loss=spec, batch_size=size.batch, optimizer="sgd", lr=0.0001)
+    half = (0.5, 0.5, 0.5)
+    parts = ModelSpec("resnet18", "bn", spec)
+    names = map(str, range(size.classes))
+    net = runtime.place(build_classifier(parts, classes=names, mean=half, std=half)).train()
+    stepper = TrainStep(net, new_optimizer(net, config), config, None, runtime, print)
+    stepper.watch.start(1)
+    images = torch.randint(256, (size.batch, 32, 32, 3), dtype=torch.uint8, device=size.device)
+    labels = torch.arange(size.batch, device=size.device) % size.classes
+    batch = Batch(images.permute(0, 3, 1, 2), labels, labels)
+    step = partial(stepper.step, batch, 0.5, weighted=False)
+    for _ in range(WARM_UP):
+        step()
+    return step
 
 
 def gpu_dense(size: Size) -> Iterator[Row]:

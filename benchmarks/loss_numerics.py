@@ -79,7 +79,8 @@ def confident(features: Tensor, weight: Tensor, labels: Tensor, margin: int) -> 
     """Return features near their class weights, each as long as makes its loss 1e-9."""
     own, noise = (functional.normalize(rows.double(), dim=1) for rows in (weight[labels], features))
     direction = own + 0.3 * noise
-    low, high = torch.zeros(len(labels), 1).double(), torch.full((len(labels), 1), 1e4).double()
+    low = torch.zeros(len(labels), 1, dtype=torch.float64, device=labels.device)
+    high = torch.full_like(low, 1e4)
     for _ in range(60):  # bisection
         middle = (low + high) / 2
         short = exact_losses(middle * direction, weight.double(), labels, margin)[:, None] > 1e-9
