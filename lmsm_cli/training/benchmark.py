@@ -32,6 +32,8 @@ _PRODUCT = {"cpu": 2048, "cuda": 8192}
 _COUNTS = torch.tensor([500 // 2**c + 5 for c in range(_CLASSES)])
 # Steps that are not timed: kernels are chosen, and a CUDA graph is captured in the fourth.
 _WARM_UP = {"cpu": 2, "cuda": 8}
+# Steps that are timed together: to wait for a GPU after each would leave it idle before the next.
+_TOGETHER = {"cpu": 1, "cuda": 10}
 # Batches that are made for one time of an augmentation.
 _BATCHES, _STEP = 4, "a step"
 
@@ -212,15 +214,20 @@ def _batch(device: torch.device, batch_size: int) -> Batch:
 
 
 def _median_step(stepper: TrainStep, batch: Batch, seconds: float) -> float:
-    """Return the median seconds of a step, over at least three."""
+    """Return the median seconds of a step, over at least three times."""
     device = batch.labels.device
     stepper.watch.start(1)
-    for _ in range(_WARM_UP[device.type]):
-        stepper.step(batch, 0.5, weighted=False)
+    together = _TOGETHER[device.type]
+
+    def steps(number: int) -> None:
+        for _ in range(number):
+            stepper.step(batch, 0.5, weighted=False)
+
+    steps(_WARM_UP[device.type])
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
-        times.append(_timed(lambda: stepper.step(batch, 0.5, weighted=False), device))
-    return statistics.median(times)
+        times.append(_timed(lambda: steps(together), device))
+    return statistics.median(times) / together
 
 
 def _forward_and_back(head: Head, features: Tensor, labels: Tensor, progress: Tensor) -> None:
