@@ -4,8 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from lmsm_cli.config import Config
+from lmsm_cli.errors import LmsmError
 from lmsm_cli.runtime import device as devices
-from lmsm_cli.runtime.device import ALL_THREADS, Runtime, choose_runtime, resolve_precision
+from lmsm_cli.runtime.device import (
+    ALL_THREADS,
+    Runtime,
+    choose_device,
+    choose_runtime,
+    resolve_precision,
+)
 from tests.test_loop import small_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -74,3 +82,20 @@ def test_what_the_config_says_stays(machine, precision):
     wanted = {"precision": precision, "layout": "contiguous", "threads": 3}
     assert chosen.to_config() == wanted
     assert choose_runtime("cpu", *wanted.values(), net=net(512)) == chosen
+
+
+def test_rocm_is_refused_by_name_and_auto_is_the_cpu(monkeypatch):
+    """There torch calls an AMD GPU a CUDA device; nobody has tried lmsm on one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert choose_device("auto") == CPU
+    with pytest.raises(LmsmError, match=r"built for ROCm 6\.4, which lmsm does not support"):
+        choose_device("cuda")
+
+
+def test_the_gpu_of_a_mac_is_refused_by_name():
+    """Both where a config is read, and where a command takes a device alone."""
+    with pytest.raises(LmsmError, match="'mps', Apple's GPU, is not supported"):
+        choose_device("mps")
+    with pytest.raises(ValueError, match="'mps', Apple's GPU, is not supported; give auto or cpu"):
+        Config(device="mps")

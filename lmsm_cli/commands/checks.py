@@ -89,7 +89,7 @@ def _torch() -> Check:
     try:
         import torch
 
-        cuda = torch.version.cuda
+        cuda, rocm = torch.version.cuda, torch.version.hip
         number = tuple(int(part) for part in torch.__version__.split(".")[:2])
     except _BROKEN as error:
         return _not_imported("torch", error, _TORCH_FIX)
@@ -98,6 +98,8 @@ def _torch() -> Check:
         text = f"{torch.__version__}: lmsm needs {wanted} or newer"
         return Check("problem", "torch", text, _TORCH_FIX)
     built = f"built for CUDA {cuda}" if cuda else "built without CUDA"
+    if rocm:
+        built = f"built for ROCm {rocm}, which lmsm does not support: runs compute on the CPU"
     return Check("ok", "torch", f"{torch.__version__}, {built}")
 
 
@@ -152,9 +154,11 @@ def _extras() -> Iterator[Check]:
 def _devices() -> Iterator[Check]:
     import torch
 
+    from lmsm_cli.runtime.device import has_cuda
+
     with warnings.catch_warnings(record=True) as said:  # of a driver that does not fit
         warnings.simplefilter("always")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = torch.cuda.device_count() if has_cuda() else 0
     if not count:
         yield _no_gpu(
             "; ".join(first_line(w.message) for w in said if isinstance(w.message, Warning))

@@ -153,6 +153,8 @@ def _split_commas(value: Any) -> Any:
 def _check_device(value: str) -> str:
     kind, _, index = value.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdecimal())):
+        if kind == "mps":
+            raise ValueError(f"{value!r}, Apple's GPU, is not supported; give auto or cpu")
         raise ValueError(f"{value!r} is not auto, cpu, cuda or cuda:N")
     return value
 

@@ -29,6 +29,7 @@ from lmsm_cli.distributed.failures import (
 )
 from lmsm_cli.errors import LmsmError, RunError, first_line
 from lmsm_cli.runtime.cpu import threads_for
+from lmsm_cli.runtime.device import has_cuda
 
 if TYPE_CHECKING:  # a torch built without distributed has none
     from torch.distributed.distributed_c10d import Store
@@ -193,7 +194,7 @@ def init_distributed(
     if _number("WORLD_SIZE", 1) == 1:
         yield SINGLE_PROCESS
         return
-    uses_cuda = device != "cpu" and torch.cuda.is_available()
+    uses_cuda = device != "cpu" and has_cuda()
     ranks, store = _start("cpu:gloo,cuda:nccl" if uses_cuda else "gloo", timeout)
     threads = torch.get_num_threads()
     try:

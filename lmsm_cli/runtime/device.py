@@ -4,8 +4,8 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -46,7 +46,8 @@ _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 class Runtime:
     """A device and the arithmetic of the backbone on it; heads compute in float32 regardless.
 
-    `bf16` is autocast; `bf16-conv` keeps float32 tensors and rounds inside the convolutions (CPU).
+    `fp32` is IEEE's, on a GPU too, whose TF32 keeps ten bits of a factor. `bf16` is autocast;
+    `bf16-conv` keeps float32 tensors and rounds inside the convolutions (CPU).
     `threads` counts on the CPU only.
     """
 
@@ -58,8 +59,10 @@ class Runtime:
     def apply(self) -> None:
         """Set what holds for the whole process; call it before computing."""
         if self.device.type == "cuda":
-            # Shapes repeat, so that looking for the fastest kernel pays.
-            torch.backends.cudnn.benchmark = True
+            of_cudnn: Any = torch.backends.cudnn  # without types
+            of_cudnn.conv.fp32_precision = of_cudnn.rnn.fp32_precision = "ieee"
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
+            torch.backends.cudnn.benchmark = False  # but see `fastest_kernels`
             return
         torch.set_num_threads(self.threads)
         multiplied_in = "bf16" if self.precision == "bf16-conv" else "ieee"
@@ -92,20 +95,39 @@ class Runtime:
         return f"CPU, {counted(self.threads, 'thread')}, {self.precision}, {self.layout}"
 
 
+@contextmanager
+def fastest_kernels() -> Iterator[None]:
+    """Let cuDNN try out its kernels, for seconds, on each new shape of a convolution.
+
+    That pays for a shape that comes again and again, as the full batches of a training do.
+    """
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = False
+
+
+def has_cuda() -> bool:
+    """Return whether there is a GPU that runs can compute on: Nvidia's, as nobody tried others."""
+    return torch.cuda.is_available() and torch.version.hip is None
+
+
 def choose_device(device: str) -> torch.device:
     """Return the device that a config's `device` asks for.
 
     Raises LmsmError where CUDA is asked for and there is none.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise LmsmError(f"device is {device!r}: give auto, cpu, cuda or cuda:N")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+        apple = ", Apple's GPU, is not supported" if device.startswith("mps") else ""
+        raise LmsmError(f"device is {device!r}{apple}: give auto, cpu, cuda or cuda:N")
+    if device.startswith("cuda") and not has_cuda():
         raise LmsmError(
             f"device is {device!r}: torch {torch.__version__} finds no CUDA device here"
             f"{_built_for()}; use --device cpu or auto"
         )
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if has_cuda() else "cpu"
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise LmsmError(f"device is {device!r}: there are {torch.cuda.device_count()} CUDA devices")
@@ -174,6 +196,8 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def _built_for() -> str:
+    if torch.version.hip:
+        return f" (it was built for ROCm {torch.version.hip}, which lmsm does not support)"
     return (
         f" (it was built for CUDA {torch.version.cuda}: is there a GPU and its driver?)"
         if torch.version.cuda

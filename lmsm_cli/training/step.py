@@ -7,6 +7,7 @@ Hence it never waits for the device.
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -25,7 +26,7 @@ from lmsm_cli.distributed.process_group import (
 from lmsm_cli.losses.soft_labels import Second, soft_losses
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed, cuda_capture
-from lmsm_cli.runtime.device import Runtime
+from lmsm_cli.runtime.device import Runtime, fastest_kernels
 from lmsm_cli.training.collapse import MetricAccumulator
 from lmsm_cli.training.sam import worst_nearby
 
@@ -184,6 +185,7 @@ class TrainStep:
         ranks: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.model, self._weights, self._compiles = model, weights, config.compile
+        self._batch_size = config.batch_size
         self.watch = MetricAccumulator(len(model.classes), runtime.device)
         self._progress = torch.zeros((), device=runtime.device)
         self.compile_seconds: float | None = None
@@ -223,9 +225,16 @@ class TrainStep:
         second = () if batch.mixed is None else (batch.mixed.labels, batch.mixed.share)
         started = time.perf_counter()
         self.watch.next(len(batch.all_labels), len(batch.labels))
-        self._run(part, batch.images, batch.labels, self._progress, total, *second)
+        with self._kernels_of(batch):
+            self._run(part, batch.images, batch.labels, self._progress, total, *second)
         if self._compiles and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - started
+
+    def _kernels_of(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return the context of a batch: cuDNN tries out its kernels for full ones."""
+        is_full = len(batch.all_labels) == self._batch_size
+        is_on_cuda = batch.labels.device.type == "cuda"
+        return fastest_kernels() if is_full and is_on_cuda else nullcontext()
 
     def _total_of(self, batch: Batch, weighted: bool) -> Tensor:
         """Return () the sum of the class weights of a batch, of all ranks; 1 for each image."""
