@@ -7,6 +7,7 @@ graph is captured in the second call of its kind already, so that of the last ba
 import functools
 import itertools
 import random
+from collections import Counter
 from contextlib import contextmanager
 from unittest import mock
 
@@ -26,7 +27,7 @@ from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.models.necks import build_neck
 from lmsm_cli.runtime import cuda_graph
 from lmsm_cli.runtime.device import choose_runtime
-from lmsm_cli.training import evaluate
+from lmsm_cli.training import benchmark, evaluate
 from lmsm_cli.training.loop import PausedError, Trainer, train
 from lmsm_cli.training.lr_schedule import learning_rate
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
@@ -176,7 +177,7 @@ def test_every_pair_of_choices_is_tried():
 
 @pytest.mark.parametrize(
     "choices",
-    [pytest.param(row, id=f"{n} {row['loss']}") for n, row in enumerate(choices_of_rows())],
+    [pytest.param(row, id=str(n)) for n, row in enumerate(choices_of_rows())],
 )
 def test_a_graph_gives_the_eager_bits_and_nothing_waits(choices):
     """Whatever a step is made of: weights and rows are the same, no step waits or is refused."""
@@ -252,10 +253,17 @@ def test_a_training_goes_on_with_the_bits_of_one_that_nobody_stopped(graph):
             assert torch.equal(value.cpu(), whole.weights[f"trained {name}"]), name
 
 
-# Calls of operators in the graph of a step of ResNet-18, and outside of it.
+# Calls of operators in the graph of a step of ResNet-18, and outside of it: to be lowered.
 BOUNDS = {"softmax": (245, 18), "lsoftmax:margin=2": (303, 18), "lsoftmax:margin=auto": (315, 18)}
 
 
+counts = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14),
+    reason="counted with torch 2.14: other releases divide the work otherwise",
+)
+
+
+@counts
 @pytest.mark.parametrize("loss", BOUNDS)
 def test_a_step_launches_no_more_than_it_did(loss):
     """Who adds a call to the step of a usual net, or beside its graph, sees it here."""
@@ -289,3 +297,57 @@ def test_a_step_launches_no_more_than_it_did(loss):
     calls, beside = BOUNDS[loss]
     assert captured.total() <= calls, captured
     assert outside[-1] - outside[-2] <= beside
+
+
+def test_kernels_are_tried_out_for_full_training_batches_only():
+    """Not for the last batch, and not in the evaluation, whose shapes come once."""
+    tried = []
+
+    def note(device, name):
+        if name == "convolution":
+            tried.append(torch.backends.cudnn.benchmark)
+
+    held_out = easy_images(per_class=2, seed=1)
+    Trained(with_graph(CONFIG, graph=False), disturb=note, held_out=held_out)
+    assert tried == [True, True, False, False] * CONFIG.epochs
+
+
+def test_fp32_is_that_of_ieee_everywhere():
+    """Convolutions as products: TF32 in one of them alone would be neither fast nor exact."""
+    kinds = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    for kind in kinds:
+        kind.fp32_precision = "tf32"
+    with pretended():
+        cuda_trainer(CONFIG)
+    assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 3
+
+
+def test_a_measurement_waits_once_for_ten_steps():
+    """A wait after each step would leave the device idle before the next one."""
+    with PretendCuda() as cuda:
+        runtime = choose_runtime("cuda", "fp32")
+        assert benchmark.throughput("paper-2d", runtime, 2, 0.0, print) > 0
+        waits = Counter(what for what, _ in cuda.waits)
+    assert waits["synchronize"] == 6  # before and after each of three times
+
+
+def test_the_numeric_rows_of_the_loss_can_be_measured_on_the_device(module):
+    """They draw and compute on one device."""
+    rows = module("loss_numerics").numerics
+    size = module("loss_arms").Size(10, 1, batch=8, width=16, device="cuda")
+    with PretendCuda():
+        values = {row.what: row.value for row in rows(size)}
+    assert values["p_y = 1 - 1e-9: not finite"] == 0
+    assert values["fp32: loss"] < 1e-5
+
+
+@counts
+def test_the_step_row_of_the_loss_measures_the_step_of_a_training(module):
+    """Its graphs have as many calls as a training's."""
+    rows = module("loss_gpu").gpu_step
+    size = module("loss_arms").Size(10, 1, batch=2, device="cuda")
+    with PretendCuda() as cuda:
+        (row,) = rows(size)
+    assert list(row.arms) == ["softmax", "margin 2", "margin 4", "softmax again"]
+    calls = sorted(captured.total() for captured in cuda.captured)  # they take turns
+    assert calls[:3] == [BOUNDS[loss][0] for loss in ("softmax", "softmax", "lsoftmax:margin=2")]
