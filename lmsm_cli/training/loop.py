@@ -140,13 +140,7 @@ def train(
     device, counts = trainer.runtime.device, trainer.data.train_counts
     weights = class_weights(config, counts, model.classes)
     weights = None if weights is None else weights.to(device)
-    training, validation = trainer.data.training, trainer.data.validation
-    if stay_the_same(config):
-        training = as_features(training, model, config, trainer.runtime)
-        validation = validation and as_features(validation, model, config, trainer.runtime)
-    with memory_told(device, "while the images were placed", "fewer or smaller ones, or the CPU"):
-        training, validation = training.to(device), validation and validation.to(device)
-    trainer = replace(trainer, data=replace(trainer.data, training=training, validation=validation))
+    trainer = _on_device(trainer)
     stream = side_stream(device)
     with stream():
         stepper = TrainStep(model, trainer.optimizer, config, weights, trainer.runtime, warn, ranks)
@@ -168,7 +162,7 @@ def train(
             epoch=epoch + 1,
             train_loss=seen.loss,
             train_accuracy=seen.accuracy,
-            **validate(trainer, validation),
+            **validate(trainer, trainer.data.validation),
             lam=model.head.lambda_at(end),
             effective_margin=model.head.effective_margin_at(end),
             lr=learning_rate(config, epoch),
@@ -179,6 +173,23 @@ def train(
         )
         if signal := signal_of_any():
             raise PausedError(Position(epoch=epoch + 1), signal)
+
+
+def _on_device(trainer: Trainer) -> Trainer:
+    """Return the trainer with its images on the device, or what they are to its net there.
+
+    Raises OutOfMemoryError.
+    """
+    training, validation = trainer.data.training, trainer.data.validation
+    config, runtime = trainer.config, trainer.runtime
+    if stay_the_same(config):
+        training = as_features(training, trainer.model, config, runtime)
+        validation = validation and as_features(validation, trainer.model, config, runtime)
+    way_out = "fewer or smaller ones, or the CPU"
+    with memory_told(runtime.device, "while the images were placed", way_out):
+        training = training.to(runtime.device)
+        validation = validation and validation.to(runtime.device)
+    return replace(trainer, data=replace(trainer.data, training=training, validation=validation))
 
 
 def validate(trainer: Trainer, held_out: ImageSet | None) -> dict[str, Any]:
