@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from sklearn.datasets import load_digits
 
 from lmsm_cli import load_checkpoint
 from lmsm_cli.commands.app import main
@@ -19,7 +21,6 @@ from lmsm_cli.errors import CheckpointError, DataError, LmsmError
 from lmsm_cli.inference.corrected_file import write_corrected
 from lmsm_cli.inference.correction import RequestedCorrection, check, corrected, made
 from lmsm_cli.inference.coverage import answered_above, confidence_for
-from lmsm_cli.inference.export import export_checkpoint
 from lmsm_cli.inference.predict import predict_files
 from lmsm_cli.inference.prior import shares_of
 from lmsm_cli.inference.temperature import fit_temperature
@@ -33,6 +34,7 @@ from tests.conftest import (
     digits_config,
     evaluation,
     plain_state,
+    save,
     write_class_folders,
 )
 
@@ -165,16 +167,29 @@ def test_every_part_by_hand(run):
         np.testing.assert_allclose(found.numpy(), by_hand, rtol=1e-6, atol=1e-6)
 
 
-def test_shares_take_out_only_what_the_training_left_in(run, tmp_path):
-    """After a loss with tau 0.6 of its own 0.4 of the training's log shares are left."""
+@pytest.mark.parametrize(("tau", "left"), [(0.6, 0.4), (2.0, -1.0)])
+def test_shares_take_out_only_what_the_training_left_in(run, tmp_path, tau, left):
+    """After a loss with tau 0.6 0.4 of the log shares of the training are left, after 2 -1."""
     state = plain_state(run / "checkpoint.pt")
-    state["config"]["loss"] = "vs:tau=0.6"
+    state["config"]["loss"] = f"vs:tau={tau}"
     checkpoint.save(state, tmp_path / "c.pt")
     trained = read_trained(tmp_path / "c.pt")
     checked = check(trained, RequestedCorrection(None, "uniform"), SilentDisplay())
     pi = np.array(state["train_counts"]) / sum(state["train_counts"])
     shift = made(checked, None).affine.shift.numpy()
-    np.testing.assert_allclose(shift - shift[0], -0.4 * np.log(pi / pi[0]))
+    np.testing.assert_allclose(shift - shift[0], -left * np.log(pi / pi[0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"adjust": 1.0}, {"prior": dict.fromkeys(CLASSES, 0.1)}])
+def test_a_temperature_is_fitted_for_the_shares_that_the_scores_are_for(run, options):
+    """As the validation images are without a correction, all classes alike after these two."""
+    held_out = evaluation(run, SilentDisplay(), split="validation", **options)
+    labels = held_out.labelled.labels
+    weights = torch.ones(10) if not options else 1 / torch.bincount(labels, minlength=10)
+    wanted = fit_temperature(torch.from_numpy(held_out.logits), labels, weights)
+    told = evaluation(run, SilentDisplay(), temperature="auto", **options).scores.adjustment
+    assert told.temperature == pytest.approx(wanted.temperature, rel=1e-4)
+    assert told.fitted_on.cross_entropy == pytest.approx(wanted.cross_entropy, rel=1e-4)
 
 
 def test_a_correction_that_would_be_the_second_is_refused(run, tmp_path):
@@ -192,7 +207,7 @@ def test_a_correction_that_would_be_the_second_is_refused(run, tmp_path):
 
 
 def test_every_command_gives_the_answers_of_eval(run, tmp_path):
-    """predict, export, and the file that adjust writes: the same classes and shares."""
+    """predict, and the file that adjust writes: the same classes with the same shares."""
     wanted = RequestedCorrection(asked(adjust="auto"), None, "auto")
     found = evaluation(run, SilentDisplay(), adjust="auto", temperature="auto")
     images = uint8_images(found)[:200]
@@ -212,12 +227,6 @@ def test_every_command_gives_the_answers_of_eval(run, tmp_path):
     again = evaluation(file, SilentDisplay(), images=None, data_dir=tmp_path)
     assert again.scores.to_json()["adjustment"] == told | {"is_built_in": True}
     assert np.array_equal(again.predictions, found.predictions)
-    out = tmp_path / "net.onnx"
-    export_checkpoint(run, SilentDisplay(), out=out, num_images=10, correction=wanted)
-    (logits,) = onnxruntime.InferenceSession(out).run(["logits"], {"images": images.numpy()})
-    np.testing.assert_allclose(logits, found.logits[:200], atol=1e-3)
-    metadata = {p.key: p.value for p in onnx.load(out).metadata_props}
-    assert json.loads(metadata["correction"]) == document["correction"]
     names = [tmp_path / f"{number}.png" for number in range(20)]
     for name, pixels in zip(names, images, strict=False):
         Image.fromarray(pixels[0].numpy()).save(name)
@@ -255,6 +264,35 @@ def test_a_temperature_changes_no_class(run):
             assert np.array_equal(found.predictions, plain.predictions)
         fit = evaluation(run, SilentDisplay(), temperature="auto", **options).scores.adjustment
         assert fit.fitted_on.cross_entropy < fit.fitted_on.cross_entropy_at_1
+
+
+def test_thousand_real_images_get_the_classes_of_eval(run, tmp_path, capsys):
+    """`predict --adjust 1` and an exported adjusted ONNX: those that `eval --adjust 1` scores."""
+    digits, folder, out = load_digits(), tmp_path / "images", tmp_path / "net.onnx"
+    pixels = np.rint(digits.images[:1000] * 255 / 16).astype(np.uint8)
+    for number, (image, label) in enumerate(zip(pixels, digits.target, strict=False)):
+        save(folder / str(label) / f"{number:04}.png", image)
+    found = evaluation(run, SilentDisplay(), images=folder, adjust=1.0)
+    wanted = dict(zip(found.labelled.places.tolist(), found.predictions.tolist(), strict=True))
+    assert len(wanted) == 1000
+    words = ["predict", str(run), str(folder), "--adjust", "1", "--json", "-q"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)["images"]
+    predicted = {
+        os.fsencode(os.path.relpath(one["file"], folder)): int(one["predictions"][0]["class"])
+        for one in told
+    }
+    assert predicted == wanted
+    words = ["export", str(run), "--adjust", "1", "--images", "9", "-q", "--out", str(out)]
+    assert main(words) == 0
+    session, images = onnxruntime.InferenceSession(out), uint8_images(found).numpy()
+    (logits,) = session.run(["logits"], {"images": images})
+    assert logits.argmax(1).tolist() == found.predictions.tolist()
+    metadata = {p.key: p.value for p in onnx.load(out).metadata_props}
+    facts = {"method": "adjust", "tau": 1.0, "scale": None, "chosen_on": None}
+    assert json.loads(metadata["correction"]) == facts
+    plain = load_checkpoint(run).predict(torch.from_numpy(images)).numpy()
+    assert (plain != found.predictions).sum() > 20  # so that the correction is seen
 
 
 @pytest.mark.slow

@@ -258,6 +258,11 @@ def test_every_part_of_a_correction_has_its_line():
     text = drawn(adjustment_table(adjustment, scores()))
     assert "What logit adjustment, other class shares and the temperature did" in text
     assert "tau 1, class shares, temperature 1.83" in text
+    shares = build(Adjustment, {key: values[key] for key in ("prior", "unadjusted")})
+    assert correction_lines(shares) == [
+        "for these class shares in place of those of the training images, in percent: "
+        r"c\x1bat 70.0, dog 30.0"
+    ]
     alone = build(Adjustment, {"temperature": 2.0, "unadjusted": values["unadjusted"]})
     assert correction_lines(alone) == ["logits divided by the temperature 2, as given"]
     assert "What the temperature did, in percent" in drawn(adjustment_table(alone, scores()))

@@ -120,7 +120,7 @@ def check(trained: Trained, wanted: RequestedCorrection, display: Display) -> Ch
             )
         if not for_rare:
             done, _ = done_in_training(trained)
-            left = max(0.0, 1.0 - done) * log_shares(trained.state.train_counts)
+            left = (1.0 - done) * log_shares(trained.state.train_counts)
         moved = _log(shares) - left
         if moved.max() - moved.min() < 1e-9:
             raise LmsmError(

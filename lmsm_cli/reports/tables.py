@@ -163,7 +163,8 @@ def reliability_table(scores: Scores) -> Table:
 def predictions_table(document: Mapping[str, Any]) -> Table:
     """Return a row for each image file: its likeliest classes with percent, or an error."""
     epoch = epoch_words(document["epoch"], document["epochs"], document["is_best"])
-    table = new_table(f"Likeliest classes ({epoch})", "file")
+    corrected = ", corrected" if document.get("correction") else ""
+    table = new_table(f"Likeliest classes ({epoch}{corrected})", "file")
     for rank in range(1, document["top"] + 1):
         table.add_column(str(rank), overflow="fold")
         table.add_column("%", justify="right", no_wrap=True)

@@ -46,7 +46,8 @@ def correction_lines(facts: CorrectionFacts) -> list[str]:
     lines = [_line_of_tau(facts)] if facts.method else []
     if facts.prior:
         shares = [f"{name} {percent(share)}" for name, share in facts.prior.items()]
-        lines.append(f"for these class shares, in percent: {few(shares, _SHARES_SHOWN)}")
+        instead = "" if facts.method else " in place of those of the training images"
+        lines.append(f"for these class shares{instead}, in percent: {few(shares, _SHARES_SHOWN)}")
     if facts.temperature is not None:
         lines.append(_line_of_temperature(facts))
     return lines
