@@ -258,7 +258,7 @@ def saves(plan: Plan) -> dict[str, float]:
     from lmsm_cli.runs.contents import Position
     from lmsm_cli.runs.folder import RunFolder
     from lmsm_cli.training.loop import train
-    from lmsm_cli.training.resume import History, save_checkpoint
+    from lmsm_cli.training.resume import History, snapshot_of
 
     config = config_of(RESNET, batch_size=128, epochs=1)
     images = training_images(config)
@@ -269,7 +269,7 @@ def saves(plan: Plan) -> dict[str, float]:
         folder = RunFolder(Path(path))
         for epoch in range(1 + (plan.steps or 5)):
             start = time.perf_counter()
-            save_checkpoint(folder, trainer, History(), Position(epoch=epoch))
+            snapshot_of(trainer, History(), Position(epoch=epoch)).write(folder)
             seconds.append(time.perf_counter() - start)
         size = folder.checkpoint.stat().st_size / 1e6
     return {"seconds": statistics.median(seconds[1:]), "megabytes": size}

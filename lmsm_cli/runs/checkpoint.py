@@ -244,7 +244,7 @@ def state_of(
         "train_counts": train_counts,
         "image_shape": image_shape,
         "epoch": epoch,
-        "model": {key: value.detach().cpu() for key, value in model.state_dict().items()},
+        "model": {key: value.detach() for key, value in model.state_dict().items()},
         **more,
     }
 

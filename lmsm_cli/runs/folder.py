@@ -36,6 +36,7 @@ from lmsm_cli.runtime.files import (
     opened_to_add,
     read_text,
     replacing,
+    sync_file,
 )
 
 
@@ -115,15 +116,20 @@ class RunFolder:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one epoch to metrics.jsonl; infinite and undefined numbers become null.
 
-        Half a line that a killed run left at the end is cut off first. The row outlasts a power
-        cut, since the next checkpoint has it in its digest.
+        Half a line that a killed run left at the end is cut off first.
         """
         with writing(self.metrics), opened_to_add(self.metrics) as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(_encode(row_text(row)))
-            file.flush()
-            os.fsync(file.fileno())
+
+    def sync_metrics(self) -> None:
+        """Put metrics.jsonl on the disk: its rows outlast a power cut.
+
+        Call it before a checkpoint is saved that has the rows in its digest.
+        """
+        with writing(self.metrics), contextlib.suppress(FileNotFoundError):
+            sync_file(self.metrics)
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write metrics.jsonl anew."""

@@ -101,6 +101,12 @@ def replacing(path: Path) -> Iterator[BufferedRandom]:
             temporary.unlink()
 
 
+def sync_file(path: Path) -> None:
+    """Put what was written to a file on the disk. Raises OSError for what is no regular file."""
+    with os.fdopen(_descriptor(path, os.O_RDWR), "rb") as opened:  # Windows flushes no other
+        os.fsync(opened.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder on the disk: a rename outlasts a power cut only then."""
     if sys.platform == "win32":  # opens no folders

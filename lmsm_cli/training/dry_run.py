@@ -19,12 +19,13 @@ from lmsm_cli.errors import DiskError, RunError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import Position
 from lmsm_cli.runs.folder import RunFolder, folder_above, reason_of
+from lmsm_cli.runs.writer import INTERVAL
 from lmsm_cli.runtime.display import SILENT, Display, Step
 from lmsm_cli.runtime.memory import peak_memory, reported_memory
 from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.training.finish import build_scores_json, draw_plots, net_facts, score_images
 from lmsm_cli.training.loop import Trainer, train, validate
-from lmsm_cli.training.resume import History, save_checkpoint
+from lmsm_cli.training.resume import History, snapshot_of
 from lmsm_cli.training.run import prepare
 from lmsm_cli.training.step import new_optimizer, restore_optimizer
 
@@ -112,12 +113,14 @@ def _measured(trainer: Trainer, preparing: float, display: Display) -> dict[str,
     validation = num_validation * _seconds_an_image(trainer, data.validation, is_test=False)
     test = len(data.test) * _seconds_an_image(trainer, data.test, is_test=True)
     num_bytes, saving, plotting = _try_files(trainer) if trainer.ranks.is_main else (0, 0.0, 0.0)
-    epoch = trainer.num_steps * clock.seconds + validation + saving
+    epoch = trainer.num_steps * clock.seconds + validation
+    # The first, the last, and every few seconds; of the best between them nothing is known.
+    saves = min(config.epochs, 2 + config.epochs * epoch / INTERVAL)
     phases = {
         "preparing": preparing,
         "training": clock.first_extra + config.epochs * trainer.num_steps * clock.seconds,
         "validation": config.epochs * validation,
-        "checkpoints": config.epochs * saving,
+        "checkpoints": saves * saving,
         "testing": test * (2 if data.validation else 1),  # best.pt too, if of another epoch
         # the features of a net that can be drawn are those of all test images
         "plots": plotting + (test if trainer.model.head.weight.shape[1] == 2 else 0.0),
@@ -137,7 +140,7 @@ def _measured(trainer: Trainer, preparing: float, display: Display) -> dict[str,
         "step_seconds": clock.seconds,
         "images_per_second": config.batch_size / clock.seconds,
         "save_seconds": saving,
-        "epoch_seconds": epoch,
+        "epoch_seconds": epoch + saves * saving / config.epochs,
         "phases": phases,
         "total_seconds": sum(phases.values()),
         "peak_memory_bytes": peak_memory(trainer.runtime.device),
@@ -186,7 +189,7 @@ def _save_and_read_back(trainer: Trainer, folder: RunFolder) -> tuple[int, float
     """
     model, config = trainer.model, trainer.config
     started = time.perf_counter()
-    save_checkpoint(folder, trainer, History(), Position())
+    snapshot_of(trainer, History(), Position()).write(folder)
     seconds = time.perf_counter() - started
     state = checkpoint.load(folder.checkpoint)
     saved = checkpoint.restore(state, folder.checkpoint).state_dict()

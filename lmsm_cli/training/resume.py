@@ -6,8 +6,8 @@ metrics.jsonl. The other files of a run folder are made from it again where they
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runs.start import weights_file
+from lmsm_cli.runs.writer import Snapshot, checkpoint_writer
 from lmsm_cli.runtime.display import Epoch
 from lmsm_cli.runtime.memory import is_out_of_memory
 from lmsm_cli.training.loop import Trainer
@@ -127,14 +128,37 @@ class ResumeState:
             ) from None
 
 
-def save_checkpoint(
-    folder: RunFolder,
+@contextmanager
+def saves(
+    folder: RunFolder | None,
+    trainer: Trainer,
+    history: History,
+    images: Mapping[str, str | None] | None,
+) -> Iterator[Callable[[Position], None]]:
+    """Give a function that saves a training into its folder, if any, while the training goes on.
+
+    The last epoch is waited for, and all at the end of the body. Raises DiskError, perhaps later.
+    """
+    if folder is None:
+        yield lambda position: None
+        return
+    with checkpoint_writer(folder) as writer:
+
+        def save(position: Position) -> None:
+            writer.put(snapshot_of(trainer, history, position, images))
+            if position.epoch == trainer.config.epochs:
+                writer.flush()  # now: a signal that comes meanwhile is still asked for
+
+        yield save
+
+
+def snapshot_of(
     trainer: Trainer,
     history: History,
     position: Position,
     images: Mapping[str, str | None] | None = None,
-) -> None:
-    """Save a checkpoint, keep the one before, and bring best.pt up to date. Raises DiskError.
+) -> Snapshot:
+    """Return what a checkpoint is to hold of a training that stands at a position.
 
     `images` are the digests of the run's images by part.
     """
@@ -155,18 +179,15 @@ def save_checkpoint(
         own_code=own_code.records_of(trainer.config),
         **_averaging(trainer),
     )
-    if folder.checkpoint.exists():
-        checkpoint.duplicate(folder.checkpoint, folder.previous_checkpoint)
-    checkpoint.save(state, folder.checkpoint)
-    if history.is_at_best and not position.step:
-        checkpoint.duplicate(folder.checkpoint, folder.best_checkpoint)
+    is_best = history.is_at_best and not position.step
+    return Snapshot.of(state, is_best=is_best, device=trainer.runtime.device)
 
 
 def _averaging(trainer: Trainer) -> dict[str, Any]:
     """Return what goes on below averaged weights; the buffers of both nets are the same."""
     if trainer.average is None:
         return {}
-    trained = {name: p.detach().cpu() for name, p in trainer.model.named_parameters()}
+    trained = {name: p.detach() for name, p in trainer.model.named_parameters()}
     return {"averaging": {"steps": int(trainer.average.steps), "trained": trained}}
 
 

@@ -65,7 +65,7 @@ from lmsm_cli.training.resume import (
     config_hash,
     pretrained_digest,
     read_resume_state,
-    save_checkpoint,
+    saves,
 )
 
 
@@ -401,15 +401,14 @@ def _train(run: Run, where: str, display: Display) -> History:
     if run.saved:
         run.saved.restore(trainer)
         history, start = run.saved.history, run.saved.position
-
-    def save(position: Position) -> None:
-        if folder:
-            digests = run.images.all_digests if run.images else None
-            save_checkpoint(folder, trainer, history, position, digests)
-
+    digests = run.images.all_digests if run.images else None
     single = trainer.ranks.size == 1
     drawn = folder.tensorboard if folder and trainer.config.tensorboard else None
-    with defer_signals(once_more=single) as stop, curves(drawn, history.rows) as draw_row:
+    with (
+        defer_signals(once_more=single) as stop,
+        curves(drawn, history.rows) as draw_row,
+        saves(folder, trainer, history, digests) as save,
+    ):
         if is_out_of_patience(trainer.config, history, trainer.model.head):
             return history  # it had stopped, but was ended before its scores were there
         epochs = train(

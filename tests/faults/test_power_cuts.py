@@ -20,7 +20,7 @@ from lmsm_cli.runs.contents import Position
 from lmsm_cli.runs.folder import RunFolder, write_whole
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.training.loop import Trainer
-from lmsm_cli.training.resume import History, _newest, save_checkpoint
+from lmsm_cli.training.resume import History, _newest, snapshot_of
 from tests.conftest import image_set, plain_state
 
 Contents = dict[str, bytes]  # of a folder, by name
@@ -107,7 +107,7 @@ class Saving:
         """Save an epoch."""
         self.history.rows.append({"epoch": epoch, "seconds": 1.0, "images_per_second": 1.0})
         self.history.best = {"epoch": epoch, "val_balanced_accuracy": 0.5}
-        save_checkpoint(self.folder, self.trainer, self.history, Position(epoch=epoch))
+        snapshot_of(self.trainer, self.history, Position(epoch=epoch)).write(self.folder)
 
 
 def epochs_of(folder: Path) -> tuple[int, int]:

@@ -29,7 +29,7 @@ def test_a_killed_sweep_goes_on(tmp_path, capsys):
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + SECONDS
-    while len(list(tmp_path.glob("*/checkpoint-previous.pt"))) < 2:
+    while len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
@@ -108,7 +108,7 @@ def test_a_killed_search_goes_on(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + SECONDS
-    while len(list(tmp_path.glob("*/checkpoint-previous.pt"))) < 2:
+    while len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
