@@ -56,9 +56,8 @@ class Snapshot:
 def _copied(value: Any) -> Any:
     """Copy tensors, dicts and lists; of a tensor on a GPU the copy is only begun."""
     if isinstance(value, Tensor):
-        # Pinned memory: the GPU writes to no other by itself.
-        copy = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
-        return copy.copy_(value, non_blocking=True)
+        # From a GPU this is only begun, into pinned memory that torch takes for it.
+        return value.to("cpu", non_blocking=True, copy=True)
     if isinstance(value, dict):
         return {key: _copied(one) for key, one in value.items()}
     if isinstance(value, list):
