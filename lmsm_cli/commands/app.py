@@ -28,6 +28,7 @@ from lmsm_cli.commands.losses import losses
 from lmsm_cli.commands.predict import predict
 from lmsm_cli.commands.presets import presets
 from lmsm_cli.commands.report import report
+from lmsm_cli.commands.retrain import retrain
 from lmsm_cli.commands.schedule import schedule
 from lmsm_cli.commands.sweep import sweep
 from lmsm_cli.commands.train import resume, train
@@ -54,6 +55,7 @@ _COMMANDS = (
     ("train", train, pages.TRAIN),
     ("resume", resume, pages.TRAIN),
     ("sweep", sweep, pages.TRAIN),
+    ("retrain", retrain, pages.TRAIN),
     ("eval", evaluate, pages.LOOK),
     ("compare", compare, pages.LOOK),
     ("report", report, pages.LOOK),

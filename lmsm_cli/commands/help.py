@@ -26,6 +26,7 @@ SHORT: dict[str, str] = {
     "train": "train and test a model",
     "resume": "continue a run",
     "sweep": "many runs, compared",
+    "retrain": "new last layers on a run",
     "eval": "scores of every class",
     "compare": "which differences are real",
     "report": "one run as an HTML page",
@@ -83,6 +84,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         (
             "Search a range for the best validation score",
             "lmsm sweep --preset digits --grid lr=0.001..0.1:log --trials 20",
+        ),
+    ),
+    "retrain": (
+        ("Try ten last layers on a run", "lmsm retrain runs/NAME"),
+        (
+            "Try two on runs of several seeds",
+            "lmsm retrain runs/NAME-s0 runs/NAME-s1 --head crt --head lws",
         ),
     ),
     "eval": (

@@ -1,0 +1,105 @@
+"""`lmsm retrain`: other last layers on finished runs, as ordinary runs that are compared."""
+
+import json
+
+import pytest
+import torch
+
+from lmsm_cli.commands.app import main
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.record import find_runs, read_run
+from lmsm_cli.sweeps.second_stage import choices_of
+from tests.conftest import words
+
+DIGITS = ["--dataset", "digits", "--imbalance", "exp", "--factor", "0.1", "--threads", "1"]
+DIGITS += ["--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Return a folder with a run of two epochs, with augmentation and a schedule of its own."""
+    out = tmp_path_factory.mktemp("first")
+    more = ["--augment", "crop-flip", "--warmup", "1", "--head-bias", "--mixup", "0.2"]
+    assert main(["train", *DIGITS, *more, "--epochs", "2", "--out", str(out)]) == 0
+    return out
+
+
+def retrain(first, out, *more):
+    """Retrain two epochs; return the exit code."""
+    place = ["--out", str(out), "--device", "cpu", "--threads", "1", "--quiet"]
+    return main(["retrain", str(first), "--epochs", "2", *place, *more])
+
+
+def test_heads_are_runs_that_are_compared_used_and_longer_trained(first, tmp_path, capsys):
+    """Each head is an ordinary run on the same net; the same command again does nothing new."""
+    heads = ["--head", "crt", "--head", "lws", "--head", "lsoftmax:margin=2"]
+    assert retrain(first, tmp_path, *heads) == 0
+    printed = capsys.readouterr().out
+    assert "3 run folders" in printed
+    assert "best on validation images: " in printed
+    runs = find_runs([tmp_path])
+    (start,) = find_runs([first])
+    net = checkpoint.load(start / "checkpoint.pt").model
+    for run in runs:
+        state = checkpoint.load(run / "checkpoint.pt").model
+        assert all(torch.equal(state[k], v) for k, v in net.items() if not k.startswith("head."))
+    configs = [read_run(run).config for run in runs]
+    assert [(one["loss"].partition(":")[0], one["sampling"]) for one in configs] == [
+        ("softmax", "balanced"),
+        ("lws", "balanced"),
+        ("lsoftmax", "shuffle"),
+    ]
+    assert {(one["augment"], one["mixup"], one["warmup"]) for one in configs} == {("none", 0, 0)}
+    assert [one["head_bias"] for one in configs] == [True, True, False]
+    assert retrain(first, tmp_path, *heads, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["groups"]) == 3
+    assert find_runs([tmp_path]) == runs
+    for run in runs:
+        assert main(["resume", str(run), "--epochs", "3", "--quiet"]) == 0
+        assert main(["eval", str(run), "--json", "--quiet"]) == 0
+        *_, scored = capsys.readouterr().out.strip().split("\n{")
+        found = json.loads("{" + scored.removeprefix("{"))
+        assert found["accuracy"] == read_run(run).scores.accuracy
+
+
+def test_los_gives_its_class_twice_an_even_share():
+    """Of 100 classes the target is 0.02, as published: 1 - s + s / 100 for a smoothing s."""
+    smoothing = float(choices_of("los", 100, has_bias=False)["label_smoothing"])
+    assert 1 - smoothing + smoothing / 100 == pytest.approx(0.02, abs=1e-5)
+    with pytest.raises(LmsmError, match="three classes"):
+        choices_of("los", 2, has_bias=False)
+
+
+def test_only_a_head_without_weights_of_its_own_never_decays():
+    """A number a class has nothing to decay to; a new layer decays as any."""
+    chosen = {name: choices_of(name, 10, has_bias=False) for name in ("lws", "samn", "crt", "vs")}
+    assert [name for name, one in chosen.items() if "head_weight_decay" in one] == ["lws", "samn"]
+    assert [name for name, one in chosen.items() if "sampling" in one] == ["lws", "crt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--head", "softmx"], "no loss 'softmx' (did you mean 'softmax'?)"),
+        (["--head", "lws:margin=2"], "loss 'lws' has no option 'margin' (it has none)"),
+    ],
+)
+def test_bad_heads_are_refused_before_any_work(first, tmp_path, capsys, more, message):
+    """All heads are looked at before the first is trained."""
+    assert retrain(first, tmp_path / "none", "--head", "crt", *more) == 2
+    assert message in " ".join(words(capsys.readouterr().err))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_second_stage_is_no_first_stage(first, tmp_path, capsys):
+    """Its net is that of another run, which is named."""
+    assert retrain(first, tmp_path / "a", "--head", "crt") == 0
+    assert retrain(tmp_path / "a", tmp_path / "b", "--head", "lws") == 2
+    (start,) = find_runs([first])
+    assert f"give the run that it was made from, {start}" in " ".join(
+        words(capsys.readouterr().err)
+    )
+    assert main(["retrain", str(first), str(first)]) == 2
+    assert "a run is given twice" in " ".join(words(capsys.readouterr().err))
