@@ -314,12 +314,14 @@ def test_kernels_are_tried_out_for_full_training_batches_only():
 
 def test_fp32_is_that_of_ieee_everywhere():
     """Convolutions as products: TF32 in one of them alone would be neither fast nor exact."""
-    kinds = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
     for kind in kinds:
-        kind.fp32_precision = "tf32"
+        kind.allow_tf32 = True
     with pretended():
         cuda_trainer(CONFIG)
-    assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 3
+    assert [kind.allow_tf32 for kind in kinds] == [False, False]
+    layer = torch.nn.Conv2d(1, 2, 3).eval()
+    torch.export.export(layer, (torch.zeros(1, 1, 8, 8),))  # which reads these flags
 
 
 def test_a_measurement_waits_once_for_ten_steps():

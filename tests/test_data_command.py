@@ -33,7 +33,8 @@ def check(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        code = main(["data", *map(str, words), "--image-size", "8", "--json"])
+        size = [] if words[0] in ("digits", "mnist") else ["--image-size", "8"]
+        code = main(["data", *map(str, words), *size, "--json"])
         printed = capsys.readouterr()
         return code, json.loads(printed.out or "null", parse_constant=pytest.fail), printed.err
 

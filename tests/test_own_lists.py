@@ -136,10 +136,6 @@ def test_two_paths_in_one_sweep_are_two_data_sets(lmsm, pets, tmp_path):
     code, _, said = lmsm(*sweep, "--data-dir", "x")
     assert code == 2
     assert "--data-dir x is given, and dataset is varied" in said
-    shutil.copytree(tmp_path / "fewer", tmp_path / "other")
-    code, _, said = lmsm("sweep", "--grid", "dataset=other/,fewer/", *FLAGS.split())
-    assert code == 2
-    assert "sweep each data set by itself" in said
     assert lmsm(*sweep)[0] == 0
     made = [json.loads((path / "scores.json").read_text()) for path in run_folders(tmp_path)]
     counts = [[one["test_count"] for one in scores["per_class"]] for scores in made]

@@ -242,7 +242,7 @@ def _length(check: DataCheck, config: Config) -> Iterator[Finding]:
     if not count or check.faults:
         return
     steps = num_batches(count, config.batch_size)
-    if steps * config.epochs < FEWEST_STEPS:
+    if 0 < steps * config.epochs < FEWEST_STEPS:
         epochs = -(-FEWEST_STEPS // steps)
         yield Finding(
             "note",

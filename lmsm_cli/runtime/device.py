@@ -59,9 +59,10 @@ class Runtime:
     def apply(self) -> None:
         """Set what holds for the whole process; call it before computing."""
         if self.device.type == "cuda":
-            of_cudnn: Any = torch.backends.cudnn  # without types
-            of_cudnn.conv.fp32_precision = of_cudnn.rnn.fp32_precision = "ieee"
-            torch.backends.cuda.matmul.fp32_precision = "ieee"
+            # By their older names: after the newer ones whatever reads an older one fails, such as
+            # torch.export, which then leaves oneDNN off.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.benchmark = False  # but see `fastest_kernels`
             return
         torch.set_num_threads(self.threads)
