@@ -4,7 +4,6 @@ Layers that a net does not share with the weights stay fresh: a ResNet's stem fo
 the layer that gave the classes. A run of lmsm's own as a start is in runs/start.py.
 """
 
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -247,9 +246,9 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     try:
         state: Any = _reader_of(path)(path)
     except MALFORMED as error:
-        # torch's own words on unpickling end in advice to load whatever a file has
-        is_pickle = isinstance(error, pickle.UnpicklingError)
-        why = "torch.save(net.state_dict(), FILE) writes one" if is_pickle else first_line(error)
+        # torch's own words are a number, or end in advice to load whatever a file has
+        is_torchs = path.suffix != ".safetensors"
+        why = "torch.save(net.state_dict(), FILE) writes one" if is_torchs else first_line(error)
         raise LmsmError(f"pretrained file {path} is no state dict: {why}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
