@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import find_runs, read_run
-from lmsm_cli.sweeps.second_stage import choices_of
+from lmsm_cli.sweeps.second_stage import _PLAIN, choices_of
 from tests.conftest import words
 
 DIGITS = ["--dataset", "digits", "--imbalance", "exp", "--factor", "0.1", "--threads", "1"]
@@ -63,6 +64,14 @@ def test_heads_are_runs_that_are_compared_used_and_longer_trained(first, tmp_pat
         *_, scored = capsys.readouterr().out.strip().split("\n{")
         found = json.loads("{" + scored.removeprefix("{"))
         assert found["accuracy"] == read_run(run).scores.accuracy
+
+
+def test_a_run_on_crops_of_photos_can_be_retrained():
+    """Its kept size goes with the augmentation that it is for: alone it would be refused."""
+    of_photos = {"augment": "photo", "image_size": 96, "crop_from": 110, "dataset": "folder"}
+    Config.model_validate(of_photos | _PLAIN | {"pretrained": "a-run"})
+    with pytest.raises(ValueError, match="crop_from"):
+        Config.model_validate(of_photos | _PLAIN | {"pretrained": "a-run", "crop_from": 110})
 
 
 def test_los_gives_its_class_twice_an_even_share():

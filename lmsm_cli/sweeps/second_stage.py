@@ -23,6 +23,7 @@ _NO_DECAY = {"head_weight_decay": "0"}
 _PLAIN: dict[str, Any] = {
     "freeze": "features",
     "augment": "none",
+    "crop_from": None,
     "mixup": 0,
     "cutmix": 0,
     "label_smoothing": 0,
