@@ -1,6 +1,7 @@
 """Folds through the command line: planned, trained, resumed, paired across losses and compared."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,7 @@ def test_the_same_command_finds_its_folds_and_does_only_what_is_missing(swept, m
     before = {path: (path / "scores.json").stat().st_mtime_ns for path, *_ in runs.values()}
     scores = json.loads((killed / "scores.json").read_text())
     gone.rename(swept / "gone")
+    finished = time.time_ns()
     (killed / "scores.json").unlink()
     RunFolder(killed).write_status("interrupted", "SIGKILL", 137)
     capsys.readouterr()
@@ -105,7 +107,8 @@ def test_the_same_command_finds_its_folds_and_does_only_what_is_missing(swept, m
     assert len(again) == 8
     kept = {path for path in before if path not in (gone, killed)}
     assert all((path / "scores.json").stat().st_mtime_ns == before[path] for path in kept)
-    assert again["softmax", 0, 1][0] not in before
+    anew = again["softmax", 0, 1][0] / "scores.json"
+    assert anew.stat().st_mtime_ns >= finished
     assert again["ldam", 1, 0][0] == killed
     assert Status(state="completed").state == read_run(killed).state
     assert json.loads((killed / "scores.json").read_text())["confusion"] == scores["confusion"]
