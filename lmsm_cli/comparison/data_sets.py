@@ -24,7 +24,7 @@ UNKNOWN = "unknown"
 # What decides, with the data set itself, which of its images are tested on; and on which all is
 # done, those first.
 TEST_KEYS = (
-    "dataset", "test_images_per_class", "test_share", "folds", "fold", "group_pattern",
+    "dataset", "test_images_per_class", "test_from", "test_share", "folds", "fold", "group_pattern",
     "group_column", "split_column",
 )  # fmt: skip
 IMAGE_KEYS = (

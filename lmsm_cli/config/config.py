@@ -87,6 +87,7 @@ DATA_KEYS = (
     "factor",
     "images_per_class",
     "test_images_per_class",
+    "test_from",
     "test_share",
     "folds",
     "fold",
@@ -104,7 +105,7 @@ DATA_KEYS = (
 ADDED_KEYS = (
     *("head_bias", "head_init", "resize", "test_images_per_class"),
     *("class_margins", "class_weights"),
-    *("test_share", "folds", "fold", "group_pattern"),
+    *("test_from", "test_share", "folds", "fold", "group_pattern"),
     *("mixup", "cutmix", "label_smoothing", "sam"),
     *("freeze", "backbone_lr", "accumulate", "ema", "patience", "crop_from"),
     *LIST_KEYS,
@@ -117,9 +118,6 @@ _OWN_IMAGES = ("folder", "list")
 DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(LIST_KEYS, ("dataset", ("list",))),
     "factor": ("imbalance", ("exp", "step")),
-    "test_share": ("dataset", _OWN_IMAGES),
-    "folds": ("dataset", _OWN_IMAGES),
-    "fold": ("dataset", _OWN_IMAGES),
     "group_pattern": ("dataset", _OWN_IMAGES),
     "image_size": ("dataset", _OWN_IMAGES),
     "crop_from": ("augment", ("photo",)),
@@ -247,6 +245,10 @@ class Config(BaseModel):
     test_images_per_class: Annotated[int, Field(ge=1), _NUMBER] | None = None
     """Test images that a class has at most, the same for every loss and seed (default: all there
     are)."""
+    test_from: Literal["test", "training"] = "test"
+    """Where the images to test on come from: `training` holds some of the training images out for
+    it, by --test-share or --folds, and leaves the test images unread, for a choice before the last
+    test."""
     test_share: Float = Field(0.2, gt=0, lt=1)
     """Share of every class's images that become test images, where your own have none for it."""
     folds: Annotated[int, Field(ge=2, le=1000), _NUMBER] | None = None
@@ -494,18 +496,23 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check_folds(self) -> "Config":
-        if self.folds and self.dataset not in _OWN_IMAGES:
-            raise ValueError(
-                f"folds {self.folds} has no effect with dataset {self.dataset!r}, which has test "
-                f"images of its own; take {' or '.join(map(repr, _OWN_IMAGES))}"
-            )
+        usual = type(self).model_fields["test_share"].default
+        given = {"folds": self.folds, "test_share": self.test_share}
+        if self.dataset not in _OWN_IMAGES and self.test_from == "test":
+            for key, value in given.items():
+                if value not in (None, usual):
+                    raise ValueError(
+                        f"{key} {value:g} has no effect with dataset {self.dataset!r}, which has "
+                        f"test images of its own; take {' or '.join(map(repr, _OWN_IMAGES))}, or "
+                        "test_from 'training'"
+                    )
         if self.fold is not None and self.folds is None:
             raise ValueError(f"fold {self.fold} has no effect without folds; give folds too")
         if self.fold is not None and self.folds and self.fold >= self.folds:
             raise ValueError(
                 f"fold {self.fold} is none of {self.folds}: take 0 to {self.folds - 1}"
             )
-        if self.folds and self.test_share != type(self).model_fields["test_share"].default:
+        if self.folds and self.test_share != usual:
             raise ValueError(
                 f"test_share {self.test_share:g} has no effect with folds {self.folds}, of which "
                 "each is the test in its turn; leave it out"

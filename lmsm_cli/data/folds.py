@@ -122,7 +122,7 @@ def fold_of_each(
         if numbers is None:
             is_test = fixed_share(labels, len(classes), division.test_share)
         else:
-            wanted = [_share_of(int(n), division.test_share) for n in counts]
+            wanted = [share_of(int(n), division.test_share) for n in counts]
             draws = np.random.RandomState(0)  # as in fixed_share
             is_test = grouped_share(labels, numbers, wanted, draws)
         return np.where(is_test, 0, NEVER)
@@ -138,11 +138,12 @@ def fixed_share(labels: NDArray[np.int64], num_classes: int, share: float) -> ND
     is_test = np.zeros(len(labels), dtype=bool)
     for label in range(num_classes):
         own = np.flatnonzero(labels == label)
-        is_test[draws.permutation(own)[: _share_of(len(own), share)]] = True
+        is_test[draws.permutation(own)[: share_of(len(own), share)]] = True
     return is_test
 
 
-def _share_of(count: int, share: float) -> int:
+def share_of(count: int, share: float) -> int:
+    """Return how many of a class's images are that share of it: one at least, of one none."""
     return max(0, min(count - 1, max(1, round(share * count))))
 
 

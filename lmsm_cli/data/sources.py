@@ -339,7 +339,8 @@ def _check_undivided(data_dir: Path, division: Division) -> None:
     if asked:
         raise DataError(
             f"{asked} divides images that have no test set of their own, and {data_dir} has one: "
-            "leave it out, or give a folder with all images in class folders"
+            "leave it out, give a folder with all images in class folders, or divide the training "
+            "images with --test-from training"
         )
 
 

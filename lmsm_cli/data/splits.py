@@ -18,7 +18,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import FolderOptions, Listing, match_classes
 from lmsm_cli.data.decoded import Images, middle, select
 from lmsm_cli.data.folder_contents import FolderContents, look_into_folder
-from lmsm_cli.data.folds import Division, grouped_share
+from lmsm_cli.data.folds import Division, Folds, fold_of_each, grouped_share, notes_on, share_of
 from lmsm_cli.data.identity import (
     PARTS,
     Finder,
@@ -122,6 +122,9 @@ def planned_counts(config: Config) -> list[int] | None:
 def counts_left(config: Config, available: Sequence[int]) -> list[int]:
     """Return the images that profile and validation leave of each class; raise for too few."""
     kept = _kept(config, available)
+    if config.test_from == "training":
+        share = 1 / config.folds if config.folds else config.test_share
+        kept = [count - share_of(count, share) for count in kept]
     held_out = [max(0, count) for count in validation_counts(kept, config.validation)]
     left = [count - held for count, held in zip(kept, held_out, strict=True)]
     problems = []
@@ -148,6 +151,9 @@ def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet 
     """Return the long-tailed training images, at the size that crops are drawn from, and the
     validation images.
     """
+    if config.test_from == "training":
+        data = load_data(config, display)
+        return data.training, data.validation
     if config.dataset in sources.OWN:
         own = _load_own(config, display)
         return _divided(config, own.training, own.validation, display)
@@ -156,6 +162,8 @@ def load_training(config: Config, display: Display) -> tuple[ImageSet, ImageSet 
 
 def load_test(config: Config, display: Display) -> ImageSet:
     """Return the test images that the config leaves."""
+    if config.test_from == "training":
+        return load_data(config, display).test
     if config.dataset in sources.OWN:
         return _tested(config, _load_own(config, display).test)
     return _tested(config, _load(config, "test", display))
@@ -164,6 +172,8 @@ def load_test(config: Config, display: Display) -> ImageSet:
 def load_data(config: Config, display: Display) -> Data:
     """Return the images that the config selects, as they are there now."""
     if config.dataset not in sources.OWN:
+        if config.test_from == "training":
+            return _held_out(config, _load(config, "train", display), None, display)
         return Data(*load_training(config, display), load_test(config, display))
     own = _load_own(config, display)
     data = _shared_out(config, own, display)
@@ -173,12 +183,41 @@ def load_data(config: Config, display: Display) -> Data:
 
 
 def _shared_out(config: Config, own: OwnFolder, display: Display) -> Data:
+    if config.test_from == "training":
+        return _held_out(config, own.training, own.validation, display)
     return Data(
         *_divided(config, own.training, own.validation, display),
         _tested(config, own.test),
         own.folds.tested_digest(config.test_images_per_class) if own.folds else None,
         _kept(config, own.folds.counts) if own.folds else None,
     )
+
+
+def _held_out(config: Config, full: ImageSet, given: ImageSet | None, display: Display) -> Data:
+    """Return data whose test images are some of the training images that the profile leaves.
+
+    Args:
+        config: says which, by a share or a fold, as of images without a test set of their own.
+        full, given: the training images, and the validation images that are not among them.
+        display: shows which classes are not tested.
+    """
+    full = _tailed(config, full)
+    whole = config.model_copy(update={"test_from": "test", "imbalance": "none"})
+    whole = whole.model_copy(update={"images_per_class": None})
+    division, labels = division_of(config), full.labels.numpy()
+    numbers = fold_of_each(division, labels, full.classes, full.groups)
+    for text in notes_on(numbers, labels, full.classes, division.folds):
+        display.warning(text)
+    is_test = numbers == (division.fold if division.folds else 0)
+    rest, test = (
+        full.subset(torch.from_numpy(np.flatnonzero(some))) for some in (~is_test, is_test)
+    )
+    training, validation = _divided(whole, rest, given, display)
+    if division.folds is None:
+        return Data(training, validation, _tested(config, test))
+    folds = Folds(full.classes, labels, full.digests, numbers)
+    divided = folds.tested_digest(config.test_images_per_class)
+    return Data(training, validation, _tested(config, test), divided, folds.counts)
 
 
 class DataAtHand(NamedTuple):
@@ -197,8 +236,8 @@ def look_into(config: Config, display: Display) -> DataAtHand:
 
     Raises DataError where there is no such data at all, or a published set is not whole.
     """
+    config = config.model_copy(update={"test_from": "test", "folds": None, "fold": None})
     if config.dataset in sources.OWN:
-        config = config.model_copy(update={"folds": None, "fold": None})
         where, options = config.data_dir, folder_options(config)
         folder = look_into_folder(where, options, display, division_of(config))
         if folder.own is None:
@@ -250,7 +289,10 @@ def division_of(config: Config) -> Division:
 
 def _load_own(config: Config, display: Display) -> sources.OwnFolder:
     where, options = config.data_dir, folder_options(config)
-    return sources.load_own_folder(where, options, display, division_of(config))
+    division = division_of(config)
+    if config.test_from == "training":  # the test images stay what they are
+        division = Division(group_pattern=config.group_pattern)
+    return sources.load_own_folder(where, options, display, division)
 
 
 def _tested(config: Config, test: ImageSet) -> ImageSet:
@@ -286,9 +328,7 @@ def _divided(
         given = as_evaluated(config, given) if config.validation > 0 else None
         config = config.model_copy(update={"validation": 0.0})
     counts_left(config, full.counts())
-    if config.imbalance != "none" or config.images_per_class:
-        counts = _kept(config, full.counts())
-        full = full.subset(torch.from_numpy(kept_indices(full.labels.numpy(), counts)))
+    full = _tailed(config, full)
     if config.validation == 0:
         return full, given
     labels, seed = full.labels.numpy(), config.split_seed
@@ -298,6 +338,14 @@ def _divided(
         rows = _grouped_split(config, full)
     training, held_out = (full.subset(torch.from_numpy(part)) for part in rows)
     return training, as_evaluated(config, held_out)
+
+
+def _tailed(config: Config, full: ImageSet) -> ImageSet:
+    """Return the training images that the profile leaves."""
+    if config.imbalance == "none" and not config.images_per_class:
+        return full
+    counts = _kept(config, full.counts())
+    return full.subset(torch.from_numpy(kept_indices(full.labels.numpy(), counts)))
 
 
 def _grouped_split(config: Config, full: ImageSet) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -517,7 +565,8 @@ def _note_extra(
     config: Config, keys: Sequence[bytes], pools: Sequence[Labelled], display: Display
 ) -> None:
     """Say how many images the run did not have; a profile leaves some out by itself."""
-    if config.imbalance != "none" or config.images_per_class or config.test_images_per_class:
+    kept_back = config.imbalance != "none" or config.test_from == "training"
+    if kept_back or config.images_per_class or config.test_images_per_class:
         return
     there = Counter(key for pool in pools for key in pool.identities())
     if extra := (there - Counter(keys)).total():
