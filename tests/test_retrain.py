@@ -10,8 +10,9 @@ from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import find_runs, read_run
+from lmsm_cli.runs.start import first_stage_of
 from lmsm_cli.sweeps.second_stage import _PLAIN, choices_of
-from tests.conftest import words
+from tests.conftest import plain_state, words
 
 DIGITS = ["--dataset", "digits", "--imbalance", "exp", "--factor", "0.1", "--threads", "1"]
 DIGITS += ["--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--quiet"]
@@ -46,6 +47,8 @@ def test_heads_are_runs_that_are_compared_used_and_longer_trained(first, tmp_pat
         state = checkpoint.load(run / "checkpoint.pt").model
         assert all(torch.equal(state[k], v) for k, v in net.items() if not k.startswith("head."))
     configs = [read_run(run).config for run in runs]
+    told = {read_run(run).environment.first_stage for run in runs}
+    assert told == {first_stage_of(Config.model_validate(configs[0]))}
     assert {(one["loss"].partition(":")[0], one["sampling"]) for one in configs} == {
         ("softmax", "balanced"),
         ("lws", "balanced"),
@@ -64,6 +67,26 @@ def test_heads_are_runs_that_are_compared_used_and_longer_trained(first, tmp_pat
         *_, scored = capsys.readouterr().out.strip().split("\n{")
         found = json.loads("{" + scored.removeprefix("{"))
         assert found["accuracy"] == read_run(run).scores.accuracy
+
+
+def test_nets_are_told_by_what_they_were_trained_with(first, tmp_path):
+    """Seed and folder leave no trace; a loss written otherwise neither; all else does."""
+    (start,) = find_runs([first])
+    state = plain_state(start / "checkpoint.pt")
+
+    def told(freeze="features", **changes):
+        """Return what a run says of a net that was trained with other choices."""
+        file = tmp_path / "changed.pt"
+        checkpoint.save(state | {"config": state["config"] | changes}, file)
+        config = Config.model_validate({"freeze": freeze, "pretrained": str(file)})
+        return first_stage_of(config)
+
+    own = told()
+    assert own.startswith("softmax@")
+    assert told(seed=7, out="elsewhere", threads=2, loss="softmax:label_smoothing=0") == own
+    assert len({own, told(weight_decay=0.25), told(label_smoothing=0.25)}) == 3
+    assert told(freeze="backbone") is None
+    assert first_stage_of(Config.model_validate({"freeze": "features"})) is None
 
 
 def test_a_run_on_crops_of_photos_can_be_retrained():

@@ -1,22 +1,42 @@
 """Which group the others are held against, and what the differences say in words."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lmsm_cli.comparison.intervals import Difference
 from lmsm_cli.comparison.records import Group
+from lmsm_cli.comparison.samples import usual_setting
 from lmsm_cli.errors import LmsmError, did_you_mean
 from lmsm_cli.metrics import MAIN_DIFFERENCES
 from lmsm_cli.runs.record import OUTSIDE
 
 _USUAL = "softmax"
+# What a method of training the last layer alone is made of, beside its loss; that a loss takes no
+# bias is no choice.
+_OF_A_METHOD = (
+    *("sampling", "label_smoothing", "head_weight_decay", "reweight", "class_weights"),
+    *("class_margins", "post_hoc"),
+)
+_OF_A_HEAD = ("loss", "head_bias", *_OF_A_METHOD)
 
 
-def baseline_of(groups: Sequence[Group], name: str | None) -> tuple[list[int | None], list[str]]:
+def baseline_of(
+    groups: Sequence[Group], name: str | None, settings: Sequence[Mapping[str, Any]]
+) -> tuple[list[int | None], list[str]]:
     """Return the number of each group's baseline, None where it has none, and notes on that.
 
     A baseline has the same test images. Of several with the name the one counts that differs in
     nothing else; where none or several do, the only one of that name with the same training images
-    (as many of each class, where they are not known). Raises LmsmError for an unknown name.
+    (as many of each class, where they are not known). Heads that were trained on one net alone are
+    held against the plain one of them: balanced draws or smoothed labels are part of a method.
+
+    Args:
+        groups: Those to compare.
+        name: A label, a loss or its name; softmax for None.
+        settings: What decides the result of each group.
+
+    Raises:
+        LmsmError: There is no group of that name.
     """
     named = _named(groups, name or _USUAL)
     if not named and name is not None:
@@ -24,7 +44,12 @@ def baseline_of(groups: Sequence[Group], name: str | None) -> tuple[list[int | N
         raise LmsmError(
             f"--baseline: no group of runs is called {name!r}{did_you_mean(name, known)}"
         )
-    chosen = [_nearest(group, groups, named) for group in groups]
+    chosen = [
+        _plain_head(number, groups, named, settings)
+        if settings[number].get("freeze") == "features"
+        else _nearest(group, groups, named)
+        for number, group in enumerate(groups)
+    ]
     if named:
         return chosen, [
             f"no baseline for {group.label}: "
@@ -63,6 +88,25 @@ def _nearest(group: Group, groups: Sequence[Group], named: Sequence[int]) -> int
         if len(alike) == 1:
             return alike[0]
     return None
+
+
+def _plain_head(
+    number: int,
+    groups: Sequence[Group],
+    named: Sequence[int],
+    settings: Sequence[Mapping[str, Any]],
+) -> int | None:
+    """Return which of the named groups a head is held against that was trained on its net alone."""
+    own, usual = settings[number], usual_setting()
+    rest = own.keys() - {*_OF_A_HEAD}
+    plain = [
+        other
+        for other in named
+        if groups[other].test_set == groups[number].test_set
+        and all(settings[other].get(key) == usual.get(key) for key in _OF_A_METHOD)
+        and all(settings[other].get(key) == own[key] for key in rest)
+    ]
+    return plain[0] if len(plain) == 1 else _nearest(groups[number], groups, named)
 
 
 def _own_before_outside(groups: Sequence[Group], peers: Sequence[int]) -> list[int]:

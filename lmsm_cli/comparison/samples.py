@@ -114,12 +114,21 @@ def setting_of(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
         return setting
     setting["checkpoint"] = scores.checkpoint and PurePath(scores.checkpoint).name
     setting["state"] = record.state
-    if setting.get("pretrained"):  # a file's name is no proof of what it held
+    if first_stage := _first_stage(record):  # the nets of several seeds, as their own runs are
+        setting["pretrained"] = first_stage
+    elif setting.get("pretrained"):  # a file's name is no proof of what it held
         setting["weights"] = record.environment and record.environment.pretrained
     if code := record.environment and record.environment.own_code:
         setting["own_code"] = {kind: one.sha256 for kind, one in code.items()}
     setting["lengthened_from"] = list(scores.lengthened_from)
     return setting
+
+
+def _first_stage(record: RunRecord) -> str | None:
+    """Return what the net was trained with, of a run that trained the last layer alone on it."""
+    if (record.config or {}).get("freeze") != "features" or record.environment is None:
+        return None
+    return record.environment.first_stage
 
 
 @cache

@@ -245,6 +245,9 @@ class Environment(_Document):
     asked: _Text | None = None
     pretrained: Digest | None = None
     """Of the file of weights that it started from, which can change under one name."""
+    first_stage: _Text | None = None
+    """Of a run whose last layer alone is trained: what its net was trained with, but for seed and
+    fold, so that runs on the nets of several seeds are told to be alike."""
     own_code: dict[str, OwnCode] | None = None
     """Of the loss and the net, where they are from outside this package."""
 

@@ -5,6 +5,8 @@ classes are: so a training goes on from other classes. Where the last layer alon
 starts anew.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any
 
 import torch
 
-from lmsm_cli.config import Config
+from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.config.defaults import Facts
 from lmsm_cli.data.facts import facts_of
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.own import is_place
+from lmsm_cli.losses.registry import normal_spec
 from lmsm_cli.losses.second_stage import SecondStage
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
 from lmsm_cli.models.pretrained import (
@@ -30,6 +33,9 @@ from lmsm_cli.models.pretrained import (
 )
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
+
+# In what the first stages of one group may differ: they are its seeds, or folds of a repeat.
+_DRAWN = ("seed", "fold", "split_seed", *RUNTIME_KEYS)
 
 
 def weights_file(source: str | None) -> Path | None:
@@ -71,6 +77,23 @@ def _checkpoint_of(source: str | None) -> CheckpointState | None:
     if file is None or not file.is_file() or not checkpoint.is_checkpoint(file):
         return None
     return checkpoint.load(file)
+
+
+def first_stage_of(config: Config) -> str | None:
+    """Return what the net of a run was trained with, where the last layer alone is trained on it.
+
+    It is the loss and the beginning of a hash of all other choices, without seed and fold, as in
+    `softmax@0b5c8fd21a34`. None for any other training.
+    """
+    state = _checkpoint_of(config.pretrained) if config.freeze == "features" else None
+    if state is None:
+        return None
+    loss = normal_spec(state.config.loss)
+    choices = {key: value for key, value in dump(state.config).items() if key not in _DRAWN}
+    lengthened = list(state.history.lengthened_from) if state.history else []
+    code = {kind: one["sha256"] for kind, one in (state.own_code or {}).items()}
+    told = [choices | {"loss": loss}, state.epoch, lengthened, code]
+    return f"{loss}@{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 def facts_with_start(config: Config) -> Facts | None:

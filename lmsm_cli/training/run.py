@@ -44,7 +44,7 @@ from lmsm_cli.runs.documents import Images
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import is_run, only_run, read_run
-from lmsm_cli.runs.start import check_start, new_classifier
+from lmsm_cli.runs.start import check_start, first_stage_of, new_classifier
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
@@ -385,6 +385,8 @@ def _new_folder(run: Run, asked: str) -> RunFolder:
     folder.write_config(dump_yaml(config))
     write_images(folder.path, run.images)  # before environment.json, by which a sweep finds the run
     known_by: dict[str, Any] = {"asked": asked, "pretrained": pretrained_digest(config)}
+    if first_stage := first_stage_of(config):
+        known_by["first_stage"] = first_stage
     if records := own_code.records_of(config):
         known_by["own_code"] = records
     folder.write_environment(environment.describe(run.trainer.device_text) | known_by)

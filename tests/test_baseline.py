@@ -1,0 +1,92 @@
+"""Heads on the nets of finished runs: which are one group, and what each is held against."""
+
+from lmsm_cli.comparison.grouping import compare_runs
+from tests.synthetic_runs import ENVIRONMENT, records_in, scores_of, write_run
+from tests.test_pooling import write_repeat
+
+NAMES = ("cat", "dog")
+STAGE = "softmax@0123456789ab"
+
+
+def write_head(out, name, *, first_stage=STAGE, right=0.8, **config):
+    """Write the run of a head on a net of its own; return its folder."""
+    known = {"first_stage": first_stage} if first_stage else {}
+    known |= {"pretrained": f"{len(list(out.iterdir())) if out.is_dir() else 0:032x}"}
+    shared = {"freeze": "features", "pretrained": f"runs/of-{name}", "scores": scores_of(NAMES)}
+    return write_run(out, name, environment=ENVIRONMENT | known, **shared | config)
+
+
+def test_heads_on_the_nets_of_several_seeds_are_one_group(tmp_path):
+    """What the nets were trained with counts, not which they are; without it each is alone."""
+    for seed in range(3):
+        write_head(tmp_path / "told", f"a{seed}", seed=seed)
+        write_head(tmp_path / "untold", f"a{seed}", seed=seed, first_stage=None)
+    write_head(tmp_path / "told", "b0", seed=0, first_stage="lsoftmax@0123456789ab")
+    groups = compare_runs(records_in(tmp_path / "told")).groups
+    assert sorted((group.label, group.seeds) for group in groups) == [
+        ("softmax pretrained=lsoftmax@0123456789ab", (0,)),
+        (f"softmax pretrained={STAGE}", (0, 1, 2)),
+    ]
+    assert len(compare_runs(records_in(tmp_path / "untold")).groups) == 3
+
+
+def test_only_a_run_whose_net_stays_is_told_by_its_first_stage(tmp_path):
+    """A training that goes on from weights, all of which it changes, is of these weights."""
+    for seed in range(2):
+        write_head(tmp_path, f"a{seed}", seed=seed, freeze="backbone")
+    assert len(compare_runs(records_in(tmp_path)).groups) == 2
+
+
+def test_heads_on_the_nets_of_folds_are_pooled(tmp_path):
+    """The folds of a repeat are one run, though each has a net of its own."""
+    write_repeat(tmp_path, range(40), freeze="features", pretrained="runs/of-each")
+    for number, record in enumerate(records_in(tmp_path)):
+        known = {"first_stage": STAGE, "pretrained": f"{number:032x}", "asked": "x"}
+        text = ", ".join(f'"{key}": "{value}"' for key, value in known.items())
+        (record.path / "environment.json").write_text(f"{{{text}}}")
+    comparison = compare_runs(records_in(tmp_path))
+    (group,) = comparison.groups
+    assert len(group.folds[0]) == 2
+    assert comparison.unscored == ()
+
+
+def test_each_head_is_held_against_the_plain_one(tmp_path):
+    """Softmax is also the loss of other methods; balanced draws are a part of theirs."""
+    for seed in range(2):
+        write_head(tmp_path, f"plain-{seed}", seed=seed, head_bias=True)
+        write_head(tmp_path, f"crt-{seed}", seed=seed, head_bias=True, sampling="balanced")
+        write_head(tmp_path, f"los-{seed}", seed=seed, head_bias=True, label_smoothing=0.5)
+        more = {"sampling": "balanced", "head_weight_decay": 0}
+        write_head(tmp_path, f"lws-{seed}", seed=seed, head_bias=True, loss="lws", **more)
+        write_head(tmp_path, f"margin-{seed}", seed=seed, loss="lsoftmax:margin=2")
+    comparison = compare_runs(records_in(tmp_path))
+    found = {group.differs["loss"]: group for group in comparison.groups}
+    assert len(comparison.groups) == 5
+    baselines = [group.label for group in comparison.groups if group.is_baseline]
+    assert baselines == ["softmax head_bias=True"]
+    assert all(group.differences for group in comparison.groups if not group.is_baseline)
+    assert found["lsoftmax:margin=2"].differences["accuracy"].n == 2
+    assert not any("baseline" in note for note in comparison.notes)
+    named = compare_runs(records_in(tmp_path), baseline="lsoftmax")
+    assert [group.differs["loss"] for group in named.groups if group.is_baseline] == [
+        "lsoftmax:margin=2"
+    ]
+
+
+def test_a_head_of_another_recipe_is_held_against_none(tmp_path):
+    """Only what belongs to a method may differ: a learning rate does not."""
+    for seed in range(2):
+        write_head(tmp_path, f"plain-{seed}", seed=seed, lr=0.1)
+        write_head(tmp_path, f"other-{seed}", seed=seed, lr=0.2)
+        write_head(tmp_path, f"lws-{seed}", seed=seed, loss="lws", sampling="balanced", lr=0.2)
+        write_head(tmp_path, f"alone-{seed}", seed=seed, loss="marc", lr=0.3)
+    groups = {(one.differs["loss"], one.differs["lr"]): one for one in held(tmp_path)}
+    assert groups["softmax", 0.1].is_baseline
+    assert groups["softmax", 0.2].is_baseline
+    assert groups["lws", 0.2].differences
+    assert groups["marc", 0.3].differences == {}
+
+
+def held(folder):
+    """Return the groups of the runs in a folder."""
+    return compare_runs(records_in(folder)).groups
