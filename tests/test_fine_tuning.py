@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from torchvision.models import vision_transformer
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config
@@ -45,17 +46,29 @@ def weights_of(folder):
     return plain_state(folder / "checkpoint.pt")["model"]
 
 
+@pytest.fixture
+def few_layers(monkeypatch):
+    """Let torchvision build its ViTs narrow and with two blocks: its least has 86 million weights,
+    each of which the test would save six times."""
+    whole = vision_transformer._vision_transformer
+    small = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+    monkeypatch.setattr(
+        vision_transformer, "_vision_transformer", lambda **sizes: whole(**sizes | small)
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "size"),
     [
         ("resnet50", 32),
         ("convnext_tiny", 32),
-        # torchvision's smallest ViT has 88 million weights: minutes of a test
+        ("vit_b_16", 32),
         ("timm:vit_tiny_patch16_224", 32),
         ("timm:test_resnet", 32),
     ],
 )
+@pytest.mark.usefixtures("few_layers")
 def test_a_net_of_a_library_is_trained_resumed_evaluated_and_exported(lmsm, tmp_path, model, size):
     """A run that was stopped ends in the bits of one that ran through; its ONNX file agrees."""
     write_class_folders(tmp_path / "photos", ["ant", "bee"], 10, size=size)
