@@ -111,7 +111,7 @@ Frozen = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": "^(backbone|[1-9][0-9]*)$"},
+                {"type": "string", "pattern": "^(backbone|features|[1-9][0-9]*)$"},
                 {"type": "integer", "minimum": 1},
             ]
         }
