@@ -1,6 +1,7 @@
 """Numbers by class: what the flag, a file and a sweep take, and what is refused."""
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.config.by_class import format_by_class, parse_by_class
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.sweeps.grid import parse_axes
 
 SMALL = ["--preset", "digits", "--epochs", "1", "--threads", "1", "--quiet"]
@@ -94,6 +96,27 @@ def test_margins_of_classes_need_a_margin():
     with pytest.raises(LmsmError, match=r"no meaning with loss 'softmax'.*lsoftmax, asoftmax"):
         config_of(class_margins="frog=3")
     assert config_of(class_margins="frog=3", loss="ldam").class_margins == {"frog": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("loss", "margin", "way_out"),
+    [
+        ("lsoftmax", "0.5", "at least 1"),
+        ("cosface", "3", "at most 2"),
+        ("ldam", "2.5", "at most 2"),
+    ],
+)
+def test_a_margin_out_of_range_is_told_with_the_name_of_its_class(loss, margin, way_out):
+    """Not with the place of the class, which nobody typed."""
+    spec = ModelSpec("paper-2d", "none", loss, class_margins={"frog": float(margin)}, image_size=8)
+    with pytest.raises(LmsmError, match=f"the margin of class 'frog' is {margin}.*{way_out}"):
+        build_classifier(
+            spec,
+            classes=("cat", "frog"),
+            mean=(0.5,),
+            std=(0.5,),
+            class_counts=torch.tensor([4, 2]),
+        )
 
 
 def test_a_sweep_varies_weights():

@@ -32,6 +32,18 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+class ClassMarginError(ArgumentError):
+    """A margin of a single class that cannot be: what is wrong, and the place of the class."""
+
+    def __init__(self, place: int, problem: str) -> None:
+        self.place, self.problem = place, problem
+        super().__init__(self.of(str(place)))
+
+    def of(self, name: str) -> str:
+        """Return what is wrong, of a class by its name."""
+        return f"the margin of class {name} {self.problem}"
+
+
 def in_range(name: str, value: Any, low: float, high: float = LARGEST_OPTION) -> float:
     """Return the value of an option. Raises ArgumentError where it is not within [low, high]."""
     if not is_number(value) or not low <= value <= high:
@@ -199,7 +211,8 @@ def with_class_margins(
         num_classes: C.
         low, high: what a margin can be.
 
-    Raises ArgumentError for a place that no class has, and a margin outside of that.
+    Raises ArgumentError for a place that no class has, ClassMarginError for a margin outside of
+    that.
     """
     if not class_margins:
         return None
@@ -209,7 +222,10 @@ def with_class_margins(
             raise ArgumentError(
                 f"class_margins names class {place}: there are 0 to {num_classes - 1}"
             )
-        margins[place] = in_range(f"the margin of class {place}", own, low, high)
+        try:
+            margins[place] = in_range("the margin", own, low, high)
+        except ArgumentError as error:
+            raise ClassMarginError(place, str(error).removeprefix("the margin ")) from None
     return margins
 
 

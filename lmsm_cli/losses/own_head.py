@@ -116,7 +116,8 @@ def build_own(
     options = _converted(place, kind, texts)
     takes = _parameters(kind)
     more = {"class_counts": class_counts, **choices}
-    given = {key: more[key] for key in more.keys() & takes.keys() if key != "init"}
+    keys = (more.keys() & takes.keys()) - {"init", "class_names"}
+    given = {key: more[key] for key in keys}
     if isinstance_head := issubclass(kind, Head):
         arguments: tuple[Any, ...] = (num_features, num_classes)
     else:

@@ -6,7 +6,7 @@ added.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -133,6 +133,8 @@ class HeadChoices(TypedDict, total=False):
     as they take a progress, and need neither."""
     class_margins: Mapping[int, float] | None
     """Margins of single classes, by their places; the others keep the loss's."""
+    class_names: Sequence[str] | None
+    """The names of the classes, for messages."""
 
 
 def build_head(
@@ -156,7 +158,7 @@ def build_head(
     >>> build_head("cosface:scale=20", num_features=64, num_classes=10)
     CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0, class_chunk=None)
     """
-    from lmsm_cli.losses.checks import whole
+    from lmsm_cli.losses.checks import ClassMarginError, whole
 
     if unknown := choices.keys() - HeadChoices.__annotations__.keys():
         raise TypeError(f"build_head() got an unexpected keyword argument {min(unknown)!r}")
@@ -179,7 +181,9 @@ def build_head(
             head.reset_weight(init)
         return head
     except LmsmError as error:
-        text = str(error)
+        text, names = str(error), choices.get("class_names")
+        if names and isinstance(error, ClassMarginError):
+            text = error.of(repr(names[error.place]))
         raise ArgumentError(
             text if text.startswith("loss ") else f"loss {spec!r}: {text}"
         ) from None

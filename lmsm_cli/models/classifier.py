@@ -161,6 +161,7 @@ def build_classifier(
         bias=spec.head_bias,
         init=spec.head_init,
         class_margins=by_index(spec.class_margins or {}, classes, "class_margins"),
+        class_names=classes,
     )
     return Classifier(backbone.module, neck, head, classes=classes, mean=mean, std=std)
 

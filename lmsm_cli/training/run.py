@@ -369,6 +369,7 @@ def _spec_by_counts(config: Config, classes: Sequence[str], counts: list[int]) -
         torch.tensor(counts),
         bias=config.head_bias,
         class_margins=margins,
+        class_names=classes,
     )
     return resolved_spec(config.loss, head)
 
