@@ -162,6 +162,32 @@ def test_a_changed_source_is_refused_with_both_digests(capsys):
     assert "no file of module 'changing'" in capsys.readouterr().err
 
 
+def test_code_that_is_none_of_the_run_s_is_refused(digits_run, capsys):
+    """A name that has no effect is told, by every command that takes one; in Python many runs may
+    be read with the same names."""
+    write("unused", marked())
+    (Path("image.png")).write_bytes(PNG)
+    run = str(digits_run)
+    for command in (
+        ["eval", run],
+        ["predict", run, "image.png"],
+        ["export", run],
+        ["adjust", run, "--adjust", "1"],
+        ["resume", run],
+    ):
+        assert main([*command, "--import", "unused:PolyLoss"]) == 2, command
+        error = capsys.readouterr().err
+        assert "--import unused:PolyLoss has no effect on" in error, command
+        assert "loss and net are lmsm's own; leave it out" in error
+    assert not was_imported()
+    load_checkpoint(run, ["unused:PolyLoss"])
+    places = {"loss": ("polyloss:PolyLoss", own.LOSSES_GROUP)}
+    with own_code.named(["unused:PolyLoss"]), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(own_code, "places_of", lambda config: places)
+        with pytest.raises(LmsmError, match=r"trained with polyloss:P.*take --import polyloss:P"):
+            own_code.check_allowed(Config(), None, digits_run)
+
+
 def test_another_source_is_another_run(tmp_path):
     """A sweep takes no run for done that was trained with another source of the loss."""
 

@@ -290,7 +290,7 @@ def load_checkpoint(path: str | Path, imports: Sequence[str] = ()) -> Classifier
             "give a checkpoint file or a run folder"
         )
     file = find(Path(path))
-    with own_code.named(imports) if imports else nullcontext():
+    with own_code.named(imports, may_be_unused=True) if imports else nullcontext():
         return restore(load(file), file)
 
 

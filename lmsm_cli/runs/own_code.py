@@ -8,7 +8,7 @@ offers it; and only while its source file is the one that the run was trained wi
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,33 @@ from lmsm_cli.losses.registry import own_place
 from lmsm_cli.losses.spec import parse_spec
 
 _SHOWN = 12  # digits of a digest
-_named: ContextVar[Mapping[str, str]] = ContextVar("own code that the call names", default={})  # noqa: B039
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The own code that a call names."""
+
+    digests: Mapping[str, str]
+    """By place; empty where none is given."""
+    may_be_unused: bool
+
+
+_named: ContextVar[_Named] = ContextVar("own code that the call names", default=_Named({}, True))  # noqa: B039
 
 
 @contextmanager
-def named(names: Sequence[str]) -> Iterator[None]:
+def named(names: Sequence[str], *, may_be_unused: bool = False) -> Iterator[None]:
     """Let the body import what the call names: `module:Name`, or `module:Name@DIGEST`.
 
     The digest, of which the first eight digits are enough, is that of a source file that was
-    changed since the run was trained, and is to be taken nevertheless. Raises LmsmError for a text
-    that is neither.
+    changed since the run was trained, and is to be taken nevertheless.
+
+    Args:
+        names: The texts.
+        may_be_unused: Whether a run that has no such code is read all the same (see
+            `check_allowed`).
+
+    Raises LmsmError for a text that is neither.
     """
     found: dict[str, str] = {}
     for text in names:
@@ -41,7 +58,7 @@ def named(names: Sequence[str]) -> Iterator[None]:
                 "module:Name@DIGEST with eight digits at least"
             )
         found[place] = digest
-    token = _named.set(found)
+    token = _named.set(_Named(found, may_be_unused))
     try:
         with own.blamed():
             yield
@@ -87,7 +104,8 @@ def check_allowed(config: Config, recorded: Mapping[str, Any] | None, run: Path)
         recorded: What the run recorded of its own code, by `loss` and `model`.
         run: The run folder or checkpoint, for messages.
 
-    Raises UnnamedCodeError where the call would have to name it.
+    Raises UnnamedCodeError where the call would have to name it, LmsmError where the call names
+    what the run has not.
     """
     try:
         places = places_of(config)
@@ -95,6 +113,7 @@ def check_allowed(config: Config, recorded: Mapping[str, Any] | None, run: Path)
         package = ((recorded or {}).get("loss") or {}).get("package")
         hint = f"; the run had it from the package {package!r}" if package else ""
         raise CheckpointError(f"{run}: {error}{hint}") from None
+    _check_used([place for place, _ in places.values()], run)
     unnamed = [place for place, group in places.values() if not _is_wanted(place, group)]
     if unnamed:
         raise UnnamedCodeError(str(run), unnamed)
@@ -103,9 +122,21 @@ def check_allowed(config: Config, recorded: Mapping[str, Any] | None, run: Path)
         _check_digest(place, record.get("sha256") if record.get("place") == place else None, run)
 
 
+def _check_used(places: Sequence[str], run: Path) -> None:
+    """Raise LmsmError where the call names code that is none of the run's."""
+    unused = [place for place in _named.get().digests if place not in places]
+    if not unused or _named.get().may_be_unused:
+        return
+    fact, way_out = "loss and net are lmsm's own", "leave it out"
+    if places:
+        fact = f"it was trained with {' and '.join(places)}"
+        way_out = "take " + " ".join(f"--import {place}" for place in places)
+    raise LmsmError(f"--import {unused[0]} has no effect on {run}: {fact}; {way_out}")
+
+
 def _is_wanted(place: str, group: str) -> bool:
     """Return whether the call names the code, has it imported already, or a package offers it."""
-    if place in _named.get() or own.is_loaded(place):
+    if place in _named.get().digests or own.is_loaded(place):
         return True
     return any(offer.place == place for offer in own.offers(group).values())
 
@@ -118,7 +149,7 @@ def _check_digest(place: str, before: str | None, run: Path) -> None:
             f"{run} needs {place}, and there is no file of module {module!r} in the current folder "
             "or among the installed packages: call this in the folder where it is"
         )
-    accepted = _named.get().get(place)
+    accepted = _named.get().digests.get(place)
     if now == before or (accepted and now.startswith(accepted)):
         return
     then = f"was {before[:_SHOWN]} when the run was trained" if before else "was not recorded"
