@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as kernels
 
 from lmsm_cli import load_checkpoint
+from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config
 from lmsm_cli.config.defaults import Facts, defaults_by_data
+from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import decoding, splits
 from lmsm_cli.data.augment import Changes, augmented, draw_changes
 from lmsm_cli.data.batches import batches, plan_epoch
@@ -21,7 +23,11 @@ from lmsm_cli.data.image_files import preparation, read_image
 from lmsm_cli.data.mixing import Mixing
 from lmsm_cli.inference.export import export_checkpoint
 from lmsm_cli.inference.predict import predict_files
+from lmsm_cli.losses.registry import check_loss
+from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.images import read_images_record, read_predictions
+from lmsm_cli.runs.record import find_runs
+from lmsm_cli.runs.start import facts_with_start
 from lmsm_cli.training import loop
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, digits_config, evaluate, noise, save, write_class_folders
@@ -234,6 +240,46 @@ def test_a_kept_size_that_means_nothing_is_refused(flags, message):
     assert Config.model_validate(usual).kept_size == 256
     with pytest.raises(ValidationError, match=message):
         Config.model_validate(usual | flags)
+
+
+def test_a_last_layer_is_retrained_on_what_its_net_was_tested_on(run, data, tmp_path, monkeypatch):
+    """Each part holds the middles, and so do the features that are kept; where the net is given
+    the whole images instead, it has other features."""
+    monkeypatch.setenv("LMSM_CACHE_DIR", str(tmp_path / "cache"))
+    flags = ["--head", "softmax", "--epochs", "1", "--device", "cpu", "--threads", "1", "--quiet"]
+    assert main(["retrain", str(run), *flags, "--out", str(tmp_path / "heads")]) == 0
+    (head,) = find_runs([tmp_path / "heads"])
+    config = checkpoint.load(head / "checkpoint.pt").config
+    assert (config.augment, config.crop_from) == ("none", KEPT)
+    (tmp_path / "cache" / "features").rename(tmp_path / "features")
+    for part, images in splits.load_data(config, SilentDisplay()).parts.items():
+        files = [data / place.decode() for place in images.places.tolist()]
+        assert torch.equal(images.images[:].permute(0, 3, 1, 2), middles(files)), part
+        with torch.no_grad():
+            wanted = load_checkpoint(run).embed(middles(files)).numpy()
+        kept = [np.load(file)["features"] for file in (tmp_path / "features").iterdir()]
+        assert any(
+            one.shape == wanted.shape and np.allclose(one, wanted, atol=1e-5) for one in kept
+        )
+    again = ["train", "--config", str(head / "config.yaml"), "--crop-from", str(SIDE), "--quiet"]
+    assert main([*again, "--out", str(tmp_path / "whole")]) == 0
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 3
+    names = {one.name for one in (tmp_path / "features").iterdir()}
+    assert not names & {one.name for one in (tmp_path / "cache" / "features").iterdir()}
+
+
+def test_a_frozen_start_from_a_run_keeps_its_size(run, data):
+    """By hand as by `lmsm retrain`; a net that learns again takes crops as any does."""
+    flags = {"dataset": str(data), "pretrained": str(run), "freeze": "features"}
+    for more, wanted in (
+        ({"augment": "none"}, KEPT),
+        ({"augment": "none", "image_size": str(KEPT)}, None),
+        ({"augment": "none", "resize": "pad"}, None),
+        ({"augment": "none", "freeze": "backbone"}, None),
+    ):
+        layer = Layer.of_flags(flags | more)
+        config = resolve([layer], check_loss, facts_of=facts_with_start).config
+        assert config.kept_size == wanted, more
 
 
 def test_a_config_without_the_key_draws_crops_as_it_did(data):

@@ -90,11 +90,12 @@ def test_nets_are_told_by_what_they_were_trained_with(first, tmp_path):
 
 
 def test_a_run_on_crops_of_photos_can_be_retrained():
-    """Its kept size goes with the augmentation that it is for: alone it would be refused."""
+    """Its kept size goes with crops, or with a net that is frozen: alone it is refused."""
     of_photos = {"augment": "photo", "image_size": 96, "crop_from": 110, "dataset": "folder"}
-    Config.model_validate(of_photos | _PLAIN | {"pretrained": "a-run"})
+    frozen = of_photos | _PLAIN | {"pretrained": "a-run"}
+    assert Config.model_validate(frozen).kept_size == 110
     with pytest.raises(ValueError, match="crop_from"):
-        Config.model_validate(of_photos | _PLAIN | {"pretrained": "a-run", "crop_from": 110})
+        Config.model_validate(frozen | {"freeze": "backbone"})
 
 
 def test_los_gives_its_class_twice_an_even_share():

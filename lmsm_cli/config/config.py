@@ -282,8 +282,9 @@ class Config(BaseModel):
     beside it, or each side by itself."""
     crop_from: Annotated[int, Field(ge=8, le=2048), _NUMBER] | None = None
     """Pixels of a side that the images of `folder` are kept at for `photo`, which draws its parts
-    from all of them; the net is tested on the middle --image-size of them (default: by the images,
-    256 for 224; in a preset or file --image-size)."""
+    from all of them; the net is tested on the middle --image-size of them, and with --freeze
+    features trained on it (default: by the images, 256 for 224; in a preset or file
+    --image-size)."""
 
     model: Model = "resnet18"
     """Network up to the last layer: resnet18, vgg16, vgg16_bn (these three for small images),
@@ -399,9 +400,17 @@ class Config(BaseModel):
 
     @property
     def kept_size(self) -> int | None:
-        """The side at which images are kept for crops, where that is larger than the net's."""
-        is_used = self.dataset in _OWN_IMAGES and self.augment == "photo"
+        """The side at which images are kept, where that is larger than the net's.
+
+        For crops; and for a net that is not trained any more, which sees the middle as it did in
+        its own tests.
+        """
+        is_used = self.dataset in _OWN_IMAGES and self._takes_crop_from
         return self.crop_from if is_used and self.crop_from != self.image_size else None
+
+    @property
+    def _takes_crop_from(self) -> bool:
+        return self.augment == "photo" or self.freeze == "features"
 
     @field_validator("factor", mode="before")
     @classmethod
@@ -565,6 +574,8 @@ class Config(BaseModel):
         if (info.context or {}).get("is_saved"):
             return self
         for key, (choice, useful) in DEPENDENT_OPTIONS.items():
+            if key == "crop_from" and self._takes_crop_from:
+                continue
             value, chosen = getattr(self, key), getattr(self, choice)
             if chosen not in useful and value != type(self).model_fields[key].default:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else value

@@ -61,7 +61,7 @@ class Facts:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The values of the data set's own preset; empty without one."""
     start: Mapping[str, Any] = field(default_factory=dict)
-    """Model, neck and image size of the run whose weights the training starts from."""
+    """Model, neck, image size and kept size of the run whose weights the training starts from."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def defaults_by_data(facts: Facts, given: Mapping[str, Any]) -> Defaults:
         given: the values that were chosen; none of their keys is in the result.
     """
     chosen = _Chosen(given)
-    for key, value in facts.start.items():
-        if key != "image_size" or facts.kind == "own":
-            chosen.take(key, value, "the run of --pretrained has it")
+    _take_start(facts, chosen)
     for key in ("model", "neck", "optimizer", "batch_size", "epochs", "schedule"):
         if key in facts.recipe:
             chosen.take(key, facts.recipe[key], _OWN_PRESET)
@@ -91,6 +89,26 @@ def defaults_by_data(facts: Facts, given: Mapping[str, Any]) -> Defaults:
     _choose_net(facts, chosen)
     _choose_training(facts, chosen)
     return Defaults(chosen.values, chosen.reasons, (*_in_words(chosen.values), *chosen.notes))
+
+
+def _take_start(facts: Facts, chosen: "_Chosen") -> None:
+    """Take what goes with the weights of the run to start from."""
+    reason, start = "the run of --pretrained has it", facts.start
+    for key in ("model", "neck"):
+        if key in start:
+            chosen.take(key, start[key], reason)
+    if facts.kind != "own" or "image_size" not in start:
+        return
+    chosen.take("image_size", start["image_size"], reason)
+    same_size = chosen.number("image_size", 0) == start["image_size"]
+    is_frozen = chosen.text("freeze") == "features"
+    if (
+        "crop_from" in start
+        and is_frozen
+        and same_size
+        and chosen.text("resize") in ("crop", "None")
+    ):
+        chosen.take("crop_from", start["crop_from"], f"{reason}: a frozen net sees what it knows")
 
 
 def _in_words(values: Mapping[str, Any]) -> list[str]:

@@ -311,6 +311,11 @@ def as_evaluated(config: Config, images: ImageSet) -> ImageSet:
     return replace(images, images=middle(images.images, config.image_size))
 
 
+def as_trained(config: Config, images: ImageSet) -> ImageSet:
+    """Return images as a training takes them: whole where it draws crops, else as evaluated."""
+    return images if config.augment == "photo" else as_evaluated(config, images)
+
+
 def _load(config: Config, split: Split, display: Display) -> ImageSet:
     where, options = config.data_dir, folder_options(config)
     return sources.load(config.dataset, where, split, options=options, display=display)
@@ -330,14 +335,14 @@ def _divided(
     counts_left(config, full.counts())
     full = _tailed(config, full)
     if config.validation == 0:
-        return full, given
+        return as_trained(config, full), given
     labels, seed = full.labels.numpy(), config.split_seed
     if full.groups is None:
         rows = stratified_split(labels, len(full.classes), config.validation, seed)
     else:
         rows = _grouped_split(config, full)
     training, held_out = (full.subset(torch.from_numpy(part)) for part in rows)
-    return training, as_evaluated(config, held_out)
+    return as_trained(config, training), as_evaluated(config, held_out)
 
 
 def _tailed(config: Config, full: ImageSet) -> ImageSet:
@@ -464,7 +469,7 @@ def find_again(
     for part in wanted:
         own = record.split[rows] == PARTS.index(part)
         taken = _taken(record.of(part), pools, finder.pool_of[own], finder.place_of[own])
-        found[part] = taken if part == "training" else as_evaluated(config, taken)
+        found[part] = (as_trained if part == "training" else as_evaluated)(config, taken)
     return found
 
 

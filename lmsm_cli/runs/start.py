@@ -115,7 +115,8 @@ def _choices_of(source: str | None) -> dict[str, Any]:
     if state is None or is_place(state.config.model):
         return {}
     side, config = state.image_shape[0], state.config
-    return {"model": config.model, "neck": config.neck, "image_size": side}
+    kept = {"crop_from": config.kept_size} if config.kept_size else {}
+    return {"model": config.model, "neck": config.neck, "image_size": side, **kept}
 
 
 def new_classifier(

@@ -23,7 +23,6 @@ _NO_DECAY = {"head_weight_decay": "0"}
 _PLAIN: dict[str, Any] = {
     "freeze": "features",
     "augment": "none",
-    "crop_from": None,
     "mixup": 0,
     "cutmix": 0,
     "label_smoothing": 0,
@@ -86,13 +85,17 @@ def choices_of(head: str, num_classes: int, *, has_bias: bool) -> dict[str, str]
 
 
 def recipe_of(run: Path, state: CheckpointState) -> dict[str, Any]:
-    """Return what the trainings on a run's net share: 1,500 steps of SGD at least."""
+    """Return what the trainings on a run's net share: 1,500 steps of SGD at least.
+
+    The net goes on seeing of each image what it saw in the run's own tests.
+    """
     count = sum(state.train_counts)
     most = min(USUAL_BATCH, max(LEAST_BATCH, count // LEAST_STEPS))
     batch = 2 ** int(math.log2(most))
     fewest, largest = EPOCHS
     return _PLAIN | {
         "pretrained": str(run),
+        "crop_from": state.config.kept_size,
         "batch_size": batch,
         "epochs": min(max(-(-STEPS * batch // count), fewest), largest),
         "lr": _RATE * batch / USUAL_BATCH,

@@ -41,7 +41,7 @@ def as_features(images: ImageSet, model: Classifier, config: Config, runtime: Ru
     Args:
         images: uint8 images (N, H, W, C).
         model: on the device; all up to its last layer is frozen.
-        config: whose `resize` the images were brought to their size by.
+        config: whose `resize` and `kept_size` the images were brought to their size by.
         runtime: what computes.
     """
     path = _path(images, model, config, runtime)
@@ -57,7 +57,7 @@ def _path(images: ImageSet, model: Classifier, config: Config, runtime: Runtime)
     net = key_of(*(part for item in _frozen_tensors(model) for part in item))
     order = images.digests.tobytes()
     shape = tuple(images.images.shape)
-    how = (str(runtime), torch.__version__, config.resize)
+    how = (str(runtime), torch.__version__, config.resize, config.kept_size)
     return cache_folder() / "features" / f"{key_of('features 1', net, order, shape, *how)}.npz"
 
 
