@@ -110,7 +110,8 @@ def test_a_run_s_config_keeps_to_the_schema():
             "margin=4 margin=2.5 margin=auto device=cuda:1 device=cpu pretrained=null "
             "pretrained=imagenet cuda_graph=false seed=4294967295 data_dir=here/there "
             "model=vgg16_bn neck=none weight_decay=5e-4 class_weights=cat=2,dog=0.5 "
-            "class_weights=auto class_weights=none class_weights=null"
+            "class_weights=auto class_weights=none class_weights=null "
+            "freeze=backbone freeze=features freeze=3 freeze=null"
         ),
         "loss='vs:gamma=0.2, tau=1'",
         "class_weights={1: 2}",
@@ -139,7 +140,7 @@ def test_both_take_good_values(tmp_path, choice):
             "device=gpu device=cuda:x pretrained=3 cuda_graph=maybe compile=1 follow_links=0 "
             "head_bias=1.0 skip_unreadable=no seed=-1 seed=4294967296 neck=null data_dir=3 "
             "reweight_beta=1 class_weights=cat class_weights=2 class_weights=cat=,dog=1 "
-            "class_weights=[1] class_margins=auto"
+            "class_weights=[1] class_margins=auto freeze=all freeze=0"
         ),
         "class_weights={1: 0}",
         "class_margins={1: x}",
