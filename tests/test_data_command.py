@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.config import Config
 from lmsm_cli.data import decoding
 from lmsm_cli.data.identity import PARTS
+from lmsm_cli.data.splits import load_data
 from lmsm_cli.runs.images import read_images_record
-from tests.conftest import noise, save
+from tests.conftest import SilentDisplay, noise, save
 
 MODEL = "--model paper-mnist --epochs 1 --threads 1 --device cpu --precision fp32"
 
@@ -170,6 +172,108 @@ def test_the_numbers_are_those_of_a_training(check, tmp_path, capsys, layout, fl
     assert found["images"] == {part: sum(record.split == at) for at, part in enumerate(PARTS)}
     scores = json.loads((run / "scores.json").read_text())
     assert list(found["groups"]) == [name for name in scores["groups"] if scores["groups"]]
+
+
+FOLDED = {"ant": 30, "bee": 12, "frog": 4, "newt": 1}
+
+
+def folds_of_trainings(folder, count, **choices):
+    """Return the test images of each fold by class, as the trainings of the folds load them."""
+    values = {"dataset": "folder", "data_dir": folder, "image_size": 8, "batch_size": 4}
+    values |= {"folds": count} | choices
+    configs = [Config.model_validate(values | {"fold": fold}) for fold in range(count)]
+    return [load_data(config, SilentDisplay()).test for config in configs]
+
+
+@pytest.mark.parametrize(
+    ("flags", "choices"),
+    [
+        ("", {}),
+        ("--split-seed 3 --test-images-per-class 2", {"split_seed": 3, "test_images_per_class": 2}),
+        ("--test-from training", {"test_from": "training"}),
+    ],
+)
+def test_the_folds_are_those_of_a_training(check, tmp_path, flags, choices):
+    """Class by class; what is tested in none is counted, and all folds together are judged."""
+    fill(tmp_path / "d", FOLDED)
+    code, found, _ = check("d", "--folds", "5", "--batch-size", "4", *flags.split())
+    tests = folds_of_trainings(tmp_path / "d", 5, **choices)
+    assert code == 0
+    counts = dict(
+        zip(tests[0].classes, zip(*(one.counts() for one in tests), strict=True), strict=True)
+    )
+    told = {one["name"]: tuple(one["test"]) for one in found["folds"]["classes"]}
+    assert told == counts
+    assert found["folds"]["test_images"] == [len(one) for one in tests]
+    never = {one["name"]: one["never_tested"] for one in found["folds"]["classes"]}
+    if not choices:
+        assert never == {"ant": 0, "bee": 0, "frog": 0, "newt": 1}
+        assert found["images"]["test"] == len(tests[0])
+        notes, weak = "\n".join(texts(found, "note")), "\n".join(texts(found, "weak"))
+        assert "not tested in each of the 5 folds: 'frog' in 4 (of 4 images)" in notes
+        assert "tested in one of 5 folds, 9 to 10 in each (--split-seed 42)" in notes
+        assert "no image of newt is tested; add images" in weak
+        assert "few has 0; add 20 images of newt" in weak
+        assert "medium has" in weak
+        assert "many has" not in weak  # 30 in all, though 6 in a fold
+        assert "--folds" not in weak
+
+
+def test_groups_are_counted_and_stay_together(check, tmp_path):
+    """Ten subjects of three pictures each: a fold has whole ones, and the table counts them."""
+    for subject in range(10):
+        for number in range(3):
+            place = tmp_path / "d" / ("ant" if subject < 6 else "bee")
+            place.mkdir(parents=True, exist_ok=True)
+            save(place / f"s{subject}_{number}.png", noise(10 * subject + number, (8, 8, 3)))
+    words = ["--folds", "2", "--batch-size", "4", "--group-pattern", "(s[0-9]*)_"]
+    code, found, _ = check("d", *words)
+    assert code == 0
+    assert found["kept_together"] == {
+        **{"count": 10, "by_class": {"ant": 6, "bee": 4}, "largest": "s0", "largest_images": 3}
+    }
+    assert [sum(one["test"]) for one in found["folds"]["classes"]] == [18, 12]
+    assert all(count % 3 == 0 for one in found["folds"]["classes"] for count in one["test"])
+    assert any(
+        "of 10 groups, each tested in one fold as a whole" in text for text in texts(found, "note")
+    )
+    code, found, _ = check("d", *words[2:])
+    assert found["folds"] is None
+    assert any("each on one side of the split as a whole" in text for text in texts(found, "note"))
+    code, found, _ = check("d", *words[:4], "--group-pattern", "(ant|bee)")
+    assert code == 3
+    assert "all images of a class are of one group" in found["conclusion"]
+
+
+def test_a_copy_in_another_fold_is_on_another_side(check, tmp_path, capsys):
+    """Whichever two of five folds they are tested in; two copies in one fold are not."""
+    fill(tmp_path / "d", {"ant": 20, "bee": 20})
+    for number in range(8):
+        again = (tmp_path / "d" / "ant" / f"{number:03}.png").read_bytes()
+        (tmp_path / "d" / "ant" / f"again{number}.png").write_bytes(again)
+    _, found, _ = check("d", "--folds", "5", "--batch-size", "4")
+    tests = folds_of_trainings(tmp_path / "d", 5)
+    fold_of = {place.decode(): fold for fold, one in enumerate(tests) for place in one.places}
+    pairs = [(f"ant/{n:03}.png", f"ant/again{n}.png") for n in range(8)]
+    apart = {pair for pair in pairs if fold_of[pair[0]] != fold_of[pair[1]]}
+    assert 0 < len(apart) < 8
+    told = found["copies"]["two_parts"]
+    assert {frozenset(one["files"]) for one in told} == set(map(frozenset, apart))
+    for one in told:
+        wanted = {f"fold {fold_of[file]}" for file in one["files"]}
+        assert set(one["parts"]) == wanted
+
+
+@pytest.mark.parametrize("flag", ["--folds 3", "--test-share 0.3"])
+def test_images_with_a_test_of_their_own_are_not_divided(check, tmp_path, capsys, flag):
+    """The check refuses what the training refuses."""
+    for seed, part in enumerate(("train", "test")):
+        fill(tmp_path / "d" / part, {"ant": 9, "bee": 9}, seed=seed)
+    words = [*flag.split(), "--batch-size", "4"]
+    code, found, _ = check("d", *words)
+    assert code == 3
+    assert f"{flag} divides images that have no test set of their own" in found["conclusion"]
+    assert check("d", *words, "--test-from", "training")[0] == 0
 
 
 def train_code(*words):

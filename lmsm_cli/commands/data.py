@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lmsm_cli.runtime.display import Display
 
 # What does not change what is found; the data itself is the argument.
-_NO_FLAGS = ("dataset", "image_list", "folds", "fold", "crop_from")
+_NO_FLAGS = ("dataset", "image_list", "fold", "crop_from")
 # The flags that decide which images a training has, and whether they are enough for it.
 _FLAGS = (
     *(key for key in DATA_KEYS if key not in _NO_FLAGS),

@@ -10,11 +10,19 @@ from pathlib import Path
 
 from lmsm_cli.data.class_folders import look_alikes
 from lmsm_cli.data.decoded import middle
+from lmsm_cli.data.fold_check import (
+    FoldCounts,
+    GroupFacts,
+    fold_counts,
+    group_facts,
+    sides_of_folds,
+)
 from lmsm_cli.data.folder_contents import FolderContents
 from lmsm_cli.data.headers import Shapes, read_headers, shapes_of
 from lmsm_cli.data.identity import PARTS, Copies, Part, copies_of_pictures
 from lmsm_cli.data.near_copies import MOST_IMAGES, near_copies
-from lmsm_cli.data.splits import Data, DataAtHand
+from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.splits import Data, DataAtHand, pictures_of
 from lmsm_cli.errors import few
 from lmsm_cli.metrics import by_train_count, shot_groups
 from lmsm_cli.runtime.display import Display
@@ -28,6 +36,13 @@ class ClassImages:
     group: str | None
     """many, medium or few, as the scores of a run have it; None where there are no groups."""
     parts: Mapping[Part, int]
+    folds: tuple[int, ...] | None = None
+    """The test images of each fold, of which one is that of the parts; None without folds."""
+
+    @property
+    def tested(self) -> int:
+        """The images that are tested, of folds in all of them."""
+        return self.parts["test"] if self.folds is None else sum(self.folds)
 
     @property
     def total(self) -> int:
@@ -75,6 +90,9 @@ class DataCheck:
     """Why the choices of the training leave too few images."""
     folder: FolderFacts | None
     """None for a published set."""
+    folds: FoldCounts | None = None
+    images_of: GroupFacts | None = None
+    """What stays on one side of every split; None where every image is for itself."""
 
     def count(self, part: Part, group: str | None = None) -> int:
         """Return the images of a part, of all classes or of a group of them."""
@@ -104,23 +122,40 @@ def check_data(
     """
     folder = at_hand.folder
     facts = _folder_facts(place, folder, image_size, display) if folder else None
-    copies, alike = _copies(at_hand.data) if at_hand.data else ([], [])
-    where = None if dataset == "digits" else place
-    return DataCheck(dataset, where, _classes(at_hand), copies, alike, at_hand.faults, facts)
+    data, config = at_hand.data, at_hand.config
+    copies, alike = _copies(data, at_hand) if data else ([], [])
+    folds = None
+    if data and data.folds:
+        folds = fold_counts(data.folds, config.split_seed, config.test_images_per_class)
+    return DataCheck(
+        dataset,
+        None if dataset == "digits" else place,
+        _classes(at_hand, folds),
+        copies,
+        alike,
+        at_hand.faults,
+        facts,
+        folds,
+        group_facts(folder.own) if folder and folder.own else None,
+    )
 
 
-def _copies(data: Data) -> tuple[list[Copies], list[Copies] | None]:
+def _copies(data: Data, at_hand: DataAtHand) -> tuple[list[Copies], list[Copies] | None]:
     """Return the pictures that stand more than once, and others that look nearly the same."""
-    pictures = data.pictures
+    own = at_hand.folder and at_hand.folder.own
+    parts: Mapping[str, ImageSet] = {str(part): one for part, one in data.parts.items()}
+    if own and own.folds:
+        parts = sides_of_folds(own, own.folds, at_hand.config.fold or 0)
+    pictures = {part: pictures_of(part, images) for part, images in parts.items()}
     copies = copies_of_pictures(pictures)
-    if sum(map(len, data.parts.values())) > MOST_IMAGES:
+    if sum(map(len, parts.values())) > MOST_IMAGES:
         return copies, None
     side, *_ = data.image_shape
-    images = {part: middle(one.images, side) for part, one in data.parts.items()}
+    images = {part: middle(one.images, side) for part, one in parts.items()}
     return copies, near_copies(pictures, images, copies)
 
 
-def _classes(at_hand: DataAtHand) -> tuple[ClassImages, ...]:
+def _classes(at_hand: DataAtHand, folds: FoldCounts | None) -> tuple[ClassImages, ...]:
     """Return the images of each class, the commonest in training first."""
     names, counts = _counts(at_hand)
     training = counts["training"]
@@ -132,7 +167,12 @@ def _classes(at_hand: DataAtHand) -> tuple[ClassImages, ...]:
         for place in places
     }
     return tuple(
-        ClassImages(names[row], groups.get(row), {part: counts[part][row] for part in PARTS})
+        ClassImages(
+            names[row],
+            groups.get(row),
+            {part: counts[part][row] for part in PARTS},
+            None if folds is None else tuple(folds.tested[names[row]]),
+        )
         for row in by_train_count(training)
     )
 

@@ -9,7 +9,7 @@ from lmsm_cli.data.folds import Division, check_sides
 from lmsm_cli.data.image_files import pillow_warnings
 from lmsm_cli.data.layout import Layout, Role, look_at_layout
 from lmsm_cli.data.list_layout import look_at_list_layout
-from lmsm_cli.data.sources import Labelled, OwnFolder, divided, labelled
+from lmsm_cli.data.sources import Labelled, OwnFolder, check_undivided, divided, labelled
 from lmsm_cli.errors import DataError, os_errors_as_data_errors
 from lmsm_cli.runtime.display import SILENT, Display
 
@@ -52,6 +52,8 @@ def look_into_folder(
     if not images:
         return FolderContents(layout, read, None, [])
     try:
+        if "test" in layout.listings:
+            check_undivided(data_dir, division)
         own, faults = _own(layout, images, division), []
     except DataError as error:
         own, faults = _undivided(images), [str(error)]

@@ -6,7 +6,7 @@ image is trained on and never tested, since without it nothing would be known of
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -57,18 +57,27 @@ class Folds:
         counts: list[int] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
         return counts
 
+    @property
+    def count(self) -> int:
+        """The number of folds."""
+        return int(self.numbers.max()) + 1
+
+    def tested_rows(self, most: int | None = None) -> list[NDArray[np.intp]]:
+        """Return the rows of the images that each fold tests, at most so many of a class."""
+        parts = [np.flatnonzero(self.numbers == number) for number in range(self.count)]
+        if most is None:
+            return parts
+        return [
+            part[rows_of_smallest_digests(self.labels[part], self.digests[part], most)]
+            for part in parts
+        ]
+
     def tested_digest(self, most: int | None = None) -> str:
         """Return the digest of the images that the folds test among them.
 
         `most` is the number of test images that a class has at most in one fold.
         """
-        parts = [np.flatnonzero(self.numbers == n) for n in range(int(self.numbers.max()) + 1)]
-        if most is not None:
-            parts = [
-                part[rows_of_smallest_digests(self.labels[part], self.digests[part], most)]
-                for part in parts
-            ]
-        rows = np.concatenate(parts)
+        rows = np.concatenate(self.tested_rows(most))
         return split_digest(self.classes, self.labels[rows], self.digests[rows])
 
 
@@ -307,27 +316,41 @@ def notes_on(
         labels, classes: Class numbers (N,), and the names of the classes.
         folds: How many there are.
     """
-    counts = np.bincount(labels, minlength=len(classes)).tolist()
-    found_in = [
-        len(np.unique(numbers[(labels == c) & (numbers != NEVER)])) for c in range(len(classes))
-    ]
     notes = []
     never = [
         f"{name!r} ({counted(count, 'image')})"
-        for name, count, found in zip(classes, counts, found_in, strict=True)
+        for name, count, found in _found_in(numbers, labels, classes)
         if count and not found
     ]
     if never:
         notes.append(f"trained on and never tested: {few(never, 5)}")
-    if folds is not None:
-        seldom = [
-            f"{name!r} in {found} (of {count} images)"
-            for name, count, found in zip(classes, counts, found_in, strict=True)
-            if 0 < found < folds
-        ]
-        if seldom:
-            notes.append(f"not tested in each of the {folds} folds: {few(seldom, 5)}")
-    return notes
+    seldom = None if folds is None else tested_seldom(numbers, labels, classes, folds)
+    return notes + ([seldom] if seldom else [])
+
+
+def tested_seldom(
+    numbers: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str], folds: int
+) -> str | None:
+    """Return which classes are tested in some of the folds alone, in words; None where none is.
+
+    The arguments are those of `notes_on`.
+    """
+    seldom = [
+        f"{name!r} in {found} (of {count} images)"
+        for name, count, found in _found_in(numbers, labels, classes)
+        if 0 < found < folds
+    ]
+    return f"not tested in each of the {folds} folds: {few(seldom, 5)}" if seldom else None
+
+
+def _found_in(
+    numbers: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str]
+) -> Iterator[tuple[str, int, int]]:
+    """Yield each class with its images and the number of folds that test some of them."""
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    for label, (name, count) in enumerate(zip(classes, counts, strict=True)):
+        own = (labels == label) & (numbers != NEVER)
+        yield name, count, len(np.unique(numbers[own]))
 
 
 def check_sides(sides: Mapping[str, NDArray[np.str_] | None]) -> None:

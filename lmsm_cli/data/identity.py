@@ -192,7 +192,7 @@ class Copies(NamedTuple):
 
     names: tuple[str, ...]
     labels: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[str, ...]
 
     @property
     def is_of_two_classes(self) -> bool:
@@ -210,7 +210,7 @@ class Copies(NamedTuple):
         return len(set(self.labels)) < len(self.labels)
 
 
-def copies_of_pictures(parts: Mapping[Part, Pictures]) -> list[Copies]:
+def copies_of_pictures(parts: Mapping[str, Pictures]) -> list[Copies]:
     """Return the pictures that stand more than once among the images of some parts.
 
     Two images are the same picture where their files, or their pixels at full size, are the same.
@@ -232,13 +232,13 @@ def copies_of_pictures(parts: Mapping[Part, Pictures]) -> list[Copies]:
     ]
 
 
-def duplicate_pictures(parts: Mapping[Part, Pictures]) -> list[str]:
+def duplicate_pictures(parts: Mapping[str, Pictures]) -> list[str]:
     """Return a sentence for each kind of place where a picture stands twice, with the first files.
 
     The kinds are two classes, and each pair of parts.
     """
     in_classes: list[str] = []
-    in_parts: dict[tuple[Part, Part], list[str]] = defaultdict(list)
+    in_parts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in copies_of_pictures(parts):
         if one.is_of_two_classes:
             first_of_label = _first_of_each(one.labels)

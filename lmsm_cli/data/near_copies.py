@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lmsm_cli.data.decoded import Images
-from lmsm_cli.data.identity import Copies, Part, Pictures
+from lmsm_cli.data.identity import Copies, Pictures
 
 MOST_IMAGES = 20_000
 """Of more, all pairs would take long: 200 million are compared in seconds."""
@@ -28,7 +28,7 @@ _AT_ONCE = 512
 
 
 def near_copies(
-    parts: Mapping[Part, Pictures], images: Mapping[Part, Images], known: Sequence[Copies]
+    parts: Mapping[str, Pictures], images: Mapping[str, Images], known: Sequence[Copies]
 ) -> list[Copies]:
     """Return pictures that look nearly the same and are in two classes or in two parts.
 

@@ -297,7 +297,7 @@ def load_own_folder(
     with os_errors_as_data_errors(data_dir):
         layout = own_layout(data_dir, options)
         if "test" in layout.listings:
-            _check_undivided(data_dir, division)
+            check_undivided(data_dir, division)
         parts, faults = reader.roles_of(layout)
     if faults:
         raise DataError("; ".join(dict.fromkeys(faults)))
@@ -329,7 +329,7 @@ def divided(whole: Labelled, division: Division, display: Display) -> OwnFolder:
     return OwnFolder(images.subset(train), None, images.subset(test), folds)
 
 
-def _check_undivided(data_dir: Path, division: Division) -> None:
+def check_undivided(data_dir: Path, division: Division) -> None:
     """Raise DataError where images that have a test folder are to be divided all the same."""
     asked = None
     if division.folds:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +52,8 @@ class Data:
     test: ImageSet
     divided: str | None = None
     """The digest of all images that folds test among them; None without folds."""
+    folds: Folds | None = None
+    """All images that folds divide; None without folds."""
     usual_counts: list[int] | None = None
     """The training images per class that defaults follow from where `train_counts` are a fold's:
     those of the whole, so that all folds have the same."""
@@ -74,9 +76,9 @@ class Data:
         return {part: images for part, images in sets.items() if images}
 
     @property
-    def pictures(self) -> dict[Part, Pictures]:
+    def pictures(self) -> Mapping[str, Pictures]:
         """What is known of the images of each part, to find the same picture twice."""
-        return {part: _pictures(part, images) for part, images in self.parts.items()}
+        return {part: pictures_of(part, images) for part, images in self.parts.items()}
 
     def record(self) -> ImagesRecord:
         """Return which images these are, to find them again."""
@@ -189,6 +191,7 @@ def _shared_out(config: Config, own: OwnFolder, display: Display) -> Data:
         *_divided(config, own.training, own.validation, display),
         _tested(config, own.test),
         own.folds.tested_digest(config.test_images_per_class) if own.folds else None,
+        own.folds,
         _kept(config, own.folds.counts) if own.folds else None,
     )
 
@@ -217,7 +220,7 @@ def _held_out(config: Config, full: ImageSet, given: ImageSet | None, display: D
         return Data(training, validation, _tested(config, test))
     folds = Folds(full.classes, labels, full.digests, numbers)
     divided = folds.tested_digest(config.test_images_per_class)
-    return Data(training, validation, _tested(config, test), divided, folds.counts)
+    return Data(training, validation, _tested(config, test), divided, folds, folds.counts)
 
 
 class DataAtHand(NamedTuple):
@@ -227,6 +230,8 @@ class DataAtHand(NamedTuple):
     """None where no image can be read."""
     folder: FolderContents | None
     """None for a published data set."""
+    config: Config
+    """Of the training: where folds are asked for and none is named, of the first."""
     faults: list[str]
     """Why the config leaves too few images of those that can be read."""
 
@@ -236,14 +241,15 @@ def look_into(config: Config, display: Display) -> DataAtHand:
 
     Raises DataError where there is no such data at all, or a published set is not whole.
     """
-    config = config.model_copy(update={"test_from": "test", "folds": None, "fold": None})
+    if config.folds:
+        config = config.model_copy(update={"fold": config.fold or 0})
     if config.dataset in sources.OWN:
         where, options = config.data_dir, folder_options(config)
-        folder = look_into_folder(where, options, display, division_of(config))
+        folder = look_into_folder(where, options, display, _division_of_folder(config))
         if folder.own is None:
-            return DataAtHand(None, folder, folder.faults)
+            return DataAtHand(None, folder, config, folder.faults)
         data, faults = _as_far_as_possible(config, folder.own, display)
-        return DataAtHand(data, folder, folder.faults + faults)
+        return DataAtHand(data, folder, config, folder.faults + faults)
     if sources.find_dataset(config.dataset, config.data_dir) is None:
         raise DataError(
             f"{config.dataset} is not below {config.data_dir}: give its place with --data-dir; "
@@ -251,7 +257,7 @@ def look_into(config: Config, display: Display) -> DataAtHand:
         )
     training, test = _load(config, "train", display), _load(config, "test", display)
     data, faults = _as_far_as_possible(config, OwnFolder(training, None, test), display)
-    return DataAtHand(data, None, faults)
+    return DataAtHand(data, None, config, faults)
 
 
 def _as_far_as_possible(config: Config, own: OwnFolder, display: Display) -> tuple[Data, list[str]]:
@@ -287,12 +293,16 @@ def division_of(config: Config) -> Division:
     )
 
 
+def _division_of_folder(config: Config) -> Division:
+    """Return how a user's images are divided into training and test images."""
+    if config.test_from == "training":  # the test images stay what they are
+        return Division(group_pattern=config.group_pattern)
+    return division_of(config)
+
+
 def _load_own(config: Config, display: Display) -> sources.OwnFolder:
     where, options = config.data_dir, folder_options(config)
-    division = division_of(config)
-    if config.test_from == "training":  # the test images stay what they are
-        division = Division(group_pattern=config.group_pattern)
-    return sources.load_own_folder(where, options, display, division)
+    return sources.load_own_folder(where, options, display, _division_of_folder(config))
 
 
 def _tested(config: Config, test: ImageSet) -> ImageSet:
@@ -422,7 +432,8 @@ def _lists(config: Config) -> ImageLists:
     )
 
 
-def _pictures(part: Part, images: ImageSet) -> Pictures:
+def pictures_of(part: str, images: ImageSet) -> Pictures:
+    """Return what is known of the images of a part, to find the same picture twice."""
     if images.places.dtype.kind == "S":
         names = [os.fsdecode(place) for place in images.places.tolist()]
     else:

@@ -5,7 +5,7 @@ it in `_KINDS`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lmsm_cli.comparison.two_way import FEWEST_IMAGES
@@ -60,6 +60,9 @@ def conclusion_of(check: DataCheck, findings: Sequence[Finding]) -> str:
     counts = [counted(check.count("training"), "training image")]
     counts += [f"{number:,} validation" for number in [check.count("validation")] if number]
     what = f"{', '.join(counts)} and {counted(check.count('test'), 'test image')}"
+    if check.folds:
+        tested = counted(sum(one.tested for one in check.classes), "image")
+        what = f"{tested} tested in {check.folds.number} folds, of which the first has {what}"
     weak = [one.fact for one in findings if one.level == "weak"]
     if weak:
         return f"A training can start, with {what}. Better mend first: {_joined(weak)}."
@@ -87,6 +90,8 @@ def findings_document(check: DataCheck, config: Config, plan: dict[str, Any]) ->
             name: {part: check.count(part, name) for part in ("training", "validation", "test")}
             for name in check.groups
         },
+        "folds": _folds_document(check),
+        "kept_together": check.images_of and asdict(check.images_of),
         "files": _files_document(check),
         "copies": {
             kind: list(map(_copies_document, own)) for kind, own in copies_by_kind(check).items()
@@ -102,6 +107,25 @@ def copies_by_kind(check: DataCheck) -> dict[str, list[Copies]]:
         "two_parts": [one for one in check.copies if one.is_in_two_parts],
         "alike": check.alike or [],
         "same_class": [one for one in check.copies if one.is_twice_in_a_class],
+    }
+
+
+def _folds_document(check: DataCheck) -> dict[str, Any] | None:
+    folds = check.folds
+    if folds is None:
+        return None
+    return {
+        "number": folds.number,
+        "split_seed": folds.seed,
+        "test_images": folds.totals,
+        "classes": [
+            {
+                "name": one.name,
+                "test": folds.tested[one.name],
+                "never_tested": folds.never[one.name],
+            }
+            for one in check.classes
+        ],
     }
 
 
@@ -176,18 +200,19 @@ def _copies(check: DataCheck, config: Config) -> Iterator[Finding]:
 def _too_little(check: DataCheck, config: Config) -> Iterator[Finding]:
     """Yield what the test images are too few for."""
     trained = [one for one in check.classes if one.parts["training"]]
-    if untested := [_name(one) for one in trained if not one.parts["test"]]:
-        yield Finding("weak", f"no image of {listed(untested)} is tested; add test images")
+    if untested := [_name(one) for one in trained if not one.tested]:
+        what = "images" if check.folds else "test images"
+        yield Finding("weak", f"no image of {listed(untested)} is tested; add {what}")
     for one in trained:
-        if one.parts["test"] == 1:
+        if one.tested == 1:
             yield Finding(
                 "weak",
                 f"{_name(one)} has {counted(one.total, 'image')}: 1 is tested, so nothing can be "
-                f"said of {_name(one)}; add images{_or_folds(check)}",
+                f"said of {_name(one)}; add images{_or_folds(check, config)}",
             )
     groups = check.groups or {"the whole test": list(check.classes)}
     for name, members in groups.items():
-        count = sum(one.parts["test"] for one in members)
+        count = sum(one.tested for one in members)
         if count < FEWEST_IMAGES:
             yield Finding(
                 "weak",
@@ -196,8 +221,8 @@ def _too_little(check: DataCheck, config: Config) -> Iterator[Finding]:
             )
 
 
-def _or_folds(check: DataCheck) -> str:
-    folds = _folds(check)
+def _or_folds(check: DataCheck, config: Config) -> str:
+    folds = 0 if config.folds else _folds(check)
     return f", or take --folds {folds}, with which all are" if folds else ""
 
 
@@ -205,6 +230,30 @@ def _folds(check: DataCheck) -> int:
     """Return how many folds to name, at most five; 0 where there can be none."""
     largest = max((one.total for one in check.classes), default=0)
     return min(_USUAL_FOLDS, largest) if _is_shared_out(check) and largest > 1 else 0
+
+
+def _division(check: DataCheck, config: Config) -> Iterator[Finding]:
+    """Yield what folds and groups do to the test."""
+    folds, groups = check.folds, check.images_of
+    if folds:
+        least, most = min(folds.totals), max(folds.totals)
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        yield Finding(
+            "note",
+            f"each image is tested in one of {folds.number} folds, {each} in each (--split-seed "
+            f"{folds.seed}); the table of parts is of fold {config.fold or 0}",
+        )
+        if folds.seldom:
+            yield Finding("note", folds.seldom)
+    if groups:
+        where = "tested in one fold" if folds else "on one side of the split"
+        yield Finding(
+            "note",
+            f"images are of {counted(groups.count, 'group')}, each {where} as a whole; the "
+            f"largest, {groups.largest!r}, has {counted(groups.largest_images, 'image')}",
+        )
+    if config.test_from == "training":
+        yield Finding("note", "the test is held out of the training images (--test-from training)")
 
 
 def _is_shared_out(check: DataCheck) -> bool:
@@ -217,13 +266,15 @@ def _more_of(members: Sequence[ClassImages], count: int, check: DataCheck, confi
         return "allow more of each class: --test-images-per-class"
     missing = FEWEST_IMAGES - count
     names = listed(list(map(_name, members)))
+    if check.folds:
+        return f"add {counted(missing, 'image')} of {names}"
     if _is_shared_out(check):
         share, folds = config.test_share, _folds(check)
         text = (
             f"add about {missing / share:.0f} images of {names}: {_share(share)} becomes the test"
         )
         # an image that is the only one of its class is never tested
-        has_folds = folds and all(one.total > 1 for one in members)
+        has_folds = folds and not config.folds and all(one.total > 1 for one in members)
         return f"{text}; with --folds {folds} all images are tested" if has_folds else text
     return f"add {counted(missing, 'test image')} of {names}"
 
@@ -279,7 +330,7 @@ def _left_out(check: DataCheck, config: Config) -> Iterator[Finding]:
     folder = check.folder
     if folder is None:
         return
-    if folder.is_shared_out:
+    if folder.is_shared_out and not check.folds:
         yield Finding(
             "note", f"there is no test/: {_share(config.test_share)} of each class is the test"
         )
@@ -293,6 +344,7 @@ _KINDS: tuple[Callable[[DataCheck, Config], Iterator[Finding]], ...] = (
     _faults,
     _copies,
     _too_little,
+    _division,
     _validation,
     _length,
     _pictures_themselves,

@@ -7,7 +7,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lmsm_cli.data.check import DataCheck
+from lmsm_cli.data.check import ClassImages, DataCheck
+from lmsm_cli.data.fold_check import FoldCounts
 from lmsm_cli.data.headers import Shapes
 from lmsm_cli.data.identity import PARTS
 from lmsm_cli.errors import counted
@@ -17,6 +18,8 @@ from lmsm_cli.reports.tables import NOTHING, new_table, shown
 # Of more classes, the commonest and the rarest are shown.
 _MOST_CLASSES = 40
 _MOST_COPIES = 20
+# Of more folds, the fewest and the most test images in one are shown.
+_MOST_FOLDS = 10
 _STYLES = {"mend": "bold red", "weak": "yellow", "note": ""}
 _KINDS = {"two_classes": "two classes", "alike": "nearly the same", "same_class": "one class"}
 
@@ -26,6 +29,8 @@ def data_tables(check: DataCheck) -> Iterator[RenderableType]:
     yield _class_table(check)
     if check.groups:
         yield _group_table(check)
+    if check.folds:
+        yield _folds_table(check, check.folds)
     folder = check.folder
     if folder and folder.shapes:
         yield _shapes_table(folder.shapes)
@@ -55,18 +60,51 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 
 def _class_table(check: DataCheck) -> Table:
-    table = new_table("Images by class, the commonest first", "class", "group", numbers=PARTS)
-    rows = list(check.classes)
+    grouped = check.images_of
+    columns = ("groups", *PARTS) if grouped else PARTS
+    table = new_table("Images by class, the commonest first", "class", "group", numbers=columns)
     half = _MOST_CLASSES // 2
+    if len(check.classes) > _MOST_CLASSES:
+        table.title = f"Images by class: the {half} commonest and {half} rarest, --json has all"
+    for one, last in _classes_shown(check):
+        numbers = [f"{one.parts[part]:,}" for part in PARTS]
+        if grouped:
+            numbers.insert(0, f"{grouped.by_class[one.name]:,}")
+        table.add_row(shown(one.name), one.group or NOTHING, *numbers, end_section=last)
+    total = [f"{check.count(part):,}" for part in PARTS]
+    if grouped:
+        total.insert(0, f"{grouped.count:,}")
+    table.add_row(Text("all", "bold"), "", *total)
+    return table
+
+
+def _classes_shown(check: DataCheck) -> Iterator[tuple[ClassImages, bool]]:
+    """Yield the classes of a table, and whether a line is drawn below; of many, both ends."""
+    rows, half = list(check.classes), _MOST_CLASSES // 2
     if len(rows) > _MOST_CLASSES:
         rows = rows[:half] + rows[-half:]
-        table.title = f"Images by class: the {half} commonest and {half} rarest, --json has all"
     for number, one in enumerate(rows, 1):
-        last = number == len(rows) or (len(rows) < len(check.classes) and number == half)
-        numbers = (f"{one.parts[part]:,}" for part in PARTS)
-        table.add_row(shown(one.name), one.group or NOTHING, *numbers, end_section=last)
-    total = (f"{check.count(part):,}" for part in PARTS)
-    table.add_row(Text("all", "bold"), "", *total)
+        yield one, number == len(rows) or (len(rows) < len(check.classes) and number == half)
+
+
+def _folds_table(check: DataCheck, folds: FoldCounts) -> Table:
+    """Return the test images of each fold by class; of many folds, the fewest and the most."""
+    each = folds.number <= _MOST_FOLDS
+    names = [f"fold {number}" for number in range(folds.number)] if each else ["fewest", "most"]
+    table = new_table(
+        f"Test images of each of {folds.number} folds",
+        "class",
+        numbers=(*names, "tested", "never tested"),
+    )
+
+    def row(counts: Sequence[int]) -> list[str]:
+        shown_ones = counts if each else (min(counts), max(counts))
+        return [f"{count:,}" for count in (*shown_ones, sum(counts))]
+
+    for one, last in _classes_shown(check):
+        numbers = (*row(folds.tested[one.name]), f"{folds.never[one.name]:,}")
+        table.add_row(shown(one.name), *numbers, end_section=last)
+    table.add_row(Text("all", "bold"), *row(folds.totals), f"{sum(folds.never.values()):,}")
     return table
 
 
@@ -107,7 +145,7 @@ def _copies_table(check: DataCheck) -> Table:
     table = new_table("Pictures that stand more than once", "where", "files")
     for kind, found in copies_by_kind(check).items():
         for one in found[:_MOST_COPIES]:
-            parts = " and ".join(part for part in PARTS if part in one.parts)
+            parts = " and ".join(dict.fromkeys(one.parts))
             names = list(one.names)
             if one.is_in_two_parts:
                 names = [f"{name} ({part})" for name, part in zip(names, one.parts, strict=True)]
