@@ -15,7 +15,7 @@ from lmsm_cli.losses.annealing import (
 )
 from lmsm_cli.losses.checks import whole
 from lmsm_cli.losses.head import MarginHead
-from lmsm_cli.losses.margins import Margin, l_softmax_margin, largest
+from lmsm_cli.losses.margins import LSoftmaxMargin, Margin, largest
 from lmsm_cli.losses.options import options_of
 
 
@@ -62,7 +62,7 @@ class AnnealedHead(MarginHead, ABC):
 
     def margin_function(self, labels: Tensor, progress: float | Tensor) -> Margin:
         """Return L-Softmax's margin under the lambda of a progress."""
-        return l_softmax_margin(self.margin, self.annealing(progress), labels)
+        return LSoftmaxMargin(self.margin, labels, progress, self.annealing)
 
     def _progress(self, progress: float | Tensor | None) -> float | Tensor:
         given = None if progress is None else scalar_progress(progress)

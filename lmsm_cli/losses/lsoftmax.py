@@ -27,7 +27,7 @@ from lmsm_cli.losses.checks import (
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
 from lmsm_cli.losses.head import STEEPEST, log_prior, rarity
-from lmsm_cli.losses.margins import ByDifficulty, Margin, l_softmax_margin, largest, no_margin
+from lmsm_cli.losses.margins import ByDifficulty, LSoftmaxMargin, Margin, largest, no_margin
 from lmsm_cli.losses.weights import Init, RisingNorms, unit
 
 # Class sizes further apart than this are a long tail; MNIST's ratio of 1.24 is not.
@@ -77,7 +77,7 @@ def l_softmax_loss(
     try:
         check_batch(features, weight, labels)
         margin, lam, class_chunk = checked_options(margin, weight, lam, class_chunk, reduction)
-        margin_function = l_softmax_margin(margin, lam, labels)
+        margin_function = LSoftmaxMargin(margin, labels, lam)
         losses = margin_losses(features, weight, labels, margin_function, class_chunk=class_chunk)
     except ArgumentError as error:
         raise ArgumentError(f"l_softmax_loss: {error}") from None
@@ -244,7 +244,7 @@ class LSoftmaxLoss(AnnealedHead):
 
     def margin_function(self, labels: Tensor, progress: float | Tensor) -> Margin:
         """Return L-Softmax's margin under the lambda of a progress, on all or on hard images."""
-        margin = l_softmax_margin(self.margin, self.annealing(progress), labels)
+        margin = LSoftmaxMargin(self.margin, labels, progress, self.annealing)
         if self.margin_on == "all":
             return margin
         return ByDifficulty(wrong=margin, right=no_margin)

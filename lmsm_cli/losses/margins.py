@@ -6,12 +6,14 @@ and to its slope d g / d cos, which is finite everywhere. `ByDifficulty` holds t
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.annealing import Annealing
 from lmsm_cli.losses.checks import check_margin, readable, refuse_transforms, wrong_shape
 
 MarginFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -170,16 +172,22 @@ def annealed_margin(
     return torch.lerp(value, cos, plain), slope * (1 - plain) + plain
 
 
-def l_softmax_margin(margin: float | Tensor, lam: float | Tensor, labels: Tensor) -> MarginFunction:
-    """Return the margin function of a batch.
+@dataclass(frozen=True)
+class LSoftmaxMargin:
+    """L-Softmax's margin on the targets of a batch, a `MarginFunction`."""
 
-    Args:
-        margin: one for all, or one for each class (C,).
-        lam: the annealing lambda, >= 0.
-        labels: the class of each image in the batch, (N,).
-    """
-    chosen = of_images(margin, labels)
-    return lambda cos: annealed_margin(cos, chosen, lam)
+    margin: int | float | Tensor
+    """One for all, or one for each class (C,)."""
+    labels: Tensor
+    """The class of each image in the batch, (N,)."""
+    lam: float | Tensor
+    """The annealing lambda, >= 0; with a law, the progress that it is a function of."""
+    law: Annealing | None = None
+
+    def __call__(self, cos: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what becomes of each image's cosine (N,), and its slope."""
+        lam = self.lam if self.law is None else self.law(self.lam)
+        return annealed_margin(cos, of_images(self.margin, self.labels), lam)
 
 
 def of_images(margin: float | Tensor, labels: Tensor) -> float | Tensor:

@@ -23,10 +23,10 @@ from lmsm_cli.losses.checks import (
     wrong_type,
 )
 from lmsm_cli.losses.chunked import ChunkedCrossEntropy, ChunkedLogits
-from lmsm_cli.losses.cross_entropy import Target, target_logits_with_margin
 from lmsm_cli.losses.lsoftmax import Reduction, checked_options, reduced
-from lmsm_cli.losses.margins import MarginFunction, l_softmax_margin
+from lmsm_cli.losses.margins import LSoftmaxMargin, MarginFunction
 from lmsm_cli.losses.precision import full_precision, without_autocast
+from lmsm_cli.losses.target import Target, target_logits_with_margin
 
 
 class LossOptions(TypedDict, total=False):
@@ -78,7 +78,7 @@ def sharded_l_softmax_loss(
         _check_shard(features, weight, labels, first_class, dist.get_world_size(group))
         margin, lam, class_chunk = checked_options(margin, weight, **options)
         nearest = (labels - first_class).clamp(0, len(weight) - 1)
-        margin_function = l_softmax_margin(margin, lam, nearest)
+        margin_function = LSoftmaxMargin(margin, nearest, lam)
         chunk = len(weight) if class_chunk is None else class_chunk
         shard = ChunkedLogits(features, weight, labels - first_class, None, chunk)
         losses = _losses(shard, margin_function, labels, group)

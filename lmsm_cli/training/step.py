@@ -23,6 +23,7 @@ from lmsm_cli.distributed.process_group import (
     data_parallel,
     zero_loss,
 )
+from lmsm_cli.losses.kernel import told_to
 from lmsm_cli.losses.soft_labels import Second, soft_losses
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed, cuda_capture
@@ -170,8 +171,8 @@ class TrainStep:
     """Takes the steps of a training; `watch` accumulates their metrics.
 
     `compile_seconds` is what compiling took, None before and without; `warn` is told where there is
-    no graph. Nothing refers back to a TrainStep, so that model, optimiser and graphs are freed as
-    soon as it is.
+    no graph, or no kernel of the loss. Nothing refers back to a TrainStep, so that model, optimiser
+    and graphs are freed as soon as it is.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class TrainStep:
         ranks: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.model, self._weights, self._compiles = model, weights, config.compile
-        self._batch_size = config.batch_size
+        self._batch_size, self._warn = config.batch_size, warn
         self.watch = MetricAccumulator(len(model.classes), runtime.device)
         self._progress = torch.zeros((), device=runtime.device)
         self.compile_seconds: float | None = None
@@ -225,7 +226,7 @@ class TrainStep:
         second = () if batch.mixed is None else (batch.mixed.labels, batch.mixed.share)
         started = time.perf_counter()
         self.watch.next(len(batch.all_labels), len(batch.labels))
-        with self._kernels_of(batch):
+        with self._kernels_of(batch), told_to(self._warn):
             self._run(part, batch.images, batch.labels, self._progress, total, *second)
         if self._compiles and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - started

@@ -1,0 +1,303 @@
+"""The margin cross-entropy of a batch as two operators of torch: a kernel a pass on CUDA.
+
+Torch's own operations, some fifty launches for a few numbers an image, are what the operators do on
+the CPU, and what the kernels of `triton_kernels` are held against before any of them is relied on.
+Where they differ or can't be had, `fits` says so once, and the losses keep to torch's operations.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lmsm_cli.errors import first_line
+from lmsm_cli.losses.annealing import Annealing
+from lmsm_cli.losses.margins import (
+    ByDifficulty,
+    LSoftmaxMargin,
+    Margin,
+    MarginFunction,
+    no_margin,
+)
+from lmsm_cli.losses.target import target_logits_with_margin, weigh
+
+Results = tuple[Tensor, ...]
+Warn = Callable[[str], None]
+
+# What a kernel may be off: this many times torch's operations, or this share of the largest number.
+# A wrong formula is off by more.
+_TIMES, _SHARE = 32, 1e-4
+# Nearer to the poles a cosine's rounding decides over the slope of a margin that is not whole.
+_POLAR = 0.999
+_TRIED = 256  # images, so that the trial takes no memory to speak of
+_works: dict[Hashable, bool] = {}
+_warn: ContextVar[Warn | None] = ContextVar("warn", default=None)
+
+
+class Batch(NamedTuple):
+    """What the operator `margin_cross_entropy` is given."""
+
+    tensors: list[Tensor]
+    """Logits (N, C) without offset, features (N, D), class weights (C, D) and labels (N,)."""
+    margins: Tensor | None
+    """One for each class (C,), in the place of the first of `numbers`."""
+    offset: Tensor | None
+    """(C,), added to the logits."""
+    given: Tensor | None
+    """Lambda, or the progress of which it is a law, (); in the place of the second number."""
+    form: str
+    """Of the law; "given" for lambda itself."""
+    numbers: list[float]
+    """Margin, lambda, and what `_law` has of a law."""
+    flags: list[bool]
+    """Whether the margin is for wrongly classified images alone; `detached_norms`."""
+
+
+def batch_of(
+    tensors: list[Tensor], margin: Margin, offset: Tensor | None, *, detached_norms: bool
+) -> Batch | None:
+    """Return what the operator takes of a batch; None for what it does not know.
+
+    Args:
+        tensors: logits, features, class weights and labels, as in `Batch`.
+        margin, offset, detached_norms: as in `cross_entropy.margin_losses`.
+    """
+    on_hard = isinstance(margin, ByDifficulty) and margin.right is no_margin
+    bend = margin.wrong if isinstance(margin, ByDifficulty) and on_hard else margin
+    if not isinstance(bend, LSoftmaxMargin):
+        return None
+    law, lam = _lambda_of(bend)
+    by_class = bend.margin if isinstance(bend.margin, Tensor) else None
+    given = lam if isinstance(lam, Tensor) else None
+    numbers = [
+        0.5 if isinstance(bend.margin, Tensor) else float(bend.margin),
+        0.0 if isinstance(lam, Tensor) else float(lam),
+        *_numbers_of(law),
+    ]
+    form = "given" if law is None else law.form
+    batch = Batch(tensors, by_class, offset, given, form, numbers, flags=[on_hard, detached_norms])
+    return batch if _is_plain(batch) else None
+
+
+def _lambda_of(bend: LSoftmaxMargin) -> tuple[Annealing | None, float | Tensor]:
+    """Return lambda, or a law and the progress () at which the kernel works lambda out."""
+    law, lam = bend.law, bend.lam
+    if law is None:
+        return None, lam
+    if law.form in ("constant", "none"):
+        return None, law(1.0)  # whatever the progress
+    return (law, lam) if isinstance(lam, Tensor) else (None, law(lam))
+
+
+def _is_plain(batch: Batch) -> bool:
+    """Return whether all numbers are float32 on one device, in rows without gaps."""
+    logits, features, weight, _ = batch.tensors
+    constants = [one for one in (batch.margins, batch.offset, batch.given) if one is not None]
+    return (
+        all(one.dtype == torch.float32 for one in (logits, features, weight, *constants))
+        and all(one.device == logits.device for one in constants)
+        and all(one.stride(-1) == 1 for one in (features, weight, *constants) if one.ndim)
+        and (batch.margins is None or batch.margins.ndim == 1)
+    )
+
+
+def _numbers_of(law: Annealing | None) -> list[float]:
+    """Return a law as numbers: its own five, and the logarithms that `exponential` is made of."""
+    if law is None:
+        return [0.0] * 7
+    start, least = law.start or 0.0, law.minimum
+    first = math.log1p(start)
+    return [start, least, law.end, law.gamma, law.power, first, math.log1p(least) - first]
+
+
+@cache
+def _law_of(form: str, numbers: tuple[float, ...]) -> Annealing | None:
+    return None if form == "given" else Annealing(cast(Any, form), *numbers[:5])
+
+
+def margin_cross_entropy(*batch: Any) -> Results:
+    """Return losses, gaps r - t, pulls on features and on class weights, all (N,), and q (N, C).
+
+    q is the softmax over the other classes, -slope at the label (see `cross_entropy`). It takes
+    the parts of a `Batch`.
+    """
+    return cast(Results, torch.ops.lmsm.margin_cross_entropy(*batch))
+
+
+def margin_pulls(gaps: Tensor, grads: Tensor, *pulls: Tensor) -> Results:
+    """Return a = sigmoid(gap) times the losses' gradient (N,), and a times each of the pulls."""
+    return cast(Results, torch.ops.lmsm.margin_pulls(gaps, grads, *pulls))
+
+
+def _by_torch(
+    tensors: list[Tensor],
+    margins: Tensor | None,
+    offset: Tensor | None,
+    given: Tensor | None,
+    form: str,
+    numbers: list[float],
+    flags: list[bool],
+) -> Results:
+    """Do what `margin_cross_entropy` says by torch's operations."""
+    (logits, features, weight, labels), (on_hard, detached_norms) = tensors, flags
+    number, lam, *law = numbers
+    margin = int(number) if number.is_integer() else number
+    bend: MarginFunction = LSoftmaxMargin(
+        margin if margins is None else margins,
+        labels,
+        lam if given is None else given,
+        _law_of(form, tuple(law)),
+    )
+    product = logits.gather(1, labels[:, None])[:, 0]
+    if on_hard:
+        bend = ByDifficulty(bend, no_margin).where((logits >= product[:, None]).sum(dim=1) > 1)
+    target = target_logits_with_margin(
+        features, weight, labels, bend, product, detached_norms=detached_norms
+    )
+    logits = logits.clone() if offset is None else logits + offset
+    logit = target.logit if offset is None else target.logit + offset.index_select(0, labels)
+    rest, shares, total = weigh(logits, labels, target.slope)
+    gap = rest - logit
+    pulls = target.pull_features, target.pull_weight
+    return functional.softplus(gap), gap, *pulls, shares.div_(total[:, None])
+
+
+def _pulls_by_torch(gaps: Tensor, grads: Tensor, *pulls: Tensor) -> Results:
+    excess = gaps.sigmoid() * grads
+    return excess, *(excess * pull for pull in pulls)
+
+
+def _by_triton(*batch: Any) -> Results:
+    # imported late: there is no Triton beside torch for the CPU, for macOS and for Windows
+    from lmsm_cli.losses import triton_kernels
+
+    return triton_kernels.margin_cross_entropy(*batch)
+
+
+def _pulls_by_triton(*tensors: Tensor) -> Results:
+    from lmsm_cli.losses import triton_kernels
+
+    return triton_kernels.margin_pulls(*tensors)
+
+
+_library: Any = cast(Any, torch.library.Library)("lmsm", "FRAGMENT")
+_library.define(
+    "margin_cross_entropy(Tensor[] tensors, Tensor? margins, Tensor? offset, Tensor? given, "
+    "str form, float[] numbers, bool[] flags) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "margin_pulls(Tensor gaps, Tensor grads, Tensor pulls_features, Tensor pulls_weight)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+_library.impl("margin_cross_entropy", _by_torch, "CPU")
+_library.impl("margin_cross_entropy", _by_triton, "CUDA")
+_library.impl("margin_pulls", _pulls_by_torch, "CPU")
+_library.impl("margin_pulls", _pulls_by_triton, "CUDA")
+
+
+def fits(batch: Batch) -> bool:
+    """Return whether the kernels are there for a batch of this kind, and right.
+
+    At the first batch of a kind they are tried on its images, for which the host waits. What goes
+    wrong is told once (see `told_to`).
+    """
+    logits, features, *_ = batch.tensors
+    optional = (batch.margins, batch.offset, batch.given)
+    kind = (
+        logits.device,
+        logits.shape[1],
+        features.shape[1],
+        *(tensor is None for tensor in optional),
+        batch.form,
+        *batch.flags,
+        *batch.numbers[:1],
+        *batch.numbers[2:],
+    )
+    if kind not in _works:
+        if torch.cuda.is_current_stream_capturing():
+            return False  # nothing can be looked at
+        works = _tried(batch)
+        if works is None:
+            return False
+        _works[kind] = works
+    return _works[kind]
+
+
+def _tried(batch: Batch) -> bool | None:
+    """Return whether the kernels work on a batch; None where its results are not finite."""
+    try:
+        with torch.no_grad():
+            works = _agrees(batch)
+    except Exception as error:  # a compiler, a driver and a GPU fail in more ways than have names
+        _say(f"could not be used ({first_line(error)})")
+        return False
+    if works is False:
+        _say("gave other numbers than torch's operations")
+    return works
+
+
+def _agrees(batch: Batch) -> bool | None:
+    """Return whether the kernels agree with float64 about as well as torch's float32 does.
+
+    None for results that are not finite: two of them can't be compared.
+    """
+    (logits, features, weight, labels), *constants = batch
+    tensors = [logits[:_TRIED], features[:_TRIED], weight, labels[:_TRIED]]
+    batch = batch._replace(tensors=tensors)
+    in_double: list[Any] = [
+        one.double() if isinstance(one, Tensor) and one.is_floating_point() else one
+        for one in (*tensors, *constants)
+    ]
+    found = _with_pulls(margin_cross_entropy(*batch), margin_pulls)
+    plain = _with_pulls(_by_torch(*batch), _pulls_by_torch)
+    exact = _with_pulls(_by_torch(in_double[:4], *in_double[4:]), _pulls_by_torch)
+    own = in_double[2].index_select(0, tensors[3])
+    is_polar = functional.cosine_similarity(in_double[1], own).abs() > _POLAR
+    checks = [
+        torch.stack([wanted.isfinite().all(), _is_near(ours, theirs, wanted, is_polar)])
+        for ours, theirs, wanted in zip(found, plain, exact, strict=True)
+    ]
+    is_finite, is_near = torch.stack(checks).all(dim=0).tolist()
+    return is_near if is_finite else None
+
+
+def _is_near(ours: Tensor, theirs: Tensor, exact: Tensor, is_polar: Tensor) -> Tensor:
+    """Return whether our numbers are as near to the exact ones as theirs, polar rows left out."""
+    beside = is_polar if exact.ndim == 1 else is_polar[:, None]
+    ours_off, theirs_off, largest = (
+        values.masked_fill(beside, 0.0).abs().max()
+        for values in (ours - exact, theirs - exact, exact)
+    )
+    return ours_off <= _TIMES * theirs_off + _SHARE * largest
+
+
+def _with_pulls(results: Results, pulls_of: Callable[..., Results]) -> Results:
+    """Return the results of both operators, the second's for losses that are averaged."""
+    _, gaps, *pulls, _ = results
+    return *results, *pulls_of(gaps, torch.full_like(gaps, 1 / len(gaps)), *pulls)
+
+
+def _say(what: str) -> None:
+    text = f"the loss's CUDA kernel {what}; torch's operations do its work, more slowly"
+    warn = _warn.get()
+    if warn is None:
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    else:
+        warn(text)
+
+
+@contextmanager
+def told_to(warn: Warn) -> Iterator[None]:
+    """Tell `warn` what is wrong with the kernels, in the place of Python's warnings."""
+    token = _warn.set(warn)
+    try:
+        yield
+    finally:
+        _warn.reset(token)

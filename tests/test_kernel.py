@@ -1,0 +1,247 @@
+"""The kernels of the loss: right in Triton's interpreter, and on the pretended GPU tried first."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+import lmsm_cli
+from lmsm_cli import l_softmax_loss
+from lmsm_cli.losses import kernel
+from lmsm_cli.losses.registry import build_head
+from tests.interpreted_kernels import CASES, NAMES
+from tests.pretend_cuda import PretendCuda
+from tests.test_cuda_path import CONFIG, Trained, counts, with_graph
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton comes with torch for CUDA alone"
+)
+
+
+def of_triton(test):
+    """Mark a test that needs Triton, takes seconds, and depends on its version."""
+    for mark in (needs_triton, pytest.mark.slow, pytest.mark.libraries):
+        test = mark(test)
+    return test
+
+
+WRONG = "the loss's CUDA kernel gave other numbers than torch's operations; "
+
+
+@pytest.fixture(autouse=True)
+def _untried(monkeypatch):
+    """Nothing is known of the kernels yet."""
+    monkeypatch.setattr(kernel, "_works", {})
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """What interpreted_kernels.py found."""
+    package = Path(lmsm_cli.__file__).parent.parent
+    own = {"TRITON_INTERPRET": "1", "PYTHONPATH": str(package)}
+    script = Path(__file__).with_name("interpreted_kernels.py")
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | own,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@of_triton
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernels_are_as_exact_as_torchs_operations(interpreted, case):
+    """Losses, all that the backward pass needs, and gradients: in float32, beside float64."""
+    found = interpreted["compared"][case]
+    assert set(found) == set(NAMES)
+    for what, (ours, theirs) in found.items():
+        assert ours <= 8 * theirs + 1e-6, what
+        assert ours < 1e-5 or what == "pull_features"  # it is multiplied by features of zero
+
+
+@of_triton
+def test_the_kernels_give_the_losses_and_gradients_of_the_definition(interpreted):
+    """As autograd has them through arccos, for margins of all kinds, hard images and a prior."""
+    for case, errors in interpreted["defined"].items():
+        assert max(errors) < 2e-6, case
+
+
+@of_triton
+def test_what_is_no_number_is_a_loss_of_nan(interpreted):
+    """A feature of NaN or infinity, and a label that is no class; the others keep theirs."""
+    assert [loss == "nan" for loss in interpreted["strange"]] == 4 * [True] + 2 * [False]
+
+
+@of_triton
+def test_the_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
+    """Down to machine code: without one, all but its numbers can be seen."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from lmsm_cli.losses import triton_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    function = triton_kernels._margin_rows
+    constants = {
+        "margin": 2.5,
+        "form": "power",
+        "law": (1000.0, 0.5, 1.0, 0.36, 45.0, 6.9, -6.5),
+        "on_hard": True,
+        "detached_norms": False,
+        "classes_at_once": 16,
+        "features_at_once": 64,
+        "margins": None,
+    }
+    sizes = ("num_classes", "num_features", "of_logits", "of_features", "of_weight")
+    kinds = {"labels": "*i64", "lam": "fp32"} | dict.fromkeys(sizes, "i32")
+    kinds |= dict.fromkeys(constants, "constexpr")
+    source = ASTSource(
+        function,
+        {name: kinds.get(name, "*fp32") for name in function.arg_names},
+        {(function.arg_names.index(name),): value for name, value in constants.items()},
+    )
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
+def inputs(dtype=torch.float32):
+    """Return features, class weights and labels on the pretended device."""
+    generator = torch.Generator().manual_seed(0)
+    features, weight = (torch.randn(n, 6, generator=generator) for n in (8, 3))
+    labels = torch.arange(8) % 3
+    features, weight = (one.to("cuda", dtype).requires_grad_() for one in (features, weight))
+    return features, weight, labels.to("cuda")
+
+
+def calls_of(function):
+    """Return the calls of a function's second call, forward and backward, by name."""
+    for _ in range(2):
+        with PretendCuda() as cuda:
+            batch = inputs()
+            cuda.launches.clear()
+            function(*batch).backward()
+    return cuda.launches
+
+
+@counts
+@pytest.mark.parametrize("options", [{}, {"lam": 0.7}, {"margin": 4}, {"margin": 2.5}])
+def test_the_loss_alone_is_a_few_calls(options):
+    """Two kernels of its own, three products, and what is summed by class."""
+
+    def loss(*batch):
+        return l_softmax_loss(*batch, **({"margin": 2} | options))
+
+    def softmax(features, weight, labels):
+        return functional.cross_entropy(functional.linear(features, weight), labels)
+
+    found = calls_of(loss)
+    assert (found["margin_cross_entropy"], found["margin_pulls"], found["mm"]) == (1, 1, 3)
+    assert found.total() <= 15, found
+    assert calls_of(softmax).total() <= 8
+
+
+def by_kernel(features, weight, labels):
+    """Return how often the kernel was called for a loss, once it had been tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        called = []
+        original = kernel.margin_cross_entropy
+        patch.setattr(
+            "lmsm_cli.losses.cross_entropy.margin_cross_entropy",
+            lambda *batch: called.append(1) or original(*batch),
+        )
+        l_softmax_loss(features, weight, labels, margin=2.5)
+    return len(called)
+
+
+def test_other_types_keep_to_torchs_operations():
+    """The kernels know float32 alone: float64 is computed as before, half as float32."""
+    with PretendCuda():
+        assert by_kernel(*inputs(torch.float64)) == 0
+        assert by_kernel(*inputs(torch.bfloat16)) == 1
+        assert by_kernel(*inputs()) == 1
+
+
+def steeper(*batch):
+    """Do the kernel's work with a slope that is one percent too steep."""
+    *results, shares = torch.ops.lmsm.margin_cross_entropy(*batch)
+    labels = batch[0][3][:, None]
+    return *results, shares.scatter(1, labels, 1.01 * shares.gather(1, labels))
+
+
+def missing(*batch):
+    """Fail as a kernel does that can't be compiled."""
+    raise RuntimeError("failed to find a C compiler\nset CC")
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (steeper, WRONG),
+        (missing, "the loss's CUDA kernel could not be used (failed to find a C compiler); "),
+    ],
+)
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_kernel_that_is_wrong_or_missing_is_told_once_and_not_used(monkeypatch, own, told, graph):
+    """The training goes on with torch's operations, in a graph too: they have the same losses."""
+    config = with_graph(CONFIG.model_copy(update={"loss": "lsoftmax:margin=2.5"}), graph)
+    right = Trained(config)
+    assert right.told == []
+    monkeypatch.setattr(kernel, "_works", {})
+    monkeypatch.setattr(kernel, "margin_cross_entropy", own)
+    found = Trained(config)
+    assert found.told == [f"{told}torch's operations do its work, more slowly"]
+    assert not any(graph["margin_cross_entropy"] for graph in found.device.captured)
+    for mine, other in zip(found.rows, right.rows, strict=True):
+        assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+
+
+def test_outside_a_training_a_wrong_kernel_is_a_warning(monkeypatch):
+    """Of Python's: a script of one's own has no other place for it."""
+    monkeypatch.setattr(kernel, "margin_cross_entropy", steeper)
+    with PretendCuda():
+        batch = inputs()
+        with pytest.warns(RuntimeWarning, match=WRONG):
+            l_softmax_loss(*batch, margin=2.5)
+        assert by_kernel(*batch) == 0
+
+
+def test_features_without_numbers_say_nothing_of_the_kernel():
+    """The loss is NaN, nobody is told of a kernel, and the next batch tries it."""
+    with PretendCuda():
+        features, weight, labels = inputs()
+        assert l_softmax_loss(features * torch.nan, weight, labels, margin=2.5).isnan()
+        assert by_kernel(features, weight, labels) == 1
+
+
+def test_features_along_their_class_weights_say_nothing_of_the_kernel(monkeypatch):
+    """There a slope hangs on the last bit of a cosine: kernels may differ, and none is wrong."""
+
+    def rounded(*batch):
+        logits, features, weight, labels = batch[0]
+        lower = logits - 2e-7 * logits.abs()
+        return torch.ops.lmsm.margin_cross_entropy([lower, features, weight, labels], *batch[1:])
+
+    monkeypatch.setattr(kernel, "margin_cross_entropy", rounded)
+    with PretendCuda():
+        _, weight, labels = inputs()
+        features = (-2 * weight[labels]).detach().requires_grad_()
+        assert by_kernel(features, weight, labels) == 1
+
+
+def test_a_capture_without_a_trial_keeps_to_torchs_operations():
+    """In a capture nobody can look at numbers; a user's own may be the first call."""
+    with PretendCuda() as cuda:
+        head = build_head("lsoftmax:margin=2", 6, 3).to("cuda")
+        features, _, labels = inputs()
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            head(features, labels, torch.zeros((), device="cuda")).backward()
+        (captured,) = cuda.captured
+        assert not captured["margin_cross_entropy"]
