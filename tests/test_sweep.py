@@ -135,7 +135,7 @@ def test_a_run_that_cannot_be_read_is_a_failure_not_a_smaller_n(
             (made[-1].path / name).write_text("{")
         return made[-1]
 
-    monkeypatch.setattr("lmsm_cli.sweeps.sweep.start_run", run_and_damage)
+    monkeypatch.setattr("lmsm_cli.sweeps.sweep.begin", run_and_damage)
     document, said = swept(capsys, tmp_path, "--seeds", "3", code=1)
     (failed,) = document["failed"]
     assert failed["label"] == "seed=1"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lmsm_cli.commands import completion
-from lmsm_cli.commands.console import print_line
+from lmsm_cli.commands.console import print_line, stdout_console
 from lmsm_cli.commands.options import Json, Quiet, Verbose, layers_of, value, with_flags_of
 from lmsm_cli.commands.running import run_and_compare
 from lmsm_cli.config.resolve import Layer
@@ -15,7 +15,7 @@ from lmsm_cli.errors import LmsmError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lmsm_cli.sweeps.plan import PlannedRun
+    from lmsm_cli.sweeps.plan import PlannedRun, RunStatus
 
 # A place of its own, so that the same command finds its runs again.
 _OUT = "runs/retrain"
@@ -28,8 +28,9 @@ _Head = Annotated[
     list[str] | None,
     value(
         "NAME",
-        "A last layer to train, repeatable: any loss, or a second stage: crt, los, lws, marc, "
-        "samn. (default: ten of them)",
+        "A last layer, repeatable: any loss, a second stage (crt, los, lws, marc, samn), or one "
+        "that is made without a training: adjust, tau-norm and mla, each with a tau as in adjust:1 "
+        "or the best on validation images, and ncm. (default: ten to train, and those four)",
         name="--head",
     ),
 ]
@@ -54,7 +55,7 @@ ordinary run, which eval, predict, export and resume take; runs go to --out (def
 runs/retrain), and the same command again does only what is missing.
     """
     from lmsm_cli.runs.record import only_run
-    from lmsm_cli.sweeps.second_stage import USUAL, plan_second_stages  # imports torch
+    from lmsm_cli.sweeps.second_stage import plan_second_stages, usual_heads  # imports torch
 
     folders = [only_run(path) for path in runs]
     if len(set(folders)) < len(folders):
@@ -64,28 +65,53 @@ runs/retrain), and the same command again does only what is missing.
         folder: [*layers_of(None, folder / "config.yaml", None, {"loss": "softmax"}), out]
         for folder in folders
     }
-    plan = plan_second_stages(folders, head or USUAL, base, Layer.of_flags(flags))
-    run_and_compare(plan, None, None, with_plots=False, quiet=quiet, verbose=verbose, json=json)
+    plan = plan_second_stages(folders, head or usual_heads(folders), base, Layer.of_flags(flags))
+    _warn_of_the_choice(folders)
+    run_and_compare(
+        plan,
+        None,
+        None,
+        with_plots=False,
+        quiet=quiet,
+        json=json,
+        verbose=verbose,
+        beside=_choice,
+    )
     if not json:
         _print_choice(plan)
 
 
-def _print_choice(plan: "Sequence[PlannedRun]") -> None:
-    """Print which head is best on the validation images, on average over the runs."""
+def _warn_of_the_choice(folders: "Sequence[Path]") -> None:
+    """Say before any work what the choice among the heads will not be told by."""
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.runs.record import read_run
+    from lmsm_cli.sweeps.second_stage import what_is_not_held_out
+
+    with new_display(quiet=True) as display:
+        for text in what_is_not_held_out(folders):
+            display.warning(text)
+
+
+def _print_choice(plan: "Sequence[PlannedRun]") -> None:
+    """Print which heads are best on the validation images, on average over the runs."""
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.reports.tables_checks import heads_table
     from lmsm_cli.sweeps.plan import RunIndex
 
-    reached: dict[str, list[float]] = {}
     with new_display(quiet=True) as display:
-        for one in RunIndex(plan[0].config.out, display).status(plan):
-            rows = read_run(one.record.path).metrics if one.record else []
-            score = rows[-1]["val_balanced_accuracy"] if rows else None
-            if score is not None:
-                reached.setdefault(one.run.label, []).append(score)
-    if not reached:
+        chosen = _choice(RunIndex(plan[0].config.out, display).status(plan))["chosen"]
+    if chosen is None:
         print_line("no images were held out (--validation 0), so none of the heads is chosen")
         return
-    means = {name: sum(scores) / len(scores) for name, scores in reached.items()}
-    best = max(means, key=lambda name: means[name])
-    print_line(f"best on validation images: {best}, balanced accuracy {100 * means[best]:.1f} %")
+    stdout_console().print(heads_table(chosen["heads"]))
+    best = chosen["heads"][0]
+    score = 100 * best["val_balanced_accuracy"]
+    print_line(f"best on validation images: {best['head']}, balanced accuracy {score:.1f} %")
+
+
+def _choice(found: "Sequence[RunStatus]") -> dict[str, Any]:
+    """Return what the JSON has beside the comparison: the heads by their validation score."""
+    from lmsm_cli.sweeps.second_stage import reached_on_validation
+
+    reached = reached_on_validation(found)
+    heads = [{"head": head, "val_balanced_accuracy": score} for head, score in reached.items()]
+    return {"chosen": {"best": heads[0]["head"], "heads": heads} if heads else None}

@@ -1,6 +1,6 @@
 """What `lmsm train --seeds` and `lmsm sweep` share: a plan of runs, done and compared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from lmsm_cli.sweeps.grid import Axis, parse_seeds, product
 
 if TYPE_CHECKING:
     from lmsm_cli.runtime.display import Display
-    from lmsm_cli.sweeps.plan import PlannedRun
+    from lmsm_cli.sweeps.plan import PlannedRun, RunStatus
     from lmsm_cli.sweeps.sweep import Failure
 
 
@@ -48,11 +48,13 @@ def run_and_compare(
     quiet: bool,
     json: bool,
     verbose: bool = False,
+    beside: "Callable[[Sequence[RunStatus]], Mapping[str, Any]] | None" = None,
 ) -> None:
     """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
 
     `preset` and `config` are for the commands that repeat a failed run; `plots_in` is a folder for
-    pictures of the comparison. Raises RunError where some failed.
+    pictures of the comparison; `beside` gives what else the JSON has of the runs. Raises RunError
+    where some failed.
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.comparison.grouping import comparable, compare_runs
@@ -76,7 +78,8 @@ def run_and_compare(
         plot_comparison(comparison, comparable(records)[0], plots_in)
     failed = [_failure(one, preset, config) for one in failures]
     if json:
-        print_json(comparison.to_json() | {"failed": failed})
+        more = beside(found) if beside else {}
+        print_json(comparison.to_json() | {"failed": failed, **more})
     else:
         if comparison.groups:
             print_comparison(comparison)

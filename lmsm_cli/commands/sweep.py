@@ -131,7 +131,7 @@ share the work. Other choices are the flags of `lmsm train`; runs go to --out (d
             _show_plan(plan, json=json)
         else:
             place = plan[0].config.out / "plots" if plots else None
-            shown = {"quiet": quiet, "verbose": verbose, "json": json}
+            shown: dict[str, Any] = {"quiet": quiet, "verbose": verbose, "json": json}
             run_and_compare(plan, preset, config, with_plots=plots, plots_in=place, **shown)
         return
     if trials < 1:

@@ -144,11 +144,11 @@ def _dry_run(resolved: Resolved, *, quiet: bool, verbose: bool, json: bool) -> N
 
 def _run(resolved: Resolved, *, quiet: bool, verbose: bool, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.training.run import start_run
+    from lmsm_cli.inference.post_hoc import begin
 
     with new_display(quiet, verbose) as display:
         _tell(resolved, display)
-        folder = start_run(resolved.config, display)
+        folder = begin(resolved.config, display)
     if folder is not None:  # the first rank prints
         _print(folder.path, json=json)
 

@@ -19,6 +19,12 @@ from lmsm_cli.runs.record import RunRecord
 # What a run is allowed to differ in from the other runs of its group.
 FREE_KEYS = ("seed", *RUNTIME_KEYS)
 
+# What decides the result of a last layer that was corrected without a training.
+_POST_HOC_KEYS = (
+    *(*IMAGE_KEYS, "image_size", "resize", "crop_from", "precision"),
+    *("model", "neck", "loss", "head_bias", "class_margins", "pretrained", "freeze", "post_hoc"),
+)
+
 # What decides which images a score is of, and of which training: never averaged over.
 SPLIT_KEYS = (*IMAGE_KEYS, "image_size", "checkpoint", "state", "source")
 
@@ -110,6 +116,8 @@ def setting_of(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
     no sample of the others. A choice that an older lmsm did not have is at its default.
     """
     setting = {key: value for key, value in _given(record).items() if key not in FREE_KEYS}
+    if setting.get("post_hoc"):
+        setting = {key: setting[key] for key in _POST_HOC_KEYS if key in setting}
     if record.is_outside:
         return setting
     setting["checkpoint"] = scores.checkpoint and PurePath(scores.checkpoint).name

@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from lmsm_cli.config import yaml
 from lmsm_cli.config.by_class import BY_CLASS
 from lmsm_cli.config.nets import BackboneLr, Frozen, Model
+from lmsm_cli.config.post_hoc import NCM, PostHocSpec
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, TAKE_A_BIAS, TAKE_CLASS_MARGINS
 from lmsm_cli.losses.spec import parse_spec
@@ -107,7 +108,7 @@ ADDED_KEYS = (
     *("class_margins", "class_weights"),
     *("test_from", "test_share", "folds", "fold", "group_pattern"),
     *("mixup", "cutmix", "label_smoothing", "sam"),
-    *("freeze", "backbone_lr", "accumulate", "ema", "patience", "crop_from"),
+    *("freeze", "backbone_lr", "accumulate", "ema", "patience", "crop_from", "post_hoc"),
     *LIST_KEYS,
 )
 
@@ -308,6 +309,10 @@ class Config(BaseModel):
     """What of the network keeps its weights: `backbone` for all up to the neck, `features` for all
     up to the last layer, which starts anew, or a number of stages from the image on; the run lists
     them."""
+    post_hoc: PostHocSpec | None = None
+    """Train nothing, but correct the last layer of the run of --pretrained, with --freeze features:
+    by `tau-norm`, `adjust` (logit adjustment) or `mla` (multiplicative), each with a tau, as in
+    adjust:1, or the best on validation images; or make it `ncm`, the nearest class mean."""
 
     loss: str = "softmax"
     """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists
@@ -496,6 +501,16 @@ class Config(BaseModel):
                 f"they go with {', '.join(TAKE_CLASS_MARGINS)}"
             )
         starts = self.pretrained not in (None, "imagenet") and self.freeze == "features"
+        if self.post_hoc and not starts:
+            raise ValueError(
+                f"post_hoc {self.post_hoc!r} has no effect without the run that it is for: give "
+                "--pretrained RUN --freeze features too"
+            )
+        if self.post_hoc == NCM and (name != "softmax" or self.head_bias):
+            raise ValueError(
+                "post_hoc 'ncm' has no effect with another last layer than its own, which is that "
+                "of softmax without a bias: leave loss and head_bias out"
+            )
         if name in SECOND_STAGES and not starts:
             raise ValueError(
                 f"loss {name!r} is a second stage, which learns on the class weights of a finished "

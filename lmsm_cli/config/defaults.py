@@ -91,10 +91,22 @@ def defaults_by_data(facts: Facts, given: Mapping[str, Any]) -> Defaults:
     return Defaults(chosen.values, chosen.reasons, (*_in_words(chosen.values), *chosen.notes))
 
 
+def usual_batch(count: int) -> int:
+    """Return the batch size for so many training images: a power of two, but for the fewest."""
+    most = min(USUAL_BATCH, max(LEAST_BATCH, count // LEAST_STEPS))
+    return min(1 << int(math.log2(most)), max(2, count))
+
+
+def usual_epochs(steps: int) -> int:
+    """Return the epochs of so many steps each: STEPS in all at least, within EPOCHS."""
+    fewest, largest = EPOCHS
+    return min(max(-(-STEPS // steps), fewest), largest)
+
+
 def _take_start(facts: Facts, chosen: "_Chosen") -> None:
     """Take what goes with the weights of the run to start from."""
     reason, start = "the run of --pretrained has it", facts.start
-    for key in ("model", "neck"):
+    for key in ("model", "neck", "loss", "head_bias", "epochs"):
         if key in start:
             chosen.take(key, start[key], reason)
     if facts.kind != "own" or "image_size" not in start:
@@ -203,16 +215,14 @@ def _choose_crops(facts: Facts, chosen: _Chosen, size: int) -> None:
 def _choose_training(facts: Facts, chosen: _Chosen) -> None:
     """Choose batch, epochs, learning rate and schedule."""
     count = facts.train_images
-    most = min(USUAL_BATCH, max(LEAST_BATCH, count // LEAST_STEPS))
-    batch = min(2 ** int(math.log2(most)), max(2, count))
+    batch = usual_batch(count)
     steps = -(-count // batch)
     chosen.take(
         "batch_size", batch, f"{count:,} training images make {counted(steps, 'step')} an epoch"
     )
     batch = chosen.number("batch_size", batch)
     steps = max(1, -(-count // batch))
-    fewest, largest = EPOCHS
-    epochs = min(max(-(-STEPS // steps), fewest), largest)
+    epochs = usual_epochs(steps)
     chosen.take("epochs", epochs, f"{counted(epochs * steps, 'step')} in all")
     if not chosen.given.keys() & {"step_size", "gamma", "milestones"}:
         chosen.take("schedule", "cosine", "it fits any number of epochs")

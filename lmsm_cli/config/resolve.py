@@ -126,7 +126,7 @@ def resolve(
 
 def _by_data(values: Mapping[str, Any], facts_of: Callable[[Config], Facts | None]) -> Defaults:
     """Return the defaults by the data; none where the choice of the data is wrong by itself."""
-    keys = {*DATA_KEYS, "model", "pretrained"} & values.keys()
+    keys = {*DATA_KEYS, "model", "pretrained", "freeze", "post_hoc"} & values.keys()
     try:
         facts = facts_of(Config.model_validate({key: values[key] for key in keys}))
     except ValidationError:

@@ -118,6 +118,25 @@ def logit_adjustment(train_counts: Sequence[int], done: float = 0.0) -> ByTau:
     )
 
 
+def multiplicative_adjustment(train_counts: Sequence[int]) -> ByTau:
+    """Return the correction that multiplies the logits of class c by (n_max / n_c)^tau.
+
+    Kim and Kim 2020, arXiv 1912.01857, scale class weights so, and leave the largest class as it
+    is; Hasegawa and Sato 2025, arXiv 2409.17582. The right tau depends on how far apart the classes
+    lie, so of several that do as well the middle one is taken.
+
+    Raises LmsmError where it can change nothing, or a class has no training images.
+    """
+    log_ratio = log_shares(train_counts)
+    log_ratio = log_ratio.max() - log_ratio
+    if not log_ratio.any():
+        raise LmsmError(
+            "multiplicative logit adjustment changes nothing here: every class has "
+            f"{train_counts[0]} training images"
+        )
+    return ByTau("mla", lambda tau: Affine.scaled((tau * log_ratio).exp()), _even_taus(1), 0.5)
+
+
 def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> ByTau:
     """Return the correction that divides class weights W_c by |W_c|^tau.
 

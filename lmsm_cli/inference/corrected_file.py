@@ -71,11 +71,7 @@ def save_corrected(trained: Trained, out: Path) -> None:
         schema=checkpoint.CORRECTED,
         images=state.images,
         own_code=state.own_code,
-        correction={
-            "scale": correction.affine.scale.cpu(),
-            "shift": correction.affine.shift.cpu(),
-            "facts": correction.facts.to_json(),
-        },
+        correction=correction.built_in(),
         **kept,
     )
     checkpoint.save(saved, out)

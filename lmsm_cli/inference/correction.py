@@ -20,6 +20,7 @@ from lmsm_cli.inference.adjust import (
     choose_tau,
     log_shares,
     logit_adjustment,
+    multiplicative_adjustment,
     tau_normalisation,
 )
 from lmsm_cli.inference.own_images import HeldOut
@@ -36,7 +37,7 @@ Number = float | Literal["auto"]
 
 @dataclass(frozen=True)
 class RequestedTau:
-    """A correction for rare classes, `adjust` or `tau-norm`, with its tau.
+    """A correction for rare classes, `adjust`, `tau-norm` or `mla`, with its tau.
 
     `auto` takes the tau that is best on the run's validation images.
     """
@@ -113,10 +114,11 @@ def check(trained: Trained, wanted: RequestedCorrection, display: Display) -> Ch
     shares, left = None, torch.zeros(len(trained.model.classes), dtype=torch.float64)
     if wanted.prior is not None:
         shares = shares_of(wanted.prior, trained.model.classes)
-        if for_rare and for_rare.method == "tau-norm":
+        if for_rare and for_rare.method != "adjust":
             raise LmsmError(
-                "--tau-norm and --prior both correct for the shares of the classes, and what the "
-                "first leaves of those of the training is not known; give --adjust or only one"
+                f"--{for_rare.method} and --prior both correct for the shares of the classes, and "
+                "what the first leaves of those of the training is not known; give --adjust or "
+                "only one"
             )
         if not for_rare:
             done, _ = done_in_training(trained)
@@ -139,6 +141,8 @@ def _family(trained: Trained, wanted: RequestedTau, display: Display) -> ByTau:
         left, unit = max(0.0, 1.0 - done), "plain tau" if wanted.is_scaled else "tau"
         further = "some further" if left else "no further"
         display.warning(f"{why}; {further} correction is expected ({unit} {left:g}).")
+    if wanted.method == "mla":
+        return multiplicative_adjustment(trained.state.train_counts)
     return logit_adjustment(trained.state.train_counts, done)
 
 
@@ -274,7 +278,8 @@ def corrected(
             check_at_hand(trained.config)
         # a copy, since its layout and its fast convolutions are those of one device
         looking = replace(trained, model=copy.deepcopy(trained.model))
-        held_out = HeldOut(looking, looking.runtime(device), display, with_scale=wanted.is_scaled)
+        runtime = looking.runtime(device)
+        held_out = HeldOut.of(looking, runtime, display, with_scale=wanted.is_scaled)
     correction = made(checked, held_out)
     trained.model.correct_by(correction.affine)
     return replace(trained, correction=correction)

@@ -123,7 +123,7 @@ def evaluate_checkpoint(
     held_out = None
     if needs_held_out:
         is_scaled = correction is not None and correction.is_scaled
-        held_out = HeldOut(trained, runtime, display, with_scale=is_scaled)
+        held_out = HeldOut.of(trained, runtime, display, with_scale=is_scaled)
     awaits_scale = correction is not None and correction.awaits_scale
     found = trained.correction
     if checked and not awaits_scale:

@@ -1,7 +1,9 @@
 """The images of a run, found again for a trained classifier, and what it says of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,31 +19,31 @@ from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.display import Display
 from lmsm_cli.training.evaluate import scores_and_scale_of, scores_of
 
+Look = Callable[[ImageSet], tuple[Tensor, float | None]]
+
 
 class HeldOut:
     """The validation images of a run, and the logits that its classifier, as trained, has of them.
 
-    The images are read at once, their logits worked out when they are asked for, and only once.
-    Raises DataError where images are gone.
+    The logits are worked out when they are asked for, and only once.
     """
 
-    def __init__(
-        self, trained: Trained, runtime: Runtime, display: Display, *, with_scale: bool = False
-    ) -> None:
-        self._trained, self._runtime, self._display = trained, runtime, display
-        self._with_scale = with_scale
-        self.images = own_images(trained, "validation", display)
+    def __init__(self, images: ImageSet, look: Look, display: Display) -> None:
+        """Take the images, what gives their logits (N, C) and scale, and where warnings go."""
+        self.images, self._look, self._display = images, look, display
+
+    @classmethod
+    def of(
+        cls, trained: Trained, runtime: Runtime, display: Display, *, with_scale: bool = False
+    ) -> Self:
+        """Read the images at once. Raises DataError where images are gone."""
+        look = partial(logits_of, trained, runtime=runtime, display=display, with_scale=with_scale)
+        return cls(own_images(trained, "validation", display), look, display)
 
     @cached_property
     def logits_and_scale(self) -> tuple[Tensor, float | None]:
         """The logits (N, C) and, if that was wanted, their scale."""
-        return logits_of(
-            self._trained,
-            self.images,
-            self._runtime,
-            self._display,
-            with_scale=self._with_scale,
-        )
+        return self._look(self.images)
 
     @property
     def logits(self) -> Tensor:

@@ -23,6 +23,14 @@ class Correction:
     affine: Affine
     facts: CorrectionFacts
 
+    def built_in(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        return {
+            "scale": self.affine.scale.cpu(),
+            "shift": self.affine.shift.cpu(),
+            "facts": self.facts.to_json(),
+        }
+
 
 @dataclass(frozen=True)
 class Trained:

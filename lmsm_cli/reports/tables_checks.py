@@ -92,6 +92,14 @@ def failures_table(failed: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def heads_table(heads: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a row for each last layer with its score on validation images, in their order."""
+    table = new_table("On validation images, in percent", "head", numbers=["balanced accuracy"])
+    for row in heads:
+        table.add_row(shown(row["head"]), percent(row["val_balanced_accuracy"]))
+    return table
+
+
 def trials_table(trials: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Return a row for each trial of a search: value, state, choices, run folders."""
     table = new_table(title, "#")

@@ -7,7 +7,11 @@ from lmsm_cli.metrics import Scores
 from lmsm_cli.reports.tables import new_table, percent
 from lmsm_cli.runs.documents import Adjustment, CorrectionFacts, Coverage, Unadjusted
 
-_METHODS = {"adjust": "logit adjustment", "tau-norm": "tau-normalisation"}
+_METHODS = {
+    "adjust": "logit adjustment",
+    "tau-norm": "tau-normalisation",
+    "mla": "multiplicative logit adjustment",
+}
 # A line names the shares of so many classes.
 _SHARES_SHOWN = 10
 

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lmsm_cli.config.post_hoc import ByTau
 from lmsm_cli.errors import RunError
 from lmsm_cli.metrics import Count, Scores, Share
 
 State = Literal["running", "interrupted", "failed", "completed"]
-Method = Literal["adjust", "tau-norm"]
+Method = ByTau
 D = TypeVar("D", bound=BaseModel)
 
 # Nobody reads a longer text, and a number a line makes that of a large confusion twice as long.

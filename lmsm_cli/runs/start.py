@@ -16,6 +16,7 @@ import torch
 
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.config.defaults import Facts
+from lmsm_cli.config.post_hoc import NCM
 from lmsm_cli.data.facts import facts_of
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.own import is_place
@@ -55,6 +56,11 @@ def check_start(config: Config) -> None:
     A library's file is only looked for; of another run it is known here whose net it has.
     """
     if read_start(config) is None:
+        if config.post_hoc:
+            raise LmsmError(
+                f"pretrained {config.pretrained!r} is no run of lmsm's, and post_hoc "
+                f"{config.post_hoc!r} takes the place of a training on one: give a run folder"
+            )
         check_pretrained(config.model, config.pretrained)
 
 
@@ -69,7 +75,26 @@ def read_start(config: Config) -> CheckpointState | None:
             f"pretrained {config.pretrained!r} is a run of the net {state.config.model}, and "
             f"model is {config.model}; take --model {state.config.model}"
         )
+    if state is not None and corrects(config):
+        _check_loss(config, state)
     return state
+
+
+def corrects(config: Config) -> bool:
+    """Return whether a config is for the last layer of another run, corrected without training."""
+    return config.post_hoc is not None and config.post_hoc != NCM
+
+
+def _check_loss(config: Config, start: CheckpointState) -> None:
+    """Raise LmsmError where the last layer to correct is none of that loss."""
+    given, own = (
+        (normal_spec(one.loss), one.head_bias, one.class_margins) for one in (config, start.config)
+    )
+    if given != own:
+        raise LmsmError(
+            f"post_hoc {config.post_hoc!r} corrects the last layer of {config.pretrained}, whose "
+            f"loss is {start.config.loss!r} with head_bias {start.config.head_bias}: take the same"
+        )
 
 
 def _checkpoint_of(source: str | None) -> CheckpointState | None:
@@ -99,24 +124,29 @@ def first_stage_of(config: Config) -> str | None:
 def facts_with_start(config: Config) -> Facts | None:
     """Return what `facts_of` does, and what follows from the run to start from, if there is one."""
     facts = facts_of(config)
-    return facts and replace(facts, start=_choices_of(config.pretrained))
+    return facts and replace(facts, start=_choices_of(config))
 
 
-def _choices_of(source: str | None) -> dict[str, Any]:
+def _choices_of(config: Config) -> dict[str, Any]:
     """Return what a training takes over from the run to start from, so that its weights fit.
 
-    Nothing where it cannot be read, which `check_start` reports, and of a net from outside lmsm: a
-    run can come from anybody, and what it names is not imported unless the user names it too.
+    What corrects the run's classifier has its loss too. Nothing where it cannot be read, which
+    `check_start` reports, and of a net from outside lmsm: a run can come from anybody, and what it
+    names is not imported unless the user names it too.
     """
     try:
-        state = _checkpoint_of(source)
+        state = _checkpoint_of(config.pretrained)
     except LmsmError:
         return {}
     if state is None or is_place(state.config.model):
         return {}
-    side, config = state.image_shape[0], state.config
-    kept = {"crop_from": config.kept_size} if config.kept_size else {}
-    return {"model": config.model, "neck": config.neck, "image_size": side, **kept}
+    side, start = state.image_shape[0], state.config
+    taken = {"model": start.model, "neck": start.neck, "image_size": side}
+    if start.kept_size:
+        taken["crop_from"] = start.kept_size
+    if corrects(config):
+        taken |= {"loss": start.loss, "head_bias": start.head_bias}
+    return taken | ({"epochs": start.epochs} if config.post_hoc else {})
 
 
 def new_classifier(
@@ -177,6 +207,11 @@ def _take_over(model: Classifier, start: CheckpointState, config: Config, image_
     if own and same_shapes and start.config.neck == config.neck:
         model.neck.load_state_dict(neck)
         taken.append("neck")
+    if corrects(config):
+        if tuple(start.classes) != model.classes:
+            raise LmsmError(f"{source} has other classes, and its last layer is to be corrected")
+        model.head.load_state_dict(_part(start, "head."))
+        return ", ".join([*taken, "last layer"])
     if isinstance(model.head, SecondStage):
         _take_scores(model, start, source)
         taken.append("class scores")

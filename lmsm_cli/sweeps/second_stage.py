@@ -1,19 +1,28 @@
-"""Second stages on the nets of finished runs, each an ordinary training of the last layer alone."""
+"""Other last layers on the nets of finished runs: second stages, and corrections without training.
 
-import math
+Each is an ordinary run, planned and found again as any of a sweep.
+"""
+
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lmsm_cli.config import Config
-from lmsm_cli.config.defaults import EPOCHS, LEAST_BATCH, LEAST_STEPS, STEPS, USUAL_BATCH
+from lmsm_cli.config.defaults import USUAL_BATCH, usual_batch, usual_epochs
+from lmsm_cli.config.post_hoc import NCM, is_post_hoc, parse_post_hoc
 from lmsm_cli.config.resolve import Layer
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.errors import LmsmError, few
+from lmsm_cli.inference.post_hoc import check_post_hoc
+from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
-from lmsm_cli.sweeps.plan import PlannedRun, build_plan
+from lmsm_cli.runs.images import read_images_record
+from lmsm_cli.runs.record import read_run
+from lmsm_cli.runtime.display import SILENT
+from lmsm_cli.sweeps.plan import PlannedRun, RunStatus, build_plan
 
 _ORIGIN = "lmsm retrain"
 _RATE = 0.1  # of SGD at a batch of 128
@@ -57,6 +66,10 @@ USUAL = (
     "lsoftmax:margin=auto,margin_max=1.3,tau=1,lambda_min=0,weight_norm=shared",
 )
 """The heads that are trained where none is named."""
+POST_HOC = ("adjust", "tau-norm", "mla", "ncm")
+"""The heads that are made without a training where none is named."""
+# What a command gives of a training, which a head without one has not.
+_OF_A_TRAINING = ("epochs", "batch_size", "lr", "weight_decay")
 
 
 def choices_of(head: str, num_classes: int, *, has_bias: bool) -> dict[str, str]:
@@ -64,11 +77,14 @@ def choices_of(head: str, num_classes: int, *, has_bias: bool) -> dict[str, str]
 
     A method has a name: `crt` is classifier re-training on balanced draws (Kang et al. 2020), `los`
     is softmax with labels whose target is twice an even share (2403.00250, whose 0.02 of 100
-    classes is that). All else is a loss. Raises LmsmError for what is neither.
+    classes is that). `adjust`, `tau-norm`, `mla` and `ncm` are made without a training (see
+    `Config.post_hoc`). All else is a loss. Raises LmsmError for what is neither.
 
     >>> choices_of("los", 10, has_bias=False)
     {'loss': 'softmax', 'label_smoothing': '0.888889'}
     """
+    if is_post_hoc(head):
+        return _post_hoc_choices(head)
     if head == "crt":
         return {"loss": "softmax", "sampling": "balanced"}
     if head == "los":
@@ -84,20 +100,27 @@ def choices_of(head: str, num_classes: int, *, has_bias: bool) -> dict[str, str]
     return {"loss": head} | ({} if takes_bias or not has_bias else {"head_bias": "false"})
 
 
+def _post_hoc_choices(head: str) -> dict[str, str]:
+    try:
+        method = parse_post_hoc(head).method
+    except ValueError as error:
+        raise LmsmError(f"--head {head}: {error}") from None
+    own = {"loss": "softmax", "head_bias": "false", "class_margins": "none"}
+    return (own if method == NCM else {}) | {"post_hoc": head}
+
+
 def recipe_of(run: Path, state: CheckpointState) -> dict[str, Any]:
     """Return what the trainings on a run's net share: 1,500 steps of SGD at least.
 
     The net goes on seeing of each image what it saw in the run's own tests.
     """
     count = sum(state.train_counts)
-    most = min(USUAL_BATCH, max(LEAST_BATCH, count // LEAST_STEPS))
-    batch = 2 ** int(math.log2(most))
-    fewest, largest = EPOCHS
+    batch = usual_batch(count)
     return _PLAIN | {
         "pretrained": str(run),
         "crop_from": state.config.kept_size,
         "batch_size": batch,
-        "epochs": min(max(-(-STEPS * batch // count), fewest), largest),
+        "epochs": usual_epochs(-(-count // batch)),
         "lr": _RATE * batch / USUAL_BATCH,
     }
 
@@ -105,7 +128,7 @@ def recipe_of(run: Path, state: CheckpointState) -> dict[str, Any]:
 def plan_second_stages(
     runs: Sequence[Path], heads: Sequence[str], base: Mapping[Path, Sequence[Layer]], given: Layer
 ) -> list[PlannedRun]:
-    """Return the trainings of each head on the net of each run.
+    """Return the runs of each head on the net of each run, labelled by their heads.
 
     Args:
         runs: Their run folders.
@@ -115,17 +138,122 @@ def plan_second_stages(
 
     Raises LmsmError for a head that cannot be, CheckpointError for a run without a net.
     """
+    trained = [head for head in heads if not is_post_hoc(head)]
+    corrected = [head for head in heads if is_post_hoc(head)]
     plan: list[PlannedRun] = []
     for run in runs:
         state = checkpoint.load(checkpoint.find(run))
         _check_whole(run, state.config)
         recipe = recipe_of(run, state)
-        shared = Layer(recipe, dict.fromkeys(recipe, _ORIGIN), is_recipe=True)
-        named = [
-            choices_of(head, len(state.classes), has_bias=state.config.head_bias) for head in heads
-        ]
-        plan += build_plan([*base[run], shared, given], named, None)
+        plan += _planned([*base[run], _layer(recipe), given], trained, state)
+        if corrected:
+            _check_possible(run, corrected)
+            layers = [*base[run], _layer(_without_training(recipe, state)), _place_of(given)]
+            plan += _planned(layers, corrected, state)
     return plan
+
+
+def _planned(
+    layers: Sequence[Layer], heads: Sequence[str], state: CheckpointState
+) -> list[PlannedRun]:
+    has_bias = state.config.head_bias
+    named = [choices_of(head, len(state.classes), has_bias=has_bias) for head in heads]
+    runs = build_plan(layers, named, None) if named else []
+    return [replace(run, label=head) for run, head in zip(runs, heads, strict=True)]
+
+
+def _layer(values: dict[str, Any]) -> Layer:
+    return Layer(values, dict.fromkeys(values, _ORIGIN), is_recipe=True)
+
+
+def _without_training(recipe: Mapping[str, Any], state: CheckpointState) -> dict[str, Any]:
+    """Return the recipe of heads that are made without a training: epochs are those of the run."""
+    kept = {key: value for key, value in recipe.items() if key != "class_margins"}
+    return kept | {"epochs": state.config.epochs}
+
+
+def _place_of(given: Layer) -> Layer:
+    """Return what a command gives, without what is of a training alone."""
+    values = {key: one for key, one in given.values.items() if key not in _OF_A_TRAINING}
+    return replace(given, values=values, origins={key: given.origins[key] for key in values})
+
+
+def _check_possible(run: Path, heads: Sequence[str]) -> None:
+    """Raise LmsmError where a run's last layer cannot be corrected so."""
+    trained = read_trained(run)
+    for head in heads:
+        _post_hoc_choices(head)
+        check_post_hoc(trained, head, SILENT)  # each run warns
+
+
+def usual_heads(runs: Sequence[Path]) -> tuple[str, ...]:
+    """Return the heads that are made where none is named: those that every run can have.
+
+    Raises CheckpointError for a run without a net.
+    """
+    trained = [read_trained(run) for run in runs]
+    possible = (head for head in POST_HOC if all(_is_possible(one, head) for one in trained))
+    return (*USUAL, *possible)
+
+
+def _is_possible(trained: Trained, head: str) -> bool:
+    try:
+        check_post_hoc(trained, head, SILENT)
+    except LmsmError:
+        return False
+    return True
+
+
+def what_is_not_held_out(runs: Sequence[Path]) -> list[str]:
+    """Return what the validation images of runs cannot tell, by which heads are chosen.
+
+    Raises CheckpointError for a run without a net.
+    """
+    said = []
+    for run in runs:
+        state = checkpoint.load(checkpoint.find(run))
+        record = read_images_record(run)
+        held_out = record.of("validation") if record else None
+        if state.config.validation == 0:
+            said.append(
+                f"{run} held out no validation images (validation 0), so no head can be chosen: "
+                "train it with --validation 0.1"
+            )
+        elif held_out is not None:
+            found = set(held_out.labels.tolist())
+            missing = [name for number, name in enumerate(held_out.classes) if number not in found]
+            if missing:
+                said.append(
+                    f"{run} held out no image of {few(missing)}, so the choice of a head is one "
+                    "without them: train it with a larger --validation"
+                )
+    return said
+
+
+def reached_on_validation(found: Sequence[RunStatus]) -> dict[str, float]:
+    """Return the balanced accuracy of each head on validation images, the best head first.
+
+    It is the mean over the runs, of the heads that are there for all of them; none where nothing
+    was held out.
+    """
+    reached: dict[str, list[float]] = {}
+    for one in found:
+        score = _validation_score(one.record.path) if one.record else None
+        if score is not None:
+            reached.setdefault(one.run.label, []).append(score)
+    most = max(map(len, reached.values()), default=0)
+    means = {head: sum(some) / most for head, some in reached.items() if len(some) == most}
+    return dict(sorted(means.items(), key=lambda pair: -pair[1]))
+
+
+def _validation_score(run: Path) -> float | None:
+    """Return the balanced accuracy on validation images after the last epoch, or without any."""
+    record = read_run(run)
+    if record.metrics:
+        score: float | None = record.metrics[-1].get("val_balanced_accuracy")
+        return score
+    best = record.scores.best_on_validation if record.scores else None
+    return best.val_balanced_accuracy if best else None
 
 
 def _check_whole(run: Path, config: Config) -> None:

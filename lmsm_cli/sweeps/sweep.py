@@ -13,13 +13,14 @@ from pathlib import Path
 from filelock import Timeout
 
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, RunError, StoppedError
+from lmsm_cli.inference.post_hoc import begin
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runs.record import RunRecord, read_run
 from lmsm_cli.runtime.display import Display, OncePerPlan
 from lmsm_cli.runtime.files import lock_of, own_folder
 from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, RunStatus
-from lmsm_cli.training.run import resume_run, start_run
+from lmsm_cli.training.run import resume_run
 
 # Seconds between two looks whether another process has done a run.
 _LOOK_EVERY = 0.5
@@ -133,7 +134,8 @@ def complete(run: PlannedRun, index: RunIndex, display: Display, *, with_plots: 
     there, display = index.status_of(run), OncePerPlan(display, index.said)
     if there.state == "completed" and there.record:
         return there.record
-    if there.state in ("interrupted", "running") and there.record:
+    goes_on = run.config.post_hoc is None
+    if goes_on and there.state in ("interrupted", "running") and there.record:
         path = there.record.path
         changes = {"device": run.config.device, "data_dir": run.config.data_dir}
         try:
@@ -141,7 +143,7 @@ def complete(run: PlannedRun, index: RunIndex, display: Display, *, with_plots: 
             return _scored(path)
         except CheckpointError as error:
             display.warning(f"{error}; the run is begun anew")
-    folder = start_run(run.config, display, with_plots=with_plots)
+    folder = begin(run.config, display, with_plots=with_plots)
     assert folder is not None  # only other ranks have none
     return _scored(folder.path)
 

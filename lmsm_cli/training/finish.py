@@ -170,7 +170,9 @@ def draw_plots(folder: RunFolder, trainer: Trainer) -> None:
     if record.scores is None:
         raise RunError(f"the plots cannot be drawn: {folder.path}: {record.problem}")
     plots.plot_class_distribution(data.train_counts, data.training.classes, folder.plots)
-    plots.plot_training_history(record.metrics, folder.plots, history_title(record.config or {}))
+    if record.metrics:
+        title = history_title(record.config or {})
+        plots.plot_training_history(record.metrics, folder.plots, title)
     plots.plot_confusion(record.scores, folder.plots)
     plots.plot_reliability(record.scores, folder.plots)
     plot_accuracy_by_training_images(

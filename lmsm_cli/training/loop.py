@@ -26,7 +26,7 @@ from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.data.splits import Data
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
-from lmsm_cli.errors import DivergedError
+from lmsm_cli.errors import DivergedError, LmsmError
 from lmsm_cli.losses.class_weights import loss_weights, weights_by_name
 from lmsm_cli.metrics import balanced_accuracy
 from lmsm_cli.models.backbones import first_non_finite
@@ -137,6 +137,10 @@ def train(
         OutOfMemoryError: The images do not fit on the device, or an evaluation does not.
     """
     model, config, ranks = trainer.model, trainer.config, trainer.ranks
+    if config.post_hoc:
+        raise LmsmError(
+            f"post_hoc {config.post_hoc!r} takes the place of a training: leave it out to train"
+        )
     device, counts = trainer.runtime.device, trainer.data.train_counts
     weights = class_weights(config, counts, model.classes)
     weights = None if weights is None else weights.to(device)

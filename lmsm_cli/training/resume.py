@@ -252,7 +252,7 @@ def read_resume_state(
     edited, LmsmError for a change that would make it another run.
     """
     folder.remove_left_over()
-    state, file = _newest(folder, warn, strict=strict)
+    state, file = _newest_of_training(folder, warn, strict=strict)
     if state is None:
         config = _changed(_written_config(folder), changes)
         own_code.check_allowed(config, _recorded_code(folder), folder.path)
@@ -298,6 +298,21 @@ def read_resume_state(
     is_finished = _is_completed(folder, position.epoch, config.epochs)
     images = recorded_images(folder.path, state.images, file)
     return ResumeState(folder, config, position, history, state, is_finished, images)
+
+
+def _newest_of_training(
+    folder: RunFolder, warn: Callable[[str], None], *, strict: bool
+) -> tuple[CheckpointState | None, Path]:
+    """Return what `_newest` does. Raises CheckpointError for a run that was no training."""
+    state, file = _newest(folder, warn, strict=strict)
+    config = state.config if state else _written_config(folder)
+    if config.post_hoc:
+        raise CheckpointError(
+            f"{folder.path} was made without a training (post_hoc {config.post_hoc!r}), so there "
+            f"is nothing to resume; train another last layer on {config.pretrained} with "
+            "`lmsm retrain`"
+        )
+    return state, file
 
 
 def _recorded_code(folder: RunFolder) -> dict[str, Any]:

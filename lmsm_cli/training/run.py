@@ -139,11 +139,11 @@ def start_run(config: Config, display: Display, *, with_plots: bool = True) -> R
         log = WarningLog(display if ranks.is_main else SILENT)
         run = prepare(config, log, ranks)
         if ranks.is_main:
-            run = replace(run, folder=_new_folder(run, config_hash(config)))
+            run = replace(run, folder=new_folder(run, config_hash(config)))
         with run.folder.locked() if run.folder else nullcontext():
             if run.folder:
                 log.write_to(run.folder.log_line)
-                _note_start(run, run.folder, log)
+                note_start(run, run.folder, log)
             _finish(run, log, with_plots)
         return run.folder
 
@@ -306,7 +306,7 @@ def _finish(run: Run, display: Display, with_plots: bool) -> None:
                 display.progress("drawing the plots", 1, 1)
 
 
-def _note_start(run: Run, folder: RunFolder, display: Display) -> None:
+def note_start(run: Run, folder: RunFolder, display: Display) -> None:
     """Show what a run begins with, and log what computes, which few want to see."""
     sets = run.trainer.data.parts.items()
     numbers = ", ".join(f"{len(images):,} {part}" for part, images in sets)
@@ -374,7 +374,8 @@ def _spec_by_counts(config: Config, classes: Sequence[str], counts: list[int]) -
     return resolved_spec(config.loss, head)
 
 
-def _new_folder(run: Run, asked: str) -> RunFolder:
+def new_folder(run: Run, asked: str) -> RunFolder:
+    """Make the folder of a run that begins; `asked` is the hash of its config as it was given."""
     config = run.trainer.config
     assert run.images is not None
     name = run_name(
