@@ -4,14 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lmsm_cli.commands.console import print_json, print_line
-from lmsm_cli.commands.corrections import (
-    Adjust,
-    Prior,
-    RunData,
-    TauNorm,
-    Temperature,
-    read_correction,
-)
+from lmsm_cli.commands.corrections import UNCORRECTED, Corrections, RunData, with_correction_flags
 from lmsm_cli.commands.options import Best, Checkpoint, Device, Imports, Json, Quiet, value
 from lmsm_cli.errors import LmsmError
 
@@ -21,13 +14,11 @@ _Out = Annotated[
 ]
 
 
+@with_correction_flags
 def adjust(
     checkpoint: Checkpoint,
     best: Best = False,
-    adjust: Adjust = None,
-    tau_norm: TauNorm = None,
-    prior: Prior = None,
-    temperature: Temperature = None,
+    correction: Corrections = UNCORRECTED,
     out: _Out = None,
     data_dir: RunData = None,
     device: Device = "auto",
@@ -39,8 +30,7 @@ def adjust(
 
     The run stays as it is, and goes on from its own checkpoint.
     """
-    wanted = read_correction(adjust, tau_norm, prior, temperature)
-    if wanted.is_empty:
+    if correction.is_empty:
         raise LmsmError(
             "nothing to correct by: give --adjust, --tau-norm, --prior or --temperature"
         )
@@ -49,7 +39,7 @@ def adjust(
     from lmsm_cli.runs.checkpoint import find
     from lmsm_cli.runs.own_code import named
 
-    request = wanted.requested()
+    request = correction.requested()
     assert request is not None
     with new_display(quiet) as display, named(imports or ()):
         document = write_corrected(

@@ -1,9 +1,10 @@
 """The flags that correct a trained classifier, which eval, predict, export and adjust share."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lmsm_cli.commands.options import value
 from lmsm_cli.config.by_class import parse_by_class
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _SCALED, _UNIFORM = "scaled", "uniform"
 
-Adjust = Annotated[
+_Adjust = Annotated[
     str | None,
     value(
         "TAU",
@@ -26,7 +27,7 @@ Adjust = Annotated[
         "the mean length of the features times that of the class weights.",
     ),
 ]
-TauNorm = Annotated[
+_TauNorm = Annotated[
     str | None,
     value(
         "TAU",
@@ -34,7 +35,7 @@ TauNorm = Annotated[
         "their norm to the power of TAU, 0 to 1; auto as above.",
     ),
 ]
-Prior = Annotated[
+_Prior = Annotated[
     str | None,
     value(
         "SHARES",
@@ -43,7 +44,7 @@ Prior = Annotated[
         "score, and, without --adjust, that of its share of the training images taken from it.",
     ),
 ]
-Temperature = Annotated[
+_Temperature = Annotated[
     str | None,
     value(
         "T",
@@ -56,15 +57,22 @@ RunData = Annotated[
     value("PATH", "Where the run's data is now, for auto. (default: where the run had it)"),
 ]
 
+_FLAGS = {
+    "adjust": _Adjust,
+    "tau_norm": _TauNorm,
+    "prior": _Prior,
+    "temperature": _Temperature,
+}
+
 
 @dataclass(frozen=True)
 class Corrections:
     """The flags, read; no import of torch is needed for that."""
 
-    for_rare: "tuple[Method, Number, bool] | None"
+    for_rare: "tuple[Method, Number, bool] | None" = None
     """Method, tau, and whether tau is in units of the logits' scale."""
-    prior: str | Mapping[str, float] | Path | None
-    temperature: "Number | None"
+    prior: str | Mapping[str, float] | Path | None = None
+    temperature: "Number | None" = None
 
     @property
     def is_empty(self) -> bool:
@@ -79,6 +87,10 @@ class Corrections:
             return None
         for_rare = RequestedTau(*self.for_rare) if self.for_rare else None
         return RequestedCorrection(for_rare, self.prior, self.temperature)
+
+
+UNCORRECTED = Corrections()
+"""No flag at all."""
 
 
 def read_correction(
@@ -100,6 +112,29 @@ def read_correction(
         None if prior is None else _prior(prior),
         None if temperature is None else _temperature(temperature),
     )
+
+
+def with_correction_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that has the flags in the place of its parameter `correction`.
+
+    It gets them read, as Corrections, before it does anything.
+    """
+    own = inspect.signature(command).parameters
+    place, kind = list(own).index("correction"), own["correction"].kind
+    flags = [
+        inspect.Parameter(name, kind, default=None, annotation=annotation)
+        for name, annotation in _FLAGS.items()
+    ]
+    parameters = list(own.values())
+
+    def wrapped(**options: Any) -> None:
+        texts = {name: options.pop(name) for name in _FLAGS}
+        command(**options, correction=read_correction(**texts))
+
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    signature = inspect.Signature([*parameters[:place], *flags, *parameters[place + 1 :]])
+    wrapped.__signature__ = signature  # type: ignore[attr-defined]
+    return wrapped
 
 
 def _prior(text: str) -> str | Mapping[str, float] | Path:

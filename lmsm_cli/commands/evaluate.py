@@ -5,13 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
-from lmsm_cli.commands.corrections import (
-    Adjust,
-    Prior,
-    TauNorm,
-    Temperature,
-    read_correction,
-)
+from lmsm_cli.commands.corrections import UNCORRECTED, Corrections, with_correction_flags
 from lmsm_cli.commands.options import (
     Best,
     Checkpoint,
@@ -85,6 +79,7 @@ _Features = Annotated[
 _Json = Annotated[bool, switch("--json", "Print the scores as JSON.")]
 
 
+@with_correction_flags
 def evaluate(
     checkpoint: Checkpoint,
     best: Best = False,
@@ -93,10 +88,7 @@ def evaluate(
     data_dir: _DataDir = None,
     follow_links: FollowLinks = False,
     skip_unreadable: _SkipUnreadable = False,
-    adjust: Adjust = None,
-    tau_norm: TauNorm = None,
-    prior: Prior = None,
-    temperature: Temperature = None,
+    correction: Corrections = UNCORRECTED,
     coverage: _Coverage = None,
     confusion: _Confusion = False,
     plots: _Plots = None,
@@ -108,7 +100,6 @@ def evaluate(
     json: _Json = False,
 ) -> None:
     """Evaluate a trained classifier: accuracy, precision and F1 of every class."""
-    wanted = read_correction(adjust, tau_norm, prior, temperature)
     _check_coverage(coverage)
     _check_worst(worst, plots)
     check_choice("--split", split, _SPLITS)
@@ -126,7 +117,7 @@ def evaluate(
             checkpoint,
             display,
             subject,
-            wanted.requested(),
+            correction.requested(),
             device,
             best=best,
             coverage=coverage,

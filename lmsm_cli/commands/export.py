@@ -5,13 +5,7 @@ from typing import Annotated, Any
 
 from lmsm_cli.commands.completion import one_of
 from lmsm_cli.commands.console import print_json, print_line
-from lmsm_cli.commands.corrections import (
-    Adjust,
-    Prior,
-    TauNorm,
-    Temperature,
-    read_correction,
-)
+from lmsm_cli.commands.corrections import UNCORRECTED, Corrections, with_correction_flags
 from lmsm_cli.commands.options import Best, Checkpoint, Imports, Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice
 
@@ -26,6 +20,7 @@ _Out = Annotated[
 ]
 
 
+@with_correction_flags
 def export(
     checkpoint: Checkpoint,
     best: Best = False,
@@ -43,10 +38,7 @@ def export(
     data_dir: Annotated[
         Path | None, value("PATH", "Where the run's data is (default: as in the run).")
     ] = None,
-    adjust: Adjust = None,
-    tau_norm: TauNorm = None,
-    prior: Prior = None,
-    temperature: Temperature = None,
+    correction: Corrections = UNCORRECTED,
     imports: Imports = None,
     quiet: Quiet = False,
     json: Annotated[bool, switch("--json", "Print what was written as JSON.")] = False,
@@ -60,7 +52,6 @@ def export(
     check_choice("--format", form, _FORMATS)
     if images < 1:
         raise LmsmError(f"--images is {images}: give at least 1")
-    wanted = read_correction(adjust, tau_norm, prior, temperature)
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.export import export_checkpoint  # imports torch
     from lmsm_cli.runs.checkpoint import find
@@ -74,7 +65,7 @@ def export(
             out=out,
             num_images=images,
             data_dir=data_dir,
-            correction=wanted.requested(),
+            correction=correction.requested(),
         )
     if json:
         print_json(document)

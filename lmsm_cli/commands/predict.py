@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmsm_cli.commands.console import print_json, stdout_console
-from lmsm_cli.commands.corrections import (
-    Adjust,
-    Prior,
-    RunData,
-    TauNorm,
-    Temperature,
-    read_correction,
-)
+from lmsm_cli.commands.corrections import UNCORRECTED, Corrections, RunData, with_correction_flags
 from lmsm_cli.commands.options import (
     Best,
     Checkpoint,
@@ -41,6 +34,7 @@ _Csv = Annotated[
 ]
 
 
+@with_correction_flags
 def predict(
     checkpoint: Checkpoint,
     images: _Images,
@@ -48,10 +42,7 @@ def predict(
     top: _Top = 5,
     json: _Json = False,
     csv: _Csv = None,
-    adjust: Adjust = None,
-    tau_norm: TauNorm = None,
-    prior: Prior = None,
-    temperature: Temperature = None,
+    correction: Corrections = UNCORRECTED,
     data_dir: RunData = None,
     device: Device = "auto",
     imports: Imports = None,
@@ -69,7 +60,6 @@ size.
         )
     if top < 1:
         raise LmsmError(f"--top is {top}: give at least 1")
-    wanted = read_correction(adjust, tau_norm, prior, temperature)
     from lmsm_cli.data.image_files import find_images
     from lmsm_cli.runs.folder import check_place
 
@@ -92,7 +82,7 @@ size.
             top=top,
             device=device,
             data_dir=data_dir,
-            correction=wanted.requested(),
+            correction=correction.requested(),
         )
     _show(found, json, csv)
 

@@ -23,11 +23,23 @@ _SMALLEST_NORM = 1e-12
 class SecondStage(LinearHead, ABC):
     """Softmax cross-entropy on scores a_c z_c + b_c, where the class weights of z stay."""
 
-    def __init__(self, num_features: int, num_classes: int, bias: bool = False) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        bias: bool = False,
+    ) -> None:
         super().__init__(num_features, num_classes, bias)
         self.weight.requires_grad_(False)
         if self.bias is not None:
             self.bias.requires_grad_(False)
+        self._start(class_counts)
+
+    @abstractmethod
+    def _start(self, class_counts: Tensor | None) -> None:
+        """Add what is learned, as it is at first."""
 
     @abstractmethod
     def map(self) -> tuple[Tensor, Tensor]:
@@ -67,16 +79,8 @@ class WeightScaling(SecondStage):
     A bias is no part of a class weight. Kang et al. 2020, arXiv 1910.09217.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        num_classes: int,
-        *,
-        class_counts: Tensor | None = None,
-        bias: bool = False,
-    ) -> None:
-        super().__init__(num_features, num_classes, bias)
-        self.factor = nn.Parameter(torch.ones(num_classes))
+    def _start(self, class_counts: Tensor | None) -> None:
+        self.factor = nn.Parameter(torch.ones(len(self.weight)))
 
     def map(self) -> tuple[Tensor, Tensor]:
         """Return the learned factors and the bias, (C,) each."""
@@ -90,17 +94,9 @@ class MarginCalibration(SecondStage):
     Wang et al. 2021, arXiv 2112.07225.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        num_classes: int,
-        *,
-        class_counts: Tensor | None = None,
-        bias: bool = False,
-    ) -> None:
-        super().__init__(num_features, num_classes, bias)
-        self.factor = nn.Parameter(torch.ones(num_classes))
-        self.margin = nn.Parameter(torch.zeros(num_classes))
+    def _start(self, class_counts: Tensor | None) -> None:
+        self.factor = nn.Parameter(torch.ones(len(self.weight)))
+        self.margin = nn.Parameter(torch.zeros(len(self.weight)))
 
     def map(self) -> tuple[Tensor, Tensor]:
         """Return a_c and the bias a_c b + b_c |W_c|, (C,) each."""
@@ -119,16 +115,8 @@ class RisingNormsOnly(SecondStage):
     needs_counts = True
     place: Tensor
 
-    def __init__(
-        self,
-        num_features: int,
-        num_classes: int,
-        *,
-        class_counts: Tensor | None = None,
-        bias: bool = False,
-    ) -> None:
-        super().__init__(num_features, num_classes, bias)
-        counts = checked_counts(class_counts, num_classes, "samn")
+    def _start(self, class_counts: Tensor | None) -> None:
+        counts = checked_counts(class_counts, len(self.weight), "samn")
         sizes, place = torch.unique(counts, return_inverse=True)
         self.register_buffer("place", place, persistent=False)
         spread = sizes[-1] - sizes[0]
