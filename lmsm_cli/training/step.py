@@ -28,6 +28,7 @@ from lmsm_cli.losses.soft_labels import Second, soft_losses
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed, cuda_capture
 from lmsm_cli.runtime.device import Runtime, fastest_kernels
+from lmsm_cli.training.batch_counts import counted_at_once, layers_that_count
 from lmsm_cli.training.collapse import MetricAccumulator
 from lmsm_cli.training.sam import worst_nearby
 
@@ -106,6 +107,7 @@ class _Step:
     ) -> None:
         self._objective, self._model, self._weights = objective, model, weights
         self.optimizer, self._watch = optimizer, watch
+        self._norms = layers_that_count(model)
         self._sam, self._accumulates = config.sam, config.accumulate > 1
         optimised = [p for group in optimizer.param_groups for p in group["params"]]
         self._views = [
@@ -160,7 +162,8 @@ class _Step:
 
     def _backward(self, part: Part, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
         """Add a batch's gradient to that of its step; return its objective and features."""
-        objective, features = self._objective(*inputs)
+        with counted_at_once(self._norms):
+            objective, features = self._objective(*inputs)
         if part.first:
             self._model.zero_grad(set_to_none=not self._accumulates)
         objective.backward()
