@@ -92,14 +92,17 @@ def losses_of(**options: Any) -> dict[str, Loss]:
 
 
 def inputs(size: Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features from N(0, 1), weights as nn.Linear starts them, and labels."""
-    generator = torch.Generator().manual_seed(size.classes)
-    bound = size.width**-0.5
-    features = torch.randn(size.batch, size.width, generator=generator)
-    weight = torch.empty(size.classes, size.width).uniform_(-bound, bound, generator=generator)
-    labels = torch.randint(size.classes, (size.batch,), generator=generator)
-    features, weight = (t.to(size.device, size.dtype).requires_grad_() for t in (features, weight))
-    return features, weight, labels.to(size.device)
+    """Return features from N(0, 1), weights as nn.Linear starts them, and labels.
+
+    They are drawn on the device: ten million class weights take the host a minute.
+    """
+    torch.manual_seed(size.classes)
+    bound, where = size.width**-0.5, {"device": size.device}
+    features = torch.randn(size.batch, size.width, **where)
+    weight = torch.empty(size.classes, size.width, **where).uniform_(-bound, bound)
+    labels = torch.randint(size.classes, (size.batch,), **where)
+    features, weight = (t.to(size.dtype).requires_grad_() for t in (features, weight))
+    return features, weight, labels
 
 
 def call(loss: Callable[[], Tensor]) -> None:

@@ -43,23 +43,23 @@ def gpu_small(size: Size) -> Iterator[Row]:
     yield value_row("eager: time - softmax", "us", "<= 120", microseconds_more(eager))
 
 
-def gpu_step(size: Size) -> Iterator[Row]:
+def gpu_step(size: Size, model: str = "resnet18") -> Iterator[Row]:
     """Measure lmsm's own training step of the seed's ResNet-18 (bf16, SGD), as a CUDA graph."""
     specs = {f"margin {margin}": f"lsoftmax:margin={margin}" for margin in MARGINS}
     specs = {"softmax": "softmax", **specs, "softmax again": "softmax"}
     runtime = choose_runtime(size.device, "bf16")
     runtime.apply()
     with side_stream(runtime.device)():
-        steps = {name: training_step(spec, size, runtime) for name, spec in specs.items()}
+        steps = {name: training_step(spec, size, runtime, model) for name, spec in specs.items()}
         times = gpu_times(steps, lambda: None, size.turns)
     yield over_softmax("graph: step / softmax step", "<= 1.01", times)
 
 
-def training_step(spec: str, size: Size, runtime: Runtime) -> Step:
+def training_step(spec: str, size: Size, runtime: Runtime, model: str = "resnet18") -> Step:
     """Return what takes a step of a training on a drawn batch; the next one captures its graph."""
     config = Config(loss=spec, batch_size=size.batch, optimizer="sgd", lr=0.0001)
     half = (0.5, 0.5, 0.5)
-    parts = ModelSpec("resnet18", "bn", spec)
+    parts = ModelSpec(model, "bn", spec)
     names = map(str, range(size.classes))
     net = runtime.place(build_classifier(parts, classes=names, mean=half, std=half)).train()
     stepper = TrainStep(net, new_optimizer(net, config), config, None, runtime, print)

@@ -202,6 +202,7 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="airbench94_muon.py of KellerJordan/cifar10-airbench, for its row",
     )
+    parser.set_defaults(fresh=fresh, trained=trained, in_turns=in_turns)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--turn", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -21,6 +21,8 @@ LOSS_STEPS = 40  # timed steps of each loss in a turn
 # the presets' 2: the one with more arithmetic.
 LOSSES = {"softmax": "softmax", "lsoftmax": "lsoftmax:margin=4", "softmax_again": "softmax"}
 SIZES = (5_000, 10_000, 20_000, 45_000)  # training images: 45,000 are all that validation leaves
+INSTEAD: dict[str, Any] = {}
+"""What a try-out in this process chooses instead of what its arms do."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,16 @@ def seed_loop(plan: Plan, preset: str, batch_size: int, device: str = "cpu") -> 
 
 
 def config_of(preset: str, **choices: Any) -> Any:
-    """Return the Config of `lmsm train --preset ... --device cpu` with the given flags."""
+    """Return the Config of `lmsm train --preset ... --device cpu` with the given flags.
+
+    Without a preset it is that of the flags alone.
+    """
     from lmsm_cli.config.resolve import Layer, resolve
     from lmsm_cli.losses.registry import check_loss
 
-    flags = Layer.of_flags({"device": "cpu", **choices})
-    return resolve([Layer.of_preset(preset), flags], check_loss).config
+    flags = Layer.of_flags({"device": "cpu", **choices, **INSTEAD})
+    layers = [Layer.of_preset(preset), flags] if preset else [flags]
+    return resolve(layers, check_loss).config
 
 
 def training_images(config: Any) -> Any:

@@ -107,13 +107,21 @@ def _end(child: Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def in_turns(arms: Mapping[str, Arm], turns: int, thrown_away: int = 0) -> Numbers:
+def in_turns(
+    arms: Mapping[str, Arm],
+    turns: int,
+    thrown_away: int = 0,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Numbers:
     """Run the arms one after the other, turn after turn; leave out an arm once it has failed.
 
-    Numbers of the first `thrown_away` turns are not kept.
+    Numbers of the first `thrown_away` turns are not kept. Once it `is_over` no turn begins, but the
+    first one does.
     """
     numbers = Numbers()
     for turn in range(thrown_away + turns):
+        if turn > thrown_away and is_over():
+            break
         for name, arm in arms.items():
             if name in numbers.failures:
                 continue

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from train_children import Arm, ArmError, fresh, in_turns, trained
+from train_children import Arm, ArmError, in_turns
 from train_gpu_arms import EPOCHS
 from train_rows import Numbers, Row, scaling_rows
 
@@ -67,15 +67,25 @@ AIRBENCH_RUNS = 10
 
 
 def gpu_turns(arms: Mapping[str, Arm], options: argparse.Namespace, turns: int) -> Numbers:
-    """Run arms in turns where there is a CUDA device."""
-    return Numbers(unmeasured=options.no_gpu) if options.no_gpu else in_turns(arms, turns)
+    """Run arms in turns where there is a CUDA device.
+
+    `options.fresh`, `trained` and `in_turns` say how an arm runs: those of train_children.py in
+    processes of their own, gpu_trainings.py's in this one.
+    """
+    if options.no_gpu:
+        return Numbers(unmeasured=options.no_gpu)
+    numbers: Numbers = options.in_turns(arms, turns)
+    return numbers
 
 
 def mfu(options: argparse.Namespace) -> Iterator[Row]:
     """Measure the share of the device's own bf16 peak that steady training at batch 512 reaches."""
-    arms = {"peak": fresh("gpu-peak", options), "flops": fresh("gpu-flops", options)}
+    arms = {
+        "peak": options.fresh("gpu-peak", options),
+        "flops": options.fresh("gpu-flops", options),
+    }
     arms |= {
-        model: trained(
+        model: options.trained(
             options,
             *BALANCED,
             "--model",
@@ -117,7 +127,8 @@ def share_of_peak(rates: list[float], gflops: list[float], peaks: list[float]) -
 def recipes(options: argparse.Namespace) -> Iterator[Row]:
     """Measure the seconds of training of the seed's 10 epochs, and one whole command."""
     arms = {
-        name: trained(options, *flags, "--device", DEVICE) for name, (flags, _) in RECIPES.items()
+        name: options.trained(options, *flags, "--device", DEVICE)
+        for name, (flags, _) in RECIPES.items()
     }
     got = gpu_turns(arms, options, options.rounds)
     for name, (_, target) in RECIPES.items():
@@ -130,12 +141,12 @@ def recipes(options: argparse.Namespace) -> Iterator[Row]:
 def loop(options: argparse.Namespace) -> Iterator[Row]:
     """Measure the seed's loop against lmsm, and what making the batches takes."""
     arms = {
-        "seed": fresh("gpu-seed-128", options),
-        "lmsm": trained(
+        "seed": options.fresh("gpu-seed-128", options),
+        "lmsm": options.trained(
             options, "--preset", "imbalanced-resnet18", "--batch-size", "128", "--device", DEVICE
         ),
-        "batch": fresh("gpu-batch", options),
-        "augmented": trained(
+        "batch": options.fresh("gpu-batch", options),
+        "augmented": options.trained(
             options,
             *BALANCED,
             "--model",
@@ -168,29 +179,31 @@ def share_of_step(rates: list[float], milliseconds: list[float]) -> list[float]:
     return [batch * rate / 512_000 for rate, batch in zip(rates, milliseconds, strict=True)]
 
 
+ACCURACY_FLAGS = (
+    *BALANCED,
+    "--validation",
+    "0",
+    "--model",
+    "resnet18-cifar",
+    "--batch-size",
+    "512",
+    "--augment",
+    "crop-flip",
+    "--optimizer",
+    "sgd",
+    "--lr",
+    "0.2",
+    "--schedule",
+    "cosine",
+    "--warmup",
+    "2",
+)
+
+
 def time_to_accuracy(options: argparse.Namespace) -> Iterator[Row]:
     """Measure how long a CIFAR ResNet-18 trains to 94% and 95%, and that it gets there; 5 seeds."""
-    flags = (
-        *BALANCED,
-        "--validation",
-        "0",
-        "--model",
-        "resnet18-cifar",
-        "--batch-size",
-        "512",
-        "--augment",
-        "crop-flip",
-        "--optimizer",
-        "sgd",
-        "--lr",
-        "0.2",
-        "--schedule",
-        "cosine",
-        "--warmup",
-        "2",
-    )
     arms = {
-        f"{epochs} epochs": trained(options, *flags, "--epochs", str(epochs))
+        f"{epochs} epochs": options.trained(options, *ACCURACY_FLAGS, "--epochs", str(epochs))
         for epochs, _ in TIME_TO.values()
     }
     got = gpu_turns(arms, options, 1 if options.steps else 5)
@@ -208,7 +221,9 @@ def time_to_accuracy(options: argparse.Namespace) -> Iterator[Row]:
 
 def gpu_scaling(options: argparse.Namespace) -> Iterator[Row]:
     """Measure whether the time of a training is a line over the number of images."""
-    got = gpu_turns({"scaling": fresh("gpu-scaling", options)}, options, min(options.rounds, 2))
+    got = gpu_turns(
+        {"scaling": options.fresh("gpu-scaling", options)}, options, min(options.rounds, 2)
+    )
     yield from scaling_rows(got, f"{EPOCHS} epochs", ("< 0.2", "> 0.999"))
 
 

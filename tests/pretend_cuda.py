@@ -136,7 +136,7 @@ class PretendCuda(TorchDispatchMode):
         made = {name: self._made(getattr(torch, name)) for name in FACTORIES}
         autocast, is_enabled = torch.autocast, torch.is_autocast_enabled
         made["autocast"] = lambda kind, *args, **options: autocast(_on_host(kind), *args, **options)
-        made["is_autocast_enabled"] = lambda kind: is_enabled(_on_host(kind))
+        made["is_autocast_enabled"] = lambda kind="cuda": is_enabled(_on_host(kind))
         yield mock.patch.multiple(torch, **made)
         yield mock.patch.multiple(torch.cuda, **self._memory_and_random(), **self._streams())
         yield mock.patch.multiple(

@@ -86,7 +86,7 @@ def test_an_arm_that_fails_marks_its_rows_and_no_others(module):
 
 def test_rows_that_cannot_be_measured_say_why(module):
     """Every GPU row is there without a device, unmeasured, and runs nothing."""
-    gpu = module("train_gpu")
+    gpu, children = module("train_gpu"), module("train_children")
     options = type(
         "Options",
         (),
@@ -96,6 +96,8 @@ def test_rows_that_cannot_be_measured_say_why(module):
             "steps": None,
             "seconds_per_arm": 1.0,
             "airbench": None,
+            "fresh": children.fresh,
+            "trained": children.trained,
         },
     )
     rows = [row for section in gpu.SECTIONS.values() for row in section(options)]
