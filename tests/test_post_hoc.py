@@ -17,6 +17,7 @@ from lmsm_cli.errors import DataError, LmsmError
 from lmsm_cli.inference.adjust import multiplicative_adjustment
 from lmsm_cli.inference.post_hoc import begin, nearest_class_mean
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, read_predictions, write_images
 from lmsm_cli.runs.record import find_runs, read_run
 from lmsm_cli.sweeps.second_stage import usual_heads, what_is_not_held_out
@@ -181,6 +182,17 @@ def test_no_training_goes_on_from_a_head_without_one(first, heads, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["verification"]["same_top1"] == 1.0
     assert document["correction"]["method"] == "adjust"
+
+
+def test_a_head_that_was_stopped_is_made_anew(first, tmp_path, capsys):
+    """What it had done is nothing to go on with, and takes seconds."""
+    words = ["--head", "adjust:1", "--out", str(tmp_path), "--device", "cpu", "--quiet"]
+    assert main(["retrain", str(first), *words]) == 0
+    (run,) = find_runs([tmp_path])
+    RunFolder(run).write_status("interrupted", "SIGTERM", 143)
+    assert main(["retrain", str(first), *words]) == 0
+    assert [read_run(path).state for path in find_runs([tmp_path])] == ["interrupted", "completed"]
+    assert "WARNING" not in capsys.readouterr().err
 
 
 def head_of(first, out, **changes):
