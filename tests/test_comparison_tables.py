@@ -231,3 +231,14 @@ def test_markdown_escapes_what_it_would_take_for_markup():
     assert "lso\\|ftmax" in lines[5]
     assert "70.0±1.0\\*" in lines[5]
     assert len({line.replace("\\|", "").count("|") for line in lines[2:]}) == 1
+
+
+def test_the_nets_are_told_with_their_sizes():
+    """Each once, in the order of the runs; of many the rest is counted, and --json has all."""
+    nets = tuple(f"net{n}, {n} weights, 2 features for the last layer" for n in range(8))
+    one, many = (
+        comparison_notes(Comparison((), (), (), nets=some))[0] for some in (nets[:1], nets)
+    )
+    assert one == "net: net0, 0 weights, 2 features for the last layer"
+    assert many.startswith("nets: net0, 0 weights, 2 features for the last layer; net1")
+    assert many.endswith("net5, 5 weights, 2 features for the last layer; and 2 more")

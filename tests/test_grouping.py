@@ -517,3 +517,19 @@ def test_weights_of_one_name_and_other_content_are_told_apart(tmp_path, monkeypa
     groups = compare_runs(records_in(Path("runs"))).groups
     assert [group.seeds for group in groups] == [(1, 2), (3,)]
     assert [group.differs["weights"] for group in groups] == ["1" * 32, "2" * 32]
+
+
+def test_the_nets_of_the_runs_are_told_once_each():
+    """With weights and width where scores.json has them, as older ones do not."""
+    sized, more = (
+        scores_json((0.5, 0.5)) | {"net": {"weights": weights, "frozen": 0, "features": 64}}
+        for weights in (1234, 1299)
+    )
+    names = {"model": "paper-2d", "lr": 0.3}
+    runs = [run("a", scores=sized, **names), run("b", seed=2, scores=sized, **names)]
+    runs.append(run("c", model="resnet18"))
+    (net,) = compare_runs(runs).nets
+    (both,) = compare_runs([*runs, run("d", scores=more, **names)]).nets
+    assert both.startswith("paper-2d, 1,234 to 1,299 weights, ")
+    assert net == "paper-2d, 1,234 weights, 64 features for the last layer"
+    assert compare_runs(runs[2:]).nets == ()

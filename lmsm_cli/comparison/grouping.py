@@ -34,7 +34,7 @@ from lmsm_cli.comparison.samples import (
     values,
 )
 from lmsm_cli.config import Config
-from lmsm_cli.errors import check_choice, listed
+from lmsm_cli.errors import check_choice, counted, listed
 from lmsm_cli.metrics import METRICS, Scores
 from lmsm_cli.runs.record import RunRecord
 
@@ -101,6 +101,24 @@ def compare_runs(
         tuple(notes),
         tuple(conclusion_of(some, question.size) for some in peers),
         question.size,
+        _nets(known),
+    )
+
+
+def _nets(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Return the nets of some runs with their sizes, in the order of the runs; old runs tell none.
+
+    Its last layer has more or fewer weights by the loss and the number of classes.
+    """
+    found: dict[tuple[str, int], set[int]] = {}
+    for record in records:
+        net, name = record.scores and record.scores.net, (record.config or {}).get("model")
+        if net and name:
+            found.setdefault((name, net.features), set()).add(net.weights)
+    return tuple(
+        f"{name}, {' to '.join(f'{one:,}' for one in sorted({min(sizes), max(sizes)}))} weights, "
+        f"{counted(features, 'feature')} for the last layer"
+        for (name, features), sizes in found.items()
     )
 
 

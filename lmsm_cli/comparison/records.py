@@ -90,6 +90,8 @@ class Comparison:
     """The answer on each set of test images, by its number."""
     size: float = 0.05
     """The difference for which the number of seeds is told."""
+    nets: tuple[str, ...] = ()
+    """The nets of the groups, each with its weights and its features for the last layer."""
 
     def by_test_set(self) -> list[list[tuple[int, Group]]]:
         """Return the groups, numbered from 1, apart for each set of test images."""

@@ -27,6 +27,8 @@ from lmsm_cli.reports.verdicts import need_text, verdict_style, verdict_text
 
 # Of more groups, the accuracies per class are no table that anyone reads.
 _MOST_GROUPS = 20
+# Of more nets, the sizes of the others are in --json.
+_MOST_NETS = 6
 _VERDICT_WIDTH = 22
 _SCORES = "Test scores in percent: mean±sd over n runs, * told from all others"
 _CLASSES = "Accuracy per class in percent, with the training and test images"
@@ -73,6 +75,11 @@ def comparison_tables(
 def comparison_notes(comparison: Comparison) -> list[str]:
     """Return what a reader of the tables must know, a sentence each."""
     notes = list(comparison.notes)
+    if comparison.nets:
+        shown_nets = list(comparison.nets[:_MOST_NETS])
+        if more := len(comparison.nets) - _MOST_NETS:
+            shown_nets += [f"and {more} more"] if more > 0 else []
+        notes.append(f"net{'s' if len(comparison.nets) > 1 else ''}: {'; '.join(shown_nets)}")
     if any("margin=auto" in str(group.differs.get("loss")) for group in comparison.groups):
         notes.append(OF_THE_RAREST)
     if any(group.differences for group in comparison.groups):
