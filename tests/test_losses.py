@@ -157,8 +157,17 @@ BAD_SPECS = [
     ("lsoftmax:weight_norm=monoton", "no value 'monoton' (did you mean 'monotone'?)"),
     ("dbm:max_margin=2", "max_margin is 2.0: give a finite number of at least 0 and at most 1.57"),
     ("lsoftmax:lambda_min=nan", "lambda_min is nan"),
-    ("softmax:margin=2", "loss 'softmax' has no option 'margin' (known: label_smoothing)"),
-    ("balanced-softmax:tau=2", "loss 'balanced-softmax' has no option 'tau' (it has none)"),
+    (
+        "softmax:margin=2",
+        "loss 'softmax' has no option 'margin' (known: label_smoothing); it goes with "
+        "lsoftmax, asoftmax, cosface, arcface",
+    ),
+    (
+        "balanced-softmax:tau=2",
+        "no option 'tau' (it has none); it goes with lsoftmax, dbm, logit-adjusted, vs",
+    ),
+    ("softmax:max_margin=2", "(known: label_smoothing); it goes with ldam, dbm"),
+    ("softmax:strength=2", "(known: label_smoothing); it goes with large-margin-in-softmax"),
     ("lsoftmax:margin", "'margin' is not key=value"),
     ("lsoftmax:margin=2,margin=3", "'margin' is given twice"),
 ]

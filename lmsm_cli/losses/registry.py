@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
+from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean, few
 from lmsm_cli.losses import own
 from lmsm_cli.losses.spec import format_spec, parse_spec
 
@@ -258,7 +258,9 @@ def _converted(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     known = options_of(_heads()[name])
     for key in texts.keys() - known.keys():
         hint = did_you_mean(key, known) if known else " (it has none)"
-        raise ArgumentError(f"loss {name!r} has no option {key!r}{hint}")
+        others = [other for other, loss in LOSSES.items() if key in loss.options]
+        where = f"; it goes with {few(others)}" if others else ""
+        raise ArgumentError(f"loss {name!r} has no option {key!r}{hint}{where}")
     return {
         key: convert(text, known[key].annotation, f"{name}:{key}") for key, text in texts.items()
     }
