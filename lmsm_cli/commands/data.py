@@ -52,7 +52,13 @@ _Plot = Annotated[
 _Json = Annotated[bool, switch("--json", "Print what was found as JSON.")]
 
 
-@with_flags_of(_FLAGS)
+@with_flags_of(
+    _FLAGS,
+    data_dir="Folder that the data set is in. (default: $LMSM_DATA_DIR, else data; of a list the "
+    "folder that it lies in)",
+    folds="Divide images that have no test images of their own into so many parts, and show what "
+    "each would test.",
+)
 def data(
     *,
     what: _What,

@@ -56,7 +56,12 @@ ConfigFile = Annotated[
 ]
 Margin = Annotated[
     str | None,
-    value("M", "Margin of the loss, a number or auto; short for margin=M in --loss.", "Loss"),
+    value(
+        "M",
+        "Margin of the loss, by which an image's own class is to win: a number, or auto, larger "
+        "for rarer classes (lsoftmax); short for margin=M in --loss.",
+        "Loss",
+    ),
 ]
 Checkpoint = Annotated[
     Path,
@@ -119,22 +124,31 @@ def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
     return _with_parameters(command, [_HELP_ALL], panels())
 
 
-def with_flags_of(keys: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_flags_of(
+    keys: Iterable[str], **helps: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that does for some keys of Config what `with_config_flags` does for all.
 
-    All of them are on --help.
+    All of them are on --help, with the text in `helps` where a command means something else.
     """
     shown_in = panels()
     chosen = {key: shown_in[key] for key in keys}
-    return lambda command: _with_parameters(command, [], chosen)
+    return lambda command: _with_parameters(command, [], chosen, helps)
 
 
 def _with_parameters(
-    command: Callable[..., None], more: Sequence[inspect.Parameter], keys: Mapping[str, str]
+    command: Callable[..., None],
+    more: Sequence[inspect.Parameter],
+    keys: Mapping[str, str],
+    helps: Mapping[str, str] | None = None,
 ) -> Callable[..., None]:
     """Return the command with more parameters, and one for each of the keys in its panel."""
+    helps = helps or {}
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    fields = [_parameter(key, Config.model_fields[key], panel) for key, panel in keys.items()]
+    fields = [
+        _parameter(key, Config.model_fields[key], panel, helps.get(key))
+        for key, panel in keys.items()
+    ]
 
     def wrapped(*, help_all: bool = False, **options: Any) -> None:
         command(**options)
@@ -261,13 +275,15 @@ def _in_panels(parameters: Sequence[inspect.Parameter]) -> list[inspect.Paramete
     return sorted(parameters, key=lambda p: (order.index(shown_in[p.name]), p.name != "loss"))
 
 
-def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
+def _parameter(
+    name: str, field: FieldInfo, panel: str, text: str | None = None
+) -> inspect.Parameter:
     flag = flag_name(name)
     is_switch = field.annotation is bool
     choices = _choices(field)
     option = typer.Option(
         f"{flag}/--no-{flag.removeprefix('--')}" if is_switch else flag,
-        help=_help(field),
+        help=text or _help(field),
         metavar=None if is_switch else _metavar(name, field),
         rich_help_panel=panel,
         show_default=False,

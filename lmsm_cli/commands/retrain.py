@@ -28,16 +28,23 @@ _Head = Annotated[
     list[str] | None,
     value(
         "NAME",
-        "A last layer, repeatable: any loss, a second stage (crt, los, lws, marc, samn), or one "
-        "that is made without a training: adjust, tau-norm and mla, each with a tau as in adjust:1 "
-        "or the best on validation images, and ncm. (default: ten to train, and those four)",
+        "A last layer, repeatable: any loss; crt, softmax on as many draws of each class; los, "
+        "softmax on labels of which little is left; lws, marc and samn, which learn one or two "
+        "numbers a class; or one that is made without a training: adjust, tau-norm and mla, each "
+        "with a tau as in adjust:1 or the best on validation images, and ncm, the mean features of "
+        "the classes. (default: ten to train, and those four)",
         name="--head",
     ),
 ]
 
 
 @with_flags_of(
-    ("out", "data_dir", "epochs", "batch_size", "lr", "weight_decay", "device", "threads")
+    ("out", "data_dir", "epochs", "batch_size", "lr", "weight_decay", "device", "threads"),
+    out="Folder that the run folders are made in. (default: runs/retrain)",
+    data_dir="Where the runs' data is now. (default: where the runs had it)",
+    epochs="Passes over the training images. (default: enough for 1,500 steps, 10 to 200)",
+    lr="Learning rate of SGD before it falls by a cosine. (default: 0.1 for batches of 128, less "
+    "for smaller ones)",
 )
 def retrain(
     runs: _Runs,

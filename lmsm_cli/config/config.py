@@ -115,12 +115,16 @@ ADDED_KEYS = (
 # Data sets that may have no test images of their own.
 _OWN_IMAGES = ("folder", "list")
 
+# Data sets whose images may lie in files of any shape: not the embedded one.
+_FILES = tuple(name for name in get_args(Dataset) if name != "digits")
+
 # Options of a choice: each has an effect only where that choice has one of these values.
 DEPENDENT_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(LIST_KEYS, ("dataset", ("list",))),
     "factor": ("imbalance", ("exp", "step")),
     "group_pattern": ("dataset", _OWN_IMAGES),
     "image_size": ("dataset", _OWN_IMAGES),
+    "resize": ("dataset", _FILES),
     "crop_from": ("augment", ("photo",)),
     "reweight_beta": ("reweight", ("effective",)),
     "momentum": ("optimizer", ("sgd",)),
@@ -266,9 +270,10 @@ class Config(BaseModel):
     """Seed of the choice of validation images, and of the folds; apart from --seed, so that all
     seeds share one choice (default: 0; with --folds that of --seed)."""
     augment: Augment = "none"
-    """Random changes to the training images: `crop-flip` pads by 4 pixels, `photo` enlarges a part
-    of at least 8%; `randaugment`, `trivial` and `autoaugment-cutout` (CIFAR-10's policy) come after
-    crop-flip (default: by the images; none in a preset)."""
+    """Random changes to the training images: `flip` mirrors half of them, `crop-flip` shifts them
+    by up to 4 pixels too, `photo` mirrors and enlarges a part of at least 8%; `randaugment` and
+    `trivial` add two changes or one of colour or shape to crop-flip, `autoaugment-cutout` those
+    found for CIFAR-10, and a black square (default: by the images; none in a preset)."""
     mixup: Float = Field(0.0, ge=0, le=100)
     """Blend each training image with another of its batch, and the loss likewise: with 0.2 mostly a
     little, with 1 in any share (alpha of a Beta distribution); 0 is off."""
@@ -293,18 +298,19 @@ class Config(BaseModel):
     net of torchvision, as in resnet50, vit_b_16 or torchvision:resnet18; timm:NAME; or your own, as
     module:function (default: by the images)."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = "bn"
-    """Layers between the network and the class weights; features of `relu` can die under a margin
-    (default: bn, which is linear and BatchNorm; linear for paper-2d)."""
+    """Layers between the network and the class weights: `linear`, the same with ReLU, PReLU or
+    BatchNorm after it, or none; features of `relu` can die under a margin (default: bn, which is
+    linear and BatchNorm; linear for paper-2d)."""
     head_bias: Bool = False
     """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on
     angles."""
     head_init: Literal["default", "kaiming", "unit"] = "default"
-    """How the class weights start: as nn.Linear's, as LDAM-DRW's `kaiming`, or at length 1 as its
-    normalised layer's."""
+    """How the class weights start: `default` as those of torch's linear layers, `kaiming` longer,
+    as in the code of Cao et al. 2019, or `unit`, all of length 1."""
     pretrained: Annotated[str, AfterValidator(_check_path)] | None = None
     """Weights to start from: `imagenet` for those of torchvision or timm, a run of lmsm's, also
-    with other classes, whose net, neck and image size are then the defaults, or a state-dict file.
-    Images are normalised as theirs were."""
+    with other classes, whose net, neck and image size are then the defaults, or a file of weights
+    (state dict) of torchvision's or timm's. Images are normalised as theirs were."""
     freeze: Frozen | None = None
     """What of the network keeps its weights: `backbone` for all up to the neck, `features` for all
     up to the last layer, which starts anew, or a number of stages from the image on; the run lists
@@ -324,8 +330,9 @@ class Config(BaseModel):
     """Share of each label that is spread evenly over all classes, for any loss; 0.1 in papers, 0 is
     off."""
     reweight: Literal["none", "inverse", "effective"] = "none"
-    """Weight of a class in the loss: `inverse` is 1 / images, `effective` 1 / effective number of
-    images (Cui et al. 2019)."""
+    """Weight of a class in the loss: `inverse` is 1 / images; `effective` the same among small
+    classes, and nearly equal among large ones, where more images tell little new (Cui et al.
+    2019)."""
     reweight_beta: Float = Field(0.9999, ge=0, lt=1)
     """Beta of `effective`: 0 weighs all classes alike, towards 1 it becomes `inverse`."""
     class_weights: Annotated[ByClass | None, BY_CLASS] = None
@@ -335,8 +342,8 @@ class Config(BaseModel):
     """Images of an epoch: `shuffle` takes each once, `balanced` draws as many at random, every
     class equally likely."""
     rebalance_from: Int = Field(1, ge=1)
-    """First epoch in which --reweight, --class-weights and --sampling hold; after the first it
-    defers them (DRW, DRS)."""
+    """First epoch in which --reweight, --class-weights and --sampling hold; later than 1 they are
+    deferred, which papers call DRW and DRS."""
 
     epochs: Int = Field(10, ge=1, le=MOST_EPOCHS)
     """Passes over the training images (default: at least 10, and enough for 1,500 steps)."""
@@ -364,8 +371,8 @@ class Config(BaseModel):
     head_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMBER] | None = None
     """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
     sam: Float = Field(0.0, ge=0, le=10)
-    """Radius of SAM, which steps by the gradient at the worst weights nearby, at twice the time
-    (Foret et al. 2021): 0.05 in papers; 0 is off."""
+    """Step by the gradient at the worst weights within this distance, for minima that are flat, at
+    twice the time (sharpness-aware minimisation, Foret et al. 2021): 0.05 in papers; 0 is off."""
     schedule: Literal["constant", "step", "multistep", "cosine"] = "step"
     """How the learning rate falls, epoch by epoch (default: cosine; step in a preset)."""
     step_size: Int = Field(2, ge=1)
@@ -388,14 +395,15 @@ class Config(BaseModel):
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = "auto"
-    """Number format of the network; the loss computes in fp32. `auto` is bf16 where the hardware
-    multiplies it (CPU: and a convolution has 128 channels or more), else fp32."""
+    """Number format of the network, of 32 or 16 bits; the loss computes in fp32. `bf16-conv` rounds
+    inside convolutions alone (CPU). `auto` is bf16 where the hardware multiplies it (CPU: and a
+    convolution has 128 channels or more), else fp32."""
     layout: Literal["auto", "channels-last", "contiguous"] = "auto"
     """Order of images and features in memory; `auto` is channels-last."""
     threads: Int = Field(0, ge=0, le=1024)
     """CPU threads, which torchrun's processes share; 0 takes all."""
     cuda_graph: Bool = True
-    """On a GPU, replay each training step as one CUDA graph."""
+    """On a GPU, record a training step once and replay it (a CUDA graph), which is faster."""
     compile: Bool = False
     """Compile the model with torch.compile: slow to start (tens of seconds), not always faster."""
     tensorboard: Bool = False
