@@ -16,6 +16,7 @@ from train_rows import COMPARISONS
 
 FILE = "gpu.jsonl"
 TRY_OUT, NOT_BEGUN = "try-out", "not begun"
+UNMEASURED = "**unmeasured**: no GPU was at hand; `sh benchmarks/gpu.sh OUT` fills them."
 HEADING = ("no.", "section", "row", "value", "p20 to p80", "n", "target", "of the floor", "verdict")
 
 
@@ -48,7 +49,8 @@ class Line:
         share = "" if self.share is None else f"{self.share:.0%}"
         number = str(self.n or "")
         names = (self.number, self.section, self.row)
-        return (*names, value, between, number, self.target, share, self.verdict)
+        target = f"{self.target} {self.unit}".rstrip() if self.target and not value else self.target
+        return (*names, value, between, number, target, share, self.verdict)
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ def with_floor(line: Line, planned: Planned, peaks: Mapping[str, float]) -> Line
 class Kept:
     """The lines of an OUT folder; what is added stands on the disk at once."""
 
-    def __init__(self, out: Path) -> None:
-        self.path = out / FILE
+    def __init__(self, out: Path, name: str = FILE) -> None:
+        self.path = out / name
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a kill cut the last line off
                 file.write("\n")
@@ -186,7 +188,28 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
 
 def table(kept: Kept) -> str:
     """Return the rows against their targets as Markdown, with what the numbers depend on."""
-    rows = [HEADING, ("---",) * len(HEADING), *(line.cells() for line in kept.planned())]
     facts = ", ".join(f"{key} {value}" for key, value in kept.machine.items())
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([facts, "", *lines]) + "\n"
+    return f"{facts}\n\n{_markdown(list(kept.planned()))}"
+
+
+def results(folder: Path) -> str:
+    """Return the rows with a number of the files (*.jsonl) that a folder keeps, as Markdown.
+
+    Where it keeps none they stand there unmeasured.
+    """
+    found = [Kept(path.parent, path.name) for path in sorted(folder.glob("*.jsonl"))]
+    if found:
+        return "\n".join(f"**{kept.path.stem}**: {table(kept)}" for kept in found)
+    rows = [line_of(section, row) for section in PLAN for row in section.rows]
+    asked = [replace(row, verdict="unmeasured") for row in rows if row.number and row.target]
+    return f"{UNMEASURED}\n\n{_markdown(asked)}"
+
+
+def _markdown(lines: Sequence[Line]) -> str:
+    """Return a table of lines, without the columns in which nothing stands."""
+    rows = [HEADING, *(line.cells() for line in lines)]
+    kept = [n for n in range(len(HEADING)) if any(row[n] for row in rows[1:])]
+    cells = [[row[n] for n in kept] for row in rows]
+    return "".join(
+        f"| {' | '.join(row)} |\n" for row in [cells[0], ["---"] * len(kept), *cells[1:]]
+    )

@@ -6,8 +6,9 @@ A table stands between two comments, of which the first names its archive and it
 It is what the command prints of the runs of benchmarks/runs/digits.tar.xz unpacked in runs/, but
 for the accuracies per class; `python benchmarks/tail_study.py choose` and `judge` are such commands
 too. A table that is there keeps its columns: a metric that is younger than
-a study is no part of it (empty the table to have them all). `--check` changes nothing, and exits
-with 1 where a table is not what it says.
+a study is no part of it (empty the table to have them all). That of `sh benchmarks/gpu.sh OUT`
+shows the files of benchmarks/gpu/, each OUT/gpu.jsonl of a card under the card's name. `--check`
+changes nothing, and exits with 1 where a table is not what it says.
 """
 
 import argparse
@@ -21,18 +22,20 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import gpu_lines
 import tail_study
 
 from lmsm_cli.commands.app import main as lmsm
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "RESULTS.md"
+RESULTS, GPU_RUNS = HERE / "RESULTS.md", HERE / "gpu"
 _TABLE = re.compile(
     r"(<!-- (?P<archive>[\w-]+): "
     r"(?P<command>(?:lmsm compare|python benchmarks/tail_study.py) [^\n]*?) -->\n)"
     r"(?P<table>.*?)(<!-- end -->)",
     re.S,
 )
+_GPU = re.compile(r"(<!-- gpu: sh benchmarks/gpu.sh OUT -->\n)(.*?)(<!-- end -->)", re.S)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def refreshed(text: str) -> str:
     """Return a text with all its tables made anew."""
+    text = _GPU.sub(lambda match: match[1] + gpu_lines.results(GPU_RUNS) + match[3], text)
     with tempfile.TemporaryDirectory() as folder:
         for archive in {match["archive"] for match in _TABLE.finditer(text)}:
             unpack(archive, Path(folder))

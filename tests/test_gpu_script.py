@@ -150,6 +150,24 @@ def test_a_floor_is_the_longer_of_products_and_copies(module):
     assert (line.floor, line.share) == pytest.approx((400, 0.25))
 
 
+def test_results_show_kept_rows_and_say_unmeasured_without(module, monkeypatch, tmp_path):
+    """Of a card's file the facts and values; without one each target stands there, unmeasured."""
+    results, lines = module("results").refreshed, module("gpu_lines")
+    marked = "<!-- gpu: sh benchmarks/gpu.sh OUT -->\nold\n<!-- end -->\n"
+    monkeypatch.setattr(module("results"), "GPU_RUNS", tmp_path)
+    empty = results(marked)
+    assert empty.splitlines()[1] == lines.UNMEASURED
+    assert "| 8 | ten-million | C = 10,000,000, batch 512: time, SGD included | <= 60 ms |" in empty
+    kept = lines.Kept(tmp_path, "H200.jsonl")
+    kept.add({"machine": {"gpu": "NVIDIA H200"}})
+    section = next(one for one in module("gpu_plan").PLAN if one.name == "ten-million")
+    kept.add(lines.line_of(section, section.rows[0], value=51.25, verdict="met"))
+    shown = results(empty)
+    assert "**H200**: gpu NVIDIA H200" in shown
+    assert "SGD included | 51.25 ms | <= 60 | met |" in shown
+    assert "| peak memory |  |  | not begun |" in shown
+
+
 def test_packages_that_lack_are_named_with_what_is_there(module):
     """Versions are compared as numbers: 0.9 is older than 0.29; a local part counts for nothing."""
     here = {"typer": "0.9.1", "torch": "2.11.0+cu130"}
