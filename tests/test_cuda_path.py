@@ -215,7 +215,7 @@ def test_every_image_moves_the_weights_as_a_plain_loop_moves_them():
 
 def test_validation_between_replays_scores_the_weights_of_its_epoch(monkeypatch):
     """In several batches, with graphs alive: it scores as on the CPU, and disturbs no training."""
-    monkeypatch.setattr(evaluate, "_BATCH", 8)
+    monkeypatch.setattr(evaluate, "_LARGEST", 8)
     held_out = easy_images(per_class=8, seed=1)
     scored = []
     with pretended() as cuda:
@@ -230,6 +230,18 @@ def test_validation_between_replays_scores_the_weights_of_its_epoch(monkeypatch)
     for found, wanted in scored:
         assert found == pytest.approx(wanted.item(), rel=1e-5)
     assert torch.equal(weights, Trained(CONFIG).weights["trained head.weight"])
+
+
+@pytest.mark.parametrize(("fitting", "sizes"), [(10, [8, 8, 8]), (0, [1] * 24), (10**6, [24])])
+def test_a_batch_is_evaluated_by_the_memory_that_is_free(fitting, sizes):
+    """A quarter holds 512 bytes for each pixel and 16 for each class; of that a power of two."""
+    images, done = easy_images(per_class=8, seed=1).images, []
+    with PretendCuda() as cuda:
+        runtime = choose_runtime("cuda", "fp32")
+        model = runtime.place(net())
+        cuda.memory, cuda.allocated = 7 + fitting * 4 * (8 * 8 * 512 + 3 * 16), 7
+        evaluate.scores_of(model, images, runtime, shown=lambda seen, total: done.append(seen))
+    assert [seen - before for before, seen in itertools.pairwise([0, *done])] == sizes
 
 
 @pytest.mark.parametrize("graph", [True, False])

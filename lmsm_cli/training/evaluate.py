@@ -22,6 +22,13 @@ from lmsm_cli.runtime.memory import memory_told
 # images, since the memory of a batch grows with its pixels.
 _BATCH, _BATCH_BYTES = 250, 1 << 21
 
+# On a GPU, where so many images keep it busier than the launches of a batch take, so that a graph
+# would gain nothing: it would hold the memory of such a batch beside the training's.
+_LARGEST = 4096
+# Bytes of an image in the net for one of its pixels' (twice what resnet18-cifar holds), and of its
+# scores for a class; a quarter of the free memory is used.
+_NET_BYTES, _SCORE_BYTES, _SHARE = 512, 16, 4
+
 # Is told how many images are done, of how many.
 Shown = Callable[[int, int], None]
 
@@ -79,7 +86,7 @@ def _embedded(
     was_training = model.training
     model.eval()
     try:
-        step = max(1, min(_BATCH, _BATCH_BYTES // math.prod(images.shape[1:])))
+        step = _batch_size(images, model, runtime)
         starts = range(part.start, max(part.stop, part.start + 1), step)
         parts = [slice(start, min(start + step, part.stop)) for start in starts]
         on_disk = isinstance(images, StoredImages)
@@ -92,6 +99,17 @@ def _embedded(
             shown(one.stop - part.start, part.stop - part.start)
     finally:
         model.train(was_training)
+
+
+def _batch_size(images: Images, model: Classifier, runtime: Runtime) -> int:
+    """Return how many images are evaluated at a time; on a GPU a power of two, by its memory."""
+    pixels = math.prod(images.shape[1:])
+    if runtime.device.type != "cuda":
+        return max(1, min(_BATCH, _BATCH_BYTES // pixels))
+    free, _ = torch.cuda.mem_get_info(runtime.device)
+    needed = _NET_BYTES * pixels + _SCORE_BYTES * len(model.classes)
+    fitting = max(1, min(_LARGEST, free // _SHARE // needed))
+    return 1 << fitting.bit_length() - 1
 
 
 def answers(logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
