@@ -162,6 +162,32 @@ def test_a_changed_source_is_refused_with_both_digests(capsys):
     assert "no file of module 'changing'" in capsys.readouterr().err
 
 
+def test_a_net_and_a_loss_of_a_run_are_gone_on_from_where_they_are_named(capsys):
+    """By `lmsm retrain`, and by a second stage on the class weights of an own loss; else the
+    command to type is told, and nothing is imported."""
+    write("marked", marked(LOSS + NET))
+    code = {"net": ["--model", "marked:tiny"], "loss": ["--loss", "marked:PolyLoss"]}
+    runs = {}
+    for kind, words in code.items():
+        assert main(["train", *SMALL, *words, "--out", kind]) == 0
+        runs[kind] = str(next(Path(kind).glob("2*")))
+    on_net = ["retrain", runs["net"], "--head", "ldam", "--epochs", "1", *SMALL[6:]]
+    on_loss = ["train", *SMALL, "--pretrained", runs["loss"], "--freeze", "features"]
+    on_loss += ["--loss", "lws"]
+    for command, place in ((on_net, "marked:tiny"), (on_loss, "marked:PolyLoss")):
+        forget()
+        was_imported()
+        capsys.readouterr()
+        assert main(command) == 4
+        assert f"lmsm {shlex.join(command)} --import {place}" in capsys.readouterr().err
+        assert not was_imported()
+        assert main([*command, "--import", place]) == 0, capsys.readouterr().err
+        assert was_imported()
+    for command in (on_net, on_loss, ["train", *SMALL]):
+        assert main([*command, "--import", "other:Net"]) == 2
+        assert "--import" in capsys.readouterr().err
+
+
 def test_code_that_is_none_of_the_run_s_is_refused(digits_run, capsys):
     """A name that has no effect is told, by every command that takes one; in Python many runs may
     be read with the same names."""

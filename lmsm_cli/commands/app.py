@@ -75,7 +75,7 @@ app.add_typer(presets, name="presets", rich_help_panel=pages.PREPARE)
 
 
 # The commands that import what a run was trained with, where they are told so.
-_TAKE_IMPORTS = ("adjust", "eval", "export", "predict", "resume")
+_TAKE_IMPORTS = ("adjust", "eval", "export", "predict", "resume", "retrain", "train")
 
 
 def _print_version(wanted: bool) -> None:

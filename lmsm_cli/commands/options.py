@@ -197,6 +197,7 @@ def _check_named(config: Path, flags: Mapping[str, Any]) -> None:
     """Raise LmsmError where config.yaml of a run names a loss or net from outside this package, and
     no flag does: a run folder can come from anybody, and to import a module is to run it."""
     from lmsm_cli.losses import own
+    from lmsm_cli.runs.own_code import is_named
 
     if not any((config.parent / name).exists() for name in _OF_A_RUN):
         return
@@ -204,7 +205,9 @@ def _check_named(config: Path, flags: Mapping[str, Any]) -> None:
     for key in ("loss", "model"):
         given = str(values.get(key, ""))
         place = ":".join(given.split(":")[:2])
-        if own.is_place(place) and flags.get(key) is None and place.partition(":")[0] not in KNOWN:
+        if not own.is_place(place) or place.partition(":")[0] in KNOWN or is_named(place):
+            continue
+        if flags.get(key) is None:
             raise LmsmError(
                 f"{config} is of a run, and its {key} is from outside lmsm: if you trust it, name "
                 f"it here too, {flag_name(key)} {shlex.quote(given)}"

@@ -7,7 +7,15 @@ import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_line, stdout_console
-from lmsm_cli.commands.options import Json, Quiet, Verbose, layers_of, value, with_flags_of
+from lmsm_cli.commands.options import (
+    Imports,
+    Json,
+    Quiet,
+    Verbose,
+    layers_of,
+    value,
+    with_flags_of,
+)
 from lmsm_cli.commands.running import run_and_compare
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.errors import LmsmError
@@ -50,6 +58,7 @@ def retrain(
     runs: _Runs,
     head: _Head = None,
     *,
+    imports: Imports = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     json: Json = False,
@@ -61,12 +70,43 @@ def retrain(
 ordinary run, which eval, predict, export and resume take; runs go to --out (default: \
 runs/retrain), and the same command again does only what is missing.
     """
+    from lmsm_cli.runs.own_code import named
     from lmsm_cli.runs.record import only_run
-    from lmsm_cli.sweeps.second_stage import plan_second_stages, usual_heads  # imports torch
 
     folders = [only_run(path) for path in runs]
     if len(set(folders)) < len(folders):
         raise LmsmError("a run is given twice: take one of them out")
+    # heads are trained with other code than the runs
+    with named(imports or (), may_be_unused=True):
+        _check_code(folders)
+        _retrain(folders, head, flags, quiet=quiet, verbose=verbose, json=json)
+
+
+def _check_code(folders: "Sequence[Path]") -> None:
+    """Raise an error where the runs' net must not be imported, or what is named is none of theirs.
+
+    Their loss is imported for those heads alone that go on from it.
+    """
+    from lmsm_cli.runs import checkpoint, own_code
+
+    for folder in folders:
+        state = checkpoint.load(checkpoint.find(folder))
+        net_alone = state.config.model_copy(update={"loss": "softmax"})
+        own_code.check_used(state.config, folder)
+        own_code.check_allowed(net_alone, state.own_code, folder)
+
+
+def _retrain(
+    folders: "Sequence[Path]",
+    head: list[str] | None,
+    flags: dict[str, Any],
+    *,
+    quiet: bool,
+    verbose: bool,
+    json: bool,
+) -> None:
+    from lmsm_cli.sweeps.second_stage import plan_second_stages, usual_heads  # imports torch
+
     out = Layer({"out": _OUT}, {"out": "lmsm retrain"})
     base = {
         folder: [*layers_of(None, folder / "config.yaml", None, {"loss": "softmax"}), out]

@@ -1,7 +1,8 @@
 """`lmsm train` and `lmsm resume`: one run from flags, presets and files, or from its folder."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,15 @@ _Resume = Annotated[
         complete=completion.run_folders,
     ),
 ]
+_Imports = Annotated[
+    list[str] | None,
+    value(
+        "MODULE:NAME",
+        "Import this loss or net of your own, which the run of --pretrained was trained with; "
+        "repeatable.",
+        name="--import",
+    ),
+]
 _Seeds = Annotated[
     str | None,
     value(
@@ -76,6 +86,7 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
     json: Json = False,
+    imports: _Imports = None,
     **flags: Any,
 ) -> None:
     """Train a classifier, test it, and keep both in a run folder.
@@ -84,29 +95,55 @@ def train(
 before. Ends with a table of every class's accuracy.
     """
     if resume:
-        if preset or config or show_config or seeds or dry_run:
+        if preset or config or show_config or seeds or dry_run or imports:
             raise LmsmError(
-                "--resume takes its choices from the run folder: "
-                "leave --preset, --config, --seeds, --show-config and --dry-run out"
+                "--resume takes its choices from the run folder: leave --preset, --config, "
+                "--seeds, --show-config, --dry-run and --import out (`lmsm resume` takes --import)"
             )
         _resume(resume, {**flags, "margin": margin}, quiet=quiet, verbose=verbose, json=json)
         return
     resolved = resolve_options(preset, config, margin, flags)
-    if show_config:
-        _show(resolved, json=json)
-    elif dry_run:
-        if seeds is not None:
-            raise LmsmError("--dry-run tries one run out: leave --seeds out")
-        if _is_in_folds(resolved):
-            resolved = resolve_options(preset, config, margin, {**flags, "fold": "0"})
-        _dry_run(resolved, quiet=quiet, verbose=verbose, json=json)
-    elif seeds is not None or _is_in_folds(resolved):
-        plan = plan_of(layers_of(preset, config, margin, flags), [], seeds, seed=flags.get("seed"))
-        run_and_compare(
-            plan, preset, config, with_plots=True, quiet=quiet, verbose=verbose, json=json
+    with _imported(imports, resolved):
+        if show_config:
+            _show(resolved, json=json)
+        elif dry_run:
+            if seeds is not None:
+                raise LmsmError("--dry-run tries one run out: leave --seeds out")
+            if _is_in_folds(resolved):
+                resolved = resolve_options(preset, config, margin, {**flags, "fold": "0"})
+            _dry_run(resolved, quiet=quiet, verbose=verbose, json=json)
+        elif seeds is not None or _is_in_folds(resolved):
+            layers = layers_of(preset, config, margin, flags)
+            plan = plan_of(layers, [], seeds, seed=flags.get("seed"))
+            run_and_compare(
+                plan, preset, config, with_plots=True, quiet=quiet, verbose=verbose, json=json
+            )
+        else:
+            _run(resolved, quiet=quiet, verbose=verbose, json=json)
+
+
+@contextmanager
+def _imported(imports: Sequence[str] | None, resolved: Resolved) -> Iterator[None]:
+    """Let the body import what the run of --pretrained was trained with, where it is named.
+
+    Raises LmsmError for code that is none of that run's.
+    """
+    if not imports:
+        yield
+        return
+    from lmsm_cli.runs import own_code
+    from lmsm_cli.runs.start import read_start
+
+    start = read_start(resolved.config)
+    if start is None:
+        raise LmsmError(
+            "--import is for code that the run of --pretrained was trained with; a loss of your "
+            "own is named by --loss module:Class, a net by --model module:function"
         )
-    else:
-        _run(resolved, quiet=quiet, verbose=verbose, json=json)
+    # the run that is trained has other code, so not all that is read has what is named
+    with own_code.named(imports, may_be_unused=True):
+        own_code.check_used(start.config, Path(str(resolved.config.pretrained)))
+        yield
 
 
 def _is_in_folds(resolved: Resolved) -> bool:

@@ -113,7 +113,8 @@ def check_allowed(config: Config, recorded: Mapping[str, Any] | None, run: Path)
         package = ((recorded or {}).get("loss") or {}).get("package")
         hint = f"; the run had it from the package {package!r}" if package else ""
         raise CheckpointError(f"{run}: {error}{hint}") from None
-    _check_used([place for place, _ in places.values()], run)
+    if not _named.get().may_be_unused:
+        check_used(config, run)
     unnamed = [place for place, group in places.values() if not _is_wanted(place, group)]
     if unnamed:
         raise UnnamedCodeError(str(run), unnamed)
@@ -122,10 +123,16 @@ def check_allowed(config: Config, recorded: Mapping[str, Any] | None, run: Path)
         _check_digest(place, record.get("sha256") if record.get("place") == place else None, run)
 
 
-def _check_used(places: Sequence[str], run: Path) -> None:
-    """Raise LmsmError where the call names code that is none of the run's."""
+def is_named(place: str) -> bool:
+    """Return whether the call names the code at a place."""
+    return place in _named.get().digests
+
+
+def check_used(config: Config, run: Path) -> None:
+    """Raise LmsmError where the call names code that is none of a run's, by the run's config."""
+    places = [place for place, _ in places_of(config).values()]
     unused = [place for place in _named.get().digests if place not in places]
-    if not unused or _named.get().may_be_unused:
+    if not unused:
         return
     fact, way_out = "loss and net are lmsm's own", "leave it out"
     if places:
@@ -136,7 +143,7 @@ def _check_used(places: Sequence[str], run: Path) -> None:
 
 def _is_wanted(place: str, group: str) -> bool:
     """Return whether the call names the code, has it imported already, or a package offers it."""
-    if place in _named.get().digests or own.is_loaded(place):
+    if is_named(place) or own.is_loaded(place):
         return True
     return any(offer.place == place for offer in own.offers(group).values())
 
