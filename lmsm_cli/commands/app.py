@@ -30,6 +30,7 @@ from lmsm_cli.commands.presets import presets
 from lmsm_cli.commands.report import report
 from lmsm_cli.commands.retrain import retrain
 from lmsm_cli.commands.schedule import schedule
+from lmsm_cli.commands.study import study
 from lmsm_cli.commands.sweep import sweep
 from lmsm_cli.commands.train import resume, train
 from lmsm_cli.errors import (
@@ -55,6 +56,7 @@ _COMMANDS = (
     ("train", train, pages.TRAIN),
     ("resume", resume, pages.TRAIN),
     ("sweep", sweep, pages.TRAIN),
+    ("study", study, pages.TRAIN),
     ("retrain", retrain, pages.TRAIN),
     ("eval", evaluate, pages.LOOK),
     ("compare", compare, pages.LOOK),

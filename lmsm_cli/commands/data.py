@@ -74,7 +74,7 @@ def data(
     Reads what a training with the same flags would read, and tells all that it finds at once. \
 Writes nothing into the data folder, and downloads nothing. Exit code 3 where no training can start.
     """
-    resolved = resolve_options(preset, config, None, flags | _dataset(what, flags))
+    resolved = resolve_options(preset, config, None, flags | dataset_named(what, flags))
     if plot:
         check_picture("--plot", plot)
     from lmsm_cli.commands.progress import new_display
@@ -106,7 +106,7 @@ def _draw(check: "DataCheck", data: "Data | None", plot: Path, display: "Display
     display.info(f"plot: {plot}")
 
 
-def _dataset(what: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_named(what: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of the config that a name or a path stands for."""
     if what in get_args(Dataset):
         return {"dataset": what}

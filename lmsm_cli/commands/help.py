@@ -26,6 +26,7 @@ SHORT: dict[str, str] = {
     "train": "train and test a model",
     "resume": "continue a run",
     "sweep": "many runs, compared",
+    "study": "which loss for your images",
     "retrain": "new last layers on a run",
     "eval": "scores of every class",
     "compare": "which differences are real",
@@ -84,6 +85,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         (
             "Search a range for the best validation score",
             "lmsm sweep --preset digits --grid lr=0.001..0.1:log --trials 20",
+        ),
+    ),
+    "study": (
+        ("Find the loss for your photos, and train the model", "lmsm study photos/ --budget 2h"),
+        ("See first what it would do and could show", "lmsm study photos/ --dry-run"),
+        (
+            "Try it on long-tailed digits",
+            "lmsm study digits --imbalance exp --factor 0.05 --budget 5m",
         ),
     ),
     "retrain": (

@@ -1,0 +1,212 @@
+"""`lmsm study`: which loss to take for some images, how sure that is, and the model."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lmsm_cli.commands.console import print_json, print_line, stdout_console
+from lmsm_cli.commands.data import dataset_named
+from lmsm_cli.commands.options import (
+    Json,
+    Quiet,
+    Verbose,
+    resolve_options,
+    switch,
+    train_command,
+    value,
+    with_flags_of,
+)
+from lmsm_cli.config import DATA_KEYS
+from lmsm_cli.errors import DataError, LmsmError, StoppedError, check_choice
+
+if TYPE_CHECKING:
+    from lmsm_cli.config import Config
+    from lmsm_cli.runtime.display import Display
+    from lmsm_cli.sweeps.study import Study
+
+_DECIDED = ("dataset", "image_list", "test_from", "test_share", "folds", "fold", "split_seed")
+_FLAGS = (
+    *(key for key in DATA_KEYS if key not in _DECIDED),
+    *("augment", "model", "neck", "pretrained", "freeze", "epochs", "batch_size", "optimizer"),
+    *("lr", "weight_decay", "schedule", "warmup", "device", "precision", "threads", "out"),
+)
+_USUAL_BUDGET = "30m"
+
+_What = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of class folders, a list of image files, or the name of a data set.",
+    ),
+]
+_Budget = Annotated[
+    str | None,
+    value("TIME", "How long it may take, as in 30m or 2h (default: 30m).", "Study"),
+]
+_Rounds = Annotated[
+    int | None,
+    value("N", "Do exactly so many rounds, however long they take.", "Study"),
+]
+_Also = Annotated[
+    list[str] | None,
+    value(
+        "LOSS", "Try this loss or second stage too, repeatable: any of `lmsm losses`.", "Study",
+        name="--also",
+    ),
+]  # fmt: skip
+_Keep = Annotated[
+    str,
+    value("NAME", "Whose weights stay: `winner` and softmax, or `all`.", "Study"),
+]
+_Export = Annotated[
+    bool, switch("--export", "Write the chosen model as an ONNX file too.", "Study")
+]
+_DryRun = Annotated[
+    bool, switch("--dry-run", "Say what the study would do, take and show; do nothing.", "Study")
+]
+
+
+@with_flags_of(_FLAGS)
+def study(
+    *,
+    what: _What,
+    budget: _Budget = None,
+    rounds: _Rounds = None,
+    also: _Also = None,
+    keep: _Keep = "winner",
+    export: _Export = False,
+    dry_run: _DryRun = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    json: Json = False,
+    **flags: Any,
+) -> None:
+    """Find out which loss to take for your images, how sure that is, and train the model.
+
+    Losses race as last layers on softmax's nets; the best two and softmax are trained whole, \
+round after round, and judged on training images that are held out. The test images decide once, \
+in the end. The same command again goes on after anything.
+    """
+    check_choice("--keep", keep, ("winner", "all"))
+    if budget is not None and rounds is not None:
+        raise LmsmError("--budget and --rounds both say when the study ends: give one of them")
+    if rounds is not None and rounds < 1:
+        raise LmsmError(f"--rounds is {rounds}: give at least 1")
+    from lmsm_cli.commands.progress import new_display
+    from lmsm_cli.sweeps.study_plan import seconds_of
+    from lmsm_cli.sweeps.study_start import Wanted, begin
+
+    seconds = seconds_of(budget or _USUAL_BUDGET) if rounds is None else None
+    named = dataset_named(what, flags)
+    place = flags.get("out") or f"runs/study-{Path(what).name or 'images'}"
+    own = {"loss": "softmax", "seed": "0", "out": place}
+    config = resolve_options(None, None, None, flags | named | own).config
+    with new_display(quiet, verbose) as display:
+        _check_data(config, display)
+        wanted = Wanted(config, also or (), seconds, rounds, keep == "all")
+        found, measured = begin(wanted, display)
+        lines = _plan_lines(found, measured)
+        if dry_run:
+            _show_plan(found, lines, json=json)
+            return
+        if measured:
+            for line in lines:
+                display.info(line)
+        try:
+            result = found.run()
+        except StoppedError as error:
+            display.info(found.standing_text())
+            raise StoppedError(
+                f"{error}; the same command goes on with the study", error.exit_code - 128
+            ) from None
+        page = _write_page(found, config)
+        exported = _exported(result, display) if export else None
+    document = result | {"race": found.state.race, "page": str(page), "exported": exported}
+    document["spent_seconds"] = found.state.spent
+    if json:
+        print_json(document)
+    else:
+        _print(found, document, config)
+
+
+def _check_data(config: "Config", display: "Display") -> None:
+    """Raise DataError where no training can start, with all that is wrong with the images."""
+    from lmsm_cli.data.check import check_data
+    from lmsm_cli.data.splits import look_into
+    from lmsm_cli.reports.data_findings import can_start, findings_of
+    from lmsm_cli.reports.tables_data import findings_table
+
+    at_hand = look_into(config, display)
+    check = check_data(config.dataset, config.data_dir, at_hand, config.image_size, display)
+    findings = findings_of(check, config)
+    if not can_start(findings):
+        stdout_console().print(findings_table(findings))
+        raise DataError("no study can be made of these images as they are; mend the above first")
+
+
+def _plan_lines(found: "Study", measured: Mapping[str, Any]) -> list[str]:
+    from lmsm_cli.reports.study import plan_lines
+
+    heads = sum(one.head is not None for one in found.candidates.values())
+    return plan_lines(asdict(found.state.plan), found.counts, measured, heads)
+
+
+def _show_plan(found: "Study", lines: list[str], *, json: bool) -> None:
+    if json:
+        names = list(found.candidates)
+        print_json({"plan": asdict(found.state.plan), "candidates": names, "text": lines})
+        return
+    for line in lines:
+        print_line(line)
+    print_line(f"candidates: {'; '.join(found.candidates)}")
+
+
+def _write_page(found: "Study", config: "Config") -> Path:
+    """Write the page of the trainings of the rounds, and return its place."""
+    from lmsm_cli.comparison.grouping import comparable, compare_runs
+    from lmsm_cli.reports.html.page import write_page
+
+    records = comparable(found.records())[0]
+    page = config.out / "study.html"
+    write_page(page, compare_runs(records), records)
+    return page
+
+
+def _exported(result: Mapping[str, Any], display: "Display") -> str:
+    from lmsm_cli.inference.export import export_checkpoint
+
+    return str(export_checkpoint(Path(result["model"]["file"]), display)["file"])
+
+
+def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> None:
+    from lmsm_cli.reports.study import race_table, study_sentence, study_table
+    from lmsm_cli.reports.tables_checks import duration
+    from lmsm_cli.runs.record import read_run
+
+    console, model = stdout_console(), document["model"]
+    if found.state.race:
+        console.print(race_table(found.state.race, found.state.arms or ()))
+    console.print(study_table(document))
+    print_line(f"time spent: {duration(document['spent_seconds'])}")
+    print_line(f"page: {document['page']}")
+    print_line(f"model, trained on all training images: {model['file']}")
+    if document["exported"]:
+        print_line(f"exported: {document['exported']}")
+    print_line(f"its scores: lmsm eval {shlex.quote(model['file'])}")
+    made = _config_of(read_run(Path(model["run"])).config)
+    if made.pretrained is None or made.freeze != "features":
+        print_line(f"to train it again: {train_command(made)}")
+    print_line(f"all rounds: lmsm compare {shlex.quote(str(config.out))}")
+    print_line("")
+    print_line(study_sentence(document))
+
+
+def _config_of(values: Mapping[str, Any] | None) -> "Config":
+    from lmsm_cli.config.resolve import Layer, resolve
+
+    layer = Layer(values or {}, dict.fromkeys(values or {}, "lmsm study"), is_recipe=True)
+    return resolve([layer], is_saved=True).config

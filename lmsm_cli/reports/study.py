@@ -1,0 +1,104 @@
+"""What a study found, in a sentence and a table, and what its plan is able to show."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from lmsm_cli.errors import counted
+from lmsm_cli.reports.tables import NOTHING, new_table, shown
+
+_PLACE = {"few": "on the rare classes", "balanced_accuracy": "over all classes"}
+_WORDS = {"better": "told: better", "worse": "told: worse"}
+
+
+def study_sentence(result: Mapping[str, Any]) -> str:
+    """Return the answer of a study."""
+    verdict, place = result["verdict"], _PLACE[result["question"]]
+    arm, distance = verdict["arm"], _distance(verdict["mean"], verdict["low"], verdict["high"])
+    images = f"{place} of the {verdict['decided_on']}"
+    if verdict["is_told"]:
+        return f"Use {arm}: {images} it beats softmax by {distance}."
+    if verdict["mean"] <= 0:
+        return f"Use softmax: {images} nothing is ahead of it; {arm} is {distance} behind."
+    why = f" ({verdict['reason']})" if verdict["reason"] else ""
+    return (
+        f"Use softmax: no loss is told from it. {arm}, the best on held-out images, is {distance} "
+        f"ahead {images}{why}."
+    )
+
+
+def _distance(mean: float, low: float | None, high: float | None) -> str:
+    size = f"{100 * abs(mean):.1f} points"
+    if low is None or high is None:
+        return size
+    bounds = (low, high) if mean > 0 else (-high, -low)
+    return f"{size} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def study_table(result: Mapping[str, Any]) -> Table:
+    """Return a row for softmax and each arm that was trained with it."""
+    place = _PLACE[result["question"]]
+    table = new_table(
+        f"Held-out images, {place}: means over {counted(result['rounds'], 'round')}", "loss"
+    )
+    for name in ("rounds", "score", "less softmax", "over the rounds"):
+        table.add_column(name, justify="right")
+    for row in result["held_out"]:
+        difference = row.get("difference")
+        half = row.get("half_width")
+        around = "" if half is None else f" ± {100 * half:.1f}"
+        table.add_row(
+            shown(row["name"]),
+            str(row["rounds"]),
+            f"{100 * row['score']:.1f}",
+            NOTHING if difference is None else f"{100 * difference:+.1f}{around}",
+            _WORDS.get(result["settled"].get(row["name"], ""), NOTHING),
+        )
+    return table
+
+
+def race_table(race: Mapping[str, float], arms: Sequence[str]) -> Table:
+    """Return a row for each last layer that raced, the best first."""
+    table = new_table("The race of last layers on the nets of the first round", "loss")
+    table.add_column("score", justify="right")
+    table.add_column("goes on")
+    for name in sorted(race, key=lambda name: -race[name]):
+        table.add_row(shown(name), f"{100 * race[name]:.1f}", "yes" if name in arms else NOTHING)
+    return table
+
+
+def plan_lines(
+    plan: Mapping[str, Any], counts: Sequence[int], measured: Mapping[str, Any], heads: int
+) -> list[str]:
+    """Return what a study will do, what it takes and what it can show, a line each."""
+    folds, rounds = plan["folds"], plan["rounds"]
+    held = (
+        f"each round holds every training image out once, in {folds} folds"
+        if folds
+        else "each round is judged on a fifth of the training images, held out of it"
+    )
+    trainings = rounds * (folds or 1) * (plan["arms"] + 1)
+    seconds = plan["expected_seconds"] or trainings * measured.get("seconds", 0)
+    lines = [
+        f"{counted(rounds, 'round')}; {held}",
+        f"{heads} last layers race, then {plan['arms']} losses and softmax are trained whole: "
+        f"{trainings} trainings, about {counted(math.ceil(seconds / 60), 'minute')}",
+        f"it looks after rounds {', '.join(map(str, plan['looks']))}"
+        if plan["looks"]
+        else "too few rounds to stop before the end: give a larger --budget for three at least",
+    ]
+    rare = sum(sorted(counts)[: max(1, len(counts) // 3)]) * (1 if folds else 0.2)
+    # as if one image in four were told differently by two nets of a round
+    width = 100 * 2 * math.sqrt(0.25 / max(rare, 1) / max(rounds, 1))
+    lines.append(
+        f"about {rare:,.0f} held-out images of the rarest third of the classes: differences below "
+        f"about {width:.0f} points will not be told"
+    )
+    if "bytes" in measured:
+        lines.append(
+            f"disk: about {measured['bytes'] * trainings / 1e6:,.0f} MB until the losers' weights "
+            f"go, of {measured['free_bytes'] / 1e9:,.0f} GB free"
+        )
+    return lines

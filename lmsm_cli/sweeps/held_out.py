@@ -1,0 +1,132 @@
+"""What the nets of a study said of held-out images: right or wrong, image by image, arm by arm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsm_cli.comparison.answers import weights_of
+from lmsm_cli.comparison.crossed import Strata, paired
+from lmsm_cli.comparison.sequential import Standing
+from lmsm_cli.comparison.two_way import FEWEST_IMAGES, Over, components, two_way
+from lmsm_cli.errors import RunError
+from lmsm_cli.metrics import shot_groups
+from lmsm_cli.runs.record import RunRecord
+
+# Priors of classes without training images would be log 0; they are the least that is not.
+_LEAST_COUNT = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What the nets of one round said of all held-out images, in an order that all rounds share."""
+
+    labels: NDArray[np.int64]  # (N,)
+    right: NDArray[np.bool_]  # (N,)
+    digests: NDArray[np.uint8]  # (N, 16)
+
+
+def answered(records: Sequence[RunRecord], *, adjusts: bool = False) -> Answered:
+    """Return the answers of the nets of a round, one for each fold.
+
+    Args:
+        records: Of the run folders.
+        adjusts: Whether logits are first adjusted by the shares of the training images.
+
+    Raises RunError where a run folder lacks what that takes.
+    """
+    parts = []
+    for record in records:
+        images, found = record.images, record.predictions
+        if images is None or found is None:
+            raise RunError(f"images.npz or predictions.npz of {record.name} is missing or damaged")
+        predicted = found.predicted
+        if adjusts:
+            if found.logits is None:
+                raise RunError(f"{record.name} keeps no logits: there are too many")
+            predicted = adjusted(found.logits, _train_counts(record)).argmax(axis=1)
+        tested = images.of("test")
+        parts.append((tested.labels, predicted == found.labels, tested.digests))
+    labels, right, digests = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((right, *digests.T[::-1], labels))
+    return Answered(labels[order], right[order], digests[order])
+
+
+def adjusted(logits: NDArray[np.floating], train_counts: Sequence[int]) -> NDArray[np.float64]:
+    """Return logits (N, C) less the log of the classes' shares of the training images."""
+    counts = np.maximum(np.asarray(train_counts, np.float64), _LEAST_COUNT)
+    found: NDArray[np.float64] = logits.astype(np.float64) - np.log(counts / counts.sum())
+    return found
+
+
+def _train_counts(record: RunRecord) -> list[int]:
+    assert record.scores
+    return [row.train_count or 0 for row in record.scores.per_class]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """The score that a study asks about, on some images."""
+
+    key: str
+    """`few`, where there are rare classes with images enough, else `balanced_accuracy`."""
+    strata: Strata
+    weights: NDArray[np.float64]  # (C,)
+
+    @classmethod
+    def of(
+        cls, labels: NDArray[np.int64], train_counts: Sequence[int], key: str | None = None
+    ) -> "Question":
+        """Return the question on images with these labels (N,).
+
+        Args:
+            labels: Class numbers.
+            train_counts: The training images of each class, which say which are rare.
+            key: The score, where it is known already.
+        """
+        strata = Strata.of(labels, len(train_counts))
+        weights = weights_of(strata, train_counts)
+        if key is None:
+            rare = shot_groups(train_counts).get("few", [])
+            has_enough = strata.counts[rare].sum() >= FEWEST_IMAGES
+            # of a class with one image nothing is known of chance
+            key = "few" if has_enough and (strata.counts[rare] > 1).all() else "balanced_accuracy"
+        shares = weights[key] * (strata.counts > 1)
+        return cls(key, strata, shares / shares.sum())
+
+    def score(self, answers: Answered) -> float:
+        """Return the score of one round."""
+        sums = np.bincount(answers.labels, answers.right, len(self.weights))
+        return float(self.weights @ (sums / np.maximum(self.strata.counts, 1)))
+
+    def standing(
+        self, own: Sequence[Answered], baseline: Sequence[Answered], *, over: Over
+    ) -> Standing:
+        """Return how much better an arm is than the baseline over some rounds, paired.
+
+        Raises RunError where the rounds are not of the same images.
+        """
+        _check_same([*own, *baseline])
+        both = paired(_matrix(own), _matrix(baseline), self.strata)
+        if len(own) < 2:
+            return Standing(two_way(both, self.weights).mean or 0.0, ())
+        parts = components(both, self.weights)
+        mean = float((both.class_means[0] @ self.weights).mean())
+        shares = tuple(parts.shares(over))
+        # differences that are all alike say nothing of chance
+        return Standing(mean, shares if any(one.variance > 0 for one in shares) else ())
+
+
+def _matrix(rounds: Sequence[Answered]) -> NDArray[np.bool_]:
+    return np.stack([one.right for one in rounds])
+
+
+def _check_same(rounds: Sequence[Answered]) -> None:
+    first = rounds[0]
+    for other in rounds[1:]:
+        if not (
+            np.array_equal(first.labels, other.labels)
+            and np.array_equal(first.digests, other.digests)
+        ):
+            raise RunError("the rounds of the study are not of the same held-out images")

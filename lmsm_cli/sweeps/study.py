@@ -1,0 +1,436 @@
+"""A study: which loss to take for some images, from the race of candidates to the chosen model.
+
+Candidates race as last layers on softmax's nets; the best are trained whole beside softmax, round
+after round, and judged on images held out of the training. Where the data has test images, those of
+one arm and the baseline decide in the end, once; else the held-out images do, with a level for all
+that raced. All trainings are ordinary runs, found again in their folders, so a study goes on after
+anything.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lmsm_cli.comparison.sequential import ALPHA, Standing, chance_to_tell, told_at
+from lmsm_cli.comparison.two_way import Over
+from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.errors import RunError, listed
+from lmsm_cli.losses.registry import check_loss
+from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.record import RunRecord, is_run, read_run
+from lmsm_cli.runtime.display import Display, Epoch, ForwardingDisplay, Step
+from lmsm_cli.sweeps.candidates import BASELINE, Candidate
+from lmsm_cli.sweeps.held_out import Answered, Question, answered
+from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
+from lmsm_cli.sweeps.second_stage import recipe_of
+from lmsm_cli.sweeps.study_plan import StudyState
+from lmsm_cli.sweeps.study_verdict import (
+    Pairs,
+    Verdict,
+    verdict_on_held_out,
+    verdict_on_test,
+)
+from lmsm_cli.sweeps.sweep import run_plan, unreadable
+
+# An arm that has less chance to be told by the last look is not worth the time.
+_HOPELESS = 0.1
+# Reading, testing and writing beside a training's own seconds.
+_OVERHEAD = 1.15
+_ORIGIN = "lmsm study"
+_WEIGHTS = ("checkpoint.pt", "checkpoint-previous.pt", checkpoint.BEST)
+
+
+@dataclass
+class Study:
+    """A study under way; `run` goes on to its end."""
+
+    out: Path
+    state: StudyState
+    candidates: Mapping[str, Candidate]
+    """By name."""
+    counts: Sequence[int]
+    """The training images of each class."""
+    has_test: bool
+    """Whether the data has test images of its own."""
+    display: Display
+    budget: float | None
+    """In seconds; None where the rounds were given."""
+    keeps_all: bool = False
+    _rounds: dict[str, list[Answered]] = field(default_factory=dict)
+    _runs: dict[str, list[list[RunRecord]]] = field(default_factory=dict)
+    """By arm, of each round, the run folders of its folds."""
+    _settled: dict[str, str] = field(default_factory=dict)
+    _dropped: dict[str, str] = field(default_factory=dict)
+    """The arms that could not be trained, and why."""
+    _question: Question | None = None
+    _begun: float = field(default_factory=time.monotonic)
+    _spent_before: float = 0.0
+
+    @cached_property
+    def _index(self) -> "_Index":
+        return _Index(self.out, _OfStudy(self.display, self._note_time))
+
+    def run(self) -> dict[str, Any]:
+        """Do what is missing, and return the result. Raises StoppedError after a signal."""
+        if self.state.result is None:
+            self._spent_before = self.state.spent
+            self.state.result = self._to_the_end()
+            self._note_time()
+        return self.state.result
+
+    def standing_text(self) -> str:
+        """Return where the arms stand, in a line."""
+        found = self._standings()
+        if not found:
+            return "no round is done yet"
+        done = len(self._rounds[BASELINE])
+        texts = [f"{name} {_points(one)}" for name, one in found.items()]
+        return f"after round {done} of {self.state.plan.rounds}: {', '.join(texts)}"
+
+    def records(self) -> list[RunRecord]:
+        """Return the run folders of the rounds' whole trainings."""
+        index = RunIndex(self.out)
+        names = [BASELINE, *(self.state.arms or ())]
+        plan = [
+            run
+            for name in names
+            if (choices := self._whole_choices(name)) is not None
+            for number in range(self.state.plan.rounds)
+            for run in self._plan_of(number, choices, name)
+        ]
+        return [read_run(one.record.path) for one in index.status(plan) if one.record]
+
+    def _whole_choices(self, name: str) -> Mapping[str, str] | None:
+        """Return the choices of an arm's whole trainings; None where it has none of its own."""
+        return {} if name == BASELINE else self.candidates[name].whole
+
+    def _to_the_end(self) -> dict[str, Any]:
+        self._round_of(BASELINE, 0)
+        self._race()
+        done = 0
+        for number in range(self.state.plan.rounds):
+            if number and not self._has_time():
+                break
+            for name in (BASELINE, *self._open()):
+                self._round_of(name, number)
+            done = number + 1
+            self.display.info(self.standing_text())
+            if not self._look(done) or not self._open():
+                break
+        verdict = self._verdict()
+        model = self._final_model(verdict.arm if verdict.is_told else BASELINE)
+        if not self.keeps_all:
+            self._drop_weights({BASELINE, verdict.arm}, model)
+        return {
+            "rounds": done,
+            "question": self.question.key,
+            "settled": self._settled,
+            "dropped": self._dropped,
+            "held_out": self._table(),
+            "verdict": verdict.to_json(),
+            "model": model,
+        }
+
+    @property
+    def question(self) -> Question:
+        """What is asked, of the held-out images."""
+        assert self._question is not None
+        return self._question
+
+    def _open(self) -> list[str]:
+        """Return the arms that are still trained: all but those that are worse, or failed."""
+        return [
+            name
+            for name in self.state.arms or ()
+            if self._settled.get(name) != "worse" and name not in self._dropped
+        ]
+
+    def _round_of(self, name: str, number: int) -> None:
+        """Complete an arm's trainings of a round, and read its answers."""
+        if len(self._rounds.get(name, ())) > number:
+            return
+        try:
+            found = self._answers_of(name, number)
+        except RunError as error:
+            if name == BASELINE or type(error) is not RunError:
+                raise
+            self._leave_out(name, str(error))
+            return
+        self._rounds.setdefault(name, []).append(found)
+        if self._question is None:
+            self._question = Question.of(found.labels, self.counts)
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self._dropped[name] = reason
+        self.display.warning(f"{name} is left out: {reason}")
+
+    def _answers_of(self, name: str, number: int) -> Answered:
+        """Train an arm's nets of a round, and return their answers. Raises RunError."""
+        candidate = self.candidates.get(name)
+        if candidate is None:
+            records = self._trained(self._plan_of(number, {}, BASELINE))
+        elif candidate.is_adjustment:
+            records = self._runs[BASELINE][number]
+        elif candidate.whole is None:
+            records = self._trained(self._heads_on(self._runs[BASELINE][number], candidate))
+        else:
+            records = self._trained(self._plan_of(number, candidate.whole, name))
+        self._runs.setdefault(name, []).append(records)
+        return answered(records, adjusts=candidate is not None and candidate.is_adjustment)
+
+    def _plan_of(self, number: int, choices: Mapping[str, str], name: str) -> list[PlannedRun]:
+        """Return the trainings of a round, one for each fold."""
+        folds = self.state.plan.folds
+        drawn: dict[str, Any] = {"seed": number}
+        if self.has_test:
+            drawn["test_from"] = "training"
+        if folds:
+            drawn |= {"folds": folds, "split_seed": number}
+        return [
+            _planned(
+                self.state.base | drawn | {"fold": fold} | dict(choices), f"{name}, seed {number}"
+            )
+            for fold in (range(folds) if folds else (None,))
+        ]
+
+    def _heads_on(self, nets: Sequence[RunRecord], one: Candidate) -> list[PlannedRun]:
+        """Return the trainings of a last layer on nets of softmax."""
+        assert one.head is not None
+        own = {key: self.state.base[key] for key in ("device", "threads", "out")}
+        plan = []
+        for record in nets:
+            assert record.config is not None
+            recipe = recipe_of(record.path, checkpoint.load(checkpoint.find(record.path)))
+            values = record.config | recipe | own | dict(one.head)
+            plan.append(_planned(values, f"{one.name} as a last layer"))
+        return plan
+
+    def _trained(self, plan: Sequence[PlannedRun], *, counts: bool = True) -> list[RunRecord]:
+        """Complete trainings, and return their records. Raises RunError where one fails.
+
+        `counts` says whether the bar of all rounds moves.
+        """
+        done = sum(len(some) for runs in self._runs.values() for some in runs)
+        whole = self.state.plan.rounds * self.state.plan.trainings
+        index = self._index
+        index.display.bar = (done, whole) if counts else None
+        failures = run_plan(plan, index, with_plots=False)
+        found = index.status(plan)
+        failures += unreadable(found, failures)
+        if failures:
+            raise RunError(failures[0].reason)
+        return [read_run(one.record.path) for one in found if one.record]
+
+    def _race(self) -> None:
+        """Choose the arms by the race of last layers, unless that is done."""
+        if self.state.arms is not None:
+            return
+        scores: dict[str, float] = {}
+        for place, one in enumerate(self.candidates.values()):
+            self.display.progress("racing last layers", place, len(self.candidates))
+            try:
+                scores[one.name] = self.question.score(self._raced(one))
+            except RunError as error:
+                if type(error) is not RunError:
+                    raise
+                self._leave_out(one.name, str(error))
+        self.display.progress("racing last layers", len(self.candidates), len(self.candidates))
+        order = sorted(scores, key=lambda name: (-scores[name], name))
+        scores[BASELINE] = self.question.score(self._rounds[BASELINE][0])
+        self.state.race, self.state.arms = scores, order[: self.state.plan.arms]
+        self._note_time()
+        self.display.info(f"the race is won by {listed(self.state.arms, len(self.state.arms))}")
+
+    def _raced(self, one: Candidate) -> Answered:
+        """Return the answers of a candidate as last layers on softmax's nets. Raises RunError."""
+        nets = self._runs[BASELINE][0]
+        if one.is_adjustment:
+            return answered(nets, adjusts=True)
+        return answered(self._trained(self._heads_on(nets, one), counts=False))
+
+    def _standings(self) -> dict[str, Standing]:
+        if self._question is None:
+            return {}
+        found = {}
+        for name in self.state.arms or ():
+            rounds = self._rounds.get(name, [])
+            if rounds:
+                own = self._rounds[BASELINE][: len(rounds)]
+                found[name] = self.question.standing(rounds, own, over=self.over)
+        return found
+
+    @property
+    def over(self) -> Over:
+        """What is chance on held-out images: the images too, where no test images decide."""
+        return Over.SEEDS if self.has_test else Over.BOTH
+
+    @property
+    def family(self) -> int:
+        """How many arms share the level: all that raced, where they raced on what decides."""
+        return len(self.state.arms or ()) if self.has_test else len(self.candidates)
+
+    def _look(self, done: int) -> bool:
+        """Look at a round, if that is planned; return whether the study goes on."""
+        plan = self.state.plan
+        if done not in plan.looks:
+            return True
+        look, standings = plan.looks.index(done), self._standings()
+        open_arms = {name: standings[name] for name in self._open() if name in standings}
+        told = told_at(open_arms, self._settled, plan.looks, look, self.family)
+        self._settled |= told
+        if "better" in told.values():
+            return False
+        left = max(1, self.family - len(self._settled))
+        hopes = [
+            chance_to_tell(one, plan.looks, look, left)
+            for name, one in open_arms.items()
+            if name not in self._settled
+        ]
+        if done < plan.rounds and hopes and max(hopes) < _HOPELESS:
+            self.display.info("no arm has a chance left to be told from softmax: the rounds end")
+            return False
+        return True
+
+    def _has_time(self) -> bool:
+        """Return whether another round and the final training fit into the budget."""
+        if self.budget is None:
+            return True
+        spent = self._spent_here() + self._spent_before
+        # as the arms were that are still open; a second stage takes no training of its own
+        last = [runs[-1] for name in (BASELINE, *self._open()) if (runs := self._runs.get(name))]
+        seconds = [_seconds(record) for some in last for record in some]
+        return spent + _OVERHEAD * sum(seconds) + max(seconds, default=0.0) <= self.budget
+
+    def _spent_here(self) -> float:
+        return time.monotonic() - self._begun
+
+    def _note_time(self) -> None:
+        self.state.spent = self._spent_before + self._spent_here()
+        self.state.write(self.out)
+
+    def _verdict(self) -> Verdict:
+        """Return what decides: the test images on one arm, or the held-out images on all."""
+        standings = self._standings()
+        if not standings:
+            reason = "; ".join(f"{name}: {why}" for name, why in self._dropped.items())
+            raise RunError(f"none of the candidates could be trained: {reason}")
+        told = [name for name, what in self._settled.items() if what == "better"]
+        leader = max(told or standings, key=lambda name: standings[name].mean)
+        if not self.has_test:
+            return verdict_on_held_out(leader, standings[leader], self._settled)
+        if standings[leader].mean <= 0:
+            return Verdict.behind(leader, standings[leader])
+        return self._asked_of_test(leader)
+
+    def _asked_of_test(self, arm: str) -> Verdict:
+        """Return what the test images say of an arm."""
+        own = [record for some in self._runs[arm] for record in some]
+        theirs = [record for some in self._runs[BASELINE] for record in some]
+        pairs = Pairs(arm, own, theirs[: len(own)], self.candidates[arm].is_adjustment)
+        config = _planned(self.state.base, "test").config
+        return verdict_on_test(pairs, config, self.question.key, self.counts, self.display)
+
+    def _table(self) -> list[dict[str, Any]]:
+        """Return a row for each arm: its mean score over rounds, and its distance to softmax."""
+        rows = []
+        for name in (BASELINE, *(self.state.arms or ())):
+            rounds = self._rounds.get(name, [])
+            if not rounds:
+                continue
+            scores = [self.question.score(one) for one in rounds]
+            row: dict[str, Any] = {"name": name, "rounds": len(rounds)}
+            row["score"] = sum(scores) / len(scores)
+            if name != BASELINE:
+                one = self._standings()[name]
+                row |= {"difference": one.mean, "half_width": one.half_width(ALPHA)}
+            rows.append(row)
+        return rows
+
+    def _final_model(self, name: str) -> dict[str, Any]:
+        """Train the chosen arm on all training images; return its folder and its file."""
+        candidate = self.candidates.get(name)
+        choices = {} if candidate is None else dict(candidate.whole or {})
+        (record,) = self._trained(
+            [_planned(self.state.base | {"seed": 0} | choices, "the model")], counts=False
+        )
+        if candidate is not None and candidate.whole is None and candidate.head is not None:
+            (record,) = self._trained(self._heads_on([record], candidate), counts=False)
+        file = checkpoint.find(record.path)
+        if candidate is not None and candidate.is_adjustment:
+            file = _adjusted(record.path, self.display)
+        assert record.scores
+        return {"name": name, "run": str(record.path), "file": str(file)}
+
+    def _drop_weights(self, kept: set[str], model: Mapping[str, Any]) -> None:
+        """Remove the weights of all runs but those of some arms, and of the model."""
+        stays = [one.path for name in kept for some in self._runs.get(name, ()) for one in some]
+        run = Path(model["run"])
+        net = (read_run(run).config or {}).get("pretrained")
+        known = {path.resolve() for path in (*stays, run, *([Path(net)] if net else []))}
+        for folder in self.out.iterdir():
+            if is_run(folder) and folder.resolve() not in known:
+                for name in _WEIGHTS:
+                    (folder / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Index(RunIndex):
+    """The index of a study's runs, which moves its bar."""
+
+    display: "_OfStudy"
+
+
+class _OfStudy(ForwardingDisplay):
+    """Note the time that is spent after every run."""
+
+    def __init__(self, shown: Display, note: Callable[[], None]) -> None:
+        super().__init__(shown)
+        self._note = note
+        self.bar: tuple[int, int] | None = None
+        """How many trainings were done before those of the plan, and how many there are in all."""
+
+    def overall(self, done: int, total: int) -> None:
+        """Note the time, and pass on how many trainings of all rounds are done."""
+        self._note()
+        if self.bar:
+            super().overall(self.bar[0] + done, self.bar[1])
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Leave out the pieces of each run."""
+
+    def step(self, step: Step) -> None:
+        """Leave out the steps."""
+
+    def info(self, text: str) -> None:
+        """Leave out what each run says of itself: a study has many."""
+
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+        """Leave out the epochs, of which there are thousands."""
+
+
+def _planned(values: Mapping[str, Any], label: str) -> PlannedRun:
+    layer = Layer(values, dict.fromkeys(values, _ORIGIN), is_recipe=True)
+    return PlannedRun(resolve([layer], check_loss).config, label)
+
+
+def _seconds(record: RunRecord) -> float:
+    training = record.scores.training if record.scores else None
+    return (training.seconds or 0.0) if training else 0.0
+
+
+def _points(one: Standing) -> str:
+    half = one.half_width()
+    around = "" if half is None else f" ± {100 * half:.1f}"
+    return f"{100 * one.mean:+.1f}{around} points"
+
+
+def _adjusted(run: Path, display: Display) -> Path:
+    """Write the checkpoint of a run with the adjustment built in, unless it is there."""
+    from lmsm_cli.inference.corrected_file import write_corrected
+    from lmsm_cli.inference.correction import RequestedCorrection, RequestedTau
+
+    wanted = RequestedCorrection(for_rare=RequestedTau("adjust", 1.0))
+    return Path(write_corrected(run, wanted, display)["file"])

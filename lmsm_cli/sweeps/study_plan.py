@@ -1,0 +1,166 @@
+"""The plan of a study: what is held out, how many rounds a budget allows, and when to look.
+
+It is made once, from one measured training, and kept in study.json: what is decided later never
+depends on how fast a machine happens to be.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lmsm_cli.comparison.intervals import FEWEST_SEEDS
+from lmsm_cli.comparison.sequential import looks_at
+from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line
+from lmsm_cli.runs.folder import write_whole
+
+STUDY = "study.json"
+_SCHEMA = 1
+# Held-out images of a rare class below which folds hold every image out in its turn.
+ENOUGH_HELD_OUT = 50
+_SHARE = 0.2
+# Folds, the most first: fewer train on less, and leave more rounds.
+_FOLDS = (5, 3, 2)
+_MOST_ROUNDS = 20
+# Seconds of a last layer's training, beside its steps: a run folder is written for each.
+HEAD_SECONDS = 2.5
+# What is left for looks, tests and files.
+_RESERVE = 0.06
+_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """How a study goes."""
+
+    folds: int | None
+    """None where a fixed fifth is held out."""
+    rounds: int
+    looks: tuple[int, ...]
+    """After how many rounds it looks whether an arm is told."""
+    arms: int
+    """How many are trained whole beside the baseline."""
+    run_seconds: float | None
+    """Of one training, as measured; None where the rounds were given."""
+    expected_seconds: float | None
+
+    @property
+    def trainings(self) -> int:
+        """The trainings of a round: one for each fold of each arm and the baseline."""
+        return (self.folds or 1) * (self.arms + 1)
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a budget.
+
+    >>> [seconds_of(text) for text in ("30m", "2h", "1h30m", "90s")]
+    [1800.0, 7200.0, 5400.0, 90.0]
+    """
+    found = _BUDGET.fullmatch(text.strip().lower())
+    if not found or not any(found.groups()):
+        raise LmsmError(f"--budget is {text!r}: give hours, minutes or seconds, as in 30m or 2h")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total > 0:
+        raise LmsmError(f"--budget is {text!r}: give a time above 0, as in 30m")
+    return total
+
+
+def needs_folds(counts: Sequence[int]) -> bool:
+    """Return whether a fixed fifth would leave the rarest class too few held-out images."""
+    return min(counts) * _SHARE < ENOUGH_HELD_OUT
+
+
+def plan_by_rounds(counts: Sequence[int], rounds: int, arms: int) -> StudyPlan:
+    """Return the plan of exactly so many rounds."""
+    folds = _most_folds(counts)[0] if needs_folds(counts) else None
+    return StudyPlan(folds, rounds, looks_at(rounds), arms, None, None)
+
+
+def plan_by_budget(
+    counts: Sequence[int], budget: float, run_seconds: float, heads: int, arms: int
+) -> StudyPlan:
+    """Return the plan with the most folds that leaves rounds enough for a look, if there is one.
+
+    Args:
+        counts: The training images of each class.
+        budget: In seconds.
+        run_seconds: What one training takes, on all but a fifth of the images.
+        heads: How many last layers race.
+        arms: How many are trained whole beside the baseline, at most.
+
+    Raises LmsmError where the budget does not allow one round.
+    """
+    found = []
+    for folds in _most_folds(counts) if needs_folds(counts) else (None,):
+        # a training on fewer images takes as much less
+        share = (1 - 1 / folds) / (1 - _SHARE) if folds else 1.0
+        cost = (folds or 1) * (arms + 1) * run_seconds * share
+        around = run_seconds * 1.25 + heads * (folds or 1) * HEAD_SECONDS + _RESERVE * budget
+        rounds = min(_MOST_ROUNDS, math.floor((budget - around) / cost))
+        found.append(
+            StudyPlan(folds, rounds, looks_at(rounds), arms, run_seconds, around + rounds * cost)
+        )
+    for plan in found:
+        if plan.rounds >= FEWEST_SEEDS:
+            return plan
+    best = max(found, key=lambda plan: (plan.rounds, plan.folds or 0))
+    if best.rounds < 1:
+        one = replace(best, rounds=1)
+        least = (one.trainings + 1.25) * run_seconds + heads * (one.folds or 1) * HEAD_SECONDS
+        raise LmsmError(
+            f"a budget of {budget / 60:.3g} minutes does not allow one round: a training takes "
+            f"about {run_seconds:.0f} s here; give --budget {math.ceil(least * 1.1 / 60)}m or "
+            "more, or fewer --epochs"
+        )
+    return best
+
+
+def _most_folds(counts: Sequence[int]) -> tuple[int, ...]:
+    """Return the folds that leave each class of two images one to train on."""
+    largest = max(counts)
+    return tuple(folds for folds in _FOLDS if folds <= largest) or (2,)
+
+
+@dataclass
+class StudyState:
+    """What study.json holds."""
+
+    base: dict[str, Any]
+    """The config of the baseline, whole."""
+    also: list[str]
+    plan: StudyPlan
+    arms: list[str] | None = None
+    """The names of those that were chosen in the race."""
+    race: dict[str, float] | None = None
+    """The score of each candidate as a last layer."""
+    spent: float = 0.0
+    """Seconds, of all processes that worked on it one after the other."""
+    result: dict[str, Any] | None = None
+
+    def write(self, out: Path) -> None:
+        """Write study.json. Raises DiskError."""
+        out.mkdir(parents=True, exist_ok=True)
+        values = {"schema": _SCHEMA} | asdict(self)
+        write_whole(out / STUDY, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def read_state(out: Path) -> StudyState | None:
+    """Return the study of a folder, None where there is none. Raises CheckpointError."""
+    path = out / STUDY
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("schema") != _SCHEMA:
+            raise ValueError("it is of another version of lmsm")
+        plan = values.pop("plan")
+        return StudyState(plan=StudyPlan(**plan | {"looks": tuple(plan["looks"])}), **values)
+    except FileNotFoundError:
+        return None
+    except MALFORMED as error:
+        raise CheckpointError(
+            f"{path} is damaged: {first_line(error)}; give another --out, or remove it: the runs "
+            "beside it are found again"
+        ) from None

@@ -1,0 +1,155 @@
+"""Begin a study, or find it again: what its data allows, and what its first training takes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmsm_cli.config import RUNTIME_KEYS, Config, dump
+from lmsm_cli.data import sources
+from lmsm_cli.data.splits import folder_options, load_data
+from lmsm_cli.errors import DataError, LmsmError
+from lmsm_cli.runs.folder import check_folder
+from lmsm_cli.runtime.display import SILENT, Display
+from lmsm_cli.sweeps.candidates import Candidate, candidates_for
+from lmsm_cli.sweeps.study import Study
+from lmsm_cli.sweeps.study_plan import (
+    StudyPlan,
+    StudyState,
+    plan_by_budget,
+    plan_by_rounds,
+    read_state,
+)
+from lmsm_cli.training.dry_run import dry_run
+
+# How many candidates are trained whole.
+_ARMS = 2
+# What a study decides by itself.
+DECIDED = ("loss", "test_from", "folds", "fold", "seed", "split_seed", "test_share", "freeze")
+_FEWEST_OF_A_CLASS = 2
+# Seconds in which a run of a study reads its images and builds its net.
+_STARTING = 0.5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a study is asked for."""
+
+    config: Config
+    also: Sequence[str] = ()
+    budget: float | None = None
+    """In seconds; None where the rounds are given."""
+    rounds: int | None = None
+    keeps_all: bool = False
+
+
+def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
+    """Return a study, begun now or gone on with, and what was measured of its first training.
+
+    Nothing is measured where it is gone on with.
+
+    Raises:
+        LmsmError: The folder has another study, the budget allows no round, or a candidate cannot
+            be.
+        DataError: The images are too few.
+    """
+    config, out = wanted.config, wanted.config.out
+    check_folder(out, "--out")
+    has_test = _has_test(config)
+    counts = _checked_counts(config, has_test=has_test)
+    base = dump(config)
+    candidates = candidates_for(counts, base, wanted.also)
+    by_name = {one.name: one for one in candidates}
+    state, measured = read_state(out), dict[str, Any]()
+    if state is None:
+        measured = _measured(config, has_test=has_test, display=display)
+        state = StudyState(base, list(wanted.also), _plan(wanted, counts, candidates, measured))
+    else:
+        _check_same(state, base, wanted)
+    study = Study(out, state, by_name, counts, has_test, display, wanted.budget, wanted.keeps_all)
+    return study, measured
+
+
+def _plan(
+    wanted: Wanted,
+    counts: Sequence[int],
+    candidates: Sequence[Candidate],
+    measured: Mapping[str, Any],
+) -> StudyPlan:
+    arms = min(_ARMS, len(candidates))
+    if wanted.rounds is not None:
+        return plan_by_rounds(counts, wanted.rounds, arms)
+    assert wanted.budget is not None
+    heads = sum(one.head is not None for one in candidates)
+    return plan_by_budget(counts, wanted.budget, measured["seconds"], heads, arms)
+
+
+def _measured(config: Config, *, has_test: bool, display: Display) -> dict[str, Any]:
+    """Try out one training, and return its seconds and the bytes that it leaves."""
+    held = {"test_from": "training"} if has_test else {}
+    found = dry_run(config.model_copy(update=held), display)
+    assert found is not None  # a study is one process
+    phases = found["phases"]
+    # images are decoded once, and no run of a study draws plots
+    seconds = found["total_seconds"] - phases["plots"] - phases["preparing"]
+    return {
+        "seconds": seconds + _STARTING,
+        "bytes": found["disk_bytes"],
+        "free_bytes": found["free_disk_bytes"],
+        "device": found["device"],
+    }
+
+
+def _has_test(config: Config) -> bool:
+    """Return whether the data has test images of its own."""
+    if config.dataset not in sources.OWN:
+        return True
+    layout = sources.own_layout(config.data_dir, folder_options(config))
+    return "test" in layout.listings
+
+
+def _checked_counts(config: Config, *, has_test: bool) -> list[int]:
+    """Return the images of each class that training and held-out images share.
+
+    Raises DataError where a class has too few to be trained on and judged.
+    """
+    data = load_data(config.model_copy(update={"validation": 0.0}), SILENT)
+    counts = data.train_counts
+    if not has_test:
+        counts = [one + other for one, other in zip(counts, data.test.counts(), strict=True)]
+    few = [
+        f"{name!r} ({count})"
+        for name, count in zip(data.training.classes, counts, strict=True)
+        if count < _FEWEST_OF_A_CLASS
+    ]
+    if few:
+        raise DataError(
+            "a study holds images of each class out in turn, and needs two of each at least: add "
+            f"images of {', '.join(few)}, or leave the class out"
+        )
+    return counts
+
+
+def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> None:
+    """Raise LmsmError where the folder has a study of other choices."""
+    unlike = {
+        key: (state.base.get(key), value)
+        for key, value in base.items()
+        if key not in RUNTIME_KEYS and state.base.get(key) != value
+    }
+    named = [f"{key} {old!r}, not {new!r}" for key, (old, new) in unlike.items()]
+    if list(wanted.also) != state.also:
+        named.append(f"--also {state.also}, not {list(wanted.also)}")
+    if wanted.rounds not in (None, state.plan.rounds):
+        named.append(f"rounds {state.plan.rounds}, not {wanted.rounds}")
+    if named:
+        raise LmsmError(
+            f"{wanted.config.out} has a study with {'; '.join(named[:5])}: give another --out, or "
+            "the same choices to go on with it"
+        )
+    for key in RUNTIME_KEYS:
+        state.base[key] = base[key]
+    if state.result is None and wanted.rounds is None and state.plan.run_seconds is None:
+        raise LmsmError(
+            f"{wanted.config.out} has a study of {state.plan.rounds} rounds: give --rounds "
+            f"{state.plan.rounds} to go on with it"
+        )

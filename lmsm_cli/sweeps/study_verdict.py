@@ -1,0 +1,132 @@
+"""What a study says in the end: whether one arm is told from softmax, by what, and how surely."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmsm_cli.comparison.crossed import paired
+from lmsm_cli.comparison.intervals import ALPHA
+from lmsm_cli.comparison.sequential import Standing
+from lmsm_cli.comparison.two_way import two_way
+from lmsm_cli.config import Config
+from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.splits import load_test
+from lmsm_cli.inference.own_images import logits_of, with_labels_of
+from lmsm_cli.inference.trained import read_trained
+from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.runtime.display import Display
+from lmsm_cli.sweeps.held_out import Question, adjusted
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an arm is told from softmax."""
+
+    arm: str
+    """The one that was ahead on held-out images."""
+    is_told: bool
+    decided_on: str
+    """`test images` or `held-out images`."""
+    mean: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    nets: int = 0
+    """How many nets of either side answered the test images."""
+    reason: str = ""
+    """Why nothing is told, where that has another reason than chance."""
+
+    @classmethod
+    def behind(cls, arm: str, standing: Standing) -> "Verdict":
+        """Return that no arm is ahead, so that the test images need not be asked."""
+        return cls(arm, False, "held-out images", *_bounds(standing), reason="no arm is ahead")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as plain types."""
+        return asdict(self)
+
+
+def _bounds(standing: Standing) -> tuple[float, float | None, float | None, float | None]:
+    half = standing.half_width()
+    if half is None:
+        return standing.mean, None, None, None
+    return standing.mean, standing.mean - half, standing.mean + half, standing.p_value
+
+
+def verdict_on_held_out(leader: str, standing: Standing, settled: Mapping[str, str]) -> Verdict:
+    """Return the verdict where the held-out images decide: what the looks have told.
+
+    Args:
+        leader: The arm that is furthest ahead.
+        standing: How far.
+        settled: What the looks told.
+    """
+    bounds = _bounds(standing)
+    return Verdict(leader, settled.get(leader) == "better", "held-out images", *bounds)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The nets of an arm and the baseline's, paired by seed and fold."""
+
+    arm: str
+    own: Sequence[RunRecord]
+    baseline: Sequence[RunRecord]
+    is_adjustment: bool
+    """Whether the arm's logits are adjusted first."""
+
+
+def verdict_on_test(
+    pairs: Pairs, config: Config, key: str, train_counts: Sequence[int], display: Display
+) -> Verdict:
+    """Return the verdict of the test images on one arm, which is asked of them alone.
+
+    Args:
+        pairs: The nets of the rounds.
+        config: Says where the test images are.
+        key: The score that is asked about.
+        train_counts: The training images of each class.
+        display: Shows the progress.
+    """
+    test = load_test(config, display)
+    adjusts = pairs.is_adjustment
+    mine = [_right(record, test, config, display, adjusts=adjusts) for record in pairs.own]
+    theirs = [_right(record, test, config, display, adjusts=False) for record in pairs.baseline]
+    question = Question.of(test.labels.numpy(), train_counts, key)
+    return judged(pairs.arm, np.stack(mine), np.stack(theirs), question)
+
+
+def judged(
+    arm: str, own: NDArray[np.bool_], baseline: NDArray[np.bool_], question: Question
+) -> Verdict:
+    """Return the verdict of test images: the two-way interval of one arm, at the 5% level.
+
+    Args:
+        arm: Its name.
+        own, baseline: Which images each net has right, (nets, images), paired.
+        question: The score.
+    """
+    found = two_way(paired(own, baseline, question.strata), question.weights)
+    mean = found.mean or 0.0
+    is_told = found.p_value is not None and found.p_value <= ALPHA and not found.no_verdict
+    reason = "; ".join(one.why for one in found.no_verdict)
+    bounds = (mean, found.low, found.high, found.p_value)
+    return Verdict(arm, is_told and mean > 0, "test images", *bounds, len(own), reason)
+
+
+def _right(
+    record: RunRecord, test: ImageSet, config: Config, display: Display, *, adjusts: bool
+) -> NDArray[np.bool_]:
+    """Return which test images (N,) a run's net has right."""
+    trained = read_trained(record.path)
+    runtime = trained.runtime(config.device)
+    labelled = with_labels_of(trained.model, test)
+    logits, _ = logits_of(trained, labelled, runtime, display)
+    scores = logits.float().cpu().numpy()
+    if adjusts:
+        scores = adjusted(scores, trained.state.train_counts)
+    found: NDArray[np.bool_] = scores.argmax(axis=1) == labelled.labels.numpy()
+    return found

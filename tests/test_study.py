@@ -1,0 +1,326 @@
+"""`lmsm study` on small folders: its answer, going on after anything, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.study_errors import share_told
+from lmsm_cli.commands.app import main
+from lmsm_cli.errors import LmsmError
+from lmsm_cli.inference.adjust import logit_adjustment
+from lmsm_cli.runs.record import find_runs, is_run, read_run
+from lmsm_cli.sweeps import candidates as tried
+from lmsm_cli.sweeps import study as studies
+from lmsm_cli.sweeps import study_plan
+from lmsm_cli.sweeps.candidates import candidates_for
+from lmsm_cli.sweeps.held_out import Answered, Question, adjusted
+from lmsm_cli.sweeps.second_stage import recipe_of
+from lmsm_cli.sweeps.study_plan import plan_by_budget, plan_by_rounds, seconds_of
+from tests.conftest import noise, save
+
+FLAGS = (
+    "--rounds 2 --image-size 8 --model paper-mnist --augment none --epochs 1 --batch-size 4 "
+    "--device cpu --precision fp32 --threads 1 --quiet"
+)
+
+
+def few_candidates(patch):
+    """Let four candidates race, of each kind one, and hold out two folds in turn."""
+    patch.setattr(tried, "_FOR_TAILS", ("balanced-softmax",))
+    patch.setattr(tried, "_STAGES", ("crt",))
+    patch.setattr(tried, "_deferred", lambda *_: [])
+    patch.setattr(study_plan, "_FOLDS", (2,))
+    patch.setattr(studies, "recipe_of", lambda *given: recipe_of(*given) | {"epochs": 2})
+
+
+def photos(root, *, test=10):
+    """Write long-tailed class folders that a net can learn: noise about a level of its own."""
+    for label, (name, count) in enumerate((("ant", 24), ("bee", 12), ("cat", 6))):
+        for part, number in (("train", count), ("test", test)):
+            for place in range(number):
+                grey = noise(1000 * label + 100 * (part == "test") + place, (8, 8)) // 2
+                file = root / (part if test else "") / name / f"{part}{place}.png"
+                save(file, grey + np.uint8(50 * label))
+    return root
+
+
+def study(*more):
+    """Run the study in the current folder."""
+    return main(["study", "photos", *FLAGS.split(), *more])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The folder of a study, and what it printed as JSON."""
+    root = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        few_candidates(patch)
+        photos(root / "photos")
+        assert study() == 0
+    return root, json.loads((root / "runs" / "study-photos" / "study.json").read_text())
+
+
+def answer_of(state):
+    """Return what of a study does not depend on when it ran."""
+    result = {key: value for key, value in state["result"].items() if key != "model"}
+    return result, state["race"], state["arms"], state["result"]["model"]["name"]
+
+
+def test_a_study_names_its_loss_and_has_the_model(done):
+    """The race has all candidates, the rounds the best two; the model is of all training images."""
+    root, state = done
+    result = state["result"]
+    assert set(state["race"]) == {
+        "softmax",
+        "softmax, adjusted afterwards",
+        "balanced-softmax",
+        "softmax, rare classes weighted",
+        "crt",
+    }
+    best = sorted(state["race"], key=lambda name: -state["race"][name])
+    assert len(state["arms"]) == 2
+    assert {state["race"][name] for name in state["arms"]} == {
+        state["race"][name] for name in [name for name in best if name != "softmax"][:2]
+    }
+    assert result["rounds"] == 2
+    assert result["verdict"]["decided_on"] in ("test images", "held-out images")
+    model = read_run(root / result["model"]["run"])
+    assert model.config["test_from"] == "test"
+    assert sum(row.train_count for row in model.scores.per_class) == 42 - sum(
+        len(model.images.of("validation").labels[:]) for _ in range(1)
+    )
+    assert Path(root / result["model"]["file"]).exists()
+
+
+def test_each_round_holds_each_training_image_out_once(done):
+    """By two folds here, in divisions of their own, and never a test image."""
+    root, _ = done
+    runs = [read_run(path) for path in find_runs([root / "runs" / "study-photos"])]
+    first = [one for one in runs if one.config["loss"] == "softmax" and one.config["fold"] == 0]
+    plain = [one for one in first if one.config["freeze"] is None]
+    assert [one.config["seed"] for one in plain] == [0, 1]
+    for seed in (0, 1):
+        folds = [
+            one
+            for one in runs
+            if one.config["seed"] == seed
+            and one.config["folds"]
+            and one.config["freeze"] is None
+            and one.config["loss"] == "softmax"
+            and one.config["reweight"] == "none"
+        ]
+        names = [name for one in folds for name in one.images.of("test").places.tolist()]
+        assert len(names) == len(set(names)) == 42
+        assert all(name.startswith(b"train/") for name in names)
+
+
+def test_only_the_weights_of_the_winner_and_softmax_stay(done):
+    """And those of the model; the scores of all runs do."""
+    root, state = done
+    result = state["result"]
+    kept = {"softmax", result["verdict"]["arm"]}
+    for path in (root / "runs" / "study-photos").iterdir():
+        if is_run(path):
+            config = read_run(path).config
+            is_softmax = config["loss"] == "softmax" and config["reweight"] == "none"
+            is_plain = is_softmax and config["freeze"] is None
+            if is_plain:
+                assert (path / "checkpoint.pt").exists()
+            elif config["loss"] == "balanced-softmax" and "balanced-softmax" not in kept:
+                assert not list(path.glob("*.pt"))
+            assert (path / "scores.json").exists()
+
+
+def test_the_same_command_does_nothing_new(done, monkeypatch, capsys):
+    """It prints the same answer, and touches no run."""
+    root, state = done
+    monkeypatch.chdir(root)
+    few_candidates(monkeypatch)
+    out = root / "runs" / "study-photos"
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix != ".html"}
+    capsys.readouterr()
+    assert study("--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["held_out"] == state["result"]["held_out"]
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix != ".html"}
+    assert after == before
+    assert study() == 0
+    printed = capsys.readouterr().out
+    assert "The race of last layers" in printed
+    assert printed.rstrip().splitlines()[-1].startswith("Use ")
+    assert (out / "study.html").exists()
+
+
+class _Killed(BaseException):
+    """What a test stops a study with."""
+
+
+@pytest.mark.parametrize("runs", [2, 9, 17])
+def test_a_killed_study_ends_as_an_undisturbed_one(done, tmp_path, monkeypatch, runs):
+    """It is stopped after so many trainings, and started again."""
+    root, state = done
+    monkeypatch.chdir(tmp_path)
+    few_candidates(monkeypatch)
+    (tmp_path / "photos").symlink_to(root / "photos")
+    left = [runs]
+
+    def note(self):
+        left[0] -= 1
+        if left[0] < 0:
+            raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies.Study, "_note_time", note)
+        with pytest.raises(_Killed):
+            study()
+    assert study() == 0
+    found = json.loads((tmp_path / "runs" / "study-photos" / "study.json").read_text())
+    assert answer_of(found) == answer_of(state)
+
+
+def test_without_test_images_the_held_out_ones_decide(tmp_path, monkeypatch, capsys):
+    """With a level for all that raced; a last layer of softmax's own net is corrected."""
+    monkeypatch.chdir(tmp_path)
+    few_candidates(monkeypatch)
+    photos(tmp_path / "photos", test=0)
+    assert study("--json", "--rounds", "3", "--keep", "all") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"]["decided_on"] == "held-out images"
+    assert told["verdict"]["nets"] == 0
+    assert told["rounds"] == 3
+    runs = find_runs([tmp_path / "runs" / "study-photos"])
+    assert all((path / "checkpoint.pt").exists() for path in runs)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--epochs", "3"), "has a study with epochs 1, not 3"),
+        (("--also", "cosface"), "--also [], not ['cosface']"),
+        (("--rounds", "3"), "rounds 2, not 3"),
+    ],
+)
+def test_another_study_in_its_folder_is_refused(done, monkeypatch, capsys, flags, said):
+    """Before anything is done."""
+    root, _ = done
+    monkeypatch.chdir(root)
+    few_candidates(monkeypatch)
+    assert study(*flags) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "code"),
+    [
+        (("--budget", "1h"), "--budget and --rounds both say", 2),
+        (("--keep", "none"), "--keep", 2),
+        (("--also", "softmx"), "softmx", 2),
+        (("--also", "balanced-softmax"), "the study tries it anyway", 2),
+        (("--rounds", "0"), "--rounds is 0: give at least 1", 2),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, monkeypatch, capsys, flags, said, code):
+    """Before work starts, and no folder is made."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos", test=2)
+    assert study(*flags) == code
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_class_of_one_image_is_refused(tmp_path, monkeypatch, capsys):
+    """By name, with what to add."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos", test=2)
+    for part in ("train", "test"):
+        save(tmp_path / "photos" / part / "dog" / f"{part}.png", noise(9999 + len(part), (8, 8)))
+    assert study() == 3
+    assert "add images of 'dog' (1)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_budget_below_one_round_is_refused_with_one_that_allows_it():
+    """A training of 60 s: 3 x 2 of them on half of the images, a last one, and ten heads."""
+    counts = [300, 150, 60, 20, 8]
+    with pytest.raises(LmsmError, match=r"does not allow one round.* give --budget (\d+)m"):
+        plan_by_budget(counts, 120.0, 60.0, 10, 2)
+    with pytest.raises(LmsmError, match="half an hour"):
+        seconds_of("half an hour")
+
+
+def test_a_plan_has_the_most_folds_that_leave_three_rounds():
+    """By hand: a training on four fifths takes 10 s; on two thirds 10/1.2, on a half 10/1.6."""
+    counts = [300, 150, 60, 20, 8]
+    assert plan_by_budget(counts, 3600.0, 10.0, 10, 2).folds == 5
+    plan = plan_by_budget(counts, 420.0, 10.0, 10, 2)
+    # around: 12.5 + 10 * 3 * 2.5 + 0.06 * 420 = 112.7; a round: 3 * 3 * 10 / 1.2 = 75
+    assert (plan.folds, plan.rounds, plan.looks) == (3, 4, (3, 4))
+    assert plan.expected_seconds == pytest.approx(112.7 + 4 * 75)
+    assert plan_by_budget([5000] * 10, 3600.0, 60.0, 10, 2).folds is None
+    assert plan_by_rounds(counts, 4, 2).folds == 5
+    assert plan_by_rounds([3, 2], 4, 2).folds == 3
+
+
+def test_logits_are_adjusted_as_eval_does():
+    """By the affine map of `eval --adjust 1`."""
+    import torch
+
+    logits = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    counts = [50, 20, 3]
+    map_of = logit_adjustment(counts, 0.0).at(1.0)
+    expected = map_of.of(torch.from_numpy(logits)).numpy()
+    found = adjusted(logits, counts)
+    assert np.allclose(found - found[:, :1], expected - expected[:, :1], atol=1e-6)
+
+
+def test_the_score_and_its_distance_by_hand():
+    """Two rare images a class told of three rounds, by the formula of a paired t-test."""
+    labels = np.array([0] * 4 + [1] * 2 + [2] * 2)
+    digests = np.arange(8 * 16).reshape(8, 16).astype(np.uint8)
+
+    def answers(text):
+        return Answered(labels, np.array([one == "1" for one in text]), digests)
+
+    question = Question.of(labels, [40, 20, 10], "balanced_accuracy")
+    own = [answers("11111111"), answers("11111110"), answers("11111111")]
+    baseline = [answers("11111000"), answers("11111000"), answers("11101100")]
+    assert question.score(baseline[0]) == pytest.approx((1 + 1 / 2 + 0) / 3)
+    from lmsm_cli.comparison.two_way import Over
+
+    found = question.standing(own, baseline, over=Over.SEEDS)
+    differences = [0.5, 1 / 3, (1 - (0.75 + 1 + 0) / 3)]
+    assert found.mean == pytest.approx(np.mean(differences))
+    assert found.shares[0].variance == pytest.approx(np.var(differences, ddof=1) / 3)
+
+
+def test_rare_classes_are_asked_about_where_they_have_images_enough():
+    """20 of them; else all classes are."""
+    counts = [40, 20, 10]
+    labels = np.repeat([0, 1, 2], [40, 20, 20])
+    assert Question.of(labels, counts).key == "few"
+    assert Question.of(labels[:-1], counts).key == "balanced_accuracy"
+    assert Question.of(labels, [20, 20, 20]).key == "balanced_accuracy"
+
+
+def test_candidates_follow_the_data():
+    """Balanced classes need no correction for rare ones, and `--also` adds to either."""
+    config = {"epochs": 10, "head_bias": True}
+    balanced = candidates_for([20, 20], config, ["arcface"])
+    tailed = candidates_for([200, 20, 10], config, [])
+    assert balanced[-1].whole == {"loss": "arcface", "head_bias": "false"}
+    assert not {one.name for one in balanced} & {one.name for one in tailed}
+    deferred = {one.name: one for one in tailed}["ldam, rare classes weighted at the end"]
+    assert deferred.whole["rebalance_from"] == "9"
+    assert deferred.head == {"loss": "ldam", "head_bias": "false"}
+
+
+@pytest.mark.parametrize("test_images", [0, 60])
+def test_no_effect_is_seldom_told(test_images):
+    """In at most 6.4% of studies; 120 of them leave room for chance. A large effect is told."""
+    told, _ = share_told(120, effect=0.0, rounds=4, test_images=test_images)
+    assert told <= 0.1
+    if test_images:
+        _, right = share_told(30, effect=2.5, rounds=4, test_images=test_images)
+        assert right > 0.6
