@@ -165,9 +165,10 @@ def test_a_killed_study_ends_as_an_undisturbed_one(done, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     few_candidates(monkeypatch)
     (tmp_path / "photos").symlink_to(root / "photos")
-    left = [runs]
+    left, write = [runs], studies.Study._note_time
 
     def note(self):
+        write(self)
         left[0] -= 1
         if left[0] < 0:
             raise _Killed

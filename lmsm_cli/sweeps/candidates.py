@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES
+from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, check_loss
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.sweeps.second_stage import choices_of
 
@@ -99,6 +99,7 @@ def _named(spec: str, number: int, has_bias: bool) -> Candidate:
     name = parse_spec(spec)[0]
     if name in SECOND_STAGES or spec in ("crt", "los"):
         return Candidate(spec, choices_of(spec, number, has_bias=has_bias))
+    check_loss(spec)
     return _loss(spec, number, has_bias)
 
 

@@ -349,19 +349,25 @@ class Study:
             rows.append(row)
         return rows
 
-    def _final_model(self, name: str) -> dict[str, Any]:
-        """Train the chosen arm on all training images; return its folder and its file."""
+    def on_all_images(self, name: str, seed: int) -> RunRecord:
+        """Train softmax or a candidate on all training images, and return its run.
+
+        Raises RunError where that fails.
+        """
         candidate = self.candidates.get(name)
         choices = {} if candidate is None else dict(candidate.whole or {})
-        (record,) = self._trained(
-            [_planned(self.state.base | {"seed": 0} | choices, "the model")], counts=False
-        )
+        planned = _planned(self.state.base | {"seed": seed} | choices, name)
+        (record,) = self._trained([planned], counts=False)
         if candidate is not None and candidate.whole is None and candidate.head is not None:
             (record,) = self._trained(self._heads_on([record], candidate), counts=False)
+        return record
+
+    def _final_model(self, name: str) -> dict[str, Any]:
+        """Return the chosen arm's run on all training images, and its file."""
+        record = self.on_all_images(name, 0)
         file = checkpoint.find(record.path)
-        if candidate is not None and candidate.is_adjustment:
+        if name in self.candidates and self.candidates[name].is_adjustment:
             file = _adjusted(record.path, self.display)
-        assert record.scores
         return {"name": name, "run": str(record.path), "file": str(file)}
 
     def _drop_weights(self, kept: set[str], model: Mapping[str, Any]) -> None:

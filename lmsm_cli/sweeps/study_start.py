@@ -55,7 +55,7 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     config, out = wanted.config, wanted.config.out
     check_folder(out, "--out")
     has_test = _has_test(config)
-    counts = _checked_counts(config, has_test=has_test)
+    counts = checked_counts(config, has_test=has_test)
     base = dump(config)
     candidates = candidates_for(counts, base, wanted.also)
     by_name = {one.name: one for one in candidates}
@@ -107,7 +107,7 @@ def _has_test(config: Config) -> bool:
     return "test" in layout.listings
 
 
-def _checked_counts(config: Config, *, has_test: bool) -> list[int]:
+def checked_counts(config: Config, *, has_test: bool) -> list[int]:
     """Return the images of each class that training and held-out images share.
 
     Raises DataError where a class has too few to be trained on and judged.
