@@ -92,19 +92,13 @@ round after round, and judged on training images that are held out. The test ima
 in the end. The same command again goes on after anything.
     """
     check_choice("--keep", keep, ("winner", "all"))
-    if budget is not None and rounds is not None:
-        raise LmsmError("--budget and --rounds both say when the study ends: give one of them")
-    if rounds is not None and rounds < 1:
-        raise LmsmError(f"--rounds is {rounds}: give at least 1")
+    seconds = _seconds(budget, rounds)
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.sweeps.study_plan import seconds_of
     from lmsm_cli.sweeps.study_start import Wanted, begin
 
-    seconds = seconds_of(budget or _USUAL_BUDGET) if rounds is None else None
-    named = dataset_named(what, flags)
     place = flags.get("out") or f"runs/study-{Path(what).name or 'images'}"
     own = {"loss": "softmax", "seed": "0", "out": place}
-    config = resolve_options(None, None, None, flags | named | own).config
+    config = resolve_options(None, None, None, flags | dataset_named(what, flags) | own).config
     with new_display(quiet, verbose) as display:
         _check_data(config, display)
         wanted = Wanted(config, also or (), seconds, rounds, keep == "all")
@@ -113,24 +107,44 @@ in the end. The same command again goes on after anything.
         if dry_run:
             _show_plan(found, lines, json=json)
             return
-        if measured:
-            for line in lines:
-                display.info(line)
-        try:
-            result = found.run()
-        except StoppedError as error:
-            display.info(found.standing_text())
-            raise StoppedError(
-                f"{error}; the same command goes on with the study", error.exit_code - 128
-            ) from None
-        page = _write_page(found, config)
+        for line in lines if measured else ():
+            display.info(line)
+        result = _result(found, display)
         exported = _exported(result, display) if export else None
-    document = result | {"race": found.state.race, "page": str(page), "exported": exported}
-    document["spent_seconds"] = found.state.spent
+    document = result | {
+        "race": found.state.race,
+        "page": str(_write_page(found, config)),
+        "exported": exported,
+        "spent_seconds": found.state.spent,
+    }
     if json:
         print_json(document)
     else:
         _print(found, document, config)
+
+
+def _seconds(budget: str | None, rounds: int | None) -> float | None:
+    """Return the budget in seconds, None where rounds are given. Raises LmsmError for neither."""
+    from lmsm_cli.sweeps.study_plan import seconds_of
+
+    if budget is not None and rounds is not None:
+        raise LmsmError("--budget and --rounds both say when the study ends: give one of them")
+    if rounds is None:
+        return seconds_of(budget or _USUAL_BUDGET)
+    if rounds < 1:
+        raise LmsmError(f"--rounds is {rounds}: give at least 1")
+    return None
+
+
+def _result(found: "Study", display: "Display") -> dict[str, Any]:
+    """Return the result of a study; say where it stands if a signal stops it."""
+    try:
+        return found.run()
+    except StoppedError as error:
+        display.info(found.standing_text())
+        raise StoppedError(
+            f"{error}; the same command goes on with the study", error.exit_code - 128
+        ) from None
 
 
 def _check_data(config: "Config", display: "Display") -> None:
