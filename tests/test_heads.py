@@ -159,6 +159,28 @@ def test_logits_carry_no_margin_and_no_prior(spec):
 
 
 @every_head
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_and_logits_come_together_as_apart(spec, dtype):
+    """The same bits of both, and of the gradients; no later step writes into the logits."""
+    features, weight, labels = batch_at()
+    head = head_with(spec, weight).float()
+    found = []
+    for together in (True, False):
+        head.zero_grad()
+        given = features.to(dtype).requires_grad_()
+        if together:
+            losses, logits = head.losses_and_logits(given, labels, 0.3)
+            assert not logits.requires_grad
+        else:
+            losses, logits = head.losses(given, labels, 0.3), head.logits(given).detach()
+        losses.sum().backward()
+        slopes = [one.grad for one in head.parameters() if one.grad is not None]
+        found.append([losses.detach(), logits, given.grad, *slopes])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@every_head
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_score_scale_is_what_multiplies_the_cosines(spec, dtype):
     """It is the mean of score over cosine of all pairs of a feature and a class weight."""

@@ -50,10 +50,28 @@ def margin_losses(
         features = full_precision(features)
         if class_chunk is None:
             weight = full_precision(weight)
-            return _of_all_classes(features, weight, labels, margin, offset, detached_norms)
+            known = features, weight, labels, margin, offset
+            return _of_all_classes(*known, detached_norms, keeps_logits=False)[0]
         # Chunks are converted one by one: converting all weights would copy them.
         chosen = class_chunk, detached_norms
         return _in_chunks(features, weight, labels, margin, offset, *chosen)
+
+
+def margin_losses_and_logits(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    margin: Margin,
+    *,
+    offset: Tensor | None = None,
+    detached_norms: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return `margin_losses`, and the plain logits (N, C) without a graph, worked out once."""
+    refuse_transforms("a margin loss", features, weight)
+    with without_autocast(features):
+        features, weight = full_precision(features), full_precision(weight)
+        known = features, weight, labels, margin, offset
+        return _of_all_classes(*known, detached_norms, keeps_logits=True)
 
 
 def _of_all_classes(
@@ -63,23 +81,24 @@ def _of_all_classes(
     margin: Margin,
     offset: Tensor | None,
     detached_norms: bool,
-) -> Tensor:
-    losses: Tensor
+    *,
+    keeps_logits: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the losses and the logits, which are overwritten unless they are kept."""
     with torch.no_grad():
         logits = functional.linear(features, weight)
     batch = _of_kernel(features, weight, labels, logits, margin, offset, detached_norms)
     if batch is not None:
-        losses = _KernelCrossEntropy.apply(features, weight, batch)
-        return losses
+        return _KernelCrossEntropy.apply(features, weight, batch), logits
     with torch.no_grad():
         product = logits.gather(1, labels[:, None])[:, 0]
         if isinstance(margin, ByDifficulty):
             # The target is among those that are no smaller than itself.
             margin = margin.where((logits >= product[:, None]).sum(dim=1) > 1)
-        logits = logits if offset is None else logits.add_(offset)
+        own = logits.clone() if keeps_logits else logits
+        own = own if offset is None else own.add_(offset)
     target = _target(features, weight, labels, margin, product, offset, detached_norms)
-    losses = _MarginCrossEntropy.apply(features, weight, labels, logits, *target)
-    return losses
+    return _MarginCrossEntropy.apply(features, weight, labels, own, *target), logits
 
 
 def _in_chunks(

@@ -24,7 +24,7 @@ from lmsm_cli.losses.checks import (
     checked_counts,
     in_range,
 )
-from lmsm_cli.losses.cross_entropy import margin_losses
+from lmsm_cli.losses.cross_entropy import margin_losses, margin_losses_and_logits
 from lmsm_cli.losses.margins import Margin, no_margin
 from lmsm_cli.losses.options import options_of
 from lmsm_cli.losses.precision import full_precision, without_autocast
@@ -124,6 +124,30 @@ class Head(nn.Module, ABC):
         except ArgumentError as error:
             raise ArgumentError(f"{type(self).__name__}: {error}") from None
 
+    def losses_and_logits(
+        self, features: Tensor, labels: Tensor, progress: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the `losses` of training mode, and `logits` (N, C) without a graph.
+
+        Heads that have the logits for their losses work them out once.
+
+        Args:
+            features, labels, progress: as for `losses`.
+        """
+        try:
+            check_batch(features, self.weight, labels)
+            done = self._progress(progress)
+            with without_autocast(features):
+                scaled = self._scale(full_precision(features))
+                losses, logits = self._losses_and_logits(scaled, labels, done)
+                losses = _of_shape(losses, labels.shape)
+        except ArgumentError as error:
+            raise ArgumentError(f"{type(self).__name__}: {error}") from None
+        if logits is None:
+            with torch.no_grad():
+                logits = self.logits(features)
+        return losses, logits.detach()
+
     def losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         """Return the loss of each image under each label in turn, (N, C); `losses` has one of them.
 
@@ -177,6 +201,12 @@ class Head(nn.Module, ABC):
         if offset is not None:
             bias = offset if bias is None else bias + offset
         return functional.linear(features, self.class_weights(), bias)
+
+    def _losses_and_logits(
+        self, features: Tensor, labels: Tensor, progress: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return `_losses`, and the plain logits (N, C) of a head that works them out for these."""
+        return self._losses(features, labels, progress), None
 
     @abstractmethod
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
@@ -258,6 +288,23 @@ class LinearHead(Head, ABC):
             self.bias = nn.Parameter(drawn(num_features, num_classes))
 
 
+class PlainHead(LinearHead, ABC):
+    """A linear head whose loss is one of the plain scores."""
+
+    @abstractmethod
+    def _losses_of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each image, (N,), of scores (N, C)."""
+
+    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
+        return self._losses_of_scores(self._scores(features), labels)
+
+    def _losses_and_logits(
+        self, features: Tensor, labels: Tensor, progress: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        scores = self._scores(features)
+        return self._losses_of_scores(scores, labels), scores
+
+
 class MarginHead(Head, ABC):
     """A head with a margin on the target logits, on the angle between feature and class weight."""
 
@@ -283,6 +330,21 @@ class MarginHead(Head, ABC):
             self.margin_function(labels, progress),
             offset=self.prior,
             class_chunk=self.class_chunk,
+            detached_norms=self.detached_norms,
+        )
+
+    def _losses_and_logits(
+        self, features: Tensor, labels: Tensor, progress: float | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        # A loss of the user's own may have other losses than a margin's.
+        if self.class_chunk is not None or type(self)._losses is not MarginHead._losses:
+            return super()._losses_and_logits(features, labels, progress)
+        return margin_losses_and_logits(
+            features,
+            self.class_weights(),
+            labels,
+            self.margin_function(labels, progress),
+            offset=self.prior,
             detached_norms=self.detached_norms,
         )
 

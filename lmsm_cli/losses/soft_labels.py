@@ -19,7 +19,7 @@ class Second(NamedTuple):
     share: Tensor  # (), of the first labels; the second have the rest to 1
 
 
-def soft_losses(
+def soft_losses_and_logits(
     head: Head,
     features: Tensor,
     labels: Tensor,
@@ -28,8 +28,8 @@ def soft_losses(
     second: Second | None = None,
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
-) -> Tensor:
-    """Return the losses (N,) of images under soft labels, in training mode.
+) -> tuple[Tensor, Tensor]:
+    """Return the losses (N,) of images under soft labels, and `logits` (N, C) without a graph.
 
     With a smoothing of e, the loss under a label is S(y) = (1 - e) L(y) + e / C sum_c L(c): in each
     L(c) class c stands as the label, with its own margin. For softmax this is the cross-entropy
@@ -49,12 +49,14 @@ def soft_losses(
     if label_smoothing:
         uniform = head.losses_of_all_labels(features, progress).mean(dim=1)
 
-    def under(labels: Tensor) -> Tensor:
-        losses = head.losses(features, labels, progress)
+    def softened(losses: Tensor, labels: Tensor) -> Tensor:
         if uniform is not None:
             losses = torch.lerp(losses, uniform, label_smoothing)
         return losses if weights is None else weights[labels] * losses
 
+    losses, logits = head.losses_and_logits(features, labels, progress)
+    losses = softened(losses, labels)
     if second is None:
-        return under(labels)
-    return second.share * under(labels) + (1 - second.share) * under(second.labels)
+        return losses, logits
+    others = softened(head.losses(features, second.labels, progress), second.labels)
+    return second.share * losses + (1 - second.share) * others, logits

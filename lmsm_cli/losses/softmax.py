@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsm_cli.losses.checks import in_range
-from lmsm_cli.losses.head import LinearHead
+from lmsm_cli.losses.head import PlainHead
 
 
 @final
-class SoftmaxLoss(LinearHead):
+class SoftmaxLoss(PlainHead):
     """Softmax cross-entropy on a linear layer: the baseline of every comparison.
 
     The layer has no bias, as every margin loss, unless `bias`: a bias can learn the classes' shares
@@ -31,10 +31,9 @@ class SoftmaxLoss(LinearHead):
         super().__init__(num_features, num_classes, bias)
         self.label_smoothing = in_range("label_smoothing", label_smoothing, 0, 1)
 
-    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = self._scores(features)
+    def _losses_of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.label_smoothing
+            scores, labels, reduction="none", label_smoothing=self.label_smoothing
         )
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
@@ -43,7 +42,7 @@ class SoftmaxLoss(LinearHead):
 
 
 @final
-class FocalLoss(LinearHead):
+class FocalLoss(PlainHead):
     """Focal loss: (1 - p_y)^gamma times cross-entropy, which lowers the loss of easy images.
 
     `gamma` >= 0, 2 in Lin et al. 2017 (RetinaNet), 1 in LDAM-DRW's code; 0 is softmax. Class
@@ -64,9 +63,8 @@ class FocalLoss(LinearHead):
         super().__init__(num_features, num_classes, bias)
         self.gamma = in_range("gamma", gamma, 0)
 
-    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = self._scores(features)
-        return self._focused(functional.cross_entropy(logits, labels, reduction="none"))
+    def _losses_of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return self._focused(functional.cross_entropy(scores, labels, reduction="none"))
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         return self._focused(-self._scores(features).log_softmax(dim=1))
@@ -79,7 +77,7 @@ class FocalLoss(LinearHead):
 
 
 @final
-class LargeMarginInSoftmaxLoss(LinearHead):
+class LargeMarginInSoftmaxLoss(PlainHead):
     """Kobayashi's regulariser: cross-entropy that also evens out the scores of the other classes.
 
     CE + strength / 2 sum_{j != y} (q_j - 1/(C-1)) log q_j, with q the softmax over the classes but
@@ -98,12 +96,11 @@ class LargeMarginInSoftmaxLoss(LinearHead):
         super().__init__(num_features, num_classes, bias)
         self.strength = in_range("strength", strength, 0)
 
-    def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        logits = self._scores(features)
-        target = torch.arange(logits.shape[1], device=labels.device) == labels[:, None]
-        others = logits.masked_fill(target, float("-inf")).log_softmax(dim=1)
-        excess = others.exp() - 1 / (logits.shape[1] - 1)
+    def _losses_of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
+        target = torch.arange(scores.shape[1], device=labels.device) == labels[:, None]
+        others = scores.masked_fill(target, float("-inf")).log_softmax(dim=1)
+        excess = others.exp() - 1 / (scores.shape[1] - 1)
         # Replace the target's -inf last, since -inf times 0 is NaN.
         spread = (excess * others.masked_fill(target, 0.0)).sum(dim=1)
-        losses = functional.cross_entropy(logits, labels, reduction="none")
+        losses = functional.cross_entropy(scores, labels, reduction="none")
         return losses + self.strength / 2 * spread

@@ -24,7 +24,7 @@ from lmsm_cli.distributed.process_group import (
     zero_loss,
 )
 from lmsm_cli.losses.kernel import told_to
-from lmsm_cli.losses.soft_labels import Second, soft_losses
+from lmsm_cli.losses.soft_labels import Second, soft_losses_and_logits
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed, cuda_capture
 from lmsm_cli.runtime.device import Runtime, fastest_kernels
@@ -51,10 +51,11 @@ class LossModule(nn.Module):
         weights: Tensor | None,
         total: Tensor,
         *second: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Return sum(w_y loss) / total () and the features (N, D) of uint8 images (N, C, H, W).
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return sum(w_y loss) / total () of uint8 images, their features (N, D) and logits (N, C).
 
-        No images give 0, for ranks that have none left.
+        The logits are without a margin, and without a graph. No images give 0, for ranks that have
+        none left.
 
         Args:
             images, labels: this rank's part of a batch; the labels are class numbers (N,).
@@ -66,8 +67,9 @@ class LossModule(nn.Module):
         with self._runtime.arithmetic():
             features = self.model.embed(images)
         if not len(labels):
-            return zero_loss(features, self.model.head.parameters()), features
-        losses = soft_losses(
+            zero = zero_loss(features, self.model.head.parameters())
+            return zero, features, self.model.head.logits(features).detach()
+        losses, logits = soft_losses_and_logits(
             self.model.head,
             features,
             labels,
@@ -76,7 +78,7 @@ class LossModule(nn.Module):
             label_smoothing=self._smoothing,
             weights=weights,
         )
-        return losses.sum() / total, features
+        return losses.sum() / total, features, logits
 
 
 class Part(NamedTuple):
@@ -134,7 +136,7 @@ class _Step:
         weights = self._weights if part.weighted else None
         inputs = (images, labels, progress, weights, total, *second)
         before = torch.get_rng_state() if self._sam else None
-        objective, features = self._backward(part, *inputs)
+        objective, features, logits = self._backward(part, *inputs)
         if self._sam:
             with worst_nearby(self._model, self._sam):
                 # The same dropout again. A GPU's generator, which a captured step cannot turn back,
@@ -149,7 +151,6 @@ class _Step:
             self.optimizer.step()
         with torch.no_grad():
             features = features.detach()
-            logits = self._model.head.logits(features)
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             predicted = logits.argmax(dim=1)
             self._watch.update(
@@ -160,14 +161,14 @@ class _Step:
                 objective.detach() * part.batches,  # so that the mean over batches is a step's
             )
 
-    def _backward(self, part: Part, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add a batch's gradient to that of its step; return its objective and features."""
+    def _backward(self, part: Part, *inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Add a batch's gradient to that of its step; return what the objective module does."""
         with counted_at_once(self._norms):
-            objective, features = self._objective(*inputs)
+            objective, features, logits = self._objective(*inputs)
         if part.first:
             self._model.zero_grad(set_to_none=not self._accumulates)
         objective.backward()
-        return objective, features
+        return objective, features, logits
 
 
 class TrainStep:
