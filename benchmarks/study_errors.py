@@ -85,10 +85,10 @@ class SimulatedStudy(Study):
         """Keep nothing on disk."""
 
 
-def studied(
+def simulated(
     draws: np.random.Generator, *, effect: float, rounds: int, test_images: int
-) -> dict[str, Any]:
-    """Return the result of a simulated study; with `test_images` 0 the held-out images decide."""
+) -> SimulatedStudy:
+    """Return a simulated study to run; with `test_images` 0 the held-out images decide."""
     names = [f"arm {number}" for number in range(_ARMS)]
     candidates = {name: Candidate(name, {"loss": name}, {"loss": name}) for name in names}
     plan = StudyPlan(5, rounds, looks_at(rounds), 2, None, None)
@@ -103,13 +103,13 @@ def studied(
         keeps_all=True,
     )
     study.begin(draws, effect, test_images)
-    return study.run()
+    return study
 
 
 def share_told(number: int, **choices: Any) -> tuple[float, float]:
     """Return the shares of studies that name a winner, and that name the first arm."""
     draws = np.random.default_rng(0)
-    verdicts = [studied(draws, **choices)["verdict"] for _ in range(number)]
+    verdicts = [simulated(draws, **choices).run()["verdict"] for _ in range(number)]
     told = [one["arm"] for one in verdicts if one["is_told"]]
     return len(told) / number, told.count("arm 0") / number
 

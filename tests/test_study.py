@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.study_errors import share_told
+from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.inference.adjust import logit_adjustment
@@ -325,3 +325,12 @@ def test_no_effect_is_seldom_told(test_images):
     if test_images:
         _, right = share_told(30, effect=2.5, rounds=4, test_images=test_images)
         assert right > 0.6
+
+
+def test_the_level_is_for_all_that_raced_where_they_raced_on_what_decides():
+    """Ten that raced share it without test images; with them the two that went on do."""
+    for test_images, family in ((0, 10), (60, 2)):
+        draws = np.random.default_rng(3)
+        one = simulated(draws, effect=0.0, rounds=1, test_images=test_images)
+        one.run()
+        assert one.family == family
