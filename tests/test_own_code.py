@@ -183,6 +183,9 @@ def test_a_net_and_a_loss_of_a_run_are_gone_on_from_where_they_are_named(capsys)
         assert not was_imported()
         assert main([*command, "--import", place]) == 0, capsys.readouterr().err
         assert was_imported()
+    for kind, key in (("net", "model"), ("loss", "loss")):
+        assert main(["data", "digits", "--config", f"{runs[kind]}/config.yaml"]) == 2
+        assert f"give a file without the key {key}" in capsys.readouterr().err
     for command in (on_net, on_loss, ["train", *SMALL]):
         assert main([*command, "--import", "other:Net"]) == 2
         assert "--import" in capsys.readouterr().err

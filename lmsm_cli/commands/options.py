@@ -208,10 +208,11 @@ def _check_named(config: Path, flags: Mapping[str, Any]) -> None:
         if not own.is_place(place) or place.partition(":")[0] in KNOWN or is_named(place):
             continue
         if flags.get(key) is None:
-            raise LmsmError(
-                f"{config} is of a run, and its {key} is from outside lmsm: if you trust it, name "
-                f"it here too, {flag_name(key)} {shlex.quote(given)}"
-            )
+            way_out = f"give a file without the key {key}"
+            if key in flags:
+                named = f"{flag_name(key)} {shlex.quote(given)}"
+                way_out = f"if you trust it, name it here too, {named}"
+            raise LmsmError(f"{config} is of a run, and its {key} is from outside lmsm: {way_out}")
 
 
 def base_layers(preset: str | None, config: Path | None) -> list[Layer]:
