@@ -12,6 +12,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from lmsm_cli import load_checkpoint
 from lmsm_cli.commands.app import main
 from lmsm_cli.config.post_hoc import PostHoc, parse_post_hoc
+from lmsm_cli.config.resolve import Layer
 from lmsm_cli.data.splits import load_data
 from lmsm_cli.errors import DataError, LmsmError
 from lmsm_cli.inference.adjust import multiplicative_adjustment
@@ -20,7 +21,13 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, read_predictions, write_images
 from lmsm_cli.runs.record import find_runs, read_run
-from lmsm_cli.sweeps.second_stage import usual_heads, what_is_not_held_out
+from lmsm_cli.sweeps.second_stage import (
+    POST_HOC,
+    USUAL,
+    plan_second_stages,
+    usual_heads,
+    what_is_not_held_out,
+)
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, digits_config, evaluate, plain_state, words
 
@@ -218,6 +225,19 @@ def test_what_cannot_be_corrected_is_refused_before_work(first, tmp_path):
     with pytest.raises(LmsmError, match="takes the place of a training: leave it out to train"):
         start_run(head_of(first, tmp_path / "trained"), SilentDisplay())
     assert [path.name for path in tmp_path.iterdir()] == ["net.pth", "trained"]
+
+
+def test_the_usual_heads_are_those_that_a_run_can_have(first, tmp_path):
+    """Scores on cosines are no start of a second stage, nor have they norms to divide by."""
+    every = {*USUAL, *POST_HOC}
+    assert set(usual_heads([first])) == every
+    state = plain_state(first / "checkpoint.pt")
+    changed = {"config": state["config"] | {"loss": "cosface:scale=8"}}
+    checkpoint.save(state | changed, tmp_path / "cosines.pt")
+    lacking = {"lws", "marc", "samn", "tau-norm"}
+    assert set(usual_heads([tmp_path / "cosines.pt", first])) == every - lacking
+    with pytest.raises(LmsmError, match=r"--head lws goes on from plain .* on cosines \(cosface"):
+        plan_second_stages([tmp_path / "cosines.pt"], ["crt", "lws"], {}, Layer({}, {}))
 
 
 def without_validation(first, folder):

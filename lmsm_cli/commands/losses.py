@@ -25,6 +25,7 @@ def losses(
     json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the losses with their options, or explain one."""
+    from lmsm_cli.config.post_hoc import METHODS
     from lmsm_cli.losses import own
     from lmsm_cli.losses.registry import HEADS, SECOND_STAGES, head_class, own_place
 
@@ -54,7 +55,8 @@ def losses(
     console.print("- follows from the data and the other options")
     if not name:
         console.print(
-            f"second stages, for --pretrained RUN --freeze features: {', '.join(SECOND_STAGES)}"
+            f"second stages, for --pretrained RUN --freeze features: {', '.join(SECOND_STAGES)}; "
+            f"or without a training, --post-hoc: {', '.join(METHODS)}"
         )
         console.print("as in --loss lsoftmax:margin=4,lambda_min=5; more: lmsm losses NAME")
         console.print("a loss of your own: --loss module:Class:option=value")

@@ -17,6 +17,7 @@ from lmsm_cli.commands import completion
 from lmsm_cli.commands.help import HelpAll
 from lmsm_cli.config import Config, dump, flag_name, help_text, panels, type_of
 from lmsm_cli.config.by_class import format_by_class
+from lmsm_cli.config.post_hoc import METHODS
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import KNOWN
@@ -112,6 +113,7 @@ _COMPLETIONS = {
     "device": completion.devices,
     "model": completion.nets,
     "pretrained": completion.one_of(["imagenet"]),
+    "post_hoc": completion.one_of(METHODS),
 }
 
 

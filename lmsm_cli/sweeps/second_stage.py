@@ -4,7 +4,8 @@ Each is an ordinary run, planned and found again as any of a sweep.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,41 @@ def recipe_of(run: Path, state: CheckpointState) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Start:
+    """A run whose net other last layers are made on."""
+
+    run: Path
+    state: CheckpointState
+
+    @cached_property
+    def trained(self) -> Trained:
+        """Its classifier, which only some heads go on from."""
+        return read_trained(self.run)
+
+    def check(self, head: str) -> None:
+        """Raise LmsmError where it cannot have a head."""
+        config = self.state.config
+        choices_of(head, len(self.state.classes), has_bias=config.head_bias)
+        if is_post_hoc(head) and head != NCM:
+            check_post_hoc(self.trained, head, SILENT)  # its run warns
+        elif parse_spec(head)[0] not in SECOND_STAGES:
+            return
+        elif self.trained.model.head.feature_norm is not None:
+            raise LmsmError(
+                f"--head {head} goes on from plain class scores, and those of {self.run} are on "
+                f"cosines ({config.loss}): leave it out, or give a run with softmax"
+            )
+
+    def is_possible(self, head: str) -> bool:
+        """Return whether it can have a head."""
+        try:
+            self.check(head)
+        except LmsmError:
+            return False
+        return True
+
+
 def plan_second_stages(
     runs: Sequence[Path], heads: Sequence[str], base: Mapping[Path, Sequence[Layer]], given: Layer
 ) -> list[PlannedRun]:
@@ -144,10 +180,12 @@ def plan_second_stages(
     for run in runs:
         state = checkpoint.load(checkpoint.find(run))
         _check_whole(run, state.config)
+        start = _Start(run, state)
+        for head in heads:
+            start.check(head)
         recipe = recipe_of(run, state)
         plan += _planned([*base[run], _layer(recipe), given], trained, state)
         if corrected:
-            _check_possible(run, corrected)
             layers = [*base[run], _layer(_without_training(recipe, state)), _place_of(given)]
             plan += _planned(layers, corrected, state)
     return plan
@@ -178,30 +216,15 @@ def _place_of(given: Layer) -> Layer:
     return replace(given, values=values, origins={key: given.origins[key] for key in values})
 
 
-def _check_possible(run: Path, heads: Sequence[str]) -> None:
-    """Raise LmsmError where a run's last layer cannot be corrected so."""
-    trained = read_trained(run)
-    for head in heads:
-        _post_hoc_choices(head)
-        check_post_hoc(trained, head, SILENT)  # each run warns
-
-
 def usual_heads(runs: Sequence[Path]) -> tuple[str, ...]:
     """Return the heads that are made where none is named: those that every run can have.
 
     Raises CheckpointError for a run without a net.
     """
-    trained = [read_trained(run) for run in runs]
-    possible = (head for head in POST_HOC if all(_is_possible(one, head) for one in trained))
-    return (*USUAL, *possible)
-
-
-def _is_possible(trained: Trained, head: str) -> bool:
-    try:
-        check_post_hoc(trained, head, SILENT)
-    except LmsmError:
-        return False
-    return True
+    starts = [_Start(run, checkpoint.load(checkpoint.find(run))) for run in runs]
+    return tuple(
+        head for head in (*USUAL, *POST_HOC) if all(one.is_possible(head) for one in starts)
+    )
 
 
 def what_is_not_held_out(runs: Sequence[Path]) -> list[str]:
