@@ -70,7 +70,7 @@ _DryRun = Annotated[
 ]
 
 
-@with_flags_of(_FLAGS)
+@with_flags_of(_FLAGS, out="Folder of the study. (default: runs/study-DATA)")
 def study(
     *,
     what: _What,

@@ -316,9 +316,11 @@ class Config(BaseModel):
     up to the last layer, which starts anew, or a number of stages from the image on; the run lists
     them."""
     post_hoc: PostHocSpec | None = None
-    """Train nothing, but correct the last layer of the run of --pretrained, with --freeze features:
-    by `tau-norm`, `adjust` (logit adjustment) or `mla` (multiplicative), each with a tau, as in
-    adjust:1, or the best on validation images; or make it `ncm`, the nearest class mean."""
+    """Train nothing, but correct the last layer of the run of --pretrained for rare classes, with
+    --freeze features: `adjust` takes tau times the log of a class's share from its score, `mla`
+    multiplies it by (images of the largest class / its own) to the power tau, `tau-norm` divides
+    its weights by their length to the power tau, as in adjust:1, or with the best tau on validation
+    images; `ncm` makes a last layer of the mean features of each class."""
 
     loss: str = "softmax"
     """Loss, with options after a colon, as in lsoftmax:margin=4,lambda_min=5; `lmsm losses` lists
