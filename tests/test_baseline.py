@@ -73,6 +73,17 @@ def test_each_head_is_held_against_the_plain_one(tmp_path):
     ]
 
 
+def test_heads_without_a_plain_one_are_held_against_the_whole_run(tmp_path):
+    """The run that they were made on is softmax too, and its net is theirs."""
+    for seed in range(2):
+        write_run(tmp_path, f"whole-{seed}", seed=seed, scores=scores_of(NAMES), epochs=20)
+        write_head(tmp_path, f"adjust-{seed}", seed=seed, post_hoc="adjust:1")
+        write_head(tmp_path, f"crt-{seed}", seed=seed, sampling="balanced")
+    groups = held(tmp_path)
+    assert [group.differs["freeze"] for group in groups if group.is_baseline] == [None]
+    assert [group.differences["accuracy"].n for group in groups[1:]] == [2, 2]
+
+
 def test_a_head_of_another_recipe_is_held_against_none(tmp_path):
     """Only what belongs to a method may differ: a learning rate does not."""
     for seed in range(2):

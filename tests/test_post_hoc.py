@@ -31,6 +31,7 @@ from lmsm_cli.sweeps.second_stage import (
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, digits_config, evaluate, plain_state, words
 
+TWO_HEADS = "--head adjust:1 --head ncm --device cpu --threads 1 --quiet --json"
 HEADS = ("adjust:1", "adjust", "tau-norm", "mla:0.5", "ncm")
 
 
@@ -174,6 +175,23 @@ def test_heads_are_found_again_and_chosen_among(first, heads, capsys):
     assert document["chosen"]["best"] == next(iter(reached))
     for head, run in runs_of(heads).items():
         assert reached[head] == read_run(run).scores.best_on_validation.val_balanced_accuracy
+
+
+def test_heads_on_the_nets_of_two_seeds_are_one_group(first, tmp_path, capsys):
+    """They are told by what their nets were trained with; the choice is by the mean of both."""
+    more = {"loss": "softmax", "factor": 0.05, "validation": 0.3, "seed": 1}
+    config = digits_config(tmp_path / "second", **more)
+    second = start_run(config, SilentDisplay(), with_plots=False).path
+    out = tmp_path / "heads"
+    assert main(["retrain", str(first), str(second), "--out", str(out), *words(TWO_HEADS)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [sorted(group["seeds"]) for group in document["groups"]] == [[1, 42], [1, 42]]
+    assert [len(group["runs"]) for group in document["groups"]] == [2, 2]
+    scores = [read_run(run).scores.best_on_validation for run in find_runs([out])]
+    reached = {one["head"]: one["val_balanced_accuracy"] for one in document["chosen"]["heads"]}
+    assert sum(reached.values()) == pytest.approx(
+        sum(one.val_balanced_accuracy for one in scores) / 2
+    )
 
 
 def test_no_training_goes_on_from_a_head_without_one(first, heads, capsys):

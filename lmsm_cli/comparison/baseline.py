@@ -27,8 +27,9 @@ def baseline_of(
 
     A baseline has the same test images. Of several with the name the one counts that differs in
     nothing else; where none or several do, the only one of that name with the same training images
-    (as many of each class, where they are not known). Heads that were trained on one net alone are
-    held against the plain one of them: balanced draws or smoothed labels are part of a method.
+    (as many of each class, where they are not known). Heads that were made on one net alone are
+    held against the plain one of them, for balanced draws or smoothed labels are part of a method;
+    where there is none, against the run that trained such a net whole.
 
     Args:
         groups: Those to compare.
@@ -106,7 +107,19 @@ def _plain_head(
         and all(settings[other].get(key) == usual.get(key) for key in _OF_A_METHOD)
         and all(settings[other].get(key) == own[key] for key in rest)
     ]
-    return plain[0] if len(plain) == 1 else _nearest(groups[number], groups, named)
+    if len(plain) == 1:
+        return plain[0]
+    whole = [
+        other
+        for other in named
+        if groups[other].test_set == groups[number].test_set
+        and settings[other].get("freeze") is None
+        and all(settings[other].get(key) == own.get(key) for key in ("model", "neck"))
+        and _same_training_images(groups[other], groups[number])
+    ]
+    if not plain and len(whole) == 1:
+        return whole[0]
+    return _nearest(groups[number], groups, named)
 
 
 def _own_before_outside(groups: Sequence[Group], peers: Sequence[int]) -> list[int]:
