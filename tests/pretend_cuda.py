@@ -27,6 +27,7 @@ import torch._dynamo  # imported later, it would take what stands in for torch's
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
+from tests.pretend_kernels import KERNELS, Kernel
 from tests.pretend_objects import (
     DEVICE,
     Capture,
@@ -375,6 +376,7 @@ class PretendCuda(TorchDispatchMode):
     def call(self, func, args, kwargs):
         """Do an operation as the device would, on the numbers that its tensors hold."""
         name, given = func._schema.name.partition("::")[2], tensors_in((args, kwargs))
+        run = Kernel(func, KERNELS[name]) if name in KERNELS else func
         if not any(isinstance(tensor, OnDevice) for tensor in given):
             return self._call_on_host(func, args, kwargs, given)
         self._check(name, args, kwargs, given)
@@ -383,16 +385,16 @@ class PretendCuda(TorchDispatchMode):
             self._keep_what_changes(func, inner_args, inner_kwargs)
         if torch.Tag.nondeterministic_seeded in func.tags:
             with self.own_random():
-                result = func(*inner_args, **inner_kwargs)
+                result = run(*inner_args, **inner_kwargs)
         else:
-            result = func(*inner_args, **inner_kwargs)
+            result = run(*inner_args, **inner_kwargs)
         kind = kind_of_result(func)
         if kind != "view" and name not in FREE:
             self.launches[name] += 1
         if self.capturing is not None:
             for tensor in tensors_in(result) if kind == "new" else ():
                 self._note_born(tensor)
-            self.capturing.tape.append((func, inner_args, inner_kwargs, result))
+            self.capturing.tape.append((run, inner_args, inner_kwargs, result))
         if name == "copy_" and not isinstance(args[0], OnDevice):
             return args[0]
         return return_and_correct_aliasing(func, args, kwargs, mapped(OnDevice, result))

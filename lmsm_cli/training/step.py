@@ -202,7 +202,9 @@ class TrainStep:
             objective = data_parallel(objective, runtime.device)
         self._step = _Step(objective, model, optimizer, self.watch, weights, config)
         self._run: Callable[..., None] = self._step
-        # Capturing the exchange of gradients is for the day when it can be tried.
+        # Several ranks go without a graph: a capture of DistributedDataParallel wants NCCL's errors
+        # left alone, by which a rank learns that another is gone, eleven eager steps before, and a
+        # hook that is no callback of Python's. It is for who has two GPUs to try it on.
         if runtime.device.type == "cuda" and config.cuda_graph and ranks.size == 1:
             self._run = Graphed(self._step, cuda_capture(torch.cuda.current_stream()), warn)
 
