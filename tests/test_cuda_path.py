@@ -21,13 +21,16 @@ from lmsm_cli.config import Config
 from lmsm_cli.data.augment import AUGMENTATIONS
 from lmsm_cli.data.batches import plan_epoch
 from lmsm_cli.data.splits import Data
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.models.backbones import Backbone
 from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier
+from lmsm_cli.models.freezing import freeze
 from lmsm_cli.models.necks import build_neck
 from lmsm_cli.runtime import cuda_graph
 from lmsm_cli.runtime.device import choose_runtime
-from lmsm_cli.training import benchmark, evaluate
+from lmsm_cli.runtime.display import Step
+from lmsm_cli.training import benchmark, dry_run, evaluate
 from lmsm_cli.training.loop import PausedError, Trainer, train
 from lmsm_cli.training.lr_schedule import learning_rate
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
@@ -192,6 +195,27 @@ def test_a_graph_gives_the_eager_bits_and_nothing_waits(choices):
     assert eager.waits == set()
 
 
+@pytest.mark.parametrize("augment", ["none", "crop-flip"])
+def test_a_last_layer_alone_is_trained_as_a_graph_too(augment):
+    """On frozen features, worked out once, or anew each time: eager bits, and nothing waits."""
+    config = CONFIG.model_copy(update={"freeze": "features", "augment": augment})
+
+    def trained(graph):
+        model = net()
+        freeze(model, "features")
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        found = Trained(with_graph(config, graph), model=model)
+        moved = {k for k, v in before.items() if not torch.equal(v, found.weights[f"trained {k}"])}
+        assert moved == {"head.weight"}
+        return found
+
+    replayed, eager = trained(True), trained(False)
+    assert len(replayed.device.captured) == 2
+    replayed.assert_same(eager)
+    assert {what for what, _ in replayed.waits} == {CAPTURE}
+    assert eager.waits == set()
+
+
 def test_every_image_moves_the_weights_as_a_plain_loop_moves_them():
     """All batches of all epochs are taken, the last ones too: torch's plain step gives the same."""
     config = CONFIG.model_copy(update={"augment": "none"})
@@ -343,6 +367,23 @@ def test_a_measurement_waits_once_for_ten_steps():
         assert benchmark.throughput("paper-2d", runtime, 2, 0.0, print) > 0
         waits = Counter(what for what, _ in cuda.waits)
     assert waits["synchronize"] == 6  # before and after each of three times
+
+
+def test_a_dry_run_waits_once_for_ten_steps_and_times_no_validation(monkeypatch):
+    """Of steps of 0.01 s, the first of 3 s, and 5 s between epochs of 30: waits are few."""
+    now = [0.0]
+    monkeypatch.setattr(dry_run.time, "perf_counter", lambda: now[0])
+    waited = []
+    with PretendCuda() as cuda:
+        clock = dry_run._Clock(torch.device("cuda"), SINGLE_PROCESS)
+        for epoch, step in itertools.product(range(1, 4), range(1, 31)):
+            now[0] += 3 if (epoch, step) == (1, 1) else 0.01 + 5 * (step == 1)
+            before = len(cuda.waits)
+            clock(Step(epoch, step, 30, 0, None, None, 0.1, 3))
+            waited += [(epoch, step)] * (len(cuda.waits) - before)
+    assert (clock.first, clock.seconds) == pytest.approx((3, 0.01))
+    first = [(1, step) for step in (1, 8, 18, 28, 30)]
+    assert waited == first + [(n, step) for n in (2, 3) for step in (1, 11, 21, 30)]
 
 
 def test_the_numeric_rows_of_the_loss_can_be_measured_on_the_device(module):

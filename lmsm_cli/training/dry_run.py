@@ -31,6 +31,8 @@ from lmsm_cli.training.step import new_optimizer, restore_optimizer
 
 # Steps that are not timed: the first, and on a GPU those until the CUDA graph is there.
 _WARM_UP = {"cpu": 1, "cuda": 8}
+# Steps that are timed together: to wait for a GPU after each would leave it idle before the next.
+_TOGETHER = {"cpu": 1, "cuda": 10}
 # Seconds of timed steps: two steps alone are noise.
 _TIMED_SECONDS = 1.5
 # Images of a batch in evaluation; the second of two batches is timed.
@@ -46,14 +48,18 @@ class _EnoughError(Exception):
 
 
 class _Clock:
-    """Times the steps of a training on all its ranks, and ends it after at least two."""
+    """Times the steps of a training on all its ranks, and ends it after at least two.
+
+    Steps are timed in blocks, of which none goes beyond an epoch.
+    """
 
     def __init__(self, device: torch.device, ranks: ProcessGroup) -> None:
         self._device, self._ranks = device, ranks
         self.num_steps = 0
         self.first = 0.0
         self._times: list[float] = []
-        self._before = time.perf_counter()
+        self._timed = 0.0
+        self._before, self._in_block = time.perf_counter(), 0
 
     @property
     def seconds(self) -> float:
@@ -67,20 +73,24 @@ class _Clock:
 
     def __call__(self, step: Step) -> None:
         """Note that a step was taken. Raises _EnoughError on all ranks alike."""
+        self.num_steps += 1
+        self._in_block += 1
+        warm_up = _WARM_UP[self._device.type]
+        is_edge = step.step in (1, step.num_steps) or self.num_steps == warm_up
+        if not is_edge and self._in_block < _TOGETHER[self._device.type]:
+            return
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         took = time.perf_counter() - self._before
-        self.num_steps += 1
         if self.num_steps == 1:
             self.first = took
-        elif self.num_steps > _WARM_UP[self._device.type] and (
-            step.step > 1 or step.num_steps == 1
-        ):
-            self._times.append(took)  # not what follows the end of an epoch
-        too_few = not self._times or sum(self._times) < _TIMED_SECONDS
+        elif self.num_steps > warm_up and (step.step > 1 or step.num_steps == 1):
+            self._times.append(took / self._in_block)  # not what follows the end of an epoch
+            self._timed += took
+        too_few = not self._times or self._timed < _TIMED_SECONDS
         if not self._ranks.all_reduce_max(int(too_few)):
             raise _EnoughError
-        self._before = time.perf_counter()
+        self._before, self._in_block = time.perf_counter(), 0
 
 
 def dry_run(config: Config, display: Display) -> dict[str, Any] | None:
