@@ -98,8 +98,9 @@ def test_a_rank_without_images_takes_part_and_gets_zeros():
         own = torch.zeros(0, 3, 5, 5, device="cuda", requires_grad=True)
         out = layer(own)
         out.sum().backward()
-        mean = layer.running_mean.cpu()
+        mean, var = layer.running_mean.cpu(), layer.running_var.cpu()
         assert out.shape == own.grad.shape == own.shape
         assert not layer.weight.grad.cpu().any()
         assert not layer.bias.grad.cpu().any()
     torch.testing.assert_close(mean, 0.1 * images.mean((0, 2, 3)))
+    torch.testing.assert_close(var, 0.9 + 0.1 * images.var((0, 2, 3)))
