@@ -227,6 +227,17 @@ def head_of(first, out, **changes):
     return digits_config(out, **shared | {"post_hoc": "adjust:1"} | changes)
 
 
+def test_choices_of_a_training_change_no_correction(first, heads, tmp_path):
+    """There is no average of weights, which would stand uncorrected, and nothing to wait for."""
+    config = head_of(first, tmp_path, ema=0.9, patience=1, lr=0.7, sampling="balanced")
+    display = SilentDisplay()
+    path = begin(config, display, with_plots=False).path
+    wanted, found = (read_predictions(one) for one in (runs_of(heads)["adjust:1"], path))
+    assert np.array_equal(found.predicted, wanted.predicted)
+    assert display.warned == []
+    assert evaluate(path, display)["accuracy"] == read_run(path).scores.accuracy
+
+
 def test_what_cannot_be_corrected_is_refused_before_work(first, tmp_path):
     """Another loss than the run's, images that its net was trained on, a file that is no run."""
     with pytest.raises(LmsmError, match="whose loss is 'softmax' with head_bias False: take the"):

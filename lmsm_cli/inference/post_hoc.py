@@ -44,6 +44,8 @@ from lmsm_cli.training.loop import Trainer
 from lmsm_cli.training.resume import config_hash
 from lmsm_cli.training.run import Run, new_folder, note_start, prepare, start_run
 
+# What would keep a second net, or warn of a training that there is none of.
+_OF_A_TRAINING = {"ema": None, "patience": None}
 # A class whose features are all 0 has no direction, and keeps a score of 0.
 _SMALLEST_NORM = 1e-12
 
@@ -112,7 +114,7 @@ def _start_post_hoc(config: Config, display: Display, *, with_plots: bool = True
         checked = None
         if parse_post_hoc(config.post_hoc).method != NCM:
             checked = check_post_hoc(read_trained(Path(config.pretrained)), config.post_hoc, log)
-        run = prepare(config, log, ranks)
+        run = prepare(config.model_copy(update=_OF_A_TRAINING), log, ranks)
         if checked and checked.wanted.chooses:
             _check_held_out(run, config)
         run = replace(run, folder=new_folder(run, config_hash(config)))
