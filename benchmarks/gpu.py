@@ -120,6 +120,13 @@ class Session:
             line = kept.lines[section.name, row.name]
             print("  ".join(cell for cell in line.cells() if cell), flush=True)
 
+    def close(self) -> int:
+        """End what still runs; return the exit code of the process that waits for a section."""
+        if self._decoding:
+            self._decoding.kill()
+            self._decoding.wait()
+        return self.child.end()
+
     def _next(self) -> Child:
         """Return the process of the section after this one."""
         return self.child if self._options.try_out else Child(self._options)
@@ -170,11 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _in_child(options)
     session = Session(options)
     if session.child.starts():
-        return session.child.end()
+        return session.close()
     for section in PLAN:
         if not options.sections or section.name in options.sections:
             session.measure(section)
-    session.child.end()
+    session.close()
     print(f"\n{table(Kept(options.out))}")
     return 0
 

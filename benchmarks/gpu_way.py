@@ -3,6 +3,7 @@
 In a try-out the device is the tests' pretended one, sizes are tiny, and CIFAR-10 is made up.
 """
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,8 @@ class Way:
     def little_memory(self) -> Iterator[None]:
         """Let the device be full soon."""
         if not self.is_try:
+            gc.collect()
+            torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(0.001)
             try:
                 yield

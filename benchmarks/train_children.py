@@ -56,7 +56,8 @@ class Done:
 
 def run_child(arguments: Sequence[str]) -> Done:
     """Run Python with the arguments; raise ArmError with the first line of its error."""
-    command, own = [sys.executable, *arguments], {"PYTHONPATH": str(ROOT)}  # measures this checkout
+    command, given = [sys.executable, *arguments], os.environ.get("PYTHONPATH")
+    own = {"PYTHONPATH": f"{ROOT}:{given}" if given else str(ROOT)}  # measures this checkout
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         # a session of its own, so that it can be ended together with its children

@@ -111,6 +111,55 @@ def test_a_section_that_is_cut_off_leaves_its_reason_and_is_not_begun_anew(
     assert kept["facts", "copy, read and write"].verdict == "failed: stopped after 15 s"
 
 
+def test_without_a_device_it_says_so_and_measures_nothing(module, tmp_path):
+    """With --try alone there is one; the exit code is that of an error."""
+    if module("gpu_sections").torch.cuda.is_available():
+        pytest.skip("there is a device")
+    with pytest.raises(SystemExit, match="no CUDA device here; --try tries the script"):
+        module("gpu_sections").check_machine(tmp_path, is_try=False)
+    assert lines_of(tmp_path) == []
+
+
+def test_rows_of_another_card_are_not_mixed_with_its_own(module, monkeypatch, tmp_path):
+    """OUT belongs to a card and a release of torch."""
+    sections = module("gpu_sections")
+    monkeypatch.setattr(sections, "machine", lambda is_try: {"gpu": "H100", "torch": "2.14"})
+    monkeypatch.setattr(sections.torch.cuda, "is_available", lambda: True)
+    for _ in range(2):
+        sections.check_machine(tmp_path, is_try=False)
+    assert len(lines_of(tmp_path)) == 1
+    monkeypatch.setattr(sections, "machine", lambda is_try: {"gpu": "H200", "torch": "2.14"})
+    with pytest.raises(SystemExit, match="has rows of gpu H100, and here it is H200"):
+        sections.check_machine(tmp_path, is_try=False)
+
+
+def test_a_part_that_fails_leaves_its_error_and_the_next_one_goes_on(module, monkeypatch, tmp_path):
+    """What it gave before stays; a row that can't be had says why in words."""
+    sections, found = module("gpu_sections"), module("gpu_lines").Measured
+
+    def first(way):
+        yield found.of("bf16 peak, 8192^3", [1.0, 2.0, 6.0])
+        raise ValueError("broken\nand more")
+
+    def second(way):
+        raise module("gpu_way").NotHereError("no such wheel")
+        yield
+
+    section = module("gpu_plan").PLAN[0]
+    plan = module("gpu_plan").Section(
+        "facts", 1, (*section.rows, module("gpu_plan").Planned("third", "s"))
+    )
+    monkeypatch.setattr(sections, "PARTS", {"facts": ((2, first), (1, second))})
+    sections.measure(plan, module("gpu_way").Way(tmp_path, False, 0.0), plan.rows)
+    lines = module("gpu_lines").Kept(tmp_path).lines.values()
+    assert [line.value for line in lines] == [2.0, None, None]
+    assert [line.verdict for line in lines] == [
+        "",
+        "failed: ValueError: broken",
+        "unmeasured: no such wheel",
+    ]
+
+
 def test_a_line_that_a_kill_cut_off_is_measured_again(module, tmp_path):
     """The next line begins a line of its own."""
     lines, (section, *_) = module("gpu_lines"), module("gpu_plan").PLAN
