@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gpu_lines import Kept, line_of, table
@@ -48,8 +49,8 @@ class Child:
         """Let it measure a section; return why it gave less than it should, if so."""
         told = {"section": section.name, "again": again, "seconds": MARGIN * limit}
         assert self._process.stdin
-        self._process.stdin.write(json.dumps(told) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # then it has ended, which its answer tells
+            self._process.stdin.write(json.dumps(told) + "\n")
         return self._answer(limit)
 
     def _answer(self, limit: float) -> str:
@@ -72,10 +73,15 @@ class Child:
         """End it, if it is there still; return its exit code."""
         self._process.terminate()
         try:
-            return self._process.wait(GRACE)
+            code = self._process.wait(GRACE)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+            code = self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        return code
 
 
 class Session:
@@ -105,14 +111,7 @@ class Session:
         limit = min(section.limit * self._patience, self._ends - time.monotonic())
         if limit < SHORTEST:
             return
-        reason = reason or self.child.starts()
-        if not reason:
-            child, self.child = self.child, self._next()
-            reason = child.measure(section, limit, again=again)
-            if child is not self.child:
-                child.end()
-            elif not child.lives:
-                self.child = Child(self._options)
+        reason = reason or self._measured_by_child(section, limit)
         kept = Kept(out)
         for row in kept.missing(section):
             kept.add(line_of(section, row, verdict=f"failed: {reason}"))
@@ -127,9 +126,18 @@ class Session:
             self._decoding.wait()
         return self.child.end()
 
-    def _next(self) -> Child:
-        """Return the process of the section after this one."""
-        return self.child if self._options.try_out else Child(self._options)
+    def _measured_by_child(self, section: Section, limit: float) -> str:
+        """Let the process that waits measure a section; return why it gave less, if so."""
+        child, again = self.child, self._options.again
+        reason = child.starts()
+        if not self._options.try_out:
+            self.child = Child(self._options)  # of the section after this one
+        reason = reason or child.measure(section, limit, again=again)
+        if child is not self.child or not child.lives:
+            child.end()
+        if not self.child.lives:
+            self.child = Child(self._options)
+        return reason
 
     def _data_lacks(self) -> str:
         """Wait until CIFAR-10 is decoded; return why there is none, if so."""

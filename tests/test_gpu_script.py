@@ -111,6 +111,31 @@ def test_a_section_that_is_cut_off_leaves_its_reason_and_is_not_begun_anew(
     assert kept["facts", "copy, read and write"].verdict == "failed: stopped after 15 s"
 
 
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        ("print('done', flush=True)", ""),
+        ("time.sleep(60)", "stopped after 0 s"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
+        ("sys.exit(3)", "exit code 3"),
+    ],
+)
+def test_why_a_process_gave_no_more_is_told(module, monkeypatch, tmp_path, does, reason):
+    """Whether it was too slow, was killed, or ended; one that is too slow is ended."""
+    gpu, script = module("gpu"), tmp_path / "child.py"
+    script.write_text(
+        "import os, signal, sys, time\nprint('ready', flush=True)\n"
+        f"for line in sys.stdin:\n    {does}\n"
+    )
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    child = gpu.Child(gpu.parse([str(tmp_path)]))
+    assert child.starts() == ""
+    limit = 60 if "sleep" not in does else 0.2
+    assert child.measure(module("gpu_plan").PLAN[0], limit, again=False) == reason
+    child.end()
+    assert not child.lives
+
+
 def test_without_a_device_it_says_so_and_measures_nothing(module, tmp_path):
     """With --try alone there is one; the exit code is that of an error."""
     if module("gpu_sections").torch.cuda.is_available():
