@@ -173,6 +173,8 @@ def test_heads_are_found_again_and_chosen_among(first, heads, capsys):
     assert reached.keys() == set(HEADS)
     assert list(reached.values()) == sorted(reached.values(), reverse=True)
     assert document["chosen"]["best"] == next(iter(reached))
+    tuned = {one["head"] for one in document["chosen"]["heads"] if one["is_tuned_on_them"]}
+    assert tuned == {"adjust", "tau-norm"}
     for head, run in runs_of(heads).items():
         assert reached[head] == read_run(run).scores.best_on_validation.val_balanced_accuracy
 

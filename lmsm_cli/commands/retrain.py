@@ -67,8 +67,8 @@ def retrain(
     """Train other last layers on the nets of finished runs, in seconds each, and compare them.
 
     All up to the last layer stays as it is, so its features are worked out once. Each head is an \
-ordinary run, which eval, predict, export and resume take; runs go to --out (default: \
-runs/retrain), and the same command again does only what is missing.
+ordinary run, which eval, predict and export take, and resume where it was trained; runs go to \
+--out (default: runs/retrain), and the same command again does only what is missing.
     """
     from lmsm_cli.runs.own_code import named
     from lmsm_cli.runs.record import only_run
@@ -153,12 +153,22 @@ def _print_choice(plan: "Sequence[PlannedRun]") -> None:
     best = chosen["heads"][0]
     score = 100 * best["val_balanced_accuracy"]
     print_line(f"best on validation images: {best['head']}, balanced accuracy {score:.1f} %")
+    if best["is_tuned_on_them"]:
+        print_line("its tau was chosen on these images too, which flatters it")
 
 
 def _choice(found: "Sequence[RunStatus]") -> dict[str, Any]:
     """Return what the JSON has beside the comparison: the heads by their validation score."""
+    from lmsm_cli.config.post_hoc import is_post_hoc, parse_post_hoc
     from lmsm_cli.sweeps.second_stage import reached_on_validation
 
     reached = reached_on_validation(found)
-    heads = [{"head": head, "val_balanced_accuracy": score} for head, score in reached.items()]
+    heads = [
+        {
+            "head": head,
+            "val_balanced_accuracy": score,
+            "is_tuned_on_them": is_post_hoc(head) and parse_post_hoc(head).is_chosen,
+        }
+        for head, score in reached.items()
+    ]
     return {"chosen": {"best": heads[0]["head"], "heads": heads} if heads else None}

@@ -21,6 +21,11 @@ class PostHoc(NamedTuple):
     method: ByTau | Literal["ncm"]
     tau: float | None = None
 
+    @property
+    def is_chosen(self) -> bool:
+        """Whether tau is chosen on validation images."""
+        return self.tau is None and self.method != NCM
+
 
 def is_post_hoc(spec: str) -> bool:
     """Return whether a text begins with the name of a method: `adjust:1`."""

@@ -3,7 +3,8 @@
 Each is a family of affine maps of the margin-free logits, one for each strength tau; tau 0 leaves
 the answers as trained. A log prior is commensurate with the logits of softmax; where a margin, or
 cosines, gave logits another scale, tau can be in its units. To add one, write a function that
-returns a `ByTau`, and give it a flag (correction.py, commands/corrections.py).
+returns a `ByTau`, and give it a flag (correction.py, commands/corrections.py) or a name among
+those of `post_hoc` (config/post_hoc.py).
 """
 
 import math
