@@ -12,9 +12,10 @@ import math
 
 import torch
 
-from lmsm_cli.losses import cross_entropy, kernel
+from lmsm_cli.losses import cross_entropy, directions, kernel
 from lmsm_cli.losses.annealing import Annealing
 from lmsm_cli.losses.margins import ByDifficulty, LSoftmaxMargin, no_margin
+from lmsm_cli.losses.weights import unit
 
 NAMES = ("losses", "gaps", "pull_features", "pull_weight", "shares", "dx", "dw")
 POWER, COSINE = Annealing("power", minimum=0.5), Annealing("cosine", minimum=0.5)
@@ -146,5 +147,27 @@ def strange():
     return [str(loss) for loss in kernel._by_triton(*batch)[0].tolist()]
 
 
+def along():
+    """Return how far directions and their gradients are from those of `unit` in float64.
+
+    Of vectors of 0, NaN and infinity whether both are what `unit` makes of them.
+    """
+    directions.directions = directions._by_triton
+    directions.directions_backward = directions._backward_by_triton
+    vectors = torch.randn(7, 1030, generator=torch.Generator().manual_seed(0))
+    vectors[0], vectors[1], vectors[2, 3], vectors[3, 4] = 0, 1e-15, math.nan, math.inf
+    slopes = vectors.flip(0).nan_to_num(posinf=1)
+    ours, theirs = vectors.clone().requires_grad_(), vectors.double().requires_grad_()
+    pair = directions._Directions.apply(ours), unit(theirs)
+    torch.autograd.backward(pair, (slopes, slopes.double()))
+    pairs = [pair, (ours.grad, theirs.grad)]
+    return {
+        "off": [off(one[4:].detach(), other[4:].detach()) for one, other in pairs],
+        "zero": [one[:2].count_nonzero().item() for one in (*pairs[0], *pairs[1])],
+        "nan": [one[2:4].isnan().all().item() for one in pairs[0]],
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps({"compared": compared(), "defined": defined(), "strange": strange()}))
+    parts = (compared, defined, strange, along)
+    print(json.dumps({part.__name__: part() for part in parts}))

@@ -290,7 +290,14 @@ def test_a_training_goes_on_with_the_bits_of_one_that_nobody_stopped(graph):
 
 
 # Calls of operators in the graph of a step of ResNet-18, and outside of it: to be lowered.
-BOUNDS = {"softmax": (223, 18), "lsoftmax:margin=2": (226, 18), "lsoftmax:margin=auto": (226, 18)}
+BOUNDS = {
+    "softmax": (223, 18),
+    "lsoftmax:margin=2": (226, 18),
+    "lsoftmax:margin=auto": (226, 18),
+    "lsoftmax:margin=auto,weight_norm=shared,tau=1": (232, 18),
+    "asoftmax": (228, 18),
+    "cosface": (264, 18),
+}
 
 
 counts = pytest.mark.skipif(

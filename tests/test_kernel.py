@@ -1,5 +1,6 @@
 """The kernels of the loss: right in Triton's interpreter, and on the pretended GPU tried first."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 import lmsm_cli
 from lmsm_cli import l_softmax_loss
-from lmsm_cli.losses import kernel
+from lmsm_cli.losses import kernel, trial
 from lmsm_cli.losses.registry import build_head
 from tests.interpreted_kernels import CASES, NAMES
 from tests.pretend_cuda import PretendCuda
@@ -37,7 +38,7 @@ WRONG = "the loss's CUDA kernel gave other numbers than torch's operations; "
 @pytest.fixture(autouse=True)
 def _untried(monkeypatch):
     """Nothing is known of the kernels yet."""
-    monkeypatch.setattr(kernel, "_works", {})
+    monkeypatch.setattr(trial, "_works", {})
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +82,36 @@ def test_what_is_no_number_is_a_loss_of_nan(interpreted):
 
 
 @of_triton
-def test_the_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
-    """Down to machine code: without one, all but its numbers can be seen."""
-    import triton
+def test_directions_and_their_gradients_are_those_of_unit(interpreted):
+    """A vector of 0 stays 0 and gets no gradient; NaN and infinity have no direction."""
+    found = interpreted["along"]
+    assert max(found["off"]) < 1e-6
+    assert found["zero"] == [0, 0, 0, 0]
+    assert found["nan"] == [True, True]
+
+
+def compiled(function, constants, kinds):
+    """Return the machine code of a kernel for a GPU, most of whose arguments are float32's."""
+    from triton import compile
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    kinds |= dict.fromkeys(constants, "constexpr")
+    names = function.arg_names
+    source = ASTSource(
+        function,
+        {name: kinds.get(name, "*fp32") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+    )
+    return compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
+@of_triton
+def test_the_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
+    """Down to machine code: without one, all but its numbers can be seen."""
     from lmsm_cli.losses import triton_kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function = triton_kernels._margin_rows
     constants = {
         "margin": 2.5,
         "form": "power",
@@ -103,13 +124,10 @@ def test_the_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
     }
     sizes = ("num_classes", "num_features", "of_logits", "of_features", "of_weight")
     kinds = {"labels": "*i64", "lam": "fp32"} | dict.fromkeys(sizes, "i32")
-    kinds |= dict.fromkeys(constants, "constexpr")
-    source = ASTSource(
-        function,
-        {name: kinds.get(name, "*fp32") for name in function.arg_names},
-        {(function.arg_names.index(name),): value for name, value in constants.items()},
-    )
-    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+    assert compiled(triton_kernels._margin_rows, constants, kinds)
+    numbers = dict.fromkeys(("num_images", "of_grads", "width", "of_vectors", "num_vectors"), "i32")
+    for name in ("_weighed_rows", "_direction_rows", "_direction_gradients"):
+        assert compiled(getattr(triton_kernels, name), {"at_once": 64}, dict(numbers))
 
 
 def inputs(dtype=torch.float32):
@@ -194,7 +212,7 @@ def test_a_kernel_that_is_wrong_or_missing_is_told_once_and_not_used(monkeypatch
     config = with_graph(CONFIG.model_copy(update={"loss": "lsoftmax:margin=2.5"}), graph)
     right = Trained(config)
     assert right.told == []
-    monkeypatch.setattr(kernel, "_works", {})
+    monkeypatch.setattr(trial, "_works", {})
     monkeypatch.setattr(kernel, "margin_cross_entropy", own)
     found = Trained(config)
     assert found.told == [f"{told}torch's operations do its work, more slowly"]
@@ -245,3 +263,30 @@ def test_a_capture_without_a_trial_keeps_to_torchs_operations():
             head(features, labels, torch.zeros((), device="cuda")).backward()
         (captured,) = cuda.captured
         assert not captured["margin_cross_entropy"]
+
+
+@pytest.mark.parametrize("spec", ["lsoftmax:weight_norm=shared", "asoftmax", "cosface", "arcface"])
+def test_heads_on_directions_are_those_of_the_cpu(spec):
+    """Losses, logits and gradients, and what is not float32 keeps to torch's operations."""
+    generator = torch.Generator().manual_seed(1)
+    features, labels = torch.randn(8, 6, generator=generator), torch.arange(8) % 3
+    features[0] = 0
+    torch.manual_seed(0)
+    head = build_head(spec, 6, 3)
+    given = features.clone().requires_grad_()
+    losses, logits = head.losses_and_logits(given, labels, 0.5)
+    losses.sum().backward()
+    wanted = [losses, logits, given.grad, head.weight.grad]
+    with PretendCuda() as cuda:
+        here = copy.deepcopy(head).to("cuda")
+        here.zero_grad()
+        given = features.to("cuda").requires_grad_()
+        losses, logits = here.losses_and_logits(given, labels.to("cuda"), 0.5)
+        losses.sum().backward()
+        found = [one.cpu() for one in (losses, logits, given.grad, here.weight.grad)]
+        assert cuda.launches["directions_backward"] >= 1
+        before = cuda.launches["directions"]
+        here.double().logits(given.double())
+        assert cuda.launches["directions"] == before
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.detach(), other.detach(), rtol=1e-5, atol=1e-6)

@@ -2,22 +2,17 @@
 
 Torch's own operations, some fifty launches for a few numbers an image, are what the operators do on
 the CPU, and what the kernels of `triton_kernels` are held against before any of them is relied on.
-Where they differ or can't be had, `fits` says so once, and the losses keep to torch's operations.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lmsm_cli.errors import first_line
 from lmsm_cli.losses.annealing import Annealing
 from lmsm_cli.losses.margins import (
     ByDifficulty,
@@ -27,18 +22,11 @@ from lmsm_cli.losses.margins import (
     no_margin,
 )
 from lmsm_cli.losses.target import target_logits_with_margin, weigh
+from lmsm_cli.losses.trial import Results, agrees, works
 
-Results = tuple[Tensor, ...]
-Warn = Callable[[str], None]
-
-# What a kernel may be off: this many times torch's operations, or this share of the largest number.
-# A wrong formula is off by more.
-_TIMES, _SHARE = 32, 1e-4
 # Nearer to the poles a cosine's rounding decides over the slope of a margin that is not whole.
 _POLAR = 0.999
 _TRIED = 256  # images, so that the trial takes no memory to speak of
-_works: dict[Hashable, bool] = {}
-_warn: ContextVar[Warn | None] = ContextVar("warn", default=None)
 
 
 class Batch(NamedTuple):
@@ -205,8 +193,7 @@ _library.impl("margin_pulls", _pulls_by_triton, "CUDA")
 def fits(batch: Batch) -> bool:
     """Return whether the kernels are there for a batch of this kind, and right.
 
-    At the first batch of a kind they are tried on its images, for which the host waits. What goes
-    wrong is told once (see `told_to`).
+    At the first batch of a kind they are tried on its images (see `trial`).
     """
     logits, features, *_ = batch.tensors
     optional = (batch.margins, batch.offset, batch.given)
@@ -220,34 +207,11 @@ def fits(batch: Batch) -> bool:
         *batch.numbers[:1],
         *batch.numbers[2:],
     )
-    if kind not in _works:
-        if torch.cuda.is_current_stream_capturing():
-            return False  # nothing can be looked at
-        works = _tried(batch)
-        if works is None:
-            return False
-        _works[kind] = works
-    return _works[kind]
-
-
-def _tried(batch: Batch) -> bool | None:
-    """Return whether the kernels work on a batch; None where its results are not finite."""
-    try:
-        with torch.no_grad():
-            works = _agrees(batch)
-    except Exception as error:  # a compiler, a driver and a GPU fail in more ways than have names
-        _say(f"could not be used ({first_line(error)})")
-        return False
-    if works is False:
-        _say("gave other numbers than torch's operations")
-    return works
+    return works(kind, partial(_agrees, batch))
 
 
 def _agrees(batch: Batch) -> bool | None:
-    """Return whether the kernels agree with float64 about as well as torch's float32 does.
-
-    None for results that are not finite: two of them can't be compared.
-    """
+    """Return whether the kernels are right for the first images of a batch, see `agrees`."""
     (logits, features, weight, labels), *constants = batch
     tensors = [logits[:_TRIED], features[:_TRIED], weight, labels[:_TRIED]]
     batch = batch._replace(tensors=tensors)
@@ -260,44 +224,10 @@ def _agrees(batch: Batch) -> bool | None:
     exact = _with_pulls(_by_torch(in_double[:4], *in_double[4:]), _pulls_by_torch)
     own = in_double[2].index_select(0, tensors[3])
     is_polar = functional.cosine_similarity(in_double[1], own).abs() > _POLAR
-    checks = [
-        torch.stack([wanted.isfinite().all(), _is_near(ours, theirs, wanted, is_polar)])
-        for ours, theirs, wanted in zip(found, plain, exact, strict=True)
-    ]
-    is_finite, is_near = torch.stack(checks).all(dim=0).tolist()
-    return is_near if is_finite else None
-
-
-def _is_near(ours: Tensor, theirs: Tensor, exact: Tensor, is_polar: Tensor) -> Tensor:
-    """Return whether our numbers are as near to the exact ones as theirs, polar rows left out."""
-    beside = is_polar if exact.ndim == 1 else is_polar[:, None]
-    ours_off, theirs_off, largest = (
-        values.masked_fill(beside, 0.0).abs().max()
-        for values in (ours - exact, theirs - exact, exact)
-    )
-    return ours_off <= _TIMES * theirs_off + _SHARE * largest
+    return agrees(found, plain, exact, is_polar)
 
 
 def _with_pulls(results: Results, pulls_of: Callable[..., Results]) -> Results:
     """Return the results of both operators, the second's for losses that are averaged."""
     _, gaps, *pulls, _ = results
     return *results, *pulls_of(gaps, torch.full_like(gaps, 1 / len(gaps)), *pulls)
-
-
-def _say(what: str) -> None:
-    text = f"the loss's CUDA kernel {what}; torch's operations do its work, more slowly"
-    warn = _warn.get()
-    if warn is None:
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
-    else:
-        warn(text)
-
-
-@contextmanager
-def told_to(warn: Warn) -> Iterator[None]:
-    """Tell `warn` what is wrong with the kernels, in the place of Python's warnings."""
-    token = _warn.set(warn)
-    try:
-        yield
-    finally:
-        _warn.reset(token)

@@ -1,7 +1,7 @@
-"""The margin cross-entropy as Triton kernels: what is done image by image, in one launch a pass.
+"""What losses do vector by vector as Triton kernels: margin cross-entropy, and vectors at length 1.
 
 Without Triton, which torch brings for CUDA on Linux alone, the import of this file fails. What the
-numbers mean is said in `kernel`, which holds them against torch's operations before they are used.
+numbers mean is said in `kernel` and `directions`, whose torch operations they are held against.
 Comparisons are written so that NaN stays NaN, which the minimum and maximum of a GPU would drop.
 """
 
@@ -225,6 +225,49 @@ def _weighed_rows(
     tl.store(weighed_weight + rows, value * pull, mask=inside)
 
 
+@triton.jit
+def _direction_rows(found, inverses, vectors, width, of_vectors, at_once: tl.constexpr):
+    """Divide a vector by its norm, a program a vector; see `directions`."""
+    row = tl.program_id(0).to(tl.int64)
+    vectors += row * of_vectors
+    found += row * width
+    total = 0.0
+    for first in range(0, width, at_once):
+        places = first + tl.arange(0, at_once)
+        values = tl.load(vectors + places, mask=places < width, other=0.0)
+        total += tl.sum(values * values)
+    norm = tl.sqrt_rn(total)
+    is_zero = norm <= 1e-12
+    inverse = tl.div_rn(1.0, tl.where(is_zero, 1.0, norm))
+    inverse = tl.where(is_zero, 0.0, tl.where(norm == float("inf"), float("nan"), inverse))
+    for first in range(0, width, at_once):
+        places = first + tl.arange(0, at_once)
+        values = tl.load(vectors + places, mask=places < width, other=0.0)
+        tl.store(found + places, values * inverse, mask=places < width)
+    tl.store(inverses + row, inverse)
+
+
+@triton.jit
+def _direction_gradients(
+    gradients, grads, found, inverses, width, of_grads, at_once: tl.constexpr
+):  # fmt: skip
+    """Give a vector the gradient of its direction, a program a vector."""
+    row = tl.program_id(0).to(tl.int64)
+    grads += row * of_grads
+    found += row * width
+    along = 0.0
+    for first in range(0, width, at_once):
+        places = first + tl.arange(0, at_once)
+        grad = tl.load(grads + places, mask=places < width, other=0.0)
+        along += tl.sum(grad * tl.load(found + places, mask=places < width, other=0.0))
+    inverse = tl.load(inverses + row)
+    for first in range(0, width, at_once):
+        places = first + tl.arange(0, at_once)
+        grad = tl.load(grads + places, mask=places < width, other=0.0)
+        grad -= along * tl.load(found + places, mask=places < width, other=0.0)
+        tl.store(gradients + row * width + places, grad * inverse, mask=places < width)
+
+
 def margin_cross_entropy(
     batch: Sequence[Tensor],
     margins: Tensor | None,
@@ -247,7 +290,7 @@ def margin_cross_entropy(
             num_classes, num_features, logits.stride(0), features.stride(0), weight.stride(0),
             int(margin) if margin == int(margin) else margin, form, tuple(law), *flags,
             min(triton.next_power_of_2(num_classes), _MOST_CLASSES),
-            min(triton.next_power_of_2(num_features), _MOST_FEATURES),
+            _at_once(num_features),
         )  # fmt: skip
     return *found, shares
 
@@ -262,3 +305,31 @@ def margin_pulls(
             *found, gaps, grads, pulls_features, pulls_weight, len(gaps), grads.stride(0), _IMAGES
         )
     return found
+
+
+def directions(vectors: Tensor) -> tuple[Tensor, ...]:
+    """Do the work of `directions.directions` in one launch, of float32 vectors."""
+    found = torch.empty_like(vectors, memory_format=torch.contiguous_format)
+    inverses = torch.empty_like(found[:, 0])
+    num_vectors, width = vectors.shape
+    with torch.cuda.device_of(vectors):
+        _direction_rows[(num_vectors,)](
+            found, inverses, vectors, width, vectors.stride(0), _at_once(width)
+        )
+    return found, inverses
+
+
+def directions_backward(grads: Tensor, found: Tensor, inverses: Tensor) -> Tensor:
+    """Do the work of `directions.directions_backward` in one launch, of float32 vectors."""
+    grads = grads if grads.stride(1) == 1 else grads.contiguous()
+    gradients = torch.empty_like(found)
+    num_vectors, width = found.shape
+    with torch.cuda.device_of(found):
+        _direction_gradients[(num_vectors,)](
+            gradients, grads, found, inverses, width, grads.stride(0), _at_once(width)
+        )
+    return gradients
+
+
+def _at_once(width: int) -> int:
+    return int(min(triton.next_power_of_2(width), _MOST_FEATURES))

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from lmsm_cli.errors import ArgumentError
 from lmsm_cli.losses.checks import whole
+from lmsm_cli.losses.directions import directions_by_kernel
 
 # How class weights start: as nn.Linear's, as LDAM-DRW's linear layer (He et al. 2015), or at length
 # 1 in a random direction, as LDAM-DRW's normalised layer.
@@ -122,6 +123,9 @@ def unit(vectors: Tensor) -> Tensor:
 
     A vector with NaN, infinity or a norm beyond the range of its type becomes NaN.
     """
+    by_kernel = directions_by_kernel(vectors)
+    if by_kernel is not None:
+        return by_kernel
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     # A norm of NaN, for which no comparison holds, must not count as zero.
     is_zero = norms <= 1e-12

@@ -23,8 +23,8 @@ from lmsm_cli.distributed.process_group import (
     data_parallel,
     zero_loss,
 )
-from lmsm_cli.losses.kernel import told_to
 from lmsm_cli.losses.soft_labels import Second, soft_losses_and_logits
+from lmsm_cli.losses.trial import told_to
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.cuda_graph import Graphed, cuda_capture
 from lmsm_cli.runtime.device import Runtime, fastest_kernels
