@@ -6,17 +6,24 @@ import shutil
 
 import pytest
 import torch
+from torchvision import models
 from torchvision.models import vision_transformer
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config
 from lmsm_cli.config.resolve import Layer
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.runs.start import check_start, facts_with_start, new_classifier
+from lmsm_cli.runs.start import (
+    check_start,
+    drawn_and_frozen,
+    facts_with_start,
+    new_classifier,
+)
 from lmsm_cli.sweeps.plan import plan_run
 from lmsm_cli.training.resume import config_hash
-from lmsm_cli.training.run import start_run
+from lmsm_cli.training.run import prepare, start_run
 from tests.conftest import SilentDisplay, digits_config, plain_state, write_class_folders
 
 timm = pytest.importorskip("timm")
@@ -172,6 +179,34 @@ def test_a_run_of_another_net_is_refused_by_name(digits_run, tmp_path):
     config = digits_config(tmp_path, pretrained=str(digits_run), model="resnet32")
     with pytest.raises(LmsmError, match=r"is a run of the net paper-mnist, and model is resnet32"):
         check_start(config)
+
+
+def test_a_frozen_neck_is_that_of_the_run(digits_run, tmp_path):
+    """A neck that stays as it is drawn would spoil all features: the one to take is told."""
+    frozen = {"pretrained": str(digits_run), "freeze": "features"}
+    check_start(digits_config(tmp_path, **frozen))
+    check_start(digits_config(tmp_path, **frozen, neck="none"))
+    check_start(digits_config(tmp_path, **frozen | {"freeze": "backbone"}, neck="prelu"))
+    with pytest.raises(LmsmError, match=r"keep the neck 'prelu' as .* 'bn'; take --neck bn"):
+        check_start(digits_config(tmp_path, **frozen, neck="prelu"))
+    file = tmp_path / "net.pth"
+    torch.save(models.get_model("mobilenet_v3_small", weights=None).state_dict(), file)
+    library = {"model": "mobilenet_v3_small", "pretrained": str(file), "freeze": "features"}
+    check_start(Config.model_validate(library | {"neck": "none"}))
+    with pytest.raises(LmsmError, match=r"has none; take --neck none, or --freeze backbone"):
+        check_start(Config.model_validate(library))
+
+
+def test_what_stays_as_it_is_drawn_is_told(tmp_path):
+    """Without weights to start from, what is frozen never learns anything."""
+    for choices, told in (({"freeze": "2"}, True), ({}, False), (FROZEN, False)):
+        assert bool(drawn_and_frozen(Config.model_validate(choices))) == told
+    display = SilentDisplay()
+    prepare(digits_config(tmp_path, freeze="2"), display, SINGLE_PROCESS)
+    assert any("stays as it is drawn at random; --pretrained" in text for text in display.warned)
+
+
+FROZEN = {"freeze": "backbone", "pretrained": "imagenet"}
 
 
 def test_the_run_to_start_from_gives_the_defaults_that_fit_its_weights(digits_run, lmsm, tmp_path):

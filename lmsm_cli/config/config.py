@@ -287,10 +287,9 @@ class Config(BaseModel):
     """How images of another shape get there: the middle of the shorter side, all of it with black
     beside it, or each side by itself."""
     crop_from: Annotated[int, Field(ge=8, le=2048), _NUMBER] | None = None
-    """Pixels of a side that the images of `folder` are kept at for `photo`, which draws its parts
-    from all of them; the net is tested on the middle --image-size of them, and with --freeze
-    features trained on it (default: by the images, 256 for 224; in a preset or file
-    --image-size)."""
+    """Pixels of a side that your own images are kept at for `photo`, which draws its parts from all
+    of them; the net is tested on the middle --image-size of them, and with --freeze features
+    trained on it (default: by the images, 256 for 224; in a preset or file --image-size)."""
 
     model: Model = "resnet18"
     """Network up to the last layer: resnet18, vgg16, vgg16_bn (these three for small images),

@@ -55,13 +55,42 @@ def check_start(config: Config) -> None:
 
     A library's file is only looked for; of another run it is known here whose net it has.
     """
-    if read_start(config) is None:
+    start = read_start(config)
+    if start is None:
         if config.post_hoc:
             raise LmsmError(
                 f"pretrained {config.pretrained!r} is no run of lmsm's, and post_hoc "
                 f"{config.post_hoc!r} takes the place of a training on one: give a run folder"
             )
         check_pretrained(config.model, config.pretrained)
+    if config.pretrained and config.freeze == "features" and config.neck != "none":
+        _check_frozen_neck(config, None if start is None else start.config.neck)
+
+
+def _check_frozen_neck(config: Config, neck: str | None) -> None:
+    """Raise LmsmError where a neck would stay as it is drawn.
+
+    `neck` is that of the run to start from; None where the weights are those of a net alone.
+    """
+    if neck == config.neck:
+        return
+    fact = f"pretrained {config.pretrained!r} has the neck {neck!r}; take --neck {neck}"
+    if neck is None:
+        fact = (
+            f"pretrained {config.pretrained!r} has none; take --neck none, or --freeze backbone, "
+            "which trains the neck too"
+        )
+    raise LmsmError(f"freeze 'features' would keep the neck {config.neck!r} as it is drawn: {fact}")
+
+
+def drawn_and_frozen(config: Config) -> str | None:
+    """Return the warning that weights stay as they are drawn; None where they do not."""
+    if config.freeze is None or config.pretrained is not None:
+        return None
+    return (
+        f"freeze is {config.freeze}, and the training starts from no weights: what is frozen stays "
+        "as it is drawn at random; --pretrained gives it weights"
+    )
 
 
 def read_start(config: Config) -> CheckpointState | None:

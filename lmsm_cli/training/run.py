@@ -44,7 +44,7 @@ from lmsm_cli.runs.documents import Images
 from lmsm_cli.runs.folder import RunFolder, check_folder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import is_run, only_run, read_run
-from lmsm_cli.runs.start import check_start, first_stage_of, new_classifier
+from lmsm_cli.runs.start import check_start, drawn_and_frozen, first_stage_of, new_classifier
 from lmsm_cli.runs.tensorboard import check_tensorboard, curves
 from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
@@ -254,6 +254,8 @@ def prepare(
     trainer = Trainer.create(runtime.place(model), config, data, runtime, ranks)
     if starts and (text := hopeless_patience(config, model.head)):
         display.warning(text)
+    if starts and (frozen := drawn_and_frozen(config)):
+        display.warning(frozen)
     return Run(trainer, images or data.record())
 
 
