@@ -39,6 +39,8 @@ from lmsm_cli.sweeps.sweep import run_plan, unreadable
 _HOPELESS = 0.1
 # Reading, testing and writing beside a training's own seconds.
 _OVERHEAD = 1.15
+# The share of a budget after which no more candidate joins the race.
+_RACE = 0.45
 _ORIGIN = "lmsm study"
 _WEIGHTS = ("checkpoint.pt", "checkpoint-previous.pt", checkpoint.BEST)
 
@@ -199,7 +201,8 @@ class Study:
     def _heads_on(self, nets: Sequence[RunRecord], one: Candidate) -> list[PlannedRun]:
         """Return the trainings of a last layer on nets of softmax."""
         assert one.head is not None
-        own = {key: self.state.base[key] for key in ("device", "threads", "out")}
+        own = {key: self.state.base[key] for key in ("device", "out")}
+        own["threads"] = 1  # a matrix of features is too small to share
         plan = []
         for record in nets:
             assert record.config is not None
@@ -231,6 +234,9 @@ class Study:
         scores: dict[str, float] = {}
         for place, one in enumerate(self.candidates.values()):
             self.display.progress("racing last layers", place, len(self.candidates))
+            if self._race_is_over(len(scores)):
+                self._leave_out(one.name, "the race had no time for it")
+                continue
             try:
                 scores[one.name] = self.question.score(self._raced(one))
             except RunError as error:
@@ -243,6 +249,12 @@ class Study:
         self.state.race, self.state.arms = scores, order[: self.state.plan.arms]
         self._note_time()
         self.display.info(f"the race is won by {listed(self.state.arms, len(self.state.arms))}")
+
+    def _race_is_over(self, done: int) -> bool:
+        """Return whether the race has had its share of the budget."""
+        if self.budget is None or done < self.state.plan.arms:
+            return False
+        return self._spent_before + self._spent_here() > _RACE * self.budget
 
     def _raced(self, one: Candidate) -> Answered:
         """Return the answers of a candidate as last layers on softmax's nets. Raises RunError."""
