@@ -74,6 +74,9 @@ FREE = {
     "set_",
 }
 FUSED = {"_fused_adam_", "_fused_adamw_", "_fused_sgd_"}
+# What the CPU lacks: products of bf16 with float32 sums, which are exact in float32.
+LACKING = torch.library.Library("aten", "IMPL")
+LACKING.impl("mm.dtype", lambda left, right, kind: left.to(kind) @ right.to(kind), "CPU")
 # Functions of torch that take a device.
 FACTORIES = (
     "arange",

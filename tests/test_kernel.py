@@ -290,3 +290,46 @@ def test_heads_on_directions_are_those_of_the_cpu(spec):
         assert cuda.launches["directions"] == before
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one.detach(), other.detach(), rtol=1e-5, atol=1e-6)
+
+
+class Operands(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes what types matrices are multiplied in."""
+
+    def __init__(self):
+        super().__init__()
+        self.kinds = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in ("aten::mm", "aten::addmm"):
+            self.kinds.add(args[-1].dtype if func._overloadname == "default" else args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("margin", [2, 4])
+def test_many_classes_in_bf16_are_multiplied_in_bf16(margin):
+    """With float32 sums, on CUDA: losses and gradients are those of float32's products.
+
+    Where features are along their class weight, large slopes and pulls nearly cancel.
+    """
+    generator = torch.Generator().manual_seed(0)
+    features, weight = (torch.randn(n, 64, generator=generator).bfloat16() for n in (16, 50))
+    labels = torch.arange(16) * 3
+    features[:8] = 2 * weight[labels[:8]]
+    options = {"margin": margin, "lam": 0.2, "class_chunk": 20, "reduction": "none"}
+
+    def results(*batch):
+        batch = [one.detach().requires_grad_() for one in batch[:2]] + [batch[2]]
+        losses = l_softmax_loss(*batch, **options)
+        losses.sum().backward()
+        return losses.detach(), batch[0].grad, batch[1].grad
+
+    wanted = results(features, weight, labels)
+    with PretendCuda():
+        here = [one.to("cuda") for one in (features, weight, labels)]
+        with Operands() as operands:
+            found = [one.cpu() for one in results(*here)]
+    assert operands.kinds == {torch.bfloat16}
+    assert [one.dtype for one in found] == [torch.float32, torch.bfloat16, torch.bfloat16]
+    for one, other in zip(found, wanted, strict=True):
+        error = (one.double() - other.double()).norm() / other.double().norm()
+        assert error < (1e-5 if one.dtype == torch.float32 else 1e-3)

@@ -47,9 +47,8 @@ def margin_losses(
     """
     refuse_transforms("a margin loss", features, weight)
     with without_autocast(features):
-        features = full_precision(features)
         if class_chunk is None:
-            weight = full_precision(weight)
+            features, weight = full_precision(features), full_precision(weight)
             known = features, weight, labels, margin, offset
             return _of_all_classes(*known, detached_norms, keeps_logits=False)[0]
         # Chunks are converted one by one: converting all weights would copy them.
@@ -114,10 +113,11 @@ def _in_chunks(
     if isinstance(margin, ByDifficulty):
         with torch.no_grad():
             rows = full_precision(weight.index_select(0, labels))
-            product = torch.linalg.vecdot(features, rows)
+            product = torch.linalg.vecdot(full_precision(features), rows)
             others = ChunkedLogits(features, weight, labels, None, class_chunk)
             margin = margin.where(others.largest() >= product)
-    target = _target(features, weight, labels, margin, product, offset, detached_norms)
+    wide = full_precision(features)
+    target = _target(wide, weight, labels, margin, product, offset, detached_norms)
     with torch.no_grad():
         rest = ChunkedLogits(features, weight, labels, offset, class_chunk).rest()
     known = (class_chunk, None, rest, *target)
