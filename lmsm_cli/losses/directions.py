@@ -25,10 +25,11 @@ def directions_by_kernel(vectors: Tensor) -> Tensor | None:
 
     That is on the CPU, for all types but float32, and for torch's compiler and transforms.
     """
-    is_plain = vectors.dtype == torch.float32 and len(vectors) > 0 and vectors.stride(-1) == 1
-    if vectors.device.type != "cuda" or not is_plain:
+    # The device first: what a compiler or an export sees of a size becomes a condition on it.
+    if vectors.device.type != "cuda" or torch.compiler.is_compiling():
         return None
-    if torch.compiler.is_compiling() or is_transformed() or forward_ad._current_level >= 0:
+    is_plain = vectors.dtype == torch.float32 and len(vectors) > 0 and vectors.stride(-1) == 1
+    if not is_plain or is_transformed() or forward_ad._current_level >= 0:
         return None
     kind = "directions", vectors.device, vectors.shape[1], vectors.stride(0)
     if not works(kind, partial(_is_right, vectors.detach())):
