@@ -90,7 +90,7 @@ def simulated(
 ) -> SimulatedStudy:
     """Return a simulated study to run; with `test_images` 0 the held-out images decide."""
     names = [f"arm {number}" for number in range(_ARMS)]
-    candidates = {name: Candidate(name, {"loss": name}, {"loss": name}) for name in names}
+    candidates = {name: Candidate(name, name, whole={"loss": name}) for name in names}
     plan = StudyPlan(5, rounds, looks_at(rounds), 2, None, None)
     study = SimulatedStudy(
         Path("nowhere"),

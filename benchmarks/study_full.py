@@ -17,7 +17,7 @@ from lmsm_cli.comparison.verdicts import holm
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.reports.study import study_sentence
 from lmsm_cli.sweeps.candidates import BASELINE, candidates_for
-from lmsm_cli.sweeps.held_out import Answered, Question, answered
+from lmsm_cli.sweeps.held_out import Question, answered
 from lmsm_cli.sweeps.study import Study
 from lmsm_cli.sweeps.study_plan import StudyState, read_state
 from lmsm_cli.sweeps.study_start import checked_counts
@@ -45,7 +45,9 @@ def main() -> int:
         fresh = StudyState(base, state.also, state.plan)
         full = Study(out, fresh, tried, counts, True, display, None, True)
         arms = (BASELINE, *(state.arms or ()))
-        rounds = {name: [_answers(full, name, seed) for seed in SEEDS] for name in arms}
+        rounds = {
+            name: [answered([full.on_all_images(name, seed)]) for seed in SEEDS] for name in arms
+        }
     question = Question.of(rounds[BASELINE][0].labels, counts, state.result["question"])
     sides = {name: np.stack([one.right for one in some]) for name, some in rounds.items()}
     found = [judged(name, sides[name], sides[BASELINE], question) for name in arms[1:]]
@@ -59,13 +61,6 @@ def main() -> int:
             f"[{low:+.1f}, {high:+.1f}] points: {verdict}"
         )
     return 0
-
-
-def _answers(full: Study, name: str, seed: int) -> Answered:
-    record = full.on_all_images(name, seed)
-    return answered(
-        [record], adjusts=name in full.candidates and full.candidates[name].is_adjustment
-    )
 
 
 if __name__ == "__main__":

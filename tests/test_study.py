@@ -9,13 +9,12 @@ import pytest
 from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.inference.adjust import logit_adjustment
 from lmsm_cli.runs.record import find_runs, is_run, read_run
 from lmsm_cli.sweeps import candidates as tried
+from lmsm_cli.sweeps import second_stage, study_plan
 from lmsm_cli.sweeps import study as studies
-from lmsm_cli.sweeps import study_plan
 from lmsm_cli.sweeps.candidates import candidates_for
-from lmsm_cli.sweeps.held_out import Answered, Question, adjusted
+from lmsm_cli.sweeps.held_out import Answered, Question
 from lmsm_cli.sweeps.second_stage import recipe_of
 from lmsm_cli.sweeps.study_plan import plan_by_budget, plan_by_rounds, seconds_of
 from tests.conftest import noise, save
@@ -32,7 +31,7 @@ def few_candidates(patch):
     patch.setattr(tried, "_STAGES", ("crt",))
     patch.setattr(tried, "_deferred", lambda *_: [])
     patch.setattr(study_plan, "_FOLDS", (2,))
-    patch.setattr(studies, "recipe_of", lambda *given: recipe_of(*given) | {"epochs": 2})
+    patch.setattr(second_stage, "recipe_of", lambda *given: recipe_of(*given) | {"epochs": 2})
 
 
 def photos(root, *, test=10):
@@ -264,18 +263,6 @@ def test_a_plan_has_the_most_folds_that_leave_three_rounds():
     assert plan_by_rounds([3, 2], 4, 2).folds == 3
 
 
-def test_logits_are_adjusted_as_eval_does():
-    """By the affine map of `eval --adjust 1`."""
-    import torch
-
-    logits = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
-    counts = [50, 20, 3]
-    map_of = logit_adjustment(counts, 0.0).at(1.0)
-    expected = map_of.of(torch.from_numpy(logits)).numpy()
-    found = adjusted(logits, counts)
-    assert np.allclose(found - found[:, :1], expected - expected[:, :1], atol=1e-6)
-
-
 def test_the_score_and_its_distance_by_hand():
     """Two rare images a class told of three rounds, by the formula of a paired t-test."""
     labels = np.array([0] * 4 + [1] * 2 + [2] * 2)
@@ -314,7 +301,7 @@ def test_candidates_follow_the_data():
     assert not {one.name for one in balanced} & {one.name for one in tailed}
     deferred = {one.name: one for one in tailed}["ldam, rare classes weighted at the end"]
     assert deferred.whole["rebalance_from"] == "9"
-    assert deferred.head == {"loss": "ldam", "head_bias": "false"}
+    assert (deferred.head, deferred.whole["head_bias"]) == ("ldam", "false")
 
 
 @pytest.mark.parametrize("test_images", [0, 60])

@@ -165,8 +165,7 @@ def _check_data(config: "Config", display: "Display") -> None:
 def _plan_lines(found: "Study", measured: Mapping[str, Any]) -> list[str]:
     from lmsm_cli.reports.study import plan_lines
 
-    heads = sum(one.head is not None for one in found.candidates.values())
-    return plan_lines(asdict(found.state.plan), found.counts, measured, heads)
+    return plan_lines(asdict(found.state.plan), found.counts, measured, len(found.candidates))
 
 
 def _show_plan(found: "Study", lines: list[str], *, json: bool) -> None:

@@ -1,10 +1,10 @@
 """What a study tries against plain softmax, as a last layer in the race and as a whole training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
+from lmsm_cli.config.post_hoc import is_post_hoc
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, check_loss
 from lmsm_cli.losses.spec import parse_spec
@@ -23,7 +23,7 @@ _FOR_TAILS = (
     f"{_LSOFTMAX},margin_max=4,lambda_min=1",
     "vs",
 )
-_STAGES = ("crt", "lws", "marc", "samn")
+_STAGES = ("crt", "lws", "marc", "samn", "ncm")
 _FOR_ALL = (
     "lsoftmax:margin=2",
     "lsoftmax:margin=4,lambda_min=5",
@@ -37,20 +37,12 @@ class Candidate:
     """One thing to try."""
 
     name: str
-    head: Mapping[str, str] | None = None
-    """The choices of its last layer, trained alone; None for a correction of softmax's logits."""
+    head: str
+    """The last layer that races, as `lmsm retrain --head` names it."""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further choices of that last layer's training."""
     whole: Mapping[str, str] | None = None
     """The choices of a whole training; None where it is a second stage on softmax's net."""
-
-    @property
-    def is_adjustment(self) -> bool:
-        """Whether nothing is trained but softmax."""
-        return self.head is None
-
-    @cached_property
-    def choices(self) -> dict[str, str]:
-        """The choices of the trainings of its rounds."""
-        return dict(self.whole or self.head or {})
 
 
 def candidates_for(
@@ -65,20 +57,20 @@ def candidates_for(
 
     Raises LmsmError for one that cannot be, or is there twice.
     """
-    number, has_bias = len(counts), bool(config["head_bias"])
-    is_tailed = max(counts) >= _TAILED * max(min(counts), 1)
-    found = []
-    if is_tailed:
-        found = [Candidate(ADJUSTED)]
-        found += [_loss(spec, number, has_bias) for spec in _FOR_TAILS]
-        weights = {"loss": "softmax", "reweight": "effective"}
-        found.append(Candidate("softmax, rare classes weighted", weights, weights))
-        found += _deferred(config, has_bias)
-        found += [Candidate(name, choices_of(name, number, has_bias=has_bias)) for name in _STAGES]
+    has_bias = bool(config["head_bias"])
+    if max(counts) >= _TAILED * max(min(counts), 1):
+        weighted = {"reweight": "effective"}
+        found = [
+            Candidate(ADJUSTED, "adjust:1"),
+            *(_loss(spec, has_bias) for spec in _FOR_TAILS),
+            Candidate("softmax, rare classes weighted", "softmax", weighted, weighted),
+            *_deferred(config, has_bias),
+            *(Candidate(name, name) for name in _STAGES),
+        ]
     else:
-        found = [_loss(spec, number, has_bias) for spec in _FOR_ALL]
+        found = [_loss(spec, has_bias) for spec in _FOR_ALL]
     for spec in also:
-        one = _named(spec, number, has_bias)
+        one = _named(spec, len(counts), has_bias)
         if one.name in (BASELINE, *(known.name for known in found)):
             raise LmsmError(f"--also {spec}: the study tries it anyway; leave it out")
         found.append(one)
@@ -90,21 +82,26 @@ def _deferred(config: Mapping[str, Any], has_bias: bool) -> list[Candidate]:
     start = int(_DEFERRED * config["epochs"]) + 1
     if start < 2:
         return []
-    head = {"loss": "ldam"} | ({"head_bias": "false"} if has_bias else {})
-    deferred = head | {"reweight": "effective", "rebalance_from": str(start)}
-    return [Candidate("ldam, rare classes weighted at the end", head, deferred)]
+    whole = {"loss": "ldam", "reweight": "effective", "rebalance_from": str(start)}
+    whole |= _without_bias("ldam", has_bias)
+    return [Candidate("ldam, rare classes weighted at the end", "ldam", whole=whole)]
 
 
 def _named(spec: str, number: int, has_bias: bool) -> Candidate:
-    name = parse_spec(spec)[0]
-    if name in SECOND_STAGES or spec in ("crt", "los"):
-        return Candidate(spec, choices_of(spec, number, has_bias=has_bias))
+    """Return what `--also` names. Raises LmsmError."""
+    if is_post_hoc(spec) or spec in ("crt", "los") or parse_spec(spec)[0] in SECOND_STAGES:
+        choices_of(spec, number, has_bias=has_bias)
+        return Candidate(spec, spec)
     check_loss(spec)
-    return _loss(spec, number, has_bias)
+    return _loss(spec, has_bias)
 
 
-def _loss(spec: str, number: int, has_bias: bool) -> Candidate:
+def _loss(spec: str, has_bias: bool) -> Candidate:
+    return Candidate(spec, spec, whole={"loss": spec} | _without_bias(spec, has_bias))
+
+
+def _without_bias(spec: str, has_bias: bool) -> dict[str, str]:
+    """Return the choice of no bias for a loss that takes none."""
     name = parse_spec(spec)[0]
     takes_bias = name not in KNOWN or KNOWN[name].takes_bias
-    without = {} if takes_bias or not has_bias else {"head_bias": "false"}
-    return Candidate(spec, choices_of(spec, number, has_bias=has_bias), {"loss": spec} | without)
+    return {} if takes_bias or not has_bias else {"head_bias": "false"}

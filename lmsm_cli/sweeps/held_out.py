@@ -14,9 +14,6 @@ from lmsm_cli.errors import RunError
 from lmsm_cli.metrics import shot_groups
 from lmsm_cli.runs.record import RunRecord
 
-# Priors of classes without training images would be log 0; they are the least that is not.
-_LEAST_COUNT = 0.5
-
 
 @dataclass(frozen=True, eq=False)
 class Answered:
@@ -27,12 +24,8 @@ class Answered:
     digests: NDArray[np.uint8]  # (N, 16)
 
 
-def answered(records: Sequence[RunRecord], *, adjusts: bool = False) -> Answered:
+def answered(records: Sequence[RunRecord]) -> Answered:
     """Return the answers of the nets of a round, one for each fold.
-
-    Args:
-        records: Of the run folders.
-        adjusts: Whether logits are first adjusted by the shares of the training images.
 
     Raises RunError where a run folder lacks what that takes.
     """
@@ -41,28 +34,11 @@ def answered(records: Sequence[RunRecord], *, adjusts: bool = False) -> Answered
         images, found = record.images, record.predictions
         if images is None or found is None:
             raise RunError(f"images.npz or predictions.npz of {record.name} is missing or damaged")
-        predicted = found.predicted
-        if adjusts:
-            if found.logits is None:
-                raise RunError(f"{record.name} keeps no logits: there are too many")
-            predicted = adjusted(found.logits, _train_counts(record)).argmax(axis=1)
         tested = images.of("test")
-        parts.append((tested.labels, predicted == found.labels, tested.digests))
+        parts.append((tested.labels, found.predicted == found.labels, tested.digests))
     labels, right, digests = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((right, *digests.T[::-1], labels))
     return Answered(labels[order], right[order], digests[order])
-
-
-def adjusted(logits: NDArray[np.floating], train_counts: Sequence[int]) -> NDArray[np.float64]:
-    """Return logits (N, C) less the log of the classes' shares of the training images."""
-    counts = np.maximum(np.asarray(train_counts, np.float64), _LEAST_COUNT)
-    found: NDArray[np.float64] = logits.astype(np.float64) - np.log(counts / counts.sum())
-    return found
-
-
-def _train_counts(record: RunRecord) -> list[int]:
-    assert record.scores
-    return [row.train_count or 0 for row in record.scores.per_class]
 
 
 @dataclass(frozen=True, eq=False)

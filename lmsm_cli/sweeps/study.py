@@ -25,7 +25,7 @@ from lmsm_cli.runtime.display import Display, Epoch, ForwardingDisplay, Step
 from lmsm_cli.sweeps.candidates import BASELINE, Candidate
 from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
-from lmsm_cli.sweeps.second_stage import recipe_of
+from lmsm_cli.sweeps.second_stage import plan_second_stages
 from lmsm_cli.sweeps.study_plan import StudyState
 from lmsm_cli.sweeps.study_verdict import (
     Pairs,
@@ -172,16 +172,13 @@ class Study:
     def _answers_of(self, name: str, number: int) -> Answered:
         """Train an arm's nets of a round, and return their answers. Raises RunError."""
         candidate = self.candidates.get(name)
-        if candidate is None:
-            records = self._trained(self._plan_of(number, {}, BASELINE))
-        elif candidate.is_adjustment:
-            records = self._runs[BASELINE][number]
-        elif candidate.whole is None:
-            records = self._trained(self._heads_on(self._runs[BASELINE][number], candidate))
+        if candidate is None or candidate.whole is not None:
+            choices = {} if candidate is None else dict(candidate.whole or {})
+            records = self._trained(self._plan_of(number, choices, name))
         else:
-            records = self._trained(self._plan_of(number, candidate.whole, name))
+            records = self._trained(self._heads_on(self._runs[BASELINE][number], candidate))
         self._runs.setdefault(name, []).append(records)
-        return answered(records, adjusts=candidate is not None and candidate.is_adjustment)
+        return answered(records)
 
     def _plan_of(self, number: int, choices: Mapping[str, str], name: str) -> list[PlannedRun]:
         """Return the trainings of a round, one for each fold."""
@@ -199,17 +196,11 @@ class Study:
         ]
 
     def _heads_on(self, nets: Sequence[RunRecord], one: Candidate) -> list[PlannedRun]:
-        """Return the trainings of a last layer on nets of softmax."""
-        assert one.head is not None
-        own = {key: self.state.base[key] for key in ("device", "out")}
-        own["threads"] = 1  # a matrix of features is too small to share
-        plan = []
-        for record in nets:
-            assert record.config is not None
-            recipe = recipe_of(record.path, checkpoint.load(checkpoint.find(record.path)))
-            values = record.config | recipe | own | dict(one.head)
-            plan.append(_planned(values, f"{one.name} as a last layer"))
-        return plan
+        """Return the runs of a last layer on nets of softmax."""
+        # a matrix of features is too small to share among threads
+        given = {key: self.state.base[key] for key in ("device", "out")} | {"threads": 1}
+        base = {record.path: [_layer(record.config or {})] for record in nets}
+        return plan_second_stages(list(base), [one.head], base, _layer(given | dict(one.more)))
 
     def _trained(self, plan: Sequence[PlannedRun], *, counts: bool = True) -> list[RunRecord]:
         """Complete trainings, and return their records. Raises RunError where one fails.
@@ -258,10 +249,7 @@ class Study:
 
     def _raced(self, one: Candidate) -> Answered:
         """Return the answers of a candidate as last layers on softmax's nets. Raises RunError."""
-        nets = self._runs[BASELINE][0]
-        if one.is_adjustment:
-            return answered(nets, adjusts=True)
-        return answered(self._trained(self._heads_on(nets, one), counts=False))
+        return answered(self._trained(self._heads_on(self._runs[BASELINE][0], one), counts=False))
 
     def _standings(self) -> dict[str, Standing]:
         if self._question is None:
@@ -341,7 +329,7 @@ class Study:
         """Return what the test images say of an arm."""
         own = [record for some in self._runs[arm] for record in some]
         theirs = [record for some in self._runs[BASELINE] for record in some]
-        pairs = Pairs(arm, own, theirs[: len(own)], self.candidates[arm].is_adjustment)
+        pairs = Pairs(arm, own, theirs[: len(own)])
         config = _planned(self.state.base, "test").config
         return verdict_on_test(pairs, config, self.question.key, self.counts, self.display)
 
@@ -370,17 +358,14 @@ class Study:
         choices = {} if candidate is None else dict(candidate.whole or {})
         planned = _planned(self.state.base | {"seed": seed} | choices, name)
         (record,) = self._trained([planned], counts=False)
-        if candidate is not None and candidate.whole is None and candidate.head is not None:
+        if candidate is not None and candidate.whole is None:
             (record,) = self._trained(self._heads_on([record], candidate), counts=False)
         return record
 
     def _final_model(self, name: str) -> dict[str, Any]:
         """Return the chosen arm's run on all training images, and its file."""
         record = self.on_all_images(name, 0)
-        file = checkpoint.find(record.path)
-        if name in self.candidates and self.candidates[name].is_adjustment:
-            file = _adjusted(record.path, self.display)
-        return {"name": name, "run": str(record.path), "file": str(file)}
+        return {"name": name, "run": str(record.path), "file": str(checkpoint.find(record.path))}
 
     def _drop_weights(self, kept: set[str], model: Mapping[str, Any]) -> None:
         """Remove the weights of all runs but those of some arms, and of the model."""
@@ -430,8 +415,11 @@ class _OfStudy(ForwardingDisplay):
 
 
 def _planned(values: Mapping[str, Any], label: str) -> PlannedRun:
-    layer = Layer(values, dict.fromkeys(values, _ORIGIN), is_recipe=True)
-    return PlannedRun(resolve([layer], check_loss).config, label)
+    return PlannedRun(resolve([_layer(values)], check_loss).config, label)
+
+
+def _layer(values: Mapping[str, Any]) -> Layer:
+    return Layer(values, dict.fromkeys(values, _ORIGIN), is_recipe=True)
 
 
 def _seconds(record: RunRecord) -> float:
@@ -443,12 +431,3 @@ def _points(one: Standing) -> str:
     half = one.half_width()
     around = "" if half is None else f" ± {100 * half:.1f}"
     return f"{100 * one.mean:+.1f}{around} points"
-
-
-def _adjusted(run: Path, display: Display) -> Path:
-    """Write the checkpoint of a run with the adjustment built in, unless it is there."""
-    from lmsm_cli.inference.corrected_file import write_corrected
-    from lmsm_cli.inference.correction import RequestedCorrection, RequestedTau
-
-    wanted = RequestedCorrection(for_rare=RequestedTau("adjust", 1.0))
-    return Path(write_corrected(run, wanted, display)["file"])

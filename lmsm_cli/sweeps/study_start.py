@@ -79,8 +79,7 @@ def _plan(
     if wanted.rounds is not None:
         return plan_by_rounds(counts, wanted.rounds, arms)
     assert wanted.budget is not None
-    heads = sum(one.head is not None for one in candidates)
-    return plan_by_budget(counts, wanted.budget, measured["seconds"], heads, arms)
+    return plan_by_budget(counts, wanted.budget, measured["seconds"], len(candidates), arms)
 
 
 def _measured(config: Config, *, has_test: bool, display: Display) -> dict[str, Any]:

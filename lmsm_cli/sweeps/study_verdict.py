@@ -18,7 +18,7 @@ from lmsm_cli.inference.own_images import logits_of, with_labels_of
 from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.runtime.display import Display
-from lmsm_cli.sweeps.held_out import Question, adjusted
+from lmsm_cli.sweeps.held_out import Question
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,6 @@ class Pairs:
     arm: str
     own: Sequence[RunRecord]
     baseline: Sequence[RunRecord]
-    is_adjustment: bool
-    """Whether the arm's logits are adjusted first."""
 
 
 def verdict_on_test(
@@ -92,11 +90,12 @@ def verdict_on_test(
         display: Shows the progress.
     """
     test = load_test(config, display)
-    adjusts = pairs.is_adjustment
-    mine = [_right(record, test, config, display, adjusts=adjusts) for record in pairs.own]
-    theirs = [_right(record, test, config, display, adjusts=False) for record in pairs.baseline]
+    mine, theirs = (
+        np.stack([_right(record, test, config, display) for record in some])
+        for some in (pairs.own, pairs.baseline)
+    )
     question = Question.of(test.labels.numpy(), train_counts, key)
-    return judged(pairs.arm, np.stack(mine), np.stack(theirs), question)
+    return judged(pairs.arm, mine, theirs, question)
 
 
 def judged(
@@ -118,15 +117,12 @@ def judged(
 
 
 def _right(
-    record: RunRecord, test: ImageSet, config: Config, display: Display, *, adjusts: bool
+    record: RunRecord, test: ImageSet, config: Config, display: Display
 ) -> NDArray[np.bool_]:
     """Return which test images (N,) a run's net has right."""
     trained = read_trained(record.path)
     runtime = trained.runtime(config.device)
     labelled = with_labels_of(trained.model, test)
     logits, _ = logits_of(trained, labelled, runtime, display)
-    scores = logits.float().cpu().numpy()
-    if adjusts:
-        scores = adjusted(scores, trained.state.train_counts)
-    found: NDArray[np.bool_] = scores.argmax(axis=1) == labelled.labels.numpy()
+    found: NDArray[np.bool_] = logits.argmax(dim=1).cpu().numpy() == labelled.labels.numpy()
     return found
