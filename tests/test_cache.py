@@ -380,3 +380,19 @@ def test_a_list_without_room_is_decoded_batch_by_batch(tmp_path, large, monkeypa
             eager.test.digest(),
         )
     assert lazy.test.images[torch.tensor([3, 0])].equal(eager.test.images[[3, 0]])
+
+
+def test_an_entry_that_another_process_drops_meanwhile_is_none(tmp_path, monkeypatch):
+    """Its file is listed, and gone before anyone asks for its size."""
+    for key in ("0" * 32, "1" * 32):
+        (tmp_path / f"{key}.npy").write_bytes(b"pixels")
+    look = Path.lstat
+
+    def of_those_left(path):
+        if path.name.startswith("0"):
+            raise FileNotFoundError(path)
+        return look(path)
+
+    monkeypatch.setattr(Path, "lstat", of_those_left)
+    assert [entry.key for entry in cache.entries(tmp_path)] == ["1" * 32]
+    assert cache.size_limit(tmp_path) > 0

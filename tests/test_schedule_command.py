@@ -270,7 +270,7 @@ def test_it_takes_the_flags_of_train():
         for flag, text in train.items()
         if flag not in ("--show-config", "--dry-run", "--seeds", "--quiet", "--verbose", "--json")
     }
-    del train["--resume"]  # a run folder's choices, not flags
+    del train["--resume"], train["--import"]  # choices of a run folder, not of a config
     assert train.items() <= schedule.items()
     assert {"--preset", "--config", "--margin", "--weight-decay"} <= train.keys()
 

@@ -99,7 +99,8 @@ def entries(folder: Path) -> list[_Kept]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if name := _OWN_NAME.fullmatch(path.name):
             with suppress(OSError):  # it is gone meanwhile
-                files.setdefault(name[1], []).append((path, path.lstat()))
+                info = path.lstat()
+                files.setdefault(name[1], []).append((path, info))
     found = [
         _Kept(
             key,
