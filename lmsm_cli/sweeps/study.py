@@ -283,6 +283,8 @@ class Study:
         self._settled |= told
         if "better" in told.values():
             return False
+        if self.has_test and any(one.mean > 0 for one in open_arms.values()):
+            return True  # more nets may still tell it on the test images
         left = max(1, self.family - len(self._settled))
         hopes = [
             chance_to_tell(one, plan.looks, look, left)
