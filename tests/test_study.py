@@ -9,6 +9,7 @@ import pytest
 from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.reports.study import study_sentence
 from lmsm_cli.runs.record import find_runs, is_run, read_run
 from lmsm_cli.sweeps import candidates as tried
 from lmsm_cli.sweeps import second_stage, study_plan
@@ -220,6 +221,7 @@ def test_another_study_in_its_folder_is_refused(done, monkeypatch, capsys, flags
         (("--also", "softmx"), "softmx", 2),
         (("--also", "balanced-softmax"), "the study tries it anyway", 2),
         (("--rounds", "0"), "--rounds is 0: give at least 1", 2),
+        (("--freeze", "features", "--pretrained", "."), "which a study does by itself", 2),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path, monkeypatch, capsys, flags, said, code):
@@ -321,3 +323,11 @@ def test_the_level_is_for_all_that_raced_where_they_raced_on_what_decides():
         one = simulated(draws, effect=0.0, rounds=1, test_images=test_images)
         one.run()
         assert one.family == family
+
+
+def test_test_images_that_cannot_tell_are_said_to_be_so():
+    """With the reason, and softmax is the answer."""
+    verdict = {"arm": "crt", "is_told": False, "mean": 0.0, "low": None, "high": None}
+    verdict |= {"decided_on": "test images", "reason": "the test images are one of each class"}
+    text = study_sentence({"verdict": verdict, "question": "balanced_accuracy"})
+    assert text.startswith("Use softmax: the test images can't tell crt from it (the test images")

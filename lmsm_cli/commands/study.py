@@ -124,7 +124,7 @@ in the end. The same command again goes on after anything.
 
 
 def _seconds(budget: str | None, rounds: int | None) -> float | None:
-    """Return the budget in seconds, None where rounds are given. Raises LmsmError for neither."""
+    """Return the budget in seconds, None where rounds are given. Raises LmsmError for both."""
     from lmsm_cli.sweeps.study_plan import seconds_of
 
     if budget is not None and rounds is not None:
@@ -206,7 +206,7 @@ def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> Non
     console.print(study_table(document))
     print_line(f"time spent: {duration(document['spent_seconds'])}")
     print_line(f"page: {document['page']}")
-    print_line(f"model, trained on all training images: {model['file']}")
+    print_line(f"model, trained anew on the training images: {model['file']}")
     if document["exported"]:
         print_line(f"exported: {document['exported']}")
     print_line(f"its scores: lmsm eval {shlex.quote(model['file'])}")

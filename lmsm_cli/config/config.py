@@ -255,10 +255,11 @@ class Config(BaseModel):
     it, by --test-share or --folds, and leaves the test images unread, for a choice before the last
     test."""
     test_share: Float = Field(0.2, gt=0, lt=1)
-    """Share of every class's images that become test images, where your own have none for it."""
+    """Share of every class's images that become test images, where your own have none for it,
+    or with --test-from training."""
     folds: Annotated[int, Field(ge=2, le=1000), _NUMBER] | None = None
-    """Divide images that have no test images of their own into so many parts; a run is tested on
-    one, and trained on the others."""
+    """Divide images that have no test images of their own, or with --test-from training those for
+    the training, into so many parts; a run is tested on one, and trained on the others."""
     fold: Annotated[int, Field(ge=0), _NUMBER] | None = None
     """Which of the folds to test on, from 0 (default: each in a run of its own)."""
     group_pattern: Annotated[str, AfterValidator(_check_pattern)] | None = None

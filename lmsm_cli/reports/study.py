@@ -20,6 +20,8 @@ def study_sentence(result: Mapping[str, Any]) -> str:
     images = f"{place} of the {verdict['decided_on']}"
     if verdict["is_told"]:
         return f"Use {arm}: {images} it beats softmax by {distance}."
+    if verdict["reason"] and verdict["low"] is None and verdict["decided_on"] == "test images":
+        return f"Use softmax: the test images can't tell {arm} from it ({verdict['reason']})."
     if verdict["mean"] <= 0:
         return f"Use softmax: {images} nothing is ahead of it; {arm} is {distance} behind."
     why = f" ({verdict['reason']})" if verdict["reason"] else ""

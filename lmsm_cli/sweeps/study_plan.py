@@ -120,7 +120,7 @@ def plan_by_budget(
 
 
 def _most_folds(counts: Sequence[int]) -> tuple[int, ...]:
-    """Return the folds that leave each class of two images one to train on."""
+    """Return the numbers of folds that there are images enough for, the most first."""
     largest = max(counts)
     return tuple(folds for folds in _FOLDS if folds <= largest) or (2,)
 

@@ -23,8 +23,6 @@ from lmsm_cli.training.dry_run import dry_run
 
 # How many candidates are trained whole.
 _ARMS = 2
-# What a study decides by itself.
-DECIDED = ("loss", "test_from", "folds", "fold", "seed", "split_seed", "test_share", "freeze")
 _FEWEST_OF_A_CLASS = 2
 # Seconds in which a run of a study reads its images and builds its net.
 _STARTING = 0.5
@@ -54,6 +52,11 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     """
     config, out = wanted.config, wanted.config.out
     check_folder(out, "--out")
+    if config.freeze == "features":
+        raise LmsmError(
+            "--freeze features trains last layers alone, which a study does by itself in its race: "
+            "take --freeze backbone, or leave it out"
+        )
     has_test = _has_test(config)
     counts = checked_counts(config, has_test=has_test)
     base = dump(config)

@@ -90,6 +90,9 @@ def verdict_on_test(
         display: Shows the progress.
     """
     test = load_test(config, display)
+    if max(test.counts()) < 2:  # of one image a class nothing is known of chance
+        why = "the test images are one of each class"
+        return Verdict(pairs.arm, False, "test images", 0.0, None, None, None, reason=why)
     mine, theirs = (
         np.stack([_right(record, test, config, display) for record in some])
         for some in (pairs.own, pairs.baseline)
