@@ -30,6 +30,7 @@ def few_candidates(patch):
     """Let four candidates race, of each kind one, and hold out two folds in turn."""
     patch.setattr(tried, "_FOR_TAILS", ("balanced-softmax",))
     patch.setattr(tried, "_STAGES", ("crt",))
+    patch.setattr(tried, "_decayed", lambda *_: [])
     patch.setattr(tried, "_deferred", lambda *_: [])
     patch.setattr(study_plan, "_FOLDS", (2,))
     patch.setattr(second_stage, "recipe_of", lambda *given: recipe_of(*given) | {"epochs": 2})
@@ -296,11 +297,15 @@ def test_rare_classes_are_asked_about_where_they_have_images_enough():
 
 def test_candidates_follow_the_data():
     """Balanced classes need no correction for rare ones, and `--also` adds to either."""
-    config = {"epochs": 10, "head_bias": True}
+    config = {"epochs": 10, "head_bias": True, "weight_decay": 0.0002}
     balanced = candidates_for([20, 20], config, ["arcface"])
     tailed = candidates_for([200, 20, 10], config, [])
     assert balanced[-1].whole == {"loss": "arcface", "head_bias": "false"}
-    assert not {one.name for one in balanced} & {one.name for one in tailed}
+    decayed = {one.name for one in balanced} & {one.name for one in tailed}
+    assert decayed == {"softmax, more weight decay"}
+    assert {one.name: one for one in tailed}[decayed.pop()].whole == {"weight_decay": "0.001"}
+    undecayed = candidates_for([20, 20], config | {"weight_decay": 0.0}, ["arcface"])
+    assert len(undecayed) == len(balanced) - 1
     deferred = {one.name: one for one in tailed}["ldam, rare classes weighted at the end"]
     assert deferred.whole["rebalance_from"] == "9"
     assert (deferred.head, deferred.whole["head_bias"]) == ("ldam", "false")
