@@ -29,7 +29,7 @@ LEVELS = (
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Only these files of data/ know the config; all else there could serve any program.
-KNOW_THE_CONFIG = (Path("data", "splits.py"), Path("data", "facts.py"))
+KNOW_THE_CONFIG = tuple(Path("data", name) for name in ("splits.py", "find_again.py", "facts.py"))
 
 
 def files_imported_by(path: Path, package: Path) -> set[Path]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lmsm_cli.data.splits import check_at_hand
+from lmsm_cli.data.find_again import check_at_hand
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.inference.adjust import (
     ByTau,

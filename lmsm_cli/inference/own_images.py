@@ -8,9 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from lmsm_cli.data.find_again import find_again
 from lmsm_cli.data.identity import Part
 from lmsm_cli.data.sources import ImageSet
-from lmsm_cli.data.splits import find_again, load_test, load_training
+from lmsm_cli.data.splits import load_test, load_training
 from lmsm_cli.errors import DataError, counted, few
 from lmsm_cli.inference.trained import Trained
 from lmsm_cli.models.classifier import Classifier

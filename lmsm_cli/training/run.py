@@ -17,15 +17,9 @@ import torch._dynamo
 
 from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.data import sources
+from lmsm_cli.data.find_again import check_at_hand, load_again
 from lmsm_cli.data.identity import ImagesRecord
-from lmsm_cli.data.splits import (
-    Data,
-    check_at_hand,
-    division_of,
-    load_again,
-    load_data,
-    planned_counts,
-)
+from lmsm_cli.data.splits import Data, division_of, load_data, planned_counts
 from lmsm_cli.distributed.process_group import ProcessGroup, init_distributed
 from lmsm_cli.errors import LmsmError, StoppedError
 from lmsm_cli.losses.class_weights import by_index
