@@ -1,6 +1,7 @@
 """`lmsm study` on small folders: its answer, going on after anything, and what it refuses."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,13 @@ from lmsm_cli.sweeps import study as studies
 from lmsm_cli.sweeps.candidates import candidates_for
 from lmsm_cli.sweeps.held_out import Answered, Question
 from lmsm_cli.sweeps.second_stage import recipe_of
-from lmsm_cli.sweeps.study_plan import plan_by_budget, plan_by_rounds, seconds_of
+from lmsm_cli.sweeps.study_plan import (
+    Rounds,
+    plan_by_budget,
+    plan_by_rounds,
+    plan_longer,
+    seconds_of,
+)
 from tests.conftest import noise, save
 
 FLAGS = (
@@ -141,18 +148,71 @@ def test_the_same_command_does_nothing_new(done, monkeypatch, capsys):
     monkeypatch.chdir(root)
     few_candidates(monkeypatch)
     out = root / "runs" / "study-photos"
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix != ".html"}
+
+    def times():
+        written_anew = (".html", ".sh")
+        return {
+            path: path.stat().st_mtime_ns
+            for path in out.rglob("*")
+            if path.suffix not in written_anew
+        }
+
+    before = times()
     capsys.readouterr()
     assert study("--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["held_out"] == state["result"]["held_out"]
-    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix != ".html"}
-    assert after == before
+    assert times() == before
     assert study() == 0
     printed = capsys.readouterr().out
     assert "The race of last layers" in printed
     assert printed.rstrip().splitlines()[-1].startswith("Use ")
     assert (out / "study.html").exists()
+
+
+def test_a_script_repeats_each_training(done, monkeypatch, tmp_path):
+    """A net and a last layer on it, by their lines, have the scores of the study's."""
+    root, _ = done
+    monkeypatch.chdir(root)
+    few_candidates(monkeypatch)
+    assert study() == 0
+    script = (root / "runs" / "study-photos" / "repeat.sh").read_text()
+    assert "#     lmsm study photos --image-size 8" in script
+    assert "--rounds 2x2" in script
+    commands = [shlex.split(line) for line in script.splitlines() if "train --config" in line]
+    configs = [Path(words[3]) for words in commands]
+    assert [path.parent for path in configs] == find_runs([Path("runs/study-photos")])
+    heads = [path for path in configs if "freeze: features" in path.read_text()]
+    for number, path in enumerate((configs[0], heads[0])):
+        out = tmp_path / str(number)
+        assert main(["train", "--config", str(path), "--out", str(out), "--quiet"]) == 0
+        (again,) = find_runs([out])
+        assert read_run(again).scores.per_class == read_run(path.parent).scores.per_class
+
+
+def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
+    """Where a study ran out of time; where its looks are over, it says so."""
+    monkeypatch.chdir(tmp_path)
+    few_candidates(monkeypatch)
+    monkeypatch.setattr(study_plan, "_MOST_ROUNDS", 3)
+    photos(tmp_path / "photos", test=0)
+    file = tmp_path / "runs" / "study-photos" / "study.json"
+
+    def ended(budget):
+        flags = FLAGS.replace("--rounds 2", f"--budget {budget}").replace("--quiet", "")
+        assert main(["study", "photos", *flags.split()]) == 0
+        result = json.loads(file.read_text())["result"]
+        return result["rounds"], result["ended"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies.Study, "_has_time", lambda self: False)
+        assert ended("1h") == (1, "the budget")
+    assert "a larger --budget goes on" in capsys.readouterr().out
+    assert ended("1h") == (1, "the budget")
+    assert ended("2h") == (3, "the plan")
+    assert "its level of 5% is spent" not in capsys.readouterr().err
+    assert ended("3h") == (3, "the plan")
+    assert "its level of 5% is spent" in " ".join(capsys.readouterr().err.split())
 
 
 class _Killed(BaseException):
@@ -202,7 +262,8 @@ def test_without_test_images_the_held_out_ones_decide(tmp_path, monkeypatch, cap
     [
         (("--epochs", "3"), "has a study with epochs 1, not 3"),
         (("--also", "cosface"), "--also [], not ['cosface']"),
-        (("--rounds", "3"), "rounds 2, not 3"),
+        (("--rounds", "3"), "rounds 2x2, not 3"),
+        (("--rounds", "2x3"), "rounds 2x2, not 2x3"),
     ],
 )
 def test_another_study_in_its_folder_is_refused(done, monkeypatch, capsys, flags, said):
@@ -222,6 +283,7 @@ def test_another_study_in_its_folder_is_refused(done, monkeypatch, capsys, flags
         (("--also", "softmx"), "softmx", 2),
         (("--also", "balanced-softmax"), "the study tries it anyway", 2),
         (("--rounds", "0"), "--rounds is 0: give at least 1", 2),
+        (("--rounds", "3x1"), "as in 4, or in 4x2 for 4 rounds of 2 folds", 2),
         (("--freeze", "features", "--pretrained", "."), "which a study does by itself", 2),
     ],
 )
@@ -262,8 +324,23 @@ def test_a_plan_has_the_most_folds_that_leave_three_rounds():
     assert (plan.folds, plan.rounds, plan.looks) == (3, 4, (3, 4))
     assert plan.expected_seconds == pytest.approx(112.7 + 4 * 75)
     assert plan_by_budget([5000] * 10, 3600.0, 60.0, 10, 2).folds is None
-    assert plan_by_rounds(counts, 4, 2).folds == 5
-    assert plan_by_rounds([3, 2], 4, 2).folds == 3
+    assert plan_by_rounds(counts, Rounds(4), 2).folds == 5
+    assert plan_by_rounds([3, 2], Rounds(4), 2).folds == 3
+    assert plan_by_rounds(counts, Rounds.of("4x2"), 2).trainings == 2 * 3
+    with pytest.raises(LmsmError, match=r"no folds are made here.* give --rounds 4"):
+        plan_by_rounds([5000] * 10, Rounds.of("4x2"), 2)
+    with pytest.raises(LmsmError, match="the largest class has 3 images"):
+        plan_by_rounds([3, 2], Rounds.of("1x4"), 2)
+
+
+def test_a_larger_budget_changes_a_plan_that_has_not_looked():
+    """By hand: 12.5 + 10 * 2 * 2.5 + 0.06 * 600 = 98.5 around, 2 * 3 * 6.25 = 37.5 a round."""
+    counts = [300, 150, 60, 20, 8]
+    plan = plan_by_budget(counts, 150.0, 10.0, 10, 2)
+    assert (plan.folds, plan.rounds, plan.looks) == (2, 2, ())
+    longer = plan_longer(plan, 600.0, 10)
+    assert (longer.folds, longer.rounds) == (2, 13)
+    assert plan_longer(longer, 6000.0, 10) == longer
 
 
 def test_the_score_and_its_distance_by_hand():

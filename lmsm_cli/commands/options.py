@@ -239,13 +239,19 @@ def train_command(wanted: Config, preset: str | None = None, config: Path | None
         *(["--preset", preset] if preset else []),
         *(["--config", str(config)] if config else []),
     ]
-    for key, value in flags.items():
+    return shlex.join([*words, *flag_words(flags)])
+
+
+def flag_words(values: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command line that give values of a config."""
+    words = []
+    for key, value in values.items():
         flag = flag_name(key)
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag.removeprefix('--')}")
         else:
             words += [flag, _as_typed(value)]
-    return shlex.join(words)
+    return words
 
 
 def _flags_to(wanted: Config, layers: Sequence[Layer]) -> dict[str, Any]:

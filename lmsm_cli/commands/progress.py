@@ -129,10 +129,12 @@ class BarDisplay(Display):
         if total and done >= total:
             self._drop(what)
 
-    def overall(self, done: int, total: int) -> None:
+    def overall(self, done: int, total: int, note: str = "") -> None:
         """Move the bar of the runs; it goes with the last of them."""
         self._runs = (done, total)
         self.progress(_RUNS, done, total)
+        if _RUNS in self._tasks and cell_len(note) <= self._room_beside(_RUNS, f"{total}/{total}"):
+            self._bars.update(self._tasks[_RUNS], note=escape(note))
 
     def info(self, text: str) -> None:
         """Print a message above the bars, with lines that end between words."""
@@ -165,9 +167,13 @@ class BarDisplay(Display):
             self._move(_EPOCHS, behind, step.num_epochs)
         name = f"epoch {step.epoch}"
         totals = (step.num_steps, step.num_epochs, self._runs[1] if self._runs else 0)
-        amounts = max(len(f"{total}/{total}") for total in totals)
-        room = self._console.width - self._bar_width - _AROUND - len(name) - amounts
+        amounts = max((f"{total}/{total}" for total in totals), key=len)
+        room = self._room_beside(name, amounts)
         self._move(name, step.step, step.num_steps, self._note(step, now, room))
+
+    def _room_beside(self, name: str, amounts: str) -> int:
+        """Return the columns that a bar's line leaves for its note."""
+        return self._console.width - self._bar_width - _AROUND - len(name) - len(amounts)
 
     def _note(self, step: Step, now: float, room: int) -> str:
         """Return what a user watches, as much as there is room for, whole numbers each."""
@@ -209,7 +215,7 @@ class BarDisplay(Display):
     def _move(self, name: str, done: float, total: int | None, note: str = "") -> None:
         now = time.monotonic()
         if name not in self._tasks:
-            room = self._console.width - self._bar_width - _AROUND - len(f"{total}/{total}")
+            room = self._room_beside("", f"{total}/{total}")
             text = escape(shortened(name, room))
             self._tasks[name] = self._bars.add_task(
                 text, total=total, note="", begun=now, moved=now, first=done

@@ -1,7 +1,7 @@
 """`lmsm study`: which loss to take for some images, how sure that is, and the model."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from lmsm_cli.commands.options import (
     Json,
     Quiet,
     Verbose,
+    flag_words,
     resolve_options,
     switch,
     train_command,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lmsm_cli.config import Config
     from lmsm_cli.runtime.display import Display
     from lmsm_cli.sweeps.study import Study
+    from lmsm_cli.sweeps.study_plan import Rounds
 
 _DECIDED = ("dataset", "image_list", "test_from", "test_share", "folds", "fold", "split_seed")
 _FLAGS = (
@@ -48,8 +50,12 @@ _Budget = Annotated[
     value("TIME", "How long it may take, as in 30m or 2h (default: 30m).", "Study"),
 ]
 _Rounds = Annotated[
-    int | None,
-    value("N", "Do exactly so many rounds, however long they take.", "Study"),
+    str | None,
+    value(
+        "N",
+        "Do exactly so many rounds, however long they take; 4x2 is 4 rounds of 2 folds each.",
+        "Study",
+    ),
 ]
 _Also = Annotated[
     list[str] | None,
@@ -92,7 +98,7 @@ round after round, and judged on training images that are held out. The test ima
 in the end. The same command again goes on after anything.
     """
     check_choice("--keep", keep, ("winner", "all"))
-    seconds = _seconds(budget, rounds)
+    seconds, wanted_rounds = _how_long(budget, rounds)
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.sweeps.study_start import Wanted, begin
 
@@ -101,7 +107,7 @@ in the end. The same command again goes on after anything.
     config = resolve_options(None, None, None, flags | dataset_named(what, flags) | own).config
     with new_display(quiet, verbose) as display:
         _check_data(config, display)
-        wanted = Wanted(config, also or (), seconds, rounds, keep == "all")
+        wanted = Wanted(config, also or (), seconds, wanted_rounds, keep == "all")
         found, measured = begin(wanted, display)
         lines = _plan_lines(found, measured)
         if dry_run:
@@ -111,10 +117,13 @@ in the end. The same command again goes on after anything.
             display.info(line)
         result = _result(found, display)
         exported = _exported(result, display) if export else None
+    given = {key: one for key, one in flags.items() if one is not None and key != "out"}
+    script = _write_script(found, _repeating(what, given, found.state.spelled, also or ()))
     document = result | {
         "race": found.state.race,
         "page": str(_write_page(found, config)),
         "exported": exported,
+        "script": str(script),
         "spent_seconds": found.state.spent,
     }
     if json:
@@ -123,17 +132,15 @@ in the end. The same command again goes on after anything.
         _print(found, document, config)
 
 
-def _seconds(budget: str | None, rounds: int | None) -> float | None:
-    """Return the budget in seconds, None where rounds are given. Raises LmsmError for both."""
-    from lmsm_cli.sweeps.study_plan import seconds_of
+def _how_long(budget: str | None, rounds: str | None) -> "tuple[float | None, Rounds | None]":
+    """Return the budget in seconds or the rounds. Raises LmsmError where both are given."""
+    from lmsm_cli.sweeps.study_plan import Rounds, seconds_of
 
     if budget is not None and rounds is not None:
         raise LmsmError("--budget and --rounds both say when the study ends: give one of them")
     if rounds is None:
-        return seconds_of(budget or _USUAL_BUDGET)
-    if rounds < 1:
-        raise LmsmError(f"--rounds is {rounds}: give at least 1")
-    return None
+        return seconds_of(budget or _USUAL_BUDGET), None
+    return None, Rounds.of(rounds)
 
 
 def _result(found: "Study", display: "Display") -> dict[str, Any]:
@@ -189,6 +196,26 @@ def _write_page(found: "Study", config: "Config") -> Path:
     return page
 
 
+def _repeating(what: str, given: Mapping[str, Any], rounds: str, also: Sequence[str]) -> str:
+    """Return the command that repeats a study, without its --out."""
+    more = [word for spec in also for word in ("--also", spec)]
+    return shlex.join(["lmsm", "study", what, *flag_words(given), "--rounds", rounds, *more])
+
+
+def _write_script(found: "Study", again: str) -> Path:
+    """Write the commands that repeat each step, and return their place."""
+    from lmsm_cli.reports.study_script import SCRIPT, study_script
+    from lmsm_cli.runs.folder import write_whole
+    from lmsm_cli.runs.record import find_runs, read_run
+
+    assert found.state.result is not None
+    runs = [read_run(path) for path in find_runs([found.out])]
+    text = study_script(again, [one for one in runs if one.scores], found.state.result)
+    script = found.out / SCRIPT
+    write_whole(script, text)
+    return script
+
+
 def _exported(result: Mapping[str, Any], display: "Display") -> str:
     from lmsm_cli.inference.export import export_checkpoint
 
@@ -214,6 +241,9 @@ def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> Non
     if made.pretrained is None or made.freeze != "features":
         print_line(f"to train it again: {train_command(made)}")
     print_line(f"all rounds: lmsm compare {shlex.quote(str(config.out))}")
+    print_line(f"to repeat each step: sh {shlex.quote(document['script'])} FOLDER")
+    if not document["verdict"]["is_told"] and found.state.may_go_on:
+        print_line("a larger --budget goes on with it")
     print_line("")
     print_line(study_sentence(document))
 

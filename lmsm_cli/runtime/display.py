@@ -96,8 +96,8 @@ class Display:
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how far a piece of work beside the training is; `total` 0 means unknown."""
 
-    def overall(self, done: int, total: int) -> None:
-        """Show how many of several runs are done."""
+    def overall(self, done: int, total: int, note: str = "") -> None:
+        """Show how many of several runs are done, and in a few words what they have found."""
 
     def info(self, text: str) -> None:
         """Show a message."""
@@ -129,9 +129,9 @@ class ForwardingDisplay(Display):
         """Pass on how far a piece of work is."""
         self.shown.progress(what, done, total)
 
-    def overall(self, done: int, total: int) -> None:
+    def overall(self, done: int, total: int, note: str = "") -> None:
         """Pass on how many runs are done."""
-        self.shown.overall(done, total)
+        self.shown.overall(done, total, note)
 
     def info(self, text: str) -> None:
         """Pass on a message."""

@@ -26,7 +26,7 @@ from lmsm_cli.sweeps.candidates import BASELINE, Candidate
 from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
 from lmsm_cli.sweeps.second_stage import plan_second_stages
-from lmsm_cli.sweeps.study_plan import StudyState
+from lmsm_cli.sweeps.study_plan import OUT_OF_TIME, StudyState
 from lmsm_cli.sweeps.study_verdict import (
     Pairs,
     Verdict,
@@ -78,8 +78,10 @@ class Study:
     def run(self) -> dict[str, Any]:
         """Do what is missing, and return the result. Raises StoppedError after a signal."""
         if self.state.result is None:
+            self.state.budget = self.budget or self.state.budget
             self._spent_before = self.state.spent
             self.state.result = self._to_the_end()
+            self._drop_weights()
             self._note_time()
         return self.state.result
 
@@ -91,6 +93,14 @@ class Study:
         done = len(self._rounds[BASELINE])
         texts = [f"{name} {_points(one)}" for name, one in found.items()]
         return f"after round {done} of {self.state.plan.rounds}: {', '.join(texts)}"
+
+    def _leader_text(self) -> str:
+        """Return who leads by how much, for the bar; nothing before the first round is done."""
+        found = self._standings()
+        if not found:
+            return ""
+        name = max(found, key=lambda one: found[one].mean)
+        return f"{name} {_points(found[name])}"
 
     def records(self) -> list[RunRecord]:
         """Return the run folders of the rounds' whole trainings."""
@@ -112,22 +122,12 @@ class Study:
     def _to_the_end(self) -> dict[str, Any]:
         self._round_of(BASELINE, 0)
         self._race()
-        done = 0
-        for number in range(self.state.plan.rounds):
-            if number and not self._has_time():
-                break
-            for name in (BASELINE, *self._open()):
-                self._round_of(name, number)
-            done = number + 1
-            self.display.info(self.standing_text())
-            if not self._look(done) or not self._open():
-                break
+        done, ended = self._all_rounds()
         verdict = self._verdict()
         model = self._final_model(verdict.arm if verdict.is_told else BASELINE)
-        if not self.keeps_all:
-            self._drop_weights({BASELINE, verdict.arm}, model)
         return {
             "rounds": done,
+            "ended": ended,
             "question": self.question.key,
             "settled": self._settled,
             "dropped": self._dropped,
@@ -135,6 +135,18 @@ class Study:
             "verdict": verdict.to_json(),
             "model": model,
         }
+
+    def _all_rounds(self) -> tuple[int, str]:
+        """Do rounds while they are of use; return how many are done, and what ended them."""
+        for number in range(self.state.plan.rounds):
+            if number and not self._has_time():
+                return number, OUT_OF_TIME
+            for name in (BASELINE, *self._open()):
+                self._round_of(name, number)
+            self.display.info(self.standing_text())
+            if not self._look(number + 1) or not self._open():
+                return number + 1, "a look"
+        return self.state.plan.rounds, "the plan"
 
     @property
     def question(self) -> Question:
@@ -211,6 +223,7 @@ class Study:
         whole = self.state.plan.rounds * self.state.plan.trainings
         index = self._index
         index.display.bar = (done, whole) if counts else None
+        index.display.standing = self._leader_text()
         failures = run_plan(plan, index, with_plots=False)
         found = index.status(plan)
         failures += unreadable(found, failures)
@@ -369,8 +382,12 @@ class Study:
         record = self.on_all_images(name, 0)
         return {"name": name, "run": str(record.path), "file": str(checkpoint.find(record.path))}
 
-    def _drop_weights(self, kept: set[str], model: Mapping[str, Any]) -> None:
-        """Remove the weights of all runs but those of some arms, and of the model."""
+    def _drop_weights(self) -> None:
+        """Remove the weights of all runs but those of the winner, of softmax, and of the model."""
+        result = self.state.result
+        if self.keeps_all or result is None or (self.has_test and self.state.may_go_on):
+            return  # the test images may be asked of any arm yet
+        kept, model = {BASELINE, result["verdict"]["arm"]}, result["model"]
         stays = [one.path for name in kept for some in self._runs.get(name, ()) for one in some]
         run = Path(model["run"])
         net = (read_run(run).config or {}).get("pretrained")
@@ -396,12 +413,14 @@ class _OfStudy(ForwardingDisplay):
         self._note = note
         self.bar: tuple[int, int] | None = None
         """How many trainings were done before those of the plan, and how many there are in all."""
+        self.standing = ""
+        """Who leads, in a few words."""
 
-    def overall(self, done: int, total: int) -> None:
+    def overall(self, done: int, total: int, note: str = "") -> None:
         """Note the time, and pass on how many trainings of all rounds are done."""
         self._note()
         if self.bar:
-            super().overall(self.bar[0] + done, self.bar[1])
+            super().overall(self.bar[0] + done, self.bar[1], note or self.standing)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Leave out the pieces of each run."""

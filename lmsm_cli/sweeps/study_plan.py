@@ -19,6 +19,9 @@ from lmsm_cli.runs.folder import write_whole
 
 STUDY = "study.json"
 _SCHEMA = 1
+TEST_IMAGES = "test images"
+# What ended a study, in study.json.
+OUT_OF_TIME = "the budget"
 # Held-out images of a rare class below which folds hold every image out in its turn.
 ENOUGH_HELD_OUT = 50
 _SHARE = 0.2
@@ -29,6 +32,7 @@ _MOST_ROUNDS = 20
 HEAD_SECONDS = 2.5
 # What is left for looks, tests and files.
 _RESERVE = 0.06
+_ROUNDS = re.compile(r"([1-9]\d{0,2})(?:x([2-9]|[1-9]\d))?")
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -46,6 +50,11 @@ class StudyPlan:
     run_seconds: float | None
     """Of one training, as measured; None where the rounds were given."""
     expected_seconds: float | None
+
+    @property
+    def spelled(self) -> str:
+        """The rounds and folds as --rounds takes them."""
+        return str(Rounds(self.rounds, self.folds))
 
     @property
     def trainings(self) -> int:
@@ -74,10 +83,48 @@ def needs_folds(counts: Sequence[int]) -> bool:
     return min(counts) * _SHARE < ENOUGH_HELD_OUT
 
 
-def plan_by_rounds(counts: Sequence[int], rounds: int, arms: int) -> StudyPlan:
-    """Return the plan of exactly so many rounds."""
-    folds = _most_folds(counts)[0] if needs_folds(counts) else None
-    return StudyPlan(folds, rounds, looks_at(rounds), arms, None, None)
+@dataclass(frozen=True)
+class Rounds:
+    """How many rounds are wanted, and of how many folds each where that is given too."""
+
+    number: int
+    folds: int | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "Rounds":
+        """Read what --rounds gives. Raises LmsmError.
+
+        >>> Rounds.of("4"), Rounds.of("4x2")
+        (Rounds(number=4, folds=None), Rounds(number=4, folds=2))
+        """
+        found = _ROUNDS.fullmatch(text.strip())
+        if not found:
+            raise LmsmError(
+                f"--rounds is {text}: give at least 1, as in 4, or in 4x2 for 4 rounds of 2 folds"
+            )
+        return cls(int(found[1]), int(found[2]) if found[2] else None)
+
+    def __str__(self) -> str:
+        return f"{self.number}" + (f"x{self.folds}" if self.folds else "")
+
+
+def plan_by_rounds(counts: Sequence[int], rounds: Rounds, arms: int) -> StudyPlan:
+    """Return the plan of exactly so many rounds.
+
+    Raises LmsmError for folds where a fixed fifth is held out, or more of them than images.
+    """
+    number, folds = rounds.number, rounds.folds
+    if not needs_folds(counts):
+        if folds:
+            raise LmsmError(
+                f"--rounds {rounds}: no folds are made here, a fifth of the images holds enough "
+                f"of each class; give --rounds {number}"
+            )
+    elif folds is None:
+        folds = _most_folds(counts)[0]
+    elif folds > max(counts):
+        raise LmsmError(f"--rounds {rounds}: the largest class has {max(counts)} images")
+    return StudyPlan(folds, number, looks_at(number), arms, None, None)
 
 
 def plan_by_budget(
@@ -94,16 +141,10 @@ def plan_by_budget(
 
     Raises LmsmError where the budget does not allow one round.
     """
-    found = []
-    for folds in _most_folds(counts) if needs_folds(counts) else (None,):
-        # a training on fewer images takes as much less
-        share = (1 - 1 / folds) / (1 - _SHARE) if folds else 1.0
-        cost = (folds or 1) * (arms + 1) * run_seconds * share
-        around = run_seconds * 1.25 + heads * (folds or 1) * HEAD_SECONDS + _RESERVE * budget
-        rounds = min(_MOST_ROUNDS, math.floor((budget - around) / cost))
-        found.append(
-            StudyPlan(folds, rounds, looks_at(rounds), arms, run_seconds, around + rounds * cost)
-        )
+    found = [
+        _plan_with(folds, budget, run_seconds, heads, arms)
+        for folds in (_most_folds(counts) if needs_folds(counts) else (None,))
+    ]
     for plan in found:
         if plan.rounds >= FEWEST_SEEDS:
             return plan
@@ -117,6 +158,29 @@ def plan_by_budget(
             "more, or fewer --epochs"
         )
     return best
+
+
+def _plan_with(
+    folds: int | None, budget: float, run_seconds: float, heads: int, arms: int
+) -> StudyPlan:
+    """Return the plan of so many folds: the rounds are as many as fit into the budget."""
+    # a training on fewer images takes as much less
+    share = (1 - 1 / folds) / (1 - _SHARE) if folds else 1.0
+    cost = (folds or 1) * (arms + 1) * run_seconds * share
+    around = run_seconds * 1.25 + heads * (folds or 1) * HEAD_SECONDS + _RESERVE * budget
+    rounds = min(_MOST_ROUNDS, math.floor((budget - around) / cost))
+    return StudyPlan(folds, rounds, looks_at(rounds), arms, run_seconds, around + rounds * cost)
+
+
+def plan_longer(plan: StudyPlan, budget: float, heads: int) -> StudyPlan:
+    """Return a plan for a larger budget: other rounds where no look was planned, else the same.
+
+    The level is spent over the rounds of the looks, which must not follow from what they found.
+    """
+    if plan.looks or plan.run_seconds is None:
+        return plan
+    longer = _plan_with(plan.folds, budget, plan.run_seconds, heads, plan.arms)
+    return longer if longer.rounds > plan.rounds else plan
 
 
 def _most_folds(counts: Sequence[int]) -> tuple[int, ...]:
@@ -137,9 +201,29 @@ class StudyState:
     """The names of those that were chosen in the race."""
     race: dict[str, float] | None = None
     """The score of each candidate as a last layer."""
+    budget: float | None = None
+    """In seconds, the last that was given; None where the rounds were given."""
     spent: float = 0.0
     """Seconds, of all processes that worked on it one after the other."""
     result: dict[str, Any] | None = None
+
+    @property
+    def spelled(self) -> str:
+        """What --rounds takes to do as many rounds again."""
+        if self.result and self.result.get("ended") == OUT_OF_TIME:
+            return str(Rounds(self.result["rounds"], self.plan.folds))
+        return self.plan.spelled
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a larger budget can still tell something.
+
+        Not where the test images were asked, or the looks have spent the level of the study.
+        """
+        if self.result is None:
+            return True
+        asked = self.result["verdict"]["decided_on"] == TEST_IMAGES
+        return not asked and (self.result.get("ended") == OUT_OF_TIME or not self.plan.looks)
 
     def write(self, out: Path) -> None:
         """Write study.json. Raises DiskError."""

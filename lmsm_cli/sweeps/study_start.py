@@ -13,10 +13,12 @@ from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.sweeps.candidates import Candidate, candidates_for
 from lmsm_cli.sweeps.study import Study
 from lmsm_cli.sweeps.study_plan import (
+    Rounds,
     StudyPlan,
     StudyState,
     plan_by_budget,
     plan_by_rounds,
+    plan_longer,
     read_state,
 )
 from lmsm_cli.training.dry_run import dry_run
@@ -36,7 +38,7 @@ class Wanted:
     also: Sequence[str] = ()
     budget: float | None = None
     """In seconds; None where the rounds are given."""
-    rounds: int | None = None
+    rounds: Rounds | None = None
     keeps_all: bool = False
 
 
@@ -68,6 +70,7 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
         state = StudyState(base, list(wanted.also), _plan(wanted, counts, candidates, measured))
     else:
         _check_same(state, base, wanted)
+        _go_on_longer(state, wanted, len(candidates), display)
     study = Study(out, state, by_name, counts, has_test, display, wanted.budget, wanted.keeps_all)
     return study, measured
 
@@ -131,6 +134,24 @@ def checked_counts(config: Config, *, has_test: bool) -> list[int]:
     return counts
 
 
+def _of(plan: StudyPlan) -> tuple[int, int | None]:
+    return plan.rounds, plan.folds
+
+
+def _go_on_longer(state: StudyState, wanted: Wanted, heads: int, display: Display) -> None:
+    """Let a study go on for a budget larger than before, where that can tell anything."""
+    if wanted.budget is None or state.budget is None or wanted.budget <= state.budget:
+        return
+    if not state.may_go_on:
+        display.info(
+            "this study is finished: its level of 5% is spent on what it has seen, and more time "
+            "would tell nothing honestly; another --out begins a new one"
+        )
+        return
+    state.plan = plan_longer(state.plan, wanted.budget, heads)
+    state.budget, state.result = wanted.budget, None
+
+
 def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> None:
     """Raise LmsmError where the folder has a study of other choices."""
     unlike = {
@@ -141,8 +162,9 @@ def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> N
     named = [f"{key} {old!r}, not {new!r}" for key, (old, new) in unlike.items()]
     if list(wanted.also) != state.also:
         named.append(f"--also {state.also}, not {list(wanted.also)}")
-    if wanted.rounds not in (None, state.plan.rounds):
-        named.append(f"rounds {state.plan.rounds}, not {wanted.rounds}")
+    rounds = wanted.rounds
+    if rounds and (rounds.number, rounds.folds or state.plan.folds) != _of(state.plan):
+        named.append(f"rounds {state.plan.spelled}, not {rounds}")
     if named:
         raise LmsmError(
             f"{wanted.config.out} has a study with {'; '.join(named[:5])}: give another --out, or "
@@ -153,5 +175,5 @@ def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> N
     if state.result is None and wanted.rounds is None and state.plan.run_seconds is None:
         raise LmsmError(
             f"{wanted.config.out} has a study of {state.plan.rounds} rounds: give --rounds "
-            f"{state.plan.rounds} to go on with it"
+            f"{state.plan.spelled} to go on with it"
         )

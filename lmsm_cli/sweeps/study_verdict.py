@@ -19,6 +19,7 @@ from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.runtime.display import Display
 from lmsm_cli.sweeps.held_out import Question
+from lmsm_cli.sweeps.study_plan import TEST_IMAGES
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def verdict_on_test(
     test = load_test(config, display)
     if max(test.counts()) < 2:  # of one image a class nothing is known of chance
         why = "the test images are one of each class"
-        return Verdict(pairs.arm, False, "test images", 0.0, None, None, None, reason=why)
+        return Verdict(pairs.arm, False, TEST_IMAGES, 0.0, None, None, None, reason=why)
     mine, theirs = (
         np.stack([_right(record, test, config, display) for record in some])
         for some in (pairs.own, pairs.baseline)
@@ -116,7 +117,7 @@ def judged(
     is_told = found.p_value is not None and found.p_value <= ALPHA and not found.no_verdict
     reason = "; ".join(one.why for one in found.no_verdict)
     bounds = (mean, found.low, found.high, found.p_value)
-    return Verdict(arm, is_told and mean > 0, "test images", *bounds, len(own), reason)
+    return Verdict(arm, is_told and mean > 0, TEST_IMAGES, *bounds, len(own), reason)
 
 
 def _right(
