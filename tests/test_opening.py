@@ -7,7 +7,7 @@ import pytest
 
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.result_files import read_results
-from lmsm_cli.config.config import Dataset
+from lmsm_cli.config.value_types import Dataset
 from lmsm_cli.reports.html.facts import DATASET_NAMES, summary
 from lmsm_cli.reports.html.page import page
 from tests.synthetic_runs import (

@@ -74,8 +74,8 @@ def losses(incomplete: str) -> list[str]:
 
 def data_sets(incomplete: str) -> list[str]:
     """Return the names of data sets that begin so, and the folders and lists of files."""
-    from lmsm_cli.config.config import Dataset
     from lmsm_cli.config.data_path import LIST_SUFFIXES
+    from lmsm_cli.config.value_types import Dataset
 
     folder = incomplete[: incomplete.rfind("/") + 1]
     try:

@@ -18,8 +18,8 @@ from lmsm_cli.commands.options import (
     with_flags_of,
 )
 from lmsm_cli.config import DATA_KEYS, dump
-from lmsm_cli.config.config import Dataset
 from lmsm_cli.config.data_path import choices_at
+from lmsm_cli.config.value_types import Dataset
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean
 
 if TYPE_CHECKING:

@@ -11,17 +11,11 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from lmsm_cli.config.by_class import AUTO
-from lmsm_cli.config.config import (
-    DATA_KEYS,
-    DEPENDENT_OPTIONS,
-    LIST_KEYS,
-    Config,
-    Dataset,
-    derived_defaults,
-    flag_name,
-)
+from lmsm_cli.config.config import Config, derived_defaults, flag_name
 from lmsm_cli.config.data_path import choices_at, near_path
 from lmsm_cli.config.defaults import Defaults, Facts, defaults_by_data
+from lmsm_cli.config.keys import DATA_KEYS, DEPENDENT_OPTIONS, LIST_KEYS
+from lmsm_cli.config.value_types import Dataset
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError, did_you_mean
 from lmsm_cli.losses.spec import parse_spec, with_option

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from lmsm_cli.config import LIST_KEYS, RUNTIME_KEYS, Config, flag_name, type_of
-from lmsm_cli.config.config import Dataset
+from lmsm_cli.config.value_types import Dataset
 from lmsm_cli.errors import LmsmError, did_you_mean
 
 # More is a slip of the keyboard, and would take minutes only to be checked.
