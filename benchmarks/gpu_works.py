@@ -19,7 +19,7 @@ from train_arms import build, config_of, trainer_of
 
 from lmsm_cli.commands.app import main as lmsm
 from lmsm_cli.data.identity import pixel_digests
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.training.loop import PausedError, train

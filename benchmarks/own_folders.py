@@ -15,7 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from lmsm_cli.config import Config
-from lmsm_cli.data.sources import ImageSet, load
+from lmsm_cli.data.image_set import ImageSet
+from lmsm_cli.data.sources import load
 from lmsm_cli.runtime.display import SILENT
 
 MOST, FEWEST, TEST = 300, 40, 100

@@ -17,7 +17,7 @@ from PIL import Image
 import lmsm_cli
 from lmsm_cli import build_head
 from lmsm_cli.data.identity import pixel_digests
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runtime.display import Display
 

@@ -119,7 +119,7 @@ def in_lmsm(file, function):
 
 MOMENTS = {
     "placing": (
-        lambda device, name: name == "to" and in_lmsm("data/sources.py", "to"),
+        lambda device, name: name == "to" and in_lmsm("data/image_set.py", "to"),
         "while the images were placed",
         "try fewer or smaller ones, or the CPU",
     ),

@@ -20,8 +20,8 @@ from lmsm_cli.data.fold_check import (
 from lmsm_cli.data.folder_contents import FolderContents
 from lmsm_cli.data.headers import Shapes, read_headers, shapes_of
 from lmsm_cli.data.identity import PARTS, Copies, Part, copies_of_pictures
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.near_copies import MOST_IMAGES, near_copies
-from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.data.splits import Data, DataAtHand, pictures_of
 from lmsm_cli.errors import few
 from lmsm_cli.metrics import by_train_count, shot_groups

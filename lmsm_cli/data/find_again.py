@@ -14,7 +14,8 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import Listing, match_classes
 from lmsm_cli.data.decoded import Images, select
 from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part
-from lmsm_cli.data.sources import ImageSet, Labelled, Split
+from lmsm_cli.data.image_set import ImageSet, Labelled
+from lmsm_cli.data.sources import Split
 from lmsm_cli.data.splits import Data, as_evaluated, as_trained, folder_options
 from lmsm_cli.errors import DataError, few
 from lmsm_cli.runtime.display import Display

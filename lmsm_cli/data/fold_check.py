@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmsm_cli.data.folds import NEVER, Folds, tested_seldom
-from lmsm_cli.data.sources import ImageSet, OwnFolder
+from lmsm_cli.data.image_set import ImageSet
+from lmsm_cli.data.own_folder import OwnFolder
 
 # What stands for the fold of an image that no fold tests.
 _NEVER_TESTED = "never tested"

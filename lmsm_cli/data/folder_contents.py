@@ -7,9 +7,10 @@ from lmsm_cli.data.class_folders import FolderOptions
 from lmsm_cli.data.decoding import ReadImages, read_what_can_be
 from lmsm_cli.data.folds import Division, check_sides
 from lmsm_cli.data.image_files import pillow_warnings
+from lmsm_cli.data.image_set import Labelled, labelled
 from lmsm_cli.data.layout import Layout, Role, look_at_layout
 from lmsm_cli.data.list_layout import look_at_list_layout
-from lmsm_cli.data.sources import Labelled, OwnFolder, check_undivided, divided, labelled
+from lmsm_cli.data.own_folder import OwnFolder, check_undivided, divided
 from lmsm_cli.errors import DataError, os_errors_as_data_errors
 from lmsm_cli.runtime.display import SILENT, Display
 

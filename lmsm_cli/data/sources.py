@@ -4,17 +4,14 @@ To add a data set that torchvision knows, add it to SOURCES here and to PUBLISHE
 is comes as class folders (`folder`) or lists of files (`list`).
 """
 
-import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lmsm_cli.data.class_folders import (
     DEFAULTS,
@@ -24,19 +21,12 @@ from lmsm_cli.data.class_folders import (
     has_folders,
     list_class_folders,
 )
-from lmsm_cli.data.decoded import Images, LevelSums, level_sums, select, to_device
+from lmsm_cli.data.decoded import level_sums
 from lmsm_cli.data.decoding import ReadImages, read_images
-from lmsm_cli.data.folds import (
-    A_FIFTH,
-    Division,
-    Folds,
-    check_sides,
-    fold_of_each,
-    groups_of,
-    notes_on,
-)
-from lmsm_cli.data.identity import Digests, image_keys, pixel_digests, split_digest
+from lmsm_cli.data.folds import A_FIFTH, Division, check_sides
+from lmsm_cli.data.identity import pixel_digests
 from lmsm_cli.data.image_files import pillow_warnings
+from lmsm_cli.data.image_set import ImageSet, Labelled, Normalisation, labelled
 from lmsm_cli.data.layout import (
     Layout,
     Role,
@@ -47,98 +37,11 @@ from lmsm_cli.data.layout import (
     roles_in,
 )
 from lmsm_cli.data.list_layout import read_list_layout
+from lmsm_cli.data.own_folder import OwnFolder, check_undivided, divided
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
 from lmsm_cli.errors import DataError, LmsmError, did_you_mean, few, os_errors_as_data_errors
 from lmsm_cli.runtime.display import SILENT, Display
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, in units of [0, 1]."""
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Labelled images in host memory, or, if they are large, in their file."""
-
-    images: Images  # uint8 (N, H, W, C), contiguous: a gathered batch is channels-last
-    labels: Tensor  # int64 (N,)
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]  # per channel, in units of [0, 1]
-    std: tuple[float, ...]
-    digests: Digests  # (N, 16): of the file's bytes for class folders, of the published pixels else
-    places: NDArray[Any]
-    """(N,): the image's file below the data folder, as bytes, or its number as published."""
-    pictures: Digests | None = None
-    """(N, 16): of the pixels at full size, to find the same picture twice; None as published."""
-    groups: NDArray[np.str_] | None = None
-    """(N,): images of one group, such as one subject's, stay on one side of every split."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def counts(self) -> list[int]:
-        """Return the number of images of each class."""
-        counts: list[int] = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
-        return counts
-
-    def digest(self) -> str:
-        """Return 32 hexadecimal digits, equal for the same images in whatever order."""
-        return split_digest(self.classes, self.labels.numpy(), self.digests)
-
-    def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
-        """Return the images at the indices, in their order; those in memory are copied."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
-        rows = index.numpy()
-        return replace(
-            self,
-            images=select(self.images, index),
-            labels=self.labels[index],
-            digests=self.digests[rows],
-            places=self.places[rows],
-            pictures=None if self.pictures is None else self.pictures[rows],
-            groups=None if self.groups is None else self.groups[rows],
-        )
-
-    def to(self, device: torch.device) -> "ImageSet":
-        """Return the images and labels on a device; large images that do not fit stay on disk."""
-        return replace(self, images=to_device(self.images, device), labels=self.labels.to(device))
-
-
-class Labelled(NamedTuple):
-    """Images (N, H, W, C) with what else an ImageSet has of them, as read."""
-
-    images: Images
-    labels: Tensor
-    classes: tuple[str, ...]
-    digests: Digests
-    places: NDArray[Any]
-    sums: LevelSums | None = None
-    """None where the normalisation is not that of the images."""
-    pictures: Digests | None = None
-    groups: NDArray[np.str_] | None = None
-
-    def identities(self) -> list[bytes]:
-        """Return what each image is, by class name and content."""
-        return image_keys(self.classes, self.labels.numpy(), self.digests)
-
-    def own_normalisation(self, rows: Tensor | None = None) -> Normalisation:
-        """Return mean and deviation of the images, or of those in some rows."""
-        assert self.sums is not None
-        sums = self.sums if rows is None else self.sums[rows.numpy()]
-        return _normalisation(sums, self.images.shape[1:])
-
-    def normalised(self, normalisation: Normalisation) -> ImageSet:
-        """Return the images with a normalisation."""
-        return ImageSet(
-            *self[:3], *normalisation, self.digests, self.places, self.pictures, self.groups
-        )
-
-    def grouped(self, pattern: str | None) -> "Labelled":
-        """Return the images with the groups that a pattern finds in the names of their files."""
-        if pattern is None:
-            return self
-        names = [os.fsdecode(place) for place in self.places.tolist()]
-        return self._replace(groups=groups_of(names, pattern))
 
 
 @dataclass(frozen=True)
@@ -258,16 +161,6 @@ def find_dataset(dataset: str, data_dir: Path, options: FolderOptions = DEFAULTS
     return _published_root(source, data_dir) or _class_folders_of(source, data_dir)
 
 
-class OwnFolder(NamedTuple):
-    """A user's own images; `validation` only where there are images for it alone."""
-
-    training: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
-    folds: Folds | None = None
-    """Where the images are divided into folds, all of them."""
-
-
 def own_layout(data_dir: Path, options: FolderOptions) -> Layout:
     """Return which of a user's own images are for what, with their counts, notes and faults.
 
@@ -311,37 +204,6 @@ def load_own_folder(
     normalisation = training.own_normalisation()
     sets = {role: one.normalised(normalisation) for role, one in images.items()}
     return OwnFolder(sets["train"], sets.get("validation"), sets["test"])
-
-
-def divided(whole: Labelled, division: Division, display: Display) -> OwnFolder:
-    """Return images that have no test set of their own, divided; warn of what is not tested.
-
-    Raises DataError where they cannot be divided so.
-    """
-    labels = whole.labels.numpy()
-    numbers = fold_of_each(division, labels, whole.classes, whole.groups)
-    for text in notes_on(numbers, labels, whole.classes, division.folds):
-        display.warning(text)
-    is_test = numbers == (division.fold if division.folds else 0)
-    train, test = (torch.from_numpy(np.flatnonzero(some)) for some in (~is_test, is_test))
-    images = whole.normalised(whole.own_normalisation(train))
-    folds = Folds(whole.classes, labels, whole.digests, numbers) if division.folds else None
-    return OwnFolder(images.subset(train), None, images.subset(test), folds)
-
-
-def check_undivided(data_dir: Path, division: Division) -> None:
-    """Raise DataError where images that have a test folder are to be divided all the same."""
-    asked = None
-    if division.folds:
-        asked = f"--folds {division.folds}"
-    elif division.test_share != Division.test_share:
-        asked = f"--test-share {division.test_share:g}"
-    if asked:
-        raise DataError(
-            f"{asked} divides images that have no test set of their own, and {data_dir} has one: "
-            "leave it out, give a folder with all images in class folders, or divide the training "
-            "images with --test-from training"
-        )
 
 
 def load_listing(
@@ -492,17 +354,6 @@ class _Reader:
         return labelled(read, self.data_dir)
 
 
-def labelled(read: ReadImages, data_dir: Path) -> Labelled:
-    """Return images as read with their labels, and their places from the data folder on."""
-    listing = read.listing
-    above = "".join(f"{part}/" for part in listing.root.relative_to(data_dir).parts)
-    places = np.array([os.fsencode(above + file) for file in listing.files])
-    labels = torch.tensor(listing.labels)
-    groups = np.array(listing.groups) if listing.groups else None
-    known = (read.digests, places, read.sums, read.pictures, groups)
-    return Labelled(read.images, labels, listing.classes, *known)
-
-
 def _load_digits(split: Split) -> ImageSet:
     """Return a split of the digits, a third of them for the test."""
     from sklearn.model_selection import train_test_split
@@ -552,16 +403,3 @@ def _class_folders_of(source: Source, data_dir: Path) -> Path | None:
         (home for home in homes if any(has_folders(home / name) for name in ("train", "test"))),
         None,
     )
-
-
-def _normalisation(sums: LevelSums, image_shape: Sequence[int]) -> Normalisation:
-    """Return mean and deviation of each channel, computed from whole numbers."""
-    height, width, _ = image_shape
-    count = len(sums) * height * width
-    means, deviations = [], []
-    for total, squares in sums.sum(axis=0).T.tolist():
-        means.append(total / (255 * count))
-        # one grey level at least: images of one colour must not divide by zero
-        deviation = math.sqrt(count * squares - total**2) / (255 * count)
-        deviations.append(max(deviation, 1 / 255))
-    return tuple(means), tuple(deviations)

@@ -25,6 +25,7 @@ from lmsm_cli.data.identity import (
     duplicate_pictures,
     rows_of_smallest_digests,
 )
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.imbalance import (
     kept_indices,
     long_tail_counts,
@@ -32,7 +33,8 @@ from lmsm_cli.data.imbalance import (
     validation_counts,
 )
 from lmsm_cli.data.lists import ImageLists
-from lmsm_cli.data.sources import ImageSet, OwnFolder, Split
+from lmsm_cli.data.own_folder import OwnFolder
+from lmsm_cli.data.sources import Split
 from lmsm_cli.errors import DataError, LmsmError, os_errors_as_data_errors
 from lmsm_cli.runtime.display import Display
 
@@ -281,7 +283,7 @@ def _division_of_folder(config: Config) -> Division:
     return division_of(config)
 
 
-def _load_own(config: Config, display: Display) -> sources.OwnFolder:
+def _load_own(config: Config, display: Display) -> OwnFolder:
     where, options = config.data_dir, folder_options(config)
     return sources.load_own_folder(where, options, display, _division_of_folder(config))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lmsm_cli.data import sources
 from lmsm_cli.data.decoded import middle
 from lmsm_cli.data.find_again import check_at_hand
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.splits import folder_options
 from lmsm_cli.errors import LmsmError, counted, few
 from lmsm_cli.inference.correction import RequestedCorrection, check, made, needs_held_out

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmsm_cli.data.find_again import find_again
 from lmsm_cli.data.identity import Part
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.splits import load_test, load_training
 from lmsm_cli.errors import DataError, counted, few
 from lmsm_cli.inference.trained import Trained

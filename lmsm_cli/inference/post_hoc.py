@@ -16,7 +16,7 @@ from torch.nn import functional
 from lmsm_cli.config import Config, dump
 from lmsm_cli.config.post_hoc import NCM, parse_post_hoc
 from lmsm_cli.data.identity import PARTS
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.distributed.process_group import init_distributed
 from lmsm_cli.errors import DataError, LmsmError
 from lmsm_cli.inference.correction import (

@@ -7,7 +7,7 @@ import numpy as np
 
 from lmsm_cli.data.check import ClassImages, DataCheck
 from lmsm_cli.data.identity import rows_of_smallest_digests
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.errors import counted
 from lmsm_cli.reports.figures import BLUE, SHOTS, label_of, new_figure, save_figure
 

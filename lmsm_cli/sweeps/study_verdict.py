@@ -12,7 +12,7 @@ from lmsm_cli.comparison.intervals import ALPHA
 from lmsm_cli.comparison.sequential import Standing
 from lmsm_cli.comparison.two_way import two_way
 from lmsm_cli.config import Config
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.splits import load_test
 from lmsm_cli.inference.own_images import logits_of, with_labels_of
 from lmsm_cli.inference.trained import read_trained

@@ -13,7 +13,7 @@ import torch
 
 from lmsm_cli.config import Config, dump
 from lmsm_cli.config.in_words import augmentation_text
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_distributed
 from lmsm_cli.errors import DiskError, RunError
 from lmsm_cli.runs import checkpoint

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.cache import cache_folder, key_of, size_limit
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.files import check_own_folder, replacing

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmsm_cli.config.in_words import history_title
-from lmsm_cli.data.sources import ImageSet
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import (
     CheckpointError,

@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.batches import Batch, batches, num_batches, plan_epoch
+from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.mixing import Mixing
-from lmsm_cli.data.sources import ImageSet
 from lmsm_cli.data.splits import Data
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
