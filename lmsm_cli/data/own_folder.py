@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lmsm_cli.data.folds import Division, Folds, fold_of_each, notes_on
 from lmsm_cli.data.image_set import ImageSet, Labelled
@@ -22,20 +23,35 @@ class OwnFolder(NamedTuple):
     """Where the images are divided into folds, all of them."""
 
 
-def divided(whole: Labelled, division: Division, display: Display) -> OwnFolder:
-    """Return images that have no test set of their own, divided; warn of what is not tested.
+class Sides(NamedTuple):
+    """Rows of images that are divided into some to train on and some to test on."""
 
-    Raises DataError where they cannot be divided so.
+    training: Tensor
+    test: Tensor
+    folds: Folds | None
+    """Where there are folds, all of them."""
+
+
+def sides_of(images: ImageSet | Labelled, division: Division, display: Display) -> Sides:
+    """Return the rows on each side of a division; warn of what is not tested.
+
+    Raises DataError where the images cannot be divided so.
     """
-    labels = whole.labels.numpy()
-    numbers = fold_of_each(division, labels, whole.classes, whole.groups)
-    for text in notes_on(numbers, labels, whole.classes, division.folds):
+    labels = images.labels.numpy()
+    numbers = fold_of_each(division, labels, images.classes, images.groups)
+    for text in notes_on(numbers, labels, images.classes, division.folds):
         display.warning(text)
     is_test = numbers == (division.fold if division.folds else 0)
-    train, test = (torch.from_numpy(np.flatnonzero(some)) for some in (~is_test, is_test))
-    images = whole.normalised(whole.own_normalisation(train))
-    folds = Folds(whole.classes, labels, whole.digests, numbers) if division.folds else None
-    return OwnFolder(images.subset(train), None, images.subset(test), folds)
+    training, test = (torch.from_numpy(np.flatnonzero(some)) for some in (~is_test, is_test))
+    folds = Folds(images.classes, labels, images.digests, numbers) if division.folds else None
+    return Sides(training, test, folds)
+
+
+def divided(whole: Labelled, division: Division, display: Display) -> OwnFolder:
+    """Return images that have no test set of their own, divided as `sides_of` does."""
+    training, test, folds = sides_of(whole, division, display)
+    images = whole.normalised(whole.own_normalisation(training))
+    return OwnFolder(images.subset(training), None, images.subset(test), folds)
 
 
 def check_undivided(data_dir: Path, division: Division) -> None:

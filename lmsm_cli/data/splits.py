@@ -16,7 +16,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import FolderOptions
 from lmsm_cli.data.decoded import middle
 from lmsm_cli.data.folder_contents import FolderContents, look_into_folder
-from lmsm_cli.data.folds import Division, Folds, fold_of_each, grouped_share, notes_on, share_of
+from lmsm_cli.data.folds import Division, Folds, grouped_share, share_of
 from lmsm_cli.data.identity import (
     PARTS,
     ImagesRecord,
@@ -33,7 +33,7 @@ from lmsm_cli.data.imbalance import (
     validation_counts,
 )
 from lmsm_cli.data.lists import ImageLists
-from lmsm_cli.data.own_folder import OwnFolder
+from lmsm_cli.data.own_folder import OwnFolder, sides_of
 from lmsm_cli.data.sources import Split
 from lmsm_cli.errors import DataError, LmsmError, os_errors_as_data_errors
 from lmsm_cli.runtime.display import Display
@@ -190,20 +190,13 @@ def _held_out(config: Config, full: ImageSet, given: ImageSet | None, display: D
     full = _tailed(config, full)
     whole = config.model_copy(update={"test_from": "test", "imbalance": "none"})
     whole = whole.model_copy(update={"images_per_class": None})
-    division, labels = division_of(config), full.labels.numpy()
-    numbers = fold_of_each(division, labels, full.classes, full.groups)
-    for text in notes_on(numbers, labels, full.classes, division.folds):
-        display.warning(text)
-    is_test = numbers == (division.fold if division.folds else 0)
-    rest, test = (
-        full.subset(torch.from_numpy(np.flatnonzero(some))) for some in (~is_test, is_test)
-    )
-    training, validation = _divided(whole, rest, given, display)
-    if division.folds is None:
-        return Data(training, validation, _tested(config, test))
-    folds = Folds(full.classes, labels, full.digests, numbers)
+    sides = sides_of(full, division_of(config), display)
+    training, validation = _divided(whole, full.subset(sides.training), given, display)
+    test, folds = _tested(config, full.subset(sides.test)), sides.folds
+    if folds is None:
+        return Data(training, validation, test)
     divided = folds.tested_digest(config.test_images_per_class)
-    return Data(training, validation, _tested(config, test), divided, folds, folds.counts)
+    return Data(training, validation, test, divided, folds, folds.counts)
 
 
 class DataAtHand(NamedTuple):
