@@ -28,8 +28,9 @@ from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs.contents import Position
 from lmsm_cli.runtime.display import SILENT
 from lmsm_cli.sweeps.second_stage import USUAL
+from lmsm_cli.training.prepare import prepare
 from lmsm_cli.training.resume import History, config_hash, snapshot_of
-from lmsm_cli.training.run import new_folder, prepare
+from lmsm_cli.training.run import new_folder
 
 TARGET = 60.0
 NET = {

@@ -186,7 +186,7 @@ def training_images(config: Any) -> Any:
 def build(config: Any, training: Any) -> tuple[Any, ...]:
     """Return (model, config, training images, runtime) as a run makes them."""
     from lmsm_cli.data.splits import Data
-    from lmsm_cli.training.run import build_model, runtime_of
+    from lmsm_cli.training.prepare import build_model, runtime_of
 
     model, _ = build_model(config, Data(training, None, training))
     runtime = runtime_of(config, model)

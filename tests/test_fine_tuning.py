@@ -22,8 +22,9 @@ from lmsm_cli.runs.start import (
     new_classifier,
 )
 from lmsm_cli.sweeps.plan import plan_run
+from lmsm_cli.training.prepare import prepare
 from lmsm_cli.training.resume import config_hash
-from lmsm_cli.training.run import prepare, start_run
+from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, digits_config, plain_state, write_class_folders
 
 timm = pytest.importorskip("timm")

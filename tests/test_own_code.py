@@ -22,8 +22,8 @@ from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.models.nets import build_backbone, check_model
 from lmsm_cli.runs import own_code
+from lmsm_cli.training.prepare import resolved_spec
 from lmsm_cli.training.resume import config_hash
-from lmsm_cli.training.run import resolved_spec
 from tests.conftest import digits_config, plain_state
 from tests.test_resume import assert_same_bits, resumed, stopped, whole
 

@@ -20,7 +20,8 @@ from lmsm_cli.errors import DataError, DiskError, DivergedError, LmsmError
 from lmsm_cli.losses.registry import HEADS, build_head, check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.training.run import build_model, check_config, resolved_spec, start_run
+from lmsm_cli.training.prepare import build_model, check_config, resolved_spec
+from lmsm_cli.training.run import start_run
 from tests.conftest import (
     CIFAR10_CLASSES,
     SilentDisplay,
@@ -307,7 +308,7 @@ def test_a_net_that_is_no_longer_finite_is_never_saved_nor_completed(
         nets.append(made[0])
         return made
 
-    monkeypatch.setattr("lmsm_cli.training.run.build_model", watched)
+    monkeypatch.setattr("lmsm_cli.training.prepare.build_model", watched)
     with pytest.raises(
         DivergedError, match=rf"the tensor '.*{part}' .* no longer finite .* epoch 2"
     ):

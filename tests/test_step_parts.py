@@ -26,8 +26,9 @@ from lmsm_cli.runtime.device import choose_runtime
 from lmsm_cli.training.averaging import WeightAverage
 from lmsm_cli.training.loop import Trainer, train
 from lmsm_cli.training.patience import hopeless_patience, is_out_of_patience
+from lmsm_cli.training.prepare import check_config
 from lmsm_cli.training.resume import History
-from lmsm_cli.training.run import check_config, start_run
+from lmsm_cli.training.run import start_run
 from lmsm_cli.training.step import new_optimizer, set_learning_rate
 from tests.conftest import SilentDisplay, digits_config, image_set, plain_state
 
@@ -388,7 +389,7 @@ def test_a_run_tells_the_size_of_its_net(tmp_path, digits_run):
 def test_several_processes_refuse_what_they_do_not_share(choice, message):
     """By name, before the data is read; what to do instead is told."""
     from lmsm_cli.distributed.process_group import ProcessGroup
-    from lmsm_cli.training.run import _check_ranks
+    from lmsm_cli.training.prepare import _check_ranks
 
     ranks = ProcessGroup(rank=0, size=2, local_rank=0, local_size=2)
     with pytest.raises(LmsmError, match=message):

@@ -42,7 +42,7 @@ are published with.
         check_picture("--plot", plot)
     from lmsm_cli.data.splits import planned_counts
     from lmsm_cli.training.lr_schedule import annealing_curve, planned_epochs
-    from lmsm_cli.training.run import resolved_spec
+    from lmsm_cli.training.prepare import resolved_spec
 
     counts = planned_counts(resolved)
     head = _head(resolved, counts)

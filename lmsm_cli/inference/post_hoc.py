@@ -41,8 +41,9 @@ from lmsm_cli.training.evaluate import scores_and_scale_of
 from lmsm_cli.training.features import as_features
 from lmsm_cli.training.finish import draw_plots, net_facts, score_images, status_of
 from lmsm_cli.training.loop import Trainer
+from lmsm_cli.training.prepare import Run, prepare
 from lmsm_cli.training.resume import config_hash
-from lmsm_cli.training.run import Run, new_folder, note_start, prepare, start_run
+from lmsm_cli.training.run import new_folder, note_start, start_run
 
 # What would keep a second net, or warn of a training that there is none of.
 _OF_A_TRAINING = {"ema": None, "patience": None}

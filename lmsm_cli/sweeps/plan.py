@@ -20,8 +20,8 @@ from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
 from lmsm_cli.runs.start import facts_with_start
 from lmsm_cli.runtime.display import SILENT, Display, OncePerPlan
 from lmsm_cli.sweeps.grid import MOST_RUNS, TooManyRunsError, label
+from lmsm_cli.training.prepare import check_config
 from lmsm_cli.training.resume import config_hash
-from lmsm_cli.training.run import check_config
 
 State = Literal["completed", "interrupted", "running", "failed", "missing"]
 

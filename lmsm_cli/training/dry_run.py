@@ -25,8 +25,8 @@ from lmsm_cli.runtime.memory import peak_memory, reported_memory
 from lmsm_cli.runtime.signals import ignore_sighup
 from lmsm_cli.training.finish import build_scores_json, draw_plots, net_facts, score_images
 from lmsm_cli.training.loop import Trainer, train, validate
+from lmsm_cli.training.prepare import prepare
 from lmsm_cli.training.resume import History, snapshot_of
-from lmsm_cli.training.run import prepare
 from lmsm_cli.training.step import new_optimizer, restore_optimizer
 
 # Steps that are not timed: the first, and on a GPU those until the CUDA graph is there.
