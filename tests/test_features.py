@@ -1,6 +1,8 @@
 """Trainings of the last layer alone, on features that are worked out once."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +111,32 @@ def test_the_oldest_features_make_room(first, tmp_path, monkeypatch):
     other = retrained(first, tmp_path / "b", "--seed", "1", "--split-seed", "1")
     assert sum(file.stat().st_size for file in folder.glob("*.npz")) <= sizes * 1.2
     assert kept(other)["accuracy"] > 0.1
+
+
+def test_features_are_kept_although_another_process_drops_some_meanwhile(tmp_path, monkeypatch):
+    """Files that were listed are gone before their size is asked for, or before they make room."""
+    folder, listed, lstat = tmp_path / "features", Path.glob, Path.lstat
+    folder.mkdir(mode=0o700)
+    for age, name in enumerate(("here", "gone later", "gone at once")):
+        (folder / f"{name}.npz").write_bytes(bytes(1000))
+        os.utime(folder / f"{name}.npz", (1000 - age, 1000 - age))
+
+    def and_one_goes(place, pattern):
+        found = list(listed(place, pattern))
+        (folder / "gone at once.npz").unlink()
+        return found
+
+    def and_is_gone(path):
+        info = lstat(path)
+        if path.name == "gone later.npz":
+            path.unlink()
+        return info
+
+    monkeypatch.setattr(Path, "glob", and_one_goes)
+    monkeypatch.setattr(Path, "lstat", and_is_gone)
+    monkeypatch.setenv("LMSM_CACHE_SIZE", str(int(1900 / features._SHARE)))
+    features._write(folder / "new.npz", torch.ones(4, 8))
+    assert sorted(path.name for path in folder.iterdir()) == ["here.npz", "new.npz"]
 
 
 def started(first, freeze):

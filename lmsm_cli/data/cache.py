@@ -18,7 +18,7 @@ import secrets
 import shutil
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
@@ -50,7 +50,7 @@ if sys.platform != "win32":
 _SHARE = 0.5
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _NO_PIXELS = "0" * 16  # the number of a file of pixels that there is not
-_OWN_NAME = re.compile(r"([0-9a-f]{32})(-\w+)?\.(json|npy|part|lock)")
+_OWN_NAME = re.compile(r"[0-9a-f]{32}(-\w+)?\.(json|npy|part|lock)")
 
 
 def cache_folder() -> Path:
@@ -93,14 +93,25 @@ class _Kept:
     used: int
 
 
+def still_there(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield listed files, each with its size and times, but those that are gone meanwhile.
+
+    Another process may drop some to make room.
+    """
+    for path in paths:
+        try:
+            info = path.lstat()
+        except OSError:
+            continue
+        yield path, info
+
+
 def entries(folder: Path) -> list[_Kept]:
     """Return the entries of the folder of decoded images, the least recently used first."""
     files: dict[str, list[tuple[Path, os.stat_result]]] = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if name := _OWN_NAME.fullmatch(path.name):
-            with suppress(OSError):  # it is gone meanwhile
-                info = path.lstat()
-                files.setdefault(name[1], []).append((path, info))
+    listed = folder.iterdir() if folder.is_dir() else ()
+    for path, info in still_there(path for path in listed if _OWN_NAME.fullmatch(path.name)):
+        files.setdefault(path.stem.partition("-")[0], []).append((path, info))
     found = [
         _Kept(
             key,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lmsm_cli.config import Config
-from lmsm_cli.data.cache import cache_folder, key_of, size_limit
+from lmsm_cli.data.cache import cache_folder, key_of, size_limit, still_there
 from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runtime.device import Runtime
@@ -86,13 +86,13 @@ def _write(path: Path, features: Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_own_folder(path.parent)
         values = features.numpy()
-        kept = sorted(path.parent.glob("*.npz"), key=lambda one: one.stat().st_mtime)
+        kept = sorted(still_there(path.parent.glob("*.npz")), key=lambda one: one[1].st_mtime)
         room = size_limit(path.parent) * _SHARE - values.nbytes
-        held = sum(one.stat().st_size for one in kept)
+        held = sum(info.st_size for _, info in kept)
         while kept and held > room:
-            oldest = kept.pop(0)
-            held -= oldest.stat().st_size
-            oldest.unlink()
+            oldest, info = kept.pop(0)
+            held -= info.st_size
+            oldest.unlink(missing_ok=True)
         if room >= 0:
             with replacing(path) as file:
                 np.savez(file, features=values)
