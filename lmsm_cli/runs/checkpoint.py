@@ -36,6 +36,7 @@ from lmsm_cli.models.nets import check_model
 from lmsm_cli.runs import contents, own_code
 from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.record import RunRecord, ending_of, only_run, read_run
+from lmsm_cli.runs.weights import check_kept
 from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
 
 BEST = "best.pt"
@@ -121,6 +122,7 @@ def load(path: Path) -> CheckpointState:
     Raises CheckpointError where the file is missing, damaged, no checkpoint, or holds objects.
     """
     if not path.is_file():
+        check_kept(path.parent)
         raise CheckpointError(f"no checkpoint at {path}")
     has_digest = _verify(path)
     with _about(path):
@@ -187,6 +189,7 @@ def find(path: Path, *, best: bool = False) -> Path:
     file = run / "checkpoint.pt"
     if file.exists():
         return file
+    check_kept(run)
     record = read_run(run, with_metrics=False)
     check_has_net(record)
     if record.status is not None:
@@ -199,6 +202,7 @@ def _best_of(run: Path) -> Path:
     file = run / BEST
     if file.exists():
         return file
+    check_kept(run)
     record = read_run(run, with_metrics=False)
     check_has_net(record)
     if (record.config or {}).get("validation") == 0:

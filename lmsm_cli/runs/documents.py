@@ -211,6 +211,8 @@ class Status(_Document):
     exit_code: _Whole | None = None
     pid: _Whole | None = None
     host: _Text = ""
+    dropped_by: _Text = ""
+    """The command that has removed the weights of the run; empty where none has."""
 
 
 class GitState(_Document):

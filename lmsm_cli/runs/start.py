@@ -34,6 +34,7 @@ from lmsm_cli.models.pretrained import (
 )
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
+from lmsm_cli.runs.weights import check_kept
 
 # In what the first stages of one group may differ: they are its seeds, or folds of a repeat.
 _DRAWN = ("seed", "fold", "split_seed", *RUNTIME_KEYS)
@@ -47,6 +48,8 @@ def weights_file(source: str | None) -> Path | None:
     if source is None or source == IMAGENET:
         return None
     path = Path(source)
+    if not path.exists():
+        check_kept(path.parent)
     return checkpoint.find(path) if path.is_dir() else path
 
 

@@ -20,7 +20,8 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import RunError, listed
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.runs.record import RunRecord, is_run, read_run
+from lmsm_cli.runs.record import RunRecord, find_runs, read_run
+from lmsm_cli.runs.weights import drop_weights
 from lmsm_cli.runtime.display import Display, Epoch, ForwardingDisplay, Step
 from lmsm_cli.sweeps.candidates import BASELINE, Candidate
 from lmsm_cli.sweeps.held_out import Answered, Question, answered
@@ -42,7 +43,6 @@ _OVERHEAD = 1.15
 # The share of a budget after which no more candidate joins the race.
 _RACE = 0.45
 _ORIGIN = "lmsm study"
-_WEIGHTS = ("checkpoint.pt", "checkpoint-previous.pt", checkpoint.BEST)
 
 
 @dataclass
@@ -389,13 +389,9 @@ class Study:
             return  # the test images may be asked of any arm yet
         kept, model = {BASELINE, result["verdict"]["arm"]}, result["model"]
         stays = [one.path for name in kept for some in self._runs.get(name, ()) for one in some]
-        run = Path(model["run"])
-        net = (read_run(run).config or {}).get("pretrained")
-        known = {path.resolve() for path in (*stays, run, *([Path(net)] if net else []))}
-        for folder in self.out.iterdir():
-            if is_run(folder) and folder.resolve() not in known:
-                for name in _WEIGHTS:
-                    (folder / name).unlink(missing_ok=True)
+        known = {path.resolve() for path in (*stays, Path(model["run"]))}
+        others = [folder for folder in find_runs([self.out]) if folder.resolve() not in known]
+        drop_weights(others, f"{_ORIGIN} --keep winner")
 
 
 @dataclass(frozen=True)

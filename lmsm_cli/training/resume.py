@@ -26,6 +26,7 @@ from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runs.start import weights_file
+from lmsm_cli.runs.weights import check_kept
 from lmsm_cli.runs.writer import Snapshot, checkpoint_writer
 from lmsm_cli.runtime.display import Epoch
 from lmsm_cli.runtime.memory import is_out_of_memory
@@ -303,8 +304,13 @@ def read_resume_state(
 def _newest_of_training(
     folder: RunFolder, warn: Callable[[str], None], *, strict: bool
 ) -> tuple[CheckpointState | None, Path]:
-    """Return what `_newest` does. Raises CheckpointError for a run that was no training."""
+    """Return what `_newest` does.
+
+    Raises CheckpointError for a run that was no training, and for one whose weights were dropped.
+    """
     state, file = _newest(folder, warn, strict=strict)
+    if state is None:
+        check_kept(folder.path)
     config = state.config if state else _written_config(folder)
     if config.post_hoc:
         raise CheckpointError(
