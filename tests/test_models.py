@@ -1,5 +1,6 @@
 """Backbones, necks and the classifier: shapes, sizes, normalisation, pretrained files."""
 
+import os
 import re
 
 import numpy as np
@@ -204,6 +205,26 @@ def test_bad_pretrained_files_are_refused(tmp_path):
         check_pretrained("resnet18", str(tmp_path / "none.pth"))
     with pytest.raises(LmsmError, match="is a folder, no file"):
         check_pretrained("resnet18", str(tmp_path))
+
+
+class Bomb:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_nothing_in_a_pretrained_file_is_executed(tmp_path):
+    """A pickled object among the weights is refused, and its code does not run."""
+    torch.save({"conv1.weight": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pth")
+    with pytest.raises(LmsmError, match=r"bomb\.pth is no state dict"):
+        build(pretrained=str(tmp_path / "bomb.pth"))
+    assert not (tmp_path / "boom").exists()
+    torch.load(tmp_path / "bomb.pth", weights_only=False)  # the bomb is real
+    assert (tmp_path / "boom").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
