@@ -14,12 +14,13 @@ import torch
 
 from lmsm_cli.losses import cross_entropy, directions, kernel
 from lmsm_cli.losses.annealing import Annealing
-from lmsm_cli.losses.margins import ByDifficulty, LSoftmaxMargin, no_margin
+from lmsm_cli.losses.margins import DBMMargin, FixedMargin, LSoftmaxMargin, OnHardImages
 from lmsm_cli.losses.weights import unit
 
 NAMES = ("losses", "gaps", "pull_features", "pull_weight", "shares", "dx", "dw")
 POWER, COSINE = Annealing("power", minimum=0.5), Annealing("cosine", minimum=0.5)
-# Margin, law, whether on hard images alone, with norms detached, with an offset; N, D, C.
+# Margin, law or a rival's name, whether on hard images alone, with norms detached, with an offset;
+# N, D, C.
 CASES = {
     "margin 1": (1, None, False, False, False, (6, 3, 4)),
     "margin 1.3": (1.3, COSINE, False, True, False, (6, 3, 4)),
@@ -32,7 +33,21 @@ CASES = {
     "auto": ("auto", POWER, False, False, False, (9, 5, 4)),
     "auto, all at once": ("auto", None, True, True, True, (9, 5, 4)),
     "two programs": (2, None, False, False, False, (130, 2, 3)),
+    "cosface": (0.35, "cosface", False, False, False, (6, 3, 4)),
+    "ldam": ("auto", "cosface", False, False, False, (6, 3, 4)),
+    "arcface": (0.5, "arcface", False, False, False, (9, 3, 4)),
+    "arcface by class": ("auto", "arcface", False, False, False, (9, 3, 4)),
+    "dbm": ("auto", "dbm", False, False, True, (15, 5, 4)),
 }
+
+
+def margin_of(margin, law, labels, num_classes):
+    """Return the margin of a case on a batch."""
+    if law in ("cosface", "arcface", "dbm"):
+        margin = torch.linspace(0.1, 1.4, num_classes) if margin == "auto" else margin
+        return DBMMargin(margin, labels) if law == "dbm" else FixedMargin(law, margin, labels)
+    margin = torch.linspace(1, 4, num_classes) if margin == "auto" else margin
+    return LSoftmaxMargin(margin, labels, torch.tensor(0.7) if law else 0.7, law)
 
 
 def batch_of(margin, law, on_hard, detached, shifted, sizes):
@@ -43,12 +58,13 @@ def batch_of(margin, law, on_hard, detached, shifted, sizes):
     weight = torch.randn(num_classes, width, generator=generator)
     labels = torch.randint(num_classes, (num_images,), generator=generator)
     features[0] = 0
-    features[1] = 3 * weight[labels[1]]
-    if isinstance(margin, int):  # the slope of any other is steep there, and each rounding another
+    # each rounding is another number where a margin is steep
+    if law not in ("arcface", "dbm"):
+        features[1] = 3 * weight[labels[1]]
+    if isinstance(margin, int) or law == "cosface":
         features[2] = -2 * weight[labels[2]]
-    margin = torch.linspace(1, 4, num_classes) if margin == "auto" else margin
-    bend = LSoftmaxMargin(margin, labels, torch.tensor(0.7) if law else 0.7, law)
-    bend = ByDifficulty(bend, no_margin) if on_hard else bend
+    bend = margin_of(margin, law, labels, num_classes)
+    bend = OnHardImages(bend) if on_hard else bend
     offset = torch.randn(num_classes, generator=generator) if shifted else None
     tensors = [features @ weight.T, features, weight, labels]
     batch = kernel.batch_of(tensors, bend, offset, detached_norms=detached)

@@ -296,8 +296,20 @@ BOUNDS = {
     "lsoftmax:margin=auto": (226, 18),
     "lsoftmax:margin=auto,weight_norm=shared,tau=1": (232, 18),
     "asoftmax": (228, 18),
-    "cosface": (264, 18),
+    **dict.fromkeys(("cosface", "arcface", "ldam", "dbm"), (232, 18)),
+    "large-margin-in-softmax": (243, 18),
+    "balanced-softmax": (225, 18),
+    "logit-adjusted": (226, 18),
+    "vs": (229, 18),
+    "focal": (241, 18),
 }
+
+
+def test_every_loss_has_a_bound_close_to_softmaxs():
+    """Of 20 calls more at most, and none outside of the graph."""
+    assert {spec.partition(":")[0] for spec in BOUNDS} == set(HEADS)
+    calls, beside = BOUNDS["softmax"]
+    assert all(one <= calls + 20 and other == beside for one, other in BOUNDS.values())
 
 
 counts = pytest.mark.skipif(

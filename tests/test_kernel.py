@@ -107,24 +107,33 @@ def compiled(function, constants, kinds):
 
 
 @of_triton
-def test_the_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", ["power", "cosface", "arcface", "dbm"])
+def test_the_kernel_of_a_margin_compiles_for_a_gpu(tmp_path, monkeypatch, form):
     """Down to machine code: without one, all but its numbers can be seen."""
     from lmsm_cli.losses import triton_kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     constants = {
         "margin": 2.5,
-        "form": "power",
+        "form": form,
         "law": (1000.0, 0.5, 1.0, 0.36, 45.0, 6.9, -6.5),
-        "on_hard": True,
+        "by_difficulty": form in ("power", "dbm"),
         "detached_norms": False,
         "classes_at_once": 16,
         "features_at_once": 64,
-        "margins": None,
     }
+    constants |= {} if form == "dbm" else {"margins": None}
     sizes = ("num_classes", "num_features", "of_logits", "of_features", "of_weight")
     kinds = {"labels": "*i64", "lam": "fp32"} | dict.fromkeys(sizes, "i32")
     assert compiled(triton_kernels._margin_rows, constants, kinds)
+
+
+@of_triton
+def test_the_other_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
+    """As those of margins do."""
+    from lmsm_cli.losses import triton_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     numbers = dict.fromkeys(("num_images", "of_grads", "width", "of_vectors", "num_vectors"), "i32")
     for name in ("_weighed_rows", "_direction_rows", "_direction_gradients"):
         assert compiled(getattr(triton_kernels, name), {"at_once": 64}, dict(numbers))
@@ -265,14 +274,18 @@ def test_a_capture_without_a_trial_keeps_to_torchs_operations():
         assert not captured["margin_cross_entropy"]
 
 
-@pytest.mark.parametrize("spec", ["lsoftmax:weight_norm=shared", "asoftmax", "cosface", "arcface"])
-def test_heads_on_directions_are_those_of_the_cpu(spec):
+ON_DIRECTIONS = ("lsoftmax:weight_norm=shared", "asoftmax", "cosface", "arcface", "ldam", "dbm")
+
+
+@pytest.mark.parametrize("class_margins", [None, {1: 1.2}])
+@pytest.mark.parametrize("spec", ON_DIRECTIONS)
+def test_heads_on_directions_are_those_of_the_cpu(spec, class_margins):
     """Losses, logits and gradients, and what is not float32 keeps to torch's operations."""
     generator = torch.Generator().manual_seed(1)
     features, labels = torch.randn(8, 6, generator=generator), torch.arange(8) % 3
     features[0] = 0
     torch.manual_seed(0)
-    head = build_head(spec, 6, 3)
+    head = build_head(spec, 6, 3, torch.tensor([3, 2, 1]), class_margins=class_margins)
     given = features.clone().requires_grad_()
     losses, logits = head.losses_and_logits(given, labels, 0.5)
     losses.sum().backward()
@@ -285,6 +298,7 @@ def test_heads_on_directions_are_those_of_the_cpu(spec):
         losses.sum().backward()
         found = [one.cpu() for one in (losses, logits, given.grad, here.weight.grad)]
         assert cuda.launches["directions_backward"] >= 1
+        assert cuda.launches["margin_pulls"] == 2  # one of them a trial
         before = cuda.launches["directions"]
         here.double().logits(given.double())
         assert cuda.launches["directions"] == before

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lmsm_cli.losses.checks import in_range, with_class_margins
 from lmsm_cli.losses.head import NormalisedHead
-from lmsm_cli.losses.margins import MarginFunction, arcface_margin, cosface_margin, of_images
+from lmsm_cli.losses.margins import FixedMargin
 
 
 @final
@@ -36,10 +36,10 @@ class CosFaceLoss(NormalisedHead):
         margins = with_class_margins(margin, class_margins, num_classes, 0, 2)
         self.register_constant("margins", margins)
 
-    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> FixedMargin:
         """Return the margin of all classes, or of each image's."""
-        margin = of_images(self.margin if self.margins is None else self.margins, labels)
-        return lambda cos: cosface_margin(cos, margin)
+        margin = self.margin if self.margins is None else self.margins
+        return FixedMargin("cosface", margin, labels)
 
 
 @final
@@ -68,7 +68,7 @@ class ArcFaceLoss(NormalisedHead):
         margins = with_class_margins(margin, class_margins, num_classes, 0, math.pi / 2)
         self.register_constant("margins", margins)
 
-    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> FixedMargin:
         """Return the margin of all classes, or of each image's."""
-        margin = of_images(self.margin if self.margins is None else self.margins, labels)
-        return lambda cos: arcface_margin(cos, margin)
+        margin = self.margin if self.margins is None else self.margins
+        return FixedMargin("arcface", margin, labels)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lmsm_cli.losses.checks import checked_counts, in_range, with_class_margins
 from lmsm_cli.losses.head import STEEPEST, LinearHead, NormalisedHead, log_prior, rarity
-from lmsm_cli.losses.margins import ByDifficulty, MarginFunction, cosface_margin, dbm_margin
+from lmsm_cli.losses.margins import DBMMargin, FixedMargin
 
 
 @final
@@ -149,10 +149,9 @@ class LDAMLoss(NormalisedHead):
         margins = with_class_margins(usual, class_margins, num_classes, 0, 2)
         self.register_constant("margins", usual if margins is None else margins)
 
-    def margin_function(self, labels: Tensor, progress: float | Tensor) -> MarginFunction:
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> FixedMargin:
         """Return the margin of each image's class."""
-        margins = self.margins.index_select(0, labels)
-        return lambda cos: cosface_margin(cos, margins)
+        return FixedMargin("cosface", self.margins, labels)
 
 
 @final
@@ -192,10 +191,6 @@ class DBMLoss(NormalisedHead):
         self.register_constant("margins", usual if margins is None else margins)
         self.register_constant("prior", tau * log_prior(counts, num_classes, "dbm"))
 
-    def margin_function(self, labels: Tensor, progress: float | Tensor) -> ByDifficulty:
+    def margin_function(self, labels: Tensor, progress: float | Tensor) -> DBMMargin:
         """Return the margin of each image's class, and the larger one of an image that is wrong."""
-        margins = self.margins.index_select(0, labels)
-        return ByDifficulty(
-            wrong=lambda cos: dbm_margin(cos, margins, 1.0),
-            right=lambda cos: dbm_margin(cos, margins, 0.0),
-        )
+        return DBMMargin(self.margins, labels)

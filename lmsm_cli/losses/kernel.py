@@ -16,10 +16,11 @@ from torch.nn import functional
 from lmsm_cli.losses.annealing import Annealing
 from lmsm_cli.losses.margins import (
     ByDifficulty,
+    DBMMargin,
+    FixedMargin,
     LSoftmaxMargin,
     Margin,
-    MarginFunction,
-    no_margin,
+    OnHardImages,
 )
 from lmsm_cli.losses.target import target_logits_with_margin, weigh
 from lmsm_cli.losses.trial import Results, agrees, works
@@ -41,11 +42,11 @@ class Batch(NamedTuple):
     given: Tensor | None
     """Lambda, or the progress of which it is a law, (); in the place of the second number."""
     form: str
-    """Of the law; "given" for lambda itself."""
+    """Of L-Softmax's margin that of the law, "given" for lambda itself; else the margin's own."""
     numbers: list[float]
     """Margin, lambda, and what `_law` has of a law."""
     flags: list[bool]
-    """Whether the margin is for wrongly classified images alone; `detached_norms`."""
+    """Whether the margin is one `ByDifficulty`; `detached_norms`."""
 
 
 def batch_of(
@@ -57,11 +58,16 @@ def batch_of(
         tensors: logits, features, class weights and labels, as in `Batch`.
         margin, offset, detached_norms: as in `cross_entropy.margin_losses`.
     """
-    on_hard = isinstance(margin, ByDifficulty) and margin.right is no_margin
-    bend = margin.wrong if isinstance(margin, ByDifficulty) and on_hard else margin
-    if not isinstance(bend, LSoftmaxMargin):
+    bend = margin.margin if isinstance(margin, OnHardImages) else margin
+    law: Annealing | None = None
+    lam: float | Tensor = 0.0
+    if isinstance(bend, LSoftmaxMargin):
+        law, lam = _lambda_of(bend)
+        form: str = "given" if law is None else law.form
+    elif isinstance(bend, FixedMargin | DBMMargin):
+        form = bend.form
+    else:
         return None
-    law, lam = _lambda_of(bend)
     by_class = bend.margin if isinstance(bend.margin, Tensor) else None
     given = lam if isinstance(lam, Tensor) else None
     numbers = [
@@ -69,8 +75,8 @@ def batch_of(
         0.0 if isinstance(lam, Tensor) else float(lam),
         *_numbers_of(law),
     ]
-    form = "given" if law is None else law.form
-    batch = Batch(tensors, by_class, offset, given, form, numbers, flags=[on_hard, detached_norms])
+    flags = [isinstance(margin, ByDifficulty), detached_norms]
+    batch = Batch(tensors, by_class, offset, given, form, numbers, flags)
     return batch if _is_plain(batch) else None
 
 
@@ -110,6 +116,23 @@ def _law_of(form: str, numbers: tuple[float, ...]) -> Annealing | None:
     return None if form == "given" else Annealing(cast(Any, form), *numbers[:5])
 
 
+def _margin_of(
+    form: str,
+    margin: float | Tensor,
+    labels: Tensor,
+    lam: float | Tensor,
+    law: tuple[float, ...],
+) -> Margin:
+    """Return the margin of a batch, for all of its images."""
+    match form:
+        case "dbm":
+            return DBMMargin(cast(Tensor, margin), labels)
+        case "cosface" | "arcface":
+            return FixedMargin(form, margin, labels)
+        case _:
+            return LSoftmaxMargin(margin, labels, lam, _law_of(form, law))
+
+
 def margin_cross_entropy(*batch: Any) -> Results:
     """Return losses, gaps r - t, pulls on features and on class weights, all (N,), and q (N, C).
 
@@ -134,18 +157,18 @@ def _by_torch(
     flags: list[bool],
 ) -> Results:
     """Do what `margin_cross_entropy` says by torch's operations."""
-    (logits, features, weight, labels), (on_hard, detached_norms) = tensors, flags
+    (logits, features, weight, labels), (by_difficulty, detached_norms) = tensors, flags
     number, lam, *law = numbers
-    margin = int(number) if number.is_integer() else number
-    bend: MarginFunction = LSoftmaxMargin(
-        margin if margins is None else margins,
-        labels,
-        lam if given is None else given,
-        _law_of(form, tuple(law)),
-    )
+    if margins is None:
+        margin: float | Tensor = int(number) if number.is_integer() else number
+    else:
+        margin = margins
+    bend = _margin_of(form, margin, labels, lam if given is None else given, tuple(law))
+    if by_difficulty and not isinstance(bend, ByDifficulty):
+        bend = OnHardImages(bend)
     product = logits.gather(1, labels[:, None])[:, 0]
-    if on_hard:
-        bend = ByDifficulty(bend, no_margin).where((logits >= product[:, None]).sum(dim=1) > 1)
+    if isinstance(bend, ByDifficulty):
+        bend = bend.where((logits >= product[:, None]).sum(dim=1) > 1)
     target = target_logits_with_margin(
         features, weight, labels, bend, product, detached_norms=detached_norms
     )

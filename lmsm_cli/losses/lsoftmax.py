@@ -27,7 +27,7 @@ from lmsm_cli.losses.checks import (
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
 from lmsm_cli.losses.head import STEEPEST, log_prior, rarity
-from lmsm_cli.losses.margins import ByDifficulty, LSoftmaxMargin, Margin, largest, no_margin
+from lmsm_cli.losses.margins import LSoftmaxMargin, Margin, OnHardImages, largest
 from lmsm_cli.losses.weights import Init, RisingNorms, unit
 
 # Class sizes further apart than this are a long tail; MNIST's ratio of 1.24 is not.
@@ -245,9 +245,7 @@ class LSoftmaxLoss(AnnealedHead):
     def margin_function(self, labels: Tensor, progress: float | Tensor) -> Margin:
         """Return L-Softmax's margin under the lambda of a progress, on all or on hard images."""
         margin = LSoftmaxMargin(self.margin, labels, progress, self.annealing)
-        if self.margin_on == "all":
-            return margin
-        return ByDifficulty(wrong=margin, right=no_margin)
+        return margin if self.margin_on == "all" else OnHardImages(margin)
 
     def class_weights(self) -> Tensor:
         """Return the class weights in force, (C, D)."""

@@ -1,13 +1,14 @@
 """The margins as pure functions of the cosine between a feature and its class weight.
 
 A `MarginFunction` maps cosines (N,) to g(cos), which replaces cos in the target logit |w||x| cos,
-and to its slope d g / d cos, which is finite everywhere. `ByDifficulty` holds two of them.
+and to its slope d g / d cos, which is finite everywhere. `ByDifficulty` has two of them.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -19,17 +20,26 @@ from lmsm_cli.losses.checks import check_margin, readable, refuse_transforms, wr
 MarginFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class ByDifficulty(NamedTuple):
+class ByDifficulty(ABC):
     """One margin for images that are classified wrongly without any, another for the rest."""
 
-    wrong: MarginFunction
-    right: MarginFunction
+    @abstractmethod
+    def where(self, is_wrong: Tensor) -> MarginFunction:
+        """Return the margin function of a batch whose images are wrong or right, (N,)."""
+
+
+@final
+@dataclass(frozen=True)
+class OnHardImages(ByDifficulty):
+    """A margin for images that are classified wrongly without any, and none for the rest."""
+
+    margin: MarginFunction
 
     def where(self, is_wrong: Tensor) -> MarginFunction:
         """Return the margin function of a batch whose images are wrong or right, (N,)."""
 
         def by_image(cos: Tensor) -> tuple[Tensor, Tensor]:
-            values, slopes = zip(self.wrong(cos), self.right(cos), strict=True)
+            values, slopes = zip(self.margin(cos), no_margin(cos), strict=True)
             return torch.where(is_wrong, *values), torch.where(is_wrong, *slopes)
 
         return by_image
@@ -227,7 +237,7 @@ def arcface_margin(cos: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]
     )
 
 
-def dbm_margin(cos: Tensor, margin: Tensor, difficulty: float) -> tuple[Tensor, Tensor]:
+def dbm_margin(cos: Tensor, margin: Tensor, difficulty: Tensor) -> tuple[Tensor, Tensor]:
     """Return DBM's cos(theta + m) with m = margin (1 + difficulty (1 - cos) / 2), and its slope.
 
     Where theta + m is above pi the cosine would rise again, and in the authors' code it does: here
@@ -237,7 +247,7 @@ def dbm_margin(cos: Tensor, margin: Tensor, difficulty: float) -> tuple[Tensor, 
     Args:
         cos: each image's cosine with the class of its label, (N,).
         margin: the class margin of each image in radians, (N,).
-        difficulty: the share of the margin that is added at 180 degrees.
+        difficulty: the share of the margin that is added at 180 degrees, (N,).
     """
     turn = margin * (1 + difficulty * (1 - cos) / 2)
     faster = difficulty * margin / 2  # -d turn / d cos
@@ -248,6 +258,40 @@ def dbm_margin(cos: Tensor, margin: Tensor, difficulty: float) -> tuple[Tensor, 
         torch.where(past, cos + turn_cos - 1, cos * turn_cos - sine * turn_sin),
         torch.where(past, 1 + faster * turn_sin, ahead / sine.clamp_min(_POLE) + faster * ahead),
     )
+
+
+@dataclass(frozen=True)
+class FixedMargin:
+    """CosFace's or ArcFace's margin on the targets of a batch, a `MarginFunction`."""
+
+    form: Literal["cosface", "arcface"]
+    margin: float | Tensor
+    """One for all, or one for each class (C,)."""
+    labels: Tensor
+    """The class of each image in the batch, (N,)."""
+
+    def __call__(self, cos: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what becomes of each image's cosine (N,), and its slope."""
+        bend = cosface_margin if self.form == "cosface" else arcface_margin
+        return bend(cos, of_images(self.margin, self.labels))
+
+
+@final
+@dataclass(frozen=True)
+class DBMMargin(ByDifficulty):
+    """DBM's margin on the targets of a batch: up to twice as large for an image that is wrong."""
+
+    form: ClassVar[Literal["dbm"]] = "dbm"
+
+    margin: Tensor
+    """One for each class, in radians, (C,)."""
+    labels: Tensor
+    """The class of each image in the batch, (N,)."""
+
+    def where(self, is_wrong: Tensor) -> MarginFunction:
+        """Return the margin function of a batch whose images are wrong or right, (N,)."""
+        margin = self.margin.index_select(0, self.labels)
+        return lambda cos: dbm_margin(cos, margin, is_wrong.to(cos.dtype))
 
 
 def largest(margin: int | float | Tensor) -> float:

@@ -59,6 +59,58 @@ def _by_angle(cos, margin):
 
 
 @triton.jit
+def _turned(cos, margin, difficulty, form: tl.constexpr):
+    """Return the cosine of an angle with a margin, as `arcface_margin` and `dbm_margin` do."""
+    turn = margin * (1 + difficulty * (1 - cos) / 2)
+    turn_cos, turn_sin = tl.cos(turn), tl.sin(turn)
+    sine = tl.sqrt_rn((1 - cos) * (1 + cos))
+    off_pole = tl.where(sine < 0.001, 0.001, sine)
+    if form == "arcface":
+        slope = turn_cos + tl.div_rn(cos * turn_sin, off_pole)
+        value_past, slope_past = cos - margin * turn_sin, 1.0
+    else:
+        faster = difficulty * margin / 2
+        ahead = sine * turn_cos + cos * turn_sin
+        slope = tl.div_rn(ahead, off_pole) + faster * ahead
+        value_past, slope_past = cos + turn_cos - 1, 1 + faster * turn_sin
+    is_past = cos < -turn_cos
+    value = tl.where(is_past, value_past, cos * turn_cos - sine * turn_sin)
+    return value, tl.where(is_past, slope_past, slope)
+
+
+@triton.jit
+def _annealed(cos, own, lam, margin: tl.constexpr):
+    """Return L-Softmax's target under lambda and its slope, as `annealed_margin` does."""
+    if margin == margin // 1:
+        value, slope = _by_polynomial(cos, margin)
+    else:
+        value, slope = _by_angle(cos, own)
+    bent = tl.div_rn(1.0, 1 + lam)
+    return cos + (value - cos) * bent, 1 + (slope - 1) * bent
+
+
+@triton.jit
+def _bend(cos, own, difficulty, lam, margin: tl.constexpr, form: tl.constexpr):
+    """Return what a margin makes of a cosine, and its slope; see `margins`.
+
+    At a difficulty of 0 there is none, or it is DBM's smaller one. `own` is the image's margin,
+    `margin` that of all, where it is one.
+    """
+    if form == "dbm":
+        value, slope = _turned(cos, own, difficulty, form)
+    else:
+        if form == "cosface":
+            value, slope = cos - own, cos * 0 + 1
+        elif form == "arcface":
+            value, slope = _turned(cos, own, 0.0, form)
+        else:
+            value, slope = _annealed(cos, own, lam, margin)
+        value = tl.where(difficulty > 0, value, cos)
+        slope = tl.where(difficulty > 0, slope, 1.0)
+    return value, slope
+
+
+@triton.jit
 def _lambda(given, form: tl.constexpr, law: tl.constexpr):
     """Return lambda: `given` itself, or a law's at the progress `given`; see `Annealing`."""
     start: tl.constexpr = law[0]
@@ -160,7 +212,7 @@ def _margin_rows(
     logits, features, weight, labels, margins, offset, given, lam,
     num_classes, num_features, of_logits, of_features, of_weight,
     margin: tl.constexpr, form: tl.constexpr, law: tl.constexpr,
-    on_hard: tl.constexpr, detached_norms: tl.constexpr,
+    by_difficulty: tl.constexpr, detached_norms: tl.constexpr,
     classes_at_once: tl.constexpr, features_at_once: tl.constexpr,
 ):  # fmt: skip
     """Work out an image's loss, a program an image; see `kernel.margin_cross_entropy`."""
@@ -176,20 +228,16 @@ def _margin_rows(
     product = tl.load(logits + label)
     cos = tl.div_rn(product, scale)
     cos = tl.where(cos > 1, 1.0, tl.where(cos < -1, -1.0, cos))
+    own = cos * 0 + margin
     if margins is not None:
-        value, slope = _by_angle(cos, tl.load(margins + label))
-    elif margin == margin // 1:
-        value, slope = _by_polynomial(cos, margin)
-    else:
-        value, slope = _by_angle(cos, margin)
+        own = tl.load(margins + label)
     if given is not None:
         lam = _lambda(tl.load(given), form, law)
-    bent = tl.div_rn(1.0, 1 + lam)
-    value = cos + (value - cos) * bent
-    slope = 1 + (slope - 1) * bent
-    if on_hard:
-        is_wrong = _count_not_below(logits, product, num_classes, classes_at_once) > 1
-        value, slope = tl.where(is_wrong, value, cos), tl.where(is_wrong, slope, 1.0)
+    difficulty = cos * 0 + 1
+    if by_difficulty:
+        not_below = _count_not_below(logits, product, num_classes, classes_at_once)
+        difficulty = tl.where(not_below > 1, 1.0, 0.0)
+    value, slope = _bend(cos, own, difficulty, lam, margin, form)
     ratio = tl.div_rn(weight_norm, norm)
     radial = value - cos * slope
     along = cos - cos * slope if detached_norms else radial
