@@ -5,9 +5,11 @@ A table stands between two comments, of which the first names its archive and it
     <!-- end -->
 It is what the command prints of the runs of benchmarks/runs/digits.tar.xz unpacked in runs/, but
 for the accuracies per class; `python benchmarks/tail_study.py choose` and `judge` are such commands
-too. A table that is there keeps its columns: a metric that is younger than
-a study is no part of it (empty the table to have them all). That of `sh benchmarks/gpu.sh OUT`
-shows the files of benchmarks/gpu/, each OUT/gpu.jsonl of a card under the card's name. `--check`
+too, and so is `original.py`. A table that is there keeps its columns: a metric that is younger than
+a study is no part of it (empty the table to have them all). Below it stand net and recipe of its
+runs, and published figures beside ours (beside.py). An archive may be missing where its command
+takes that. The table of `sh benchmarks/gpu.sh OUT` shows the files of benchmarks/gpu/, each
+OUT/gpu.jsonl of a card under the card's name. `--check`
 changes nothing, and exits with 1 where a table is not what it says.
 """
 
@@ -22,7 +24,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import beside
 import gpu_lines
+import original
 import tail_study
 
 from lmsm_cli.commands.app import main as lmsm
@@ -30,11 +34,16 @@ from lmsm_cli.commands.app import main as lmsm
 HERE = Path(__file__).parent
 RESULTS, GPU_RUNS = HERE / "RESULTS.md", HERE / "gpu"
 _TABLE = re.compile(
-    r"(<!-- (?P<archive>[\w-]+): "
-    r"(?P<command>(?:lmsm compare|python benchmarks/tail_study.py) [^\n]*?) -->\n)"
+    r"(<!-- (?P<archives>[\w-]+(?: [\w-]+)*): "
+    r"(?P<command>(?:lmsm compare|python benchmarks/(?:tail_study|original).py) [^\n]*?) -->\n)"
     r"(?P<table>.*?)(<!-- end -->)",
     re.S,
 )
+_SCRIPTS = {
+    "benchmarks/tail_study.py": tail_study.main,
+    "benchmarks/original.py": original.main,
+}
+_RUNS = re.compile(r"\bruns/[\w./-]+")
 _GPU = re.compile(r"(<!-- gpu: sh benchmarks/gpu.sh OUT -->\n)(.*?)(<!-- end -->)", re.S)
 
 
@@ -54,20 +63,24 @@ def refreshed(text: str) -> str:
     """Return a text with all its tables made anew."""
     text = _GPU.sub(lambda match: match[1] + gpu_lines.results(GPU_RUNS) + match[3], text)
     with tempfile.TemporaryDirectory() as folder:
-        for archive in {match["archive"] for match in _TABLE.finditer(text)}:
+        names = [found["archives"] for found in _TABLE.finditer(text)]
+        for archive in set(" ".join(names).split()):
             unpack(archive, Path(folder))
 
         def fresh(match: re.Match[str]) -> str:
-            made = table(match["command"], Path(folder))
-            return f"{match[1]}{with_columns_of(match['table'], made)}{match[5]}"
+            old = match["table"].partition(beside.TITLE)[0]
+            made = with_columns_of(old, table(match["command"], Path(folder)))
+            runs = [Path(folder, one) for one in _RUNS.findall(match["command"])]
+            return f"{match[1]}{made}{beside.below(runs)}{match[5]}"
 
         return _TABLE.sub(fresh, text)
 
 
 def unpack(archive: str, folder: Path) -> None:
-    """Unpack an archive of kept runs into `folder/runs`."""
-    with tarfile.open(HERE / "runs" / f"{archive}.tar.xz") as packed:
-        packed.extractall(folder / "runs", filter="data")
+    """Unpack an archive of kept runs into `folder/runs`, if it is there already."""
+    if (path := HERE / "runs" / f"{archive}.tar.xz").exists():
+        with tarfile.open(path) as packed:
+            packed.extractall(folder / "runs", filter="data")
 
 
 def table(command: str, folder: Path) -> str:
@@ -82,7 +95,7 @@ def table(command: str, folder: Path) -> str:
         contextlib.redirect_stderr(io.StringIO()),
     ):
         program, *arguments = shlex.split(command)
-        code = lmsm(arguments) if program == "lmsm" else tail_study.main(arguments[1:])
+        code = lmsm(arguments) if program == "lmsm" else _SCRIPTS[arguments[0]](arguments[1:])
     if code:
         raise SystemExit(f"{command}: exit code {code}")
     text = printed.getvalue().rstrip()

@@ -1,0 +1,131 @@
+"""The table of the project that this one re-implements, beside runs of studies/seed.sh.
+
+    python benchmarks/original.py runs/seed-resnet18 runs/seed-vgg16
+
+A row for each setting that the script plans, whether or not its runs are there yet: the folders may
+be missing. Settings that start from ImageNet weights, as the original's runs do, have rows where
+there are such runs. A mean stands there once all seeds of a row are finished.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from beside import Arm, arms_in
+from published import Figure, data_of, published
+
+from lmsm_cli.comparison.samples import spelled_alike
+from lmsm_cli.config import RUNTIME_KEYS, Config, dump
+from lmsm_cli.config.resolve import Layer
+from lmsm_cli.losses.spec import parse_spec
+from lmsm_cli.sweeps.plan import plan_run
+
+SCRIPT = Path(__file__).parent / "studies" / "seed.sh"
+# What runs of one row may differ in.
+_FREE = ("seed", "precision", *RUNTIME_KEYS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting that the script trains."""
+
+    config: Config
+    seeds: int
+    is_added: bool
+    """Whether the original has no such run: its neck is another one."""
+
+    @property
+    def title(self) -> str:
+        """What is trained, in words."""
+        one = self.config
+        start = ", from ImageNet weights" if one.pretrained else ""
+        return f"{one.loss}, {one.model}, neck {one.neck}, {data_of(dump(one))}{start}"
+
+    def finished(self, arms: Sequence[Arm]) -> Arm | None:
+        """Return the runs of this setting."""
+        wanted = _setting_of(dump(self.config))
+        return next((arm for arm in arms if _setting_of(arm.setting) == wanted), None)
+
+    def figure(self) -> Figure | None:
+        """Return what the original has: of its own data where it has none of this."""
+        name, data = parse_spec(self.config.loss)[0], data_of(dump(self.config))
+        found = [
+            one
+            for one in published().figures
+            if one.recipe.startswith("original-")
+            and (one.model, parse_spec(one.loss[0])[0]) == (self.config.model, name)
+        ]
+        same = [one for one in found if one.data == data]
+        return None if self.is_added else next(iter(same or found), None)
+
+
+def _setting_of(config: Mapping[str, object]) -> dict[str, object]:
+    """Return the choices of lmsm's that tell rows apart, as every file spells them."""
+    kept = {key: config[key] for key in Config.model_fields if key in config and key not in _FREE}
+    lists = {key: list(value) for key, value in kept.items() if isinstance(value, tuple)}
+    return spelled_alike(kept | lists)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; return an exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs")
+    arms = arms_in(parser.parse_args(arguments).folders)
+    rows = [*planned(), *(row for row in planned("imagenet") if row.finished(arms))]
+    print("| run | original | here | runs | here less original |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for row in rows:
+        print(f"| {' | '.join(_cells(row, row.finished(arms)))} |")
+    return 0
+
+
+def _cells(row: Row, arm: Arm | None) -> Iterator[str]:
+    figure, count = row.figure(), len(arm.runs) if arm else 0
+    is_same = figure is not None and figure.data == data_of(dump(row.config))
+    there = "-" if figure is None else f"{figure.accuracy:.1f}"
+    if figure is not None and not is_same:
+        there += f" ({figure.data.partition(' ')[2]})"
+    yield row.title.replace("_", r"\_")
+    yield there
+    whole = arm is not None and count >= row.seeds
+    yield arm.mean if arm and whole else "not run yet"
+    yield f"{count} of {row.seeds}"
+    less = arm and figure and whole and is_same
+    yield f"{statistics.fmean(arm.accuracies) - figure.accuracy:+.1f}" if less else "-"
+
+
+def planned(pretrained: str = "") -> list[Row]:
+    """Return the settings that the script trains: it is run with a stand-in for `lmsm`."""
+    with tempfile.TemporaryDirectory() as folder:
+        stand_in, calls = Path(folder, "lmsm"), Path(folder, "calls")
+        stand_in.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(calls))}\n')
+        stand_in.chmod(0o755)
+        path = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        # its own choices alone: no MODELS or ROWS of the shell that this runs in
+        environment = {"PATH": path, "PRETRAINED": pretrained}
+        subprocess.run(["sh", str(SCRIPT)], env=environment, check=True)
+        return [_row(shlex.split(line)) for line in calls.read_text().splitlines()]
+
+
+def _row(call: Sequence[str]) -> Row:
+    """Return the setting of one `sweep` with flags that each have a value, but for `--quiet`."""
+    words = [word for word in call[1:] if word != "--quiet"]
+    flags = {
+        flag.removeprefix("--").replace("-", "_"): value
+        for flag, value in zip(words[::2], words[1::2], strict=True)
+    }
+    preset, seeds = flags.pop("preset"), int(flags.pop("seeds"))
+    layers = [Layer.of_preset(preset), Layer.of_flags(flags)]
+    run = plan_run(layers, {}, None, facts=lambda config: None)
+    return Row(run.config, seeds, "neck" in flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
