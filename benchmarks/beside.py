@@ -200,13 +200,16 @@ def _differences(pairs: Sequence[tuple[Figure, Arm]], known: Published) -> list[
         recipe, choices = known.recipes[figure.recipe], known.choices(figure)
         told = differences(choices, arm.setting)
         told += ["the original images (ours: a JPEG copy)"] if _is_jpeg_copy(arm) else []
-        told += [f"{recipe.scored} is scored (ours: the last)", *filter(None, [recipe.besides])]
+        epoch = (
+            f"{recipe.scored} is scored" if recipe.scored else "which epoch is scored isn't told"
+        )
+        told += [f"{epoch} (ours: the last)", *filter(None, [recipe.besides])]
         sources = found.setdefault("; ".join(told), {})
         sources.setdefault(figure.source, {})[_figure(figure)] = None
     lines = []
-    for told, sources in found.items():
+    for text, sources in found.items():
         named = [f"{', '.join(figures)} ({source})" for source, figures in sources.items()]
-        lines.append(f"* {'; '.join(named)}: {told}")
+        lines.append(f"* {'; '.join(named)}: {text}")
     return ["", "What their recipes have otherwise, as far as they tell:", *lines]
 
 

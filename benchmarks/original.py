@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,19 +86,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _cells(row: Row, arm: Arm | None) -> Iterator[str]:
+def _cells(row: Row, arm: Arm | None) -> list[str]:
     figure, count = row.figure(), len(arm.runs) if arm else 0
-    is_same = figure is not None and figure.data == data_of(dump(row.config))
-    there = "-" if figure is None else f"{figure.accuracy:.1f}"
-    if figure is not None and not is_same:
-        there += f" ({figure.data.partition(' ')[2]})"
-    yield row.title.replace("_", r"\_")
-    yield there
-    whole = arm is not None and count >= row.seeds
-    yield arm.mean if arm and whole else "not run yet"
-    yield f"{count} of {row.seeds}"
-    less = arm and figure and whole and is_same
-    yield f"{statistics.fmean(arm.accuracies) - figure.accuracy:+.1f}" if less else "-"
+    mean, there, less = "not run yet", "-", "-"
+    if figure:
+        is_same = figure.data == data_of(dump(row.config))
+        there = f"{figure.accuracy:g}" + ("" if is_same else f" ({figure.data.split(' ', 1)[1]})")
+    if arm and count >= row.seeds:
+        mean = arm.mean
+        if figure and is_same:
+            less = f"{statistics.fmean(arm.accuracies) - figure.accuracy:+.1f}"
+    return [row.title.replace("_", r"\_"), there, mean, f"{count} of {row.seeds}", less]
 
 
 def planned(pretrained: str = "") -> list[Row]:

@@ -32,7 +32,8 @@ class Recipe(_Entry):
     choices: dict[str, Any]
     besides: str = ""
     """What no choice of lmsm's says."""
-    scored: str = "an epoch that is not told"
+    scored: str = ""
+    """Which epoch; where it is not told, nothing."""
 
 
 class Figure(_Entry):

@@ -98,6 +98,24 @@ def test_the_net_has_the_size_that_is_published(module):
     assert bn == (own + linear + 10 * 64 + 1, 64)
 
 
+@pytest.mark.parametrize(
+    ("choices", "is_one"),
+    [
+        ({"loss": "logit-adjusted:tau=1.0"}, True),
+        ({"loss": "logit-adjusted:tau=0.5"}, False),
+        ({"loss": "softmax"}, False),
+        ({"loss": "balanced-softmax", "reweight": "effective"}, False),
+        ({"loss": "balanced-softmax", "sampling": "balanced"}, False),
+        ({"loss": "balanced-softmax", "post_hoc": "adjust:tau=1"}, False),
+    ],
+)
+def test_a_loss_is_one_in_every_spelling_and_not_with_more(load, module, choices, is_one):
+    """Balanced softmax is logit adjustment with tau 1; re-weighted or corrected it is another."""
+    figure = FIGURE | {"loss": ["balanced-softmax", "logit-adjusted"]}
+    known = load(held(figures=[figure]))
+    assert module("published").is_loss_of(known.figures[0], choices) is is_one
+
+
 def test_recipes_are_compared_by_the_phrase(module):
     """LDAM-DRW's, shortened in proportion, differs in its length and warm-up alone."""
     tail = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": "multistep", "gamma": 0.01}
