@@ -5,6 +5,7 @@ there it is made of two sums over the ranks, which autograd can differentiate. P
 and state dict are those of nn.BatchNorm.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -129,13 +130,8 @@ def _sum_type(images: Tensor) -> torch.dtype:
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
-class CudaBatchNorm(_BatchNorm):
-    """nn.BatchNorm over the images of all ranks, on CUDA; a rank's part may be empty.
-
-    nn.SyncBatchNorm waits for the device in each layer, to leave empty parts out; here they have no
-    weight. Where all ranks together have less than two values a channel, what comes out is not
-    finite. The first rank's part must not be empty.
-    """
+class _RanksBatchNorm(_BatchNorm):
+    """nn.BatchNorm over the images of all ranks; a rank's part may be empty."""
 
     def __init__(self, ranks: ProcessGroup, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -150,6 +146,22 @@ class CudaBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         if not self.training and self.running_mean is not None:
             return super().forward(input)
+        return self._over_ranks(input)
+
+    @abstractmethod
+    def _over_ranks(self, input: Tensor) -> Tensor:
+        """Return the images normalised by the statistics of all ranks."""
+
+
+class CudaBatchNorm(_RanksBatchNorm):
+    """nn.BatchNorm over the images of all ranks, on CUDA; a rank's part may be empty.
+
+    nn.SyncBatchNorm waits for the device in each layer, to leave empty parts out; here they have no
+    weight. Where all ranks together have less than two values a channel, what comes out is not
+    finite. The first rank's part must not be empty.
+    """
+
+    def _over_ranks(self, input: Tensor) -> Tensor:
         share = self.momentum or 0.0
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -173,7 +185,7 @@ class _Sum(torch.autograd.Function):
         return ctx.ranks.all_reduce(grad.clone()), None
 
 
-class GlobalBatchNorm(_BatchNorm):
+class GlobalBatchNorm(_RanksBatchNorm):
     """nn.BatchNorm over the images of all ranks; a rank's part may be empty.
 
     All ranks must call it in training, go backward through it, and have the same weight. The
@@ -181,23 +193,11 @@ class GlobalBatchNorm(_BatchNorm):
     nn.BatchNorm's. Raises ArgumentError on every rank where a channel has fewer than two values.
     """
 
-    def __init__(self, ranks: ProcessGroup, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._ranks = ranks
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ArgumentError(f"BatchNorm takes (N, C, ...), not {tuple(input.shape)}")
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised images (N, C, ...), in their type."""
-        self._check_input_dim(input)
-        if not self.training and self.running_mean is not None:
-            return super().forward(input)
+    def _over_ranks(self, input: Tensor) -> Tensor:
         images = input.double() if input.dtype == torch.float64 else input.float()
         axes, shape = [0, *range(2, input.ndim)], (-1, *[1] * (input.ndim - 2))
         own = images.new_tensor([images.numel() // images.shape[1]])
-        sums: Tensor = _Sum.apply(torch.cat([images.sum(axes), own]), self._ranks)
+        sums: Tensor = _Sum.apply(torch.cat([images.sum(axes), own]), self.ranks)
         count = int(sums[-1])
         if count < 2:
             raise ArgumentError(
@@ -206,7 +206,7 @@ class GlobalBatchNorm(_BatchNorm):
             )
         mean = sums[:-1] / count
         centred = images - mean.view(shape)
-        var: Tensor = _Sum.apply(centred.square().sum(axes), self._ranks) / count
+        var: Tensor = _Sum.apply(centred.square().sum(axes), self.ranks) / count
         if self.training and self.running_mean is not None:
             self._remember(mean, var * (count / (count - 1)))
         factor = (var + self.eps).rsqrt()
