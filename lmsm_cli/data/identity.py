@@ -216,12 +216,17 @@ def copies_of_pictures(parts: Mapping[str, Pictures]) -> list[Copies]:
     Two images are the same picture where their files, or their pixels at full size, are the same.
     """
     sets = list(parts.values())
-    part_of = [part for part, one in parts.items() for _ in one.names]
-    names = [name for one in sets for name in one.names]
-    labels = np.concatenate([one.labels for one in sets])
     groups = _groups(
         np.concatenate([one.files for one in sets]), np.concatenate([one.pixels for one in sets])
     )
+    return copies_at(groups, parts)
+
+
+def copies_at(groups: Iterable[list[int]], parts: Mapping[str, Pictures]) -> list[Copies]:
+    """Return the copies whose images stand in groups of rows of all parts, one after the other."""
+    part_of = [part for part, one in parts.items() for _ in one.names]
+    names = [name for one in parts.values() for name in one.names]
+    labels = np.concatenate([one.labels for one in parts.values()])
     return [
         Copies(
             tuple(names[row] for row in rows),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lmsm_cli.data.decoded import Images
-from lmsm_cli.data.identity import Copies, Pictures
+from lmsm_cli.data.identity import Copies, Pictures, copies_at
 
 MOST_IMAGES = 20_000
 """Of more, all pairs would take long: 200 million are compared in seconds."""
@@ -38,7 +38,6 @@ def near_copies(
         known: copies that were found already, which are left out.
     """
     names = [name for one in parts.values() for name in one.names]
-    part_of = [part for part, one in parts.items() for _ in one.names]
     labels = np.concatenate([one.labels for one in parts.values()])
     sides = np.repeat(np.arange(len(parts)), [len(one.names) for one in parts.values()])
     first, second = _alike(torch.cat([_reduced(images[part]) for part in parts]))
@@ -46,14 +45,7 @@ def near_copies(
     numbers = np.array([copy_of.get(name, -1 - row) for row, name in enumerate(names)])
     wanted = (labels[first] != labels[second]) | (sides[first] != sides[second])
     wanted &= numbers[first] != numbers[second]
-    return [
-        Copies(
-            tuple(names[row] for row in rows),
-            tuple(labels[rows].tolist()),
-            tuple(part_of[row] for row in rows),
-        )
-        for rows in _connected(first[wanted], second[wanted], len(names))
-    ]
+    return copies_at(_connected(first[wanted], second[wanted], len(names)), parts)
 
 
 def _reduced(images: Images) -> Tensor:
