@@ -1,6 +1,7 @@
 """What tests share: a quiet display, small batches, tiny data sets on disk, the real ones."""
 
 import importlib
+import json
 import os
 import resource
 import shutil
@@ -280,3 +281,18 @@ def evaluate(path, display, **options):
 def words(text):
     """Return the words of a text, as of a command line."""
     return text.split()
+
+
+# A training of a second.
+QUICK_DIGITS = words(
+    "--dataset digits --model paper-mnist --epochs 1 --images-per-class 20 --batch-size 64 "
+    "--threads 1 --precision fp32 --quiet"
+)
+
+
+def printed_json(capsys, *arguments, code=0):
+    """Run a command with --json, which must end with the code; return the document it prints."""
+    from lmsm_cli.commands.app import main
+
+    assert main([*map(str, arguments), "--json"]) == code
+    return json.loads(capsys.readouterr().out)

@@ -1,7 +1,5 @@
 """`lmsm bench`: numbers that another road confirms, and input refused before anything runs."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -11,6 +9,7 @@ from lmsm_cli.data.augment import AUGMENTATIONS
 from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.training import benchmark as measure
+from tests.conftest import printed_json
 
 CPU = Runtime(torch.device("cpu"), threads=1)
 
@@ -66,8 +65,7 @@ def test_the_command_prints_models_losses_and_json(capsys):
         "--models paper-2d,resnet32 --precision fp32 --layout channels-last,contiguous --threads 1"
     )
     flags = [*arms.split(), "--batch-size", "4", "--seconds", "0.01"]
-    assert main(["bench", *flags, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = printed_json(capsys, "bench", *flags)
     assert [(row["model"], row["layout"]) for row in document["models"]] == [
         (model, layout)
         for model in ("paper-2d", "resnet32")

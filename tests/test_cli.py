@@ -11,15 +11,9 @@ import pytest
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.losses.registry import HEADS
-from tests.conftest import words, write_class_folders
+from tests.conftest import printed_json, words, write_class_folders
 
 QUICK = ["train", "--preset", "digits", "--epochs", "2", "--device", "cpu"]
-
-
-def run_json(capsys, *arguments):
-    """Run the command line; return its JSON document."""
-    assert main([*map(str, arguments), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +55,7 @@ def test_train_prints_the_table_and_writes_the_folder(tmp_path, capsys):
 
 def test_train_json_is_one_document(tmp_path, capsys):
     """--json prints the scores and the folder's place, and nothing else on stdout."""
-    document = run_json(capsys, *QUICK, "--out", tmp_path)
+    document = printed_json(capsys, *QUICK, "--out", tmp_path)
     assert document["run"] == str(next(tmp_path.iterdir()))
     assert len(document["per_class"]) == 10
 
@@ -72,8 +66,8 @@ def test_eval_takes_a_checkpoint_or_a_folder(runs, capsys):
     folder = only_run(runs, "lsoftmax")
     wanted = json.loads((folder / "scores.json").read_text())
     for target in (folder, folder / "checkpoint.pt"):
-        assert run_json(capsys, "eval", target)["per_class"] == wanted["per_class"]
-    rows = run_json(capsys, "eval", folder, "--split", "validation")["per_class"]
+        assert printed_json(capsys, "eval", target)["per_class"] == wanted["per_class"]
+    rows = printed_json(capsys, "eval", folder, "--split", "validation")["per_class"]
     held_out = sum(row["test_count"] for row in rows)
     assert main(["eval", str(folder), "--confusion", "--split", "validation"]) == 0
     printed = capsys.readouterr().out
@@ -100,7 +94,7 @@ def test_the_only_run_of_a_folder_is_meant(runs, tmp_path, capsys):
     """A folder around one run stands for it; a file in it is not the run."""
     run = only_run(runs, "lsoftmax")
     shutil.copytree(run, tmp_path / run.name)
-    assert run_json(capsys, "eval", tmp_path)["checkpoint"] == str(
+    assert printed_json(capsys, "eval", tmp_path)["checkpoint"] == str(
         tmp_path / run.name / "checkpoint.pt"
     )
     assert main(["resume", str(tmp_path)]) == 0
@@ -124,7 +118,7 @@ def test_a_run_without_a_checkpoint_says_how_it_ended(tmp_path, capsys):
 def test_eval_prints_what_a_correction_did(runs, capsys):
     """--adjust ends with both rows of scores and the line of tau and its source; JSON agrees."""
     folder = only_run(runs, "-softmax-s0")
-    told = run_json(capsys, "eval", folder, "--adjust", "auto")["adjustment"]
+    told = printed_json(capsys, "eval", folder, "--adjust", "auto")["adjustment"]
     assert main(["eval", str(folder), "--adjust", "auto"]) == 0
     *_, trained, adjusted, _, line = capsys.readouterr().out.splitlines()
     assert trained.split()[:3] == ["as", "trained", f"{100 * told['unadjusted']['accuracy']:.1f}"]
@@ -135,7 +129,8 @@ def test_eval_prints_what_a_correction_did(runs, capsys):
     )
     assert told["scale"] is None
     assert (
-        run_json(capsys, "eval", folder, "--tau-norm", "0.5")["adjustment"]["method"] == "tau-norm"
+        printed_json(capsys, "eval", folder, "--tau-norm", "0.5")["adjustment"]["method"]
+        == "tau-norm"
     )
 
 
@@ -143,7 +138,7 @@ def test_eval_prints_what_a_correction_did(runs, capsys):
 def test_eval_tells_tau_in_units_of_the_logits_scale(runs, capsys, tau):
     """--adjust scaled:TAU has tau and the scale in the JSON, and both in words in the text."""
     folder = only_run(runs, "-softmax-s0")
-    told = run_json(capsys, "eval", folder, "--adjust", f"scaled:{tau}")["adjustment"]
+    told = printed_json(capsys, "eval", folder, "--adjust", f"scaled:{tau}")["adjustment"]
     assert told["scale"] > 0
     assert (told["tau"] == 0.05) or tau == "auto"
     assert (told["chosen_on"] is None) == (tau == "0.05")
@@ -158,7 +153,7 @@ def test_eval_tells_tau_in_units_of_the_logits_scale(runs, capsys, tau):
 
 def test_compare_groups_over_seeds(runs, capsys):
     """Two seeds of softmax become one row of mean and sd, L-Softmax a row of its own."""
-    groups = {group["label"]: group for group in run_json(capsys, "compare", runs)["groups"]}
+    groups = {group["label"]: group for group in printed_json(capsys, "compare", runs)["groups"]}
     assert len(groups) == 2
     softmax = next(group for label, group in groups.items() if "lsoftmax" not in label)
     assert sorted(softmax["seeds"]) == [0, 1]
@@ -187,7 +182,7 @@ def test_compare_shows_a_run_without_scores(runs, tmp_path, capsys):
 
 def test_show_config_names_every_origin(capsys):
     """Each value comes with the preset's line, the flag or the default it came from."""
-    document = run_json(
+    document = printed_json(
         capsys, "train", "--preset", "imbalanced-vgg16", "--lr", "0.5", "--show-config"
     )
     assert document["lr"] == {"value": 0.5, "from": "--lr"}
@@ -304,7 +299,7 @@ def test_missing_data_names_the_way_out(tmp_path, monkeypatch, capsys):
 def test_seed_presets_run_under_every_profile(tiny_cifar, tmp_path, capsys, model, profile):
     """The six presets of the re-implemented project run balanced and imbalanced."""
     family = "balanced" if not profile else "lsoftmax"
-    document = run_json(
+    document = printed_json(
         capsys,
         "train",
         "--preset",
@@ -324,7 +319,7 @@ def test_seed_presets_run_under_every_profile(tiny_cifar, tmp_path, capsys, mode
 
 def test_deferred_rebalancing_from_the_command_line(tmp_path, capsys):
     """A long-tailed run re-weighted and re-sampled from epoch 2 on keeps that in its config."""
-    document = run_json(
+    document = printed_json(
         capsys,
         *QUICK,
         *words("--reweight effective --reweight-beta 0.99 --sampling balanced --rebalance-from"),
@@ -345,7 +340,7 @@ def test_deferred_rebalancing_from_the_command_line(tmp_path, capsys):
 def test_class_folders_from_the_command_line(tmp_path, capsys):
     """Users' own images train with --dataset folder and are scored with eval --images."""
     write_class_folders(tmp_path / "data", ("ant", "bee"), 20, size=16)
-    document = run_json(
+    document = printed_json(
         capsys,
         *words("train --dataset folder --data-dir"),
         tmp_path / "data",
@@ -360,7 +355,7 @@ def test_class_folders_from_the_command_line(tmp_path, capsys):
         "--out",
         tmp_path / "runs",
     )
-    scores = run_json(capsys, "eval", document["run"], "--images", tmp_path / "data")
+    scores = printed_json(capsys, "eval", document["run"], "--images", tmp_path / "data")
     assert sum(row["test_count"] for row in scores["per_class"]) == 40
 
 
@@ -370,7 +365,7 @@ def test_demo_compares_and_draws(tmp_path, capsys):
 
     No validation loss of the comparison begins far above ln 10, that of guessing.
     """
-    document = run_json(capsys, "demo", "--seeds", 1, "--out", tmp_path)
+    document = printed_json(capsys, "demo", "--seeds", 1, "--out", tmp_path)
     losses = [group["label"].partition(":")[0] for group in document["groups"]]
     assert losses == ["softmax", "lsoftmax", "balanced-softmax"]
     (folder,) = tmp_path.iterdir()
@@ -431,7 +426,7 @@ def test_help_names_every_flag_and_default():
 
 def test_losses_lists_every_loss_with_its_options(capsys):
     """Each name that --loss takes is there, with each option and its default."""
-    listed = run_json(capsys, "losses")
+    listed = printed_json(capsys, "losses")
     assert listed.keys() == HEADS.keys()
     assert listed["vs"]["options"] == {"gamma": 0.3, "tau": 1.0}
     assert listed["balanced-softmax"]["options"] == {}

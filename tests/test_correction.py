@@ -34,6 +34,7 @@ from tests.conftest import (
     digits_config,
     evaluation,
     plain_state,
+    printed_json,
     save,
     write_class_folders,
 )
@@ -397,6 +398,5 @@ def test_the_words_of_each_command(run, tmp_path, capsys):
     assert [first, second] == lines
     assert third.startswith("sure enough at a confidence of ")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
-    assert main(["predict", file, str(tmp_path / "x.png"), "--json", "-q"]) == 0
-    told = json.loads(capsys.readouterr().out)["correction"]
+    told = printed_json(capsys, "predict", file, tmp_path / "x.png", "-q")["correction"]
     assert (told["method"], told["tau"], told["temperature"]) == ("adjust", 1.0, 2.0)

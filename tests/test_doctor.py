@@ -1,6 +1,5 @@
 """`lmsm doctor`: says what is there and what mends what is not, and survives whatever is broken."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,15 +11,14 @@ import torch
 from lmsm_cli.commands.app import main
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.sources import OWN, SOURCES
-from tests.conftest import CIFAR10_CLASSES, write_class_folders
+from tests.conftest import CIFAR10_CLASSES, printed_json, write_class_folders
 
 ROOT = Path(__file__).parent.parent
 
 
 def examined(capsys, *flags, code=0):
     """Run `lmsm doctor --json`; return its checks by name."""
-    assert main(["doctor", *map(str, flags), "--json"]) == code
-    document = json.loads(capsys.readouterr().out)
+    document = printed_json(capsys, "doctor", *flags, code=code)
     assert document["healthy"] == (code == 0)
     assert all(check["status"] in ("ok", "note", "problem") for check in document["checks"])
     return {check["name"]: check for check in document["checks"]}

@@ -15,6 +15,7 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.errors import CheckpointError
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runs.weights import drop_weights
+from tests.conftest import printed_json
 from tests.synthetic_runs import write_run
 
 BY = "lmsm sweep --keep winner"
@@ -153,7 +154,6 @@ def test_the_command_that_is_named_makes_the_same_choices(dropped, capsys):
     with pytest.raises(CheckpointError) as told:
         load_checkpoint(dropped)
     words = shlex.split(str(told.value).split("`")[3])
-    assert main([*words[1:], "--show-config", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    shown = printed_json(capsys, *words[1:], "--show-config")
     written = json.loads(json.dumps(read_run(dropped).config))
     assert {key: row["value"] for key, row in shown.items()} == written

@@ -12,6 +12,7 @@ from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runtime.display import Step
 from lmsm_cli.training import dry_run
+from tests.conftest import printed_json
 
 QUICK = ["train", "--preset", "digits", "--device", "cpu", "--precision", "fp32"]
 
@@ -31,8 +32,7 @@ def files_below(folder):
 def test_it_tells_what_the_run_then_takes(tmp_path, monkeypatch, capsys):
     """Images, steps and the checkpoint's size are those of the run itself; no file is left."""
     monkeypatch.chdir(tmp_path)
-    assert main([*QUICK, "--epochs", "2", "--dry-run", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = printed_json(capsys, *QUICK, "--epochs", "2", "--dry-run")
     assert files_below(tmp_path) == []
     assert told["trained_steps"] >= 2
     assert main([*QUICK, "--epochs", "2"]) == 0
@@ -66,8 +66,7 @@ def test_every_phase_is_named_and_they_add_up(tmp_path, monkeypatch, capsys, sha
     monkeypatch.setattr(dry_run, "_seconds_an_image", seconds)
     monkeypatch.setattr(dry_run, "draw_plots", counted)
     words = [*QUICK, "--epochs", "3", "--validation", share, "--out", str(tmp_path), "--dry-run"]
-    assert main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = printed_json(capsys, *words)
     phases = told["phases"]
     assert list(phases) == [
         "preparing", "training", "validation", "checkpoints", "testing", "plots",

@@ -13,7 +13,14 @@ from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DiskError
 from lmsm_cli.inference.evaluation_files import worst_mistakes, write_features
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, digits_config, evaluation, save, write_class_folders
+from tests.conftest import (
+    SilentDisplay,
+    digits_config,
+    evaluation,
+    printed_json,
+    save,
+    write_class_folders,
+)
 
 PLOTS = {
     "accuracy_by_training_images.png",
@@ -170,8 +177,7 @@ def test_images_of_ones_own_work_with_everything(run, tmp_path, capsys):
         str(tmp_path / "x.npz"),
         "--confusion",
     ]
-    assert main([*command, "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)
+    scores = printed_json(capsys, *command)
     assert {row["name"]: row["test_count"] for row in scores["per_class"] if row["test_count"]} == {
         "3": 6,
         "7": 7,

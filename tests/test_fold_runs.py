@@ -19,7 +19,7 @@ from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import OncePerPlan, Step
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, noise, save, write_class_folders
+from tests.conftest import SilentDisplay, noise, printed_json, save, write_class_folders
 
 FLAGS = (
     "--dataset folder --data-dir photos --image-size 8 --model paper-mnist --epochs 1 "
@@ -118,8 +118,7 @@ def test_the_comparison_is_that_of_pooled_repeats(swept, monkeypatch, capsys):
     """Its tables have 19 test images but the lonely class none, and the answer stands last."""
     monkeypatch.chdir(swept)
     capsys.readouterr()
-    assert main(["compare", "runs", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = printed_json(capsys, "compare", "runs")
     group = found["groups"][0]
     tested = {one["name"]: one["test_count"] for one in group["per_class"]}
     assert tested == {"ant": 8, "bee": 8, "lynx": 0, "lynx2": 2}

@@ -10,25 +10,7 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.training import loop as train
 from lmsm_cli.training import step
-from tests.conftest import write_class_folders
-
-DIGITS = [
-    "--dataset",
-    "digits",
-    "--model",
-    "paper-mnist",
-    "--epochs",
-    "1",
-    "--images-per-class",
-    "20",
-    "--batch-size",
-    "64",
-    "--threads",
-    "1",
-    "--precision",
-    "fp32",
-    "--quiet",
-]
+from tests.conftest import QUICK_DIGITS, write_class_folders
 
 
 class Alive:
@@ -92,7 +74,7 @@ def alive(monkeypatch):
 def test_trainings_that_end_well_are_freed(tmp_path, alive):
     """Of three seeds, plots and scores included, nothing is left; nor of what `eval` reads back."""
     two = ["--epochs", "2", "--best-tolerance", "0.9"]  # the first is the best, and tested too
-    assert main(["train", *DIGITS, *two, "--seeds", "0,1,2", "--out", str(tmp_path)]) == 0
+    assert main(["train", *QUICK_DIGITS, *two, "--seeds", "0,1,2", "--out", str(tmp_path)]) == 0
     assert (len(alive), alive.names) == (6, {})  # a net for each training, and one for best.pt
     run = next(tmp_path.glob("*-s0"))
     assert main(["eval", str(run)]) == 0
@@ -105,12 +87,12 @@ def test_trainings_that_end_well_are_freed(tmp_path, alive):
 @pytest.mark.parametrize(
     "command",
     [
-        ["sweep", *DIGITS, "--arm", "loss=softmax", "--arm", "loss=arcface", "--seeds", "1"],
-        ["train", *DIGITS, "--dry-run"],
-        ["train", *DIGITS, "--tensorboard"],
+        ["sweep", *QUICK_DIGITS, "--arm", "loss=softmax", "--arm", "loss=arcface", "--seeds", "1"],
+        ["train", *QUICK_DIGITS, "--dry-run"],
+        ["train", *QUICK_DIGITS, "--tensorboard"],
         [
             "train",
-            *DIGITS,
+            *QUICK_DIGITS,
             "--reweight",
             "effective",
             "--sampling",
@@ -118,7 +100,7 @@ def test_trainings_that_end_well_are_freed(tmp_path, alive):
             "--loss",
             "lsoftmax",
         ],
-        ["train", *DIGITS, "--optimizer", "sgd", "--precision", "auto"],
+        ["train", *QUICK_DIGITS, "--optimizer", "sgd", "--precision", "auto"],
     ],
 )
 def test_every_command_that_trains_frees_it(tmp_path, alive, command):
@@ -142,7 +124,7 @@ def test_a_training_on_class_folders_is_freed(tmp_path, alive):
         "--batch-size",
         "8",
     ]
-    assert main(["train", *DIGITS, *folder, "--out", str(tmp_path / "runs")]) == 0
+    assert main(["train", *QUICK_DIGITS, *folder, "--out", str(tmp_path / "runs")]) == 0
     assert (len(alive) >= 1, alive.names) == (True, {})
 
 
@@ -152,7 +134,7 @@ def test_a_search_frees_its_trials(tmp_path, alive):
     pytest.importorskip("optuna")
     command = [
         "sweep",
-        *DIGITS,
+        *QUICK_DIGITS,
         "--epochs",
         "3",
         "--grid",
@@ -194,7 +176,7 @@ def test_trainings_that_end_badly_are_freed(tmp_path, alive, monkeypatch, how, c
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("lmsm_cli.runs.checkpoint.torch.save", full)
-    command = ["train", *DIGITS, "--out", str(tmp_path)]
+    command = ["train", *QUICK_DIGITS, "--out", str(tmp_path)]
     if code is None:
         with pytest.raises(RuntimeError):
             main(command)
@@ -212,7 +194,7 @@ def test_the_failed_runs_of_a_sweep_are_freed(tmp_path, alive, monkeypatch):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(step._Step, "__call__", fail)
-    assert main(["train", *DIGITS, "--seeds", "0,1", "--out", str(tmp_path)]) == 1
+    assert main(["train", *QUICK_DIGITS, "--seeds", "0,1", "--out", str(tmp_path)]) == 1
     assert (len(alive), alive.names) == (2, {})
 
 

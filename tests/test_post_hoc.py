@@ -29,7 +29,7 @@ from lmsm_cli.sweeps.second_stage import (
     what_is_not_held_out,
 )
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, digits_config, evaluate, plain_state, words
+from tests.conftest import SilentDisplay, digits_config, evaluate, plain_state, printed_json, words
 
 TWO_HEADS = "--head adjust:1 --head ncm --device cpu --threads 1 --quiet --json"
 HEADS = ("adjust:1", "adjust", "tau-norm", "mla:0.5", "ncm")
@@ -205,8 +205,7 @@ def test_no_training_goes_on_from_a_head_without_one(first, heads, capsys):
         assert f"{run} was made without a training (post_hoc '{head}')" in said
         assert f"train another last layer on {first}" in said
     run, out = runs_of(heads)["adjust"], heads / "adjust.onnx"
-    assert main(["export", str(run), "--best", "--out", str(out), "--json", "--quiet"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = printed_json(capsys, "export", run, "--best", "--out", out, "--quiet")
     assert document["verification"]["same_top1"] == 1.0
     assert document["correction"]["method"] == "adjust"
 

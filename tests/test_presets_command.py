@@ -6,6 +6,7 @@ import pytest
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.config.resolve import Layer, preset_names, preset_path, resolve
+from tests.conftest import printed_json
 
 
 def test_the_bare_command_lists(capsys):
@@ -14,8 +15,7 @@ def test_the_bare_command_lists(capsys):
     for words in (["presets"], ["presets", "list"]):
         assert main(words) == 0
         outputs.append(capsys.readouterr().out)
-        assert main([*words, "--json"]) == 0
-        listed = json.loads(capsys.readouterr().out)
+        listed = printed_json(capsys, *words)
         assert list(listed) == preset_names()
         assert listed["digits"][0] == "lmsm train --preset digits"
     assert outputs[0] == outputs[1]

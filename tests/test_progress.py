@@ -29,14 +29,29 @@ EPOCH = Epoch(
 )
 
 
-@pytest.fixture
-def screen(monkeypatch):
-    """A terminal of 160 columns that keeps what was drawn."""
+def terminal(monkeypatch, width):
+    """Give the displays a terminal of some columns; return what keeps all that is drawn there."""
     console = Console(
-        file=io.StringIO(), force_terminal=True, force_interactive=True, width=160, highlight=False
+        file=io.StringIO(),
+        force_terminal=True,
+        force_interactive=True,
+        width=width,
+        highlight=False,
     )
     monkeypatch.setattr(progress, "stderr_console", lambda: console)
     return console.file
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal of 160 columns."""
+    return terminal(monkeypatch, 160)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """A terminal of 80 columns."""
+    return terminal(monkeypatch, 80)
 
 
 def test_bars_show_what_a_user_watches(screen):
@@ -82,16 +97,6 @@ def drawn(display, width=80):
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     pieces = console.render(display._bars.get_renderable(), console.options)
     return "".join(piece.text for piece in pieces).rstrip("\n").split("\n")
-
-
-@pytest.fixture
-def narrow(monkeypatch):
-    """A terminal of 80 columns."""
-    console = Console(
-        file=io.StringIO(), force_terminal=True, force_interactive=True, width=80, highlight=False
-    )
-    monkeypatch.setattr(progress, "stderr_console", lambda: console)
-    return console.file
 
 
 @pytest.mark.usefixtures("narrow")

@@ -1,7 +1,6 @@
 """CSV and .npz files of results: read as runs, or refused by file and line."""
 
 import csv
-import json
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ from sklearn import metrics
 from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.result_files import read_results
 from lmsm_cli.errors import DataError
+from tests.conftest import printed_json
 
 LABELS = [0, 1, 2, 0, 1, 2]
 PREDICTED = [0, 1, 2, 0, 0, 2]
@@ -240,8 +240,7 @@ def test_the_command_reads_files_and_ends_with_3_for_bad_ones(tmp_path, capsys):
         rows = zip(LABELS, np.roll(PREDICTED, seed), strict=True)
         write(tmp_path / f"softmax-s{seed}.csv", ["label", "predicted"], rows)
     files = [str(tmp_path / f"softmax-s{seed}.csv") for seed in range(3)]
-    assert main(["compare", *files, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = printed_json(capsys, "compare", *files)
     (group,) = document["groups"]
     assert (group["label"], group["seeds"]) == ("softmax", [0, 1, 2])
     (tmp_path / "bad-s0.csv").write_text(USUAL + "0\n")

@@ -17,7 +17,7 @@ from lmsm_cli.data.identity import ImagesRecord, as_digests
 from lmsm_cli.errors import DataError
 from lmsm_cli.runs.record import find_runs, read_run
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, digits_config
+from tests.conftest import SilentDisplay, digits_config, printed_json
 from tests.synthetic_runs import write_predicting_run
 
 NAMES = ("ant", "bee", "cat")
@@ -361,8 +361,7 @@ def test_a_softmax_of_a_plain_loop_and_one_by_lmsm(tmp_path, capsys):
             )
     files = [str(tmp_path / f"plain-s{seed}.csv") for seed in range(2)]
     target = tmp_path / "page.html"
-    assert main(["compare", str(runs), *files, "--html", str(target), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = printed_json(capsys, "compare", runs, *files, "--html", target)
     groups = {group["label"]: group for group in document["groups"]}
     assert set(groups) == {"softmax", "softmax source=outside", "plain source=outside"}
     right = [(scores.argmax(1).numpy() == test.labels).mean() for scores in logits.values()]

@@ -1,7 +1,6 @@
 """`lmsm schedule`: what it foretells is what a run does; its table, JSON and picture."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -13,15 +12,14 @@ from lmsm_cli.commands.app import app, main
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.reports.tables import schedule_table
 from lmsm_cli.runs.record import read_run
-from tests.conftest import words
+from tests.conftest import printed_json, words
 
 LONG_TAIL = ["--preset", "lsoftmax-resnet18"]
 
 
 def plan(capsys, *arguments):
     """Return the JSON document of `lmsm schedule`."""
-    assert main(["schedule", *map(str, arguments), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    return printed_json(capsys, "schedule", *arguments)
 
 
 def cells(capsys, *arguments):

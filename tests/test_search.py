@@ -1,7 +1,6 @@
 """Searches: the best by validation, exactly as many trials as asked for, each told how it ended."""
 
 import dataclasses
-import json
 import signal
 import sys
 
@@ -16,7 +15,7 @@ from lmsm_cli.sweeps.grid import parse_axes
 from lmsm_cli.sweeps.optuna_store import Search, _alone_in
 from lmsm_cli.sweeps.search import _Reporting, check_search, run_search
 from lmsm_cli.training.run import resume_run, start_run
-from tests.conftest import SilentDisplay
+from tests.conftest import SilentDisplay, printed_json
 from tests.test_resume import Stopping
 from tests.test_sweep import BAD, FLAGS, folders, layers, status
 
@@ -54,8 +53,7 @@ def finished(out, *, all_states=False):
 def test_the_best_is_best_on_validation(tmp_path, capsys):
     """A value is the last epoch's val_balanced_accuracy; the best's command repeats that run."""
     flags = ["sweep", *OTHER_FLAGS, *CHOICES, "--out", str(tmp_path)]
-    assert main([*flags, "--trials", "3", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = printed_json(capsys, *flags, "--trials", "3")
     for row in document["trials"]:
         (run,) = row["runs"]
         record = read_run(tmp_path / run)

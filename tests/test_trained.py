@@ -11,7 +11,7 @@ from lmsm_cli.reports.tables import epoch_words
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.training import finish
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, digits_config, evaluate, noise, save
+from tests.conftest import SilentDisplay, digits_config, evaluate, noise, printed_json, save
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,7 @@ def test_eval_takes_the_best(run, capsys):
     scores = json.loads((run / "scores.json").read_text())
     shown = {}
     for flags in ((), ("--best",)):
-        assert main(["eval", str(run), *flags, "--json"]) == 0
-        shown[flags] = json.loads(capsys.readouterr().out)
+        shown[flags] = printed_json(capsys, "eval", run, *flags)
     assert shown[()]["accuracy"] == scores["accuracy"]
     assert shown[("--best",)]["accuracy"] == scores["best_on_validation"]["accuracy"]
     assert [one["epoch"] for one in shown.values()] == [3, 1]

@@ -8,28 +8,12 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.losses.registry import HEADS
 from lmsm_cli.runs.record import find_runs, read_run
 from lmsm_cli.training import finish
-from tests.conftest import noise, save
+from tests.conftest import noise, save, words
 
-QUICK = [
-    "--dataset",
-    "folder",
-    "--image-size",
-    "8",
-    "--model",
-    "paper-mnist",
-    "--epochs",
-    "1",
-    "--batch-size",
-    "8",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--layout",
-    "channels-last",
-]
+QUICK = words(
+    "--dataset folder --image-size 8 --model paper-mnist --epochs 1 --batch-size 8 --threads 1 "
+    "--device cpu --precision fp32 --layout channels-last"
+)
 
 
 def write_noise(root, *, per_class=8, first_seed=0):

@@ -11,29 +11,11 @@ from lmsm_cli.commands import limits
 from lmsm_cli.errors import DiskError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
+from tests.conftest import QUICK_DIGITS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
 
-TRAIN = [
-    "train",
-    "--dataset",
-    "digits",
-    "--model",
-    "paper-mnist",
-    "--epochs",
-    "1",
-    "--images-per-class",
-    "20",
-    "--batch-size",
-    "64",
-    "--threads",
-    "1",
-    "--precision",
-    "fp32",
-    "--device",
-    "cpu",
-    "--quiet",
-]
+TRAIN = ["train", *QUICK_DIGITS, "--device", "cpu"]
 
 
 def limited(limit, out, cwd=None):

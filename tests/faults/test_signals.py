@@ -14,24 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import plain_state
+from tests.conftest import plain_state, words
 from tests.test_resume import assert_same_bits
 
 pytestmark = pytest.mark.slow
 
 LMSM = [sys.executable, "-m", "lmsm_cli"]
-FIXED = [
-    "--preset",
-    "digits",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--layout",
-    "channels-last",
-    "--threads",
-    "1",
-]
+FIXED = words("--preset digits --device cpu --precision fp32 --layout channels-last --threads 1")
 SECONDS = 120
 
 
