@@ -182,7 +182,7 @@ class Choices(BaseModel):
     batch_size: Int = Field(128, ge=2)
     """Images in a training step (default: at most 128, with 20 steps in an epoch)."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    """Optimiser (default: adam; sgd for small grey images)."""
+    """Optimiser, which makes steps of gradients (default: adam; sgd for small grey images)."""
     lr: Float = Field(0.001, gt=0)
     """Learning rate before the schedule (default: 0.001 for batches of 128, less for smaller ones;
     0.05 for sgd)."""
@@ -199,7 +199,7 @@ class Choices(BaseModel):
     momentum: Float = Field(0.9, ge=0, lt=1)
     """Momentum of `sgd`."""
     weight_decay: Float = Field(0.0005, ge=0)
-    """Weight decay."""
+    """Weight decay: how strongly each step pulls the weights towards 0."""
     head_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), NOT_BOOL] | None = None
     """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
     sam: Float = Field(0.0, ge=0, le=10)
