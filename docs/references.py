@@ -254,7 +254,7 @@ def _values(key: str, schema: Mapping[str, Any]) -> str:
         return "`true` or `false`"
     if schema.get("format") == "path" or "pattern" in schema:
         return "a path"
-    bounds = [f"{word} {schema[bound]:,}" for bound, word in _BOUNDS.items() if bound in schema]
+    bounds = [f"{word} {schema[bound]:,.12g}" for bound, word in _BOUNDS.items() if bound in schema]
     return ", ".join([_TYPES[schema["type"]], *bounds])
 
 

@@ -1,11 +1,13 @@
-"""Make the README's transcripts anew: run their commands, and put what they print below them.
+"""Make transcripts anew: run their commands, and put what they print below them.
 
-    python docs/transcript.py [data]
+    python docs/transcript.py [data | docs/PAGE.md]
 
-A transcript is a `text` block of the README whose lines that start with `$ ` are the commands:
-that of the comparison, and the short one of `lmsm data`, which is made alone with `data`. They
-run in an empty folder, and print as on a terminal of 100 columns without colours. Of a report page
-that they write, docs/report-1280.png and docs/report-390.png are made (with Chromium).
+A transcript is a `text` block whose lines that start with `$ ` are the commands. Without a word
+those of the README are made: that of the comparison, and the short one of `lmsm data`, which is
+made alone with `data`; with a page all of its own. The commands of a file run one after another in
+a folder that is empty at first, and print as on a terminal of 100 columns without colours. Of a
+report page that the README's write, docs/report-1280.png and docs/report-390.png are made (with
+Chromium).
 """
 
 import fcntl
@@ -24,6 +26,7 @@ from pathlib import Path
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"(?<=^```text\n)\$ (?!lmsm data).*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
 DATA_BLOCK = re.compile(r"(?<=^```text\n)\$ lmsm data.*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
+ANY_BLOCK = re.compile(r"(?<=^```text\n)\$ .*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
 _COLUMNS = 100
 
 
@@ -58,32 +61,46 @@ def printed_by(command: str, folder: Path) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def made_anew(pattern: re.Pattern[str], folder: Path) -> None:
-    """Run the commands of one transcript in a folder and write the README."""
-    readme = README.read_text(encoding="utf-8")
-    (block,) = pattern.findall(readme)
+def made_anew(pattern: re.Pattern[str], folder: Path, page: Path = README) -> None:
+    """Run the commands of a page's transcripts in a folder and write the page."""
+    old = page.read_text(encoding="utf-8")
+    if not pattern.search(old):
+        raise SystemExit(f"{page} has no transcript")
+    page.write_text(pattern.sub(lambda block: _run(block[0], folder), old), encoding="utf-8")
+
+
+def _run(block: str, folder: Path) -> str:
+    """Return a transcript with what its commands print now."""
     parts = []
     for shown in re.findall(r"^\$ (?:.*\\\n)*.*$", block, flags=re.MULTILINE):
         command = shown[2:].replace("\\\n", " ")
         start = time.monotonic()
         parts += [shown, printed_by(command, folder)]
         print(f"{time.monotonic() - start:.0f} s: {command}", file=sys.stderr)
-    text = "\n".join(part for part in parts if part) + "\n"
-    README.write_text(pattern.sub(lambda _: text, readme), encoding="utf-8")
+    return "\n".join(part for part in parts if part) + "\n"
 
 
-def main(only: list[str]) -> None:
-    """Make the transcripts, or that of `lmsm data` alone."""
+def main(asked: list[str]) -> None:
+    """Make the transcripts of the README, that of `lmsm data` alone, or those of a page."""
     folder = Path(tempfile.mkdtemp())
-    made_anew(DATA_BLOCK, folder)
-    if only != ["data"]:
+    pages = [Path(word) for word in asked if word != "data"]
+    for page in pages:
+        made_anew(ANY_BLOCK, folder, page)
+    if not pages:
+        made_anew(DATA_BLOCK, folder)
+    if not asked:
         made_anew(BLOCK, folder)
-    pages = README.parent / "docs"
+        _draw_reports(folder)
+    shutil.rmtree(folder)
+
+
+def _draw_reports(folder: Path) -> None:
+    pictures = README.parent / "docs"
     for page in folder.glob("*.html"):
         subprocess.run(
-            [sys.executable, pages / "screenshot.py", page, pages / "report", "1700"], check=True
+            [sys.executable, pictures / "screenshot.py", page, pictures / "report", "1700"],
+            check=True,
         )
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

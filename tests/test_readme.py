@@ -13,6 +13,7 @@ from lmsm_cli.config.resolve import preset_names, preset_path
 from lmsm_cli.losses.registry import LOSSES
 from lmsm_cli.runs.record import read_run
 from tests import tree
+from tests.blocks import commands, fenced, typed
 from tests.conftest import CIFAR10_CLASSES, write_class_folders
 
 ROOT = Path(__file__).parent.parent
@@ -26,13 +27,10 @@ VERDICTS = {
 
 def blocks(language):
     """Return the README's code blocks of a language."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-    return [text for name, text in fenced if name == language]
+    return [text for name, text in fenced(README) if name == language]
 
 
-COMMANDS = [
-    line for block in blocks("console") for line in block.splitlines() if line.startswith("lmsm ")
-]
+COMMANDS = [line for block in blocks("console") for line in commands(block)]
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +52,7 @@ def workplace(tmp_path_factory):
 def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
     """Every `lmsm` line of the README ends with exit code 0, on small images."""
     monkeypatch.chdir(workplace)
-    runs = sorted(path.parent for path in workplace.glob("runs/*/config.yaml"))
-    words = [
-        str(runs[-1]) + w.removeprefix("runs/NAME") if w.startswith("runs/NAME") else w
-        for w in shlex.split(command)[1:]
-    ]
-    assert main(words) == 0
+    assert main(typed(command, workplace)) == 0
     assert capsys.readouterr().out
 
 

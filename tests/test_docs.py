@@ -1,0 +1,217 @@
+"""The pages of docs/: what is made from the code is, what can be run runs, the site is whole."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from typer.main import get_command
+
+from docs import references, transcript, words
+from lmsm_cli.commands import demo
+from lmsm_cli.commands.app import app, main
+from lmsm_cli.config import Config, dump, flag_name
+from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.data.facts import facts_of
+from tests.blocks import commands, fenced, typed
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+# Nothing to do on it: it leads to the others.
+WITHOUT_BLOCK = {"index.md"}
+# Commands of first blocks that take longer than 20 s, and what the test runs in their place; the
+# demo's four nets for its picture are trained for one epoch too.
+SMALLER = {"lmsm demo": "lmsm demo --seeds 1"}
+# Heads that a transcript has and one seed has not: its tables are narrow enough to be one.
+OF_SEVERAL_SEEDS = {"Runs", "and", "points", "need"}
+SECTIONS = dict(
+    re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGES["configuration.md"], re.M | re.S)
+)
+
+
+@pytest.mark.parametrize("name", references.PAGES)
+def test_the_references_are_of_this_code(name):
+    """A generated page is what the code says now."""
+    assert PAGES[name] == references.PAGES[name](), "python docs/references.py writes it anew"
+
+
+def all_commands(command, typed_before=()):
+    """Return the words of every command, groups and their commands included."""
+    found = [typed_before]
+    for name, inner in getattr(command, "commands", {}).items():
+        found += all_commands(inner, (*typed_before, name))
+    return found
+
+
+@pytest.mark.parametrize("typed_words", all_commands(get_command(app)), ids=" ".join)
+def test_every_flag_of_the_help_pages_is_in_the_reference(typed_words, monkeypatch, capsys):
+    """A flag that `lmsm COMMAND --help-all` lists stands in the command's section, or is a key."""
+    monkeypatch.setenv("COLUMNS", "80")
+    main([*typed_words, "--help"])
+    listed = capsys.readouterr().out
+    if "--help-all" in listed:
+        main([*typed_words, "--help-all"])
+        listed = capsys.readouterr().out
+    flags = set(re.findall(r"^│ (--[\w-]+)", listed, re.M)) - {"--help", "--help-all"}
+    title = f"## `{' '.join(['lmsm', *typed_words])}`\n"
+    section = PAGES["commands.md"].partition(title)[2].partition("\n## ")[0]
+    shown = set(re.findall(r"`(--[\w-]+)", section))
+    if "Every key of the [configuration]" in section:
+        shown |= {flag_name(key) for key in SECTIONS}
+    assert flags <= shown
+    assert flags or typed_words == ("presets", "show")
+
+
+def errors_of(key, value):
+    """Return what a config says of a key's value, of the key alone."""
+    try:
+        Config.model_validate({key: value})
+    except ValidationError as error:
+        return [problem for problem in error.errors() if problem["loc"][:1] == (key,)]
+    return []
+
+
+def test_the_bounds_of_the_configuration_hold():
+    """The last value that a page calls right is taken, and the one beyond it refused."""
+    steps = {"at least": (0, -1), "at most": (0, 1), "above": (1e-9, 0), "below": (-1e-9, 0)}
+    checked = 0
+    for key, section in SECTIONS.items():
+        values = re.search(r"^\* Values: (.*)", section, re.M)[1]
+        if not values.startswith(("a number", "a whole number")) or key == "margin":
+            continue
+        for word, bound in re.findall(r"(at least|at most|above|below) ([\d,.]+\d|\d)", values):
+            number = float(bound.replace(",", ""))
+            inside, outside = (number + step for step in steps[word])
+            if "whole" in values and word in ("above", "below"):
+                inside = number + (1 if word == "above" else -1)
+            assert not errors_of(key, inside), (key, word, inside)
+            assert errors_of(key, outside), (key, word, outside)
+            checked += 1
+    assert checked > 40
+
+
+def test_the_defaults_of_the_configuration_hold(monkeypatch):
+    """A default that is a value is that of a config of nothing."""
+    monkeypatch.delenv("LMSM_DATA_DIR", raising=False)
+    usual = dump(Config())
+    checked = 0
+    for key, section in SECTIONS.items():
+        default = re.search(r"^\* Default: `([^`]*)`$", section, re.M)
+        if default:
+            found = usual[key]
+            read = yaml.safe_load(default[1])
+            assert read == found or default[1] == ",".join(map(str, found)), key
+            checked += 1
+    assert checked > 30
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "imbalanced"])
+def test_the_defaults_by_the_data_hold(name):
+    """A column of the table has what a training with that data set and nothing else takes."""
+    config = resolve([Layer.of_flags({"dataset": name})], facts_of=facts_of).config
+    lines = [line for line in PAGES["configuration.md"].splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    column = rows[0].index(f"`{name}`")
+    assert len(rows) > 10
+    for row in rows[2:]:
+        key = re.search(r"`(\w+)`", row[0])[1]
+        assert row[column] == str(getattr(config, key)).lower(), key
+
+
+@pytest.mark.parametrize("name", PAGES.keys() - WITHOUT_BLOCK)
+def test_the_first_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
+    """Each page begins with a block that can be run as it stands, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setitem(demo._PICTURE, "epochs", 1)
+    language, block = fenced(PAGES[name])[0]
+    if language == "python":
+        exec(compile(block, name, "exec"), {})
+        return
+    assert language == "console"
+    lines = commands(block)
+    others = [line for line in block.replace("\\\n", "").splitlines() if not line.startswith("#")]
+    assert len(lines) == len(others) > 0
+    for line in lines:
+        assert main(typed(SMALLER.get(line, line), tmp_path)) == 0
+        printed = capsys.readouterr().out
+        assert printed
+        for kept in transcript.ANY_BLOCK.findall(PAGES[name]):
+            command, _, shown = kept.partition("\n")
+            if command == f"$ {line}":
+                assert headings(shown) - OF_SEVERAL_SEEDS <= headings(printed)
+
+
+def headings(printed):
+    """Return the words of titles and heads of tables: the head stands above the rule."""
+    lines = printed.splitlines()
+    rules = [i for i, line in enumerate(lines) if line.strip().startswith("───")]
+    shown = [lines[i - above] for i in rules for above in (1, 3)]
+    return set(re.findall(r"[A-Za-z]{3,}", " ".join(shown)))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_can_be_read(name):
+    """No line of prose is too long, nor are the sentences of a page that has a limit."""
+    found = words.count(PAGES[name])
+    assert found.sentences > 3
+    assert not words.problems(name, found)
+
+
+def test_words_are_counted():
+    """Code, tables, headings, pictures are no prose; entries and paragraphs end a sentence."""
+    page = (
+        "# A title of five words\n\nOne two `three four`. Five [six seven](a.md)! Eight\nnine:\n\n"
+        "```console\nlmsm demo. And more.\n```\n\n* Ten eleven\n* twelve, e.g.thirteen - 14\n\n"
+        f"| a | b |\n\n![no words](x.png)\n\n{'long ' * 30}\n"
+    )
+    found = words.count(page)
+    assert (found.words, found.sentences) == (4 + 3 + 2 + 2 + 3 + 30, 6)
+    assert found.long_lines == (17,)
+    assert words.problems("quickstart.md", words.Words(33, 2, (7,))) == [
+        "quickstart.md:7: above 120 characters",
+        "quickstart.md: 16.5 words a sentence, more than 16",
+    ]
+    assert not words.problems("quickstart.md", words.Words(32, 2, ()))
+
+
+# mkdocs, in a process that can reach no network.
+_BUILD = """
+import sys
+
+def refuse(event, _):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise RuntimeError("the build asks for a network")
+
+sys.addaudithook(refuse)
+from mkdocs.__main__ import cli
+cli(["build", "--strict", "--site-dir", sys.argv[1]])
+"""
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_network(tmp_path):
+    """`mkdocs build --strict` finds every link and anchor; a page asks other hosts for nothing."""
+    if find_spec("mkdocs") is None or find_spec("material") is None:
+        pytest.skip("needs mkdocs-material: pip install '.[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-c", _BUILD, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in PAGES:
+        page = (tmp_path / name).with_suffix(".html").read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|link|img|iframe)\b[^>]*"(?:https?:)?//[^>]*>', page)
+    assert not list(tmp_path.rglob("*.py"))
+
+
+def test_the_extra_is_what_builds_the_site():
+    """pyproject.toml names the extra of which mkdocs.yml and the test above speak."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r"^docs = .*mkdocs-material", text, re.M | re.S)
+    assert "'.[docs]'" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert "'.[docs]'" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
