@@ -12,9 +12,14 @@ from lmsm_cli.errors import LmsmError, RunError, counted
 from lmsm_cli.sweeps.grid import Axis, parse_seeds, product
 
 if TYPE_CHECKING:
+    from lmsm_cli.comparison.records import Comparison
     from lmsm_cli.runtime.display import Display
-    from lmsm_cli.sweeps.plan import PlannedRun, RunStatus
+    from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, RunStatus
     from lmsm_cli.sweeps.sweep import Failure
+
+
+KEPT = ("all", "winner")
+"""Whose weights may stay at the end of a sweep."""
 
 
 def plan_of(
@@ -49,15 +54,17 @@ def run_and_compare(
     json: bool,
     verbose: bool = False,
     beside: "Callable[[Sequence[RunStatus]], Mapping[str, Any]] | None" = None,
+    keep: str = KEPT[0],
 ) -> None:
     """Complete a plan, then print the comparison of its runs, those that failed, and the folders.
 
     `preset` and `config` are for the commands that repeat a failed run; `plots_in` is a folder for
-    pictures of the comparison; `beside` gives what else the JSON has of the runs. Raises RunError
-    where some failed.
+    pictures of the comparison; `beside` gives what else the JSON has of the runs; `keep` is one of
+    KEPT. Raises RunError where some failed, LmsmError where none can be the winner.
     """
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.comparison.grouping import comparable, compare_runs
+    from lmsm_cli.reports.tables_checks import disk_line, weights_lines
     from lmsm_cli.runs.record import read_run
     from lmsm_cli.sweeps.plan import RunIndex
     from lmsm_cli.sweeps.sweep import run_plan, unreadable
@@ -65,6 +72,8 @@ def run_and_compare(
     with new_display(quiet, verbose) as display:
         _tell(plan, display)
         index = RunIndex(plan[0].config.out, display)
+        if keep != KEPT[0] and (disk := disk_needed(plan, index, display)):
+            display.info(disk_line(**disk))
         failures = run_plan(plan, index, with_plots=with_plots)
     found = index.status(plan)
     failures += unreadable(found, failures)
@@ -77,20 +86,38 @@ def run_and_compare(
 
         plot_comparison(comparison, comparable(records)[0], plots_in)
     failed = [_failure(one, preset, config) for one in failures]
+    weights = _weights(comparison) if keep != KEPT[0] and not failed else {}
     if json:
         more = beside(found) if beside else {}
-        print_json(comparison.to_json() | {"failed": failed, **more})
+        print_json(comparison.to_json() | {"failed": failed, **more, **weights})
     else:
-        if comparison.groups:
-            print_comparison(comparison)
-        number = sum(group.num_folders for group in comparison.groups)
-        print_line(f"{counted(number, 'run folder')} in {plan[0].config.out}")
-        _print_failures(failed)
-        print_conclusion(comparison)
+        lines = weights_lines(weights["weights"]) if weights else []
+        _print(comparison, plan[0].config.out, failed, lines)
     if failed:
         raise RunError(
             f"{len(failed)} of {len(plan)} runs failed; the same command again tries only those"
+            + ("" if keep == KEPT[0] else ", and no weights go before")
         )
+
+
+def disk_needed(
+    plan: "Sequence[PlannedRun]", index: "RunIndex", display: "Display"
+) -> dict[str, int] | None:
+    """Return what a sweep needs until weights go, and what is free; None where nothing is to do.
+
+    Raises LmsmError where no arm can be the winner.
+    """
+    from lmsm_cli.sweeps.kept import check_has_winner, disk_until_then
+
+    check_has_winner(plan)
+    return disk_until_then(plan, index, display)
+
+
+def _weights(comparison: "Comparison") -> dict[str, Any]:
+    """Remove the weights of the losers; return what the JSON has of that. Raises DiskError."""
+    from lmsm_cli.sweeps.kept import drop_losers
+
+    return {"weights": drop_losers(comparison).to_json()}
 
 
 def _failure(one: "Failure", preset: str | None, config: Path | None) -> dict[str, str]:
@@ -103,6 +130,20 @@ def _tell(plan: "Sequence[PlannedRun]", display: "Display") -> None:
     """Say what a user should know of the defaults of the runs, each sentence once."""
     for note in dict.fromkeys(note for run in plan for note in run.notes):
         display.info(note)
+
+
+def _print(
+    comparison: "Comparison", out: Path, failed: Sequence[dict[str, str]], lines: Sequence[str]
+) -> None:
+    """Print a comparison, the folders, what failed, some lines, and the answer."""
+    if comparison.groups:
+        print_comparison(comparison)
+    number = sum(group.num_folders for group in comparison.groups)
+    print_line(f"{counted(number, 'run folder')} in {out}")
+    _print_failures(failed)
+    for line in lines:
+        print_line(line)
+    print_conclusion(comparison)
 
 
 def _print_failures(failed: Sequence[dict[str, str]]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lmsm_cli.commands import completion
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
@@ -20,9 +21,9 @@ from lmsm_cli.commands.options import (
     value,
     with_config_flags,
 )
-from lmsm_cli.commands.running import plan_of, run_and_compare, seed_numbers
+from lmsm_cli.commands.running import KEPT, disk_needed, plan_of, run_and_compare, seed_numbers
 from lmsm_cli.config.resolve import Layer
-from lmsm_cli.errors import LmsmError, RunError
+from lmsm_cli.errors import LmsmError, RunError, check_choice
 from lmsm_cli.sweeps.grid import check_flags, label, parse_axes
 
 if TYPE_CHECKING:
@@ -85,6 +86,16 @@ _Storage = Annotated[
         "URL", "Database of the study, for several hosts (default: study.db in --out).", "Search"
     ),
 ]
+_Keep = Annotated[
+    str,
+    value(
+        "NAME",
+        "Whose weights stay once all runs are done: `all` (default), or `winner` and softmax; "
+        "the scores of all runs stay.",
+        "Sweep",
+        complete=completion.one_of(KEPT),
+    ),
+]
 _DryRun = Annotated[
     bool, switch("--dry-run", "List the runs and which are there already; run none.", "Sweep")
 ]
@@ -106,6 +117,7 @@ def sweep(
     prune: _Prune = False,
     study: _Study = None,
     storage: _Storage = None,
+    keep: _Keep = KEPT[0],
     dry_run: _DryRun = False,
     plots: _Plots = False,
     quiet: Quiet = False,
@@ -123,35 +135,48 @@ share the work. Other choices are the flags of `lmsm train`; runs go to --out (d
     check_flags(axes, flags | {"margin": margin})
     out = Layer({"out": _OUT}, {"out": "lmsm sweep"})
     layers = [out, *layers_of(preset, config, margin, flags)]
-    if trials is None:
-        if prune or study or storage:
-            raise LmsmError("--prune, --study and --storage are of a search: give --trials N")
-        plan = plan_of(layers, axes, seeds, seed=flags.get("seed"))
-        if dry_run:
-            _show_plan(plan, json=json)
-        else:
-            place = plan[0].config.out / "plots" if plots else None
-            shown: dict[str, Any] = {"quiet": quiet, "verbose": verbose, "json": json}
-            run_and_compare(plan, preset, config, with_plots=plots, plots_in=place, **shown)
+    shown: dict[str, Any] = {"quiet": quiet, "verbose": verbose, "json": json}
+    check_choice("--keep", keep, KEPT)
+    if trials is not None:
+        _check_trials(trials, dry_run=dry_run, plots=plots, keep=keep)
+        numbers = seed_numbers(seeds, flags.get("seed"))
+        from lmsm_cli.sweeps.optuna_store import Search
+
+        search = Search(layers, axes, numbers, trials, study, storage, prune)
+        _search(search, preset, config, **shown)
         return
+    if prune or study or storage:
+        raise LmsmError("--prune, --study and --storage are of a search: give --trials N")
+    plan = plan_of(layers, axes, seeds, seed=flags.get("seed"))
+    if dry_run:
+        _show_plan(plan, keep, json=json)
+    else:
+        place = plan[0].config.out / "plots" if plots else None
+        run_and_compare(plan, preset, config, with_plots=plots, plots_in=place, keep=keep, **shown)
+
+
+def _check_trials(trials: int, *, dry_run: bool, plots: bool, keep: str) -> None:
+    """Raise LmsmError for what a search cannot have."""
     if trials < 1:
         raise LmsmError(f"--trials is {trials}: give at least 1")
     if dry_run or plots:
         raise LmsmError("--trials draws its runs as it goes: leave --dry-run and --plots out")
-    numbers = seed_numbers(seeds, flags.get("seed"))
-    from lmsm_cli.sweeps.optuna_store import Search
+    if keep != KEPT[0]:
+        raise LmsmError(
+            f"--keep {keep} needs a sweep's comparison with softmax, and --trials has none: "
+            "leave --keep out"
+        )
 
-    search = Search(layers, axes, numbers, trials, study, storage, prune)
-    _search(search, preset, config, quiet=quiet, verbose=verbose, json=json)
 
-
-def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
+def _show_plan(plan: "Sequence[PlannedRun]", keep: str, *, json: bool) -> None:
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.tables_checks import duration, plan_table
+    from lmsm_cli.reports.tables_checks import disk_line, duration, plan_table
     from lmsm_cli.sweeps.plan import RunIndex
 
     with new_display(quiet=True) as display:
-        found = RunIndex(plan[0].config.out, display).status(plan)
+        index = RunIndex(plan[0].config.out, display)
+        disk = disk_needed(plan, index, display) if keep != KEPT[0] else None
+        found = index.status(plan)
     rows = [
         {
             "label": one.run.label,
@@ -162,11 +187,13 @@ def _show_plan(plan: "Sequence[PlannedRun]", *, json: bool) -> None:
     ]
     seconds = _seconds_left(found)
     if json:
-        print_json({"runs": rows, "seconds_left": seconds})
+        print_json({"runs": rows, "seconds_left": seconds, **(disk or {})})
         return
     stdout_console().print(plan_table(rows))
     if seconds is not None:
         print_line(f"trainings still to do: about {duration(seconds)}, by those that are done")
+    if disk:
+        print_line(disk_line(**disk))
 
 
 def _seconds_left(found: "Sequence[RunStatus]") -> float | None:

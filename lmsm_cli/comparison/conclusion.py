@@ -1,12 +1,15 @@
 """What a comparison says, in a sentence or two: the answer that stands before all tables."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from lmsm_cli.comparison.intervals import NOT_AFTER_HOLM, Difference
 from lmsm_cli.comparison.records import Conclusion, Finding, Group, Statistic
 from lmsm_cli.errors import counted, listed
 from lmsm_cli.metrics import METRICS
+
+T = TypeVar("T")
 
 # Names in a sentence; what is left is counted.
 _MOST_NAMES = 3
@@ -42,6 +45,17 @@ def conclusion_of(groups: Sequence[Group], size: float) -> Conclusion:
         "better" if "better" in verdicts else "worse" if "worse" in verdicts else "open"
     )
     return Conclusion(text, finding)
+
+
+def losers_of(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups that are held against a baseline, but for the one that beats it by most.
+
+    `groups` are those on one set of test images.
+    """
+    key = question_of(groups)
+    held = [(group, one) for group in groups if (one := group.differences.get(key))]
+    best = [group for group, _ in _by_size(held, "better")[:1]]
+    return [group for group, _ in held if group not in best]
 
 
 def common_remarks(groups: Sequence[Group]) -> tuple[str, ...]:
@@ -88,13 +102,18 @@ def _told(
     held: Sequence[tuple[str, Difference]], verdict: str, verbs: tuple[str, str], against: str
 ) -> list[str]:
     """Return the groups with that verdict, the largest difference first."""
-    found = [(name, one) for name, one in held if one.verdict == verdict]
-    found.sort(key=lambda pair: -abs(pair[1].mean))
+    found = _by_size(held, verdict)
     named, more = found[:_MOST_NAMES], len(found) - _MOST_NAMES
     texts = [f"{name} {verbs[0]} {against} by {_size(one)}" for name, one in named]
     if more > 0:
         texts.append(f"{counted(more, 'other')} {verbs[more > 1]} it by less")
     return texts
+
+
+def _by_size(held: Iterable[tuple[T, Difference]], verdict: str) -> list[tuple[T, Difference]]:
+    """Return what has that verdict, the largest difference first."""
+    found = [(what, one) for what, one in held if one.verdict == verdict]
+    return sorted(found, key=lambda pair: -abs(pair[1].mean))
 
 
 def _size(one: Difference) -> str:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from lmsm_cli.errors import counted
 from lmsm_cli.reports.tables import NOTHING, new_table, shown
+from lmsm_cli.reports.tables_checks import disk_line
 
 _PLACE = {"few": "on the rare classes", "balanced_accuracy": "over all classes"}
 _WORDS = {"better": "told: better", "worse": "told: worse"}
@@ -99,8 +100,5 @@ def plan_lines(
         f"about {width:.0f} points will not be told"
     )
     if "bytes" in measured:
-        lines.append(
-            f"disk: about {measured['bytes'] * trainings / 1e6:,.0f} MB until the losers' weights "
-            f"go, of {measured['free_bytes'] / 1e9:,.0f} GB free"
-        )
+        lines.append(disk_line(measured["bytes"] * trainings, measured["free_bytes"]))
     return lines

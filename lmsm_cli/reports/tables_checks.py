@@ -1,11 +1,13 @@
 """Tables around runs: `lmsm doctor`, `lmsm train --dry-run`, sweeps and searches."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from lmsm_cli.errors import counted, listed
 from lmsm_cli.reports.tables import NOTHING, new_table, percent, shown
 
 _IN_WORDS = {
@@ -143,3 +145,31 @@ def duration(seconds: float) -> str:
 def megabytes(count: int) -> str:
     """Return a number of bytes in MB, or in GB."""
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
+
+
+def disk_line(disk_bytes: float, free_disk_bytes: float) -> str:
+    """Return what many runs need until some of them lose their weights, and what is free."""
+    too_little = ", which is too little" if disk_bytes > free_disk_bytes else ""
+    return (
+        f"disk: about {disk_bytes / 1e6:,.0f} MB until the losers' weights go, of "
+        f"{free_disk_bytes / 1e9:,.0f} GB free{too_little}"
+    )
+
+
+def weights_lines(weights: Mapping[str, Any]) -> list[str]:
+    """Return whose weights stayed at the end of a sweep, and what that has freed."""
+    kept, number = listed(weights["kept"], 3), weights["runs_dropped"]
+    gone = f"{counted(number, 'run')} lost theirs, which frees {megabytes(weights['freed_bytes'])}"
+    if not number:
+        gone = "those of the others had gone before"
+    if not weights["dropped"]:
+        gone = "no arm is held against another"
+    lines = [f"the weights of {kept} stay; {gone}"]
+    lines += [f"the weights of {run} stay too: {why}" for run, why in weights["left"].items()]
+    if weights["gone_before"]:
+        first, number = weights["gone_before"][0], len(weights["gone_before"])
+        lines.append(
+            f"{counted(number, 'run')} of {kept} had lost weights before, such as {first}: "
+            f"`lmsm eval {shlex.quote(first)}` tells the command that trains them again"
+        )
+    return lines

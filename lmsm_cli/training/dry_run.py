@@ -3,7 +3,8 @@
 import shutil
 import statistics
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,6 +110,31 @@ def dry_run(config: Config, display: Display) -> dict[str, Any] | None:
         return document if ranks.is_main else None
 
 
+def needed_disk(config: Config, display: Display) -> dict[str, int]:
+    """Return the bytes that a run leaves, by its checkpoint after one step, and those free there.
+
+    Raises as `dry_run`.
+    """
+
+    def is_enough(_: Step) -> None:
+        raise _EnoughError
+
+    with init_distributed(config.device) as ranks, ignore_sighup():
+        trainer = prepare(config, display, ranks).trainer
+        with reported_memory(trainer.runtime.device, config.batch_size):
+            with suppress(_EnoughError):
+                for _ in train(trainer, on_step=is_enough, warn=display.warning):
+                    pass
+            with _trial_folder(config.out) as folder:
+                size, _ = _save_and_read_back(trainer, folder)
+        return _disk(config, size * _copies(trainer))
+
+
+def _copies(trainer: Trainer) -> int:
+    """Return how many checkpoints a run has in the end."""
+    return 3 if trainer.data.validation else 2
+
+
 def _measured(trainer: Trainer, preparing: float, display: Display) -> dict[str, Any]:
     """Do everything once; return what it took, and what follows for the run.
 
@@ -156,7 +182,7 @@ def _measured(trainer: Trainer, preparing: float, display: Display) -> dict[str,
         "peak_memory_bytes": peak_memory(trainer.runtime.device),
         "checkpoint_bytes": num_bytes,
     }
-    return document | _disk(config, num_bytes * (3 if data.validation else 2))
+    return document | _disk(config, num_bytes * _copies(trainer))
 
 
 def _seconds_an_image(trainer: Trainer, images: ImageSet | None, *, is_test: bool) -> float:
@@ -180,12 +206,21 @@ def _try_files(trainer: Trainer) -> tuple[int, float, float]:
 
     Raises DiskError, and RunError where reading the checkpoint back gives something else.
     """
-    above = folder_above(trainer.config.out)
+    with _trial_folder(trainer.config.out) as folder:
+        size, saving = _save_and_read_back(trainer, folder)
+        return size, saving, _seconds_of_plots(trainer, folder)
+
+
+@contextmanager
+def _trial_folder(out: Path) -> Iterator[RunFolder]:
+    """Give a run folder where `out` is, or will be, which is removed after the body.
+
+    Raises DiskError where nothing can be written there.
+    """
+    above = folder_above(out)
     try:
         with TemporaryDirectory(prefix=".lmsm-dry-run-", dir=above) as name:
-            folder = RunFolder(Path(name))
-            size, saving = _save_and_read_back(trainer, folder)
-            return size, saving, _seconds_of_plots(trainer, folder)
+            yield RunFolder(Path(name))
     except OSError as error:
         raise DiskError(
             f"cannot write in {above}: {reason_of(error)}; choose another folder with --out"
