@@ -20,7 +20,7 @@ from lmsm_cli.sweeps.candidates import BASELINE, candidates_for
 from lmsm_cli.sweeps.held_out import Question, answered
 from lmsm_cli.sweeps.study import Study
 from lmsm_cli.sweeps.study_plan import StudyState, read_state
-from lmsm_cli.sweeps.study_start import checked_counts
+from lmsm_cli.sweeps.study_start import checked_images
 from lmsm_cli.sweeps.study_verdict import judged
 
 SEEDS = range(100, 110)
@@ -39,7 +39,7 @@ def main() -> int:
     out = given.study.with_name(given.study.name + "-full")
     base = state.base | {"out": str(out), "data_dir": str(given.data)}
     config = resolve([Layer(base, dict.fromkeys(base, "the study"), is_recipe=True)]).config
-    counts = checked_counts(config, has_test=True)
+    counts, _ = checked_images(config, has_test=True)
     tried = {one.name: one for one in candidates_for(counts, base, state.also)}
     with new_display(quiet=True) as display:
         fresh = StudyState(base, state.also, state.plan)

@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -205,7 +206,8 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
         return result["rounds"], result["ended"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(studies.Study, "_has_time", lambda self: False)
+        patch.setattr(studies.Study, "_spent_here", lambda self: 3600.0)
+        patch.setattr(studies, "_RACE", 2)
         assert ended("1h") == (1, "the budget")
     assert "a larger --budget goes on" in capsys.readouterr().out
     assert ended("1h") == (1, "the budget")
@@ -214,6 +216,17 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     assert ended("3h") == (3, "the plan")
     assert "its level of 5% is spent" in " ".join(capsys.readouterr().err.split())
 
+    done = json.loads(file.read_text())
+    unfinished = {"result": None, "arms": None, "race": None, "spent": 1e6}
+    file.write_text(json.dumps(done | unfinished))
+    assert ended("3h") == (3, "the plan")  # what is done is not lost for want of time
+    assert json.loads(file.read_text())["race"] == done["race"]
+
+    save(tmp_path / "photos" / "ant" / "more.png", noise(4711, (8, 8)))
+    flags = FLAGS.replace("--rounds 2", "--budget 3h")
+    assert main(["study", "photos", *flags.split()]) == 3
+    assert "has a study of other images" in " ".join(capsys.readouterr().err.split())
+
 
 class _Killed(BaseException):
     """What a test stops a study with."""
@@ -221,11 +234,16 @@ class _Killed(BaseException):
 
 @pytest.mark.parametrize("runs", [2, 9, 17])
 def test_a_killed_study_ends_as_an_undisturbed_one(done, tmp_path, monkeypatch, runs):
-    """It is stopped after so many trainings, and started again."""
+    """It is stopped after so many trainings, and started again; another's run stays as it is."""
     root, state = done
     monkeypatch.chdir(tmp_path)
     few_candidates(monkeypatch)
     (tmp_path / "photos").symlink_to(root / "photos")
+    out = tmp_path / "runs" / "study-photos"
+    other = out / "other"
+    copytree(root / state["result"]["model"]["run"], other)
+    file = other / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"asked": "0" * 64}))
     left, write = [runs], studies.Study._note_time
 
     def note(self):
@@ -239,8 +257,9 @@ def test_a_killed_study_ends_as_an_undisturbed_one(done, tmp_path, monkeypatch, 
         with pytest.raises(_Killed):
             study()
     assert study() == 0
-    found = json.loads((tmp_path / "runs" / "study-photos" / "study.json").read_text())
-    assert answer_of(found) == answer_of(state)
+    assert answer_of(json.loads((out / "study.json").read_text())) == answer_of(state)
+    assert (other / "checkpoint.pt").exists()
+    assert "other" not in (out / "repeat.sh").read_text()
 
 
 def test_without_test_images_the_held_out_ones_decide(tmp_path, monkeypatch, capsys):

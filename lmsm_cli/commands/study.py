@@ -206,10 +206,10 @@ def _write_script(found: "Study", again: str) -> Path:
     """Write the commands that repeat each step, and return their place."""
     from lmsm_cli.reports.study_script import SCRIPT, study_script
     from lmsm_cli.runs.folder import write_whole
-    from lmsm_cli.runs.record import find_runs, read_run
+    from lmsm_cli.runs.record import read_run
 
     assert found.state.result is not None
-    runs = [read_run(path) for path in find_runs([found.out])]
+    runs = [read_run(path) for path in found.folders()]
     text = study_script(again, [one for one in runs if one.scores], found.state.result)
     script = found.out / SCRIPT
     write_whole(script, text)

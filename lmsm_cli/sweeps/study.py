@@ -8,7 +8,7 @@ anything.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +20,14 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import RunError, listed
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.runs.record import RunRecord, find_runs, read_run
+from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
 from lmsm_cli.runs.weights import drop_weights
-from lmsm_cli.runtime.display import Display, Epoch, ForwardingDisplay, Step
+from lmsm_cli.runtime.display import Display
 from lmsm_cli.sweeps.candidates import BASELINE, Candidate
 from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
 from lmsm_cli.sweeps.second_stage import plan_second_stages
+from lmsm_cli.sweeps.study_display import StudyDisplay, StudyIndex
 from lmsm_cli.sweeps.study_plan import OUT_OF_TIME, StudyState
 from lmsm_cli.sweeps.study_verdict import (
     Pairs,
@@ -72,8 +73,8 @@ class Study:
     _spent_before: float = 0.0
 
     @cached_property
-    def _index(self) -> "_Index":
-        return _Index(self.out, _OfStudy(self.display, self._note_time))
+    def _index(self) -> StudyIndex:
+        return StudyIndex(self.out, StudyDisplay(self.display, self._note_time))
 
     def run(self) -> dict[str, Any]:
         """Do what is missing, and return the result. Raises StoppedError after a signal."""
@@ -115,6 +116,11 @@ class Study:
         ]
         return [read_run(one.record.path) for one in index.status(plan) if one.record]
 
+    def folders(self) -> list[Path]:
+        """Return the folders of the study's runs; others may lie beside them."""
+        planned = set(self.state.planned)
+        return [path for path in sorted(self.out.iterdir()) if config_hash_of(path) in planned]
+
     def _whole_choices(self, name: str) -> Mapping[str, str] | None:
         """Return the choices of an arm's whole trainings; None where it has none of its own."""
         return {} if name == BASELINE else self.candidates[name].whole
@@ -139,7 +145,7 @@ class Study:
     def _all_rounds(self) -> tuple[int, str]:
         """Do rounds while they are of use; return how many are done, and what ended them."""
         for number in range(self.state.plan.rounds):
-            if number and not self._has_time():
+            if number and not self._has_time(number):
                 return number, OUT_OF_TIME
             for name in (BASELINE, *self._open()):
                 self._round_of(name, number)
@@ -222,6 +228,7 @@ class Study:
         done = sum(len(some) for runs in self._runs.values() for some in runs)
         whole = self.state.plan.rounds * self.state.plan.trainings
         index = self._index
+        self.state.planned = sorted({*self.state.planned, *(run.config_hash for run in plan)})
         index.display.bar = (done, whole) if counts else None
         index.display.standing = self._leader_text()
         failures = run_plan(plan, index, with_plots=False)
@@ -238,10 +245,10 @@ class Study:
         scores: dict[str, float] = {}
         for place, one in enumerate(self.candidates.values()):
             self.display.progress("racing last layers", place, len(self.candidates))
-            if self._race_is_over(len(scores)):
-                self._leave_out(one.name, "the race had no time for it")
-                continue
             try:
+                if self._race_is_over(len(scores)) and not self._has_raced(one):
+                    self._leave_out(one.name, "the race had no time for it")
+                    continue
                 scores[one.name] = self.question.score(self._raced(one))
             except RunError as error:
                 if type(error) is not RunError:
@@ -259,6 +266,11 @@ class Study:
         if self.budget is None or done < self.state.plan.arms:
             return False
         return self._spent_before + self._spent_here() > _RACE * self.budget
+
+    def _has_raced(self, one: Candidate) -> bool:
+        """Return whether a candidate's last layers are there already, as after a kill."""
+        found = self._index.status(self._heads_on(self._runs[BASELINE][0], one))
+        return all(run.state == "completed" for run in found)
 
     def _raced(self, one: Candidate) -> Answered:
         """Return the answers of a candidate as last layers on softmax's nets. Raises RunError."""
@@ -309,15 +321,30 @@ class Study:
             return False
         return True
 
-    def _has_time(self) -> bool:
-        """Return whether another round and the final training fit into the budget."""
-        if self.budget is None:
+    def _has_time(self, number: int) -> bool:
+        """Return whether what a round lacks and the final training fit into the budget.
+
+        A round that is done already is never lost for want of time.
+        """
+        if self.budget is None or not (missing := self._missing_of(number)):
             return True
         spent = self._spent_here() + self._spent_before
         # as the arms were that are still open; a second stage takes no training of its own
         last = [runs[-1] for name in (BASELINE, *self._open()) if (runs := self._runs.get(name))]
         seconds = [_seconds(record) for some in last for record in some]
-        return spent + _OVERHEAD * sum(seconds) + max(seconds, default=0.0) <= self.budget
+        needed = missing * _OVERHEAD * sum(seconds) + max(seconds, default=0.0)
+        return spent + needed <= self.budget
+
+    def _missing_of(self, number: int) -> float:
+        """Return the share of a round's whole trainings that are not there yet."""
+        wanted = [
+            run
+            for name in (BASELINE, *self._open())
+            if (choices := self._whole_choices(name)) is not None
+            for run in self._plan_of(number, choices, name)
+        ]
+        found = self._index.status(wanted)
+        return sum(one.state != "completed" for one in found) / len(found)
 
     def _spent_here(self) -> float:
         return time.monotonic() - self._begun
@@ -383,52 +410,15 @@ class Study:
         return {"name": name, "run": str(record.path), "file": str(checkpoint.find(record.path))}
 
     def _drop_weights(self) -> None:
-        """Remove the weights of all runs but those of the winner, of softmax, and of the model."""
+        """Remove the weights of its runs but those of softmax, of the winner, and of the model."""
         result = self.state.result
         if self.keeps_all or result is None or (self.has_test and self.state.may_go_on):
             return  # the test images may be asked of any arm yet
         kept, model = {BASELINE, result["verdict"]["arm"]}, result["model"]
         stays = [one.path for name in kept for some in self._runs.get(name, ()) for one in some]
         known = {path.resolve() for path in (*stays, Path(model["run"]))}
-        others = [folder for folder in find_runs([self.out]) if folder.resolve() not in known]
+        others = [folder for folder in self.folders() if folder.resolve() not in known]
         drop_weights(others, f"{_ORIGIN} --keep winner")
-
-
-@dataclass(frozen=True)
-class _Index(RunIndex):
-    """The index of a study's runs, which moves its bar."""
-
-    display: "_OfStudy"
-
-
-class _OfStudy(ForwardingDisplay):
-    """Note the time that is spent after every run."""
-
-    def __init__(self, shown: Display, note: Callable[[], None]) -> None:
-        super().__init__(shown)
-        self._note = note
-        self.bar: tuple[int, int] | None = None
-        """How many trainings were done before those of the plan, and how many there are in all."""
-        self.standing = ""
-        """Who leads, in a few words."""
-
-    def overall(self, done: int, total: int, note: str = "") -> None:
-        """Note the time, and pass on how many trainings of all rounds are done."""
-        self._note()
-        if self.bar:
-            super().overall(self.bar[0] + done, self.bar[1], note or self.standing)
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Leave out the pieces of each run."""
-
-    def step(self, step: Step) -> None:
-        """Leave out the steps."""
-
-    def info(self, text: str) -> None:
-        """Leave out what each run says of itself: a study has many."""
-
-    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
-        """Leave out the epochs, of which there are thousands."""
 
 
 def _planned(values: Mapping[str, Any], label: str) -> PlannedRun:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,8 @@ class StudyState:
     """The config of the baseline, whole."""
     also: list[str]
     plan: StudyPlan
+    images: list[str] = field(default_factory=list)
+    """The digests of all its images, training and test."""
     arms: list[str] | None = None
     """The names of those that were chosen in the race."""
     race: dict[str, float] | None = None
@@ -206,6 +208,8 @@ class StudyState:
     spent: float = 0.0
     """Seconds, of all processes that worked on it one after the other."""
     result: dict[str, Any] | None = None
+    planned: list[str] = field(default_factory=list)
+    """The hashes of its runs, whose weights are its own to remove."""
 
     @property
     def spelled(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
@@ -60,16 +61,18 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
             "take --freeze backbone, or leave it out"
         )
     has_test = _has_test(config)
-    counts = checked_counts(config, has_test=has_test)
+    counts, images = checked_images(config, has_test=has_test)
     base = dump(config)
     candidates = candidates_for(counts, base, wanted.also)
     by_name = {one.name: one for one in candidates}
     state, measured = read_state(out), dict[str, Any]()
     if state is None:
         measured = _measured(config, has_test=has_test, display=display)
-        state = StudyState(base, list(wanted.also), _plan(wanted, counts, candidates, measured))
+        plan = _plan(wanted, counts, candidates, measured)
+        state = StudyState(base, list(wanted.also), plan, images)
     else:
         _check_same(state, base, wanted)
+        _check_images(state, images, out)
         _go_on_longer(state, wanted, len(candidates), display)
     study = Study(out, state, by_name, counts, has_test, display, wanted.budget, wanted.keeps_all)
     return study, measured
@@ -112,8 +115,8 @@ def _has_test(config: Config) -> bool:
     return "test" in layout.listings
 
 
-def checked_counts(config: Config, *, has_test: bool) -> list[int]:
-    """Return the images of each class that training and held-out images share.
+def checked_images(config: Config, *, has_test: bool) -> tuple[list[int], list[str]]:
+    """Return the images of each class that training and held-out images share, and all digests.
 
     Raises DataError where a class has too few to be trained on and judged.
     """
@@ -131,7 +134,7 @@ def checked_counts(config: Config, *, has_test: bool) -> list[int]:
             "a study holds images of each class out in turn, and needs two of each at least: add "
             f"images of {', '.join(few)}, or leave the class out"
         )
-    return counts
+    return counts, [data.training.digest(), data.test.digest()]
 
 
 def _of(plan: StudyPlan) -> tuple[int, int | None]:
@@ -150,6 +153,15 @@ def _go_on_longer(state: StudyState, wanted: Wanted, heads: int, display: Displa
         return
     state.plan = plan_longer(state.plan, wanted.budget, heads)
     state.budget, state.result = wanted.budget, None
+
+
+def _check_images(state: StudyState, images: list[str], out: Path) -> None:
+    """Raise DataError where the images are no longer those that the study began with."""
+    if state.images not in ([], images):
+        raise DataError(
+            f"{out} has a study of other images than there are now: give another --out, or bring "
+            "those images back to go on with it"
+        )
 
 
 def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> None:
