@@ -2,30 +2,40 @@
 
 import json
 import shlex
+import subprocess
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
-from lmsm_cli.errors import LmsmError
+from lmsm_cli.comparison.sequential import looks_at
+from lmsm_cli.errors import LmsmError, RunError
+from lmsm_cli.inference import export
 from lmsm_cli.reports.study import study_sentence
+from lmsm_cli.reports.study_script import study_script
 from lmsm_cli.runs.record import find_runs, is_run, read_run
 from lmsm_cli.sweeps import candidates as tried
-from lmsm_cli.sweeps import second_stage, study_plan
+from lmsm_cli.sweeps import second_stage, study_plan, study_verdict
 from lmsm_cli.sweeps import study as studies
 from lmsm_cli.sweeps.candidates import candidates_for
 from lmsm_cli.sweeps.held_out import Answered, Question
 from lmsm_cli.sweeps.second_stage import recipe_of
 from lmsm_cli.sweeps.study_plan import (
     Rounds,
+    StudyPlan,
+    StudyState,
     plan_by_budget,
     plan_by_rounds,
     plan_longer,
+    read_state,
     seconds_of,
 )
+from lmsm_cli.sweeps.study_verdict import judged
 from tests.conftest import noise, save
 
 FLAGS = (
@@ -219,11 +229,13 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     done = json.loads(file.read_text())
     unfinished = {"result": None, "arms": None, "race": None, "spent": 1e6}
     file.write_text(json.dumps(done | unfinished))
-    assert ended("3h") == (3, "the plan")  # what is done is not lost for want of time
-    assert json.loads(file.read_text())["race"] == done["race"]
+    flags = FLAGS.replace("--rounds 2", "")
+    assert main(["study", "photos", *flags.split()]) == 0
+    again = json.loads(file.read_text())  # what is done is not lost for want of time
+    assert answer_of(again) == answer_of(done)
+    assert again["budget"] == 7200
 
     save(tmp_path / "photos" / "ant" / "more.png", noise(4711, (8, 8)))
-    flags = FLAGS.replace("--rounds 2", "--budget 3h")
     assert main(["study", "photos", *flags.split()]) == 3
     assert "has a study of other images" in " ".join(capsys.readouterr().err.split())
 
@@ -276,6 +288,20 @@ def test_without_test_images_the_held_out_ones_decide(tmp_path, monkeypatch, cap
     assert all((path / "checkpoint.pt").exists() for path in runs)
 
 
+def test_a_study_in_another_place_names_its_model_there(done, tmp_path, monkeypatch, capsys):
+    """Its folder was moved, and nothing is trained anew."""
+    root, state = done
+    monkeypatch.chdir(root)
+    few_candidates(monkeypatch)
+    moved = tmp_path / "moved"
+    copytree(root / "runs" / "study-photos", moved)
+    assert study("--json", "--out", str(moved)) == 0
+    told = json.loads(capsys.readouterr().out)
+    name = Path(state["result"]["model"]["run"]).name
+    assert told["model"]["run"] == str(moved / name)
+    assert Path(told["model"]["file"]) == moved / name / "checkpoint.pt"
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -315,6 +341,20 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch, capsys, flags, said, c
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_an_export_needs_is_asked_for_before_hours_of_training(tmp_path, monkeypatch, capsys):
+    """And no folder is made."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos", test=2)
+
+    def missing(form):
+        raise LmsmError(f"{form} is not installed")
+
+    monkeypatch.setattr(export, "check_extra", missing)
+    assert study("--export") == 2
+    assert "onnx is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_class_of_one_image_is_refused(tmp_path, monkeypatch, capsys):
     """By name, with what to add."""
     monkeypatch.chdir(tmp_path)
@@ -332,6 +372,8 @@ def test_a_budget_below_one_round_is_refused_with_one_that_allows_it():
         plan_by_budget(counts, 120.0, 60.0, 10, 2)
     with pytest.raises(LmsmError, match="half an hour"):
         seconds_of("half an hour")
+    with pytest.raises(LmsmError, match="a finite time"):
+        seconds_of("9" * 400 + "h")
 
 
 def test_a_plan_has_the_most_folds_that_leave_three_rounds():
@@ -405,6 +447,116 @@ def test_candidates_follow_the_data():
     deferred = {one.name: one for one in tailed}["ldam, rare classes weighted at the end"]
     assert deferred.whole["rebalance_from"] == "9"
     assert (deferred.head, deferred.whole["head_bias"]) == ("ldam", "false")
+
+
+@pytest.mark.parametrize(
+    ("counts", "spec", "said"),
+    [
+        ([200, 20, 10], "adjust:1.0", "tries it anyway"),
+        ([20, 20], "lsoftmax:lambda_min=5,margin=4", "tries it anyway"),
+        ([20, 20], "softmax:label_smoothing=0", "tries it anyway"),
+        ([20, 20], "mla", "changes nothing"),
+        ([20, 20], "adjust:1", "changes nothing"),
+    ],
+)
+def test_what_is_tried_anyway_or_for_nothing_is_refused(counts, spec, said):
+    """However it is spelled, and before a training."""
+    config = {"epochs": 10, "head_bias": True, "weight_decay": 0.0002}
+    with pytest.raises(LmsmError, match=said):
+        candidates_for(counts, config, [spec])
+
+
+def test_nothing_is_decided_twice(tmp_path):
+    """Of two processes that began at once, the first one's plan, arms and end hold for both."""
+    plans = [StudyPlan(5, rounds, looks_at(rounds), 2, 10.0, 100.0) for rounds in (4, 5)]
+    first, second = (StudyState({"seed": 0}, [], plan, ["digest"], budget=60.0) for plan in plans)
+    assert first.begun(tmp_path) is first
+    second = second.begun(tmp_path)
+    assert second.plan == plans[0]
+    with pytest.raises(LmsmError, match="another study began"):
+        StudyState({"seed": 0}, [], plans[0], ["other"]).begun(tmp_path)
+    first.arms, second.arms = ["a", "b"], ["b", "c"]
+    first.result, first.spent = {"rounds": 3}, 30.0
+    first.note(tmp_path)
+    second.note(tmp_path)
+    assert (second.arms, second.result, second.spent) == (["a", "b"], {"rounds": 3}, 30.0)
+    longer = StudyState({"seed": 0}, [], plans[0], ["digest"], budget=120.0)
+    longer.note(tmp_path)
+    assert longer.result is None
+    assert read_state(tmp_path) == longer
+
+
+@pytest.mark.parametrize("fails", [("arm 0",), tuple(f"arm {number}" for number in range(10))])
+def test_an_arm_that_failed_in_a_round_is_not_the_answer(monkeypatch, fails):
+    """However good it was before; where all did, softmax is."""
+    draws = np.random.default_rng(3)
+    one = simulated(draws, effect=3.0, rounds=4, test_images=60)
+    answers = one._answers_of
+
+    def failing(name, number):
+        if name in fails and number == 1:
+            raise RunError("it diverged")
+        return answers(name, number)
+
+    monkeypatch.setattr(one, "_answers_of", failing)
+    found = one.run()
+    assert "arm 0" in one.state.arms
+    assert found["dropped"].keys() == set(fails) & set(one.state.arms)
+    assert not found["verdict"]["is_told"] or found["verdict"]["arm"] not in fails
+    if len(fails) == 1:
+        assert found["verdict"]["arm"] != "arm 0"
+    else:
+        assert "it failed in a later round" in study_sentence(found)
+
+
+def test_a_single_net_tells_nothing_of_others():
+    """However many test images it has right: another training could say otherwise."""
+    labels = np.repeat([0, 1], 200)
+    right = np.ones((3, 400), dtype=bool)
+    wrong = right & (np.arange(400) % 3 > 0)
+    question = Question.of(labels, [20, 20])
+    alone = judged("crt", right[:1], wrong[:1], question)
+    assert (alone.is_told, alone.reason) == (False, "a single net")
+    assert judged("crt", right, wrong, question).is_told
+
+
+@pytest.mark.parametrize(("rare", "said"), [(0, "no two test images of cat"), (5, "")])
+def test_test_images_may_lack_the_rare_classes(monkeypatch, rare, said):
+    """Which is said, and no error: of the rare classes that are there the others tell."""
+    labels = torch.arange(6).repeat_interleave(torch.tensor([30, 30, 30, 30, 1, rare]))
+    counts = torch.bincount(labels, minlength=6).tolist()
+    test = SimpleNamespace(classes=("ant", "bee", "elk", "fox", "cat", "dog"), labels=labels)
+    test.counts = lambda: counts
+    monkeypatch.setattr(study_verdict, "load_test", lambda *_: test)
+    answers = {"own": np.ones(len(labels), bool), "other": np.zeros(len(labels), bool)}
+    monkeypatch.setattr(study_verdict, "_right", lambda record, *_: answers[record])
+    warned = []
+    display = SimpleNamespace(warning=warned.append)
+    pairs = study_verdict.Pairs("crt", ["own"] * 3, ["other"] * 3)
+    found = study_verdict.verdict_on_test(pairs, None, "few", [90, 80, 70, 60, 10, 9], display)
+    assert found.reason.startswith(said)
+    assert (found.mean == 1) == bool(rare)
+    assert ["cat" in text for text in warned] == [True] * bool(rare)
+
+
+def test_a_script_is_one_in_any_folder(tmp_path):
+    """Its commands have the names as they are: quotes, spaces, dollars, line ends."""
+    place = tmp_path / 'it\'s "a" $HOME `x`\n}'
+    runs = [SimpleNamespace(name="run", path=place / "run", config={"loss": "softmax", "seed": 0})]
+    text = study_script(f"lmsm study {shlex.quote(str(place))}", "lmsm eval x", runs)
+    (tmp_path / "lmsm").write_text('#!/bin/sh\nfor one; do printf "%s\\0" "$one"; done\n')
+    (tmp_path / "lmsm").chmod(0o755)
+    for more, out in (((), f"{place}-again"), (("there it's",), "there it's")):
+        done = subprocess.run(
+            ["sh", "-c", text, "sh", *more],
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        words = ["train", "--config", f"{place}/run/config.yaml", "--out", out]
+        assert done.stdout.split("\0")[:-1] == [*words, "eval", "x", "compare", str(place)]
+        assert not done.stderr
 
 
 @pytest.mark.parametrize("test_images", [0, 60])

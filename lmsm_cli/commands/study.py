@@ -36,7 +36,6 @@ _FLAGS = (
     *("augment", "model", "neck", "pretrained", "freeze", "epochs", "batch_size", "optimizer"),
     *("lr", "weight_decay", "schedule", "warmup", "device", "precision", "threads", "out"),
 )
-_USUAL_BUDGET = "30m"
 
 _What = Annotated[
     str,
@@ -47,7 +46,7 @@ _What = Annotated[
 ]
 _Budget = Annotated[
     str | None,
-    value("TIME", "How long it may take, as in 30m or 2h (default: 30m).", "Study"),
+    value("TIME", "How long it may take, as in 30m or 2h. (default: 30m, or as before)", "Study"),
 ]
 _Rounds = Annotated[
     str | None,
@@ -97,7 +96,7 @@ def study(
 round after round, and judged on training images that are held out. The test images decide once, \
 in the end. The same command again goes on after anything.
     """
-    check_choice("--keep", keep, ("winner", "all"))
+    _check_flags(keep, export=export)
     seconds, wanted_rounds = _how_long(budget, rounds)
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.sweeps.study_start import Wanted, begin
@@ -132,6 +131,15 @@ in the end. The same command again goes on after anything.
         _print(found, document, config)
 
 
+def _check_flags(keep: str, *, export: bool) -> None:
+    """Raise LmsmError for what only the end of a study would tell."""
+    check_choice("--keep", keep, ("winner", "all"))
+    if export:
+        from lmsm_cli.inference.export import check_extra
+
+        check_extra("onnx")
+
+
 def _how_long(budget: str | None, rounds: str | None) -> "tuple[float | None, Rounds | None]":
     """Return the budget in seconds or the rounds. Raises LmsmError where both are given."""
     from lmsm_cli.sweeps.study_plan import Rounds, seconds_of
@@ -139,7 +147,7 @@ def _how_long(budget: str | None, rounds: str | None) -> "tuple[float | None, Ro
     if budget is not None and rounds is not None:
         raise LmsmError("--budget and --rounds both say when the study ends: give one of them")
     if rounds is None:
-        return seconds_of(budget or _USUAL_BUDGET), None
+        return (None if budget is None else seconds_of(budget)), None
     return None, Rounds.of(rounds)
 
 
@@ -210,7 +218,8 @@ def _write_script(found: "Study", again: str) -> Path:
 
     assert found.state.result is not None
     runs = [read_run(path) for path in found.folders()]
-    text = study_script(again, [one for one in runs if one.scores], found.state.result)
+    scored = _eval_command(found.state.result["model"])
+    text = study_script(again, scored, [one for one in runs if one.scores])
     script = found.out / SCRIPT
     write_whole(script, text)
     return script
@@ -236,7 +245,7 @@ def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> Non
     print_line(f"model, trained anew on the training images: {model['file']}")
     if document["exported"]:
         print_line(f"exported: {document['exported']}")
-    print_line(f"its scores: lmsm eval {shlex.quote(model['file'])}")
+    print_line(f"its scores: {_eval_command(model)}")
     made = _config_of(read_run(Path(model["run"])).config)
     if made.pretrained is None or made.freeze != "features":
         print_line(f"to train it again: {train_command(made)}")
@@ -246,6 +255,17 @@ def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> Non
         print_line("a larger --budget goes on with it")
     print_line("")
     print_line(study_sentence(document))
+
+
+def _eval_command(model: Mapping[str, Any]) -> str:
+    """Return the command that evaluates the chosen model, with the own code that it needs."""
+    from lmsm_cli.runs.own_code import places_of
+    from lmsm_cli.runs.record import read_run
+
+    config = _config_of(read_run(Path(model["run"])).config)
+    places = [place for place, _ in places_of(config).values()]
+    more = [word for place in places for word in ("--import", place)]
+    return shlex.join(["lmsm", "eval", model["file"], *more])
 
 
 def _config_of(values: Mapping[str, Any] | None) -> "Config":

@@ -3,33 +3,34 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lmsm_cli.runs.record import RunRecord
 
 SCRIPT = "repeat.sh"
 
 
-def study_script(again: str, runs: Sequence[RunRecord], result: dict[str, Any]) -> str:
+def study_script(again: str, scored: str, runs: Sequence[RunRecord]) -> str:
     """Return the script.
 
     Args:
         again: The command that repeats the whole study, without its --out.
+        scored: The command that evaluates the chosen model.
         runs: The finished run folders of the study.
-        result: What study.json holds of its end.
     """
-    own, file = sorted(runs, key=lambda run: run.name), Path(result["model"]["file"])
+    own = sorted(runs, key=lambda run: run.name)
+    place = own[0].path.parent
     lines = [
         "#!/bin/sh",
         "# Repeat the trainings of a study one by one: sh repeat.sh FOLDER, where their runs go.",
         "# The whole study again, with as many rounds:",
-        f"#     {again} --out FOLDER",
+        *(f"#     {line}" for line in f"{again} --out FOLDER".split("\n")),
         "set -e",
-        f'out=${{1:-"{own[0].path.parent}-again"}}' if own else "",
+        "out=$1",
+        f'[ "$out" ] || out={shlex.quote(f"{place}-again")}',
         *(line for run in own for line in _of_run(run)),
         "# The scores of the chosen model as it is, and all rounds side by side",
-        f"lmsm eval {shlex.quote(str(file))}",
-        f"lmsm compare {shlex.quote(str(file.parent.parent))}",
+        scored,
+        f"lmsm compare {shlex.quote(str(place))}",
     ]
     return "\n".join(lines) + "\n"
 

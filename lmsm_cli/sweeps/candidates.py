@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmsm_cli.config.post_hoc import is_post_hoc
+from lmsm_cli.config.post_hoc import is_post_hoc, parse_post_hoc
 from lmsm_cli.errors import LmsmError
-from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, check_loss
+from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, check_loss, normal_spec
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.sweeps.second_stage import choices_of
 
@@ -27,6 +27,8 @@ _FOR_TAILS = (
     "vs",
 )
 _STAGES = ("crt", "lws", "marc", "samn", "ncm")
+# Second stages with a name that is no loss's, and corrections that know of a class its count alone.
+_METHODS, _BY_COUNTS = ("crt", "los"), ("adjust", "mla")
 _FOR_ALL = (
     "lsoftmax:margin=2",
     "lsoftmax:margin=4,lambda_min=5",
@@ -74,8 +76,8 @@ def candidates_for(
     else:
         found = [*(_loss(spec, has_bias) for spec in _FOR_ALL), *_decayed(config)]
     for spec in also:
-        one = _named(spec, len(counts), has_bias)
-        if one.name in (BASELINE, *(known.name for known in found)):
+        one = _named(spec, counts, has_bias)
+        if _made_by(one) in (_made_by(known) for known in (_loss(BASELINE, has_bias), *found)):
             raise LmsmError(f"--also {spec}: the study tries it anyway; leave it out")
         found.append(one)
     return found
@@ -100,10 +102,26 @@ def _deferred(config: Mapping[str, Any], has_bias: bool) -> list[Candidate]:
     return [Candidate("ldam, rare classes weighted at the end", "ldam", whole=whole)]
 
 
-def _named(spec: str, number: int, has_bias: bool) -> Candidate:
+def _made_by(one: Candidate) -> tuple[Any, ...]:
+    """Return what tells a candidate from others, however it is spelled."""
+    choices = {key: value for key, value in (one.whole or {}).items() if key != "loss"}
+    if is_post_hoc(one.head):
+        head: Any = parse_post_hoc(one.head)
+    else:
+        head = one.head if one.head in _METHODS else normal_spec(one.head)
+    return head, dict(one.more), choices
+
+
+def _named(spec: str, counts: Sequence[int], has_bias: bool) -> Candidate:
     """Return what `--also` names. Raises LmsmError."""
-    if is_post_hoc(spec) or spec in ("crt", "los") or parse_spec(spec)[0] in SECOND_STAGES:
-        choices_of(spec, number, has_bias=has_bias)
+    if is_post_hoc(spec) and min(counts) == max(counts):
+        choices_of(spec, len(counts), has_bias=has_bias)
+        if parse_post_hoc(spec).method in _BY_COUNTS:
+            raise LmsmError(
+                f"--also {spec}: it changes nothing where all classes have as many images"
+            )
+    if is_post_hoc(spec) or spec in _METHODS or parse_spec(spec)[0] in SECOND_STAGES:
+        choices_of(spec, len(counts), has_bias=has_bias)
         return Candidate(spec, spec)
     check_loss(spec)
     return _loss(spec, has_bias)

@@ -41,6 +41,13 @@ def answered(records: Sequence[RunRecord]) -> Answered:
     return Answered(labels[order], right[order], digests[order])
 
 
+def classes_of(key: str, train_counts: Sequence[int]) -> list[int]:
+    """Return the classes that a score is a mean over: of `few` the rare ones, if there are such."""
+    if key == "few":
+        return shot_groups(train_counts).get("few", [])
+    return list(range(len(train_counts)))
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """The score that a study asks about, on some images."""
@@ -64,7 +71,7 @@ class Question:
         strata = Strata.of(labels, len(train_counts))
         weights = weights_of(strata, train_counts)
         if key is None:
-            rare = shot_groups(train_counts).get("few", [])
+            rare = classes_of("few", train_counts)
             has_enough = strata.counts[rare].sum() >= FEWEST_IMAGES
             # of a class with one image nothing is known of chance
             key = "few" if has_enough and (strata.counts[rare] > 1).all() else "balanced_accuracy"

@@ -17,7 +17,7 @@ from typing import Any
 from lmsm_cli.comparison.sequential import ALPHA, Standing, chance_to_tell, told_at
 from lmsm_cli.comparison.two_way import Over
 from lmsm_cli.config.resolve import Layer, resolve
-from lmsm_cli.errors import RunError, listed
+from lmsm_cli.errors import RunError, StoppedError, listed
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
@@ -62,6 +62,8 @@ class Study:
     budget: float | None
     """In seconds; None where the rounds were given."""
     keeps_all: bool = False
+    is_new: bool = False
+    """Whether it was planned here and now, and nothing of it is written yet."""
     _rounds: dict[str, list[Answered]] = field(default_factory=dict)
     _runs: dict[str, list[list[RunRecord]]] = field(default_factory=dict)
     """By arm, of each round, the run folders of its folds."""
@@ -78,12 +80,20 @@ class Study:
 
     def run(self) -> dict[str, Any]:
         """Do what is missing, and return the result. Raises StoppedError after a signal."""
+        if self.is_new:
+            self.state = self.state.begun(self.out)
         if self.state.result is None:
             self.state.budget = self.budget or self.state.budget
             self._spent_before = self.state.spent
-            self.state.result = self._to_the_end()
-            self._drop_weights()
-            self._note_time()
+            try:
+                found = self._to_the_end()
+            except StoppedError:
+                self._note_time()
+                raise
+            if self.state.result is None:  # else another process was first
+                self.state.result = found
+                self._drop_weights()
+                self._note_time()
         return self.state.result
 
     def standing_text(self) -> str:
@@ -129,6 +139,9 @@ class Study:
         self._round_of(BASELINE, 0)
         self._race()
         done, ended = self._all_rounds()
+        self._note_time()
+        if self.state.result is not None:
+            return self.state.result  # asked of the test images by another process
         verdict = self._verdict()
         model = self._final_model(verdict.arm if verdict.is_told else BASELINE)
         return {
@@ -149,6 +162,8 @@ class Study:
                 return number, OUT_OF_TIME
             for name in (BASELINE, *self._open()):
                 self._round_of(name, number)
+            if self.state.result is not None:
+                return number + 1, "another process"
             self.display.info(self.standing_text())
             if not self._look(number + 1) or not self._open():
                 return number + 1, "a look"
@@ -351,20 +366,25 @@ class Study:
 
     def _note_time(self) -> None:
         self.state.spent = self._spent_before + self._spent_here()
-        self.state.write(self.out)
+        self.state.note(self.out)
 
     def _verdict(self) -> Verdict:
         """Return what decides: the test images on one arm, or the held-out images on all."""
-        standings = self._standings()
-        if not standings:
+        every = self._standings()
+        if not every:
             reason = "; ".join(f"{name}: {why}" for name, why in self._dropped.items())
             raise RunError(f"none of the candidates could be trained: {reason}")
+        # an arm that failed in some rounds is judged by those where it went well
+        standings = {name: one for name, one in every.items() if name not in self._dropped}
+        if not standings:
+            failed = max(every, key=lambda name: every[name].mean)
+            return Verdict.unasked(failed, every[failed], "it failed in a later round")
         told = [name for name, what in self._settled.items() if what == "better"]
         leader = max(told or standings, key=lambda name: standings[name].mean)
         if not self.has_test:
             return verdict_on_held_out(leader, standings[leader], self._settled)
         if standings[leader].mean <= 0:
-            return Verdict.behind(leader, standings[leader])
+            return Verdict.unasked(leader, standings[leader], "no arm is ahead")
         return self._asked_of_test(leader)
 
     def _asked_of_test(self, arm: str) -> Verdict:

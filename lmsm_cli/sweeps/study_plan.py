@@ -7,21 +7,26 @@ depends on how fast a machine happens to be.
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lmsm_cli.comparison.intervals import FEWEST_SEEDS
 from lmsm_cli.comparison.sequential import looks_at
-from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line
+from lmsm_cli.config import RUNTIME_KEYS
+from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line, writing
 from lmsm_cli.runs.folder import write_whole
+from lmsm_cli.runtime.files import lock_of, own_folder, read_text
 
 STUDY = "study.json"
 _SCHEMA = 1
 TEST_IMAGES = "test images"
 # What ended a study, in study.json.
 OUT_OF_TIME = "the budget"
+USUAL_BUDGET = 1800.0
+"""In seconds."""
 # Held-out images of a rare class below which folds hold every image out in its turn.
 ENOUGH_HELD_OUT = 50
 _SHARE = 0.2
@@ -73,8 +78,8 @@ def seconds_of(text: str) -> float:
         raise LmsmError(f"--budget is {text!r}: give hours, minutes or seconds, as in 30m or 2h")
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
     total = 3600 * hours + 60 * minutes + seconds
-    if not total > 0:
-        raise LmsmError(f"--budget is {text!r}: give a time above 0, as in 30m")
+    if not 0 < total < math.inf:
+        raise LmsmError(f"--budget is {text!r}: give a finite time above 0, as in 30m")
     return total
 
 
@@ -229,18 +234,68 @@ class StudyState:
         asked = self.result["verdict"]["decided_on"] == TEST_IMAGES
         return not asked and (self.result.get("ended") == OUT_OF_TIME or not self.plan.looks)
 
-    def write(self, out: Path) -> None:
-        """Write study.json. Raises DiskError."""
-        out.mkdir(parents=True, exist_ok=True)
+    def unlike(self, base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Return what of a config differs from the baseline's, but for where and how it runs."""
+        return {
+            key: (self.base.get(key), value)
+            for key, value in base.items()
+            if key not in RUNTIME_KEYS and self.base.get(key) != value
+        }
+
+    def begun(self, out: Path) -> "StudyState":
+        """Write a new study, or return that which another process began at the same time.
+
+        Raises LmsmError where that is another one, DiskError.
+        """
+        with _held(out):
+            there = read_state(out)
+            if there is None:
+                self._write(out)
+                return self
+        if there.unlike(self.base) or (there.also, there.images) != (self.also, self.images):
+            raise LmsmError(f"another study began in {out} meanwhile: give another --out")
+        return there
+
+    def note(self, out: Path) -> None:
+        """Write study.json, with what another process has decided first. Raises DiskError.
+
+        Nothing is decided twice: the arms, and what the test images said.
+        """
+        with _held(out):
+            there = read_state(out)
+            if there is not None:
+                self.planned = sorted({*self.planned, *there.planned})
+                self.spent = max(self.spent, there.spent)
+                if there.arms is not None:
+                    self.arms, self.race = there.arms, there.race
+                # the end of a smaller budget is none for this one
+                if self.result is None and self.budget == there.budget:
+                    self.result = there.result
+            self._write(out)
+
+    def _write(self, out: Path) -> None:
         values = {"schema": _SCHEMA} | asdict(self)
         write_whole(out / STUDY, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Keep other processes from study.json, to read and write it at once. Raises DiskError."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(own_folder(out / ".sweep") / "study.lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_state(out: Path) -> StudyState | None:
     """Return the study of a folder, None where there is none. Raises CheckpointError."""
     path = out / STUDY
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         if values.pop("schema") != _SCHEMA:
             raise ValueError("it is of another version of lmsm")
         plan = values.pop("plan")

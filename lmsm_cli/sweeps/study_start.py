@@ -14,6 +14,7 @@ from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.sweeps.candidates import Candidate, candidates_for
 from lmsm_cli.sweeps.study import Study
 from lmsm_cli.sweeps.study_plan import (
+    USUAL_BUDGET,
     Rounds,
     StudyPlan,
     StudyState,
@@ -38,7 +39,7 @@ class Wanted:
     config: Config
     also: Sequence[str] = ()
     budget: float | None = None
-    """In seconds; None where the rounds are given."""
+    """In seconds; None where the rounds are given, and for that of before, or the usual one."""
     rounds: Rounds | None = None
     keeps_all: bool = False
 
@@ -66,29 +67,39 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     candidates = candidates_for(counts, base, wanted.also)
     by_name = {one.name: one for one in candidates}
     state, measured = read_state(out), dict[str, Any]()
+    budget = _budget_of(wanted, state)
     if state is None:
         measured = _measured(config, has_test=has_test, display=display)
-        plan = _plan(wanted, counts, candidates, measured)
+        plan = _plan(wanted.rounds, budget, counts, candidates, measured)
         state = StudyState(base, list(wanted.also), plan, images)
     else:
         _check_same(state, base, wanted)
         _check_images(state, images, out)
+        _find_model(state, out)
         _go_on_longer(state, wanted, len(candidates), display)
-    study = Study(out, state, by_name, counts, has_test, display, wanted.budget, wanted.keeps_all)
-    return study, measured
+    given = (out, state, by_name, counts, has_test, display, budget, wanted.keeps_all)
+    return Study(*given, is_new=bool(measured)), measured
+
+
+def _budget_of(wanted: Wanted, state: StudyState | None) -> float | None:
+    """Return the seconds of a study: as given, else as before, else the usual ones."""
+    if wanted.rounds is not None:
+        return None
+    return wanted.budget or (state.budget if state else None) or USUAL_BUDGET
 
 
 def _plan(
-    wanted: Wanted,
+    rounds: Rounds | None,
+    budget: float | None,
     counts: Sequence[int],
     candidates: Sequence[Candidate],
     measured: Mapping[str, Any],
 ) -> StudyPlan:
     arms = min(_ARMS, len(candidates))
-    if wanted.rounds is not None:
-        return plan_by_rounds(counts, wanted.rounds, arms)
-    assert wanted.budget is not None
-    return plan_by_budget(counts, wanted.budget, measured["seconds"], len(candidates), arms)
+    if rounds is not None:
+        return plan_by_rounds(counts, rounds, arms)
+    assert budget is not None
+    return plan_by_budget(counts, budget, measured["seconds"], len(candidates), arms)
 
 
 def _measured(config: Config, *, has_test: bool, display: Display) -> dict[str, Any]:
@@ -155,6 +166,14 @@ def _go_on_longer(state: StudyState, wanted: Wanted, heads: int, display: Displa
     state.budget, state.result = wanted.budget, None
 
 
+def _find_model(state: StudyState, out: Path) -> None:
+    """Say where the model is now, if the folder of the study was moved."""
+    if state.result is not None:
+        model = state.result["model"]
+        run = out / Path(model["run"]).name
+        model |= {"run": str(run), "file": str(run / Path(model["file"]).name)}
+
+
 def _check_images(state: StudyState, images: list[str], out: Path) -> None:
     """Raise DataError where the images are no longer those that the study began with."""
     if state.images not in ([], images):
@@ -166,12 +185,7 @@ def _check_images(state: StudyState, images: list[str], out: Path) -> None:
 
 def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> None:
     """Raise LmsmError where the folder has a study of other choices."""
-    unlike = {
-        key: (state.base.get(key), value)
-        for key, value in base.items()
-        if key not in RUNTIME_KEYS and state.base.get(key) != value
-    }
-    named = [f"{key} {old!r}, not {new!r}" for key, (old, new) in unlike.items()]
+    named = [f"{key} {old!r}, not {new!r}" for key, (old, new) in state.unlike(base).items()]
     if list(wanted.also) != state.also:
         named.append(f"--also {state.also}, not {list(wanted.also)}")
     rounds = wanted.rounds

@@ -14,11 +14,12 @@ from lmsm_cli.comparison.two_way import two_way
 from lmsm_cli.config import Config
 from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.splits import load_test
+from lmsm_cli.errors import few
 from lmsm_cli.inference.own_images import logits_of, with_labels_of
 from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.runtime.display import Display
-from lmsm_cli.sweeps.held_out import Question
+from lmsm_cli.sweeps.held_out import Question, classes_of
 from lmsm_cli.sweeps.study_plan import TEST_IMAGES
 
 
@@ -41,9 +42,9 @@ class Verdict:
     """Why nothing is told, where that has another reason than chance."""
 
     @classmethod
-    def behind(cls, arm: str, standing: Standing) -> "Verdict":
-        """Return that no arm is ahead, so that the test images need not be asked."""
-        return cls(arm, False, "held-out images", *_bounds(standing), reason="no arm is ahead")
+    def unasked(cls, arm: str, standing: Standing, reason: str) -> "Verdict":
+        """Return that nothing is told, for a reason that the test images need not be asked."""
+        return cls(arm, False, "held-out images", *_bounds(standing), reason=reason)
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as plain types."""
@@ -91,9 +92,13 @@ def verdict_on_test(
         display: Shows the progress.
     """
     test = load_test(config, display)
-    if max(test.counts()) < 2:  # of one image a class nothing is known of chance
-        why = "the test images are one of each class"
+    asked, counts = classes_of(key, train_counts), test.counts()
+    few_images = [test.classes[number] for number in asked if counts[number] < 2]
+    if len(few_images) == len(asked):  # of one image a class nothing is known of chance
+        why = f"no two test images of {few(few_images)}"
         return Verdict(pairs.arm, False, TEST_IMAGES, 0.0, None, None, None, reason=why)
+    if few_images:
+        display.warning(f"the test images decide without {few(few_images)}: no two images of each")
     mine, theirs = (
         np.stack([_right(record, test, config, display) for record in some])
         for some in (pairs.own, pairs.baseline)
@@ -114,10 +119,11 @@ def judged(
     """
     found = two_way(paired(own, baseline, question.strata), question.weights)
     mean = found.mean or 0.0
-    is_told = found.p_value is not None and found.p_value <= ALPHA and not found.no_verdict
-    reason = "; ".join(one.why for one in found.no_verdict)
+    # an interval over the images alone says nothing of other nets
+    reasons = ["a single net"] if len(own) == 1 else [one.why for one in found.no_verdict]
+    is_told = found.p_value is not None and found.p_value <= ALPHA and not reasons
     bounds = (mean, found.low, found.high, found.p_value)
-    return Verdict(arm, is_told and mean > 0, TEST_IMAGES, *bounds, len(own), reason)
+    return Verdict(arm, is_told and mean > 0, TEST_IMAGES, *bounds, len(own), "; ".join(reasons))
 
 
 def _right(
