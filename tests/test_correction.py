@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from sklearn.datasets import load_digits
 
 from lmsm_cli import load_checkpoint
 from lmsm_cli.commands.app import main
+from lmsm_cli.commands.corrections import read_correction
 from lmsm_cli.errors import CheckpointError, DataError, LmsmError
 from lmsm_cli.inference.corrected_file import write_corrected
 from lmsm_cli.inference.correction import RequestedCorrection, check, corrected, made
@@ -384,6 +386,17 @@ def test_bad_flags_are_told_before_work(capsys, words, told):
     """Exit code 2 and one message, though there is no checkpoint."""
     assert main(words) == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_shares_are_no_folder(tmp_path, monkeypatch):
+    """Those of 100 classes are longer than a folder's name can be, and `uniform` is a word."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "uniform").mkdir()
+    shares = {f"class {number}": 0.01 for number in range(100)}
+    text = ",".join(f"{name}={share}" for name, share in shares.items())
+    assert read_correction(None, None, text, None).prior == shares
+    assert read_correction(None, None, "uniform", None).prior == "uniform"
+    assert read_correction(None, None, "./uniform", None).prior == Path("uniform")
 
 
 def test_the_words_of_each_command(run, tmp_path, capsys):

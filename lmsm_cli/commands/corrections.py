@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,10 +139,11 @@ def with_correction_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _prior(text: str) -> str | Mapping[str, float] | Path:
-    if Path(text).is_dir():
-        return Path(text)
-    if text == _UNIFORM:
+    if text == _UNIFORM:  # a folder of this name is ./uniform, as with data sets
         return text
+    with suppress(OSError):  # the shares of many classes are too long for a folder's name
+        if Path(text).is_dir():
+            return Path(text)
     if "=" not in text and not text.lstrip().startswith("{"):
         raise LmsmError(
             f"--prior is {text!r}: give uniform, the share of each class as in cat=0.7,dog=0.3, or "
