@@ -154,17 +154,13 @@ def test_rebalancing_holds_from_its_epoch_on(loss, choice):
         assert same == [True] * (start - 1) + [False] * (4 - start)
 
 
+# Of plain SGD, over all images of UNEVEN.
+ONE_STEP = Config(epochs=1, batch_size=34, lr=0.5, optimizer="sgd", momentum=0.0, weight_decay=0.0)
+
+
 def test_a_reweighted_step_is_one_on_torchs_weighted_loss():
     """A step of SGD over the whole set moves the head as cross_entropy(weight=...) does."""
-    config = Config(
-        epochs=1,
-        batch_size=34,
-        lr=0.5,
-        optimizer="sgd",
-        momentum=0.0,
-        weight_decay=0.0,
-        reweight="inverse",
-    )
+    config = ONE_STEP.model_copy(update={"reweight": "inverse"})
     model, theirs = small_model(), small_model()
     fit(model, config, data=UNEVEN)
     per_class = torch.tensor([1 / 20, 1 / 10, 1 / 4])
@@ -189,15 +185,7 @@ def test_reported_losses_and_accuracies_stay_unweighted():
 def test_a_mixed_step_weighs_each_label_by_its_own_class():
     """A step on blended images moves the head as the weighted mean over both labels does."""
     choice = {"reweight": "inverse", "mixup": 1.0, "label_smoothing": 0.2}
-    config = Config(
-        epochs=1,
-        batch_size=34,
-        lr=0.5,
-        optimizer="sgd",
-        momentum=0.0,
-        weight_decay=0.0,
-        **choice,
-    )
+    config = ONE_STEP.model_copy(update=choice)
     model, theirs = small_model(), small_model()
     seen = fit(model, config, data=UNEVEN)
     mixing = Mixing(1.0, 0.0, 34)

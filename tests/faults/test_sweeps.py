@@ -47,54 +47,35 @@ def test_a_killed_sweep_goes_on(tmp_path, capsys):
     assert len(document["groups"]) == 2
 
 
-def test_processes_share_a_sweep(tmp_path):
-    """Two at once do every run once, and both end with the whole comparison."""
-    command = [
-        *LMSM,
-        "sweep",
-        *FLAGS,
-        *words("--grid lr=0.05,0.1 --seeds 2 --out"),
-        str(tmp_path),
-        "--json",
-    ]
+def swept_by_two(out, *flags):
+    """Run one sweep in two processes at once; return its document, and what each has said."""
+    command = [*LMSM, "sweep", *flags, "--out", str(out), "--json"]
     both = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     results = [process.communicate(timeout=SECONDS) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
+    one, other = (json.loads(printed) for printed, _ in results)
+    assert one == other
+    return one, [said for _, said in results]
+
+
+def test_processes_share_a_sweep(tmp_path):
+    """Two at once do every run once, and both end with the whole comparison."""
+    document, said = swept_by_two(tmp_path, *FLAGS, *words("--grid lr=0.05,0.1 --seeds 2"))
     assert len(folders(tmp_path)) == 4
-    documents = [json.loads(out) for out, _ in results]
-    assert documents[0] == documents[1]
-    assert [len(group["seeds"]) for group in documents[0]["groups"]] == [2, 2]
-    ran = [len(re.findall(r"^run \d", said, flags=re.MULTILINE)) for _, said in results]
+    assert [len(group["seeds"]) for group in document["groups"]] == [2, 2]
+    ran = [len(re.findall(r"^run \d", text, flags=re.MULTILINE)) for text in said]
     assert sum(ran) == 4
     assert min(ran) > 0
 
 
 def test_processes_share_a_study(tmp_path):
     """Two at once do together as many trials as were asked for, none of them twice."""
-    command = [
-        *LMSM,
-        "sweep",
-        *OTHER_FLAGS,
-        *CHOICES,
-        "--trials",
-        "5",
-        "--out",
-        str(tmp_path),
-        "--json",
-    ]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    results = [process.communicate(timeout=SECONDS) for process in both]
-    assert [process.returncode for process in both] == [0, 0], results
-    one, other = (json.loads(out) for out, _ in results)
-    assert one == other
-    assert len(one["trials"]) == 5
-    assert len({row["label"] for row in one["trials"]}) == 5
+    document, _ = swept_by_two(tmp_path, *OTHER_FLAGS, *CHOICES, "--trials", "5")
+    assert len(document["trials"]) == 5
+    assert len({row["label"] for row in document["trials"]}) == 5
     assert len(folders(tmp_path)) == 5
     assert len(finished(tmp_path)) == 5
 
