@@ -25,6 +25,7 @@ from lmsm_cli.runs import own_code
 from lmsm_cli.training.prepare import resolved_spec
 from lmsm_cli.training.resume import config_hash
 from tests.conftest import digits_config, plain_state
+from tests.synthetic_runs import write_run
 from tests.test_resume import assert_same_bits, resumed, stopped, whole
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -129,6 +130,21 @@ def test_a_received_run_imports_nothing(capsys):
     assert main(["eval", run, "--import", "marked_loss:PolyLoss", "--quiet"]) == 0
     assert was_imported()
     assert load_checkpoint(run, ["marked_loss:PolyLoss"]).head.epsilon == 1
+
+
+def test_a_sweep_takes_a_received_config_whose_loss_it_replaces(capsys):
+    """Nothing of the run is imported then; where one arm alone has a loss, the run's is refused."""
+    write("marked_loss", marked())
+    run = write_run(Path("received"), "run", loss="marked_loss:PolyLoss")
+    words = ["sweep", "--config", f"{run}/config.yaml", "--dry-run"]
+    for varied in (["--grid", "lr=0.1,0.2"], ["--arm", "loss=softmax", "--arm", "lr=0.1"]):
+        assert main([*words, *varied]) == 2
+        assert "its loss is from outside lmsm" in capsys.readouterr().err
+    words += ["--arm", "loss=softmax"]
+    assert main([*words, "--arm", "loss=focal"]) == 0, capsys.readouterr().err
+    assert not was_imported()
+    assert main([*words, "--arm", "loss=marked_loss:PolyLoss"]) == 0, capsys.readouterr().err
+    assert was_imported()
 
 
 # a black pixel

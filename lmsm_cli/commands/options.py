@@ -6,7 +6,7 @@ A command that takes a run's choices declares `Preset`, `ConfigFile` and `Margin
 
 import inspect
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -186,18 +186,26 @@ def resolve_options(
 
 
 def layers_of(
-    preset: str | None, config: Path | None, margin: str | None, flags: Mapping[str, Any]
+    preset: str | None,
+    config: Path | None,
+    margin: str | None,
+    flags: Mapping[str, Any],
+    replaced: Collection[str] = (),
 ) -> list[Layer]:
-    """Return what a command was given, lowest first."""
+    """Return what a command was given, lowest first.
+
+    `replaced` are the keys that a sweep gives a value in every run, whatever the layers have.
+    """
     layers = [*base_layers(preset, config), Layer.of_flags({**flags, "margin": margin})]
     if config:
-        _check_named(config, flags)
+        _check_named(config, flags, replaced)
     return layers
 
 
-def _check_named(config: Path, flags: Mapping[str, Any]) -> None:
-    """Raise LmsmError where config.yaml of a run names a loss or net from outside this package, and
-    no flag does: a run folder can come from anybody, and to import a module is to run it."""
+def _check_named(config: Path, flags: Mapping[str, Any], replaced: Collection[str]) -> None:
+    """Raise LmsmError where config.yaml of a run names a loss or net from outside this package, no
+    flag does, and no sweep replaces it: a run folder can come from anybody, and to import a module
+    is to run it."""
     from lmsm_cli.losses import own
     from lmsm_cli.runs.own_code import is_named
 
@@ -209,7 +217,7 @@ def _check_named(config: Path, flags: Mapping[str, Any]) -> None:
         place = ":".join(given.split(":")[:2])
         if not own.is_place(place) or place.partition(":")[0] in KNOWN or is_named(place):
             continue
-        if flags.get(key) is None:
+        if flags.get(key) is None and key not in replaced:
             way_out = f"give a file without the key {key}"
             if key in flags:
                 named = f"{flag_name(key)} {shlex.quote(given)}"

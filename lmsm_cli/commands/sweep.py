@@ -24,7 +24,7 @@ from lmsm_cli.commands.options import (
 from lmsm_cli.commands.running import KEPT, disk_needed, plan_of, run_and_compare, seed_numbers
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.errors import LmsmError, RunError, check_choice
-from lmsm_cli.sweeps.grid import check_flags, label, parse_axes
+from lmsm_cli.sweeps.grid import always_varied, check_flags, label, parse_axes
 
 if TYPE_CHECKING:
     from lmsm_cli.sweeps.optuna_store import Search
@@ -134,7 +134,7 @@ share the work. Other choices are the flags of `lmsm train`; runs go to --out (d
     axes = parse_axes(grid or [], arm or [])
     check_flags(axes, flags | {"margin": margin})
     out = Layer({"out": _OUT}, {"out": "lmsm sweep"})
-    layers = [out, *layers_of(preset, config, margin, flags)]
+    layers = [out, *layers_of(preset, config, margin, flags, always_varied(axes))]
     shown: dict[str, Any] = {"quiet": quiet, "verbose": verbose, "json": json}
     check_choice("--keep", keep, KEPT)
     if trials is not None:

@@ -111,6 +111,15 @@ def check_flags(axes: Sequence[Axis], given: Mapping[str, object]) -> None:
         raise LmsmError("\n".join(problems))
 
 
+def always_varied(axes: Sequence[Axis]) -> set[str]:
+    """Return the keys that every combination has a value for.
+
+    >>> sorted(always_varied(parse_axes(["lr=0.1,0.2"], ["loss=ldam", "loss=focal sam=0.1"])))
+    ['loss', 'lr']
+    """
+    return {key for axis in axes for key in set.intersection(*map(set, axis.ends()))}
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Return the seeds of `5`, which are 0 to 4, or of a list such as `0,1,7`.
 
