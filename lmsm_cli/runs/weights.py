@@ -54,8 +54,9 @@ def drop_weights(runs: Iterable[Path], by: str) -> Dropped:
         folder = RunFolder(run)
         try:
             with folder.locked():
-                num_bytes += _removed(folder, by)
-                done += 1
+                if has_weights(run):  # still, after another process has had the lock
+                    num_bytes += _removed(folder, by)
+                    done += 1
         except LmsmError as error:
             if type(error) is not LmsmError:
                 raise
