@@ -4,7 +4,7 @@ import json
 import shlex
 import subprocess
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 from types import SimpleNamespace
 
 import numpy as np
@@ -288,18 +288,40 @@ def test_without_test_images_the_held_out_ones_decide(tmp_path, monkeypatch, cap
     assert all((path / "checkpoint.pt").exists() for path in runs)
 
 
-def test_a_study_in_another_place_names_its_model_there(done, tmp_path, monkeypatch, capsys):
-    """Its folder was moved, and nothing is trained anew."""
+def test_a_study_goes_on_in_another_place(done, tmp_path, monkeypatch, capsys):
+    """Its folder and its images were moved; only what is missing is trained."""
     root, state = done
-    monkeypatch.chdir(root)
+    monkeypatch.chdir(tmp_path)
     few_candidates(monkeypatch)
-    moved = tmp_path / "moved"
-    copytree(root / "runs" / "study-photos", moved)
-    assert study("--json", "--out", str(moved)) == 0
-    told = json.loads(capsys.readouterr().out)
-    name = Path(state["result"]["model"]["run"]).name
-    assert told["model"]["run"] == str(moved / name)
-    assert Path(told["model"]["file"]) == moved / name / "checkpoint.pt"
+    copytree(root / "photos", tmp_path / "pictures")
+    copytree(root / "runs" / "study-photos", tmp_path / "moved")
+    file = tmp_path / "moved" / "study.json"
+
+    def again():
+        flags = ["--out", "moved", "--json"]
+        assert main(["study", "pictures", *FLAGS.split(), *flags]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    run = Path("moved") / Path(state["result"]["model"]["run"]).name
+    assert again()["model"] == state["result"]["model"] | {
+        "run": str(run),
+        "file": str(run / "checkpoint.pt"),
+    }
+    heads = [path for path in find_runs([Path("moved")]) if has_head_of(path, "balanced")]
+    for path in heads:
+        rmtree(path)
+    file.write_text(json.dumps(state | {"result": None, "arms": None, "race": None}))
+    told = again()
+    assert answer_of(json.loads(file.read_text())) == answer_of(state)
+    assert told["answer"].startswith("Use ")
+    made = [path for path in find_runs([Path("moved")]) if has_head_of(path, "balanced")]
+    assert len(made) == len(heads) > 0
+
+
+def has_head_of(run, sampling):
+    """Return whether a run is a last layer that was trained on so drawn images."""
+    config = read_run(run).config
+    return config["freeze"] == "features" and config["sampling"] == sampling
 
 
 @pytest.mark.parametrize(
@@ -329,6 +351,7 @@ def test_another_study_in_its_folder_is_refused(done, monkeypatch, capsys, flags
         (("--also", "balanced-softmax"), "the study tries it anyway", 2),
         (("--rounds", "0"), "--rounds is 0: give at least 1", 2),
         (("--rounds", "3x1"), "as in 4, or in 4x2 for 4 rounds of 2 folds", 2),
+        (("--out", "photos/runs"), "lies in the folder of the images, photos: give another", 2),
         (("--freeze", "features", "--pretrained", "."), "which a study does by itself", 2),
     ],
 )
@@ -584,3 +607,16 @@ def test_test_images_that_cannot_tell_are_said_to_be_so():
     verdict |= {"decided_on": "test images", "reason": "the test images are one of each class"}
     text = study_sentence({"verdict": verdict, "question": "balanced_accuracy"})
     assert text.startswith("Use softmax: the test images can't tell crt from it (the test images")
+
+
+def test_what_looks_told_and_is_not_is_explained():
+    """An interval above 0 where several losses share the level, and a verdict of rounds alone."""
+    verdict = {"arm": "crt", "is_told": False, "mean": 0.03, "low": 0.01, "high": 0.05}
+    verdict |= {"decided_on": "held-out images", "reason": ""}
+    result = {"verdict": verdict, "question": "balanced_accuracy", "settled": {}}
+    assert "(the level of 5% is for all looks and losses together)" in study_sentence(result)
+    result["settled"] = {"crt": "better"}
+    verdict |= {"decided_on": "test images", "low": -0.01}
+    assert "(it is told on held-out images alone" in study_sentence(result)
+    result["settled"] = {}
+    assert "(" not in study_sentence(result)

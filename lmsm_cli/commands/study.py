@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmsm_cli.commands.console import print_json, print_line, stdout_console
+from lmsm_cli.commands.console import print_json, print_line, stderr_console, stdout_console
 from lmsm_cli.commands.data import dataset_named
 from lmsm_cli.commands.options import (
     Json,
@@ -116,6 +116,8 @@ in the end. The same command again goes on after anything.
             display.info(line)
         result = _result(found, display)
         exported = _exported(result, display) if export else None
+    from lmsm_cli.reports.study import study_sentence
+
     given = {key: one for key, one in flags.items() if one is not None and key != "out"}
     script = _write_script(found, _repeating(what, given, found.state.spelled, also or ()))
     document = result | {
@@ -124,6 +126,7 @@ in the end. The same command again goes on after anything.
         "exported": exported,
         "script": str(script),
         "spent_seconds": found.state.spent,
+        "answer": study_sentence(result),
     }
     if json:
         print_json(document)
@@ -173,7 +176,7 @@ def _check_data(config: "Config", display: "Display") -> None:
     check = check_data(config.dataset, config.data_dir, at_hand, config.image_size, display)
     findings = findings_of(check, config)
     if not can_start(findings):
-        stdout_console().print(findings_table(findings))
+        stderr_console().print(findings_table(findings))
         raise DataError("no study can be made of these images as they are; mend the above first")
 
 
@@ -232,7 +235,7 @@ def _exported(result: Mapping[str, Any], display: "Display") -> str:
 
 
 def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> None:
-    from lmsm_cli.reports.study import race_table, study_sentence, study_table
+    from lmsm_cli.reports.study import race_table, study_table
     from lmsm_cli.reports.tables_checks import duration
     from lmsm_cli.runs.record import read_run
 
@@ -254,7 +257,7 @@ def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> Non
     if not document["verdict"]["is_told"] and found.state.may_go_on:
         print_line("a larger --budget goes on with it")
     print_line("")
-    print_line(study_sentence(document))
+    print_line(document["answer"])
 
 
 def _eval_command(model: Mapping[str, Any]) -> str:

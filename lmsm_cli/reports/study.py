@@ -25,11 +25,21 @@ def study_sentence(result: Mapping[str, Any]) -> str:
         return f"Use softmax: the test images can't tell {arm} from it ({verdict['reason']})."
     if verdict["mean"] <= 0:
         return f"Use softmax: {images} nothing is ahead of it; {arm} is {distance} behind."
-    why = f" ({verdict['reason']})" if verdict["reason"] else ""
+    why = f" ({reason})" if (reason := verdict["reason"] or _why_untold(result)) else ""
     return (
         f"Use softmax: no loss is told from it. {arm}, the best on held-out images, is {distance} "
         f"ahead {images}{why}."
     )
+
+
+def _why_untold(result: Mapping[str, Any]) -> str:
+    """Return why nothing is told although something looks so; nothing where nothing does."""
+    verdict = result["verdict"]
+    if verdict["decided_on"] == "test images":
+        told = result["settled"].get(verdict["arm"]) == "better"
+        return "it is told on held-out images alone, and the test images decide" if told else ""
+    is_apart = verdict["low"] is not None and verdict["low"] > 0
+    return "the level of 5% is for all looks and losses together" if is_apart else ""
 
 
 def _distance(mean: float, low: float | None, high: float | None) -> str:
@@ -44,7 +54,9 @@ def study_table(result: Mapping[str, Any]) -> Table:
     """Return a row for softmax and each arm that was trained with it."""
     place = _PLACE[result["question"]]
     table = new_table(
-        f"Held-out images, {place}: means over {counted(result['rounds'], 'round')}", "loss"
+        f"Held-out images, {place}: means over {counted(result['rounds'], 'round')}, "
+        "± the 95% interval of one loss alone",
+        "loss",
     )
     for name in ("rounds", "score", "less softmax", "over the rounds"):
         table.add_column(name, justify="right")
@@ -84,10 +96,11 @@ def plan_lines(
     )
     trainings = rounds * (folds or 1) * (plan["arms"] + 1)
     seconds = plan["expected_seconds"] or trainings * measured.get("seconds", 0)
+    takes = f", about {counted(math.ceil(seconds / 60), 'minute')}" if seconds else ""
     lines = [
         f"{counted(rounds, 'round')}; {held}",
         f"{heads} last layers race, then {plan['arms']} losses and softmax are trained whole: "
-        f"{trainings} trainings, about {counted(math.ceil(seconds / 60), 'minute')}",
+        f"{trainings} trainings{takes}",
         f"it looks after rounds {', '.join(map(str, plan['looks']))}"
         if plan["looks"]
         else "too few rounds to stop before the end: give a larger --budget for three at least",

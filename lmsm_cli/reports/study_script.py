@@ -22,6 +22,7 @@ def study_script(again: str, scored: str, runs: Sequence[RunRecord]) -> str:
     lines = [
         "#!/bin/sh",
         "# Repeat the trainings of a study one by one: sh repeat.sh FOLDER, where their runs go.",
+        "# Paths are as seen from the folder that the study was called in.",
         "# The whole study again, with as many rounds:",
         *(f"#     {line}" for line in f"{again} --out FOLDER".split("\n")),
         "set -e",

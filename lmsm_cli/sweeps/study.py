@@ -44,6 +44,8 @@ _OVERHEAD = 1.15
 # The share of a budget after which no more candidate joins the race.
 _RACE = 0.45
 _ORIGIN = "lmsm study"
+# Where the images are now, which a run may have had elsewhere.
+_PLACES = ("data_dir", "image_list", "validation_list", "test_list")
 
 
 @dataclass
@@ -231,7 +233,8 @@ class Study:
     def _heads_on(self, nets: Sequence[RunRecord], one: Candidate) -> list[PlannedRun]:
         """Return the runs of a last layer on nets of softmax."""
         # a matrix of features is too small to share among threads
-        given = {key: self.state.base[key] for key in ("device", "out")} | {"threads": 1}
+        given = {key: self.state.base.get(key) for key in ("device", "out", *_PLACES)}
+        given = {key: one for key, one in given.items() if one is not None} | {"threads": 1}
         base = {record.path: [_layer(record.config or {})] for record in nets}
         return plan_second_stages(list(base), [one.head], base, _layer(given | dict(one.more)))
 

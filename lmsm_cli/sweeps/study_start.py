@@ -56,6 +56,7 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     """
     config, out = wanted.config, wanted.config.out
     check_folder(out, "--out")
+    _check_apart(config)
     if config.freeze == "features":
         raise LmsmError(
             "--freeze features trains last layers alone, which a study does by itself in its race: "
@@ -79,6 +80,19 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
         _go_on_longer(state, wanted, len(candidates), display)
     given = (out, state, by_name, counts, has_test, display, budget, wanted.keeps_all)
     return Study(*given, is_new=bool(measured)), measured
+
+
+def _check_apart(config: Config) -> None:
+    """Raise LmsmError where the runs would lie among the images: the next look takes them for some.
+
+    A list names its images, so that other files beside them are none.
+    """
+    out, images = config.out.resolve(), config.data_dir.resolve()
+    if config.dataset == "folder" and (out == images or images in out.parents):
+        raise LmsmError(
+            f"--out {config.out} lies in the folder of the images, {config.data_dir}: give another "
+            f"place, such as --out {images.parent / 'runs' / f'study-{images.name}'}"
+        )
 
 
 def _budget_of(wanted: Wanted, state: StudyState | None) -> float | None:
