@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
-from lmsm_cli.comparison.sequential import looks_at
+from lmsm_cli.comparison.sequential import Standing, looks_at
+from lmsm_cli.comparison.two_way import Share
 from lmsm_cli.errors import LmsmError, RunError
 from lmsm_cli.inference import export
 from lmsm_cli.reports.study import study_sentence
@@ -509,6 +510,27 @@ def test_nothing_is_decided_twice(tmp_path):
     assert read_state(tmp_path) == longer
 
 
+@pytest.mark.parametrize(
+    ("variance", "goes_on", "settled"),
+    [
+        ({"a": 0.01, "b": 1e-6}, True, {"b": "better"}),  # a is ahead, and may yet be told
+        ({"a": 100.0, "b": 1e-6}, False, {"b": "better"}),  # it has no chance of that
+        ({"a": 1e-6, "b": 1e-6}, False, {"a": "better", "b": "better"}),
+        ({"a": 1e-6, "b": 0.01}, False, {"a": "better"}),
+    ],
+)
+def test_a_study_does_not_end_with_the_second_best(monkeypatch, variance, goes_on, settled):
+    """Where the arm that is further ahead is not told yet, and will perhaps be."""
+    one = simulated(np.random.default_rng(3), effect=0.0, rounds=5, test_images=60)
+    one.state.arms = ["a", "b"]
+    mean = {"a": 0.4, "b": 0.2}
+    found = {name: Standing(mean[name], (Share(variance[name], 2.0),)) for name in "ab"}
+    monkeypatch.setattr(one, "_standings", lambda: found)
+    assert one._look(3) is goes_on
+    assert one._settled == settled
+    assert one._look(5) is not (one._settled.get("a") == "better")
+
+
 @pytest.mark.parametrize("fails", [("arm 0",), tuple(f"arm {number}" for number in range(10))])
 def test_an_arm_that_failed_in_a_round_is_not_the_answer(monkeypatch, fails):
     """However good it was before; where all did, softmax is."""
@@ -620,3 +642,10 @@ def test_what_looks_told_and_is_not_is_explained():
     assert "(it is told on held-out images alone" in study_sentence(result)
     result["settled"] = {}
     assert "(" not in study_sentence(result)
+    result["verdict"] |= {"is_told": True}
+    rows = [{"name": "softmax"}, {"name": "crt", "difference": 0.03}]
+    assert study_sentence(result | {"held_out": rows}).endswith("5.0].")
+    rows.append({"name": "vs", "difference": 0.04})
+    assert study_sentence(result | {"held_out": rows}).endswith(
+        "5.0]. vs is further ahead on held-out images, but not told from softmax."
+    )

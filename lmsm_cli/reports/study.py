@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lmsm_cli.errors import counted
+from lmsm_cli.errors import counted, listed
 from lmsm_cli.reports.tables import NOTHING, new_table, shown
 from lmsm_cli.reports.tables_checks import disk_line
 
@@ -20,7 +20,7 @@ def study_sentence(result: Mapping[str, Any]) -> str:
     arm, distance = verdict["arm"], _distance(verdict["mean"], verdict["low"], verdict["high"])
     images = f"{place} of the {verdict['decided_on']}"
     if verdict["is_told"]:
-        return f"Use {arm}: {images} it beats softmax by {distance}."
+        return f"Use {arm}: {images} it beats softmax by {distance}.{_further_ahead(result)}"
     if verdict["reason"] and verdict["low"] is None and verdict["decided_on"] == "test images":
         return f"Use softmax: the test images can't tell {arm} from it ({verdict['reason']})."
     if verdict["mean"] <= 0:
@@ -30,6 +30,17 @@ def study_sentence(result: Mapping[str, Any]) -> str:
         f"Use softmax: no loss is told from it. {arm}, the best on held-out images, is {distance} "
         f"ahead {images}{why}."
     )
+
+
+def _further_ahead(result: Mapping[str, Any]) -> str:
+    """Return which losses look better than the one that is told; nothing where none does."""
+    ahead = {row["name"]: row.get("difference", 0.0) for row in result["held_out"]}
+    own = ahead[result["verdict"]["arm"]]
+    names = [name for name, one in ahead.items() if one > own]
+    if not names:
+        return ""
+    verb = "is" if len(names) == 1 else "are"
+    return f" {listed(names)} {verb} further ahead on held-out images, but not told from softmax."
 
 
 def _why_untold(result: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ that raced. All trainings are ordinary runs, found again in their folders, so a 
 anything.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ class Study:
         found = self._standings()
         if not found:
             return ""
-        name = max(found, key=lambda one: found[one].mean)
+        name = _leader_of(found)
         return f"{name} {_points(found[name])}"
 
     def records(self) -> list[RunRecord]:
@@ -322,22 +323,28 @@ class Study:
             return True
         look, standings = plan.looks.index(done), self._standings()
         open_arms = {name: standings[name] for name in self._open() if name in standings}
-        told = told_at(open_arms, self._settled, plan.looks, look, self.family)
-        self._settled |= told
-        if "better" in told.values():
-            return False
-        if self.has_test and any(one.mean > 0 for one in open_arms.values()):
+        self._settled |= told_at(open_arms, self._settled, plan.looks, look, self.family)
+        better = [one.mean for one in self._told_better(open_arms).values()]
+        if not better and self.has_test and any(one.mean > 0 for one in open_arms.values()):
             return True  # more nets may still tell it on the test images
-        left = max(1, self.family - len(self._settled))
-        hopes = [
-            chance_to_tell(one, plan.looks, look, left)
+        # one that is told is not the answer while another is further ahead, and may yet be told
+        ahead = [
+            one
             for name, one in open_arms.items()
-            if name not in self._settled
+            if name not in self._settled and one.mean > max(better, default=-math.inf)
         ]
+        if better and not ahead:
+            return False
+        left = max(1, self.family - len(self._settled))
+        hopes = [chance_to_tell(one, plan.looks, look, left) for one in ahead]
         if done < plan.rounds and hopes and max(hopes) < _HOPELESS:
-            self.display.info("no arm has a chance left to be told from softmax: the rounds end")
+            self.display.info("no arm has a chance left to be told: the rounds end")
             return False
         return True
+
+    def _told_better(self, standings: Mapping[str, Standing]) -> dict[str, Standing]:
+        """Return those of some arms that a look has told to be better than softmax."""
+        return {key: one for key, one in standings.items() if self._settled.get(key) == "better"}
 
     def _has_time(self, number: int) -> bool:
         """Return whether what a round lacks and the final training fit into the budget.
@@ -380,10 +387,9 @@ class Study:
         # an arm that failed in some rounds is judged by those where it went well
         standings = {name: one for name, one in every.items() if name not in self._dropped}
         if not standings:
-            failed = max(every, key=lambda name: every[name].mean)
+            failed = _leader_of(every)
             return Verdict.unasked(failed, every[failed], "it failed in a later round")
-        told = [name for name, what in self._settled.items() if what == "better"]
-        leader = max(told or standings, key=lambda name: standings[name].mean)
+        leader = _leader_of(self._told_better(standings) or standings)
         if not self.has_test:
             return verdict_on_held_out(leader, standings[leader], self._settled)
         if standings[leader].mean <= 0:
@@ -455,6 +461,11 @@ def _layer(values: Mapping[str, Any]) -> Layer:
 def _seconds(record: RunRecord) -> float:
     training = record.scores.training if record.scores else None
     return (training.seconds or 0.0) if training else 0.0
+
+
+def _leader_of(standings: Mapping[str, Standing]) -> str:
+    """Return the arm that is furthest ahead."""
+    return max(standings, key=lambda name: standings[name].mean)
 
 
 def _points(one: Standing) -> str:
