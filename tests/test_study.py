@@ -392,7 +392,9 @@ def test_a_class_of_one_image_is_refused(tmp_path, monkeypatch, capsys):
 def test_a_budget_below_one_round_is_refused_with_one_that_allows_it():
     """A training of 60 s: 3 x 2 of them on half of the images, a last one, and ten heads."""
     counts = [300, 150, 60, 20, 8]
-    with pytest.raises(LmsmError, match=r"does not allow one round.* give --budget (\d+)m"):
+    with pytest.raises(
+        LmsmError, match=r"of 2 min 0 s does not allow one round.* give --budget (\d+)m"
+    ):
         plan_by_budget(counts, 120.0, 60.0, 10, 2)
     with pytest.raises(LmsmError, match="half an hour"):
         seconds_of("half an hour")

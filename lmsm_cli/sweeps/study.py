@@ -132,7 +132,9 @@ class Study:
     def folders(self) -> list[Path]:
         """Return the folders of the study's runs; others may lie beside them."""
         planned = set(self.state.planned)
-        return [path for path in sorted(self.out.iterdir()) if config_hash_of(path) in planned]
+        known = {path: config_hash_of(path) for path in sorted(self.out.iterdir())}
+        # a study that ended before this was noted has all
+        return [path for path, one in known.items() if one in planned or (one and not planned)]
 
     def _whole_choices(self, name: str) -> Mapping[str, str] | None:
         """Return the choices of an arm's whole trainings; None where it has none of its own."""

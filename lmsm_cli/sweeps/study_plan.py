@@ -17,6 +17,7 @@ from lmsm_cli.comparison.intervals import FEWEST_SEEDS
 from lmsm_cli.comparison.sequential import looks_at
 from lmsm_cli.config import RUNTIME_KEYS
 from lmsm_cli.errors import MALFORMED, CheckpointError, LmsmError, first_line, writing
+from lmsm_cli.reports.tables_checks import duration
 from lmsm_cli.runs.folder import write_whole
 from lmsm_cli.runtime.files import lock_of, own_folder, read_text
 
@@ -158,8 +159,8 @@ def plan_by_budget(
         one = replace(best, rounds=1)
         least = (one.trainings + 1.25) * run_seconds + heads * (one.folds or 1) * HEAD_SECONDS
         raise LmsmError(
-            f"a budget of {budget / 60:.3g} minutes does not allow one round: a training takes "
-            f"about {run_seconds:.0f} s here; give --budget {math.ceil(least * 1.1 / 60)}m or "
+            f"a budget of {duration(budget)} does not allow one round: a training takes "
+            f"about {duration(run_seconds)} here; give --budget {math.ceil(least * 1.1 / 60)}m or "
             "more, or fewer --epochs"
         )
     return best
