@@ -123,7 +123,7 @@ def test_the_defaults_by_the_data_hold(name):
         assert row[column] == str(getattr(config, key)).lower(), key
 
 
-@pytest.mark.parametrize("name", PAGES.keys() - WITHOUT_BLOCK)
+@pytest.mark.parametrize("name", sorted(PAGES.keys() - WITHOUT_BLOCK))
 def test_the_first_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
     """Each page begins with a block that can be run as it stands, in an empty folder."""
     monkeypatch.chdir(tmp_path)
