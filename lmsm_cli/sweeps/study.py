@@ -402,7 +402,7 @@ class Study:
         """Return what the test images say of an arm."""
         own = [record for some in self._runs[arm] for record in some]
         theirs = [record for some in self._runs[BASELINE] for record in some]
-        pairs = Pairs(arm, own, theirs[: len(own)])
+        pairs = Pairs(arm, own, theirs[: len(own)], self.state.plan.folds or 1)
         config = _planned(self.state.base, "test").config
         return verdict_on_test(pairs, config, self.question.key, self.counts, self.display)
 
