@@ -44,10 +44,9 @@ _PHOTOS = (800, 600)
 _MANY = 1800
 # The data that the table of defaults is made for: a name, or the facts of somebody's own images.
 _EXAMPLES: dict[str, str | Facts] = {
-    "`digits`": "digits",
-    "`mnist`": "mnist",
-    "`cifar10`": "cifar10",
-    "`imbalanced`": "imbalanced",
+    "digits": "digits",
+    "mnist": "mnist",
+    "cifar10": "cifar10",
     "500 images of 32 x 32": Facts("own", 500, 32, (32, 32)),
     "1,800 photos of 800 x 600": Facts("own", _MANY, _PHOTOS[1], _PHOTOS),
     "the same, ImageNet weights on the disk": Facts(
@@ -293,12 +292,12 @@ def _defaults_table() -> tuple[str, set[str]]:
     found = {title: _by_data(data) for title, data in _EXAMPLES.items()}
     keys = [key for key in Config.model_fields if any(key in values for values in found.values())]
     # digits take what their own preset has, whatever the data says
-    decided = {key for title, values in found.items() if title != "`digits`" for key in values}
+    decided = {key for title, values in found.items() if title != "digits" for key in values}
     usual = {key: field.default for key, field in Config.model_fields.items()}
     rows = [["key", *found], ["---"] * (len(found) + 1)]
     for key in keys:
         cells = [_text(values.get(key, usual[key])) for values in found.values()]
-        rows.append([f"[`{key}`](#{key})", *cells])
+        rows.append([f"[{key}](#{key})", *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows), decided
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
 LONGEST_LINE = 120
 # The most words that a sentence has on average, by page.
-LIMITS = {"quickstart.md": 16}
+LIMITS = {"docs/quickstart.md": 16}
 _FENCE = re.compile(r" *(```|~~~)")
 # What is no prose, and ends what stands before it.
 _APART = re.compile(r"#{1,6} |\||!\[[^\]]*\]\([^)]*\)$|<[^>]*>$")
@@ -90,10 +90,11 @@ def _paragraphs(text: str) -> Iterator[str]:
 def main(files: list[str]) -> int:
     """Print what is counted, and what passes a limit."""
     told = []
-    for path in map(Path, files or [HERE / name for name in LIMITS]):
+    for path in [Path(file).resolve() for file in files] or [ROOT / name for name in LIMITS]:
+        name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
         found = count(path.read_text(encoding="utf-8"))
-        print(f"{path.name}: {found.words} words, {found.average:.1f} a sentence")
-        told += problems(path.name, found)
+        print(f"{name}: {found.words} words, {found.average:.1f} a sentence")
+        told += problems(name, found)
     print(*told, sep="\n", end="\n" if told else "")
     return int(bool(told))
 
