@@ -165,6 +165,26 @@ def test_one_fold_alone_is_a_run_like_any_other(tmp_path):
     assert main(["report", str(path)]) == 0
 
 
+def test_folds_may_have_seeds_of_their_own(tmp_path):
+    """As in a study: a division is then a repeat, with the seed of its first fold."""
+    whole = range(40)
+    for division in (0, 1):
+        for fold in (0, 1):
+            tested = [number for number in whole if (number // (division + 1)) % 2 == fold]
+            seed = 2 * division + fold
+            for loss in ("softmax", "ldam"):
+                write_fold(
+                    tmp_path, fold, tested, set(range(30)), whole=whole, seed=seed,
+                    split_seed=division, loss=loss,
+                )  # fmt: skip
+    comparison = compare_runs(records_in(tmp_path))
+    assert sorted((group.label, group.seeds) for group in comparison.groups) == [
+        ("ldam", (0, 2)),
+        ("softmax", (0, 2)),
+    ]
+    assert not comparison.unscored
+
+
 def test_seeds_on_one_division_are_not_averaged_with_seeds_on_their_own(tmp_path):
     """They answer another question; each seed's own division is what --folds does by itself."""
     for seed in (1, 2):

@@ -8,6 +8,7 @@ seed and a division of its own, are then the seeds of all intervals.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -61,8 +62,9 @@ def pooled(
     rest = [record for record in records if not _is_fold(record)]
     repeats: dict[_Repeat, dict[int, RunRecord]] = {}
     left_out = []
+    of_record = _repeats_of(folds)
     for record in sorted(folds, key=lambda record: record.name):
-        config, own = record.config or {}, _repeat_of(record)
+        config, own = record.config or {}, of_record[record.path]
         runs = repeats.setdefault(own, {})
         if older := runs.get(config["fold"]):
             reason = f"its configuration, seed and fold are repeated by the newer {record.name}"
@@ -100,6 +102,25 @@ def _repeat_of(record: RunRecord) -> _Repeat:
     shared = {key: value for key, value in setting.items() if key not in _DRAWN}
     config = record.config or {}
     return _Repeat(key_of(spelled_alike(shared)), config.get("seed"), config.get("split_seed"))
+
+
+def _repeats_of(folds: Sequence[RunRecord]) -> dict[Path, _Repeat]:
+    """Return the repeat of each run.
+
+    The folds of one division make a repeat, whatever their seeds, which is then that of the first
+    fold. Where a fold is there with several seeds, each seed has a repeat of its own.
+    """
+    divisions: dict[tuple[str, Any], dict[Path, tuple[int, _Repeat]]] = {}
+    for record in folds:
+        own, fold = _repeat_of(record), (record.config or {})["fold"]
+        divisions.setdefault((own.setting, own.split_seed), {})[record.path] = fold, own
+    found = {}
+    for runs in divisions.values():
+        seeds = sorted({(fold, own.seed) for fold, own in runs.values()})
+        is_one = len(dict(seeds)) == len(seeds)
+        for path, (_, own) in runs.items():
+            found[path] = own._replace(seed=seeds[0][1]) if is_one else own
+    return found
 
 
 def _whole(repeat: _Repeat, runs: Mapping[int, RunRecord]) -> _Whole | str:
@@ -249,7 +270,7 @@ def _is_number(value: object) -> bool:
 def _by_design(made: Sequence[RunRecord], whole: Sequence[_Whole]) -> list[RunRecord]:
     """Return pooled runs with the `split_seed` that their seeds share, if they share one.
 
-    Usually each seed draws its own division. The two are never averaged with each other.
+    Usually each seed has its own division. The two are never averaged with each other.
     """
     divisions: dict[str, set[tuple[Any, Any]]] = {}
     for one in whole:
@@ -258,8 +279,10 @@ def _by_design(made: Sequence[RunRecord], whole: Sequence[_Whole]) -> list[RunRe
     for record, one in zip(made, whole, strict=True):
         _, seed, split_seed = one.repeat
         pairs = divisions[one.repeat.setting]
-        is_shared = len(pairs) > 1 and len({number for _, number in pairs}) == 1
-        design = split_seed if is_shared or split_seed != seed else _OWN
+        numbers = {number for _, number in pairs}
+        is_shared = len(pairs) > 1 and len(numbers) == 1
+        has_own = split_seed == seed or len(numbers) == len(pairs) > 1
+        design = _OWN if has_own and not is_shared else split_seed
         found.append(replace(record, config={**(record.config or {}), "split_seed": design}))
     return found
 

@@ -114,7 +114,7 @@ def plan_lines(
         f"{trainings} trainings{takes}",
         f"it looks after rounds {', '.join(map(str, plan['looks']))}"
         if plan["looks"]
-        else "fewer than three rounds tell nothing of chance: give a larger --budget",
+        else "too few rounds to stop before the end: give a larger --budget for three at least",
     ]
     rare = sum(sorted(counts)[: max(1, len(counts) // 3)]) * (1 if folds else 0.2)
     # as if one image in four were told differently by two nets of a round

@@ -219,19 +219,20 @@ class Study:
         return answered(records)
 
     def _plan_of(self, number: int, choices: Mapping[str, str], name: str) -> list[PlannedRun]:
-        """Return the trainings of a round, one for each fold."""
+        """Return the trainings of a round, one for each fold, each with a seed of its own.
+
+        Nets that begin alike err alike: as many tell less than their number says.
+        """
         folds = self.state.plan.folds
-        drawn: dict[str, Any] = {"seed": number}
-        if self.has_test:
-            drawn["test_from"] = "training"
+        drawn: dict[str, Any] = {"test_from": "training"} if self.has_test else {}
         if folds:
             drawn |= {"folds": folds, "split_seed": number}
-        return [
-            _planned(
-                self.state.base | drawn | {"fold": fold} | dict(choices), f"{name}, seed {number}"
-            )
-            for fold in (range(folds) if folds else (None,))
-        ]
+        plan = []
+        for fold in range(folds or 1):
+            seed = number * (folds or 1) + fold
+            own = drawn | {"seed": seed, "fold": fold if folds else None} | dict(choices)
+            plan.append(_planned(self.state.base | own, f"{name}, seed {seed}"))
+        return plan
 
     def _heads_on(self, nets: Sequence[RunRecord], one: Candidate) -> list[PlannedRun]:
         """Return the runs of a last layer on nets of softmax."""
@@ -402,7 +403,7 @@ class Study:
         """Return what the test images say of an arm."""
         own = [record for some in self._runs[arm] for record in some]
         theirs = [record for some in self._runs[BASELINE] for record in some]
-        pairs = Pairs(arm, own, theirs[: len(own)], self.state.plan.folds or 1)
+        pairs = Pairs(arm, own, theirs[: len(own)])
         config = _planned(self.state.base, "test").config
         return verdict_on_test(pairs, config, self.question.key, self.counts, self.display)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lmsm_cli.comparison.crossed import paired
 from lmsm_cli.comparison.intervals import ALPHA, FEWEST_SEEDS
 from lmsm_cli.comparison.sequential import Standing
-from lmsm_cli.comparison.two_way import Share, half_width, p_value, two_way
+from lmsm_cli.comparison.two_way import two_way
 from lmsm_cli.config import Config
 from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.splits import load_test
@@ -77,7 +77,6 @@ class Pairs:
     arm: str
     own: Sequence[RunRecord]
     baseline: Sequence[RunRecord]
-    per_round: int = 1
 
 
 def verdict_on_test(
@@ -105,7 +104,7 @@ def verdict_on_test(
         for some in (pairs.own, pairs.baseline)
     )
     question = Question.of(test.labels.numpy(), train_counts, key)
-    return judged(pairs.arm, mine, theirs, question, per_round=pairs.per_round)
+    return judged(pairs.arm, mine, theirs, question)
 
 
 def judged(
@@ -113,51 +112,22 @@ def judged(
     own: NDArray[np.bool_],
     baseline: NDArray[np.bool_],
     question: Question,
-    *,
-    per_round: int = 1,
 ) -> Verdict:
     """Return the verdict of test images: the two-way interval of one arm, at the 5% level.
 
     Args:
         arm: Its name.
-        own, baseline: Which images each net has right, (nets, images), paired, round after round.
+        own, baseline: Which images each net has right, (nets, images), paired.
         question: The score.
-        per_round: How many nets a round has: those of its folds, which share a seed.
     """
-    both = paired(own, baseline, question.strata)
-    found = two_way(both, question.weights)
+    found = two_way(paired(own, baseline, question.strata), question.weights)
     bounds = (found.mean or 0.0, found.low, found.high, found.p_value)
-    if found.components and found.low is not None and len(own) > per_round > 1:
-        shares = _by_rounds(both.class_means[0] @ question.weights, per_round)
-        bounds = _around(bounds[0], [*shares, found.components.image_share()])
     reasons: list[str] = [one.why for one in found.no_verdict]
-    # as few say nothing of other seeds
-    if len(own) < FEWEST_SEEDS * per_round:
-        reasons = ["fewer than three rounds"]
-    p = bounds[3]
+    if len(own) < FEWEST_SEEDS:  # as few say nothing of other seeds
+        reasons = ["fewer than three nets a side"]
+    p = found.p_value
     is_told = p is not None and p <= ALPHA and not reasons and bounds[0] > 0
     return Verdict(arm, is_told, TEST_IMAGES, *bounds, len(own), "; ".join(reasons))
-
-
-def _by_rounds(means: NDArray[np.float64], per_round: int) -> list[Share]:
-    """Return the variance of the mean over nets (nets,) that is of rounds, and of nets in them.
-
-    It is a nested design: nets of a round begin alike, so that a round tells less than as many nets
-    of other seeds. The mean squares between and within rounds give the two variances.
-    """
-    rows = means.reshape(-1, per_round)
-    between = per_round * rows.mean(axis=1).var(ddof=1)
-    within = rows.var(axis=1, ddof=1).mean()
-    return [
-        Share(max(float(between - within), 0.0) / rows.size, len(rows) - 1),
-        Share(float(within) / rows.size, rows.size - len(rows)),
-    ]
-
-
-def _around(mean: float, shares: list[Share]) -> tuple[float, float, float, float]:
-    """Return a mean with its interval and p-value."""
-    half = half_width(shares)
-    return mean, mean - half, mean + half, p_value(mean, shares)
 
 
 def _right(
