@@ -222,7 +222,7 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     """Where a study ran out of time; where its looks are over, it says so."""
     monkeypatch.chdir(tmp_path)
     few_candidates(monkeypatch)
-    monkeypatch.setattr(study_plan, "_MOST_ROUNDS", 3)
+    monkeypatch.setattr(study_plan, "MOST_ROUNDS", 3)
     photos(tmp_path / "photos", test=0)
     file = tmp_path / "runs" / "study-photos" / "study.json"
 
@@ -255,6 +255,17 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     save(tmp_path / "photos" / "ant" / "more.png", noise(4711, (8, 8)))
     assert main(["study", "photos", *flags.split()]) == 3
     assert "has a study of other images" in " ".join(capsys.readouterr().err.split())
+
+
+def test_rounds_go_on_for_the_test_images_while_there_is_time(monkeypatch):
+    """By the budget, beyond the plan of the looks; not where a number of rounds was asked for."""
+    draws = np.random.default_rng(3)
+    for budget, has_test, rounds in ((1.0, True, 6), (None, True, 3), (1.0, False, 3)):
+        one = simulated(draws, effect=0.7, rounds=3, test_images=60 * has_test)
+        one.budget = budget
+        monkeypatch.setattr(one, "_has_time", lambda number: number < 6)
+        monkeypatch.setattr(one, "_look", lambda done: True)
+        assert one.run()["rounds"] == rounds
 
 
 class _Killed(BaseException):

@@ -29,7 +29,7 @@ from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
 from lmsm_cli.sweeps.second_stage import plan_second_stages
 from lmsm_cli.sweeps.study_display import StudyDisplay, StudyIndex
-from lmsm_cli.sweeps.study_plan import OUT_OF_TIME, StudyState
+from lmsm_cli.sweeps.study_plan import MOST_ROUNDS, OUT_OF_TIME, StudyState
 from lmsm_cli.sweeps.study_verdict import (
     Pairs,
     Verdict,
@@ -106,7 +106,8 @@ class Study:
             return "no round is done yet"
         done = len(self._rounds[BASELINE])
         texts = [f"{name} {_points(one)}" for name, one in found.items()]
-        return f"after round {done} of {self.state.plan.rounds}: {', '.join(texts)}"
+        planned = max(done, self.state.plan.rounds)
+        return f"after round {done} of {planned}: {', '.join(texts)}"
 
     def _leader_text(self) -> str:
         """Return who leads by how much, for the bar; nothing before the first round is done."""
@@ -120,11 +121,12 @@ class Study:
         """Return the run folders of the rounds' whole trainings."""
         index = RunIndex(self.out)
         names = [BASELINE, *(self.state.arms or ())]
+        rounds = max(self.state.plan.rounds, (self.state.result or {}).get("rounds", 0))
         plan = [
             run
             for name in names
             if (choices := self._whole_choices(name)) is not None
-            for number in range(self.state.plan.rounds)
+            for number in range(rounds)
             for run in self._plan_of(number, choices, name)
         ]
         return [read_run(one.record.path) for one in index.status(plan) if one.record]
@@ -162,7 +164,8 @@ class Study:
 
     def _all_rounds(self) -> tuple[int, str]:
         """Do rounds while they are of use; return how many are done, and what ended them."""
-        for number in range(self.state.plan.rounds):
+        number = 0
+        while self._is_of_use(number):
             if number and not self._has_time(number):
                 return number, OUT_OF_TIME
             for name in (BASELINE, *self._open()):
@@ -170,9 +173,21 @@ class Study:
             if self.state.result is not None:
                 return number + 1, "another process"
             self.display.info(self.standing_text())
-            if not self._look(number + 1) or not self._open():
-                return number + 1, "a look"
-        return self.state.plan.rounds, "the plan"
+            number += 1
+            if not self._look(number) or not self._open():
+                return number, "a look"
+        return number, "the plan"
+
+    def _is_of_use(self, number: int) -> bool:
+        """Return whether another round is, after so many.
+
+        The looks at held-out images are over with the plan. Test images are asked once in the end,
+        and tell more by more nets: for them rounds go on with the budget while an arm is ahead.
+        """
+        if number < self.state.plan.rounds or not (self.has_test and self.budget):
+            return number < self.state.plan.rounds
+        standings = self._standings()
+        return number < MOST_ROUNDS and any(standings[name].mean > 0 for name in self._open())
 
     @property
     def question(self) -> Question:
@@ -248,7 +263,7 @@ class Study:
         `counts` says whether the bar of all rounds moves.
         """
         done = sum(len(some) for runs in self._runs.values() for some in runs)
-        whole = self.state.plan.rounds * self.state.plan.trainings
+        whole = max(self.state.plan.rounds * self.state.plan.trainings, done + len(plan))
         index = self._index
         self.state.planned = sorted({*self.state.planned, *(run.config_hash for run in plan)})
         index.display.bar = (done, whole) if counts else None

@@ -33,7 +33,7 @@ ENOUGH_HELD_OUT = 50
 _SHARE = 0.2
 # Folds, the most first: fewer train on less, and leave more rounds.
 _FOLDS = (5, 3, 2)
-_MOST_ROUNDS = 20
+MOST_ROUNDS = 20
 # Seconds of a last layer's training, beside its steps: a run folder is written for each.
 HEAD_SECONDS = 2.5
 # What is left for looks, tests and files.
@@ -174,7 +174,7 @@ def _plan_with(
     share = (1 - 1 / folds) / (1 - _SHARE) if folds else 1.0
     cost = (folds or 1) * (arms + 1) * run_seconds * share
     around = run_seconds * 1.25 + heads * (folds or 1) * HEAD_SECONDS + _RESERVE * budget
-    rounds = min(_MOST_ROUNDS, math.floor((budget - around) / cost))
+    rounds = min(MOST_ROUNDS, math.floor((budget - around) / cost))
     return StudyPlan(folds, rounds, looks_at(rounds), arms, run_seconds, around + rounds * cost)
 
 
@@ -220,8 +220,9 @@ class StudyState:
     @property
     def spelled(self) -> str:
         """What --rounds takes to do as many rounds again."""
-        if self.result and self.result.get("ended") == OUT_OF_TIME:
-            return str(Rounds(self.result["rounds"], self.plan.folds))
+        result = self.result or {"rounds": 0}
+        if result.get("ended") == OUT_OF_TIME or result["rounds"] > self.plan.rounds:
+            return str(Rounds(result["rounds"], self.plan.folds))
         return self.plan.spelled
 
     @property
