@@ -160,8 +160,12 @@ def test_two_processes_on_one_run_and_a_killed_one(tmp_path):
 
     The end has the bits of a run that nobody disturbed.
     """
-    with started(tmp_path / "killed", epochs=30) as process:
+    with started(tmp_path / "killed", epochs=12) as process:
         path = run_of(process, tmp_path / "killed")
+        while not (path / "checkpoint.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGSTOP)  # it must not end before the second has begun
         second = subprocess.run(
             [*LMSM, "resume", str(path)],
             capture_output=True,
@@ -169,14 +173,13 @@ def test_two_processes_on_one_run_and_a_killed_one(tmp_path):
             timeout=SECONDS,
             check=False,
         )
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.communicate()
     assert second.returncode == 2
     assert f"is in use by process {process.pid} on {socket.gethostname()}" in second.stderr
     assert f"{path}: goes on after epoch" in resumed(path).stderr
     assert "nothing to do" in resumed(path).stderr
-    whole = started(tmp_path / "whole", epochs=30)
+    whole = started(tmp_path / "whole", epochs=12)
     assert whole.communicate(timeout=SECONDS)
     assert_same_bits(path, next((tmp_path / "whole").iterdir()))
 
