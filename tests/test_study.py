@@ -257,6 +257,16 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     assert "has a study of other images" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("given", ["--budget 1h", "--rounds 2"])
+def test_a_plan_tells_that_rounds_may_follow(tmp_path, monkeypatch, capsys, given):
+    """A budget that is left is used for the test images; a number of rounds is kept to."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    flags = FLAGS.replace("--rounds 2", given).split()
+    assert main(["study", "photos", *flags, "--dry-run"]) == 0
+    assert ("more rounds follow" in capsys.readouterr().out) == (given == "--budget 1h")
+
+
 def test_rounds_go_on_for_the_test_images_while_there_is_time(monkeypatch):
     """By the budget, beyond the plan of the looks; not where a number of rounds was asked for."""
     draws = np.random.default_rng(3)

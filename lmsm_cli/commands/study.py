@@ -183,7 +183,11 @@ def _check_data(config: "Config", display: "Display") -> None:
 def _plan_lines(found: "Study", measured: Mapping[str, Any]) -> list[str]:
     from lmsm_cli.reports.study import plan_lines
 
-    return plan_lines(asdict(found.state.plan), found.counts, measured, len(found.candidates))
+    plan = asdict(found.state.plan)
+    lines = plan_lines(plan, found.counts, measured, len(found.candidates))
+    if found.has_test and found.budget:
+        lines.append("where time is left, more rounds follow: test images tell more by more nets")
+    return lines
 
 
 def _show_plan(found: "Study", lines: list[str], *, json: bool) -> None:
