@@ -25,6 +25,7 @@ from unittest import mock
 import torch
 import torch._dynamo  # imported later, it would take what stands in for torch's functions for them
 from torch import Tensor
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 from tests.pretend_kernels import KERNELS, Kernel
@@ -95,6 +96,9 @@ FACTORIES = (
     "tensor",
     "zeros",
 )
+
+
+_device_constructors()  # kept from its first call on: it must not keep what stands in for them
 
 
 class PretendCuda(TorchDispatchMode):
