@@ -10,7 +10,7 @@ not complete are left out. The same runs give the same bytes.
 
 `FOLDER/test-images/DIGEST.npz` lists the test images in the order of the predictions, which is that
 of the first run (run_images.py). There is one list for each data set: runs of one data set on other
-test images are refused.
+test images are refused. FOLDER/full.json (study_full.py) is kept as it is.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from run_images import (
     predictions_on,
     small_predictions,
 )
+from study_full import FULL
 
 from lmsm_cli.errors import CheckpointError, LmsmError, listed
 from lmsm_cli.runs.images import IMAGES, PREDICTIONS
@@ -84,6 +85,8 @@ def archive(folders: list[Path]) -> bytes:
 
 def _files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of what is kept of a folder."""
+    if (full := folder / FULL).exists():
+        yield FULL, full.read_bytes()
     runs = list(completed(folder))
     images = {run: tested for run in runs if (tested := images_tested_on(read_run(run)))}
     for run in runs:

@@ -5,12 +5,12 @@ A table stands between two comments, of which the first names its archive and it
     <!-- end -->
 It is what the command prints of the runs of benchmarks/runs/digits.tar.xz unpacked in runs/, but
 for the accuracies per class; `python benchmarks/tail_study.py choose` and `judge` are such commands
-too, and so is `original.py`. A table that is there keeps its columns: a metric that is younger than
-a study is no part of it (empty the table to have them all). Below it stand net and recipe of its
-runs, and published figures beside ours (beside.py). An archive may be missing where its command
-takes that. The table of `sh benchmarks/gpu.sh OUT` shows the files of benchmarks/gpu/, each
-OUT/gpu.jsonl of a card under the card's name. `--check`
-changes nothing, and exits with 1 where a table is not what it says.
+too, and so are `original.py` and `study_full.py table`. A table that is there keeps its columns: a
+metric that is younger than a study is no part of it (empty the table to have them all). Below it
+stand net and recipe of its runs, and published figures beside ours (beside.py). An archive may be
+missing where its command takes that. The table of `sh benchmarks/gpu.sh OUT` shows the files of
+benchmarks/gpu/, each OUT/gpu.jsonl of a card under the card's name. `--check` changes nothing, and
+exits with 1 where a table is not what it says.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from pathlib import Path
 import beside
 import gpu_lines
 import original
+import study_full
 import tail_study
 
 from lmsm_cli.commands.app import main as lmsm
@@ -35,13 +36,15 @@ HERE = Path(__file__).parent
 RESULTS, GPU_RUNS = HERE / "RESULTS.md", HERE / "gpu"
 _TABLE = re.compile(
     r"(<!-- (?P<archives>[\w-]+(?: [\w-]+)*): "
-    r"(?P<command>(?:lmsm compare|python benchmarks/(?:tail_study|original).py) [^\n]*?) -->\n)"
+    r"(?P<command>(?:lmsm compare|python benchmarks/(?:tail_study|original|study_full).py)"
+    r" [^\n]*?) -->\n)"
     r"(?P<table>.*?)(<!-- end -->)",
     re.S,
 )
 _SCRIPTS = {
     "benchmarks/tail_study.py": tail_study.main,
     "benchmarks/original.py": original.main,
+    "benchmarks/study_full.py": study_full.main,
 }
 _RUNS = re.compile(r"\bruns/[\w./-]+")
 _GPU = re.compile(r"(<!-- gpu: sh benchmarks/gpu.sh OUT -->\n)(.*?)(<!-- end -->)", re.S)

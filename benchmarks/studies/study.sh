@@ -6,5 +6,6 @@ set -e
 own=${OWN:-own}
 for set in ${SETS:-five ten two}; do
     lmsm study "$own/study-$set" --budget "${BUDGET:-20m}" --threads "${THREADS:-0}" --quiet --out "runs/study-$set"
-    python benchmarks/study_full.py "$own/study-$set" "runs/study-$set"
+    python benchmarks/study_full.py train "$own/study-$set" "runs/study-$set"
 done
+python benchmarks/study_full.py table runs/study-*-full
