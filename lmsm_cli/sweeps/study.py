@@ -17,9 +17,7 @@ from typing import Any
 
 from lmsm_cli.comparison.sequential import ALPHA, Standing, chance_to_tell, told_at
 from lmsm_cli.comparison.two_way import Over
-from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import RunError, StoppedError, listed
-from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
 from lmsm_cli.runs.weights import drop_weights
@@ -27,9 +25,9 @@ from lmsm_cli.runtime.display import Display
 from lmsm_cli.sweeps.candidates import BASELINE, Candidate
 from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
-from lmsm_cli.sweeps.second_stage import plan_second_stages
 from lmsm_cli.sweeps.study_display import StudyDisplay, StudyIndex
 from lmsm_cli.sweeps.study_plan import MOST_ROUNDS, OUT_OF_TIME, StudyState
+from lmsm_cli.sweeps.study_runs import ORIGIN, heads_on, planned, round_of, whole_choices
 from lmsm_cli.sweeps.study_verdict import (
     Pairs,
     Verdict,
@@ -44,9 +42,6 @@ _HOPELESS = 0.1
 _OVERHEAD = 1.15
 # The share of a budget after which no more candidate joins the race.
 _RACE = 0.45
-_ORIGIN = "lmsm study"
-# Where the images are now, which a run may have had elsewhere.
-_PLACES = ("data_dir", "image_list", "validation_list", "test_list")
 
 
 @dataclass
@@ -106,8 +101,8 @@ class Study:
             return "no round is done yet"
         done = len(self._rounds[BASELINE])
         texts = [f"{name} {_points(one)}" for name, one in found.items()]
-        planned = max(done, self.state.plan.rounds)
-        return f"after round {done} of {planned}: {', '.join(texts)}"
+        rounds = max(done, self.state.plan.rounds)
+        return f"after round {done} of {rounds}: {', '.join(texts)}"
 
     def _leader_text(self) -> str:
         """Return who leads by how much, for the bar; nothing before the first round is done."""
@@ -123,24 +118,28 @@ class Study:
         names = [BASELINE, *(self.state.arms or ())]
         rounds = max(self.state.plan.rounds, (self.state.result or {}).get("rounds", 0))
         plan = [
-            run
-            for name in names
-            if (choices := self._whole_choices(name)) is not None
-            for number in range(rounds)
-            for run in self._plan_of(number, choices, name)
+            run for name in names for number in range(rounds) for run in self._plan_of(name, number)
         ]
         return [read_run(one.record.path) for one in index.status(plan) if one.record]
 
     def folders(self) -> list[Path]:
         """Return the folders of the study's runs; others may lie beside them."""
-        planned = set(self.state.planned)
+        own = set(self.state.planned)
         known = {path: config_hash_of(path) for path in sorted(self.out.iterdir())}
         # a study that ended before this was noted has all
-        return [path for path, one in known.items() if one in planned or (one and not planned)]
+        return [path for path, one in known.items() if one in own or (one and not own)]
 
-    def _whole_choices(self, name: str) -> Mapping[str, str] | None:
-        """Return the choices of an arm's whole trainings; None where it has none of its own."""
-        return {} if name == BASELINE else self.candidates[name].whole
+    def _plan_of(self, name: str, number: int) -> list[PlannedRun]:
+        """Return an arm's whole trainings of a round; nothing where it has none of its own."""
+        choices = whole_choices(self.candidates.get(name))
+        if choices is None:
+            return []
+        drawn: dict[str, Any] = {"test_from": "training"} if self.has_test else {}
+        base = self.state.base | drawn
+        return round_of(base, number, self.state.plan.folds, choices, name)
+
+    def _heads_on(self, nets: Sequence[RunRecord], one: Candidate) -> list[PlannedRun]:
+        return heads_on(nets, one, self.state.base)
 
     def _to_the_end(self) -> dict[str, Any]:
         self._round_of(BASELINE, 0)
@@ -224,38 +223,12 @@ class Study:
 
     def _answers_of(self, name: str, number: int) -> Answered:
         """Train an arm's nets of a round, and return their answers. Raises RunError."""
-        candidate = self.candidates.get(name)
-        if candidate is None or candidate.whole is not None:
-            choices = {} if candidate is None else dict(candidate.whole or {})
-            records = self._trained(self._plan_of(number, choices, name))
-        else:
-            records = self._trained(self._heads_on(self._runs[BASELINE][number], candidate))
+        plan = self._plan_of(name, number)
+        if not plan:
+            plan = self._heads_on(self._runs[BASELINE][number], self.candidates[name])
+        records = self._trained(plan)
         self._runs.setdefault(name, []).append(records)
         return answered(records)
-
-    def _plan_of(self, number: int, choices: Mapping[str, str], name: str) -> list[PlannedRun]:
-        """Return the trainings of a round, one for each fold, each with a seed of its own.
-
-        Nets that begin alike err alike: as many tell less than their number says.
-        """
-        folds = self.state.plan.folds
-        drawn: dict[str, Any] = {"test_from": "training"} if self.has_test else {}
-        if folds:
-            drawn |= {"folds": folds, "split_seed": number}
-        plan = []
-        for fold in range(folds or 1):
-            seed = number * (folds or 1) + fold
-            own = drawn | {"seed": seed, "fold": fold if folds else None} | dict(choices)
-            plan.append(_planned(self.state.base | own, f"{name}, seed {seed}"))
-        return plan
-
-    def _heads_on(self, nets: Sequence[RunRecord], one: Candidate) -> list[PlannedRun]:
-        """Return the runs of a last layer on nets of softmax."""
-        # a matrix of features is too small to share among threads
-        given = {key: self.state.base.get(key) for key in ("device", "out", *_PLACES)}
-        given = {key: one for key, one in given.items() if one is not None} | {"threads": 1}
-        base = {record.path: [_layer(record.config or {})] for record in nets}
-        return plan_second_stages(list(base), [one.head], base, _layer(given | dict(one.more)))
 
     def _trained(self, plan: Sequence[PlannedRun], *, counts: bool = True) -> list[RunRecord]:
         """Complete trainings, and return their records. Raises RunError where one fails.
@@ -380,12 +353,7 @@ class Study:
 
     def _missing_of(self, number: int) -> float:
         """Return the share of a round's whole trainings that are not there yet."""
-        wanted = [
-            run
-            for name in (BASELINE, *self._open())
-            if (choices := self._whole_choices(name)) is not None
-            for run in self._plan_of(number, choices, name)
-        ]
+        wanted = [run for name in (BASELINE, *self._open()) for run in self._plan_of(name, number)]
         found = self._index.status(wanted)
         return sum(one.state != "completed" for one in found) / len(found)
 
@@ -419,7 +387,7 @@ class Study:
         own = [record for some in self._runs[arm] for record in some]
         theirs = [record for some in self._runs[BASELINE] for record in some]
         pairs = Pairs(arm, own, theirs[: len(own)])
-        config = _planned(self.state.base, "test").config
+        config = planned(self.state.base, "test").config
         return verdict_on_test(pairs, config, self.question.key, self.counts, self.display)
 
     def _table(self) -> list[dict[str, Any]]:
@@ -444,9 +412,9 @@ class Study:
         Raises RunError where that fails.
         """
         candidate = self.candidates.get(name)
-        choices = {} if candidate is None else dict(candidate.whole or {})
-        planned = _planned(self.state.base | {"seed": seed} | choices, name)
-        (record,) = self._trained([planned], counts=False)
+        choices = dict(whole_choices(candidate) or {})
+        net = planned(self.state.base | {"seed": seed} | choices, name)
+        (record,) = self._trained([net], counts=False)
         if candidate is not None and candidate.whole is None:
             (record,) = self._trained(self._heads_on([record], candidate), counts=False)
         return record
@@ -465,15 +433,7 @@ class Study:
         stays = [one.path for name in kept for some in self._runs.get(name, ()) for one in some]
         known = {path.resolve() for path in (*stays, Path(model["run"]))}
         others = [folder for folder in self.folders() if folder.resolve() not in known]
-        drop_weights(others, f"{_ORIGIN} --keep winner")
-
-
-def _planned(values: Mapping[str, Any], label: str) -> PlannedRun:
-    return PlannedRun(resolve([_layer(values)], check_loss).config, label)
-
-
-def _layer(values: Mapping[str, Any]) -> Layer:
-    return Layer(values, dict.fromkeys(values, _ORIGIN), is_recipe=True)
+        drop_weights(others, f"{ORIGIN} --keep winner")
 
 
 def _seconds(record: RunRecord) -> float:
