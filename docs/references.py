@@ -1,10 +1,11 @@
-"""Make the two reference pages of the documentation from the code.
+"""Make the two reference pages of the documentation, and tables of a third, from the code.
 
     python docs/references.py [--check]
 
 docs/commands.md is made from the command line itself, docs/configuration.md from `Config`, its JSON
-Schema and the defaults by the data. With `--check` nothing is written, and a page that is not what
-the code says now ends it with 1.
+Schema and the defaults by the data. Of docs/losses.md the tables between `<!-- made of the code:
+NAME -->` and `<!-- end -->` are made, from the classes of the losses. With `--check` nothing is
+written, and a page that is not what the code says now ends it with 1.
 """
 
 import re
@@ -12,8 +13,10 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
+import torch
 from typer.main import get_command
 
 from lmsm_cli.commands.app import app
@@ -34,6 +37,10 @@ from lmsm_cli.config.defaults import (
 from lmsm_cli.config.json_schema import config_schema
 from lmsm_cli.config.keys import DEPENDENT_OPTIONS, RUNTIME_KEYS
 from lmsm_cli.data.facts import facts_of
+from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.checks import LARGEST_OPTION
+from lmsm_cli.losses.options import options_of
+from lmsm_cli.losses.registry import LOSSES, SECOND_STAGES, Loss, build_head
 
 HERE = Path(__file__).parent
 _COLUMNS = 100
@@ -74,6 +81,9 @@ _BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "below",
 }
+_PART = re.compile(r"(<!-- made of the code: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+# Training images of each class, for defaults that follow from them.
+_BALANCED, _LONG_TAIL = (100, 100), (100, 10)
 
 
 def commands_page() -> str:
@@ -131,7 +141,17 @@ def configuration_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"commands.md": commands_page, "configuration.md": configuration_page}
+def losses_page() -> str:
+    """Return the page of the losses with its tables made anew; the rest is written by hand."""
+    page = (HERE / "losses.md").read_text(encoding="utf-8")
+    return _PART.sub(lambda part: f"{part[1]}\n{_loss_part(part[2])}\n\n{part[3]}", page)
+
+
+PAGES = {
+    "commands.md": commands_page,
+    "configuration.md": configuration_page,
+    "losses.md": losses_page,
+}
 
 
 def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -294,11 +314,11 @@ def _defaults_table() -> tuple[str, set[str]]:
     # digits take what their own preset has, whatever the data says
     decided = {key for title, values in found.items() if title != "digits" for key in values}
     usual = {key: field.default for key, field in Config.model_fields.items()}
-    rows = [["key", *found], ["---"] * (len(found) + 1)]
+    rows = [["key", *found]]
     for key in keys:
         cells = [_text(values.get(key, usual[key])) for values in found.values()]
         rows.append([f"[{key}](#{key})", *cells])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows), decided
+    return _table(rows), decided
 
 
 def _by_data(data: str | Facts) -> Mapping[str, Any]:
@@ -307,6 +327,76 @@ def _by_data(data: str | Facts) -> Mapping[str, Any]:
     facts = facts_of(Config(dataset=data))  # type: ignore[arg-type]
     assert facts is not None
     return defaults_by_data(facts, {"dataset": data}).values
+
+
+def _loss_part(name: str) -> str:
+    """Return what a marker of the page of losses stands for: `losses`, `second stages` or a loss.
+
+    Raises KeyError for any other.
+    """
+    if name == "losses":
+        rows = [
+            ["loss", "what it is", "class counts", "`--head-bias`", "`--class-margins`"],
+            *(_loss_row(name, loss) for name, loss in LOSSES.items()),
+        ]
+    elif name == "second stages":
+        rows = [["loss", "what it is"]]
+        rows += [[f"`{key}`", _what(loss)] for key, loss in SECOND_STAGES.items()]
+    elif not LOSSES[name].options:
+        return "It has no options."
+    else:
+        usual, tailed = (_options_for(name, counts) for counts in (_BALANCED, _LONG_TAIL))
+        rows = [["option", "values", "default"]]
+        for key in usual:
+            here, there = (f"`{_text(options[key])}`" for options in (usual, tailed))
+            default = here if here == there else f"{here}; on a long tail {there}"
+            rows.append([f"`{key}`", _taken(name, key), default])
+    return _table(rows)
+
+
+def _loss_row(name: str, loss: Loss) -> list[str]:
+    if loss.load().needs_counts:
+        counts = "needed"
+    else:
+        by_counts = _options_for(name, _BALANCED) != _options_for(name, _LONG_TAIL)
+        counts = "for the defaults" if by_counts else "not used"
+    takes = (loss.takes_bias, loss.takes_class_margins)
+    return [f"[`{name}`](#{name})", _what(loss), counts, *("yes" if one else "no" for one in takes)]
+
+
+def _what(loss: Loss) -> str:
+    """Return the first line of a loss's docstring."""
+    return _marked((loss.load().__doc__ or "").partition("\n")[0])
+
+
+def _options_for(name: str, class_counts: tuple[int, ...]) -> dict[str, Any]:
+    """Return what the options of a loss are where nobody gives them."""
+    head = build_head(name, 2, len(class_counts), torch.tensor(class_counts))
+    in_force = {key: getattr(head, key) for key in LOSSES[name].options} | head.resolved_options()
+    known = LOSSES[name].options.items()
+    return {key: in_force[key] if value is None else value for key, value in known}
+
+
+def _taken(name: str, option: str) -> str:
+    """Return the values that an option takes: its names, and the numbers that a refusal tells."""
+    annotation = options_of(LOSSES[name].load())[option].annotation
+    kinds = {annotation} if get_origin(annotation) is Literal else set(get_args(annotation))
+    kinds = (kinds or {annotation}) - {NoneType, torch.Tensor}
+    words = [_listed(get_args(kind), "or") for kind in kinds if get_origin(kind) is Literal]
+    if kinds & {int, float}:
+        try:
+            build_head(f"{name}:{option}=-1", 2, 2, torch.tensor(_LONG_TAIL))
+        except ArgumentError as error:
+            numbers = re.sub(r".*: give |finite | \(.*?\)|;.*", "", str(error))
+            words.append(numbers.removesuffix(f" and at most {LARGEST_OPTION:g}"))
+        else:
+            raise AssertionError(f"{name} takes {option}=-1: nothing tells what it refuses")
+    return ", or ".join(words)
+
+
+def _table(rows: Iterable[list[str]]) -> str:
+    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 
 def _text(value: Any) -> str:

@@ -3,20 +3,28 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
+from scipy.stats import gmean
 from typer.main import get_command
 
 from docs import references, transcript, words
 from lmsm_cli.commands import demo
 from lmsm_cli.commands.app import app, main
+from lmsm_cli.comparison import result_files
 from lmsm_cli.config import Config, dump, flag_name
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.facts import facts_of
+from lmsm_cli.errors import ArgumentError
+from lmsm_cli.losses.registry import LOSSES, build_head
+from lmsm_cli.losses.spec import format_spec
+from lmsm_cli.runs.record import read_run
 from tests.blocks import commands, fenced, typed
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +129,110 @@ def test_the_defaults_by_the_data_hold(name):
     for row in rows[2:]:
         key = re.search(r"\w+", row[0])[0]
         assert row[column] == str(getattr(config, key)).lower(), key
+
+
+def section_of(loss):
+    """Return the section of a loss, and what is written of it by hand."""
+    section = re.search(rf"^### `{loss}`\n(.*?)(?=^##)", PAGES["losses.md"], re.M | re.S)[1]
+    return section, re.sub(r"<!-- made .*?<!-- end -->", "", section, flags=re.S)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_explained(loss):
+    """Its section has a formula, its table, a word on each option, when it fails, and a paper."""
+    section, by_hand = section_of(loss)
+    assert f"<!-- made of the code: {loss} -->" in section
+    assert "```text\nL = " in by_hand
+    assert "**When it fails.**" in by_hand
+    assert re.search(r"^(\w+ et al\. )?.*(arXiv \d{4}\.\d{5}|BMVC)", by_hand, re.M)
+    assert set(LOSSES[loss].options) <= set(re.findall(r"`(\w+)[`=]", by_hand))
+
+
+def losses_with(loss, option, value=None, counts=(5, 5)):
+    """Return what a loss with an option, or at its default, says of two images; None if refused.
+
+    Lambda starts above where it ends, and a margin that is shaped is `auto`.
+    """
+    options = {"lambda_min": "0"} if option == "lambda_start" else {}
+    if loss == "lsoftmax" and option.startswith("margin_"):
+        options = {"margin": "auto"}
+    torch.manual_seed(0)
+    features, labels = torch.randn(2, 3), torch.tensor([0, 1])
+    given = options if value is None else options | {option: value}
+    try:
+        head = build_head(format_spec(loss, given), 3, 2, torch.tensor(counts))
+    except ArgumentError:
+        return None
+    return head.losses(features, labels, progress=0.6).tolist()
+
+
+@pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if loss.options])
+def test_the_tables_of_the_losses_hold(loss):
+    """What a table says that an option takes is taken, what is beyond refused; defaults hold."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", section_of(loss)[0], re.M)
+    assert [option for option, *_ in rows] == list(LOSSES[loss].options)
+    for option, values, default in rows:
+        assert losses_with(loss, option, "nonsense") is None
+        for name in re.findall(r"`(\w+)`", values):
+            assert losses_with(loss, option, name), (option, name)
+        step = 1 if "whole" in values else 1e-5
+        for word, bound in re.findall(r"(at least|above|at most) ([\d.]+)", values):
+            number = float(bound)
+            inside = {"at least": number, "above": number + step}.get(word, number * (1 - step))
+            outside = {"at least": number - step, "above": number}.get(word, number * (1 + step))
+            assert losses_with(loss, option, f"{inside:.9g}"), (option, inside)
+            assert losses_with(loss, option, f"{outside:.9g}") is None, (option, outside)
+        told = re.findall(r"`([^`]+)`", default)
+        for counts, value in (((5, 5), told[0]), ((50, 5), told[-1])):
+            given = None if value == "none" else value
+            wanted = losses_with(loss, option, None, counts)
+            assert losses_with(loss, option, given, counts) == wanted, (option, counts)
+
+
+def test_the_python_of_ones_own_script_runs(tmp_path, monkeypatch, capsys, digits_run):
+    """All code of the page in its order: the digits are learned, and the results compared.
+
+    torch.compile finds one graph, which is not turned into machine code here.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    names = {}
+    with monkeypatch.context() as patched:
+        for key, value in alone.items():
+            patched.setenv(key, value)
+        for language, block in fenced(PAGES["python.md"]):
+            if language == "python":
+                block = block.replace("runs/NAME", str(digits_run))
+                exec(compile(block, "python.md", "exec"), names)
+                assert names["loss"].isfinite()
+    assert not torch.distributed.is_initialized()
+    assert names["accuracy"] > 0.8
+    assert names["weight"].grad.shape == (20_000, 32)
+    assert read_run(names["folder"]).scores.accuracy == pytest.approx(names["accuracy"])
+    capsys.readouterr()
+    blocks = [block for language, block in fenced(PAGES["python.md"]) if language == "console"]
+    for line in [line for block in blocks for line in commands(block)]:
+        assert main(typed(line, tmp_path)) == 0
+        assert "my loss" in capsys.readouterr().out
+
+
+def test_other_results_are_read_as_the_page_says(tmp_path, monkeypatch, capsys, digits_run):
+    """Its columns are all there are; its CSV is a run; its metric is computed from a run's file."""
+    page = PAGES["extend.md"]
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", page.partition("## Results of other")[2], re.M)
+    told = set(re.findall(r"`(\w+)`", " ".join(map(" ".join, rows))))
+    assert told - {"logit_0", "logit_1"} == set(result_files.COLUMNS)
+    (table,) = (block for _, block in fenced(page) if block.startswith("label,"))
+    path = tmp_path / "softmax-s0.csv"
+    path.write_text(table)
+    (run,), notes = result_files.read_results([path])
+    assert (run.scores.accuracy, notes) == (0.5, [])
+    assert {row.name: row.train_count for row in run.scores.per_class} == {"cat": 300, "dog": 24}
+    (metric,) = (block for _, block in fenced(page) if "predictions.npz" in block)
+    exec(compile(metric.replace("runs/NAME", str(digits_run)), "extend.md", "exec"), {})
+    recalls = [row.accuracy for row in read_run(digits_run).scores.per_class]
+    assert capsys.readouterr().out.endswith(f"{gmean(recalls):.3f}\n")
 
 
 @pytest.mark.parametrize("name", sorted(PAGES.keys() - WITHOUT_BLOCK))

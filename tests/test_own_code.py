@@ -28,8 +28,8 @@ from tests.conftest import digits_config, plain_state
 from tests.synthetic_runs import write_run
 from tests.test_resume import assert_same_bits, resumed, stopped, whole
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("## Your own loss")[2].partition("\n## ")[0]
+PAGE = (Path(__file__).parent.parent / "docs" / "extend.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("## A loss in a file\n")[2].partition("\n## ")[0]
 LOSS = re.search(r"```python\n(.*?)```", SECTION, re.DOTALL)[1]
 COMMANDS = re.search(r"```console\n(.*?)```", SECTION, re.DOTALL)[1]
 SMALL = ["--preset", "digits", "--images-per-class", "12", "--epochs", "1"]
@@ -77,8 +77,8 @@ def only_run():
     return run
 
 
-def test_the_section_of_the_readme_works(capsys):
-    """Each command of the README's section does what it says, on a few small images."""
+def test_the_section_of_the_page_works(capsys):
+    """Each command of the page's section does what it says, on a few small images."""
     assert len(LOSS.strip().splitlines()) <= 16
     write("polyloss", LOSS)
     for line in COMMANDS.strip().splitlines():
@@ -94,6 +94,37 @@ def test_the_section_of_the_readme_works(capsys):
         assert main(words[1:]) == 0, capsys.readouterr().err
     assert len(list(Path("sweep").glob("2*"))) == 4
     assert list(Path("train").glob("2*/model.onnx"))
+
+
+def test_every_file_of_the_page_is_taken():
+    """A block that begins with the name of a file is that file: its loss, or its net, is sound."""
+    blocks = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 3
+    for name, text in blocks:
+        write(name, text)
+        (own,) = re.findall(r"^(?:class|def) (\w+)\(", text, re.M)
+        if text.startswith("from torch import nn"):
+            assert f"--model {name}:{own}\n" in PAGE
+            check_model(f"{name}:{own}", channels=1, image_size=8)
+            assert build_backbone(f"{name}:{own}", 1, 8).num_features == 32
+        else:
+            check_loss(f"{name}:{own}")
+
+
+def test_the_growing_margin_of_the_page_grows():
+    """From none to CosFace's."""
+    (text,) = re.findall(r"# growing\.py\n(.*?)```", PAGE, re.DOTALL)
+    write("growing", text)
+    torch.manual_seed(0)
+    names = ("growing:GrowingCosFace", "cosface")
+    head, cosface = (build_head(f"{name}:margin=0.4", 6, 4) for name in names)
+    cosface.load_state_dict(head.state_dict())
+    features, labels = torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 0])
+    with_margin = cosface(features, labels).item()
+    without = cosface.eval()(features, labels).item()
+    assert head(features, labels, 1.0).item() == pytest.approx(with_margin, rel=1e-6)
+    assert head(features, labels, 0.0).item() == pytest.approx(without, rel=1e-6)
+    assert without < with_margin
 
 
 def test_a_received_run_imports_nothing(capsys):

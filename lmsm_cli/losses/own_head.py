@@ -20,8 +20,7 @@ from lmsm_cli.losses.options import convert
 _GIVEN = ("self", "num_features", "num_classes", "class_counts", "class_margins", "bias")
 _WAY_OUT = (
     "write `class MyLoss(lmsm_cli.LinearHead)` with a method `_losses(self, features, labels, "
-    "progress)` that returns one loss an image of `self._scores(features)`, as in README.md, "
-    '"Your own loss"'
+    "progress)` that returns one loss an image of `self._scores(features)`, as in docs/extend.md"
 )
 
 
