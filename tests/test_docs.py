@@ -1,6 +1,7 @@
 """The pages of docs/: what is made from the code is, what can be run runs, the site is whole."""
 
 import re
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -32,11 +33,22 @@ DOCS = ROOT / "docs"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
 # Nothing to do on it: it leads to the others.
 WITHOUT_BLOCK = {"index.md"}
-# Commands of first blocks that take longer than 20 s, and what the test runs in their place; the
-# demo's four nets for its picture are trained for one epoch too.
-SMALLER = {"lmsm demo": "lmsm demo --seeds 1"}
+# Longer commands of first blocks, and what the test runs in their place; the demo's four nets for
+# its picture are trained for one epoch too.
+SMALLER = {
+    "lmsm demo": "lmsm demo --seeds 1",
+    **{
+        line: f"{line} --epochs 1"
+        for line in (
+            "lmsm train --dataset digits --imbalance exp --factor 0.05",
+            "lmsm train --preset digits --loss softmax --out runs/digits",
+        )
+    },
+}
 # Heads that a transcript has and one seed has not: its tables are narrow enough to be one.
 OF_SEVERAL_SEEDS = {"Runs", "and", "points", "need"}
+# Flags of other programs.
+OF_OTHERS = {"--nproc-per-node", "--strict"}
 SECTIONS = dict(
     re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGES["configuration.md"], re.M | re.S)
 )
@@ -73,6 +85,29 @@ def test_every_flag_of_the_help_pages_is_in_the_reference(typed_words, monkeypat
         shown |= {flag_name(key) for key in SECTIONS}
     assert flags <= shown
     assert flags or typed_words == ("presets", "show")
+
+
+def flags_of(command):
+    """Return the flags of a command; of one that leads to others also theirs."""
+    own = {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
+    inner = getattr(command, "commands", {}).values()
+    return own.union({"--help", "--help-all"}, *map(flags_of, inner))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_flag_that_a_page_names_is_there(name):
+    """A page names no flag that no command has, and a command line none that its command lacks."""
+    whole = get_command(app)
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES[name]))
+    assert named - OF_OTHERS <= flags_of(whole)
+    for language, block in fenced(PAGES[name]):
+        for line in commands(block) if language == "console" else ():
+            command, (first, *words_after) = whole, shlex.split(line, comments=True)
+            while words_after and words_after[0] in getattr(command, "commands", {}):
+                command = command.commands[words_after.pop(0)]
+            assert first == "lmsm"
+            given = {word.partition("=")[0] for word in words_after if word.startswith("--")}
+            assert given <= flags_of(command)
 
 
 def errors_of(key, value):
@@ -257,6 +292,8 @@ def test_the_first_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
             command, _, shown = kept.partition("\n")
             if command == f"$ {line}":
                 assert headings(shown) - OF_SEVERAL_SEEDS <= headings(printed)
+                if line.startswith("lmsm data "):  # what no seed and no machine changes
+                    assert shown.split() == printed.split()
 
 
 def headings(printed):
