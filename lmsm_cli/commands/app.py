@@ -24,6 +24,7 @@ from lmsm_cli.commands.demo import demo
 from lmsm_cli.commands.doctor import doctor
 from lmsm_cli.commands.evaluate import evaluate
 from lmsm_cli.commands.export import export
+from lmsm_cli.commands.libraries import BROKEN, broken_library
 from lmsm_cli.commands.losses import losses
 from lmsm_cli.commands.predict import predict
 from lmsm_cli.commands.presets import presets
@@ -36,7 +37,6 @@ from lmsm_cli.commands.train import resume, train
 from lmsm_cli.errors import (
     DiskError,
     LmsmError,
-    OutOfMemoryError,
     StoppedError,
     UnnamedCodeError,
 )
@@ -140,10 +140,11 @@ def _run(arguments: Sequence[str] | None) -> int:
             more = [word for place in error.places for word in ("--import", place)]
             print_line(f"  {shlex.join(['lmsm', *words, *more])}", stderr_console())
         return error.exit_code
-    except (OSError, MemoryError, ImportError, RuntimeError) as error:
-        if limits.is_memory(error):
-            _print_error(limits.out_of_memory(error))
-            return OutOfMemoryError.exit_code
+    except BROKEN as error:
+        told = limits.out_of_memory(error) if limits.is_memory(error) else broken_library(error)
+        if told is not None:
+            _print_error(told)
+            return told.exit_code
         if not isinstance(error, OSError):
             raise
         if error.errno != errno.EPIPE:

@@ -19,20 +19,17 @@ from pathlib import Path
 from typing import Literal
 
 from lmsm_cli import __version__
+from lmsm_cli.commands.libraries import BROKEN, OTHERS, distribution, fix_of
 from lmsm_cli.errors import (
-    MALFORMED,
     LmsmError,
+    counted,
     first_line,
     os_errors_as_data_errors,
     packages_of,
     visible,
 )
 
-# What importing a broken package raises: a missing library, two that do not fit, half an install.
-_BROKEN = (ImportError, SyntaxError, NameError, *MALFORMED)
-_TORCH, _TORCH_FIX = (2, 11), "pip install --upgrade torch torchvision"
-_OTHERS = ("numpy", "sklearn", "scipy", "matplotlib", "PIL", "jinja2")
-_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}
+_TORCH = (2, 11)
 _EXTRAS = {
     "export": "lmsm export --format onnx",
     "search": "lmsm sweep --trials",
@@ -76,7 +73,7 @@ def diagnose(data_dir: Path, out: Path) -> list[Check]:
     for name, is_possible, step in steps:
         try:
             checks += step() if is_possible else ()
-        except (LmsmError, *_BROKEN) as error:
+        except (LmsmError, *BROKEN) as error:
             checks.append(Check("problem", name, f"cannot be checked: {first_line(error)}"))
     return checks
 
@@ -91,12 +88,12 @@ def _torch() -> Check:
 
         cuda, rocm = torch.version.cuda, torch.version.hip
         number = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    except _BROKEN as error:
-        return _not_imported("torch", error, _TORCH_FIX)
+    except BROKEN as error:
+        return _not_imported("torch", error, fix_of("torch"))
     if number < _TORCH:
         wanted = ".".join(map(str, _TORCH))
         text = f"{torch.__version__}: lmsm needs {wanted} or newer"
-        return Check("problem", "torch", text, _TORCH_FIX)
+        return Check("problem", "torch", text, fix_of("torch"))
     built = f"built for CUDA {cuda}" if cuda else "built without CUDA"
     if rocm:
         built = f"built for ROCm {rocm}, which lmsm does not support: runs compute on the CPU"
@@ -110,8 +107,8 @@ def _torchvision() -> Check:
         import torchvision.models
 
         return Check("ok", "torchvision", str(torchvision.__version__))
-    except _BROKEN as error:
-        return _not_imported("torchvision", error, _TORCH_FIX)
+    except BROKEN as error:
+        return _not_imported("torchvision", error, fix_of("torchvision"))
 
 
 def _version(name: str) -> str:
@@ -124,13 +121,13 @@ def _version(name: str) -> str:
 
 def _packages() -> Iterator[Check]:
     there = []
-    for module in _OTHERS:
-        name = _DISTRIBUTIONS.get(module, module)
+    for module in OTHERS:
+        name = distribution(module)
         try:
             import_module(module)
             there.append(f"{name} {_version(name)}")
-        except _BROKEN as error:
-            yield _not_imported(name, error, f"pip install --force-reinstall {name}")
+        except BROKEN as error:
+            yield _not_imported(name, error, fix_of(module))
     yield Check("ok", "packages", ", ".join(there))
 
 
@@ -144,7 +141,7 @@ def _extras() -> Iterator[Check]:
                 there.append(f"{name} {_version(name)}")
             except ModuleNotFoundError:
                 missing.append(f"{name} is not installed")
-            except _BROKEN as error:
+            except BROKEN as error:
                 missing.append(f"{name} cannot be imported: {first_line(error)}")
         found = ", ".join(missing or there)
         fix = f"pip install {' '.join(map(shlex.quote, packages))}  (for {use})" if missing else ""
@@ -198,7 +195,7 @@ def _cpu() -> Iterator[Check]:
     from lmsm_cli.runtime.device import ALL_THREADS
 
     cores = num_cores()
-    pieces = [f"{cores} cores for this process", f"{ALL_THREADS} threads"]
+    pieces = [f"{counted(cores, 'core')} for this process", counted(ALL_THREADS, "thread")]
     if limit := os.environ.get("OMP_NUM_THREADS"):
         pieces.append(f"OMP_NUM_THREADS is {visible(limit)}")
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -231,7 +228,7 @@ def _data(data_dir: Path) -> Iterator[Check]:
         elif name not in OWN:
             try:
                 yield _published(name, data_dir)
-            except (LmsmError, *_BROKEN) as error:
+            except (LmsmError, *BROKEN) as error:
                 fix = "mend what is said above, or choose another folder with --data-dir"
                 yield Check("note", name, f"cannot be looked for: {first_line(error)}", fix)
     yield from _own_folders(data_dir)
