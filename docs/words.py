@@ -16,10 +16,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_LINE = 120
 # The most words that a sentence has on average, by page.
-LIMITS = {
-    f"docs/{name}.md": 16
-    for name in ("quickstart", "own-images", "after-training", "losses", "python", "extend")
-}
+_LIMITED = (
+    *("after-training", "compare", "extend", "faults", "glossary", "losses", "own-images"),
+    *("performance", "platforms", "python", "quickstart", "runs", "study"),
+)
+LIMITS = {f"docs/{name}.md": 16 for name in _LIMITED}
 _FENCE = re.compile(r" *(```|~~~)")
 # What is no prose, and ends what stands before it.
 _APART = re.compile(r"#{1,6} |\||!\[[^\]]*\]\([^)]*\)$|<[^>]*>$")

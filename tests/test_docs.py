@@ -1,5 +1,6 @@
 """The pages of docs/: what is made from the code is, what can be run runs, the site is whole."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from scipy.stats import gmean
 from typer.main import get_command
 
+import lmsm_cli
 from docs import references, transcript, words
 from lmsm_cli.commands import demo
 from lmsm_cli.commands.app import app, main
@@ -35,8 +37,13 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glo
 WITHOUT_BLOCK = {"index.md"}
 # Longer commands of first blocks, and what the test runs in their place; the demo's four nets for
 # its picture are trained for one epoch too.
+_SWEEP = "lmsm sweep --preset digits --epochs 5 --seeds 3 "
 SMALLER = {
     "lmsm demo": "lmsm demo --seeds 1",
+    f"{_SWEEP}--grid loss=softmax,lsoftmax,balanced-softmax": (
+        "lmsm sweep --preset digits --epochs 1 --seeds 2 "
+        "--grid loss=softmax,lsoftmax,balanced-softmax"
+    ),
     **{
         line: f"{line} --epochs 1"
         for line in (
@@ -48,7 +55,7 @@ SMALLER = {
 # Heads that a transcript has and one seed has not: its tables are narrow enough to be one.
 OF_SEVERAL_SEEDS = {"Runs", "and", "points", "need"}
 # Flags of other programs.
-OF_OTHERS = {"--nproc-per-node", "--strict"}
+OF_OTHERS = {"--index-url", "--nproc-per-node", "--strict"}
 SECTIONS = dict(
     re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGES["configuration.md"], re.M | re.S)
 )
@@ -289,11 +296,35 @@ def test_the_first_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
         printed = capsys.readouterr().out
         assert printed
         for kept in transcript.ANY_BLOCK.findall(PAGES[name]):
-            command, _, shown = kept.partition("\n")
-            if command == f"$ {line}":
-                assert headings(shown) - OF_SEVERAL_SEEDS <= headings(printed)
-                if line.startswith("lmsm data "):  # what no seed and no machine changes
-                    assert shown.split() == printed.split()
+            shown = f"\n{kept}".partition(f"\n$ {line}\n")[2].partition("\n$ ")[0]
+            assert headings(shown) - OF_SEVERAL_SEEDS <= headings(printed)
+            if shown and line.startswith("lmsm data "):  # what no seed and no machine changes
+                assert shown.split() == printed.split()
+
+
+def texts_of_the_code():
+    """Return the texts of the package but for docstrings; `{}` stands for a value in one."""
+    found = set()
+    for path in Path(lmsm_cli.__file__).parent.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr):
+                parts = [getattr(part, "value", None) for part in node.values]
+                found.add("".join(part if isinstance(part, str) else "{}" for part in parts))
+            elif isinstance(node, ast.Constant) and node not in docstrings:
+                found.add(str(node.value))
+    return found
+
+
+def test_the_messages_of_the_page_of_faults_are_those_of_the_code():
+    """Each message that the tables quote is one, but for `...`, which stands for its values."""
+    texts = "\n".join(text.replace("\n", " ") for text in texts_of_the_code())
+    cells = re.findall(r"^\| (`[^|]*`) .*\|", PAGES["faults.md"], re.M)
+    quoted = [message for cell in cells for message in re.findall("`([^`]+)`", cell)]
+    assert len(quoted) > 50
+    for message in quoted:
+        assert re.search(".*".join(map(re.escape, re.split(r" ?\.{3} ?", message))), texts), message
 
 
 def headings(printed):
