@@ -1,8 +1,9 @@
-"""Make the README's pictures of the answer from the kept runs: `python docs/answer.py`
+"""Make the pictures of the answer from the kept runs: `python docs/answer.py`
 
 docs/answer.png: by how much each loss differs from softmax on the rare classes, with 95% intervals
-as `lmsm compare` has them, on each set of the README's table, all on one scale.
+as `lmsm compare` has them, on each set of the table of docs/which-loss.md, all on one scale.
 docs/accuracy_by_training_images.png: the accuracy of each class, a line a loss, on one of them.
+docs/features.png is no part of it: that is the picture which `lmsm demo` draws.
 """
 
 import contextlib

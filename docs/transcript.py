@@ -1,20 +1,17 @@
 """Make transcripts anew: run their commands, and put what they print below them.
 
-    python docs/transcript.py [data | docs/PAGE.md]
+    python docs/transcript.py README.md docs/PAGE.md...
 
-A transcript is a `text` block whose lines that start with `$ ` are the commands. Without a word
-those of the README are made: that of the comparison, and the short one of `lmsm data`, which is
-made alone with `data`; with a page all of its own. The commands of a file run one after another in
-a folder that is empty at first, and print as on a terminal of 100 columns without colours. Of a
-report page that the README's write, docs/report-1280.png and docs/report-390.png are made (with
-Chromium).
+A transcript is a `text` block whose lines that start with `$ ` are the commands. Those of a page
+run one after another in a folder that is empty at first, and print as on a terminal of 100 columns
+without colours. Of a report page that they write, docs/report-1280.png and docs/report-390.png are
+made (with Chromium).
 """
 
 import fcntl
 import os
 import pty
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -23,18 +20,8 @@ import termios
 import time
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
-BLOCK = re.compile(r"(?<=^```text\n)\$ (?!lmsm data).*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
-DATA_BLOCK = re.compile(r"(?<=^```text\n)\$ lmsm data.*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
-ANY_BLOCK = re.compile(r"(?<=^```text\n)\$ .*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"(?<=^```text\n)\$ .*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
 _COLUMNS = 100
-
-
-def commands(readme: str) -> list[str]:
-    """Return the transcript's commands, a continued one as one line."""
-    (block,) = BLOCK.findall(readme)
-    joined = block.replace("\\\n", " ")
-    return [" ".join(line[2:].split()) for line in joined.splitlines() if line.startswith("$ ")]
 
 
 def printed_by(command: str, folder: Path) -> str:
@@ -61,12 +48,12 @@ def printed_by(command: str, folder: Path) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def made_anew(pattern: re.Pattern[str], folder: Path, page: Path = README) -> None:
+def made_anew(page: Path, folder: Path) -> None:
     """Run the commands of a page's transcripts in a folder and write the page."""
     old = page.read_text(encoding="utf-8")
-    if not pattern.search(old):
+    if not BLOCK.search(old):
         raise SystemExit(f"{page} has no transcript")
-    page.write_text(pattern.sub(lambda block: _run(block[0], folder), old), encoding="utf-8")
+    page.write_text(BLOCK.sub(lambda block: _run(block[0], folder), old), encoding="utf-8")
 
 
 def _run(block: str, folder: Path) -> str:
@@ -80,27 +67,19 @@ def _run(block: str, folder: Path) -> str:
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def main(asked: list[str]) -> None:
-    """Make the transcripts of the README, that of `lmsm data` alone, or those of a page."""
-    folder = Path(tempfile.mkdtemp())
-    pages = [Path(word) for word in asked if word != "data"]
+def main(pages: list[str]) -> None:
+    """Make the transcripts of pages anew."""
     for page in pages:
-        made_anew(ANY_BLOCK, folder, page)
-    if not pages:
-        made_anew(DATA_BLOCK, folder)
-    if not asked:
-        made_anew(BLOCK, folder)
-        _draw_reports(folder)
-    shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory() as folder:
+            made_anew(Path(page), Path(folder))
+            for report in Path(folder).glob("*.html"):
+                _draw(report)
 
 
-def _draw_reports(folder: Path) -> None:
-    pictures = README.parent / "docs"
-    for page in folder.glob("*.html"):
-        subprocess.run(
-            [sys.executable, pictures / "screenshot.py", page, pictures / "report", "1700"],
-            check=True,
-        )
+def _draw(report: Path) -> None:
+    here = Path(__file__).parent
+    words = [here / "screenshot.py", report, here / "report", "1700"]
+    subprocess.run([sys.executable, *words], check=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python docs/words.py [FILE.md ...]
 
-Prints a line for each page, or for those of `LIMITS`, and ends with 1 where a limit is passed. Only
+Prints a line for each page, of all without a name, and ends with 1 where a limit is passed. Only
 prose counts: no code blocks, tables, headings and pictures. A list's entry and a paragraph end a
 sentence, and a code span has the words that it shows.
 """
@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LONGEST_LINE = 120
-# The most words that a sentence has on average, by page.
-_LIMITED = (
-    *("after-training", "compare", "extend", "faults", "glossary", "losses", "own-images"),
-    *("performance", "platforms", "python", "quickstart", "runs", "study"),
-)
-LIMITS = {f"docs/{name}.md": 16 for name in _LIMITED}
+MOST_WORDS = 16
+"""Of a sentence, on average over a page."""
 _FENCE = re.compile(r" *(```|~~~)")
 # What is no prose, and ends what stands before it.
 _APART = re.compile(r"#{1,6} |\||!\[[^\]]*\]\([^)]*\)$|<[^>]*>$")
@@ -56,9 +53,8 @@ def count(text: str) -> Words:
 def problems(name: str, found: Words) -> list[str]:
     """Return what passes a limit, in words."""
     told = [f"{name}:{line}: above {LONGEST_LINE} characters" for line in found.long_lines]
-    most = LIMITS.get(name)
-    if most is not None and found.average > most:
-        told.append(f"{name}: {found.average:.1f} words a sentence, more than {most}")
+    if found.average > MOST_WORDS:
+        told.append(f"{name}: {found.average:.1f} words a sentence, more than {MOST_WORDS}")
     return told
 
 
@@ -94,7 +90,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 def main(files: list[str]) -> int:
     """Print what is counted, and what passes a limit."""
     told = []
-    for path in [Path(file).resolve() for file in files] or [ROOT / name for name in LIMITS]:
+    for path in [Path(file).resolve() for file in files] or PAGES:
         name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
         found = count(path.read_text(encoding="utf-8"))
         print(f"{name}: {found.words} words, {found.average:.1f} a sentence")

@@ -295,7 +295,7 @@ def test_the_first_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
         assert main(typed(SMALLER.get(line, line), tmp_path)) == 0
         printed = capsys.readouterr().out
         assert printed
-        for kept in transcript.ANY_BLOCK.findall(PAGES[name]):
+        for kept in transcript.BLOCK.findall(PAGES[name]):
             shown = f"\n{kept}".partition(f"\n$ {line}\n")[2].partition("\n$ ")[0]
             assert headings(shown) - OF_SEVERAL_SEEDS <= headings(printed)
             if shown and line.startswith("lmsm data "):  # what no seed and no machine changes
@@ -337,15 +337,10 @@ def headings(printed):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_can_be_read(name):
-    """No line of prose is too long, nor are the sentences of a page that has a limit."""
+    """No line of prose is too long, nor are the sentences."""
     found = words.count(PAGES[name])
     assert found.sentences > 3
     assert not words.problems(f"docs/{name}", found)
-
-
-def test_each_limit_is_of_a_page():
-    """A page that was renamed would lose its limit."""
-    assert {name for name in words.LIMITS if (ROOT / name).is_file()} == set(words.LIMITS) != set()
 
 
 def test_words_are_counted():

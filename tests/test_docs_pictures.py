@@ -1,4 +1,4 @@
-"""The README's pictures of the answer: drawn from the kept runs, true to its table, readable."""
+"""The pictures of the answer: drawn from the kept runs, true to its table, readable."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from matplotlib.text import Text
 
 from docs import answer
-from tests.test_readme import README
+from tests.test_docs import PAGES
 
 STUDY = answer.BY_CLASS
 
@@ -41,12 +41,11 @@ def test_letters_can_be_read_on_a_page_of_900_pixels(drawn, name):
         assert box.x1 <= figure.bbox.x1, text.get_text()
 
 
-def test_the_differences_are_those_of_the_readmes_table(drawn):
+def test_the_differences_are_those_of_the_table(drawn):
     """Marks and intervals stand where the last column of the table says, on one axis."""
     (axes,) = drawn["answer"].axes
-    rows = [
-        line.split("|")[-2] for line in README.splitlines() if re.match(r"\| (L-S|logit)", line)
-    ]
+    lines = PAGES["which-loss.md"].splitlines()
+    rows = [line.split("|")[-2] for line in lines if re.match(r"\| (L-S|logit)", line)]
     wanted = [[float(n) for n in re.findall(r"[+-][\d.]+", row)] for row in rows]
     bars = [line for line in axes.lines if line.get_marker() == "|"]
     marks = [line for line in axes.lines if line.get_marker() in "s^D"]

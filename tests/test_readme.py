@@ -1,17 +1,17 @@
-"""The README's commands and code run as written; its tree is the tree."""
+"""The README's commands and code run as written, and its numbers are those of the pages."""
 
 import re
-import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import lmsm_cli
-from docs import transcript
+from docs import transcript, words
+from lmsm_cli.commands import demo
 from lmsm_cli.commands.app import main
 from lmsm_cli.config.resolve import preset_names, preset_path
-from lmsm_cli.losses.registry import LOSSES
-from lmsm_cli.runs.record import read_run
 from tests import tree
 from tests.blocks import commands, fenced, typed
 from tests.conftest import CIFAR10_CLASSES, write_class_folders
@@ -19,10 +19,17 @@ from tests.conftest import CIFAR10_CLASSES, write_class_folders
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(lmsm_cli.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-VERDICTS = {
-    *("better", "worse", "tell", "rare", "classes", "overall", "paired", "beats", "behind"),
-    *("falls", "shows", "show", "need", "would", "after"),
+# The lines of the table of tasks: what a person wants, and the command.
+TASKS = dict(re.findall(r"^\| ([a-z][^|]*) \| `(lmsm [^`]*)` \|$", README, re.MULTILINE))
+# What a test has no time for, and what it runs in its place.
+SMALLER = {
+    "--budget 2h": "--rounds 1 --dry-run",
+    "--seeds 5": "--seeds 2 --epochs 1",
+    "train --dataset photos/": "train --dataset photos/ --epochs 1",
+    "--loss lsoftmax": "--loss lsoftmax --epochs 1",
 }
+LONGEST, LARGEST = 110, 8 * 1024
+"""Two screens: lines, and bytes."""
 
 
 def blocks(language):
@@ -35,95 +42,80 @@ COMMANDS = [line for block in blocks("console") for line in commands(block)]
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with a small CIFAR-10 in DATA and data/, where commands leave runs."""
+    """A folder with a small CIFAR-10 in data/ and photos of two animals; runs go there too."""
     root = tmp_path_factory.mktemp("work")
-    write_class_folders(root / "DATA" / "cifar10" / "train", CIFAR10_CLASSES, 60)
-    write_class_folders(root / "DATA" / "cifar10" / "test", CIFAR10_CLASSES, 3, seed=1)
-    (root / "data").symlink_to(root / "DATA")
-    (own_loss,) = [block for block in blocks("python") if "class PolyLoss" in block]
-    (root / "polyloss.py").write_text(own_loss)
+    write_class_folders(root / "data" / "cifar10" / "train", CIFAR10_CLASSES, 60)
+    write_class_folders(root / "data" / "cifar10" / "test", CIFAR10_CLASSES, 3, seed=1)
+    write_class_folders(root / "photos", ("cat",), 60, seed=2)
+    write_class_folders(root / "photos", ("dog",), 20, seed=3)
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    (root / "new").mkdir()
+    Image.fromarray(pixels).save(root / "new" / "one.png")
     return root
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if c not in ("lmsm demo", "lmsm bench")]
-)  # in tests of their own
+@pytest.mark.parametrize("command", [*TASKS.values(), *COMMANDS])
 def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
     """Every `lmsm` line of the README ends with exit code 0, on small images."""
     monkeypatch.chdir(workplace)
+    for long, short in SMALLER.items():
+        command = command.replace(long, short)
     assert main(typed(command, workplace)) == 0
     assert capsys.readouterr().out
 
 
+def test_the_table_has_a_task_a_line():
+    """It leads from own photos to a model that others can use."""
+    assert len(TASKS) >= 7
+    assert {command.split()[1] for command in TASKS.values()} >= {
+        *("study", "train", "data", "sweep", "adjust", "predict", "export", "resume"),
+    }
+
+
 @pytest.mark.slow
-def test_the_transcript_is_of_these_commands(tmp_path, monkeypatch, capsys):
-    """Its commands, with one seed and two epochs, name the README's rows and columns."""
+def test_the_demo_ends_as_shown(tmp_path, monkeypatch, capsys):
+    """The last words of `lmsm demo` are of the README's kind: the answer in a sentence."""
     monkeypatch.chdir(tmp_path)
-    sweep, compare = (
-        shlex.split(re.search("lmsm ([^>]*)", command)[1])
-        for command in transcript.commands(README)
-    )
-    deferred = "loss=ldam reweight=effective rebalance_from="
-    quick = {"5": "1", "16": "2", f"{deferred}14": f"{deferred}2"}
-    assert main([*(quick.get(word, word) for word in sweep), "--quiet"]) == 0
-    capsys.readouterr()
-    monkeypatch.setenv("COLUMNS", "100")
-    assert main(compare) == 0
-    shown = capsys.readouterr().out.replace("rebalance_from=2", "rebalance_from=14")
-    (kept,) = transcript.BLOCK.findall(README)
-    named = set(re.findall(r"[a-z_]+[:=]\S+|[a-z]{4,}|%", kept.partition("Runs")[2]))
-    assert len(named) > 20
-    # the verdicts, which one seed cannot give
-    assert not {word for word in named - VERDICTS if word not in shown}
-    assert re.findall(r"^  [2-5] .* (?:better|worse|can't tell)", kept, flags=re.MULTILINE)
-    assert (tmp_path / "losses.html").stat().st_size < 2_000_000
+    monkeypatch.setattr(demo, "_PICTURE", demo._PICTURE | {"epochs": 1})
+    ((command, *shown),) = (block.splitlines() for block in transcript.BLOCK.findall(README))
+    assert re.fullmatch(r"\$ lmsm demo \| tail -n \d", command)
+    assert main(["demo", "--seeds", "1"]) == 0
+    (sentence,) = re.findall(r"On the rare classes .*", " ".join(capsys.readouterr().out.split()))
+    assert " ".join(shown).startswith("On the rare classes ")
+    for part in ("lsoftmax", "softmax", "Train longer to be sure"):
+        assert part in sentence
+        assert part in " ".join(shown)
 
 
-def test_the_data_check_is_what_is_printed(tmp_path, monkeypatch, capsys):
-    """Its counts are those that the command prints now; `docs/transcript.py data` writes it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    (block,) = transcript.DATA_BLOCK.findall(README)
-    command, _, kept = block.partition("\n")
-    assert main(shlex.split(command)[2:]) == 0
-    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    end = shown.index("A training with these choices")  # which defaults are no counts
-    assert end > 20
-    assert kept.splitlines()[:end] == shown[:end]
-
-
-def test_the_python_code_runs(tmp_path, monkeypatch):
-    """The library examples run: the loss is finite, and the results are a run to compare."""
-    monkeypatch.chdir(tmp_path)
+def test_the_python_code_runs():
+    """The library's example runs: its scores are those of all classes."""
     names = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-    assert names["loss"].isfinite()
+    (block,) = blocks("python")
+    exec(compile(block, "README.md", "exec"), names)
     assert names["scores"].shape == (32, 10)
-    assert read_run(names["folder"]).scores.groups["few"] is not None
+    assert names["scores"].isfinite().all()
 
 
-def test_the_folders_are_there():
-    """Every folder and file that the README's tree names exists."""
-    (shown,) = [block for block in blocks("") if block.startswith("lmsm_cli/")]
-    names = re.findall(r"^(\S+) {2,}", shown, flags=re.MULTILINE)
-    assert len(names) >= 6
-    for name in names:
-        assert (ROOT / name).exists() or (name == "lmsm_cli/" and PACKAGE.is_dir()), name
+def test_it_is_two_screens_of_short_sentences():
+    """People decide in one."""
+    assert len(README.splitlines()) <= LONGEST
+    assert len(README.encode()) <= LARGEST
+    assert not words.problems("README.md", words.count(README))
+
+
+def test_its_numbers_are_those_of_the_page_on_losses():
+    """What the first screen claims stands in the page with all doubts."""
+    page = (ROOT / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"[\d.]+±[\d.]+|[+-][\d.]+ \[[^]]*\]", README)
+    assert len(numbers) >= 3
+    assert not [number for number in numbers if number not in page]
 
 
 def test_the_tree_is_the_tree():
     """CONTRIBUTING.md names every file of the package, with the first sentence of its docstring."""
     (shown,) = tree.BLOCK.findall(tree.CONTRIBUTING.read_text(encoding="utf-8"))
     assert shown == tree.tree(PACKAGE), "python tests/tree.py writes it anew"
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_is_listed(name):
-    """The README's list of losses names each: a new one is added there."""
-    (listed,) = re.findall(r"^\* \*\*Losses\*\*(.*?)^\* ", README, flags=re.DOTALL | re.MULTILINE)
-    assert f"`{name}`" in listed
 
 
 def test_pictures_and_links_exist():
