@@ -160,7 +160,7 @@ def test_corrections_that_change_nothing_are_refused():
     with pytest.raises(LmsmError, match="class 1 has no training image"):
         logit_adjustment([20, 0, 3])
     head = build_head("lsoftmax:margin=4,weight_norm=shared", 64, 10)
-    with pytest.raises(LmsmError, match="all class weights the same norm"):
+    with pytest.raises(LmsmError, match="the weights of all classes the same norm"):
         tau_normalisation(head.class_weights())
 
 

@@ -77,7 +77,7 @@ def test_a_temperature_by_hand():
     assert fit.cross_entropy == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4)
     assert fit.cross_entropy_at_1 == pytest.approx((4 * math.log(1 + math.exp(8)) - 24) / 4)
     # the second class counts three times: even odds, which no finite temperature gives
-    with pytest.raises(LmsmError, match="the scores tell nothing of their classes"):
+    with pytest.raises(LmsmError, match="the logits tell nothing of their classes"):
         fit_temperature(logits, torch.tensor([0, 0, 0, 1]), torch.tensor([1.0, 3.0]))
     with pytest.raises(LmsmError, match=r"no temperature fits the 4 .* every one of them is right"):
         fit_temperature(logits, torch.tensor([0, 0, 0, 0]))

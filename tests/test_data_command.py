@@ -272,7 +272,7 @@ def test_images_with_a_test_of_their_own_are_not_divided(check, tmp_path, capsys
     words = [*flag.split(), "--batch-size", "4"]
     code, found, _ = check("d", *words)
     assert code == 3
-    assert f"{flag} divides images that have no test set of their own" in found["conclusion"]
+    assert f"{flag} divides images that have no test images of their own" in found["conclusion"]
     assert check("d", *words, "--test-from", "training")[0] == 0
 
 

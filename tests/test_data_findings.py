@@ -118,11 +118,11 @@ def test_pictures_that_lose_much_are_told_with_a_larger_size():
     )
     check = check_of(ENOUGH, facts=folder(shapes=shapes))
     text = told(check)
-    assert "pictures of 800 x 600 (the medians) are brought to 32 x 32; --image-size 224" in text
-    assert "3 pictures smaller than 32 x 32 are enlarged" in text
-    assert "5 pictures not square: the edges are cut off; --resize pad keeps them" in text
+    assert "images of 800 x 600 (the medians) are brought to 32 x 32; --image-size 224" in text
+    assert "3 images smaller than 32 x 32 are enlarged" in text
+    assert "5 images not square: the edges are cut off; --resize pad keeps them" in text
     assert told(check, image_size=400, resize="pad") == (
-        "note 3 pictures smaller than 400 x 400 are enlarged"
+        "note 3 images smaller than 400 x 400 are enlarged"
     )
 
 

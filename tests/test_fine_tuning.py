@@ -144,7 +144,7 @@ def test_a_run_with_the_same_classes_gives_all_its_weights(digits_run, tmp_path)
     model, said = begin(config, counts=state["train_counts"])
     assert all(torch.equal(model.state_dict()[key], value) for key, value in state["model"].items())
     assert model.mean.flatten().tolist() == state["mean"]
-    assert f"starts from {digits_run} (net, neck, class weights)" in said
+    assert f"starts from {digits_run} (net, neck, last layer)" in said
     by_file, _ = begin(digits_config(tmp_path, pretrained=str(digits_run / "best.pt")))
     best = plain_state(digits_run / "best.pt")["model"]
     assert torch.equal(by_file.head.weight, best["head.weight"])
@@ -172,7 +172,7 @@ def test_a_run_with_other_classes_gives_its_net_and_its_neck(digits_run, tmp_pat
 def test_names_in_another_order_are_other_classes(digits_run, tmp_path):
     """Class weights go by place, so only the same names in the same order take them."""
     _, said = begin(digits_config(tmp_path, pretrained=str(digits_run)), tuple("1023456789"))
-    assert "class weights" not in said
+    assert "last layer" not in said
 
 
 def test_a_run_of_another_net_is_refused_by_name(digits_run, tmp_path):

@@ -220,7 +220,7 @@ def test_what_is_never_tested_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"folds": 4, "fold": 0}, "--folds 4 divides images that have no test set of their own"),
+        ({"folds": 4, "fold": 0}, "--folds 4 divides images that have no test images of their own"),
         ({"test_share": 0.3}, "--test-share 0.3 divides images"),
         ({"group_pattern": "/(.)"}, "groups? with images for train and for test: 'a'"),
     ],

@@ -300,5 +300,5 @@ def test_what_was_not_held_out_is_said_before_work(first, tmp_path, capsys):
     }
     write_images(partly, replace(record, **parts))
     (told,) = what_is_not_held_out([partly])
-    assert "held out no image of 9, so the choice of a head is one without them" in told
+    assert "held out no image of 9, so the choice of a last layer is one without them" in told
     assert what_is_not_held_out([first]) == []

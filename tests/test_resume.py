@@ -216,7 +216,7 @@ def test_the_message_and_the_status_say_how_to_go_on(tmp_path):
     """The exit code is the signal's, and the command to resume is given, ready to be pasted."""
     with pytest.raises(
         StoppedError,
-        match=r"stopped by SIGTERM in epoch 1, and saved; `lmsm resume '.*a b/.*'` goes on",
+        match=r"stopped by SIGTERM in epoch 1, and saved; `lmsm resume '.*a b/.*'` continues it",
     ) as error:
         start_run(digits_config(tmp_path / "a b"), Stopping(2, signal.SIGTERM), with_plots=False)
     assert error.value.exit_code == 143
@@ -268,7 +268,7 @@ def test_a_finished_run_can_get_more_epochs(copy):
     resumed(copy, epochs=4)
     assert [row["epoch"] for row in rows(copy)] == [1, 2, 3, 4]
     assert "epochs: 4" in (copy / "config.yaml").read_text()
-    assert "goes on after epoch 3" in (copy / "train.log").read_text()
+    assert "continues after epoch 3" in (copy / "train.log").read_text()
     assert json.loads((copy / "scores.json").read_text())["epoch"] == 4
 
 

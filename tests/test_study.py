@@ -236,7 +236,7 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
         patch.setattr(studies.Study, "_spent_here", lambda self: 3600.0)
         patch.setattr(studies, "_RACE", 2)
         assert ended("1h") == (1, "the budget")
-    assert "a larger --budget goes on" in capsys.readouterr().out
+    assert "a larger --budget continues it" in capsys.readouterr().out
     assert ended("1h") == (1, "the budget")
     assert ended("2h") == (3, "the plan")
     assert "its level of 5% is spent" not in capsys.readouterr().err
@@ -668,7 +668,10 @@ def test_test_images_that_cannot_tell_are_said_to_be_so():
     verdict = {"arm": "crt", "is_told": False, "mean": 0.0, "low": None, "high": None}
     verdict |= {"decided_on": "test images", "reason": "the test images are one of each class"}
     text = study_sentence({"verdict": verdict, "question": "balanced_accuracy"})
-    assert text.startswith("Use softmax: the test images can't tell crt from it (the test images")
+    assert text == (
+        "Use softmax: the test images cannot decide whether crt beats it (the test images are one "
+        "of each class)."
+    )
 
 
 def test_what_looks_told_and_is_not_is_explained():
@@ -679,7 +682,7 @@ def test_what_looks_told_and_is_not_is_explained():
     assert "(the level of 5% is for all looks and losses together)" in study_sentence(result)
     result["settled"] = {"crt": "better"}
     verdict |= {"decided_on": "test images", "low": -0.01}
-    assert "(it is told on held-out images alone" in study_sentence(result)
+    assert "(the difference is clear on held-out images alone" in study_sentence(result)
     result["settled"] = {}
     assert "(" not in study_sentence(result)
     result["verdict"] |= {"is_told": True}
@@ -687,5 +690,5 @@ def test_what_looks_told_and_is_not_is_explained():
     assert study_sentence(result | {"held_out": rows}).endswith("5.0].")
     rows.append({"name": "vs", "difference": 0.04})
     assert study_sentence(result | {"held_out": rows}).endswith(
-        "5.0]. vs is further ahead on held-out images, but not told from softmax."
+        "5.0]. vs is further ahead on held-out images, without a clear difference."
     )

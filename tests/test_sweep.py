@@ -171,7 +171,7 @@ def test_a_stopped_sweep_goes_on(tmp_path):
     """A signal ends the run after its step and the sweep with its code; later the rest is done."""
     runs = plan(tmp_path, {"lr": "0.05"}, {"lr": "0.1"})
     num_steps = 7  # of a run
-    with pytest.raises(StoppedError, match="the same command again goes on") as stopped:
+    with pytest.raises(StoppedError, match="the same command again continues all") as stopped:
         run(runs, Stopping(num_steps + 2, signal.SIGTERM))
     assert stopped.value.exit_code == 143
     states = [status(path)["state"] for path in folders(tmp_path)]

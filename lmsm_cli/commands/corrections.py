@@ -22,10 +22,10 @@ _Adjust = Annotated[
     value(
         "TAU",
         "Correct for rare classes by logit adjustment: TAU times the log of a class's share "
-        "of the training images is taken from its score. 1 is what theory asks for after "
+        "of the training images is taken from its logit. 1 is what theory asks for after "
         "softmax; auto takes the best on the run's validation images. scaled:TAU and scaled:auto "
         "measure TAU in units of the scale of the logits, for losses with margins or on cosines: "
-        "the mean length of the features times that of the class weights.",
+        "the mean length of the features times that of the last layer's weights.",
     ),
 ]
 _TauNorm = Annotated[
@@ -42,14 +42,14 @@ _Prior = Annotated[
         "SHARES",
         "Correct for the class shares where the model is used: uniform, cat=0.7,dog=0.3, or a "
         "folder of class folders, which are counted. The log of a class's share is added to its "
-        "score, and, without --adjust, that of its share of the training images taken from it.",
+        "logit, and, without --adjust, that of its share of the training images taken from it.",
     ),
 ]
 _Temperature = Annotated[
     str | None,
     value(
         "T",
-        "Divide all scores by T, after any other correction: probabilities change, and no class "
+        "Divide all logits by T, after any other correction: probabilities change, and no class "
         "does. auto fits T on the run's validation images.",
     ),
 ]

@@ -71,7 +71,7 @@ def data(
 ) -> None:
     """Check a data set: images by class and split, bad files, copies, what is too little.
 
-    Reads what a training with the same flags would read, and tells all that it finds at once. \
+    Reads what a training with the same flags would read, and reports all that it finds at once. \
 Writes nothing into the data folder, and downloads nothing. Exit code 3 where no training can start.
     """
     resolved = resolve_options(preset, config, None, flags | dataset_named(what, flags))

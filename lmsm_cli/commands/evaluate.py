@@ -42,7 +42,7 @@ _SkipUnreadable = Annotated[
     bool,
     switch(
         "--skip-unreadable",
-        "Go on without the images of --images that cannot be read, which are told.",
+        "Leave out the images of --images that cannot be read, and report them.",
     ),
 ]
 _Coverage = Annotated[

@@ -36,7 +36,7 @@ def export(
     out: _Out = None,
     images: Annotated[int, value("N", "Test images to verify it on.")] = 1000,
     data_dir: Annotated[
-        Path | None, value("PATH", "Where the run's data is (default: as in the run).")
+        Path | None, value("PATH", "Where the run's data is now. (default: where the run had it)")
     ] = None,
     correction: Corrections = UNCORRECTED,
     imports: Imports = None,

@@ -54,7 +54,7 @@ FRONT: tuple[tuple[str, str], ...] = (
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "demo": (
         ("Compare three losses on small images", "lmsm demo"),
-        ("Tell smaller differences, by more seeds", "lmsm demo --seeds 8"),
+        ("See smaller differences, by more seeds", "lmsm demo --seeds 8"),
     ),
     "train": (
         ("Train on embedded digits, without a download", "lmsm train --preset digits"),

@@ -52,7 +52,7 @@ def predict(
     """Name the likeliest classes of image files: JPEG, PNG, TIFF or another raster format, any \
 size.
 
-    Files that cannot be read are told one by one, the others are predicted, and the exit code is 1.
+    Files that cannot be read are reported, the others are predicted, and the exit code is 1.
     """
     if json and csv == _STDOUT:
         raise LmsmError(

@@ -66,7 +66,7 @@ def retrain(
 ) -> None:
     """Train other last layers on the nets of finished runs, in seconds each, and compare them.
 
-    All up to the last layer stays as it is, so its features are worked out once. Each head is an \
+    All up to the last layer stays as it is, so its features are worked out once. Each one is an \
 ordinary run, which eval, predict and export take, and resume where it was trained; runs go to \
 --out (default: runs/retrain), and the same command again does only what is missing.
     """
@@ -147,7 +147,7 @@ def _print_choice(plan: "Sequence[PlannedRun]") -> None:
     with new_display(quiet=True) as display:
         chosen = _choice(RunIndex(plan[0].config.out, display).status(plan))["chosen"]
     if chosen is None:
-        print_line("no images were held out (--validation 0), so none of the heads is chosen")
+        print_line("no images were held out (--validation 0), so none of the last layers is chosen")
         return
     stdout_console().print(heads_table(chosen["heads"]))
     best = chosen["heads"][0]

@@ -94,7 +94,7 @@ def study(
 
     Losses race as last layers on softmax's nets; the best two and softmax are trained whole, \
 round after round, and judged on training images that are held out. The test images decide once, \
-in the end. The same command again goes on after anything.
+in the end. The same command again continues it.
     """
     _check_flags(keep, export=export)
     seconds, wanted_rounds = _how_long(budget, rounds)
@@ -161,7 +161,7 @@ def _result(found: "Study", display: "Display") -> dict[str, Any]:
     except StoppedError as error:
         display.info(found.standing_text())
         raise StoppedError(
-            f"{error}; the same command goes on with the study", error.exit_code - 128
+            f"{error}; the same command continues the study", error.exit_code - 128
         ) from None
 
 
@@ -259,7 +259,7 @@ def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> Non
     print_line(f"all rounds: lmsm compare {shlex.quote(str(config.out))}")
     print_line(f"to repeat each step: sh {shlex.quote(document['script'])} FOLDER")
     if not document["verdict"]["is_told"] and found.state.may_go_on:
-        print_line("a larger --budget goes on with it")
+        print_line("a larger --budget continues it")
     print_line("")
     print_line(document["answer"])
 

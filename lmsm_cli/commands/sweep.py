@@ -127,7 +127,7 @@ def sweep(
 ) -> None:
     """Run every combination of choices with every seed, and compare them.
 
-    The same command again does only what is missing: it goes on with what was stopped, tries \
+    The same command again does only what is missing: it continues what was stopped, tries \
 again what failed, and leaves to other processes what they are doing. So start it several times to \
 share the work. Other choices are the flags of `lmsm train`; runs go to --out (default: runs/sweep).
     """

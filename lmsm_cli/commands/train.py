@@ -41,7 +41,7 @@ _DryRun = Annotated[
     switch(
         "--dry-run",
         "Try the run out: train and evaluate a few batches, save and read a checkpoint, "
-        "tell the time of each phase, memory and disk of the whole run; leave no run folder.",
+        "report the time of each phase, memory and disk of the whole run; leave no run folder.",
     ),
 ]
 _Resume = Annotated[

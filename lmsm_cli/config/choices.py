@@ -94,7 +94,8 @@ class Choices(BaseModel):
     """Which of the folds to test on, from 0 (default: each in a run of its own)."""
     group_pattern: Pattern | None = None
     """Regular expression, as in (.*)_: what its first parentheses match in a file's name below the
-    data folder is the subject, whose pictures are never both trained on and tested on."""
+    data folder is its group, such as a patient, whose images stay together on one side of every
+    split."""
     validation: Float = Field(0.1, ge=0, lt=1)
     """Share of every class's training images that is held out for validation."""
     split_seed: Int = Field(0, ge=0, lt=2**32)
@@ -123,31 +124,31 @@ class Choices(BaseModel):
     trained on it (default: by the images, 256 for 224; in a preset or file --image-size)."""
 
     model: Model = "resnet18"
-    """Network up to the last layer: resnet18, vgg16, vgg16_bn (these three for small images),
+    """Backbone, the net up to the neck: resnet18, vgg16, vgg16_bn (these three for small images),
     resnet18-cifar, resnet32, paper-mnist, paper-cifar10, paper-cifar100, paper-2d; a classification
     net of torchvision, as in resnet50, vit_b_16 or torchvision:resnet18; timm:NAME; or your own, as
     module:function (default: by the images)."""
     neck: Literal["none", "linear", "relu", "prelu", "bn"] = "bn"
-    """Layers between the network and the class weights: `linear`, the same with ReLU, PReLU or
+    """Layers between the backbone and the last layer: `linear`, the same with ReLU, PReLU or
     BatchNorm after it, or none; features of `relu` can die under a margin (default: bn, which is
     linear and BatchNorm; linear for paper-2d)."""
     head_bias: Bool = False
     """Give the last layer a bias, as a plain ResNet's has; not for losses whose margin is on
     angles."""
     head_init: Literal["default", "kaiming", "unit"] = "default"
-    """How the class weights start: `default` as those of torch's linear layers, `kaiming` longer,
-    as in the code of Cao et al. 2019, or `unit`, all of length 1."""
+    """How the weights of the last layer start: `default` as those of torch's linear layers,
+    `kaiming` longer, as in the code of Cao et al. 2019, or `unit`, each class's of length 1."""
     pretrained: PossiblePath | None = None
     """Weights to start from: `imagenet` for those of torchvision or timm, a run of lmsm's, also
     with other classes, whose net, neck and image size are then the defaults, or a file of weights
     (state dict) of torchvision's or timm's. Images are normalised as theirs were."""
     freeze: Frozen | None = None
-    """What of the network keeps its weights: `backbone` for all up to the neck, `features` for all
+    """What of the net keeps its weights: `backbone` for all up to the neck, `features` for all
     up to the last layer, which starts anew, or a number of stages from the image on; the run lists
     them."""
     post_hoc: PostHocSpec | None = None
     """Train nothing, but correct the last layer of the run of --pretrained for rare classes, with
-    --freeze features: `adjust` takes tau times the log of a class's share from its score, `mla`
+    --freeze features: `adjust` takes tau times the log of a class's share from its logit, `mla`
     multiplies it by (images of the largest class / its own) to the power tau, `tau-norm` divides
     its weights by their length to the power tau, as in adjust:1, or with the best tau on validation
     images; `ncm` makes a last layer of the mean features of each class."""
@@ -187,7 +188,7 @@ class Choices(BaseModel):
     """Learning rate before the schedule (default: 0.001 for batches of 128, less for smaller ones;
     0.05 for sgd)."""
     backbone_lr: BackboneLr | None = None
-    """Learning rate of the network up to the neck (default: that of --lr)."""
+    """Learning rate of the backbone, the net up to the neck (default: that of --lr)."""
     accumulate: Int = Field(1, ge=1)
     """Batches that make one training step together, where a larger one has no room."""
     ema: Annotated[float, Field(gt=0, lt=1), NOT_BOOL] | None = None
@@ -201,7 +202,7 @@ class Choices(BaseModel):
     weight_decay: Float = Field(0.0005, ge=0)
     """Weight decay: how strongly each step pulls the weights towards 0."""
     head_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), NOT_BOOL] | None = None
-    """Weight decay of the last layer, the class weights (default: that of --weight-decay)."""
+    """Weight decay of the last layer (default: that of --weight-decay)."""
     sam: Float = Field(0.0, ge=0, le=10)
     """Step by the gradient at the worst weights within this distance, for minima that are flat, at
     twice the time (sharpness-aware minimisation, Foret et al. 2021): 0.05 in papers; 0 is off."""
@@ -223,11 +224,11 @@ class Choices(BaseModel):
     follow_links: Bool = False
     """Read images and class folders too that links lead to out of the data folder."""
     skip_unreadable: Bool = False
-    """Go on without the images that cannot be read, which are told."""
+    """Leave out the images that cannot be read, and report them."""
     device: Device = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = "auto"
-    """Number format of the network, of 32 or 16 bits; the loss computes in fp32. `bf16-conv` rounds
+    """Number format of the net, of 32 or 16 bits; the loss computes in fp32. `bf16-conv` rounds
     inside convolutions alone (CPU). `auto` is bf16 where the hardware multiplies it (CPU: and a
     convolution has 128 channels or more), else fp32."""
     layout: Literal["auto", "channels-last", "contiguous"] = "auto"

@@ -126,7 +126,7 @@ class Config(Choices):
             )
         if name in SECOND_STAGES and not starts:
             raise ValueError(
-                f"loss {name!r} is a second stage, which learns on the class weights of a finished "
+                f"loss {name!r} is a second stage, which learns on the last layer of a finished "
                 "run: give --pretrained RUN --freeze features too"
             )
         return self

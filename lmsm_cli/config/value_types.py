@@ -61,7 +61,7 @@ def _check_pattern(value: str) -> str:
         raise ValueError(f"{value!r} is no regular expression: {error}") from None
     if not num_groups:
         raise ValueError(
-            f"{value!r} has no group in parentheses to tell what is the same subject, "
+            f"{value!r} has no group in parentheses to name the group of an image, "
             "as (.*)_ has: what stands before the last underscore"
         )
     return value

@@ -17,7 +17,7 @@ from lmsm_cli.data.identity import PARTS, Finder, ImagesRecord, Part
 from lmsm_cli.data.image_set import ImageSet, Labelled
 from lmsm_cli.data.sources import Split
 from lmsm_cli.data.splits import Data, as_evaluated, as_trained, folder_options
-from lmsm_cli.errors import DataError, few
+from lmsm_cli.errors import DataError, counted, few
 from lmsm_cli.runtime.display import Display
 
 
@@ -176,4 +176,4 @@ def _note_extra(
         return
     there = Counter(key for pool in pools for key in pool.identities())
     if extra := (there - Counter(keys)).total():
-        display.info(f"{extra} images in {config.data_dir} are none of the run's, and left out")
+        display.info(f"left out: {counted(extra, 'image')} in {config.data_dir}, none of the run's")

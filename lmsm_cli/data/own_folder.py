@@ -63,7 +63,7 @@ def check_undivided(data_dir: Path, division: Division) -> None:
         asked = f"--test-share {division.test_share:g}"
     if asked:
         raise DataError(
-            f"{asked} divides images that have no test set of their own, and {data_dir} has one: "
-            "leave it out, give a folder with all images in class folders, or divide the training "
-            "images with --test-from training"
+            f"{asked} divides images that have no test images of their own, and {data_dir} has "
+            "some: leave it out, give a folder with all images in class folders, or divide the "
+            "training images with --test-from training"
         )

@@ -54,8 +54,8 @@ class ByTau:
             raise DivergedError("the classifier's features are infinite or not a number")
         if scale == 0:
             raise LmsmError(
-                "the scale of the logits is 0, since all features or all class weights are zero, "
-                "so tau cannot be in its units; give a plain number or auto"
+                "the scale of the logits is 0, since all features or all weights of the last layer "
+                "are zero, so tau cannot be in its units; give a plain number or auto"
             )
         return replace(self, taus=_SCALED_TAUS, theory=self.theory / scale, scale=scale)
 
@@ -154,8 +154,8 @@ def tau_normalisation(class_weights: Tensor, bias: Tensor | None = None) -> ByTa
     norms = class_weights.detach().cpu().double().norm(dim=1)
     if norms.max() - norms.min() <= _SAME_NORM * norms.max():
         raise LmsmError(
-            "tau-normalisation changes nothing here: the loss gives all class weights the same "
-            f"norm ({norms[0]:.3g}); use --adjust"
+            "tau-normalisation changes nothing here: the loss gives the weights of all classes the "
+            f"same norm ({norms[0]:.3g}); use --adjust"
         )
     kept = torch.zeros_like(norms) if bias is None else bias.detach().cpu().double()
 

@@ -126,8 +126,7 @@ def check(trained: Trained, wanted: RequestedCorrection, display: Display) -> Ch
         moved = _log(shares) - left
         if moved.max() - moved.min() < 1e-9:
             raise LmsmError(
-                "--prior changes nothing here: the scores are for these shares already; "
-                "leave it out"
+                "--prior changes nothing here: the model is for these shares already; leave it out"
             )
     return Checked(wanted, len(trained.model.classes), family, shares, left)
 

@@ -42,7 +42,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, class_weights: Tensor | None
 
     logits, labels = logits.double().cpu(), labels.cpu()
     if not logits.isfinite().all():
-        raise DivergedError("the classifier's scores are infinite or not a number")
+        raise DivergedError("the classifier's logits are infinite or not a number")
     if torch.equal(logits.argmax(dim=1), labels):
         raise _without_fit(len(labels), "every one of them is right, and surer is always better")
     weights = None if class_weights is None else class_weights.double()
@@ -56,7 +56,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, class_weights: Tensor | None
     found = minimize_scalar(entropy, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     temperature = math.exp(found.x)
     if temperature > _MOST / _AT_THE_END:
-        raise _without_fit(len(labels), "the scores tell nothing of their classes")
+        raise _without_fit(len(labels), "the logits tell nothing of their classes")
     return Fit(temperature, float(found.fun), entropy(0.0))
 
 

@@ -311,16 +311,16 @@ def _pictures_themselves(check: DataCheck, config: Config) -> Iterator[Finding]:
         larger = max(one for one in (*_USUAL_SIDES, 2 * size) if one <= side)
         yield Finding(
             "note",
-            f"pictures of {shapes.width.median} x {shapes.height.median} (the medians) are brought "
+            f"images of {shapes.width.median} x {shapes.height.median} (the medians) are brought "
             f"to {size} x {size}; --image-size {larger} keeps more of them",
         )
     if shapes.smaller:
         yield Finding(
             "note",
-            f"{counted(shapes.smaller, 'picture')} smaller than {size} x {size} are enlarged",
+            f"{counted(shapes.smaller, 'image')} smaller than {size} x {size} are enlarged",
         )
     if shapes.not_square and config.resize == "crop":
-        number = counted(shapes.not_square, "picture")
+        number = counted(shapes.not_square, "image")
         yield Finding(
             "note", f"{number} not square: the edges are cut off; --resize pad keeps them"
         )

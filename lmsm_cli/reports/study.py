@@ -11,7 +11,7 @@ from lmsm_cli.reports.tables import NOTHING, new_table, shown
 from lmsm_cli.reports.tables_checks import disk_line
 
 _PLACE = {"few": "on the rare classes", "balanced_accuracy": "over all classes"}
-_WORDS = {"better": "told: better", "worse": "told: worse"}
+_WORDS = {"better": "better", "worse": "worse"}
 
 
 def study_sentence(result: Mapping[str, Any]) -> str:
@@ -22,13 +22,14 @@ def study_sentence(result: Mapping[str, Any]) -> str:
     if verdict["is_told"]:
         return f"Use {arm}: {images} it beats softmax by {distance}.{_further_ahead(result)}"
     if verdict["reason"] and verdict["low"] is None and verdict["decided_on"] == "test images":
-        return f"Use softmax: the test images can't tell {arm} from it ({verdict['reason']})."
+        why = verdict["reason"]
+        return f"Use softmax: the test images cannot decide whether {arm} beats it ({why})."
     if verdict["mean"] <= 0:
         return f"Use softmax: {images} nothing is ahead of it; {arm} is {distance} behind."
     why = f" ({reason})" if (reason := verdict["reason"] or _why_untold(result)) else ""
     return (
-        f"Use softmax: no loss is told from it. {arm}, the best on held-out images, is {distance} "
-        f"ahead {images}{why}."
+        f"Use softmax: no loss shows a clear difference from it. {arm}, the best on held-out "
+        f"images, is {distance} ahead {images}{why}."
     )
 
 
@@ -40,15 +41,16 @@ def _further_ahead(result: Mapping[str, Any]) -> str:
     if not names:
         return ""
     verb = "is" if len(names) == 1 else "are"
-    return f" {listed(names)} {verb} further ahead on held-out images, but not told from softmax."
+    return f" {listed(names)} {verb} further ahead on held-out images, without a clear difference."
 
 
 def _why_untold(result: Mapping[str, Any]) -> str:
     """Return why nothing is told although something looks so; nothing where nothing does."""
     verdict = result["verdict"]
     if verdict["decided_on"] == "test images":
-        told = result["settled"].get(verdict["arm"]) == "better"
-        return "it is told on held-out images alone, and the test images decide" if told else ""
+        is_clear = result["settled"].get(verdict["arm"]) == "better"
+        why = "the difference is clear on held-out images alone, and the test images decide"
+        return why if is_clear else ""
     is_apart = verdict["low"] is not None and verdict["low"] > 0
     return "the level of 5% is for all looks and losses together" if is_apart else ""
 
@@ -89,7 +91,7 @@ def race_table(race: Mapping[str, float], arms: Sequence[str]) -> Table:
     """Return a row for each last layer that raced, the best first."""
     table = new_table("The race of last layers on the nets of the first round", "loss")
     table.add_column("score", justify="right")
-    table.add_column("goes on")
+    table.add_column("trained whole")
     for name in sorted(race, key=lambda name: -race[name]):
         table.add_row(shown(name), f"{100 * race[name]:.1f}", "yes" if name in arms else NOTHING)
     return table
@@ -121,7 +123,7 @@ def plan_lines(
     width = 100 * 2 * math.sqrt(0.25 / max(rare, 1) / max(rounds, 1))
     lines.append(
         f"about {rare:,.0f} held-out images of the rarest third of the classes: differences below "
-        f"about {width:.0f} points will not be told"
+        f"about {width:.0f} points will not be clear"
     )
     if "bytes" in measured:
         lines.append(disk_line(measured["bytes"] * trainings, measured["free_bytes"]))

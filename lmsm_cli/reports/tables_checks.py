@@ -12,7 +12,7 @@ from lmsm_cli.reports.tables import NOTHING, new_table, percent, shown
 
 _IN_WORDS = {
     "completed": "done",
-    "interrupted": "begun: goes on",
+    "interrupted": "begun: continued",
     "running": "another process is at it",
     "failed": "failed: tried again",
     "missing": "to do",
@@ -40,7 +40,7 @@ def dry_run_table(document: Mapping[str, Any]) -> Table:
         "a step": step + ", the first {first_step_seconds}",
         "an epoch": "{steps_per_epoch} steps, {epoch_seconds} with validation and checkpoint",
         "preparing": phases["preparing"] + ", to read the data and build the net",
-        "training": phases["training"] + " for {epochs} epochs",
+        "training": phases["training"] + f" for {counted(document['epochs'], 'epoch')}",
         "validation": phases["validation"] + " on {validation_images} images each epoch",
         "checkpoints": phases["checkpoints"],
         "testing": phases["testing"] + _tested(document),
@@ -80,7 +80,7 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
 
 def plan_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each planned run: its choices, where it stands, its folder."""
-    table = new_table(f"{len(rows)} runs", "run", "state", "run folder")
+    table = new_table(counted(len(rows), "run"), "run", "state", "run folder")
     for row in rows:
         table.add_row(shown(row["label"]), _IN_WORDS[row["state"]], shown(row["run"] or NOTHING))
     return table

@@ -246,11 +246,11 @@ def _take_over(model: Classifier, start: CheckpointState, config: Config, image_
         return ", ".join([*taken, "last layer"])
     if isinstance(model.head, SecondStage):
         _take_scores(model, start, source)
-        taken.append("class scores")
+        taken.append("last layer")
         return ", ".join(taken)
     goes_on = tuple(start.classes) == model.classes and config.freeze != "features"
     if goes_on and _take_class_weights(model, start):
-        taken.append("class weights")
+        taken.append("last layer")
     return ", ".join(taken)
 
 
@@ -279,7 +279,7 @@ def _take_scores(model: Classifier, start: CheckpointState, source: str) -> None
         raise LmsmError(f"{source} has other classes, and a second stage needs the same")
     if head.feature_norm is not None:
         raise LmsmError(
-            f"the class scores of {source} are on cosines ({start.config.loss}), and a second "
+            f"the logits of {source} are on cosines ({start.config.loss}), and a second "
             "stage goes on from plain ones; take a run with softmax or lsoftmax"
         )
     if (head.bias is None) != (model.head.bias is None):

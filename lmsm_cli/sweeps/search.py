@@ -168,7 +168,7 @@ class _Worker:
             self.study.enqueue_trial(trial.params)
             if isinstance(stopped, StoppedError):
                 raise StoppedError(
-                    f"{stopped} with that run; the same command again goes on with the search",
+                    f"{stopped} with that run; the same command again continues the search",
                     stopped.exit_code - 128,
                 ) from None
             raise

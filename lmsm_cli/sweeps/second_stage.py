@@ -148,7 +148,7 @@ class _Start:
             return
         elif self.trained.model.head.feature_norm is not None:
             raise LmsmError(
-                f"--head {head} goes on from plain class scores, and those of {self.run} are on "
+                f"--head {head} goes on from plain logits, and those of {self.run} are on "
                 f"cosines ({config.loss}): leave it out, or give a run with softmax"
             )
 
@@ -239,16 +239,16 @@ def what_is_not_held_out(runs: Sequence[Path]) -> list[str]:
         held_out = record.of("validation") if record else None
         if state.config.validation == 0:
             said.append(
-                f"{run} held out no validation images (validation 0), so no head can be chosen: "
-                "train it with --validation 0.1"
+                f"{run} held out no validation images (validation 0), so no last layer can be "
+                "chosen: train it with --validation 0.1"
             )
         elif held_out is not None:
             found = set(held_out.labels.tolist())
             missing = [name for number, name in enumerate(held_out.classes) if number not in found]
             if missing:
                 said.append(
-                    f"{run} held out no image of {few(missing)}, so the choice of a head is one "
-                    "without them: train it with a larger --validation"
+                    f"{run} held out no image of {few(missing)}, so the choice of a last layer is "
+                    "one without them: train it with a larger --validation"
                 )
     return said
 

@@ -329,7 +329,7 @@ class Study:
         left = max(1, self.family - len(self._settled))
         hopes = [chance_to_tell(one, plan.looks, look, left) for one in ahead]
         if done < plan.rounds and hopes and max(hopes) < _HOPELESS:
-            self.display.info("no arm has a chance left to be told: the rounds end")
+            self.display.info("no loss can still show a clear difference: the rounds end")
             return False
         return True
 

@@ -8,7 +8,7 @@ from typing import Any
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.data import sources
 from lmsm_cli.data.splits import folder_options, load_data
-from lmsm_cli.errors import DataError, LmsmError
+from lmsm_cli.errors import DataError, LmsmError, counted
 from lmsm_cli.runs.folder import check_folder
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.sweeps.candidates import Candidate, candidates_for
@@ -193,7 +193,7 @@ def _check_images(state: StudyState, images: list[str], out: Path) -> None:
     if state.images not in ([], images):
         raise DataError(
             f"{out} has a study of other images than there are now: give another --out, or bring "
-            "those images back to go on with it"
+            "those images back to continue it"
         )
 
 
@@ -208,12 +208,12 @@ def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> N
     if named:
         raise LmsmError(
             f"{wanted.config.out} has a study with {'; '.join(named[:5])}: give another --out, or "
-            "the same choices to go on with it"
+            "the same choices to continue it"
         )
     for key in RUNTIME_KEYS:
         state.base[key] = base[key]
     if state.result is None and wanted.rounds is None and state.plan.run_seconds is None:
         raise LmsmError(
-            f"{wanted.config.out} has a study of {state.plan.rounds} rounds: give --rounds "
-            f"{state.plan.spelled} to go on with it"
+            f"{wanted.config.out} has a study of {counted(state.plan.rounds, 'round')}: give "
+            f"--rounds {state.plan.spelled} to continue it"
         )

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, RunError, StoppedError
+from lmsm_cli.errors import (
+    CheckpointError,
+    DataError,
+    DiskError,
+    LmsmError,
+    RunError,
+    StoppedError,
+    counted,
+)
 from lmsm_cli.inference.post_hoc import begin
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runs.record import RunRecord, read_run
@@ -49,7 +57,7 @@ def run_plan(
         passed_over = [run for run in plan if not worker.attempt(run)]
         if passed_over:
             index.display.info(
-                f"waiting for {len(passed_over)} runs that other processes are doing"
+                f"waiting for {counted(len(passed_over), 'run')} that other processes are doing"
             )
         for run in passed_over:
             worker.attempt(run, wait=True)
@@ -116,7 +124,7 @@ class _Worker:
             complete(run, self.index, self.display, with_plots=self.with_plots)
         except StoppedError as stopped:
             raise StoppedError(
-                f"{stopped} with that run; the same command again goes on with all",
+                f"{stopped} with that run; the same command again continues all of them",
                 stopped.exit_code - 128,
             ) from None
         except (DataError, DiskError):

@@ -119,7 +119,7 @@ def answers(logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]
     """
     probabilities = logits.softmax(dim=1).cpu().numpy()
     if not np.isfinite(probabilities).all():
-        raise DivergedError("the classifier's scores are infinite or not a number")
+        raise DivergedError("the classifier's logits are infinite or not a number")
     return logits.argmax(dim=1).cpu().numpy(), probabilities
 
 

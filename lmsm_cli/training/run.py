@@ -112,7 +112,7 @@ def resume_run(
             if saved.is_finished:
                 log.info(
                     f"{folder.path} is finished: nothing to do; "
-                    f"--epochs with more than {saved.config.epochs} goes on"
+                    f"--epochs with more than {saved.config.epochs} continues it"
                 )
             else:
                 if not changes.get("data_dir"):
@@ -175,7 +175,7 @@ def _note_resumption(run: Run, folder: RunFolder, saved: ResumeState, display: D
     if run.images and saved.images is None:
         write_images(folder.path, run.images)  # the run ended before it was written, or it was lost
     place = f"epoch {position.epoch}" + (f", step {position.step}" if position.step else "")
-    text = f"{folder.path}: goes on after {place}"
+    text = f"{folder.path}: continues after {place}"
     folder.log_line(text)
     display.info(text)
     _note_device(run, folder, display)
@@ -256,7 +256,7 @@ def _train(run: Run, where: str, display: Display) -> History:
 def _stopped(paused: PausedError, where: str) -> StoppedError:
     name, epoch = signal.Signals(paused.signal).name, paused.position.epoch
     place = f"in epoch {epoch + 1}" if paused.position.step else f"after epoch {epoch}"
-    way_on = f"`lmsm resume {shlex.quote(where)}` goes on"
+    way_on = f"`lmsm resume {shlex.quote(where)}` continues it"
     return StoppedError(f"stopped by {name} {place}, and saved; {way_on}", paused.signal)
 
 

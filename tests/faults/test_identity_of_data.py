@@ -195,7 +195,7 @@ def test_extra_images_are_counted(copied):
     add_images(data, run)
     display = SilentDisplay()
     evaluation(run, display, data_dir=data)
-    assert any("4 images in" in text and "none of the run's" in text for text in display.said)
+    assert any("4 images in " in text and "none of the run's" in text for text in display.said)
 
 
 def test_the_record_is_what_lies_on_disk(finished):

@@ -71,7 +71,7 @@ def test_one_signal_stops_after_the_step_and_saves(tmp_path, number, code):
         out, said = process.communicate(timeout=SECONDS)
     assert process.returncode == code
     assert re.search(f"stopped by {number.name} (in|after) epoch", said)
-    assert f"`lmsm resume {path}` goes on" in said
+    assert f"`lmsm resume {path}` continues it" in said
     assert "Traceback" not in said
     assert out == ""
     assert status(path) == ("interrupted", code)
@@ -177,7 +177,7 @@ def test_two_processes_on_one_run_and_a_killed_one(tmp_path):
         process.communicate()
     assert second.returncode == 2
     assert f"is in use by process {process.pid} on {socket.gethostname()}" in second.stderr
-    assert f"{path}: goes on after epoch" in resumed(path).stderr
+    assert f"{path}: continues after epoch" in resumed(path).stderr
     assert "nothing to do" in resumed(path).stderr
     whole = started(tmp_path / "whole", epochs=12)
     assert whole.communicate(timeout=SECONDS)

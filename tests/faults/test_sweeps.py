@@ -41,7 +41,7 @@ def test_a_killed_sweep_goes_on(tmp_path, capsys):
     document, said = swept(capsys, tmp_path, *flags)
     assert folders(tmp_path) == [first, second]
     assert (first / "scores.json").stat().st_mtime_ns == before
-    assert "goes on after" in (second / "train.log").read_text()
+    assert "continues after" in (second / "train.log").read_text()
     assert [status(path)["state"] for path in (first, second)] == ["completed", "completed"]
     assert "1 of 2 runs are there already" in said
     assert len(document["groups"]) == 2
@@ -100,6 +100,6 @@ def test_a_killed_search_goes_on(tmp_path):
     subprocess.run(command, check=True, timeout=SECONDS)
     assert len(finished(tmp_path)) == 3
     assert [status(path)["state"] for path in folders(tmp_path)] == ["completed"] * 3
-    assert "goes on after" in (killed / "train.log").read_text()
+    assert "continues after" in (killed / "train.log").read_text()
     states = [trial.state.name for trial in finished(tmp_path, all_states=True)]
     assert sorted(states) == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"]
