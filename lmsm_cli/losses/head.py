@@ -383,6 +383,11 @@ def log_prior(class_counts: Tensor | None, num_classes: int, loss: str) -> Tenso
     return (counts / counts.sum()).log()
 
 
+def is_long_tail(most: float, fewest: float) -> bool:
+    """Return whether classes of so many images are a long tail; MNIST's, 1.24 apart, are not."""
+    return most > 2 * fewest
+
+
 def rarity(class_counts: Tensor, power: float = 0.25) -> Tensor:
     """Return n_c^-power (C,), scaled so that the rarest class has 1.
 

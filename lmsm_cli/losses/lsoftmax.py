@@ -26,12 +26,10 @@ from lmsm_cli.losses.checks import (
     wrong_type,
 )
 from lmsm_cli.losses.cross_entropy import margin_losses
-from lmsm_cli.losses.head import STEEPEST, log_prior, rarity
+from lmsm_cli.losses.head import STEEPEST, is_long_tail, log_prior, rarity
 from lmsm_cli.losses.margins import LSoftmaxMargin, Margin, OnHardImages, largest
 from lmsm_cli.losses.weights import Init, RisingNorms, unit
 
-# Class sizes further apart than this are a long tail; MNIST's ratio of 1.24 is not.
-_BALANCED_RATIO = 2.0
 # The margin where classes are about as large; on a long tail one for all can cost rare classes.
 _USUAL_MARGIN = 2
 # With margin=auto, rare classes tolerate a larger effective margin.
@@ -204,8 +202,8 @@ class LSoftmaxLoss(AnnealedHead):
     ) -> None:
         if class_counts is not None:
             class_counts = checked_counts(class_counts, num_classes, "lsoftmax")
-        tailed = class_counts is not None and bool(
-            class_counts.max() > _BALANCED_RATIO * class_counts.min()
+        tailed = class_counts is not None and is_long_tail(
+            class_counts.max().item(), class_counts.min().item()
         )
         shape = {"margin_min": margin_min, "margin_max": margin_max, "margin_power": margin_power}
         given = {name: value for name, value in shape.items() if value is not None}

@@ -6,6 +6,7 @@ from typing import Any
 
 from lmsm_cli.config.post_hoc import is_post_hoc, parse_post_hoc
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.losses.head import is_long_tail
 from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, check_loss, normal_spec
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.sweeps.second_stage import choices_of
@@ -17,8 +18,6 @@ _DEFERRED = 0.8
 # Tuned recipes of long tails decay ten times as much as usual ones (Alshammari et al. 2022, 5e-3);
 # at the rates of `Config`, trainings from scratch stay finite with five.
 _DECAY = 5
-# A class with twice the images of another makes a long tail, if a short one.
-_TAILED = 2
 _LSOFTMAX = "lsoftmax:margin=auto,weight_norm=shared"
 _FOR_TAILS = (
     "balanced-softmax",
@@ -63,7 +62,7 @@ def candidates_for(
     Raises LmsmError for one that cannot be, or is there twice.
     """
     has_bias = bool(config["head_bias"])
-    if max(counts) >= _TAILED * max(min(counts), 1):
+    if is_long_tail(max(counts), max(min(counts), 1)):
         weighted = {"reweight": "effective"}
         found = [
             Candidate(ADJUSTED, "adjust:1"),
