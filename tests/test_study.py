@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
@@ -27,6 +26,7 @@ from lmsm_cli.sweeps.candidates import candidates_for
 from lmsm_cli.sweeps.held_out import Answered, Question
 from lmsm_cli.sweeps.second_stage import recipe_of
 from lmsm_cli.sweeps.study_plan import (
+    Cost,
     Rounds,
     StudyPlan,
     StudyState,
@@ -40,7 +40,7 @@ from lmsm_cli.sweeps.study_verdict import judged
 from tests.conftest import noise, save
 
 FLAGS = (
-    "--rounds 2 --image-size 8 --model paper-mnist --augment none --epochs 1 --batch-size 4 "
+    "--rounds 2+3 --image-size 8 --model paper-mnist --augment none --epochs 1 --batch-size 4 "
     "--device cpu --precision fp32 --threads 1 --quiet"
 )
 
@@ -206,7 +206,7 @@ def test_a_script_repeats_each_training(done, monkeypatch, tmp_path):
     assert study() == 0
     script = (root / "runs" / "study-photos" / "repeat.sh").read_text()
     assert "#     lmsm study photos --image-size 8" in script
-    assert "--rounds 2x2" in script
+    assert "--rounds 2x2+3" in script
     commands = [shlex.split(line) for line in script.splitlines() if "train --config" in line]
     configs = [Path(words[3]) for words in commands]
     assert [path.parent for path in configs] == find_runs([Path("runs/study-photos")])
@@ -227,7 +227,7 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     file = tmp_path / "runs" / "study-photos" / "study.json"
 
     def ended(budget):
-        flags = FLAGS.replace("--rounds 2", f"--budget {budget}").replace("--quiet", "")
+        flags = FLAGS.replace("--rounds 2+3", f"--budget {budget}").replace("--quiet", "")
         assert main(["study", "photos", *flags.split()]) == 0
         result = json.loads(file.read_text())["result"]
         return result["rounds"], result["ended"]
@@ -246,7 +246,7 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     done = json.loads(file.read_text())
     unfinished = {"result": None, "arms": None, "race": None, "spent": 1e6}
     file.write_text(json.dumps(done | unfinished))
-    flags = FLAGS.replace("--rounds 2", "")
+    flags = FLAGS.replace("--rounds 2+3", "")
     assert main(["study", "photos", *flags.split()]) == 0
     again = json.loads(file.read_text())  # what is done is not lost for want of time
     assert answer_of(again) == answer_of(done)
@@ -257,25 +257,45 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     assert "has a study of other images" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("given", ["--budget 1h", "--rounds 2"])
-def test_a_plan_tells_that_rounds_may_follow(tmp_path, monkeypatch, capsys, given):
-    """A budget that is left is used for the test images; a number of rounds is kept to."""
+@pytest.mark.parametrize("given", ["--budget 1h", "--rounds 2+4"])
+def test_a_plan_tells_what_the_test_images_decide_on(tmp_path, monkeypatch, capsys, given):
+    """How many nets a side on all training images: planned by the budget, or as asked."""
     monkeypatch.chdir(tmp_path)
     photos(tmp_path / "photos")
-    flags = FLAGS.replace("--rounds 2", given).split()
+    flags = FLAGS.replace("--rounds 2+3", given).split()
     assert main(["study", "photos", *flags, "--dry-run"]) == 0
-    assert ("more rounds follow" in capsys.readouterr().out) == (given == "--budget 1h")
+    wanted = 5 if given == "--budget 1h" else 4
+    assert f"with {wanted} seeds each" in " ".join(capsys.readouterr().out.split())
 
 
-def test_rounds_go_on_for_the_test_images_while_there_is_time(monkeypatch):
-    """By the budget, beyond the plan of the looks; not where a number of rounds was asked for."""
-    draws = np.random.default_rng(3)
-    for budget, has_test, rounds in ((1.0, True, 6), (None, True, 3), (1.0, False, 3)):
-        one = simulated(draws, effect=0.7, rounds=3, test_images=60 * has_test)
+def test_the_test_images_decide_by_nets_on_all_training_images(done):
+    """As many a side as asked for, of the seeds from 0; none of those of the rounds was asked."""
+    root, state = done
+    verdict, arm = state["result"]["verdict"], state["result"]["verdict"]["arm"]
+    runs = [read_run(path) for path in find_runs([root / "runs" / "study-photos"])]
+    whole = [one for one in runs if one.config["folds"] is None]
+    plain = [one for one in whole if one.config["loss"] == "softmax"]
+    plain = [one for one in plain if one.config["freeze"] is None]
+    plain = [one for one in plain if one.config["reweight"] == "none"]
+    if verdict["decided_on"] == "held-out images":  # no arm was ahead: only the model is trained
+        assert len(whole) == 1
+        return
+    assert state["result"]["pairs"] == verdict["nets"] == 3
+    assert sorted(one.config["seed"] for one in plain) == [0, 1, 2]
+    assert len(whole) == (3 if arm == "softmax, adjusted afterwards" else 6)
+    counts = np.bincount(whole[0].images.of("test").labels)
+    assert counts.tolist() == [10, 10, 10]
+
+
+def test_pairs_are_trained_while_there_is_time(monkeypatch):
+    """At least one, which has the model; no more than asked for, where that is said."""
+    one = simulated(np.random.default_rng(3), effect=0.7, rounds=3, test_images=60)
+    monkeypatch.setattr(one, "on_all_images", lambda name, seed: (name, seed))
+    monkeypatch.setattr(studies, "_seconds", lambda record: 1.0)
+    for budget, left, wanted in ((None, 99, 3), (9.0, 4, 4), (9.0, 0, 1), (9.0, 99, 10)):
         one.budget = budget
-        monkeypatch.setattr(one, "_has_time", lambda number: number < 6)
-        monkeypatch.setattr(one, "_look", lambda done: True)
-        assert one.run()["rounds"] == rounds
+        monkeypatch.setattr(one, "_has_time_for_pair", lambda arm, seed, _: seed < left)  # noqa: B023
+        assert one._train_pairs("arm 0").own == [("arm 0", seed) for seed in range(wanted)]
 
 
 class _Killed(BaseException):
@@ -317,7 +337,8 @@ def test_without_test_images_the_held_out_ones_decide(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     few_candidates(monkeypatch)
     photos(tmp_path / "photos", test=0)
-    assert study("--json", "--rounds", "3", "--keep", "all") == 0
+    flags = FLAGS.replace("--rounds 2+3", "--rounds 3 --json --keep all").split()
+    assert main(["study", "photos", *flags]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["verdict"]["decided_on"] == "held-out images"
     assert told["verdict"]["nets"] == 0
@@ -367,8 +388,8 @@ def has_head_of(run, sampling):
     [
         (("--epochs", "3"), "has a study with epochs 1, not 3"),
         (("--also", "cosface"), "--also [], not ['cosface']"),
-        (("--rounds", "3"), "rounds 2x2, not 3"),
-        (("--rounds", "2x3"), "rounds 2x2, not 2x3"),
+        (("--rounds", "3"), "rounds 2x2+3, not 3"),
+        (("--rounds", "2x3"), "rounds 2x2+3, not 2x3"),
     ],
 )
 def test_another_study_in_its_folder_is_refused(done, monkeypatch, capsys, flags, said):
@@ -388,7 +409,7 @@ def test_another_study_in_its_folder_is_refused(done, monkeypatch, capsys, flags
         (("--also", "softmx"), "softmx", 2),
         (("--also", "balanced-softmax"), "the study tries it anyway", 2),
         (("--rounds", "0"), "--rounds is 0: give at least 1", 2),
-        (("--rounds", "3x1"), "as in 4, or in 4x2 for 4 rounds of 2 folds", 2),
+        (("--rounds", "3x1"), "as in 4, in 4x2 for 4 rounds of 2 folds, or", 2),
         (("--out", "photos/runs"), "lies in the folder of the images, photos: give another", 2),
         (("--freeze", "features", "--pretrained", "."), "which a study does by itself", 2),
     ],
@@ -432,7 +453,7 @@ def test_a_budget_below_one_round_is_refused_with_one_that_allows_it():
     with pytest.raises(
         LmsmError, match=r"of 2 min 0 s does not allow one round.* give --budget (\d+)m"
     ):
-        plan_by_budget(counts, 120.0, 60.0, 10, 2)
+        plan_by_budget(counts, Cost(120.0, 60.0, 10), 2, has_test=False)
     with pytest.raises(LmsmError, match="half an hour"):
         seconds_of("half an hour")
     with pytest.raises(LmsmError, match="a finite time"):
@@ -442,25 +463,60 @@ def test_a_budget_below_one_round_is_refused_with_one_that_allows_it():
 def test_a_plan_has_the_most_folds_that_leave_three_rounds():
     """By hand: a training on four fifths takes 10 s; on two thirds 10/1.2, on a half 10/1.6."""
     counts = [300, 150, 60, 20, 8]
-    assert plan_by_budget(counts, 3600.0, 10.0, 10, 2).folds == 5
-    plan = plan_by_budget(counts, 420.0, 10.0, 10, 2)
+    assert plan_by_budget(counts, Cost(3600.0, 10.0, 10), 2, has_test=False).folds == 5
+    plan = plan_by_budget(counts, Cost(420.0, 10.0, 10), 2, has_test=False)
     # around: 12.5 + 10 * 3 * 2.5 + 0.06 * 420 = 112.7; a round: 3 * 3 * 10 / 1.2 = 75
     assert (plan.folds, plan.rounds, plan.looks) == (3, 4, (3, 4))
     assert plan.expected_seconds == pytest.approx(112.7 + 4 * 75)
-    assert plan_by_budget([5000] * 10, 3600.0, 60.0, 10, 2).folds is None
-    assert plan_by_rounds(counts, Rounds(4), 2).folds == 5
-    assert plan_by_rounds([3, 2], Rounds(4), 2).folds == 3
-    assert plan_by_rounds(counts, Rounds.of("4x2"), 2).trainings == 2 * 3
+    large = Cost(3600.0, 60.0, 10)
+    assert plan_by_budget([5000] * 10, large, 2, has_test=False).folds is None
+
+
+def test_a_plan_of_rounds_is_as_asked_for():
+    """With folds as the data allows, and pairs where there are test images."""
+    counts = [300, 150, 60, 20, 8]
+
+    def plan(counts, text, *, has_test=False):
+        return plan_by_rounds(counts, Rounds.of(text), 2, has_test=has_test)
+
+    assert plan(counts, "4").folds == 5
+    assert plan([3, 2], "4").folds == 3
+    assert plan(counts, "4x2").trainings == 2 * 3
+    assert plan(counts, "4x2", has_test=True).spelled == "4x2+3"
+    assert plan(counts, "4x2+7", has_test=True).all_trainings == 4 * 2 * 3 + 2 * 7
     with pytest.raises(LmsmError, match=r"no folds are made here.* give --rounds 4"):
-        plan_by_rounds([5000] * 10, Rounds.of("4x2"), 2)
+        plan([5000] * 10, "4x2")
     with pytest.raises(LmsmError, match="the largest class has 3 images"):
-        plan_by_rounds([3, 2], Rounds.of("1x4"), 2)
+        plan([3, 2], "1x4")
+    with pytest.raises(LmsmError, match=r"there are no test images.* give --rounds 4x2$"):
+        plan(counts, "4x2+7")
+
+
+def test_a_plan_with_test_images_leaves_room_for_whole_trainings():
+    """By hand: a training of 8 s on four fifths takes 10 s on all images, and 5 s on a half."""
+    counts = [300, 150, 60, 20, 8]
+
+    def plan(budget):
+        return plan_by_budget(counts, Cost(budget / 0.94, 8.0, 10), 2, has_test=True)
+
+    # five pairs take 100 s, 10 heads on 5 folds 125 s and on 2 folds 50 s, a round 120 or 30 s
+    assert (plan(346.0).folds, plan(346.0).rounds, plan(346.0).pairs) == (5, 1, 5)
+    assert (plan(181.0).folds, plan(181.0).rounds, plan(181.0).pairs) == (2, 1, 5)
+    assert plan(9999.0).rounds == 3
+    # three pairs take 60 s
+    assert (plan(141.0).arms, plan(141.0).pairs) == (2, 3)
+    assert plan(141.0).expected_seconds == pytest.approx(140 + 0.06 * 141 / 0.94)
+    # one arm: a round takes 2 x 2 x 5 s
+    assert (plan(131.0).arms, plan(131.0).pairs) == (1, 3)
+    assert plan(131.0).looks == ()
+    with pytest.raises(LmsmError, match=r"give --budget 3m"):
+        plan(129.0)
 
 
 def test_a_larger_budget_changes_a_plan_that_has_not_looked():
     """By hand: 12.5 + 10 * 2 * 2.5 + 0.06 * 600 = 98.5 around, 2 * 3 * 6.25 = 37.5 a round."""
     counts = [300, 150, 60, 20, 8]
-    plan = plan_by_budget(counts, 150.0, 10.0, 10, 2)
+    plan = plan_by_budget(counts, Cost(150.0, 10.0, 10), 2, has_test=False)
     assert (plan.folds, plan.rounds, plan.looks) == (2, 2, ())
     longer = plan_longer(plan, 600.0, 10)
     assert (longer.folds, longer.rounds) == (2, 13)
@@ -560,8 +616,8 @@ def test_nothing_is_decided_twice(tmp_path):
 )
 def test_a_study_does_not_end_with_the_second_best(monkeypatch, variance, goes_on, settled):
     """Where the arm that is further ahead is not told yet, and will perhaps be."""
-    one = simulated(np.random.default_rng(3), effect=0.0, rounds=5, test_images=60)
-    one.state.arms = ["a", "b"]
+    one = simulated(np.random.default_rng(3), effect=0.0, rounds=5, test_images=0)
+    one.state.arms, one.candidates = ["a", "b"], dict.fromkeys("ab")
     mean = {"a": 0.4, "b": 0.2}
     found = {name: Standing(mean[name], (Share(variance[name], 2.0),)) for name in "ab"}
     monkeypatch.setattr(one, "_standings", lambda: found)
@@ -608,17 +664,19 @@ def test_a_single_net_tells_nothing_of_others():
 @pytest.mark.parametrize(("rare", "said"), [(0, "no two test images of cat"), (5, "")])
 def test_test_images_may_lack_the_rare_classes(monkeypatch, rare, said):
     """Which is said, and no error: of the rare classes that are there the others tell."""
-    labels = torch.arange(6).repeat_interleave(torch.tensor([30, 30, 30, 30, 1, rare]))
-    counts = torch.bincount(labels, minlength=6).tolist()
-    test = SimpleNamespace(classes=("ant", "bee", "elk", "fox", "cat", "dog"), labels=labels)
-    test.counts = lambda: counts
-    monkeypatch.setattr(study_verdict, "load_test", lambda *_: test)
-    answers = {"own": np.ones(len(labels), bool), "other": np.zeros(len(labels), bool)}
-    monkeypatch.setattr(study_verdict, "_right", lambda record, *_: answers[record])
+    labels = np.repeat(np.arange(6), [30, 30, 30, 30, 1, rare])
+    digests = np.arange(len(labels) * 16).reshape(-1, 16).astype(np.uint8)
+    answers = {
+        name: Answered(labels, np.full(len(labels), name == "own"), digests)
+        for name in ("own", "other")
+    }
+    monkeypatch.setattr(study_verdict, "answered", lambda records: answers[records[0].name])
+    images = SimpleNamespace(classes=("ant", "bee", "elk", "fox", "cat", "dog"))
+    own, other = (SimpleNamespace(name=name, images=images) for name in ("own", "other"))
     warned = []
     display = SimpleNamespace(warning=warned.append)
-    pairs = study_verdict.Pairs("crt", ["own"] * 3, ["other"] * 3)
-    found = study_verdict.verdict_on_test(pairs, None, "few", [90, 80, 70, 60, 10, 9], display)
+    pairs = study_verdict.Pairs("crt", [own] * 3, [other] * 3)
+    found = study_verdict.verdict_on_test(pairs, "few", [90, 80, 70, 60, 10, 9], display)
     assert found.reason.startswith(said)
     assert (found.mean == 1) == bool(rare)
     assert ["cat" in text for text in warned] == [True] * bool(rare)
@@ -655,12 +713,11 @@ def test_no_effect_is_seldom_told(test_images):
 
 
 def test_the_level_is_for_all_that_raced_where_they_raced_on_what_decides():
-    """Ten that raced share it without test images; with them the two that went on do."""
-    for test_images, family in ((0, 10), (60, 2)):
-        draws = np.random.default_rng(3)
-        one = simulated(draws, effect=0.0, rounds=1, test_images=test_images)
-        one.run()
-        assert one.family == family
+    """Ten that raced share it, however many went on."""
+    one = simulated(np.random.default_rng(3), effect=0.0, rounds=1, test_images=0)
+    one.run()
+    assert len(one.state.arms) == 2
+    assert one.family == 10
 
 
 def test_test_images_that_cannot_tell_are_said_to_be_so():

@@ -52,7 +52,8 @@ _Rounds = Annotated[
     str | None,
     value(
         "N",
-        "Do exactly so many rounds, however long they take; 4x2 is 4 rounds of 2 folds each.",
+        "Do so many rounds, however long they take; 4x2 is 4 rounds of 2 folds each, and 4x2+5 has "
+        "5 nets a side for the test images.",
         "Study",
     ),
 ]
@@ -93,8 +94,9 @@ def study(
     """Find out which loss to take for your images, how sure that is, and train the model.
 
     Losses race as last layers on softmax's nets; the best two and softmax are trained whole, \
-round after round, and judged on training images that are held out. The test images decide once, \
-in the end. The same command again continues it.
+round after round, and judged on training images that are held out. Where there are test images, \
+the best one and softmax are then trained on all training images, and the test images decide, \
+once. The same command again continues it.
     """
     _check_flags(keep, export=export)
     seconds, wanted_rounds = _how_long(budget, rounds)
@@ -184,10 +186,7 @@ def _plan_lines(found: "Study", measured: Mapping[str, Any]) -> list[str]:
     from lmsm_cli.reports.study import plan_lines
 
     plan = asdict(found.state.plan)
-    lines = plan_lines(plan, found.counts, measured, len(found.candidates))
-    if found.has_test and found.budget:
-        lines.append("where time is left, more rounds follow: test images tell more by more nets")
-    return lines
+    return plan_lines(plan, found.counts, measured, len(found.candidates))
 
 
 def _show_plan(found: "Study", lines: list[str], *, json: bool) -> None:
@@ -201,7 +200,7 @@ def _show_plan(found: "Study", lines: list[str], *, json: bool) -> None:
 
 
 def _write_page(found: "Study", config: "Config") -> Path:
-    """Write the page of the trainings of the rounds, and return its place."""
+    """Write the page of the trainings that the answer rests on, and return its place."""
     from lmsm_cli.comparison.grouping import comparable, compare_runs
     from lmsm_cli.reports.html.page import write_page
 

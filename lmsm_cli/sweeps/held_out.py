@@ -90,7 +90,7 @@ class Question:
 
         Raises RunError where the rounds are not of the same images.
         """
-        _check_same([*own, *baseline])
+        check_same([*own, *baseline])
         both = paired(_matrix(own), _matrix(baseline), self.strata)
         if len(own) < 2:
             return Standing(two_way(both, self.weights).mean or 0.0, ())
@@ -105,11 +105,12 @@ def _matrix(rounds: Sequence[Answered]) -> NDArray[np.bool_]:
     return np.stack([one.right for one in rounds])
 
 
-def _check_same(rounds: Sequence[Answered]) -> None:
+def check_same(rounds: Sequence[Answered]) -> None:
+    """Raise RunError where answers are not of the same images."""
     first = rounds[0]
     for other in rounds[1:]:
         if not (
             np.array_equal(first.labels, other.labels)
             and np.array_equal(first.digests, other.digests)
         ):
-            raise RunError("the rounds of the study are not of the same held-out images")
+            raise RunError("the nets of the study did not answer the same images")

@@ -1,10 +1,10 @@
 """A study: which loss to take for some images, from the race of candidates to the chosen model.
 
 Candidates race as last layers on softmax's nets; the best are trained whole beside softmax, round
-after round, and judged on images held out of the training. Where the data has test images, those of
-one arm and the baseline decide in the end, once; else the held-out images do, with a level for all
-that raced. All trainings are ordinary runs, found again in their folders, so a study goes on after
-anything.
+after round, and judged on images held out of the training. Where the data has test images, the
+rounds only choose one arm: it and softmax are trained on all training images, pair after pair, and
+the test images decide, once. Else the held-out images do, with a level for all that raced. All
+trainings are ordinary runs, found again in their folders, so a study continues after anything.
 """
 
 import math
@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lmsm_cli.comparison.intervals import FEWEST_SEEDS
 from lmsm_cli.comparison.sequential import ALPHA, Standing, chance_to_tell, told_at
 from lmsm_cli.comparison.two_way import Over
 from lmsm_cli.errors import RunError, StoppedError, listed
@@ -26,7 +27,7 @@ from lmsm_cli.sweeps.candidates import BASELINE, Candidate
 from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
 from lmsm_cli.sweeps.study_display import StudyDisplay, StudyIndex
-from lmsm_cli.sweeps.study_plan import MOST_ROUNDS, OUT_OF_TIME, StudyState
+from lmsm_cli.sweeps.study_plan import MOST_PAIRS, OUT_OF_TIME, StudyState
 from lmsm_cli.sweeps.study_runs import ORIGIN, heads_on, planned, round_of, whole_choices
 from lmsm_cli.sweeps.study_verdict import (
     Pairs,
@@ -65,6 +66,8 @@ class Study:
     _rounds: dict[str, list[Answered]] = field(default_factory=dict)
     _runs: dict[str, list[list[RunRecord]]] = field(default_factory=dict)
     """By arm, of each round, the run folders of its folds."""
+    _pairs: Pairs | None = None
+    """The nets that the test images were asked of."""
     _settled: dict[str, str] = field(default_factory=dict)
     _dropped: dict[str, str] = field(default_factory=dict)
     """The arms that could not be trained, and why."""
@@ -113,14 +116,30 @@ class Study:
         return f"{name} {_points(found[name])}"
 
     def records(self) -> list[RunRecord]:
-        """Return the run folders of the rounds' whole trainings."""
-        index = RunIndex(self.out)
-        names = [BASELINE, *(self.state.arms or ())]
-        rounds = max(self.state.plan.rounds, (self.state.result or {}).get("rounds", 0))
+        """Return the runs that the answer rests on: the pairs, else those of the rounds."""
+        index, result = RunIndex(self.out), self.state.result or {}
+        if pairs := result.get("pairs"):
+            names = (BASELINE, result["verdict"]["arm"])
+            return [
+                one
+                for name in names
+                for seed in range(pairs)
+                for one in self._found_on_all_images(name, seed, index)
+            ]
+        names = (BASELINE, *(self.state.arms or ()))
+        rounds = max(self.state.plan.rounds, result.get("rounds", 0))
         plan = [
             run for name in names for number in range(rounds) for run in self._plan_of(name, number)
         ]
-        return [read_run(one.record.path) for one in index.status(plan) if one.record]
+        return _found(plan, index)
+
+    def _found_on_all_images(self, name: str, seed: int, index: RunIndex) -> list[RunRecord]:
+        """Return the run of an arm on all training images, if it is there."""
+        found = _found([self._net_on_all_images(name, seed)], index)
+        candidate = self.candidates.get(name)
+        if candidate is not None and candidate.whole is None and found:
+            return _found(self._heads_on(found, candidate), index)
+        return found
 
     def folders(self) -> list[Path]:
         """Return the folders of the study's runs; others may lie beside them."""
@@ -145,13 +164,14 @@ class Study:
         self._round_of(BASELINE, 0)
         self._race()
         done, ended = self._all_rounds()
-        self._note_time()
-        if self.state.result is not None:
-            return self.state.result  # asked of the test images by another process
         verdict = self._verdict()
         model = self._final_model(verdict.arm if verdict.is_told else BASELINE)
+        self._note_time()
+        if self.state.result is not None:
+            return self.state.result  # another process was first
         return {
             "rounds": done,
+            "pairs": len(self._pairs.own) if self._pairs else 0,
             "ended": ended,
             "question": self.question.key,
             "settled": self._settled,
@@ -162,9 +182,9 @@ class Study:
         }
 
     def _all_rounds(self) -> tuple[int, str]:
-        """Do rounds while they are of use; return how many are done, and what ended them."""
+        """Do the rounds of the plan; return how many are done, and what ended them."""
         number = 0
-        while self._is_of_use(number):
+        while number < self.state.plan.rounds:
             if number and not self._has_time(number):
                 return number, OUT_OF_TIME
             for name in (BASELINE, *self._open()):
@@ -176,17 +196,6 @@ class Study:
             if not self._look(number) or not self._open():
                 return number, "a look"
         return number, "the plan"
-
-    def _is_of_use(self, number: int) -> bool:
-        """Return whether another round is, after so many.
-
-        The looks at held-out images are over with the plan. Test images are asked once in the end,
-        and tell more by more nets: for them rounds go on with the budget while an arm is ahead.
-        """
-        if number < self.state.plan.rounds or not (self.has_test and self.budget):
-            return number < self.state.plan.rounds
-        standings = self._standings()
-        return number < MOST_ROUNDS and any(standings[name].mean > 0 for name in self._open())
 
     @property
     def question(self) -> Question:
@@ -236,7 +245,10 @@ class Study:
         `counts` says whether the bar of all rounds moves.
         """
         done = sum(len(some) for runs in self._runs.values() for some in runs)
-        whole = max(self.state.plan.rounds * self.state.plan.trainings, done + len(plan))
+        if self._pairs:
+            done = self.state.plan.rounds * self.state.plan.trainings
+            done += len(self._pairs.own) + len(self._pairs.baseline)
+        whole = max(self.state.plan.all_trainings, done + len(plan))
         index = self._index
         self.state.planned = sorted({*self.state.planned, *(run.config_hash for run in plan)})
         index.display.bar = (done, whole) if counts else None
@@ -275,7 +287,7 @@ class Study:
         """Return whether the race has had its share of the budget."""
         if self.budget is None or done < self.state.plan.arms:
             return False
-        return self._spent_before + self._spent_here() > _RACE * self.budget
+        return self._spent() > _RACE * self.budget
 
     def _has_raced(self, one: Candidate) -> bool:
         """Return whether a candidate's last layers are there already, as after a kill."""
@@ -304,8 +316,8 @@ class Study:
 
     @property
     def family(self) -> int:
-        """How many arms share the level: all that raced, where they raced on what decides."""
-        return len(self.state.arms or ()) if self.has_test else len(self.candidates)
+        """How many arms share the level of the looks: all that raced on the same images."""
+        return len(self.candidates)
 
     def _look(self, done: int) -> bool:
         """Look at a round, if that is planned; return whether the study goes on."""
@@ -316,8 +328,6 @@ class Study:
         open_arms = {name: standings[name] for name in self._open() if name in standings}
         self._settled |= told_at(open_arms, self._settled, plan.looks, look, self.family)
         better = [one.mean for one in self._told_better(open_arms).values()]
-        if not better and self.has_test and any(one.mean > 0 for one in open_arms.values()):
-            return True  # more nets may still tell it on the test images
         # one that is told is not the answer while another is further ahead, and may yet be told
         ahead = [
             one
@@ -338,18 +348,17 @@ class Study:
         return {key: one for key, one in standings.items() if self._settled.get(key) == "better"}
 
     def _has_time(self, number: int) -> bool:
-        """Return whether what a round lacks and the final training fit into the budget.
+        """Return whether what a round lacks and what follows the rounds fit into the budget.
 
         A round that is done already is never lost for want of time.
         """
         if self.budget is None or not (missing := self._missing_of(number)):
             return True
-        spent = self._spent_here() + self._spent_before
         # as the arms were that are still open; a second stage takes no training of its own
         last = [runs[-1] for name in (BASELINE, *self._open()) if (runs := self._runs.get(name))]
         seconds = [_seconds(record) for some in last for record in some]
-        needed = missing * _OVERHEAD * sum(seconds) + max(seconds, default=0.0)
-        return spent + needed <= self.budget
+        after = max(2 * FEWEST_SEEDS * self.has_test, 1) * max(seconds, default=0.0)
+        return self._spent() + missing * _OVERHEAD * sum(seconds) + after <= self.budget
 
     def _missing_of(self, number: int) -> float:
         """Return the share of a round's whole trainings that are not there yet."""
@@ -360,8 +369,11 @@ class Study:
     def _spent_here(self) -> float:
         return time.monotonic() - self._begun
 
+    def _spent(self) -> float:
+        return self._spent_before + self._spent_here()
+
     def _note_time(self) -> None:
-        self.state.spent = self._spent_before + self._spent_here()
+        self.state.spent = self._spent()
         self.state.note(self.out)
 
     def _verdict(self) -> Verdict:
@@ -384,11 +396,34 @@ class Study:
 
     def _asked_of_test(self, arm: str) -> Verdict:
         """Return what the test images say of an arm."""
-        own = [record for some in self._runs[arm] for record in some]
-        theirs = [record for some in self._runs[BASELINE] for record in some]
-        pairs = Pairs(arm, own, theirs[: len(own)])
-        config = planned(self.state.base, "test").config
-        return verdict_on_test(pairs, config, self.question.key, self.counts, self.display)
+        pairs = self._train_pairs(arm)
+        return verdict_on_test(pairs, self.question.key, self.counts, self.display)
+
+    def _train_pairs(self, arm: str) -> Pairs:
+        """Train the arm and softmax on all training images: as planned, or while there is time.
+
+        How many there are never follows from what they answered.
+        """
+        self._pairs = pairs = Pairs(arm, [], [])
+        begun = time.monotonic()
+        for seed in range(MOST_PAIRS if self.budget else self.state.plan.pairs):
+            if seed:
+                last = _OVERHEAD * sum(_seconds(one[-1]) for one in (pairs.own, pairs.baseline))
+                usual = max(last, (time.monotonic() - begun) / seed)
+                if not self._has_time_for_pair(arm, seed, usual):
+                    break
+            pairs.baseline.append(self.on_all_images(BASELINE, seed))
+            pairs.own.append(self.on_all_images(arm, seed))
+        return pairs
+
+    def _has_time_for_pair(self, arm: str, seed: int, usual_seconds: float) -> bool:
+        """Return whether another pair fits into the budget; one that is there is never lost."""
+        if self.budget is None:
+            return True
+        nets = [self._net_on_all_images(name, seed) for name in (BASELINE, arm)]
+        if all(one.state == "completed" for one in self._index.status(nets)):
+            return True
+        return self._spent() + usual_seconds <= self.budget
 
     def _table(self) -> list[dict[str, Any]]:
         """Return a row for each arm: its mean score over rounds, and its distance to softmax."""
@@ -411,13 +446,16 @@ class Study:
 
         Raises RunError where that fails.
         """
+        (record,) = self._trained([self._net_on_all_images(name, seed)])
         candidate = self.candidates.get(name)
-        choices = dict(whole_choices(candidate) or {})
-        net = planned(self.state.base | {"seed": seed} | choices, name)
-        (record,) = self._trained([net], counts=False)
         if candidate is not None and candidate.whole is None:
             (record,) = self._trained(self._heads_on([record], candidate), counts=False)
         return record
+
+    def _net_on_all_images(self, name: str, seed: int) -> PlannedRun:
+        """Return an arm's whole training; softmax's, where the arm is a last layer on that."""
+        choices = dict(whole_choices(self.candidates.get(name)) or {})
+        return planned(self.state.base | {"seed": seed} | choices, f"{name}, seed {seed}")
 
     def _final_model(self, name: str) -> dict[str, Any]:
         """Return the chosen arm's run on all training images, and its file."""
@@ -431,9 +469,16 @@ class Study:
             return  # the test images may be asked of any arm yet
         kept, model = {BASELINE, result["verdict"]["arm"]}, result["model"]
         stays = [one.path for name in kept for some in self._runs.get(name, ()) for one in some]
+        stays += (
+            [one.path for one in (*self._pairs.own, *self._pairs.baseline)] if self._pairs else []
+        )
         known = {path.resolve() for path in (*stays, Path(model["run"]))}
         others = [folder for folder in self.folders() if folder.resolve() not in known]
         drop_weights(others, f"{ORIGIN} --keep winner")
+
+
+def _found(plan: Sequence[PlannedRun], index: RunIndex) -> list[RunRecord]:
+    return [read_run(one.record.path) for one in index.status(plan) if one.record]
 
 
 def _seconds(record: RunRecord) -> float:

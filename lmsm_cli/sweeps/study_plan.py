@@ -34,11 +34,17 @@ _SHARE = 0.2
 # Folds, the most first: fewer train on less, and leave more rounds.
 _FOLDS = (5, 3, 2)
 MOST_ROUNDS = 20
+# Of softmax and one arm on all training images, for the test images to decide on: more of them are
+# trained while a budget lasts, and a plan leaves room for so many, or for the fewest of a verdict.
+MOST_PAIRS = 10
+_ROOM_FOR_PAIRS = (5, FEWEST_SEEDS)
+# Rounds that choose the arm which the test images are asked of.
+_CHOOSING = 3
 # Seconds of a last layer's training, beside its steps: a run folder is written for each.
 HEAD_SECONDS = 2.5
 # What is left for looks, tests and files.
 _RESERVE = 0.06
-_ROUNDS = re.compile(r"([1-9]\d{0,2})(?:x([2-9]|[1-9]\d))?")
+_ROUNDS = re.compile(r"([1-9]\d{0,2})(?:x([2-9]|[1-9]\d))?(?:\+([1-9]\d?))?")
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -56,16 +62,24 @@ class StudyPlan:
     run_seconds: float | None
     """Of one training, as measured; None where the rounds were given."""
     expected_seconds: float | None
+    pairs: int = 0
+    """How many nets a side, of softmax and the arm that is ahead, are trained on all training
+    images, for the test images to decide on; 0 where there are none. A budget may allow more."""
 
     @property
     def spelled(self) -> str:
-        """The rounds and folds as --rounds takes them."""
-        return str(Rounds(self.rounds, self.folds))
+        """The rounds, folds and pairs as --rounds takes them."""
+        return str(Rounds(self.rounds, self.folds, self.pairs or None))
 
     @property
     def trainings(self) -> int:
         """The trainings of a round: one for each fold of each arm and the baseline."""
         return (self.folds or 1) * (self.arms + 1)
+
+    @property
+    def all_trainings(self) -> int:
+        """Those of all rounds, and of the pairs."""
+        return self.rounds * self.trainings + 2 * self.pairs
 
 
 def seconds_of(text: str) -> float:
@@ -91,35 +105,48 @@ def needs_folds(counts: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How many rounds are wanted, and of how many folds each where that is given too."""
+    """How many rounds are wanted; of how many folds each, and how many pairs, where given too."""
 
     number: int
     folds: int | None = None
+    pairs: int | None = None
 
     @classmethod
     def of(cls, text: str) -> "Rounds":
         """Read what --rounds gives. Raises LmsmError.
 
-        >>> Rounds.of("4"), Rounds.of("4x2")
-        (Rounds(number=4, folds=None), Rounds(number=4, folds=2))
+        >>> Rounds.of("4"), Rounds.of("4x2+5")
+        (Rounds(number=4, folds=None, pairs=None), Rounds(number=4, folds=2, pairs=5))
         """
         found = _ROUNDS.fullmatch(text.strip())
         if not found:
             raise LmsmError(
-                f"--rounds is {text}: give at least 1, as in 4, or in 4x2 for 4 rounds of 2 folds"
+                f"--rounds is {text}: give at least 1, as in 4, in 4x2 for 4 rounds of 2 folds, or "
+                "in 4x2+5 for 5 nets a side on the test images besides"
             )
-        return cls(int(found[1]), int(found[2]) if found[2] else None)
+        number, folds, pairs = (int(part) if part else None for part in found.groups())
+        assert number is not None
+        return cls(number, folds, pairs)
 
     def __str__(self) -> str:
-        return f"{self.number}" + (f"x{self.folds}" if self.folds else "")
+        folds = f"x{self.folds}" if self.folds else ""
+        return f"{self.number}{folds}" + (f"+{self.pairs}" if self.pairs else "")
 
 
-def plan_by_rounds(counts: Sequence[int], rounds: Rounds, arms: int) -> StudyPlan:
+def plan_by_rounds(
+    counts: Sequence[int], rounds: Rounds, arms: int, *, has_test: bool
+) -> StudyPlan:
     """Return the plan of exactly so many rounds.
 
-    Raises LmsmError for folds where a fixed fifth is held out, or more of them than images.
+    Raises LmsmError for folds where a fixed fifth is held out, or more of them than images, and for
+    pairs without test images.
     """
     number, folds = rounds.number, rounds.folds
+    if rounds.pairs and not has_test:
+        raise LmsmError(
+            f"--rounds {rounds}: there are no test images to ask; give --rounds "
+            f"{replace(rounds, pairs=None)}"
+        )
     if not needs_folds(counts):
         if folds:
             raise LmsmError(
@@ -130,52 +157,80 @@ def plan_by_rounds(counts: Sequence[int], rounds: Rounds, arms: int) -> StudyPla
         folds = _most_folds(counts)[0]
     elif folds > max(counts):
         raise LmsmError(f"--rounds {rounds}: the largest class has {max(counts)} images")
-    return StudyPlan(folds, number, looks_at(number), arms, None, None)
+    if not has_test:
+        return StudyPlan(folds, number, looks_at(number), arms, None, None)
+    return StudyPlan(folds, number, (), arms, None, None, rounds.pairs or FEWEST_SEEDS)
 
 
-def plan_by_budget(
-    counts: Sequence[int], budget: float, run_seconds: float, heads: int, arms: int
-) -> StudyPlan:
-    """Return the plan with the most folds that leaves rounds enough for a look, if there is one.
+def plan_by_budget(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: bool) -> StudyPlan:
+    """Return the plan with the most folds that leaves rounds enough, if there is one.
+
+    Without test images these are the rounds of a look. With them they choose one arm, and must
+    leave room for its nets and softmax's on all training images; fewer nets, and one arm in place
+    of two, are taken where there is no room otherwise.
 
     Args:
         counts: The training images of each class.
-        budget: In seconds.
-        run_seconds: What one training takes, on all but a fifth of the images.
-        heads: How many last layers race.
+        cost: What it may cost, and what trainings do.
         arms: How many are trained whole beside the baseline, at most.
+        has_test: Whether test images decide.
 
     Raises LmsmError where the budget does not allow one round.
     """
-    found = [
-        _plan_with(folds, budget, run_seconds, heads, arms)
-        for folds in (_most_folds(counts) if needs_folds(counts) else (None,))
-    ]
-    for plan in found:
-        if plan.rounds >= FEWEST_SEEDS:
-            return plan
-    best = max(found, key=lambda plan: (plan.rounds, plan.folds or 0))
+    folds = _most_folds(counts) if needs_folds(counts) else (None,)
+    if has_test:
+        sizes = [*((arms, pairs) for pairs in _ROOM_FOR_PAIRS), (1, FEWEST_SEEDS)]
+        found = [cost.plan(one, *size) for size in sizes for one in folds]
+        best = next((plan for plan in found if plan.rounds), found[-1])
+    else:
+        found = [cost.plan(one, arms, 0) for one in folds]
+        looked = (plan for plan in found if plan.rounds >= FEWEST_SEEDS)
+        most = max(found, key=lambda plan: (plan.rounds, plan.folds or 0))
+        best = next(looked, most)
     if best.rounds < 1:
-        one = replace(best, rounds=1)
-        least = (one.trainings + 1.25) * run_seconds + heads * (one.folds or 1) * HEAD_SECONDS
+        least = cost.of(replace(best, rounds=1)) / (1 - _RESERVE)
         raise LmsmError(
-            f"a budget of {duration(budget)} does not allow one round: a training takes "
-            f"about {duration(run_seconds)} here; give --budget {math.ceil(least * 1.1 / 60)}m or "
+            f"a budget of {duration(cost.budget)} does not allow one round: a training takes "
+            f"about {duration(cost.run_seconds)} here; give --budget {math.ceil(least / 60)}m or "
             "more, or fewer --epochs"
         )
     return best
 
 
-def _plan_with(
-    folds: int | None, budget: float, run_seconds: float, heads: int, arms: int
-) -> StudyPlan:
-    """Return the plan of so many folds: the rounds are as many as fit into the budget."""
-    # a training on fewer images takes as much less
-    share = (1 - 1 / folds) / (1 - _SHARE) if folds else 1.0
-    cost = (folds or 1) * (arms + 1) * run_seconds * share
-    around = run_seconds * 1.25 + heads * (folds or 1) * HEAD_SECONDS + _RESERVE * budget
-    rounds = min(MOST_ROUNDS, math.floor((budget - around) / cost))
-    return StudyPlan(folds, rounds, looks_at(rounds), arms, run_seconds, around + rounds * cost)
+@dataclass(frozen=True)
+class Cost:
+    """What a study may cost, and what its parts do."""
+
+    budget: float
+    """In seconds."""
+    run_seconds: float
+    """Of one training, on all but a fifth of the images."""
+    heads: int
+    """How many last layers race."""
+
+    @property
+    def whole_seconds(self) -> float:
+        """Of one training on all training images."""
+        return self.run_seconds / (1 - _SHARE)
+
+    def of(self, plan: StudyPlan) -> float:
+        """Return the seconds of a plan: its rounds, the race, and what is trained on all images."""
+        # a training on fewer images takes as much less
+        share = 1 - 1 / plan.folds if plan.folds else 1 - _SHARE
+        rounds = plan.rounds * plan.trainings * self.whole_seconds * share
+        race = self.heads * (plan.folds or 1) * HEAD_SECONDS
+        return rounds + race + max(2 * plan.pairs, 1) * self.whole_seconds
+
+    def plan(self, folds: int | None, arms: int, pairs: int) -> StudyPlan:
+        """Return the plan of so many folds: the rounds are as many as fit into the budget."""
+        empty = StudyPlan(folds, 0, (), arms, self.run_seconds, None, pairs)
+        around = self.of(empty)
+        room = (1 - _RESERVE) * self.budget - around
+        most = _CHOOSING if pairs else MOST_ROUNDS
+        fitting = math.floor(room / (self.of(replace(empty, rounds=1)) - around))
+        rounds = max(0, min(most, fitting))
+        plan = replace(empty, rounds=rounds, looks=() if pairs else looks_at(rounds))
+        return replace(plan, expected_seconds=self.of(plan) + _RESERVE * self.budget)
 
 
 def plan_longer(plan: StudyPlan, budget: float, heads: int) -> StudyPlan:
@@ -185,7 +240,7 @@ def plan_longer(plan: StudyPlan, budget: float, heads: int) -> StudyPlan:
     """
     if plan.looks or plan.run_seconds is None:
         return plan
-    longer = _plan_with(plan.folds, budget, plan.run_seconds, heads, plan.arms)
+    longer = Cost(budget, plan.run_seconds, heads).plan(plan.folds, plan.arms, plan.pairs)
     return longer if longer.rounds > plan.rounds else plan
 
 
@@ -219,11 +274,11 @@ class StudyState:
 
     @property
     def spelled(self) -> str:
-        """What --rounds takes to do as many rounds again."""
+        """What --rounds takes to do as much again."""
         result = self.result or {"rounds": 0}
-        if result.get("ended") == OUT_OF_TIME or result["rounds"] > self.plan.rounds:
-            return str(Rounds(result["rounds"], self.plan.folds))
-        return self.plan.spelled
+        pairs = result.get("pairs") or self.plan.pairs or None
+        rounds = result["rounds"] if result.get("ended") == OUT_OF_TIME else self.plan.rounds
+        return str(Rounds(rounds, self.plan.folds, pairs))
 
     @property
     def may_go_on(self) -> bool:

@@ -11,12 +11,12 @@ from lmsm_cli.data.splits import folder_options, load_data
 from lmsm_cli.errors import DataError, LmsmError, counted
 from lmsm_cli.runs.folder import check_folder
 from lmsm_cli.runtime.display import SILENT, Display
-from lmsm_cli.sweeps.candidates import Candidate, candidates_for
+from lmsm_cli.sweeps.candidates import candidates_for
 from lmsm_cli.sweeps.study import Study
 from lmsm_cli.sweeps.study_plan import (
     USUAL_BUDGET,
+    Cost,
     Rounds,
-    StudyPlan,
     StudyState,
     plan_by_budget,
     plan_by_rounds,
@@ -71,7 +71,13 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     budget = _budget_of(wanted, state)
     if state is None:
         measured = _measured(config, has_test=has_test, display=display)
-        plan = _plan(wanted.rounds, budget, counts, candidates, measured)
+        arms = min(_ARMS, len(candidates))
+        if wanted.rounds is not None:
+            plan = plan_by_rounds(counts, wanted.rounds, arms, has_test=has_test)
+        else:
+            assert budget is not None
+            cost = Cost(budget, measured["seconds"], len(candidates))
+            plan = plan_by_budget(counts, cost, arms, has_test=has_test)
         state = StudyState(base, list(wanted.also), plan, images)
     else:
         _check_same(state, base, wanted)
@@ -100,20 +106,6 @@ def _budget_of(wanted: Wanted, state: StudyState | None) -> float | None:
     if wanted.rounds is not None:
         return None
     return wanted.budget or (state.budget if state else None) or USUAL_BUDGET
-
-
-def _plan(
-    rounds: Rounds | None,
-    budget: float | None,
-    counts: Sequence[int],
-    candidates: Sequence[Candidate],
-    measured: Mapping[str, Any],
-) -> StudyPlan:
-    arms = min(_ARMS, len(candidates))
-    if rounds is not None:
-        return plan_by_rounds(counts, rounds, arms)
-    assert budget is not None
-    return plan_by_budget(counts, budget, measured["seconds"], len(candidates), arms)
 
 
 def _measured(config: Config, *, has_test: bool, display: Display) -> dict[str, Any]:
@@ -162,10 +154,6 @@ def checked_images(config: Config, *, has_test: bool) -> tuple[list[int], list[s
     return counts, [data.training.digest(), data.test.digest()]
 
 
-def _of(plan: StudyPlan) -> tuple[int, int | None]:
-    return plan.rounds, plan.folds
-
-
 def _go_on_longer(state: StudyState, wanted: Wanted, heads: int, display: Display) -> None:
     """Let a study go on for a budget larger than before, where that can tell anything."""
     if wanted.budget is None or state.budget is None or wanted.budget <= state.budget:
@@ -202,9 +190,11 @@ def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> N
     named = [f"{key} {old!r}, not {new!r}" for key, (old, new) in state.unlike(base).items()]
     if list(wanted.also) != state.also:
         named.append(f"--also {state.also}, not {list(wanted.also)}")
-    rounds = wanted.rounds
-    if rounds and (rounds.number, rounds.folds or state.plan.folds) != _of(state.plan):
-        named.append(f"rounds {state.plan.spelled}, not {rounds}")
+    rounds, plan = wanted.rounds, state.plan
+    if rounds:
+        asked = (rounds.number, rounds.folds or plan.folds, rounds.pairs or plan.pairs)
+        if asked != (plan.rounds, plan.folds, plan.pairs):
+            named.append(f"rounds {plan.spelled}, not {rounds}")
     if named:
         raise LmsmError(
             f"{wanted.config.out} has a study with {'; '.join(named[:5])}: give another --out, or "

@@ -11,15 +11,10 @@ from lmsm_cli.comparison.crossed import paired
 from lmsm_cli.comparison.intervals import ALPHA, FEWEST_SEEDS
 from lmsm_cli.comparison.sequential import Standing
 from lmsm_cli.comparison.two_way import two_way
-from lmsm_cli.config import Config
-from lmsm_cli.data.image_set import ImageSet
-from lmsm_cli.data.splits import load_test
 from lmsm_cli.errors import few
-from lmsm_cli.inference.own_images import logits_of, with_labels_of
-from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.runtime.display import Display
-from lmsm_cli.sweeps.held_out import Question, classes_of
+from lmsm_cli.sweeps.held_out import Question, answered, check_same, classes_of
 from lmsm_cli.sweeps.study_plan import TEST_IMAGES
 
 
@@ -72,39 +67,44 @@ def verdict_on_held_out(leader: str, standing: Standing, settled: Mapping[str, s
 
 @dataclass(frozen=True)
 class Pairs:
-    """The nets of an arm and the baseline's, paired by seed and fold."""
+    """The nets of an arm and the baseline's on all training images, paired by seed."""
 
     arm: str
-    own: Sequence[RunRecord]
-    baseline: Sequence[RunRecord]
+    own: list[RunRecord]
+    baseline: list[RunRecord]
 
 
 def verdict_on_test(
-    pairs: Pairs, config: Config, key: str, train_counts: Sequence[int], display: Display
+    pairs: Pairs, key: str, train_counts: Sequence[int], display: Display
 ) -> Verdict:
     """Return the verdict of the test images on one arm, which is asked of them alone.
 
     Args:
-        pairs: The nets of the rounds.
-        config: Says where the test images are.
+        pairs: The nets, which were tested on them.
         key: The score that is asked about.
         train_counts: The training images of each class.
-        display: Shows the progress.
+        display: Shows what the test images lack.
+
+    Raises RunError where the nets were tested on other images, or a run folder lacks its answers.
     """
-    test = load_test(config, display)
-    asked, counts = classes_of(key, train_counts), test.counts()
-    few_images = [test.classes[number] for number in asked if counts[number] < 2]
+    own, theirs = ([answered([one]) for one in some] for some in (pairs.own, pairs.baseline))
+    check_same([*own, *theirs])
+    labels = theirs[0].labels
+    counts = np.bincount(labels, minlength=len(train_counts))
+    asked = classes_of(key, train_counts)
+    few_images = [_class_name(pairs.baseline[0], one) for one in asked if counts[one] < 2]
     if len(few_images) == len(asked):  # of one image a class nothing is known of chance
         why = f"no two test images of {few(few_images)}"
         return Verdict(pairs.arm, False, TEST_IMAGES, 0.0, None, None, None, reason=why)
     if few_images:
         display.warning(f"the test images decide without {few(few_images)}: no two images of each")
-    mine, theirs = (
-        np.stack([_right(record, test, config, display) for record in some])
-        for some in (pairs.own, pairs.baseline)
-    )
-    question = Question.of(test.labels.numpy(), train_counts, key)
-    return judged(pairs.arm, mine, theirs, question)
+    mine, others = (np.stack([one.right for one in some]) for some in (own, theirs))
+    return judged(pairs.arm, mine, others, Question.of(labels, train_counts, key))
+
+
+def _class_name(record: RunRecord, number: int) -> str:
+    assert record.images is not None
+    return record.images.classes[number]
 
 
 def judged(
@@ -128,15 +128,3 @@ def judged(
     p = found.p_value
     is_told = p is not None and p <= ALPHA and not reasons and bounds[0] > 0
     return Verdict(arm, is_told, TEST_IMAGES, *bounds, len(own), "; ".join(reasons))
-
-
-def _right(
-    record: RunRecord, test: ImageSet, config: Config, display: Display
-) -> NDArray[np.bool_]:
-    """Return which test images (N,) a run's net has right."""
-    trained = read_trained(record.path)
-    runtime = trained.runtime(config.device)
-    labelled = with_labels_of(trained.model, test)
-    logits, _ = logits_of(trained, labelled, runtime, display)
-    found: NDArray[np.bool_] = logits.argmax(dim=1).cpu().numpy() == labelled.labels.numpy()
-    return found
