@@ -649,6 +649,20 @@ def test_an_arm_that_failed_in_a_round_is_not_the_answer(monkeypatch, fails):
         assert "it failed in a later round" in study_sentence(found)
 
 
+def test_an_arm_that_fails_on_all_training_images_is_not_the_answer(monkeypatch):
+    """However good it was on parts of them: softmax is, and the reason is said."""
+    one = simulated(np.random.default_rng(3), effect=3.0, rounds=3, test_images=60)
+
+    def failing(arm):
+        raise RunError("it diverged")
+
+    monkeypatch.setattr(one, "_asked_of_test", failing)
+    found = one.run()
+    assert found["dropped"] == {"arm 0": "it diverged"}
+    assert found["model"]["name"] == "softmax"
+    assert "it failed on all training images" in study_sentence(found)
+
+
 def test_a_single_net_tells_nothing_of_others():
     """However many test images it has right: another training could say otherwise."""
     labels = np.repeat([0, 1], 200)

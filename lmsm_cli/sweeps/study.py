@@ -357,7 +357,8 @@ class Study:
         # as the arms were that are still open; a second stage takes no training of its own
         last = [runs[-1] for name in (BASELINE, *self._open()) if (runs := self._runs.get(name))]
         seconds = [_seconds(record) for some in last for record in some]
-        after = max(2 * FEWEST_SEEDS * self.has_test, 1) * max(seconds, default=0.0)
+        whole = max(seconds, default=0.0) / self.state.plan.share
+        after = max(2 * FEWEST_SEEDS * self.has_test, 1) * whole
         return self._spent() + missing * _OVERHEAD * sum(seconds) + after <= self.budget
 
     def _missing_of(self, number: int) -> float:
@@ -392,7 +393,13 @@ class Study:
             return verdict_on_held_out(leader, standings[leader], self._settled)
         if standings[leader].mean <= 0:
             return Verdict.unasked(leader, standings[leader], "no arm is ahead")
-        return self._asked_of_test(leader)
+        try:
+            return self._asked_of_test(leader)
+        except RunError as error:
+            if type(error) is not RunError:
+                raise
+            self._leave_out(leader, str(error))
+            return Verdict.unasked(leader, standings[leader], "it failed on all training images")
 
     def _asked_of_test(self, arm: str) -> Verdict:
         """Return what the test images say of an arm."""
@@ -405,6 +412,7 @@ class Study:
         How many there are never follows from what they answered.
         """
         self._pairs = pairs = Pairs(arm, [], [])
+        self.display.info(f"{arm} is ahead: it and softmax are trained on all training images")
         begun = time.monotonic()
         for seed in range(MOST_PAIRS if self.budget else self.state.plan.pairs):
             if seed:

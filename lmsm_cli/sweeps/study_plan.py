@@ -77,6 +77,11 @@ class StudyPlan:
         return (self.folds or 1) * (self.arms + 1)
 
     @property
+    def share(self) -> float:
+        """The share of the training images that a net of a round learns from."""
+        return 1 - 1 / self.folds if self.folds else 1 - _SHARE
+
+    @property
     def all_trainings(self) -> int:
         """Those of all rounds, and of the pairs."""
         return self.rounds * self.trainings + 2 * self.pairs
@@ -216,8 +221,7 @@ class Cost:
     def of(self, plan: StudyPlan) -> float:
         """Return the seconds of a plan: its rounds, the race, and what is trained on all images."""
         # a training on fewer images takes as much less
-        share = 1 - 1 / plan.folds if plan.folds else 1 - _SHARE
-        rounds = plan.rounds * plan.trainings * self.whole_seconds * share
+        rounds = plan.rounds * plan.trainings * self.whole_seconds * plan.share
         race = self.heads * (plan.folds or 1) * HEAD_SECONDS
         return rounds + race + max(2 * plan.pairs, 1) * self.whole_seconds
 
