@@ -107,7 +107,7 @@ def table(folders: Sequence[Path]) -> None:
 
 
 def counted_images(counts: Sequence[int]) -> str:
-    """Return how many images the classes have: `300, 150, 60`, or `10 classes of 30 to 300`."""
+    """Return how many images the classes have: `300, 150, 60`, or `10 classes, 300 to 30`."""
     if len(counts) > 5:
         return f"{len(counts)} classes, {max(counts)} to {min(counts)}"
     return ", ".join(map(str, sorted(counts, reverse=True)))

@@ -265,7 +265,9 @@ def test_a_plan_tells_what_the_test_images_decide_on(tmp_path, monkeypatch, caps
     flags = FLAGS.replace("--rounds 2+3", given).split()
     assert main(["study", "photos", *flags, "--dry-run"]) == 0
     wanted = 5 if given == "--budget 1h" else 4
-    assert f"with {wanted} seeds each" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"with {wanted} seeds each" in said
+    assert ("with more while time is left" in said) == (given == "--budget 1h")
 
 
 def test_the_test_images_decide_by_nets_on_all_training_images(done):

@@ -11,7 +11,6 @@ from lmsm_cli.reports.tables import NOTHING, new_table, shown
 from lmsm_cli.reports.tables_checks import disk_line
 
 _PLACE = {"few": "on the rare classes", "balanced_accuracy": "over all classes"}
-_WORDS = {"better": "better", "worse": "worse"}
 
 
 def study_sentence(result: Mapping[str, Any]) -> str:
@@ -82,7 +81,7 @@ def study_table(result: Mapping[str, Any]) -> Table:
             str(row["rounds"]),
             f"{100 * row['score']:.1f}",
             NOTHING if difference is None else f"{100 * difference:+.1f}{around}",
-            _WORDS.get(result["settled"].get(row["name"], ""), NOTHING),
+            result["settled"].get(row["name"], NOTHING),
         )
     return table
 
@@ -115,7 +114,7 @@ def plan_lines(
         f"{counted(rounds, 'round')}; {held}",
         f"{heads} last layers race, then {losses} and softmax are trained whole: "
         f"{counted(trainings, 'training')}",
-        *(_lines_of_pairs(pairs) if pairs else _lines_of_looks(plan, counts)),
+        *([_line_of_pairs(plan)] if pairs else _lines_of_looks(plan, counts)),
         *([takes] if takes else []),
     ]
     if "bytes" in measured:
@@ -124,11 +123,12 @@ def plan_lines(
     return lines
 
 
-def _lines_of_pairs(pairs: int) -> list[str]:
-    return [
+def _line_of_pairs(plan: Mapping[str, Any]) -> str:
+    more = "" if plan["run_seconds"] is None else ", and with more while time is left"
+    return (
         "then the loss that is ahead and softmax are trained on all training images, with "
-        f"{counted(pairs, 'seed')} each, and with more while time is left; the test images decide"
-    ]
+        f"{counted(plan['pairs'], 'seed')} each{more}; the test images decide"
+    )
 
 
 def _lines_of_looks(plan: Mapping[str, Any], counts: Sequence[int]) -> list[str]:

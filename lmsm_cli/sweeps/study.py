@@ -104,8 +104,7 @@ class Study:
             return "no round is done yet"
         done = len(self._rounds[BASELINE])
         texts = [f"{name} {_points(one)}" for name, one in found.items()]
-        rounds = max(done, self.state.plan.rounds)
-        return f"after round {done} of {rounds}: {', '.join(texts)}"
+        return f"after round {done} of {self.state.plan.rounds}: {', '.join(texts)}"
 
     def _leader_text(self) -> str:
         """Return who leads by how much, for the bar; nothing before the first round is done."""
@@ -127,10 +126,8 @@ class Study:
                 for one in self._found_on_all_images(name, seed, index)
             ]
         names = (BASELINE, *(self.state.arms or ()))
-        rounds = max(self.state.plan.rounds, result.get("rounds", 0))
-        plan = [
-            run for name in names for number in range(rounds) for run in self._plan_of(name, number)
-        ]
+        rounds = range(self.state.plan.rounds)
+        plan = [run for name in names for number in rounds for run in self._plan_of(name, number)]
         return _found(plan, index)
 
     def _found_on_all_images(self, name: str, seed: int, index: RunIndex) -> list[RunRecord]:
@@ -183,8 +180,7 @@ class Study:
 
     def _all_rounds(self) -> tuple[int, str]:
         """Do the rounds of the plan; return how many are done, and what ended them."""
-        number = 0
-        while number < self.state.plan.rounds:
+        for number in range(self.state.plan.rounds):
             if number and not self._has_time(number):
                 return number, OUT_OF_TIME
             for name in (BASELINE, *self._open()):
@@ -192,10 +188,9 @@ class Study:
             if self.state.result is not None:
                 return number + 1, "another process"
             self.display.info(self.standing_text())
-            number += 1
-            if not self._look(number) or not self._open():
-                return number, "a look"
-        return number, "the plan"
+            if not self._look(number + 1) or not self._open():
+                return number + 1, "a look"
+        return self.state.plan.rounds, "the plan"
 
     @property
     def question(self) -> Question:

@@ -17,7 +17,7 @@ _PLACES = ("data_dir", "image_list", "validation_list", "test_list")
 
 
 def whole_choices(candidate: Candidate | None) -> Mapping[str, str] | None:
-    """Return what softmax's choices become in an arm's whole trainings; none of its own is None.
+    """Return what an arm's whole trainings choose other than softmax's; None where it has none.
 
     Softmax is no candidate: None stands for it.
     """
