@@ -174,7 +174,10 @@ def run_tests(folder: Path, tests: Sequence[str]) -> int:
     sys.path[0] = os.environ["PYTHONPATH"] = str(folder)
     flags = ["-n", "0", "-q", "-p", "no:cacheprovider", "--tb", "short"]
     flags += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of the LIBRARIES
-    return int(pytest.main([*flags, *(f"tests/{test}" for test in tests)]))
+    # Folders of its own: pytest tidies the shared ones, and stumbles where another one does too.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+        flags += ["--basetemp", str(Path(own, "tests"))]
+        return int(pytest.main([*flags, *(f"tests/{test}" for test in tests)]))
 
 
 def forked(
