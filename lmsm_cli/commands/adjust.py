@@ -28,7 +28,7 @@ def adjust(
 ) -> None:
     """Write a checkpoint with a correction built in, for eval, predict, export and load_checkpoint.
 
-    The run stays as it is, and goes on from its own checkpoint.
+    The run stays as it is, and continues from its own checkpoint.
     """
     if correction.is_empty:
         raise LmsmError(
