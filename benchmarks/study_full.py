@@ -70,6 +70,7 @@ def train(data: Path, study: Path) -> None:
         raise LmsmError(f"{study} has no finished study")
     out = study.with_name(study.name + "-full")
     base = state.base | {"out": str(out), "data_dir": str(data)}
+    base |= {"epochs": state.plan.usual_epochs or base["epochs"]}  # no budget is short here
     config = resolve([Layer(base, dict.fromkeys(base, "the study"), is_recipe=True)]).config
     counts, _ = checked_images(config, has_test=True)
     tried = {one.name: one for one in candidates_for(counts, base, state.also)}

@@ -20,7 +20,7 @@ from lmsm_cli.reports.study import study_sentence
 from lmsm_cli.reports.study_script import study_script
 from lmsm_cli.runs.record import find_runs, is_run, read_run
 from lmsm_cli.sweeps import candidates as tried
-from lmsm_cli.sweeps import second_stage, study_plan, study_verdict
+from lmsm_cli.sweeps import second_stage, study_plan, study_start, study_verdict
 from lmsm_cli.sweeps import study as studies
 from lmsm_cli.sweeps.candidates import candidates_for
 from lmsm_cli.sweeps.held_out import Answered, Question
@@ -514,6 +514,51 @@ def test_a_plan_with_test_images_leaves_room_for_whole_trainings():
     assert plan(131.0).looks == ()
     with pytest.raises(LmsmError, match=r"give --budget 3m"):
         plan(129.0)
+
+
+def test_a_short_budget_takes_epochs_of_the_defaults_away():
+    """By hand: 50 s of heads and 8 trainings of 10 s on all images at 40 epochs, 0.25 s each."""
+    counts = [300, 150, 60, 20, 8]
+
+    def plan(budget, epochs=40):
+        cost = Cost(budget / 0.94, 8.0, 10)
+        return plan_by_budget(counts, cost, 2, has_test=True, epochs=epochs)
+
+    assert (plan(131.0).epochs, plan(131.0).usual_epochs) == (None, None)
+    shorter = plan(129.0)
+    assert (shorter.rounds, shorter.epochs, shorter.usual_epochs) == (1, 39, 40)
+    assert shorter.run_seconds == pytest.approx(8 * 39 / 40)
+    assert plan(91.0).epochs == 20
+    with pytest.raises(LmsmError, match=r"about 4.0 s with half of the epochs; give --budget 2m"):
+        plan(89.0)
+    with pytest.raises(LmsmError, match=r"about 8.0 s here; give --budget 3m"):
+        plan(129.0, epochs=None)
+    longer = plan_longer(shorter, 600.0, 10)
+    assert (longer.rounds, longer.epochs, longer.usual_epochs) == (3, 39, 40)
+
+
+def test_a_study_within_a_short_budget_says_so_and_is_repeated_so(tmp_path, monkeypatch, capsys):
+    """Of 200 epochs that 8 trainings of 390 s have, 2 fit into 60 s beside the race."""
+    monkeypatch.chdir(tmp_path)
+    few_candidates(monkeypatch)
+    monkeypatch.setattr(study_plan, "_FEWEST_EPOCHS", 0.01)
+    monkeypatch.setattr(studies, "MOST_PAIRS", 3)
+    measured = {"seconds": 0.8 * 390, "bytes": 1, "free_bytes": 2, "device": "CPU"}
+    monkeypatch.setattr(study_start, "_measured", lambda *_, **__: measured)
+    photos(tmp_path / "photos")
+    flags = "--image-size 8 --model paper-mnist --device cpu --precision fp32 --threads 1 --quiet"
+    command = ["study", "photos", *flags.split(), "--budget", "60s"]
+    assert main([*command, "--epochs", "200", "--out", "other"]) == 2
+    assert main(command) == 0
+    said = "each training has 2 epochs, not 200, so that a round fits into the budget"
+    assert said in capsys.readouterr().out
+    runs = [read_run(path).config for path in find_runs([Path("runs/study-photos")])]
+    whole = [one for one in runs if one["freeze"] != "features"]
+    assert {one["epochs"] for one in whole} == {2}
+    script = Path("runs/study-photos/repeat.sh").read_text()
+    assert "--epochs 2 --rounds 1x2+3" in script
+    assert main(command) == 0
+    assert len(find_runs([Path("runs/study-photos")])) == len(runs)
 
 
 def test_a_larger_budget_changes_a_plan_that_has_not_looked():

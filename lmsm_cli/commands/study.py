@@ -36,6 +36,8 @@ _FLAGS = (
     *("augment", "model", "neck", "pretrained", "freeze", "epochs", "batch_size", "optimizer"),
     *("lr", "weight_decay", "schedule", "warmup", "device", "precision", "threads", "out"),
 )
+# Who gives one of these has her own schedule, which is kept.
+_TIMED = ("epochs", "schedule", "warmup")
 
 _What = Annotated[
     str,
@@ -106,9 +108,10 @@ once. The same command again continues it.
     place = flags.get("out") or f"runs/study-{Path(what).name or 'images'}"
     own = {"loss": "softmax", "seed": "0", "out": place}
     config = resolve_options(None, None, None, flags | dataset_named(what, flags) | own).config
+    may_shorten = all(flags.get(key) is None for key in _TIMED)
     with new_display(quiet, verbose) as display:
         _check_data(config, display)
-        wanted = Wanted(config, also or (), seconds, wanted_rounds, keep == "all")
+        wanted = Wanted(config, also or (), seconds, wanted_rounds, keep == "all", may_shorten)
         found, measured = begin(wanted, display)
         lines = _plan_lines(found, measured)
         if dry_run:
@@ -121,6 +124,8 @@ once. The same command again continues it.
     from lmsm_cli.reports.study import study_sentence
 
     given = {key: one for key, one in flags.items() if one is not None and key != "out"}
+    if found.state.plan.epochs:
+        given["epochs"] = found.state.plan.epochs
     script = _write_script(found, _repeating(what, given, found.state.spelled, also or ()))
     document = result | {
         "race": found.state.race,
@@ -238,7 +243,7 @@ def _exported(result: Mapping[str, Any], display: "Display") -> str:
 
 
 def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> None:
-    from lmsm_cli.reports.study import race_table, study_table
+    from lmsm_cli.reports.study import line_of_epochs, race_table, study_table
     from lmsm_cli.reports.tables_checks import duration
     from lmsm_cli.runs.record import read_run
 
@@ -247,6 +252,8 @@ def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> Non
         console.print(race_table(found.state.race, found.state.arms or ()))
     console.print(study_table(document))
     print_line(f"time spent: {duration(document['spent_seconds'])}")
+    if line := line_of_epochs(asdict(found.state.plan)):
+        print_line(line)
     print_line(f"page: {document['page']}")
     print_line(f"model, trained anew on the training images: {model['file']}")
     if document["exported"]:

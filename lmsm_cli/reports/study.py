@@ -116,11 +116,22 @@ def plan_lines(
         f"{counted(trainings, 'training')}",
         *([_line_of_pairs(plan)] if pairs else _lines_of_looks(plan, counts)),
         *([takes] if takes else []),
+        *([line] if (line := line_of_epochs(plan)) else []),
     ]
     if "bytes" in measured:
         room = measured["bytes"] * (trainings + 2 * pairs)
         lines.append(disk_line(room, measured["free_bytes"]))
     return lines
+
+
+def line_of_epochs(plan: Mapping[str, Any]) -> str:
+    """Return that a budget took epochs away; nothing where it did not."""
+    if not plan["epochs"]:
+        return ""
+    return (
+        f"each training has {plan['epochs']} epochs, not {plan['usual_epochs']}, so that a round "
+        "fits into the budget"
+    )
 
 
 def _line_of_pairs(plan: Mapping[str, Any]) -> str:

@@ -44,6 +44,8 @@ _CHOOSING = 3
 HEAD_SECONDS = 2.5
 # What is left for looks, tests and files.
 _RESERVE = 0.06
+# Of the epochs of the defaults, what a short budget leaves at least.
+_FEWEST_EPOCHS = 0.5
 _ROUNDS = re.compile(r"([1-9]\d{0,2})(?:x([2-9]|[1-9]\d))?(?:\+([1-9]\d?))?")
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -65,6 +67,10 @@ class StudyPlan:
     pairs: int = 0
     """How many nets a side, of softmax and the arm that is ahead, are trained on all training
     images, for the test images to decide on; 0 where there are none. A budget may allow more."""
+    epochs: int | None = None
+    """Of each training, where the budget is too short for those of the defaults."""
+    usual_epochs: int | None = None
+    """Those of the defaults, where they are more."""
 
     @property
     def spelled(self) -> str:
@@ -167,7 +173,9 @@ def plan_by_rounds(
     return StudyPlan(folds, number, (), arms, None, None, rounds.pairs or FEWEST_SEEDS)
 
 
-def plan_by_budget(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: bool) -> StudyPlan:
+def plan_by_budget(
+    counts: Sequence[int], cost: "Cost", arms: int, *, has_test: bool, epochs: int | None = None
+) -> StudyPlan:
     """Return the plan with the most folds that leaves rounds enough, if there is one.
 
     Without test images these are the rounds of a look. With them they choose one arm, and must
@@ -179,9 +187,35 @@ def plan_by_budget(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: 
         cost: What it may cost, and what trainings do.
         arms: How many are trained whole beside the baseline, at most.
         has_test: Whether test images decide.
+        epochs: Those of the measured training, where fewer may be taken: as many as allow a round,
+            and half of them at least. None where they were asked for.
 
     Raises LmsmError where the budget does not allow one round.
     """
+    for fewer in _epochs_to_try(epochs):
+        share = fewer / epochs if fewer and epochs else 1
+        at_hand = replace(cost, run_seconds=share * cost.run_seconds)
+        plan = _best_plan(counts, at_hand, arms, has_test=has_test)
+        if plan.rounds:
+            return replace(plan, epochs=fewer, usual_epochs=epochs) if fewer != epochs else plan
+    least = math.ceil(at_hand.of(replace(plan, rounds=1)) / (1 - _RESERVE) / 60)
+    shorter = "with half of the epochs" if epochs else "here"
+    raise LmsmError(
+        f"a budget of {duration(cost.budget)} does not allow one round: a training takes about "
+        f"{duration(at_hand.run_seconds)} {shorter}; give --budget {least}m or more, or fewer "
+        "--epochs"
+    )
+
+
+def _epochs_to_try(epochs: int | None) -> Sequence[int | None]:
+    """Return the epochs that a training may have, the most first; None alone stands as it is."""
+    if epochs is None:
+        return [None]
+    return range(epochs, math.ceil(_FEWEST_EPOCHS * epochs) - 1, -1)
+
+
+def _best_plan(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: bool) -> StudyPlan:
+    """Return the plan of `plan_by_budget`; its rounds are 0 where the budget allows none."""
     folds = _most_folds(counts) if needs_folds(counts) else (None,)
     if has_test:
         sizes = [*((arms, pairs) for pairs in _ROOM_FOR_PAIRS), (1, FEWEST_SEEDS)]
@@ -192,13 +226,6 @@ def plan_by_budget(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: 
         looked = (plan for plan in found if plan.rounds >= FEWEST_SEEDS)
         most = max(found, key=lambda plan: (plan.rounds, plan.folds or 0))
         best = next(looked, most)
-    if best.rounds < 1:
-        least = cost.of(replace(best, rounds=1)) / (1 - _RESERVE)
-        raise LmsmError(
-            f"a budget of {duration(cost.budget)} does not allow one round: a training takes "
-            f"about {duration(cost.run_seconds)} here; give --budget {math.ceil(least / 60)}m or "
-            "more, or fewer --epochs"
-        )
     return best
 
 
@@ -245,6 +272,7 @@ def plan_longer(plan: StudyPlan, budget: float, heads: int) -> StudyPlan:
     if plan.looks or plan.run_seconds is None:
         return plan
     longer = Cost(budget, plan.run_seconds, heads).plan(plan.folds, plan.arms, plan.pairs)
+    longer = replace(longer, epochs=plan.epochs, usual_epochs=plan.usual_epochs)
     return longer if longer.rounds > plan.rounds else plan
 
 

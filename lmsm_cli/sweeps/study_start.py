@@ -17,6 +17,7 @@ from lmsm_cli.sweeps.study_plan import (
     USUAL_BUDGET,
     Cost,
     Rounds,
+    StudyPlan,
     StudyState,
     plan_by_budget,
     plan_by_rounds,
@@ -42,6 +43,8 @@ class Wanted:
     """In seconds; None where the rounds are given, and for that of before, or the usual one."""
     rounds: Rounds | None = None
     keeps_all: bool = False
+    may_shorten: bool = False
+    """Whether a short budget may take fewer epochs than the config has."""
 
 
 def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
@@ -64,28 +67,46 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
         )
     has_test = _has_test(config)
     counts, images = checked_images(config, has_test=has_test)
-    base = dump(config)
-    candidates = candidates_for(counts, base, wanted.also)
-    by_name = {one.name: one for one in candidates}
+    heads = len(candidates_for(counts, dump(config), wanted.also))
     state, measured = read_state(out), dict[str, Any]()
     budget = _budget_of(wanted, state)
     if state is None:
         measured = _measured(config, has_test=has_test, display=display)
-        arms = min(_ARMS, len(candidates))
-        if wanted.rounds is not None:
-            plan = plan_by_rounds(counts, wanted.rounds, arms, has_test=has_test)
-        else:
-            assert budget is not None
-            cost = Cost(budget, measured["seconds"], len(candidates))
-            plan = plan_by_budget(counts, cost, arms, has_test=has_test)
-        state = StudyState(base, list(wanted.also), plan, images)
+        plan = _plan(wanted, counts, heads, budget, measured["seconds"], has_test=has_test)
+        state = StudyState(_base(config, plan), list(wanted.also), plan, images)
     else:
-        _check_same(state, base, wanted)
+        _check_same(state, _base(config, state.plan), wanted)
         _check_images(state, images, out)
         _find_model(state, out)
-        _go_on_longer(state, wanted, len(candidates), display)
+        _go_on_longer(state, wanted, heads, display)
+    by_name = {one.name: one for one in candidates_for(counts, state.base, wanted.also)}
     given = (out, state, by_name, counts, has_test, display, budget, wanted.keeps_all)
     return Study(*given, is_new=bool(measured)), measured
+
+
+def _plan(
+    wanted: Wanted,
+    counts: Sequence[int],
+    heads: int,
+    budget: float | None,
+    seconds: float,
+    *,
+    has_test: bool,
+) -> StudyPlan:
+    """Return the plan of a new study, whose first training takes so many seconds."""
+    arms = min(_ARMS, heads)
+    if wanted.rounds is not None:
+        return plan_by_rounds(counts, wanted.rounds, arms, has_test=has_test)
+    assert budget is not None
+    epochs = wanted.config.epochs if wanted.may_shorten else None
+    cost = Cost(budget, seconds, heads)
+    return plan_by_budget(counts, cost, arms, has_test=has_test, epochs=epochs)
+
+
+def _base(config: Config, plan: StudyPlan) -> dict[str, Any]:
+    """Return the choices of all trainings; a plan may have taken fewer epochs than the config."""
+    is_short = plan.epochs is not None and config.epochs == plan.usual_epochs
+    return dump(config) | ({"epochs": plan.epochs} if is_short else {})
 
 
 def _check_apart(config: Config) -> None:
