@@ -462,6 +462,7 @@ def test_runs_further_down_are_named(runs):
     folder.mkdir(parents=True)
     (folder / "status.json").write_text("{}")
     assert "sweep holds runs too, which were not looked at" in compare_in_a_process(runs)
+    assert "not looked at" not in compare_in_a_process(runs, str(runs / "sweep"))
 
 
 def test_csv_file_is_written_beside_the_tables(runs, tmp_path):

@@ -383,6 +383,7 @@ def test_an_own_loss_with_its_default_written_out_is_the_same(here):
         ("good_loss:PolyLoss:epsilo=2", "has no option 'epsilo' .*'epsilon'"),
         ("good_loss:PolyLoss:epsilon=x", "epsilon is 'x': give a number"),
         ("good_loss.PolyLoss", "no loss .* is written module:Class"),
+        ("good_loss", "no loss 'good_loss'.* is written module:Class"),
         ("good_loss:functional", "is no class"),
         ("lsoftmax:margin", "'margin' is not key=value"),
         ("torch.nn:CrossEntropyLoss", r"losses of shape \(\)"),

@@ -186,7 +186,7 @@ BAD = [
     ({"predictions": np.zeros(59, int)}, "predictions are 59 for 60 labels"),
     ({"predictions": np.full(60, 7)}, r"predictions\[0\] is 7: the 5 classes are 0 to 4"),
     ({"ids": range(59)}, "ids are 59, for 60 labels"),
-    ({"ids": [*range(59), 7]}, r"ids\[59\] is '7', as an earlier row is \(the 8th\)"),
+    ({"ids": [*range(59), 7]}, r"ids\[59\] is '7', as an earlier row is \(number 8\)"),
     ({"ids": [*map(str, range(59)), ""]}, r"ids\[59\] is empty"),
     ({"ids": np.linspace(0, 1, 60)}, "ids must be a text or whole number"),
     ({"class_counts": [1, 2, 3]}, "class_counts are of 3 classes, and there are 5"),

@@ -136,7 +136,7 @@ def test_the_end_of_a_training_names_the_best(run, capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "; above: the last, 3" in told
     share = f"{100 * scores.best_on_validation.accuracy:.1f} %"
-    assert f"best on validation: epoch 1, {share} (balanced " in told
+    assert f"epoch 1, the best on validation, has {share} of the test images right" in told
 
 
 def test_a_longer_run_counts_all_its_epochs(run, tmp_path):

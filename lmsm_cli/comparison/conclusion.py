@@ -188,7 +188,7 @@ def _nothing_held(groups: Sequence[Group], key: str, names: Mapping[str, str]) -
     found = [(group, one) for group in groups if (one := group.metrics.get(key))]
     texts = [f"{names[group.label]} has {_mean(one)}" for group, one in found[:_MOST_NAMES]]
     if len(found) > _MOST_NAMES:
-        texts.append(f"and there are {counted(len(found) - _MOST_NAMES, 'other')}")
+        texts.append(f"{len(found) - _MOST_NAMES} more")
     way_out = (
         "train another loss to compare it with"
         if len(groups) == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean, few
@@ -233,7 +234,7 @@ def own_place(name: str) -> str | None:
     place = own.place_of(name, own.LOSSES_GROUP)
     if place is None:
         known = [*KNOWN, *own.offers(own.LOSSES_GROUP)]
-        is_place = any(mark in name for mark in "./\\:")
+        is_place = any(mark in name for mark in "./\\:") or Path(f"{name}.py").is_file()
         way_out = "; a loss of your own is written module:Class" if is_place else ""
         raise ArgumentError(f"no loss {name!r}{did_you_mean(name, known)}{way_out}")
     return place

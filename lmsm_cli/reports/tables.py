@@ -66,8 +66,9 @@ def best_line(scores: ScoresDocument) -> str | None:
     if best is None or best.epoch == scores.epoch:
         return None
     return (
-        f"best on validation: epoch {best.epoch}, {percent(best.accuracy)} % "
-        f"(balanced {percent(best.balanced_accuracy)} %); above: the last, {scores.epoch}"
+        f"epoch {best.epoch}, the best on validation, has {percent(best.accuracy)} % of the test "
+        f"images right (balanced {percent(best.balanced_accuracy)} %); above: the last, "
+        f"{scores.epoch}"
     )
 
 

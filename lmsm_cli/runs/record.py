@@ -188,8 +188,14 @@ def _runs_in(path: Path) -> list[Path]:
 def runs_below(paths: Sequence[Path]) -> list[Path]:
     """Return the folders of runs below those that `find_runs` looks into, which it leaves out."""
     passed = [folder for path in paths if not is_run(path) for folder in sorted(path.iterdir())]
+    looked_into = {path.resolve() for path in paths}
     return [
-        folder for folder in passed if folder.is_dir() and not is_run(folder) and _holds_run(folder)
+        folder
+        for folder in passed
+        if folder.is_dir()
+        and folder.resolve() not in looked_into
+        and not is_run(folder)
+        and _holds_run(folder)
     ]
 
 

@@ -400,7 +400,7 @@ def _ids(values: Any, count: int, refuse: _Refuse) -> tuple[str, ...]:
         if not one or len(one) > _LONGEST:
             refuse("is empty or endless", "ids", row)
         if (first := rows.setdefault(one, row)) != row:
-            refuse(f"is {one!r:.80}, as an earlier row is (the {first + 1:,}th)", "ids", row)
+            refuse(f"is {one!r:.80}, as an earlier row is (number {first + 1:,})", "ids", row)
     return tuple(ids)
 
 
