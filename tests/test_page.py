@@ -395,6 +395,7 @@ def test_report_writes_into_the_run_folder(runs, capsys):
     ("arguments", "code", "message"),
     [
         ([""], 2, "holds 6 runs: give one of them, such as"),
+        ([""], 2, "a page of all of them: lmsm compare "),
         (["0-0", "--out", "none/x.html"], 6, "there is no folder"),
         (["nothing"], 2, "there is no"),
     ],

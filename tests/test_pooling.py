@@ -233,7 +233,9 @@ def test_the_page_of_pooled_folds_says_what_they_are(tmp_path, capsys):
             write_repeat(tmp_path / "runs", set(range(20, 60)), seed=seed, loss=loss)
     page = tmp_path / "page.html"
     assert main(["compare", str(tmp_path / "runs"), "--html", str(page)]) == 0
-    for text in (page.read_text(), capsys.readouterr().out):
+    printed = capsys.readouterr().out
+    assert f"\npage: {page}\n" in printed
+    for text in (page.read_text(), printed):
         said = " ".join(text.split())
         assert "The folds of a repeat share training images" in said
         assert "66.7" in said

@@ -100,7 +100,7 @@ Holm's correction for several rows. The answer stands last.
     prints_csv = csv == Path("-")
     if json + markdown + prints_csv > 1:
         raise LmsmError("--json, --markdown and --csv - each print instead of the tables: give one")
-    from lmsm_cli.commands.console import print_json, stdout_console
+    from lmsm_cli.commands.console import print_json, print_line, stdout_console
     from lmsm_cli.comparison.differences import Question
     from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.comparison.two_way import Over
@@ -121,6 +121,8 @@ Holm's correction for several rows. The answer stands last.
         stdout_console().out(to_csv(comparison), end="")
     else:
         print_comparison(comparison, only_changed=only_changed, markdown=markdown)
+        for line in () if markdown else files.told():
+            print_line(line)
         print_conclusion(comparison, markdown=markdown)
 
 
@@ -139,6 +141,11 @@ class _Files(NamedTuple):
             check_place(file)
         if self.plots:
             check_folder(self.plots, "--plots")
+
+    def told(self) -> list[str]:
+        """Return what was written where."""
+        named = {"numbers": self.csv, "page": self.html, "pictures": self.plots}
+        return [f"{what}: {visible(str(path))}" for what, path in named.items() if path]
 
     def write(self, comparison: "Comparison", records: "Sequence[RunRecord]") -> None:
         """Write them. Raises DiskError."""

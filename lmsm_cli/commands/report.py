@@ -1,5 +1,6 @@
 """`lmsm report`: one run as a page to look at and to send."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,8 @@ lmsm compare RUNS --html FILE.
     from lmsm_cli.runs.folder import check_place
     from lmsm_cli.runs.record import find_runs, only_run, read_run
 
-    (found,) = find_runs([only_run(run)])
+    together = f"lmsm compare {shlex.quote(str(run))} --html page.html"
+    (found,) = find_runs([only_run(run, f"; a page of all of them: {together}")])
     path = out or found / "report.html"
     check_place(path)
     records = [read_run(found)]

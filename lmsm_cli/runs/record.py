@@ -164,14 +164,16 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def only_run(path: Path) -> Path:
+def only_run(path: Path, of_several: str = "") -> Path:
     """Return the run folder that the folder is or directly holds; itself where it holds none.
 
-    Raises LmsmError where it holds several, and for what is no folder.
+    Raises LmsmError where it holds several, with what goes with them, and for what is no folder.
     """
     runs = _runs_in(path)
     if len(runs) > 1:
-        raise LmsmError(f"{path} holds {len(runs)} runs: give one of them, such as {runs[-1]}")
+        raise LmsmError(
+            f"{path} holds {len(runs)} runs: give one of them, such as {runs[-1]}{of_several}"
+        )
     return runs[0] if runs else path
 
 
