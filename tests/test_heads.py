@@ -82,7 +82,14 @@ def test_nothing_is_written_to(spec):
     assert all(torch.equal(a, b) for a, b in zip(before, held, strict=True))
 
 
-CASES = {"zero": 0.0, "zero weight": 2.0, "parallel": 2.0, "opposite": -2.0, "huge": 400.0}
+CASES = {"zero": 0.0, "zero weight": 2.0, "parallel": 2.0, "opposite": -2.0, "across": 2.0}
+# Squares stay within the range of the loss; below 1e-12 a vector has no direction.
+EXTREME = {
+    torch.float16: {"huge": 1e4, "tiny": 1e-7},
+    torch.bfloat16: {"huge": 1e18, "small": 1e-11, "tiny": 1e-30},
+    torch.float32: {"huge": 1e18, "small": 1e-11, "tiny": 1e-30},
+    torch.float64: {"huge": 1e150, "small": 1e-11, "tiny": 1e-30},
+}
 
 
 # a power below 1 is steep where nothing is missing any more
@@ -92,19 +99,32 @@ CASES = {"zero": 0.0, "zero weight": 2.0, "parallel": 2.0, "opposite": -2.0, "hu
         *SPECS,
         "lsoftmax:margin=1.5,anneal=none",
         "lsoftmax:margin=10,anneal=none",
+        "lsoftmax:margin=2.7,margin_on=hard,weight_norm=monotone,feature_norm=3,tau=1,anneal=none",
+        "dbm:max_margin=1.57,margin_power=0",
         "focal:gamma=0.5",
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32, torch.float64])
 def test_finite_everywhere(spec, dtype):
-    """Loss and gradients are finite without an angle, at cosines of +-1, at extreme norms."""
-    for case, scale in {**CASES, "tiny": 1e-30}.items():
-        weight = torch.tensor([[3.0, 4.0], [1.0, -1.0], [0.5, 0.0], [-1.0, 2.0]], dtype=dtype)
+    """Loss and gradients are finite without an angle, at cosines of 0 and +-1, at extreme norms.
+
+    The gradient of a tiny feature at a fixed length is scale / |x|, which float16 may not hold: it
+    is float32's, rounded.
+    """
+    wide = torch.float32 if dtype in HALF else dtype
+    for case, scale in (CASES | EXTREME[dtype]).items():
+        weight = torch.tensor([[3.0, 4.0], [1.0, -1.0], [0.5, 0.0], [-1.0, 2.0]], dtype=wide)
         weight[1] = 0 if case == "zero weight" else weight[1]
         labels = torch.tensor([0, 1, 2])
-        features = scale * (weight[:1].repeat(3, 1) if case == "zero weight" else weight[labels])
-        head = head_with(spec, weight)
+        features = weight[:1].repeat(3, 1) if case == "zero weight" else weight[labels]
+        if case == "across":
+            features = torch.stack([-features[:, 1], features[:, 0]], dim=1)
+        features, head = (scale * features).to(dtype), head_with(spec, weight)
         found = [head.losses(features, labels, 1.0), *gradients(head, features, labels)]
+        if dtype == torch.float16 and case == "tiny":
+            of_float32 = gradients(head, features.float(), labels)[0]
+            assert torch.equal(found[1], of_float32.half())
+            found[1] = of_float32 if head.feature_norm else found[1]
         assert all(values.isfinite().all() for values in found), case
 
 
@@ -426,12 +446,18 @@ def test_prior_strength_is_what_is_in_the_loss(spec, strength):
         ("vs", "prior", lambda n: np.log(n / n.sum())),
         ("ldam", "margins", lambda n: 0.5 * (n.min() / n) ** 0.25),
         ("dbm", "margins", lambda n: 0.1 * n.min() / n),
+        ("dbm:margin_power=0.25", "margins", lambda n: 0.1 * (n.min() / n) ** 0.25),
         ("dbm:tau=0.5", "prior", lambda n: 0.5 * np.log(n / n.sum())),
         ("lsoftmax:tau=0.3,margin=2", "prior", lambda n: 0.3 * np.log(n / n.sum())),
         (
             "lsoftmax:margin=auto",
             "margin",
             lambda n: 1 + 3 * (n**-0.25 - n.max() ** -0.25) / (n.min() ** -0.25 - n.max() ** -0.25),
+        ),
+        (
+            "lsoftmax:margin_power=1",
+            "margin",
+            lambda n: 1 + 3 * (1 / n - 1 / n.max()) / (1 / n.min() - 1 / n.max()),
         ),
     ],
 )
