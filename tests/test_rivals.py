@@ -40,6 +40,18 @@ HAND = [
     ("lsoftmax:margin=2,margin_on=all,anneal=none", RIGHT, [1, 1], math.log(1 + math.e**3)),
     ("lsoftmax:margin=2,margin_on=hard,anneal=none", RIGHT, [1, 1], math.log(1 + 1 / math.e)),
     ("lsoftmax:margin=2,margin_on=hard,anneal=none", ACROSS, [1, 1], math.log(1 + math.e**4)),
+    (
+        "lsoftmax:margin=2,tau=2,anneal=none,weight_norm=free",
+        ACROSS,
+        [3, 1],
+        math.log(1 + math.e**4 / 9),
+    ),
+    (
+        "lsoftmax:margin=2,weight_norm=monotone,anneal=none",
+        [[0, 3], [5, 0]],
+        [2, 1],
+        math.log(1 + math.e**5.4),
+    ),
     ("asoftmax:margin=2,anneal=none", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**4)),
     ("cosface:margin=0.5,scale=4", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**6)),
     (f"arcface:margin={math.pi / 6},scale=4", [[0, 3], [5, 0]], [1, 1], math.log(1 + math.e**6)),
@@ -77,7 +89,8 @@ def test_by_hand(spec, weight, counts, wanted):
     lsoftmax, auto: 1/n is 1/2 between 1/4 and 1, so the margin is 1 + (1/4) / (3/4) = 4/3 and psi
     (90) = cos 120: -1, 2 and 0. Features of length 4: 4 cos 135 = -sqrt 8 and 4. On all images psi
     (60) = cos 120 with |w||x| = 4: -2 and 1; on hard ones the scores 2 and 1 stay, the larger is
-    right; at 90 degrees the image is wrong: psi(90) = -1, -2 and 2.
+    right; at 90 degrees the image is wrong: psi(90) = -1, -2 and 2. With tau 2 and priors 3 to 1
+    it is -2 + 2 ln 3 and 2. Monotone: lengths are 1.3, and 1.4 of the rarer class: -2.6 and 2.8.
     asoftmax, margin 2: psi(90) = -1, |x| = 2, so -2 and 2, whatever the lengths of the weights.
     cosface: 4 (0 - 1/2) = -2 and 4. arcface, 30 degrees: 4 cos 120 = -2 and 4.
     large-margin-in-softmax: scores 0, 0, ln 3; the cross-entropy is ln 5, the others' softmax
@@ -360,6 +373,12 @@ SAME = [
     ("lsoftmax:margin=auto,margin_power=0,anneal=none", "lsoftmax:margin=4,anneal=none"),
     ("lsoftmax:margin=2", "lsoftmax:margin=2,margin_on=all"),
     ("softmax", "lsoftmax:margin=1,margin_on=hard"),
+    ("lsoftmax:margin=3", "lsoftmax:margin=3,tau=0"),
+    ("lsoftmax:margin=1,tau=1.5", "logit-adjusted:tau=1.5"),
+    (  # a shared norm is 1.3 here
+        "dbm:max_margin=0,scale=39",
+        "lsoftmax:margin=1,tau=1,feature_norm=30,weight_norm=shared",
+    ),
     (
         "lsoftmax:margin=auto,margin_min=1.5,margin_max=1.5,anneal=none",
         "lsoftmax:margin=1.5,anneal=none",
@@ -383,6 +402,58 @@ def test_special_cases_are_one_another(one, other):
     """With its margin, exponent or prior switched off, a loss is the one that it extends."""
     features, weight, labels = batch_at()
     assert_same(head_with(one, weight, COUNTS), head_with(other, weight, COUNTS), features, labels)
+
+
+HARD = "lsoftmax:margin=3,anneal=none,weight_norm=free,margin_on"
+
+
+@pytest.mark.parametrize("options", ["", ",tau=1.5", ",feature_norm=7", ",class_chunk=2"])
+@pytest.mark.parametrize(
+    ("is_right", "one", "other"),
+    [
+        (False, f"{HARD}=hard", f"{HARD}=all"),
+        (True, f"{HARD}=hard", "lsoftmax:margin=1"),
+    ],
+    ids=["wrong", "right"],
+)
+def test_the_margin_of_hard_images_is_that_of_all_or_none(is_right, one, other, options):
+    """Images that are all wrong have the margin of all images, those that are right have none."""
+    features, weight, labels = batch_at()
+    # by the plain scores: a prior would call others right
+    chosen = ((features @ weight.T).argmax(dim=1) == labels) == is_right
+    assert 1 < chosen.sum() < len(labels)
+    heads = (head_with(spec + options, weight, COUNTS) for spec in (one, other))
+    assert_same(*heads, features[chosen], labels[chosen])
+
+
+def test_dbm_of_equal_margins_is_arcface_where_the_cosines_are_right():
+    """With margin_power 0 and no prior, images that are right have ArcFace's margin."""
+    features, weight, labels = batch_at()
+    cos = torch.from_numpy(unit(features.numpy()) @ unit(weight.numpy()).T)
+    is_right = cos.argmax(dim=1) == labels
+    assert is_right.sum() > 1
+    dbm_head = head_with("dbm:max_margin=0.4,margin_power=0,tau=0", weight, COUNTS)
+    arcface_head = head_with("arcface:margin=0.4,scale=32", weight)
+    assert_same(dbm_head, arcface_head, features[is_right], labels[is_right])
+    wrong = features[~is_right], labels[~is_right], 1.0
+    assert (dbm_head.losses(*wrong) > arcface_head.losses(*wrong)).all()
+
+
+@pytest.mark.parametrize("options", ["", ",margin_on=hard,tau=1", ",class_chunk=2"])
+def test_features_of_the_length_asked_for_stay_as_they_are(options):
+    """The losses are those without feature_norm, and gradients are but for the part along x."""
+    features, weight, labels = batch_at()
+    features = 7 * torch.nn.functional.normalize(features)
+    found = []
+    for norm in (",feature_norm=7", ""):
+        x = features.clone().requires_grad_()
+        spec = f"lsoftmax:margin=3,anneal=none{norm}{options}"
+        head = head_with(spec, weight, COUNTS)
+        losses = head.losses(x, labels, 1.0)
+        found.append([losses, *torch.autograd.grad(losses.sum(), (x, *head.parameters()))])
+    (own, mine, *rest), (losses, plain, *others) = found
+    along = (plain * features).sum(dim=1, keepdim=True) * features / 49
+    torch.testing.assert_close([own, mine, *rest], [losses, plain - along, *others])
 
 
 @pytest.mark.parametrize("margin", [1, 1.5, 2, 2.7, 4])

@@ -24,6 +24,7 @@ from tests.conftest import (
     head_with,
     plain_state,
 )
+from tests.test_resume import resumed, stopped
 
 COUNTS = [300, 120, 50, 20, 8]
 
@@ -68,6 +69,42 @@ def test_on_cosines_tau_times_the_heads_scale_is_the_plain_tau(spec):
     for tau in (0.0, 0.01, 0.1, 0.7):
         wanted = plain.at(tau * head.scale).of(logits)
         torch.testing.assert_close(scaled.at(tau).of(logits), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exponents"),
+    [
+        (torch.float16, (-22, 0, 13)),
+        *((dtype, (-100, 0, 60)) for dtype in (torch.bfloat16, torch.float32, torch.float64)),
+    ],
+)
+def test_answers_by_hand_at_extreme_features(dtype, exponents):
+    """Class weights of lengths 1 and 3 and features of 5 have scale 10; times 2^e, 10 times 2^e.
+
+    The scores are 5 and 0, 4 and 9, 3 and -12, -5 and 0. The rare class 1 gains tau 10 ln 9, which
+    is 4.39, 6.59 and 15.38: no score less, then the first image's 5, then the third's 15 as well.
+    """
+    features = torch.tensor([[5.0, 0.0], [4.0, 3.0], [3.0, -4.0], [-5.0, 0.0]], dtype=dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    head = head_with("softmax", torch.tensor([[1.0, 0.0], [0.0, 3.0]], dtype=wide))
+    for exponent in exponents:
+        given = features * 2.0**exponent
+        scale = head.score_scale(given).item()
+        assert scale == pytest.approx(10 * 2.0**exponent, rel=1e-12)
+        correction, logits = logit_adjustment([90, 10]).in_units_of(scale), head.logits(given)
+        for tau, wanted in ((0.2, [0, 1, 0, 1]), (0.3, [1, 1, 0, 1]), (0.7, [1, 1, 1, 1])):
+            assert correction.at(tau).of(logits).isfinite().all()
+            assert correction.predict(logits, tau).tolist() == wanted
+
+
+def test_a_resumed_run_is_corrected_as_the_undisturbed_one(run, tmp_path):
+    """Stopped after nine steps and gone on with, a run has the same tau, scale and scores."""
+    left = resumed(stopped(tmp_path, 9, factor=0.05, loss="softmax"))
+    for tau in ("auto", 0.05):
+        found, wanted = (evaluation(path, SilentDisplay(), scaled=tau) for path in (left, run))
+        assert np.array_equal(found.logits, wanted.logits)
+        of_run, told = wanted.scores.to_json(), {"checkpoint": str(left / "checkpoint.pt")}
+        assert found.scores.to_json() == of_run | told
 
 
 def test_the_grid():

@@ -1,5 +1,7 @@
 """The class weights: isotonic regression, and norms that rise with rarity."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,49 @@ def test_rising_norms_of_equal_classes_are_one_shared_norm(chunk):
         found.append([losses, *torch.autograd.grad(losses.sum(), list(head.parameters()))])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one.reshape(other.shape), other)
+
+
+@pytest.mark.parametrize("options", ["", ",margin_on=hard,tau=1", ",class_chunk=2"])
+def test_norms_that_rise_already_are_free_ones(options):
+    """Losses are those of free class weights of these lengths, and gradients are their parts.
+
+    What turns a class weight is the gradient of its direction, the rest that of its norm.
+    """
+    features, weight, labels = batch_at()
+    lengths = torch.tensor([1.0, 1.5, 2.0, 2.5, 3.0], dtype=torch.float64)
+    weight *= lengths[:, None] / weight.norm(dim=1, keepdim=True)
+    found = []
+    for norm in ("monotone", "free"):
+        spec = f"lsoftmax:margin=3,anneal=none,weight_norm={norm}{options}"
+        head = head_with(spec, weight, torch.tensor([500, 100, 50, 10, 2]))
+        if norm == "monotone":
+            head.rising.norms.data = lengths
+        x = features.clone().requires_grad_()
+        losses = head.losses(x, labels, 0.9)
+        slopes = torch.autograd.grad(losses.sum(), (x, *head.parameters()))
+        found.append([head.logits(features), losses, *slopes])
+    (*mine, turning, by_length), (*wanted, free) = found
+    along = (free * weight).sum(dim=1) / lengths
+    torch.testing.assert_close(by_length, along)
+    torch.testing.assert_close(turning, free - along[:, None] * weight / lengths[:, None])
+    torch.testing.assert_close(mine, wanted)
+
+
+def test_a_loss_under_pooled_norms_by_hand():
+    """Norms of 1.6 and, of the rarer class, 1.2 become their mean 1.4: logits of -5.6 and 2.8.
+
+    The image (2, 0) is at 90 degrees to its class weight, and psi(90) = -2. With p for the share of
+    the other class, the slopes by the two lengths are 4 p and 2 p, and each norm has their mean.
+    """
+    weight = torch.tensor([[0.0, 3.0], [5.0, 0.0]], dtype=torch.float64)
+    spec = "lsoftmax:margin=3,weight_norm=monotone,anneal=none"
+    head = head_with(spec, weight, torch.tensor([2, 1]))
+    head.rising.norms.data = torch.tensor([1.6, 1.2], dtype=torch.float64)
+    loss = head(torch.tensor([[2.0, 0.0]], dtype=torch.float64), torch.tensor([0]), 1.0)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(8.4)), rel=1e-12)
+    loss.backward()
+    share = 1 / (1 + math.exp(-8.4))
+    assert head.rising.norms.grad.tolist() == pytest.approx([3 * share] * 2, rel=1e-12)
 
 
 def test_norms_never_fall_with_rarity():
