@@ -105,7 +105,7 @@ class Scores(_Part):
     macro_recall: Share
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[Count, ...], ...] | SparseConfusion
-    """Rows are true classes. `confusion_of` reads both forms."""
+    """Rows are true classes. `confusion_of` of reports/confusion.py reads both forms."""
     groups: dict[str, Share | None]
     top_k: dict[str, Share] = {}
     """k -> share of images; k below the number of classes only."""
@@ -249,59 +249,6 @@ MAIN_DIFFERENCES = sorted(
 )
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """Which class was taken for which: the cells that hold images, of however many classes."""
-
-    num_classes: int
-    cells: Mapping[tuple[int, int], int]
-    """(true class, predicted class) -> images, above 0."""
-
-    def totals(self) -> list[int]:
-        """Return the images of each true class."""
-        totals = [0] * self.num_classes
-        for (true, _), images in self.cells.items():
-            totals[true] += images
-        return totals
-
-    def in_order(self, order: Sequence[int]) -> "Confusion":
-        """Return the confusion of the same classes, numbered as they come in `order`."""
-        places = {number: place for place, number in enumerate(order)}
-        cells = {(places[true], places[guess]): n for (true, guess), n in self.cells.items()}
-        return Confusion(self.num_classes, cells)
-
-    def matrix(self) -> list[list[int]]:
-        """Return all cells, rows = true class; ask for it where there are few classes."""
-        rows = [[0] * self.num_classes for _ in range(self.num_classes)]
-        for (true, guess), images in self.cells.items():
-            rows[true][guess] = images
-        return rows
-
-    def commonest_errors(self, most: int) -> list[tuple[int, int, int, float]]:
-        """Return the largest errors: (true class, predicted class, images, share of the class)."""
-        errors = sorted(
-            (-images, *cell) for cell, images in self.cells.items() if cell[0] != cell[1]
-        )
-        totals = self.totals()
-        return [
-            (true, guess, -images, -images / totals[true]) for images, true, guess in errors[:most]
-        ]
-
-
-def confusion_of(scores: Scores) -> Confusion | None:
-    """Return the confusion, stored dense or sparse; None where it is not one of the classes."""
-    stored, size = scores.confusion, len(scores.per_class)
-    if isinstance(stored, SparseConfusion):
-        counted = zip(stored.rows, stored.columns, stored.counts, strict=True)
-        cells = {(true, guess): n for true, guess, n in counted if n}
-        return Confusion(size, cells) if stored.num_classes == size else None
-    if [len(row) for row in stored] != [size] * size:
-        return None
-    rows = enumerate(stored)
-    cells = {(true, guess): n for true, row in rows for guess, n in enumerate(row) if n}
-    return Confusion(size, cells)
-
-
 def score(
     classes: Sequence[str],
     labels: "NDArray[integer[Any]]",
@@ -371,7 +318,7 @@ def _confusion(
     labels: "NDArray[integer[Any]]", predictions: "NDArray[integer[Any]]", num_classes: int
 ) -> tuple[tuple[int, ...], ...] | SparseConfusion:
     # counted here: scikit-learn's is dense, and warns where all images are of one class
-    from numpy import int64, unique
+    from numpy import int64, unique, zeros
 
     places, counts = unique(labels.astype(int64) * num_classes + predictions, return_counts=True)
     rows, columns = (part.tolist() for part in divmod(places, num_classes))
@@ -382,8 +329,9 @@ def _confusion(
             columns=tuple(columns),
             counts=tuple(counts.tolist()),
         )
-    cells = dict(zip(zip(rows, columns, strict=True), counts.tolist(), strict=True))
-    return tuple(map(tuple, Confusion(num_classes, cells).matrix()))
+    matrix = zeros((num_classes, num_classes), dtype=int64)
+    matrix[rows, columns] = counts
+    return tuple(map(tuple, matrix.tolist()))
 
 
 def _of_probabilities(

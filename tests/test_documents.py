@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import RunError
-from lmsm_cli.metrics import DENSE_CLASSES, confusion_of, score
+from lmsm_cli.metrics import DENSE_CLASSES, score
+from lmsm_cli.reports.confusion import confusion_of
 from lmsm_cli.reports.html.confusions import confusions_of
 from lmsm_cli.reports.plots import plot_confusion
 from lmsm_cli.reports.tables import confusion_table

@@ -10,10 +10,8 @@ from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.errors import DataError
 from lmsm_cli.metrics import (
     METRICS,
-    Confusion,
     Metric,
     balanced_accuracy,
-    by_train_count,
     reliability_bounds,
     score,
     shot_groups,
@@ -159,16 +157,6 @@ def test_json_has_the_keys_of_the_run_folder_and_is_strict():
     )
     row = document["per_class"][0]
     assert " ".join(row) == "name train_count test_count accuracy precision f1"
-
-
-def test_a_confusion_in_another_order_names_the_same_images():
-    """Cell (i, j) of the ordered confusion is that of the i-th and j-th class of the order."""
-    confusion = Confusion(3, {(0, 0): 5, (0, 2): 1, (1, 0): 7, (2, 1): 9})
-    order = by_train_count([4, 90, 30])
-    assert order == [1, 2, 0]
-    matrix, ordered = confusion.matrix(), confusion.in_order(order)
-    assert ordered.matrix() == [[matrix[true][guess] for guess in order] for true in order]
-    assert ordered.totals() == [7, 9, 6]
 
 
 @pytest.mark.parametrize(

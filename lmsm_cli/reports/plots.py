@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from lmsm_cli.errors import visible
 from lmsm_cli.metrics import (
     DENSE_CLASSES,
-    Confusion,
     Scores,
     by_train_count,
-    confusion_of,
     reliability_bounds,
     shot_groups,
 )
+from lmsm_cli.reports.confusion import Confusion, confusion_of
 from lmsm_cli.reports.figures import (
     BLUE,
     GREEN,

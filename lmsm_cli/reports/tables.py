@@ -15,7 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lmsm_cli.errors import counted, listed, visible
-from lmsm_cli.metrics import METRICS, Confusion, Scores, confusion_of, reliability_bounds
+from lmsm_cli.metrics import METRICS, Scores, reliability_bounds
+from lmsm_cli.reports.confusion import Confusion, confusion_of
 from lmsm_cli.runs.documents import EvaluationDocument, ScoresDocument
 
 NOTHING = "-"
