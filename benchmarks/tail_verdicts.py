@@ -20,7 +20,8 @@ from lmsm_cli.comparison.crossed import Strata, paired
 from lmsm_cli.comparison.intervals import CONFIDENCE, Difference, difference, in_points
 from lmsm_cli.comparison.two_way import Estimate, two_way
 from lmsm_cli.comparison.verdicts import holm
-from lmsm_cli.metrics import METRICS, Scores, shot_groups
+from lmsm_cli.metrics import METRICS, Scores
+from lmsm_cli.shot_groups import shot_groups
 
 SHOWN = ("few", "medium", "many", "balanced_accuracy", "accuracy")
 TESTED = ("few", "accuracy")

@@ -1,9 +1,9 @@
 """Scores: everything that is computed from labels and predictions, and the table of metrics.
 
-Every score is scikit-learn's; what is decided here is only which classes a mean runs over and
-which classes are many, medium and few. `METRICS` drives every table, page, sorting and export. To
-add a metric, add a line there: where its value follows from other scores, with a function and
-`derived=True`; where it needs the predictions, with a field of `Scores` that `score` fills.
+Every score is scikit-learn's; what is decided here is only which classes a mean runs over.
+`METRICS` drives every table, page, sorting and export. To add a metric, add a line there: where its
+value follows from other scores, with a function and `derived=True`; where it needs the predictions,
+with a field of `Scores` that `score` fills.
 """
 
 import math
@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmsm_cli.errors import DataError
+from lmsm_cli.shot_groups import shot_groups
 
 if TYPE_CHECKING:
     from numpy import floating, integer
     from numpy.typing import NDArray
-
-# Liu et al. 2019 (OLTR): many-shot > 100, medium-shot 20 to 100, few-shot < 20 training images
-_FIELD_MANY, _FIELD_FEW = 100, 20
-_FIELD_CLASSES = 100
 
 # Guo et al. 2017 (arXiv 1706.04599): 15 bins of equal width
 RELIABILITY_BINS = 15
@@ -388,46 +385,6 @@ def balanced_accuracy(
     from sklearn.metrics import recall_score
 
     return float(recall_score(labels, predictions, labels=unique(labels), average="macro"))
-
-
-def shot_groups(train_counts: Sequence[int | None]) -> dict[str, list[int]]:
-    """Return the class numbers that are many, medium and few; {} where all counts are equal.
-
-    {} too where a count is not known.
-    From 100 classes on by the field's bounds (> 100, 20 to 100, < 20 training images); below by
-    thirds of the classes, where classes with equal counts stay together.
-    """
-    known = [count for count in train_counts if count is not None]
-    if len(set(known)) < 2 or len(known) < len(train_counts):
-        return {}
-    many_from, few_to = _bounds(known)
-    groups: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
-    for number, count in enumerate(known):
-        name = "many" if count >= many_from else "few" if count <= few_to else "medium"
-        groups[name].append(number)
-    return groups
-
-
-def by_train_count(train_counts: Sequence[int | None]) -> list[int]:
-    """Return the class numbers in order of rarity, the commonest first, unknown counts last."""
-    return sorted(range(len(train_counts)), key=lambda number: -(train_counts[number] or 0))
-
-
-def _bounds(train_counts: Sequence[int]) -> tuple[float, float]:
-    """Return the least count of a `many` class and the greatest count of a `few` class."""
-    if len(train_counts) >= _FIELD_CLASSES:
-        return _FIELD_MANY + 1, _FIELD_FEW - 1
-    ordered = sorted(train_counts)
-    third = max(1, len(ordered) // 3)
-    many_from, few_to = ordered[-third], ordered[third - 1]
-    if many_from > few_to:
-        return many_from, few_to
-    # One count fills the middle and both borders: it belongs to the side that has no other count.
-    if few_to == ordered[0]:
-        return few_to + 1, few_to
-    if many_from == ordered[-1]:
-        return many_from, many_from - 1
-    return many_from + 1, few_to - 1
 
 
 def _group_accuracies(per_class: Sequence[ClassScore]) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ PACKAGE = Path(lmsm_cli.__file__).parent
 
 # design: a room may import from itself and from earlier levels, not from others of its own level.
 LEVELS = (
-    ("errors",),
+    ("errors", "shot_groups"),
     ("metrics", "losses", "runtime"),
     ("models", "config"),
     ("data",),

@@ -8,14 +8,7 @@ from sklearn import metrics
 
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.errors import DataError
-from lmsm_cli.metrics import (
-    METRICS,
-    Metric,
-    balanced_accuracy,
-    reliability_bounds,
-    score,
-    shot_groups,
-)
+from lmsm_cli.metrics import METRICS, Metric, balanced_accuracy, reliability_bounds, score
 from lmsm_cli.reports.comparison_tables import comparison_tables
 from lmsm_cli.reports.exports import to_csv
 from lmsm_cli.reports.html.page import page
@@ -112,33 +105,6 @@ def test_class_that_is_never_predicted_has_precision_zero():
     scores = score(["cat", "dog"], np.array([0, 1]), np.array([0, 0]), [1, 1])
     dog = scores.per_class[1]
     assert (dog.accuracy, dog.precision, dog.f1) == (0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("counts", "groups"),
-    [
-        ([50, 30, 20, 15, 9, 8, 7, 6, 5, 4], ([0, 1, 2], [3, 4, 5, 6], [7, 8, 9])),
-        ([500] * 5 + [50] * 5, ([0, 1, 2, 3, 4], [], [5, 6, 7, 8, 9])),
-        ([9, 5, 5, 5, 5, 5], ([0], [], [1, 2, 3, 4, 5])),
-        ([9, 9, 9, 9, 9, 5], ([0, 1, 2, 3, 4], [], [5])),
-        ([9, 5, 5, 5, 5, 1], ([0], [1, 2, 3, 4], [5])),
-        ([9, 9, 9, 5, 3, 1, 1, 1], ([0, 1, 2], [3, 4], [5, 6, 7])),
-        ([1, 9], ([1], [], [0])),
-        (
-            [101] * 40 + [100] * 20 + [20] * 20 + [19] * 20,
-            (list(range(40)), list(range(40, 80)), list(range(80, 100))),
-        ),
-    ],
-    ids=["thirds", "step", "tied-few", "tied-many", "tied-middle", "tied-borders", "two", "field"],
-)
-def test_groups_are_thirds_or_the_fields_bounds_and_ties_stay_together(counts, groups):
-    """10 classes split 3/4/3 by count, 100 at > 100 and < 20 images; equal counts share a group."""
-    assert tuple(shot_groups(counts).values()) == groups
-
-
-def test_equal_counts_make_no_groups():
-    """A balanced set has no many, medium and few classes, however many classes it has."""
-    assert shot_groups([500] * 10) == shot_groups([500] * 100) == {}
 
 
 def test_group_without_classes_is_none():

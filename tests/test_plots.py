@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lmsm_cli.errors import DiskError
-from lmsm_cli.metrics import score, shot_groups
+from lmsm_cli.metrics import score
 from lmsm_cli.reports import plots
 from lmsm_cli.reports.plots import (
     plot_class_distribution,
@@ -19,6 +19,7 @@ from lmsm_cli.reports.plots import (
     plot_training_history,
 )
 from lmsm_cli.runs.documents import EvaluationDocument
+from lmsm_cli.shot_groups import shot_groups
 from tests.synthetic_runs import document, scores_json
 
 pytestmark = pytest.mark.libraries

@@ -11,7 +11,6 @@ from lmsm_cli.comparison.differences import Question
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.records import ClassStatistic, Statistic
 from lmsm_cli.comparison.two_way import Over
-from lmsm_cli.metrics import shot_groups
 from lmsm_cli.reports.rarity import (
     MOST_LINES,
     Arm,
@@ -20,6 +19,7 @@ from lmsm_cli.reports.rarity import (
     class_interval,
     rarity_chart,
 )
+from lmsm_cli.shot_groups import shot_groups
 from tests.synthetic_runs import (
     document,
     images_of,

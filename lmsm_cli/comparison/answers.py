@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmsm_cli.comparison.crossed import Crossed, Strata, crossed, paired, unpaired
 from lmsm_cli.comparison.samples import Sample
-from lmsm_cli.metrics import shot_groups
+from lmsm_cli.shot_groups import shot_groups
 
 Rows = Mapping[Hashable, NDArray[np.integer[Any]]]
 """By seed: how many of the runs that are taken together had each image right, (N,)."""

@@ -33,7 +33,8 @@ from lmsm_cli.comparison.verdicts import (
     holm,
     undertrained,
 )
-from lmsm_cli.metrics import METRICS, ClassScore, Scores, shot_groups
+from lmsm_cli.metrics import METRICS, ClassScore, Scores
+from lmsm_cli.shot_groups import shot_groups
 
 _HINTS = {
     Remark.FEW_STEPS: f"fewer than {FEWEST_STEPS} training steps",

@@ -24,8 +24,8 @@ from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.near_copies import MOST_IMAGES, near_copies
 from lmsm_cli.data.splits import Data, DataAtHand, pictures_of
 from lmsm_cli.errors import few
-from lmsm_cli.metrics import by_train_count, shot_groups
 from lmsm_cli.runtime.display import Display
+from lmsm_cli.shot_groups import by_train_count, shot_groups
 
 
 @dataclass(frozen=True)

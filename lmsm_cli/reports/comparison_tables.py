@@ -13,7 +13,7 @@ from rich.text import Text
 from lmsm_cli.comparison.conclusion import common_remarks
 from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.comparison.records import Comparison, Group, Statistic, Unscored
-from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, Metric, shot_groups
+from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, Metric
 from lmsm_cli.reports.tables import (
     NOTHING,
     OF_THE_RAREST,
@@ -24,6 +24,7 @@ from lmsm_cli.reports.tables import (
     whole_width,
 )
 from lmsm_cli.reports.verdicts import need_text, verdict_style, verdict_text
+from lmsm_cli.shot_groups import shot_groups
 
 # Of more groups, the accuracies per class are no table that anyone reads.
 _MOST_GROUPS = 20

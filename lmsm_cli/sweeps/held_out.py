@@ -11,8 +11,8 @@ from lmsm_cli.comparison.crossed import Strata, paired
 from lmsm_cli.comparison.sequential import Standing
 from lmsm_cli.comparison.two_way import FEWEST_IMAGES, Over, components, two_way
 from lmsm_cli.errors import RunError
-from lmsm_cli.metrics import shot_groups
 from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.shot_groups import shot_groups
 
 
 @dataclass(frozen=True, eq=False)

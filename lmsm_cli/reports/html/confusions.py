@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmsm_cli.metrics import Scores, by_train_count
+from lmsm_cli.metrics import Scores
 from lmsm_cli.reports.confusion import Confusion, confusion_of
 from lmsm_cli.reports.html.tables import GroupRow
 from lmsm_cli.reports.tables import MATRIX_CLASSES
+from lmsm_cli.shot_groups import by_train_count
 
 _CONFUSIONS_SHOWN = 20
 
