@@ -18,9 +18,10 @@ from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.samples import usual_setting
 from lmsm_cli.data.identity import Part
 from lmsm_cli.errors import CheckpointError, LmsmError, did_you_mean, listed
-from lmsm_cli.metrics import Scores, score
+from lmsm_cli.metrics import Scores
 from lmsm_cli.runs.images import PREDICTIONS, check_scored
 from lmsm_cli.runs.record import RunRecord, find_runs, read_run
+from lmsm_cli.scoring import score
 
 ADJUST = "adjust"
 

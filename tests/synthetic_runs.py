@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from lmsm_cli.data.identity import DIGEST_BYTES, PARTS, ImagesRecord, as_digests
-from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import Predictions, write_images, write_predictions
 from lmsm_cli.runs.record import find_runs, read_run
+from lmsm_cli.scoring import score
 
 CONFIG = {
     "dataset": "digits",

@@ -10,10 +10,10 @@ from lmsm_cli.comparison.crossed import Strata, paired
 from lmsm_cli.comparison.differences import Question
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.two_way import Over, two_way
-from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import Status
 from lmsm_cli.runs.images import Predictions
 from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.scoring import score
 from tests.synthetic_runs import document
 
 NAMES = ("cat", "dog", "frog")

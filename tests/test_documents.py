@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lmsm_cli.config import Config, dump_yaml
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import RunError
-from lmsm_cli.metrics import DENSE_CLASSES, score
+from lmsm_cli.metrics import DENSE_CLASSES
 from lmsm_cli.reports.confusion import confusion_of
 from lmsm_cli.reports.html.confusions import confusions_of
 from lmsm_cli.reports.plots import plot_confusion
@@ -33,6 +33,7 @@ from lmsm_cli.runs.documents import (
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.files import LARGEST_TEXT
+from lmsm_cli.scoring import score
 
 DIGEST = "0123456789abcdef" * 2
 # name -> classes, labels, predictions

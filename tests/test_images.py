@@ -8,11 +8,11 @@ import pytest
 
 from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.errors import CheckpointError
-from lmsm_cli.metrics import score
 from lmsm_cli.runs import images
 from lmsm_cli.runs.documents import ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import RunRecord, read_run
+from lmsm_cli.scoring import score
 
 # Of a file in the directory of a zip archive: where its version and flags stand.
 _VERSION, _FLAGS = 6, 8

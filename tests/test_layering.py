@@ -17,7 +17,7 @@ PACKAGE = Path(lmsm_cli.__file__).parent
 LEVELS = (
     ("errors", "shot_groups"),
     ("metrics", "losses", "runtime"),
-    ("models", "config"),
+    ("scoring", "models", "config"),
     ("data",),
     ("runs",),
     ("distributed", "comparison"),

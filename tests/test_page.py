@@ -15,9 +15,9 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.records import Unscored
 from lmsm_cli.errors import DiskError
-from lmsm_cli.metrics import score
 from lmsm_cli.reports.html.page import page, write_page
 from lmsm_cli.runs.folder import RunFolder, check_place
+from lmsm_cli.scoring import score
 from tests.synthetic_runs import metrics_of, records_in, scores_of, write_run, write_runs
 
 VOID = {"meta", "link", "img", "wbr", "br"}

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from lmsm_cli.metrics import METRICS, score
+from lmsm_cli.metrics import METRICS
 from lmsm_cli.reports.figures import spread
 from lmsm_cli.reports.html import svg
 from lmsm_cli.reports.html.charts import Series, curve_chart, merged_bins
@@ -16,6 +16,7 @@ from lmsm_cli.reports.html.pictures import embedded
 from lmsm_cli.reports.html.rarity import rarity_picture
 from lmsm_cli.reports.html.tables import seeds_text, written
 from lmsm_cli.reports.rarity import arm_of_run, rarity_chart
+from lmsm_cli.scoring import score
 from tests.synthetic_runs import document, scores_json
 
 

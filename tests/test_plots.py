@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from lmsm_cli.errors import DiskError
-from lmsm_cli.metrics import score
 from lmsm_cli.reports import plots
 from lmsm_cli.reports.plots import (
     plot_class_distribution,
@@ -19,6 +18,7 @@ from lmsm_cli.reports.plots import (
     plot_training_history,
 )
 from lmsm_cli.runs.documents import EvaluationDocument
+from lmsm_cli.scoring import score
 from lmsm_cli.shot_groups import shot_groups
 from tests.synthetic_runs import document, scores_json
 
@@ -297,7 +297,7 @@ def test_reports_need_neither_torch_nor_pyplot():
     code = """
 import sys
 import lmsm_cli.reports.plots, lmsm_cli.reports.tables
-import lmsm_cli.metrics, lmsm_cli.commands.compare, lmsm_cli.commands.console, lmsm_cli.runs.folder
+import lmsm_cli.scoring, lmsm_cli.commands.compare, lmsm_cli.commands.console, lmsm_cli.runs.folder
 assert not {"torch", "matplotlib", "sklearn", "numpy"} & set(sys.modules)
 import lmsm_cli.comparison.grouping, lmsm_cli.reports.rarity_plot
 assert not {"torch", "matplotlib", "sklearn"} & set(sys.modules)

@@ -10,8 +10,8 @@ from lmsm_cli.comparison.crossed import Strata, paired
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.two_way import two_way
 from lmsm_cli.data.identity import split_digest
-from lmsm_cli.metrics import score
 from lmsm_cli.runs.images import Predictions, write_predictions
+from lmsm_cli.scoring import score
 from tests.synthetic_runs import images_of, records_in, write_run
 
 CLASSES = ("cat", "dog")

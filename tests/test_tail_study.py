@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmsm_cli.metrics import score
 from lmsm_cli.runs.images import PREDICTIONS, read_images_record, read_predictions
+from lmsm_cli.scoring import score
 from tests.conftest import BENCHMARKS
 from tests.synthetic_runs import ENVIRONMENT, images_of, write_predicting_run
 

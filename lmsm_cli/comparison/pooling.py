@@ -19,10 +19,11 @@ from lmsm_cli.comparison.data_sets import IMAGE_KEYS
 from lmsm_cli.comparison.records import Unscored
 from lmsm_cli.comparison.samples import key_of, setting_of, spelled_alike
 from lmsm_cli.data.identity import ImagesRecord
-from lmsm_cli.metrics import Training, score
+from lmsm_cli.metrics import Training
 from lmsm_cli.runs.documents import Images, ScoresDocument
 from lmsm_cli.runs.images import Predictions
 from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.scoring import score
 
 # What tells the folds of a repeat, and the repeats, apart.
 _DRAWN = ("fold", "split_seed")

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from lmsm_cli.data.identity import Digests, ImagesRecord
 from lmsm_cli.errors import DataError, listed
-from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import Images, ScoresDocument
 from lmsm_cli.runs.images import PREDICTIONS, Predictions
 from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.runs.results import digests_of, is_digest
+from lmsm_cli.scoring import score
 
 _MOST_NAMES = 3
 _Order = NDArray[np.int64]

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsm_cli.errors import DivergedError, LmsmError
-from lmsm_cli.metrics import balanced_accuracy
 from lmsm_cli.models.affine import Affine
 from lmsm_cli.runs.documents import Method
+from lmsm_cli.scoring import balanced_accuracy
 
 # Values of tau that `choose_tau` tries in each unit: 0, 0.05, 0.1, ...
 _STEPS = 20

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.metrics import balanced_accuracy
+from lmsm_cli.scoring import balanced_accuracy
 
 
 def confidence_for(probabilities: NDArray[np.floating[Any]], share: float) -> float:

@@ -19,7 +19,7 @@ from lmsm_cli.inference.correction import RequestedCorrection, check, made, need
 from lmsm_cli.inference.coverage import answered_above, confidence_for
 from lmsm_cli.inference.own_images import HeldOut, logits_of, own_images, with_labels_of
 from lmsm_cli.inference.trained import Correction, Trained, read_trained
-from lmsm_cli.metrics import Scores, score
+from lmsm_cli.metrics import Scores
 from lmsm_cli.runs.documents import (
     Adjustment,
     Coverage,
@@ -30,6 +30,7 @@ from lmsm_cli.runs.documents import (
 from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runtime.device import Runtime, choose_runtime
 from lmsm_cli.runtime.display import Display, WarningLog
+from lmsm_cli.scoring import score
 from lmsm_cli.training.evaluate import answers, features_of
 
 # The predicted classes (N,) and the probabilities (N, C) of images.

@@ -29,7 +29,7 @@ from lmsm_cli.inference.correction import (
 )
 from lmsm_cli.inference.own_images import HeldOut
 from lmsm_cli.inference.trained import Correction, Trained, read_trained
-from lmsm_cli.metrics import Training, balanced_accuracy
+from lmsm_cli.metrics import Training
 from lmsm_cli.runs import checkpoint, own_code
 from lmsm_cli.runs.documents import Images, ScoresDocument, build
 from lmsm_cli.runs.folder import RunFolder
@@ -37,6 +37,7 @@ from lmsm_cli.runs.images import write_predictions
 from lmsm_cli.runs.start import check_start
 from lmsm_cli.runtime.display import Display, WarningLog
 from lmsm_cli.runtime.signals import ignore_sighup
+from lmsm_cli.scoring import balanced_accuracy
 from lmsm_cli.training.evaluate import scores_and_scale_of
 from lmsm_cli.training.features import as_features
 from lmsm_cli.training.finish import draw_plots, net_facts, score_images, status_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsm_cli.errors import visible
-from lmsm_cli.metrics import DENSE_CLASSES, Scores, reliability_bounds
+from lmsm_cli.metrics import DENSE_CLASSES, Scores
 from lmsm_cli.reports.confusion import Confusion, confusion_of
 from lmsm_cli.reports.figures import (
     BLUE,
@@ -27,6 +27,7 @@ from lmsm_cli.reports.figures import (
     save_figure,
 )
 from lmsm_cli.reports.tables import judged_images
+from lmsm_cli.scoring import reliability_bounds
 from lmsm_cli.shot_groups import by_train_count, shot_groups
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from lmsm_cli.comparison.intervals import CONFIDENCE, FEWEST_SEEDS
 from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
 from lmsm_cli.comparison.two_way import Over, two_way
 from lmsm_cli.errors import listed
-from lmsm_cli.metrics import Scores, mean_of
+from lmsm_cli.metrics import Scores
 from lmsm_cli.reports.rarity_places import Dot, Interval, Line, Places, RarityChart
 from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.scoring import mean_of
 from lmsm_cli.shot_groups import shot_groups
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lmsm_cli.errors import counted, listed, visible
-from lmsm_cli.metrics import METRICS, Scores, reliability_bounds
+from lmsm_cli.metrics import METRICS, Scores
 from lmsm_cli.reports.confusion import Confusion, confusion_of
 from lmsm_cli.runs.documents import EvaluationDocument, ScoresDocument
+from lmsm_cli.scoring import reliability_bounds
 
 NOTHING = "-"
 OF_THE_RAREST = "the margin of margin=auto is that of the rarest class; commoner classes have less"

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from lmsm_cli.data.identity import PARTS, Digests, ImagesRecord, as_digests, digest
 from lmsm_cli.errors import ArgumentError, LmsmError, listed, visible
-from lmsm_cli.metrics import score
 from lmsm_cli.runs.documents import Images, ScoresDocument
 from lmsm_cli.runs.images import MOST_LOGITS, Predictions
 from lmsm_cli.runs.record import OUTSIDE
+from lmsm_cli.scoring import score
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _NUMERAL = re.compile(r"\s*-?\d+(\.0*)?\s*")

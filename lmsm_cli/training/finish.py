@@ -21,7 +21,7 @@ from lmsm_cli.errors import (
     StoppedError,
     counted,
 )
-from lmsm_cli.metrics import Scores, score
+from lmsm_cli.metrics import Scores
 from lmsm_cli.reports import plots
 from lmsm_cli.reports.rarity import arm_of_run
 from lmsm_cli.reports.rarity_plot import plot_accuracy_by_training_images
@@ -32,6 +32,7 @@ from lmsm_cli.runs.images import MOST_LOGITS, Predictions
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.runtime.signals import Terminated
+from lmsm_cli.scoring import score
 from lmsm_cli.training.evaluate import answers, features_of, scores_of
 from lmsm_cli.training.features import as_features, stay_the_same
 from lmsm_cli.training.loop import Trainer

@@ -28,7 +28,6 @@ from lmsm_cli.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from lmsm_cli.distributed.sync_batch_norm import convert_sync_batchnorm
 from lmsm_cli.errors import DivergedError, LmsmError
 from lmsm_cli.losses.class_weights import loss_weights, weights_by_name
-from lmsm_cli.metrics import balanced_accuracy
 from lmsm_cli.models.backbones import first_non_finite
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs.contents import Position
@@ -36,6 +35,7 @@ from lmsm_cli.runtime.cuda_graph import side_stream
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.display import Epoch, EpochStats, RunningMetrics, Step
 from lmsm_cli.runtime.memory import memory_told
+from lmsm_cli.scoring import balanced_accuracy
 from lmsm_cli.training.averaging import WeightAverage
 from lmsm_cli.training.collapse import Start, collapse_warnings, has_learned
 from lmsm_cli.training.evaluate import mean_cross_entropy, scores_of

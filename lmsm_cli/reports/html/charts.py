@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from lmsm_cli.comparison.intervals import Difference
-from lmsm_cli.metrics import ReliabilityBin, reliability_bounds
+from lmsm_cli.metrics import ReliabilityBin
 from lmsm_cli.reports.figures import spread
 from lmsm_cli.reports.html import svg
 from lmsm_cli.reports.html.curves import Point
 from lmsm_cli.reports.verdicts import in_words
+from lmsm_cli.scoring import reliability_bounds
 
 # More numbers at the ends of lines cannot be kept apart.
 _NAMED_LINES = 12

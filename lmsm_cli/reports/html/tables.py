@@ -10,11 +10,12 @@ from lmsm_cli.comparison.conclusion import common_remarks
 from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
 from lmsm_cli.errors import few
-from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, ClassScore, Metric, Scores, mean_of
+from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, ClassScore, Metric, Scores
 from lmsm_cli.reports.comparison_tables import known_counts
 from lmsm_cli.reports.html.svg import MINUS, style_of
 from lmsm_cli.reports.tables import NOTHING
 from lmsm_cli.reports.verdicts import in_words, need_text, verdict_text
+from lmsm_cli.scoring import mean_of
 from lmsm_cli.shot_groups import shot_groups
 
 # Of more classes in one of many, medium and few the rest are counted.
