@@ -9,6 +9,7 @@ import typer
 from lmsm_cli.commands.console import print_json, print_line, stdout_console
 from lmsm_cli.commands.options import (
     ConfigFile,
+    DataSet,
     Preset,
     Quiet,
     check_picture,
@@ -38,13 +39,6 @@ _FLAGS = (
 # What is told of a training on the data; the first is of class folders alone.
 _PLAN = ("image_size", "model", "pretrained", "augment", "batch_size", "epochs", "optimizer", "lr")
 
-_What = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="A folder of class folders, a list of image files, or the name of a data set.",
-    ),
-]
 _Plot = Annotated[
     Path | None,
     value("FILE", "Draw the images of each class, with samples, into a png, pdf or svg file."),
@@ -61,7 +55,7 @@ _Json = Annotated[bool, switch("--json", "Print what was found as JSON.")]
 )
 def data(
     *,
-    what: _What,
+    what: DataSet,
     preset: Preset = None,
     config: ConfigFile = None,
     plot: _Plot = None,

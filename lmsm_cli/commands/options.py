@@ -64,6 +64,13 @@ Margin = Annotated[
         "Loss",
     ),
 ]
+DataSet = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of class folders, a list of image files, or the name of a data set.",
+    ),
+]
 Checkpoint = Annotated[
     Path,
     typer.Argument(

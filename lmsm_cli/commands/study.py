@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from lmsm_cli.commands.console import print_json, print_line, stderr_console, stdout_console
 from lmsm_cli.commands.data import dataset_named
 from lmsm_cli.commands.options import (
+    DataSet,
     Json,
     Quiet,
     Verbose,
@@ -39,13 +38,6 @@ _FLAGS = (
 # Who gives one of these has her own schedule, which is kept.
 _TIMED = ("epochs", "schedule", "warmup")
 
-_What = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="A folder of class folders, a list of image files, or the name of a data set.",
-    ),
-]
 _Budget = Annotated[
     str | None,
     value("TIME", "How long it may take, as in 30m or 2h. (default: 30m, or as before)", "Study"),
@@ -81,7 +73,7 @@ _DryRun = Annotated[
 @with_flags_of(_FLAGS, out="Folder of the study. (default: runs/study-DATA)")
 def study(
     *,
-    what: _What,
+    what: DataSet,
     budget: _Budget = None,
     rounds: _Rounds = None,
     also: _Also = None,
