@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
 from lmsm_cli.sweeps.study_display import StudyDisplay, StudyIndex
 from lmsm_cli.sweeps.study_plan import MOST_PAIRS, OUT_OF_TIME, StudyState
-from lmsm_cli.sweeps.study_runs import ORIGIN, heads_on, planned, round_of, whole_choices
+from lmsm_cli.sweeps.study_runs import ORIGIN, Trainings
 from lmsm_cli.sweeps.study_verdict import (
     Pairs,
     Verdict,
@@ -116,27 +116,19 @@ class Study:
 
     def records(self) -> list[RunRecord]:
         """Return the runs that the answer rests on: the pairs, else those of the rounds."""
-        index, result = RunIndex(self.out), self.state.result or {}
+        found, result = partial(_found, index=RunIndex(self.out)), self.state.result or {}
         if pairs := result.get("pairs"):
             names = (BASELINE, result["verdict"]["arm"])
             return [
                 one
                 for name in names
                 for seed in range(pairs)
-                for one in self._found_on_all_images(name, seed, index)
+                for one in self._trainings.on_all_images(name, seed, found, found)
             ]
         names = (BASELINE, *(self.state.arms or ()))
         rounds = range(self.state.plan.rounds)
         plan = [run for name in names for number in rounds for run in self._plan_of(name, number)]
-        return _found(plan, index)
-
-    def _found_on_all_images(self, name: str, seed: int, index: RunIndex) -> list[RunRecord]:
-        """Return the run of an arm on all training images, if it is there."""
-        found = _found([self._net_on_all_images(name, seed)], index)
-        candidate = self.candidates.get(name)
-        if candidate is not None and candidate.whole is None and found:
-            return _found(self._heads_on(found, candidate), index)
-        return found
+        return found(plan)
 
     def folders(self) -> list[Path]:
         """Return the folders of the study's runs; others may lie beside them."""
@@ -145,17 +137,13 @@ class Study:
         # a study that ended before this was noted has all
         return [path for path, one in known.items() if one in own or (one and not own)]
 
+    @property
+    def _trainings(self) -> Trainings:
+        return Trainings(self.state.base, self.candidates, self.has_test)
+
     def _plan_of(self, name: str, number: int) -> list[PlannedRun]:
         """Return an arm's whole trainings of a round; nothing where it has none of its own."""
-        choices = whole_choices(self.candidates.get(name))
-        if choices is None:
-            return []
-        drawn: dict[str, Any] = {"test_from": "training"} if self.has_test else {}
-        base = self.state.base | drawn
-        return round_of(base, number, self.state.plan.folds, choices, name)
-
-    def _heads_on(self, nets: Sequence[RunRecord], one: Candidate) -> list[PlannedRun]:
-        return heads_on(nets, one, self.state.base)
+        return self._trainings.of_round(name, number, self.state.plan.folds)
 
     def _to_the_end(self) -> dict[str, Any]:
         self._round_of(BASELINE, 0)
@@ -229,7 +217,7 @@ class Study:
         """Train an arm's nets of a round, and return their answers. Raises RunError."""
         plan = self._plan_of(name, number)
         if not plan:
-            plan = self._heads_on(self._runs[BASELINE][number], self.candidates[name])
+            plan = self._trainings.heads_on(self._runs[BASELINE][number], self.candidates[name])
         records = self._trained(plan)
         self._runs.setdefault(name, []).append(records)
         return answered(records)
@@ -286,12 +274,13 @@ class Study:
 
     def _has_raced(self, one: Candidate) -> bool:
         """Return whether a candidate's last layers are there already, as after a kill."""
-        found = self._index.status(self._heads_on(self._runs[BASELINE][0], one))
+        found = self._index.status(self._trainings.heads_on(self._runs[BASELINE][0], one))
         return all(run.state == "completed" for run in found)
 
     def _raced(self, one: Candidate) -> Answered:
         """Return the answers of a candidate as last layers on softmax's nets. Raises RunError."""
-        return answered(self._trained(self._heads_on(self._runs[BASELINE][0], one), counts=False))
+        plan = self._trainings.heads_on(self._runs[BASELINE][0], one)
+        return answered(self._trained(plan, counts=False))
 
     def _standings(self) -> dict[str, Standing]:
         if self._question is None:
@@ -423,7 +412,7 @@ class Study:
         """Return whether another pair fits into the budget; one that is there is never lost."""
         if self.budget is None:
             return True
-        nets = [self._net_on_all_images(name, seed) for name in (BASELINE, arm)]
+        nets = [self._trainings.net_on_all_images(name, seed) for name in (BASELINE, arm)]
         if all(one.state == "completed" for one in self._index.status(nets)):
             return True
         return self._spent() + usual_seconds <= self.budget
@@ -449,16 +438,9 @@ class Study:
 
         Raises RunError where that fails.
         """
-        (record,) = self._trained([self._net_on_all_images(name, seed)])
-        candidate = self.candidates.get(name)
-        if candidate is not None and candidate.whole is None:
-            (record,) = self._trained(self._heads_on([record], candidate), counts=False)
+        heads = partial(self._trained, counts=False)
+        (record,) = self._trainings.on_all_images(name, seed, self._trained, heads)
         return record
-
-    def _net_on_all_images(self, name: str, seed: int) -> PlannedRun:
-        """Return an arm's whole training; softmax's, where the arm is a last layer on that."""
-        choices = dict(whole_choices(self.candidates.get(name)) or {})
-        return planned(self.state.base | {"seed": seed} | choices, f"{name}, seed {seed}")
 
     def _final_model(self, name: str) -> dict[str, Any]:
         """Return the chosen arm's run on all training images, and its file."""
