@@ -12,8 +12,7 @@ import pytest
 
 from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
-from lmsm_cli.comparison.sequential import Standing, looks_at
-from lmsm_cli.comparison.two_way import Share
+from lmsm_cli.comparison.sequential import looks_at
 from lmsm_cli.errors import LmsmError, RunError
 from lmsm_cli.inference import export
 from lmsm_cli.reports.study import study_sentence
@@ -651,27 +650,6 @@ def test_nothing_is_decided_twice(tmp_path):
     longer.note(tmp_path)
     assert longer.result is None
     assert read_state(tmp_path) == longer
-
-
-@pytest.mark.parametrize(
-    ("variance", "goes_on", "settled"),
-    [
-        ({"a": 0.01, "b": 1e-6}, True, {"b": "better"}),  # a is ahead, and may yet be told
-        ({"a": 100.0, "b": 1e-6}, False, {"b": "better"}),  # it has no chance of that
-        ({"a": 1e-6, "b": 1e-6}, False, {"a": "better", "b": "better"}),
-        ({"a": 1e-6, "b": 0.01}, False, {"a": "better"}),
-    ],
-)
-def test_a_study_does_not_end_with_the_second_best(monkeypatch, variance, goes_on, settled):
-    """Where the arm that is further ahead is not told yet, and will perhaps be."""
-    one = simulated(np.random.default_rng(3), effect=0.0, rounds=5, test_images=0)
-    one.state.arms, one.candidates = ["a", "b"], dict.fromkeys("ab")
-    mean = {"a": 0.4, "b": 0.2}
-    found = {name: Standing(mean[name], (Share(variance[name], 2.0),)) for name in "ab"}
-    monkeypatch.setattr(one, "_standings", lambda: found)
-    assert one._look(3) is goes_on
-    assert one._settled == settled
-    assert one._look(5) is not (one._settled.get("a") == "better")
 
 
 @pytest.mark.parametrize("fails", [("arm 0",), tuple(f"arm {number}" for number in range(10))])

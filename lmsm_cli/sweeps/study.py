@@ -7,7 +7,6 @@ the test images decide, once. Else the held-out images do, with a level for all 
 trainings are ordinary runs, found again in their folders, so a study continues after anything.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from lmsm_cli.comparison.intervals import FEWEST_SEEDS
-from lmsm_cli.comparison.sequential import ALPHA, Standing, chance_to_tell, told_at
 from lmsm_cli.comparison.two_way import Over
 from lmsm_cli.errors import RunError, StoppedError, listed
 from lmsm_cli.runs import checkpoint
@@ -29,6 +27,7 @@ from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
 from lmsm_cli.sweeps.study_display import StudyDisplay, StudyIndex
 from lmsm_cli.sweeps.study_plan import MOST_PAIRS, OUT_OF_TIME, StudyState
 from lmsm_cli.sweeps.study_runs import ORIGIN, Trainings
+from lmsm_cli.sweeps.study_standings import Standings, leader_of, look_at, told_better
 from lmsm_cli.sweeps.study_verdict import (
     Pairs,
     Verdict,
@@ -37,8 +36,6 @@ from lmsm_cli.sweeps.study_verdict import (
 )
 from lmsm_cli.sweeps.sweep import run_plan, unreadable
 
-# An arm that has less chance to be told by the last look is not worth the time.
-_HOPELESS = 0.1
 # Reading, testing and writing beside a training's own seconds.
 _OVERHEAD = 1.15
 # The share of a budget after which no more candidate joins the race.
@@ -63,7 +60,6 @@ class Study:
     keeps_all: bool = False
     is_new: bool = False
     """Whether it was planned here and now, and nothing of it is written yet."""
-    _rounds: dict[str, list[Answered]] = field(default_factory=dict)
     _runs: dict[str, list[list[RunRecord]]] = field(default_factory=dict)
     """By arm, of each round, the run folders of its folds."""
     _pairs: Pairs | None = None
@@ -71,9 +67,13 @@ class Study:
     _settled: dict[str, str] = field(default_factory=dict)
     _dropped: dict[str, str] = field(default_factory=dict)
     """The arms that could not be trained, and why."""
-    _question: Question | None = None
     _begun: float = field(default_factory=time.monotonic)
     _spent_before: float = 0.0
+
+    @cached_property
+    def _standings(self) -> Standings:
+        # where no test images decide, the images are chance too
+        return Standings(self.counts, Over.SEEDS if self.has_test else Over.BOTH)
 
     @cached_property
     def _index(self) -> StudyIndex:
@@ -99,33 +99,19 @@ class Study:
 
     def standing_text(self) -> str:
         """Return where the arms stand, in a line."""
-        found = self._standings()
-        if not found:
-            return "no round is done yet"
-        done = len(self._rounds[BASELINE])
-        texts = [f"{name} {_points(one)}" for name, one in found.items()]
-        return f"after round {done} of {self.state.plan.rounds}: {', '.join(texts)}"
-
-    def _leader_text(self) -> str:
-        """Return who leads by how much, for the bar; nothing before the first round is done."""
-        found = self._standings()
-        if not found:
-            return ""
-        name = _leader_of(found)
-        return f"{name} {_points(found[name])}"
+        return self._standings.text(self._arms, self.state.plan.rounds)
 
     def records(self) -> list[RunRecord]:
         """Return the runs that the answer rests on: the pairs, else those of the rounds."""
         found, result = partial(_found, index=RunIndex(self.out)), self.state.result or {}
         if pairs := result.get("pairs"):
-            names = (BASELINE, result["verdict"]["arm"])
             return [
                 one
-                for name in names
+                for name in (BASELINE, result["verdict"]["arm"])
                 for seed in range(pairs)
                 for one in self._trainings.on_all_images(name, seed, found, found)
             ]
-        names = (BASELINE, *(self.state.arms or ()))
+        names = (BASELINE, *self._arms)
         rounds = range(self.state.plan.rounds)
         plan = [run for name in names for number in rounds for run in self._plan_of(name, number)]
         return found(plan)
@@ -161,7 +147,7 @@ class Study:
             "question": self.question.key,
             "settled": self._settled,
             "dropped": self._dropped,
-            "held_out": self._table(),
+            "held_out": self._standings.table(self._arms),
             "verdict": verdict.to_json(),
             "model": model,
         }
@@ -183,20 +169,24 @@ class Study:
     @property
     def question(self) -> Question:
         """What is asked, of the held-out images."""
-        assert self._question is not None
-        return self._question
+        return self._standings.question
+
+    @property
+    def _arms(self) -> Sequence[str]:
+        """Those that are trained whole, but for softmax; none before the race is done."""
+        return self.state.arms or ()
 
     def _open(self) -> list[str]:
         """Return the arms that are still trained: all but those that are worse, or failed."""
         return [
             name
-            for name in self.state.arms or ()
+            for name in self._arms
             if self._settled.get(name) != "worse" and name not in self._dropped
         ]
 
     def _round_of(self, name: str, number: int) -> None:
         """Complete an arm's trainings of a round, and read its answers."""
-        if len(self._rounds.get(name, ())) > number:
+        if self._standings.done(name) > number:
             return
         try:
             found = self._answers_of(name, number)
@@ -205,9 +195,7 @@ class Study:
                 raise
             self._leave_out(name, str(error))
             return
-        self._rounds.setdefault(name, []).append(found)
-        if self._question is None:
-            self._question = Question.of(found.labels, self.counts)
+        self._standings.add(name, found)
 
     def _leave_out(self, name: str, reason: str) -> None:
         self._dropped[name] = reason
@@ -235,7 +223,7 @@ class Study:
         index = self._index
         self.state.planned = sorted({*self.state.planned, *(run.config_hash for run in plan)})
         index.display.bar = (done, whole) if counts else None
-        index.display.standing = self._leader_text()
+        index.display.standing = self._standings.leader_text(self._arms)
         failures = run_plan(plan, index, with_plots=False)
         found = index.status(plan)
         failures += unreadable(found, failures)
@@ -261,7 +249,7 @@ class Study:
                 self._leave_out(one.name, str(error))
         self.display.progress("racing last layers", len(self.candidates), len(self.candidates))
         order = sorted(scores, key=lambda name: (-scores[name], name))
-        scores[BASELINE] = self.question.score(self._rounds[BASELINE][0])
+        scores[BASELINE] = self.question.score(self._standings.rounds[BASELINE][0])
         self.state.race, self.state.arms = scores, order[: self.state.plan.arms]
         self._note_time()
         self.display.info(f"the race is won by {listed(self.state.arms, len(self.state.arms))}")
@@ -282,22 +270,6 @@ class Study:
         plan = self._trainings.heads_on(self._runs[BASELINE][0], one)
         return answered(self._trained(plan, counts=False))
 
-    def _standings(self) -> dict[str, Standing]:
-        if self._question is None:
-            return {}
-        found = {}
-        for name in self.state.arms or ():
-            rounds = self._rounds.get(name, [])
-            if rounds:
-                own = self._rounds[BASELINE][: len(rounds)]
-                found[name] = self.question.standing(rounds, own, over=self.over)
-        return found
-
-    @property
-    def over(self) -> Over:
-        """What is chance on held-out images: the images too, where no test images decide."""
-        return Over.SEEDS if self.has_test else Over.BOTH
-
     @property
     def family(self) -> int:
         """How many arms share the level of the looks: all that raced on the same images."""
@@ -308,28 +280,11 @@ class Study:
         plan = self.state.plan
         if done not in plan.looks:
             return True
-        look, standings = plan.looks.index(done), self._standings()
-        open_arms = {name: standings[name] for name in self._open() if name in standings}
-        self._settled |= told_at(open_arms, self._settled, plan.looks, look, self.family)
-        better = [one.mean for one in self._told_better(open_arms).values()]
-        # one that is told is not the answer while another is further ahead, and may yet be told
-        ahead = [
-            one
-            for name, one in open_arms.items()
-            if name not in self._settled and one.mean > max(better, default=-math.inf)
-        ]
-        if better and not ahead:
-            return False
-        left = max(1, self.family - len(self._settled))
-        hopes = [chance_to_tell(one, plan.looks, look, left) for one in ahead]
-        if done < plan.rounds and hopes and max(hopes) < _HOPELESS:
+        look = look_at(self._standings.of(self._open()), self._settled, plan, done, self.family)
+        self._settled = look.settled
+        if look.is_hopeless:
             self.display.info("no loss can still show a clear difference: the rounds end")
-            return False
-        return True
-
-    def _told_better(self, standings: Mapping[str, Standing]) -> dict[str, Standing]:
-        """Return those of some arms that a look has told to be better than softmax."""
-        return {key: one for key, one in standings.items() if self._settled.get(key) == "better"}
+        return look.goes_on
 
     def _has_time(self, number: int) -> bool:
         """Return whether what a round lacks and what follows the rounds fit into the budget.
@@ -363,16 +318,16 @@ class Study:
 
     def _verdict(self) -> Verdict:
         """Return what decides: the test images on one arm, or the held-out images on all."""
-        every = self._standings()
+        every = self._standings.of(self._arms)
         if not every:
             reason = "; ".join(f"{name}: {why}" for name, why in self._dropped.items())
             raise RunError(f"none of the candidates could be trained: {reason}")
         # an arm that failed in some rounds is judged by those where it went well
         standings = {name: one for name, one in every.items() if name not in self._dropped}
         if not standings:
-            failed = _leader_of(every)
+            failed = leader_of(every)
             return Verdict.unasked(failed, every[failed], "it failed in a later round")
-        leader = _leader_of(self._told_better(standings) or standings)
+        leader = leader_of(told_better(standings, self._settled) or standings)
         if not self.has_test:
             return verdict_on_held_out(leader, standings[leader], self._settled)
         if standings[leader].mean <= 0:
@@ -417,22 +372,6 @@ class Study:
             return True
         return self._spent() + usual_seconds <= self.budget
 
-    def _table(self) -> list[dict[str, Any]]:
-        """Return a row for each arm: its mean score over rounds, and its distance to softmax."""
-        rows = []
-        for name in (BASELINE, *(self.state.arms or ())):
-            rounds = self._rounds.get(name, [])
-            if not rounds:
-                continue
-            scores = [self.question.score(one) for one in rounds]
-            row: dict[str, Any] = {"name": name, "rounds": len(rounds)}
-            row["score"] = sum(scores) / len(scores)
-            if name != BASELINE:
-                one = self._standings()[name]
-                row |= {"difference": one.mean, "half_width": one.half_width(ALPHA)}
-            rows.append(row)
-        return rows
-
     def on_all_images(self, name: str, seed: int) -> RunRecord:
         """Train softmax or a candidate on all training images, and return its run.
 
@@ -469,14 +408,3 @@ def _found(plan: Sequence[PlannedRun], index: RunIndex) -> list[RunRecord]:
 def _seconds(record: RunRecord) -> float:
     training = record.scores.training if record.scores else None
     return (training.seconds or 0.0) if training else 0.0
-
-
-def _leader_of(standings: Mapping[str, Standing]) -> str:
-    """Return the arm that is furthest ahead."""
-    return max(standings, key=lambda name: standings[name].mean)
-
-
-def _points(one: Standing) -> str:
-    half = one.half_width()
-    around = "" if half is None else f" ± {100 * half:.1f}"
-    return f"{100 * one.mean:+.1f}{around} points"
