@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lmsm_cli.config import Config
     from lmsm_cli.runtime.display import Display
     from lmsm_cli.sweeps.study import Study
-    from lmsm_cli.sweeps.study_plan import Rounds
+    from lmsm_cli.sweeps.study_plan import Rounds, StudyState
 
 _DECIDED = ("dataset", "image_list", "test_from", "test_share", "folds", "fold", "split_seed")
 _FLAGS = (
@@ -115,10 +115,7 @@ once. The same command again continues it.
         exported = _exported(result, display) if export else None
     from lmsm_cli.reports.study import study_sentence
 
-    given = {key: one for key, one in flags.items() if one is not None and key != "out"}
-    if found.state.plan.epochs:
-        given["epochs"] = found.state.plan.epochs
-    script = _write_script(found, _repeating(what, given, found.state.spelled, also or ()))
+    script = _write_script(found, _repeating(what, flags, found.state, also or ()))
     document = result | {
         "race": found.state.race,
         "page": str(_write_page(found, config)),
@@ -207,10 +204,15 @@ def _write_page(found: "Study", config: "Config") -> Path:
     return page
 
 
-def _repeating(what: str, given: Mapping[str, Any], rounds: str, also: Sequence[str]) -> str:
+def _repeating(
+    what: str, flags: Mapping[str, Any], state: "StudyState", also: Sequence[str]
+) -> str:
     """Return the command that repeats a study, without its --out."""
+    given = {key: one for key, one in flags.items() if one is not None and key != "out"}
+    if state.plan.epochs:
+        given["epochs"] = state.plan.epochs
     more = [word for spec in also for word in ("--also", spec)]
-    return shlex.join(["lmsm", "study", what, *flag_words(given), "--rounds", rounds, *more])
+    return shlex.join(["lmsm", "study", what, *flag_words(given), "--rounds", state.spelled, *more])
 
 
 def _write_script(found: "Study", again: str) -> Path:
