@@ -528,7 +528,7 @@ def test_a_short_budget_takes_epochs_of_the_defaults_away():
     assert (shorter.rounds, shorter.epochs, shorter.usual_epochs) == (1, 39, 40)
     assert shorter.run_seconds == pytest.approx(8 * 39 / 40)
     assert plan(91.0).epochs == 20
-    with pytest.raises(LmsmError, match=r"about 4.0 s with half of the epochs; give --budget 2m"):
+    with pytest.raises(LmsmError, match=r"about 4.0 s with 20 of 40 epochs; give --budget 2m"):
         plan(89.0)
     with pytest.raises(LmsmError, match=r"about 8.0 s here; give --budget 3m"):
         plan(129.0, epochs=None)

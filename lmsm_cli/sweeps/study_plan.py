@@ -199,10 +199,10 @@ def plan_by_budget(
         if plan.rounds:
             return replace(plan, epochs=fewer, usual_epochs=epochs) if fewer != epochs else plan
     least = math.ceil(at_hand.of(replace(plan, rounds=1)) / (1 - _RESERVE) / 60)
-    shorter = "with half of the epochs" if epochs else "here"
+    where = f"with {fewer} of {epochs} epochs" if epochs else "here"
     raise LmsmError(
         f"a budget of {duration(cost.budget)} does not allow one round: a training takes about "
-        f"{duration(at_hand.run_seconds)} {shorter}; give --budget {least}m or more, or fewer "
+        f"{duration(at_hand.run_seconds)} {where}; give --budget {least}m or more, or fewer "
         "--epochs"
     )
 
