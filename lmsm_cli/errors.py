@@ -60,11 +60,24 @@ class PrunedError(RunError):
 
 
 class StoppedError(RunError):
-    """A run that a signal stopped; 128 plus its number is the exit code, as in a shell."""
+    """A run that a signal stopped; 128 plus its number is the exit code, as in a shell.
 
-    def __init__(self, text: str, signal: int) -> None:
-        super().__init__(text)
+    `way_on` tells how the run alone is continued; it ends the text. Where it is of many runs, the
+    command that began them continues them, which `by_same_command` says.
+    """
+
+    def __init__(
+        self, text: str, signal: int, *, way_on: str = "", by_same_command: bool = False
+    ) -> None:
+        super().__init__(f"{text}; {way_on}" if way_on else text)
+        self.fact, self.by_same_command = text, by_same_command
         self.exit_code = 128 + signal
+
+    def among(self, done: int, total: int, what: str) -> "StoppedError":
+        """Return the error of many runs of which this one was stopped, with how many are done."""
+        standing = f"{done:,} of {total:,} {what} {'is' if done == 1 else 'are'} done"
+        signal = self.exit_code - 128
+        return StoppedError(self.fact, signal, way_on=standing, by_same_command=True)
 
 
 class DataError(LmsmError):

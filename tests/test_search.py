@@ -180,7 +180,7 @@ def test_a_run_is_not_pruned_after_its_last_epoch(tmp_path):
 
 def test_a_stopped_search_goes_on_with_its_run(tmp_path):
     """The trial that a signal ended is none; its choices come again, and its run is resumed."""
-    with pytest.raises(StoppedError, match="continues the search") as stopped:
+    with pytest.raises(StoppedError, match="saved; 0 of 2 trials are done") as stopped:
         searched(tmp_path, 2, display=Stopping(3, signal.SIGINT))
     assert stopped.value.exit_code == 130
     (path,) = folders(tmp_path)

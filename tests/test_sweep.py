@@ -1,6 +1,7 @@
 """Sweeps: only what is missing is run, by whom- and however often it is asked for; none is lost."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -171,9 +172,10 @@ def test_a_stopped_sweep_goes_on(tmp_path):
     """A signal ends the run after its step and the sweep with its code; later the rest is done."""
     runs = plan(tmp_path, {"lr": "0.05"}, {"lr": "0.1"})
     num_steps = 7  # of a run
-    with pytest.raises(StoppedError, match="the same command again continues all") as stopped:
+    with pytest.raises(StoppedError, match=r"and saved; 1 of 4 runs is done$") as stopped:
         run(runs, Stopping(num_steps + 2, signal.SIGTERM))
     assert stopped.value.exit_code == 143
+    assert stopped.value.by_same_command
     states = [status(path)["state"] for path in folders(tmp_path)]
     assert sorted(states) == ["completed", "interrupted"]
     display = SilentDisplay()
@@ -467,6 +469,36 @@ def test_torchrun_shares_runs_not_sweeps(tmp_path, monkeypatch):
         run(plan(tmp_path))
 
 
+class Interrupted(SilentDisplay):
+    """Is interrupted as soon as a run says something, which is before it trains."""
+
+    def info(self, text):
+        """Raise at the second run."""
+        if text.startswith("run 2 of 4"):
+            raise KeyboardInterrupt
+
+
+def test_a_sweep_that_is_stopped_names_the_one_command_that_continues_it(
+    tmp_path, capsys, monkeypatch
+):
+    """Also where no run was training: how many are done, and the command, not that of a run."""
+    monkeypatch.setattr("lmsm_cli.commands.progress.new_display", lambda *given: Interrupted())
+    words = ["sweep", *FLAGS, "--out", str(tmp_path / "a b"), "--grid", "lr=0.05,0.1"]
+    assert main([*words, "--seeds", "2", "--json"]) == 130
+    said = capsys.readouterr().err
+    assert "stopped by SIGINT; 1 of 4 runs is done" in said
+    assert f"  lmsm sweep {shlex.join([*words[1:], '--seeds', '2', '--json'])}\n" in said
+    assert "resume" not in said
+
+
+def test_what_happens_before_the_first_run_is_shown(tmp_path, capsys):
+    """A plan takes as long as torch and the images, so it is shown; with --quiet nothing is."""
+    flags = ("--grid", "lr=0.05", "--seeds", "1")
+    assert "planning the runs" in swept(capsys, tmp_path, *flags)[1].splitlines()
+    assert "looking for runs that are there" in swept(capsys, tmp_path, *flags)[1].splitlines()
+    assert swept(capsys, tmp_path, *flags, "--quiet")[1] == ""
+
+
 def test_a_dry_run_lists_what_is_there_and_what_would_be_done(tmp_path, capsys):
     """States and folders of all runs, and how long the rest will take; nothing is written."""
     flags = [
@@ -481,12 +513,18 @@ def test_a_dry_run_lists_what_is_there_and_what_would_be_done(tmp_path, capsys):
     assert main([*flags, "--json"]) == 0
     empty = json.loads(capsys.readouterr().out)
     assert [row["state"] for row in empty["runs"]] == ["missing"] * 3
-    assert empty["seconds_left"] is None
+    (tried,) = empty["tried"]
+    assert tried["label"] == "lr=0.05"
+    assert empty["seconds_left"] == pytest.approx(3 * tried["seconds"])
+    assert main(flags) == 0
+    assert "to do: about" in (said := capsys.readouterr().out)
+    assert "guessed by trying out 1 of 3 runs (lr=0.05: " in said
     assert not (tmp_path / "runs").exists()
     assert len(run(plan(tmp_path / "runs", {"lr": "0.05"}, {"lr": BAD}, seeds=None))) == 1
     assert main([*flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["state"] for row in found["runs"]] == ["completed", "failed", "missing"]
+    assert (found["tried"], found["seconds_left"] > 0) == ([], True)
     assert found["runs"][0]["run"] == str(folders(tmp_path / "runs")[0])
     with RunFolder(folders(tmp_path / "runs")[0]).locked():
         assert main(flags) == 0

@@ -132,6 +132,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except StoppedError as stopped:
         if not stopped.shown_elsewhere:
             print_line(str(stopped), stderr_console())
+        if stopped.by_same_command:
+            print_line("the same command continues all of it:", stderr_console())
+            print_line(f"  {shlex.join(['lmsm', *words])}", stderr_console())
         return stopped.exit_code
     except LmsmError as error:
         if not error.shown_elsewhere:

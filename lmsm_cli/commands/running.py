@@ -23,7 +23,12 @@ KEPT = ("all", "winner")
 
 
 def plan_of(
-    layers: Sequence[Layer], axes: Sequence[Axis], seeds: str | None, *, seed: Any
+    layers: Sequence[Layer],
+    axes: Sequence[Axis],
+    seeds: str | None,
+    *,
+    seed: Any,
+    quiet: bool = False,
 ) -> "list[PlannedRun]":
     """Return the runs of every combination with every seed of --seeds, else with that of --seed.
 
@@ -31,9 +36,14 @@ def plan_of(
     """
     numbers = seed_numbers(seeds, seed)
     combinations = product(axes, len(numbers or "1"))
-    from lmsm_cli.sweeps.plan import build_plan
+    from lmsm_cli.commands.progress import new_display
 
-    return build_plan(layers, combinations, numbers)
+    with new_display(quiet) as display:
+        # to load torch and to look at the images takes seconds, on a busy machine many
+        display.progress("planning the runs", 0, 0)
+        from lmsm_cli.sweeps.plan import build_plan
+
+        return build_plan(layers, combinations, numbers)
 
 
 def seed_numbers(seeds: str | None, seed: Any) -> tuple[int, ...] | None:

@@ -157,7 +157,7 @@ def _result(found: "Study", display: "Display") -> dict[str, Any]:
     except StoppedError as error:
         display.info(found.standing_text())
         raise StoppedError(
-            f"{error}; the same command continues the study", error.exit_code - 128
+            f"{error.fact}; the same command continues the study", error.exit_code - 128
         ) from None
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 from lmsm_cli.commands import completion
@@ -27,8 +26,10 @@ from lmsm_cli.errors import LmsmError, RunError, check_choice
 from lmsm_cli.sweeps.grid import always_varied, check_flags, label, parse_axes
 
 if TYPE_CHECKING:
+    from lmsm_cli.runtime.display import Display
     from lmsm_cli.sweeps.optuna_store import Search
     from lmsm_cli.sweeps.plan import PlannedRun, RunStatus
+    from lmsm_cli.sweeps.time_left import TimeLeft
 
 # A place of its own, so that the same command finds its runs again.
 _OUT = "runs/sweep"
@@ -97,7 +98,12 @@ _Keep = Annotated[
     ),
 ]
 _DryRun = Annotated[
-    bool, switch("--dry-run", "List the runs and which are there already; run none.", "Sweep")
+    bool,
+    switch(
+        "--dry-run",
+        "List the runs, which are there already, and about how long the others take; run none.",
+        "Sweep",
+    ),
 ]
 _Plots = Annotated[
     bool, switch("--plots", "Draw the plots of each run, and of their comparison.", "Sweep")
@@ -147,9 +153,9 @@ share the work. Other choices are the flags of `lmsm train`; runs go to --out (d
         return
     if prune or study or storage:
         raise LmsmError("--prune, --study and --storage are of a search: give --trials N")
-    plan = plan_of(layers, axes, seeds, seed=flags.get("seed"))
+    plan = plan_of(layers, axes, seeds, seed=flags.get("seed"), quiet=quiet)
     if dry_run:
-        _show_plan(plan, keep, json=json)
+        _show_plan(plan, keep, with_plots=plots, **shown)
     else:
         place = plan[0].config.out / "plots" if plots else None
         run_and_compare(plan, preset, config, with_plots=plots, plots_in=place, keep=keep, **shown)
@@ -168,15 +174,24 @@ def _check_trials(trials: int, *, dry_run: bool, plots: bool, keep: str) -> None
         )
 
 
-def _show_plan(plan: "Sequence[PlannedRun]", keep: str, *, json: bool) -> None:
+def _show_plan(
+    plan: "Sequence[PlannedRun]",
+    keep: str,
+    *,
+    with_plots: bool,
+    quiet: bool,
+    verbose: bool,
+    json: bool,
+) -> None:
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.reports.tables_checks import disk_line, duration, plan_table
+    from lmsm_cli.reports.tables_checks import disk_line, plan_table, time_left_line
     from lmsm_cli.sweeps.plan import RunIndex
 
-    with new_display(quiet=True) as display:
+    with new_display(quiet, verbose) as display:
         index = RunIndex(plan[0].config.out, display)
         disk = disk_needed(plan, index, display) if keep != KEPT[0] else None
         found = index.status(plan)
+        left = _time_left(found, display, with_plots=with_plots)
     rows = [
         {
             "label": one.run.label,
@@ -185,21 +200,34 @@ def _show_plan(plan: "Sequence[PlannedRun]", keep: str, *, json: bool) -> None:
         }
         for one in found
     ]
-    seconds = _seconds_left(found)
     if json:
-        print_json({"runs": rows, "seconds_left": seconds, **(disk or {})})
+        print_json({"runs": rows, **_time_document(left), **(disk or {})})
         return
     stdout_console().print(plan_table(rows))
-    if seconds is not None:
-        print_line(f"trainings still to do: about {duration(seconds)}, by those that are done")
+    if left:
+        print_line(time_left_line(asdict(left)))
     if disk:
         print_line(disk_line(**disk))
 
 
-def _seconds_left(found: "Sequence[RunStatus]") -> float | None:
-    """Return what the unfinished trainings will take at the mean of the finished ones."""
-    done = [one.seconds for one in found if one.seconds is not None]
-    return fmean(done) * (len(found) - len(done)) if done else None
+def _time_left(
+    found: "Sequence[RunStatus]", display: "Display", *, with_plots: bool
+) -> "TimeLeft | None":
+    """Return what the unfinished trainings will take; None, and a warning, if nobody can tell."""
+    from lmsm_cli.sweeps.time_left import time_left
+
+    try:
+        return time_left(found, display, with_plots=with_plots)
+    except LmsmError as error:
+        display.warning(f"how long the trainings will take is not known: {error}")
+        return None
+
+
+def _time_document(left: "TimeLeft | None") -> dict[str, Any]:
+    """Return what the JSON has of the time; `tried` is empty where finished runs tell it."""
+    if left is None:
+        return {"seconds_left": None, "tried": []}
+    return {"seconds_left": left.seconds, "tried": [asdict(one) for one in left.tried]}
 
 
 def _search(

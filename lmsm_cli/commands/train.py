@@ -114,7 +114,7 @@ before. Ends with a table of every class's accuracy.
             _dry_run(resolved, quiet=quiet, verbose=verbose, json=json)
         elif seeds is not None or _is_in_folds(resolved):
             layers = layers_of(preset, config, margin, flags)
-            plan = plan_of(layers, [], seeds, seed=flags.get("seed"))
+            plan = plan_of(layers, [], seeds, seed=flags.get("seed"), quiet=quiet)
             run_and_compare(
                 plan, preset, config, with_plots=True, quiet=quiet, verbose=verbose, json=json
             )

@@ -147,6 +147,16 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
 
 
+def time_left_line(left: Mapping[str, Any]) -> str:
+    """Return what the trainings of a sweep will still take, and what that is guessed by."""
+    text = f"trainings still to do: about {duration(left['seconds'])}"
+    if not left["tried"]:
+        return f"{text}, by those that are done"
+    tried = "; ".join(f"{one['label']}: {duration(one['seconds'])}" for one in left["tried"])
+    of_all = f"{len(left['tried'])} of {counted(left['num_runs'], 'run')}"
+    return f"{text}, guessed by trying out {of_all} ({tried}); images are decoded once for all"
+
+
 def disk_line(disk_bytes: float, free_disk_bytes: float) -> str:
     """Return what many runs need until some of them lose their weights, and what is free."""
     too_little = ", which is too little" if disk_bytes > free_disk_bytes else ""

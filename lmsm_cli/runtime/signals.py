@@ -44,8 +44,7 @@ def _sent_again() -> Iterator[None]:
         if not isinstance(dropped.exc_value, KeyboardInterrupt):
             before(dropped)
             return
-        is_term = isinstance(dropped.exc_value, Terminated)
-        again = (os.getpid(), signal.SIGTERM if is_term else signal.SIGINT)
+        again = (os.getpid(), number_of(dropped.exc_value))
         threading.Timer(0.01, os.kill, again).start()  # when the callback is over
 
     sys.unraisablehook = hook
@@ -94,6 +93,11 @@ def _leave(code: int) -> None:
     if os.isatty(2):
         os.write(2, b"\x1b[?25h\n")
     os._exit(code)
+
+
+def number_of(error: KeyboardInterrupt) -> signal.Signals:
+    """Return the signal that an exception was raised for."""
+    return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -37,7 +37,7 @@ from lmsm_cli.sweeps.optuna_store import (
     states_of,
 )
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, build_plan, plan_run
-from lmsm_cli.sweeps.sweep import check_alone, claimed, complete
+from lmsm_cli.sweeps.sweep import check_alone, claimed, complete, stopped_by
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -154,7 +154,7 @@ class _Worker:
     def _outcome(self, trial: "Trial") -> tuple[float | None, str]:
         """Return what a trial is worth, and the state that it ends in.
 
-        Raises StoppedError and KeyboardInterrupt, after which its choices come again.
+        Raises StoppedError, after which its choices come again.
         """
         begun = self.num([*COUNTED, "RUNNING", "WAITING"], before=trial.number)
         if begun >= self.search.num_trials:
@@ -166,12 +166,8 @@ class _Worker:
             return self._mean(trial, choices), "COMPLETE"
         except (StoppedError, KeyboardInterrupt) as stopped:
             self.study.enqueue_trial(trial.params)
-            if isinstance(stopped, StoppedError):
-                raise StoppedError(
-                    f"{stopped} with that run; the same command again continues the search",
-                    stopped.exit_code - 128,
-                ) from None
-            raise
+            known = stopped if isinstance(stopped, StoppedError) else stopped_by(stopped)
+            raise known.among(self.num(COUNTED), self.search.num_trials, "trials") from None
         except (DataError, DiskError):
             raise
         except LmsmError as error:

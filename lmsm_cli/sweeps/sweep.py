@@ -26,7 +26,7 @@ from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runs.record import RunRecord, read_run
 from lmsm_cli.runtime.display import Display, OncePerPlan
 from lmsm_cli.runtime.files import lock_of, own_folder
-from lmsm_cli.runtime.signals import ignore_sighup
+from lmsm_cli.runtime.signals import ignore_sighup, number_of
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, RunStatus
 from lmsm_cli.training.run import resume_run
 
@@ -48,20 +48,25 @@ def run_plan(
     """Complete the runs of a plan, one after the other; return those that failed.
 
     What other processes are doing is left to them and waited for. What failed in an earlier call is
-    tried again. Raises StoppedError after a signal, and DataError and DiskError at once: the next
-    run would fail of them as well.
+    tried again. Raises StoppedError after a signal, with how many runs are done, and DataError and
+    DiskError at once: the next run would fail of them as well.
     """
     check_alone()
     with ignore_sighup():  # between the runs too
         worker = _Worker.new(plan, index, with_plots=with_plots)
-        passed_over = [run for run in plan if not worker.attempt(run)]
-        if passed_over:
-            index.display.info(
-                f"waiting for {counted(len(passed_over), 'run')} that other processes are doing"
-            )
-        for run in passed_over:
-            worker.attempt(run, wait=True)
+        try:
+            worker.work()
+        except StoppedError as stopped:
+            raise stopped.among(len(worker.done), len(plan), "runs") from None
+        except KeyboardInterrupt as error:  # before a run's first step, or after its last
+            raise stopped_by(error).among(len(worker.done), len(plan), "runs") from None
     return worker.failures
+
+
+def stopped_by(error: KeyboardInterrupt) -> StoppedError:
+    """Return the error of a signal that came while no step was taken."""
+    number = number_of(error)
+    return StoppedError(f"stopped by {number.name}", number)
 
 
 def check_alone() -> None:
@@ -90,13 +95,26 @@ class _Worker:
     @classmethod
     def new(cls, plan: Sequence[PlannedRun], index: RunIndex, *, with_plots: bool) -> "_Worker":
         """Return a worker that knows which runs are there already."""
+        looking = "looking for runs that are there"
+        index.display.progress(looking, 0, 0)
         found = index.status(plan)
+        index.display.progress(looking, 1, 1)
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
         done = {one.run.identity for one in found if one.state == "completed"}
         if done:
             index.display.info(f"{len(done)} of {len(plan)} runs are there already")
         index.display.overall(len(done), len(plan))
         return cls(plan, index, index.display, with_plots, failed, done)
+
+    def work(self) -> None:
+        """Complete all runs of the plan, those of other processes last."""
+        passed_over = [run for run in self.plan if not self.attempt(run)]
+        if passed_over:
+            self.display.info(
+                f"waiting for {counted(len(passed_over), 'run')} that other processes are doing"
+            )
+        for run in passed_over:
+            self.attempt(run, wait=True)
 
     def attempt(self, run: PlannedRun, *, wait: bool = False) -> bool:
         """Complete a run; return False where another process is at it, unless `wait` is set."""
@@ -122,12 +140,7 @@ class _Worker:
     def _complete(self, run: PlannedRun) -> None:
         try:
             complete(run, self.index, self.display, with_plots=self.with_plots)
-        except StoppedError as stopped:
-            raise StoppedError(
-                f"{stopped} with that run; the same command again continues all of them",
-                stopped.exit_code - 128,
-            ) from None
-        except (DataError, DiskError):
+        except (StoppedError, DataError, DiskError):
             raise
         except LmsmError as error:
             self.display.warning(f"{run.label}: {error}")

@@ -257,7 +257,7 @@ def _stopped(paused: PausedError, where: str) -> StoppedError:
     name, epoch = signal.Signals(paused.signal).name, paused.position.epoch
     place = f"in epoch {epoch + 1}" if paused.position.step else f"after epoch {epoch}"
     way_on = f"`lmsm resume {shlex.quote(where)}` continues it"
-    return StoppedError(f"stopped by {name} {place}, and saved; {way_on}", paused.signal)
+    return StoppedError(f"stopped by {name} {place}, and saved", paused.signal, way_on=way_on)
 
 
 def _report(
