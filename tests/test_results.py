@@ -85,7 +85,7 @@ def test_the_folder_is_read_back_as_given(tmp_path):
     ids = [f"photo {number}" for number in range(len(labels))]
     names = ["ant", "bee", "cat", "dog", "emu"]
     run = record(tmp_path, ids=ids, classes=names, settings={"lr": 0.1, "model": "my net"})
-    assert run.path.name.endswith("-outside-my-net-mine-s3")
+    assert run.path.name.endswith("-my-net-mine-s3")
     assert run.problem == "no metrics.jsonl"
     assert run.state == "completed"
     config = {key: entry.value for key, entry in read_mapping(run.path / "config.yaml").items()}

@@ -41,8 +41,12 @@ from lmsm_cli.runtime.files import (
 
 
 def run_name(dataset: str, model: str, loss_name: str, seed: int, now: datetime) -> str:
-    """Return `<YYYYmmdd-HHMMSS>-<dataset>-<model>-<loss>-s<seed>`, safe as a file name."""
-    name = f"{now:%Y%m%d-%H%M%S}-{dataset}-{model}-{loss_name}-s{seed}"
+    """Return `<YYYYmmdd-HHMMSS>-<dataset>-<model>-<loss>-s<seed>`, safe as a file name.
+
+    What is "", since another program's run does not tell it, is left out.
+    """
+    parts = (f"{now:%Y%m%d-%H%M%S}", dataset, model, loss_name, f"s{seed}")
+    name = "-".join(filter(None, parts))
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
 
 

@@ -59,7 +59,7 @@ def record_run(
         Given(loss, seed, labels, logits, predictions, ids, class_counts, classes, chosen)
     )
     scores = results.scores()
-    dataset, model = (str(chosen.get(key, "outside")) for key in ("dataset", "model"))
+    dataset, model = (str(chosen.get(key, "")) for key in ("dataset", "model"))
     run = RunFolder.create(
         Path(folder), run_name(dataset, model, results.loss, results.seed, datetime.now())
     )
