@@ -279,3 +279,16 @@ def test_whose_margin_is_shown_is_told(capsys, margin, told):
     choices = ["--preset", "digits", "--epochs", "2", "--loss", f"lsoftmax:margin={margin}"]
     assert main(["schedule", *choices]) == 0
     assert ("that of the rarest class" in capsys.readouterr().out) is told
+
+
+@pytest.mark.parametrize(
+    ("file", "way_out"), [("config.yaml", "run/config.yaml"), ("notes.txt", "config.yaml of a run")]
+)
+def test_a_folder_is_no_config_file(tmp_path, capsys, file, way_out):
+    """A run folder in its place is told with the file in it; any other folder with what to give."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / file).write_text("epochs: 3\n")
+    assert main(["schedule", "--config", str(tmp_path / "run")]) == 2
+    text = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "run is a folder: give" in text
+    assert text.endswith(way_out)

@@ -235,6 +235,10 @@ def _check_named(config: Path, flags: Mapping[str, Any], replaced: Collection[st
 def base_layers(preset: str | None, config: Path | None) -> list[Layer]:
     """Return what lies below the flags."""
     layers = [Layer.of_preset(preset)] if preset else []
+    if config and config.is_dir():  # a run, most likely
+        own = config / "config.yaml"
+        way_out = f"give {own}" if own.exists() else "give a file, such as config.yaml of a run"
+        raise LmsmError(f"--config {config} is a folder: {way_out}")
     return layers + ([Layer.of_file(config)] if config else [])
 
 

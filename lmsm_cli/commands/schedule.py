@@ -34,8 +34,8 @@ def schedule(
 ) -> None:
     """Show how learning rate and margin would go, epoch by epoch, without training.
 
-    Takes the flags of `lmsm train`. Reads no data: the numbers of images are those the data sets \
-are published with.
+    Takes the flags of `lmsm train`; with a run's config.yaml as --config it shows that run's. \
+Reads no data: the numbers of images are those the data sets are published with.
     """
     resolved = resolve_options(preset, config, margin, flags).config
     if plot:
