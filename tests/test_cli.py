@@ -1,15 +1,21 @@
 """The command line from outside: exit codes, streams, JSON, tables; products on disk."""
 
+import fcntl
+import io
 import json
 import math
 import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.commands.console import layout_width, stdout_console
 from lmsm_cli.losses.registry import HEADS
 from tests.conftest import printed_json, words, write_class_folders
 
@@ -399,6 +405,31 @@ def test_piped_output_is_never_cut(runs):
         assert "..." not in text
         assert "\x1b" not in text
         assert "lsoftmax" in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("90", 90), ("0", None), ("wide", None), ("", None)]
+)
+def test_a_pipe_is_laid_out_for_columns(monkeypatch, columns, width):
+    """COLUMNS says how wide the tables of a pipe may be; without it rows stay whole."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setenv("COLUMNS", columns)
+    console = stdout_console()
+    assert console.width >= 1000  # no line is broken, whatever it is laid out for
+    assert layout_width(console) == (width or console.width)
+
+
+def test_a_pipe_is_laid_out_for_the_terminal_behind_it(monkeypatch):
+    """`lmsm compare RUNS | less` still has the terminal for its messages, and fits it."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert layout_width(stdout_console()) == 70
+    os.close(ours)
 
 
 def test_a_closed_pipe_is_no_traceback(runs):

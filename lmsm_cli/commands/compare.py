@@ -192,7 +192,7 @@ def print_comparison(
     comparison: "Comparison", *, only_changed: bool = False, markdown: bool = False
 ) -> None:
     """Print the tables of a comparison and its notes; the conclusion follows what comes between."""
-    from lmsm_cli.commands.console import stdout_console
+    from lmsm_cli.commands.console import layout_width, stdout_console
     from lmsm_cli.reports.comparison_tables import comparison_notes, comparison_tables
     from lmsm_cli.reports.exports import to_markdown
 
@@ -201,7 +201,8 @@ def print_comparison(
         for table in comparison_tables(comparison, only_changed=only_changed):
             console.out(to_markdown(table))
     else:
-        for table in comparison_tables(comparison, width=console.width, only_changed=only_changed):
+        width = layout_width(console)
+        for table in comparison_tables(comparison, width=width, only_changed=only_changed):
             console.print(table)
     for note in comparison_notes(comparison):
         console.print(visible(note), markup=False)

@@ -1,9 +1,10 @@
 """The two consoles: results go to stdout, progress and messages to stderr.
 
 On a terminal rich may draw; piped, in CI, without UTF-8, with NO_COLOR or TERM=dumb there are plain
-lines, and a pipe is so wide that nothing is wrapped or cut. Numbers are not coloured and `:name:`
-is no emoji; markup works, so text of a user's goes through `print_line`, `rich.markup.escape` or a
-rich Text.
+lines, and a pipe is so wide that nothing is wrapped or cut. Tables that can be parted by columns
+are laid out for whom the pipe is read by, as far as that is known. Numbers are not coloured and
+`:name:` is no emoji; markup works, so text of a user's goes through `print_line`,
+`rich.markup.escape` or a rich Text.
 """
 
 import codecs
@@ -42,6 +43,23 @@ def stdout_console() -> "Console":
 def stderr_console() -> "Console":
     """Return a console for progress and messages; a terminal that has gone does no harm."""
     return _console(cast(TextIO, _Lasting(sys.stderr)))
+
+
+def layout_width(console: "Console") -> int:
+    """Return the characters of a line for which tables are parted by columns.
+
+    They are those of the terminal; of a pipe those of COLUMNS, or of the terminal that messages go
+    to, as for `lmsm ... | less`. Where there is neither, as in a log, rows stay whole.
+    """
+    if console.file.isatty():
+        return console.width
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+        if sys.stderr.isatty():
+            return os.get_terminal_size(sys.stderr.fileno()).columns or console.width
+    return console.width
 
 
 class _Lasting:
