@@ -12,7 +12,7 @@ import pytest
 
 from lmsm_cli.errors import DiskError, LmsmError
 from lmsm_cli.runs.folder import RunFolder, run_name
-from lmsm_cli.runs.record import find_runs, read_run, runs_below
+from lmsm_cli.runs.record import find_runs, only_run, read_run, runs_below
 from tests.synthetic_runs import document, scores_json
 
 SCORES = document(scores_json((0.5, 1.0), checkpoint="best.pt") | {"lambda": None}).to_json()
@@ -219,6 +219,31 @@ def test_find_runs_takes_run_folders_and_folders_of_runs(tmp_path):
     assert find_runs([b, tmp_path, b]) == [b, a, c]
 
 
+def test_runs_further_down_are_found_with_their_number(tmp_path):
+    """What is looked into already, what is a run, and what lies too far down does not count."""
+    for name in ("a", "own/b", "own/c", "demo/comparison/d", "x/y/z/e", "given/f", "a/inner/g"):
+        RunFolder.create(tmp_path / Path(name).parent, Path(name).name).write_status("running")
+    given = [tmp_path, tmp_path / "given"]
+    assert runs_below(given) == {tmp_path / "own": 2}
+    assert runs_below(given, levels=2) == {
+        tmp_path / "demo" / "comparison": 1,
+        tmp_path / "own": 2,
+    }
+    assert runs_below([tmp_path / "own" / "b"]) == {}
+
+
+def test_a_folder_of_folders_of_runs_names_them(tmp_path):
+    """Where runs lie further down, every command says where."""
+    for name in ("runs/own/a", "runs/demo-1/comparison/b"):
+        RunFolder.create(tmp_path / Path(name).parent, Path(name).name).write_status("running")
+    runs = tmp_path / "runs"
+    said = f"; give a folder below it that does: {runs}/demo-1/comparison, {runs}/own"
+    for look in (lambda: find_runs([runs]), lambda: only_run(runs)):
+        with pytest.raises(LmsmError) as caught:
+            look()
+        assert str(caught.value).endswith(said)
+
+
 def test_a_neighbour_that_cannot_be_read_is_no_run(tmp_path, monkeypatch):
     """Somebody else's folder beside the runs keeps nobody from comparing them."""
     run = RunFolder.create(tmp_path, "run").path
@@ -234,7 +259,7 @@ def test_a_neighbour_that_cannot_be_read_is_no_run(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "is_file", lambda path: refuse(is_file, path))
     monkeypatch.setattr(Path, "iterdir", lambda path: refuse(iterdir, path))
     assert find_runs([tmp_path]) == [run]
-    assert runs_below([tmp_path]) == []
+    assert runs_below([tmp_path]) == {}
     with pytest.raises(LmsmError, match="theirs: Permission denied"):
         find_runs([tmp_path / "theirs"])
 

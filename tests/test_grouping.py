@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -422,7 +423,7 @@ def test_compare_prints_whole_lines_into_an_ascii_pipe(runs):
     assert "lsoftmax:margin=4,lambda_min=5" in text
     assert "65.0" in text
     reason = "no config.yaml; no scores.json; no metrics.jsonl; status failed: the loss is not"
-    assert f"d: {reason} finite" in text
+    assert re.search(rf"\bd +\|? *{reason} finite", text)
     assert "[red]c?t" in text
     assert "a\\x1b[31mb" in text
 
@@ -457,12 +458,32 @@ def test_every_form_names_every_group(runs, form):
 
 
 def test_runs_further_down_are_named(runs):
-    """A folder of runs inside the one that is given is not passed by in silence."""
-    folder = runs / "sweep" / "e"
-    folder.mkdir(parents=True)
-    (folder / "status.json").write_text("{}")
-    assert "sweep holds runs too, which were not looked at" in compare_in_a_process(runs)
-    assert "not looked at" not in compare_in_a_process(runs, str(runs / "sweep"))
+    """A folder of runs inside the one that is given is not passed by in silence: it is said first,
+    once, with the command that takes it in, in every form."""
+    for name in ("sweep/e", "sweep/f", "demo-1/comparison/g"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "status.json").write_text("{}")
+    more = [runs / "demo-1" / "comparison", runs / "sweep"]
+    line = (
+        "3 more runs in folders below are not compared here; to compare them too: "
+        f"lmsm compare {runs} {more[0]} {more[1]}"
+    )
+    for form in ([], ["--markdown"]):
+        lines = compare_in_a_process(runs, *form).splitlines()
+        assert lines[0] == line
+        assert lines.count(line) == 1
+    assert line in json.loads(compare_in_a_process(runs, "--json"))["notes"]
+    assert "more run" not in compare_in_a_process(runs, *map(str, more))
+
+
+def test_many_folders_further_down_are_counted(runs):
+    """A command with all of them would fill the screen."""
+    for number in range(6):
+        (runs / f"sweep{number}" / "e").mkdir(parents=True)
+        (runs / f"sweep{number}" / "e" / "status.json").write_text("{}")
+    line = compare_in_a_process(runs).splitlines()[0]
+    assert line.startswith("6 more runs in folders below are not compared here: ")
+    assert line.endswith(f"{runs / 'sweep3'} and 2 more")
 
 
 def test_csv_file_is_written_beside_the_tables(runs, tmp_path):

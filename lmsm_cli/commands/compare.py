@@ -1,5 +1,6 @@
 """`lmsm compare`: runs side by side, grouped over seeds."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -8,7 +9,7 @@ import typer
 
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.options import Quiet, switch, value
-from lmsm_cli.errors import LmsmError, check_choice, visible
+from lmsm_cli.errors import LmsmError, check_choice, counted, listed, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from lmsm_cli.runs.record import RunRecord
 
 _OVER = ("both", "seeds")
+# Of more folders no command is long enough to be read.
+_MOST_FOLDERS = 4
 
 _Paths = Annotated[
     list[Path],
@@ -100,7 +103,7 @@ Holm's correction for several rows. The answer stands last.
     prints_csv = csv == Path("-")
     if json + markdown + prints_csv > 1:
         raise LmsmError("--json, --markdown and --csv - each print instead of the tables: give one")
-    from lmsm_cli.commands.console import print_json, print_line, stdout_console
+    from lmsm_cli.commands.console import print_json, print_line, stderr_console, stdout_console
     from lmsm_cli.comparison.differences import Question
     from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.comparison.two_way import Over
@@ -108,15 +111,18 @@ Holm's correction for several rows. The answer stands last.
 
     files = _Files(None if prints_csv else csv, html, plots)
     files.check()
-    records, unlooked = _read(paths)
+    records, notes, left_out = _read(paths)
     question = Question(Over.BOTH if over == "both" else Over.SEEDS, points / 100)
     comparison = compare_runs(
         records, by=_names(by), baseline=baseline, sort=sort, question=question
     )
-    comparison = replace(comparison, notes=(*comparison.notes, *unlooked))
-    files.write(comparison, records)
+    comparison = replace(comparison, notes=(*comparison.notes, *notes))
+    whole = replace(comparison, notes=(*comparison.notes, *left_out))
+    files.write(whole, records)
+    for line in () if json else left_out:  # first of all: who reads on must know it
+        print_line(line, stderr_console() if prints_csv else None)
     if json:
-        print_json(comparison.to_json())
+        print_json(whole.to_json())
     elif prints_csv:
         stdout_console().out(to_csv(comparison), end="")
     else:
@@ -167,8 +173,8 @@ class _Files(NamedTuple):
             plot_comparison(comparison, records, self.plots)
 
 
-def _read(paths: list[Path]) -> "tuple[list[RunRecord], list[str]]":
-    """Return the runs of folders and of files of results, and notes on what was not looked at."""
+def _read(paths: list[Path]) -> "tuple[list[RunRecord], list[str], list[str]]":
+    """Return the runs of folders and of files of results, notes, and lines on what is left out."""
     from lmsm_cli.comparison.result_files import check_no_files, is_result_file, read_results
     from lmsm_cli.runs.record import find_runs, read_run, runs_below
 
@@ -177,11 +183,19 @@ def _read(paths: list[Path]) -> "tuple[list[RunRecord], list[str]]":
         check_no_files(folder)
     records = [read_run(path) for path in find_runs(folders)]
     from_files, notes = read_results([path for path in paths if is_result_file(path)])
-    notes += [
-        f"{visible(str(folder))} holds runs too, which were not looked at: give it as well"
-        for folder in runs_below(folders)
-    ]
-    return records + from_files, notes
+    return records + from_files, notes, _left_out(paths, runs_below(folders, levels=2))
+
+
+def _left_out(paths: list[Path], below: dict[Path, int]) -> list[str]:
+    """Return a line on the runs in folders below those that are compared, with what shows them."""
+    if not below:
+        return []
+    runs, verb = sum(below.values()), "is" if sum(below.values()) == 1 else "are"
+    said = f"{counted(runs, 'more run')} in folders below {verb} not compared here"
+    if len(below) > _MOST_FOLDERS:
+        return [f"{said}: {listed([str(one) for one in below], _MOST_FOLDERS)}"]
+    command = shlex.join(["lmsm", "compare", *map(str, [*paths, *below])])
+    return [visible(f"{said}; to compare them too: {command}")]
 
 
 def _names(text: str | None) -> list[str]:

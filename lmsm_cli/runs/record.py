@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmsm_cli.config import MOST_EPOCHS
 from lmsm_cli.config.yaml import read_mapping
-from lmsm_cli.errors import CheckpointError, LmsmError
+from lmsm_cli.errors import CheckpointError, LmsmError, listed
 from lmsm_cli.runs.documents import D, Environment, ScoresDocument, Status, read_document, read_row
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runtime.files import read_text
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # A million rows of 500 bytes.
 _LARGEST_METRICS = 1 << 30
+# As far as `lmsm demo` has its runs below the folder of all runs.
+_LEVELS = 2
 OUTSIDE = "outside"
 """The `source` of a run that another program made: lmsm has its results, and no net."""
 
@@ -158,7 +160,9 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         runs = _runs_in(path)
         if not runs:
-            raise LmsmError(f"{path} holds no run (a folder with config.yaml or status.json)")
+            raise LmsmError(
+                f"{path} holds no run (a folder with config.yaml or status.json){_below(path)}"
+            )
         for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
@@ -167,9 +171,12 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 def only_run(path: Path, of_several: str = "") -> Path:
     """Return the run folder that the folder is or directly holds; itself where it holds none.
 
-    Raises LmsmError where it holds several, with what goes with them, and for what is no folder.
+    Raises LmsmError where it holds several, with what goes with them, where only folders below it
+    do, and for what is no folder.
     """
     runs = _runs_in(path)
+    if not runs and (below := _below(path)):
+        raise LmsmError(f"{path} holds no run{below}")
     if len(runs) > 1:
         raise LmsmError(
             f"{path} holds {len(runs)} runs: give one of them, such as {runs[-1]}{of_several}"
@@ -187,25 +194,41 @@ def _runs_in(path: Path) -> list[Path]:
         raise LmsmError(f"cannot read {path}: {reason_of(error)}") from None
 
 
-def runs_below(paths: Sequence[Path]) -> list[Path]:
-    """Return the folders of runs below those that `find_runs` looks into, which it leaves out."""
-    passed = [folder for path in paths if not is_run(path) for folder in sorted(path.iterdir())]
+def runs_below(paths: Sequence[Path], levels: int = 1) -> dict[Path, int]:
+    """Return the folders of runs below those that `find_runs` looks into, which it leaves out.
+
+    Args:
+        paths: What it looks into.
+        levels: How far down to look; 2 finds `runs/demo-.../comparison` from `runs`.
+
+    Returns:
+        The number of runs that each folder holds itself.
+    """
     looked_into = {path.resolve() for path in paths}
-    return [
-        folder
-        for folder in passed
-        if folder.is_dir()
-        and folder.resolve() not in looked_into
-        and not is_run(folder)
-        and _holds_run(folder)
-    ]
+    found: dict[Path, int] = {}
+    for path in paths:
+        for folder in [] if is_run(path) else _folders_in(path):
+            if is_run(folder) or folder.resolve() in looked_into:
+                continue
+            if number := sum(map(is_run, _folders_in(folder))):
+                found[folder] = number
+            if levels > 1:
+                below = runs_below([folder], levels - 1)
+                found |= {one: n for one, n in below.items() if one.resolve() not in looked_into}
+    return found
 
 
-def _holds_run(folder: Path) -> bool:
+def _folders_in(folder: Path) -> list[Path]:
     try:
-        return any(map(is_run, folder.iterdir()))
-    except OSError:
-        return False
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:  # somebody else's
+        return []
+
+
+def _below(path: Path) -> str:
+    """Return which folders below one hold runs, as a way out; "" where none does."""
+    below = [str(folder) for folder in runs_below([path], _LEVELS)]
+    return f"; give a folder below it that does: {listed(below)}" if below else ""
 
 
 def is_run(path: Path) -> bool:
