@@ -139,6 +139,8 @@ class Metric:
     """What the page calls it among the large numbers, if it stands there."""
     verdict_on: str = ""
     """What a verdict in words says that it is on, if it speaks of it."""
+    place: str = ""
+    """Which classes it is a mean over, in a sentence, if it is one of right answers."""
     difference_rank: int = 0
     """Where a terminal shows its difference, from 1; 0 where only other forms do."""
 
@@ -178,6 +180,7 @@ _TABLE = (
         lambda s: s.accuracy,
         is_main=True,
         highlight="accuracy",
+        place="over all classes",
         difference_rank=3,
     ),
     Metric(
@@ -188,11 +191,24 @@ _TABLE = (
         is_main=True,
         highlight="balanced accuracy",
         verdict_on="overall",
+        place="over all classes",
         difference_rank=2,
     ),
     Metric("macro_f1", "macro F1", lambda s: s.macro_f1, is_main=True),
-    Metric("many", "many", lambda s: s.groups.get("many"), is_main=True),
-    Metric("medium", "medium", lambda s: s.groups.get("medium"), is_main=True),
+    Metric(
+        "many",
+        "many",
+        lambda s: s.groups.get("many"),
+        is_main=True,
+        place="on the common classes",
+    ),
+    Metric(
+        "medium",
+        "medium",
+        lambda s: s.groups.get("medium"),
+        is_main=True,
+        place="on the medium classes",
+    ),
     # the rare classes are what a long tail is about: their difference stands first
     Metric(
         "few",
@@ -201,6 +217,7 @@ _TABLE = (
         is_main=True,
         highlight="accuracy on the rarest classes",
         verdict_on="on rare classes",
+        place="on the rare classes",
         difference_rank=1,
     ),
     Metric(

@@ -5,7 +5,7 @@ import pytest
 
 from lmsm_cli.comparison.crossed import Strata, crossed, paired
 from lmsm_cli.comparison.two_way import NoVerdict, Why, two_way
-from lmsm_cli.comparison.verdicts import Remark, chance_forbids, holm, undertrained
+from lmsm_cli.comparison.verdicts import Remark, chance_forbids, holm, holm_once, undertrained
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,26 @@ from lmsm_cli.comparison.verdicts import Remark, chance_forbids, holm, undertrai
 def test_holms_adjustment_is_that_by_hand(given, wanted):
     """The k-th smallest of m is multiplied by m - k + 1, and none is below one before it."""
     assert holm(given) == [None if one is None else pytest.approx(one) for one in wanted]
+
+
+@pytest.mark.parametrize(
+    ("given", "hypotheses", "wanted", "number"),
+    [
+        # three tests of two hypotheses: 0.02 by 2, 0.03 by 1, where three would give 0.06
+        ([0.02, 0.03, 0.02], "aba", [0.04, 0.04, 0.04], 2),
+        # of one hypothesis the largest p counts: 0.03 by 2, 0.04 by 1
+        ([0.01, 0.04, 0.03], "aba", [0.06, 0.06, 0.06], 2),
+        ([0.01, 0.04], "ab", [0.02, 0.04], 2),
+        ([0.01, None, 0.04], "abb", [0.02, None, 0.04], 2),
+        ([0.01, 0.01, 0.01], "aaa", [0.01, 0.01, 0.01], 1),
+        ([None], "a", [None], 0),
+    ],
+)
+def test_a_hypothesis_counts_once_in_holms_step(given, hypotheses, wanted, number):
+    """Worked by hand: as many p-values as hypotheses, each of which stands or falls as one."""
+    found, counted = holm_once(given, hypotheses)
+    assert found == [None if one is None else pytest.approx(one) for one in wanted]
+    assert counted == number
 
 
 def test_five_arms_without_an_effect_seldom_get_a_verdict():

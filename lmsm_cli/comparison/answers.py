@@ -1,5 +1,6 @@
 """Which test images the runs of a comparison had right, image by image, from their predictions."""
 
+import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,16 @@ class Answers:
     strata: Strata
     right: Mapping[Path, NDArray[np.bool_]]
     """(N,) of each run whose predictions are known, by its folder."""
+    said: Mapping[Path, bytes]
+    """A digest of the classes that it predicted, by its folder."""
+
+    def said_by(self, own: Sequence[Sample]) -> Hashable:
+        """Return a key of all that a group said: equal keys, the same classes in every seed.
+
+        None where some of its runs have no predictions.
+        """
+        found = {sample.place: self.said.get(sample.record.path) for sample in own}
+        return None if None in found.values() else frozenset(found.items())
 
     def alone(self, own: Sequence[Sample]) -> Crossed | None:
         """Reduce the answers of one group; None where some of its runs have no predictions."""
@@ -74,6 +85,7 @@ def answers_of(samples: Iterable[Sample]) -> Answers | None:
     """
     labels: NDArray[np.int64] | None = None
     right: dict[Path, NDArray[np.bool_]] = {}
+    said: dict[Path, bytes] = {}
     num_classes = 0
     for sample in samples:
         found = sample.record.predictions
@@ -83,9 +95,15 @@ def answers_of(samples: Iterable[Sample]) -> Answers | None:
             labels, num_classes = found.labels, len(sample.scores.per_class)
         if np.array_equal(found.labels, labels):
             right[sample.record.path] = found.predicted == found.labels
+            said[sample.record.path] = _digest(found.predicted)
     if labels is None:
         return None
-    return Answers(Strata.of(labels, num_classes), right)
+    return Answers(Strata.of(labels, num_classes), right, said)
+
+
+def _digest(predicted: NDArray[np.integer[Any]]) -> bytes:
+    whole = np.ascontiguousarray(predicted, np.int64)  # of whatever type a run holds them
+    return hashlib.blake2b(whole.tobytes(), digest_size=16).digest()
 
 
 def weights_of(

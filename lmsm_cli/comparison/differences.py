@@ -14,9 +14,16 @@ from numpy.typing import NDArray
 from lmsm_cli.comparison.answers import Answers, answers_of, weights_of
 from lmsm_cli.comparison.baseline import baseline_of, verdict_in_words
 from lmsm_cli.comparison.crossed import Crossed
-from lmsm_cli.comparison.intervals import ALPHA, Difference, difference, verdict_of
+from lmsm_cli.comparison.intervals import (
+    ALPHA,
+    NOTHING_VARIES,
+    Difference,
+    difference,
+    verdict_of,
+)
 from lmsm_cli.comparison.planning import floor_of, seeds_needed
 from lmsm_cli.comparison.records import Group
+from lmsm_cli.comparison.same_answers import SameAnswers, notes_on_same_answers
 from lmsm_cli.comparison.samples import Sample, by_seed, values
 from lmsm_cli.comparison.two_way import (
     FEWEST_IMAGES,
@@ -31,6 +38,7 @@ from lmsm_cli.comparison.verdicts import (
     Remark,
     chance_forbids,
     holm,
+    holm_once,
     undertrained,
 )
 from lmsm_cli.metrics import METRICS, ClassScore, Scores
@@ -68,6 +76,7 @@ class _Peers:
     """Of the classes."""
     images: Mapping[str, int]
     """The test images of each score that is a mean of right answers."""
+    same: SameAnswers
     question: Question
 
     @classmethod
@@ -75,15 +84,17 @@ class _Peers:
         cls, numbers: Sequence[int], members: Sequence[Sequence[Sample]], question: Question
     ) -> "_Peers":
         first = members[numbers[0]][0].scores
-        answers = None
-        if len(numbers) > 1 and question.over is Over.BOTH:
-            answers = answers_of(sample for number in numbers for sample in members[number])
+        own = {number: members[number] for number in numbers}
+        found = None
+        if len(numbers) > 1:
+            found = answers_of(sample for samples in own.values() for sample in samples)
+        answers = found if question.over is Over.BOTH else None
         counts = _train_counts(members[number][0].scores for number in numbers)
         weights = weights_of(answers.strata, counts) if answers else {}
-        own = {number: members[number] for number in numbers}
         names = tuple(one.name for one in first.per_class)
         images = _images_of(first.per_class, counts)
-        return cls(tuple(numbers), own, answers, weights, names, images, question)
+        same = SameAnswers.of(own, found)
+        return cls(tuple(numbers), own, answers, weights, names, images, same, question)
 
     def differences(self, number: int, baseline: int) -> dict[str, Difference | None]:
         """Return each score's difference of two groups, before Holm's step."""
@@ -129,8 +140,11 @@ class _Peers:
             floor=floor_of(parts) if parts else None,
         )
 
-    def in_words(self, one: NoVerdict) -> str:
-        """Return what forbids a verdict, and the way out where there is one."""
+    def in_words(self, one: NoVerdict, place: str = "") -> str:
+        """Return what forbids a verdict, and the way out where there is one.
+
+        `place` says which classes the score is on.
+        """
         named = ", ".join(self.names[number] for number in one.classes)
         match one.why:
             case Why.NO_IMAGE:
@@ -138,13 +152,13 @@ class _Peers:
             case Why.ONE_IMAGE:
                 return f"one test image of {named}, whose share of chance nobody knows"
             case Why.NOTHING_VARIES:
-                return "the same in every seed"
+                return NOTHING_VARIES
             case Why.TWO_SEEDS:
                 return "two seeds: give a third"
             case Why.FEW_IMAGES:
                 return f"{one.images} test images, and a verdict needs {FEWEST_IMAGES}"
             case Why.CHANCE:
-                return "no run above chance: train longer first"
+                return f"no run is clearly better than guessing {place}: train longer first"
 
     def at_chance(self, key: str) -> NoVerdict | None:
         """Return the reason where no group has learned the classes of a score."""
@@ -212,19 +226,25 @@ def held_against(
             for number in numbers
             if (place := chosen[number]) is not None and place != number
         }
-        judged = _judged(raw, peers)
-        best = _told_best(peers, groups, judged)
-        for number in numbers:
+        judged = _judged(raw, peers, chosen)
+        best = _told_best(peers, groups, judged, chosen)
+        for number, first in peers.same.firsts(chosen).items():
             changes = judged.get(number, {})
             held[number] = replace(
                 groups[number],
                 is_baseline=number in chosen,
                 differences=changes,
                 verdict=verdict_in_words(changes),
-                best=tuple(key for key, winner in best.items() if winner == number),
+                best=tuple(key for key, winners in best.items() if number in winners),
                 remarks=_remarks(members[number]),
+                same_as="" if first == number else groups[first].label,
             )
-    return held, [*_without_predictions(held, question), *notes, *_on_fewer_seeds(held, chosen)]
+    return held, [
+        *_without_predictions(held, question),
+        *notes_on_same_answers(held),
+        *notes,
+        *_on_fewer_seeds(held, chosen),
+    ]
 
 
 def _train_counts(groups: Iterable[Scores]) -> list[int | None]:
@@ -241,23 +261,32 @@ def _by_test_set(groups: Sequence[Group]) -> list[list[int]]:
 
 
 def _judged(
-    raw: Mapping[int, Mapping[str, Difference | None]], peers: _Peers
+    raw: Mapping[int, Mapping[str, Difference | None]],
+    peers: _Peers,
+    chosen: Sequence[int | None],
 ) -> dict[int, dict[str, Difference | None]]:
-    """Return the differences with verdicts, after Holm's step over the groups for each score."""
+    """Return the differences with verdicts, after Holm's step over the groups for each score.
+
+    Groups with the same answers are one in that step. `chosen` are the baselines.
+    """
     judged = {number: dict(changes) for number, changes in raw.items()}
     for key, metric in METRICS.items():
         rows = [(number, one) for number, some in raw.items() if (one := some.get(key))]
         forbidden = peers.at_chance(key) if rows else None
         if forbidden:
-            said = peers.in_words(forbidden)
+            said = peers.in_words(forbidden, metric.place)
             reasons = ["; ".join(filter(None, (said, one.reason))) for _, one in rows]
             rows = [
-                (number, replace(one, reason=reason))
+                (number, replace(one, reason=reason, at_chance=True))
                 for (number, one), reason in zip(rows, reasons, strict=True)
             ]
-        adjusted = holm([None if one.reason else one.p_value for _, one in rows])
+        adjusted, family = holm_once(
+            [None if one.reason else one.p_value for _, one in rows],
+            [peers.same.hypothesis(number, chosen[number], key) for number, _ in rows],
+        )
         for (number, one), p in zip(rows, adjusted, strict=True):
-            judged[number][key] = verdict_of(one, p, higher_is_better=metric.higher_is_better)
+            counted = replace(one, family=None if p is None else family)
+            judged[number][key] = verdict_of(counted, p, higher_is_better=metric.higher_is_better)
     return judged
 
 
@@ -265,18 +294,23 @@ def _told_best(
     peers: _Peers,
     groups: Sequence[Group],
     judged: Mapping[int, Mapping[str, Difference | None]],
-) -> dict[str, int]:
+    chosen: Sequence[int | None],
+) -> dict[str, list[int]]:
     """Return, by score, the group that is the best and told from each other one after Holm.
 
-    A group that is held against a baseline must be better by that verdict too, whose step of Holm
-    is over other rows: a star beside "not after Holm" would be a second answer.
+    Groups with the same answers are the best together, and are not told from each other. One that
+    is held against a baseline must be better by that verdict too, whose step of Holm is over other
+    rows: a star beside "not after Holm" would be a second answer.
     """
     if not 1 < len(peers.numbers) <= _MOST_RIVALS:
         return {}
     rivals: dict[tuple[int, int], dict[str, Difference | None]] = {}
     best = {}
     for key, metric in METRICS.items():
-        means = {n: one.mean for n in peers.numbers if (one := groups[n].metrics[key])}
+        firsts = peers.same.firsts(chosen, key)
+        means = {
+            n: one.mean for n in dict.fromkeys(firsts.values()) if (one := groups[n].metrics[key])
+        }
         if not metric.is_share or len(means) < 2:
             continue
         winner = (max if metric.higher_is_better else min)(means, key=lambda n: means[n])
@@ -290,7 +324,7 @@ def _told_best(
         if held is not None and held.verdict != "better":
             continue
         if all(p is not None and p <= ALPHA for p in adjusted):
-            best[key] = winner
+            best[key] = [number for number, first in firsts.items() if first == winner]
     return best
 
 

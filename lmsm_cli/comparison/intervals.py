@@ -19,6 +19,7 @@ ALPHA = 1 - CONFIDENCE
 FEWEST_SEEDS = 3
 """For a verdict: Student's t of two seeds is 12.7, and their variance is luck."""
 NOT_AFTER_HOLM = "not after Holm"
+NOTHING_VARIES = "the same in every seed"
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,16 @@ class Difference:
     """Two-sided, for this score and group alone."""
     p_holm: float | None = None
     """Holm's, over the groups that are held against a baseline on this score."""
+    family: int | None = None
+    """Over how many differences that is: groups with the same answers count once."""
     reason: str = ""
     """Why there is no verdict, where that is not because the interval holds 0."""
     seeds_needed: tuple[int | None, int | None] | None = None
     """From and to how many seeds a side would tell the size that was asked for; None: no number."""
     floor: float | None = None
     """The smallest difference that these test images let any number of seeds tell."""
+    at_chance: bool = False
+    """Whether no group is clearly better than guessing on this score: more seeds tell nothing."""
 
     @property
     def interval(self) -> str:
@@ -89,7 +94,7 @@ def difference(
     bare = Difference(mean, None, None, n, paired, "can't tell")
     if error is None:
         seeds = ("one seed", "two seeds")[n - 1] if n < FEWEST_SEEDS else ""
-        return replace(bare, reason=seeds or "the same in every seed")
+        return replace(bare, reason=seeds or NOTHING_VARIES)
     from scipy.special import stdtr, stdtrit  # a third of the time that scipy.stats takes to import
 
     size, degrees = error

@@ -50,6 +50,8 @@ class Group:
     """What hints that it was trained too briefly."""
     folds: tuple[tuple[str, ...], ...] = ()
     """For each of `runs` the run folders of all folds; empty where runs are not pooled folds."""
+    same_as: str = ""
+    """The label of another group that gave the same answers to every test image in every seed."""
     images: dict[str, str | None] | None = None
     """The digests of the training, validation and test images; None where they are not known."""
 

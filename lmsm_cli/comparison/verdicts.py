@@ -1,6 +1,6 @@
 """Whether a verdict may be given: Holm's step-down over several, what forbids or weakens one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -36,6 +36,29 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     for place, p in zip(order, np.minimum(stepped, 1).tolist(), strict=True):
         adjusted[tested[place]] = p
     return adjusted
+
+
+def holm_once(
+    p_values: Sequence[float | None], hypotheses: Sequence[Hashable]
+) -> tuple[list[float | None], int]:
+    """Return Holm's adjusted p-values where a hypothesis counts once, and how many counted.
+
+    Tests of one hypothesis stand and fall together: its largest p-value is the one that counts.
+
+    Args:
+        p_values: As for `holm`.
+        hypotheses: What each of them tests; equal ones are one hypothesis.
+    """
+    largest: dict[Hashable, float] = {}
+    for p, tested in zip(p_values, hypotheses, strict=True):
+        if p is not None:
+            largest[tested] = max(p, largest.get(tested, 0.0))
+    adjusted = dict(zip(largest, holm(list(largest.values())), strict=True))
+    found = [
+        None if p is None else adjusted[tested]
+        for p, tested in zip(p_values, hypotheses, strict=True)
+    ]
+    return found, len(largest)
 
 
 def chance_forbids(arms: Iterable[Estimate], num_classes: int) -> NoVerdict | None:
