@@ -11,6 +11,7 @@ from lmsm_cli.comparison.records import ClassStatistic, Comparison, Group, Stati
 from lmsm_cli.metrics import METRICS
 from lmsm_cli.reports.comparison_tables import comparison_notes, comparison_tables
 from lmsm_cli.reports.exports import to_csv, to_markdown
+from lmsm_cli.reports.verdicts import need_text
 from tests.test_tables import drawn, rows
 
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "many", "medium", "few")
@@ -54,11 +55,20 @@ def test_classes_with_other_training_counts_show_them_in_each_cell():
 
 
 def test_run_without_scores_has_a_row_that_says_why():
-    """A run in no group is named with its reason, in the wide and in the narrow form."""
-    comparison = Comparison((), (), (Unscored("runs/x", "no scores.json; status failed"),))
-    for width in (None, 20):
-        text = "".join(drawn(table) for table in comparison_tables(comparison, width=width))
-        assert "x: no scores.json; status failed" in text
+    """A run in no group is named with its reason, in a table that makes no other one wider."""
+    why = "no scores.json; status failed" * 3
+    run = Unscored("runs/x", why)
+    alone = Comparison((), (), (run,))
+    beside = Comparison(("loss",), (group("softmax", 0.6), group("focal", 0.7)), (run,))
+    for comparison, width in ((alone, None), (alone, 20), (beside, None), (beside, 80)):
+        tables = comparison_tables(comparison, width=width)
+        (left_out,) = [table for table in tables if table.title == "Left out"]
+        assert ["x", *why.split()] in rows(left_out)
+        assert not any("no scores" in drawn(table) for table in tables if table is not left_out)
+    plain = replace(beside, unscored=())
+    assert [table.title for table in comparison_tables(plain, width=80)] == [
+        table.title for table in comparison_tables(beside, width=80) if table.title != "Left out"
+    ]
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 100])
@@ -174,8 +184,72 @@ def test_what_could_be_told_stands_beside_the_verdict():
     assert against.title.endswith("over seeds and test images]")
     assert "3 points need" in [str(column.header) for column in against.columns]
     text = " ".join(" ".join(line) for line in rows(against))
-    assert "8 to 14 seeds" in text
+    assert "8 to 14 seeds in all" in text
     assert "no clear difference (two seeds; fewer than 500 training steps)" in text
+
+
+def test_what_is_no_verdict_among_several_is_explained_below_the_table():
+    """A row whose interval excludes 0 says what it is one of, and one line why that counts."""
+    close = Difference(
+        *(0.03, 0.01, 0.05, 5, True, "can't tell"), p_holm=0.08, family=4, reason="not after Holm"
+    )
+    open_one = replace(close, low=-0.01, p_holm=0.2, reason="")
+    baseline = group("a", 0.6, is_baseline=True)
+    for few, overall, said in (
+        (close, close, "better by itself, but not as one of 4 comparisons"),
+        (close, open_one, "better on rare classes by itself, but not as one of 4 comparisons"),
+        (open_one, replace(close, mean=-0.03), "worse overall by itself, but not as one of 4"),
+        (open_one, open_one, ""),
+    ):
+        changes = {"few": few, "balanced_accuracy": overall}
+        row = group("b", 0.6, differences=changes, verdict="can't tell")
+        comparison = Comparison((), (baseline, row), ())
+        text = " ".join(" ".join(line) for line in rows(comparison_tables(comparison)[-1]))
+        markdown = to_markdown(comparison_tables(comparison)[-1])
+        assert f"no clear difference{' (' if said else ''}{said}" in text
+        assert f"no clear difference{' (' if said else ''}{said}" in markdown
+        notes = [one for one in comparison_notes(comparison) if "not as one of 4" in one]
+        assert len(notes) == bool(said)
+        for note in notes:
+            assert "of 4 intervals one excludes 0 by chance in up to 20 % of all studies" in note
+
+
+def test_of_many_comparisons_one_is_expected_to_exclude_0():
+    """From 20 on a share of all studies would be above 100 percent."""
+    close = Difference(*(0.03, 0.01, 0.05, 5, True, "can't tell"), family=20)
+    close = replace(close, reason="not after Holm")
+    row = group("b", 0.6, differences={"few": close}, verdict="can't tell")
+    (note,) = [one for one in comparison_notes(Comparison((), (row,), ())) if "Holm's" in one][1:]
+    assert "of 20 intervals one or more can be expected to exclude 0 by chance" in note
+
+
+@pytest.mark.parametrize(
+    ("needed", "at_chance", "text"),
+    [
+        ((3, 3), False, "no more seeds"),
+        ((3, 5), False, "no more seeds"),
+        ((3, 6), False, "3 to 6 seeds in all"),
+        ((7, 7), False, "7 seeds in all"),
+        ((9, None), False, "9 or many more seeds in all"),
+        ((None, None), False, "more test images"),
+        ((3, 3), True, "longer training"),
+        (None, True, ""),
+    ],
+)
+def test_the_need_says_whether_the_seeds_at_hand_count(needed, at_chance, text):
+    """A number of seeds is of all, not of those to add, and no seeds help who has not learned."""
+    few = Difference(
+        *(0.02, -0.03, 0.07, 5, True, "can't tell"), seeds_needed=needed, at_chance=at_chance
+    )
+    assert need_text(group("b", 0.6, differences={"few": few}), "few") == text
+
+
+def test_the_star_is_explained_where_there_is_one():
+    """A title speaks of `*` only above a table that has one."""
+    plain, starred = (group("a", 0.6), group("b", 0.7, best=("few",)))
+    for groups, is_told in (((plain,), False), ((plain, starred), True)):
+        title = comparison_tables(Comparison((), groups, ()))[0].title
+        assert ("* clearly better than all others" in title) == is_told
 
 
 def test_csv_has_a_row_for_each_group_with_fractions():
@@ -203,6 +277,7 @@ def test_csv_has_what_a_difference_rests_on():
         over="seeds and test images",
         p_value=0.02,
         p_holm=0.06,
+        family=3,
         reason="not after Holm",
         seeds_needed=(8, 14),
         floor=0.01,
@@ -211,14 +286,14 @@ def test_csv_has_what_a_difference_rests_on():
     one = group("vs", 0.7, differences={"few": told, "accuracy": bare})
     groups = (group("softmax", 0.6, is_baseline=True), one)
     baseline, row = csv.DictReader(io.StringIO(to_csv(Comparison(("loss",), groups, ()))))
-    titles = ("over", "p", "p after Holm", "verdict", "reason", "seeds needed from")
+    titles = ("over", "p", "p after Holm", "comparisons", "verdict", "reason", "seeds needed from")
     titles += ("seeds needed to", "floor")
     assert [row[f"few {title}"] for title in titles] == [
-        *("seeds and test images", "0.02", "0.06", "can't tell", "not after Holm", "8", "14"),
+        *("seeds and test images", "0.02", "0.06", "3", "can't tell", "not after Holm", "8", "14"),
         "0.01",
     ]
     assert [row[f"accuracy {title}"] for title in titles] == [
-        *("seeds", "", "", "can't tell", "one seed", "", "", "")
+        *("seeds", "", "", "", "can't tell", "one seed", "", "", "")
     ]
     assert {baseline[f"few {title}"] for title in titles} == {""}
 

@@ -1,5 +1,6 @@
 """Groups held against a baseline: intervals over seeds and test images, Holm, the answer."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from lmsm_cli.comparison.crossed import Strata, paired
 from lmsm_cli.comparison.differences import Question
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.two_way import Over, two_way
+from lmsm_cli.reports.verdicts import need_text
 from lmsm_cli.runs.documents import Status
 from lmsm_cli.runs.images import Predictions
 from lmsm_cli.runs.record import RunRecord
@@ -148,7 +150,7 @@ def test_where_no_run_is_above_chance_there_is_no_verdict():
         assert few.low > 0
         assert (few.verdict, few.reason) == (
             "can't tell",
-            "no run above chance: train longer first",
+            "no run is clearly better than guessing on the rare classes: train longer first",
         )
         assert vs.differences["many"].reason == ""  # dogs and cats are known
     above = answers | {"focal": arms((0.9, 0.7, 0.9), start=40)}
@@ -173,21 +175,29 @@ def test_few_test_images_forbid_a_verdict():
         assert (few.verdict, few.reason) == ("can't tell", "19 test images, and a verdict needs 20")
 
 
+def slight_among_six():
+    """Return a comparison of six losses with softmax, of which one would be told by itself."""
+    others = {
+        loss: arms((0.9, 0.7, 0.5), range(5), start=1000 + 100 * number)
+        for number, loss in enumerate(("focal", "ldam", "cosface", "arcface", "asoftmax"))
+    }
+    base = arms((0.9, 0.7, 0.5), range(5))
+    slight = arms((0.9, 0.7, 0.6), range(5), start=400)
+    return of_losses({"softmax": base, "vs": slight} | others)
+
+
 def test_holm_takes_a_verdict_that_stands_alone():
     """A difference that alone excludes 0 is not told beside enough others; the row says why."""
     base = arms((0.9, 0.7, 0.5), range(5))
     slight = arms((0.9, 0.7, 0.6), range(5), start=400)
     alone = group_of(of_losses({"softmax": base, "vs": slight}), "vs").differences["few"]
     assert 0.01 < alone.p_value < 0.05
-    assert (alone.verdict, alone.p_holm) == ("better", alone.p_value)
-    others = {
-        loss: arms((0.9, 0.7, 0.5), range(5), start=1000 + 100 * number)
-        for number, loss in enumerate(("focal", "ldam", "cosface", "arcface", "asoftmax"))
-    }
-    group = group_of(of_losses({"softmax": base, "vs": slight} | others), "vs")
+    assert (alone.verdict, alone.p_holm, alone.family) == ("better", alone.p_value, 1)
+    group = group_of(slight_among_six(), "vs")
     beside = group.differences["few"]
     assert (beside.p_value, beside.low) == (alone.p_value, alone.low)
     assert beside.p_holm > 0.05
+    assert beside.family == 6
     assert (beside.verdict, beside.reason) == ("can't tell", "not after Holm")
     assert "few" not in group.best
 
@@ -267,25 +277,32 @@ def test_the_answer_is_a_sentence():
         f"[{-100 * loss.high:.1f}, {-100 * loss.low:.1f}]; "
         "vs shows no clear difference from softmax: "
     )
-    assert " would show 5 points" in one.text
+    assert ": to see a difference of 5 points, " in one.text
+
+
+_SEE = "to see a difference of 5 points"
 
 
 @pytest.mark.parametrize(
-    ("needed", "text"),
+    ("needed", "here", "text"),
     [
-        ((8, 14), "8 to 14 seeds would show 5 points"),
-        ((3, 3), "3 seeds would show 5 points"),
-        ((40, None), "40 seeds or many more would show 5 points"),
+        ((8, 14), (3, 3), f"{_SEE}, 8 to 14 seeds in all are needed (3 are here)"),
+        ((4, 4), (3, 3), f"{_SEE}, 4 seeds in all are needed (3 are here)"),
+        ((3, 6), (3, 5), f"{_SEE}, 3 to 6 seeds in all are needed (3 to 5 are here)"),
+        ((3, 3), (3, 3), f"the seeds that are here are enough {_SEE}"),
+        ((3, 4), (4, 9), f"the seeds that are here are enough {_SEE}"),
+        ((3, 3), (2, 2), f"{_SEE}, 3 seeds in all are needed (2 are here)"),
+        ((40, None), (3, 3), f"{_SEE}, 40 or many more seeds in all are needed (3 are here)"),
         (
             (None, None),
-            "no number of seeds would show 5 points on these test images, "
-            "whose share of chance is 7.1",
+            (3, 3),
+            f"{_SEE}, more test images are needed, not seeds: these show none below 7.1",
         ),
     ],
 )
-def test_what_would_tell(needed, text):
-    """The seeds for the size asked for, or that no number of seeds would do."""
-    assert seeds_text(needed, 0.071, 0.05) == text
+def test_what_would_tell(needed, here, text):
+    """All seeds for the size asked for, beside those that are here, or that none would do."""
+    assert seeds_text(needed, 0.071, 0.05, here) == text
 
 
 def test_names_in_the_answer_are_as_short_as_they_tell_apart():
@@ -315,14 +332,65 @@ def test_undecided_losses_share_a_clause():
         f"vs:gamma={number}": arms((0.9, 0.7, 0.5), range(5), start=1000 + 100 * number)
         for number in (1, 2, 3, 4)
     }
-    comparison = of_losses({"softmax": base} | open_ones, question=Question(size=0.12))
+    comparison = of_losses({"softmax": base} | open_ones, question=Question(size=0.08))
     needed = [group_of(comparison, loss).differences["few"].seeds_needed for loss in open_ones]
     assert all(None not in one for one in needed)
     fewest, most = min(one[0] for one in needed), max(one[1] for one in needed)
     assert comparison.conclusions[0].text == (
         "On the rare classes vs:gamma=1, vs:gamma=2, vs:gamma=3 and 1 more show no clear "
-        f"difference from softmax: {fewest} to {most} seeds would show 12 points."
+        "difference from softmax: to see a difference of 8 points, "
+        f"{fewest} to {most} seeds in all are needed (5 are here)."
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "who"), [(1, "vs:gamma=1 shows"), (2, "vs:gamma=1 and vs:gamma=2 show")]
+)
+def test_one_loss_shows_and_two_show(number, who):
+    """The sentence has the verb of as many losses as it names."""
+    base = arms((0.9, 0.7, 0.5), range(5))
+    open_ones = {
+        f"vs:gamma={n}": arms((0.9, 0.7, 0.5), range(5), start=1000 + 100 * n)
+        for n in range(1, number + 1)
+    }
+    (one,) = of_losses({"softmax": base} | open_ones).conclusions
+    labels = [group.label for group in of_losses({"softmax": base} | open_ones).groups]
+    said = who if number > 1 else "vs shows"  # as short as it tells
+    assert labels[1:] == list(open_ones)
+    assert one.text.startswith(f"On the rare classes {said} no clear difference from softmax: ")
+
+
+def test_what_may_be_chance_among_several_is_said_with_its_size():
+    """An interval without 0 that is no verdict has a clause of its own, with what it is one of."""
+    comparison = slight_among_six()
+    vs = group_of(comparison, "vs").differences["few"]
+    (one,) = comparison.conclusions
+    assert one.finding == "open"
+    assert one.text.startswith(
+        f"On the rare classes vs is ahead of softmax by {100 * vs.mean:.1f} points "
+        f"[{100 * vs.low:.1f}, {100 * vs.high:.1f}], but among 6 comparisons that may be chance; "
+    )
+    assert "Holm" not in one.text
+
+
+def test_where_nothing_is_learned_the_answer_is_to_train_longer():
+    """No loss stands above another, and no number of seeds is told, where all of them guess."""
+    answers = {"softmax": arms((0.9, 0.7, 0.02)), "vs": arms((0.9, 0.7, 0.2), start=9)}
+    (one,) = of_losses(answers).conclusions
+    assert one.text == (
+        "On the rare classes no run of softmax or vs is clearly better than guessing (33.3 %): "
+        "train longer, or with another learning rate, before you compare."
+    )
+    short = compare_runs(
+        [run(loss, s, row, epochs=20) for loss, rows in answers.items() for s, row in rows.items()]
+    )
+    assert short.conclusions[0].text.endswith(
+        "before you compare. All of them had fewer than 500 training steps."
+    )
+    group = group_of(short, "vs")
+    assert group.differences["few"].at_chance
+    assert need_text(group, "few") == "longer training"
+    assert not group.differences["many"].at_chance
 
 
 def test_one_group_has_its_score_and_what_to_do():
@@ -330,8 +398,18 @@ def test_one_group_has_its_score_and_what_to_do():
     comparison = of_losses({"softmax": arms((0.9, 0.7, 0.3))})
     (one,) = comparison.conclusions
     mean = 100 * comparison.groups[0].metrics["few"].mean
-    assert one.text.startswith(f"softmax has {mean:.1f} ± ")
-    assert one.text.endswith(
-        "over 3 runs on the rare classes: train another loss to compare it with."
-    )
+    assert one.text.startswith(f"On the rare classes softmax has {mean:.1f} ± ")
+    assert one.text.endswith("over 3 runs: train another loss to compare it with.")
     assert conclusion_of([], 0.05).text == "There are no scores."
+
+
+def test_losses_without_a_baseline_are_named_with_the_flag():
+    """The way out is a flag that can be typed as it stands."""
+    answers = {"cross entropy": arms((0.9, 0.7, 0.3)), "vs": arms((0.9, 0.7, 0.4), start=9)}
+    (one,) = of_losses(answers).conclusions
+    scores = r"has \d+\.\d ± \d+\.\d % over 3 runs"
+    assert re.fullmatch(
+        f"On the rare classes cross {scores} and vs {scores}: say which of them is the "
+        "baseline, such as --baseline 'cross entropy'.",
+        one.text,
+    )

@@ -1,6 +1,7 @@
 """What the report page opens with: the answer, and cards that crown nobody who is not told."""
 
 import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -11,6 +12,7 @@ from lmsm_cli.config.value_types import Dataset
 from lmsm_cli.reports.html.facts import DATASET_NAMES, summary
 from lmsm_cli.reports.html.page import page
 from tests.synthetic_runs import (
+    document,
     images_of,
     metrics_of,
     records_in,
@@ -161,7 +163,7 @@ def test_without_a_baseline_only_a_told_best_has_a_card():
     assert "few" in group_of(comparison, "vs").best
     undecided, value, text = cards(html)["Accuracy on the rarest classes"]
     assert (undecided, value is None) == (False, False)
-    assert "vs told from every other group" in text
+    assert "vs clearly better than every other group" in text
     alike = {"vs": CLEAR["vs"], "focal": CLEAR["softmax"]}
     assert 'class="cards"' not in shown(alike)[1]
 
@@ -192,7 +194,29 @@ def test_holm_is_said_in_the_cell():
     assert few.reason == "not after Holm"
     text = spaced(html)
     bounds = few.interval.replace("-", "\N{MINUS SIGN}")
-    assert f"+{100 * few.mean:.1f} no clear difference {bounds} not after Holm" in text
+    why = "better by itself, but not as one of 6 comparisons"
+    assert f"+{100 * few.mean:.1f} no clear difference {bounds} {why}" in text
+    assert "of 6 intervals one excludes 0 by chance in up to 30 % of all studies" in text
+    assert "of all studies" not in spaced(shown(CLEAR)[1])
+
+
+@pytest.mark.parametrize(("vs", "is_said"), [(0.35, True), (0.1, False)])
+def test_how_sure_a_guess_is_stands_nowhere_in_front(vs, is_said):
+    """Where no run knows the rare classes a better calibration has no card and no note."""
+    answers = {"softmax": arms((0.9, 0.7, is_said * 0.6)), "vs": arms((0.9, 0.7, vs), start=9)}
+    records = []
+    for loss, error in (("softmax", 0.3), ("vs", 0.1)):
+        for seed, right in answers[loss].items():
+            record = run(loss, seed, right)
+            more = {"calibration_error": error + 0.001 * seed * error}
+            records.append(replace(record, scores=document(record.scores.to_json() | more)))
+    comparison = compare_runs(records)
+    found = group_of(comparison, "vs").differences
+    assert found["calibration_error"].verdict == "better"
+    assert found["few"].at_chance != is_said
+    html = page(comparison, records)
+    assert ("Calibration error" in cards(html)) == is_said
+    assert ("better in calibration error" in spaced(html)) == is_said
 
 
 def test_what_is_told_elsewhere_explains_the_verdict():
@@ -213,7 +237,8 @@ def test_what_is_told_elsewhere_explains_the_verdict():
 
 def test_the_seeds_that_would_tell_have_a_table():
     """It has the range of seeds of each main score, and the floor of the test images."""
-    comparison, html = shown(OPEN)
+    answers = {"softmax": arms((0.9, 0.7, 0.5)), "vs": arms((0.9, 0.7, 0.5), start=200)}
+    comparison, html = shown(answers)
     found = group_of(comparison, "vs").differences
     few, overall = found["few"], found["balanced_accuracy"]
     assert few.seeds_needed == (None, None)  # 200 frogs are too few for 5 points
@@ -222,7 +247,7 @@ def test_the_seeds_that_would_tell_have_a_table():
     assert "a difference of 5 points would show" in table
     assert (
         f"2 vs more test images at least {100 * few.floor:.1f} points "
-        f"{fewest} to {most} seeds at least {100 * overall.floor:.1f} points"
+        f"{fewest} to {most} seeds in all at least {100 * overall.floor:.1f} points"
     ) in spaced(table)
     assert 'class="needs"' not in shown(OPEN, predicts=False)[1]  # seeds alone say nothing of it
 

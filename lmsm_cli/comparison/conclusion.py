@@ -1,12 +1,13 @@
 """What a comparison says, in a sentence or two: the answer that stands before all tables."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from lmsm_cli.comparison.intervals import NOT_AFTER_HOLM, Difference
 from lmsm_cli.comparison.records import Conclusion, Finding, Group, Statistic
-from lmsm_cli.errors import counted, listed
+from lmsm_cli.errors import counted
 from lmsm_cli.metrics import METRICS
 
 T = TypeVar("T")
@@ -31,12 +32,15 @@ def conclusion_of(groups: Sequence[Group], size: float) -> Conclusion:
     names = short_names([group.label for group in groups])
     if not held:
         return Conclusion(_nothing_held(groups, key, names), "open")
+    if nothing_learned(groups):
+        return Conclusion(_learn_first(groups, key, names), "open")
     baselines = [group for group in groups if group.is_baseline]
     against = names[baselines[0].label] if len(baselines) == 1 else "the baseline"
-    named = [(names[group.label], one) for group, one in held]
+    named = _named(held, names)
     parts = [
         *_told(named, "better", ("beats", "beat"), against),
         *_told(named, "worse", ("falls behind", "fall behind"), against),
+        *_chance_among_several(named, against),
         *_open(named, against, size),
     ]
     text = f"{_place(key)} " + "; ".join(parts) + "." + _hints(groups)
@@ -69,6 +73,51 @@ def _hints(groups: Sequence[Group]) -> str:
     return f" Train longer to be sure: {' and '.join(hints)} in all of them." if hints else ""
 
 
+def nothing_learned(groups: Sequence[Group]) -> bool:
+    """Return whether no group is clearly better than guessing on the score of the answer."""
+    key = question_of(groups)
+    return any(one.at_chance for group in groups if (one := group.differences.get(key)))
+
+
+def _learn_first(groups: Sequence[Group], key: str, names: Mapping[str, str]) -> str:
+    """Return the answer where no group knows the classes: there is nothing to compare yet."""
+    hints = common_remarks(groups)
+    all_had = f" All of them had {' and '.join(hints)}." if hints else ""
+    guess = points(1 / len(groups[0].per_class)).removesuffix(".0")
+    return (
+        f"{_place(key)} no run of {_joined(list(names.values()), 'or')} is clearly better than "
+        f"guessing ({guess} %): train longer, or with another learning rate, before you "
+        f"compare.{all_had}"
+    )
+
+
+def _named(
+    held: Sequence[tuple[Group, Difference]], names: Mapping[str, str]
+) -> list[tuple[str, Difference]]:
+    """Return what each difference is of, those with the same answers under one name."""
+    own = {group.label for group, _ in held}
+    same: dict[str, list[str]] = {}
+    for group, _ in held:
+        same.setdefault(group.same_as, []).append(names[group.label])
+    return [
+        (
+            names[group.label]
+            + (f" (the same as {_joined(same[group.label])})" if group.label in same else ""),
+            one,
+        )
+        for group, one in held
+        if group.same_as not in own
+    ]
+
+
+def _joined(names: Sequence[str], word: str = "and") -> str:
+    """Return names as a sentence has them: `a`, `a and b`, `a, b, c and 2 more`."""
+    more = len(names) - _MOST_NAMES
+    shown = [*names[:_MOST_NAMES], *([f"{more} more"] if more > 0 else [])]
+    *first, last = shown
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
 def question_of(groups: Sequence[Group]) -> str:
     """Return the key of the score that the answer is on."""
     has_rare = all(group.metrics.get("few") is not None for group in groups)
@@ -76,7 +125,7 @@ def question_of(groups: Sequence[Group]) -> str:
 
 
 def _place(key: str) -> str:
-    return "On the rare classes" if key == "few" else "Over all classes"
+    return METRICS[key].place.capitalize()
 
 
 def short_names(labels: Sequence[str]) -> dict[str, str]:
@@ -132,20 +181,35 @@ def points(value: float) -> str:
     return f"{100 * value:.1g}" if text in ("0.0", "-0.0") and value else text
 
 
+def _chance_among_several(held: Sequence[tuple[str, Difference]], against: str) -> list[str]:
+    """Return the groups that would be told by themselves, and are not as one of several."""
+    close = [(name, one) for name, one in held if one.reason == NOT_AFTER_HOLM]
+    ahead = [(name, one) for name, one in close if one.mean > 0]
+    behind = [(name, one) for name, one in close if one.mean <= 0]
+    texts = []
+    for some, side in ((ahead, "ahead of"), (behind, "behind")):
+        found = sorted(some, key=lambda pair: -abs(pair[1].mean))
+        if not found:
+            continue
+        sizes = [f"{name} by {_size(one)}" for name, one in found[1:_MOST_NAMES]]
+        more = len(found) - _MOST_NAMES
+        sizes += [f"{counted(more, 'other')} by less"] if more > 0 else []
+        (name, first) = found[0]
+        said = ", ".join([f"{name} is {side} {against} by {_size(first)}", *sizes])
+        texts.append(f"{said}, but among {first.family} comparisons that may be chance")
+    return texts
+
+
 def _open(held: Sequence[tuple[str, Difference]], against: str, size: float) -> list[str]:
     """Return what is said of the groups without a verdict: together where the reason is one."""
     by_reason: dict[str, list[tuple[str, Difference]]] = {}
     for name, one in held:
-        if one.verdict == "can't tell":
-            is_close = one.reason == NOT_AFTER_HOLM
-            shown = f"{name} ({NOT_AFTER_HOLM})" if is_close else name
-            reason = "" if is_close else one.reason
-            by_reason.setdefault(reason, []).append((shown, one))
+        if one.verdict == "can't tell" and one.reason != NOT_AFTER_HOLM:
+            by_reason.setdefault(one.reason, []).append((name, one))
     texts = []
     for reason, some in by_reason.items():
-        names = [name for name, _ in some]
-        who = listed(names, _MOST_NAMES)
-        verb = "shows" if len(names) == 1 else "show"
+        who = _joined([name for name, _ in some])
+        verb = "shows" if len(some) == 1 else "show"
         seeds = f" ({reason})" if reason else _seeds([one for _, one in some], size)
         texts.append(f"{who} {verb} no clear difference from {against}{seeds}")
     return texts
@@ -160,42 +224,50 @@ def _seeds(held: Sequence[Difference], size: float) -> str:
     limits = [most for _, most in known if most is not None]
     needed = (min(enough, default=None), max(limits) if len(limits) == len(known) else None)
     floors = [one.floor for one in held if one.floor is not None]
-    return f": {seeds_text(needed, max(floors, default=None), size)}"
+    here = [one.n for one in held]
+    return f": {seeds_text(needed, max(floors, default=None), size, (min(here), max(here)))}"
 
 
-def seeds_text(needed: tuple[int | None, int | None], floor: float | None, size: float) -> str:
-    """Return how many seeds would show a difference of that size.
+def seeds_text(
+    needed: tuple[int | None, int | None], floor: float | None, size: float, here: tuple[int, int]
+) -> str:
+    """Return how many seeds would show a difference of that size, of those that are here and more.
 
     Args:
         needed: From and to how many, None for no number.
         floor: The share of chance that the test images have, whatever the seeds.
         size: Of the difference, as a fraction.
+        here: From and to how many seeds a side there are.
     """
     fewest, most = needed
-    what = f"would show {points(size).removesuffix('.0')} points"
+    what = f"to see a difference of {points(size).removesuffix('.0')} points"
     if fewest is None:
-        share = "" if floor is None else f", whose share of chance is {points(floor)}"
-        return f"no number of seeds {what} on these test images{share}"
-    if most is None:
-        return f"{fewest} seeds or many more {what}"
-    if fewest == most:
-        return f"{counted(fewest, 'seed')} {what}"
-    return f"{fewest} to {most} seeds {what}"
+        limit = "" if floor is None else f": these show none below {points(floor)}"
+        return f"{what}, more test images are needed, not seeds{limit}"
+    low, high = here
+    if most is not None and most <= low:
+        return f"the seeds that are here are enough {what}"
+    known = f"{high} is here" if high == 1 else f"{_from_to(low, high)} are here"
+    many = f"{fewest} or many more" if most is None else _from_to(fewest, most)
+    return f"{what}, {many} seeds in all are needed ({known})"
+
+
+def _from_to(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _nothing_held(groups: Sequence[Group], key: str, names: Mapping[str, str]) -> str:
     """Return what is known where there is nothing to hold a group against."""
     found = [(group, one) for group in groups if (one := group.metrics.get(key))]
-    texts = [f"{names[group.label]} has {_mean(one)}" for group, one in found[:_MOST_NAMES]]
-    if len(found) > _MOST_NAMES:
-        texts.append(f"{len(found) - _MOST_NAMES} more")
+    if not found:
+        return "There are no scores."
+    texts = [f"{names[group.label]} has {_mean(one)}" for group, one in found]
     way_out = (
         "train another loss to compare it with"
         if len(groups) == 1
-        else "name what to hold the others against with --baseline"
+        else f"say which of them is the baseline, such as --baseline {shlex.quote(groups[0].label)}"
     )
-    what = "on the rare classes" if key == "few" else "over all classes"
-    return f"{', '.join(texts)} {what}: {way_out}." if texts else "There are no scores."
+    return f"{_place(key)} {_joined(texts)}: {way_out}."
 
 
 def _mean(one: Statistic) -> str:

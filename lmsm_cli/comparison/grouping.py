@@ -160,7 +160,7 @@ def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]
     note += "; ".join(f"{key}: {', '.join(found)}" for key, found in values.items())
     sets = len({group.test_set for group in groups})
     if sets > 1:
-        note += f"; they have {sets} sets of test images, and * is told from all others on one"
+        note += f"; they have {sets} sets of test images, and * is for the rows on one of them"
     return [note]
 
 

@@ -1,6 +1,7 @@
 """The tables of a comparison, for the terminal.
 
-A best score that is told from all others is bold and has a `*`, so that it shows without colour.
+A best score that is clearly better than all others is bold and has a `*`, so that it shows without
+colour.
 Which metrics there are, and what they are called, is in metrics.py.
 """
 
@@ -23,7 +24,7 @@ from lmsm_cli.reports.tables import (
     shown,
     whole_width,
 )
-from lmsm_cli.reports.verdicts import need_text, verdict_style, verdict_text
+from lmsm_cli.reports.verdicts import need_text, several_at_once, verdict_style, verdict_text
 from lmsm_cli.shot_groups import shot_groups
 
 # Of more groups, the accuracies per class are no table that anyone reads.
@@ -31,7 +32,8 @@ _MOST_GROUPS = 20
 # Of more nets, the sizes of the others are in --json.
 _MOST_NETS = 6
 _VERDICT_WIDTH = 22
-_SCORES = "Test scores in percent: mean±sd over n runs, * told from all others"
+_SCORES = "Test scores in percent: mean±sd over n runs"
+_STAR = ", * clearly better than all others"
 _CLASSES = "Accuracy per class in percent, with the training and test images"
 _COSTS = "Margin and cost: means"
 
@@ -39,9 +41,9 @@ _COSTS = "Margin and cost: means"
 def comparison_tables(
     comparison: Comparison, *, width: int | None = None, only_changed: bool = False
 ) -> list[Table]:
-    """Return the scores of every group, the differences to the baseline, and class accuracies.
+    """Return the scores of every group, the runs that are in none, accuracies and differences.
 
-    A best is marked where it is told from all others on the same test images.
+    A best is marked where it is clearly better than all others on the same test images.
 
     Args:
         comparison: What is shown.
@@ -56,6 +58,9 @@ def comparison_tables(
     costs = [metric for metric in shown_metrics if not metric.is_share]
     is_held = any(group.differences for group in comparison.groups)
     classes = _classes_tables(comparison, only_changed=only_changed)
+    left_out = [_left_out_table(comparison.unscored)] if comparison.unscored else []
+    if not comparison.groups:
+        return left_out
 
     def tables(*columns: Sequence[Metric], named: bool) -> list[Table]:
         scored = [_scores_table(comparison, metrics, named=named) for metrics in columns]
@@ -65,10 +70,11 @@ def comparison_tables(
 
     whole = tables([*main, *others], named=True)
     if width is None or all(whole_width(table) <= width for table in whole):
-        return whole
+        return [whole[0], *left_out, *whole[1:]]
     numbered = tables(main, *([others] if others else []), named=False)
     return [
         _named_groups(comparison),
+        *left_out,
         *(part for table in numbered for part in parts_by_columns(table, width)),
     ]
 
@@ -88,6 +94,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             "better and worse: the 95% interval excludes 0, and the p-value after Holm's "
             "correction over the rows is at most 0.05; the intervals are for each row alone"
         )
+    notes += filter(None, [several_at_once(comparison.groups)])
     if len(comparison.groups) > _MOST_GROUPS:
         notes.append(
             f"accuracies per class of {len(comparison.groups)} groups: with --html, --csv or --json"
@@ -111,20 +118,27 @@ def _named_groups(comparison: Comparison) -> Table:
     table = new_table("Runs", "#", "run", "n")
     for i, group in enumerate(comparison.groups, 1):
         table.add_row(str(i), shown(group.label), str(len(group.runs)))
-    for run in comparison.unscored:
-        table.add_row(NOTHING, _why(run), NOTHING)
     return table
 
 
-def _why(run: Unscored) -> Text:
-    return shown(f"{PurePath(run.run).name}: {run.reason}")
+def _left_out_table(runs: Sequence[Unscored]) -> Table:
+    """Return a row for each run that is in no group, saying why.
+
+    It stands apart: reasons are long, and would make the scores as wide.
+    """
+    table = new_table("Left out", "run", "why")
+    for run in runs:
+        table.add_row(shown(PurePath(run.run).name), shown(run.reason))
+    return table
 
 
 def _scores_table(
     comparison: Comparison, metrics: Sequence[Metric], *, named: bool, title: str = _SCORES
 ) -> Table:
-    """Return one row a group; with names also one for each run that is in no group, saying why."""
+    """Return one row a group, with its name or by its number alone."""
     groups = comparison.groups
+    has_star = any(metric.key in group.best for group in groups for metric in metrics)
+    title += _STAR if has_star else ""
     table = new_table(title, "#", *(["run"] if named else []))
     for title in (*(["n"] if named else []), *(metric.column for metric in metrics)):
         table.add_column(title, justify="right", no_wrap=True)
@@ -134,15 +148,11 @@ def _scores_table(
         last_of_its_tests = groups[i + 1 : i + 2] and groups[i + 1].test_set != group.test_set
         cells = (column[i] for column in columns)
         table.add_row(str(i + 1), *who, *cells, end_section=bool(last_of_its_tests))
-    if named:
-        table.add_section()
-        for run in comparison.unscored:
-            table.add_row(NOTHING, _why(run), *[NOTHING] * (1 + len(columns)))
     return table
 
 
 def _cells(groups: Sequence[Group], metric: Metric) -> list[Text]:
-    """Return `64.9±1.2` for each group; a share that is told from all others bold with a `*`."""
+    """Return `64.9±1.2` for each group; one clearly better than all others bold with a `*`."""
     texts = [_cell(metric, group.metrics[metric.key]) for group in groups]
     if not metric.is_share:
         return [Text(text) for text in texts]

@@ -20,10 +20,10 @@ def to_csv(comparison: Comparison) -> str:
     Shares are fractions; what a group does not have is empty. Runs without scores are left out. Of
     a score's difference to the baseline there are, each under the score's name: `low` and `high`,
     the bounds of its 95% interval; `over`, what the interval allows for; `p`, and `p after Holm`,
-    over the groups; its `verdict`, and the `reason` where there is none; `seeds needed from` and
-    `to`, of either side, to tell a difference of the size asked for (the second is empty for more
-    than 10,000, both are where test images forbid it); and `floor`, the smallest difference that
-    these test images let any number of seeds tell.
+    over so many `comparisons`; its `verdict`, and the `reason` where there is none; `seeds needed
+    from` and `to`, of either side, to tell a difference of the size asked for (the second is empty
+    for more than 10,000, both are where test images forbid it); and `floor`, the smallest
+    difference that these test images let any number of seeds tell.
     """
     rows = [
         {str(cell(key)): cell(value) for key, value in _row(group, comparison).items()}
@@ -68,7 +68,7 @@ def _row(group: Group, comparison: Comparison) -> dict[str, Any]:
     row |= {key: group.differs[key] for key in comparison.differing}
     for name, value in group.metrics.items():
         row |= {name: value and value.mean, f"{name} sd": value and value.sd}
-    row |= {"is_baseline": group.is_baseline, "verdict": group.verdict}
+    row |= {"is_baseline": group.is_baseline, "verdict": group.verdict, "same_as": group.same_as}
     for name in next((one.differences for one in comparison.groups if one.differences), {}):
         change = group.differences.get(name)
         row |= {f"{name} {title}": value for title, value in _of_difference(change).items()}
@@ -92,6 +92,7 @@ def _of_difference(one: Difference | None) -> dict[str, Any]:
         "over": one and one.over,
         "p": one and one.p_value,
         "p after Holm": one and one.p_holm,
+        "comparisons": one and one.family,
         "verdict": one and one.verdict,
         "reason": one and one.reason,
         "seeds needed from": fewest,

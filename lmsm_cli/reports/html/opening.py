@@ -7,7 +7,7 @@ not told from the baseline.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lmsm_cli.comparison.conclusion import question_of
+from lmsm_cli.comparison.conclusion import nothing_learned, question_of
 from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.comparison.records import Comparison, Finding, Group
 from lmsm_cli.errors import counted
@@ -24,7 +24,7 @@ from lmsm_cli.reports.html.tables import (
     over_text,
     seeds_text,
 )
-from lmsm_cli.reports.verdicts import OPEN
+from lmsm_cli.reports.verdicts import OPEN, reason_text
 from lmsm_cli.runs.record import RunRecord
 
 _MOST_ROWS = 4
@@ -130,6 +130,8 @@ def cards_of(
             for place, one in main
             if rows[0].cells[place].order is not None
         ]
+    if nothing_learned(groups):  # how sure a net is that guesses is no news
+        main = [(place, one) for place, one in main if one.place]
     found = [_card(rows, groups, place, one) for place, one in main]
     # where each class has as many test images, accuracy is balanced accuracy
     distinct = {replace(card, title=""): card for card in reversed(found) if card}
@@ -145,12 +147,12 @@ def _card(
     held = [(row, one) for row, group in pairs if (one := group.differences.get(metric.key))]
     if not held:
         best = [row for row, group in pairs if metric.key in group.best]
-        relation = "told from every other group"
+        relation = "clearly better than every other group"
         return Card(title, best[0].cells[place].text, "%", best[0], relation) if best else None
     told = [(row, one) for row, one in held if one.verdict != "can't tell"]
     told.sort(key=lambda pair: (pair[1].verdict != "better", -abs(pair[1].mean)))
     if not told:
-        reasons = {one.reason for _, one in held}
+        reasons = {reason_text(one, metric) for _, one in held}
         why = reasons.pop() if len(reasons) == 1 else ""
         return Card(title, others=_listed(held), more=max(0, len(held) - _MOST_ROWS), relation=why)
     row, first = told[0]

@@ -38,6 +38,7 @@ from lmsm_cli.reports.html.svg import marker
 from lmsm_cli.reports.html.tables import GroupRow
 from lmsm_cli.reports.rarity import arms_of, rarity_chart
 from lmsm_cli.reports.rarity_places import RarityChart
+from lmsm_cli.reports.verdicts import several_at_once
 from lmsm_cli.runs.folder import write_whole
 from lmsm_cli.runs.record import RunRecord
 
@@ -163,6 +164,7 @@ def _results(
         "planned": planned,
         "needs": page_tables.need_rows(rows, groups, planned),
         "differences": _differences(numbered, metrics),
+        "several": page_tables.capitalised(several_at_once(groups)),
         "curves": _curves(lines, _CURVES),
         "schedule": _curves(lines, _SCHEDULE),
         "confusions": list(filter(None, map(confusions_of, rows, scores))),

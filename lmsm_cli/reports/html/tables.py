@@ -6,7 +6,7 @@ Which metrics there are, what they are called and how they are written is in met
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from lmsm_cli.comparison.conclusion import common_remarks
+from lmsm_cli.comparison.conclusion import common_remarks, nothing_learned
 from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
 from lmsm_cli.errors import few
@@ -14,7 +14,7 @@ from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, ClassScore, Metric, Scor
 from lmsm_cli.reports.comparison_tables import known_counts
 from lmsm_cli.reports.html.svg import MINUS, style_of
 from lmsm_cli.reports.tables import NOTHING
-from lmsm_cli.reports.verdicts import in_words, need_text, verdict_text
+from lmsm_cli.reports.verdicts import in_words, need_text, reason_text, verdict_text
 from lmsm_cli.scoring import mean_of
 from lmsm_cli.shot_groups import shot_groups
 
@@ -39,7 +39,7 @@ class Cell:
     reason: str = ""
     """Why there is no verdict, where the whole row has not the same reason."""
     is_best: bool = False
-    """Whether it is told from every other group's."""
+    """Whether it is clearly better than every other group's."""
     mean: str = ""  # in percent, for the bar behind the text
     sd: str = ""
 
@@ -99,7 +99,7 @@ def metrics_shown(groups: Sequence[Group]) -> list[Metric]:
 
 def capitalised(text: str) -> str:
     """Return the text with a capital letter first; the others stay as they are."""
-    return text[0].upper() + text[1:]
+    return text[:1].upper() + text[1:]
 
 
 def group_rows(numbered: Sequence[tuple[int, Group]], metrics: Sequence[Metric]) -> list[GroupRow]:
@@ -107,7 +107,8 @@ def group_rows(numbered: Sequence[tuple[int, Group]], metrics: Sequence[Metric])
 
     What hints of all groups that they were trained too briefly is said with the answer.
     """
-    common = common_remarks([group for _, group in numbered]) if len(numbered) > 1 else ()
+    groups = [group for _, group in numbered]
+    common = common_remarks(groups) if len(groups) > 1 else ()
     return [
         GroupRow(
             number,
@@ -117,28 +118,33 @@ def group_rows(numbered: Sequence[tuple[int, Group]], metrics: Sequence[Metric])
             group.is_baseline,
             _metric_cells(group, metrics),
             verdict_text(group, common) if group.verdict else "",
-            _verdict_notes(group, common),
+            _verdict_notes(group, common, learned=not nothing_learned(groups)),
         )
         for number, group in numbered
     ]
 
 
-def _verdict_notes(group: Group, common: Sequence[str]) -> tuple[str, ...]:
-    """Return the seeds that a verdict rests on, and what is told beside what it is on."""
+def _verdict_notes(group: Group, common: Sequence[str], *, learned: bool) -> tuple[str, ...]:
+    """Return the seeds that a verdict rests on, and what is told beside what it is on.
+
+    How sure a net is of itself is not told where none has learned the classes of the answer.
+    """
     known = [one for one in group.differences.values() if one]
     if not known:
         return tuple(one for one in group.remarks if one not in common)
     n, paired = known[0].n, known[0].paired
     some = f"{n} of {len(group.seeds)}" if n < len(group.seeds) else f"{n}"
     plural = "" if some == "1" else "s"
-    return (f"{some} {'paired' if paired else 'unpaired'} seed{plural}", *_told_elsewhere(group))
+    elsewhere = _told_elsewhere(group, learned=learned)
+    return (f"{some} {'paired' if paired else 'unpaired'} seed{plural}", *elsewhere)
 
 
-def _told_elsewhere(group: Group) -> list[str]:
+def _told_elsewhere(group: Group, *, learned: bool) -> list[str]:
     """Return what is better or worse where the verdict in words does not say that of anything."""
     told: dict[str, list[str]] = {}
     for key, one in group.differences.items():
-        if one and one.verdict != "can't tell":
+        is_said = learned or METRICS[key].higher_is_better
+        if one and one.verdict != "can't tell" and is_said:
             told.setdefault(one.verdict, []).append(METRICS[key].title)
     main = [group.differences.get(one.key) for one in MAIN_DIFFERENCES if one.verdict_on]
     said = {one.verdict for one in main if one}
@@ -177,7 +183,7 @@ def _metric_cell(group: Group, metric: Metric, *, says_why: bool) -> Cell:
         verdict=css_class(one),
         change=change_text(one),
         interval=interval_text(one),
-        reason=one.reason if says_why else "",
+        reason=reason_text(one, metric) if says_why else "",
     )
 
 
@@ -240,6 +246,8 @@ def _need(group: Group, key: str) -> tuple[str, str]:
     one = group.differences.get(key)
     if one is None or one.seeds_needed is None:
         return "", ""
+    if one.at_chance:
+        return need_text(group, key), ""
     floor = f"at least {in_points(one.floor).removeprefix('+')} points" if one.floor else ""
     return need_text(group, key), floor
 
