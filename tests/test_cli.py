@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pty
+import re
 import shutil
 import struct
 import subprocess
@@ -405,6 +406,8 @@ def test_piped_output_is_never_cut(runs):
         assert "..." not in text
         assert "\x1b" not in text
         assert "lsoftmax" in text
+        tables = [line for line in text.splitlines() if re.search(r"\S {2,}\S|[─|]", line)]
+        assert max(map(len, tables)) <= 40 + (encoding == "ascii")  # a line at either side
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def print_comparison(
     else:
         width = layout_width(console)
         for table in comparison_tables(comparison, width=width, only_changed=only_changed):
-            console.print(table)
+            console.print(table, width=width)
     for note in comparison_notes(comparison):
         console.print(visible(note), markup=False)
 
