@@ -114,7 +114,11 @@ def _joined(names: Sequence[str], word: str = "and") -> str:
     """Return names as a sentence has them: `a`, `a and b`, `a, b, c and 2 more`."""
     more = len(names) - _MOST_NAMES
     shown = [*names[:_MOST_NAMES], *([f"{more} more"] if more > 0 else [])]
-    *first, last = shown
+    return _in_a_row(shown, word)
+
+
+def _in_a_row(texts: Sequence[str], word: str = "and") -> str:
+    *first, last = texts
     return f"{', '.join(first)} {word} {last}" if first else last
 
 
@@ -195,7 +199,7 @@ def _chance_among_several(held: Sequence[tuple[str, Difference]], against: str) 
         more = len(found) - _MOST_NAMES
         sizes += [f"{counted(more, 'other')} by less"] if more > 0 else []
         (name, first) = found[0]
-        said = ", ".join([f"{name} is {side} {against} by {_size(first)}", *sizes])
+        said = _in_a_row([f"{name} is {side} {against} by {_size(first)}", *sizes])
         texts.append(f"{said}, but among {first.family} comparisons that may be chance")
     return texts
 
