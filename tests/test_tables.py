@@ -23,10 +23,23 @@ from lmsm_cli.reports.tables import (
 )
 from lmsm_cli.reports.tables_corrections import (
     adjustment_table,
+    better_tau,
     correction_lines,
     coverage_line,
+    effect_line,
+    effect_table,
+    worse_words,
 )
-from lmsm_cli.runs.documents import Adjustment, Coverage, EvaluationDocument, build
+from lmsm_cli.runs.documents import (
+    Adjustment,
+    CorrectionFacts,
+    Coverage,
+    Effect,
+    EvaluationDocument,
+    MainScores,
+    PairedDifference,
+    build,
+)
 from tests.synthetic_runs import document, scores_json
 
 SCORES = scores_json(
@@ -266,6 +279,66 @@ def test_every_part_of_a_correction_has_its_line():
     alone = build(Adjustment, {"temperature": 2.0, "unadjusted": values["unadjusted"]})
     assert correction_lines(alone) == ["logits divided by the temperature 2, as given"]
     assert "What the temperature did, in percent" in drawn(adjustment_table(alone, scores()))
+
+
+def paired(**changes):
+    """Return the difference that a correction makes on 49 images."""
+    values = {"score": "balanced_accuracy", "images": 49, "before": 0.619, "after": 0.133}
+    values |= {"classes_of_one_image": (), "mean": -0.486, "low": -0.7, "high": -0.272}
+    return PairedDifference.model_validate(values | {"verdict": "worse"} | changes)
+
+
+def test_what_a_correction_does_on_validation_images_is_a_table_and_a_line():
+    """Both rows, the images, the interval, without which classes it is, and what flatters."""
+    values = {"accuracy": 0.7, "balanced_accuracy": 0.619, "macro_f1": 0.6}
+    values["groups"] = {"many": 0.8, "medium": 0.4, "few": None}
+    before = MainScores.model_validate(values)
+    after = before.model_copy(update={"balanced_accuracy": 0.133})
+    facts = build(CorrectionFacts, {"method": "adjust", "tau": 1.0})
+
+    def line(chooses=None, **changes):
+        parts = {"split": "validation", "num_images": 49, "chooses": chooses}
+        parts |= {"unadjusted": before, "adjusted": after, "difference": paired(**changes)}
+        return Effect.model_validate(parts), effect_line(Effect.model_validate(parts))
+
+    effect, text = line()
+    assert text == "balanced accuracy: -48.6 points, 95% interval -70.0 to -27.2: worse"
+    table = effect_table(facts, effect)
+    assert "What logit adjustment did on 49 validation images, in percent" in drawn(table)
+    assert ["as", "trained", "70.0", "61.9", "60.0", "80.0", "40.0", "-", "-"] in rows(table)
+    assert ["tau", "1", "70.0", "13.3", "60.0", "80.0", "40.0", "-", "-"] in rows(table)
+    _, text = line("tau", verdict="can't tell", classes_of_one_image=("8", "9"), mean=-0.5)
+    assert text == (
+        "balanced accuracy: -48.6 points; without the classes of one image (8, 9) -50.0, 95% "
+        "interval -70.0 to -27.2: no clear difference; tau was chosen on these images, which "
+        "flatters it"
+    )
+    unknown = dict.fromkeys(("mean", "low", "high"))
+    _, text = line(verdict="can't tell", score="accuracy_at_prior", **unknown)
+    assert text == (
+        "accuracy at these class shares: -48.6 points: no clear difference (too few images)"
+    )
+
+
+def test_a_warning_of_a_worse_classifier_names_the_nearest_right_thing():
+    """The best tau where the images may choose one; else the flag that does; else none."""
+    assert worse_words(paired(), "49 images") == (
+        "corrected, the classifier is worse: on 49 images its balanced accuracy is 13.3 % in place "
+        "of 61.9 %, more than chance explains (-48.6 points, 95% interval -70.0 to -27.2)"
+    )
+    given = build(CorrectionFacts, {"method": "adjust", "tau": 1.0})
+    scaled = build(CorrectionFacts, {"method": "adjust", "tau": 1.0, "scale": 4.0})
+    norms = build(CorrectionFacts, {"method": "tau-norm", "tau": 1.0})
+    shares = build(CorrectionFacts, {"prior": {"cat": 1.0}})
+    for words, begin in (
+        (better_tau(given, (0.05, 0.641)), "take --adjust auto, which finds tau 0.05 here (64.1 %"),
+        (better_tau(given, (0.0, 0.6)), "--adjust auto would find no tau that does better"),
+        (better_tau(scaled), "take --adjust scaled:auto, which chooses tau on the validation"),
+        (better_tau(norms), "take --tau-norm auto, which"),
+        (better_tau(shares), "leave the correction out, or train longer"),
+    ):
+        assert words.startswith(begin)
+        assert "train longer" in words
 
 
 def test_what_is_right_of_sure_answers_is_one_sentence():

@@ -4,13 +4,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lmsm_cli.commands.console import print_json, print_line
-from lmsm_cli.commands.corrections import UNCORRECTED, Corrections, RunData, with_correction_flags
+from lmsm_cli.commands.corrections import (
+    UNCORRECTED,
+    Corrections,
+    print_effect,
+    with_correction_flags,
+)
 from lmsm_cli.commands.options import Best, Checkpoint, Device, Imports, Json, Quiet, value
 from lmsm_cli.errors import LmsmError
 
 _Out = Annotated[
     Path | None,
     value("FILE", "Where to write it. (default: adjusted.pt beside the checkpoint)"),
+]
+_DataDir = Annotated[
+    Path | None,
+    value(
+        "PATH",
+        "Where the run's data is now, for auto and for what the correction does. (default: where "
+        "the run had it)",
+    ),
 ]
 
 
@@ -20,7 +33,7 @@ def adjust(
     best: Best = False,
     correction: Corrections = UNCORRECTED,
     out: _Out = None,
-    data_dir: RunData = None,
+    data_dir: _DataDir = None,
     device: Device = "auto",
     imports: Imports = None,
     quiet: Quiet = False,
@@ -28,7 +41,8 @@ def adjust(
 ) -> None:
     """Write a checkpoint with a correction built in, for eval, predict, export and load_checkpoint.
 
-    The run stays as it is, and continues from its own checkpoint.
+    What it does to the scores on the run's validation images is shown, if these are at hand. The \
+run stays as it is, and continues from its own checkpoint.
     """
     if correction.is_empty:
         raise LmsmError(
@@ -63,5 +77,7 @@ def _print(document: dict[str, Any]) -> None:
 
     epoch = epoch_words(document["epoch"], document["epochs"], document["is_best"])
     print_line(f"{document['file']}: {document['checkpoint']} ({epoch}), corrected")
-    for line in correction_lines(build(CorrectionFacts, document["correction"])):
+    facts = build(CorrectionFacts, document["correction"])
+    for line in correction_lines(facts):
         print_line(line)
+    print_effect(facts, document, document["file"])

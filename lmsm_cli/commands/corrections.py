@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lmsm_cli.commands.console import print_line, stdout_console
 from lmsm_cli.commands.options import value
 from lmsm_cli.config.by_class import parse_by_class
 from lmsm_cli.errors import LmsmError, did_you_mean
 
 if TYPE_CHECKING:
     from lmsm_cli.inference.correction import Number, RequestedCorrection
-    from lmsm_cli.runs.documents import Method
+    from lmsm_cli.runs.documents import CorrectionFacts, Method
 
 _SCALED, _UNIFORM = "scaled", "uniform"
 
@@ -136,6 +137,25 @@ def with_correction_flags(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.Signature([*parameters[:place], *flags, *parameters[place + 1 :]])
     wrapped.__signature__ = signature  # type: ignore[attr-defined]
     return wrapped
+
+
+def print_effect(facts: "CorrectionFacts", document: Mapping[str, Any], corrected: str) -> None:
+    """Print what a correction does on the run's validation images, or how that can be seen.
+
+    `corrected` is what `lmsm eval` takes to score the corrected classifier.
+    """
+    from lmsm_cli.reports.tables_corrections import effect_line, effect_table
+    from lmsm_cli.runs.documents import Effect, build
+
+    if document["effect"] is None:
+        print_line(
+            f"what this does to the scores was not checked: {document['not_checked']}; "
+            f"`lmsm eval {corrected}` shows it on the test images"
+        )
+        return
+    effect = build(Effect, document["effect"])
+    stdout_console().print(effect_table(facts, effect))
+    print_line(effect_line(effect))
 
 
 def _prior(text: str) -> str | Mapping[str, float] | Path:

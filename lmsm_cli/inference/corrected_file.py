@@ -5,6 +5,7 @@ from typing import Any
 
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.inference.correction import RequestedCorrection, corrected
+from lmsm_cli.inference.effect import check_up
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import check_place
@@ -23,7 +24,7 @@ def write_corrected(
     data_dir: Path | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Write a checkpoint with a correction built in, and return what it is.
+    """Write a checkpoint with a correction built in, and return what it is and what it does.
 
     Args:
         path: The checkpoint file or run folder.
@@ -31,7 +32,7 @@ def write_corrected(
         display: Where progress and warnings go.
         out: The file to write; adjusted.pt beside the checkpoint if None.
         data_dir: Where the run's data is now, if elsewhere than the run had it.
-        device: auto, cpu, cuda or cuda:N, where validation images are needed.
+        device: auto, cpu, cuda or cuda:N, where validation images are looked at.
 
     Raises LmsmError for an impossible correction or a file of the run, CheckpointError, DataError,
     DiskError.
@@ -44,13 +45,15 @@ def write_corrected(
             f"such as {checkpoint.ADJUSTED}"
         )
     check_place(out)
-    trained = corrected(read_trained(file, data_dir), wanted, device, display)
+    found = corrected(read_trained(file, data_dir), wanted, device, display)
+    trained = found.trained
     save_corrected(trained, out)
     return {
         "file": str(out),
         "checkpoint": str(trained.file),
         **trained.epoch_facts,
         "correction": trained.correction_facts,
+        **check_up(found, device, display).to_json(),
     }
 
 

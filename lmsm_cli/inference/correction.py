@@ -255,9 +255,19 @@ def _temperature(
     return fit.temperature, fitted_on
 
 
+@dataclass(frozen=True)
+class Corrected:
+    """A classifier with a correction built in, and what that was made with."""
+
+    trained: Trained
+    checked: Checked
+    held_out: HeldOut | None
+    """The validation images, where the correction needed them."""
+
+
 def corrected(
     trained: Trained, wanted: RequestedCorrection, device: str, display: Display
-) -> Trained:
+) -> Corrected:
     """Return the classifier with a correction built in, which changes its model.
 
     The device, `auto` or another, is where a copy of the model looks at validation images, if any.
@@ -275,13 +285,24 @@ def corrected(
             )
         if not trained.is_data_named:
             check_at_hand(trained.config)
-        # a copy, since its layout and its fast convolutions are those of one device
-        looking = replace(trained, model=copy.deepcopy(trained.model))
-        runtime = looking.runtime(device)
-        held_out = HeldOut.of(looking, runtime, display, with_scale=wanted.is_scaled)
+        held_out = look_at_held_out(trained, device, display, with_scale=wanted.is_scaled)
     correction = made(checked, held_out)
     trained.model.correct_by(correction.affine)
-    return replace(trained, correction=correction)
+    return Corrected(replace(trained, correction=correction), checked, held_out)
+
+
+def look_at_held_out(
+    trained: Trained, device: str, display: Display, *, with_scale: bool = False
+) -> HeldOut:
+    """Return the run's validation images, which a copy of the model looks at, uncorrected.
+
+    Raises LmsmError for a device that is not there, DataError where the images are gone.
+    """
+    # a copy, since its layout and its fast convolutions are those of one device
+    looking = replace(trained, model=copy.deepcopy(trained.model))
+    looking.model.correct_by(None)
+    runtime = looking.runtime(device)
+    return HeldOut.of(looking, runtime, display, with_scale=with_scale)
 
 
 def _log(shares: dict[str, float]) -> Tensor:

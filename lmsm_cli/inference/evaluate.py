@@ -17,14 +17,15 @@ from lmsm_cli.data.splits import folder_options
 from lmsm_cli.errors import LmsmError, counted, few
 from lmsm_cli.inference.correction import RequestedCorrection, check, made, needs_held_out
 from lmsm_cli.inference.coverage import answered_above, confidence_for
+from lmsm_cli.inference.effect import main_scores, paired_difference
 from lmsm_cli.inference.own_images import HeldOut, logits_of, own_images, with_labels_of
 from lmsm_cli.inference.trained import Correction, Trained, read_trained
 from lmsm_cli.metrics import Scores
+from lmsm_cli.reports.tables_corrections import better_tau, worse_words
 from lmsm_cli.runs.documents import (
     Adjustment,
     Coverage,
     EvaluationDocument,
-    Unadjusted,
     build,
 )
 from lmsm_cli.runs.images import IMAGES
@@ -141,7 +142,16 @@ def evaluate_checkpoint(
         )
     whole = _Answered(trained, labelled, logits, found)
     more = {} if coverage is None else {"coverage": whole.covering(coverage, held_out, subject)}
-    return whole.evaluation(subject.name, runtime, more)
+    evaluation = whole.evaluation(subject.name, runtime, more)
+    _warn_of_worse(evaluation.scores, display)
+    return evaluation
+
+
+def _warn_of_worse(scores: EvaluationDocument, display: Display) -> None:
+    done = scores.adjustment
+    if done and done.difference and done.difference.verdict == "worse":
+        words = worse_words(done.difference, f"these {done.difference.images:,} images")
+        display.warning(f"{words}; {better_tau(done)}")
 
 
 def _needs_held_out(
@@ -188,7 +198,7 @@ class _Answered:
             **trained.epoch_facts,
             "split": split,
             "effective_margin": head.effective_margin_at(progress),
-            "adjustment": self._applied(),
+            "adjustment": self._applied(given[0]),
             "test_images_per_class": trained.config.test_images_per_class if test else None,
             **more,
         }
@@ -197,19 +207,19 @@ class _Answered:
         array = logits.float().cpu().numpy()
         return Evaluation(scores, labelled, *given, array, trained, runtime)
 
-    def _applied(self) -> Adjustment | None:
+    def _applied(self, predictions: NDArray[np.int64]) -> Adjustment | None:
         if self.correction is None:
             return None
-        plain = _score(self.trained, self.labelled, answers(self.logits))
-        unadjusted = Unadjusted(
-            accuracy=plain.accuracy,
-            balanced_accuracy=plain.balanced_accuracy,
-            macro_f1=plain.macro_f1,
-            groups=plain.groups,
-            calibration_error=plain.calibration_error,
-        )
-        own = {"unadjusted": unadjusted, "is_built_in": self.trained.correction is not None}
-        return build(Adjustment, self.correction.facts.parts() | own)
+        trained, facts = self.trained, self.correction.facts
+        plain, labels = answers(self.logits), self.labelled.labels.numpy()
+        own = {
+            "unadjusted": main_scores(_score(trained, self.labelled, plain)),
+            "is_built_in": trained.correction is not None,
+            "difference": paired_difference(
+                labels, plain[0], predictions, trained.model.classes, facts.prior
+            ),
+        }
+        return build(Adjustment, facts.parts() | own)
 
 
 def _score(trained: Trained, labelled: ImageSet, given: Answers) -> Scores:

@@ -24,6 +24,7 @@ from lmsm_cli.data.image_files import preparation
 from lmsm_cli.data.splits import folder_options, load_test
 from lmsm_cli.errors import DataError, LmsmError, RunError, missing_extra
 from lmsm_cli.inference.correction import RequestedCorrection, corrected
+from lmsm_cli.inference.effect import check_up
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
@@ -95,8 +96,10 @@ def export_checkpoint(
         )
     trained = read_trained(path, data_dir)
     check_place(out)
+    effect: dict[str, Any] = {}
     if correction:
-        trained = corrected(trained, correction, "cpu", display)
+        found = corrected(trained, correction, "cpu", display)
+        trained, effect = found.trained, check_up(found, "cpu", display).to_json()
     images, of = _test_images(trained, num_images, display)
     facts = _facts(trained)
     exporting = f"exporting {trained.file}"
@@ -112,6 +115,7 @@ def export_checkpoint(
         "bytes": len(content),
         "checkpoint": str(trained.file),
         **facts,
+        **effect,
         "verification": verification,
     }
 

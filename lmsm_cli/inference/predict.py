@@ -106,7 +106,12 @@ def predict_files(
     """
     trained = read_trained(path, data_dir)
     if correction:
-        trained = corrected(trained, correction, device, display)
+        trained = corrected(trained, correction, device, display).trained
+        if not correction.chooses:
+            display.info(
+                "what the correction does to the scores is not checked here: give the same flags "
+                f"to `lmsm eval {path}`"
+            )
     runtime = trained.runtime(device)
     top = min(top, len(trained.model.classes))
     images: list[Prediction] = []

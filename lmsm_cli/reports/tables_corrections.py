@@ -2,15 +2,29 @@
 
 from rich.table import Table
 
+from lmsm_cli.comparison.intervals import in_points
+from lmsm_cli.comparison.two_way import FEWEST_IMAGES
 from lmsm_cli.errors import counted, few
 from lmsm_cli.metrics import Scores
 from lmsm_cli.reports.tables import new_table, percent
-from lmsm_cli.runs.documents import Adjustment, CorrectionFacts, Coverage, Unadjusted
+from lmsm_cli.reports.verdicts import in_words
+from lmsm_cli.runs.documents import (
+    Adjustment,
+    CorrectionFacts,
+    Coverage,
+    Effect,
+    MainScores,
+    PairedDifference,
+)
 
 _METHODS = {
     "adjust": "logit adjustment",
     "tau-norm": "tau-normalisation",
     "mla": "multiplicative logit adjustment",
+}
+_SCORES = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy_at_prior": "accuracy at these class shares",
 }
 # A line names the shares of so many classes.
 _SHARES_SHOWN = 10
@@ -18,12 +32,24 @@ _SHARES_SHOWN = 10
 
 def adjustment_table(adjustment: Adjustment, scores: Scores) -> Table:
     """Return the scores of the classifier as trained and as corrected; ECE is calibration error."""
+    return _before_and_after(adjustment, adjustment.unadjusted, scores, "")
+
+
+def effect_table(facts: CorrectionFacts, effect: Effect) -> Table:
+    """Return the scores on a run's validation images, as trained and as corrected."""
+    on = f" on {counted(effect.num_images, 'validation image')}"
+    return _before_and_after(facts, effect.unadjusted, effect.adjusted, on)
+
+
+def _before_and_after(
+    facts: CorrectionFacts, before: MainScores, after: MainScores | Scores, on: str
+) -> Table:
     overall = ("accuracy", "balanced", "macro F1")
-    title = f"What {_names(adjustment)} did, in percent"
-    table = new_table(title, "", numbers=[*overall, *scores.groups, "ECE"])
-    rows: tuple[tuple[str, Unadjusted | Scores], ...] = (
-        ("as trained", adjustment.unadjusted),
-        (_short(adjustment), scores),
+    title = f"What {_names(facts)} did{on}, in percent"
+    table = new_table(title, "", numbers=[*overall, *after.groups, "ECE"])
+    rows: tuple[tuple[str, MainScores | Scores], ...] = (
+        ("as trained", before),
+        (_short(facts), after),
     )
     for name, row in rows:
         means = (row.accuracy, row.balanced_accuracy, row.macro_f1)
@@ -86,6 +112,57 @@ def _tau_of(facts: CorrectionFacts, units: str) -> str:
     """Return the tau and, after `units`, the scale of the logits that it is multiplied by."""
     tau, scale = f"tau {facts.tau:g}", facts.scale
     return tau if scale is None else f"{tau} {units} {scale:.3g}"
+
+
+def effect_line(effect: Effect) -> str:
+    """Return a sentence on whether a correction helped on validation images."""
+    found = effect.difference
+    verdict = in_words(found.verdict)
+    if found.images < FEWEST_IMAGES or found.mean is None:
+        verdict += " (too few images)"
+    if effect.chooses:
+        verdict += f"; {effect.chooses} was chosen on these images, which flatters it"
+    return f"{_SCORES[found.score]}: {_points(found)}: {verdict}"
+
+
+def worse_words(found: PairedDifference, on: str) -> str:
+    """Return a warning of a corrected classifier that is worse on some images, without an end."""
+    return (
+        f"corrected, the classifier is worse: on {on} its {_SCORES[found.score]} is "
+        f"{percent(found.after)} % in place of {percent(found.before)} %, more than chance "
+        f"explains ({_points(found)})"
+    )
+
+
+def better_tau(facts: CorrectionFacts, best: tuple[float, float] | None = None) -> str:
+    """Return what to do about a correction that makes a classifier worse.
+
+    Args:
+        facts: The correction.
+        best: The best tau on the same images, and its balanced accuracy, where they may choose it.
+    """
+    longer = "train longer, since a net that has learned little cannot be corrected by so much"
+    if facts.method not in ("adjust", "tau-norm") or facts.chosen_on:
+        return f"leave the correction out, or {longer}"
+    auto = f"--{facts.method} {'auto' if facts.scale is None else 'scaled:auto'}"
+    if best is None:
+        return f"take {auto}, which chooses tau on the validation images, or {longer}"
+    tau, reached = best
+    if tau == 0:
+        return f"{auto} would find no tau that does better on them: {longer}"
+    return f"take {auto}, which finds tau {tau:g} here ({percent(reached)} %), or {longer}"
+
+
+def _points(found: PairedDifference) -> str:
+    """Return the difference with its interval, and without which classes that is."""
+    points = f"{in_points(found.after - found.before)} points"
+    if found.mean is None or found.low is None or found.high is None:
+        return points
+    interval = f"95% interval {in_points(found.low)} to {in_points(found.high)}"
+    if alone := found.classes_of_one_image:
+        mean = in_points(found.mean)
+        return f"{points}; without the classes of one image ({few(alone)}) {mean}, {interval}"
+    return f"{points}, {interval}"
 
 
 def coverage_line(coverage: Coverage) -> str:

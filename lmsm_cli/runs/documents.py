@@ -147,8 +147,8 @@ class CorrectionFacts(_Document):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
-class Unadjusted(_Document):
-    """The scores of the answers as trained, where others are of corrected ones."""
+class MainScores(_Document):
+    """The scores that tell what a correction did: of the answers as trained, or corrected."""
 
     accuracy: Share
     balanced_accuracy: Share
@@ -157,12 +157,43 @@ class Unadjusted(_Document):
     calibration_error: Share | None = None
 
 
+class PairedDifference(_Document):
+    """How much better corrected answers are than those as trained, over the same images."""
+
+    score: Literal["balanced_accuracy", "accuracy_at_prior"]
+    """The second is the mean accuracy of the classes by the shares of `prior`."""
+    images: Count
+    before: Share
+    after: Share
+    classes_of_one_image: tuple[_Text, ...]
+    """All below is without these, since of one image nobody knows the chance."""
+    mean: _Finite | None
+    """None where no class is left."""
+    low: _Finite | None
+    high: _Finite | None
+    """The 95% interval, for other images and this net; None where nothing varies."""
+    verdict: Literal["better", "worse", "can't tell"]
+
+
+class Effect(_Document):
+    """What a correction does to the answers on a run's validation images."""
+
+    split: _Text
+    num_images: Count
+    unadjusted: MainScores
+    adjusted: MainScores
+    difference: PairedDifference
+    chooses: _Text | None
+    """What was chosen on these same images, so that their scores flatter it; else None."""
+
+
 class Adjustment(CorrectionFacts):
     """Which correction the scores are of, and what they were without it."""
 
     is_built_in: bool = False
     """Whether the checkpoint has it built in."""
-    unadjusted: Unadjusted
+    unadjusted: MainScores
+    difference: PairedDifference | None = None
 
 
 class Coverage(_Document):
