@@ -8,9 +8,10 @@ NAMES = ("cat", "dog")
 STAGE = "softmax@0123456789ab"
 
 
-def write_head(out, name, *, first_stage=STAGE, right=0.8, **config):
+def write_head(out, name, *, first_stage=STAGE, steps=None, right=0.8, **config):
     """Write the run of a head on a net of its own; return its folder."""
     known = {"first_stage": first_stage} if first_stage else {}
+    known |= {} if steps is None else {"first_stage_steps": steps}
     known |= {"pretrained": f"{len(list(out.iterdir())) if out.is_dir() else 0:032x}"}
     shared = {"freeze": "features", "pretrained": f"runs/of-{name}", "scores": scores_of(NAMES)}
     return write_run(out, name, environment=ENVIRONMENT | known, **shared | config)
@@ -35,6 +36,22 @@ def test_only_a_run_whose_net_stays_is_told_by_its_first_stage(tmp_path):
     for seed in range(2):
         write_head(tmp_path, f"a{seed}", seed=seed, freeze="backbone")
     assert len(compare_runs(records_in(tmp_path)).groups) == 2
+
+
+def test_the_steps_of_a_head_are_those_of_its_net_and_its_own(tmp_path):
+    """A head that is corrected takes none; where nobody knows the net's, nothing is said."""
+    few = "fewer than 500 training steps"
+    for name, below, more, remarks in (
+        ("long", 600, {"post_hoc": "adjust:1"}, ()),
+        ("short", 400, {"post_hoc": "adjust:1"}, (few,)),
+        ("trained", 400, {"loss": "lws"}, ()),  # 200 images in batches of 2 are 100 steps more
+        ("unknown", None, {"post_hoc": "adjust:1"}, ()),
+    ):
+        out = tmp_path / name
+        for seed in range(2):
+            write_head(out, f"a{seed}", seed=seed, epochs=1, batch_size=2, steps=below, **more)
+        (group,) = compare_runs(records_in(out)).groups
+        assert group.remarks == remarks, name
 
 
 def test_heads_on_the_nets_of_folds_are_pooled(tmp_path):

@@ -1,6 +1,7 @@
 """`lmsm retrain`: other last layers on finished runs, as ordinary runs that are compared."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -47,7 +48,8 @@ def test_heads_are_runs_that_are_compared_used_and_longer_trained(first, tmp_pat
         state = checkpoint.load(run / "checkpoint.pt").model
         assert all(torch.equal(state[k], v) for k, v in net.items() if not k.startswith("head."))
     configs = [read_run(run).config for run in runs]
-    told = {read_run(run).environment.first_stage for run in runs}
+    environments = [read_run(run).environment for run in runs]
+    told = {(one.first_stage, one.first_stage_steps) for one in environments}
     assert told == {first_stage_of(Config.model_validate(configs[0]))}
     assert {(one["loss"].partition(":")[0], one["sampling"]) for one in configs} == {
         ("softmax", "balanced"),
@@ -82,7 +84,9 @@ def test_nets_are_told_by_what_they_were_trained_with(first, tmp_path):
         return first_stage_of(config)
 
     own = told()
-    assert own.startswith("softmax@")
+    assert own.name.startswith("softmax@")
+    images, choices = sum(state["train_counts"]), state["config"]
+    assert own.steps == choices["epochs"] * math.ceil(images / choices["batch_size"])
     assert told(seed=7, out="elsewhere", threads=2, loss="softmax:label_smoothing=0") == own
     assert len({own, told(weight_decay=0.25), told(label_smoothing=0.25)}) == 3
     assert told(freeze="backbone") is None

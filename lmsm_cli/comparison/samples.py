@@ -54,8 +54,19 @@ class Sample:
 
     @property
     def steps(self) -> int | None:
-        """The optimisation steps of its training; None where the config does not say."""
+        """The optimisation steps of the whole training, that of a first stage included.
+
+        None where the config does not say, or nobody recorded those of the first stage.
+        """
         config = self.record.config or {}
+        if _first_stage(self.record) is None:
+            return self._own_steps(config)
+        assert self.record.environment is not None
+        below = self.record.environment.first_stage_steps
+        own = 0 if config.get("post_hoc") else self._own_steps(config)
+        return None if below is None or own is None else below + own
+
+    def _own_steps(self, config: Mapping[str, Any]) -> int | None:
         epochs, batch = config.get("epochs"), config.get("batch_size")
         if not isinstance(epochs, int) or not isinstance(batch, int) or batch < 1:
             return None

@@ -282,6 +282,8 @@ class Environment(_Document):
     first_stage: _Text | None = None
     """Of a run whose last layer alone is trained: what its net was trained with, but for seed and
     fold, so that runs on the nets of several seeds are told to be alike."""
+    first_stage_steps: Count | None = None
+    """The optimisation steps of that training; None in older runs."""
     own_code: dict[str, OwnCode] | None = None
     """Of the loss and the net, where they are from outside this package."""
 

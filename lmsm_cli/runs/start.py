@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -136,12 +136,18 @@ def _checkpoint_of(source: str | None) -> CheckpointState | None:
     return checkpoint.load(file)
 
 
-def first_stage_of(config: Config) -> str | None:
-    """Return what the net of a run was trained with, where the last layer alone is trained on it.
+class FirstStage(NamedTuple):
+    """What the net of a run was trained with, where the last layer alone is trained on it."""
 
-    It is the loss and the beginning of a hash of all other choices, without seed and fold, as in
-    `softmax@0b5c8fd21a34`. None for any other training.
-    """
+    name: str
+    """The loss and the beginning of a hash of all other choices, without seed and fold, as in
+    `softmax@0b5c8fd21a34`."""
+    steps: int
+    """The optimisation steps of that training."""
+
+
+def first_stage_of(config: Config) -> FirstStage | None:
+    """Return the first stage of a run; None for one whose net is trained, or no run's."""
     state = _checkpoint_of(config.pretrained) if config.freeze == "features" else None
     if state is None:
         return None
@@ -150,7 +156,9 @@ def first_stage_of(config: Config) -> str | None:
     lengthened = list(state.history.lengthened_from) if state.history else []
     code = {kind: one["sha256"] for kind, one in (state.own_code or {}).items()}
     told = [choices | {"loss": loss}, state.epoch, lengthened, code]
-    return f"{loss}@{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    steps = state.epoch * -(-sum(state.train_counts) // state.config.batch_size)
+    return FirstStage(f"{loss}@{digest}", steps)
 
 
 def facts_with_start(config: Config) -> Facts | None:

@@ -200,7 +200,8 @@ def new_folder(run: Run, asked: str) -> RunFolder:
     write_images(folder.path, run.images)  # before environment.json, by which a sweep finds the run
     known_by: dict[str, Any] = {"asked": asked, "pretrained": pretrained_digest(config)}
     if first_stage := first_stage_of(config):
-        known_by["first_stage"] = first_stage
+        known_by["first_stage"] = first_stage.name
+        known_by["first_stage_steps"] = first_stage.steps
     if records := own_code.records_of(config):
         known_by["own_code"] = records
     folder.write_environment(environment.describe(run.trainer.device_text) | known_by)
