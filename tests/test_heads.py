@@ -483,12 +483,37 @@ def test_constants_are_as_exact_as_the_head(spec, name, wanted):
 
 @every_head
 def test_options_are_shown(spec):
-    """Printing a head shows its sizes, every option it has, and the values it was given."""
+    """Printing a head shows its sizes and the values it was given, and no option that is None."""
     shown = repr(head_with(spec, torch.randn(5, 6)))
     assert "num_features=6, num_classes=5" in shown
-    assert all(f"{option}=" in shown for option in options_of(kind(spec)))
+    assert "None" not in shown
     for given in spec.partition(":")[2].split(","):
         assert given.replace("auto", "1..4") in shown
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("softmax", ""),
+        ("softmax:label_smoothing=0.1", ", label_smoothing=0.1"),
+        (
+            "lsoftmax",
+            ", margin=2, anneal=power, lambda_start=1000.0, lambda_min=0.0, gamma=0.36, power=45.0",
+        ),
+        ("lsoftmax:margin=2,anneal=none", ", margin=2, anneal=none"),
+        ("lsoftmax:anneal=constant,lambda_min=1", ", margin=2, anneal=constant, lambda_min=1.0"),
+        (
+            "lsoftmax:weight_norm=shared,anneal=linear,anneal_end=0.5",
+            ", margin=2, weight_norm=shared, anneal=linear, lambda_start=10.0, lambda_min=0.0, "
+            "anneal_end=0.5",
+        ),
+        ("cosface", ", margin=0.35, scale=30.0"),
+    ],
+)
+def test_what_changes_nothing_is_not_shown(spec, shown):
+    """Defaults without an effect, and options that a form of annealing has not, stay away."""
+    wanted = f"Loss(num_features=6, num_classes=5{shown})"
+    assert repr(build_head(spec, 6, 5)).partition("Loss")[2] == wanted[4:]
 
 
 @every_head

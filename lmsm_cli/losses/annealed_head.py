@@ -1,6 +1,7 @@
 """AnnealedHead: a head whose margin arrives during the training, as lambda falls."""
 
 from abc import ABC
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from lmsm_cli.losses.annealing import (
     AnnealingOptions,
     effective_margin,
     scalar_progress,
+    unused_options,
 )
 from lmsm_cli.losses.checks import whole
 from lmsm_cli.losses.head import MarginHead
@@ -105,6 +107,10 @@ class AnnealedHead(MarginHead, ABC):
     def effective_margin_at(self, progress: float) -> float:
         """Return the margin that is left under lambda; of several, the largest."""
         return effective_margin(largest(self.margin), self.lambda_at(progress))
+
+    def _idle_options(self) -> Mapping[str, object]:
+        unused = unused_options(self.anneal)
+        return dict.fromkeys(unused) | {"anneal_end": None if "anneal_end" in unused else 1.0}
 
     def resolved_options(self) -> dict[str, object]:
         """Return lambda_min in force, where lambda is annealed."""

@@ -52,6 +52,12 @@ class AnnealingOptions(TypedDict, total=False):
 _FIELDS = {"lambda_start": "start", "lambda_min": "minimum", "anneal_end": "end"}
 
 
+def unused_options(form: Form) -> list[str]:
+    """Return the options that have no effect with a form."""
+    names = AnnealingOptions.__annotations__.keys() - {"anneal"}
+    return [name for name in names if _FIELDS.get(name, name) not in _FIELDS_OF[form]]
+
+
 @dataclass(frozen=True)
 class Annealing:
     """Lambda over a training: `Annealing("cosine", start=10, minimum=1)(progress)`.

@@ -7,7 +7,7 @@ one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -252,15 +252,25 @@ class Head(nn.Module, ABC):
         return None
 
     def extra_repr(self) -> str:
-        """Return the sizes and options for `print(head)`."""
+        """Return the sizes, and the options that are in force, for `print(head)`."""
         num_classes, num_features = self.weight.shape
         shown = {"num_features": num_features, "num_classes": num_classes}
-        options = options_of(type(self))  # of a user's own head some may not be kept
-        shown |= {name: getattr(self, name) for name in options if hasattr(self, name)}
+        # of a user's own head some may not be kept
+        options = {name: getattr(self, name, None) for name in options_of(type(self))}
+        idle = self._idle_options()
+        shown |= {
+            name: value
+            for name, value in options.items()
+            if value is not None and not (name in idle and idle[name] in (value, None))
+        }
         shown |= {"bias": True} if self.bias is not None else {}
         steps = getattr(self, "total_steps", None)
         shown |= {"total_steps": steps} if steps is not None else {}
         return ", ".join(f"{name}={_brief(value)}" for name, value in shown.items())
+
+    def _idle_options(self) -> Mapping[str, object]:
+        """Return the values at which options change nothing, None for any value of one."""
+        return {}
 
 
 def _of_shape(losses: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -230,6 +230,10 @@ class LSoftmaxLoss(AnnealedHead):
             prior = tau * log_prior(class_counts, num_classes, "lsoftmax with tau")
             self.register_constant("prior", prior)
 
+    def _idle_options(self) -> Mapping[str, object]:
+        annealing = super()._idle_options()
+        return {"margin_on": "all", "weight_norm": "free", "tau": 0.0, **annealing}
+
     def _start_norms(self, class_counts: Tensor | None) -> None:
         """Make the learned norms that are no lengths of `weight`."""
         self.shared_norm = self.rising = None

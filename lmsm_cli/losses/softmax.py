@@ -1,5 +1,6 @@
 """The losses without a margin on the target logit: softmax and losses that are built on it."""
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -30,6 +31,9 @@ class SoftmaxLoss(PlainHead):
     ) -> None:
         super().__init__(num_features, num_classes, bias)
         self.label_smoothing = in_range("label_smoothing", label_smoothing, 0, 1)
+
+    def _idle_options(self) -> Mapping[str, object]:
+        return {"label_smoothing": 0.0}
 
     def _losses_of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(
