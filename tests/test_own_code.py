@@ -298,7 +298,13 @@ BODY = "        losses = functional.cross_entropy"
         ("self.epsilon = epsilon", "self.epsilon = 1 / 0", "its constructor raises ZeroDivision"),
         (BODY, "        1 / 0\n" + BODY, "a trial call raises ZeroDivisionError.*line"),
         (BODY, "        raise SystemExit(3)\n" + BODY, "a trial call raises SystemExit: 3"),
-        ('"none")', '"mean")', r"losses of shape \(\), expected \(6,\)"),
+        (
+            '"none")',
+            '"mean")',
+            r"call fails: PolyLoss: losses of shape \(\), expected \(6,\), .* reduction='none' "
+            r"\(_losses in bad_loss.py, line \d+\)$",
+        ),
+        ("return losses", "return losses.mean().item() #", "PolyLoss: losses of type float"),
         ("return losses", "return losses * float('nan') #", "with NaN or infinity"),
         ("return losses", "return losses.detach() #", "no gradient reaches the features"),
         ("return losses", "return losses * 0 #", "gradient of a trial call is 0"),
@@ -313,12 +319,31 @@ def test_a_bad_loss_is_refused_by_name_before_training(old, new, message):
     assert re.search(message, text, re.DOTALL)
 
 
+PLAIN = """
+from torch import nn
+from torch.nn import functional
+
+
+class Mine(nn.Module):
+    def forward(self, scores, labels):
+        return functional.cross_entropy(scores, labels)
+"""
+
+
+def test_a_plain_module_is_refused_by_its_own_name():
+    """Not by that of the head which is put around it; its file and line are told too."""
+    write("plain_loss", PLAIN)
+    text = refusal("plain_loss:Mine")
+    assert text.startswith("loss plain_loss:Mine: a trial call fails: Mine: losses of shape ()")
+    assert text.endswith("reduction='none' (forward in plain_loss.py, line 7)")
+
+
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
         ("raise KeyError('boom')", 1, r"late_loss:PolyLoss raises KeyError: 'boom' .*line \d+\)"),
         ("raise SystemExit(3)", 1, "late_loss:PolyLoss raises SystemExit: 3"),
-        ("losses = losses.mean()", 2, r"losses of shape \(\), expected \(\d+,\)"),
+        ("losses = losses.mean()", 2, r"PolyLoss: losses of shape \(\), expected \(\d+"),
         ("losses = losses * float('nan')", 5, "the loss is no longer finite in epoch 1"),
     ],
 )
@@ -386,7 +411,7 @@ def test_an_own_loss_with_its_default_written_out_is_the_same(here):
         ("good_loss", "no loss 'good_loss'.* is written module:Class"),
         ("good_loss:functional", "is no class"),
         ("lsoftmax:margin", "'margin' is not key=value"),
-        ("torch.nn:CrossEntropyLoss", r"losses of shape \(\)"),
+        ("torch.nn:CrossEntropyLoss", "fails: CrossEntropyLoss: one loss .* reduction=none, as"),
     ],
 )
 def test_a_bad_name_is_refused_with_the_nearest(spec, message):

@@ -99,7 +99,7 @@ class Head(nn.Module, ABC):
         try:
             check_features(features, self.weight)
         except ArgumentError as error:
-            raise ArgumentError(f"{type(self).__name__}: {error}") from None
+            raise ArgumentError(f"{self._class_name()}: {error}") from None
         with without_autocast(features):
             return self._scores(self._scale(full_precision(features)))
 
@@ -122,7 +122,7 @@ class Head(nn.Module, ABC):
                     return _of_shape(self._losses(scaled, labels, done), labels.shape)
                 return self._plain_losses(scaled, labels)
         except ArgumentError as error:
-            raise ArgumentError(f"{type(self).__name__}: {error}") from None
+            raise ArgumentError(f"{self._class_name()}: {error}") from None
 
     def losses_and_logits(
         self, features: Tensor, labels: Tensor, progress: float | Tensor | None = None
@@ -142,7 +142,7 @@ class Head(nn.Module, ABC):
                 losses, logits = self._losses_and_logits(scaled, labels, done)
                 losses = _of_shape(losses, labels.shape)
         except ArgumentError as error:
-            raise ArgumentError(f"{type(self).__name__}: {error}") from None
+            raise ArgumentError(f"{self._class_name()}: {error}") from None
         if logits is None:
             with torch.no_grad():
                 logits = self.logits(features)
@@ -168,7 +168,7 @@ class Head(nn.Module, ABC):
                 losses = self._losses_of_all_labels(scaled, done)
                 return _of_shape(losses, (len(features), len(self.weight)))
         except ArgumentError as error:
-            raise ArgumentError(f"{type(self).__name__}: {error}") from None
+            raise ArgumentError(f"{self._class_name()}: {error}") from None
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         """Return (N, C), for checked and scaled features; a head that has a quicker way has it."""
@@ -231,7 +231,7 @@ class Head(nn.Module, ABC):
         try:
             check_features(features, self.weight)
         except ArgumentError as error:
-            raise ArgumentError(f"{type(self).__name__}: {error}") from None
+            raise ArgumentError(f"{self._class_name()}: {error}") from None
         with without_autocast(features):
             met, weights = self._scale(full_precision(features)), self.class_weights()
             # float64, in which no square of a float32 overflows or vanishes
@@ -272,13 +272,23 @@ class Head(nn.Module, ABC):
         """Return the values at which options change nothing, None for any value of one."""
         return {}
 
+    def _class_name(self) -> str:
+        """Return the name of the class that errors are about."""
+        return type(self).__name__
+
 
 def _of_shape(losses: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return losses; raise ArgumentError for another shape, which would be spread over a batch."""
-    if losses.shape != shape:
+    if not isinstance(losses, Tensor):
         raise ArgumentError(
-            f"losses of shape {tuple(losses.shape)}, expected {tuple(shape)}, one for each "
-            "image; do not average them"
+            f"losses of type {type(losses).__name__}, expected a tensor {tuple(shape)}, one loss "
+            "for each image"
+        )
+    if losses.shape != shape:
+        averaged = "; do not average them: losses of torch do not with reduction='none'"
+        raise ArgumentError(
+            f"losses of shape {tuple(losses.shape)}, expected {tuple(shape)}, one for each image"
+            f"{'' if losses.ndim else averaged}"
         )
     return losses
 

@@ -5,6 +5,7 @@ It is a subclass of `Head`, or a plain module that takes class scores: see `kind
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import NoneType
 from typing import Any, cast, get_args
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean
 from lmsm_cli.losses import own
-from lmsm_cli.losses.head import Head, LinearHead
+from lmsm_cli.losses.head import Head, LinearHead, MarginHead
 from lmsm_cli.losses.options import convert
 
 # What a constructor is given beside the options of the spec.
@@ -35,7 +36,15 @@ class ScoresLoss(LinearHead):
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
         losses: Tensor = self.module(self._scores(features), labels)
+        if "reduction" in _parameters(type(self.module)) and getattr(losses, "ndim", None) == 0:
+            raise ArgumentError(
+                "one loss for all images, expected one for each: give it reduction=none, as in "
+                "torch.nn:CrossEntropyLoss:reduction=none"
+            )
         return losses
+
+    def _class_name(self) -> str:
+        return type(self.module).__name__
 
     def extra_repr(self) -> str:
         """Return the sizes for `print(head)`; the module shows its own options."""
@@ -175,7 +184,7 @@ def try_out(head: Head, place: str) -> None:
         losses = own.calling(
             f"loss {place}",
             "a trial call",
-            lambda: head.train().losses(features, labels, progress=0.5),
+            lambda: _losses_or_place(head.train(), features, labels, place),
         )
         _check_tensor(place, "losses", losses, (6,), "one for each image; do not average them")
         scores = own.calling(f"loss {place}", "`logits`", lambda: head.eval().logits(features))
@@ -185,6 +194,30 @@ def try_out(head: Head, place: str) -> None:
         head.train(was_training)
         head.zero_grad(set_to_none=True)
         torch.set_rng_state(state)
+
+
+def _losses_or_place(head: Head, features: Tensor, labels: Tensor, place: str) -> Tensor:
+    """Return the losses of a batch; say where they are written where a head refuses them."""
+    try:
+        return head.losses(features, labels, progress=0.5)
+    except ArgumentError as error:
+        raise LmsmError(f"{error}{_written_at(head, place)}") from None
+
+
+def _written_at(head: Head, place: str) -> str:
+    """Return where the losses of an own head are worked out, as ` (NAME in FILE, line N)`.
+
+    Empty where that is not in the file of its module.
+    """
+    kind: Any = type(head.module) if isinstance(head, ScoresLoss) else type(head)
+    name = "forward" if isinstance(head, ScoresLoss) else "_losses"
+    if isinstance(head, MarginHead) and kind._losses is MarginHead._losses:
+        name = "margin_function"
+    code = getattr(inspect.unwrap(getattr(kind, name)), "__code__", None)
+    file = own.source_of(place.partition(":")[0])
+    if code is None or file is None or Path(code.co_filename) != file:
+        return ""
+    return f" ({name} in {file.name}, line {code.co_firstlineno})"
 
 
 def _check_tensor(place: str, what: str, values: Any, shape: tuple[int, ...], wanted: str) -> None:
