@@ -19,7 +19,7 @@ from lmsm_cli.reports.study import study_sentence
 from lmsm_cli.reports.study_script import study_script
 from lmsm_cli.runs.record import find_runs, is_run, read_run
 from lmsm_cli.sweeps import candidates as tried
-from lmsm_cli.sweeps import second_stage, study_plan, study_start, study_verdict
+from lmsm_cli.sweeps import second_stage, study_plan, study_race, study_start, study_verdict
 from lmsm_cli.sweeps import study as studies
 from lmsm_cli.sweeps.candidates import candidates_for
 from lmsm_cli.sweeps.held_out import Answered, Question
@@ -233,9 +233,9 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr(studies.Study, "_spent_here", lambda self: 3600.0)
-        patch.setattr(studies, "_RACE", 2)
+        patch.setattr(study_race, "RACE", 2)
         assert ended("1h") == (1, "the budget")
-    assert "a larger --budget continues it" in capsys.readouterr().out
+    assert "a larger --budget continues the study" in capsys.readouterr().out
     assert ended("1h") == (1, "the budget")
     assert ended("2h") == (3, "the plan")
     assert "its level of 5% is spent" not in capsys.readouterr().err
@@ -750,6 +750,86 @@ def test_no_effect_is_seldom_told(test_images):
     if test_images:
         _, right = share_told(30, effect=2.5, rounds=4, test_images=test_images)
         assert right > 0.6
+
+
+def test_the_answer_says_what_was_not_compared_for_want_of_time():
+    """How many were, and in which budget all are: by the same command, or by a new study."""
+    verdict = {"arm": "crt", "is_told": False, "mean": 0.1, "low": None, "high": None}
+    verdict |= {"decided_on": "held-out images", "reason": ""}
+    result = {"verdict": verdict, "question": "balanced_accuracy", "settled": {}, "rounds": 1}
+    assert study_sentence(result).startswith("Use softmax: no loss shows a clear difference")
+    assert study_sentence(result).endswith("images (one round cannot tell that from chance).")
+    short = {"losses": ["vs", "lws"], "of": 4, "budget": 1740.0, "continues": True}
+    said = study_sentence(result | {"short_of_time": short})
+    assert said.startswith("Use softmax: none of the 2 losses that were compared shows a clear ")
+    assert said.endswith(
+        " Only 2 of 4 losses were compared, for want of time: the same command with --budget 29m "
+        "compares all."
+    )
+    short |= {"losses": ["vs", "lws", "marc"], "continues": False}
+    said = study_sentence(result | {"short_of_time": short})
+    assert "the one loss that was compared does not show a clear difference from it" in said
+    assert said.endswith("time: a new study, with --budget 29m and another --out, compares all.")
+    verdict |= {"is_told": True, "low": 0.05, "high": 0.15}
+    rows = [{"name": "softmax"}, {"name": "crt", "difference": 0.1}]
+    said = study_sentence(result | {"short_of_time": short, "held_out": rows})
+    assert said.startswith("Use crt: ")
+    assert " Only 1 of 4 losses was compared" in said
+
+
+def test_the_budget_in_which_all_can_race_by_hand():
+    """Two of six took 20 s after 30 s: the other four take 40 s more, and 45% of it is the race's.
+
+    With as few folds as here the trainings of a round need less than that.
+    """
+    plan = StudyPlan(2, 3, (), 2, 8.0, 100.0)
+    state = StudyState({}, [], plan, race={"softmax": 0.0, "vs": 0.0, "crt": 0.1})
+    state.race_begun, state.race_seconds, state.spent = 30.0, 20.0, 50.0
+    # (30 + 20 + 40) / 0.45 = 200 s, and a tenth more: 220 s; 50 + 40 + 40 are less
+    assert study_race.budget_for_all(state, 4) == 240.0
+    state.spent = 200.0  # 6 trainings of 5 s and one of 10: (200 + 40 + 40) / 0.94 = 298 s; 328
+    assert study_race.budget_for_all(state, 4) == 360.0
+
+
+def test_losses_without_time_race_in_a_larger_budget(tmp_path, monkeypatch, capsys):
+    """They are one line and no warning; no look must have been at the others."""
+    monkeypatch.chdir(tmp_path)
+    few_candidates(monkeypatch)
+    monkeypatch.setattr(study_plan, "MOST_ROUNDS", 2)
+    photos(tmp_path / "photos", test=0)
+    file = tmp_path / "runs" / "study-photos" / "study.json"
+    flags = FLAGS.replace("--rounds 2+3", "").replace("--quiet", "").split()
+
+    def ended(budget):
+        assert main(["study", "photos", *flags, "--budget", budget]) == 0
+        return json.loads(file.read_text()), capsys.readouterr()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_race, "RACE", 1e-9)
+        state, said = ended("1h")
+    short = state["result"]["short_of_time"]
+    assert short["losses"] == list(state["result"]["dropped"])
+    assert (len(state["race"]), len(short["losses"]), short["of"]) == (3, 2, 4)
+    assert said.err.count("the race had no time for") == 1
+    assert "WARNING" not in said.err
+    assert "Only 2 of 4 losses were compared" in " ".join(said.out.split())
+    state, said = ended("2h")
+    assert len(state["race"]) == 5
+    assert state["result"]["short_of_time"] is None
+    assert state["result"]["dropped"] == {}
+    assert {*state["arms"]} <= {*state["race"]} - {"softmax"}
+
+
+def test_no_other_losses_race_after_a_look():
+    """Which ones go on must not follow from what was told."""
+    plan = StudyPlan(2, 5, (3, 5), 2, 8.0, 100.0)
+    for rounds, again in ((2, None), (3, ["vs"])):
+        verdict = {"decided_on": "held-out images"}
+        state = StudyState({}, [], plan, arms=["vs"], race={"vs": 0.1, "softmax": 0.0})
+        state.dropped = {"crt": study_race.NO_TIME}
+        state.result = {"rounds": rounds, "ended": "the budget", "verdict": verdict}
+        study_race.race_again(state)
+        assert state.arms == again
 
 
 def test_the_level_is_for_all_that_raced_where_they_raced_on_what_decides():

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from lmsm_cli.commands.console import print_json, print_line, stderr_console, stdout_console
+from lmsm_cli.commands.console import print_json, print_line, stderr_console
 from lmsm_cli.commands.data import dataset_named
 from lmsm_cli.commands.options import (
     DataSet,
@@ -16,10 +16,10 @@ from lmsm_cli.commands.options import (
     flag_words,
     resolve_options,
     switch,
-    train_command,
     value,
     with_flags_of,
 )
+from lmsm_cli.commands.study_end import ended, print_end
 from lmsm_cli.config import DATA_KEYS
 from lmsm_cli.errors import DataError, LmsmError, StoppedError, check_choice
 
@@ -113,21 +113,12 @@ once. The same command again continues it.
             display.info(line)
         result = _result(found, display)
         exported = _exported(result, display) if export else None
-    from lmsm_cli.reports.study import study_sentence
-
-    script = _write_script(found, _repeating(what, flags, found.state, also or ()))
-    document = result | {
-        "race": found.state.race,
-        "page": str(_write_page(found, config)),
-        "exported": exported,
-        "script": str(script),
-        "spent_seconds": found.state.spent,
-        "answer": study_sentence(result),
-    }
+    again = _repeating(what, flags, found.state, also or ())
+    document = ended(found, config, again) | {"exported": exported}
     if json:
         print_json(document)
     else:
-        _print(found, document, config)
+        print_end(found, document, config)
 
 
 def _check_flags(keep: str, *, export: bool) -> None:
@@ -177,7 +168,7 @@ def _check_data(config: "Config", display: "Display") -> None:
 
 
 def _plan_lines(found: "Study", measured: Mapping[str, Any]) -> list[str]:
-    from lmsm_cli.reports.study import plan_lines
+    from lmsm_cli.reports.study_plan import plan_lines
 
     plan = asdict(found.state.plan)
     return plan_lines(plan, found.counts, measured, len(found.candidates))
@@ -193,17 +184,6 @@ def _show_plan(found: "Study", lines: list[str], *, json: bool) -> None:
     print_line(f"candidates: {'; '.join(found.candidates)}")
 
 
-def _write_page(found: "Study", config: "Config") -> Path:
-    """Write the page of the trainings that the answer rests on, and return its place."""
-    from lmsm_cli.comparison.grouping import comparable, compare_runs
-    from lmsm_cli.reports.html.page import write_page
-
-    records = comparable(found.records())[0]
-    page = config.out / "study.html"
-    write_page(page, compare_runs(records), records)
-    return page
-
-
 def _repeating(
     what: str, flags: Mapping[str, Any], state: "StudyState", also: Sequence[str]
 ) -> str:
@@ -215,68 +195,7 @@ def _repeating(
     return shlex.join(["lmsm", "study", what, *flag_words(given), "--rounds", state.spelled, *more])
 
 
-def _write_script(found: "Study", again: str) -> Path:
-    """Write the commands that repeat each step, and return their place."""
-    from lmsm_cli.reports.study_script import SCRIPT, study_script
-    from lmsm_cli.runs.folder import write_whole
-    from lmsm_cli.runs.record import read_run
-
-    assert found.state.result is not None
-    runs = [read_run(path) for path in found.folders()]
-    scored = _eval_command(found.state.result["model"])
-    text = study_script(again, scored, [one for one in runs if one.scores])
-    script = found.out / SCRIPT
-    write_whole(script, text)
-    return script
-
-
 def _exported(result: Mapping[str, Any], display: "Display") -> str:
     from lmsm_cli.inference.export import export_checkpoint
 
     return str(export_checkpoint(Path(result["model"]["file"]), display)["file"])
-
-
-def _print(found: "Study", document: Mapping[str, Any], config: "Config") -> None:
-    from lmsm_cli.reports.study import line_of_epochs, race_table, study_table
-    from lmsm_cli.reports.tables_checks import duration
-    from lmsm_cli.runs.record import read_run
-
-    console, model = stdout_console(), document["model"]
-    if found.state.race:
-        console.print(race_table(found.state.race, found.state.arms or ()))
-    console.print(study_table(document))
-    print_line(f"time spent: {duration(document['spent_seconds'])}")
-    if line := line_of_epochs(asdict(found.state.plan)):
-        print_line(line)
-    print_line(f"page: {document['page']}")
-    print_line(f"model, trained anew on the training images: {model['file']}")
-    if document["exported"]:
-        print_line(f"exported: {document['exported']}")
-    print_line(f"its scores: {_eval_command(model)}")
-    made = _config_of(read_run(Path(model["run"])).config)
-    if made.pretrained is None or made.freeze != "features":
-        print_line(f"to train it again: {train_command(made)}")
-    print_line(f"all rounds: lmsm compare {shlex.quote(str(config.out))}")
-    print_line(f"to repeat each step: sh {shlex.quote(document['script'])} FOLDER")
-    if not document["verdict"]["is_told"] and found.state.may_go_on:
-        print_line("a larger --budget continues it")
-    print_line("")
-    print_line(document["answer"])
-
-
-def _eval_command(model: Mapping[str, Any]) -> str:
-    """Return the command that evaluates the chosen model, with the own code that it needs."""
-    from lmsm_cli.runs.own_code import places_of
-    from lmsm_cli.runs.record import read_run
-
-    config = _config_of(read_run(Path(model["run"])).config)
-    places = [place for place, _ in places_of(config).values()]
-    more = [word for place in places for word in ("--import", place)]
-    return shlex.join(["lmsm", "eval", model["file"], *more])
-
-
-def _config_of(values: Mapping[str, Any] | None) -> "Config":
-    from lmsm_cli.config.resolve import Layer, resolve
-
-    layer = Layer(values or {}, dict.fromkeys(values or {}, "lmsm study"), is_recipe=True)
-    return resolve([layer], is_saved=True).config

@@ -1,6 +1,5 @@
-"""What a study found, in a sentence and a table, and what its plan is able to show."""
+"""What a study found, in a sentence and tables."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,13 +7,16 @@ from rich.table import Table
 
 from lmsm_cli.errors import counted, listed
 from lmsm_cli.reports.tables import NOTHING, new_table, shown
-from lmsm_cli.reports.tables_checks import disk_line
 
 _PLACE = {"few": "on the rare classes", "balanced_accuracy": "over all classes"}
 
 
 def study_sentence(result: Mapping[str, Any]) -> str:
-    """Return the answer of a study."""
+    """Return the answer of a study, and what of it time was too short for."""
+    return _answer(result) + _short_of_time(result)
+
+
+def _answer(result: Mapping[str, Any]) -> str:
     verdict, place = result["verdict"], _PLACE[result["question"]]
     arm, distance = verdict["arm"], _distance(verdict["mean"], verdict["low"], verdict["high"])
     images = f"{place} of the {verdict['decided_on']}"
@@ -27,9 +29,35 @@ def study_sentence(result: Mapping[str, Any]) -> str:
         return f"Use softmax: {images} nothing is ahead of it; {arm} is {distance} behind."
     why = f" ({reason})" if (reason := verdict["reason"] or _why_untold(result)) else ""
     return (
-        f"Use softmax: no loss shows a clear difference from it. {arm}, the best on held-out "
+        f"Use softmax: {_nothing(result)} a clear difference from it. {arm}, the best on held-out "
         f"images, is {distance} ahead {images}{why}."
     )
+
+
+def _nothing(result: Mapping[str, Any]) -> str:
+    """Return what shows no clear difference: no loss, or none of those that were compared."""
+    short = result.get("short_of_time")
+    if not short:
+        return "no loss shows"
+    compared = short["of"] - len(short["losses"])
+    if compared == 1:
+        return "the one loss that was compared does not show"
+    return f"none of the {compared} losses that were compared shows"
+
+
+def _short_of_time(result: Mapping[str, Any]) -> str:
+    """Return how many losses were compared, and in which budget all are; nothing where all were."""
+    short = result.get("short_of_time")
+    if not short:
+        return ""
+    compared, minutes = short["of"] - len(short["losses"]), f"{short['budget'] / 60:.0f}m"
+    way_out = (
+        f"the same command with --budget {minutes} compares all"
+        if short["continues"]
+        else f"a new study, with --budget {minutes} and another --out, compares all"
+    )
+    verb = "was" if compared == 1 else "were"
+    return f" Only {compared} of {short['of']} losses {verb} compared, for want of time: {way_out}."
 
 
 def _further_ahead(result: Mapping[str, Any]) -> str:
@@ -50,6 +78,8 @@ def _why_untold(result: Mapping[str, Any]) -> str:
         is_clear = result["settled"].get(verdict["arm"]) == "better"
         why = "the difference is clear on held-out images alone, and the test images decide"
         return why if is_clear else ""
+    if result.get("rounds") == 1:
+        return "one round cannot tell that from chance"
     is_apart = verdict["low"] is not None and verdict["low"] > 0
     return "the level of 5% is for all looks and losses together" if is_apart else ""
 
@@ -94,64 +124,3 @@ def race_table(race: Mapping[str, float], arms: Sequence[str]) -> Table:
     for name in sorted(race, key=lambda name: -race[name]):
         table.add_row(shown(name), f"{100 * race[name]:.1f}", "yes" if name in arms else NOTHING)
     return table
-
-
-def plan_lines(
-    plan: Mapping[str, Any], counts: Sequence[int], measured: Mapping[str, Any], heads: int
-) -> list[str]:
-    """Return what a study will do, what it takes and what it can show, a line each."""
-    folds, rounds, pairs = plan["folds"], plan["rounds"], plan["pairs"]
-    held = (
-        f"each round holds every training image out once, in {folds} folds"
-        if folds
-        else "each round is judged on a fifth of the training images, held out of it"
-    )
-    trainings = rounds * (folds or 1) * (plan["arms"] + 1)
-    seconds = plan["expected_seconds"] or (trainings + 2 * pairs) * measured.get("seconds", 0)
-    takes = f"about {counted(math.ceil(seconds / 60), 'minute')} in all" if seconds else ""
-    losses = "1 loss" if plan["arms"] == 1 else f"{plan['arms']} losses"
-    lines = [
-        f"{counted(rounds, 'round')}; {held}",
-        f"{heads} last layers race, then {losses} and softmax are trained whole: "
-        f"{counted(trainings, 'training')}",
-        *([_line_of_pairs(plan)] if pairs else _lines_of_looks(plan, counts)),
-        *([takes] if takes else []),
-        *([line] if (line := line_of_epochs(plan)) else []),
-    ]
-    if "bytes" in measured:
-        room = measured["bytes"] * (trainings + 2 * pairs)
-        lines.append(disk_line(room, measured["free_bytes"]))
-    return lines
-
-
-def line_of_epochs(plan: Mapping[str, Any]) -> str:
-    """Return that a budget took epochs away; nothing where it did not."""
-    if not plan["epochs"]:
-        return ""
-    return (
-        f"each training has {plan['epochs']} epochs, not {plan['usual_epochs']}, so that a round "
-        "fits into the budget"
-    )
-
-
-def _line_of_pairs(plan: Mapping[str, Any]) -> str:
-    more = "" if plan["run_seconds"] is None else ", and with more while time is left"
-    return (
-        "then the loss that is ahead and softmax are trained on all training images, with "
-        f"{counted(plan['pairs'], 'seed')} each{more}; the test images decide"
-    )
-
-
-def _lines_of_looks(plan: Mapping[str, Any], counts: Sequence[int]) -> list[str]:
-    """Return when a study without test images may end, and how small a difference it can show."""
-    folds, rounds = plan["folds"], plan["rounds"]
-    rare = sum(sorted(counts)[: max(1, len(counts) // 3)]) * (1 if folds else 0.2)
-    # as if one image in four were told differently by two nets of a round
-    width = 100 * 2 * math.sqrt(0.25 / max(rare, 1) / max(rounds, 1))
-    return [
-        f"it looks after rounds {', '.join(map(str, plan['looks']))}"
-        if plan["looks"]
-        else "too few rounds to stop before the end: give a larger --budget for three at least",
-        f"about {rare:,.0f} held-out images of the rarest third of the classes: differences below "
-        f"about {width:.0f} points will not be clear",
-    ]

@@ -8,7 +8,7 @@ trainings are ordinary runs, found again in their folders, so a study continues 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
 from lmsm_cli.sweeps.study_display import StudyDisplay, StudyIndex
 from lmsm_cli.sweeps.study_plan import MOST_PAIRS, OUT_OF_TIME, StudyState
+from lmsm_cli.sweeps.study_race import NO_TIME, is_over, short_of_time
 from lmsm_cli.sweeps.study_runs import ORIGIN, Trainings
 from lmsm_cli.sweeps.study_standings import Standings, leader_of, look_at, told_better
 from lmsm_cli.sweeps.study_verdict import (
@@ -38,8 +39,6 @@ from lmsm_cli.sweeps.sweep import run_plan, unreadable
 
 # Reading, testing and writing beside a training's own seconds.
 _OVERHEAD = 1.15
-# The share of a budget after which no more candidate joins the race.
-_RACE = 0.45
 
 
 @dataclass
@@ -101,20 +100,32 @@ class Study:
         """Return where the arms stand, in a line."""
         return self._standings.text(self._arms, self.state.plan.rounds)
 
-    def records(self) -> list[RunRecord]:
-        """Return the runs that the answer rests on: the pairs, else those of the rounds."""
+    def records(self) -> dict[str, list[RunRecord]]:
+        """Return the runs that the answer rests on, by arm: the pairs, else those of the rounds."""
         found, result = partial(_found, index=RunIndex(self.out)), self.state.result or {}
         if pairs := result.get("pairs"):
-            return [
-                one
+            return {
+                name: [
+                    one
+                    for seed in range(pairs)
+                    for one in self._trainings.on_all_images(name, seed, found, found)
+                ]
                 for name in (BASELINE, result["verdict"]["arm"])
-                for seed in range(pairs)
-                for one in self._trainings.on_all_images(name, seed, found, found)
-            ]
-        names = (BASELINE, *self._arms)
+            }
         rounds = range(self.state.plan.rounds)
-        plan = [run for name in names for number in rounds for run in self._plan_of(name, number)]
-        return found(plan)
+        return {
+            name: [one for number in rounds for one in self._found_of(name, number, found)]
+            for name in (BASELINE, *self._arms)
+        }
+
+    def _found_of(
+        self, name: str, number: int, found: Callable[[Sequence[PlannedRun]], list[RunRecord]]
+    ) -> list[RunRecord]:
+        """Return an arm's runs of a round that are there, also those on softmax's nets."""
+        if plan := self._plan_of(name, number):
+            return found(plan)
+        nets = found(self._plan_of(BASELINE, number))
+        return found(self._trainings.heads_on(nets, self.candidates[name])) if nets else []
 
     def folders(self) -> list[Path]:
         """Return the folders of the study's runs; others may lie beside them."""
@@ -140,7 +151,7 @@ class Study:
         self._note_time()
         if self.state.result is not None:
             return self.state.result  # another process was first
-        return {
+        found = {
             "rounds": done,
             "pairs": len(self._pairs.own) if self._pairs else 0,
             "ended": ended,
@@ -151,6 +162,7 @@ class Study:
             "verdict": verdict.to_json(),
             "model": model,
         }
+        return found | {"short_of_time": short_of_time(self.state, found, len(self.candidates))}
 
     def _all_rounds(self) -> tuple[int, str]:
         """Do the rounds of the plan; return how many are done, and what ended them."""
@@ -233,32 +245,41 @@ class Study:
 
     def _race(self) -> None:
         """Choose the arms by the race of last layers, unless that is done."""
-        if self.state.arms is not None:
+        state = self.state
+        if state.arms is not None:
+            self._dropped |= state.dropped
             return
-        scores: dict[str, float] = {}
+        state.race_begun = state.race_begun or self._spent()
+        scores, late = dict[str, float](), list[str]()
         for place, one in enumerate(self.candidates.values()):
             self.display.progress("racing last layers", place, len(self.candidates))
+            if self._race_is_over(len(scores)) and not self._has_raced(one):
+                late.append(one.name)
+                continue
+            begun = time.monotonic()
             try:
-                if self._race_is_over(len(scores)) and not self._has_raced(one):
-                    self._leave_out(one.name, "the race had no time for it")
-                    continue
                 scores[one.name] = self.question.score(self._raced(one))
             except RunError as error:
                 if type(error) is not RunError:
                     raise
                 self._leave_out(one.name, str(error))
+            state.race_seconds += time.monotonic() - begun
         self.display.progress("racing last layers", len(self.candidates), len(self.candidates))
+        self._dropped |= dict.fromkeys(late, NO_TIME)
         order = sorted(scores, key=lambda name: (-scores[name], name))
         scores[BASELINE] = self.question.score(self._standings.rounds[BASELINE][0])
-        self.state.race, self.state.arms = scores, order[: self.state.plan.arms]
+        state.race, state.arms, state.dropped = scores, order[: state.plan.arms], {**self._dropped}
         self._note_time()
-        self.display.info(f"the race is won by {listed(self.state.arms, len(self.state.arms))}")
+        if late:
+            number = f"{len(late)} of {len(self.candidates)} losses"
+            self.display.info(f"the race had no time for {number}: {listed(late, 3)}")
+        self.display.info(f"the race is won by {listed(self._arms, len(self._arms))}")
 
     def _race_is_over(self, done: int) -> bool:
         """Return whether the race has had its share of the budget."""
         if self.budget is None or done < self.state.plan.arms:
             return False
-        return self._spent() > _RACE * self.budget
+        return is_over(self.state, self.budget)
 
     def _has_raced(self, one: Candidate) -> bool:
         """Return whether a candidate's last layers are there already, as after a kill."""

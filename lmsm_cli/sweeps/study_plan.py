@@ -42,8 +42,8 @@ _ROOM_FOR_PAIRS = (5, FEWEST_SEEDS)
 _CHOOSING = 3
 # Seconds of a last layer's training, beside its steps: a run folder is written for each.
 HEAD_SECONDS = 2.5
-# What is left for looks, tests and files.
-_RESERVE = 0.06
+RESERVE = 0.06
+"""The share of a budget that is left for looks, tests and files."""
 # Of the epochs of the defaults, what a short budget leaves at least.
 _FEWEST_EPOCHS = 0.5
 _ROUNDS = re.compile(r"([1-9]\d{0,2})(?:x([2-9]|[1-9]\d))?(?:\+([1-9]\d?))?")
@@ -198,7 +198,7 @@ def plan_by_budget(
         plan = _best_plan(counts, at_hand, arms, has_test=has_test)
         if plan.rounds:
             return replace(plan, epochs=fewer, usual_epochs=epochs) if fewer != epochs else plan
-    least = math.ceil(at_hand.of(replace(plan, rounds=1)) / (1 - _RESERVE) / 60)
+    least = math.ceil(at_hand.of(replace(plan, rounds=1)) / (1 - RESERVE) / 60)
     where = f"with {fewer} of {epochs} epochs" if epochs else "here"
     raise LmsmError(
         f"a budget of {duration(cost.budget)} does not allow one round: a training takes about "
@@ -256,12 +256,12 @@ class Cost:
         """Return the plan of so many folds: the rounds are as many as fit into the budget."""
         empty = StudyPlan(folds, 0, (), arms, self.run_seconds, None, pairs)
         around = self.of(empty)
-        room = (1 - _RESERVE) * self.budget - around
+        room = (1 - RESERVE) * self.budget - around
         most = _CHOOSING if pairs else MOST_ROUNDS
         fitting = math.floor(room / (self.of(replace(empty, rounds=1)) - around))
         rounds = max(0, min(most, fitting))
         plan = replace(empty, rounds=rounds, looks=() if pairs else looks_at(rounds))
-        return replace(plan, expected_seconds=self.of(plan) + _RESERVE * self.budget)
+        return replace(plan, expected_seconds=self.of(plan) + RESERVE * self.budget)
 
 
 def plan_longer(plan: StudyPlan, budget: float, heads: int) -> StudyPlan:
@@ -303,6 +303,12 @@ class StudyState:
     result: dict[str, Any] | None = None
     planned: list[str] = field(default_factory=list)
     """The hashes of its runs, whose weights are its own to remove."""
+    dropped: dict[str, str] = field(default_factory=dict)
+    """The candidates that the race is without, and why."""
+    race_begun: float = 0.0
+    """Seconds that were spent before the race."""
+    race_seconds: float = 0.0
+    """Of the race, in all processes."""
 
     @property
     def spelled(self) -> str:
@@ -355,10 +361,11 @@ class StudyState:
             if there is not None:
                 self.planned = sorted({*self.planned, *there.planned})
                 self.spent = max(self.spent, there.spent)
-                if there.arms is not None:
-                    self.arms, self.race = there.arms, there.race
-                # the end of a smaller budget is none for this one
-                if self.result is None and self.budget == there.budget:
+                # the end of a smaller budget is none for this one, nor are its arms
+                is_ours = there.result is None or self.budget == there.budget
+                if there.arms is not None and is_ours:
+                    self.arms, self.race, self.dropped = there.arms, there.race, there.dropped
+                if self.result is None and is_ours:
                     self.result = there.result
             self._write(out)
 

@@ -24,6 +24,7 @@ from lmsm_cli.sweeps.study_plan import (
     plan_longer,
     read_state,
 )
+from lmsm_cli.sweeps.study_race import race_again
 from lmsm_cli.training.dry_run import dry_run
 
 # How many candidates are trained whole.
@@ -185,6 +186,7 @@ def _go_on_longer(state: StudyState, wanted: Wanted, heads: int, display: Displa
             "would tell nothing honestly; another --out begins a new one"
         )
         return
+    race_again(state)
     state.plan = plan_longer(state.plan, wanted.budget, heads)
     state.budget, state.result = wanted.budget, None
 

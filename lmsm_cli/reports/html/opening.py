@@ -24,6 +24,7 @@ from lmsm_cli.reports.html.tables import (
     over_text,
     seeds_text,
 )
+from lmsm_cli.reports.study_end import Ending
 from lmsm_cli.reports.verdicts import OPEN, reason_text
 from lmsm_cli.runs.record import RunRecord
 
@@ -40,6 +41,8 @@ class Answer:
     """What it rests on, in a line."""
     title: str
     """Of the test images; empty where there is one set of them."""
+    lines: tuple[str, ...] = ()
+    """What else a reader must know of it."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,15 @@ class Card:
     """The groups without a verdict, where others have one."""
 
 
-def answers_of(comparison: Comparison, records: Mapping[str, RunRecord]) -> list[Answer]:
+def answers_of(
+    comparison: Comparison, records: Mapping[str, RunRecord], ending: Ending | None = None
+) -> list[Answer]:
     """Return the answer on each set of test images, with what it rests on.
 
     Args:
         comparison: What is shown.
         records: The runs, by their paths.
+        ending: Of a study, whose one answer goes by rules of its own.
     """
     sets = [[group for _, group in numbered] for numbered in comparison.by_test_set()]
     found = []
@@ -90,6 +96,9 @@ def answers_of(comparison: Comparison, records: Mapping[str, RunRecord]) -> list
         title = test_title(runs[0], groups[0]) if len(sets) > 1 else ""
         basis = _basis(groups, runs, comparison.differing)
         found.append(Answer(conclusion.text, conclusion.finding, basis, title))
+    if ending is not None:
+        basis = found[0].basis if found else ""
+        return [Answer(ending.answer, ending.finding, basis, "", ending.lines)]
     return found
 
 

@@ -38,6 +38,7 @@ from lmsm_cli.reports.html.svg import marker
 from lmsm_cli.reports.html.tables import GroupRow
 from lmsm_cli.reports.rarity import arms_of, rarity_chart
 from lmsm_cli.reports.rarity_places import RarityChart
+from lmsm_cli.reports.study_end import Ending
 from lmsm_cli.reports.verdicts import several_at_once
 from lmsm_cli.runs.folder import write_whole
 from lmsm_cli.runs.record import RunRecord
@@ -69,12 +70,20 @@ class Figure:
     row: GroupRow | None = None
 
 
-def write_page(path: Path, comparison: Comparison, records: Sequence[RunRecord]) -> None:
-    """Write the page of a comparison and of the runs that were compared. Raises DiskError."""
-    write_whole(path, page(comparison, records))
+def write_page(
+    path: Path,
+    comparison: Comparison,
+    records: Sequence[RunRecord],
+    ending: Ending | None = None,
+) -> None:
+    """Write the page of a comparison and of the runs that were compared. Raises DiskError.
+
+    With the end of a study it opens with that.
+    """
+    write_whole(path, page(comparison, records, ending))
 
 
-def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
+def page(comparison: Comparison, records: Sequence[RunRecord], ending: Ending | None = None) -> str:
     """Return the HTML of the page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -99,7 +108,7 @@ def page(comparison: Comparison, records: Sequence[RunRecord]) -> str:
     script = templates.get_template("page.js").render()
     text = templates.get_template("page.html.jinja").render(
         title=_title(comparison, records),
-        answers=answers_of(comparison, by_path),
+        answers=answers_of(comparison, by_path, ending),
         size=f"{100 * comparison.size:g} points",
         facts=page_facts.summary(comparison, records),
         results=results,

@@ -1,0 +1,69 @@
+"""What a study will do, take and be able to show, before any training: its plan in lines."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmsm_cli.errors import counted
+from lmsm_cli.reports.tables_checks import disk_line
+
+
+def plan_lines(
+    plan: Mapping[str, Any], counts: Sequence[int], measured: Mapping[str, Any], heads: int
+) -> list[str]:
+    """Return what a study will do, what it takes and what it can show, a line each."""
+    folds, rounds, pairs = plan["folds"], plan["rounds"], plan["pairs"]
+    held = (
+        f"each round holds every training image out once, in {folds} folds"
+        if folds
+        else "each round is judged on a fifth of the training images, held out of it"
+    )
+    trainings = rounds * (folds or 1) * (plan["arms"] + 1)
+    seconds = plan["expected_seconds"] or (trainings + 2 * pairs) * measured.get("seconds", 0)
+    takes = f"about {counted(math.ceil(seconds / 60), 'minute')} in all" if seconds else ""
+    losses = "1 loss" if plan["arms"] == 1 else f"{plan['arms']} losses"
+    lines = [
+        f"{counted(rounds, 'round')}; {held}",
+        f"{heads} last layers race, then {losses} and softmax are trained whole: "
+        f"{counted(trainings, 'training')}",
+        *([_line_of_pairs(plan)] if pairs else _lines_of_looks(plan, counts)),
+        *([takes] if takes else []),
+        *([line] if (line := line_of_epochs(plan)) else []),
+    ]
+    if "bytes" in measured:
+        room = measured["bytes"] * (trainings + 2 * pairs)
+        lines.append(disk_line(room, measured["free_bytes"]))
+    return lines
+
+
+def line_of_epochs(plan: Mapping[str, Any]) -> str:
+    """Return that a budget took epochs away; nothing where it did not."""
+    if not plan["epochs"]:
+        return ""
+    return (
+        f"each training has {plan['epochs']} epochs, not {plan['usual_epochs']}, so that a round "
+        "fits into the budget"
+    )
+
+
+def _line_of_pairs(plan: Mapping[str, Any]) -> str:
+    more = "" if plan["run_seconds"] is None else ", and with more while time is left"
+    return (
+        "then the loss that is ahead and softmax are trained on all training images, with "
+        f"{counted(plan['pairs'], 'seed')} each{more}; the test images decide"
+    )
+
+
+def _lines_of_looks(plan: Mapping[str, Any], counts: Sequence[int]) -> list[str]:
+    """Return when a study without test images may end, and how small a difference it can show."""
+    folds, rounds = plan["folds"], plan["rounds"]
+    rare = sum(sorted(counts)[: max(1, len(counts) // 3)]) * (1 if folds else 0.2)
+    # as if one image in four were told differently by two nets of a round
+    width = 100 * 2 * math.sqrt(0.25 / max(rare, 1) / max(rounds, 1))
+    return [
+        f"it looks after rounds {', '.join(map(str, plan['looks']))}"
+        if plan["looks"]
+        else "too few rounds to stop before the end: give a larger --budget for three at least",
+        f"about {rare:,.0f} held-out images of the rarest third of the classes: differences below "
+        f"about {width:.0f} points will not be clear",
+    ]
