@@ -1,7 +1,8 @@
 """Three newcomers who have read the README alone reach a useful result in three commands at most.
 
 Every word that they type stands in the README, was printed by a command before, or names a file of
-theirs. `small` is added to a command so that it fits a test.
+theirs. Who has a training script has read the page that the README names for it too. `small` is
+added to a command so that it fits a test.
 """
 
 import io
@@ -17,6 +18,7 @@ import pytest
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.sweeps import study_plan
+from tests.blocks import fenced
 from tests.conftest import noise, save
 from tests.test_study import few_candidates
 from tests.test_terminal import ESCAPES
@@ -132,3 +134,17 @@ def test_a_messy_folder_of_photos(photos, monkeypatch):
     (model,) = re.findall(r"model, [^:]*: (\S*\.pt)", told)
     told = newcomer.types(f"lmsm predict {model} new/")
     assert len(re.findall(r"new/\d\.png (?:cat|dog|frog)\b", told)) == 3
+
+
+def test_an_own_training_script(tmp_path, monkeypatch):
+    """Its two losses over five seeds, recorded, have an answer by one command more."""
+    assert "docs/python.md#does-it-help-in-your-script" in README
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    above, _, below = page.partition("## Does it help in your script?\n")
+    blocks = [text for part in (above, below) for name, text in fenced(part)[:1]]
+    (tmp_path / "train.py").write_text("\n".join(blocks), encoding="utf-8")
+    newcomer = Newcomer(monkeypatch, tmp_path)
+    newcomer.runs("train.py")
+    told = newcomer.types("lmsm compare runs/")
+    assert re.search(r"Over all classes lsoftmax [^.]* softmax", told)
+    assert "5 paired" in told
