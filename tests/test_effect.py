@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.inference import effect
 from lmsm_cli.inference.corrected_file import write_corrected
 from lmsm_cli.inference.correction import RequestedCorrection, corrected
 from lmsm_cli.inference.effect import check_up, paired_difference
@@ -91,8 +92,11 @@ def test_a_class_of_one_image_has_no_part_in_the_interval():
     found = difference([*cats, (1, 0, 1)])
     assert found.classes_of_one_image == ("dog",)
     assert (found.before, found.after) == pytest.approx((0.5, (20 / 30 + 1) / 2))
-    assert (found.mean, found.verdict) == (pytest.approx(-1 / 3), "worse")
+    assert found.mean == pytest.approx(-1 / 3)
+    assert difference([*cats, (1, 0, 0)]).verdict == "worse"
     assert difference(cats).before == 1.0
+    # one dog that comes outweighs the cats that fall: what that says of others nobody knows
+    assert (found.after > found.before, found.verdict) == (True, "can't tell")
     alone = difference([(1, 0, 1)])
     assert (alone.after, alone.mean, alone.verdict) == (1.0, None, "can't tell")
 
@@ -127,19 +131,23 @@ def test_the_effect_is_in_the_json(run, tmp_path, capsys):
     out = ["--out", tmp_path / "c.pt", "--quiet"]
     document = printed_json(capsys, "adjust", run, "--adjust", "1", *out)
     scores = evaluate(run, SilentDisplay(), split="validation", adjust=1.0)
-    effect = document["effect"]
+    told = document["effect"]
     assert document["not_checked"] is None
-    assert effect["unadjusted"] == scores["adjustment"]["unadjusted"]
-    assert effect["adjusted"] == {key: scores[key] for key in effect["adjusted"]}
-    assert effect["difference"] == scores["adjustment"]["difference"]
-    assert (effect["difference"]["verdict"], effect["chooses"]) == ("worse", None)
+    assert told["unadjusted"] == scores["adjustment"]["unadjusted"]
+    assert told["adjusted"] == {key: scores[key] for key in told["adjusted"]}
+    assert told["difference"] == scores["adjustment"]["difference"]
+    assert (told["difference"]["verdict"], told["chooses"]) == ("worse", None)
 
 
-def test_a_chosen_tau_is_not_called_better(run):
+def test_a_chosen_tau_is_not_called_better(run, monkeypatch):
     """On the images that chose it anything looks good, and that is said."""
+    better = difference([(0, 0, 1)] * 20 + [(1, 1, 1)] * 20)
+    assert better.verdict == "better"
+    monkeypatch.setattr(effect, "paired_difference", lambda *given: better)
     found, warned = checked(run, adjust="auto")
     assert (found.effect.chooses, found.effect.difference.verdict) == ("tau", "can't tell")
     assert warned == []
+    assert checked(run, adjust=1.0)[0].effect.difference.verdict == "better"
 
 
 def test_eval_warns_too(run):

@@ -313,6 +313,8 @@ def test_what_a_correction_does_on_validation_images_is_a_table_and_a_line():
         "interval -70.0 to -27.2: no clear difference; tau was chosen on these images, which "
         "flatters it"
     )
+    same = {"after": 0.619, "mean": 0.0, "low": None, "high": None, "verdict": "can't tell"}
+    assert line(**same)[1] == "balanced accuracy: the same as before"
     unknown = dict.fromkeys(("mean", "low", "high"))
     _, text = line(verdict="can't tell", score="accuracy_at_prior", **unknown)
     assert text == (

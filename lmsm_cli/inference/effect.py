@@ -147,6 +147,8 @@ def paired_difference(
     ]
     judged = _normalised(shares * (strata.counts > 1))
     found = two_way(paired(right[1], right[0], strata), judged) if judged.any() else None
+    # classes of one image may turn the sign
+    is_known = found is not None and (found.mean or 0.0) * float((means[1] - means[0]) @ there) > 0
     return PairedDifference(
         score="accuracy_at_prior" if prior else "balanced_accuracy",
         images=len(labels),
@@ -156,7 +158,7 @@ def paired_difference(
         mean=found.mean if found else None,
         low=found.low if found else None,
         high=found.high if found else None,
-        verdict=_verdict(found, *right) if found else "can't tell",
+        verdict=_verdict(found, *right) if found and is_known else "can't tell",
     )
 
 

@@ -117,6 +117,8 @@ def _tau_of(facts: CorrectionFacts, units: str) -> str:
 def effect_line(effect: Effect) -> str:
     """Return a sentence on whether a correction helped on validation images."""
     found = effect.difference
+    if found.mean == 0 and found.low is None and found.before == found.after:  # as of temperatures
+        return f"{_SCORES[found.score]}: the same as before"
     verdict = in_words(found.verdict)
     if found.images < FEWEST_IMAGES or found.mean is None:
         verdict += " (too few images)"
