@@ -63,7 +63,7 @@ def test_run_without_scores_has_a_row_that_says_why():
     for comparison, width in ((alone, None), (alone, 20), (beside, None), (beside, 80)):
         tables = comparison_tables(comparison, width=width)
         (left_out,) = [table for table in tables if table.title == "Left out"]
-        assert ["x", *why.split()] in rows(left_out)
+        assert ["x:", *why.split()] in rows(left_out)
         assert not any("no scores" in drawn(table) for table in tables if table is not left_out)
     plain = replace(beside, unscored=())
     assert [table.title for table in comparison_tables(plain, width=80)] == [

@@ -124,11 +124,11 @@ def _named_groups(comparison: Comparison) -> Table:
 def _left_out_table(runs: Sequence[Unscored]) -> Table:
     """Return a row for each run that is in no group, saying why.
 
-    It stands apart: reasons are long, and would make the scores as wide.
+    It stands apart: reasons are long, and would make the scores as wide. One column breaks no name.
     """
-    table = new_table("Left out", "run", "why")
+    table = new_table("Left out", "run and reason")
     for run in runs:
-        table.add_row(shown(PurePath(run.run).name), shown(run.reason))
+        table.add_row(shown(f"{PurePath(run.run).name}: {run.reason}"))
     return table
 
 
