@@ -58,7 +58,12 @@ _Over = Annotated[
 ]
 _Points = Annotated[
     float,
-    value("POINTS", "Tell how many seeds would show a difference of this size.", min=0.1, max=100),
+    value(
+        "POINTS",
+        "Tell how many seeds in all would show a difference of this size.",
+        min=0.1,
+        max=100,
+    ),
 ]
 _OnlyChanged = Annotated[
     bool, switch("--only-changed", "Leave out scores and classes in which all rows are alike.")
