@@ -7,6 +7,7 @@ LmsmError (2, usage and config)
 |  |- PrunedError   1  a search ended the run early, since others were better; it can go on
 |  `- StoppedError  *  a signal stopped the run after a step, and its state was saved
 |- DataError        3  data missing or bad
+|  `- FaultsError   3  all that is wrong with it
 |- CheckpointError  4  checkpoint unusable
 |  `- UnnamedCodeError  4  it needs code that the call does not name
 |- DivergedError    5  the loss or the net is no longer finite
@@ -84,6 +85,16 @@ class DataError(LmsmError):
     """Data that is missing or damaged."""
 
     exit_code, has_lines = 3, False
+
+
+class FaultsError(DataError):
+    """Several things that are wrong with the data, a line each."""
+
+    has_lines = True
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        # a line's end in the name of a file begins no line
+        super().__init__("\n".join(map(visible, dict.fromkeys(faults))))
 
 
 class CheckpointError(LmsmError):

@@ -218,6 +218,42 @@ def test_unreadable_images_are_skipped_on_request(tmp_path):
         told(tmp_path, skip_unreadable=True)
 
 
+def test_an_empty_class_is_a_fault_that_names_the_flag_which_leaves_it_out(tmp_path):
+    """All faults come in lines of their own; with the flag the other classes are labelled anew."""
+    fill(tmp_path, {"ant": 10, "bee": 0, "cat": 10})
+    (tmp_path / "ant" / "003.png").write_text("x")
+    with pytest.raises(DataError) as error:
+        told(tmp_path)
+    empty, broken = str(error.value).split("\n")
+    assert empty == (
+        f"the class folder {tmp_path / 'bee'} holds no images; add some, or remove it, "
+        "or go on without it: --skip-unreadable"
+    )
+    assert broken.endswith("go on without it: --skip-unreadable")
+    found, text = told(tmp_path, skip_unreadable=True)
+    assert found.training.classes == found.test.classes == ("ant", "cat")
+    assert (found.training.counts(), found.test.counts()) == ([7, 8], [2, 2])
+    assert f"skipped: the class folder {tmp_path / 'bee'} holds no images" in text
+
+
+def test_no_flag_leaves_out_what_was_meant_to_be_a_class(tmp_path):
+    """A class of broken files alone, a class with test images, and the one but last class stay."""
+    fill(tmp_path / "train", {"ant": 5, "bee": 5, "cat": 0})
+    fill(tmp_path / "test", {"ant": 5, "bee": 5, "cat": 5}, seed=1)
+    with pytest.raises(DataError, match="train lacks: cat"):
+        told(tmp_path, skip_unreadable=True)
+    fill(tmp_path / "two", {"ant": 5, "bee": 0})
+    with pytest.raises(DataError, match=r"bee holds no images; add some, or remove it$"):
+        told(tmp_path / "two", skip_unreadable=True)
+    fill(tmp_path / "broken", {"ant": 5, "bee": 5, "cat": 2})
+    for path in (tmp_path / "broken" / "cat").iterdir():
+        path.write_text("x")
+    for skip in (False, True):
+        with pytest.raises(DataError, match="cat") as error:
+            told(tmp_path / "broken", skip_unreadable=skip)
+        assert "--skip-unreadable" not in str(error.value)
+
+
 def test_one_class_is_too_few(tmp_path):
     """To train on one class is refused before any image is read."""
     fill(tmp_path, {"ant": 1})

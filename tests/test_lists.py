@@ -413,7 +413,9 @@ def test_missing_and_unreadable_files_can_be_left_out(flat):
     root, rows = flat
     write(root / "a.txt", [*rows, ("ant/gone.png", "ant")], delimiter=" ")
     (root / "bee" / "003.png").write_text("x")
-    with pytest.raises(DataError, match=r"gone\.png.*bee/003\.png is not an image"):
+    with pytest.raises(
+        DataError, match=r"(?s)gone\.png.*--skip-unread.*bee/003\.png is not an image"
+    ):
         read(root / "a.txt")
     found, told = read(root / "a.txt", skip_unreadable=True)
     assert len(found.training) + len(found.test) == 30

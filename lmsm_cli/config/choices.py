@@ -224,7 +224,7 @@ class Choices(BaseModel):
     follow_links: Bool = False
     """Read images and class folders too that links lead to out of the data folder."""
     skip_unreadable: Bool = False
-    """Leave out the images that cannot be read, and report them."""
+    """Leave out images that cannot be read and class folders without images, and report them."""
     device: Device = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16", "bf16-conv"] = "auto"

@@ -60,7 +60,7 @@ class FolderFacts:
     left_out: Mapping[str, list[str]]
     """What is not read: files and links by kind (see LeftOut); `beside` those with a role."""
     empty: list[str]
-    """Classes without a training image that can be read."""
+    """Classes without a training image that can be read, those that are left out before others."""
     lonely: list[str]
     """Classes with one image, which is trained on and never tested."""
     strange: list[str]
@@ -212,7 +212,7 @@ def _folder_facts(
             for file, reason in part.unreadable.items()
         },
         left_out=_left_out(folder),
-        empty=[name for name, _, readable in counts if not readable],
+        empty=[*layout.dropped, *(name for name, _, readable in counts if not readable)],
         lonely=lonely,
         strange=[
             folder.places(role) + name for role, names in layout.strange.items() for name in names

@@ -95,7 +95,7 @@ def read_images(
         return read
     if not options.skip_unreadable or not read.listing.files:
         raise DataError(refusal(listing, read.unreadable))
-    what = unreadable_text(listing, read.unreadable)
+    what = unreadable_text(listing, read.unreadable, shown=3)  # `lmsm data` lists them all
     display.warning(f"skipped, to be replaced or removed: {what}")
     return read
 
@@ -103,10 +103,11 @@ def read_images(
 def refusal(listing: Listing, unreadable: Mapping[str, str]) -> str:
     """Return why a training does not start on a listing with files that cannot be read."""
     it = "it" if len(unreadable) == 1 else "them"
-    return (
-        f"{unreadable_text(listing, unreadable)}; replace or remove {it}, "
-        f"or go on without {it}: --skip-unreadable"
-    )
+    what = unreadable_text(listing, unreadable)
+    left = listing.without(set(unreadable))
+    if lost := [name for name in left.empty if name not in listing.empty]:
+        return f"{what}; replace {it}, since no image of {few(lost)} can be read"
+    return f"{what}; replace or remove {it}, or go on without {it}: --skip-unreadable"
 
 
 def read_what_can_be(
@@ -402,12 +403,12 @@ def _fingerprint(listing: Listing, states: NDArray[np.int64]) -> str:
     return cache.key_of(b"".join(names), lengths.tobytes(), states.tobytes())
 
 
-def unreadable_text(listing: Listing, unreadable: Mapping[str, str]) -> str:
+def unreadable_text(listing: Listing, unreadable: Mapping[str, str], shown: int = 10) -> str:
     """Return a message that names the first unreadable files of a listing, each with the reason."""
     named = [f"{listing.root / file} {reason}" for file, reason in unreadable.items()]
     if len(named) == 1:
         return named[0]
     return (
         f"{len(named):,} of the {len(listing.files):,} images of {listing.root} cannot be read: "
-        f"{few(named, separator='; ')}"
+        f"{few(named, shown, '; ')}"
     )

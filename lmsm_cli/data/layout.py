@@ -14,12 +14,13 @@ from lmsm_cli.data.class_folders import (
     FolderOptions,
     Listing,
     folder_names,
+    folders_with,
     has_folders,
     list_class_folders,
     look_alikes,
     match_classes,
 )
-from lmsm_cli.errors import DataError, counted, few
+from lmsm_cli.errors import DataError, FaultsError, counted, few
 
 Role = Literal["train", "validation", "test"]
 
@@ -50,6 +51,8 @@ class Layout:
     """Class folders of a part with images that are none of the training's classes."""
     beside: list[str] = field(default_factory=list)
     """What lies beside the folders that have a role, and is not read."""
+    dropped: list[str] = field(default_factory=list)
+    """Class folders without images, which are left out on request."""
     is_shared_out: bool = False
     """Whether the classes stand alone, so that a part of `train` is for the test."""
 
@@ -85,7 +88,7 @@ def read_layout(data_dir: Path, options: FolderOptions) -> Layout:
     """
     layout = look_at_layout(data_dir, options)
     if layout.stops:
-        raise DataError(layout.stops[0])
+        raise FaultsError([*layout.stops, *layout.faults])
     return layout
 
 
@@ -102,7 +105,9 @@ def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
         role: list_class_folders(root, options, inside=data_dir, may_be_empty=True)
         for role, root in (roles or {"train": data_dir}).items()
     }
-    train = next(iter(listings.values()))
+    first = next(iter(listings))
+    train, dropped = _without_empty(listings[first], options)
+    listings[first] = train
     if len(train.classes) == 1:
         stops.append(
             f"{train.root} holds one class folder, {train.classes[0]!r}: "
@@ -110,6 +115,8 @@ def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
         )
     beside = _others_in(data_dir, roles)
     notes = _names_beside(data_dir, roles) + train.left_out.words(train.root)
+    if dropped:
+        notes.append(f"skipped: {folders_with('no images', train.root, dropped)}")
     notes += [
         f"{train.root}: {' and '.join(map(repr, alike))} look the same, "
         "and are classes of their own"
@@ -118,7 +125,7 @@ def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
     faults = faults_of(train)
     if not roles:
         notes += _roles_as_classes(train)
-        return Layout(listings, notes, faults, stops, is_shared_out=True)
+        return Layout(listings, notes, faults, stops, dropped=dropped, is_shared_out=True)
     strangers: dict[Role, list[str]] = {}
     for role, listing in listings.items():
         if listing is train:
@@ -132,7 +139,7 @@ def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
             )
         if not listing.files:
             faults.append(f"{listing.root} holds no images{listing.left_out.hint()}")
-    return Layout(listings, notes, faults, stops, strangers, beside)
+    return Layout(listings, notes, faults, stops, strangers, beside, dropped)
 
 
 def relabelled(listing: Listing, classes: Sequence[str]) -> tuple[Listing, list[str], list[str]]:
@@ -168,11 +175,33 @@ def missing_classes(what: str, listing: Listing) -> list[str]:
 
 def faults_of(train: Listing) -> list[str]:
     """Return why the training images cannot be trained on: classes without any."""
-    return (
-        [train.classes_with("no images", train.empty) + train.left_out.hint()]
-        if train.empty
-        else []
-    )
+    if not train.empty:
+        return []
+    fact = train.classes_with("no images", train.empty) + train.left_out.hint()
+    it = "it" if len(train.empty) == 1 else "them"
+    text = f"{fact}; add some, or remove {it}"
+    return [f"{text}, or go on without {it}: --skip-unreadable" if _may_drop(train) else text]
+
+
+def _may_drop(train: Listing) -> bool:
+    """Return whether the classes without images can be left out: two others are needed.
+
+    A list has classes for its images alone, and those that cannot be read are no reason to drop a
+    class: somebody meant it to be there.
+    """
+    return train.source is None and len(train.classes) - len(train.empty) >= 2
+
+
+def _without_empty(train: Listing, options: FolderOptions) -> tuple[Listing, list[str]]:
+    """Return training images without the classes that have none, on request, and those."""
+    empty = train.empty
+    if not options.skip_unreadable or not empty or not _may_drop(train):
+        return train, []
+    kept = [place for place, name in enumerate(train.classes) if name not in empty]
+    labels = tuple(kept.index(label) for label in train.labels)
+    return replace(
+        train, classes=tuple(train.classes[place] for place in kept), labels=labels
+    ), empty
 
 
 def role_of(name: str) -> Role | None:

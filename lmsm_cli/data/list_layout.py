@@ -21,7 +21,7 @@ from lmsm_cli.data.class_folders import (
 from lmsm_cli.data.layout import Layout, Role, role_of
 from lmsm_cli.data.listed_files import ListedFiles
 from lmsm_cli.data.lists import ImageLists, Rows, by_line, read_class_names, read_rows
-from lmsm_cli.errors import DataError, LmsmError, few, visible
+from lmsm_cli.errors import DataError, FaultsError, LmsmError, few, visible
 
 _METADATA = "metadata"  # a list of this name is of the folder that it lies in
 
@@ -60,7 +60,7 @@ def read_list_layout(data_dir: Path, options: FolderOptions) -> Layout:
     """
     layout = look_at_list_layout(data_dir, options)
     if layout.stops:
-        raise DataError("; ".join(layout.faults + layout.stops))
+        raise FaultsError(layout.faults + layout.stops)
     return layout
 
 
@@ -84,11 +84,11 @@ def look_at_list_layout(data_dir: Path, options: FolderOptions) -> Layout:
         found.has_groups |= rows.groups is not None
         _add(found, rows, files, base, role, skip_missing=options.skip_unreadable)
     if not found.entries:
-        raise DataError("; ".join([*found.faults, f"{lists.path} names no image that is there"]))
+        raise FaultsError([*found.faults, f"{lists.path} names no image that is there"])
     found.entries = _each_once(found, _roles_by_folder(found))
     found.entries = _named(found, lists)
     if not found.entries:
-        raise DataError("; ".join(found.faults))
+        raise FaultsError(found.faults)
     return _layout(data_dir, lists, found)
 
 
@@ -183,10 +183,13 @@ def _add(
         found.faults.append(by_line(rows.file, what, strange))
     for fault, lines in lost.items():
         text = f"{by_line(rows.file, fault, lines)}; {files.way_out(fault, base)}"
-        is_left_out = skip_missing and files.is_missing(fault)
-        (found.notes if is_left_out else found.faults).append(
-            f"skipped, to be mended: {text}" if is_left_out else text
-        )
+        if not files.is_missing(fault):
+            found.faults.append(text)
+        elif skip_missing:
+            found.notes.append(f"skipped, to be mended: {text}")
+        else:
+            it = "it" if len(lines) == 1 else "them"
+            found.faults.append(f"{text}, or go on without {it}: --skip-unreadable")
 
 
 def _roles_by_folder(found: _Found) -> list[_Entry]:

@@ -30,7 +30,6 @@ from lmsm_cli.data.image_set import ImageSet, Labelled, Normalisation, labelled
 from lmsm_cli.data.layout import (
     Layout,
     Role,
-    faults_of,
     missing_classes,
     read_layout,
     relabelled,
@@ -40,7 +39,14 @@ from lmsm_cli.data.list_layout import read_list_layout
 from lmsm_cli.data.own_folder import OwnFolder, check_undivided, divided
 from lmsm_cli.data.published import PUBLISHED
 from lmsm_cli.data.published import Split as Split
-from lmsm_cli.errors import DataError, LmsmError, did_you_mean, few, os_errors_as_data_errors
+from lmsm_cli.errors import (
+    DataError,
+    FaultsError,
+    LmsmError,
+    did_you_mean,
+    few,
+    os_errors_as_data_errors,
+)
 from lmsm_cli.runtime.display import SILENT, Display
 
 
@@ -193,7 +199,7 @@ def load_own_folder(
             check_undivided(data_dir, division)
         parts, faults = reader.roles_of(layout)
     if faults:
-        raise DataError("; ".join(dict.fromkeys(faults)))
+        raise FaultsError(faults)
     images = {
         role: reader.labelled(part).grouped(division.group_pattern) for role, part in parts.items()
     }
@@ -332,7 +338,7 @@ class _Reader:
                 faults.append(str(error))
                 continue
             if role == "train":
-                faults += faults_of(parts[role].listing)
+                faults += _lost_classes(listing, parts[role].listing)
             else:
                 self.warn(missing_classes(role, parts[role].listing))
         return parts, faults
@@ -352,6 +358,13 @@ class _Reader:
     def labelled(self, read: ReadImages) -> Labelled:
         """Return images as read with their labels, and their places from the data folder on."""
         return labelled(read, self.data_dir)
+
+
+def _lost_classes(listing: Listing, read: Listing) -> list[str]:
+    """Return the fault that no image of some classes can be read, where that is so."""
+    lost = [name for name in read.empty if name not in listing.empty]
+    ways = "replace them, or remove them with their class"
+    return [f"{listing.classes_with('no images that can be read', lost)}; {ways}"] if lost else []
 
 
 def _load_digits(split: Split) -> ImageSet:
