@@ -35,6 +35,7 @@ from lmsm_cli.data.imbalance import (
 from lmsm_cli.data.lists import ImageLists
 from lmsm_cli.data.own_folder import OwnFolder, sides_of
 from lmsm_cli.data.sources import Split
+from lmsm_cli.data.too_few import FEWEST_TESTED, FEWEST_TRAINED, too_few_text
 from lmsm_cli.errors import DataError, LmsmError, os_errors_as_data_errors
 from lmsm_cli.runtime.display import Display
 
@@ -164,7 +165,26 @@ def load_data(config: Config, display: Display) -> Data:
     data = _shared_out(config, own, display)
     for text in duplicate_pictures(data.pictures):
         display.warning(f"{config.data_dir}: {text}")
+    if few := _too_few(config, data):
+        display.warning(few)
     return data
+
+
+def _too_few(config: Config, data: Data) -> str | None:
+    """Return which classes have too few images, but where somebody made them so few.
+
+    Of folds all images are tested.
+    """
+    tested = data.folds.counts if data.folds else data.test.counts()
+    counts = dict(
+        zip(data.training.classes, zip(data.train_counts, tested, strict=True), strict=True)
+    )
+    chosen = config.images_per_class or FEWEST_TRAINED
+    fewest = (
+        0 if config.imbalance != "none" else int(chosen * (1 - config.validation)),
+        config.test_images_per_class or FEWEST_TESTED,
+    )
+    return too_few_text(config.image_list or config.data_dir, counts, fewest)
 
 
 def _shared_out(config: Config, own: OwnFolder, display: Display) -> Data:
