@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -336,6 +337,24 @@ def sound(folder):
     fill(folder, {"ant": 20, "bee": 20})
 
 
+def test_the_next_command_is_one_that_starts(check, tmp_path):
+    """It repeats the flags of the check, and leaves out what cannot be read."""
+    fill(tmp_path / "d", {"ant": 30, "bee": 30, "empty": 0})
+    (tmp_path / "d" / "ant" / "000.png").write_text("x")
+    code, found, _ = check("d", "--batch-size", "4")
+    assert code == 3
+    size = "--batch-size 4 --image-size 8"
+    words = shlex.split(found["next"][0]["command"])
+    assert set(words) == {*shlex.split(f"lmsm train --dataset d {size} --skip-unreadable")}
+    code, found, _ = check("d", "--batch-size", "4", "--skip-unreadable")
+    assert (code, found["files"]["empty_classes"]) == (0, ["empty"])
+    assert [one["name"] for one in found["classes"]] == ["bee", "ant"]
+    study, train = (step["command"] for step in found["next"])
+    assert study.startswith("lmsm study d ")
+    assert train.startswith("lmsm train --dataset d ")
+    assert len(check("d", "--folds", "4", "--skip-unreadable")[1]["next"]) == 1
+
+
 @pytest.mark.parametrize(
     ("make", "told", "skip"),
     [
@@ -419,7 +438,8 @@ def test_the_tables_say_what_the_document_says(check, tmp_path, capsys, monkeypa
         assert " = ".join(f"{file} ({part})" for file, part in sides) in shown
     for one in found["findings"]:
         assert f"{one['level']}  {one['text']}" in shown
-    assert shown.rstrip().splitlines()[-1] == found["conclusion"]
+    steps = len(found["next"])
+    assert shown.rstrip().splitlines()[-1 - steps] == found["conclusion"]
     assert "image_size  8" in shown
 
 

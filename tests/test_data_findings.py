@@ -63,7 +63,7 @@ def test_data_that_is_enough_gives_no_finding():
             True,
             {},
             "add about 65 images of cat: a fifth becomes the test; "
-            "with --folds 5 all images are tested",
+            "`lmsm train --folds 5` or a study tests all images",
         ),
         (False, {}, "add 13 test images of cat"),
         (False, {"test_images_per_class": 7}, "allow more of each class: --test-images-per-class"),
@@ -81,7 +81,7 @@ def test_folds_are_named_as_many_as_there_can_be():
     shared = folder(is_shared_out=True)
     rows = {"ant": ("many", 1, 0, 1), "bee": ("few", 1, 0, 0)}
     text = told(check_of(rows, facts=shared))
-    assert "add images, or take --folds 2, with which all are" in text
+    assert "add images, or test all of them by `lmsm train --folds 2` or a study" in text
     assert "few has 0; add about 100 images of bee: a fifth becomes the test\n" in f"{text}\n"
     assert "--folds" not in told(check_of({"bee": ("few", 1, 0, 0)}, facts=shared))
 

@@ -24,6 +24,9 @@ Level = Literal["mend", "weak", "note"]
 # From this many times the wanted size on, pictures lose what may be needed to tell them apart.
 _USUAL_FOLDS = 5
 _SHRUNK = 2
+SKIP = "--skip-unreadable"
+"""The flag that ends the text of a finding that it goes on without."""
+
 _USUAL_SIDES = (64, 96, 128, 224)
 
 
@@ -168,7 +171,7 @@ def _faults(check: DataCheck, config: Config) -> Iterator[Finding]:
             yield Finding(
                 "mend",
                 f"{files} cannot be read; replace or remove what is listed above, or go on "
-                "without: --skip-unreadable",
+                f"without: {SKIP}",
             )
 
 
@@ -222,11 +225,16 @@ def _too_little(check: DataCheck, config: Config) -> Iterator[Finding]:
 
 
 def _or_folds(check: DataCheck, config: Config) -> str:
-    folds = 0 if config.folds else _folds(check)
-    return f", or take --folds {folds}, with which all are" if folds else ""
+    folds = 0 if config.folds else usual_folds(check)
+    return f", or test all of them by {_by_folds(folds)}" if folds else ""
 
 
-def _folds(check: DataCheck) -> int:
+def _by_folds(folds: int) -> str:
+    """Return what tests each image once; a study divides them by itself, and takes no folds."""
+    return f"`lmsm train --folds {folds}` or a study"
+
+
+def usual_folds(check: DataCheck) -> int:
     """Return how many folds to name, at most five; 0 where there can be none."""
     largest = max((one.total for one in check.classes), default=0)
     return min(_USUAL_FOLDS, largest) if _is_shared_out(check) and largest > 1 else 0
@@ -269,13 +277,13 @@ def _more_of(members: Sequence[ClassImages], count: int, check: DataCheck, confi
     if check.folds:
         return f"add {counted(missing, 'image')} of {names}"
     if _is_shared_out(check):
-        share, folds = config.test_share, _folds(check)
+        share, folds = config.test_share, usual_folds(check)
         text = (
             f"add about {missing / share:.0f} images of {names}: {_share(share)} becomes the test"
         )
         # an image that is the only one of its class is never tested
         has_folds = folds and not config.folds and all(one.total > 1 for one in members)
-        return f"{text}; with --folds {folds} all images are tested" if has_folds else text
+        return f"{text}; {_by_folds(folds)} tests all images" if has_folds else text
     return f"add {counted(missing, 'test image')} of {names}"
 
 
