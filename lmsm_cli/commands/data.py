@@ -1,6 +1,8 @@
 """`lmsm data`: what is in a data set, what is wrong with it, and whether it is enough."""
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -13,6 +15,7 @@ from lmsm_cli.commands.options import (
     Preset,
     Quiet,
     check_picture,
+    flag_words,
     resolve_options,
     switch,
     value,
@@ -21,12 +24,14 @@ from lmsm_cli.commands.options import (
 from lmsm_cli.config import DATA_KEYS, dump
 from lmsm_cli.config.data_path import choices_at
 from lmsm_cli.config.value_types import Dataset
-from lmsm_cli.errors import DataError, LmsmError, did_you_mean
+from lmsm_cli.errors import DataError, LmsmError, did_you_mean, visible
 
 if TYPE_CHECKING:
+    from lmsm_cli.config import Config
     from lmsm_cli.config.resolve import Resolved
     from lmsm_cli.data.check import DataCheck
     from lmsm_cli.data.splits import Data
+    from lmsm_cli.reports.data_next import Commands
     from lmsm_cli.runtime.display import Display
 
 # What does not change what is found; the data itself is the argument.
@@ -36,6 +41,8 @@ _FLAGS = (
     *(key for key in DATA_KEYS if key not in _NO_FLAGS),
     *("batch_size", "epochs"),
 )
+# Of them, what a study decides by itself.
+_NOT_OF_A_STUDY = ("test_from", "test_share", "folds", "split_seed")
 # What is told of a training on the data; the first is of class folders alone.
 _PLAN = ("image_size", "model", "pretrained", "augment", "batch_size", "epochs", "optimizer", "lr")
 
@@ -71,10 +78,12 @@ Writes nothing into the data folder, and downloads nothing. Exit code 3 where no
     resolved = resolve_options(preset, config, None, flags | dataset_named(what, flags))
     if plot:
         check_picture("--plot", plot)
+        _check_apart(plot, resolved.config)
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.data.check import check_data
     from lmsm_cli.data.splits import look_into
     from lmsm_cli.reports.data_findings import can_start, findings_document, findings_of
+    from lmsm_cli.reports.data_next import next_steps
 
     chosen = resolved.config
     with new_display(quiet) as display:
@@ -82,12 +91,24 @@ Writes nothing into the data folder, and downloads nothing. Exit code 3 where no
         check = check_data(chosen.dataset, chosen.data_dir, at_hand, chosen.image_size, display)
         if plot:
             _draw(check, at_hand.data, plot, display)
+    findings, commands = findings_of(check, chosen), _commands(what, preset, config, flags)
     if json:
-        print_json(findings_document(check, chosen, _plan(resolved)))
+        steps = [asdict(step) for step in next_steps(check, findings, commands)]
+        print_json(findings_document(check, chosen, _plan(resolved)) | {"next": steps})
     else:
-        _print(check, resolved)
-    if not can_start(findings_of(check, chosen)):
+        _print(check, resolved, commands)
+    if not can_start(findings):
         raise typer.Exit(DataError.exit_code)
+
+
+def _check_apart(plot: Path, config: "Config") -> None:
+    """Raise LmsmError for a picture among a user's images, which is one of them then."""
+    images = config.data_dir.resolve()
+    if config.dataset == "folder" and images in plot.resolve().parents:
+        raise LmsmError(
+            f"--plot {plot} lies in the folder of the images, {config.data_dir}: "
+            f"give another place, such as --plot {shlex.quote(str(images.parent / plot.name))}"
+        )
 
 
 def _draw(check: "DataCheck", data: "Data | None", plot: Path, display: "Display") -> None:
@@ -120,8 +141,27 @@ def _plan(resolved: "Resolved") -> dict[str, Any]:
     return {key: values[key] for key in keys}
 
 
-def _print(check: "DataCheck", resolved: "Resolved") -> None:
+def _commands(
+    what: str, preset: str | None, config: Path | None, flags: Mapping[str, Any]
+) -> "Commands":
+    """Return the commands that may come next, with what the check was given."""
+    from lmsm_cli.reports.data_next import Commands
+
+    given = {key: one for key, one in flags.items() if one is not None}
+    recipe = ["--preset", preset] if preset else []
+    recipe += ["--config", str(config)] if config else []
+    words = [*recipe, *flag_words(given)]
+    is_of_a_study = not recipe and not given.keys() & set(_NOT_OF_A_STUDY)
+    return Commands(
+        ["lmsm", "data", what, *words],
+        ["lmsm", "train", "--dataset", what, *words],
+        ["lmsm", "study", what, *words] if is_of_a_study else None,
+    )
+
+
+def _print(check: "DataCheck", resolved: "Resolved", commands: "Commands") -> None:
     from lmsm_cli.reports.data_findings import conclusion_of, findings_of
+    from lmsm_cli.reports.data_next import next_steps
     from lmsm_cli.reports.tables_data import data_tables, findings_table, training_table
 
     console, findings = stdout_console(), findings_of(check, resolved.config)
@@ -131,3 +171,5 @@ def _print(check: "DataCheck", resolved: "Resolved") -> None:
     console.print(findings_table(findings))
     print_line("", console)
     print_line(conclusion_of(check, findings), console)
+    for step in next_steps(check, findings, commands):
+        print_line(visible(str(step)), console)

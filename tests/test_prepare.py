@@ -1,0 +1,60 @@
+"""What prepare.py refuses before any image is read."""
+
+import shlex
+
+import pytest
+
+from lmsm_cli.commands.app import main
+from tests.conftest import noise, save
+from tests.test_layout import fill
+
+
+def refused(words, capsys):
+    """Run a command that must be refused; return what it says."""
+    assert main(shlex.split(words)) == 2
+    return capsys.readouterr().err
+
+
+def files(folder):
+    """Return all names below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("data", "out", "elsewhere"),
+    [(".", "", "runs"), (".", "--out a/b", "b"), ("../photos", "--out .", "runs")],
+)
+@pytest.mark.parametrize("command", ["train", "train --dry-run", "sweep --grid lr=0.1,0.2"])
+def test_runs_are_not_written_among_the_images(
+    command, data, out, elsewhere, tmp_path, monkeypatch, capsys
+):
+    """The next run would take them for a class: by default where somebody is among the images."""
+    fill(tmp_path / "photos", {"ant": 6, "bee": 6})
+    monkeypatch.chdir(tmp_path / "photos")
+    before = files(tmp_path)
+    said = refused(f"{command} --dataset {data} --image-size 8 --batch-size 4 {out}", capsys)
+    assert "lies in the folder of the images" in said
+    if command != "sweep --grid lr=0.1,0.2" or out:
+        assert f"--out {tmp_path / elsewhere}" in said
+    assert files(tmp_path) == before
+
+
+def test_beside_train_and_test_runs_are_none_of_the_images(tmp_path, monkeypatch, capsys):
+    """There they are left out by name; in one of the two they are refused."""
+    for part in ("train", "test"):
+        fill(tmp_path / part, {"ant": 6, "bee": 6}, seed=len(part))
+    monkeypatch.chdir(tmp_path)
+    words = "train --dataset . --image-size 8 --batch-size 4 --epochs 1 --model paper-2d"
+    said = refused(f"{words} --out train/runs", capsys)
+    assert "lies in the folder of the images" in said
+    assert main([*shlex.split(words), "--dry-run"]) == 0
+
+
+def test_a_picture_of_the_classes_is_not_drawn_among_them(tmp_path, monkeypatch, capsys):
+    """It would be an image of a class, or one in none."""
+    fill(tmp_path / "photos", {"ant": 6, "bee": 6})
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photos" / "ant" / "new.png", noise(77))
+    said = refused("data photos --plot photos/ant/classes.png", capsys)
+    assert f"such as --plot {tmp_path / 'classes.png'}" in said
+    assert not (tmp_path / "photos" / "ant" / "classes.png").exists()
