@@ -120,7 +120,8 @@ def configuration_page() -> str:
         _wrapped(
             f"{_MADE} Every key is a flag of `lmsm train`, `lmsm sweep` and `lmsm schedule`, and a "
             "key of the YAML file that `--config` reads. A flag wins over the file, the file over "
-            "the preset, and the preset over the default. `--show-config` prints every value with "
+            "the preset, and the preset over the default. `none` as a flag takes back a value that "
+            "may be missing, such as `--pretrained none`. `--show-config` prints every value with "
             "where it came from:"
         ),
         "```console\nlmsm train --preset digits --show-config\n```",

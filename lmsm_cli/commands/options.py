@@ -17,6 +17,7 @@ from lmsm_cli.commands import completion
 from lmsm_cli.commands.help import HelpAll
 from lmsm_cli.config import Config, dump, flag_name, help_text, panels, type_of
 from lmsm_cli.config.by_class import format_by_class
+from lmsm_cli.config.keys import NONE, NONE_KEYS
 from lmsm_cli.config.post_hoc import METHODS
 from lmsm_cli.config.resolve import Layer, Resolved, resolve
 from lmsm_cli.errors import LmsmError
@@ -245,13 +246,17 @@ def base_layers(preset: str | None, config: Path | None) -> list[Layer]:
 def train_command(wanted: Config, preset: str | None = None, config: Path | None = None) -> str:
     """Return the `lmsm train` command line that repeats a config, on a preset and a config file.
 
-    Where those two make no config of their own, they are left out.
+    Where those two make no config of their own, or have a value that no flag takes back, they are
+    left out.
     """
     try:
         resolve(base_layers(preset, config))
+        flags = _flags_to(wanted, base_layers(preset, config))
     except LmsmError:
+        flags = None
+    if flags is None or any(one is None and key not in NONE_KEYS for key, one in flags.items()):
         preset = config = None
-    flags = _flags_to(wanted, base_layers(preset, config))
+        flags = _flags_to(wanted, [])
     words = [
         "lmsm",
         "train",
@@ -280,7 +285,8 @@ def _flags_to(wanted: Config, layers: Sequence[Layer]) -> dict[str, Any]:
 
     facts, flags = remembered(facts_with_start), dict[str, Any]()
     while True:
-        found = dump(resolve([*layers, Layer.of_flags(flags)], facts_of=facts).config)
+        given = Layer(flags, dict.fromkeys(flags, "flag"))
+        found = dump(resolve([*layers, given], facts_of=facts).config)
         unlike = {key: value for key, value in dump(wanted).items() if value != found[key]}
         if unlike.keys() <= flags.keys():
             return flags
@@ -289,9 +295,11 @@ def _flags_to(wanted: Config, layers: Sequence[Layer]) -> dict[str, Any]:
 
 def _as_typed(value: Any) -> str:
     """Return a value of a config as the text of its flag."""
+    if value is None:
+        return NONE
     if isinstance(value, dict):
         return format_by_class(value)
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _in_panels(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -68,6 +68,14 @@ ADDED_KEYS = (
     *LIST_KEYS,
 )
 
+NONE = "none"
+"""What a flag or a grid says for no value, of the keys that follow: a default may be one."""
+NONE_KEYS = (
+    *("images_per_class", "test_images_per_class", "folds", "fold", "crop_from"),
+    *("pretrained", "freeze", "post_hoc", "class_margins", "class_weights"),
+    *("backbone_lr", "ema", "patience", "head_weight_decay"),
+)
+
 # Data sets that may have no test images of their own.
 OWN_IMAGES = ("folder", "list")
 

@@ -14,7 +14,7 @@ from lmsm_cli.config.by_class import AUTO
 from lmsm_cli.config.config import Config, derived_defaults, flag_name
 from lmsm_cli.config.data_path import choices_at, near_path
 from lmsm_cli.config.defaults import Defaults, Facts, defaults_by_data
-from lmsm_cli.config.keys import DATA_KEYS, DEPENDENT_OPTIONS, LIST_KEYS
+from lmsm_cli.config.keys import DATA_KEYS, DEPENDENT_OPTIONS, LIST_KEYS, NONE, NONE_KEYS
 from lmsm_cli.config.value_types import Dataset
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import LmsmError, did_you_mean
@@ -47,9 +47,16 @@ class Layer:
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> "Layer":
-        """Take the flags that were given; None means not given."""
+        """Take the flags that were given; None means not given, `none` no value."""
         given = {key: value for key, value in flags.items() if value is not None}
-        return cls(given, {key: flag_name(key) for key in given})
+        return cls(as_typed(given), {key: flag_name(key) for key in given})
+
+
+def as_typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that were typed, with None for the `none` of a key that may have no value."""
+    return {
+        key: None if key in NONE_KEYS and value == NONE else value for key, value in values.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lmsm_cli.config import DATA_KEYS, LIST_KEYS, Config, dump
 from lmsm_cli.config.defaults import Facts
-from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.config.resolve import Layer, as_typed, resolve
 from lmsm_cli.data import sources
 from lmsm_cli.data.facts import remembered
 from lmsm_cli.data.splits import folder_options, identity_of
@@ -121,7 +121,7 @@ def plan_run(
 
     Raises LmsmError.
     """
-    varied = Layer(choices, {key: f"{key} of the sweep" for key in choices})
+    varied = Layer(as_typed(choices), {key: f"{key} of the sweep" for key in choices})
     given = {key: one for key, one in (("seed", seed), ("fold", fold)) if one is not None}
     resolved = resolve([*layers, varied, Layer.of_flags(given)], check_loss, facts_of=facts)
     text = label({**choices, **{key: str(one) for key, one in given.items()}})
