@@ -177,10 +177,12 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 
 _DATA = ("dataset", "data_dir", "imbalance", "factor")
 _RUN = ("preset", "config", *_DATA, "model", "loss", "margin", "epochs", "batch_size", "lr")
+# What makes a first trial short on a slow machine.
+_SHORT_TRIAL = ("images_per_class", "test_images_per_class")
 # The flags, by their parameters' names, that --help shows of a command which has dozens.
 COMMON: dict[str, tuple[str, ...]] = {
-    "train": (*_RUN, "seed", "seeds", "out"),
-    "sweep": (*_RUN, "grid", "arm", "seeds", "trials", "dry_run", "out"),
+    "train": (*_RUN, *_SHORT_TRIAL, "seed", "seeds", "out"),
+    "sweep": (*_RUN, *_SHORT_TRIAL, "grid", "arm", "seeds", "trials", "dry_run", "out"),
     "schedule": (*_RUN, "schedule", "warmup", "plot", "json"),
 }
 

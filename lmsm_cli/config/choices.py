@@ -75,7 +75,7 @@ class Choices(BaseModel):
     """Images in the smallest class / images in the largest: 0.01 is what papers call 100
     (default: 1; 0.1 with an imbalance)."""
     images_per_class: Annotated[int, Field(ge=1), NOT_BOOL] | None = None
-    """Training images that a class has at most, before any imbalance, for a study in short
+    """Training images that a class has at most, before any imbalance, for a first trial
     (default: all there are)."""
     test_images_per_class: Annotated[int, Field(ge=1), NOT_BOOL] | None = None
     """Test images that a class has at most, the same for every loss and seed (default: all there
