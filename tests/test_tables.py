@@ -17,7 +17,6 @@ from lmsm_cli.reports.tables import (
     confusion_table,
     evaluated_line,
     per_class_table,
-    predictions_table,
     reliability_table,
     summary_table,
 )
@@ -144,40 +143,6 @@ def test_reliability_table_has_a_row_for_each_bin():
     lines = rows(reliability_table(scores(reliability=bins)))
     assert ["46.7", "to", "53.3", "3", "50.0", "33.3"] in lines
     assert ["93.3", "to", "100.0", "120", "100.0", "90.0"] in lines
-
-
-LIKELY = [{"class": "cat", "probability": 0.9712}, {"class": "dog", "probability": 0.02}]
-PREDICTED = {
-    "top": 2,
-    "epoch": 1,
-    "epochs": 2,
-    "is_best": False,
-    "num_failed": 1,
-    "images": [
-        {"file": "a/[red]x.png", "error": None, "predictions": LIKELY},
-        {"file": "b.png", "error": "is not an image that can be read", "predictions": []},
-    ],
-}
-
-
-def test_predictions_table_has_a_row_for_each_file():
-    """File, then class and percent by rank; a file that failed has its reason instead."""
-    lines = rows(predictions_table(PREDICTED))
-    assert ["file", "1", "%", "2", "%", "error"] in lines
-    assert ["a/[red]x.png", "cat", "97.1", "dog", "2.0"] in lines
-    assert "b.png - - - - is not an image that can be read" in map(" ".join, lines)
-    good = PREDICTED | {"num_failed": 0, "images": PREDICTED["images"][:1]}
-    assert "error" not in drawn(predictions_table(good))
-
-
-def test_predictions_fold_on_a_narrow_terminal():
-    """Five long class names at 80 columns: text folds, percents stay whole, nothing is cut."""
-    names = [{"class": f"a rather long class name {k}", "probability": k / 10} for k in range(1, 6)]
-    image = {"file": "some/folder/with/a/long/name.png", "error": None, "predictions": names}
-    document = PREDICTED | {"top": 5, "num_failed": 0, "images": [image]}
-    text = drawn(predictions_table(document), 80)
-    assert "…" not in text
-    assert {"10.0", "20.0", "30.0", "40.0", "50.0"} <= set(text.split())
 
 
 def test_confusion_table_is_the_matrix():

@@ -89,7 +89,7 @@ size.
 
 def _show(found: "Predictions", json: bool, csv: Path | None) -> None:
     """Write or print the predictions. Raises RunError where images could not be read."""
-    from lmsm_cli.reports.tables import predictions_table
+    from lmsm_cli.reports.tables_predictions import predictions_table
     from lmsm_cli.runs.folder import write_whole
 
     if csv and csv != _STDOUT:
@@ -99,6 +99,7 @@ def _show(found: "Predictions", json: bool, csv: Path | None) -> None:
     elif csv == _STDOUT:
         stdout_console().out(found.to_csv(), end="")
     else:
-        stdout_console().print(predictions_table(found.to_json()))
+        console = stdout_console()
+        console.print(predictions_table(found.to_json(), console.width))
     if found.num_failed:
         raise RunError(f"{found.num_failed} of {len(found.images)} images could not be read")

@@ -163,24 +163,6 @@ def reliability_table(scores: Scores) -> Table:
     return table
 
 
-def predictions_table(document: Mapping[str, Any]) -> Table:
-    """Return a row for each image file: its likeliest classes with percent, or an error."""
-    epoch = epoch_words(document["epoch"], document["epochs"], document["is_best"])
-    corrected = ", corrected" if document.get("correction") else ""
-    table = new_table(f"Likeliest classes ({epoch}{corrected})", "file")
-    for rank in range(1, document["top"] + 1):
-        table.add_column(str(rank), overflow="fold")
-        table.add_column("%", justify="right", no_wrap=True)
-    if document["num_failed"]:
-        table.add_column("error", overflow="fold")
-    for one in document["images"]:
-        pairs = [(shown(p["class"]), percent(p["probability"])) for p in one["predictions"]]
-        pairs = pairs or [(Text(NOTHING), NOTHING)] * document["top"]
-        cells = (cell for pair in pairs for cell in pair)
-        table.add_row(shown(one["file"]), *cells, shown(one["error"] or ""))
-    return table
-
-
 def config_table(values: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
     """Return each key of a config with its value and where that came from."""
     table = new_table("Config", "key", "value", "from")
