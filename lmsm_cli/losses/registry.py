@@ -157,7 +157,7 @@ def build_head(
     values out of range.
 
     >>> build_head("cosface:scale=20", num_features=64, num_classes=10)
-    CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0, class_chunk=None)
+    CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0)
     """
     from lmsm_cli.losses.checks import ClassMarginError, whole
 
