@@ -450,12 +450,16 @@ def test_a_class_of_one_image_is_refused(tmp_path, monkeypatch, capsys):
 
 
 def test_a_budget_below_one_round_is_refused_with_one_that_allows_it():
-    """A training of 60 s: 3 x 2 of them on half of the images, a last one, and ten heads."""
+    """The smallest, by hand: 3 x 2 trainings of 37.5 s, one of 75 s, 2 x 10 heads: 350 of 372 s."""
     counts = [300, 150, 60, 20, 8]
     with pytest.raises(
-        LmsmError, match=r"of 2 min 0 s does not allow one round.* give --budget (\d+)m"
-    ):
+        study_plan.BudgetError, match=r"of 2 min 0 s does not allow one round.* give --budget 7m"
+    ) as refused:
         plan_by_budget(counts, Cost(120.0, 60.0, 10), 2, has_test=False)
+    known = refused.value.refusal
+    assert known.plan.folds == 2
+    assert known.cost.parts(known.plan) == {"rounds": 225, "race": 50, "whole": 75}
+    assert known.share == pytest.approx((0.94 * 120 - 50) / 300)
     with pytest.raises(LmsmError, match="half an hour"):
         seconds_of("half an hour")
     with pytest.raises(LmsmError, match="a finite time"):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lmsm_cli.runtime.display import Display
     from lmsm_cli.sweeps.study import Study
     from lmsm_cli.sweeps.study_plan import Rounds, StudyState
+    from lmsm_cli.sweeps.study_start import Wanted
 
 _DECIDED = ("dataset", "image_list", "test_from", "test_share", "folds", "fold", "split_seed")
 _FLAGS = (
@@ -95,7 +96,7 @@ once. The same command again continues it.
     _check_flags(keep, export=export)
     seconds, wanted_rounds = _how_long(budget, rounds)
     from lmsm_cli.commands.progress import new_display
-    from lmsm_cli.sweeps.study_start import Wanted, begin
+    from lmsm_cli.sweeps.study_start import Wanted
 
     place = flags.get("out") or f"runs/study-{Path(what).name or 'images'}"
     own = {"loss": "softmax", "seed": "0", "out": place}
@@ -104,7 +105,7 @@ once. The same command again continues it.
     with new_display(quiet, verbose) as display:
         _check_data(config, display)
         wanted = Wanted(config, also or (), seconds, wanted_rounds, keep == "all", may_shorten)
-        found, measured = begin(wanted, display)
+        found, measured = _begun(wanted, display)
         lines = _plan_lines(found, measured)
         if dry_run:
             _show_plan(found, lines, json=json)
@@ -139,6 +140,24 @@ def _how_long(budget: str | None, rounds: str | None) -> "tuple[float | None, Ro
     if rounds is None:
         return (None if budget is None else seconds_of(budget)), None
     return None, Rounds.of(rounds)
+
+
+def _begun(wanted: "Wanted", display: "Display") -> "tuple[Study, Mapping[str, Any]]":
+    """Begin a study, or find it again; say what a budget is too short for, and what would do."""
+    from lmsm_cli.reports.study_budget import smallest_lines, ways_out
+    from lmsm_cli.sweeps.study_plan import BudgetError
+    from lmsm_cli.sweeps.study_start import begin
+
+    try:
+        return begin(wanted, display)
+    except BudgetError as error:
+        known = error.refusal
+        parts = known.cost.parts(known.plan)
+        lines = smallest_lines(asdict(known.plan), parts, known.cost.heads)
+        lines += ways_out(known.share, known.minutes, wanted.config, known.counts)
+        for line in lines:
+            print_line(line, stderr_console())
+        raise
 
 
 def _result(found: "Study", display: "Display") -> dict[str, Any]:

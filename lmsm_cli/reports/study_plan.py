@@ -61,9 +61,16 @@ def _lines_of_looks(plan: Mapping[str, Any], counts: Sequence[int]) -> list[str]
     # as if one image in four were told differently by two nets of a round
     width = 100 * 2 * math.sqrt(0.25 / max(rare, 1) / max(rounds, 1))
     return [
-        f"it looks after rounds {', '.join(map(str, plan['looks']))}"
-        if plan["looks"]
-        else "too few rounds to stop before the end: give a larger --budget for three at least",
-        f"about {rare:,.0f} held-out images of the rarest third of the classes: differences below "
-        f"about {width:.0f} points will not be clear",
+        _line_of_looks(plan["looks"]),
+        f"about {rare:,.0f} held-out images of the rarest third of the classes: on these, "
+        f"differences below about {width:.0f} points cannot be told from chance",
     ]
+
+
+def _line_of_looks(looks: Sequence[int]) -> str:
+    """Return after which rounds a study may end."""
+    if not looks:
+        return "too few rounds to stop before the end: give a larger --budget for three at least"
+    *before, last = map(str, looks)
+    rounds = f"rounds {', '.join(before)} and {last}" if before else f"round {last}"
+    return f"after {rounds} it asks whether a loss is clearly better than softmax; if so, it ends"

@@ -190,7 +190,7 @@ def plan_by_budget(
         epochs: Those of the measured training, where fewer may be taken: as many as allow a round,
             and half of them at least. None where they were asked for.
 
-    Raises LmsmError where the budget does not allow one round.
+    Raises BudgetError where the budget does not allow one round.
     """
     for fewer in _epochs_to_try(epochs):
         share = fewer / epochs if fewer and epochs else 1
@@ -198,12 +198,14 @@ def plan_by_budget(
         plan = _best_plan(counts, at_hand, arms, has_test=has_test)
         if plan.rounds:
             return replace(plan, epochs=fewer, usual_epochs=epochs) if fewer != epochs else plan
-    least = math.ceil(at_hand.of(replace(plan, rounds=1)) / (1 - RESERVE) / 60)
+    smallest = _smallest_plan(counts, at_hand, arms, has_test=has_test)
     where = f"with {fewer} of {epochs} epochs" if epochs else "here"
-    raise LmsmError(
+    refusal = Refusal(smallest, at_hand, at_hand.run_seconds / cost.run_seconds, tuple(counts))
+    raise BudgetError(
         f"a budget of {duration(cost.budget)} does not allow one round: a training takes about "
-        f"{duration(at_hand.run_seconds)} {where}; give --budget {least}m or more, or fewer "
-        "--epochs"
+        f"{duration(at_hand.run_seconds)} {where}; give --budget {refusal.minutes}m or more, or "
+        "fewer --epochs",
+        refusal,
     )
 
 
@@ -214,19 +216,29 @@ def _epochs_to_try(epochs: int | None) -> Sequence[int | None]:
     return range(epochs, math.ceil(_FEWEST_EPOCHS * epochs) - 1, -1)
 
 
-def _best_plan(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: bool) -> StudyPlan:
-    """Return the plan of `plan_by_budget`; its rounds are 0 where the budget allows none."""
+def _plans(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: bool) -> list[StudyPlan]:
+    """Return the plans that there are, the best first where it has rounds."""
     folds = _most_folds(counts) if needs_folds(counts) else (None,)
     if has_test:
         sizes = [*((arms, pairs) for pairs in _ROOM_FOR_PAIRS), (1, FEWEST_SEEDS)]
-        found = [cost.plan(one, *size) for size in sizes for one in folds]
-        best = next((plan for plan in found if plan.rounds), found[-1])
     else:
-        found = [cost.plan(one, arms, 0) for one in folds]
-        looked = (plan for plan in found if plan.rounds >= FEWEST_SEEDS)
-        most = max(found, key=lambda plan: (plan.rounds, plan.folds or 0))
-        best = next(looked, most)
-    return best
+        sizes = [(arms, 0)]
+    return [cost.plan(one, *size) for size in sizes for one in folds]
+
+
+def _best_plan(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: bool) -> StudyPlan:
+    """Return the plan of `plan_by_budget`; its rounds are 0 where the budget allows none."""
+    found = _plans(counts, cost, arms, has_test=has_test)
+    if has_test:
+        return next((plan for plan in found if plan.rounds), found[-1])
+    looked = (plan for plan in found if plan.rounds >= FEWEST_SEEDS)
+    return next(looked, max(found, key=lambda plan: (plan.rounds, plan.folds or 0)))
+
+
+def _smallest_plan(counts: Sequence[int], cost: "Cost", arms: int, *, has_test: bool) -> StudyPlan:
+    """Return the plan of one round that takes the least time."""
+    found = _plans(counts, cost, arms, has_test=has_test)
+    return min((replace(plan, rounds=1) for plan in found), key=cost.of)
 
 
 @dataclass(frozen=True)
@@ -246,11 +258,17 @@ class Cost:
         return self.run_seconds / (1 - _SHARE)
 
     def of(self, plan: StudyPlan) -> float:
+        """Return the seconds of a plan."""
+        return sum(self.parts(plan).values())
+
+    def parts(self, plan: StudyPlan) -> dict[str, float]:
         """Return the seconds of a plan: its rounds, the race, and what is trained on all images."""
-        # a training on fewer images takes as much less
-        rounds = plan.rounds * plan.trainings * self.whole_seconds * plan.share
-        race = self.heads * (plan.folds or 1) * HEAD_SECONDS
-        return rounds + race + max(2 * plan.pairs, 1) * self.whole_seconds
+        return {
+            # a training on fewer images takes as much less
+            "rounds": plan.rounds * plan.trainings * self.whole_seconds * plan.share,
+            "race": self.heads * (plan.folds or 1) * HEAD_SECONDS,
+            "whole": max(2 * plan.pairs, 1) * self.whole_seconds,
+        }
 
     def plan(self, folds: int | None, arms: int, pairs: int) -> StudyPlan:
         """Return the plan of so many folds: the rounds are as many as fit into the budget."""
@@ -262,6 +280,39 @@ class Cost:
         rounds = max(0, min(most, fitting))
         plan = replace(empty, rounds=rounds, looks=() if pairs else looks_at(rounds))
         return replace(plan, expected_seconds=self.of(plan) + RESERVE * self.budget)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a budget was too short for."""
+
+    plan: StudyPlan
+    """The smallest there is."""
+    cost: Cost
+    """With the fewest epochs that the budget may take."""
+    epochs: float
+    """The share of the epochs that these are."""
+    counts: tuple[int, ...]
+
+    @property
+    def minutes(self) -> int:
+        """Those of a budget that would do."""
+        return math.ceil(self.cost.of(self.plan) / (1 - RESERVE) / 60)
+
+    @property
+    def share(self) -> float:
+        """The share of the time of all trainings, with all epochs, that the budget leaves them."""
+        parts = self.cost.parts(self.plan)
+        room = (1 - RESERVE) * self.cost.budget - parts["race"]
+        return max(0.0, room / (parts["rounds"] + parts["whole"])) * self.epochs
+
+
+class BudgetError(LmsmError):
+    """A budget that does not allow one round."""
+
+    def __init__(self, text: str, refusal: Refusal) -> None:
+        super().__init__(text)
+        self.refusal = refusal
 
 
 def plan_longer(plan: StudyPlan, budget: float, heads: int) -> StudyPlan:
