@@ -32,7 +32,8 @@ def test_runs_are_not_written_among_the_images(
     fill(tmp_path / "photos", {"ant": 6, "bee": 6})
     monkeypatch.chdir(tmp_path / "photos")
     before = files(tmp_path)
-    said = refused(f"{command} --dataset {data} --image-size 8 --batch-size 4 {out}", capsys)
+    quick = "--image-size 8 --batch-size 4 --epochs 1 --model paper-2d"
+    said = refused(f"{command} --dataset {data} {quick} {out}", capsys)
     assert "lies in the folder of the images" in said
     if command != "sweep --grid lr=0.1,0.2" or out:
         assert f"--out {tmp_path / elsewhere}" in said
