@@ -131,7 +131,7 @@ def test_a_messy_folder_of_photos(photos, monkeypatch):
         "--epochs 1 --model paper-mnist --image-size 8 --threads 1 --device cpu",
     )
     assert re.search(r"Use .*\.$", told)
-    (model,) = re.findall(r"model, [^:]*: (\S*\.pt)", told)
+    (model,) = re.findall(r"model: (\S*\.pt)", told)
     told = newcomer.types(f"lmsm predict {model} new/")
     assert len(re.findall(r"new/\d\.png (?:cat|dog|frog)\b", told)) == 3
 

@@ -147,7 +147,7 @@ def corrected_classes(images):
 def told_the_loss(done):
     """A sentence at the end says which loss, the model is there, and the page to show."""
     assert done.last_line.startswith("Use ")
-    (model,) = re.findall(r"^model, .*: (.*\.pt)$", done.out, flags=re.MULTILINE)
+    (model,) = re.findall(r"^model: (.*\.pt)$", done.out, flags=re.MULTILINE)
     assert load_checkpoint(model).classes == CLASSES
     assert "<html" in Path("runs/study-unsorted/study.html").read_text()
 
@@ -171,7 +171,8 @@ def checked_the_data(done):
     """What is wrong is named, what is too little too, and whether that is enough to begin."""
     assert "1 picture stands in two classes" in done.out
     assert re.search(r"cat has 6 images: 1 is tested.*; add images", done.out)
-    assert done.last_line.startswith("A training can start, with ")
+    assert "\nA training can start, with " in done.out
+    assert done.last_line.startswith("Next, ")
 
 
 def compared_by_seeds(done):
