@@ -66,7 +66,7 @@ def test_truncated_image_is_named(tmp_path, suffix):
     """A cut image file stops with an error that names it; no half-grey image is trained on."""
     path = save(tmp_path / "cat" / f"cut.{suffix}", noise(0, (64, 64, 3)))
     path.write_bytes(half(path))
-    with pytest.raises(DataError, match=rf"cut\.{suffix}.*replace or remove"):
+    with pytest.raises(DataError, match=rf"cut\.{suffix}.*replace it, since no image of cat"):
         read(tmp_path)
 
 

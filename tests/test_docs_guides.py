@@ -71,6 +71,12 @@ def messy_folders():
     yield "large", "--batch-size", "500"
     yield "large", "--group-pattern", "of(none)"
     yield "large", "--group-pattern", "^(.*)/"
+    fill(here / "broken", {"ant": 9, "bee": 9})
+    for file in (here / "broken" / "bee").iterdir():
+        file.write_bytes(b"")
+    yield ("broken",)
+    fill(here / "few", {"ant": 20, "bee": 6})
+    yield ("few",)
     parts(here / "shared", train=SMALL, test=SMALL)
     yield "shared", "--group-pattern", r"(\d+)[.]png"
     yield from lists(here / "listed")
@@ -94,18 +100,24 @@ def lists(root):
 
 
 def test_the_messages_of_messy_folders_are_those_that_are_shown(tmp_path, monkeypatch, capsys):
-    """Each row of the table is what `lmsm data` says of a folder or list with that fault."""
+    """Each row of the table is what `lmsm data` or `train` says of images with that fault."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "1000")
     said = []
 
-    def check(*words):
-        main(["data", *map(str, words), "--image-size", "8", "--json"])
+    def types(*words):
+        main([*map(str, words), "--image-size", "8", "--json"])
         printed = capsys.readouterr()
         said.extend(" ".join(text.split()) for text in (printed.out, printed.err))
 
+    def check(*words):
+        types("data", *words)
+
     for words in messy_folders():
         check(*words)
+    types("train", "--dataset", "few", "--epochs", "1", "--model", "paper-mnist")
+    types("train", "--dataset", "few", "--out", "few/runs")
+    types("train", "--dataset", "broken", "--skip-unreadable")
     save(tmp_path / "large" / "ant" / "poster.png", noise(80, (100, 100, 3)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which lmsm sets
     monkeypatch.setenv("LMSM_MAX_MEGAPIXELS", "0.005")
