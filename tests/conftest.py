@@ -40,6 +40,9 @@ CIFAR10_CLASSES = (
     "truck",
 )
 
+# pytest's readline tells its workers a terminal's size, where none may be; tests set their own.
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
 
 # Renamed in the environment, so that no test but those on real data sees it; worker processes do.
 if "LMSM_DATA_DIR" in os.environ:
