@@ -139,7 +139,7 @@ def test_one_group_shows_precision_and_f1_of_each_class(tmp_path):
     scores = scores_of(["cat", "dog"])
     write_run(tmp_path, "a", scores=scores)
     cells = [f"{100 * scores['per_class'][1][key]:.1f}" for key in ("accuracy", "precision", "f1")]
-    assert f"dog few 405 {cells[0]} 20 {cells[1]} {cells[2]}" in spaced(page_of(tmp_path)[0])
+    assert f"dog 405 {cells[0]} 20 {cells[1]} {cells[2]}" in spaced(page_of(tmp_path)[0])
 
 
 def spaced(html):

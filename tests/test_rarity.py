@@ -165,7 +165,15 @@ def test_equal_counts_have_no_tail_and_no_regions():
     assert chart.lines[0].trend() == [(max(xs), 0.5), (min(xs), 0.5)]
     assert "rarest" not in chart.axis_title
     assert len({dot.x for dot in chart.lines[0].dots}) == 10
-    assert rarity_chart([arm([500, 400], [0.5, 0.5])]).has_tail
+
+
+def test_nearly_equal_counts_have_no_tail_either():
+    """Of 500 and 400 images no class is rare; of 600 and 400 one is."""
+    nearly = rarity_chart([arm([500, 400], [0.5, 0.5])])
+    assert not nearly.has_tail
+    assert nearly.regions == ()
+    assert "rarest" not in nearly.axis_title
+    assert rarity_chart([arm([600, 400], [0.5, 0.5])]).has_tail
 
 
 def test_regions_are_the_groups_of_the_tables_and_name_their_counts():

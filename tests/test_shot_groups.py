@@ -32,6 +32,28 @@ def test_equal_counts_make_no_groups():
     assert shot_groups([500] * 10) == shot_groups([500] * 100) == {}
 
 
+@pytest.mark.parametrize(
+    ("counts", "any_is_rare"),
+    [
+        ([6742, 6265, 5421], False),
+        ([123, 122, 121, 120, 119, 117], False),
+        ([149, 100], False),
+        ([150, 100], True),
+        ([1, 2], True),
+        ([40, 0], True),
+        ([0, 0], False),
+        ([19] * 60 + [14] * 60, False),
+        ([150] * 60 + [15] * 60, True),
+        ([40, None], False),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_no_class_is_rare_where_counts_differ_a_little(counts, any_is_rare):
+    """The commonest of MNIST's classes has 1.24 times the images of the rarest: too little."""
+    assert bool(shot_groups(counts)) is any_is_rare
+
+
 def test_the_commonest_classes_come_first():
     """Equal ones in their order, and those of unknown counts last."""
     assert by_train_count([4, 90, None, 30, 90]) == [1, 4, 3, 0, 2]

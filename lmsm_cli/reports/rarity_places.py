@@ -28,7 +28,7 @@ class Dot:
     names: tuple[str, ...]
     train_counts: tuple[int, ...]
     shots: str
-    """Whether its classes are many, medium or few; empty where all classes have equal counts."""
+    """Whether its classes are many, medium or few; empty where no class is rare."""
     mean: float
     interval: Interval | None
     x: float = 0.0
@@ -93,7 +93,7 @@ class RarityChart:
     high: float
     ticks: tuple[tuple[float, str], ...]
     regions: tuple[Region, ...]
-    """Rarest first; empty where all classes have equal counts, or the lines have other counts."""
+    """Rarest first; empty where no class is rare, or the lines have other counts."""
     names: tuple[tuple[float, str], ...]
     """Where each class stands, commonest first; empty where dots are shared or counts differ."""
     notes: tuple[str, ...]
@@ -107,9 +107,8 @@ class RarityChart:
 
     @property
     def has_tail(self) -> bool:
-        """Whether some class has fewer training images than another."""
-        dots = (dot for line in self.lines for dot in line.dots)
-        return len({n for dot in dots for n in dot.train_counts}) > 1
+        """Whether some class is rare beside another."""
+        return any(dot.shots for line in self.lines for dot in line.dots)
 
 
 class Places:

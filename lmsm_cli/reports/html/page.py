@@ -202,7 +202,7 @@ def _differences(numbered: Sequence[tuple[int, Group]], metrics: Iterable[Metric
 def _rarity(
     numbered: Sequence[tuple[int, Group]], runs: Sequence[Sequence[RunRecord]]
 ) -> RarityChart | None:
-    """Return the picture of the question; None where all classes have equally many images."""
+    """Return the picture of the question; None where no class is rare."""
     chart = rarity_chart(arms_of(numbered, [run for some in runs for run in some]))
     return chart if chart and chart.has_tail else None
 
