@@ -412,7 +412,7 @@ def test_another_study_in_its_folder_is_refused(done, monkeypatch, capsys, flags
         (("--also", "balanced-softmax"), "the study tries it anyway", 2),
         (("--rounds", "0"), "--rounds is 0: give at least 1", 2),
         (("--rounds", "3x1"), "as in 4, in 4x2 for 4 rounds of 2 folds, or", 2),
-        (("--out", "photos/runs"), "lies in the folder of the images, photos: give another", 2),
+        (("--out", "photos/train/runs"), "lies in the folder of the images, photos, where", 2),
         (("--freeze", "features", "--pretrained", "."), "which a study does by itself", 2),
     ],
 )

@@ -1,6 +1,5 @@
 """`lmsm data`: what is in a data set, what is wrong with it, and whether it is enough."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -77,8 +76,7 @@ Writes nothing into the data folder, and downloads nothing. Exit code 3 where no
     """
     resolved = resolve_options(preset, config, None, flags | dataset_named(what, flags))
     if plot:
-        check_picture("--plot", plot)
-        _check_apart(plot, resolved.config)
+        _check_plot(plot, resolved.config)
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.data.check import check_data
     from lmsm_cli.data.splits import look_into
@@ -101,14 +99,12 @@ Writes nothing into the data folder, and downloads nothing. Exit code 3 where no
         raise typer.Exit(DataError.exit_code)
 
 
-def _check_apart(plot: Path, config: "Config") -> None:
-    """Raise LmsmError for a picture among a user's images, which is one of them then."""
-    images = config.data_dir.resolve()
-    if config.dataset == "folder" and images in plot.resolve().parents:
-        raise LmsmError(
-            f"--plot {plot} lies in the folder of the images, {config.data_dir}: "
-            f"give another place, such as --plot {shlex.quote(str(images.parent / plot.name))}"
-        )
+def _check_plot(plot: Path, config: "Config") -> None:
+    from lmsm_cli.data.layout import check_apart
+
+    check_picture("--plot", plot)
+    if config.dataset == "folder":
+        check_apart("--plot", plot, config.data_dir)
 
 
 def _draw(check: "DataCheck", data: "Data | None", plot: Path, display: "Display") -> None:

@@ -5,6 +5,7 @@ are the same. Where there is neither `train/` nor `test/`, every folder is a cla
 those of the training images: a test may lack some, and must not have others.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,14 @@ from lmsm_cli.data.class_folders import (
     look_alikes,
     match_classes,
 )
-from lmsm_cli.errors import DataError, FaultsError, counted, few
+from lmsm_cli.errors import (
+    DataError,
+    FaultsError,
+    LmsmError,
+    counted,
+    few,
+    os_errors_as_data_errors,
+)
 
 Role = Literal["train", "validation", "test"]
 
@@ -77,6 +85,24 @@ def roles_in(data_dir: Path) -> dict[Role, Path]:
     if not found.keys() & {"train", "test"}:
         return {}
     return {role: found[role] for role in get_args(Role) if role in found}
+
+
+def check_apart(flag: str, path: Path, data_dir: Path) -> None:
+    """Raise LmsmError where what a flag has written would lie among the images of class folders:
+    the next look would take it for a class, or for an image of one.
+
+    What lies beside train/ and test/ is read by none.
+    """
+    written, images = path.resolve(), data_dir.resolve()
+    with os_errors_as_data_errors(data_dir):
+        places = [place.resolve() for place in roles_in(data_dir).values()] or [images]
+    if any(place == written or place in written.parents for place in places):
+        elsewhere = images.parent / (path.name if written != images else "runs")
+        raise LmsmError(
+            f"{flag} {path} lies in the folder of the images, {data_dir}, where the next run "
+            "would take it for some of them: give another place, such as "
+            f"{flag} {shlex.quote(str(elsewhere))}"
+        )
 
 
 def read_layout(data_dir: Path, options: FolderOptions) -> Layout:

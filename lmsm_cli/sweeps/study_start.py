@@ -7,6 +7,7 @@ from typing import Any
 
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.data import sources
+from lmsm_cli.data.layout import check_apart
 from lmsm_cli.data.splits import folder_options, load_data
 from lmsm_cli.errors import DataError, LmsmError, counted
 from lmsm_cli.runs.folder import check_folder
@@ -60,7 +61,8 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     """
     config, out = wanted.config, wanted.config.out
     check_folder(out, "--out")
-    _check_apart(config)
+    if config.dataset == "folder":
+        check_apart("--out", out, config.data_dir)
     if config.freeze == "features":
         raise LmsmError(
             "--freeze features trains last layers alone, which a study does by itself in its race: "
@@ -108,19 +110,6 @@ def _base(config: Config, plan: StudyPlan) -> dict[str, Any]:
     """Return the choices of all trainings; a plan may have taken fewer epochs than the config."""
     is_short = plan.epochs is not None and config.epochs == plan.usual_epochs
     return dump(config) | ({"epochs": plan.epochs} if is_short else {})
-
-
-def _check_apart(config: Config) -> None:
-    """Raise LmsmError where the runs would lie among the images: the next look takes them for some.
-
-    A list names its images, so that other files beside them are none.
-    """
-    out, images = config.out.resolve(), config.data_dir.resolve()
-    if config.dataset == "folder" and (out == images or images in out.parents):
-        raise LmsmError(
-            f"--out {config.out} lies in the folder of the images, {config.data_dir}: give another "
-            f"place, such as --out {images.parent / 'runs' / f'study-{images.name}'}"
-        )
 
 
 def _budget_of(wanted: Wanted, state: StudyState | None) -> float | None:

@@ -1,7 +1,6 @@
 """A run made ready: its config checked, its data read, its model built, and the rest resolved."""
 
 import copy
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,10 +10,10 @@ from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.find_again import load_again
 from lmsm_cli.data.identity import ImagesRecord
-from lmsm_cli.data.layout import roles_in
+from lmsm_cli.data.layout import check_apart
 from lmsm_cli.data.splits import Data, division_of, load_data, planned_counts
 from lmsm_cli.distributed.process_group import ProcessGroup
-from lmsm_cli.errors import LmsmError, os_errors_as_data_errors
+from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.class_weights import by_index
 from lmsm_cli.losses.head import Head
 from lmsm_cli.losses.own_head import try_out
@@ -50,33 +49,14 @@ def check_config(config: Config, *, starts: bool = True) -> torch.device:
         frozen_stages(net, config.freeze)
     if starts:
         check_start(config)
-        check_apart(config)
+        if config.dataset == "folder":
+            check_apart("--out", config.out, config.data_dir)
     check_folder(config.out, "--out")
     if config.tensorboard:
         check_tensorboard()
     device = choose_device(config.device)
     check_precision(config.precision, device)
     return device
-
-
-def check_apart(config: Config) -> None:
-    """Raise LmsmError where runs would lie among a user's images: the next look takes their
-    pictures for a class.
-
-    A list names its images, and what lies beside train/ and test/ is none of them.
-    """
-    if config.dataset != "folder":
-        return
-    out, images = config.out.resolve(), config.data_dir.resolve()
-    with os_errors_as_data_errors(config.data_dir):
-        places = [path.resolve() for path in roles_in(config.data_dir).values()] or [images]
-    if any(place == out or place in out.parents for place in places):
-        elsewhere = images.parent / (config.out.name if out != images else "runs")
-        raise LmsmError(
-            f"--out {config.out} lies in the folder of the images, {config.data_dir}, where the "
-            f"next run would take it for a class: give another place, such as --out "
-            f"{shlex.quote(str(elsewhere))}"
-        )
 
 
 def runtime_of(config: Config, model: Classifier, processes: int = 1) -> Runtime:
