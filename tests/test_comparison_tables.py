@@ -123,12 +123,13 @@ def test_differences_have_interval_and_verdict_in_points():
 
 
 def test_a_margin_of_each_class_is_said_to_be_the_rarests():
-    """With margin=auto among the groups a note says whose margin the column has; else none does."""
+    """With margins by rarity a note says whose margin the column has; else none does."""
     notes = {
         loss: " ".join(comparison_notes(Comparison(("loss",), (group(loss, 0.6),), ())))
-        for loss in ("lsoftmax:margin=auto", "lsoftmax:margin=2")
+        for loss in ("lsoftmax:margin=auto", "lsoftmax:margin=tail", "lsoftmax:margin=2")
     }
     assert "that of the rarest class" in notes["lsoftmax:margin=auto"]
+    assert "that of the rarest class" in notes["lsoftmax:margin=tail"]
     assert "rarest" not in notes["lsoftmax:margin=2"]
 
 

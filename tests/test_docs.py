@@ -193,11 +193,11 @@ def test_every_loss_is_explained(loss):
 def losses_with(loss, option, value=None, counts=(5, 5)):
     """Return what a loss with an option, or at its default, says of two images; None if refused.
 
-    Lambda starts above where it ends, and a margin that is shaped is `auto`.
+    Lambda starts above where it ends, and a margin that is shaped is `tail`.
     """
     options = {"lambda_min": "0"} if option == "lambda_start" else {}
     if loss == "lsoftmax" and option.startswith("margin_"):
-        options = {"margin": "auto"}
+        options = {"margin": "tail"}
     torch.manual_seed(0)
     features, labels = torch.randn(2, 3), torch.tensor([0, 1])
     given = options if value is None else options | {option: value}

@@ -297,4 +297,4 @@ def test_a_fold_has_no_defaults_of_its_own(tmp_path, monkeypatch):
         counts.append([row.train_count for row in record.scores.per_class])
     assert len({second > 2 * first for first, second in counts}) == 2, counts
     (spec,) = specs
-    assert "margin=auto" in spec
+    assert "margin=tail" in spec

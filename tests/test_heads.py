@@ -19,6 +19,7 @@ SPECS = [
     *HEADS,
     "lsoftmax:margin=1.5",
     "lsoftmax:margin=auto",
+    "lsoftmax:margin=tail",
     "lsoftmax:margin=3,tau=1",
     "lsoftmax:weight_norm=shared",
     "lsoftmax:weight_norm=detached",
@@ -454,6 +455,7 @@ def test_prior_strength_is_what_is_in_the_loss(spec, strength):
             "margin",
             lambda n: 1 + 3 * (n**-0.25 - n.max() ** -0.25) / (n.min() ** -0.25 - n.max() ** -0.25),
         ),
+        ("lsoftmax:margin=tail", "prior", lambda n: np.log(n / n.sum())),
         (
             "lsoftmax:margin_power=1",
             "margin",
@@ -488,7 +490,7 @@ def test_options_are_shown(spec):
     assert "num_features=6, num_classes=5" in shown
     assert "None" not in shown
     for given in spec.partition(":")[2].split(","):
-        assert given.replace("auto", "1..4") in shown
+        assert given.replace("auto", "1..4").replace("tail", "1..1.3") in shown
 
 
 @pytest.mark.parametrize(

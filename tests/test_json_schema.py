@@ -107,7 +107,7 @@ def test_a_run_s_config_keeps_to_the_schema():
             "lr=1e-4 lr=1 epochs=3 epochs=50000 momentum=0 factor=0.01 factor=1.0 "
             "milestones=[60,80] milestones=60,80 milestones=[] loss=vs loss=lsoftmax:margin=4 "
             "loss=lsoftmax:margin=auto,lambda_min=5 loss=large-margin-in-softmax:strength=0.5 "
-            "margin=4 margin=2.5 margin=auto device=cuda:1 device=cpu pretrained=null "
+            "margin=4 margin=2.5 margin=auto margin=tail device=cuda:1 device=cpu pretrained=null "
             "pretrained=imagenet cuda_graph=false seed=4294967295 data_dir=here/there "
             "model=vgg16_bn neck=none weight_decay=5e-4 class_weights=cat=2,dog=0.5 "
             "class_weights=auto class_weights=none class_weights=null "

@@ -86,8 +86,10 @@ def test_imbalance_brings_its_own_defaults(margin, lam):
     [
         (None, {}, 2),
         ([100, 100, 60], {}, 2),
-        ([100, 50, 49], {}, "auto"),
+        ([100, 50, 49], {}, "tail"),
+        ([100, 50, 10], {"tau": 0.5}, "tail"),
         ([100, 50, 10], {"margin": 2}, 2),
+        ([100, 50, 10], {"margin_max": 3}, "auto"),
         ([100, 100, 60], {"margin_max": 3}, "auto"),
         ([100, 100, 60], {"margin_power": 1}, "auto"),
     ],
@@ -100,6 +102,35 @@ def test_the_usual_margin_is_by_rarity_on_a_long_tail(counts, options, margin):
     torch.testing.assert_close(torch.as_tensor(head.margin), torch.as_tensor(wanted.margin))
     assert head.resolved_options() == wanted.resolved_options()
     assert head.resolved_options()["margin"] == margin
+
+
+def test_margins_of_a_long_tail_are_small_and_have_the_prior():
+    """By hand: 1 + 0.3 (1/n - 1/50) / (1/5 - 1/50), which is 1.05 for 20 images; ln of 50/75 up."""
+    counts = torch.tensor([50, 20, 5])
+    tail = LSoftmaxLoss(2, 3, margin="tail", class_counts=counts)
+    torch.testing.assert_close(tail.margin, torch.tensor([1.0, 1.05, 1.3]))
+    wanted = [math.log(50 / 75), math.log(20 / 75), math.log(5 / 75)]
+    torch.testing.assert_close(tail.prior, torch.tensor(wanted))
+    assert tail.lambda_at(1.0) < 0.01
+    assert tail.shared_norm is not None
+    assert tail.prior_strength == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "margin", "tau", "lam"),
+    [
+        ("lsoftmax:margin=tail,tau=0", 1.3, 0, 0),
+        ("lsoftmax:margin=tail,margin_max=2", 2.0, 1, 1),
+        ("lsoftmax:margin=tail,margin_min=1.5", 1.5, 1, 0),
+        ("lsoftmax:margin=tail,lambda_min=3", 1.3, 1, 3),
+    ],
+)
+def test_each_choice_of_a_long_tail_can_be_another(spec, margin, tau, lam):
+    """Of a larger margin 1.5 is left in force, as of a margin that is one number."""
+    head = build_head(spec, 2, 3, torch.tensor([50, 20, 5]))
+    assert head.margin.max().item() == pytest.approx(margin)
+    assert head.prior_strength == tau
+    assert head.lambda_min == pytest.approx(lam)
 
 
 def test_margins_by_rarity_have_more_left_on_a_long_tail():
@@ -151,7 +182,7 @@ BAD_SPECS = [
     ("lsoftmax:anneal=pwr", "no value 'pwr' (did you mean 'power'?)"),
     ("lsoftmax:lambda_min=-1", "lambda_min is -1.0"),
     ("lsoftmax:margin_power=-1", "margin_power is -1.0: give a finite number of at least 0"),
-    ("lsoftmax:margin=2,margin_power=1", "margin_power are choices of margin=auto; margin is 2"),
+    ("lsoftmax:margin=2,margin_power=1", "are choices of margin=auto and margin=tail; margin is 2"),
     ("lsoftmax:margin_on=hrad", "no value 'hrad' (did you mean 'hard'?)"),
     ("lsoftmax:feature_norm=0", "feature_norm is 0.0: give a finite number of at least 0.001"),
     ("lsoftmax:weight_norm=monoton", "no value 'monoton' (did you mean 'monotone'?)"),

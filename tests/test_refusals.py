@@ -229,6 +229,7 @@ BAD_OPTIONS = [
     ({"anneal": "pwr"}, "anneal is 'pwr': give power, exponential, cosine, linear, constant, none"),
     ({"weight_norm": "sharde"}, "weight_norm is 'sharde': give free, shared, detached or monotone"),
     ({"margin": "auto"}, "lsoftmax with margin=auto needs class_counts"),
+    ({"margin": "tail"}, "lsoftmax with margin=tail needs class_counts"),
     ({"tau": 1.0}, "lsoftmax with tau needs class_counts"),
 ]
 
@@ -292,7 +293,7 @@ IDLE_OPTIONS = [
     ("lsoftmax:anneal=none,lambda_min=7", "lambda_min has no effect with anneal=none"),
     ("asoftmax:anneal=constant,lambda_start=3", "lambda_start has no effect with anneal=constant"),
     ("lsoftmax:anneal=cosine,gamma=9", "gamma has no effect with anneal=cosine"),
-    ("lsoftmax:margin=2,margin_max=3", "margin_power are choices of margin=auto"),
+    ("lsoftmax:margin=2,margin_max=3", "margin_power are choices of margin=auto and margin=tail"),
     ("lsoftmax:margin=4,lambda_start=1", "lambda_min 5 is above lambda_start 1: lambda falls"),
 ]
 
@@ -390,7 +391,9 @@ BAD_COUNTS = [
 ]
 
 
-@pytest.mark.parametrize("spec", [*NEED_COUNTS, "lsoftmax:tau=1", "lsoftmax:margin=auto"])
+@pytest.mark.parametrize(
+    "spec", [*NEED_COUNTS, "lsoftmax:tau=1", "lsoftmax:margin=auto", "lsoftmax:margin=tail"]
+)
 @pytest.mark.parametrize(("counts", "message"), BAD_COUNTS)
 def test_bad_class_counts_are_refused(spec, counts, message):
     """A loss that lives on the class counts says so, with exit code 2 for the command line."""

@@ -6,13 +6,21 @@ import torch
 from lmsm_cli import build_head
 from lmsm_cli.losses.registry import LOSSES, normal_spec
 
-# What must stand beside for their default to be known.
-OF_AUTO = ("margin_min", "margin_max", "margin_power")
 DEFAULTS = [
-    (f"{name}:margin=auto" if name == "lsoftmax" and key in OF_AUTO else name, key, value)
+    (f"{name}:margin=auto" if key == "margin_min" else name, key, value)
     for name, loss in LOSSES.items()
     for key, value in loss.options.items()
     if value is not None
+]
+# Defaults that follow from the margin.
+UNDER = [
+    ("lsoftmax:margin=tail", "margin_max", 1.3),
+    ("lsoftmax:margin=tail", "margin_power", 1),
+    ("lsoftmax:margin=tail", "tau", 1),
+    ("lsoftmax:margin=auto", "margin_max", 4),
+    ("lsoftmax:margin=auto", "margin_power", 0.25),
+    ("lsoftmax:margin=auto", "tau", 0),
+    ("lsoftmax:margin=2", "tau", 0),
 ]
 STARTS = [
     (f"{name}:anneal={form},lambda_min={least}", "lambda_start", value)
@@ -33,7 +41,7 @@ def losses_of(spec, counts):
 
 
 @pytest.mark.parametrize("counts", [[50, 50, 50], [500, 50, 5]], ids=["balanced", "tailed"])
-@pytest.mark.parametrize(("spec", "key", "value"), [*DEFAULTS, *STARTS])
+@pytest.mark.parametrize(("spec", "key", "value"), [*DEFAULTS, *UNDER, *STARTS])
 def test_a_default_that_is_written_is_the_same_loss(spec, key, value, counts):
     """To the bit, whatever the class counts; and one text stands for both spellings."""
     written = f"{spec}{',' if ':' in spec else ':'}{key}={value}"
@@ -49,6 +57,9 @@ def test_a_default_that_is_written_is_the_same_loss(spec, key, value, counts):
         ("focal:gamma=2.0", "focal", True),
         ("lsoftmax:margin=2", "lsoftmax", False),
         ("lsoftmax:lambda_min=0", "lsoftmax", False),
+        ("lsoftmax:tau=0", "lsoftmax", False),
+        ("lsoftmax:margin=tail,margin_max=4", "lsoftmax:margin=tail", False),
+        ("lsoftmax:margin=tail,tau=0", "lsoftmax:margin=tail", False),
         ("lsoftmax:weight_norm=free", "lsoftmax", False),
         ("lsoftmax:lambda_start=1000", "lsoftmax", False),
         ("cosface:margin=0.5", "arcface:margin=0.5", False),

@@ -370,6 +370,10 @@ SAME = [
     ("cosface:margin=0", "dbm:max_margin=0,tau=0,scale=30"),
     ("cosface:margin=0,scale=39", "lsoftmax:margin=1,feature_norm=30,weight_norm=shared"),
     ("lsoftmax:margin=auto", "lsoftmax:margin=auto,margin_power=0.25"),
+    (
+        "lsoftmax:margin=tail",
+        "lsoftmax:margin=auto,margin_max=1.3,margin_power=1,tau=1,lambda_min=0",
+    ),
     ("lsoftmax:margin=auto,margin_power=0,anneal=none", "lsoftmax:margin=4,anneal=none"),
     ("lsoftmax:margin=2", "lsoftmax:margin=2,margin_on=all"),
     ("softmax", "lsoftmax:margin=1,margin_on=hard"),

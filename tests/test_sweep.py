@@ -18,7 +18,7 @@ from lmsm_cli.errors import DataError, LmsmError, StoppedError
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
-from lmsm_cli.sweeps.plan import RunIndex, build_plan
+from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, build_plan
 from lmsm_cli.sweeps.sweep import claimed, run_plan
 from lmsm_cli.training.resume import config_hash, fingerprint
 from lmsm_cli.training.run import resume_run, start_run
@@ -399,6 +399,14 @@ def test_an_option_at_its_default_is_no_other_run(tmp_path):
     assert other.config_hash not in other.other_hashes
     spelled = [spelled_alike({"loss": arm["loss"]}) for arm in arms]
     assert spelled[0] == spelled[1]
+
+
+def test_a_default_that_was_changed_leaves_a_trace(tmp_path):
+    """lsoftmax without a margin was another loss on long tails once: such a run is not taken up."""
+    older = "c107620476f50b98c9b03202908b448242caabb86bb734f252b44087d70ae928"
+    flags = {"dataset": "digits", "epochs": 3, "loss": "lsoftmax"}
+    now = PlannedRun(resolve([Layer.of_flags(flags)], check_loss).config, "lsoftmax")
+    assert older not in (now.config_hash, *now.other_hashes)
 
 
 def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):

@@ -14,7 +14,7 @@ from lmsm_cli.config.resolve import Layer, resolve
 if TYPE_CHECKING:
     from lmsm_cli.runtime.display import Display
 
-# Those that docs/which-loss.md compares; on a long tail lsoftmax takes margin=auto.
+# Those that docs/which-loss.md compares; on a long tail lsoftmax takes margin=tail.
 _LOSSES = ("softmax", "lsoftmax", "balanced-softmax")
 # A fifth of the preset's, under which BatchNorm's averages lag so far behind the weights in the
 # first epoch, of 14 steps, that validation losses begin near 100 (benchmarks/LOG.md).

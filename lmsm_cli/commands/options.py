@@ -60,8 +60,8 @@ Margin = Annotated[
     str | None,
     value(
         "M",
-        "Margin of the loss, by which an image's own class is to win: a number, or auto, larger "
-        "for rarer classes (lsoftmax); short for margin=M in --loss.",
+        "Margin of the loss, by which an image's own class is to win: a number, or with lsoftmax "
+        "tail or auto, larger for rarer classes; short for margin=M in --loss.",
         "Loss",
     ),
 ]

@@ -20,7 +20,7 @@ _DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 _PATH = {"type": "string", "pattern": r"[/\\]|\.(csv|tsv|txt)$"}
 _MARGIN = {
     "description": "Short for margin=... in `loss`, of this file or of the preset below it.",
-    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"const": "auto"}],
+    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"enum": ["auto", "tail"]}],
 }
 # Numbers by the names of classes: a map, or the text that the flag takes.
 _BY_CLASS = [

@@ -189,7 +189,7 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
     if not is_number(margin) or not 1 <= margin <= LARGEST_MARGIN:
         raise ArgumentError(
             f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most "
-            f"{LARGEST_MARGIN}; for larger ones of rarer classes: lsoftmax:margin=auto, "
+            f"{LARGEST_MARGIN}; for larger ones of rarer classes: lsoftmax:margin=tail, "
             f"or in Python a tensor (C,)"
         )
     number = float(margin)

@@ -28,6 +28,7 @@ from lmsm_cli.losses.checks import (
 from lmsm_cli.losses.cross_entropy import margin_losses
 from lmsm_cli.losses.head import STEEPEST, is_long_tail, log_prior, rarity
 from lmsm_cli.losses.margins import LSoftmaxMargin, Margin, OnHardImages, largest
+from lmsm_cli.losses.registry import BY_RARITY, SHAPES
 from lmsm_cli.losses.weights import Init, RisingNorms, unit
 
 # The margin where classes are about as large; on a long tail one for all can cost rare classes.
@@ -35,6 +36,7 @@ _USUAL_MARGIN = 2
 # With margin=auto, rare classes tolerate a larger effective margin.
 _USUAL_LAMBDA_OF_AUTO = 1.0
 
+ByRarity = Literal["auto", "tail"]
 Reduction = Literal["mean", "sum", "none"]
 WeightNorm = Literal["free", "shared", "detached", "monotone"]
 
@@ -143,10 +145,11 @@ class LSoftmaxLoss(AnnealedHead):
 
     Cross-entropy with the target logit |w||x| (lambda cos(theta) + psi(theta)) / (1 + lambda), and
     lambda falls during the training (Liu et al. 2016, arXiv 1612.02295).
-    * `margin`: from 1 to 1000; a tensor (C,) of one per class; or `auto`, which gives rare classes
-      the larger ones, from `margin_min` (1) to `margin_max` (4), in a straight line by n_c to the
-      power of -`margin_power` (1/4; needs class_counts). By default 2, and `auto` with one of these
-      three or on a long tail, where 2 for all can cost rare classes.
+    * `margin`: from 1 to 1000; a tensor (C,) of one per class; or by rarity, which needs
+      class_counts: from `margin_min` (1) for the commonest class to `margin_max` for the rarest, in
+      a straight line by n_c to the power of -`margin_power`. `auto` goes to 4 by the power 1/4.
+      `tail` goes to 1.3 by the power 1, and has the prior in full. By default 2, `tail` on a long
+      tail, where 2 for all can cost rare classes, and `auto` with one of these three options.
     * `class_margins` (--class-margins frog=3): margins of single classes, in the place of these.
     * `margin_on`: `all` images, or `hard` for those that the logits without margin and prior
       classify wrongly, as DBM's second margin.
@@ -160,7 +163,8 @@ class LSoftmaxLoss(AnnealedHead):
       cosines times that length and the norm of the class weight, so that margin and prior have a
       scale.
     * `tau`: adds tau ln pi to every logit, with pi the classes' shares of the training images, for
-      a larger distance from common classes (needs class_counts; Menon et al. 2021).
+      a larger distance from common classes (needs class_counts; Menon et al. 2021). By default 0,
+      and 1 with `margin=tail`.
     * `class_chunk`: hold the logits of that many classes at a time.
     * `anneal`: power, exponential, cosine, linear, constant or none, with `lambda_start` (1000; 10
       for cosine and linear), `lambda_min`, `anneal_end` (1), `gamma` (0.36) and `power` (45), see
@@ -168,10 +172,11 @@ class LSoftmaxLoss(AnnealedHead):
     * `total_steps`: in the place of a progress at each call (see `AnnealedHead`).
 
     On a long tail, the largest of `class_counts` over twice the smallest, `lambda_min` leaves an
-    effective margin of 1.5 by default (2 margin - 3; with `auto` it is 1, which leaves 2.5 to the
-    rarest of margins up to 4), and `weight_norm` is shared beyond margin 1. Else they are 0 and
-    free (measured: benchmarks/LOG.md). The state dict holds `weight`, `shared_norm` or
-    `rising.norms` where there are such norms, and with `total_steps` the number of `calls`.
+    effective margin of at most 1.5 by default (2 margin - 3 from 1.5 on, 0 below; with `auto` it is
+    1, which leaves 2.5 to the rarest of margins up to 4), and `weight_norm` is shared beyond margin
+    1. Else they are 0 and free (measured: benchmarks/LOG.md). The state dict holds `weight`,
+    `shared_norm` or `rising.norms` where there are such norms, and with `total_steps` the number of
+    `calls`.
 
     Raises ArgumentError, a ValueError, for values out of range.
 
@@ -188,14 +193,14 @@ class LSoftmaxLoss(AnnealedHead):
         *,
         class_counts: Tensor | None = None,
         class_margins: Mapping[int, float] | None = None,
-        margin: float | Tensor | Literal["auto"] | None = None,
+        margin: float | Tensor | ByRarity | None = None,
         margin_min: float | None = None,
         margin_max: float | None = None,
         margin_power: float | None = None,
         margin_on: Literal["all", "hard"] = "all",
         weight_norm: WeightNorm | None = None,
         feature_norm: float | None = None,
-        tau: float = 0.0,
+        tau: float | None = None,
         class_chunk: int | None = None,
         total_steps: int | None = None,
         **annealing: Unpack[AnnealingOptions],
@@ -205,26 +210,28 @@ class LSoftmaxLoss(AnnealedHead):
         tailed = class_counts is not None and is_long_tail(
             class_counts.max().item(), class_counts.min().item()
         )
-        shape = {"margin_min": margin_min, "margin_max": margin_max, "margin_power": margin_power}
-        given = {name: value for name, value in shape.items() if value is not None}
+        asked = dict(zip(SHAPES, (margin_min, margin_max, margin_power), strict=True))
+        given = {name: value for name, value in asked.items() if value is not None}
         if margin is None:
-            margin = "auto" if tailed or given else _USUAL_MARGIN
-        margins = _margins(margin, given, class_counts, num_classes)
+            margin = "auto" if given else "tail" if tailed else _USUAL_MARGIN
+        shape = _shape_of(margin, given)
+        margins = _margins(margin, shape, class_counts, num_classes)
         margins = _with_own(margins, class_margins, num_classes)
         if weight_norm is None:
             weight_norm = "shared" if tailed and largest(margins) > 1 else "free"
         one_of("weight_norm", weight_norm, get_args(WeightNorm))
         usual = _usual_lambda(margin, margins) if tailed else 0.0
-        super().__init__(
-            num_features, num_classes, margins, annealing, usual, class_chunk, total_steps
-        )
-        self.spec_margin, self.margin_min, self.margin_max = margin, margin_min, margin_max
-        self.margin_power = margin_power
+        others = (annealing, usual, class_chunk, total_steps)
+        super().__init__(num_features, num_classes, margins, *others)
+        self.spec_margin = margin
+        self.margin_min, self.margin_max, self.margin_power = map(shape.get, SHAPES)
         self.margin_on = one_of("margin_on", margin_on, ("all", "hard"))
         self.weight_norm, self.detached_norms = weight_norm, weight_norm == "detached"
         self._start_norms(class_counts)
         if feature_norm is not None:
             self.feature_norm = in_range("feature_norm", feature_norm, 1e-3)
+        if tau is None:
+            tau = BY_RARITY[margin]["tau"] if isinstance(margin, str) else 0.0
         self.tau = self.prior_strength = in_range("tau", tau, 0)
         if tau:
             prior = tau * log_prior(class_counts, num_classes, "lsoftmax with tau")
@@ -276,34 +283,39 @@ class LSoftmaxLoss(AnnealedHead):
 
 def _usual_lambda(margin: float | Tensor | str, margins: float | Tensor) -> float:
     """Return the lambda_min of a long tail where none is given."""
-    if isinstance(margin, str):
+    if isinstance(margin, str) and margin == "auto":
         return _USUAL_LAMBDA_OF_AUTO
     return lambda_for(largest(margins), USUAL_EFFECTIVE_MARGIN)
 
 
+def _shape_of(margin: float | Tensor | str, given: Mapping[str, float]) -> dict[str, float]:
+    """Return the options of `SHAPES` that are in force, of a margin by rarity; {} of any other."""
+    if not isinstance(margin, str) or margin not in BY_RARITY:
+        if given:
+            raise ArgumentError(
+                "margin_min, margin_max and margin_power are choices of margin=auto and "
+                f"margin=tail; margin is {margin}"
+            )
+        return {}
+    usual = BY_RARITY[margin]
+    low = in_range("margin_min", given.get("margin_min", 1.0), 1, LARGEST_MARGIN)
+    highest = given.get("margin_max", max(usual["margin_max"], low))
+    high = in_range("margin_max", highest, low, LARGEST_MARGIN)
+    power = in_range("margin_power", given.get("margin_power", usual["margin_power"]), 0, STEEPEST)
+    return dict(zip(SHAPES, (low, high, power), strict=True))
+
+
 def _margins(
     margin: float | Tensor | str,
-    shape: dict[str, float],
+    shape: Mapping[str, float],
     class_counts: Tensor | None,
     num_classes: int,
 ) -> int | float | Tensor:
-    """Return the margin, or the margins (C,) that `auto` works out from the class counts.
-
-    `shape` has those of margin_min, margin_max and margin_power that were given.
-    """
-    if isinstance(margin, str) and margin == "auto":
-        low = in_range("margin_min", shape.get("margin_min", 1.0), 1, LARGEST_MARGIN)
-        highest = shape.get("margin_max", max(4.0, low))
-        high = in_range("margin_max", highest, low, LARGEST_MARGIN)
-        power = in_range("margin_power", shape.get("margin_power", 0.25), 0, STEEPEST)
-        counts = checked_counts(class_counts, num_classes, "lsoftmax with margin=auto")
-        return margins_by_rarity(counts, low, high, power)
-    if shape:
-        raise ArgumentError(
-            "margin_min, margin_max and margin_power are choices of margin=auto; "
-            f"margin is {margin}"
-        )
-    return check_margin(margin, num_classes)
+    """Return the margin, or the margins (C,) of a shape that follow from the class counts."""
+    if not shape:
+        return check_margin(margin, num_classes)
+    counts = checked_counts(class_counts, num_classes, f"lsoftmax with margin={margin}")
+    return margins_by_rarity(counts, *shape.values())
 
 
 def _with_own(

@@ -52,11 +52,19 @@ _ANNEALING: dict[str, float | str | None] = {
     **{"anneal": "power", "lambda_start": None, "lambda_min": None},
     **{"anneal_end": 1, "gamma": 0.36, "power": 45},
 }
-# Where one is given and no margin, the margin is auto.
-_OF_AUTO: dict[str, float | str | None] = {"margin_min": 1, "margin_max": 4, "margin_power": 0.25}
+# `tail` was the best L-Softmax on the half of the test images of long-tailed CIFAR-10 on which
+# settings were chosen (benchmarks/studies/cifar10-tail.md).
+BY_RARITY: dict[str, dict[str, float]] = {
+    "auto": {"margin_max": 4, "margin_power": 0.25, "tau": 0},
+    "tail": {"margin_max": 1.3, "margin_power": 1, "tau": 1},
+}
+"""What margins by rarity are, and the prior that goes with them, where nobody says otherwise."""
+SHAPES = ("margin_min", "margin_max", "margin_power")
+"""The options that shape them; where one is given and no margin, the margin is auto."""
 _LSOFTMAX: dict[str, float | str | None] = {
-    **{"margin": None, **_OF_AUTO, "margin_on": "all"},
-    **{"weight_norm": None, "feature_norm": None, "tau": 0, "class_chunk": None},
+    **{"margin": None, "margin_min": 1, "margin_max": None, "margin_power": None},
+    **{"margin_on": "all"},
+    **{"weight_norm": None, "feature_norm": None, "tau": None, "class_chunk": None},
     **_ANNEALING,
 }
 
@@ -279,9 +287,11 @@ def parts_of(spec: str) -> tuple[str, dict[str, float | str]]:
     name, texts = _read(spec)
     options = {key: _number(text) for key, text in sorted(texts.items())}
     if name in KNOWN:
-        if name == "lsoftmax" and options.keys() & _OF_AUTO.keys():
-            options.setdefault("margin", "auto")
         usual = dict(KNOWN[name].options)
+        if name == "lsoftmax":
+            if options.keys() & set(SHAPES):
+                options.setdefault("margin", "auto")
+            usual |= _usual_under(options.get("margin"))
         if "lambda_start" in usual:
             usual["lambda_start"] = _usual_start(options)
     elif own.is_loaded(own.place_of(name, own.LOSSES_GROUP) or ""):
@@ -293,12 +303,25 @@ def parts_of(spec: str) -> tuple[str, dict[str, float | str]]:
     return name, {key: value for key, value in options.items() if value != usual.get(key)}
 
 
+def has_usual_margin(spec: str) -> bool:
+    """Return whether `lsoftmax` is left to choose its margin by the class counts."""
+    name, options = parts_of(spec)
+    return name == "lsoftmax" and "margin" not in options
+
+
 def normal_spec(spec: str) -> str:
     """Return the one text that stands for all spellings of a spec. Raises ArgumentError."""
     name, options = parts_of(spec)
     order = list(KNOWN[name].options) if name in KNOWN else sorted(options)
     texts = {key: options[key] for key in [*order, *options] if key in options}
     return format_spec(name, {key: _text(value) for key, value in texts.items()})
+
+
+def _usual_under(margin: float | str | None) -> dict[str, float]:
+    """Return the defaults of `lsoftmax` that follow from its margin; that of None is the data's."""
+    if margin is None:
+        return {}
+    return BY_RARITY.get(str(margin), {"tau": 0})
 
 
 def _usual_start(options: Mapping[str, float | str]) -> float | None:

@@ -19,6 +19,7 @@ from lmsm_cli.reports.tables import (
     NOTHING,
     OF_THE_RAREST,
     count_text,
+    is_by_rarity,
     new_table,
     parts_by_columns,
     shown,
@@ -87,7 +88,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         if more := len(comparison.nets) - _MOST_NETS:
             shown_nets += [f"and {more} more"] if more > 0 else []
         notes.append(f"net{'s' if len(comparison.nets) > 1 else ''}: {'; '.join(shown_nets)}")
-    if any("margin=auto" in str(group.differs.get("loss")) for group in comparison.groups):
+    if any(is_by_rarity(str(group.differs.get("loss"))) for group in comparison.groups):
         notes.append(OF_THE_RAREST)
     if any(group.differences for group in comparison.groups):
         notes.append(

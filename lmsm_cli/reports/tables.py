@@ -21,7 +21,7 @@ from lmsm_cli.runs.documents import EvaluationDocument, ScoresDocument
 from lmsm_cli.scoring import reliability_bounds
 
 NOTHING = "-"
-OF_THE_RAREST = "the margin of margin=auto is that of the rarest class; commoner classes have less"
+OF_THE_RAREST = "a margin by rarity is that of the rarest class; commoner classes have less"
 # A confusion matrix of more classes fits no screen: its largest entries are listed instead.
 MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 30
@@ -29,6 +29,11 @@ _CONFUSIONS_SHOWN = 30
 _EPOCHS_SHOWN = 20
 _BAR_WIDTH = 24
 _MEASURING = Console(width=10_000)  # nothing is ever printed on it
+
+
+def is_by_rarity(loss: str) -> bool:
+    """Return whether a loss has margins by rarity, so that a table shows the rarest class's."""
+    return any(f"margin={name}" in loss for name in ("auto", "tail"))
 
 
 def per_class_table(scores: Scores) -> Table:

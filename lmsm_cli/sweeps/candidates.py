@@ -18,11 +18,10 @@ _DEFERRED = 0.8
 # Tuned recipes of long tails decay ten times as much as usual ones (Alshammari et al. 2022, 5e-3);
 # at the rates of `Config`, trainings from scratch stay finite with five.
 _DECAY = 5
-_LSOFTMAX = "lsoftmax:margin=auto,weight_norm=shared"
 _FOR_TAILS = (
     "balanced-softmax",
-    f"{_LSOFTMAX},margin_max=1.3,tau=1,lambda_min=0",
-    f"{_LSOFTMAX},margin_max=4,lambda_min=1",
+    "lsoftmax:margin=tail",
+    "lsoftmax:margin=auto",
     "vs",
 )
 _STAGES = ("crt", "lws", "marc", "samn", "ncm")

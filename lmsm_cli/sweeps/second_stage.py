@@ -64,7 +64,7 @@ USUAL = (
     "balanced-softmax",
     "ldam",
     "vs",
-    "lsoftmax:margin=auto,margin_max=1.3,tau=1,lambda_min=0,weight_norm=shared",
+    "lsoftmax:margin=tail",
 )
 """The heads that are trained where none is named."""
 POST_HOC = ("adjust", "tau-norm", "mla", "ncm")

@@ -22,7 +22,7 @@ from lmsm_cli.runs.folder import write_whole
 from lmsm_cli.runtime.files import lock_of, own_folder, read_text
 
 STUDY = "study.json"
-_SCHEMA = 1
+_SCHEMA = 2
 TEST_IMAGES = "test images"
 # What ended a study, in study.json.
 OUT_OF_TIME = "the budget"

@@ -19,7 +19,7 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.data.splits import Data
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
-from lmsm_cli.losses.registry import check_known_loss, normal_spec
+from lmsm_cli.losses.registry import check_known_loss, has_usual_margin, normal_spec
 from lmsm_cli.runs import checkpoint, committed, own_code
 from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
@@ -221,7 +221,8 @@ def config_hash(config: Config, *, knows_images: bool = True, knows_spellings: b
     it is the hash of an older lmsm, to which the paths of a `folder` and of weights counted; with
     `knows_spellings` False of one to which the loss counted as it was written.
     A value of None, or the default of a key that was added later, leaves no trace, so that an lmsm
-    with more keys finds the run again.
+    with more keys finds the run again. A default that was changed does, or runs of the older one
+    would be taken for runs of today's.
     """
     without = set(RUNTIME_KEYS)
     if config.dataset == "folder" and not knows_images:
@@ -234,6 +235,8 @@ def config_hash(config: Config, *, knows_images: bool = True, knows_spellings: b
     }
     if knows_spellings:
         made["loss"] = normal_spec(config.loss)
+    if has_usual_margin(config.loss):  # which was another one before 0.2
+        made["usual_margin"] = "tail"
     if knows_images and (weights := pretrained_digest(config)):
         made["pretrained"] = weights
     if digests := own_code.digests_of(config):
