@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -102,8 +103,23 @@ def test_a_training_outlives_its_terminal():
 
 
 def test_torchruns_repeats_are_no_second_signal():
-    """Where a launcher passes signals on, the body ends by itself."""
-    with defer_signals(once_more=False) as stop:
-        for _ in range(3):
+    """Where a launcher passes signals on, the body ends by itself, and can be told of after it."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with raise_on_signals() as came:
+        with defer_signals(once_more=False) as stop:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert stop() == signal.SIGTERM
+        with suppress(Terminated):  # which pytest would take for its own end
             os.kill(os.getpid(), signal.SIGTERM)
-        assert stop() == signal.SIGTERM
+        assert not came()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_without_a_signal_the_next_one_ends_a_rank():
+    """A rank whose training ended by itself is stopped while it is tested."""
+    with raise_on_signals():
+        with defer_signals(once_more=False):
+            pass
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)

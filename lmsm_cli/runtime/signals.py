@@ -66,7 +66,8 @@ def defer_signals(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
     """Defer SIGINT and SIGTERM in the body; yield a function that returns the one that came, or 0.
 
     With `once_more` the second signal ends the body at once. Under torchrun each rank gets a signal
-    twice, so that the second must be ignored.
+    twice, so that the second must be ignored, after the body too: what the first one stopped is
+    being told there.
     """
     came: list[int] = []
 
@@ -75,8 +76,12 @@ def defer_signals(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
             _raise(number, frame)
         came.append(number)
 
-    with _handlers({signal.SIGINT: note, signal.SIGTERM: note}):
-        yield lambda: came[0] if came else 0
+    with _handlers({signal.SIGINT: note, signal.SIGTERM: note}) as after:
+        try:
+            yield lambda: came[0] if came else 0
+        finally:
+            if came and not once_more:
+                after.update(dict.fromkeys(after, signal.SIG_IGN))
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -105,14 +110,17 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
-    """Set signal handlers for the body; only the main thread can, others leave them."""
+def _handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[dict[signal.Signals, Any]]:
+    """Set signal handlers for the body; only the main thread can, others leave them.
+
+    Yields those that hold after the body, the ones of before, which the body may change.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield {}
         return
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield before
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
