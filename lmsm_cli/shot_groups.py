@@ -5,14 +5,14 @@ from collections.abc import Sequence
 # Liu et al. 2019 (OLTR): many-shot > 100, medium-shot 20 to 100, few-shot < 20 training images
 _FIELD_MANY, _FIELD_FEW = 100, 20
 _FIELD_CLASSES = 100
-LEAST_RATIO = 1.5
-"""The commonest class needs this many times the images of the rarest, for some to be rare."""
+# The commonest class needs this many times the images of the rarest, for some to be rare.
+_LEAST_RATIO = 1.5
 
 
 def shot_groups(train_counts: Sequence[int | None]) -> dict[str, list[int]]:
     """Return the class numbers that are many, medium and few; {} where no class is rare.
 
-    That is where the commonest class has less than `LEAST_RATIO` times the images of the rarest:
+    That is where the commonest class has less than 1.5 times the images of the rarest:
     MNIST's classes (1.24 times) differ by chance, and nobody asks about its rare ones.
     {} too where a count is not known.
     From 100 classes on by the field's bounds (> 100, 20 to 100, < 20 training images); below by
@@ -37,7 +37,7 @@ def by_train_count(train_counts: Sequence[int | None]) -> list[int]:
 def _any_is_rare(counts: Sequence[int]) -> bool:
     """Return whether the rarest class has clearly fewer images than the commonest."""
     most, fewest = max(counts, default=0), min(counts, default=0)
-    return most > fewest and most >= LEAST_RATIO * fewest
+    return most > fewest and most >= _LEAST_RATIO * fewest
 
 
 def _bounds(train_counts: Sequence[int]) -> tuple[float, float]:
