@@ -197,11 +197,48 @@ def test_comments_blank_lines_quotes_and_a_byte_order_mark(tmp_path):
     for number in range(4):
         save(tmp_path / "a, b" / f"{number}.png", noise(number))
     rows = [f'"a, b/{number}.png", "{"x" if number < 2 else "y, z"}"' for number in range(4)]
-    text = '\ufeff# pets, "2026\n\npath,label\n' + "\n,\n".join(rows) + "\n\n#end\n"
+    text = '\ufeff# pets, "2026\n\npath,label\n' + "\n,\n".join(rows) + "\n\n"
     (tmp_path / "a.csv").write_bytes(text.replace("\n", "\r\n").encode())
     found, _ = read(tmp_path / "a.csv")
     assert found.training.classes == ("x", "y, z")
     assert len(found.training) + len(found.test) == 4
+
+
+@pytest.mark.parametrize("header", [("label", "path"), ("path", "label")])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])
+def test_below_a_header_no_row_is_a_comment(tmp_path, header, name):
+    """Files and classes may begin with `#`, as those of a chat or of colours do; all are read."""
+    rows = []
+    for label in ("#cat", "#dog"):
+        for number in range(3):
+            save(tmp_path / f"#{label[1:]}{number}.png", noise(len(rows)))
+            row = {"label": label, "path": f"#{label[1:]}{number}.png"}
+            rows.append([row[column] for column in header])
+    delimiter = "\t" if name == "a.tsv" else ","
+    write(tmp_path / name, rows, header=header, delimiter=delimiter)
+    (listing,) = layout(tmp_path / name).listings.values()
+    assert listing.classes == ("#cat", "#dog")
+    assert sorted(listing.files) == sorted(file.name for file in tmp_path.glob("*.png"))
+
+
+def test_a_comment_below_a_header_is_told(tmp_path):
+    """It is a row that lacks a value, and is named with its line, counted with those above."""
+    for number in range(4):
+        save(tmp_path / f"{number}.png", noise(number))
+    rows = [f"{number}.png,{'ab'[number % 2]}\n" for number in range(4)]
+    (tmp_path / "a.csv").write_text("# pets\n\npath,label\n" + "".join(rows) + "# end\n")
+    with pytest.raises(DataError, match=r"not the 2 values of the header, in 1 line: line 8 \("):
+        read(tmp_path / "a.csv")
+
+
+def test_a_line_that_goes_on_within_quotes_may_begin_as_a_comment(tmp_path):
+    """It is a part of its cell, and the rows after it keep their numbers."""
+    for number in range(4):
+        save(tmp_path / f"{number}.png", noise(number))
+    rows = ['0.png,a,"first\n# second"', "1.png,a,", "2.png,b,", "3.png,b,", "4.png,b,"]
+    (tmp_path / "a.csv").write_text("path,label,note\n" + "\n".join(rows))
+    with pytest.raises(DataError, match=r"not there, in 1 line: line 7 \(4\.png\)"):
+        read(tmp_path / "a.csv")
 
 
 def test_paths_may_hold_blanks_be_absolute_or_windows_own(tmp_path):

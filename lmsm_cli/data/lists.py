@@ -7,6 +7,7 @@ once. To know another usual name of a column, add it to its tuple.
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from lmsm_cli.errors import DataError, counted, did_you_mean, few, os_errors_as_data_errors
@@ -157,8 +158,7 @@ def _delimiter(file: Path, text: str, lists: ImageLists) -> str | None:
     if ending in _DELIMITERS:
         return _first_delimiter(lines, _DELIMITERS[ending])
     delimiter = _first_delimiter(lines, ",;\t")
-    header = next((line for line in lines if line.strip() and not _is_comment(line)), "")
-    names = [name.strip() for name in header.split(delimiter)]
+    names = [name.strip() for name in _header(lines).split(delimiter)]
     wanted = ((lists.path_column, _PATH), (lists.label_column, _LABEL))
     is_table = all(given in names or _usual(names, usual) for given, usual in wanted)
     return delimiter if is_table else None
@@ -166,8 +166,20 @@ def _delimiter(file: Path, text: str, lists: ImageLists) -> str | None:
 
 def _first_delimiter(lines: Sequence[str], known: str) -> str:
     """Return the delimiter that the first line of content has most of."""
-    header = next((line for line in lines if line.strip() and not _is_comment(line)), "")
-    return max(known, key=header.count)
+    return max(known, key=_header(lines).count)
+
+
+def _header(lines: Sequence[str]) -> str:
+    return "".join(lines[_header_at(lines) :][:1])
+
+
+def _header_at(lines: Sequence[str]) -> int:
+    """Return the place of the first line of content, above which comments may stand.
+
+    Below it none may: there the name of a file or of a class may begin as a comment does.
+    """
+    above = takewhile(lambda line: not line.strip() or _is_comment(line), lines)
+    return sum(1 for _ in above)
 
 
 def _is_comment(line: str) -> bool:
@@ -179,15 +191,16 @@ def _cells(file: Path, lines: Sequence[str], delimiter: str) -> Iterator[tuple[i
 
     A row may go on over lines, within quotes; its number is that of the first.
     """
-    kept = ("\n" if _is_comment(line) else f"{line}\n" for line in lines)
-    reader = csv.reader(kept, delimiter=delimiter, strict=True, skipinitialspace=True)
-    start = 1
+    above = _header_at(lines)
+    content = (f"{line}\n" for line in lines[above:])
+    reader = csv.reader(content, delimiter=delimiter, strict=True, skipinitialspace=True)
+    start = above + 1
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
             if any(cells):
                 yield start, cells
-            start = reader.line_num + 1
+            start = above + reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{file}:{start}: the quotes of this row are wrong: {error}") from None
 
