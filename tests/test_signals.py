@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 
 from lmsm_cli.commands import app
+from lmsm_cli.errors import StoppedError
 from lmsm_cli.runtime.signals import Terminated, defer_signals, ignore_sighup, raise_on_signals
 
 
@@ -103,23 +104,29 @@ def test_a_training_outlives_its_terminal():
 
 
 def test_torchruns_repeats_are_no_second_signal():
-    """Where a launcher passes signals on, the body ends by itself, and can be told of after it."""
+    """Where a launcher passes signals on, the first stops the body, which is told after it."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with raise_on_signals() as came:
-        with defer_signals(once_more=False) as stop:
+        with suppress(StoppedError), defer_signals(once_more=False) as stop:
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGTERM)
             assert stop() == signal.SIGTERM
+            raise StoppedError("stopped", stop())
         with suppress(Terminated):  # which pytest would take for its own end
             os.kill(os.getpid(), signal.SIGTERM)
         assert not came()
+        with subprocess.Popen(["sleep", "5"]) as later:
+            later.terminate()
+        assert later.returncode == -signal.SIGTERM  # a process that is started ignores nothing
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_without_a_signal_the_next_one_ends_a_rank():
-    """A rank whose training ended by itself is stopped while it is tested."""
+@pytest.mark.parametrize("came_before", [False, True])
+def test_where_nothing_was_stopped_the_next_signal_ends_a_rank(came_before):
+    """A training that ended by itself, perhaps just after a signal, is stopped in its test."""
     with raise_on_signals():
         with defer_signals(once_more=False):
-            pass
+            if came_before:
+                os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from lmsm_cli.errors import StoppedError
+
 _HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
@@ -66,8 +68,9 @@ def defer_signals(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
     """Defer SIGINT and SIGTERM in the body; yield a function that returns the one that came, or 0.
 
     With `once_more` the second signal ends the body at once. Under torchrun each rank gets a signal
-    twice, so that the second must be ignored, after the body too: what the first one stopped is
-    being told there.
+    twice, so that the second must be ignored. After a StoppedError it is ignored after the body
+    too, until whoever set a handler before puts theirs back: the error is being told there. A body
+    that ends otherwise was not stopped, and the next signal does what it did before.
     """
     came: list[int] = []
 
@@ -79,9 +82,10 @@ def defer_signals(*, once_more: bool = True) -> Iterator[Callable[[], int]]:
     with _handlers({signal.SIGINT: note, signal.SIGTERM: note}) as after:
         try:
             yield lambda: came[0] if came else 0
-        finally:
-            if came and not once_more:
-                after.update(dict.fromkeys(after, signal.SIG_IGN))
+        except StoppedError:
+            if not once_more:
+                after.update(dict.fromkeys(after, _do_nothing))
+            raise
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -103,6 +107,10 @@ def _leave(code: int) -> None:
 def number_of(error: KeyboardInterrupt) -> signal.Signals:
     """Return the signal that an exception was raised for."""
     return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Ignore a signal in this process alone: those that it starts would inherit SIG_IGN."""
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
