@@ -80,7 +80,7 @@ def score(
         macro_recall=float(macro_recall),
         per_class=per_class,
         confusion=_confusion(labels, predictions, len(classes)),
-        groups=_group_accuracies(per_class),
+        groups=group_accuracies(per_class),
         **_of_probabilities(labels, predictions, probabilities),
     )
 
@@ -161,7 +161,8 @@ def balanced_accuracy(
     return float(recall_score(labels, predictions, labels=unique(labels), average="macro"))
 
 
-def _group_accuracies(per_class: Sequence[ClassScore]) -> dict[str, float | None]:
+def group_accuracies(per_class: Sequence[ClassScore]) -> dict[str, float | None]:
+    """Return the mean accuracy of the classes that are many, medium and few; {} without groups."""
     members = shot_groups([one.train_count for one in per_class])
     return {
         name: mean_of(per_class[i].accuracy for i in numbers) for name, numbers in members.items()

@@ -76,6 +76,22 @@ def test_complete_run_is_read_back_as_written(tmp_path):
     assert json.loads((run.path / "environment.json").read_text()) == {"python": "3.11"}
 
 
+@pytest.mark.parametrize(
+    ("train", "groups"),
+    [
+        ((50, 40), {}),  # 1.25 times as many: no class is rare
+        ((30, 3), {"many": 0.5, "medium": None, "few": 1.0}),
+    ],
+)
+def test_groups_are_those_of_the_classes_whatever_an_older_lmsm_wrote(tmp_path, train, groups):
+    """Which class is rare follows from the counts in the file, and its score from the class's."""
+    run = complete_run(RunFolder.create(tmp_path, "run"))
+    values = scores_json((0.5, 1.0), train=train, groups={"many": 0.9, "few": 0.1, "tail": None})
+    run.write_scores(document(values))
+    assert read_run(run.path).scores.groups == groups
+    assert read_run(run.path).scores.to_json()["groups"] == groups
+
+
 def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     """A disk that is full while a file is replaced costs the new text, never the old one."""
     run = complete_run(RunFolder.create(tmp_path, "run"))

@@ -141,6 +141,25 @@ def test_groups_are_held_against_softmax_pair_by_pair():
     assert lsoftmax.verdict == "can't tell"
 
 
+@pytest.mark.parametrize("old", [(0, 1, 2), (0,)])
+def test_runs_of_an_older_rule_have_no_answer_on_rare_classes(tmp_path, monkeypatch, capsys, old):
+    """With 1.25 times the images no class is rare, also where all or some scores.json have few."""
+    monkeypatch.chdir(tmp_path)
+    for loss, few in (("softmax", 0.1), (LSOFTMAX, 0.6)):
+        for seed in range(3):
+            groups = {"many": 0.9, "medium": None, "few": few} if seed in old else {}
+            one = scores_json((0.9, few), train=(50, 40), test=(30, 30), groups=groups)
+            write(run(f"{loss[0]}{seed}", scores=one, loss=loss, seed=seed))
+    comparison = compare_runs(records_in(Path("runs")))
+    assert [group.metrics["few"] for group in comparison.groups] == [None, None]
+    assert comparison.groups[1].differences["few"] is None
+    assert comparison.conclusions[0].text.startswith("Over all classes ")
+    assert main(["compare", "runs", "--html", "page.html"]) == 0
+    for shown in (capsys.readouterr().out, Path("page.html").read_text()):
+        assert "rare classes" not in shown
+        assert "rarest classes" not in shown
+
+
 def test_verdict_tells_rare_classes_from_all():
     """Better on rare classes alone is said as that."""
     runs = [

@@ -65,6 +65,14 @@ def test_logits_ids_and_counts_of_a_file_that_names_its_run(tmp_path):
     assert [place.decode() for place in record.images.places] == [f"im{n}" for n in range(6)]
 
 
+def test_no_class_of_a_file_is_rare_where_counts_differ_a_little(tmp_path):
+    """50 training images are 1.25 times 40, so there are no groups; 60 are 1.5 times as many."""
+    header = ["label", "predicted", "train_count"]
+    for most, groups in ((50, set()), (60, {"many", "medium", "few"})):
+        counts = [(label, label, (most, 45, 40)[label]) for label in LABELS]
+        assert set(read_one(write(tmp_path / "a-s0.csv", header, counts)).scores.groups) == groups
+
+
 def test_names_of_classes(tmp_path):
     """Labels may be names; columns of logits then tell the classes and their order."""
     path = write(tmp_path / "a-s0.csv", ["label", "predicted"], [("b", "a"), ("a", "a")])

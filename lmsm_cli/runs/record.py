@@ -17,6 +17,7 @@ from lmsm_cli.errors import CheckpointError, LmsmError, listed
 from lmsm_cli.runs.documents import D, Environment, ScoresDocument, Status, read_document, read_row
 from lmsm_cli.runs.folder import reason_of
 from lmsm_cli.runtime.files import read_text
+from lmsm_cli.scoring import group_accuracies
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,7 +127,7 @@ def read_run(path: Path, *, with_metrics: bool = True) -> RunRecord:
     problems: list[str] = []
     config = _attempt(_read_config, path / "config.yaml", problems)
     status = _attempt(_read(Status), path / "status.json", problems)
-    scores = _attempt(_read(ScoresDocument), path / "scores.json", problems)
+    scores = _attempt(_read_scores, path / "scores.json", problems)
     metrics = None
     if with_metrics or scores is None:
         metrics = _attempt(_read_metrics, path / "metrics.jsonl", problems)
@@ -264,6 +265,16 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read(model: type[D]) -> Callable[[Path], D]:
     """Return what reads a file as a document of that model."""
     return lambda path: read_document(model, read_text(path))
+
+
+def _read_scores(path: Path) -> ScoresDocument:
+    """Return the scores, with groups of classes by today's rule.
+
+    What else is known of a group, such as its test images, follows from that rule too; an older
+    lmsm, whose groups the file has, may have called other classes rare.
+    """
+    found = _read(ScoresDocument)(path)
+    return found.model_copy(update={"groups": group_accuracies(found.per_class)})
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
