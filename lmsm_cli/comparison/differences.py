@@ -248,9 +248,13 @@ def held_against(
 
 
 def _train_counts(groups: Iterable[Scores]) -> list[int | None]:
-    """Return the training images of each class, by the first group that knows them all."""
+    """Return the training images of each class, by the first group that has rare classes.
+
+    Another group may not know its own, or have as many of each class: its answers are then held
+    against those of the others on the classes that are rare to these.
+    """
     told = [[one.train_count for one in scores.per_class] for scores in groups]
-    return next((counts for counts in told if None not in counts), told[0])
+    return next((counts for counts in told if shot_groups(counts)), told[0])
 
 
 def _by_test_set(groups: Sequence[Group]) -> list[list[int]]:
