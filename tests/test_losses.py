@@ -177,7 +177,7 @@ def test_under_detached_norms_the_margin_has_no_say_in_a_weights_length(class_ch
 BAD_SPECS = [
     ("lsoftmx", "no loss 'lsoftmx' (did you mean 'lsoftmax'?)"),
     ("lsoftmax:margn=2", "no option 'margn' (did you mean 'margin'?)"),
-    ("lsoftmax:margin=two", "margin is 'two': give a number or auto"),
+    ("lsoftmax:margin=two", "margin is 'two': give a number, auto or tail"),
     ("lsoftmax:margin=0", "margin is 0.0: give a number of at least 1"),
     ("lsoftmax:anneal=pwr", "no value 'pwr' (did you mean 'power'?)"),
     ("lsoftmax:lambda_min=-1", "lambda_min is -1.0"),

@@ -57,7 +57,7 @@ def convert(text: str, annotation: Any, place: str) -> Any:
         try:
             return number(text)
         except ValueError:
-            kind = {int: "an integer", float: "a number"}[number]
-            or_name = f" or {', '.join(names)}" if names else ""
-            raise ArgumentError(f"{place} is {text!r}: give {kind}{or_name}") from None
+            *others, last = {int: "an integer", float: "a number"}[number], *names
+            given = f"{', '.join(others)} or {last}" if others else last
+            raise ArgumentError(f"{place} is {text!r}: give {given}") from None
     raise ArgumentError(f"{place} has no value {text!r}{did_you_mean(text, names)}")
