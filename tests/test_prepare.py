@@ -51,6 +51,32 @@ def test_beside_train_and_test_runs_are_none_of_the_images(tmp_path, monkeypatch
     assert main([*shlex.split(words), "--dry-run"]) == 0
 
 
+@pytest.mark.parametrize("part", ["val", "testing", "Validation", "TRAIN"])
+def test_runs_do_not_become_a_part_of_the_images(part, tmp_path, monkeypatch, capsys):
+    """A folder beside train/ and test/ whose name is a part's would be one in the next run."""
+    for there in ("train", "test"):
+        fill(tmp_path / there, {"ant": 6, "bee": 6}, seed=len(there))
+    monkeypatch.chdir(tmp_path)
+    words = "train --dataset . --image-size 8 --batch-size 4 --epochs 1 --model paper-2d"
+    for command in (words, "study . --budget 1h"):
+        said = refused(f"{command} --out {part}/runs", capsys)
+        assert "lies in the folder of the images" in said
+        assert not (tmp_path / part / "runs").exists()
+
+
+@pytest.mark.parametrize("target", ["loop", "nothing"])
+def test_below_a_link_to_nothing_are_no_runs(target, tmp_path, monkeypatch, capsys):
+    """It is told before an image is read, and not by a traceback."""
+    fill(tmp_path / "photos", {"ant": 6, "bee": 6})
+    (tmp_path / "loop").symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    words = "train --dataset photos --image-size 8 --batch-size 4 --epochs 1 --model paper-2d"
+    assert main(shlex.split(f"{words} --out loop/runs")) == 6
+    said = capsys.readouterr().err
+    assert "cannot write in loop/runs" in said
+    assert "decoding" not in said
+
+
 def test_a_picture_of_the_classes_is_not_drawn_among_them(tmp_path, monkeypatch, capsys):
     """It would be an image of a class, or one in none."""
     fill(tmp_path / "photos", {"ant": 6, "bee": 6})

@@ -17,7 +17,8 @@ from lmsm_cli.errors import LmsmError, RunError
 from lmsm_cli.inference import export
 from lmsm_cli.reports.study import study_sentence
 from lmsm_cli.reports.study_script import study_script
-from lmsm_cli.runs.record import find_runs, is_run, read_run
+from lmsm_cli.runs.folder import is_run
+from lmsm_cli.runs.record import find_runs, read_run
 from lmsm_cli.sweeps import candidates as tried
 from lmsm_cli.sweeps import second_stage, study_plan, study_race, study_start, study_verdict
 from lmsm_cli.sweeps import study as studies

@@ -12,7 +12,7 @@ from lmsm_cli.commands.options import Quiet, switch, value
 from lmsm_cli.errors import LmsmError, check_choice, counted, listed, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lmsm_cli.comparison.records import Comparison
     from lmsm_cli.runs.record import RunRecord
@@ -115,8 +115,9 @@ Holm's correction for several rows. The answer stands last.
     from lmsm_cli.reports.exports import to_csv
 
     files = _Files(None if prints_csv else csv, html, plots)
-    files.check()
+    files.check(paths)
     records, notes, left_out = _read(paths)
+    files.check_apart(records)
     question = Question(Over.BOTH if over == "both" else Over.SEEDS, points / 100)
     comparison = compare_runs(
         records, by=_names(by), baseline=baseline, sort=sort, question=question
@@ -144,14 +145,27 @@ class _Files(NamedTuple):
     html: Path | None
     plots: Path | None
 
-    def check(self) -> None:
-        """Raise DiskError where one of them cannot be written."""
+    def check(self, paths: "Iterable[Path]") -> None:
+        """Raise DiskError where one of them cannot be written, LmsmError where it is one that is
+        compared.
+        """
         from lmsm_cli.runs.folder import check_folder, check_place
 
         for file in filter(None, (self.csv, self.html)):
-            check_place(file)
+            check_place(file, paths)
         if self.plots:
             check_folder(self.plots, "--plots")
+
+    def check_apart(self, records: "Iterable[RunRecord]") -> None:
+        """Raise LmsmError where pictures would lie among the images of the runs."""
+        from lmsm_cli.data.layout import check_apart
+
+        if not self.plots:
+            return
+        configs = [record.config or {} for record in records]
+        data = {(str(config.get("dataset")), str(config.get("data_dir"))) for config in configs}
+        for dataset, folder in sorted(data):
+            check_apart("--plots", self.plots, dataset, Path(folder))
 
     def told(self) -> list[str]:
         """Return what was written where."""

@@ -92,14 +92,14 @@ def data_sets(incomplete: str) -> list[str]:
 
 def run_folders(incomplete: str) -> list[str]:
     """Return the run folders below runs/, or below the folder typed so far, that begin so."""
-    from lmsm_cli.runs.record import is_run
+    from lmsm_cli.runs.folder import is_run
 
     return _offered(incomplete, _inside(incomplete, is_run))
 
 
 def checkpoints(incomplete: str) -> list[str]:
     """Return the run folders that begin so, and the checkpoints of the folder typed so far."""
-    from lmsm_cli.runs.record import is_run
+    from lmsm_cli.runs.folder import is_run
 
     return _offered(
         incomplete, _inside(incomplete, lambda path: path.suffix == ".pt" or is_run(path))

@@ -103,8 +103,7 @@ def _check_plot(plot: Path, config: "Config") -> None:
     from lmsm_cli.data.layout import check_apart
 
     check_picture("--plot", plot)
-    if config.dataset == "folder":
-        check_apart("--plot", plot, config.data_dir)
+    check_apart("--plot", plot, config.dataset, config.data_dir)
 
 
 def _draw(check: "DataCheck", data: "Data | None", plot: Path, display: "Display") -> None:

@@ -105,13 +105,15 @@ def evaluate(
     check_choice("--split", split, _SPLITS)
     if images is not None and split != "test":
         raise LmsmError(f"--images and --split {split} exclude each other; give one of them")
-    _check_targets(plots, features)
+    _check_targets(checkpoint, plots, features)
     # imports torch, which a mistyped tau must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.evaluate import Subject, evaluate_checkpoint
     from lmsm_cli.runs.own_code import named
 
-    subject = Subject(split, images, data_dir, follow_links, skip_unreadable)
+    targets = {"--plots": plots, "--features": features}
+    written = {flag: path for flag, path in targets.items() if path}
+    subject = Subject(split, images, data_dir, follow_links, skip_unreadable, written)
     with new_display(quiet) as display, named(imports or ()):
         found = evaluate_checkpoint(
             checkpoint,
@@ -144,8 +146,10 @@ def _check_worst(worst: int | None, plots: Path | None) -> None:
         raise LmsmError(f"--worst is {worst}: give a number from 1 to {_MOST_WORST}")
 
 
-def _check_targets(plots: Path | None, features: Path | None) -> None:
-    """Raise LmsmError for a file that is no .npz, DiskError for places that cannot be written."""
+def _check_targets(checkpoint: Path, plots: Path | None, features: Path | None) -> None:
+    """Raise LmsmError for a file that is no .npz or is read, DiskError for places that cannot be
+    written.
+    """
     from lmsm_cli.runs.folder import check_folder, check_place
 
     if plots:
@@ -153,7 +157,7 @@ def _check_targets(plots: Path | None, features: Path | None) -> None:
     if features:
         if features.suffix != ".npz":
             raise LmsmError(f"--features is {str(features)!r}: end the name in .npz")
-        check_place(features)
+        check_place(features, [checkpoint])
 
 
 def _write(

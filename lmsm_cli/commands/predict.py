@@ -63,9 +63,9 @@ size.
     from lmsm_cli.data.image_files import find_images
     from lmsm_cli.runs.folder import check_place
 
-    if csv and csv != _STDOUT:
-        check_place(csv)
     listed = find_images(images, follow_links=follow_links)
+    if csv and csv != _STDOUT:
+        check_place(csv, [checkpoint, *listed.images])
     # imports torch, which a mistyped path must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.predict import predict_files

@@ -26,8 +26,9 @@ from lmsm_cli.errors import (
     os_errors_as_data_errors,
 )
 from lmsm_cli.runs.documents import Status
+from lmsm_cli.runs.folder import is_run
 from lmsm_cli.runs.images import Predictions
-from lmsm_cli.runs.record import RunRecord, is_run
+from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.runs.results import MOST_CLASSES, Given, Origin, Results, checked
 from lmsm_cli.runtime.files import open_regular, read_bytes
 

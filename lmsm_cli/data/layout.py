@@ -5,6 +5,7 @@ are the same. Where there is neither `train/` nor `test/`, every folder is a cla
 those of the training images: a test may lack some, and must not have others.
 """
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -87,16 +88,21 @@ def roles_in(data_dir: Path) -> dict[Role, Path]:
     return {role: found[role] for role in get_args(Role) if role in found}
 
 
-def check_apart(flag: str, path: Path, data_dir: Path) -> None:
+def check_apart(flag: str, path: Path, dataset: str, data_dir: Path) -> None:
     """Raise LmsmError where what a flag has written would lie among the images of class folders:
-    the next look would take it for a class, or for an image of one.
+    the next look would take it for a class, for an image of one, or for the images of a part.
 
-    What lies beside train/ and test/ is read by none.
+    What lies beside train/ and test/ under another name is read by none.
     """
-    written, images = path.resolve(), data_dir.resolve()
+    if dataset != "folder":
+        return
+    # Path.resolve raises a RuntimeError of its own for a link that leads to itself
+    written, images = (Path(os.path.realpath(place)) for place in (path, data_dir))
     with os_errors_as_data_errors(data_dir):
-        places = [place.resolve() for place in roles_in(data_dir).values()] or [images]
-    if any(place == written or place in written.parents for place in places):
+        parts = roles_in(data_dir).values()
+    places = [Path(os.path.realpath(part)) for part in parts] or [images]
+    becomes_part = images in written.parents and role_of(written.relative_to(images).parts[0])
+    if becomes_part or any(place == written or place in written.parents for place in places):
         elsewhere = images.parent / (path.name if written != images else "runs")
         raise LmsmError(
             f"{flag} {path} lies in the folder of the images, {data_dir}, where the next run "

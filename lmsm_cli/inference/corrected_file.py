@@ -3,16 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from lmsm_cli.errors import LmsmError
 from lmsm_cli.inference.correction import RequestedCorrection, corrected
 from lmsm_cli.inference.effect import check_up
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import check_place
 from lmsm_cli.runtime.display import Display
-
-# The files from which a run goes on, or is judged.
-_OF_THE_RUN = ("checkpoint.pt", "checkpoint-previous.pt", checkpoint.BEST)
 
 
 def write_corrected(
@@ -39,12 +35,7 @@ def write_corrected(
     """
     file = checkpoint.find(path)
     out = out or file.with_name(checkpoint.ADJUSTED)
-    if out.name in _OF_THE_RUN or (out.exists() and file.exists() and out.samefile(file)):
-        raise LmsmError(
-            f"--out is {str(out)!r}, from which a run goes on or is judged: give another name, "
-            f"such as {checkpoint.ADJUSTED}"
-        )
-    check_place(out)
+    check_place(out, [file])
     found = corrected(read_trained(file, data_dir), wanted, device, display)
     trained = found.trained
     save_corrected(trained, out)

@@ -1,7 +1,8 @@
 """Evaluation of a checkpoint on labelled images: scores for `lmsm eval`, features for pictures."""
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.decoded import middle
 from lmsm_cli.data.find_again import check_at_hand
 from lmsm_cli.data.image_set import ImageSet
+from lmsm_cli.data.layout import check_apart
 from lmsm_cli.data.splits import folder_options
 from lmsm_cli.errors import LmsmError, counted, few
 from lmsm_cli.inference.correction import RequestedCorrection, check, made, needs_held_out
@@ -52,6 +55,8 @@ class Subject:
     """Whether to follow links out of `images`, even if the run did not."""
     skip_unreadable: bool = False
     """Whether to go on without unreadable files of `images`, even if the run did not."""
+    written: Mapping[str, Path] = field(default_factory=dict)
+    """What is written of the answers, by the flag that asks for it; not among the images."""
 
     @property
     def name(self) -> str:
@@ -63,6 +68,13 @@ class Subject:
         """The choices of the run's config that this changes."""
         chosen = {"follow_links": self.follow_links, "skip_unreadable": self.skip_unreadable}
         return {key: value for key, value in chosen.items() if value}
+
+    def check_written(self, config: Config) -> None:
+        """Raise LmsmError where what is written would lie among the images, the run's or others."""
+        for flag, path in self.written.items():
+            check_apart(flag, path, config.dataset, config.data_dir)
+            if self.images:
+                check_apart(flag, path, "folder", self.images)
 
 
 @dataclass(frozen=True)
@@ -110,10 +122,12 @@ def evaluate_checkpoint(
         coverage: The share of the images to answer, those that the classifier is surest of; the
             scores' `coverage` tells what it then gets right.
 
-    Raises LmsmError for a correction that is impossible here, CheckpointError or DataError.
+    Raises LmsmError for a correction that is impossible here, or where something is to be written
+    among the images; CheckpointError or DataError.
     """
     subject = subject or Subject()
     trained = read_trained(path, subject.data_dir, best=best)
+    subject.check_written(trained.config)
     display = WarningLog(display)  # since a folder may be read twice
     trained = replace(trained, config=trained.config.model_copy(update=subject.choices))
     checked = check(trained, correction, display) if correction else None

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -193,8 +193,33 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def check_place(path: Path) -> None:
-    """Raise DiskError where no file can be written at `path`; call it before slow work."""
+_OWN_FILES = (
+    "config.yaml",
+    "environment.json",
+    "status.json",
+    "metrics.jsonl",
+    "scores.json",
+    "images.npz",
+    "predictions.npz",
+    "checkpoint.pt",
+    "checkpoint-previous.pt",
+    "best.pt",
+    "train.log",
+)
+"""From which a run goes on, is judged or is compared: no other command makes them again."""
+
+
+def check_place(path: Path, reads: Iterable[Path] = ()) -> None:
+    """Check where a flag has a file written; call it before slow work.
+
+    Args:
+        path: The file.
+        reads: The files that the command reads.
+
+    Raises:
+        LmsmError: The file is one of a run, or is read by the command, and would be lost.
+        DiskError: No file can be written there.
+    """
     folder = path.parent
     if path.is_dir():
         raise DiskError(f"cannot write {path}: it is a folder; give the name of a file")
@@ -204,6 +229,21 @@ def check_place(path: Path) -> None:
         raise DiskError(f"cannot write {path}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise DiskError(f"cannot write {path}: no permission to write in {folder}")
+    if path.name in _OWN_FILES and is_run(folder):
+        raise LmsmError(
+            f"cannot write {path}: a run goes on from this file of its own, or is judged by it; "
+            "give another name"
+        )
+    if path.exists() and any(read.exists() and path.samefile(read) for read in reads):
+        raise LmsmError(f"cannot write {path}: this command reads it; give another name")
+
+
+def is_run(path: Path) -> bool:
+    """Return whether the path is a run folder: one with a config.yaml or a status.json."""
+    try:
+        return any((path / name).is_file() for name in ("config.yaml", "status.json"))
+    except OSError:  # a folder that cannot be looked into is none
+        return False
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -232,5 +272,9 @@ def reason_of(error: OSError) -> str:
 
 
 def folder_above(folder: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    """Return the folder itself, or the nearest place above it where something is.
+
+    That may be no folder: a file, or a link to nothing, below which none can be made.
+    """
+    places = (folder.absolute(), *folder.absolute().parents)
+    return next(place for place in places if os.path.lexists(place))

@@ -15,7 +15,7 @@ from lmsm_cli.config import MOST_EPOCHS
 from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import CheckpointError, LmsmError, listed
 from lmsm_cli.runs.documents import D, Environment, ScoresDocument, Status, read_document, read_row
-from lmsm_cli.runs.folder import reason_of
+from lmsm_cli.runs.folder import is_run, reason_of
 from lmsm_cli.runtime.files import read_text
 from lmsm_cli.scoring import group_accuracies
 
@@ -230,14 +230,6 @@ def _below(path: Path) -> str:
     """Return which folders below one hold runs, as a way out; "" where none does."""
     below = [str(folder) for folder in runs_below([path], _LEVELS)]
     return f"; give a folder below it that does: {listed(below)}" if below else ""
-
-
-def is_run(path: Path) -> bool:
-    """Return whether the path is a run folder: one with a config.yaml or a status.json."""
-    try:
-        return any((path / name).is_file() for name in ("config.yaml", "status.json"))
-    except OSError:  # a folder that cannot be looked into is none
-        return False
 
 
 def _attempt(read: Callable[[Path], T], path: Path, problems: list[str]) -> T | None:

@@ -61,8 +61,7 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     """
     config, out = wanted.config, wanted.config.out
     check_folder(out, "--out")
-    if config.dataset == "folder":
-        check_apart("--out", out, config.data_dir)
+    check_apart("--out", out, config.dataset, config.data_dir)
     if config.freeze == "features":
         raise LmsmError(
             "--freeze features trains last layers alone, which a study does by itself in its race: "

@@ -49,8 +49,7 @@ def check_config(config: Config, *, starts: bool = True) -> torch.device:
         frozen_stages(net, config.freeze)
     if starts:
         check_start(config)
-        if config.dataset == "folder":
-            check_apart("--out", config.out, config.data_dir)
+        check_apart("--out", config.out, config.dataset, config.data_dir)
     check_folder(config.out, "--out")
     if config.tensorboard:
         check_tensorboard()

@@ -1,0 +1,139 @@
+"""What a flag has written replaces no file of a run, none that is read, and is among no images."""
+
+import shlex
+import shutil
+
+import pytest
+
+from lmsm_cli.commands.app import main
+from tests.test_layout import fill
+
+OWN = (
+    "config.yaml",
+    "environment.json",
+    "status.json",
+    "metrics.jsonl",
+    "scores.json",
+    "images.npz",
+    "predictions.npz",
+    "checkpoint.pt",
+    "best.pt",
+    "train.log",
+)
+RESULTS = "id,label,predicted\n" + "".join(f"i{i},{i % 2},{i % 2}\n" for i in range(40))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with photos/, other/ and run/, which was trained on photos/."""
+    root = tmp_path_factory.mktemp("targets")
+    fill(root / "photos", {"ant": 8, "bee": 8})
+    fill(root / "other", {"ant": 3, "bee": 3}, seed=1)
+    quick = "--image-size 8 --batch-size 4 --epochs 1 --model paper-2d --quiet --threads 1"
+    words = f"train --dataset {root}/photos {quick} --out {root}/runs"
+    assert main(shlex.split(words)) == 0
+    (run,) = (root / "runs").iterdir()
+    run.rename(root / "run")
+    return root
+
+
+@pytest.fixture
+def place(trained, tmp_path, monkeypatch):
+    """Stand in a copy of it; commands name what is in it."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    for name in ("photos", "other"):
+        (tmp_path / name).symlink_to(trained / name)
+    for name in ("a-s0.csv", "b-s0.csv"):
+        (tmp_path / name).write_text(RESULTS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder):
+    """Return what every file below a folder holds, also behind links."""
+    found = {}
+    for top in folder.iterdir():
+        for path in top.resolve().rglob("*") if top.is_dir() else [top]:
+            if path.is_file():
+                found[str(path)] = path.read_bytes()
+    return found
+
+
+def check_refused(words, folder, capsys):
+    """Run a command that must be refused before it changes anything; return what it says."""
+    before = contents(folder)
+    assert main(shlex.split(words)) == 2
+    assert contents(folder) == before
+    return capsys.readouterr().err
+
+
+def test_the_files_of_a_run_are_those_that_are_kept(place):
+    """No file of a run but its lock can be replaced by a flag: the list lacks none."""
+    there = {path.name for path in (place / "run").iterdir() if path.is_file()}
+    assert there - {".lock"} == set(OWN)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export run --out run/{}",
+        "predict run photos/ant --csv run/{}",
+        "adjust run --adjust 1 --out run/{}",
+        "report run --out run/{}",
+        "compare run --html run/{}",
+        "compare run --csv run/../run/{}",
+    ],
+)
+def test_a_file_of_a_run_is_not_replaced(command, place, capsys):
+    """A run goes on from it, is judged by it or is compared by it."""
+    for name in OWN:
+        said = check_refused(command.format(name), place, capsys)
+        assert f"{name}: a run goes on from this file" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "lost"),
+    [
+        ("eval run --features run/images.npz", "images.npz"),
+        ("eval run/moved.pt --features run/predictions.npz", "predictions.npz"),
+        ("export run/moved.pt --out run/moved.pt", "moved.pt: this command reads it"),
+        ("adjust run/moved.pt --adjust 1 --out moved.pt", "moved.pt: this command reads it"),
+        ("predict run photos/ant --csv photos/ant/{image}", "this command reads it"),
+        ("predict run photos/ant/{image} --csv photos/../photos/ant/{image}", "reads it"),
+        ("compare a-s0.csv b-s0.csv --csv a-s0.csv", "a-s0.csv: this command reads it"),
+        ("compare a-s0.csv b-s0.csv --html b-s0.csv", "b-s0.csv: this command reads it"),
+        ("presets copy digits run/config.yaml --force", "config.yaml: a run goes on"),
+    ],
+)
+def test_what_is_read_is_not_replaced(command, lost, place, capsys):
+    """Also where the two names differ, as by a link."""
+    shutil.copy(place / "run" / "checkpoint.pt", place / "run" / "moved.pt")
+    (place / "moved.pt").symlink_to(place / "run" / "moved.pt")
+    image = next((place / "photos" / "ant").iterdir()).name
+    assert lost in check_refused(command.format(image=image), place, capsys)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval run --plots photos/plots",
+        "eval run --plots photos/ant",
+        "eval run --features photos/ant/two.npz",
+        "eval run --images other --plots other/plots",
+        "compare run --plots photos/plots",
+    ],
+)
+def test_pictures_are_not_drawn_among_the_images(command, place, capsys):
+    """The next look would take the folder for a class, and the pictures for its images."""
+    said = check_refused(command, place, capsys)
+    assert "lies in the folder of the images" in said
+
+
+def test_what_is_no_file_of_a_run_is_written_there(place, capsys):
+    """Names of their own are right beside it, also a second time."""
+    for _ in range(2):
+        assert main(shlex.split("predict run photos/ant --csv run/predicted.csv --quiet")) == 0
+        assert main(shlex.split("report run --out run/page.html")) == 0
+        assert main(shlex.split("eval run --plots run/plots-again --quiet")) == 0
+    assert (place / "run" / "predicted.csv").read_text().startswith("file,")
+    assert (place / "run" / "page.html").exists()
