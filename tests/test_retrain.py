@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs import checkpoint
+from lmsm_cli.runs.first_stage import first_stage_of, unlike
 from lmsm_cli.runs.record import find_runs, read_run
-from lmsm_cli.runs.start import first_stage_of
 from lmsm_cli.sweeps.second_stage import _PLAIN, choices_of
 from tests.conftest import plain_state, words
 
@@ -91,6 +92,70 @@ def test_nets_are_told_by_what_they_were_trained_with(first, tmp_path):
     assert len({own, told(weight_decay=0.25), told(label_smoothing=0.25)}) == 3
     assert told(freeze="backbone") is None
     assert first_stage_of(Config.model_validate({"freeze": "features"})) is None
+
+
+OTHER_IMAGES = {"training": "0" * 32, "validation": "1" * 32, "test": "2" * 32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "others", "differ"),
+    [
+        ({"seed": 7, "out": "x", "threads": 2, "loss": "softmax:label_smoothing=0"}, {}, []),
+        ({"loss": "focal"}, {}, ["loss (softmax and focal)"]),
+        ({"patience": 1}, {}, ["patience (none and 1)", "epoch (2 and none)"]),
+        ({"split_seed": 5}, {"images": OTHER_IMAGES}, ["training", "validation", "test"]),
+        ({}, {"images": None}, []),
+        ({}, {"classes": list("abcdefghij")}, ["classes"]),
+        ({}, {"own_code": {"loss": {"place": "a:B", "sha256": "3" * 64}}}, ["the code of their"]),
+    ],
+)
+def test_runs_that_differ_in_more_than_their_seed_are_named_with_what_differs(
+    first, tmp_path, changes, others, differ
+):
+    """The mean of a head over runs of other images, nets or losses says nothing."""
+    (start,) = find_runs([first])
+    state = plain_state(start / "checkpoint.pt")
+    if code := others.get("own_code"):
+        code["loss"] |= {"package": None, "version": None}
+    checkpoint.save(state | others | {"config": state["config"] | changes}, tmp_path / "b.pt")
+    one, other = (checkpoint.load(file) for file in (start / "checkpoint.pt", tmp_path / "b.pt"))
+    for text, begin in zip(unlike(one, other), differ, strict=True):
+        assert text.startswith(begin)
+
+
+def test_folds_of_the_same_images_are_of_one_group_and_seeds_with_patience_too(first, tmp_path):
+    """Folds test other parts of what they divide; patience ends each seed where it ends."""
+    (start,) = find_runs([first])
+    state = plain_state(start / "checkpoint.pt")
+
+    def made(fold, divided="4" * 32, **more):
+        """Return the checkpoint of a fold with test images of its own."""
+        choices = {"test_from": "training", "folds": 2, "fold": fold, "split_seed": fold}
+        images = OTHER_IMAGES | {"test": f"{fold}" * 32, "divided": divided}
+        config = state["config"] | choices | {"patience": 1}
+        checkpoint.save(state | {"config": config, "images": images} | more, tmp_path / "x.pt")
+        return checkpoint.load(tmp_path / "x.pt")
+
+    history = state["journal"] | {"rows": state["journal"]["rows"][:1], "best": None}
+    earlier = {"epoch": 1, "journal": history, "position": state["position"] | {"epoch": 1}}
+    assert unlike(made(0), made(1, **earlier)) == []
+    assert unlike(made(0), made(1, divided="5" * 32)) == ["images"]
+
+
+def test_runs_of_other_choices_are_refused_before_work(first, tmp_path, capsys):
+    """The two runs are named, what differs, and the way out; a run of another seed is welcome."""
+    (start,) = find_runs([first])
+    state = plain_state(start / "checkpoint.pt")
+    for name, changes in {"seed": {"seed": 7}, "decay": {"weight_decay": 0.25}}.items():
+        other = shutil.copytree(start, tmp_path / name)
+        checkpoint.save(state | {"config": state["config"] | changes}, other / "checkpoint.pt")
+    out = tmp_path / "out"
+    assert retrain(first, out, str(tmp_path / "decay"), "--head", "ncm") == 2
+    said = " ".join(words(capsys.readouterr().err))
+    assert f"{start} and {tmp_path / 'decay'} differ in weight_decay (0.0005 and 0.25), and" in said
+    assert "give them one by one" in said
+    assert not out.exists()
+    assert retrain(first, out, str(tmp_path / "seed"), "--head", "ncm") == 0
 
 
 def test_a_run_on_crops_of_photos_can_be_retrained():

@@ -30,7 +30,9 @@ _OUT = "runs/retrain"
 
 _Runs = Annotated[
     list[Path],
-    typer.Argument(help="Finished runs, one for each seed.", autocompletion=completion.checkpoints),
+    typer.Argument(
+        help="Finished runs, one for each seed or fold.", autocompletion=completion.checkpoints
+    ),
 ]
 _Head = Annotated[
     list[str] | None,
@@ -105,8 +107,13 @@ def _retrain(
     verbose: bool,
     json: bool,
 ) -> None:
-    from lmsm_cli.sweeps.second_stage import plan_second_stages, usual_heads  # imports torch
+    from lmsm_cli.sweeps.second_stage import (  # imports torch
+        check_of_one_group,
+        plan_second_stages,
+        usual_heads,
+    )
 
+    check_of_one_group(folders)
     out = Layer({"out": _OUT}, {"out": "lmsm retrain"})
     base = {
         folder: [*layers_of(None, folder / "config.yaml", None, {"loss": "softmax"}), out]

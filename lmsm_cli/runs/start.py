@@ -5,16 +5,14 @@ classes are: so a training goes on from other classes. Where the last layer alon
 starts anew.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from lmsm_cli.config import RUNTIME_KEYS, Config, dump
+from lmsm_cli.config import Config
 from lmsm_cli.config.defaults import Facts
 from lmsm_cli.config.post_hoc import NCM
 from lmsm_cli.data.facts import facts_of
@@ -35,9 +33,6 @@ from lmsm_cli.models.pretrained import (
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.weights import check_kept
-
-# In what the first stages of one group may differ: they are its seeds, or folds of a repeat.
-_DRAWN = ("seed", "fold", "split_seed", *RUNTIME_KEYS)
 
 
 def weights_file(source: str | None) -> Path | None:
@@ -101,7 +96,7 @@ def read_start(config: Config) -> CheckpointState | None:
 
     Raises CheckpointError where it cannot be read, LmsmError where it has another net.
     """
-    state = _checkpoint_of(config.pretrained)
+    state = checkpoint_of(config.pretrained)
     if state is not None and state.config.model != config.model:
         raise LmsmError(
             f"pretrained {config.pretrained!r} is a run of the net {state.config.model}, and "
@@ -129,36 +124,15 @@ def _check_loss(config: Config, start: CheckpointState) -> None:
         )
 
 
-def _checkpoint_of(source: str | None) -> CheckpointState | None:
+def checkpoint_of(source: str | None) -> CheckpointState | None:
+    """Return the checkpoint of the run to start from; None where it is none of lmsm's.
+
+    Raises CheckpointError where it cannot be read.
+    """
     file = weights_file(source)
     if file is None or not file.is_file() or not checkpoint.is_checkpoint(file):
         return None
     return checkpoint.load(file)
-
-
-class FirstStage(NamedTuple):
-    """What the net of a run was trained with, where the last layer alone is trained on it."""
-
-    name: str
-    """The loss and the beginning of a hash of all other choices, without seed and fold, as in
-    `softmax@0b5c8fd21a34`."""
-    steps: int
-    """The optimisation steps of that training."""
-
-
-def first_stage_of(config: Config) -> FirstStage | None:
-    """Return the first stage of a run; None for one whose net is trained, or no run's."""
-    state = _checkpoint_of(config.pretrained) if config.freeze == "features" else None
-    if state is None:
-        return None
-    loss = normal_spec(state.config.loss)
-    choices = {key: value for key, value in dump(state.config).items() if key not in _DRAWN}
-    lengthened = list(state.history.lengthened_from) if state.history else []
-    code = {kind: one["sha256"] for kind, one in (state.own_code or {}).items()}
-    told = [choices | {"loss": loss}, state.epoch, lengthened, code]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    steps = state.epoch * -(-sum(state.train_counts) // state.config.batch_size)
-    return FirstStage(f"{loss}@{digest}", steps)
 
 
 def facts_with_start(config: Config) -> Facts | None:
@@ -175,7 +149,7 @@ def _choices_of(config: Config) -> dict[str, Any]:
     names is not imported unless the user names it too.
     """
     try:
-        state = _checkpoint_of(config.pretrained)
+        state = checkpoint_of(config.pretrained)
     except LmsmError:
         return {}
     if state is None or is_place(state.config.model):

@@ -20,6 +20,7 @@ from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
+from lmsm_cli.runs.first_stage import unlike
 from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import SILENT
@@ -159,6 +160,23 @@ class _Start:
         except LmsmError:
             return False
         return True
+
+
+def check_of_one_group(runs: Sequence[Path]) -> None:
+    """Raise LmsmError where runs differ in more than their seed or fold.
+
+    The best head is one on average over the runs, and scores of other images or nets have none.
+    Raises CheckpointError for a run without a net.
+    """
+    first, *others = runs
+    state = checkpoint.load(checkpoint.find(first))
+    for run in others:
+        if found := unlike(state, checkpoint.load(checkpoint.find(run))):
+            raise LmsmError(
+                f"{first} and {run} differ in {few(found, 3)}, and heads are averaged over runs "
+                "that differ in their seed or fold alone: give them one by one, each with an --out "
+                "of its own"
+            )
 
 
 def plan_second_stages(

@@ -22,10 +22,10 @@ from lmsm_cli.runs import environment, own_code
 from lmsm_cli.runs.checkpoint import check_has_net
 from lmsm_cli.runs.contents import Position
 from lmsm_cli.runs.documents import Images
+from lmsm_cli.runs.first_stage import first_stage_of
 from lmsm_cli.runs.folder import RunFolder, is_run, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.record import only_run, read_run
-from lmsm_cli.runs.start import first_stage_of
 from lmsm_cli.runs.tensorboard import curves
 from lmsm_cli.runtime.display import SILENT, Display, Epoch, WarningLog
 from lmsm_cli.runtime.memory import reported_memory
