@@ -13,7 +13,7 @@ import pytest
 from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.sequential import looks_at
-from lmsm_cli.errors import LmsmError, RunError
+from lmsm_cli.errors import CheckpointError, LmsmError, RunError
 from lmsm_cli.inference import export
 from lmsm_cli.reports.study import study_sentence
 from lmsm_cli.reports.study_script import study_script
@@ -655,6 +655,16 @@ def test_nothing_is_decided_twice(tmp_path):
     longer.note(tmp_path)
     assert longer.result is None
     assert read_state(tmp_path) == longer
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [('{"schema": 1, "plan": {}}', "is of another version"), ("{", "is damaged")]
+)
+def test_a_study_that_cannot_be_read_says_why(tmp_path, text, said):
+    """An older one is not damaged; of either, no run is promised that would be another now."""
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(CheckpointError, match=f"json {said}.*that this version would train alike"):
+        read_state(tmp_path)
 
 
 @pytest.mark.parametrize("fails", [("arm 0",), tuple(f"arm {number}" for number in range(10))])

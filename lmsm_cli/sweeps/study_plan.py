@@ -23,6 +23,10 @@ from lmsm_cli.runtime.files import lock_of, own_folder, read_text
 
 STUDY = "study.json"
 _SCHEMA = 2
+_FROM_THE_RUNS = (
+    "give another --out, or remove it: of the runs beside it, those that this version would train "
+    "alike are found again"
+)
 TEST_IMAGES = "test images"
 # What ended a study, in study.json.
 OUT_OF_TIME = "the budget"
@@ -444,13 +448,10 @@ def read_state(out: Path) -> StudyState | None:
     try:
         values = json.loads(read_text(path))
         if values.pop("schema") != _SCHEMA:
-            raise ValueError("it is of another version of lmsm")
+            raise CheckpointError(f"{path} is of another version of lmsm; {_FROM_THE_RUNS}")
         plan = values.pop("plan")
         return StudyState(plan=StudyPlan(**plan | {"looks": tuple(plan["looks"])}), **values)
     except FileNotFoundError:
         return None
     except MALFORMED as error:
-        raise CheckpointError(
-            f"{path} is damaged: {first_line(error)}; give another --out, or remove it: the runs "
-            "beside it are found again"
-        ) from None
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}; {_FROM_THE_RUNS}") from None
