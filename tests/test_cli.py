@@ -464,6 +464,8 @@ def test_losses_lists_every_loss_with_its_options(capsys):
     assert listed.keys() == HEADS.keys()
     assert listed["vs"]["options"] == {"gamma": 0.3, "tau": 1.0}
     assert listed["balanced-softmax"]["options"] == {}
+    of_lsoftmax = listed["lsoftmax"]["options"]
+    assert (of_lsoftmax["margin_min"], of_lsoftmax["margin_max"]) == (1, None)
     assert main(["losses"]) == 0
     table = capsys.readouterr().out
     for name, loss in listed.items():

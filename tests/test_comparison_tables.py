@@ -126,11 +126,13 @@ def test_a_margin_of_each_class_is_said_to_be_the_rarests():
     """With margins by rarity a note says whose margin the column has; else none does."""
     notes = {
         loss: " ".join(comparison_notes(Comparison(("loss",), (group(loss, 0.6),), ())))
-        for loss in ("lsoftmax:margin=auto", "lsoftmax:margin=tail", "lsoftmax:margin=2")
+        for loss in (
+            *("lsoftmax:margin=auto", "lsoftmax:tau=0,margin=tail", "lsoftmax:margin_max=3"),
+            *("lsoftmax:margin=2", "my_losses:Mine:margin=auto", "mine:margin=automatic"),
+        )
     }
-    assert "that of the rarest class" in notes["lsoftmax:margin=auto"]
-    assert "that of the rarest class" in notes["lsoftmax:margin=tail"]
-    assert "rarest" not in notes["lsoftmax:margin=2"]
+    told = [loss for loss, note in notes.items() if "that of the rarest class" in note]
+    assert told == list(notes)[:3]
 
 
 def test_a_difference_that_repeats_another_is_shown_once():

@@ -1,10 +1,12 @@
 """Spellings of a loss: what is given as it would be without makes no other loss."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from lmsm_cli import build_head
-from lmsm_cli.losses.registry import LOSSES, normal_spec
+from lmsm_cli.losses.registry import BY_RARITY, LOSSES, USUAL_ON_TAILS, ByRarity, normal_spec
 
 DEFAULTS = [
     (f"{name}:margin=auto" if key == "margin_min" else name, key, value)
@@ -70,3 +72,9 @@ def test_one_text_stands_for_all_spellings(one, other, same):
     """In whatever order, 4 or 4.0; a default that follows from the data is none that is known."""
     assert (normal_spec(one) == normal_spec(other)) is same
     assert normal_spec(normal_spec(one)) == normal_spec(one)
+
+
+def test_each_margin_by_rarity_is_a_value_of_margin():
+    """What the type says, which mypy and the command line go by, is what is known of each."""
+    assert get_args(ByRarity) == tuple(BY_RARITY)
+    assert USUAL_ON_TAILS in BY_RARITY

@@ -44,7 +44,9 @@ def losses(
         return
     console = stdout_console()
     for key, head in chosen.items():
-        options = ", ".join(f"{option}={_shown(value)}" for option, value in _options(head).items())
+        options = ", ".join(
+            f"{option}={_shown(value)}" for option, value in _options(key, head).items()
+        )
         console.print(f"[bold]{key}[/]" + (f"  {options}" if options else ""), soft_wrap=True)
         for line in _explanation(head) if name else [_description(head)]:
             console.print(f"  {line}", markup=False, soft_wrap=True)
@@ -64,7 +66,7 @@ def losses(
 
 def _print_json(chosen: Mapping[str, type[Any]], offers: "Mapping[str, Offer]") -> None:
     of_classes = {
-        key: {"description": _description(head), "options": _options(head)}
+        key: {"description": _description(head), "options": _options(key, head)}
         for key, head in chosen.items()
     }
     print_json(of_classes | {key: asdict(offer) for key, offer in offers.items()})
@@ -80,16 +82,19 @@ def _description(head: type[Any]) -> str:
     return (inspect.getdoc(head) or "").partition("\n")[0]
 
 
-def _options(head: type[Any]) -> dict[str, Any]:
+def _options(name: str, head: type[Any]) -> dict[str, Any]:
     """Return the options with their defaults; None stands for one that depends on the data."""
     from lmsm_cli.losses.options import options_of
     from lmsm_cli.losses.own_head import options_of_own
+    from lmsm_cli.losses.registry import KNOWN
 
     is_ours = head.__module__.partition(".")[0] == "lmsm_cli"
     found = (options_of if is_ours else options_of_own)(head)
+    # None where the class must tell whether it was given
+    usual = KNOWN[name].options if name in KNOWN else {}
     return {
-        name: None if option.default is option.empty else option.default
-        for name, option in found.items()
+        key: usual.get(key) if option.default in (None, option.empty) else option.default
+        for key, option in found.items()
     }
 
 

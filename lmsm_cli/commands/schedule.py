@@ -71,7 +71,8 @@ def _head(config: "Config", counts: list[int] | None) -> "Head":
 
 
 def _print(loss: str, counts: list[int] | None, epochs: list[dict[str, Any]]) -> None:
-    from lmsm_cli.reports.tables import OF_THE_RAREST, is_by_rarity, schedule_table
+    from lmsm_cli.losses.registry import margin_by_rarity
+    from lmsm_cli.reports.tables import OF_THE_RAREST, schedule_table
 
     if counts is None:
         known = "class counts are known only from the data: shown are the defaults of balanced data"
@@ -82,5 +83,5 @@ def _print(loss: str, counts: list[int] | None, epochs: list[dict[str, Any]]) ->
     for line in (f"loss: {loss}", known):
         print_line(line, console)
     console.print(schedule_table(epochs))
-    if is_by_rarity(loss):
+    if margin_by_rarity(loss):
         console.print(OF_THE_RAREST)

@@ -11,7 +11,7 @@ from typing import Any
 from lmsm_cli.config.by_class import AUTO
 from lmsm_cli.config.config import Config, help_text
 from lmsm_cli.losses import own
-from lmsm_cli.losses.registry import KNOWN
+from lmsm_cli.losses.registry import BY_RARITY, KNOWN
 
 # The draft that the editors' YAML support knows best.
 _DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -20,7 +20,7 @@ _DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 _PATH = {"type": "string", "pattern": r"[/\\]|\.(csv|tsv|txt)$"}
 _MARGIN = {
     "description": "Short for margin=... in `loss`, of this file or of the preset below it.",
-    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"enum": ["auto", "tail"]}],
+    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"enum": list(BY_RARITY)}],
 }
 # Numbers by the names of classes: a map, or the text that the flag takes.
 _BY_CLASS = [

@@ -28,7 +28,7 @@ from lmsm_cli.losses.checks import (
 from lmsm_cli.losses.cross_entropy import margin_losses
 from lmsm_cli.losses.head import STEEPEST, is_long_tail, log_prior, rarity
 from lmsm_cli.losses.margins import LSoftmaxMargin, Margin, OnHardImages, largest
-from lmsm_cli.losses.registry import BY_RARITY, SHAPES
+from lmsm_cli.losses.registry import BY_RARITY, SHAPES, USUAL_ON_TAILS, ByRarity
 from lmsm_cli.losses.weights import Init, RisingNorms, unit
 
 # The margin where classes are about as large; on a long tail one for all can cost rare classes.
@@ -36,7 +36,6 @@ _USUAL_MARGIN = 2
 # With margin=auto, rare classes tolerate a larger effective margin.
 _USUAL_LAMBDA_OF_AUTO = 1.0
 
-ByRarity = Literal["auto", "tail"]
 Reduction = Literal["mean", "sum", "none"]
 WeightNorm = Literal["free", "shared", "detached", "monotone"]
 
@@ -213,7 +212,7 @@ class LSoftmaxLoss(AnnealedHead):
         asked = dict(zip(SHAPES, (margin_min, margin_max, margin_power), strict=True))
         given = {name: value for name, value in asked.items() if value is not None}
         if margin is None:
-            margin = "auto" if given else "tail" if tailed else _USUAL_MARGIN
+            margin = "auto" if given else USUAL_ON_TAILS if tailed else _USUAL_MARGIN
         shape = _shape_of(margin, given)
         margins = _margins(margin, shape, class_counts, num_classes)
         margins = _with_own(margins, class_margins, num_classes)

@@ -7,11 +7,12 @@ added.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from lmsm_cli.errors import ArgumentError, LmsmError, did_you_mean, few
 from lmsm_cli.losses import own
@@ -52,13 +53,16 @@ _ANNEALING: dict[str, float | str | None] = {
     **{"anneal": "power", "lambda_start": None, "lambda_min": None},
     **{"anneal_end": 1, "gamma": 0.36, "power": 45},
 }
+ByRarity = Literal["auto", "tail"]
 # `tail` was the best L-Softmax on the half of the test images of long-tailed CIFAR-10 on which
 # settings were chosen (benchmarks/studies/cifar10-tail.md).
-BY_RARITY: dict[str, dict[str, float]] = {
+BY_RARITY: dict[ByRarity, dict[str, float]] = {
     "auto": {"margin_max": 4, "margin_power": 0.25, "tau": 0},
     "tail": {"margin_max": 1.3, "margin_power": 1, "tau": 1},
 }
 """What margins by rarity are, and the prior that goes with them, where nobody says otherwise."""
+USUAL_ON_TAILS: ByRarity = "tail"
+"""The margin of `lsoftmax` on a long tail where nobody gives one; before 0.2 it was auto."""
 SHAPES = ("margin_min", "margin_max", "margin_power")
 """The options that shape them; where one is given and no margin, the margin is auto."""
 _LSOFTMAX: dict[str, float | str | None] = {
@@ -309,6 +313,15 @@ def has_usual_margin(spec: str) -> bool:
     return name == "lsoftmax" and "margin" not in options
 
 
+def margin_by_rarity(spec: str) -> ByRarity | None:
+    """Return which margin by rarity a spec asks for; None where it asks for none."""
+    with suppress(LmsmError):
+        name, options = parts_of(spec)
+        margin = options.get("margin") if name == "lsoftmax" else None
+        return next((known for known in BY_RARITY if known == margin), None)
+    return None
+
+
 def normal_spec(spec: str) -> str:
     """Return the one text that stands for all spellings of a spec. Raises ArgumentError."""
     name, options = parts_of(spec)
@@ -321,7 +334,7 @@ def _usual_under(margin: float | str | None) -> dict[str, float]:
     """Return the defaults of `lsoftmax` that follow from its margin; that of None is the data's."""
     if margin is None:
         return {}
-    return BY_RARITY.get(str(margin), {"tau": 0})
+    return next((usual for name, usual in BY_RARITY.items() if name == margin), {"tau": 0})
 
 
 def _usual_start(options: Mapping[str, float | str]) -> float | None:

@@ -14,12 +14,12 @@ from rich.text import Text
 from lmsm_cli.comparison.conclusion import common_remarks
 from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.comparison.records import Comparison, Group, Statistic, Unscored
+from lmsm_cli.losses.registry import margin_by_rarity
 from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, Metric
 from lmsm_cli.reports.tables import (
     NOTHING,
     OF_THE_RAREST,
     count_text,
-    is_by_rarity,
     new_table,
     parts_by_columns,
     shown,
@@ -88,7 +88,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         if more := len(comparison.nets) - _MOST_NETS:
             shown_nets += [f"and {more} more"] if more > 0 else []
         notes.append(f"net{'s' if len(comparison.nets) > 1 else ''}: {'; '.join(shown_nets)}")
-    if any(is_by_rarity(str(group.differs.get("loss"))) for group in comparison.groups):
+    if any(margin_by_rarity(str(group.differs.get("loss"))) for group in comparison.groups):
         notes.append(OF_THE_RAREST)
     if any(group.differences for group in comparison.groups):
         notes.append(

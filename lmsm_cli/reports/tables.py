@@ -31,11 +31,6 @@ _BAR_WIDTH = 24
 _MEASURING = Console(width=10_000)  # nothing is ever printed on it
 
 
-def is_by_rarity(loss: str) -> bool:
-    """Return whether a loss has margins by rarity, so that a table shows the rarest class's."""
-    return any(f"margin={name}" in loss for name in ("auto", "tail"))
-
-
 def per_class_table(scores: Scores) -> Table:
     """Return a row for each class: training images, images scored, accuracy, precision, F1."""
     titles = ("training images", judged_images(scores), "accuracy", "precision", "F1")

@@ -19,7 +19,12 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.data.splits import Data
 from lmsm_cli.errors import MALFORMED, CheckpointError, DataError, LmsmError, first_line
-from lmsm_cli.losses.registry import check_known_loss, has_usual_margin, normal_spec
+from lmsm_cli.losses.registry import (
+    USUAL_ON_TAILS,
+    check_known_loss,
+    has_usual_margin,
+    normal_spec,
+)
 from lmsm_cli.runs import checkpoint, committed, own_code
 from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
@@ -236,7 +241,7 @@ def config_hash(config: Config, *, knows_images: bool = True, knows_spellings: b
     if knows_spellings:
         made["loss"] = normal_spec(config.loss)
     if has_usual_margin(config.loss):  # which was another one before 0.2
-        made["usual_margin"] = "tail"
+        made["usual_margin"] = USUAL_ON_TAILS
     if knows_images and (weights := pretrained_digest(config)):
         made["pretrained"] = weights
     if digests := own_code.digests_of(config):
