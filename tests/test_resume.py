@@ -12,6 +12,7 @@ import torch
 
 from lmsm_cli import load_checkpoint
 from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.config.yaml import dump_yaml
 from lmsm_cli.distributed.process_group import SINGLE_PROCESS
 from lmsm_cli.errors import CheckpointError, DataError, DiskError, LmsmError, StoppedError
 from lmsm_cli.inference.export import export_checkpoint
@@ -20,6 +21,7 @@ from lmsm_cli.losses.registry import HEADS, check_loss
 from lmsm_cli.models.classifier import ModelSpec, build_classifier
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
+from lmsm_cli.runs.start import checkpoint_of
 from lmsm_cli.training.collapse import MetricAccumulator
 from lmsm_cli.training.resume import config_hash, fingerprint
 from lmsm_cli.training.run import resume_run, start_run
@@ -531,6 +533,48 @@ def test_a_row_that_a_checkpoint_counts_on_may_not_change(left, digits_run, dama
     assert saved.read_bytes() == before
     saved.replace(file)
     assert_same_bits(resumed(left), digits_run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "told"),
+    [
+        ({"seed": 7}, None, "was trained with seed 7, and config.yaml beside it says seed 42"),
+        ({"loss": "ldam"}, None, "trained with loss 'ldam', and .* says loss 'lsoftmax:margin=2"),
+        ({"momentum": 0.5}, None, "momentum was 0.5, and 0.9 is asked for"),
+        ({}, {"training": "0" * 32, "validation": None, "test": "1" * 32}, "tells of other images"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_told_before_its_rows(copy, changes, images, told):
+    """The folder's rows are the run's own, so none are written to put in their place."""
+    file = copy / "checkpoint.pt"
+    state = plain_state(file)
+    config = state["config"] | changes
+    images = images or state["images"]
+    change(file, config=config, fingerprint=fingerprint(config), images=images)
+    edited(copy / "metrics.jsonl")
+    with pytest.raises(LmsmError, match=told):
+        resumed(copy, epochs=4)
+    assert not (copy / "metrics-saved.jsonl").exists()
+
+
+def test_a_checkpoint_of_another_run_is_not_shown_as_the_run_of_the_folder(copy, tmp_path):
+    """Whoever reads a net refuses it beside config.yaml of another loss; elsewhere it is itself."""
+    file, best = copy / "checkpoint.pt", copy / "best.pt"
+    config = plain_state(file)["config"] | {"loss": "lsoftmax:margin=3"}
+    for one in (file, best):
+        change(one, config=config)
+    shutil.copy(file, copy / "theirs.pt")
+    shutil.copy(file, tmp_path / "checkpoint.pt")
+    readers = (read_trained, load_checkpoint, lambda path: checkpoint_of(str(path)))
+    for read in readers:
+        for refused in (copy, file, best):
+            with pytest.raises(CheckpointError, match=r"margin=3', and config\.yaml .*margin=2"):
+                read(refused)
+        for taken in (copy / "theirs.pt", tmp_path / "checkpoint.pt"):
+            assert read(taken) is not None
+    written = config | {"loss": "lsoftmax:margin=3.0", "epochs": 9}
+    (copy / "config.yaml").write_text(dump_yaml(written))
+    assert read_trained(copy).config.loss == "lsoftmax:margin=3"
 
 
 def test_only_the_last_row_may_be_missing_and_only_at_the_end_of_an_epoch(copy):

@@ -9,6 +9,7 @@ import torch
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config
+from lmsm_cli.config.yaml import dump_yaml
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.first_stage import first_stage_of, unlike
@@ -149,6 +150,7 @@ def test_runs_of_other_choices_are_refused_before_work(first, tmp_path, capsys):
     for name, changes in {"seed": {"seed": 7}, "decay": {"weight_decay": 0.25}}.items():
         other = shutil.copytree(start, tmp_path / name)
         checkpoint.save(state | {"config": state["config"] | changes}, other / "checkpoint.pt")
+        (other / "config.yaml").write_text(dump_yaml(state["config"] | changes))
     out = tmp_path / "out"
     assert retrain(first, out, str(tmp_path / "decay"), "--head", "ncm") == 2
     said = " ".join(words(capsys.readouterr().err))

@@ -90,9 +90,12 @@ def _check_code(folders: "Sequence[Path]") -> None:
     Their loss is imported for those heads alone that go on from it.
     """
     from lmsm_cli.runs import checkpoint, own_code
+    from lmsm_cli.runs.one_run import check_own
 
     for folder in folders:
-        state = checkpoint.load(checkpoint.find(folder))
+        file = checkpoint.find(folder)
+        state = checkpoint.load(file)
+        check_own(state, file)
         net_alone = state.config.model_copy(update={"loss": "softmax"})
         own_code.check_used(state.config, folder)
         own_code.check_allowed(net_alone, state.own_code, folder)

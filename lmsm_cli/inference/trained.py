@@ -13,6 +13,7 @@ from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.documents import CorrectionFacts, build
 from lmsm_cli.runs.images import recorded_images
+from lmsm_cli.runs.one_run import check_own
 from lmsm_cli.runtime.device import Runtime, choose_device, choose_runtime
 
 
@@ -91,6 +92,7 @@ def read_trained(path: Path, data_dir: Path | None = None, *, best: bool = False
     """
     file = checkpoint.find(path, best=best)
     state = checkpoint.load(file)
+    check_own(state, file)
     model = checkpoint.restore(state, file)
     correction = None
     if found := state.correction:

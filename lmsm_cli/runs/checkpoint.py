@@ -35,6 +35,7 @@ from lmsm_cli.models.classifier import Classifier, ModelSpec, build_classifier, 
 from lmsm_cli.models.nets import check_model
 from lmsm_cli.runs import contents, own_code
 from lmsm_cli.runs.contents import CheckpointState
+from lmsm_cli.runs.one_run import check_own
 from lmsm_cli.runs.record import RunRecord, ending_of, only_run, read_run
 from lmsm_cli.runs.weights import check_kept
 from lmsm_cli.runtime.files import open_regular, replacing, sync_folder, temporary_of
@@ -295,7 +296,9 @@ def load_checkpoint(path: str | Path, imports: Sequence[str] = ()) -> Classifier
         )
     file = find(Path(path))
     with own_code.named(imports, may_be_unused=True) if imports else nullcontext():
-        return restore(load(file), file)
+        state = load(file)
+        check_own(state, file)
+        return restore(state, file)
 
 
 def _verify(path: Path) -> bool:

@@ -32,6 +32,7 @@ from lmsm_cli.models.pretrained import (
 )
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.contents import CheckpointState
+from lmsm_cli.runs.one_run import check_own
 from lmsm_cli.runs.weights import check_kept
 
 
@@ -127,12 +128,14 @@ def _check_loss(config: Config, start: CheckpointState) -> None:
 def checkpoint_of(source: str | None) -> CheckpointState | None:
     """Return the checkpoint of the run to start from; None where it is none of lmsm's.
 
-    Raises CheckpointError where it cannot be read.
+    Raises CheckpointError where it cannot be read, or is not of the run in whose folder it lies.
     """
     file = weights_file(source)
     if file is None or not file.is_file() or not checkpoint.is_checkpoint(file):
         return None
-    return checkpoint.load(file)
+    state = checkpoint.load(file)
+    check_own(state, file)
+    return state
 
 
 def facts_with_start(config: Config) -> Facts | None:

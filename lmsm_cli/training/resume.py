@@ -29,6 +29,7 @@ from lmsm_cli.runs import checkpoint, committed, own_code
 from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
+from lmsm_cli.runs.one_run import check_own
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runs.start import weights_file
 from lmsm_cli.runs.weights import check_kept
@@ -257,8 +258,8 @@ def read_resume_state(
     A damaged checkpoint is renamed to `*.corrupt` with a warning, and the one before is taken;
     with `strict` it is an error. Call this with the folder's lock.
 
-    Raises CheckpointError where no checkpoint is good, or rows of metrics.jsonl were lost or
-    edited, LmsmError for a change that would make it another run.
+    Raises CheckpointError where no checkpoint is good, it is of another run, or rows of
+    metrics.jsonl were lost or edited, LmsmError for a change that would make it another run.
     """
     folder.remove_left_over()
     state, file = _newest_of_training(folder, warn, strict=strict)
@@ -292,20 +293,22 @@ def read_resume_state(
             f"{file} holds a config that this lmsm reads otherwise: resume it with the lmsm that "
             "saved it"
         )
+    # first, since rows of another run are no rows to put back
+    images = recorded_images(folder.path, state.images, file)
+    check_own(state, file)
+    written = dump(_written_config(folder))
+    edited = {key: value for key, value in written.items() if value != state.choices.get(key)}
+    config = _changed(state.config, edited | changes)
     if state.metrics:  # an older lmsm kept no digest
         committed.check_rows(
             folder, history.rows, state.metrics, is_last_appended=position.step > 0
         )
-    written = dump(_written_config(folder))
-    edited = {key: value for key, value in written.items() if value != state.choices.get(key)}
-    config = _changed(state.config, edited | changes)
     own_code.check_allowed(config, state.own_code, folder.path)
     if config.epochs > state.config.epochs:
         history.lengthened_from.append(state.config.epochs)
     if history.is_at_best and not position.step:
         _mend_best(folder, file, state.epoch)
     is_finished = _is_completed(folder, position.epoch, config.epochs)
-    images = recorded_images(folder.path, state.images, file)
     return ResumeState(folder, config, position, history, state, is_finished, images)
 
 
