@@ -7,15 +7,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.commands.options import train_command
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.comparison.samples import spelled_alike
-from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, dump
+from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, dump, dump_yaml
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.errors import DataError, LmsmError, StoppedError
-from lmsm_cli.losses.registry import check_loss
+from lmsm_cli.losses.registry import build_head, check_loss
+from lmsm_cli.runs.environment import describe
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, build_plan
@@ -396,17 +398,44 @@ def test_an_option_at_its_default_is_no_other_run(tmp_path):
     assert one.config_hash == other.config_hash
     assert one.config_hash in one.other_hashes  # a text in its normal form is as it was
     assert config_hash(other.config, knows_spellings=False) in other.other_hashes
-    assert other.config_hash not in other.other_hashes
+    assert other.config_hash != config_hash(other.config, knows_spellings=False)
     spelled = [spelled_alike({"loss": arm["loss"]}) for arm in arms]
     assert spelled[0] == spelled[1]
 
 
-def test_a_default_that_was_changed_leaves_a_trace(tmp_path):
-    """lsoftmax without a margin was another loss on long tails once: such a run is not taken up."""
-    older = "c107620476f50b98c9b03202908b448242caabb86bb734f252b44087d70ae928"
+OF_LSOFTMAX = "c107620476f50b98c9b03202908b448242caabb86bb734f252b44087d70ae928"
+
+
+@pytest.mark.parametrize(
+    ("resolved", "state"),
+    [
+        ("lsoftmax:margin=2,lambda_min=0,weight_norm=free", "interrupted"),
+        ("lsoftmax:margin=auto,lambda_min=1,weight_norm=shared", "missing"),
+    ],
+)
+def test_a_default_that_was_changed_is_another_run_where_it_was_taken(tmp_path, resolved, state):
+    """Before 0.2 lsoftmax was margin=auto on a long tail, and on balanced data what it is now.
+
+    The hash is what that version recorded of these choices.
+    """
     flags = {"dataset": "digits", "epochs": 3, "loss": "lsoftmax"}
     now = PlannedRun(resolve([Layer.of_flags(flags)], check_loss).config, "lsoftmax")
-    assert older not in (now.config_hash, *now.other_hashes)
+    folder = RunFolder.create(tmp_path, "older")
+    folder.write_config(dump_yaml(now.config.model_copy(update={"loss": resolved})))
+    folder.write_environment(describe("cpu") | {"asked": OF_LSOFTMAX})
+    assert RunIndex(tmp_path).status_of(now).state == state
+
+
+def test_the_hash_has_a_trace_of_the_default_that_was_changed():
+    """It is that of the head on a long tail, so a run of another default is another run."""
+    flags = {"dataset": "digits", "epochs": 3, "loss": "lsoftmax"}
+    config = resolve([Layer.of_flags(flags)], check_loss).config
+    made = {key: value for key, value in dump(config).items() if key not in RUNTIME_KEYS}
+    usual = {key: type(config).model_fields[key].default for key in ADDED_KEYS}
+    kept = {key: one for key, one in made.items() if one is not None and one != usual.get(key)}
+    assert fingerprint(kept) == OF_LSOFTMAX
+    margin = build_head("lsoftmax", 2, 2, torch.tensor([50, 5])).resolved_options()["margin"]
+    assert config_hash(config) == fingerprint(kept | {"usual_margin": margin})
 
 
 def test_a_choice_that_is_not_made_leaves_no_trace(tmp_path):

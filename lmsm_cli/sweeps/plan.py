@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.facts import remembered
 from lmsm_cli.data.splits import folder_options, identity_of
 from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, counted, few
-from lmsm_cli.losses.registry import check_loss
+from lmsm_cli.losses.registry import check_loss, has_usual_margin, margin_by_rarity
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
@@ -50,11 +50,11 @@ class PlannedRun:
 
     @cached_property
     def other_hashes(self) -> tuple[str, ...]:
-        """The hashes that older versions recorded: of the loss as it was written, and of the data
-        folder's path, not of its images."""
-        as_written = config_hash(self.config, knows_spellings=False)
-        of_paths = config_hash(self.config, knows_spellings=False, knows_images=False)
-        return as_written, of_paths
+        """The hashes that older versions recorded: without a trace of a changed default, of the
+        loss as it was written, and of the data folder's path, not of its images."""
+        older = partial(config_hash, self.config, knows_tails=False)
+        as_written = partial(older, knows_spellings=False)
+        return older(), as_written(), as_written(knows_images=False)
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,7 @@ class RunIndex:
             record
             for record in records
             if (record.config or {}).get("epochs") == run.config.epochs
+            and not _is_of_older_default(record, run.config)
             and self._has_images_of(record, run.config)
         ]
 
@@ -269,6 +270,12 @@ class RunIndex:
             display = OncePerPlan(self.display, self.said) if is_new else SILENT
             self._images[choices] = identity_of(config, display) if where else None
         return self._images[choices]
+
+
+def _is_of_older_default(record: RunRecord, config: Config) -> bool:
+    """Return whether a run's lsoftmax took the default of long tails from before 0.2."""
+    resolved = str((record.config or {}).get("loss"))
+    return has_usual_margin(config.loss) and margin_by_rarity(resolved) == "auto"
 
 
 def _rank(record: RunRecord) -> tuple[int, str]:

@@ -219,13 +219,20 @@ def pretrained_digest(config: Config) -> str | None:
     return None
 
 
-def config_hash(config: Config, *, knows_images: bool = True, knows_spellings: bool = True) -> str:
+def config_hash(
+    config: Config,
+    *,
+    knows_images: bool = True,
+    knows_spellings: bool = True,
+    knows_tails: bool = True,
+) -> str:
     """Return the fingerprint of a config as the user gave it, before anything is resolved.
 
     The hash ignores where a run computes and where its data lies, since the run folder records
     which images they are. Weights to start from count by their content. With `knows_images` False
     it is the hash of an older lmsm, to which the paths of a `folder` and of weights counted; with
-    `knows_spellings` False of one to which the loss counted as it was written.
+    `knows_spellings` False of one to which the loss counted as it was written, and with
+    `knows_tails` False of one whose lsoftmax was margin=auto on a long tail.
     A value of None, or the default of a key that was added later, leaves no trace, so that an lmsm
     with more keys finds the run again. A default that was changed does, or runs of the older one
     would be taken for runs of today's.
@@ -241,7 +248,7 @@ def config_hash(config: Config, *, knows_images: bool = True, knows_spellings: b
     }
     if knows_spellings:
         made["loss"] = normal_spec(config.loss)
-    if has_usual_margin(config.loss):  # which was another one before 0.2
+    if knows_tails and has_usual_margin(config.loss):  # which was another one before 0.2
         made["usual_margin"] = USUAL_ON_TAILS
     if knows_images and (weights := pretrained_digest(config)):
         made["pretrained"] = weights
