@@ -205,6 +205,18 @@ def test_true_is_not_a_number(tmp_path):
     assert "true and false are not numbers" in problems_of(Layer.of_file(file))[0]
 
 
+@pytest.mark.parametrize("key", ["out", "data_dir", "image_list", "class_names", "pretrained"])
+def test_an_empty_path_is_none(tmp_path, key):
+    """It is not the current folder, neither in a file nor from a script."""
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{key}: ''\n")
+    (told,) = problems_of(Layer.of_file(file))
+    assert told == f"{file}:1: {key} is '': give a path; . is the current folder"
+    file.write_text(f"{key}: .\n")
+    dataset = flags(dataset="list", image_list="x.csv")
+    assert str(getattr(resolve([dataset, Layer.of_file(file)]).config, key)) == "."
+
+
 def test_unknown_preset_names_the_nearest():
     """A misspelt preset is refused with the one that was meant."""
     with pytest.raises(LmsmError, match="did you mean 'balanced-resnet18'"):

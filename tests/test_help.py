@@ -241,6 +241,25 @@ def test_an_unknown_flag_is_told_with_those_that_are_alike(monkeypatch, capsys, 
     assert [flag for text in offered for flag in text.split(", ")] == sorted(suggested)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["compare", ""], "the word after compare is empty"),
+        (["predict", "runs/NAME", "", "--top", "3"], "the word after runs/NAME is empty"),
+        (["train", "--out", ""], "the word after --out is empty"),
+        (["eval", "runs/NAME", "--images="], "--images is empty"),
+        (["presets", "copy", "digits", ""], "the word after digits is empty"),
+    ],
+)
+def test_an_empty_word_is_no_path(tmp_path, monkeypatch, capsys, line, told):
+    """A variable that is not set is not the current folder, which may hold runs and images."""
+    monkeypatch.chdir(tmp_path)
+    assert main(line) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(f"error: {told}: leave it out, or give it a value")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_page_is_quick():
     """Help computes for a fifth of what importing torch takes; a noisy machine is allowed half."""

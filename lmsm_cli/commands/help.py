@@ -5,13 +5,14 @@ A command names its common flags in `COMMON`; one that is not there shows all on
 
 import inspect
 from difflib import get_close_matches
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lmsm_cli.commands.console import print_line, stdout_console
+from lmsm_cli.errors import LmsmError
 
 TRAIN, LOOK, USE, PREPARE = (
     "Train",
@@ -206,7 +207,12 @@ class _Pages:
         return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words; an unknown flag is told with the flags that are really alike."""
+        """Read the words; an unknown flag is told with the flags that are really alike.
+
+        Raises LmsmError for an empty word.
+        """
+        if not ctx.resilient_parsing:  # as a shell's completion does
+            _check_not_empty(args)
         try:
             read: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         except Exception as error:  # goes on; Typer keeps its class private
@@ -214,6 +220,17 @@ class _Pages:
                 error.possibilities = _alike(error.option_name, self.get_params(ctx))  # type: ignore[attr-defined]
             raise
         return read
+
+
+def _check_not_empty(words: list[str]) -> None:
+    """Raise LmsmError for a word without a letter: as a path it would be the current folder."""
+    way_out = "leave it out, or give it a value; `$NAME` of a variable that is not set is empty"
+    for before, word in pairwise(["lmsm", *words]):
+        flag, equals, value = word.partition("=")
+        if not word:
+            raise LmsmError(f"the word after {before} is empty: {way_out}")
+        if flag.startswith("--") and equals and not value:
+            raise LmsmError(f"{flag} is empty: {way_out}")
 
 
 class Command(_Pages, TyperCommand):

@@ -45,6 +45,10 @@ def _check_device(value: str) -> str:
 
 
 def _check_path(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        raise ValueError("give a path as a text, such as 'photos'")
+    if value == "":  # which Path would take for the current folder
+        raise ValueError("give a path; . is the current folder")
     try:
         possible = b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -67,7 +71,7 @@ def _check_pattern(value: str) -> str:
     return value
 
 
-Folder = Annotated[Path, AfterValidator(_check_path)]
+Folder = Annotated[Path, BeforeValidator(_check_path)]
 # Behind a bound in Annotated: before it, the bound would be no part of the JSON Schema.
 NOT_BOOL = BeforeValidator(_not_bool)
 Int = Annotated[int, NOT_BOOL]
