@@ -205,6 +205,42 @@ def test_true_is_not_a_number(tmp_path):
     assert "true and false are not numbers" in problems_of(Layer.of_file(file))[0]
 
 
+@pytest.mark.parametrize("key", [*Config.model_fields, "margin"])
+@pytest.mark.parametrize("value", ["[1, 2]", "{a: 1}", "5", "1.5", "x", "''", "true", "null", "[]"])
+def test_no_mistake_is_told_in_the_words_of_python(tmp_path, key, value):
+    """Whatever a key is given, the message has its line, and values as the file has them."""
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{key}: {value}\n")
+    try:
+        resolve([Layer.of_file(file)], check_loss)
+    except LmsmError as error:
+        for line in str(error).splitlines():
+            assert line.startswith(f"{file}:1: ")
+            words = (
+                r"class '|tuple|dictionary|instance|valid |None|True|\bstring|integer|\(1, 2\)|{'"
+            )
+            assert not re.search(words, line.removeprefix(str(file))), line
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("milestones: 5", "milestones is 5: give whole numbers, as in 160,180"),
+        ("class_weights: [1, 2]", "class_weights is [1, 2]: give a number for each class, as in"),
+        ("epochs: x", "epochs is 'x': give a whole number, as in 3"),
+        ("loss: 'lsoftmax:margin=nan'", "loss 'lsoftmax:margin=nan': "),
+        ("margin: [1, 2]", "margin is [1, 2]: give a number, as in 4, or tail or auto"),
+        ("model: resnet18\nschedule: multistep\nmilestones: [5, 3]", "milestones 5,3 do not rise"),
+    ],
+)
+def test_a_mistake_says_what_the_key_takes_and_where_it_stands(tmp_path, line, told):
+    """So does one in how keys go together: it stands at the first that it names."""
+    file = tmp_path / "c.yaml"
+    file.write_text(line)
+    (found,) = problems_of(Layer.of_file(file))
+    assert found.startswith(f"{file}:{len(line.splitlines())}: {told}")
+
+
 @pytest.mark.parametrize("key", ["out", "data_dir", "image_list", "class_names", "pretrained"])
 def test_an_empty_path_is_none(tmp_path, key):
     """It is not the current folder, neither in a file nor from a script."""

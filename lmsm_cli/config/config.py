@@ -85,7 +85,7 @@ class Config(Choices):
                 "leave one of them out"
             )
         if self.schedule == "multistep" and list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {self.milestones} do not rise")
+            raise ValueError(f"milestones {','.join(map(str, self.milestones))} do not rise")
         return self
 
     @model_validator(mode="after")

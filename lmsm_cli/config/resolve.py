@@ -3,6 +3,8 @@
 To add a preset, put a file into presets/: its first comments are its command and what it gave.
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,6 +141,8 @@ def _with_margin(layer: Layer, values: Mapping[str, Any]) -> str:
     """Return the loss spec in force with its margin set. Raises LmsmError where it cannot be, and
     where the layer names a loss with another margin."""
     spec, margin = str(values.get("loss", "softmax")), values["margin"]
+    if isinstance(margin, bool) or not isinstance(margin, str | int | float):
+        raise LmsmError(f"margin is {_as_written(margin)}: give a number, as in 4, or tail or auto")
     other = parse_spec(spec)[1].get("margin", margin) if "loss" in layer.values else margin
     if str(other) != str(margin):
         raise LmsmError(f"margin is {margin}, and loss {spec!r} has {other}: leave one of them out")
@@ -213,22 +217,51 @@ def _options_to_drop(layer: Layer, lower: Mapping[str, Any]) -> list[str]:
     ]
 
 
+# What a key takes, by pydantic's name of the mistake.
+_TAKES = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "give a whole number, as in 3"),
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number, as in 0.1"),
+    "string_type": "give a text, in quotes where it looks like a number",
+    "tuple_type": "give whole numbers, as in 160,180",
+    "dict_type": "give a number for each class, as in cat=2,dog=0.5",
+}
+
+
 def _explain(problem: Any, origins: Mapping[str, str]) -> str:
     """Return one pydantic problem as `place: what is wrong (nearest right thing)`."""
     key = str(problem["loc"][0]) if problem["loc"] else ""
     place = origins.get(key, key)
     if problem["type"] == "extra_forbidden":
         return f"{place}: unknown key {key!r}{did_you_mean(key, [*Config.model_fields, 'margin'])}"
+    given = _as_written(problem["input"])
     if problem["type"] == "literal_error":
         choices = get_args(Config.model_fields[key].annotation)
         hint = did_you_mean(str(problem["input"]), choices)
         if key == "dataset":
             hint += f", and no such path exists{near_path(str(problem['input']))}"
-        return f"{place}: {key} has no value {problem['input']!r}{hint}"
+        return f"{place}: {key} has no value {given}{hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = _TAKES.get(problem["type"], message)
+    if not key:
+        place = _place_of(message, origins)
+        return f"{place}: {message}" if place else message
+    if message.startswith(f"{key} {given}"):  # as that of a loss
+        return f"{place}: {message}"
     if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], str):
         key = f"{key} of {problem['loc'][1]!r}"
-    return f"{place}: {key} is {problem['input']!r}: {message}" if key else message
+    return f"{place}: {key} is {given}: {message}"
+
+
+def _as_written(value: Any) -> str:
+    """Return a value as a config file has it; a text in quotes."""
+    if isinstance(value, str | Path):
+        return repr(str(value))
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _place_of(message: str, origins: Mapping[str, str]) -> str:
+    """Return where the first key that a message names was given; "" where none was."""
+    return next((origins[word] for word in re.findall(r"\w+", message) if word in origins), "")
 
 
 def preset_folder() -> Path:
