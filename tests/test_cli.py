@@ -187,6 +187,23 @@ def test_compare_shows_a_run_without_scores(runs, tmp_path, capsys):
     assert "no scores.json" in printed
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--seeds", "1,1"], "seeds"),
+        (["--seeds", "0"], "seeds"),
+        (["--seeds", "3", "--seed", "1"], "--seed and --seeds are both given"),
+        (["--dry-run"], "--show-config and --dry-run are both given"),
+    ],
+)
+def test_show_config_checks_what_it_does_not_show(capsys, flags, told):
+    """What a training would refuse is refused before its choices are shown."""
+    assert main(["train", *flags, "--show-config"]) == 2
+    printed = capsys.readouterr()
+    assert told in printed.err
+    assert printed.out == ""
+
+
 def test_show_config_names_every_origin(capsys):
     """Each value comes with the preset's line, the flag or the default it came from."""
     document = printed_json(

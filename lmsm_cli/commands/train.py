@@ -25,7 +25,7 @@ from lmsm_cli.commands.options import (
     value,
     with_config_flags,
 )
-from lmsm_cli.commands.running import plan_of, run_and_compare
+from lmsm_cli.commands.running import plan_of, run_and_compare, seed_numbers
 from lmsm_cli.config import dump
 from lmsm_cli.config.resolve import Resolved
 from lmsm_cli.errors import LmsmError, RunError
@@ -102,6 +102,9 @@ before. Ends with a table of every class's accuracy.
             )
         _resume(resume, {**flags, "margin": margin}, quiet=quiet, verbose=verbose, json=json)
         return
+    if show_config and dry_run:
+        raise LmsmError("--show-config and --dry-run are both given: take one")
+    seed_numbers(seeds, flags.get("seed"))  # refuses wrong ones, whatever is done with them
     resolved = resolve_options(preset, config, margin, flags)
     with _imported(imports, resolved):
         if show_config:
