@@ -160,6 +160,16 @@ def test_other_files_are_refused(tmp_path):
             load_checkpoint(tmp_path / name)
 
 
+def test_a_folder_in_the_place_of_a_checkpoint_is_named_as_it_is(tmp_path):
+    """What `find` answers can be looked up again, so the folder is not taken for one of a run."""
+    (tmp_path / "config.yaml").touch()
+    for name, best in (("checkpoint.pt", False), ("best.pt", True)):
+        (tmp_path / name).mkdir()
+        with pytest.raises(CheckpointError) as error:
+            checkpoint.find(tmp_path, best=best)
+        assert str(error.value) == f"{tmp_path / name} cannot be read: it is a folder"
+
+
 def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
     """When the disk is full in the middle, the previous checkpoint stays and no scrap is left."""
     before = saved.read_bytes()

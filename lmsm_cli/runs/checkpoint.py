@@ -188,7 +188,7 @@ def find(path: Path, *, best: bool = False) -> Path:
     if best:
         return _best_of(run)
     file = run / "checkpoint.pt"
-    if file.exists():
+    if _is_there(file):
         return file
     check_kept(run)
     record = read_run(run, with_metrics=False)
@@ -198,10 +198,17 @@ def find(path: Path, *, best: bool = False) -> Path:
     return file
 
 
+def _is_there(file: Path) -> bool:
+    """Return whether there is such a file. Raises CheckpointError where a folder has its name."""
+    if file.is_dir():  # which `find` would look for a run in, where its answer is looked up again
+        raise CheckpointError(f"{file} cannot be read: it is a folder")
+    return file.exists()
+
+
 def _best_of(run: Path) -> Path:
     """Return best.pt of a run folder. Raises CheckpointError that says why there is none."""
     file = run / BEST
-    if file.exists():
+    if _is_there(file):
         return file
     check_kept(run)
     record = read_run(run, with_metrics=False)
