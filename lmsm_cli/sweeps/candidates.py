@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from lmsm_cli.config.post_hoc import is_post_hoc, parse_post_hoc
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.head import is_long_tail
-from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, check_loss, normal_spec
+from lmsm_cli.losses.registry import KNOWN, SECOND_STAGES, build_head, check_loss, normal_spec
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.sweeps.second_stage import choices_of
+from lmsm_cli.training.prepare import resolved_spec
 
 BASELINE = "softmax"
 ADJUSTED = "softmax, adjusted afterwards"
@@ -75,7 +78,8 @@ def candidates_for(
         found = [*(_loss(spec, has_bias) for spec in _FOR_ALL), *_decayed(config)]
     for spec in also:
         one = _named(spec, counts, has_bias)
-        if _made_by(one) in (_made_by(known) for known in (_loss(BASELINE, has_bias), *found)):
+        others = (_loss(BASELINE, has_bias), *found)
+        if _made_by(one, counts) in (_made_by(known, counts) for known in others):
             raise LmsmError(f"--also {spec}: the study tries it anyway; leave it out")
         found.append(one)
     return found
@@ -100,14 +104,20 @@ def _deferred(config: Mapping[str, Any], has_bias: bool) -> list[Candidate]:
     return [Candidate("ldam, rare classes weighted at the end", "ldam", whole=whole)]
 
 
-def _made_by(one: Candidate) -> tuple[Any, ...]:
-    """Return what tells a candidate from others, however it is spelled."""
+def _made_by(one: Candidate, counts: Sequence[int]) -> tuple[Any, ...]:
+    """Return what tells a candidate from others, however it is spelled and by whatever default."""
     choices = {key: value for key, value in (one.whole or {}).items() if key != "loss"}
     if is_post_hoc(one.head):
         head: Any = parse_post_hoc(one.head)
     else:
-        head = one.head if one.head in _METHODS else normal_spec(one.head)
+        head = one.head if one.head in _METHODS else _in_full(one.head, counts)
     return head, dict(one.more), choices
+
+
+def _in_full(spec: str, counts: Sequence[int]) -> str:
+    """Return a loss with the defaults that follow from the class counts."""
+    known = torch.tensor(counts).clamp(min=1)  # a class can have all its images held out
+    return normal_spec(resolved_spec(spec, build_head(spec, 2, len(counts), known)))
 
 
 def _named(spec: str, counts: Sequence[int], has_bias: bool) -> Candidate:
