@@ -1,11 +1,15 @@
-"""What prepare.py refuses before any image is read."""
+"""What prepare.py refuses before any image is read, and what it warns of."""
 
 import shlex
 
 import pytest
 
 from lmsm_cli.commands.app import main
-from tests.conftest import noise, save
+from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.distributed.process_group import SINGLE_PROCESS
+from lmsm_cli.losses.registry import check_loss
+from lmsm_cli.training.prepare import prepare
+from tests.conftest import SilentDisplay, noise, save
 from tests.test_layout import fill
 
 
@@ -85,3 +89,28 @@ def test_a_picture_of_the_classes_is_not_drawn_among_them(tmp_path, monkeypatch,
     said = refused("data photos --plot photos/ant/classes.png", capsys)
     assert f"such as --plot {tmp_path / 'classes.png'}" in said
     assert not (tmp_path / "photos" / "ant" / "classes.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            {"loss": "lsoftmax", "sampling": "balanced"},
+            "leave sampling balanced out, or take tau=0",
+        ),
+        ({"loss": "balanced-softmax", "reweight": "effective"}, "leave reweight effective out"),
+        ({"loss": "lsoftmax:tau=0", "sampling": "balanced"}, ""),
+        ({"loss": "lsoftmax:margin=auto", "reweight": "inverse"}, ""),
+        ({"loss": "lsoftmax"}, ""),
+        ({"loss": "vs", "reweight": "effective", "reweight_beta": 0}, ""),
+    ],
+)
+def test_rare_classes_that_are_favoured_twice_are_told(tmp_path, flags, told):
+    """The log prior is exact for images drawn as they come: for balanced ones it is too much."""
+    display = SilentDisplay()
+    tail = {"imbalance": "exp", "factor": "0.05", "model": "paper-2d", "out": tmp_path}
+    config = resolve([Layer.of_preset("digits"), Layer.of_flags(tail | flags)], check_loss).config
+    prepare(config, display, SINGLE_PROCESS)
+    warned = [text for text in display.warned if "favour rare classes too much" in text]
+    assert len(warned) == bool(told)
+    assert told in "".join(warned)

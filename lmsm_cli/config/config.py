@@ -233,6 +233,12 @@ class Config(Choices):
             )
         return self
 
+    @property
+    def is_rebalanced(self) -> bool:
+        """Whether rare classes are drawn more often or weigh more, from `rebalance_from` on."""
+        is_uniform = self.reweight == "effective" and self.reweight_beta == 0
+        return self.sampling == "balanced" or (self.reweight != "none" and not is_uniform)
+
     @model_validator(mode="after")
     def _check_rebalancing(self) -> "Config":
         start = self.rebalance_from

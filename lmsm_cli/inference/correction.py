@@ -151,9 +151,7 @@ def done_in_training(trained: Trained) -> tuple[float, str]:
     That is the tau of the loss, or 1 where the training rebalanced the classes, else 0 and "".
     """
     config, strength = trained.config, trained.model.head.prior_strength
-    is_uniform = config.reweight == "effective" and config.reweight_beta == 0
-    is_rebalanced = config.sampling == "balanced" or (config.reweight != "none" and not is_uniform)
-    if trained.state.epoch >= config.rebalance_from and is_rebalanced:
+    if trained.state.epoch >= config.rebalance_from and config.is_rebalanced:
         return 1.0, "The training rebalanced the classes already"
     if strength:
         part = f" by tau {strength:g}" if strength < 1 else ""

@@ -143,9 +143,23 @@ def prepare(
     trainer = Trainer.create(runtime.place(model), config, data, runtime, ranks)
     if starts and (text := hopeless_patience(config, model.head)):
         display.warning(text)
+    if starts and (twice := _corrected_twice(config, model.head)):
+        display.warning(twice)
     if starts and (frozen := drawn_and_frozen(config)):
         display.warning(frozen)
     return Run(trainer, images or data.record())
+
+
+def _corrected_twice(config: Config, head: Head) -> str:
+    """Return what a prior in the loss and rebalanced classes do together; "" without either."""
+    if not (head.prior_strength and config.is_rebalanced):
+        return ""
+    what = "sampling balanced" if config.sampling == "balanced" else f"reweight {config.reweight}"
+    way_out = ", or take tau=0 in the loss" if hasattr(head, "tau") else ""
+    return (
+        f"loss {config.loss!r} adjusts its scores by the class counts, and {what} corrects for "
+        f"rare classes too: together they favour rare classes too much; leave {what} out{way_out}"
+    )
 
 
 def _check_ranks(config: Config, ranks: ProcessGroup) -> None:
