@@ -189,6 +189,10 @@ BAD_SPECS = [
     ("dbm:max_margin=2", "max_margin is 2.0: give a finite number of at least 0 and at most 1.57"),
     ("lsoftmax:lambda_min=nan", "lambda_min is nan"),
     (
+        "softmax:margin=tail",
+        "loss 'softmax' has no option 'margin' (known: label_smoothing); it goes with lsoftmax\n",
+    ),
+    (
         "softmax:margin=2",
         "loss 'softmax' has no option 'margin' (known: label_smoothing); it goes with "
         "lsoftmax, asoftmax, cosface, arcface",
@@ -209,7 +213,7 @@ def test_bad_specs_are_explained(spec, message):
     """A bad loss spec says what is wrong and the nearest right thing."""
     with pytest.raises(LmsmError) as error:
         check_loss(spec)
-    assert message in str(error.value)
+    assert message in f"{error.value}\n"
 
 
 def test_resolved_options_rebuild_the_head():

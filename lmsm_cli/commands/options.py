@@ -61,7 +61,8 @@ Margin = Annotated[
     value(
         "M",
         "Margin of the loss, by which an image's own class is to win: a number, or with lsoftmax "
-        "tail or auto, larger for rarer classes; short for margin=M in --loss.",
+        "tail or auto, larger for rarer classes, of which tail has the prior of logit adjustment "
+        "too; short for margin=M in --loss.",
         "Loss",
     ),
 ]

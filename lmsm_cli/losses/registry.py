@@ -271,12 +271,23 @@ def _converted(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     known = options_of(_heads()[name])
     for key in texts.keys() - known.keys():
         hint = did_you_mean(key, known) if known else " (it has none)"
-        others = [other for other, loss in LOSSES.items() if key in loss.options]
+        others = [other for other in LOSSES if _takes(other, key, texts[key])]
         where = f"; it goes with {few(others)}" if others else ""
         raise ArgumentError(f"loss {name!r} has no option {key!r}{hint}{where}")
     return {
         key: convert(text, known[key].annotation, f"{name}:{key}") for key, text in texts.items()
     }
+
+
+def _takes(name: str, key: str, text: str) -> bool:
+    """Return whether a loss has an option that can be what a text says."""
+    from lmsm_cli.losses.options import convert, options_of
+
+    if option := options_of(_heads()[name]).get(key):
+        with suppress(ArgumentError):
+            convert(text, option.annotation, key)
+            return True
+    return False
 
 
 def parts_of(spec: str) -> tuple[str, dict[str, float | str]]:
