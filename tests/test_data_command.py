@@ -393,6 +393,31 @@ def test_too_large_a_batch_forbids_a_training_and_hides_no_split(check, tmp_path
     assert "take --batch-size 21 or less" in texts(found, "mend")[0]
 
 
+@pytest.mark.parametrize("parts", [("train",), ("test",), ("",)], ids=lambda parts: str(parts))
+def test_what_lacks_a_part_or_a_class_has_no_fault_by_a_default(check, tmp_path, parts):
+    """Only what is missing is wrong; a batch is too large where somebody asked for it."""
+    for part in parts:
+        fill(tmp_path / "p" / part, {"ant": 8, "bee": 8} if part else {"ant": 8})
+    code, found, _ = check("p")
+    (fault,) = texts(found, "mend")
+    assert code == 3
+    assert "there is no folder" in fault or "holds one class folder" in fault
+    _, found, _ = check("p", "--batch-size", "128")
+    asked = [text for text in texts(found, "mend") if text.startswith("batch_size is 128")]
+    assert len(asked) == ("test" not in parts)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_list_that_lacks_a_part_has_no_fault_by_a_default(check, tmp_path, split):
+    """As it is with class folders."""
+    fill(tmp_path, {"ant": 8, "bee": 8})
+    files = sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*.png"))
+    rows = [f"{file},{file.parent},{split}\n" for file in files]
+    (tmp_path / "l.csv").write_text("path,label,split\n" + "".join(rows))
+    (fault,) = texts(check("l.csv")[1], "mend")
+    assert fault.startswith(f"l.csv names {split} images, and no ")
+
+
 def test_a_published_set_is_checked_by_its_name(check):
     """The digits' counts are scikit-learn's; nothing is said of files, which there are not."""
     code, found, _ = check("digits", "--imbalance", "exp", "--factor", "0.05", "--batch-size", "32")

@@ -8,10 +8,11 @@ from lmsm_cli.config import DATA_KEYS, Config
 from lmsm_cli.config.defaults import PHOTO_NET, Facts, Kind
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.data.class_folders import Listing
+from lmsm_cli.data.folder_contents import look_at_own_layout
 from lmsm_cli.data.folds import fixed_share
 from lmsm_cli.data.headers import Shapes, read_headers, shapes_of
 from lmsm_cli.data.imbalance import long_tail_counts, validation_counts
-from lmsm_cli.data.sources import OWN, own_layout, source_of
+from lmsm_cli.data.sources import OWN, source_of
 from lmsm_cli.data.splits import folder_options
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.models.pretrained import has_cached_weights
@@ -30,7 +31,9 @@ _KINDS: dict[str, Kind] = {
 def facts_of(config: Config) -> Facts | None:
     """Return the facts of a config's images; None where they cannot be had.
 
-    That is where a folder is missing or has faults, which loading it reports in full.
+    That is where there are no images for the training. Where other parts or classes are missing,
+    which loading reports in full, there are facts all the same: a value that nobody asked for is
+    then no fault beside that.
     """
     source = source_of(config.dataset)
     kind = _KINDS.get(source.name, "objects")
@@ -45,18 +48,18 @@ def facts_of(config: Config) -> Facts | None:
 
 
 def _of_own(config: Config) -> Facts | None:
-    layout = own_layout(config.data_dir, folder_options(config))
-    training = layout.listings["train"]
-    shapes = _shapes(training, config.image_size)
-    if shapes is None:
+    listings = look_at_own_layout(config.data_dir, folder_options(config)).listings
+    training = listings.get("train")
+    shapes = None if training is None else _shapes(training, config.image_size)
+    if training is None or shapes is None:
         return None
     counts = training.counts()
-    if "test" not in layout.listings:
+    if "test" not in listings:
         # That share whatever folds and groups there are: every fold gets the same defaults.
         labels = np.array(training.labels)
         is_test = fixed_share(labels, len(counts), config.test_share)
         counts = np.bincount(labels[~is_test], minlength=len(counts)).tolist()
-    if "validation" in layout.listings:
+    if "validation" in listings:
         config = config.model_copy(update={"validation": 0.0})
     shape = shapes.width.median, shapes.height.median
     weights = frozenset(filter(has_cached_weights, {config.model, PHOTO_NET}))

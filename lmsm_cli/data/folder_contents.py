@@ -32,6 +32,14 @@ class FolderContents(NamedTuple):
         return "" if is_whole else f"{listing.root.name}/"
 
 
+def look_at_own_layout(data_dir: Path, options: FolderOptions) -> Layout:
+    """Return which of a user's images are for what, also where parts or classes are missing.
+
+    No image is read. Raises DataError where nothing can be made of the folder or the lists.
+    """
+    return (look_at_list_layout if options.lists else look_at_layout)(data_dir, options)
+
+
 def look_into_folder(
     data_dir: Path, options: FolderOptions, display: Display, division: Division
 ) -> FolderContents:
@@ -42,8 +50,7 @@ def look_into_folder(
     be listed, or a list cannot be understood.
     """
     with os_errors_as_data_errors(data_dir):
-        look = look_at_list_layout if options.lists else look_at_layout
-        layout = look(data_dir, options)
+        layout = look_at_own_layout(data_dir, options)
         read: dict[Role, ReadImages] = {}
         for role, listing in layout.listings.items():
             if listing.files:

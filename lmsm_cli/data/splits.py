@@ -261,7 +261,8 @@ def _as_far_as_possible(config: Config, own: OwnFolder, display: Display) -> tup
     try:
         return _shared_out(config, own, display), []
     except LmsmError as error:
-        faults = str(error).splitlines()
+        # without training images that alone is wrong, and is told as what the folder lacks
+        faults = str(error).splitlines() if len(own.training) else []
     for less in ({"batch_size": 0}, {"batch_size": 0, "validation": 0.0}):
         with suppress(LmsmError):
             eased = config.model_copy(update=less)
