@@ -83,6 +83,33 @@ def test_names_of_classes(tmp_path):
     assert record.predictions.predicted.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("form", ["{}.0", "{}.", "{:.18e}"])
+def test_whole_numbers_may_be_written_as_floats(tmp_path, form):
+    """As pandas writes a column that had a gap once, and numpy.savetxt every one: the same run.
+
+    Of twelve classes, whose numbers as texts would be in another order.
+    """
+    labels = list(range(12)) * 2
+    rows = [(label, place % 5, 40 - label, 3) for place, label in enumerate(labels)]
+    header = ["label", "predicted", "train_count", "seed"]
+    plain = read_one(write(tmp_path / "a-s0.csv", header, rows))
+    floats = [[form.format(value) for value in row] for row in rows]
+    other = read_one(write(tmp_path / "b-s0.csv", header, floats))
+    assert [row.name for row in other.scores.per_class] == [str(label) for label in range(12)]
+    assert other.predictions.labels.tolist() == labels
+    assert other.config["seed"] == 3
+    assert other.scores == plain.scores
+
+
+def test_numbers_with_a_fraction_are_names_and_a_gap_is_none(tmp_path):
+    """Versions such as 1.5 are classes; of a column that begins with a number all must be."""
+    path = write(tmp_path / "a-s0.csv", ["label", "predicted"], [("1.5", "2.5"), ("2.5", "2.5")])
+    assert [row.name for row in read_one(path).scores.per_class] == ["1.5", "2.5"]
+    path = write(tmp_path / "b-s0.csv", ["label", "predicted"], [("0.0", "1.0"), ("1.0", "nan")])
+    with pytest.raises(DataError, match=r"line 3: predicted is 'nan'"):
+        read_results([path])
+
+
 def test_a_long_file_holds_several_runs(tmp_path):
     """Rows of several losses and seeds, mixed where they have ids."""
     rows = [

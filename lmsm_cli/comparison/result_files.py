@@ -29,7 +29,7 @@ from lmsm_cli.runs.documents import Status
 from lmsm_cli.runs.folder import is_run
 from lmsm_cli.runs.images import Predictions
 from lmsm_cli.runs.record import RunRecord
-from lmsm_cli.runs.results import MOST_CLASSES, Given, Origin, Results, checked
+from lmsm_cli.runs.results import MOST_CLASSES, Given, Origin, Results, checked, whole_number
 from lmsm_cli.runtime.files import open_regular, read_bytes
 
 SUFFIXES = (".csv", ".npz")
@@ -325,12 +325,13 @@ class _CsvFile:
         loss, seed = (_in_name(self.path, part) for part in ("loss", "seed"))
         found: dict[tuple[str, int], list[int]] = {}
         for place, line in enumerate(self.lines):
-            number = seeds[place] if seeds else str(seed)
-            if not number.isdecimal():
+            told_seed = seeds[place] if seeds else str(seed)
+            number = _whole(told_seed)
+            if number is None:
                 raise DataError(
-                    f"{self.path}, line {line}: seed is {number!r:.80}: no whole number"
+                    f"{self.path}, line {line}: seed is {told_seed!r:.80}: no whole number"
                 )
-            key = (losses[place] if losses else str(loss), int(number))
+            key = (losses[place] if losses else str(loss), number)
             if not key[0]:
                 raise DataError(f"{self.path}, line {line}: {self.names['loss']} is empty")
             rows = found.setdefault(key, [])
@@ -385,13 +386,12 @@ class _CsvFile:
             for name in ("labels", "predictions")
             if (column := self._column(name, self.rows))
         ]
-        if not all(cell.isdecimal() for column in told for cell in column):
-            return (
-                None
-                if any(column[0].isdecimal() for column in told)
-                else sorted({cell for column in told for cell in column})
-            )
-        highest = max(int(cell) for column in told for cell in column)
+        found = {cell: _whole(cell) for column in told for cell in column}
+        known = [number for number in found.values() if number is not None]
+        if len(known) < len(found):
+            have_numbers = any(found[column[0]] is not None for column in told)
+            return None if have_numbers else sorted(found)
+        highest = max(known)
         return list(map(str, range(highest + 1))) if highest < MOST_CLASSES else None
 
     def _with_counts(
@@ -403,17 +403,24 @@ class _CsvFile:
             return results
         counts: list[int | None] = [None] * len(results.classes)
         for row, (cell, label) in enumerate(zip(column, results.labels.tolist(), strict=True)):
-            if not cell.isdecimal():
+            count = _whole(cell)
+            if count is None:
                 origin.refuse(f"is {cell!r:.80}: no whole number", "class_counts", row)
-            if counts[label] not in (None, int(cell)):
+            if counts[label] not in (None, count):
                 origin.refuse(
                     f"is {cell}, where an earlier row of class {results.classes[label]} has "
                     f"{counts[label]}",
                     "class_counts",
                     row,
                 )
-            counts[label] = int(cell)
+            counts[label] = count
         return replace(results, train_counts=tuple(counts))
+
+
+def _whole(text: str) -> int | None:
+    """Return the whole number from 0 on that a cell holds; None for any other."""
+    number = whole_number(text)
+    return number if number is not None and number >= 0 else None
 
 
 def _is_float(text: str) -> bool:

@@ -20,7 +20,7 @@ from lmsm_cli.runs.record import OUTSIDE
 from lmsm_cli.scoring import score
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
-_NUMERAL = re.compile(r"\s*-?\d+(\.0*)?\s*")
+_NUMERAL = re.compile(r"\s*-?\d+(\.\d*(e[-+]\d+)?)?\s*")
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 _OWN_KEYS = ("loss", "seed", "source", "images")
 _LONGEST = 1000
@@ -126,6 +126,16 @@ def digests_by_labels(labels: NDArray[np.int64]) -> Digests:
     """Return a digest for each place in a list of labels: equal where all labels in order are."""
     whole = digest(np.ascontiguousarray(labels, ">i8").tobytes())
     return as_digests([digest(whole + place.to_bytes(8, "big")) for place in range(len(labels))])
+
+
+def whole_number(text: str) -> int | None:
+    """Return the whole number that a text stands for; None for every other text.
+
+    It may be written as a float is, `3.0` or `3.000e+00`, as programs write a whole column that had
+    a gap once.
+    """
+    value = float(text) if _NUMERAL.fullmatch(text) else np.nan
+    return int(value) if value.is_integer() else None
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -314,7 +324,7 @@ def _classes(
 
 def _are_numbers(column: NDArray[Any]) -> bool:
     """Return whether a column is of class numbers: as its first row is, all must be."""
-    return column.dtype.kind != "U" or _NUMERAL.fullmatch(str(column[0])) is not None
+    return column.dtype.kind != "U" or whole_number(str(column[0])) is not None
 
 
 def _highest(columns: Sequence[NDArray[Any]], refuse: _Refuse) -> int:
@@ -336,8 +346,9 @@ def _highest(columns: Sequence[NDArray[Any]], refuse: _Refuse) -> int:
 
 
 def _parsed(column: NDArray[Any]) -> NDArray[np.float64]:
-    """Return numerals as numbers, NaN for every other text."""
-    return np.array([float(t) if _NUMERAL.fullmatch(t) else np.nan for t in column.tolist()])
+    """Return texts as whole numbers, NaN for those that are none."""
+    numbers = map(whole_number, column.tolist())
+    return np.array([np.nan if number is None else number for number in numbers], np.float64)
 
 
 def _numbered(
