@@ -110,6 +110,21 @@ def test_numbers_with_a_fraction_are_names_and_a_gap_is_none(tmp_path):
         read_results([path])
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".npz"])
+def test_logits_as_large_as_numbers_can_be_are_scored(tmp_path, suffix):
+    """Without a warning, which is an error in tests; a class that is ruled out has no share."""
+    logits = np.array([[1e308, -1e308, -1e308], [-1.7e308, 2.0, 1.0], [1e308, 1e308, 1e308]])
+    path = tmp_path / f"a-s0{suffix}"
+    if suffix == ".csv":
+        rows = [(label, *row) for label, row in enumerate(logits.tolist())]
+        write(path, ["label", "logit_0", "logit_1", "logit_2"], rows)
+    else:
+        np.savez(path, label=np.arange(3), logits=logits)
+    surest, wrong = 1 / (1 + np.exp(-1)), 1 / 3  # beside a share of 1; the last row is wrong
+    error = ((1 - surest) + wrong) / 3
+    assert read_one(path).scores.calibration_error == pytest.approx(error)
+
+
 def test_a_long_file_holds_several_runs(tmp_path):
     """Rows of several losses and seeds, mixed where they have ids."""
     rows = [

@@ -216,6 +216,18 @@ def test_logits_that_are_not_finite_are_refused_by_row(tmp_path, value):
         record(tmp_path, logits=logits)
 
 
+def test_logits_beyond_float32_are_recorded_as_its_largest(tmp_path):
+    """Not as infinite ones, which no reader takes, and without a warning."""
+    labels, logits = answers()
+    logits[:, 4] = np.finfo(np.float64).min
+    logits[5, 2] = 1e308
+    run = record(tmp_path, labels=labels, logits=logits)
+    kept = run.predictions.logits
+    assert kept[5, 2] == -kept[0, 4] == np.finfo(np.float32).max
+    assert kept[0, :4] == pytest.approx(logits[0, :4])
+    assert run.predictions.predicted.tolist() == logits.argmax(1).tolist()
+
+
 def test_predictions_beside_other_logits_are_refused(tmp_path):
     """Accuracy would be of the one and calibration of the other; among equal logits any may be."""
     _, logits = answers()

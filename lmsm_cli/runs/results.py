@@ -92,7 +92,7 @@ class Results:
         if self.logits is None:
             return Predictions(self.labels, self.predicted, None, None)
         shares = _softmax(self.logits)[np.arange(len(self.labels)), self.labels]
-        logits = self.logits.astype(np.float32) if self.logits.size <= MOST_LOGITS else None
+        logits = _in_float32(self.logits) if self.logits.size <= MOST_LOGITS else None
         return Predictions(self.labels, self.predicted, shares.astype(np.float32), logits)
 
     def images(self) -> ImagesRecord:
@@ -141,8 +141,15 @@ def whole_number(text: str) -> int | None:
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy.special import softmax
 
-    probabilities: NDArray[np.float64] = softmax(logits, axis=1)
+    with np.errstate(over="ignore"):  # a logit so far below the highest has no share anyway
+        probabilities: NDArray[np.float64] = softmax(logits, axis=1)
     return probabilities
+
+
+def _in_float32(logits: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return logits in float32, where those beyond its range become its largest, not infinite."""
+    most = np.finfo(np.float32).max
+    return logits.clip(-most, most).astype(np.float32)
 
 
 def checked(given: Given) -> Results:
@@ -249,7 +256,8 @@ def _logits(values: Any, count: int, refuse: _Refuse) -> NDArray[np.float64]:
             "logits",
             int(bad[0]),
         )
-    if (array >= 0).all() and np.allclose(array.sum(axis=1), 1, atol=1e-4):
+    are_shares = ((array >= 0) & (array < 2)).all()  # larger ones might add up to too much
+    if are_shares and np.allclose(array.sum(axis=1), 1, atol=1e-4):
         refuse(
             "are probabilities, which add up to 1 for each image: give their logarithms", "logits"
         )
