@@ -113,10 +113,12 @@ def test_the_small_form_has_classes_alone(tmp_path):
     [
         ({"label": np.zeros(3, np.uint8)}, "predicted"),
         ({"predicted": np.zeros(4, np.uint8)}, "unequal length"),
-        ({"predicted": np.zeros((3, 1), np.uint8)}, "no class numbers"),
-        ({"predicted": np.zeros(3)}, "no class numbers"),
+        ({"predicted": np.zeros((3, 1), np.uint8)}, "column predicted is of uint8 in 2 axes"),
+        ({"predicted": np.zeros(3)}, "column predicted is of float64"),
         ({"predicted": np.array([0, -1, 0])}, "no class numbers"),
-        ({"label": np.array([True, False, True])}, "no class numbers"),
+        ({"label": np.array([True, False, True])}, "column label is of bool"),
+        ({"probability": np.array(["a", "b", "c"])}, "column probability is of <U1 in 1 axes"),
+        ({"logits": np.array([["a"], ["b"], ["c"]])}, "column logits is of <U1 in 2 axes"),
         ({"probability": np.zeros(2, np.float32)}, "probabilities are not of its images"),
         ({"probability": np.zeros(3, np.float32), "logits": np.zeros((2, 2))}, "logits are not"),
         ({"logits": np.zeros((3, 2), np.float32)}, "logits and no probabilities"),
@@ -130,6 +132,42 @@ def test_columns_that_no_run_wrote_are_refused(tmp_path, columns, fact):
     np.savez(tmp_path / images.PREDICTIONS, **(usual | columns))
     with pytest.raises(CheckpointError, match=rf"predictions.npz is damaged: .*{fact}"):
         images.read_predictions(tmp_path)
+
+
+_OF_OTHERS = {
+    "another program's": ({"classes": np.array(["cat", "dog"])}, "column classes is of <U3"),
+    "names as labels": ({"class": np.array(["cat", "dog"])}, "column class is of <U3"),
+    "no mean": ({"mean": np.array("none")}, "column mean is of <U4 in 0 axes"),
+    "text as division": ({"divided": np.array("fold")}, "column divided is of <U4"),
+    "objects": ({"classes": np.array(["cat", None])}, "it holds objects, which are not read"),
+}
+
+
+@pytest.mark.parametrize(("columns", "fact"), _OF_OTHERS.values(), ids=_OF_OTHERS)
+def test_a_sound_file_of_another_program_is_told_by_what_it_lacks(file, columns, fact):
+    """By the name of its column, and never in the words of Python or of a library."""
+    path, read = file
+    with np.load(path) as arrays:
+        own = dict(arrays)
+    np.savez(path, **(own | columns))
+    if path.name == images.IMAGES or fact.startswith("it holds"):
+        with pytest.raises(CheckpointError, match=rf"is damaged: (its )?{fact}"):
+            read()
+    first = next(iter(own))
+    np.savez(path, other=np.arange(3))
+    with pytest.raises(CheckpointError, match=rf"is damaged: it has no column {first}, as that"):
+        read()
+
+
+def test_a_member_that_is_no_array_is_told(file):
+    """As in any archive that was renamed."""
+    path, read = file
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("photo.jpg", b"no array")
+    with pytest.raises(
+        CheckpointError, match=r"is damaged: it holds photo\.jpg, which is no array"
+    ):
+        read()
 
 
 def run_with_scores(tmp_path, labels, predicted):

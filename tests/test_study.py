@@ -671,6 +671,14 @@ def test_a_study_that_cannot_be_read_says_why(tmp_path, text, said):
         read_state(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '"study"'])
+def test_a_file_that_is_no_study_is_told_in_words(tmp_path, content):
+    """As a JSON file of another program is, which lies under the name of a study's."""
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(CheckpointError, match="is damaged: it holds no study"):
+        read_state(tmp_path)
+
+
 @pytest.mark.parametrize("fails", [("arm 0",), tuple(f"arm {number}" for number in range(10))])
 def test_an_arm_that_failed_in_a_round_is_not_the_answer(monkeypatch, fails):
     """However good it was before; where all did, softmax is."""

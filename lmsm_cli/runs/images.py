@@ -22,6 +22,23 @@ from lmsm_cli.runtime.files import open_regular
 
 IMAGES, PREDICTIONS = "images.npz", "predictions.npz"
 
+_Kind = tuple[str, int, bool]
+"""Of a column: the kinds of its dtype, its number of axes, and whether it must be there."""
+_OF_IMAGES: dict[str, _Kind] = {
+    "split": ("u", 1, True),
+    "class": ("iu", 1, True),
+    "digest": ("u", 2, True),
+    "classes": ("S", 1, True),
+    "mean": ("f", 1, True),
+    "std": ("f", 1, True),
+    "divided": ("S", 0, False),
+}
+_OF_PREDICTIONS: dict[str, _Kind] = {
+    "label": ("iu", 1, True),
+    "predicted": ("iu", 1, True),
+    "probability": ("f", 1, False),
+    "logits": ("f", 2, False),
+}
 # Logits are kept up to this many numbers, 20 MB: CIFAR-10 has 100,000, ImageNet 50 million.
 MOST_LOGITS = 5_000_000
 # A file that claims more is no run's: 100 million images of long names.
@@ -76,8 +93,9 @@ def read_images_record(run: Path) -> ImagesRecord | None:
     arrays = _read(path)
     if arrays is None:
         return None
-    places = arrays["name"] if "name" in arrays else arrays.get("index")
     try:
+        _check_columns(arrays, _OF_IMAGES)
+        places = arrays["name"] if "name" in arrays else arrays.get("index")
         record = ImagesRecord(
             tuple(name.decode("utf-8", "surrogateescape") for name in arrays["classes"].tolist()),
             arrays["split"],
@@ -137,6 +155,7 @@ def read_predictions(run: Path) -> Predictions | None:
     if arrays is None:
         return None
     try:
+        _check_columns(arrays, _OF_PREDICTIONS)
         probabilities = arrays.get("probability")
         found = Predictions(
             _class_numbers(arrays["label"]),
@@ -165,9 +184,23 @@ def check_scored(found: Predictions, scores: Scores, run: Path) -> None:
             raise CheckpointError(f"{run / PREDICTIONS} holds other answers than scores.json")
 
 
+def _check_columns(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, _Kind]) -> None:
+    """Raise ValueError where a column is missing, or is none of a run's: another program's file."""
+    for name, (kinds, num_axes, is_needed) in wanted.items():
+        if name not in arrays:
+            if is_needed:
+                raise ValueError(f"it has no column {name}, as that of a run has")
+            continue
+        column = arrays[name]
+        if column.dtype.kind not in kinds or column.ndim != num_axes:
+            raise ValueError(
+                f"its column {name} is of {column.dtype} in {column.ndim} axes, which no run writes"
+            )
+
+
 def _class_numbers(column: NDArray[Any]) -> NDArray[np.int64]:
     """Return a column of class numbers. Raises ValueError for what can be none."""
-    if column.ndim != 1 or column.dtype.kind not in "iu" or column.min(initial=0) < 0:
+    if column.min(initial=0) < 0:
         raise ValueError("a column holds no class numbers")
     return column.astype(np.int64)
 
@@ -179,7 +212,7 @@ def _check_predictions(found: Predictions) -> None:
         raise ValueError("its columns are of unequal length")
     if probabilities is not None and probabilities.shape != (count,):
         raise ValueError("its probabilities are not of its images")
-    if logits is not None and (logits.ndim != 2 or len(logits) != count):
+    if logits is not None and len(logits) != count:
         raise ValueError("its logits are not of its images")
     if logits is not None and probabilities is None:
         raise ValueError("it has logits and no probabilities, and no run writes that")
@@ -222,8 +255,13 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
                 raise ValueError("it claims to be larger than any run's")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+                found = {name: arrays[name] for name in arrays.files}
+            if others := [name for name, one in found.items() if not isinstance(one, np.ndarray)]:
+                raise ValueError(f"it holds {others[0]}, which is no array")
+            return found
     except FileNotFoundError:
         return None
     except (*MALFORMED, zipfile.BadZipFile) as error:  # RuntimeError: an encrypted or newer archive
-        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
+        has_objects = "allow_pickle" in str(error)
+        why = "it holds objects, which are not read" if has_objects else first_line(error)
+        raise CheckpointError(f"{path} is damaged: {why}") from None

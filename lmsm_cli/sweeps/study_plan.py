@@ -447,6 +447,8 @@ def read_state(out: Path) -> StudyState | None:
     path = out / STUDY
     try:
         values = json.loads(read_text(path))
+        if not isinstance(values, dict) or "schema" not in values:
+            raise ValueError("it holds no study")
         if values.pop("schema") != _SCHEMA:
             raise CheckpointError(f"{path} is of another version of lmsm; {_FROM_THE_RUNS}")
         plan = values.pop("plan")
