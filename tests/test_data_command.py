@@ -418,6 +418,28 @@ def test_a_list_that_lacks_a_part_has_no_fault_by_a_default(check, tmp_path, spl
     assert fault.startswith(f"l.csv names {split} images, and no ")
 
 
+@pytest.mark.parametrize("highest", [4095, 40_000])
+def test_deep_images_that_are_dark_in_all_parts_are_told_each_time(check, tmp_path, highest):
+    """By the check and by a training, decoded or from the cache; one bright picture is enough."""
+    draw = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for place in range(8):
+            folder = tmp_path / "d" / part / "ab"[place % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = draw.integers(300, 4000, (8, 8)).astype(np.uint16)
+            pixels[0, 0] = highest if (part, place) == ("test", 5) else 4000
+            Image.fromarray(pixels).save(folder / f"{place}.png")
+    fact = "the brightest of 16 16-bit images reaches 4,095 of 65,535, so they are read as dark; "
+    choices = {"image_size": 8, "batch_size": 2, "validation": 0.0}
+    config = Config(dataset="folder", data_dir=tmp_path / "d", **choices)
+    for _ in range(2):
+        found = [text for text in texts(check("d")[1], "weak") if "16-bit" in text]
+        load_data(config, display := SilentDisplay())
+        told = [text for text in display.warned if "16-bit" in text]
+        assert [text.startswith(fact) for text in found] == [True] * (highest == 4095)
+        assert told == found
+
+
 def test_a_published_set_is_checked_by_its_name(check):
     """The digits' counts are scikit-learn's; nothing is said of files, which there are not."""
     code, found, _ = check("digits", "--imbalance", "exp", "--factor", "0.05", "--batch-size", "32")

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmsm_cli.data.image_files import ImageFileError, find_images, pillow_warnings, read_image
+from lmsm_cli.data.image_files import (
+    DeepLevels,
+    ImageFileError,
+    find_images,
+    notes_on_levels,
+    pillow_warnings,
+    read_image,
+)
 from lmsm_cli.errors import DataError, LmsmError
 from tests.conftest import SilentDisplay, noise, save
 
@@ -250,6 +257,24 @@ def test_deep_pixels_that_fill_their_range_are_scaled(tmp_path, value):
     """Black, the darkest that 8 bits can show, and white."""
     Image.fromarray(np.full((8, 8), value, np.uint16)).save(tmp_path / "x.png")
     assert (read_image(tmp_path / "x.png", size=8, channels=1) == value >> 8).all()
+
+
+@pytest.mark.parametrize(
+    ("highest", "bits", "factor"),
+    [(300, 9, 128), (1023, 10, 64), (4095, 12, 16), (16_383, 14, 4), (32_767, 15, 2)],
+)
+def test_sixteen_bits_that_fill_half_at_most_are_told_with_their_factor(highest, bits, factor):
+    """The way out brings white to the highest level of 16 bits, but for what the rest leaves."""
+    (text,) = notes_on_levels(DeepLevels(3, highest))
+    assert text.startswith(f"the brightest of 3 16-bit images reaches {highest:,} of 65,535, so")
+    assert f"if they are of {bits} bits, multiply their levels by {factor} and" in text
+    assert (2**bits - 1) * factor == 65_536 - factor
+
+
+@pytest.mark.parametrize("levels", [DeepLevels(), DeepLevels(2, 0), DeepLevels(1, 32_768)])
+def test_nothing_is_said_without_levels_or_with_bright_ones(levels):
+    """No picture of 16 bits, black ones alone, and one that needs all 16 bits."""
+    assert notes_on_levels(levels) == []
 
 
 def test_images_are_found_at_any_depth_in_sorted_order(tmp_path):

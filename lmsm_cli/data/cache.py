@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lmsm_cli.data.decoded import Images, LevelSums, MappedImages, Pixels
 from lmsm_cli.data.identity import DIGEST_BYTES, Digests
+from lmsm_cli.data.image_files import DeepLevels, all_levels
 from lmsm_cli.errors import LmsmError, writing
 from lmsm_cli.runtime.files import (
     check_own_file,
@@ -230,6 +231,7 @@ class Facts(NamedTuple):
     sums: LevelSums  # (N, 2, C)
     unreadable: Sequence[int]  # rows of files that are no images; their pixels are black
     since_ns: int  # when the files were compared with these digests, or were first read
+    levels: DeepLevels = DeepLevels()  # of those of 16 bits
 
 
 def join_facts(parts: Sequence[Facts]) -> Facts:
@@ -240,6 +242,7 @@ def join_facts(parts: Sequence[Facts]) -> Facts:
         np.concatenate([part.sums for part in parts]),
         [row for part in parts for row in part.unreadable],
         min(part.since_ns for part in parts),
+        all_levels(part.levels for part in parts),
     )
 
 
@@ -255,7 +258,7 @@ class _Sidecar(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     fingerprint: str
     number: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # of the file of the pixels
     crc32: int
@@ -264,6 +267,7 @@ class _Sidecar(BaseModel):
     pictures: str
     sums: str
     unreadable: list[int]
+    levels: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -357,6 +361,7 @@ class CacheEntry:
             pictures=facts.pictures.tobytes().hex(),
             sums=facts.sums.astype("<i8").tobytes().hex(),
             unreadable=list(facts.unreadable),
+            levels=facts.levels,
         )
 
     def confirm(self, since_ns: int) -> None:
@@ -399,7 +404,8 @@ class CacheEntry:
         fits = sidecar.fingerprint == self.fingerprint and rows_are_right
         if not fits or {len(digests), len(pictures), len(sums)} != {count}:
             return None
-        return Facts(digests, pictures, sums, sidecar.unreadable, sidecar.since_ns)
+        levels = DeepLevels(*sidecar.levels)
+        return Facts(digests, pictures, sums, sidecar.unreadable, sidecar.since_ns, levels)
 
     def _images(self, sidecar: _Sidecar, *, mapped: bool) -> Images | None:
         """Return the pixels; None where the file is cut or damaged. May raise OSError."""

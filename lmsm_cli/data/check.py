@@ -20,6 +20,7 @@ from lmsm_cli.data.fold_check import (
 from lmsm_cli.data.folder_contents import FolderContents
 from lmsm_cli.data.headers import Shapes, read_headers, shapes_of
 from lmsm_cli.data.identity import PARTS, Copies, Part, copies_of_pictures
+from lmsm_cli.data.image_files import DeepLevels, all_levels
 from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.data.near_copies import MOST_IMAGES, near_copies
 from lmsm_cli.data.splits import Data, DataAtHand, pictures_of
@@ -71,6 +72,8 @@ class FolderFacts:
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What a training refuses, but for unreadable files."""
+    levels: DeepLevels = field(default_factory=DeepLevels)
+    """Of the images of 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,7 @@ def _folder_facts(
             *layout.faults,
             *([f"no image of {few(lost)} can be read"] if lost else []),
         ],
+        levels=all_levels(part.levels for part in folder.read.values()),
     )
 
 

@@ -33,6 +33,7 @@ from lmsm_cli.data.decoded import Images, LevelSums, Pixels, UndecodedImages, le
 from lmsm_cli.data.identity import DIGEST_BYTES, Digests, as_digests, digest
 from lmsm_cli.data.image_files import (
     DECODING_THREADS,
+    DeepLevels,
     ImageFileError,
     decode,
     fit,
@@ -53,7 +54,7 @@ CTIME_TELLS_CHANGES = os.name != "nt"
 # ctime shows no change within the same tick of the file system's clock, which is 2 s at most.
 _TICK_NS = 2_000_000_000
 _CTIME = 2  # its column among a file's states
-_FORMAT = 1  # of the entries: those of another format are kept apart
+_FORMAT = 2  # of the entries: those of another format are kept apart
 _CHUNK_BYTES = 1 << 23  # decoded at once by a thread, then handed over
 _BAND_BYTES = 1 << 20
 _SMALL_FILE = 1 << 14  # a JPEG of 224 x 224 has about as much
@@ -71,6 +72,7 @@ class ReadImages(NamedTuple):
     sums: LevelSums
     listing: Listing
     unreadable: Mapping[str, str] = MappingProxyType({})  # the other files, each with the reason
+    levels: DeepLevels = DeepLevels()  # of those of 16 bits
 
 
 def read_images(
@@ -120,7 +122,8 @@ def read_what_can_be(
     reader = _Reader(listing, options, channels, display)
     images, facts = reader.decoded()
     if not facts.unreadable:
-        return ReadImages(images, facts.digests, facts.pictures, facts.sums, listing)
+        known = (facts.digests, facts.pictures, facts.sums)
+        return ReadImages(images, *known, listing, levels=facts.levels)
     unreadable = {
         listing.files[row]: reason or "is read only now"
         for row, reason in reader.reasons(facts).items()
@@ -133,6 +136,7 @@ def read_what_can_be(
         facts.sums[rows],
         listing.without(set(unreadable)),
         unreadable,
+        facts.levels,
     )
 
 
@@ -150,6 +154,7 @@ class _Image(NamedTuple):
     pixels: NDArray[np.uint8]  # (H, W, C)
     content: bytes  # digest of the file's bytes
     picture: bytes  # digest of the pixels at full size
+    highest: int | None  # level of an image of 16 bits
 
 
 @dataclass(frozen=True)
@@ -329,9 +334,9 @@ class _Reader:
         path = self._path(row)
         with naming(path):
             content = read_content(path)
-            image = decode(content, self.channels)
+            image, highest = decode(content, self.channels)
             pixels = fit(image, self.options.image_size, self.options.resize)
-            return _Image(pixels, digest(content), _picture_digest(image))
+            return _Image(pixels, digest(content), _picture_digest(image), highest)
 
     def _chunks(self) -> Iterator[tuple[Pixels, Facts]]:
         """Decode all files, chunk after chunk.
@@ -355,13 +360,17 @@ class _Reader:
         since, images = time.time_ns(), np.zeros((len(rows), *self.shape[1:]), np.uint8)
         contents, pictures = ([bytes(DIGEST_BYTES)] * len(rows) for _ in range(2))
         unreadable: list[int] = []
+        deep: list[int] = []
         for place, row in enumerate(rows):
             try:
-                images[place], contents[place], pictures[place] = self._image(row)
+                images[place], contents[place], pictures[place], highest = self._image(row)
             except ImageFileError:
                 unreadable.append(row)
+            else:
+                deep += [] if highest is None else [highest]
         known = (as_digests(contents), as_digests(pictures), level_sums(images))
-        return images, Facts(*known, unreadable, since)
+        levels = DeepLevels(len(deep), max(deep, default=0))
+        return images, Facts(*known, unreadable, since, levels)
 
 
 def _picture_digest(image: Image.Image) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,10 @@ DECODING_THREADS = min(4, os.cpu_count() or 1)
 
 # White in 16 bits. What stays within 8 bits of them was not scaled, and would come out black.
 _DEEPEST = 65535
+
+# Levels up to here are of images of 15 bits or fewer, or of pictures in the dark: no file alone can
+# tell.
+_DARK = _DEEPEST >> 1
 
 # What Pillow raises for a damaged image.
 _BUILT_IN = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, OverflowError)
@@ -45,6 +49,39 @@ class ImageFileError(DataError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} {reason}; replace or remove it")
         self.reason = visible(reason)
+
+
+class DeepLevels(NamedTuple):
+    """The levels of some pictures of 16 bits: how many pictures, and the highest level of all."""
+
+    number: int = 0
+    highest: int = 0
+
+
+class Picture(NamedTuple):
+    """A decoded image at its full size, and of one of 16 bits the highest level that it had."""
+
+    image: Image.Image
+    highest: int | None = None
+
+
+def all_levels(parts: Iterable[DeepLevels]) -> DeepLevels:
+    """Return the levels of the pictures of all parts."""
+    found = list(parts)
+    highest = max((part.highest for part in found), default=0)
+    return DeepLevels(sum(part.number for part in found), highest)
+
+
+def notes_on_levels(levels: DeepLevels) -> list[str]:
+    """Return the fact and the way out where all pictures of 16 bits are dark; else nothing."""
+    if not 0 < levels.highest <= _DARK:
+        return []
+    bits = levels.highest.bit_length()
+    return [
+        f"the brightest of {counted(levels.number, '16-bit image')} reaches {levels.highest:,} of "
+        f"{_DEEPEST:,}, so they are read as dark; if they are of {bits} bits, multiply their "
+        f"levels by {1 << (16 - bits)} and save them again"
+    ]
 
 
 @dataclass
@@ -93,7 +130,7 @@ def read_image(
     ImageFileError that names the file.
     """
     with naming(path):
-        pixels = fit(decode(read_content(path), channels), crop_from or size, resize)
+        pixels = fit(decode(read_content(path), channels).image, crop_from or size, resize)
     rows, columns = middle_of(pixels.shape[0], pixels.shape[1], size)
     return pixels[rows, columns]
 
@@ -162,14 +199,15 @@ def read_content(path: Path) -> bytes:
     return content
 
 
-def decode(content: bytes, channels: int) -> Image.Image:
+def decode(content: bytes, channels: int) -> Picture:
     """Return an image at its full size, in 1 (grey) or 3 (RGB) channels.
 
     Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8, of an animation
-    the first picture. Raises what `naming` turns, also for pixels of 9 to 15 bits.
+    the first picture. Raises what `naming` turns, also for 8 bits in 16 and for more than 16.
     """
     with opened(content) as file:
-        return _convert(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
+        image, highest = _in_8_bits(ImageOps.exif_transpose(file))
+        return Picture(_convert(image, "L" if channels == 1 else "RGB"), highest)
 
 
 def fit(image: Image.Image, size: int, resize: Resize = "crop") -> NDArray[np.uint8]:
@@ -228,15 +266,20 @@ def preparation(resize: Resize, size: int, crop_from: int | None = None) -> str:
     return f"{words}: {crop_from} x {crop_from}, and of that the middle {size} x {size}"
 
 
+def _in_8_bits(image: Image.Image) -> tuple[Image.Image, int | None]:
+    """Return an image of 16 bits scaled to 8, and its highest level; others as they are."""
+    if not image.mode.startswith("I"):
+        return image, None
+    deep = np.asarray(image).astype(np.int64)  # Pillow itself would clip 16 bits to 255
+    if deep.min() < 0 or deep.max() > _DEEPEST or 0 < deep.max() <= _DEEPEST >> 8:
+        raise ValueError(
+            f"its pixels of more than 8 bits go from {deep.min()} to {deep.max()}, "
+            f"not to {_DEEPEST}: of unknown range"
+        )
+    return Image.fromarray((deep >> 8).astype(np.uint8)), int(deep.max())
+
+
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255 instead of scaling them
-        deep = np.asarray(image).astype(np.int64)
-        if deep.min() < 0 or deep.max() > _DEEPEST or 0 < deep.max() <= _DEEPEST >> 8:
-            raise ValueError(
-                f"its pixels of more than 8 bits go from {deep.min()} to {deep.max()}, "
-                f"not to {_DEEPEST}: of unknown range"
-            )
-        image = Image.fromarray((deep >> 8).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.has_transparency_data:

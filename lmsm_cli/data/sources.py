@@ -25,7 +25,7 @@ from lmsm_cli.data.decoded import level_sums
 from lmsm_cli.data.decoding import ReadImages, read_images
 from lmsm_cli.data.folds import A_FIFTH, Division, check_sides
 from lmsm_cli.data.identity import pixel_digests
-from lmsm_cli.data.image_files import pillow_warnings
+from lmsm_cli.data.image_files import all_levels, notes_on_levels, pillow_warnings
 from lmsm_cli.data.image_set import ImageSet, Labelled, Normalisation, labelled
 from lmsm_cli.data.layout import (
     Layout,
@@ -263,7 +263,7 @@ def load_folder(
                 )
             reader.warn(notes)
         read = reader.read(listing)
-    reader.warn(missing_classes("", read.listing))
+    reader.warn([*missing_classes("", read.listing), *notes_on_levels(read.levels)])
     labelled = reader.labelled(read)
     return labelled.normalised(labelled.own_normalisation())
 
@@ -341,6 +341,7 @@ class _Reader:
                 faults += _lost_classes(listing, parts[role].listing)
             else:
                 self.warn(missing_classes(role, parts[role].listing))
+        self.warn(notes_on_levels(all_levels(part.levels for part in parts.values())))
         return parts, faults
 
     def listed(self, root: Path) -> Listing:

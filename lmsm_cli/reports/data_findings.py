@@ -15,6 +15,7 @@ from lmsm_cli.data.batches import num_batches
 from lmsm_cli.data.check import ClassImages, DataCheck
 from lmsm_cli.data.folds import A_FIFTH
 from lmsm_cli.data.identity import Copies
+from lmsm_cli.data.image_files import notes_on_levels
 from lmsm_cli.data.near_copies import MOST_IMAGES
 from lmsm_cli.errors import counted, few, listed, visible
 
@@ -310,6 +311,11 @@ def _length(check: DataCheck, config: Config) -> Iterator[Finding]:
         )
 
 
+def _dark(check: DataCheck, config: Config) -> Iterator[Finding]:
+    for text in notes_on_levels(check.folder.levels) if check.folder else []:
+        yield Finding("weak", text)
+
+
 def _pictures_themselves(check: DataCheck, config: Config) -> Iterator[Finding]:
     shapes = check.folder.shapes if check.folder else None
     if shapes is None:
@@ -355,6 +361,7 @@ _KINDS: tuple[Callable[[DataCheck, Config], Iterator[Finding]], ...] = (
     _division,
     _validation,
     _length,
+    _dark,
     _pictures_themselves,
     _left_out,
 )
