@@ -303,9 +303,7 @@ def read_resume_state(
     # first, since rows of another run are no rows to put back
     images = recorded_images(folder.path, state.images, file)
     check_own(state, file)
-    written = dump(_written_config(folder))
-    edited = {key: value for key, value in written.items() if value != state.choices.get(key)}
-    config = _changed(state.config, edited | changes)
+    config = _changed(state.config, _edited(folder, state) | changes)
     if state.metrics:  # an older lmsm kept no digest
         committed.check_rows(
             folder, history.rows, state.metrics, is_last_appended=position.step > 0
@@ -317,6 +315,12 @@ def read_resume_state(
         _mend_best(folder, file, state.epoch)
     is_finished = _is_completed(folder, position.epoch, config.epochs)
     return ResumeState(folder, config, position, history, state, is_finished, images)
+
+
+def _edited(folder: RunFolder, state: CheckpointState) -> dict[str, Any]:
+    """Return what config.yaml says otherwise than the checkpoint. Raises as `_written_config`."""
+    written = dump(_written_config(folder))
+    return {key: value for key, value in written.items() if value != state.choices.get(key)}
 
 
 def _newest_of_training(
