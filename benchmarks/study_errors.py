@@ -98,6 +98,7 @@ def simulated(
         StudyState({}, [], plan),
         candidates,
         COUNTS,
+        COUNTS,
         test_images > 0,
         SILENT,
         None,

@@ -76,7 +76,7 @@ def train(data: Path, study: Path) -> None:
     tried = {one.name: one for one in candidates_for(counts, base, state.also)}
     with new_display(quiet=True) as display:
         fresh = StudyState(base, state.also, state.plan)
-        full = Study(out, fresh, tried, counts, True, display, None, True)
+        full = Study(out, fresh, tried, counts, counts, True, display, None, True)
         runs = {
             name: [full.on_all_images(name, seed).path.name for seed in SEEDS]
             for name in (BASELINE, *(state.arms or ()))

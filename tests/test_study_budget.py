@@ -82,4 +82,23 @@ def test_a_plan_says_when_a_study_may_end(looks, said):
     """In a sentence that needs no statistics."""
     plan = {"folds": 2, "rounds": 7, "pairs": 0, "arms": 2, "expected_seconds": None}
     plan |= {"looks": looks, "epochs": None, "usual_epochs": None, "run_seconds": None}
-    assert any(line.startswith(said) for line in plan_lines(plan, COUNTS, {}, 13))
+    assert any(line.startswith(said) for line in plan_lines(plan, COUNTS, COUNTS, {}, 13))
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([50, 46, 40], "about 136 held-out images over all classes: on these, differences below "),
+        ([90, 50, 40], "about 40 held-out images of the rare classes: on these, differences below"),
+        ([30, 18, 19], "about 67 held-out images over all classes: "),  # a verdict needs 20 images
+    ],
+)
+def test_a_plan_tells_the_images_that_the_study_asks_about(counts, said):
+    """Those of the rare classes, where some are and have images enough; else all, summed by hand.
+
+    1.25 times as many images make no class rare.
+    """
+    plan = {"folds": 5, "rounds": 1, "pairs": 0, "arms": 2, "expected_seconds": None}
+    plan |= {"looks": (), "epochs": None, "usual_epochs": None, "run_seconds": None}
+    trained = [int(0.72 * count) for count in counts]
+    assert any(line.startswith(said) for line in plan_lines(plan, counts, trained, {}, 13))

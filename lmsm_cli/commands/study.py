@@ -190,7 +190,8 @@ def _plan_lines(found: "Study", measured: Mapping[str, Any]) -> list[str]:
     from lmsm_cli.reports.study_plan import plan_lines
 
     plan = asdict(found.state.plan)
-    return plan_lines(plan, found.counts, measured, len(found.candidates))
+    counts = found.counts, found.trained_counts
+    return plan_lines(plan, *counts, measured, len(found.candidates))
 
 
 def _show_plan(found: "Study", lines: list[str], *, json: bool) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lmsm_cli.comparison.crossed import Crossed, Strata, crossed, paired, unpaired
 from lmsm_cli.comparison.samples import Sample
+from lmsm_cli.comparison.two_way import FEWEST_IMAGES
 from lmsm_cli.shot_groups import shot_groups
 
 Rows = Mapping[Hashable, NDArray[np.integer[Any]]]
@@ -123,6 +124,14 @@ def weights_of(
         if len(known):
             weights[name] = strata.class_weights(known)
     return weights
+
+
+def rare_to_ask(test_counts: Sequence[int], train_counts: Sequence[int | None]) -> list[int]:
+    """Return the rare classes, where they have test images enough for a verdict; else []."""
+    rare = shot_groups(train_counts).get("few", [])
+    images = [test_counts[number] for number in rare]
+    # of a class with one image nothing is known of chance
+    return rare if sum(images) >= FEWEST_IMAGES and min(images) > 1 else []
 
 
 def _matrix(rows: Rows) -> NDArray[np.integer[Any]]:

@@ -175,11 +175,13 @@ def _train_counts(whole: Sequence[_Whole]) -> list[list[int]]:
             rows = record.scores.per_class if record.scores else ()
             number = (record.config or {})["fold"]
             folds[one.repeat.split_seed, number] = [row.train_count or 0 for row in rows]
-    means = {
-        key: [round(fmean(counts)) for counts in zip(*folds.values(), strict=True)]
-        for key, folds in known.items()
-    }
+    means = {key: mean_counts(list(folds.values())) for key, folds in known.items()}
     return [means[key] for key in keys]
+
+
+def mean_counts(folds: Sequence[Sequence[int]]) -> list[int]:
+    """Return the training images of each class of a whole, from those of its folds."""
+    return [round(fmean(counts)) for counts in zip(*folds, strict=True)]
 
 
 def _pooled(whole: _Whole, train_counts: Sequence[int]) -> RunRecord:

@@ -4,14 +4,27 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmsm_cli.comparison.answers import rare_to_ask
 from lmsm_cli.errors import counted
 from lmsm_cli.reports.tables_checks import disk_line
 
 
 def plan_lines(
-    plan: Mapping[str, Any], counts: Sequence[int], measured: Mapping[str, Any], heads: int
+    plan: Mapping[str, Any],
+    counts: Sequence[int],
+    trained_counts: Sequence[int],
+    measured: Mapping[str, Any],
+    heads: int,
 ) -> list[str]:
-    """Return what a study will do, what it takes and what it can show, a line each."""
+    """Return what a study will do, what it takes and what it can show, a line each.
+
+    Args:
+        plan: Of study.json.
+        counts: The images of each class that trainings and held-out images share.
+        trained_counts: The training images of each class, which say which are rare.
+        measured: What the first training takes; {} where nothing was measured.
+        heads: How many last layers race.
+    """
     folds, rounds, pairs = plan["folds"], plan["rounds"], plan["pairs"]
     held = (
         f"each round holds every training image out once, in {folds} folds"
@@ -26,7 +39,7 @@ def plan_lines(
         f"{counted(rounds, 'round')}; {held}",
         f"{heads} last layers race, then {losses} and softmax are trained whole: "
         f"{counted(trainings, 'training')}",
-        *([_line_of_pairs(plan)] if pairs else _lines_of_looks(plan, counts)),
+        *([_line_of_pairs(plan)] if pairs else _lines_of_looks(plan, counts, trained_counts)),
         *([takes] if takes else []),
         *([line] if (line := line_of_epochs(plan)) else []),
     ]
@@ -54,16 +67,20 @@ def _line_of_pairs(plan: Mapping[str, Any]) -> str:
     )
 
 
-def _lines_of_looks(plan: Mapping[str, Any], counts: Sequence[int]) -> list[str]:
+def _lines_of_looks(
+    plan: Mapping[str, Any], counts: Sequence[int], trained_counts: Sequence[int]
+) -> list[str]:
     """Return when a study without test images may end, and how small a difference it can show."""
-    folds, rounds = plan["folds"], plan["rounds"]
-    rare = sum(sorted(counts)[: max(1, len(counts) // 3)]) * (1 if folds else 0.2)
+    held = [count if plan["folds"] else round(0.2 * count) for count in counts]
+    rare = rare_to_ask(held, trained_counts)
+    place = "of the rare classes" if rare else "over all classes"
+    images = sum(held[number] for number in rare) if rare else sum(held)
     # as if one image in four were told differently by two nets of a round
-    width = 100 * 2 * math.sqrt(0.25 / max(rare, 1) / max(rounds, 1))
+    width = 100 * 2 * math.sqrt(0.25 / max(images, 1) / max(plan["rounds"], 1))
     return [
         _line_of_looks(plan["looks"]),
-        f"about {rare:,.0f} held-out images of the rarest third of the classes: on these, "
-        f"differences below about {width:.0f} points cannot be told from chance",
+        f"about {images:,} held-out images {place}: on these, differences below about "
+        f"{width:.0f} points cannot be told from chance",
     ]
 
 

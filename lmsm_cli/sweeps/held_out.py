@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.comparison.answers import weights_of
+from lmsm_cli.comparison.answers import rare_to_ask, weights_of
 from lmsm_cli.comparison.crossed import Strata, paired
 from lmsm_cli.comparison.sequential import Standing
-from lmsm_cli.comparison.two_way import FEWEST_IMAGES, Over, components, two_way
+from lmsm_cli.comparison.two_way import Over, components, two_way
 from lmsm_cli.errors import RunError
 from lmsm_cli.runs.record import RunRecord
 from lmsm_cli.shot_groups import shot_groups
@@ -71,10 +71,8 @@ class Question:
         strata = Strata.of(labels, len(train_counts))
         weights = weights_of(strata, train_counts)
         if key is None:
-            rare = classes_of("few", train_counts)
-            has_enough = strata.counts[rare].sum() >= FEWEST_IMAGES
-            # of a class with one image nothing is known of chance
-            key = "few" if has_enough and (strata.counts[rare] > 1).all() else "balanced_accuracy"
+            rare = rare_to_ask(strata.counts.tolist(), train_counts)
+            key = "few" if rare else "balanced_accuracy"
         shares = weights[key] * (strata.counts > 1)
         return cls(key, strata, shares / shares.sum())
 

@@ -50,7 +50,9 @@ class Study:
     candidates: Mapping[str, Candidate]
     """By name."""
     counts: Sequence[int]
-    """The training images of each class."""
+    """The images of each class that trainings and held-out images share."""
+    trained_counts: Sequence[int]
+    """The training images of each class in its runs, which say which are rare."""
     has_test: bool
     """Whether the data has test images of its own."""
     display: Display
@@ -72,7 +74,7 @@ class Study:
     @cached_property
     def _standings(self) -> Standings:
         # where no test images decide, the images are chance too
-        return Standings(self.counts, Over.SEEDS if self.has_test else Over.BOTH)
+        return Standings(self.trained_counts, Over.SEEDS if self.has_test else Over.BOTH)
 
     @cached_property
     def _index(self) -> StudyIndex:
@@ -364,7 +366,7 @@ class Study:
     def _asked_of_test(self, arm: str) -> Verdict:
         """Return what the test images say of an arm."""
         pairs = self._train_pairs(arm)
-        return verdict_on_test(pairs, self.question.key, self.counts, self.display)
+        return verdict_on_test(pairs, self.question.key, self.trained_counts, self.display)
 
     def _train_pairs(self, arm: str) -> Pairs:
         """Train the arm and softmax on all training images: as planned, or while there is time.

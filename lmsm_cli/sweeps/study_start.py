@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmsm_cli.comparison.pooling import mean_counts
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.data import sources
 from lmsm_cli.data.layout import check_apart
-from lmsm_cli.data.splits import folder_options, load_data
+from lmsm_cli.data.splits import folder_options, load_data, load_training
 from lmsm_cli.errors import DataError, LmsmError, counted
 from lmsm_cli.runs.folder import check_folder
 from lmsm_cli.runtime.display import SILENT, Display
-from lmsm_cli.sweeps.candidates import candidates_for
+from lmsm_cli.shot_groups import shot_groups
+from lmsm_cli.sweeps.candidates import BASELINE, candidates_for
 from lmsm_cli.sweeps.study import Study
 from lmsm_cli.sweeps.study_plan import (
     USUAL_BUDGET,
@@ -26,6 +28,7 @@ from lmsm_cli.sweeps.study_plan import (
     read_state,
 )
 from lmsm_cli.sweeps.study_race import race_again
+from lmsm_cli.sweeps.study_runs import Trainings
 from lmsm_cli.training.dry_run import dry_run
 
 # How many candidates are trained whole.
@@ -82,7 +85,8 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
         _find_model(state, out)
         _go_on_longer(state, wanted, heads, display)
     by_name = {one.name: one for one in candidates_for(counts, state.base, wanted.also)}
-    given = (out, state, by_name, counts, has_test, display, budget, wanted.keeps_all)
+    both = counts, trained_counts(state, has_test=has_test)
+    given = (out, state, by_name, *both, has_test, display, budget, wanted.keeps_all)
     return Study(*given, is_new=bool(measured)), measured
 
 
@@ -162,6 +166,25 @@ def checked_images(config: Config, *, has_test: bool) -> tuple[list[int], list[s
             f"images of {', '.join(few)}, or leave the class out"
         )
     return counts, [data.training.digest(), data.test.digest()]
+
+
+def trained_counts(state: StudyState, *, has_test: bool) -> list[int]:
+    """Return the training images of each class in the runs of a study, which say which are rare.
+
+    They are rounded where images are held out, so near the least ratio of counts a class may be
+    rare in the rounds and not in a training on all images, which `lmsm data` shows, or the other
+    way round. Then none is: no page of these runs denies what the study asks about.
+    """
+    trainings = Trainings(state.base, {}, has_test)
+    rounds, whole = (
+        mean_counts([load_training(run.config, SILENT)[0].counts() for run in runs])
+        for runs in (
+            trainings.of_round(BASELINE, 0, state.plan.folds),
+            [trainings.net_on_all_images(BASELINE, 0)],
+        )
+    )
+    compared, other = (whole, rounds) if has_test else (rounds, whole)
+    return compared if shot_groups(other) else other
 
 
 def _go_on_longer(state: StudyState, wanted: Wanted, heads: int, display: Display) -> None:
