@@ -77,6 +77,11 @@ def messy_folders():
     yield ("broken",)
     fill(here / "few", {"ant": 20, "bee": 6})
     yield ("few",)
+    fill(here / "dark", {"ant": 6, "bee": 6}, seed=80)
+    for number, file in enumerate(sorted((here / "dark").rglob("*.png"))):
+        # as a camera of twelve bits has them
+        Image.fromarray(noise(number, (8, 8)).astype(np.uint16) * 16).save(file)
+    yield ("dark",)
     parts(here / "shared", train=SMALL, test=SMALL)
     yield "shared", "--group-pattern", r"(\d+)[.]png"
     yield from lists(here / "listed")
