@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from inspect import signature
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
@@ -17,6 +18,8 @@ from lmsm_cli.commands.app import app, main
 from lmsm_cli.commands.help import COMMON, EXAMPLES, FRONT, SHORT
 from lmsm_cli.commands.options import with_config_flags
 from lmsm_cli.config import Config, flag_name
+from lmsm_cli.config.resolve import preset_names
+from lmsm_cli.config.value_types import Dataset
 from tests.conftest import children_seconds, seconds_to_import_torch, words
 
 ROOT = get_command(app)
@@ -239,6 +242,41 @@ def test_an_unknown_flag_is_told_with_those_that_are_alike(monkeypatch, capsys, 
     assert "No such option: " in told
     offered = re.findall(r"\(Possible options: (.*)\)", told)
     assert [flag for text in offered for flag in text.split(", ")] == sorted(suggested)
+
+
+@pytest.mark.parametrize(
+    ("line", "way_out"),
+    [
+        (["train", "photos"], "did you mean --dataset photos?"),
+        (["sweep", "cifar10"], "did you mean --dataset cifar10?"),
+        (["train", "my list.csv"], "did you mean --dataset 'my list.csv'?"),
+        (["train", "nothing"], "--help` shows the flags"),
+        (["schedule", "run"], "did you mean --config run/config.yaml?"),
+        (["train", "--epochs", "1", "my.yaml"], "did you mean --config my.yaml?"),
+        (["train", "photos/a", "photos/b"], "give the folder, photos"),
+        (["study", "photos/a", "photos/b"], "takes no 'photos/b' here"),
+        (["doctor", "photos"], "`lmsm doctor --help` shows the flags"),
+        (["presets", "show", "digits", "more"], "`lmsm presets show --help` shows the flags"),
+    ],
+)
+def test_a_word_too_many_is_told_with_its_flag(tmp_path, monkeypatch, capsys, line, way_out):
+    """Whoever leaves the flag out learns it; nothing is begun."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a", "photos/b", "run"):
+        Path(name).mkdir(parents=True)
+    for name in ("my list.csv", "my.yaml", "run/config.yaml"):
+        Path(name).touch()
+    assert main(line) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert way_out in shown
+    assert shown.startswith("error: lmsm " + line[0])
+
+
+def test_a_preset_too_many_is_told_with_its_flag(capsys):
+    """Each that no data set is called like."""
+    for name in set(preset_names()) - set(get_args(Dataset)):
+        assert main(["train", name]) == 2
+        assert f"did you mean --preset {name}?" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,14 @@ A command names its common flags in `COMMON`; one that is not there shows all on
 """
 
 import inspect
-from difflib import get_close_matches
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from lmsm_cli.commands import words
 from lmsm_cli.commands.console import print_line, stdout_console
-from lmsm_cli.errors import LmsmError
 
 TRAIN, LOOK, USE, PREPARE = (
     "Train",
@@ -187,8 +186,6 @@ COMMON: dict[str, tuple[str, ...]] = {
     "schedule": (*_RUN, "schedule", "warmup", "plot", "json"),
 }
 
-# How alike a mistyped flag and a suggestion are, without their dashes: --adjust is no --out.
-_ALIKE = 0.75
 _FULL_PAGE = "lmsm.full_page"
 
 
@@ -212,29 +209,32 @@ class _Pages:
         Raises LmsmError for an empty word.
         """
         if not ctx.resilient_parsing:  # as a shell's completion does
-            _check_not_empty(args)
+            words.check_not_empty(args)
         try:
             read: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         except Exception as error:  # goes on; Typer keeps its class private
             if getattr(error, "possibilities", None):
-                error.possibilities = _alike(error.option_name, self.get_params(ctx))  # type: ignore[attr-defined]
+                error.possibilities = words.alike(error.option_name, self._flags(ctx))  # type: ignore[attr-defined]
             raise
         return read
 
-
-def _check_not_empty(words: list[str]) -> None:
-    """Raise LmsmError for a word without a letter: as a path it would be the current folder."""
-    way_out = "leave it out, or give it a value; `$NAME` of a variable that is not set is empty"
-    for before, word in pairwise(["lmsm", *words]):
-        flag, equals, value = word.partition("=")
-        if not word:
-            raise LmsmError(f"the word after {before} is empty: {way_out}")
-        if flag.startswith("--") and equals and not value:
-            raise LmsmError(f"{flag} is empty: {way_out}")
+    def _flags(self, ctx: Any) -> list[str]:
+        """Return the command's flags, in all their spellings."""
+        parameters = self.get_params(ctx)
+        return [flag for one in parameters for flag in (*one.opts, *one.secondary_opts)]
 
 
 class Command(_Pages, TyperCommand):
     """A command; --help shows its flags in `COMMON`, where it has an entry there."""
+
+    allow_extra_args = True  # so that what is said of them is not Typer's
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words. Raises LmsmError, with a way out, for those that nothing takes."""
+        left_over = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            words.check_no_more(left_over, ctx.command_path, self._flags(ctx))
+        return left_over
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Draw the page, and last of all how many flags are left out."""
@@ -292,16 +292,6 @@ class Program(Group):
 
 def _side_by_side(left: list[str], right: list[str]) -> list[str]:
     return [f"{a:<40}{b}".rstrip() for a, b in zip_longest(left, right, fillvalue="")]
-
-
-def _alike(flag: str, parameters: list[Any]) -> list[str]:
-    """Return the flags that a mistyped one can have meant."""
-    flags = [
-        flag for parameter in parameters for flag in (*parameter.opts, *parameter.secondary_opts)
-    ]
-    bare = {flag.removeprefix("--"): flag for flag in flags if flag.startswith("--")}
-    near = get_close_matches(flag.removeprefix("--").lower(), bare, cutoff=_ALIKE)
-    return [bare[name] for name in near]
 
 
 def _show_all(context: typer.Context, wanted: bool) -> None:
