@@ -129,6 +129,45 @@ def test_pictures_are_not_drawn_among_the_images(command, place, capsys):
     assert "lies in the folder of the images" in said
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report run --out {}",
+        "compare run --html {}",
+        "compare run --csv {}",
+        "predict run photos/bee --csv {}",
+        "adjust run --adjust 1 --out {}",
+        "export run --format torch --out {}",
+        "export run --out {}",
+    ],
+)
+@pytest.mark.parametrize("name", ["mine.png", "mine"])
+def test_a_file_of_another_kind_is_not_replaced(name, command, place, capsys):
+    """A picture or a document of the user's has another ending than what lmsm writes there."""
+    (place / name).write_bytes(b"mine")
+    said = check_refused(command.format(name), place, capsys)
+    assert f"{name}: a file of another kind is there; give a name that ends in ." in said
+
+
+def test_a_table_is_no_page(place, capsys):
+    """Results of another program are not replaced by a page of two others."""
+    (place / "mine.csv").write_text(RESULTS)
+    said = check_refused("compare a-s0.csv b-s0.csv --html mine.csv", place, capsys)
+    assert "give a name that ends in .html or .htm" in said
+
+
+def test_a_new_file_may_have_any_name_and_one_of_its_kind_is_replaced(place):
+    """A script that writes the same page or table again goes on to work."""
+    assert main(shlex.split("report run --out page")) == 0
+    for name in ("page.html", "PAGE.HTM"):
+        (place / name).write_text("mine")
+        assert main(["report", "run", "--out", name]) == 0
+        assert (place / name).read_bytes() == (place / "page").read_bytes()
+    for _ in range(2):
+        assert main(shlex.split("compare run --csv table.CSV")) == 0
+        assert main(shlex.split("adjust run --temperature 2 --out even.pth --quiet")) == 0
+
+
 def test_what_is_no_file_of_a_run_is_written_there(place, capsys):
     """Names of their own are right beside it, also a second time."""
     for _ in range(2):

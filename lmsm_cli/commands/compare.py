@@ -147,12 +147,13 @@ class _Files(NamedTuple):
 
     def check(self, paths: "Iterable[Path]") -> None:
         """Raise DiskError where one of them cannot be written, LmsmError where it is one that is
-        compared.
+        compared, or of another kind.
         """
-        from lmsm_cli.runs.folder import check_folder, check_place
+        from lmsm_cli.runs.folder import PAGES, TABLES, check_folder, check_place
 
-        for file in filter(None, (self.csv, self.html)):
-            check_place(file, paths)
+        for file, endings in ((self.csv, TABLES), (self.html, PAGES)):
+            if file:
+                check_place(file, endings, paths)
         if self.plots:
             check_folder(self.plots, "--plots")
 

@@ -108,7 +108,7 @@ def _check_plot(plot: Path, config: "Config") -> None:
         from lmsm_cli.data.splits import own_files
         from lmsm_cli.runs.folder import check_place
 
-        check_place(plot, own_files(config))
+        check_place(plot, reads=own_files(config))
 
 
 def _draw(check: "DataCheck", data: "Data | None", plot: Path, display: "Display") -> None:

@@ -157,7 +157,7 @@ def _check_targets(checkpoint: Path, plots: Path | None, features: Path | None) 
     if features:
         if features.suffix != ".npz":
             raise LmsmError(f"--features is {str(features)!r}: end the name in .npz")
-        check_place(features, [checkpoint])
+        check_place(features, reads=[checkpoint])
 
 
 def _write(

@@ -61,11 +61,11 @@ size.
     if top < 1:
         raise LmsmError(f"--top is {top}: give at least 1")
     from lmsm_cli.data.image_files import find_images
-    from lmsm_cli.runs.folder import check_place
+    from lmsm_cli.runs.folder import TABLES, check_place
 
     listed = find_images(images, follow_links=follow_links)
     if csv and csv != _STDOUT:
-        check_place(csv, [checkpoint, *listed.images])
+        check_place(csv, TABLES, [checkpoint, *listed.images])
     # imports torch, which a mistyped path must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.predict import predict_files

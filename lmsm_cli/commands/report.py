@@ -27,13 +27,13 @@ lmsm compare RUNS --html FILE.
     from lmsm_cli.commands.console import print_line
     from lmsm_cli.comparison.grouping import compare_runs
     from lmsm_cli.reports.html.page import write_page
-    from lmsm_cli.runs.folder import check_place
+    from lmsm_cli.runs.folder import PAGES, check_place
     from lmsm_cli.runs.record import find_runs, only_run, read_run
 
     together = f"lmsm compare {shlex.quote(str(run))} --html page.html"
     (found,) = find_runs([only_run(run, f"; a page of all of them: {together}")])
     path = out or found / "report.html"
-    check_place(path)
+    check_place(path, PAGES)
     records = [read_run(found)]
     write_page(path, compare_runs(records), records)
     print_line(str(path))

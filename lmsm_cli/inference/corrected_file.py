@@ -7,7 +7,7 @@ from lmsm_cli.inference.correction import RequestedCorrection, corrected
 from lmsm_cli.inference.effect import check_up
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.runs.folder import check_place
+from lmsm_cli.runs.folder import CHECKPOINTS, check_place
 from lmsm_cli.runtime.display import Display
 
 
@@ -35,7 +35,7 @@ def write_corrected(
     """
     file = checkpoint.find(path)
     out = out or file.with_name(checkpoint.ADJUSTED)
-    check_place(out, [file])
+    check_place(out, CHECKPOINTS, [file])
     found = corrected(read_trained(file, data_dir), wanted, device, display)
     trained = found.trained
     save_corrected(trained, out)

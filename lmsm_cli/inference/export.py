@@ -95,7 +95,7 @@ def export_checkpoint(
             f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree"
         )
     trained = read_trained(path, data_dir)
-    check_place(out, [source])
+    check_place(out, (SUFFIXES[form],), [source])
     effect: dict[str, Any] = {}
     if correction:
         found = corrected(trained, correction, "cpu", display)

@@ -208,16 +208,21 @@ _OWN_FILES = (
 )
 """From which a run goes on, is judged or is compared: no other command makes them again."""
 
+# What files of a kind usually end in: one of the user's has another ending than an output before.
+TABLES, PAGES, CHECKPOINTS = (".csv",), (".html", ".htm"), (".pt", ".pth")
 
-def check_place(path: Path, reads: Iterable[Path] = ()) -> None:
+
+def check_place(path: Path, endings: Sequence[str] = (), reads: Iterable[Path] = ()) -> None:
     """Check where a flag has a file written; call it before slow work.
 
     Args:
         path: The file.
+        endings: What a file that may be replaced ends in; any where there are none.
         reads: The files that the command reads.
 
     Raises:
-        LmsmError: The file is one of a run, or is read by the command, and would be lost.
+        LmsmError: The file is one of a run, is read by the command, or is of another kind, and
+            would be lost.
         DiskError: No file can be written there.
     """
     folder = path.parent
@@ -236,6 +241,11 @@ def check_place(path: Path, reads: Iterable[Path] = ()) -> None:
         )
     if path.exists() and any(read.exists() and path.samefile(read) for read in reads):
         raise LmsmError(f"cannot write {path}: this command reads it; give another name")
+    if path.exists() and endings and path.suffix.lower() not in endings:
+        raise LmsmError(
+            f"cannot write {path}: a file of another kind is there; give a name that ends in "
+            f"{' or '.join(endings)}"
+        )
 
 
 def is_run(path: Path) -> bool:
