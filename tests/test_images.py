@@ -2,6 +2,7 @@
 
 import random
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,6 +189,25 @@ def test_a_record_reads_its_predictions_when_asked(tmp_path):
     (tmp_path / images.PREDICTIONS).unlink()
     assert found.predictions is None
     assert found.late_problems == []
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_what_a_start_has_seen_is_read_again(tmp_path, number):
+    """A start may have seen nothing that is known; a record without a start has no such column."""
+    seen = np.arange(16 * number, dtype=np.uint8).reshape(number, 16)
+    images.write_images(tmp_path, replace(record(), seen_before=seen))
+    found = images.read_images_record(tmp_path)
+    own = record().digests[record().split == 0]
+    assert np.array_equal(found.seen_in_training, np.concatenate([own, seen]))
+    images.write_images(tmp_path, record())
+    assert np.array_equal(images.read_images_record(tmp_path).seen_in_training, own)
+
+
+def test_what_a_start_has_seen_is_digests(tmp_path):
+    """Other numbers in their place are damage."""
+    images.write_images(tmp_path, replace(record(), seen_before=np.zeros((2, 8), np.uint8)))
+    with pytest.raises(CheckpointError, match=r"images\.npz is damaged: .* seen before"):
+        images.read_images_record(tmp_path)
 
 
 def test_predictions_of_a_record_can_be_held_without_a_folder(tmp_path):

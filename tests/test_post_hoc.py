@@ -243,8 +243,11 @@ def test_what_cannot_be_corrected_is_refused_before_work(first, tmp_path):
     """Another loss than the run's, images that its net was trained on, a file that is no run."""
     with pytest.raises(LmsmError, match="whose loss is 'softmax' with head_bias False: take the"):
         begin(head_of(first, tmp_path, head_bias=True), SilentDisplay())
-    with pytest.raises(DataError, match="the validation images are not those that"):
+    with pytest.raises(DataError, match=r"trained on images .* of 121 validation images"):
         begin(head_of(first, tmp_path, post_hoc="adjust", split_seed=9), SilentDisplay())
+    alone = shutil.copy(first / "checkpoint.pt", tmp_path / "alone.pt")  # images.npz is elsewhere
+    with pytest.raises(DataError, match="the validation images are not those that"):
+        begin(head_of(alone, tmp_path, post_hoc="adjust", split_seed=9), SilentDisplay())
     torch.save(load_checkpoint(first).backbone.state_dict(), tmp_path / "net.pth")
     with pytest.raises(LmsmError, match="is no run of lmsm's"):
         begin(head_of(tmp_path / "net.pth", tmp_path), SilentDisplay())
@@ -254,7 +257,7 @@ def test_what_cannot_be_corrected_is_refused_before_work(first, tmp_path):
         head_of(first, tmp_path, post_hoc="ncm", loss="ldam")
     with pytest.raises(LmsmError, match="takes the place of a training: leave it out to train"):
         start_run(head_of(first, tmp_path / "trained"), SilentDisplay())
-    assert [path.name for path in tmp_path.iterdir()] == ["net.pth", "trained"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.pt", "net.pth", "trained"]
 
 
 def test_the_usual_heads_are_those_that_a_run_can_have(first, tmp_path):

@@ -66,6 +66,14 @@ class ImagesRecord:
     std: tuple[float, ...]
     divided: str | None = None
     """The digest of all images that folds test among them, where the test images are a fold."""
+    seen_before: Digests | None = None
+    """(N, 16): the images that what it started from was trained on; None where it is not known."""
+
+    @property
+    def seen_in_training(self) -> Digests:
+        """Return what the images (N, 16) are that its net was trained on, before the run too."""
+        own = self.of("training").digests
+        return own if self.seen_before is None else np.concatenate([own, self.seen_before])
 
     def of(self, part: Part) -> "ImagesRecord":
         """Return the images of one part."""

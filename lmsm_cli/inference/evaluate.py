@@ -270,7 +270,7 @@ def _warn_of_training_images(trained: Trained, images: ImageSet, display: Displa
             f"{IMAGES} is not beside {trained.file}"
         )
         return
-    seen = {one.tobytes() for one in trained.images.of("training").digests}
+    seen = {one.tobytes() for one in trained.images.seen_in_training}
     names = [
         os.fsdecode(place)
         for one, place in zip(images.digests, images.places.tolist(), strict=True)

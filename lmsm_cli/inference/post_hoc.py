@@ -117,7 +117,8 @@ def _start_post_hoc(config: Config, display: Display, *, with_plots: bool = True
         if parse_post_hoc(config.post_hoc).method != NCM:
             checked = check_post_hoc(read_trained(Path(config.pretrained)), config.post_hoc, log)
         run = prepare(config.model_copy(update=_OF_A_TRAINING), log, ranks)
-        if checked and checked.wanted.chooses:
+        is_known = run.images is not None and run.images.seen_before is not None
+        if checked and checked.wanted.chooses and not is_known:
             _check_held_out(run, config)
         run = replace(run, folder=new_folder(run, config_hash(config)))
         folder = run.folder
@@ -132,7 +133,10 @@ def _start_post_hoc(config: Config, display: Display, *, with_plots: bool = True
 
 
 def _check_held_out(run: Run, config: Config) -> None:
-    """Raise DataError where other images are held out than the net was trained without."""
+    """Raise DataError where other images are held out than the net was trained without.
+
+    It is for a start without images.npz, of which no more than that can be told.
+    """
     start = checkpoint.load(checkpoint.find(Path(str(config.pretrained))))
     recorded, now = start.images, run.trainer.data.record().all_digests
     if recorded is not None and recorded.get(PARTS[1]) != now.get(PARTS[1]):

@@ -32,6 +32,7 @@ _OF_IMAGES: dict[str, _Kind] = {
     "mean": ("f", 1, True),
     "std": ("f", 1, True),
     "divided": ("S", 0, False),
+    "seen_before": ("u", 2, False),
 }
 _OF_PREDICTIONS: dict[str, _Kind] = {
     "label": ("iu", 1, True),
@@ -81,6 +82,8 @@ def write_images(run: Path, record: ImagesRecord) -> None:
     }
     if record.divided:
         arrays["divided"] = np.array(record.divided.encode())
+    if record.seen_before is not None:
+        arrays["seen_before"] = record.seen_before
     _write(run / IMAGES, arrays)
 
 
@@ -105,6 +108,7 @@ def read_images_record(run: Path) -> ImagesRecord | None:
             tuple(map(float, arrays["mean"])),
             tuple(map(float, arrays["std"])),
             bytes(arrays["divided"].item()).decode() if "divided" in arrays else None,
+            arrays.get("seen_before"),
         )
         _check(record)
     except MALFORMED as error:
@@ -225,6 +229,9 @@ def _check(record: ImagesRecord) -> None:
         raise ValueError("a part is none of training, validation and test")
     if record.digests.dtype != np.uint8 or record.digests.shape != (count, DIGEST_BYTES):
         raise ValueError("its digests are not 16 bytes an image")
+    seen = record.digests if record.seen_before is None else record.seen_before
+    if seen.dtype != np.uint8 or seen.shape[1:] != (DIGEST_BYTES,):
+        raise ValueError("its digests of images seen before are not 16 bytes an image")
     if record.labels.shape != (count,) or record.places.shape != (count,):
         raise ValueError("its columns are of unequal length")
     if record.places.dtype.kind not in "Siu":

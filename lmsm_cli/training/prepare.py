@@ -24,6 +24,7 @@ from lmsm_cli.models.freezing import freeze, frozen_stages
 from lmsm_cli.models.nets import check_model, without_memory
 from lmsm_cli.runs.folder import RunFolder, check_folder
 from lmsm_cli.runs.start import check_start, drawn_and_frozen, new_classifier
+from lmsm_cli.runs.start_images import check_unseen, seen_by_start
 from lmsm_cli.runs.tensorboard import check_tensorboard
 from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.runtime.display import Display
@@ -129,6 +130,10 @@ def prepare(
     _check_ranks(config, ranks)
     with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
+    images = images or data.record()
+    if starts and (seen := seen_by_start(config, display)) is not None:
+        check_unseen(images, seen, config, display)
+        images = replace(images, seen_before=seen)
     if data.usual_counts:  # no fold has defaults of its own
         loss = _spec_by_counts(config, data.training.classes, data.usual_counts)
         config = config.model_copy(update={"loss": loss})
@@ -147,7 +152,7 @@ def prepare(
         display.warning(twice)
     if starts and (frozen := drawn_and_frozen(config)):
         display.warning(frozen)
-    return Run(trainer, images or data.record())
+    return Run(trainer, images)
 
 
 def _corrected_twice(config: Config, head: Head) -> str:

@@ -1,0 +1,158 @@
+"""A run is not judged by images that the weights it starts from were trained on."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmsm_cli.commands.app import main
+from lmsm_cli.data.identity import PARTS
+from lmsm_cli.runs.record import find_runs
+from tests.conftest import noise, save
+
+NET = [
+    "--model",
+    "paper-mnist",
+    "--image-size",
+    "8",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+    "--threads",
+    "1",
+]
+NET += ["--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--quiet"]
+
+
+def fill(folder, count, *, start=0):
+    """Write so many images of a class, and two thirds of that of another; no two are alike."""
+    for label, name in enumerate(["ant", "bee"]):
+        for number in range(start, start + (count if label == 0 else 2 * count // 3)):
+            save(folder / name / f"{number:03}.png", noise(1000 * label + number, (8, 8, 3)))
+
+
+def train(out, *more, code=0):
+    """Train a small net; return its run folder, None where none is made."""
+    assert main(["train", *NET, "--out", str(out), *more]) == code
+    return next((config.parent for config in out.glob("*/config.yaml")), None)
+
+
+def digests_on_disk(run, part):
+    """Return the digests of the files that a run's images.npz names for a part, from the files."""
+    with np.load(run / "images.npz") as images:
+        names = images["name"][images["split"] == PARTS.index(part)].tolist()
+    files = [Path("photos") / name.decode() for name in names]
+    return {hashlib.blake2b(one.read_bytes(), digest_size=16).digest() for one in files}
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    """Return a folder with photos, of which a fifth becomes the test, and a run on them."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fill(Path("photos"), 30)
+        train(folder / "first", "--dataset", "photos")
+    return folder
+
+
+@pytest.fixture
+def first(trained_once, tmp_path, monkeypatch):
+    """Return that run, beside its photos in a folder of the test's own."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    (run,) = find_runs([tmp_path / "first"])
+    return run
+
+
+def test_a_start_on_the_same_images_is_fine_and_known(first, tmp_path, capsys):
+    """Its test images are new to the start; images.npz says what the start has seen."""
+    run = train(tmp_path / "second", "--dataset", "photos", "--pretrained", str(first))
+    assert "was trained on" not in capsys.readouterr().err
+    with np.load(run / "images.npz") as images:
+        seen = {row.tobytes() for row in images["seen_before"]}
+    assert seen == digests_on_disk(first, "training")
+
+
+def test_images_added_since_mix_training_images_into_the_test(first, tmp_path, capsys):
+    """The counts are those of the files, whatever is trained on the start; no run is made."""
+    trained = digests_on_disk(first, "training")
+    fill(Path("photos"), 9, start=30)
+    plain = train(tmp_path / "plain", "--dataset", "photos")
+    tested, held_out = (digests_on_disk(plain, part) for part in ("test", "validation"))
+    assert tested & trained
+    given = ["--dataset", "photos", "--pretrained", str(first)]
+    frozen = ["--freeze", "features"]
+    for more in ([], frozen, [*frozen, "--post-hoc", "adjust:1"]):
+        capsys.readouterr()
+        assert train(tmp_path / "second", *given, *more, code=3) is None
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"{len(tested & trained)} of {len(tested)} test images" in told
+        assert f"{len(held_out & trained)} of {len(held_out)} validation images" in told
+
+
+def test_folds_test_each_image_that_the_start_knows(first, tmp_path, capsys):
+    """They are refused, and said to be what is in the way."""
+    folds = ["--folds", "3", "--fold", "0"]
+    given = ["--dataset", "photos", "--pretrained", str(first), *folds]
+    assert train(tmp_path / "second", *given, code=3) is None
+    assert "--folds tests each image once: leave it out" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_other_last_layers_are_not_tested_on_images_of_the_net(first, tmp_path, capsys):
+    """`retrain` on a folder that grew is refused, whatever the head."""
+    fill(Path("photos"), 9, start=30)
+    heads = ["--head", "softmax", "--head", "adjust:1", "--epochs", "1"]
+    given = [*heads, "--out", str(tmp_path / "heads"), "--quiet"]
+    assert main(["retrain", str(first), *given]) == 3
+    assert "take away those that were added since" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "heads").glob("*/config.yaml"))
+
+
+def test_the_start_of_a_start_is_known_too(first, tmp_path, capsys):
+    """What it was trained on is no test for the third run, and flatters `eval` of the second."""
+    shutil.move("photos", "old")
+    fill(Path("photos"), 30, start=500)
+    second = train(tmp_path / "second", "--dataset", "photos", "--pretrained", str(first))
+    shutil.move("photos", "new")
+    shutil.move("old", "photos")
+    given = ["--dataset", "photos", "--pretrained", str(second), "--folds", "3", "--fold", "0"]
+    assert train(tmp_path / "third", *given, code=3) is None
+    capsys.readouterr()
+    assert main(["eval", str(second), "--images", "photos", "--quiet"]) == 0
+    seen = len(digests_on_disk(first, "training"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{seen} images of 50 are of those that the run was trained on" in told
+
+
+@pytest.fixture
+def with_test(tmp_path, monkeypatch):
+    """Return a run without validation on photos with a test of their own."""
+    monkeypatch.chdir(tmp_path)
+    fill(Path("photos/train"), 30)
+    fill(Path("photos/test"), 5, start=100)
+    return train(tmp_path / "first", "--dataset", "photos", "--validation", "0")
+
+
+def test_validation_images_alone_are_a_warning(with_test, tmp_path, capsys):
+    """They choose an epoch; where they choose a last layer, they are refused."""
+    given = ["--dataset", "photos", "--pretrained", str(with_test)]
+    assert train(tmp_path / "second", *given)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "5 of 5 validation images" in told
+    assert "test images" not in told
+    assert train(tmp_path / "third", *given, "--freeze", "features", code=3) is None
+
+
+def test_a_start_without_its_images_is_said(first, tmp_path, capsys):
+    """A checkpoint that lies alone does not tell what it was trained on."""
+    alone = tmp_path / "alone.pt"
+    shutil.copy(first / "checkpoint.pt", alone)
+    given = ["--dataset", "photos", "--pretrained", str(alone)]
+    assert main(["train", *NET[:-1], *given, "--out", str(tmp_path / "second")]) == 0
+    assert "is not known: images.npz is not beside" in " ".join(capsys.readouterr().err.split())
