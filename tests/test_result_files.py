@@ -210,6 +210,17 @@ def test_bad_csv_is_refused_by_line(tmp_path, text, message):
         read_results([path])
 
 
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_rounded_probabilities_in_a_file_are_refused(tmp_path, decimals):
+    """As tables hold them; rows of three classes then add up to 0.99 or 1.01 now and then."""
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 40).round(decimals)
+    assert not np.allclose(shares.sum(axis=1), 1, atol=1e-4)
+    rows = [(place % 3, *row) for place, row in enumerate(shares.tolist())]
+    path = write(tmp_path / "a-s0.csv", ["label", "logit_0", "logit_1", "logit_2"], rows)
+    with pytest.raises(DataError, match=r"a-s0.csv: logits are probabilities"):
+        read_results([path])
+
+
 def test_text_that_is_not_utf8_is_refused_and_a_mark_is_not(tmp_path):
     """Spreadsheets write a byte order mark, and Windows' line ends."""
     path = tmp_path / "a-s0.csv"

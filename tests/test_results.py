@@ -16,6 +16,7 @@ from lmsm_cli.config.yaml import read_mapping
 from lmsm_cli.errors import ArgumentError
 from lmsm_cli.reports.html.page import page
 from lmsm_cli.runs.record import find_runs, read_run
+from lmsm_cli.runs.results import Given, checked
 
 CLASSES = 5
 
@@ -205,6 +206,43 @@ def test_bad_results_are_refused_by_argument_and_row(tmp_path, changes, message)
     with pytest.raises(ArgumentError, match=message):
         record(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+ROUNDED = {
+    "as they are": lambda p: p,
+    "three decimals": lambda p: p.round(3),
+    "two decimals": lambda p: p.round(2),
+    "float16": lambda p: p.astype(np.float16),
+    "bfloat16": lambda p: torch.tensor(p).bfloat16(),
+    "percent": lambda p: 100 * p,
+    "percent with one decimal": lambda p: (100 * p).round(1),
+    "three digits": lambda p: np.vectorize(lambda one: float(f"{one:.3g}"))(p),
+}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+@pytest.mark.parametrize("form", ROUNDED.values(), ids=ROUNDED.keys())
+def test_rounded_probabilities_are_no_logits(tmp_path, form, classes):
+    """Softmax of them would be almost even, and the calibration error that of another classifier.
+
+    Their rounded sums are off by up to a third, and each row's must be one that rounding explains.
+    """
+    draw = np.random.default_rng(0)
+    probabilities = torch.tensor(3 * draw.normal(size=(60, classes))).softmax(1).numpy()
+    with pytest.raises(ArgumentError, match=r"are probabilities, which add up to 1(00)? for each"):
+        record(tmp_path, labels=np.arange(60) % classes, logits=form(probabilities))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_true_logits_are_never_taken_for_probabilities(tmp_path, classes):
+    """Small or large, non-negative or sparse, rounded or not, of one image (unrounded) or more."""
+    draw = np.random.default_rng(classes)
+    for _ in range(100):
+        normal = draw.normal(size=(30, classes)) * 10 ** draw.uniform(-3, 2)
+        forms = [normal, abs(normal), normal.clip(0), (normal - normal.std()).clip(0)]
+        for logits in [*forms, *(one.round(2) for one in forms), *(one[:1] for one in forms)]:
+            checked(Given("mine", 0, np.zeros(len(logits), int), logits))
+    checked(Given("a constant answer", 0, np.zeros(30, int), np.zeros((30, 1000))))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

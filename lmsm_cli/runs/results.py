@@ -26,6 +26,7 @@ _OWN_KEYS = ("loss", "seed", "source", "images")
 _LONGEST = 1000
 """Characters of a name or an id."""
 _LARGEST_SEED = 2**32
+_FEW_IMAGES = 10
 MOST_CLASSES = 100_000
 """That are taken from the highest class number alone, in which a digit may be wrong."""
 
@@ -256,12 +257,41 @@ def _logits(values: Any, count: int, refuse: _Refuse) -> NDArray[np.float64]:
             "logits",
             int(bad[0]),
         )
-    are_shares = ((array >= 0) & (array < 2)).all()  # larger ones might add up to too much
-    if are_shares and np.allclose(array.sum(axis=1), 1, atol=1e-4):
-        refuse(
-            "are probabilities, which add up to 1 for each image: give their logarithms", "logits"
-        )
+    for whole in (1, 100):
+        if array.min() >= 0 and array.max() <= whole * 1.01 and _are_shares(array / whole):
+            refuse(
+                f"are probabilities, which add up to {whole} for each image: give their "
+                "logarithms, or where some are 0 the predictions alone",
+                "logits",
+            )
     return array
+
+
+def _are_shares(array: NDArray[np.float64]) -> bool:
+    """Return whether numbers from 0 to 1 add up to 1 in every row, as far as they are rounded.
+
+    Each may be off by 0.5%, more than bfloat16 or three digits lose, and by half a unit of the last
+    decimal. Non-negative logits add up so in one row of a hundred, hence in all of ten rows never.
+    Of fewer images only what adds up to four digits is taken for probabilities.
+
+    Where the decimals lose much, as two of a thousand classes do, any small numbers could add up
+    to 1, but only those of probabilities have a highest that stands out.
+    """
+    if len(array) < _FEW_IMAGES:
+        return bool((abs(array.sum(axis=1) - 1) <= 1e-4).all())
+    half = _half_step(array)
+    off = 0.005 * array + half
+    fits = (np.maximum(array - off, 0).sum(axis=1) <= 1) & ((array + off).sum(axis=1) >= 1)
+    lost = half * array.shape[1]
+    return bool(fits.all()) and float(array.max(axis=1).mean()) >= min(lost, 0.25)
+
+
+def _half_step(array: NDArray[np.float64]) -> float:
+    """Return half a unit of the last of two to five decimals; 0 of numbers that have more."""
+    for decimals in range(2, 6):
+        if (abs(array - array.round(decimals)) < 1e-7).all():  # float32 is off by less
+            return float(0.5 * 10.0**-decimals)
+    return 0.0
 
 
 def _first_unfit(row: NDArray[np.float64]) -> str:
