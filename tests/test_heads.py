@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lmsm_cli import LSoftmaxLoss, build_head, l_softmax_loss
 from lmsm_cli.losses.annealed_head import AnnealedHead
@@ -357,6 +358,49 @@ def test_a_compiled_step_counts_too():
     for progress in (0, 0.25, 0.5, 0.75, 1):
         wanted = twin(features, labels, progress).item()
         assert compiled(features, labels).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def stepped(head, features, labels, call):
+    """Return the losses of five steps by a call of the head, with the gradients of the features."""
+    steps = []
+    for _ in range(5):
+        leaf = features.detach().clone().requires_grad_()
+        loss = call(leaf, labels)
+        loss.backward()
+        steps.append((loss.item(), leaf.grad.norm().item()))
+    return steps
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_call_that_checkpointing_repeats_counts_once(reentrant, compiled):
+    """Losses and gradients are those of the progress 0, 1/4, 1/2, 3/4, 1, as without it."""
+    head, twin, features, labels = counted("lsoftmax:margin=4,lambda_start=10", dtype=torch.float64)
+    progresses = iter([0, 0.25, 0.5, 0.75, 1])
+    wanted = stepped(twin, features, labels, lambda *batch: twin(*batch, next(progresses)))
+    torch.compiler.reset()
+    called = torch.compile(head, fullgraph=True, backend="aot_eager") if compiled else head
+    steps = stepped(
+        head, features, labels, lambda *batch: checkpoint(called, *batch, use_reentrant=reentrant)
+    )
+    np.testing.assert_allclose(steps, wanted, rtol=1e-6)
+    assert head.calls.item() == 5
+
+
+def test_checkpointing_inside_of_what_is_compiled_counts_once():
+    """Compiled without a break, around a checkpoint of the head, the steps are the same ones."""
+    head, twin, features, labels = counted("lsoftmax:margin=4,lambda_start=10", dtype=torch.float64)
+    wanted = stepped(head, features, labels, head)
+    torch.compiler.reset()
+    again = build_head("lsoftmax:margin=4,lambda_start=10", 6, 5, total_steps=4).double()
+    again.load_state_dict(twin.state_dict())
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(features, labels):
+        return checkpoint(again, features, labels, use_reentrant=False)
+
+    np.testing.assert_allclose(stepped(again, features, labels, compiled), wanted, rtol=1e-6)
+    assert again.calls.item() == 5
 
 
 def test_total_steps_is_no_option_of_a_spec():

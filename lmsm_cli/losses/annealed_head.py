@@ -15,6 +15,7 @@ from lmsm_cli.losses.annealing import (
     scalar_progress,
     unused_options,
 )
+from lmsm_cli.losses.calls import calls_before
 from lmsm_cli.losses.checks import whole
 from lmsm_cli.losses.head import MarginHead
 from lmsm_cli.losses.margins import LSoftmaxMargin, Margin, largest
@@ -28,12 +29,15 @@ class AnnealedHead(MarginHead, ABC):
     a `progress`, or the head `total_steps`, the number of calls of the whole training. It then
     counts its calls in training mode with gradients on, in the buffer `calls` of its state dict,
     and the progress is calls / total_steps, at most 1. If you accumulate gradients, count each of
-    the calls of a step. A progress that is given has precedence. State dicts with and without the
-    count load into heads with and without it.
+    the calls of a step; what activation checkpointing repeats is no call of its own. A progress
+    that is given has precedence. State dicts with and without the count load into heads with and
+    without it.
     """
 
     margin: int | float | Tensor
     calls: Tensor | None
+    was_counted: Tensor | None
+    """What `calls_before` keeps beside the calls."""
 
     def __init__(
         self,
@@ -57,6 +61,8 @@ class AnnealedHead(MarginHead, ABC):
         self.total_steps = None if total_steps is None else whole("total_steps", total_steps, 1)
         calls = None if total_steps is None else torch.zeros((), dtype=torch.int64)
         self.register_buffer("calls", calls)
+        was_counted = None if calls is None else calls.clone()
+        self.register_buffer("was_counted", was_counted, persistent=False)
         self.annealing = annealing
         self.anneal, self.anneal_end = annealing.form, annealing.end
         self.lambda_start, self.lambda_min = annealing.start, annealing.minimum
@@ -84,12 +90,9 @@ class AnnealedHead(MarginHead, ABC):
 
         It computes in tensors: a Python number would be frozen in a compiled or captured step.
         """
-        if self.calls is None or self.total_steps is None:
+        if self.calls is None or self.was_counted is None or self.total_steps is None:
             return None
-        share = (self.calls / self.total_steps).clamp(max=1.0)
-        if torch.is_grad_enabled():
-            self.calls.add_(1)
-        return share
+        return (calls_before(self.calls, self.was_counted) / self.total_steps).clamp(max=1.0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load as nn.Module does, a state without the count too."""
