@@ -77,6 +77,19 @@ def test_a_start_on_the_same_images_is_fine_and_known(first, tmp_path, capsys):
     assert seen == digests_on_disk(first, "training")
 
 
+def test_copies_in_the_data_are_no_fault_of_the_start(tmp_path, monkeypatch, capsys):
+    """They are on both sides of the run itself, which is said of the data."""
+    monkeypatch.chdir(tmp_path)
+    fill(Path("photos"), 30)
+    for number in range(15):
+        shutil.copy(f"photos/ant/{number:03}.png", f"photos/bee/copy{number:03}.png")
+    run = train(tmp_path / "first", "--dataset", "photos")
+    assert digests_on_disk(run, "training") & digests_on_disk(run, "test")
+    capsys.readouterr()
+    assert train(tmp_path / "second", "--dataset", "photos", "--pretrained", str(run))
+    assert "was trained on images" not in " ".join(capsys.readouterr().err.split())
+
+
 def test_images_added_since_mix_training_images_into_the_test(first, tmp_path, capsys):
     """The counts are those of the files, whatever is trained on the start; no run is made."""
     trained = digests_on_disk(first, "training")

@@ -44,7 +44,8 @@ def check_unseen(record: ImagesRecord, seen: Digests, config: Config, display: D
     Raises:
         DataError: Test images were, or validation images by which a last layer is chosen.
     """
-    known = {one.tobytes() for one in seen}
+    own = {one.tobytes() for one in record.of("training").digests}
+    known = {one.tobytes() for one in seen} - own  # copies in the data itself are told of it
     found = {part: _among(record.of(part), known) for part in _JUDGING}
     if not any(found.values()):
         return
