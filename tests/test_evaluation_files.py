@@ -130,12 +130,17 @@ def test_features_are_the_inputs_of_the_head(run, by_hand, tmp_path):
     assert np.allclose(arrays["logits"], logits.numpy(), atol=1e-3)
 
 
-def test_two_features_come_with_their_picture(flat_run, tmp_path):
-    """Beside x.npz stands x.png where a feature is a point."""
+def test_two_features_come_with_their_picture(flat_run, tmp_path, capsys):
+    """Beside x.npz stands x.png where a feature is a point; one of the user's is not replaced."""
     assert main(["eval", str(flat_run), "--features", str(tmp_path / "x.npz")]) == 0
     assert names_in(tmp_path) == {"x.npz", "x.png"}
     with np.load(tmp_path / "x.npz") as archive:
         assert archive["features"].shape[1] == 2
+    assert main(["eval", str(flat_run), "--features", str(tmp_path / "x.npz")]) == 0
+    (tmp_path / "x.png").write_bytes(b"mine")
+    assert main(["eval", str(flat_run), "--features", str(tmp_path / "x.npz")]) == 2
+    assert (tmp_path / "x.png").read_bytes() == b"mine"
+    assert "x.png: a picture is there that lmsm did not draw" in capsys.readouterr().err
 
 
 def test_features_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):

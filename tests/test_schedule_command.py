@@ -227,6 +227,35 @@ def test_plot_takes_three_formats(tmp_path, name, start):
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.pdf", "a.svg"])
+def test_a_plot_replaces_no_picture_that_others_drew(tmp_path, capsys, name):
+    """Not even one by the library that lmsm draws with: photos of sounds are made so."""
+    from matplotlib.figure import Figure
+
+    words = ["schedule", *LONG_TAIL, "--plot", str(tmp_path / name)]
+    Figure().savefig(tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    assert main(words) == 2
+    assert "a picture is there that lmsm did not draw" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        assert main(words) == 0
+
+
+def test_every_picture_says_who_drew_it(tmp_path):
+    """As PNG has it, under Software: a sheet of images too, which another library writes."""
+    from PIL import Image
+
+    from lmsm_cli.reports.sheets import draw_mistakes
+
+    assert main(["schedule", *LONG_TAIL, "--plot", str(tmp_path / "plan.png")]) == 0
+    draw_mistakes([], tmp_path / "sheet.png")
+    for name in ("plan.png", "sheet.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.info["Software"] == "drawn by lmsm"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -104,11 +104,6 @@ def _check_plot(plot: Path, config: "Config") -> None:
 
     check_picture("--plot", plot)
     check_apart("--plot", plot, config.dataset, config.data_dir)
-    if config.dataset == "list" and plot.exists():
-        from lmsm_cli.data.splits import own_files
-        from lmsm_cli.runs.folder import check_place
-
-        check_place(plot, reads=own_files(config))
 
 
 def _draw(check: "DataCheck", data: "Data | None", plot: Path, display: "Display") -> None:

@@ -171,12 +171,16 @@ def _with_parameters(
 
 
 def check_picture(flag: str, path: Path) -> None:
-    """Raise LmsmError for a format that is not drawn, DiskError for a place that takes no file."""
+    """Raise LmsmError for a format that is not drawn and in place of a picture that lmsm did not
+    draw, DiskError for a place that takes no file.
+    """
+    from lmsm_cli.reports.figures import check_drawn
     from lmsm_cli.runs.folder import check_folder
 
     if path.suffix.lower() not in _PICTURES:
         raise LmsmError(f"{flag} is {str(path)!r}: end the name in {', '.join(_PICTURES)}")
     check_folder(path.parent, flag)
+    check_drawn(path)
 
 
 def resolve_options(

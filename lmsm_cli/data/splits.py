@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from lmsm_cli.config.data_path import list_names
 from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import FolderOptions
 from lmsm_cli.data.decoded import middle
-from lmsm_cli.data.folder_contents import FolderContents, look_at_own_layout, look_into_folder
+from lmsm_cli.data.folder_contents import FolderContents, look_into_folder
 from lmsm_cli.data.folds import Division, Folds, grouped_share, share_of
 from lmsm_cli.data.identity import (
     PARTS,
@@ -270,16 +269,6 @@ def _as_far_as_possible(config: Config, own: OwnFolder, display: Display) -> tup
             return _shared_out(eased, own, display), faults
     held_out = own.validation and as_evaluated(config, own.validation)
     return Data(own.training, held_out, _tested(config, own.test)), faults
-
-
-def own_files(config: Config) -> list[Path]:
-    """Return the image files of the user's class folders or lists; none of them is opened.
-
-    Raises DataError where nothing can be made of the folder or the lists.
-    """
-    layout = look_at_own_layout(config.data_dir, folder_options(config))
-    listings = layout.listings.values()
-    return [listing.root / file for listing in listings for file in listing.files]
 
 
 def division_of(config: Config) -> Division:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmsm_cli.config import Config
 from lmsm_cli.data import sources
 from lmsm_cli.data.decoded import middle
 from lmsm_cli.data.find_again import check_at_hand
@@ -24,6 +23,7 @@ from lmsm_cli.inference.effect import main_scores, paired_difference
 from lmsm_cli.inference.own_images import HeldOut, logits_of, own_images, with_labels_of
 from lmsm_cli.inference.trained import Correction, Trained, read_trained
 from lmsm_cli.metrics import Scores
+from lmsm_cli.reports.figures import check_drawn
 from lmsm_cli.reports.tables_corrections import better_tau, worse_words
 from lmsm_cli.runs.documents import (
     Adjustment,
@@ -69,12 +69,16 @@ class Subject:
         chosen = {"follow_links": self.follow_links, "skip_unreadable": self.skip_unreadable}
         return {key: value for key, value in chosen.items() if value}
 
-    def check_written(self, config: Config) -> None:
-        """Raise LmsmError where what is written would lie among the images, the run's or others."""
+    def check_written(self, trained: Trained) -> None:
+        """Raise LmsmError where what is written would lie among the images, the run's or others,
+        and where a picture beside the features would replace one that lmsm did not draw.
+        """
         for flag, path in self.written.items():
-            check_apart(flag, path, config.dataset, config.data_dir)
+            check_apart(flag, path, trained.config.dataset, trained.config.data_dir)
             if self.images:
                 check_apart(flag, path, "folder", self.images)
+            if flag == "--features" and trained.is_flat:
+                check_drawn(path.with_suffix(".png"))
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,6 @@ class Evaluation:
     logits: NDArray[np.float32]  # (N, C), without a margin; corrected on request
     trained: Trained
     runtime: Runtime
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether a feature is a point of the plane."""
-        return self.trained.model.head.weight.shape[1] == 2
 
     def features(self) -> NDArray[np.float32]:
         """Return the head's input features (N, D) of the images, worked out anew."""
@@ -127,7 +126,7 @@ def evaluate_checkpoint(
     """
     subject = subject or Subject()
     trained = read_trained(path, subject.data_dir, best=best)
-    subject.check_written(trained.config)
+    subject.check_written(trained)
     display = WarningLog(display)  # since a folder may be read twice
     trained = replace(trained, config=trained.config.model_copy(update=subject.choices))
     checked = check(trained, correction, display) if correction else None

@@ -31,7 +31,7 @@ def write_plots(evaluation: Evaluation, folder: Path, *, worst: int) -> None:
     title = accuracy_title(evaluation.scores)
     plot_accuracy_by_training_images([arm_of_run(evaluation.scores)], folder, title=title)
     draw_mistakes(worst_mistakes(evaluation, worst), folder / "worst_mistakes.png")
-    if evaluation.is_flat:
+    if evaluation.trained.is_flat:
         _plot_features(evaluation, evaluation.features(), folder / "features.png")
 
 
@@ -53,7 +53,7 @@ def write_features(evaluation: Evaluation, path: Path) -> None:
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     write_whole(path, file.getvalue())
-    if evaluation.is_flat:
+    if evaluation.trained.is_flat:
         _plot_features(evaluation, features, path.with_suffix(".png"))
 
 

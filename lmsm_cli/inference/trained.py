@@ -70,6 +70,11 @@ class Trained:
         """
         return recorded_images(self.file.parent, self.state.images, self.file)
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether a feature is a point of the plane."""
+        return self.model.head.weight.shape[1] == 2
+
     def runtime(self, device: str) -> Runtime:
         """Apply the run's precision and layout, or the nearest that the device has; move the model.
 

@@ -1,7 +1,8 @@
 """What all figures share: size, axes, colours, names of classes, and how they are saved.
 
 Drawn with matplotlib's object API: no window, no global state. Class names are shown with
-`label_of` and `parse_math=False`, since `$` is no formula there.
+`label_of` and `parse_math=False`, since `$` is no formula there. Every file says that lmsm drew
+it, so that a picture of the user's is never taken for an older drawing, and replaced.
 """
 
 import contextlib
@@ -12,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmsm_cli.errors import visible, writing
+from lmsm_cli.errors import LmsmError, visible, writing
 from lmsm_cli.runs.folder import write_whole
+from lmsm_cli.runtime.files import read_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,9 @@ BLUE, ORANGE, GREEN, GREY = "#1f77b4", "#ff7f0e", "#2ca02c", "#6b7280"
 # Of classes with many, medium and few images: from dark to light, in grey prints too.
 SHOTS = {"many": "#0b4a8f", "medium": "#5a9bd4", "few": "#f0a35e"}
 
+# Matplotlib's own mark would not do: others draw data sets with it, such as spectrograms.
+MARK = "drawn by lmsm"
+_MARKED_AS = {".png": "Software", ".pdf": "Creator", ".svg": "Creator"}
 _LABEL_LENGTH = 32
 
 
@@ -125,7 +130,8 @@ def save_figure(figure: "Figure", stem: Path, suffixes: Sequence[str] = (".png",
     for suffix in suffixes:
         file = io.BytesIO()
         with any_letters():
-            figure.savefig(file, dpi=150, format=suffix.removeprefix("."))
+            metadata = {_MARKED_AS[suffix.lower()]: MARK}
+            figure.savefig(file, dpi=150, format=suffix.removeprefix("."), metadata=metadata)
         write_picture(stem.with_name(stem.name + suffix), file.getvalue())
 
 
@@ -135,6 +141,20 @@ def any_letters() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def check_drawn(path: Path) -> None:
+    """Raise LmsmError where a picture would be replaced that lmsm did not draw."""
+    if not path.is_file():  # what is no file takes none, which is told of all files
+        return
+    try:
+        is_drawn = MARK.encode() in read_bytes(path)
+    except OSError:  # too large, or somebody else's
+        is_drawn = False
+    if not is_drawn:
+        raise LmsmError(
+            f"cannot write {path}: a picture is there that lmsm did not draw; give another name"
+        )
 
 
 def write_picture(path: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmsm_cli.errors import visible
-from lmsm_cli.reports.figures import write_picture
+from lmsm_cli.reports.figures import MARK, write_picture
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -48,6 +48,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
     Without mistakes the sheet says so.
     """
     from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
 
     font = _font()
     columns = min(_MOST_COLUMNS, max(2, math.ceil(math.sqrt(len(mistakes)))))
@@ -64,8 +65,9 @@ def draw_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
         for number, text in enumerate(mistake.lines()):
             line = (left, top + _SIDE + 2 + number * _LINE)
             canvas.text(line, _shortened(text, font), fill="black", font=font)
-    file = io.BytesIO()
-    sheet.save(file, "PNG")
+    file, facts = io.BytesIO(), PngInfo()
+    facts.add_text("Software", MARK)
+    sheet.save(file, "PNG", pnginfo=facts)
     write_picture(path, file.getvalue())
 
 
