@@ -53,6 +53,19 @@ def test_a_checkpoint_gives_the_same_predictions(model, saved):
         assert torch.equal(loaded.predict(images), model.predict(images))
 
 
+@pytest.mark.parametrize("side", [(16, 16), (28, 56), (56, 28)])
+def test_images_of_another_size_are_refused(model, saved, side):
+    """The net would answer, and mostly wrongly; one in training, or told to, takes any size."""
+    images, loaded = torch.zeros(2, 1, *side, dtype=torch.uint8), load_checkpoint(saved)
+    message = f"images have {side[0]} x {side[1]} pixels: .* trained with 28 x 28; bring them to"
+    for call in (loaded, loaded.predict):
+        with pytest.raises(ArgumentError, match=message):
+            call(images)
+    model.eval()
+    loaded.image_size = None
+    assert torch.equal(loaded(images), model(images))
+
+
 def test_only_plain_data_is_stored(saved):
     """torch's own weights-only reader takes every value in the file."""
     state = torch.load(saved, weights_only=True)

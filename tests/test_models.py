@@ -127,12 +127,32 @@ def test_predict_gives_the_highest_score():
             torch.zeros(2, 32, 32, 3, dtype=torch.uint8),
             "images have shape (2, 32, 32, 3): expected (N, 3, H, W)",
         ),
+        (
+            torch.zeros(2, 1, 32, 32, dtype=torch.uint8),
+            "images have shape (2, 1, 32, 32): expected (N, 3, H, W)",
+        ),
+        (torch.rand(2, 1, 16, 16), "images are of type torch.float32: expected"),
     ],
 )
-def test_predict_refuses_what_are_no_images(images, message):
-    """Floats from 0 to 1, or channels at the end, would give answers, and wrong ones."""
-    with pytest.raises(ArgumentError, match=re.escape(message)):
-        build("paper-mnist").eval().predict(images)
+def test_what_are_no_images_is_refused(images, message):
+    """Floats from 0 to 1, or channels at the end, would give answers, and wrong ones.
+
+    So would pixels as numerous as the features of the net, which are 256.
+    """
+    model = build("paper-mnist").eval()
+    assert model.head.weight.shape[1] == 256
+    for call in (model, model.predict, model.embed):
+        with pytest.raises(ArgumentError, match=re.escape(message)):
+            call(images)
+
+
+def test_features_that_are_known_stand_in_for_images():
+    """Of features (N, D, 1, 1) `embed` makes (N, D); a call takes none, only images."""
+    model = build("paper-mnist").eval()
+    features = torch.rand(2, 256, 1, 1)
+    assert torch.equal(model.embed(features), features[:, :, 0, 0])
+    with pytest.raises(ArgumentError, match="images are of type"):
+        model(features)
 
 
 @pytest.mark.parametrize(

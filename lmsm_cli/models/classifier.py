@@ -65,6 +65,8 @@ class Classifier(nn.Module):
         self.classes = tuple(classes)
         self.frozen: tuple[str, ...] = ()
         """The parts whose weights stay, by their paths, as `backbone` or `backbone.layer1`."""
+        self.image_size: int | None = None
+        """Side in pixels of the images that a call takes; None, as before it is saved, for any."""
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(tuple(std)).view(1, -1, 1, 1))
         # a checkpoint keeps them apart from the weights, which go on without them
@@ -85,12 +87,15 @@ class Classifier(nn.Module):
         return self
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the head's input features (N, D) of uint8 images (N, C, H, W).
+        """Return the head's input features (N, D) of uint8 images (N, C, H, W), of any size.
 
         Floating-point numbers (N, D, 1, 1) are features that are known already.
         """
-        if images.is_floating_point():
-            return images.flatten(1)
+        if isinstance(images, Tensor) and images.is_floating_point():
+            width = self.head.weight.shape[1]
+            if images.shape[1:] == (width, 1, 1):
+                return images.flatten(1)
+        self._check_kind(images)
         normalised = (images.float() / 255 - self.mean) / self.std
         features: Tensor = self.neck(self.backbone(normalised))
         return features
@@ -103,15 +108,25 @@ class Classifier(nn.Module):
         return logits * self.logit_scale + self.logit_shift
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return margin-free class scores (N, num_classes) of uint8 images (N, C, H, W)."""
+        """Return margin-free class scores (N, num_classes) of uint8 images (N, C, H, W).
+
+        Raises ArgumentError for what are no such images, and for those of another `image_size`.
+        """
+        self._check_kind(images)
+        self._check_size(images)
         return self.logits(self.embed(images))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Return the most likely class of each uint8 image (N, C, H, W) as indices (N,).
 
-        Raises ArgumentError for what are no such images: numbers from 0 to 1 would all be black.
+        Raises ArgumentError where a call does.
         """
+        scores: Tensor = self(images)
+        return scores.argmax(dim=1)
+
+    def _check_kind(self, images: Tensor) -> None:
+        """Raise ArgumentError for what are no images: numbers from 0 to 1 would all be black."""
         channels = self.mean.shape[1]
         if not isinstance(images, Tensor) or images.dtype != torch.uint8:
             kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
@@ -122,8 +137,16 @@ class Classifier(nn.Module):
             raise ArgumentError(
                 f"images have shape {tuple(images.shape)}: expected (N, {channels}, H, W)"
             )
-        scores: Tensor = self(images)
-        return scores.argmax(dim=1)
+
+    def _check_size(self, images: Tensor) -> None:
+        """Raise ArgumentError for another size, at which a net answers, and mostly wrongly."""
+        height, width = images.shape[2:]
+        side = self.image_size
+        if side is not None and (height, width) != (side, side):
+            raise ArgumentError(
+                f"images have {height} x {width} pixels: the classifier was trained with "
+                f"{side} x {side}; bring them to that size, as `lmsm predict` does with files"
+            )
 
 
 def build_classifier(

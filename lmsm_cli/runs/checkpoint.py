@@ -282,6 +282,7 @@ def restore(state: CheckpointState, path: Path) -> Classifier:
             std=state.std,
             class_counts=torch.tensor(state.train_counts),
         )
+        model.image_size = side
         model.load_state_dict(state.model)
         model.correct_by(state.correction.affine if state.correction else None)
     except (LmsmError, *MALFORMED) as error:
@@ -292,8 +293,9 @@ def restore(state: CheckpointState, path: Path) -> Classifier:
 def load_checkpoint(path: str | Path, imports: Sequence[str] = ()) -> Classifier:
     """Return the classifier of a checkpoint file or run folder, ready to predict.
 
-    It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W). A loss or net from
-    outside this package is imported only where `imports` names it, as in `["my_losses:PolyLoss"]`.
+    It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W) of the size that it was
+    trained with, its `.image_size`. A loss or net from outside this package is imported only where
+    `imports` names it, as in `["my_losses:PolyLoss"]`.
     Raises CheckpointError, and ArgumentError for what is no path.
     """
     if not isinstance(path, str | os.PathLike):
