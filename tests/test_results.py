@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from lmsm_cli import record_run
 from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.config.yaml import read_mapping
-from lmsm_cli.errors import ArgumentError
+from lmsm_cli.errors import ArgumentError, DiskError
 from lmsm_cli.reports.html.page import page
+from lmsm_cli.runs import recording
 from lmsm_cli.runs.record import find_runs, read_run
 from lmsm_cli.runs.results import Given, checked
 
@@ -98,6 +100,59 @@ def test_the_folder_is_read_back_as_given(tmp_path):
     assert (run.predictions.logits == logits.astype(np.float32)).all()
     assert run.images.classes == tuple(names)
     assert [place.decode() for place in run.images.places] == ids
+
+
+class Colour(str, Enum):  # noqa: UP042  # str() of it is no value, other than of a StrEnum
+    """A choice as programs hold it."""
+
+    RED = "red"
+
+
+def test_scalars_of_numpy_and_torch_are_plain_values(tmp_path):
+    """As a script has them at hand: config.yaml holds the same as of Python's own."""
+    run = record(
+        tmp_path,
+        loss=np.str_("mine"),
+        seed=torch.tensor(3),
+        settings={
+            np.str_("dataset"): np.str_("own"),
+            "lr": np.float64(0.1),
+            "epochs": np.int64(3),
+            "momentum": np.float32(0.5),
+            "decay": torch.tensor(0.25, requires_grad=True),
+            "nesterov": np.True_,
+            "colour": Colour.RED,
+            "model": None,
+        },
+    )
+    assert run.path.name.endswith("-own-mine-s3")
+    config = {key: entry.value for key, entry in read_mapping(run.path / "config.yaml").items()}
+    assert config == {
+        "loss": "mine",
+        "seed": 3,
+        "source": "outside",
+        "dataset": "own",
+        "lr": 0.1,
+        "epochs": 3,
+        "momentum": 0.5,
+        "decay": 0.25,
+        "nesterov": True,
+        "colour": "red",
+        "model": None,
+    }
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    """Half a run would be listed by each comparison, as one that runs for ever."""
+    (tmp_path / "before").mkdir()
+
+    def full(*_):
+        raise DiskError("no space left")
+
+    monkeypatch.setattr(recording, "write_predictions", full)
+    with pytest.raises(DiskError, match="no space left"):
+        record(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["before"]
 
 
 @pytest.mark.parametrize(
@@ -197,6 +252,20 @@ BAD = [
     ({"classes": ["a", "b", "c", "d", "a"]}, "classes name 'a' twice"),
     ({"settings": {"seed": 4}}, "settings cannot have a key 'seed'"),
     ({"settings": {"lr": [1]}}, "settings has no text or number as its lr"),
+    ({"settings": {"lr": np.ones(2)}}, "settings has no text or number as its lr"),
+    ({"settings": {"lr": np.float64("inf")}}, "settings has no text or number as its lr: inf"),
+    ({"settings": {"lr": 10**400}}, "settings has no text or number as its lr"),
+    ({"settings": {"lr": "a\ud800"}}, "settings has no text or number as its lr"),
+    ({"settings": {"on": np.datetime64("2026-01-01")}}, "settings has no text or number as its on"),
+    ({"settings": [1]}, r"settings is \[1\]: give names with their values"),
+    ({"loss": "a\ud800"}, r"loss is 'a\\ud800'"),
+    ({"seed": np.True_}, "seed is True"),
+    ({"seed": torch.tensor(0.5)}, "seed is 0.5"),
+    ({"ids": [*range(59), "a\ud800"]}, r"ids\[59\] is 'a\\ud800', and half a character"),
+    ({"classes": "horse"}, r"classes has the shape \(\)"),
+    ({"classes": [["a", "b"]]}, r"classes has the shape \(1, 2\)"),
+    ({"classes": ["a", "b", "c", "d", ""]}, r"classes\[4\] is empty"),
+    ({"classes": ["a", "b", "c", "d", "a\ud800"]}, r"classes\[4\] is 'a\\ud800', and half"),
 ]
 
 

@@ -1,6 +1,7 @@
 """`record_run`: a run folder from a training script of one's own, to be compared with others."""
 
 import platform
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,7 +13,7 @@ from lmsm_cli import __version__
 from lmsm_cli.config.yaml import dump_yaml
 from lmsm_cli.runs.folder import RunFolder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
-from lmsm_cli.runs.results import Given, checked
+from lmsm_cli.runs.results import Given, Results, checked
 
 _NO_CONFIG = "# results of another program, as record_run wrote them down: nothing to train with\n"
 
@@ -52,25 +53,32 @@ def record_run(
 
     Raises:
         ArgumentError: Something does not fit; the message names the argument and the row.
-        DiskError: The folder cannot be written.
+        DiskError: The folder cannot be written; no half of it is left.
     """
-    chosen = dict(settings or {})
+    chosen = {} if settings is None else settings
     results = checked(
         Given(loss, seed, labels, logits, predictions, ids, class_counts, classes, chosen)
     )
-    scores = results.scores()
-    dataset, model = (str(chosen.get(key, "")) for key in ("dataset", "model"))
-    run = RunFolder.create(
-        Path(folder), run_name(dataset, model, results.loss, results.seed, datetime.now())
-    )
-    run.write_status("running")
-    run.write_config(_NO_CONFIG + dump_yaml(results.config))
-    run.write_environment(_environment())
-    write_images(run.path, results.images())
-    write_predictions(run.path, results.predictions())
-    run.write_scores(scores)
-    run.write_status("completed", exit_code=0)
+    scores, config = results.scores(), _NO_CONFIG + dump_yaml(results.config)
+    run = RunFolder.create(Path(folder), _folder_name(results))
+    try:
+        run.write_status("running")
+        run.write_config(config)
+        run.write_environment(_environment())
+        write_images(run.path, results.images())
+        write_predictions(run.path, results.predictions())
+        run.write_scores(scores)
+        run.write_status("completed", exit_code=0)
+    except BaseException:  # a full disk, say: half a run would be listed by each comparison
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
     return run.path
+
+
+def _folder_name(results: Results) -> str:
+    told = (results.settings.get(key) for key in ("dataset", "model"))
+    dataset, model = ("" if one is None else str(one) for one in told)
+    return run_name(dataset, model, results.loss, results.seed, datetime.now())
 
 
 def _environment() -> dict[str, Any]:

@@ -26,6 +26,7 @@ _OWN_KEYS = ("loss", "seed", "source", "images")
 _LONGEST = 1000
 """Characters of a name or an id."""
 _LARGEST_SEED = 2**32
+_LARGEST_NUMBER = 10**300
 _FEW_IMAGES = 10
 MOST_CLASSES = 100_000
 """That are taken from the highest class number alone, in which a digit may be wrong."""
@@ -57,7 +58,7 @@ class Given:
     ids: Any = None
     class_counts: Any = None
     classes: Any = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Any = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
 
 
@@ -211,6 +212,8 @@ def as_array(values: Any, column: str, refuse: _Refuse) -> NDArray[Any]:
         array = np.asarray(values)
     except ValueError:
         refuse("has rows of unequal length", column)
+    except TypeError:  # a list of tensors on a GPU
+        refuse("holds neither numbers nor texts", column)
     if array.dtype.kind == "O" and all(isinstance(one, str) for one in array.flat):
         array = array.astype(str)
     if array.dtype.kind == "S":
@@ -220,14 +223,39 @@ def as_array(values: Any, column: str, refuse: _Refuse) -> NDArray[Any]:
     return array
 
 
+def _plain(value: Any) -> Any:
+    """Return Python's own text or number for one of NumPy or an enumeration, or a tensor of one."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    for kind, plain in ((str, str.__str__), (bool, bool), (int, int), (float, float)):
+        if isinstance(value, kind):
+            return plain(value)
+    return value
+
+
+def _unfit(text: str, errors: str = "strict") -> str | None:
+    """Return what is wrong with a name or an id; None for one that can be written down."""
+    if not text:
+        return "is empty"
+    if len(text) > _LONGEST:
+        return f"is longer than {_LONGEST:,} characters"
+    try:
+        text.encode("utf-8", errors)
+    except UnicodeEncodeError:
+        return f"is {text!r:.80}, and half a character cannot be written"
+    return None
+
+
 def _name(value: Any, refuse: _Refuse) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST:
+    value = _plain(value)
+    if not isinstance(value, str) or _unfit(value.strip()):
         refuse(f"is {value!r:.80}: give a name, such as softmax", "loss")
     return value.strip()
 
 
 def _seed(value: Any, refuse: _Refuse) -> int:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    value = _plain(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not 0 <= value < _LARGEST_SEED:
         refuse(f"is {value!r:.80}: give a whole number from 0 to {_LARGEST_SEED - 1}", "seed")
     return int(value)
@@ -331,10 +359,7 @@ def _classes(
     }
     known = {name: size for name, size in sizes.items() if size is not None}
     if given is not None:
-        names = tuple(as_array(given, "classes", refuse).astype(str).tolist())
-        if len(set(names)) < len(names):
-            twice = next(one for one in names if names.count(one) > 1)
-            refuse(f"name {twice!r} twice", "classes")
+        names = _given_classes(given, refuse)
     elif all(map(_are_numbers, answers)):
         numbers = range(max(known.values(), default=0) or _highest(answers, refuse) + 1)
         names = tuple(map(str, numbers))
@@ -355,9 +380,22 @@ def _classes(
             refuse(f"are of {size} classes, and there are {len(names)}: {listed(names)}", name)
     if len(names) < 2:
         refuse("are fewer than two: there is nothing to tell apart", "classes")
-    if any(not one or len(one) > _LONGEST for one in names):
-        refuse("have an empty or endless name", "classes")
     return names
+
+
+def _given_classes(given: Any, refuse: _Refuse) -> tuple[str, ...]:
+    """Return the names of classes, each of them once."""
+    array = as_array(given, "classes", refuse)
+    if array.ndim != 1:
+        refuse(f"has the shape {array.shape}: give a name for each class, (C,)", "classes")
+    names: list[str] = array.astype(str).tolist()
+    for place, name in enumerate(names):
+        if fault := _unfit(name, "surrogateescape"):  # folders may be named so
+            refuse(fault, "classes", place)
+    if len(set(names)) < len(names):
+        twice = next(one for one in names if names.count(one) > 1)
+        refuse(f"name {twice!r} twice", "classes")
+    return tuple(names)
 
 
 def _are_numbers(column: NDArray[Any]) -> bool:
@@ -446,19 +484,30 @@ def _ids(values: Any, count: int, refuse: _Refuse) -> tuple[str, ...]:
         refuse(f"are {len(ids):,}, for {count:,} labels", "ids")
     rows: dict[str, int] = {}
     for row, one in enumerate(ids):
-        if not one or len(one) > _LONGEST:
-            refuse("is empty or endless", "ids", row)
+        if fault := _unfit(one):
+            refuse(fault, "ids", row)
         if (first := rows.setdefault(one, row)) != row:
             refuse(f"is {one!r:.80}, as an earlier row is (number {first + 1:,})", "ids", row)
     return tuple(ids)
 
 
-def _settings(given: Mapping[str, Any], refuse: _Refuse) -> dict[str, Any]:
-    """Return the further choices of a run, such as its learning rate."""
-    for key, value in given.items():
+def _settings(given: Any, refuse: _Refuse) -> dict[str, Any]:
+    """Return the further choices of a run, such as its learning rate, as config.yaml takes them."""
+    if not isinstance(given, Mapping):
+        refuse(f"is {given!r:.80}: give names with their values, such as {{'lr': 0.1}}", "settings")
+    found = {_plain(key): _plain(value) for key, value in given.items()}
+    for key, value in found.items():
         if not isinstance(key, str) or not _KEY.fullmatch(key) or key in _OWN_KEYS:
             refuse(f"cannot have a key {visible(str(key))!r:.80}", "settings")
-        finite = not isinstance(value, float) or np.isfinite(value)
-        if not isinstance(value, str | int | float | None) or not finite:
+        if not _is_setting(value):
             refuse(f"has no text or number as its {key}: {value!r:.80}", "settings")
-    return dict(given)
+    return found
+
+
+def _is_setting(value: Any) -> bool:
+    """Return whether config.yaml can hold a value and give it back."""
+    if isinstance(value, str):
+        return value == "" or _unfit(value) is None
+    if isinstance(value, int | float):
+        return -_LARGEST_NUMBER < value < _LARGEST_NUMBER  # neither is a number without an end
+    return value is None
