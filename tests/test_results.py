@@ -266,6 +266,8 @@ BAD = [
     ({"classes": [["a", "b"]]}, r"classes has the shape \(1, 2\)"),
     ({"classes": ["a", "b", "c", "d", ""]}, r"classes\[4\] is empty"),
     ({"classes": ["a", "b", "c", "d", "a\ud800"]}, r"classes\[4\] is 'a\\ud800', and half"),
+    ({"labels": ["a", "b", *"c" * 57, ""]}, r"labels\[59\] is empty"),
+    ({"labels": ["a", "b", *"c" * 57, "d" * 1001]}, r"labels\[59\] is longer than 1,000"),
 ]
 
 

@@ -265,6 +265,10 @@ def _column(values: Any, column: str, refuse: _Refuse) -> NDArray[Any]:
     array = as_array(values, column, refuse)
     if array.ndim != 1:
         refuse(f"has the shape {array.shape}: give one class an image, (N,)", column)
+    if array.dtype.kind == "U":
+        for row, one in enumerate(array.tolist()):
+            if fault := _unfit(one, "surrogateescape"):
+                refuse(fault, column, row)
     return array
 
 
