@@ -2,8 +2,10 @@
 
 import pytest
 
+from lmsm_cli.commands.app import main
 from lmsm_cli.config.defaults import PHOTO_NET, Facts, defaults_by_data
 from lmsm_cli.config.resolve import Layer, resolve
+from tests.conftest import write_class_folders
 
 
 def own(train_images, side=32, **more):
@@ -103,12 +105,22 @@ def test_shrunk_photos_and_absent_weights_are_said():
 
 
 def test_a_given_value_is_left_and_the_others_follow_it():
-    """Nothing that was given is in the result; options of `step` keep that schedule."""
-    given = {"epochs": "3", "model": "resnet32", "lr": "0.1", "step_size": "1"}
+    """Nothing that was given is in the result."""
+    given = {"epochs": "3", "model": "resnet32", "lr": "0.1", "schedule": "step"}
     values = defaults_by_data(own(325), given).values
     assert not values.keys() & given.keys()
-    assert "schedule" not in values
     assert values["batch_size"] == 16
+
+
+@pytest.mark.parametrize(
+    "given", [["--gamma", "0.5"], ["--step-size", "30"], ["--milestones", "9,12"]]
+)
+def test_options_of_another_schedule_choose_none(tmp_path, capsys, given):
+    """Over the epochs of a cosine, a step every other epoch would leave no learning rate."""
+    write_class_folders(tmp_path / "photos", ["ant", "bee"], 20, size=16)
+    assert main(["train", "--dataset", str(tmp_path / "photos"), *given, "--show-config"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "has no effect with schedule 'cosine'; take " in told
 
 
 DIGITS = {

@@ -224,8 +224,7 @@ def _choose_training(facts: Facts, chosen: _Chosen) -> None:
     steps = max(1, -(-count // batch))
     epochs = usual_epochs(steps)
     chosen.take("epochs", epochs, f"{counted(epochs * steps, 'step')} in all")
-    if not chosen.given.keys() & {"step_size", "gamma", "milestones"}:
-        chosen.take("schedule", "cosine", "it fits any number of epochs")
+    chosen.take("schedule", "cosine", "it fits any number of epochs")
     if facts.kind == "grey":
         chosen.take("optimizer", "sgd", "paper-mnist trains best with it")
     chosen.take("optimizer", "adam", "it needs the least care")
