@@ -235,7 +235,7 @@ def test_every_command_gives_the_answers_of_eval(run, tmp_path):
     names = [tmp_path / f"{number}.png" for number in range(20)]
     for name, pixels in zip(names, images, strict=False):
         Image.fromarray(pixels[0].numpy()).save(name)
-    given = predict_files(run, names, SilentDisplay(), correction=wanted)
+    given = predict_files(read_trained(run), names, SilentDisplay(), correction=wanted)
     assert given.correction == document["correction"]
     for one, row in zip(given.images, found.probabilities, strict=False):
         assert one.likeliest[0] == (CLASSES[row.argmax()], pytest.approx(row.max(), abs=1e-5))

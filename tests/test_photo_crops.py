@@ -23,6 +23,7 @@ from lmsm_cli.data.image_files import preparation, read_image
 from lmsm_cli.data.mixing import Mixing
 from lmsm_cli.inference.export import export_checkpoint
 from lmsm_cli.inference.predict import predict_files
+from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.images import read_images_record, read_predictions
@@ -80,7 +81,7 @@ def test_scores_are_of_the_middle_wherever_they_come_from(run, data):
         wanted = load_checkpoint(run)(middles(files))
     saved = read_predictions(run)
     assert torch.allclose(torch.from_numpy(saved.logits), wanted, atol=1e-5)
-    told = predict_files(run, files, SilentDisplay(), top=1)
+    told = predict_files(read_trained(run), files, SilentDisplay(), top=1)
     shares = [one.likeliest[0][1] for one in told.images]
     assert shares == pytest.approx(wanted.softmax(1).max(1).values.tolist(), abs=1e-5)
     accuracy = (wanted.argmax(1) == torch.from_numpy(saved.labels)).double().mean().item()

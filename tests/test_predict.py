@@ -15,6 +15,7 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.image_files import find_images
 from lmsm_cli.inference import predict as prediction
 from lmsm_cli.inference.predict import predict_files
+from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, noise, plain_state, save, words, write_class_folders
@@ -101,7 +102,7 @@ def gallery(tmp_path_factory):
 def test_odd_images_get_the_answer_of_their_pixels(run, gallery):
     """Another size, grey, CMYK, 16 bit and alpha are predicted as the same pixels in 8-bit RGB."""
     root, shows = gallery
-    found = predict_files(run, find_images([root]).images, SilentDisplay(), top=6)
+    found = predict_files(read_trained(run), find_images([root]).images, SilentDisplay(), top=6)
     assert len(found.images) == 20
     assert [str(one.file) for one in found.images] == sorted(str(one.file) for one in found.images)
     good = {str(one.file.relative_to(root)): one for one in found.images if one.error is None}
@@ -113,7 +114,7 @@ def test_odd_images_get_the_answer_of_their_pixels(run, gallery):
 def test_broken_files_are_told_and_the_others_go_on(run, gallery):
     """A truncated file and a web page have a reason instead of classes, and each a warning."""
     display = SilentDisplay()
-    found = predict_files(run, find_images([gallery[0]]).images, display)
+    found = predict_files(read_trained(run), find_images([gallery[0]]).images, display)
     broken = {one.file.name: one for one in found.images if one.error}
     assert broken.keys() == {"cut.png", "page.jpg"}
     assert broken["cut.png"].error == "cannot be read: image file is truncated"
@@ -128,7 +129,7 @@ def test_broken_files_are_told_and_the_others_go_on(run, gallery):
 @pytest.mark.parametrize("num_bytes", [1, 3 * SIZE * SIZE * 3, 1 << 30])
 def test_answers_do_not_depend_on_the_batches(run, gallery, monkeypatch, num_bytes):
     """One by one, three at once or all together, with broken ones among them: the same answers."""
-    wanted = predict_files(run, find_images([gallery[0]]).images, SilentDisplay())
+    wanted = predict_files(read_trained(run), find_images([gallery[0]]).images, SilentDisplay())
     monkeypatch.setattr(prediction, "_BATCH_BYTES", num_bytes)
     held = []
     read = prediction.scores_of
@@ -137,7 +138,7 @@ def test_answers_do_not_depend_on_the_batches(run, gallery, monkeypatch, num_byt
         "scores_of",
         lambda model, images, runtime: held.append(images.numel()) or read(model, images, runtime),
     )
-    found = predict_files(run, find_images([gallery[0]]).images, SilentDisplay())
+    found = predict_files(read_trained(run), find_images([gallery[0]]).images, SilentDisplay())
     assert max(held) <= max(num_bytes, SIZE * SIZE * 3)
     for one, other in zip(found.images, wanted.images, strict=True):
         assert (one.file, one.error) == (other.file, other.error)
@@ -151,7 +152,7 @@ def test_a_grey_classifier_takes_colour_images(digits_run, tmp_path):
     """A net of the digits (8 x 8, grey) is asked for the luma of a larger colour photograph."""
     pixels = np.repeat(np.repeat(noise(1, (8, 8, 3)), 4, axis=0), 4, axis=1)
     (one,) = predict_files(
-        digits_run, [save(tmp_path / "x.png", pixels)], SilentDisplay(), top=10
+        read_trained(digits_run), [save(tmp_path / "x.png", pixels)], SilentDisplay(), top=10
     ).images
     grey = Image.fromarray(pixels).convert("L").resize((8, 8), Image.Resampling.BICUBIC)
     with torch.no_grad():
@@ -172,9 +173,9 @@ def test_images_are_normalised_as_the_checkpoint_says(run, tmp_path):
     checkpoint.save(state, tmp_path / "bent.pt")
     pixels = noise(7, (SIZE, SIZE, 3))
     file = save(tmp_path / "x.png", pixels)
-    (one,) = predict_files(tmp_path / "bent.pt", [file], SilentDisplay()).images
+    (one,) = predict_files(read_trained(tmp_path / "bent.pt"), [file], SilentDisplay()).images
     assert_says(one, tmp_path / "bent.pt", pixels)
-    (plain,) = predict_files(run, [file], SilentDisplay()).images
+    (plain,) = predict_files(read_trained(run), [file], SilentDisplay()).images
     assert plain.likeliest != one.likeliest
 
 
@@ -184,7 +185,7 @@ def test_a_photograph_is_turned_upright_first(run, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
-    (one,) = predict_files(run, [tmp_path / "x.png"], SilentDisplay()).images
+    (one,) = predict_files(read_trained(run), [tmp_path / "x.png"], SilentDisplay()).images
     assert_says(one, run, np.rot90(pixels, -1))
 
 
@@ -291,7 +292,9 @@ def test_real_cifar10_images_are_predicted_as_their_pixels(real_data, tmp_path):
                 (tmp_path / "data" / part / name / file.name).write_bytes(file.read_bytes())
     path = trained(tmp_path, image_size=32)
     model = load_checkpoint(path)
-    found = predict_files(path, find_images([tmp_path / "data" / "test"]).images, SilentDisplay())
+    found = predict_files(
+        read_trained(path), find_images([tmp_path / "data" / "test"]).images, SilentDisplay()
+    )
     assert len(found.images) == 60
     for one in found.images:
         pixels = torch.from_numpy(np.array(Image.open(one.file))).permute(2, 0, 1)[None]

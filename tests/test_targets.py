@@ -2,10 +2,14 @@
 
 import shlex
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.config.data_path import choices_at
+from lmsm_cli.data.layout import check_apart
+from lmsm_cli.errors import LmsmError
 from tests.test_layout import fill
 
 OWN = (
@@ -121,10 +125,16 @@ def test_what_is_read_is_not_replaced(command, lost, place, capsys):
         "eval run --features photos/ant/two.npz",
         "eval run --images other --plots other/plots",
         "compare run --plots photos/plots",
+        "compare run --csv photos/metadata.csv",
+        "compare run --html photos/ant/page.html",
+        "report run --out photos/page.html",
+        "predict run other --csv photos/metadata.csv",
+        "adjust run --temperature 2 --out photos/ant/even.pt",
+        "export run --format torch --out photos/net.pt2",
     ],
 )
-def test_pictures_are_not_drawn_among_the_images(command, place, capsys):
-    """The next look would take the folder for a class, and the pictures for its images."""
+def test_nothing_is_written_among_the_images(command, place, capsys):
+    """The next look would take it for a class, for one of its images, or for a list of them."""
     said = check_refused(command, place, capsys)
     assert "lies in the folder of the images" in said
 
@@ -166,6 +176,44 @@ def test_a_new_file_may_have_any_name_and_one_of_its_kind_is_replaced(place):
     for _ in range(2):
         assert main(shlex.split("compare run --csv table.CSV")) == 0
         assert main(shlex.split("adjust run --temperature 2 --out even.pth --quiet")) == 0
+
+
+def test_where_a_run_had_its_images_is_free_when_they_have_moved(trained, place):
+    """A relative name, as `photos`, is another folder from elsewhere, and may hold anything."""
+    (place / "photos").unlink()
+    (place / "photos" / "tables").mkdir(parents=True)
+    config = place / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(f"{trained}/photos", "photos"))
+    predict = "predict run other --data-dir photos --csv"
+    for command in ("report run --out", "compare run --html", predict):
+        assert main(shlex.split(f"{command} photos/written")) == 0
+        (place / "photos" / "written").unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_read"),
+    [
+        ("metadata.csv", True),
+        ("x_train.txt", True),
+        ("my-training.tsv", True),
+        ("train.csv", True),
+        ("test.csv/page.html", False),
+        ("page.html", False),
+        ("x_train.html", False),
+        ("classes.csv", False),
+    ],
+)
+def test_beside_the_parts_no_list_of_images_is_written(name, is_read, tmp_path):
+    """With one, lmsm asks which of the two is the data; what has another name it leaves out."""
+    for part in ("train", "test"):
+        fill(tmp_path / "photos" / part, {"ant": 1, "bee": 1})
+    with pytest.raises(LmsmError, match="lies in") if is_read else nullcontext():
+        check_apart("--csv", tmp_path / "photos" / name, "folder", tmp_path / "photos")
+    file = tmp_path / "photos" / name
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    with pytest.raises(LmsmError, match="say which is") if is_read else nullcontext():
+        choices_at(tmp_path / "photos", ())
 
 
 def test_what_is_no_file_of_a_run_is_written_there(place, capsys):

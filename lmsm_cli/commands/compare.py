@@ -158,15 +158,13 @@ class _Files(NamedTuple):
             check_folder(self.plots, "--plots")
 
     def check_apart(self, records: "Iterable[RunRecord]") -> None:
-        """Raise LmsmError where pictures would lie among the images of the runs."""
-        from lmsm_cli.data.layout import check_apart
-
-        if not self.plots:
-            return
-        configs = [record.config or {} for record in records]
-        data = {(str(config.get("dataset")), str(config.get("data_dir"))) for config in configs}
-        for dataset, folder in sorted(data):
-            check_apart("--plots", self.plots, dataset, Path(folder))
+        """Raise LmsmError where one of them would lie among the images of the runs."""
+        configs = ((record, record.config or {}) for record in records if record.scores)
+        of_data = {f"{one.get('dataset')} {one.get('data_dir')}": run for run, one in configs}
+        for flag, path in (("--csv", self.csv), ("--html", self.html), ("--plots", self.plots)):
+            for record in of_data.values():
+                if path:
+                    record.check_apart(flag, path)
 
     def told(self) -> list[str]:
         """Return what was written where."""

@@ -69,19 +69,22 @@ size.
     # imports torch, which a mistyped path must not wait for
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.inference.predict import predict_files
+    from lmsm_cli.inference.trained import read_trained
     from lmsm_cli.runs.checkpoint import find
     from lmsm_cli.runs.own_code import named
 
     with new_display(quiet) as display, named(imports or ()):
         for text in listed.left_out:
             display.warning(text)
+        trained = read_trained(find(checkpoint, best=best), data_dir)
+        if csv and csv != _STDOUT:
+            trained.check_apart("--csv", csv)
         found = predict_files(
-            find(checkpoint, best=best),
+            trained,
             listed.images,
             display,
             top=top,
             device=device,
-            data_dir=data_dir,
             correction=correction.requested(),
         )
     _show(found, json, csv)

@@ -34,6 +34,8 @@ lmsm compare RUNS --html FILE.
     (found,) = find_runs([only_run(run, f"; a page of all of them: {together}")])
     path = out or found / "report.html"
     check_place(path, PAGES)
-    records = [read_run(found)]
-    write_page(path, compare_runs(records), records)
+    record = read_run(found)
+    if out:  # by itself it lies in the run folder
+        record.check_apart("--out", out)
+    write_page(path, compare_runs([record]), [record])
     print_line(str(path))

@@ -6,8 +6,10 @@ those of the training images: a test may lack some, and must not have others.
 """
 
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -90,7 +92,8 @@ def roles_in(data_dir: Path) -> dict[Role, Path]:
 
 def check_apart(flag: str, path: Path, dataset: str, data_dir: Path) -> None:
     """Raise LmsmError where what a flag has written would lie among the images of class folders:
-    the next look would take it for a class, for an image of one, or for the images of a part.
+    the next look would take it for a class, for an image of one, for the images of a part, or for
+    their list.
 
     What lies beside train/ and test/ under another name is read by none.
     """
@@ -101,7 +104,7 @@ def check_apart(flag: str, path: Path, dataset: str, data_dir: Path) -> None:
     with os_errors_as_data_errors(data_dir):
         parts = roles_in(data_dir).values()
     places = [Path(os.path.realpath(part)) for part in parts] or [images]
-    becomes_part = images in written.parents and role_of(written.relative_to(images).parts[0])
+    becomes_part = images in written.parents and _is_read(*written.relative_to(images).parts)
     if becomes_part or any(place == written or place in written.parents for place in places):
         elsewhere = images.parent / (path.name if written != images else "runs")
         raise LmsmError(
@@ -109,6 +112,30 @@ def check_apart(flag: str, path: Path, dataset: str, data_dir: Path) -> None:
             "would take it for some of them: give another place, such as "
             f"{flag} {shlex.quote(str(elsewhere))}"
         )
+
+
+def check_apart_from_run(
+    flag: str, path: Path, dataset: str, data_dir: Path, classes: Iterable[str]
+) -> None:
+    """Raise LmsmError as `check_apart` where the images of a run are still where it had them.
+
+    Its folder may be gone by now, or be another: a name such as `.` is one from where it is given.
+    """
+    with suppress(DataError, OSError):  # of images that cannot be read there are none to lie among
+        places = list(roles_in(data_dir).values()) or [data_dir]
+        if any((place / name).is_dir() for place in places for name in classes):
+            check_apart(flag, path, dataset, data_dir)
+
+
+def _is_read(name: str, *below: str) -> bool:
+    """Return whether what has this name beside the parts, itself or by what is below, is read.
+
+    A file is where it is named as a list of images.
+    """
+    stem, dot, ending = name.casefold().rpartition(".")
+    is_list = not below and dot and ending in ("csv", "tsv", "txt")
+    last = re.split(r"[-._]", stem)[-1]
+    return bool(role_of(name) or (is_list and (stem == "metadata" or role_of(last))))
 
 
 def read_layout(data_dir: Path, options: FolderOptions) -> Layout:

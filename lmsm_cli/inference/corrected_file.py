@@ -34,9 +34,12 @@ def write_corrected(
     DiskError.
     """
     file = checkpoint.find(path)
-    out = out or file.with_name(checkpoint.ADJUSTED)
+    given, out = out, out or file.with_name(checkpoint.ADJUSTED)
     check_place(out, CHECKPOINTS, [file])
-    found = corrected(read_trained(file, data_dir), wanted, device, display)
+    trained = read_trained(file, data_dir)
+    if given:  # by itself it lies beside the checkpoint
+        trained.check_apart("--out", given)
+    found = corrected(trained, wanted, device, display)
     trained = found.trained
     save_corrected(trained, out)
     return {

@@ -74,7 +74,7 @@ class Subject:
         and where a picture beside the features would replace one that lmsm did not draw.
         """
         for flag, path in self.written.items():
-            check_apart(flag, path, trained.config.dataset, trained.config.data_dir)
+            trained.check_apart(flag, path)
             if self.images:
                 check_apart(flag, path, "folder", self.images)
             if flag == "--features" and trained.is_flat:

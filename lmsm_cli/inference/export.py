@@ -89,13 +89,15 @@ def export_checkpoint(
     name = "best" if source.name == checkpoint.BEST else "model"
     if correction or source.name == checkpoint.ADJUSTED:
         name = "adjusted"
-    out = out or source.with_name(f"{name}{SUFFIXES[form]}")
+    given, out = out, out or source.with_name(f"{name}{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:
         raise LmsmError(
             f"--out is {str(out)!r}, and --format {form} writes {SUFFIXES[form]}: make them agree"
         )
     trained = read_trained(path, data_dir)
     check_place(out, (SUFFIXES[form],), [source])
+    if given:  # by itself it lies beside the checkpoint
+        trained.check_apart("--out", given)
     effect: dict[str, Any] = {}
     if correction:
         found = corrected(trained, correction, "cpu", display)

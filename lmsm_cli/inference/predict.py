@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, pillow_warnings, read_image
 from lmsm_cli.inference.correction import RequestedCorrection, corrected
-from lmsm_cli.inference.trained import Trained, read_trained
+from lmsm_cli.inference.trained import Trained
 from lmsm_cli.reports.exports import cell
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.display import Display
@@ -79,38 +79,35 @@ class Predictions:
 
 
 def predict_files(
-    path: Path,
+    trained: Trained,
     files: Sequence[Path],
     display: Display,
     *,
     top: int = 5,
     device: str = "auto",
-    data_dir: Path | None = None,
     correction: RequestedCorrection | None = None,
 ) -> Predictions:
-    """Predict the classes of image files with a checkpoint file or run folder.
+    """Predict the classes of image files with a checkpoint that was read back.
 
     Images are read as those of class folders are, in the checkpoint's size and colours, batch by
     batch. A file that cannot be read is warned of at once and has an error instead of classes.
 
     Args:
-        path: The checkpoint or the run folder.
+        trained: The checkpoint.
         files: The image files.
         display: Where progress and warnings go.
         top: How many classes to give for each image.
         device: auto, cpu, cuda or cuda:N.
-        data_dir: Where the run's data is now, for a correction that is chosen on it.
         correction: What corrects the answers.
 
-    Raises CheckpointError, LmsmError for the device, and for a correction that is impossible here.
+    Raises LmsmError for the device, and for a correction that is impossible here.
     """
-    trained = read_trained(path, data_dir)
     if correction:
         trained = corrected(trained, correction, device, display).trained
         if not correction.chooses:
             display.info(
                 "what the correction does to the scores is not checked here: give the same flags "
-                f"to `lmsm eval {path}`"
+                f"to `lmsm eval {trained.file}`"
             )
     runtime = trained.runtime(device)
     top = min(top, len(trained.model.classes))

@@ -7,6 +7,7 @@ from typing import Any
 
 from lmsm_cli.config import Config
 from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.data.layout import check_apart_from_run
 from lmsm_cli.models.affine import Affine
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
@@ -69,6 +70,11 @@ class Trained:
         Raises CheckpointError where it is damaged, or not of this checkpoint's images.
         """
         return recorded_images(self.file.parent, self.state.images, self.file)
+
+    def check_apart(self, flag: str, path: Path) -> None:
+        """Raise LmsmError where what a flag has written would lie among the run's images."""
+        config = self.config
+        check_apart_from_run(flag, path, config.dataset, config.data_dir, self.model.classes)
 
     @property
     def is_flat(self) -> bool:

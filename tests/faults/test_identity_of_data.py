@@ -13,6 +13,7 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import digest
 from lmsm_cli.errors import CheckpointError, DataError
 from lmsm_cli.inference.predict import predict_files
+from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
@@ -288,7 +289,7 @@ def test_pickles_and_bombs_are_no_records(copied):
         write(run / "images.npz")
         with pytest.raises(CheckpointError, match=r"images\.npz"):
             evaluation(run, SilentDisplay(), data_dir=data)
-    (one,) = predict_files(run, [data / "a" / "000.png"], SilentDisplay()).images
+    (one,) = predict_files(read_trained(run), [data / "a" / "000.png"], SilentDisplay()).images
     assert one.error is None
 
 
