@@ -1,6 +1,7 @@
 """CSV and .npz files of results: read as runs, or refused by file and line."""
 
 import csv
+import itertools
 import sys
 
 import numpy as np
@@ -102,12 +103,22 @@ def test_whole_numbers_may_be_written_as_floats(tmp_path, form):
 
 
 def test_numbers_with_a_fraction_are_names_and_a_gap_is_none(tmp_path):
-    """Versions such as 1.5 are classes; of a column that begins with a number all must be."""
+    """Versions such as 1.5 are classes; where one label is a whole number all must be."""
     path = write(tmp_path / "a-s0.csv", ["label", "predicted"], [("1.5", "2.5"), ("2.5", "2.5")])
     assert [row.name for row in read_one(path).scores.per_class] == ["1.5", "2.5"]
     path = write(tmp_path / "b-s0.csv", ["label", "predicted"], [("0.0", "1.0"), ("1.0", "nan")])
     with pytest.raises(DataError, match=r"line 3: predicted is 'nan'"):
         read_results([path])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_one_class_may_be_called_by_a_numeral(tmp_path, order):
+    """Whichever row comes first: a column is of numbers only where all of its labels are."""
+    rows = [("cat", "cat", "a"), ("7", "cat", "b"), ("7", "7", "c")]
+    path = tmp_path / "a-s0.csv"
+    write(path, ["label", "predicted", "id"], [rows[place] for place in order])
+    scores = read_one(path).scores
+    assert [(row.name, row.accuracy) for row in scores.per_class] == [("7", 0.5), ("cat", 1)]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npz"])
@@ -175,7 +186,18 @@ BAD_CSV = [
     (USUAL + "1\n", "a-s0.csv, line 4: 1 fields, and the header has 2"),
     (USUAL + "\n1,1,1\n", "a-s0.csv, line 5: 3 fields, and the header has 2"),
     (USUAL + "-1,1\n", "a-s0.csv, line 4: label is '-1': the 2 classes are 0 to 1"),
-    (USUAL + "x,1\n", "a-s0.csv, line 4: label is 'x'"),
+    (USUAL + "1,x\n", "a-s0.csv, line 4: predicted is 'x', where labels are class numbers"),
+    (USUAL + "nan,1\n", "a-s0.csv, line 4: label is 'nan', where labels are class numbers"),
+    ("label,predicted\nnan,1\n1,1\n", "a-s0.csv, line 2: label is 'nan', where labels are"),
+    (
+        "label,predicted\n2018,2018\n2021,2018\n",
+        "line 3: label is 2021, and .* only 2 occur: where they are names, write each with a",
+    ),
+    (
+        "label,logit_2018,logit_2021\n2018,1,2\n",
+        "no column logit_0; where .* are names, write each",
+    ),
+    ("label,logit_0,logit_1\n2018,1,2\n", "line 2: label is '2018': .* write each with a letter"),
     (USUAL + "1,\n", "a-s0.csv, line 4: predicted is empty"),
     (USUAL + ",1\n", "a-s0.csv, line 4: label is empty"),
     ("label,predicted\ncat,dog\ndog,\n", "a-s0.csv, line 3: predicted is empty"),

@@ -196,6 +196,21 @@ def test_names_and_numerals_are_classes(tmp_path):
     assert run.predictions.labels.tolist() == list(range(11))
 
 
+def test_class_numbers_may_lack_nine_in_ten(tmp_path):
+    """As of 1,000 classes of which 100 were tested; years go as names, with `classes`."""
+    labels = np.arange(9, 1000, 10)
+    run = record(tmp_path, labels=labels, predictions=labels, logits=None)
+    assert len(run.scores.per_class) == 1000
+    years = ["2018", "2020", "2019"]
+    run = record(tmp_path, labels=years, predictions=years, logits=None, classes=sorted(years))
+    assert [(row.name, row.accuracy) for row in run.scores.per_class] == [
+        ("2018", 1),
+        ("2019", 1),
+        ("2020", 1),
+    ]
+    assert run.predictions.labels.tolist() == [0, 2, 1]
+
+
 def test_ids_in_another_order_are_the_same_images(tmp_path):
     """The digest is that of ids and labels; another id, or another label of one, is another."""
     labels, logits = answers()
@@ -225,7 +240,19 @@ BAD = [
     ({"labels": np.full(60, 5)}, r"labels\[0\] is 5: the 5 classes are 0 to 4"),
     ({"labels": np.arange(60) - 1}, r"labels\[0\] is -1: the 5 classes"),
     ({"labels": np.r_[np.zeros(59), 0.5]}, r"labels\[59\] is 0.5: the 5 classes"),
-    ({"labels": ["0"] * 30 + ["x"] * 30}, r"labels\[30\] is 'x'"),
+    ({"labels": ["0"] * 30 + ["x"] * 30}, "classes must be given, in the order of the logits"),
+    (
+        {"labels": ["2018", "2019", "2020"] * 20},
+        r"labels\[0\] is '2018': the 5 classes are 0 to 4; where they are names, give them as",
+    ),
+    (
+        {"labels": [0, 2018, 2021] * 20, "predictions": [0] * 60, "logits": None},
+        r"labels\[2\] is 2021, and of the class numbers 0 to 2021 only 3 occur: .* classes; else",
+    ),
+    (
+        {"labels": [0, 1, 2] * 20, "predictions": ["0"] * 59 + ["x"], "logits": None},
+        r"predictions\[59\] is 'x', where labels are class numbers",
+    ),
     ({"labels": np.zeros((60, 1), int)}, r"labels has the shape \(60, 1\)"),
     ({"labels": np.zeros(60, bool)}, "labels holds neither numbers nor texts"),
     ({"labels": [[1], [1, 2]]}, "labels has rows of unequal length"),

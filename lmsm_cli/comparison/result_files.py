@@ -29,7 +29,15 @@ from lmsm_cli.runs.documents import Status
 from lmsm_cli.runs.folder import is_run
 from lmsm_cli.runs.images import Predictions
 from lmsm_cli.runs.record import RunRecord
-from lmsm_cli.runs.results import MOST_CLASSES, Given, Origin, Results, checked, whole_number
+from lmsm_cli.runs.results import (
+    Given,
+    Origin,
+    Results,
+    checked,
+    classes_told,
+    is_number,
+    whole_number,
+)
 from lmsm_cli.runtime.files import open_regular, read_bytes
 
 SUFFIXES = (".csv", ".npz")
@@ -133,6 +141,9 @@ class _InFile(Origin):
 
 class _InLines(_InFile):
     """The rows of a CSV file as the origin of results."""
+
+    as_names = "write each with a letter, such as c2018"
+    how_many = ""
 
     def __init__(self, path: Path, names: Mapping[str, str], lines: Sequence[int]) -> None:
         super().__init__(path, names)
@@ -355,7 +366,7 @@ class _CsvFile:
         except ValueError:
             for number, row in enumerate(cells):
                 for name, cell in zip(self._ordered_logits(), row, strict=True):
-                    if not _is_float(cell):
+                    if not is_number(cell):
                         origin.refuse(f"is {cell!r:.80}: no number", name, number)
             raise
 
@@ -368,7 +379,7 @@ class _CsvFile:
     def _has_numbers(self) -> bool:
         return all(name[len(_LOGIT) :].isdecimal() for name in self.logits)
 
-    def _classes(self) -> list[str] | None:
+    def _classes(self) -> list[str]:
         """Return the names of the classes, as far as the file tells them for all of its runs.
 
         Raises DataError where a class has no column of logits.
@@ -378,21 +389,15 @@ class _CsvFile:
         numbers = [int(name[len(_LOGIT) :]) for name in self._ordered_logits()]
         if numbers != list(range(len(numbers))):
             missing = next(n for n in range(len(numbers) + 1) if n not in numbers)
-            raise DataError(f"{self.path}, line 1: there is no column {_LOGIT}{missing}")
+            raise DataError(
+                f"{self.path}, line 1: there is no column {_LOGIT}{missing}; where the numbers are "
+                f"names, {_InLines.as_names}, in the labels too"
+            )
         if numbers:
             return [str(number) for number in numbers]
-        told = [
-            column
-            for name in ("labels", "predictions")
-            if (column := self._column(name, self.rows))
-        ]
-        found = {cell: _whole(cell) for column in told for cell in column}
-        known = [number for number in found.values() if number is not None]
-        if len(known) < len(found):
-            have_numbers = any(found[column[0]] is not None for column in told)
-            return None if have_numbers else sorted(found)
-        highest = max(known)
-        return list(map(str, range(highest + 1))) if highest < MOST_CLASSES else None
+        told = (self._column(name, self.rows) for name in ("labels", "predictions"))
+        origin = _InLines(self.path, self.names, self.lines)
+        return list(classes_told([column for column in told if column], origin))
 
     def _with_counts(
         self, results: Results, rows: Sequence[Sequence[str]], origin: _InLines
@@ -421,14 +426,6 @@ def _whole(text: str) -> int | None:
     """Return the whole number from 0 on that a cell holds; None for any other."""
     number = whole_number(text)
     return number if number is not None and number >= 0 else None
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _numbered_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:

@@ -28,6 +28,9 @@ _LONGEST = 1000
 _LARGEST_SEED = 2**32
 _LARGEST_NUMBER = 10**300
 _FEW_IMAGES = 10
+_SPARSEST = 10
+"""So many class numbers for each that occurs: years and the like have more, and 100 classes that
+were tested of 1,000 have no more."""
 MOST_CLASSES = 100_000
 """That are taken from the highest class number alone, in which a digit may be wrong."""
 
@@ -36,6 +39,9 @@ class Origin:
     """Where results come from: what their columns and rows are called, and how they are refused."""
 
     error: type[LmsmError] = ArgumentError
+    as_names = "give them as texts, and classes"
+    """What to do with numerals that are the names of classes."""
+    how_many = "; else give classes or class_counts, which tell how many there are"
 
     def place(self, column: str, row: int | None = None) -> str:
         """Return what a column is called, or one of its rows."""
@@ -171,10 +177,10 @@ def checked(given: Given) -> Results:
         refuse("or logits must be given: there is nothing to score", "predictions")
     counts = None if given.class_counts is None else _counts(given.class_counts, refuse)
     answers = [column for column in (labels, predicted) if column is not None]
-    classes = _classes(given.classes, answers, logits, counts, refuse)
-    own = _numbered(labels, "labels", classes, refuse)
+    classes = _classes(given.classes, answers, logits, counts, given.origin)
+    own = _numbered(labels, "labels", classes, given.origin)
     if predicted is not None:
-        guessed = _numbered(predicted, "predictions", classes, refuse)
+        guessed = _numbered(predicted, "predictions", classes, given.origin)
         if logits is not None:
             _check_agreement(guessed, logits, refuse)
     else:
@@ -354,9 +360,10 @@ def _classes(
     answers: Sequence[NDArray[Any]],
     logits: NDArray[np.float64] | None,
     counts: Sequence[int | None] | None,
-    refuse: _Refuse,
+    origin: Origin,
 ) -> tuple[str, ...]:
     """Return the names of all classes: as given, or else numbers, or else the names that occur."""
+    refuse = origin.refuse
     sizes = {
         "logits": None if logits is None else logits.shape[1],
         "class_counts": None if counts is None else len(counts),
@@ -364,21 +371,15 @@ def _classes(
     known = {name: size for name, size in sizes.items() if size is not None}
     if given is not None:
         names = _given_classes(given, refuse)
+    elif not known:
+        names = classes_told(answers, origin)
     elif all(map(_are_numbers, answers)):
-        numbers = range(max(known.values(), default=0) or _highest(answers, refuse) + 1)
-        names = tuple(map(str, numbers))
-    elif known:
+        names = tuple(map(str, range(max(known.values()))))
+    else:
         refuse(
             "must be given, in the order of the logits and counts, since the labels are names",
             "classes",
         )
-    elif any(map(_are_numbers, answers)):
-        refuse(
-            "must be given, since labels and predictions are not both names, or both numbers",
-            "classes",
-        )
-    else:
-        names = tuple(sorted({one for column in answers for one in column.tolist()}))
     for name, size in known.items():
         if size != len(names):
             refuse(f"are of {size} classes, and there are {len(names)}: {listed(names)}", name)
@@ -402,26 +403,83 @@ def _given_classes(given: Any, refuse: _Refuse) -> tuple[str, ...]:
     return tuple(names)
 
 
+def classes_told(answers: Sequence[Any], origin: Origin) -> tuple[str, ...]:
+    """Return the classes that labels tell, and predictions if there are any, in whatever order.
+
+    They are numbers where all labels are whole numbers, and names where one is a word: numerals
+    among them are names then. Raises the error of the origin for an answer of another kind, as NaN
+    among whole numbers is, and for numbers so sparse that they look like names.
+    """
+    named = list(zip(("labels", "predictions"), answers, strict=False))
+    columns = [_column(one, name, origin.refuse) for name, one in named]
+    labels, *predicted = columns
+    if not _are_numbers(labels):
+        if any(column.dtype.kind != "U" for column in predicted):
+            origin.refuse(
+                "must be given, since labels and predictions are not both names, or both numbers",
+                "classes",
+            )
+        cells = labels.tolist()
+        if any(whole_number(one) is not None for one in cells) and all(map(is_number, cells)):
+            _check_whole(labels, "labels", origin)
+        return tuple(sorted({one for column in columns for one in column.tolist()}))
+    for column in predicted:
+        _check_whole(column, "predictions", origin)
+    return tuple(map(str, range(_highest(columns, origin) + 1)))
+
+
 def _are_numbers(column: NDArray[Any]) -> bool:
-    """Return whether a column is of class numbers: as its first row is, all must be."""
-    return column.dtype.kind != "U" or whole_number(str(column[0])) is not None
+    """Return whether a column is of class numbers: as numbers, or as texts of whole numbers."""
+    return column.dtype.kind != "U" or all(
+        whole_number(one) is not None for one in set(column.tolist())
+    )
 
 
-def _highest(columns: Sequence[NDArray[Any]], refuse: _Refuse) -> int:
+def _check_whole(column: NDArray[Any], name: str, origin: Origin) -> None:
+    """Refuse a text that is no whole number, where others are."""
+    for row, one in enumerate(column.tolist() if column.dtype.kind == "U" else ()):
+        if whole_number(one) is None:
+            origin.refuse(
+                f"is {one!r:.80}, where labels are class numbers; where they are names, "
+                f"{origin.as_names}",
+                name,
+                row,
+            )
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number of any kind, NaN too."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _highest(columns: Sequence[NDArray[Any]], origin: Origin) -> int:
     """Return the highest class number, of what can be one; refuse one that no data set has."""
-    highest = 0
+    highest, place = 0, ("labels", 0)
+    found: set[float] = set()
     for name, column in zip(("labels", "predictions"), columns, strict=False):
         numbers = column if column.dtype.kind != "U" else _parsed(column)
         numbers = np.nan_to_num(numbers, nan=0, posinf=0, neginf=0)
         row = int(numbers.argmax())
         if numbers[row] >= MOST_CLASSES:
-            refuse(
+            origin.refuse(
                 f"is {column[row]}: where neither logits, class_counts nor classes tell how many "
                 f"there are, class numbers are below {MOST_CLASSES:,}",
                 name,
                 row,
             )
-        highest = max(highest, int(numbers[row]))
+        found.update(numbers.tolist())
+        if numbers[row] > highest:
+            highest, place = int(numbers[row]), (name, row)
+    if highest >= _SPARSEST * len(found):
+        origin.refuse(
+            f"is {highest}, and of the class numbers 0 to {highest} only {len(found)} occur: where "
+            f"they are names, {origin.as_names}{origin.how_many}",
+            *place,
+        )
     return highest
 
 
@@ -432,7 +490,7 @@ def _parsed(column: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _numbered(
-    column: NDArray[Any], name: str, classes: Sequence[str], refuse: _Refuse
+    column: NDArray[Any], name: str, classes: Sequence[str], origin: Origin
 ) -> NDArray[np.int64]:
     """Return class numbers for a column of numbers or names."""
     place = {one: number for number, one in enumerate(classes)}
@@ -442,7 +500,9 @@ def _numbered(
     ):
         for row, one in enumerate(column.tolist()):
             if one not in place:
-                refuse(f"is {one!r:.80}, which is none of the classes {listed(classes)}", name, row)
+                origin.refuse(
+                    f"is {one!r:.80}, which is none of the classes {listed(classes)}", name, row
+                )
         return np.array([place[one] for one in column.tolist()], np.int64)
     numbers = _parsed(column) if column.dtype.kind == "U" else column
     with np.errstate(invalid="ignore"):
@@ -451,8 +511,13 @@ def _numbered(
     if len(bad):
         found = column[bad[0]]
         shown = repr(str(found)) if column.dtype.kind == "U" else str(found)
-        refuse(
-            f"is {shown:.80}: the {len(classes)} classes are 0 to {len(classes) - 1}",
+        hint = (
+            ""
+            if have_names or numbers[bad[0]] < 0
+            else f"; where they are names, {origin.as_names}"
+        )
+        origin.refuse(
+            f"is {shown:.80}: the {len(classes)} classes are 0 to {len(classes) - 1}{hint}",
             name,
             int(bad[0]),
         )
