@@ -10,8 +10,9 @@ from torch.autograd import forward_ad
 
 from lmsm_cli import Annealing, LSoftmaxLoss, build_head, l_softmax_loss, psi
 from lmsm_cli.errors import ArgumentError, LmsmError
+from lmsm_cli.losses import checks
 from lmsm_cli.losses.options import options_of
-from lmsm_cli.losses.registry import HEADS, TAKE_A_BIAS
+from lmsm_cli.losses.registry import HEADS, KNOWN, TAKE_A_BIAS
 from lmsm_cli.losses.sharded import sharded_l_softmax_loss
 from tests.conftest import head_with
 
@@ -44,6 +45,25 @@ BAD_LABELS = [
     (LABELS.to("meta"), "labels are on meta, the features on cpu"),
 ]
 EMPTY = (torch.zeros(0, 4), LABELS[:0], "the batch is empty: features have shape (0, 4)")
+
+
+@pytest.mark.parametrize("spec", [*KNOWN, "softmax:label_smoothing=0.1", "cosface:class_chunk=2"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("wrong", [-100, -1, 5])
+def test_a_wrong_label_that_nobody_reads_has_no_loss(spec, training, wrong, monkeypatch):
+    """As on CUDA and under a compiler: torch's own check ends it, also of the label -100."""
+    head = build_head(spec, 4, 5, torch.arange(1, 6)).train(training)
+    monkeypatch.setattr(checks, "readable", lambda values: False)
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        head(torch.randn(3, 4), torch.tensor([0, 1, wrong]), 0.5)
+
+
+def test_a_compiled_loss_refuses_the_label_that_torch_ignores():
+    """cross_entropy would give it a loss of 0, and divide by the number of all images."""
+    torch.compiler.reset()
+    compiled = torch.compile(build_head("softmax", 4, 5), fullgraph=True, backend="aot_eager")
+    with pytest.raises(IndexError, match="Target -100 is out of bounds"):
+        compiled(torch.randn(3, 4), torch.tensor([0, 1, -100]), torch.tensor(0.5))
 
 
 @pytest.mark.parametrize("name", ["softmax", "lsoftmax", "cosface"])

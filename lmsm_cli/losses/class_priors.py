@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import final
 
 from torch import Tensor
-from torch.nn import functional
 
 from lmsm_cli.losses.checks import checked_counts, in_range, with_class_margins
+from lmsm_cli.losses.cross_entropy import plain_losses
 from lmsm_cli.losses.head import STEEPEST, LinearHead, NormalisedHead, log_prior, rarity
 from lmsm_cli.losses.margins import DBMMargin, FixedMargin
 
@@ -37,7 +37,7 @@ class LogitAdjustedLoss(LinearHead):
         self.register_constant("prior", log_prior(class_counts, num_classes, "logit-adjusted"))
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        return functional.cross_entropy(self._raised(features), labels, reduction="none")
+        return plain_losses(self._raised(features), labels)
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         return -self._raised(features).log_softmax(dim=1)
@@ -69,7 +69,7 @@ class BalancedSoftmaxLoss(LinearHead):
         self.register_constant("log_counts", counts.log())
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        return functional.cross_entropy(self._raised(features), labels, reduction="none")
+        return plain_losses(self._raised(features), labels)
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         return -self._raised(features).log_softmax(dim=1)
@@ -110,7 +110,7 @@ class VSLoss(LinearHead):
         self.register_constant("prior", log_prior(counts, num_classes, "vs"))
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        return functional.cross_entropy(self._raised(features), labels, reduction="none")
+        return plain_losses(self._raised(features), labels)
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         return -self._raised(features).log_softmax(dim=1)

@@ -21,6 +21,20 @@ from lmsm_cli.losses.margins import ByDifficulty, Margin, MarginFunction
 from lmsm_cli.losses.precision import full_precision, without_autocast
 from lmsm_cli.losses.target import FEW, Target, target_logits_with_margin, weigh
 
+# The label that torch ignores, -100 as it comes, would be a loss of 0 where no check reads labels.
+_NO_LABEL = torch.iinfo(torch.int64).min
+
+
+def plain_losses(scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy (N,) of scores (N, C); every label that is no class is an error."""
+    return functional.cross_entropy(
+        scores,
+        labels,
+        reduction="none",
+        ignore_index=_NO_LABEL,
+        label_smoothing=label_smoothing,
+    )
+
 
 def margin_losses(
     features: Tensor,

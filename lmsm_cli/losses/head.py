@@ -24,7 +24,7 @@ from lmsm_cli.losses.checks import (
     checked_counts,
     in_range,
 )
-from lmsm_cli.losses.cross_entropy import margin_losses, margin_losses_and_logits
+from lmsm_cli.losses.cross_entropy import margin_losses, margin_losses_and_logits, plain_losses
 from lmsm_cli.losses.margins import Margin, no_margin
 from lmsm_cli.losses.options import options_of
 from lmsm_cli.losses.precision import full_precision, without_autocast
@@ -187,7 +187,7 @@ class Head(nn.Module, ABC):
     def _plain_losses(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy (N,) of scaled features, in chunks of classes if the loss is."""
         if self.class_chunk is None:
-            return functional.cross_entropy(self._scores(features), labels, reduction="none")
+            return plain_losses(self._scores(features), labels)
         weights = self.class_weights()
         return margin_losses(features, weights, labels, no_margin, class_chunk=self.class_chunk)
 

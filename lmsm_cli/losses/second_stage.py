@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmsm_cli.losses.checks import checked_counts
+from lmsm_cli.losses.cross_entropy import plain_losses
 from lmsm_cli.losses.head import LinearHead
 from lmsm_cli.losses.precision import full_precision
 from lmsm_cli.losses.weights import isotonic
@@ -66,7 +67,7 @@ class SecondStage(LinearHead, ABC):
         return functional.linear(features, weights, full_precision(bias))
 
     def _losses(self, features: Tensor, labels: Tensor, progress: float | Tensor) -> Tensor:
-        return functional.cross_entropy(self._scores(features), labels, reduction="none")
+        return plain_losses(self._scores(features), labels)
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         return -self._scores(features).log_softmax(dim=1)

@@ -5,9 +5,9 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lmsm_cli.losses.checks import in_range
+from lmsm_cli.losses.cross_entropy import plain_losses
 from lmsm_cli.losses.head import PlainHead
 
 
@@ -36,9 +36,7 @@ class SoftmaxLoss(PlainHead):
         return {"label_smoothing": 0.0}
 
     def _losses_of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(
-            scores, labels, reduction="none", label_smoothing=self.label_smoothing
-        )
+        return plain_losses(scores, labels, self.label_smoothing)
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         losses = -self._scores(features).log_softmax(dim=1)
@@ -68,7 +66,7 @@ class FocalLoss(PlainHead):
         self.gamma = in_range("gamma", gamma, 0)
 
     def _losses_of_scores(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return self._focused(functional.cross_entropy(scores, labels, reduction="none"))
+        return self._focused(plain_losses(scores, labels))
 
     def _losses_of_all_labels(self, features: Tensor, progress: float | Tensor) -> Tensor:
         return self._focused(-self._scores(features).log_softmax(dim=1))
@@ -106,5 +104,5 @@ class LargeMarginInSoftmaxLoss(PlainHead):
         excess = others.exp() - 1 / (scores.shape[1] - 1)
         # Replace the target's -inf last, since -inf times 0 is NaN.
         spread = (excess * others.masked_fill(target, 0.0)).sum(dim=1)
-        losses = functional.cross_entropy(scores, labels, reduction="none")
+        losses = plain_losses(scores, labels)
         return losses + self.strength / 2 * spread
