@@ -18,6 +18,7 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config
 from lmsm_cli.errors import CheckpointError, LmsmError
 from lmsm_cli.losses import own
+from lmsm_cli.losses.angular import CosFaceLoss
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.models.nets import build_backbone, check_model
@@ -125,6 +126,25 @@ def test_the_growing_margin_of_the_page_grows():
     assert head(features, labels, 1.0).item() == pytest.approx(with_margin, rel=1e-6)
     assert head(features, labels, 0.0).item() == pytest.approx(without, rel=1e-6)
     assert without < with_margin
+
+
+def test_scores_of_ones_own_are_those_of_every_plain_loss():
+    """A head with its own `logits` has their cross-entropy in evaluation, and their accuracy."""
+
+    class Turned(CosFaceLoss):
+        def logits(self, features):
+            return super().logits(features).flip(1)
+
+    torch.manual_seed(0)
+    head, features, labels = Turned(6, 4), torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 0])
+    losses, logits = head.losses_and_logits(features, labels, 0.5)
+    scores = head.logits(features)
+    assert torch.equal(logits, scores)
+    assert torch.equal(losses, head.losses(features, labels, 0.5))
+    wanted = scores.exp().sum(dim=1).log()[:, None] - scores
+    head.eval()
+    torch.testing.assert_close(head.losses_of_all_labels(features, 0.5), wanted)
+    torch.testing.assert_close(head.losses(features, labels), wanted[torch.arange(5), labels])
 
 
 def test_a_received_run_imports_nothing(capsys):

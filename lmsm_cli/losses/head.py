@@ -116,11 +116,11 @@ class Head(nn.Module, ABC):
         try:
             check_batch(features, self.weight, labels)
             done = self._progress(progress)
-            with without_autocast(features):
-                scaled = self._scale(full_precision(features))
-                if self.training:
+            if self.training:
+                with without_autocast(features):
+                    scaled = self._scale(full_precision(features))
                     return _of_shape(self._losses(scaled, labels, done), labels.shape)
-                return self._plain_losses(scaled, labels)
+            return self._plain_losses(features, labels)
         except ArgumentError as error:
             raise ArgumentError(f"{self._class_name()}: {error}") from None
 
@@ -143,7 +143,7 @@ class Head(nn.Module, ABC):
                 losses = _of_shape(losses, labels.shape)
         except ArgumentError as error:
             raise ArgumentError(f"{self._class_name()}: {error}") from None
-        if logits is None:
+        if logits is None or type(self).logits is not Head.logits:  # as a user's own may have them
             with torch.no_grad():
                 logits = self.logits(features)
         return losses, logits.detach()
@@ -161,10 +161,10 @@ class Head(nn.Module, ABC):
                     "classes at once; leave class_chunk out"
                 )
             done = scalar_progress(progress)
+            if not self.training:
+                return -self.logits(features).log_softmax(dim=1)
             with without_autocast(features):
                 scaled = self._scale(full_precision(features))
-                if not self.training:
-                    return -self._scores(scaled).log_softmax(dim=1)
                 losses = self._losses_of_all_labels(scaled, done)
                 return _of_shape(losses, (len(features), len(self.weight)))
         except ArgumentError as error:
@@ -185,11 +185,12 @@ class Head(nn.Module, ABC):
         return self.losses(features, labels, progress).mean()
 
     def _plain_losses(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy (N,) of scaled features, in chunks of classes if the loss is."""
-        if self.class_chunk is None:
-            return plain_losses(self._scores(features), labels)
-        weights = self.class_weights()
-        return margin_losses(features, weights, labels, no_margin, class_chunk=self.class_chunk)
+        """Return the cross-entropy (N,) of `logits`, in chunks of classes if the loss is."""
+        with without_autocast(features):
+            if self.class_chunk is None:
+                return plain_losses(self.logits(features), labels)
+            scaled, weights = self._scale(full_precision(features)), self.class_weights()
+            return margin_losses(scaled, weights, labels, no_margin, class_chunk=self.class_chunk)
 
     def _progress(self, progress: float | Tensor | None) -> float | Tensor:
         """Return the checked progress of a call; without one, the end of the training."""
