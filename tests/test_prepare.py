@@ -1,5 +1,6 @@
 """What prepare.py refuses before any image is read, and what it warns of."""
 
+import os
 import shlex
 
 import pytest
@@ -66,6 +67,61 @@ def test_runs_do_not_become_a_part_of_the_images(part, tmp_path, monkeypatch, ca
         said = refused(f"{command} --out {part}/runs", capsys)
         assert "lies in the folder of the images" in said
         assert not (tmp_path / part / "runs").exists()
+
+
+def listed(folder, at="all.csv"):
+    """Write a list of the images in and below a folder, at a place from there on."""
+    rows = [
+        f"{os.path.relpath(file, (folder / at).parent)},{file.parent.name}{number % 2}"
+        for number, file in enumerate(sorted(folder.rglob("*.png")))
+    ]
+    (folder / at).write_text("path,label\n" + "\n".join(rows))
+
+
+QUICK = "--image-size 8 --batch-size 4 --epochs 1 --model paper-2d --follow-links"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train --dataset all.csv", "train --dry-run --dataset all.csv", "study all.csv --budget 1h"],
+)
+def test_runs_are_not_written_among_the_images_of_a_list(command, tmp_path, monkeypatch, capsys):
+    """They may lie in class folders, where the pictures of a run would be taken for images."""
+    fill(tmp_path / "photos", {"ant": 12, "bee": 12})
+    listed(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path)
+    for place in ("photos/ant", "photos/bee/../ant/runs"):
+        said = " ".join(refused(f"{command} {QUICK} --out {place}", capsys).split())
+        assert "lies in a folder of the list's images, photos/ant" in said
+        assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("out", ["runs", "ant/runs", "."])
+@pytest.mark.parametrize("at", ["all.csv", "lists/all.csv"])
+def test_runs_lie_beside_a_list(at, out, tmp_path, monkeypatch):
+    """Also where the images do, or where the list is further down: somebody works there."""
+    for number in range(12):
+        save(tmp_path / f"{number}.png", noise(number))
+    for folder in ("lists", "ant"):
+        (tmp_path / folder).mkdir()
+    listed(tmp_path, at)
+    monkeypatch.chdir(tmp_path)
+    words = f"train --dry-run --dataset {at} {QUICK} --out {out}"
+    assert main(shlex.split(words)) == 0
+
+
+def test_a_picture_is_not_drawn_among_the_images_of_a_list(tmp_path, monkeypatch, capsys):
+    """It would be taken for an image of the folder that it lies in."""
+    fill(tmp_path / "photos", {"ant": 12, "bee": 12})
+    listed(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = "data all.csv --image-size 8 --plot"
+    assert "list's images" in refused(f"{words} photos/ant/new.png", capsys)
+    assert not (tmp_path / "photos" / "ant" / "new.png").exists()
+    for place in ("photos/new.png", "new.png"):
+        main(shlex.split(f"{words} {place}"))
+        assert (tmp_path / place).exists()
 
 
 @pytest.mark.parametrize("target", ["loop", "nothing"])

@@ -79,13 +79,15 @@ Writes nothing into the data folder, and downloads nothing. Exit code 3 where no
         _check_plot(plot, resolved.config)
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.data.check import check_data
-    from lmsm_cli.data.splits import look_into
+    from lmsm_cli.data.splits import check_apart_from_listed, look_into
     from lmsm_cli.reports.data_findings import can_start, findings_document, findings_of
     from lmsm_cli.reports.data_next import next_steps
 
     chosen = resolved.config
     with new_display(quiet) as display:
         at_hand = look_into(chosen, display)
+        if plot and at_hand.data:
+            check_apart_from_listed("--plot", plot, chosen, at_hand.data)
         check = check_data(chosen.dataset, chosen.data_dir, at_hand, chosen.image_size, display)
         if plot:
             _draw(check, at_hand.data, plot, display)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -398,6 +399,26 @@ def _note_validation(config: Config, count: int, display: Display) -> None:
         f"validation: the {count:,} images that {where} has for it, none of the "
         f"training's (--validation {config.validation:g} is not used)"
     )
+
+
+def check_apart_from_listed(flag: str, path: Path, config: Config, data: Data) -> None:
+    """Raise LmsmError where what a flag has written would lie among the images of a list.
+
+    That is in or below a folder that directly holds some, which may be a class folder too. Where
+    the list lies in such a folder or below, it is where the user works, and holds other things.
+    """
+    if config.dataset != "list":
+        return
+    assert config.image_list is not None
+    own, written = (Path(os.path.realpath(one)) for one in (config.image_list, path))
+    places = (os.fsdecode(place) for part in data.parts.values() for place in part.places.tolist())
+    for folder in sorted({place.rpartition("/")[0] for place in places}):
+        held = Path(os.path.realpath(config.data_dir / folder))
+        if held in (written, *written.parents) and held not in (own, *own.parents):
+            raise LmsmError(
+                f"{flag} {path} lies in a folder of the list's images, {config.data_dir / folder}, "
+                "where it would be taken for some of them: give another place"
+            )
 
 
 def folder_options(config: Config) -> FolderOptions:

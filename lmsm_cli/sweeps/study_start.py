@@ -9,7 +9,12 @@ from lmsm_cli.comparison.pooling import mean_counts
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.data import sources
 from lmsm_cli.data.layout import check_apart
-from lmsm_cli.data.splits import folder_options, load_data, load_training
+from lmsm_cli.data.splits import (
+    check_apart_from_listed,
+    folder_options,
+    load_data,
+    load_training,
+)
 from lmsm_cli.errors import DataError, LmsmError, counted
 from lmsm_cli.runs.folder import check_folder
 from lmsm_cli.runtime.display import SILENT, Display
@@ -149,9 +154,11 @@ def _has_test(config: Config) -> bool:
 def checked_images(config: Config, *, has_test: bool) -> tuple[list[int], list[str]]:
     """Return the images of each class that training and held-out images share, and all digests.
 
-    Raises DataError where a class has too few to be trained on and judged.
+    Raises DataError where a class has too few to be trained on and judged, LmsmError where the
+    study would be written among the images of a list.
     """
     data = load_data(config.model_copy(update={"validation": 0.0}), SILENT)
+    check_apart_from_listed("--out", config.out, config, data)
     counts = data.train_counts
     if not has_test:
         counts = [one + other for one, other in zip(counts, data.test.counts(), strict=True)]

@@ -11,7 +11,13 @@ from lmsm_cli.data import sources
 from lmsm_cli.data.find_again import load_again
 from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.data.layout import check_apart
-from lmsm_cli.data.splits import Data, division_of, load_data, planned_counts
+from lmsm_cli.data.splits import (
+    Data,
+    check_apart_from_listed,
+    division_of,
+    load_data,
+    planned_counts,
+)
 from lmsm_cli.distributed.process_group import ProcessGroup
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.class_weights import by_index
@@ -134,6 +140,8 @@ def prepare(
     if starts and (seen := seen_by_start(config, display)) is not None:
         check_unseen(images, seen, config, display)
         images = replace(images, seen_before=seen)
+    if starts:  # before there is a folder
+        check_apart_from_listed("--out", config.out, config, data)
     if data.usual_counts:  # no fold has defaults of its own
         loss = _spec_by_counts(config, data.training.classes, data.usual_counts)
         config = config.model_copy(update={"loss": loss})
