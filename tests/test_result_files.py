@@ -111,6 +111,16 @@ def test_numbers_with_a_fraction_are_names_and_a_gap_is_none(tmp_path):
         read_results([path])
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_columns_may_be_parted_by_semicolons_or_tabs(tmp_path, delimiter):
+    """As programs write them where the comma is a decimal one; a name may hold a comma."""
+    rows = [("label", "predicted", "id"), ("a, b", "c", "1"), ("c", "c", "2")]
+    path = tmp_path / "a-s0.csv"
+    path.write_text("\n" + "\n".join(delimiter.join(row) for row in rows) + "\n")
+    scores = read_one(path).scores
+    assert [(row.name, row.accuracy) for row in scores.per_class] == [("a, b", 0), ("c", 1)]
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_one_class_may_be_called_by_a_numeral(tmp_path, order):
     """Whichever row comes first: a column is of numbers only where all of its labels are."""
@@ -181,7 +191,8 @@ BAD_CSV = [
     ("label,predicted\n", "has a header and no rows"),
     ("0,1\n1,1\n", "has no column label"),
     ("lable,predicted\n0,0\n", "has no column label.*did you mean 'lable'"),
-    ("label;predicted\n0;0\n", "has no column label"),
+    ("label;logit_0;logit_1\n0;0,5;2\n", "line 2: logit_0 is '0,5': write a decimal point"),
+    ("label;predicted\n0,0;0,0\n1,0;1,0\n", "line 2: label is '0,0': write a decimal point"),
     ("label\n0\n1\n", "predictions or logits must be given"),
     (USUAL + "1\n", "a-s0.csv, line 4: 1 fields, and the header has 2"),
     (USUAL + "\n1,1,1\n", "a-s0.csv, line 5: 3 fields, and the header has 2"),

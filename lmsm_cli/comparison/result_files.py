@@ -60,6 +60,8 @@ COLUMNS = {
     "classes": "classes",
 }
 _LOGIT = "logit_"
+_DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(e[-+]?\d+)?", re.IGNORECASE)
+_POINT = "write a decimal point in the place of the comma"
 _IN_NAME = re.compile(r"(?P<loss>.+)-s(?P<seed>\d{1,10})")
 # The logits of iNaturalist's 24,426 test images of 8,142 classes are 1.6 GB in float64.
 _LARGEST = 1 << 32
@@ -288,6 +290,8 @@ class _CsvFile:
             raise DataError(f"{path}, line {numbered[0][0]}: two columns are called {twice!r}")
         logits = [name for name in header if name.lower().startswith(_LOGIT)]
         names, unused = _columns(path, [name for name in header if name not in logits])
+        classes = [names[one] for one in ("labels", "predictions") if one in names]
+        _check_decimals(path, header, classes, numbered[1:])
         for column in ("logits", "classes"):
             if column in names:
                 raise DataError(
@@ -367,7 +371,8 @@ class _CsvFile:
             for number, row in enumerate(cells):
                 for name, cell in zip(self._ordered_logits(), row, strict=True):
                     if not is_number(cell):
-                        origin.refuse(f"is {cell!r:.80}: no number", name, number)
+                        why = _POINT if _DECIMAL_COMMA.fullmatch(cell.strip()) else "no number"
+                        origin.refuse(f"is {cell!r:.80}: {why}", name, number)
             raise
 
     def _ordered_logits(self) -> list[str]:
@@ -428,9 +433,27 @@ def _whole(text: str) -> int | None:
     return number if number is not None and number >= 0 else None
 
 
+def _check_decimals(
+    path: Path, header: Sequence[str], classes: Sequence[str], rows: Sequence[tuple[int, list[str]]]
+) -> None:
+    """Raise DataError for a decimal comma, with which a class number would pass for a name."""
+    places = [header.index(name) for name in classes]
+    for line, row in rows:
+        for place in places:
+            if _DECIMAL_COMMA.fullmatch(row[place].strip()):
+                raise DataError(
+                    f"{path}, line {line}: {header[place]} is {row[place]!r:.80}: {_POINT}"
+                )
+
+
 def _numbered_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank with their lines, counted from 1. Raises DataError."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    """Yield the rows that are not blank with their lines, counted from 1. Raises DataError.
+
+    The columns are parted by what the header has most of, as those of lists of images are.
+    """
+    header = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             if row:
