@@ -142,6 +142,22 @@ def test_scalars_of_numpy_and_torch_are_plain_values(tmp_path):
     }
 
 
+def test_a_long_loss_is_cut_in_the_name_of_the_folder_alone(tmp_path):
+    """File systems take names of 255 bytes; two losses that begin alike get two folders."""
+    settings = {"dataset": "d" * 900, "model": "\N{GREEK SMALL LETTER MU}m" * 400}
+    losses = ["x" * 999 + "1", "x" * 999 + "2"]
+    runs = [record(tmp_path, loss=loss, settings=settings) for loss in losses]
+    assert [run.config["loss"] for run in runs] == losses
+    assert len({run.path for run in runs}) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_words_of_python(tmp_path):
+    """A flag of the command line would be no way out."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match=r"cannot make a run folder in .*; give another folder$"):
+        record(tmp_path / "file" / "runs")
+
+
 def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     """Half a run would be listed by each comparison, as one that runs for ever."""
     (tmp_path / "before").mkdir()

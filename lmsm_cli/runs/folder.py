@@ -67,7 +67,9 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, out: Path, name: str) -> "RunFolder":
+    def create(
+        cls, out: Path, name: str, way_out: str = "choose another with --out"
+    ) -> "RunFolder":
         """Make the folder `out/name`, or `name-2`, `name-3`, ... where that name is taken.
 
         Making it is atomic: two runs started in the same second get two folders.
@@ -82,7 +84,7 @@ class RunFolder:
                     return cls(path)
         except OSError as error:
             raise DiskError(
-                f"cannot make a run folder in {out}: {reason_of(error)}; choose another with --out"
+                f"cannot make a run folder in {out}: {reason_of(error)}; {way_out}"
             ) from None
         raise AssertionError("count() has no end")
 

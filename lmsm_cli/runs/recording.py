@@ -15,6 +15,8 @@ from lmsm_cli.runs.folder import RunFolder, run_name
 from lmsm_cli.runs.images import write_images, write_predictions
 from lmsm_cli.runs.results import Given, Results, checked
 
+_LONGEST_PART = 60
+"""Characters of a loss, data set or net in a folder's name, which has at most 255."""
 _NO_CONFIG = "# results of another program, as record_run wrote them down: nothing to train with\n"
 
 
@@ -60,7 +62,7 @@ def record_run(
         Given(loss, seed, labels, logits, predictions, ids, class_counts, classes, chosen)
     )
     scores, config = results.scores(), _NO_CONFIG + dump_yaml(results.config)
-    run = RunFolder.create(Path(folder), _folder_name(results))
+    run = RunFolder.create(Path(folder), _folder_name(results), "give another folder")
     try:
         run.write_status("running")
         run.write_config(config)
@@ -76,9 +78,10 @@ def record_run(
 
 
 def _folder_name(results: Results) -> str:
-    told = (results.settings.get(key) for key in ("dataset", "model"))
-    dataset, model = ("" if one is None else str(one) for one in told)
-    return run_name(dataset, model, results.loss, results.seed, datetime.now())
+    """Return a name that a file system takes, however long the loss or another part is."""
+    told = (*map(results.settings.get, ("dataset", "model")), results.loss)
+    dataset, model, loss = ("" if one is None else str(one)[:_LONGEST_PART] for one in told)
+    return run_name(dataset, model, loss, results.seed, datetime.now())
 
 
 def _environment() -> dict[str, Any]:
