@@ -139,6 +139,25 @@ def test_nothing_is_written_among_the_images(command, place, capsys):
     assert "lies in the folder of the images" in said
 
 
+@pytest.mark.parametrize("command", ["compare run --csv", "predict run photos/bee --csv"])
+def test_the_list_of_a_runs_images_is_not_replaced(command, tmp_path, monkeypatch, capsys):
+    """It has the ending of a table; another table is replaced."""
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "photos", {"ant": 8, "bee": 8})
+    names = [path.relative_to(tmp_path) for path in sorted(tmp_path.glob("photos/*/*"))]
+    rows = "".join(f"{name},{name.parts[1]}\n" for name in names)
+    (tmp_path / "all.csv").write_text(f"path,label\n{rows}")
+    quick = "--image-size 8 --batch-size 4 --epochs 1 --model paper-2d --quiet --threads 1"
+    assert main(shlex.split(f"train --dataset all.csv {quick} --out runs")) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    run.rename(tmp_path / "run")
+    said = check_refused(f"{command} all.csv", tmp_path, capsys)
+    assert "is the list of the run's images" in said
+    (tmp_path / "old.csv").write_text("")
+    assert main(shlex.split(f"{command} old.csv")) == 0
+    assert (tmp_path / "old.csv").read_text()
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -160,7 +160,8 @@ class _Files(NamedTuple):
     def check_apart(self, records: "Iterable[RunRecord]") -> None:
         """Raise LmsmError where one of them would lie among the images of the runs."""
         configs = ((record, record.config or {}) for record in records if record.scores)
-        of_data = {f"{one.get('dataset')} {one.get('data_dir')}": run for run, one in configs}
+        keys = ("dataset", "data_dir", "image_list")
+        of_data = {str([one.get(key) for key in keys]): run for run, one in configs}
         for flag, path in (("--csv", self.csv), ("--html", self.html), ("--plots", self.plots)):
             for record in of_data.values():
                 if path:

@@ -16,6 +16,9 @@ LIST_KEYS = (
     "class_names",
 )
 
+# Of these, the files that name the images and their classes.
+LIST_FILES = ("image_list", "validation_list", "test_list", "class_names")
+
 # Of these, what divides the images of one list otherwise.
 _DIVIDING = ("split_column", "group_column")
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lmsm_cli.config import Config
+from lmsm_cli.config.keys import LIST_FILES
 from lmsm_cli.data import sources
 from lmsm_cli.data.class_folders import Listing, match_classes
 from lmsm_cli.data.decoded import Images, select
@@ -101,7 +102,7 @@ def _lists_beside_images(config: Config) -> Config:
     Lists and images that lie together are moved together.
     """
     moved: dict[str, Path] = {}
-    for key in ("image_list", "validation_list", "test_list", "class_names"):
+    for key in LIST_FILES:
         path = getattr(config, key)
         if path is not None and not path.exists():
             beside = config.data_dir / path.name

@@ -8,8 +8,7 @@ those of the training images: a test may lack some, and must not have others.
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -112,19 +111,6 @@ def check_apart(flag: str, path: Path, dataset: str, data_dir: Path) -> None:
             "would take it for some of them: give another place, such as "
             f"{flag} {shlex.quote(str(elsewhere))}"
         )
-
-
-def check_apart_from_run(
-    flag: str, path: Path, dataset: str, data_dir: Path, classes: Iterable[str]
-) -> None:
-    """Raise LmsmError as `check_apart` where the images of a run are still where it had them.
-
-    Its folder may be gone by now, or be another: a name such as `.` is one from where it is given.
-    """
-    with suppress(DataError, OSError):  # of images that cannot be read there are none to lie among
-        places = list(roles_in(data_dir).values()) or [data_dir]
-        if any((place / name).is_dir() for place in places for name in classes):
-            check_apart(flag, path, dataset, data_dir)
 
 
 def _is_read(name: str, *below: str) -> bool:

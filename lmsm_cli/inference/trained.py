@@ -5,9 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmsm_cli.config import Config
+from lmsm_cli.config import Config, dump
 from lmsm_cli.data.identity import ImagesRecord
-from lmsm_cli.data.layout import check_apart_from_run
 from lmsm_cli.models.affine import Affine
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
@@ -15,6 +14,7 @@ from lmsm_cli.runs.contents import CheckpointState
 from lmsm_cli.runs.documents import CorrectionFacts, build
 from lmsm_cli.runs.images import recorded_images
 from lmsm_cli.runs.one_run import check_own
+from lmsm_cli.runs.own_images import check_apart_from_run
 from lmsm_cli.runtime.device import Runtime, choose_device, choose_runtime
 
 
@@ -73,8 +73,7 @@ class Trained:
 
     def check_apart(self, flag: str, path: Path) -> None:
         """Raise LmsmError where what a flag has written would lie among the run's images."""
-        config = self.config
-        check_apart_from_run(flag, path, config.dataset, config.data_dir, self.model.classes)
+        check_apart_from_run(flag, path, dump(self.config), self.model.classes)
 
     @property
     def is_flat(self) -> bool:

@@ -76,12 +76,10 @@ class RunRecord:
 
     def check_apart(self, flag: str, path: Path) -> None:
         """Raise LmsmError where what a flag has written would lie among the run's images."""
-        from lmsm_cli.data.layout import check_apart_from_run  # what reads images takes a while
+        from lmsm_cli.runs.own_images import check_apart_from_run  # what reads images takes a while
 
-        config = self.config or {}
         classes = [one.name for one in self.scores.per_class] if self.scores else []
-        folder = Path(str(config.get("data_dir")))
-        check_apart_from_run(flag, path, str(config.get("dataset")), folder, classes)
+        check_apart_from_run(flag, path, self.config or {}, classes)
 
     @cached_property
     def environment(self) -> Environment | None:
