@@ -26,7 +26,7 @@ _OWN_KEYS = ("loss", "seed", "source", "images")
 _LONGEST = 1000
 """Characters of a name or an id."""
 _LARGEST_SEED = 2**32
-_LARGEST_NUMBER = 10**300
+_LARGEST_NUMBER = 1e300
 _FEW_IMAGES = 10
 _SPARSEST = 10
 """So many class numbers for each that occurs: years and the like have more, and 100 classes that
