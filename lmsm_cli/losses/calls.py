@@ -35,11 +35,11 @@ def _calls_before(calls: Tensor, counted: Tensor, with_gradients: bool) -> Tenso
     return before
 
 
+def _shape(calls: Tensor, counted: Tensor, with_gradients: bool) -> Tensor:
+    return torch.empty_like(calls)
+
+
 _library: Any = cast(Any, torch.library.Library)("lmsm", "FRAGMENT")
 _library.define("calls_before(Tensor(a!) calls, Tensor(b!) counted, bool with_gradients) -> Tensor")
 _library.impl("calls_before", _calls_before, "CompositeExplicitAutograd")
-
-
-@cast(Any, torch.library.register_fake)("lmsm::calls_before", lib=_library)
-def _shape_of_calls(calls: Tensor, counted: Tensor, with_gradients: bool) -> Tensor:
-    return torch.empty_like(calls)
+torch.library.register_fake("lmsm::calls_before", _shape, lib=_library)
