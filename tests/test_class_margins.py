@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -91,9 +92,26 @@ def test_a_margin_of_a_class_changes_its_images_alone(name):
         ("arcface", {1: math.nan}, "the margin of class 1 is nan"),
         ("ldam", {7: 1.0}, "class_margins names class 7: there are 0 to 4"),
         ("softmax", {1: 2.0}, "takes no class_margins"),
+        ("lsoftmax", {"frog": 2.0}, "names class 'frog': give its place, 0 to 4; build_head"),
+        ("ldam", {1.5: 1.0}, "class_margins names class 1.5: give its place"),
+        ("dbm", {np.True_: 1.0}, r"class_margins names class .*True.*: give its place"),
+        ("cosface", {True: 1.0}, "class_margins names class True: give its place"),
+        ("lsoftmax", [2.0, 3.0], r"class_margins is of type list: give .* places, as \{4: 2\}"),
+        ("asoftmax", np.ones(5), "class_margins is of type ndarray: give"),
     ],
 )
 def test_bad_margins_are_refused(spec, class_margins, message):
     """Margins out of a loss's range, and losses without a margin, are refused."""
     with pytest.raises(ArgumentError, match=message):
         losses_of(spec, class_margins)
+
+
+def test_build_head_takes_margins_by_the_names_of_classes():
+    """They are those of the places, NumPy's numbers too; a name that no class has is refused."""
+    names = ["cat", "dog", "frog", "ship", "deer"]
+    by_name = build_head("cosface", 6, 5, class_margins={"frog": 1.5}, class_names=names)
+    by_place = build_head("cosface", 6, 5, class_margins={np.int64(2): 1.5})
+    assert by_name.margins.tolist() == by_place.margins.tolist()
+    assert by_name.margins.tolist() == pytest.approx([0.35, 0.35, 1.5, 0.35, 0.35])
+    with pytest.raises(ArgumentError, match=r"there is no class 'frgo' .did you mean 'frog'"):
+        build_head("cosface", 6, 5, class_margins={"frgo": 1.5}, class_names=names)

@@ -91,7 +91,10 @@ MARGIN = "give a number of at least 1"
 LAM = "give a finite number of at least 0"
 CHUNK = "give a whole number of at least 1"
 BAD_ARGUMENTS = [
-    *(({"margin": m}, f"margin is {m}: {MARGIN}") for m in (0.5, 0, -1, math.nan, True, "2", None)),
+    *(
+        ({"margin": m}, f"margin is {m!r}: {MARGIN}")
+        for m in (0.5, 0, -1, math.nan, True, "2", None)
+    ),
     ({"margin": [2, 2, 2, 2, 2]}, f"margin is [2, 2, 2, 2, 2]: {MARGIN}"),
     ({"margin": torch.tensor([1.0, 2.0])}, "margin has shape (2,): expected one number or (5,)"),
     *(
@@ -173,6 +176,7 @@ BAD_COSINES = [
     (torch.zeros(3), torch.ones(4), "psi: margin has shape (4,): expected one that broadcasts"),
     (torch.zeros(3), torch.ones(3, 1), "psi: margin has shape (3, 1): expected one that broad"),
     (torch.zeros(3), 0.99, "margin is 0.99: give a number of at least 1"),
+    (torch.zeros(3), "4", "margin is '4': give a number of at least 1"),
 ]
 
 
@@ -405,6 +409,8 @@ BAD_COUNTS = [
     (torch.tensor([]), "class_counts has shape (0,): expected (3,), one per class"),
     (torch.tensor([1, math.inf, 2]), "class_counts holds inf: expected training images"),
     (torch.tensor([5, 0, 4]), "class_counts holds 0: expected training images, at least 1 of each"),
+    ([5, None, 4], "class_counts holds None: expected the training images of each class, (3,)"),
+    ([5, "1", 4], "class_counts holds '1': expected the training images of each class, (3,)"),
     ("abc", "class_counts is of type str: expected the training images of each class"),
     ({"a": 1}, "class_counts is of type dict: expected the training images of each class"),
     (torch.tensor([True] * 3), "class_counts are torch.bool: expected numbers of training images"),
@@ -421,6 +427,27 @@ def test_bad_class_counts_are_refused(spec, counts, message):
         build_head(spec, 4, 3, counts)
     assert isinstance(error.value, ValueError)
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("spec", [name for name in HEADS if name not in NEED_COUNTS])
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([5, 4], "class_counts has shape (2,): expected (3,), one per class"),
+        ([0, 0, 0], "class_counts"),
+        ([5, -1, 4], "class_counts holds -1: expected training images"),
+        ([5, "1", 4], "class_counts holds '1': expected"),
+    ],
+)
+def test_counts_that_a_loss_does_not_need_are_checked_too(spec, counts, message):
+    """They are of other classes, or a mistake, whatever the loss."""
+    with pytest.raises(ArgumentError, match=f"^loss '{spec}': .*{re.escape(message)}"):
+        build_head(spec, 4, 3, counts)
+
+
+def test_softmax_can_do_with_a_class_without_training_images():
+    """As of a run whose classes are those of its test images."""
+    build_head("softmax", 4, 3, torch.tensor([5, 0, 4]))
 
 
 def test_a_loss_says_whether_it_needs_the_class_counts():

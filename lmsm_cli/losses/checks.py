@@ -1,6 +1,6 @@
 """What losses refuse: values, shapes and types, each with the fact, the value and the way out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -73,23 +73,34 @@ def checked_chunk(class_chunk: int | None) -> int | None:
     return None if class_chunk is None else whole("class_chunk", class_chunk, 1)
 
 
-def checked_counts(class_counts: Tensor | None, num_classes: int, loss: str) -> Tensor:
-    """Return the training images per class (C,) as float64. Raises ArgumentError without them."""
+def checked_counts(
+    class_counts: Tensor | None, num_classes: int, loss: str, *, least: int = 1
+) -> Tensor:
+    """Return the training images per class (C,) as float64.
+
+    Raises ArgumentError without them, and where a class has less than `least`, or all have none.
+    """
     wanted, what = f"the training images of each class, ({num_classes},)", f"{loss}: class_counts"
     if class_counts is None:
         raise ArgumentError(f"{loss} needs class_counts: {wanted}")
     try:
         counts = torch.as_tensor(class_counts)
     except (TypeError, ValueError, RuntimeError):
+        listed: Sequence[Any] = class_counts if isinstance(class_counts, list | tuple) else ()
+        for number in listed:
+            if not is_number(number):
+                raise ArgumentError(f"{what} holds {number!r}: expected {wanted}") from None
         raise wrong_type(f"{what} is", class_counts, f"expected {wanted}") from None
     if counts.is_complex() or counts.dtype == torch.bool:
         raise ArgumentError(f"{what} are {counts.dtype}: expected numbers of training images")
     if counts.shape != (num_classes,):
         raise wrong_shape(f"{what} has", counts, f"expected ({num_classes},), one per class")
-    wrong = counts[~((counts >= 1) & counts.isfinite())]
+    wrong = counts[~((counts >= least) & counts.isfinite())]
     if len(wrong):
-        least = "expected training images, at least 1 of each class"
-        raise ArgumentError(f"{what} holds {wrong[0].item():g}: {least}")
+        fewest = f"expected training images, at least {least} of each class"
+        raise ArgumentError(f"{what} holds {wrong[0].item():g}: {fewest}")
+    if not counts.any():
+        raise ArgumentError(f"{what} are all 0: expected {wanted}")
     return counts.detach().to("cpu", torch.float64)
 
 
@@ -188,7 +199,7 @@ def check_margin(margin: Any, num_classes: int | None = None) -> int | float | T
         )
     if not is_number(margin) or not 1 <= margin <= LARGEST_MARGIN:
         raise ArgumentError(
-            f"margin is {margin}: give a number of at least 1 (1 is plain softmax) and at most "
+            f"margin is {margin!r}: give a number of at least 1 (1 is plain softmax) and at most "
             f"{LARGEST_MARGIN}; for larger ones of rarer classes: lsoftmax:margin=tail, "
             f"or in Python a tensor (C,)"
         )
@@ -211,13 +222,25 @@ def with_class_margins(
         num_classes: C.
         low, high: what a margin can be.
 
-    Raises ArgumentError for a place that no class has, ClassMarginError for a margin outside of
-    that.
+    Raises ArgumentError for another type and for a place that no class has, ClassMarginError for a
+    margin outside of that.
     """
+    if class_margins is None:
+        return None
+    if not isinstance(class_margins, Mapping):
+        of_places = (
+            f"give the margins of classes by their places, as {{{num_classes - 1}: {low + 1:g}}}"
+        )
+        raise wrong_type("class_margins is", class_margins, of_places)
     if not class_margins:
         return None
     margins = torch.as_tensor(margin, dtype=torch.float64).expand(num_classes).clone()
     for place, own in class_margins.items():
+        if isinstance(place, bool) or not isinstance(place, Integral):
+            raise ArgumentError(
+                f"class_margins names class {place!r}: give its place, 0 to {num_classes - 1}; "
+                "build_head takes names where all are names and it is given class_names"
+            )
         if not 0 <= place < num_classes:
             raise ArgumentError(
                 f"class_margins names class {place}: there are 0 to {num_classes - 1}"

@@ -293,7 +293,7 @@ def _shape_of(margin: float | Tensor | str, given: Mapping[str, float]) -> dict[
         if given:
             raise ArgumentError(
                 "margin_min, margin_max and margin_power are choices of margin=auto and "
-                f"margin=tail; margin is {margin}"
+                f"margin=tail; margin is {margin!r}"
             )
         return {}
     usual = BY_RARITY[margin]

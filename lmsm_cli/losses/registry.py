@@ -144,10 +144,10 @@ class HeadChoices(TypedDict, total=False):
     total_steps: int | None
     """Stands in for a progress at each call (see `AnnealedHead`); losses without annealing take it,
     as they take a progress, and need neither."""
-    class_margins: Mapping[int, float] | None
-    """Margins of single classes, by their places; the others keep the loss's."""
+    class_margins: Mapping[int, float] | Mapping[str, float] | None
+    """Margins of single classes, by their places or `class_names`; the others keep the loss's."""
     class_names: Sequence[str] | None
-    """The names of the classes, for messages."""
+    """The names of the classes, in their order; messages take them too."""
 
 
 def build_head(
@@ -171,13 +171,14 @@ def build_head(
     >>> build_head("cosface:scale=20", num_features=64, num_classes=10)
     CosFaceLoss(num_features=64, num_classes=10, margin=0.35, scale=20.0)
     """
-    from lmsm_cli.losses.checks import ClassMarginError, whole
+    from lmsm_cli.losses.checks import ClassMarginError, checked_counts, whole
 
     if unknown := choices.keys() - HeadChoices.__annotations__.keys():
         raise TypeError(f"build_head() got an unexpected keyword argument {min(unknown)!r}")
     name, texts = _read(spec)
     place = own_place(name)
     try:
+        choices = _by_place(choices)
         if place:
             from lmsm_cli.losses.own_head import build_own
 
@@ -190,6 +191,8 @@ def build_head(
         total_steps, init = choices.get("total_steps"), choices.get("init", "default")
         if total_steps is not None:
             whole("total_steps", total_steps, 1)
+        if class_counts is not None:  # softmax can do with a class that has no training image
+            checked_counts(class_counts, num_classes, name, least=0)
         if init != "default":  # which is drawn already
             head.reset_weight(init)
         return head
@@ -200,6 +203,19 @@ def build_head(
         raise ArgumentError(
             text if text.startswith("loss ") else f"loss {spec!r}: {text}"
         ) from None
+
+
+def _by_place(choices: HeadChoices) -> HeadChoices:
+    """Return choices with margins by the places of classes, where they are by name."""
+    from lmsm_cli.losses.class_weights import by_index
+
+    margins: Any = choices.get("class_margins")
+    names = choices.get("class_names")
+    if names is None or not isinstance(margins, Mapping):
+        return choices
+    if not all(isinstance(key, str) for key in margins):
+        return choices
+    return {**choices, "class_margins": by_index(margins, names, "class_margins")}
 
 
 def _given(name: str, kind: "type[Head]", choices: HeadChoices) -> dict[str, Any]:
@@ -219,7 +235,8 @@ def _given(name: str, kind: "type[Head]", choices: HeadChoices) -> dict[str, Any
         )
     if issubclass(kind, AnnealedHead):
         given["total_steps"] = choices.get("total_steps")
-    if class_margins := choices.get("class_margins"):
+    class_margins = choices.get("class_margins")
+    if not isinstance(class_margins, Mapping | None) or class_margins:
         _check_takes_class_margins(name, kind)
         given["class_margins"] = class_margins
     return given
