@@ -106,12 +106,11 @@ class CheckpointError(LmsmError):
 class UnnamedCodeError(CheckpointError):
     """A run that needs code from outside lmsm, which is imported only where the call names it."""
 
-    def __init__(self, run: str, places: Sequence[str]) -> None:
+    def __init__(self, run: str, places: Sequence[str], way_to_name: str) -> None:
         self.places = tuple(places)
-        more = " ".join(f"--import {place}" for place in places)
         super().__init__(
             f"{run} was trained with code outside lmsm, {' and '.join(places)}, which is imported "
-            f"only where the call names it: if you trust it, add {more}"
+            f"only where the call names it: if you trust it, {way_to_name}"
         )
 
 

@@ -16,7 +16,7 @@ from lmsm_cli import LinearHead, build_head, load_checkpoint
 from lmsm_cli.commands import completion
 from lmsm_cli.commands.app import main
 from lmsm_cli.config import Config
-from lmsm_cli.errors import CheckpointError, LmsmError
+from lmsm_cli.errors import ArgumentError, CheckpointError, LmsmError
 from lmsm_cli.losses import own
 from lmsm_cli.losses.angular import CosFaceLoss
 from lmsm_cli.losses.registry import check_loss
@@ -175,12 +175,32 @@ def test_a_received_run_imports_nothing(capsys):
         assert main(command) == code or code is None, capsys.readouterr().err
         assert not was_imported(), command
     forget()
-    with pytest.raises(CheckpointError, match="add --import marked_loss:PolyLoss"):
+    with pytest.raises(CheckpointError, match=r"call load_checkpoint.*marked_loss:PolyLoss"):
         load_checkpoint(run)
     forget()
     assert main(["eval", run, "--import", "marked_loss:PolyLoss", "--quiet"]) == 0
     assert was_imported()
     assert load_checkpoint(run, ["marked_loss:PolyLoss"]).head.epsilon == 1
+
+
+def test_python_is_told_how_python_names_code(capsys):
+    """Without flags: as a text or a list of texts, with the digest of a file that has changed."""
+    write("marked_loss", marked())
+    assert main(["train", *SMALL, "--loss", "marked_loss:PolyLoss"]) == 0
+    run = only_run()
+    for source, names in ((marked(), []), (marked() + "# changed\n", "marked_loss:PolyLoss")):
+        write("marked_loss", source)
+        forget()
+        was_imported()
+        with pytest.raises(CheckpointError) as error:
+            load_checkpoint(run, names)
+        assert not was_imported()
+        assert "--import" not in str(error.value)
+        told = re.search(r"call load_checkpoint\(path, (\[.*\])\)", str(error.value))
+        assert load_checkpoint(run, json.loads(told[1])).head.epsilon == 1
+    for wrong in ("p", ["p"], [5]):
+        with pytest.raises(ArgumentError, match=r"imports holds ('p'|5): give module:Name, as in"):
+            load_checkpoint(run, wrong)
 
 
 def test_a_sweep_takes_a_received_config_whose_loss_it_replaces(capsys):

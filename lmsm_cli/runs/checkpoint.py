@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -290,21 +290,22 @@ def restore(state: CheckpointState, path: Path) -> Classifier:
     return model.eval()
 
 
-def load_checkpoint(path: str | Path, imports: Sequence[str] = ()) -> Classifier:
+def load_checkpoint(path: str | Path, imports: str | Sequence[str] = ()) -> Classifier:
     """Return the classifier of a checkpoint file or run folder, ready to predict.
 
     It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W) of the size that it was
     trained with, its `.image_size`. A loss or net from outside this package is imported only where
-    `imports` names it, as in `["my_losses:PolyLoss"]`.
-    Raises CheckpointError, and ArgumentError for what is no path.
+    `imports` names it, as in `"my_losses:PolyLoss"` or a list of such texts.
+    Raises CheckpointError, and ArgumentError for what is no path and no such text.
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(
             f"load_checkpoint: the path is of type {type(path).__name__}: "
             "give a checkpoint file or a run folder"
         )
+    names = [imports] if isinstance(imports, str) else imports
     file = find(Path(path))
-    with own_code.named(imports, may_be_unused=True) if imports else nullcontext():
+    with own_code.named(names, may_be_unused=True, in_python=True):
         state = load(file)
         check_own(state, file)
         return restore(state, file)

@@ -5,6 +5,7 @@ names is imported only if this call names it too (`--import module:Name`), or an
 offers it; and only while its source file is the one that the run was trained with.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ from typing import Any
 
 from lmsm_cli.config import Config
 from lmsm_cli.config.nets import own_net_place
-from lmsm_cli.errors import CheckpointError, LmsmError, UnnamedCodeError
+from lmsm_cli.errors import ArgumentError, CheckpointError, LmsmError, UnnamedCodeError
 from lmsm_cli.losses import own
 from lmsm_cli.losses.registry import own_place
 from lmsm_cli.losses.spec import parse_spec
@@ -30,13 +31,17 @@ class _Named:
     digests: Mapping[str, str]
     """By place; empty where none is given."""
     may_be_unused: bool
+    in_python: bool = False
+    """Whether `load_checkpoint` is called, which has no flags."""
 
 
 _named: ContextVar[_Named] = ContextVar("own code that the call names", default=_Named({}, True))  # noqa: B039
 
 
 @contextmanager
-def named(names: Sequence[str], *, may_be_unused: bool = False) -> Iterator[None]:
+def named(
+    names: Sequence[str], *, may_be_unused: bool = False, in_python: bool = False
+) -> Iterator[None]:
     """Let the body import what the call names: `module:Name`, or `module:Name@DIGEST`.
 
     The digest, of which the first eight digits are enough, is that of a source file that was
@@ -46,19 +51,21 @@ def named(names: Sequence[str], *, may_be_unused: bool = False) -> Iterator[None
         names: The texts.
         may_be_unused: Whether a run that has no such code is read all the same (see
             `check_allowed`).
+        in_python: Whether `load_checkpoint` is called: its messages know no flags, and within a
+            command it takes what that names too.
 
-    Raises LmsmError for a text that is neither.
+    Raises ArgumentError for a text that is neither.
     """
-    found: dict[str, str] = {}
+    found = dict(_named.get().digests) if in_python else {}
     for text in names:
-        place, at, digest = text.partition("@")
+        place, at, digest = text.partition("@") if isinstance(text, str) else ("", "", "")
         if not own.is_place(place) or (at and len(digest) < 8):
-            raise LmsmError(
-                f"--import is {text!r}: give module:Name, as in my_losses:PolyLoss, or "
-                "module:Name@DIGEST with eight digits at least"
+            raise ArgumentError(
+                f"{'imports holds' if in_python else '--import is'} {text!r}: give module:Name, as "
+                "in my_losses:PolyLoss, or module:Name@DIGEST with eight digits at least"
             )
         found[place] = digest
-    token = _named.set(_Named(found, may_be_unused))
+    token = _named.set(_Named(found, may_be_unused, in_python))
     try:
         with own.blamed():
             yield
@@ -117,7 +124,7 @@ def check_allowed(config: Config, recorded: Mapping[str, Any] | None, run: Path)
         check_used(config, run)
     unnamed = [place for place, group in places.values() if not _is_wanted(place, group)]
     if unnamed:
-        raise UnnamedCodeError(str(run), unnamed)
+        raise UnnamedCodeError(str(run), unnamed, _way_to_name(*unnamed))
     for kind, (place, _) in places.items():
         record = (recorded or {}).get(kind) or {}
         _check_digest(place, record.get("sha256") if record.get("place") == place else None, run)
@@ -141,6 +148,13 @@ def check_used(config: Config, run: Path) -> None:
     raise LmsmError(f"--import {unused[0]} has no effect on {run}: {fact}; {way_out}")
 
 
+def _way_to_name(*places: str) -> str:
+    """Return how a call names own code, to be added to an error."""
+    if _named.get().in_python:
+        return f"call load_checkpoint(path, {json.dumps(places)})"
+    return "add " + " ".join(f"--import {place}" for place in places)
+
+
 def _is_wanted(place: str, group: str) -> bool:
     """Return whether the call names the code, has it imported already, or a package offers it."""
     if is_named(place) or own.is_loaded(place):
@@ -162,6 +176,6 @@ def _check_digest(place: str, before: str | None, run: Path) -> None:
     then = f"was {before[:_SHOWN]} when the run was trained" if before else "was not recorded"
     raise CheckpointError(
         f"{run}: the source file of {place}, {own.source_of(module)}, has the SHA-256 "
-        f"{now[:_SHOWN]}, which {then}: bring that file back, or take the file as it is now with "
-        f"--import {place}@{now[:8]}"
+        f"{now[:_SHOWN]}, which {then}: bring that file back, or take the file as it is now: "
+        f"{_way_to_name(f'{place}@{now[:8]}')}"
     )
