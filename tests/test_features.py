@@ -108,7 +108,7 @@ def test_the_oldest_features_make_room(first, tmp_path, monkeypatch):
     folder = tmp_path / "cache" / "features"
     sizes = sum(file.stat().st_size for file in folder.glob("*.npz"))
     monkeypatch.setenv("LMSM_CACHE_SIZE", str(int(sizes / features._SHARE * 1.2)))
-    other = retrained(first, tmp_path / "b", "--seed", "1", "--split-seed", "1")
+    other = retrained(first, tmp_path / "b", "--seed", "1", "--validation", "0")
     assert sum(file.stat().st_size for file in folder.glob("*.npz")) <= sizes * 1.2
     assert kept(other)["accuracy"] > 0.1
 
