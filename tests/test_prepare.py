@@ -111,6 +111,17 @@ def test_runs_lie_beside_a_list(at, out, tmp_path, monkeypatch):
     assert main(shlex.split(words)) == 0
 
 
+def test_runs_lie_beside_the_images_of_a_list_from_elsewhere(tmp_path, monkeypatch):
+    """Images that lie in the data folder itself are of no class by their folder."""
+    for number in range(12):
+        save(tmp_path / "flat" / f"{number}.png", noise(number))
+    rows = "".join(f"{number}.png,{number % 2}\n" for number in range(12))
+    (tmp_path / "all.csv").write_text(f"path,label\n{rows}")
+    monkeypatch.chdir(tmp_path / "flat")
+    words = f"train --dry-run --dataset ../all.csv --data-dir . {QUICK} --out runs"
+    assert main(shlex.split(words)) == 0
+
+
 def test_a_picture_is_not_drawn_among_the_images_of_a_list(tmp_path, monkeypatch, capsys):
     """It would be taken for an image of the folder that it lies in."""
     fill(tmp_path / "photos", {"ant": 12, "bee": 12})

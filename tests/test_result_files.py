@@ -114,7 +114,8 @@ def test_numbers_with_a_fraction_are_names_and_a_gap_is_none(tmp_path):
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_columns_may_be_parted_by_semicolons_or_tabs(tmp_path, delimiter):
     """As programs write them where the comma is a decimal one; a name may hold a comma."""
-    rows = [("label", "predicted", "id"), ("a, b", "c", "1"), ("c", "c", "2")]
+    rows = [("label", "predicted", "id", '"my, very, long note"')]
+    rows += [("a, b", "c", "1", ""), ("c", "c", "2", "")]
     path = tmp_path / "a-s0.csv"
     path.write_text("\n" + "\n".join(delimiter.join(row) for row in rows) + "\n")
     scores = read_one(path).scores

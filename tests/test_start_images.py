@@ -1,6 +1,7 @@
 """A run is not judged by images that the weights it starts from were trained on."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -86,8 +87,11 @@ def test_copies_in_the_data_are_no_fault_of_the_start(tmp_path, monkeypatch, cap
     run = train(tmp_path / "first", "--dataset", "photos")
     assert digests_on_disk(run, "training") & digests_on_disk(run, "test")
     capsys.readouterr()
-    assert train(tmp_path / "second", "--dataset", "photos", "--pretrained", str(run))
-    assert "was trained on images" not in " ".join(capsys.readouterr().err.split())
+    given = ["--dataset", "photos", "--pretrained", str(run)]
+    for name, more in (("second", []), ("third", ["--images-per-class", "5"])):
+        assert train(tmp_path / name, *given, *more)
+        told = " ".join(capsys.readouterr().err.split())
+        assert not re.search(r"to judge this run: \d+ of \d+ test images", told)
 
 
 def test_images_added_since_mix_training_images_into_the_test(first, tmp_path, capsys):
@@ -112,9 +116,7 @@ def test_folds_test_each_image_that_the_start_knows(first, tmp_path, capsys):
     folds = ["--folds", "3", "--fold", "0"]
     given = ["--dataset", "photos", "--pretrained", str(first), *folds]
     assert train(tmp_path / "second", *given, code=3) is None
-    assert "--folds tests each image once: leave it out" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "folds test each image once: take none" in " ".join(capsys.readouterr().err.split())
 
 
 def test_other_last_layers_are_not_tested_on_images_of_the_net(first, tmp_path, capsys):
@@ -153,13 +155,34 @@ def with_test(tmp_path, monkeypatch):
 
 
 def test_validation_images_alone_are_a_warning(with_test, tmp_path, capsys):
-    """They choose an epoch; where they choose a last layer, they are refused."""
+    """Of a last layer too: its test is that of new images."""
     given = ["--dataset", "photos", "--pretrained", str(with_test)]
-    assert train(tmp_path / "second", *given)
+    for name, more in (("second", []), ("third", ["--freeze", "features"])):
+        assert train(tmp_path / name, *given, *more)
+        told = " ".join(capsys.readouterr().err.split())
+        assert "5 of 5 validation images" in told
+        assert "test images" not in told
+
+
+def test_no_tau_is_chosen_by_images_that_the_net_knows(first, tmp_path, capsys):
+    """A larger part is held out for it than the net was trained without; a given tau is fine."""
+    given = ["--dataset", "photos", "--pretrained", str(first), "--validation", "0.3"]
+    given += ["--freeze", "features", "--post-hoc"]
+    assert train(tmp_path / "second", *given, "adjust", code=3) is None
     told = " ".join(capsys.readouterr().err.split())
-    assert "5 of 5 validation images" in told
-    assert "test images" not in told
-    assert train(tmp_path / "third", *given, "--freeze", "features", code=3) is None
+    assert "tau is chosen by them" in told
+    assert "or a tau, as in adjust:1" in told
+    assert train(tmp_path / "third", *given, "adjust:1")
+
+
+def test_a_damaged_record_of_the_start_is_told_with_the_way_out(first, tmp_path, capsys):
+    """The weights can be had without it."""
+    (first / "images.npz").write_bytes(b"junk")
+    given = ["--dataset", "photos", "--pretrained", str(first)]
+    assert train(tmp_path / "second", *given, code=4) is None
+    assert "without that file the weights alone are" in " ".join(capsys.readouterr().err.split())
+    (first / "images.npz").unlink()
+    assert train(tmp_path / "second", *given)
 
 
 def test_a_start_without_its_images_is_said(first, tmp_path, capsys):

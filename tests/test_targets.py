@@ -10,6 +10,7 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.config.data_path import choices_at
 from lmsm_cli.data.layout import check_apart
 from lmsm_cli.errors import LmsmError
+from lmsm_cli.runs.recording import record_run
 from tests.test_layout import fill
 
 OWN = (
@@ -170,10 +171,10 @@ def test_the_list_of_a_runs_images_is_not_replaced(command, tmp_path, monkeypatc
         "export run --out {}",
     ],
 )
-@pytest.mark.parametrize("name", ["mine.png", "mine"])
+@pytest.mark.parametrize("name", ["mine.png", "mine.md", "mine"])
 def test_a_file_of_another_kind_is_not_replaced(name, command, place, capsys):
-    """A picture or a document of the user's has another ending than what lmsm writes there."""
-    (place / name).write_bytes(b"mine")
+    """A picture or a document of the user's has another ending, or begins as one."""
+    (place / name).write_bytes(b"mine" if "." in name else b"\xff\xd8\xff\xe0")
     said = check_refused(command.format(name), place, capsys)
     assert f"{name}: a file of another kind is there; give a name that ends in ." in said
 
@@ -193,8 +194,18 @@ def test_a_new_file_may_have_any_name_and_one_of_its_kind_is_replaced(place):
         assert main(["report", "run", "--out", name]) == 0
         assert (place / name).read_bytes() == (place / "page").read_bytes()
     for _ in range(2):
-        assert main(shlex.split("compare run --csv table.CSV")) == 0
-        assert main(shlex.split("adjust run --temperature 2 --out even.pth --quiet")) == 0
+        assert main(shlex.split("compare run --csv table.CSV --html page.txt")) == 0
+        assert main(shlex.split("predict run photos/bee --csv table.txt --quiet")) == 0
+        for name in ("even.pth", "even.ckpt", "even"):
+            assert main(shlex.split(f"adjust run --temperature 2 --out {name} --quiet")) == 0
+
+
+def test_what_a_script_recorded_names_no_list(place):
+    """Its settings are its own: a number of classes may be called as the list of their names."""
+    labels = [0, 1] * 5
+    settings = {"class_names": 2, "image_list": "none"}
+    record_run("own", loss="softmax", seed=0, labels=labels, predictions=labels, settings=settings)
+    assert main(shlex.split("compare own --csv own.csv")) == 0
 
 
 def test_where_a_run_had_its_images_is_free_when_they_have_moved(trained, place):

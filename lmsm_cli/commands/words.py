@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -56,11 +57,12 @@ def check_no_more(words: Sequence[str], command: str, flags: Collection[str]) ->
 
 def _way_out(words: Sequence[str], command: str, flags: Collection[str]) -> str:
     path = Path(words[0])
-    if len(words) > 1 and len({Path(word).parent for word in words}) == 1 and path.exists():
-        return f"a * in a path becomes many words; give the folder, {path.parent}"
-    for flag, value in _meant(path):
-        if flag in flags:
-            return f"did you mean {flag} {shlex.quote(value)}?"
+    with suppress(OSError):  # of a word that is too long for a path
+        if len(words) > 1 and len({Path(word).parent for word in words}) == 1 and path.exists():
+            return f"a * in a path becomes many words; give the folder, {path.parent}"
+        for flag, value in _meant(path):
+            if flag in flags:
+                return f"did you mean {flag} {shlex.quote(value)}?"
     return (
         f"a value stands after its flag, in quotes if it has spaces; `{command} --help` shows the "
         "flags"

@@ -61,7 +61,7 @@ COLUMNS = {
 }
 _LOGIT = "logit_"
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(e[-+]?\d+)?", re.IGNORECASE)
-_POINT = "write a decimal point in the place of the comma"
+_POINT = "write a decimal point in the place of the comma, or if it is a name, a letter"
 _IN_NAME = re.compile(r"(?P<loss>.+)-s(?P<seed>\d{1,10})")
 # The logits of iNaturalist's 24,426 test images of 8,142 classes are 1.6 GB in float64.
 _LARGEST = 1 << 32
@@ -451,7 +451,7 @@ def _numbered_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
     The columns are parted by what the header has most of, as those of lists of images are.
     """
-    header = text.lstrip().partition("\n")[0]
+    header = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

@@ -404,15 +404,16 @@ def _note_validation(config: Config, count: int, display: Display) -> None:
 def check_apart_from_listed(flag: str, path: Path, config: Config, data: Data) -> None:
     """Raise LmsmError where what a flag has written would lie among the images of a list.
 
-    That is in or below a folder that directly holds some, which may be a class folder too. Where
-    the list lies in such a folder or below, it is where the user works, and holds other things.
+    That is in or below a folder that directly holds some, which may be a class folder too. The data
+    folder is none: images that lie in it directly are of no class by their folder. Nor is one that
+    holds the list, itself or below: it is where the user works, and holds other things.
     """
     if config.dataset != "list":
         return
     assert config.image_list is not None
     own, written = (Path(os.path.realpath(one)) for one in (config.image_list, path))
     places = (os.fsdecode(place) for part in data.parts.values() for place in part.places.tolist())
-    for folder in sorted({place.rpartition("/")[0] for place in places}):
+    for folder in sorted({place.rpartition("/")[0] for place in places} - {""}):
         held = Path(os.path.realpath(config.data_dir / folder))
         if held in (written, *written.parents) and held not in (own, *own.parents):
             raise LmsmError(

@@ -191,7 +191,8 @@ def build_head(
         total_steps, init = choices.get("total_steps"), choices.get("init", "default")
         if total_steps is not None:
             whole("total_steps", total_steps, 1)
-        if class_counts is not None:  # softmax can do with a class that has no training image
+        is_known = class_counts is not None and not getattr(class_counts, "is_meta", False)
+        if is_known:  # softmax can do with a class that has no training image
             checked_counts(class_counts, num_classes, name, least=0)
         if init != "default":  # which is drawn already
             head.reset_weight(init)

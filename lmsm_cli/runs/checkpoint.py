@@ -303,7 +303,7 @@ def load_checkpoint(path: str | Path, imports: str | Sequence[str] = ()) -> Clas
             f"load_checkpoint: the path is of type {type(path).__name__}: "
             "give a checkpoint file or a run folder"
         )
-    names = [imports] if isinstance(imports, str) else imports
+    names = [imports] if isinstance(imports, str) else imports or ()
     file = find(Path(path))
     with own_code.named(names, may_be_unused=True, in_python=True):
         state = load(file)

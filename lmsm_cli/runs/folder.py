@@ -210,8 +210,19 @@ _OWN_FILES = (
 )
 """From which a run goes on, is judged or is compared: no other command makes them again."""
 
-# What files of a kind usually end in: one of the user's has another ending than an output before.
+# What files of a kind usually end in. A name that tells of no kind may be that of any output.
 TABLES, PAGES, CHECKPOINTS = (".csv",), (".html", ".htm"), (".pt", ".pth")
+_KINDS = {
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".svg"),
+    *(".pdf", ".md", ".rst", ".doc", ".docx", ".odt", ".xls", ".xlsx", ".ods", ".tex"),
+    *(".py", ".ipynb", ".sh", ".yaml", ".yml", ".toml", ".json", ".jsonl", ".npz", ".npy", ".zip"),
+    *(*TABLES, *PAGES, *CHECKPOINTS, ".onnx", ".pt2", ".safetensors"),
+}
+# How files of images and documents begin, whatever they are called.
+_BEGINNINGS = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6"),
+    b"%PDF",
+)
 
 
 def check_place(path: Path, endings: Sequence[str] = (), reads: Iterable[Path] = ()) -> None:
@@ -219,7 +230,8 @@ def check_place(path: Path, endings: Sequence[str] = (), reads: Iterable[Path] =
 
     Args:
         path: The file.
-        endings: What a file that may be replaced ends in; any where there are none.
+        endings: What a file of the flag's kind ends in; one of another kind is not replaced. Any is
+            where there are none.
         reads: The files that the command reads.
 
     Raises:
@@ -243,11 +255,22 @@ def check_place(path: Path, endings: Sequence[str] = (), reads: Iterable[Path] =
         )
     if path.exists() and any(read.exists() and path.samefile(read) for read in reads):
         raise LmsmError(f"cannot write {path}: this command reads it; give another name")
-    if path.exists() and endings and path.suffix.lower() not in endings:
+    if endings and path.exists() and _is_of_another_kind(path, endings):
         raise LmsmError(
             f"cannot write {path}: a file of another kind is there; give a name that ends in "
             f"{' or '.join(endings)}"
         )
+
+
+def _is_of_another_kind(path: Path, endings: Sequence[str]) -> bool:
+    """Return whether the name or the first bytes of a file tell of what the endings do not.
+
+    An earlier output may have any other name, and is replaced.
+    """
+    if path.suffix.lower() in _KINDS:
+        return path.suffix.lower() not in endings
+    with writing(path), path.open("rb") as file:
+        return file.read(8).startswith(_BEGINNINGS)
 
 
 def is_run(path: Path) -> bool:

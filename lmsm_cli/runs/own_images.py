@@ -23,7 +23,7 @@ def check_apart_from_run(
     `config` is the run's, of which older ones lack keys.
     """
     dataset, data_dir = str(config.get("dataset")), Path(str(config.get("data_dir")))
-    lists = [Path(config[key]) for key in LIST_FILES if config.get(key)]
+    lists = [Path(name) for key in LIST_FILES if isinstance(name := config.get(key), str)]
     if path.exists() and any(one.exists() and path.samefile(one) for one in lists):
         raise LmsmError(f"{flag} {path} is the list of the run's images: give another name")
     with suppress(DataError, OSError):  # of images that cannot be read there are none to lie among

@@ -1,8 +1,9 @@
 """Whether a run is scored on images that the weights it starts from were trained on."""
 
 from lmsm_cli.config import Config
+from lmsm_cli.config.post_hoc import parse_post_hoc
 from lmsm_cli.data.identity import Digests, ImagesRecord, Part
-from lmsm_cli.errors import DataError, counted, few
+from lmsm_cli.errors import CheckpointError, DataError, counted, few
 from lmsm_cli.runs.images import IMAGES, recorded_images
 from lmsm_cli.runs.start import checkpoint_of, weights_file
 from lmsm_cli.runtime.display import Display
@@ -11,41 +12,49 @@ _JUDGING: tuple[Part, ...] = ("test", "validation")
 _SHOWN = 3
 
 
-def seen_by_start(config: Config, display: Display) -> Digests | None:
-    """Return what the images (N, 16) are that a config's start has seen.
+def images_of_start(config: Config, display: Display) -> ImagesRecord | None:
+    """Return images.npz of the run that a config starts from.
 
-    That is, the training images of the run to start from, and of the run that this started from.
-    None where it starts from no run, or that has no images.npz beside its checkpoint, which is
-    said. Raises CheckpointError where one of the two is damaged, or they are not of one run.
+    None where it starts from no run, or that has none beside its checkpoint, which is said. Raises
+    CheckpointError where one of the two is damaged, or they are not of one run.
     """
     file, state = weights_file(config.pretrained), checkpoint_of(config.pretrained)
     if file is None or state is None:
         return None
-    record = recorded_images(file.parent, state.images, file)
+    try:
+        record = recorded_images(file.parent, state.images, file)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; without that file the weights alone are taken, and what they were trained "
+            "on is not known"
+        ) from None
     if record is None:
         display.info(
             f"whether {config.pretrained} was trained on images that are tested here is not known: "
             f"{IMAGES} is not beside {file}"
         )
-        return None
-    return record.seen_in_training
+    return record
 
 
-def check_unseen(record: ImagesRecord, seen: Digests, config: Config, display: Display) -> None:
+def check_unseen(
+    record: ImagesRecord, start: ImagesRecord, config: Config, display: Display
+) -> None:
     """Check that what a run starts from was not trained on the images that are to judge it.
 
     Args:
         record: The run's images.
-        seen: What the start was trained on, (N, 16).
+        start: Those of the run that it starts from.
         config: The run's choices.
-        display: Shows a warning where validation images alone were seen, and nothing is chosen by
-            them but an epoch.
+        display: Shows a warning where validation images alone were seen, and no tau is chosen by
+            them.
 
     Raises:
-        DataError: Test images were, or validation images by which a last layer is chosen.
+        DataError: Test images were, or validation images by which a tau is chosen.
     """
-    own = {one.tobytes() for one in record.of("training").digests}
-    known = {one.tobytes() for one in seen} - own  # copies in the data itself are told of it
+    known = _set_of(start.seen_in_training)
+    known -= _set_of(record.of("training").digests)  # copies in the data are told of the data
+    for part in _JUDGING:
+        known -= _set_of(start.of(part).digests)
     found = {part: _among(record.of(part), known) for part in _JUDGING}
     if not any(found.values()):
         return
@@ -55,9 +64,18 @@ def check_unseen(record: ImagesRecord, seen: Digests, config: Config, display: D
         if names
     )
     text = f"{config.pretrained} was trained on images that are to judge this run: {told}"
-    if found["test"] or config.freeze == "features":
+    if found["test"]:
         raise DataError(f"{text}; {_way_out(config)}")
-    display.warning(f"{text}; the best epoch is chosen by images that the start knows")
+    if config.post_hoc and parse_post_hoc(config.post_hoc).is_chosen:
+        raise DataError(
+            f"{text}, and tau is chosen by them; give the validation and split_seed of that run, "
+            f"or a tau, as in {config.post_hoc}:1"
+        )
+    display.warning(f"{text}: what is chosen by them is chosen too well")
+
+
+def _set_of(digests: Digests) -> set[bytes]:
+    return {one.tobytes() for one in digests}
 
 
 def _among(images: ImagesRecord, known: set[bytes]) -> list[str]:
@@ -69,7 +87,7 @@ def _among(images: ImagesRecord, known: set[bytes]) -> list[str]:
 def _way_out(config: Config) -> str:
     """Return what to do where the start has seen the images that judge."""
     if config.folds:
-        return "--folds tests each image once: leave it out, or start from other weights"
+        return "folds test each image once: take none, or start from other weights"
     if config.freeze == "features":
         return (
             "a last layer is judged by images that its net has not seen: take away those that were "

@@ -30,7 +30,7 @@ from lmsm_cli.models.freezing import freeze, frozen_stages
 from lmsm_cli.models.nets import check_model, without_memory
 from lmsm_cli.runs.folder import RunFolder, check_folder
 from lmsm_cli.runs.start import check_start, drawn_and_frozen, new_classifier
-from lmsm_cli.runs.start_images import check_unseen, seen_by_start
+from lmsm_cli.runs.start_images import check_unseen, images_of_start
 from lmsm_cli.runs.tensorboard import check_tensorboard
 from lmsm_cli.runtime.device import Runtime, check_precision, choose_device, choose_runtime
 from lmsm_cli.runtime.display import Display
@@ -137,9 +137,9 @@ def prepare(
     with ranks.main_process_first():  # what it downloads and decodes, the others find
         data = load_again(config, images, display) if images else load_data(config, display)
     images = images or data.record()
-    if starts and (seen := seen_by_start(config, display)) is not None:
-        check_unseen(images, seen, config, display)
-        images = replace(images, seen_before=seen)
+    if starts and (start := images_of_start(config, display)) is not None:
+        check_unseen(images, start, config, display)
+        images = replace(images, seen_before=start.seen_in_training)
     if starts:  # before there is a folder
         check_apart_from_listed("--out", config.out, config, data)
     if data.usual_counts:  # no fold has defaults of its own
