@@ -445,6 +445,12 @@ def test_counts_that_a_loss_does_not_need_are_checked_too(spec, counts, message)
         build_head(spec, 4, 3, counts)
 
 
+def test_counts_without_numbers_are_not_read():
+    """On the meta device there are none; a head is drawn there to see what it needs."""
+    counts = torch.ones(5, device="meta")
+    assert build_head("softmax", 8, 5, class_counts=counts).weight.shape == (5, 8)
+
+
 def test_softmax_can_do_with_a_class_without_training_images():
     """As of a run whose classes are those of its test images."""
     build_head("softmax", 4, 3, torch.tensor([5, 0, 4]))

@@ -374,7 +374,7 @@ def test_a_checkpoint_whose_trained_weights_are_of_another_net_is_refused(tmp_pa
 def test_a_run_tells_the_size_of_its_net(tmp_path, digits_run):
     """Weights and features stand in scores.json as the checkpoint has them."""
     scores = json.loads((digits_run / "scores.json").read_text())
-    model = checkpoint.load_checkpoint(digits_run)
+    model = checkpoint.load_checkpoint(digits_run, None)  # as no imports at all
     assert scores["net"] == {
         "weights": sum(p.numel() for p in model.parameters()),
         "frozen": 0,
