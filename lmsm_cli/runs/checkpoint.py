@@ -290,7 +290,7 @@ def restore(state: CheckpointState, path: Path) -> Classifier:
     return model.eval()
 
 
-def load_checkpoint(path: str | Path, imports: str | Sequence[str] = ()) -> Classifier:
+def load_checkpoint(path: str | Path, imports: str | Sequence[str] | None = None) -> Classifier:
     """Return the classifier of a checkpoint file or run folder, ready to predict.
 
     It has `.classes`, and `.predict(images)` for uint8 images (N, C, H, W) of the size that it was
