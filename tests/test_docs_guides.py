@@ -122,6 +122,9 @@ def test_the_messages_of_messy_folders_are_those_that_are_shown(tmp_path, monkey
         check(*words)
     types("train", "--dataset", "few", "--epochs", "1", "--model", "paper-mnist")
     types("train", "--dataset", "few", "--out", "few/runs")
+    rows = "".join(f"{path},{path.parent.name}\n" for path in sorted(Path("few").glob("*/*.png")))
+    Path("few.csv").write_text(f"path,label\n{rows}")
+    types("train", "--dataset", "few.csv", "--out", "few/ant")
     types("train", "--dataset", "broken", "--skip-unreadable")
     save(tmp_path / "large" / "ant" / "poster.png", noise(80, (100, 100, 3)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which lmsm sets

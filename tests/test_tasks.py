@@ -96,7 +96,10 @@ def place(tmp_path_factory):
     rows = [(path, "pet" if path.parent.name == "cat" else "insect") for path in files]
     write_csv(root / "photos.csv", ["path", "label"], rows)
     for number, (name, grey) in enumerate([("dark", 0), ("light", 128)] * 15):
-        save(root / "others" / name / f"{number}.png", noise(number, (8, 8)) // 2 + np.uint8(grey))
+        save(
+            root / "others" / name / f"{number}.png",
+            noise(500 + number, (8, 8)) // 2 + np.uint8(grey),
+        )
     for number in range(60):  # between the classes, so that a correction moves some
         grey = np.uint8(2 * number)
         save(root / "new" / f"{number:02}.png", noise(900 + number, (8, 8)) // 2 + grey)
