@@ -375,7 +375,9 @@ def stepped(head, features, labels, call):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_call_that_checkpointing_repeats_counts_once(reentrant, compiled):
     """Losses and gradients are those of the progress 0, 1/4, 1/2, 3/4, 1, as without it."""
-    head, twin, features, labels = counted("lsoftmax:margin=4,lambda_start=10", dtype=torch.float64)
+    head, twin, features, labels = counted(
+        "lsoftmax:margin=1.5,lambda_start=10", dtype=torch.float64
+    )
     progresses = iter([0, 0.25, 0.5, 0.75, 1])
     wanted = stepped(twin, features, labels, lambda *batch: twin(*batch, next(progresses)))
     torch.compiler.reset()
@@ -389,10 +391,12 @@ def test_a_call_that_checkpointing_repeats_counts_once(reentrant, compiled):
 
 def test_checkpointing_inside_of_what_is_compiled_counts_once():
     """Compiled without a break, around a checkpoint of the head, the steps are the same ones."""
-    head, twin, features, labels = counted("lsoftmax:margin=4,lambda_start=10", dtype=torch.float64)
+    head, twin, features, labels = counted(
+        "lsoftmax:margin=1.5,lambda_start=10", dtype=torch.float64
+    )
     wanted = stepped(head, features, labels, head)
     torch.compiler.reset()
-    again = build_head("lsoftmax:margin=4,lambda_start=10", 6, 5, total_steps=4).double()
+    again = build_head("lsoftmax:margin=1.5,lambda_start=10", 6, 5, total_steps=4).double()
     again.load_state_dict(twin.state_dict())
 
     @torch.compile(fullgraph=True, backend="aot_eager")

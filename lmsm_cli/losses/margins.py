@@ -29,7 +29,8 @@ class ByDifficulty(ABC):
 
 
 @final
-@dataclass(frozen=True)
+# Margins are told apart by identity: torch.compile asks for the hash of one that is half made.
+@dataclass(frozen=True, eq=False)
 class OnHardImages(ByDifficulty):
     """A margin for images that are classified wrongly without any, and none for the rest."""
 
@@ -182,7 +183,7 @@ def annealed_margin(
     return torch.lerp(value, cos, plain), slope * (1 - plain) + plain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LSoftmaxMargin:
     """L-Softmax's margin on the targets of a batch, a `MarginFunction`."""
 
@@ -260,7 +261,7 @@ def dbm_margin(cos: Tensor, margin: Tensor, difficulty: Tensor) -> tuple[Tensor,
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FixedMargin:
     """CosFace's or ArcFace's margin on the targets of a batch, a `MarginFunction`."""
 
@@ -277,7 +278,7 @@ class FixedMargin:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DBMMargin(ByDifficulty):
     """DBM's margin on the targets of a batch: up to twice as large for an image that is wrong."""
 
