@@ -249,6 +249,7 @@ def test_an_unknown_flag_is_told_with_those_that_are_alike(monkeypatch, capsys, 
     [
         (["train", "photos"], "did you mean --dataset photos?"),
         (["sweep", "cifar10"], "did you mean --dataset cifar10?"),
+        (["train", "./digits"], "did you mean --dataset ./digits?"),
         (["train", "my list.csv"], "did you mean --dataset 'my list.csv'?"),
         (["train", "long" * 200], "--help` shows the flags"),
         (["schedule", "run"], "did you mean --config run/config.yaml?"),
@@ -262,7 +263,7 @@ def test_an_unknown_flag_is_told_with_those_that_are_alike(monkeypatch, capsys, 
 def test_a_word_too_many_is_told_with_its_flag(tmp_path, monkeypatch, capsys, line, way_out):
     """Whoever leaves the flag out learns it; nothing is begun."""
     monkeypatch.chdir(tmp_path)
-    for name in ("photos/a", "photos/b", "run"):
+    for name in ("photos/a", "photos/b", "digits/a", "run"):
         Path(name).mkdir(parents=True)
     for name in ("my list.csv", "my.yaml", "run/config.yaml"):
         Path(name).touch()

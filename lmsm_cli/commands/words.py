@@ -60,7 +60,7 @@ def _way_out(words: Sequence[str], command: str, flags: Collection[str]) -> str:
     with suppress(OSError):  # of a word that is too long for a path
         if len(words) > 1 and len({Path(word).parent for word in words}) == 1 and path.exists():
             return f"a * in a path becomes many words; give the folder, {path.parent}"
-        for flag, value in _meant(path):
+        for flag, value in _meant(words[0]):
             if flag in flags:
                 return f"did you mean {flag} {shlex.quote(value)}?"
     return (
@@ -69,9 +69,9 @@ def _way_out(words: Sequence[str], command: str, flags: Collection[str]) -> str:
     )
 
 
-def _meant(path: Path) -> list[tuple[str, str]]:
+def _meant(word: str) -> list[tuple[str, str]]:
     """Return the flags that a word may be the value of, the likeliest first."""
-    word = str(path)
+    path = Path(word)  # which has no ./ any more: ./digits is no data set with a name
     if is_run(path):
         return [("--config", str(path / "config.yaml"))]
     if path.suffix in (".yaml", ".yml"):
