@@ -83,7 +83,15 @@ QUICK = "--image-size 8 --batch-size 4 --epochs 1 --model paper-2d --follow-link
 
 @pytest.mark.parametrize(
     "command",
-    ["train --dataset all.csv", "train --dry-run --dataset all.csv", "study all.csv --budget 1h"],
+    [
+        "train --dataset all.csv",
+        "train --dry-run --dataset all.csv",
+        "train --dataset all.csv --seeds 2",
+        "sweep --dataset all.csv",
+        "sweep --dataset all.csv --dry-run",
+        "sweep --dataset all.csv --grid lr=0.001..0.1:log --trials 1",
+        "study all.csv --budget 1h",
+    ],
 )
 def test_runs_are_not_written_among_the_images_of_a_list(command, tmp_path, monkeypatch, capsys):
     """They may lie in class folders, where the pictures of a run would be taken for images."""

@@ -119,6 +119,20 @@ def test_folds_test_each_image_that_the_start_knows(first, tmp_path, capsys):
     assert "folds test each image once: take none" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--trials", "1"]])
+def test_no_run_of_a_sweep_trains_where_a_later_one_is_refused(first, more, tmp_path, capsys):
+    """The second of two starts was trained on images that are test images since some were added."""
+    fill(Path("photos"), 9, start=30)
+    other = train(tmp_path / "other", "--dataset", "photos")
+    assert digests_on_disk(first, "training") & digests_on_disk(other, "test")
+    given = [*NET, "--dataset", "photos", "--grid", f"pretrained={other},{first}", *more]
+    capsys.readouterr()
+    assert main(["sweep", *given, "--out", str(tmp_path / "sweep")]) == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{first} was trained on images that are to judge this run" in told
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_other_last_layers_are_not_tested_on_images_of_the_net(first, tmp_path, capsys):
     """`retrain` on a folder that grew is refused, whatever the head."""
     fill(Path("photos"), 9, start=30)

@@ -87,7 +87,7 @@ Writes nothing into the data folder, and downloads nothing. Exit code 3 where no
     with new_display(quiet) as display:
         at_hand = look_into(chosen, display)
         if plot and at_hand.data:
-            check_apart_from_listed("--plot", plot, chosen, at_hand.data)
+            check_apart_from_listed("--plot", plot, chosen, at_hand.data.record())
         check = check_data(chosen.dataset, chosen.data_dir, at_hand, chosen.image_size, display)
         if plot:
             _draw(check, at_hand.data, plot, display)

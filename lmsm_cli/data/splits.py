@@ -401,7 +401,7 @@ def _note_validation(config: Config, count: int, display: Display) -> None:
     )
 
 
-def check_apart_from_listed(flag: str, path: Path, config: Config, data: Data) -> None:
+def check_apart_from_listed(flag: str, path: Path, config: Config, record: ImagesRecord) -> None:
     """Raise LmsmError where what a flag has written would lie among the images of a list.
 
     That is in or below a folder that directly holds some, which may be a class folder too. The data
@@ -412,7 +412,7 @@ def check_apart_from_listed(flag: str, path: Path, config: Config, data: Data) -
         return
     assert config.image_list is not None
     own, written = (Path(os.path.realpath(one)) for one in (config.image_list, path))
-    places = (os.fsdecode(place) for part in data.parts.values() for place in part.places.tolist())
+    places = map(os.fsdecode, record.places.tolist())
     for folder in sorted({place.rpartition("/")[0] for place in places} - {""}):
         held = Path(os.path.realpath(config.data_dir / folder))
         if held in (written, *written.parents) and held not in (own, *own.parents):

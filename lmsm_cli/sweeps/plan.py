@@ -1,6 +1,6 @@
 """The runs of a sweep: made from choices and seeds, and found again in their run folders."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,13 +11,15 @@ from lmsm_cli.config.defaults import Facts
 from lmsm_cli.config.resolve import Layer, as_typed, resolve
 from lmsm_cli.data import sources
 from lmsm_cli.data.facts import remembered
-from lmsm_cli.data.splits import folder_options, identity_of
+from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.data.splits import check_apart_from_listed, folder_options, load_data
 from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, counted, few
 from lmsm_cli.losses.registry import check_loss, has_usual_margin, margin_by_rarity
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
 from lmsm_cli.runs.start import facts_with_start
+from lmsm_cli.runs.start_images import check_unseen, images_of_start
 from lmsm_cli.runtime.display import SILENT, Display, OncePerPlan
 from lmsm_cli.sweeps.grid import MOST_RUNS, TooManyRunsError, label
 from lmsm_cli.training.prepare import check_config
@@ -72,6 +74,11 @@ class RunStatus:
         if self.state != "completed" or scores is None or scores.training is None:
             return None
         return scores.training.seconds
+
+
+def unbegun(found: Iterable[RunStatus]) -> list[Config]:
+    """Return the configs of the runs that are to begin, for the first time or again."""
+    return [one.run.config for one in found if one.state in ("missing", "failed")]
 
 
 def build_plan(
@@ -184,8 +191,8 @@ class RunIndex:
     _names: dict[str, list[str]] = field(default_factory=dict)
     """The names of the folders by that hash."""
     _seen: set[str] = field(default_factory=set)
-    _images: dict[str, dict[str, str | None] | None] = field(default_factory=dict)
-    """The digests of the images that a config gives now, by its DATA_KEYS as JSON."""
+    _images: dict[str, ImagesRecord | None] = field(default_factory=dict)
+    """The images that a config gives now, by its DATA_KEYS as JSON."""
     _warned_of: set[Path] = field(default_factory=set)
     """The data folders that were looked into."""
     _of_other_images: set[str] = field(default_factory=set)
@@ -253,13 +260,33 @@ class RunIndex:
         if recorded is None:
             return True
         now = self._images_now(config)
-        if now is None or now == recorded.split_digests:
+        if now is None or now.split_digests == recorded.split_digests:
             return True
         self._of_other_images.add(record.path.name)
         return False
 
-    def _images_now(self, config: Config) -> dict[str, str | None] | None:
-        """Return the digests of a config's images, None where they are not on this disk."""
+    def check_new(self, configs: Iterable[Config]) -> None:
+        """Check runs that are to begin by the images of all of them, before the first trains.
+
+        Raises:
+            LmsmError: They would be written among the images of a list.
+            DataError: One would be tested on images that what it starts from was trained on.
+        """
+        keys = {*DATA_KEYS, "out", "pretrained", "freeze", "post_hoc"}
+        distinct = {config.model_dump_json(include=keys): config for config in configs}
+        display = OncePerPlan(self.display, self.said)
+        for config in distinct.values():
+            start = images_of_start(config, SILENT)  # each run says what is not known of it
+            is_asked = start is not None or config.dataset == "list"
+            record = self._images_now(config) if is_asked else None
+            if record is None:
+                continue
+            check_apart_from_listed("--out", config.out, config, record)
+            if start is not None:
+                check_unseen(record, start, config, display)
+
+    def _images_now(self, config: Config) -> ImagesRecord | None:
+        """Return a config's images, None where they are not on this disk."""
         choices = config.model_dump_json(include=set(DATA_KEYS))
         if choices not in self._images:
             options = folder_options(config)
@@ -268,7 +295,7 @@ class RunIndex:
             is_new = config.data_dir not in self._warned_of
             self._warned_of.add(config.data_dir)
             display = OncePerPlan(self.display, self.said) if is_new else SILENT
-            self._images[choices] = identity_of(config, display) if where else None
+            self._images[choices] = load_data(config, display).record() if where else None
         return self._images[choices]
 
 

@@ -56,10 +56,10 @@ class Found:
     runs: list[str]
 
 
-def check_search(search: Search) -> PlannedRun:
-    """Return a run of the search; raise LmsmError for whatever can't work, before anything starts.
+def check_search(search: Search) -> list[PlannedRun]:
+    """Return runs of the search; raise LmsmError for what can't work, before an image is read.
 
-    Every listed value and both ends of every range are tried once in a config.
+    Every listed value and both ends of every range are in one of them.
     """
     imported_optuna()
     check_alone()
@@ -84,7 +84,7 @@ def check_search(search: Search) -> PlannedRun:
                 f"there are only {size} combinations: "
                 f"leave --trials {search.num_trials} out, and all are run"
             )
-    return runs[0]
+    return runs
 
 
 def run_search(search: Search, display: Display) -> list[Found]:
@@ -94,8 +94,10 @@ def run_search(search: Search, display: Display) -> list[Found]:
     StoppedError after a signal, and DataError and DiskError at once.
     """
     optuna = imported_optuna()
-    first = check_search(search)
+    tried = check_search(search)
+    first = tried[0]
     index = RunIndex(first.config.out, display)
+    index.check_new(run.config for run in tried)
     images = identity_of(first.config, OncePerPlan(display, index.said))
     worker = _Worker(search, open_study(search, first, images), index, display, first.config.seed)
     study = worker.study

@@ -158,7 +158,7 @@ def checked_images(config: Config, *, has_test: bool) -> tuple[list[int], list[s
     study would be written among the images of a list.
     """
     data = load_data(config.model_copy(update={"validation": 0.0}), SILENT)
-    check_apart_from_listed("--out", config.out, config, data)
+    check_apart_from_listed("--out", config.out, config, data.record())
     counts = data.train_counts
     if not has_test:
         counts = [one + other for one, other in zip(counts, data.test.counts(), strict=True)]

@@ -27,7 +27,7 @@ from lmsm_cli.runs.record import RunRecord, read_run
 from lmsm_cli.runtime.display import Display, OncePerPlan
 from lmsm_cli.runtime.files import lock_of, own_folder
 from lmsm_cli.runtime.signals import ignore_sighup, number_of
-from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, RunStatus
+from lmsm_cli.sweeps.plan import PlannedRun, RunIndex, RunStatus, unbegun
 from lmsm_cli.training.run import resume_run
 
 # Seconds between two looks whether another process has done a run.
@@ -99,6 +99,7 @@ class _Worker:
         index.display.progress(looking, 0, 0)
         found = index.status(plan)
         index.display.progress(looking, 1, 1)
+        index.check_new(unbegun(found))
         failed = {one.record.path for one in found if one.record and one.state == "failed"}
         done = {one.run.identity for one in found if one.state == "completed"}
         if done:

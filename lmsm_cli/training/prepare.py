@@ -141,7 +141,7 @@ def prepare(
         check_unseen(images, start, config, display)
         images = replace(images, seen_before=start.seen_in_training)
     if starts:  # before there is a folder
-        check_apart_from_listed("--out", config.out, config, data)
+        check_apart_from_listed("--out", config.out, config, images)
     if data.usual_counts:  # no fold has defaults of its own
         loss = _spec_by_counts(config, data.training.classes, data.usual_counts)
         config = config.model_copy(update={"loss": loss})
