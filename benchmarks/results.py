@@ -6,11 +6,11 @@ A table stands between two comments, of which the first names its archive and it
 It is what the command prints of the runs of benchmarks/runs/digits.tar.xz unpacked in runs/, but
 for the accuracies per class; `python benchmarks/tail_study.py choose` and `judge` are such commands
 too, and so are `original.py` and `study_full.py table`. A table that is there keeps its columns: a
-metric that is younger than a study is no part of it (empty the table to have them all). Below it
-stand net and recipe of its runs, and published figures beside ours (beside.py). An archive may be
-missing where its command takes that. The table of `sh benchmarks/gpu.sh OUT` shows the files of
-benchmarks/gpu/, each OUT/gpu.jsonl of a card under the card's name. `--check` changes nothing, and
-exits with 1 where a table is not what it says.
+metric that is younger than a study is no part of it (empty the table to have them all). Below the
+first table of some runs stand their net and recipe, and published figures beside ours (beside.py).
+An archive may be missing where its command takes that. The table of `sh benchmarks/gpu.sh OUT`
+shows the files of benchmarks/gpu/, each OUT/gpu.jsonl of a card under the card's name. `--check`
+changes nothing, and exits with 1 where a table is not what it says.
 """
 
 import argparse
@@ -69,12 +69,15 @@ def refreshed(text: str) -> str:
         names = [found["archives"] for found in _TABLE.finditer(text)]
         for archive in set(" ".join(names).split()):
             unpack(archive, Path(folder))
+        told = set[Path]()
 
         def fresh(match: re.Match[str]) -> str:
             old = match["table"].partition(beside.TITLE)[0]
             made = with_columns_of(old, table(match["command"], Path(folder)))
             runs = [Path(folder, one) for one in _RUNS.findall(match["command"])]
-            return f"{match[1]}{made}{beside.below(runs)}{match[5]}"
+            below = "" if told.issuperset(runs) else beside.below(runs)
+            told.update(runs)
+            return f"{match[1]}{made}{below}{match[5]}"
 
         return _TABLE.sub(fresh, text)
 
