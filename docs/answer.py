@@ -1,12 +1,13 @@
 """Make the pictures of the answer from the kept runs: `python docs/answer.py`
 
 docs/answer.png: by how much each loss differs from softmax on the rare classes, with 95% intervals
-as `lmsm compare` has them, on each set of the table of docs/which-loss.md, all on one scale.
+as `lmsm compare` has them, in each column of the table of docs/which-loss.md, all on one scale.
 docs/accuracy_by_training_images.png: the accuracy of each class, a line a loss, on one of them.
 docs/features.png is no part of it: that is the picture which `lmsm demo` draws.
 """
 
 import contextlib
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,18 +28,20 @@ sys.path.insert(0, str(HERE.parent / "benchmarks"))
 from results import unpack  # noqa: E402
 
 STUDIES = {
-    ("digits", "digits-confirm"): "digits, learning rate 0.05",
-    ("digits", "digits-confirm-lr"): "digits, learning rate 0.01",
+    ("digits-tail", "digits-tail"): "digits, learning rate 0.05",
+    ("digits-tail", "digits-tail-lr"): "digits, learning rate 0.01",
     ("mnist", "mnist-lt-bn"): "MNIST",
     ("cifar10-usual", "cifar10-usual"): "CIFAR-10, exp 0.1",
     ("cifar10-lt-30", "cifar10-lt-exp-0.01"): "CIFAR-10, exp 0.01",
+    ("cifar10-tail-confirm", "cifar10-tail-confirm"): "CIFAR-10, exp 0.01, ten seeds",
 }
-BY_CLASS = ("cifar10-lt-30", "cifar10-lt-exp-0.01")
-# How the labels of a row begin; L-Softmax with free norms is in none.
+BY_CLASS = ("cifar10-tail-confirm", "cifar10-tail-confirm")
+# What the label of a row is; L-Softmax with free norms is in none.
 NAMES = {
-    ("lsoftmax:margin=auto",): "L-Softmax, larger margins for rarer classes",
-    ("lsoftmax:margin=2,",): "L-Softmax, margin 2",
-    ("logit-adjusted", "balanced-softmax"): "logit adjustment",
+    r"lsoftmax:margin=(tail\b|auto,.*\btau=1\b)": "L-Softmax, small margins and prior",
+    r"logit-adjusted|balanced-softmax": "logit adjustment",
+    r"lsoftmax:margin=auto\b(?!.*\btau=)": "L-Softmax, larger margins, no prior",
+    r"lsoftmax:margin=2\b": "L-Softmax, margin 2",
 }
 _WIDTH = 9.0
 """Inches. 900 pixels on a page, of which a point of a font is 1.4."""
@@ -60,19 +63,14 @@ def main() -> None:
 
 def differences(studies: dict[str, Comparison]) -> Figure:
     """Return the differences of all studies: a row for each loss, below the name of its study."""
-    rows = len(studies) * (1 + len(NAMES))
+    rows = sum(1 + len(named(comparison)) for comparison in studies.values())
     figure, (axes,) = new_figure(1, 1, width=_WIDTH, height=_ROW * rows + 0.9)
     ticks: list[tuple[float, str, bool]] = []
-    for place, (title, comparison) in enumerate(studies.items()):
-        top = -place * (1 + len(NAMES))
-        ticks.append((top, title, True))
-        for row, start in enumerate(NAMES, 1):
-            ticks.append((top - row, NAMES[start], False))
-            group = group_of(comparison, start)
-            if group is None:
-                axes.text(0.6, top - row, "not measured", color=GREY, fontsize=9, va="center")
-            else:
-                draw(axes, top - row, row, group)
+    for title, comparison in studies.items():
+        ticks.append((-len(ticks), title, True))
+        for name, group in named(comparison).items():
+            draw(axes, -len(ticks), name, group)
+            ticks.append((-len(ticks), name, False))
     axes.axvline(0, color=BASELINE[0], linewidth=1.2)
     axes.set_yticks([y for y, _, _ in ticks], [name for _, name, _ in ticks], fontsize=9.5)
     for label, (_, _, is_title) in zip(axes.get_yticklabels(), ticks, strict=True):
@@ -85,21 +83,21 @@ def differences(studies: dict[str, Comparison]) -> Figure:
     over = {
         one.over
         for comparison in studies.values()
-        for start in NAMES
-        if (group := group_of(comparison, start)) and (one := group.differences["few"])
+        for group in named(comparison).values()
+        if (one := group.differences["few"])
     }
     title = f"Filled: the 95% interval over {' or '.join(sorted(over))} excludes 0"
     axes.set_title(title, fontsize=9.5, color=GREY)
     return figure
 
 
-def draw(axes, height: float, loss: int, group: Group) -> None:
+def draw(axes, height: float, name: str, group: Group) -> None:
     """Draw the difference of one loss on the rare classes with its interval."""
     found = group.differences["few"]
     assert found is not None
     assert found.low is not None
     assert found.high is not None
-    colour, mark, _ = STYLES[loss - 1]
+    colour, mark, _ = STYLES[list(NAMES.values()).index(name)]
     low, mean, high = (100 * value for value in (found.low, found.mean, found.high))
     axes.plot([low, high], [height, height], color=colour, linewidth=2, marker="|", markersize=6)
     face = "white" if low <= 0 <= high else colour
@@ -110,24 +108,24 @@ def draw(axes, height: float, loss: int, group: Group) -> None:
 def by_class(comparison: Comparison, records: Sequence[RunRecord]) -> Figure:
     """Return the accuracy of each class against its training images."""
     (numbered,) = comparison.by_test_set()
-    named = []
-    for arm in arms_of(numbered, records):
-        (name,) = [n for s, n in NAMES.items() if arm.label.startswith(s)] or [arm.label]
-        named.append(replace(arm, label=name))
-    chart = rarity_chart(named)
+    arms = [replace(arm, label=name_of(arm.label)) for arm in arms_of(numbered, records)]
+    chart = rarity_chart(arms)
     assert chart
     return rarity_figure(chart, title=STUDIES[BY_CLASS], width=_WIDTH, height=4.8)
 
 
-def group_of(comparison: Comparison, start: tuple[str, ...]) -> Group | None:
-    """Return the group whose label begins so; None where the study has none."""
-    found = [
-        group
-        for group in comparison.groups
-        if group.label.startswith(start) and "weight_norm=free" not in group.label
-    ]
-    assert len(found) <= 1
-    return found[0] if found else None
+def named(comparison: Comparison) -> dict[str, Group]:
+    """Return the groups that a study has of the losses, in the order of `NAMES`."""
+    found = {name_of(group.label): group for group in comparison.groups}
+    assert len(found) == len(comparison.groups)  # no two rows of one name
+    return {name: found[name] for name in NAMES.values() if name in found}
+
+
+def name_of(label: str) -> str:
+    """Return the name of a loss for what `lmsm compare` calls it; that itself where it has none."""
+    if "weight_norm=free" in label:
+        return label
+    return next((name for start, name in NAMES.items() if re.match(start, label)), label)
 
 
 @contextlib.contextmanager

@@ -46,10 +46,11 @@ def test_the_differences_are_those_of_the_table(drawn):
     (axes,) = drawn["answer"].axes
     lines = PAGES["which-loss.md"].splitlines()
     rows = [line.split("|")[-2] for line in lines if re.match(r"\| (L-S|logit)", line)]
-    wanted = [[float(n) for n in re.findall(r"[+-][\d.]+", row)] for row in rows]
+    known = [row for row in rows if "not measured" not in row]
+    wanted = [[float(n) for n in re.findall(r"[+-][\d.]+", row)] for row in known]
     bars = [line for line in axes.lines if line.get_marker() == "|"]
     marks = [line for line in axes.lines if line.get_marker() in "s^D"]
-    assert len(bars) == len(marks) == len(wanted) == 3
+    assert len(bars) == len(marks) == len(wanted) == 2
     for bar, mark, (mean, low, high) in zip(bars, marks, wanted, strict=True):
         assert [round(float(mark.get_xdata()[0]), 1), *(round(x, 1) for x in bar.get_xdata())] == [
             mean,

@@ -86,7 +86,7 @@ def test_the_answer_is_that_of_the_tables():
         for is_row in (True, False)
     )
     cells = re.findall(pattern, "\n".join(rows))
-    assert len(cells) == 18
+    assert len(cells) == 23
     assert not [
         cell for cell in cells if f" {cell} |" not in confirmed and f" {cell}\\* |" not in confirmed
     ]
