@@ -50,6 +50,12 @@ class Arm:
         """Mean and sd of the accuracies, as tables have them."""
         return _mean_and_sd(self.accuracies)
 
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """The training images of each class."""
+        scores = next(iter(self.runs.values())).scores
+        return tuple(row.train_count or 0 for row in scores.per_class) if scores else ()
+
 
 def arms_in(folders: Iterable[Path]) -> list[Arm]:
     """Return the arms of the completed runs of lmsm in folders of runs; a folder may be missing."""
@@ -100,8 +106,8 @@ def _size_of(arm: Arm) -> tuple[int, int]:
     spec = ModelSpec(**{key: arm.setting[key] for key in _SPEC_KEYS})
     size = arm.setting["image_size"]
     channels = 1 if arm.setting["dataset"] in _GREY else 3
-    counts = tuple(row.train_count or 0 for row in scores.per_class)
-    return _size(spec.model, spec.neck, spec.loss, (spec.head_bias, size, channels, counts))
+    rest = spec.head_bias, size, channels, arm.class_counts
+    return _size(spec.model, spec.neck, spec.loss, rest)
 
 
 _SPEC_KEYS = ("model", "neck", "loss", "head_bias", "head_init")
@@ -125,8 +131,7 @@ def _data(arms: Sequence[Arm]) -> str:
     """Return the data of some runs in words, with the training images of a class."""
     told = []
     for arm in arms:
-        scores = next(iter(arm.runs.values())).scores
-        counts = [row.train_count or 0 for row in scores.per_class] if scores else []
+        counts = arm.class_counts
         copy = " (JPEG copy)" if _is_jpeg_copy(arm) else ""
         images = f"{sum(counts):,} training images, {_range(set(counts))} a class"
         told.append(f"{data_of(arm.setting)}{copy}: {images}")

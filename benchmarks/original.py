@@ -25,6 +25,7 @@ from lmsm_cli.comparison.samples import spelled_alike
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.losses.spec import parse_spec
+from lmsm_cli.sweeps.candidates import in_full
 from lmsm_cli.sweeps.plan import plan_run
 
 SCRIPT = Path(__file__).parent / "studies" / "seed.sh"
@@ -50,8 +51,14 @@ class Row:
 
     def finished(self, arms: Sequence[Arm]) -> Arm | None:
         """Return the runs of this setting."""
-        wanted = _setting_of(dump(self.config))
-        return next((arm for arm in arms if _setting_of(arm.setting) == wanted), None)
+        return next(
+            (arm for arm in arms if self._as_trained(arm) == _setting_of(arm.setting)), None
+        )
+
+    def _as_trained(self, arm: Arm) -> dict[str, object]:
+        """Return the setting as a run has it: its loss says what followed from the class counts."""
+        loss = in_full(self.config.loss, arm.class_counts)
+        return _setting_of(dump(self.config) | {"loss": loss})
 
     def figure(self) -> Figure | None:
         """Return what the original has: of its own data where it has none of this."""

@@ -1,5 +1,6 @@
 """Published figures beside ours: the file is checked, and what stands below a table is true."""
 
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -174,6 +175,19 @@ def test_the_plan_is_that_of_the_script(module, monkeypatch):
     assert [row.config.model for row in rows] == ["resnet18"] * 4 + ["vgg16"] * 4
     figures = [row.figure() and row.figure().accuracy for row in rows]
     assert sorted(figures, key=str) == [10, 10, 67.7, 79.7, 81.5, 88.1, None, None]
+
+
+def test_each_kept_run_is_of_a_row(module, tmp_path, capsys):
+    """A run's loss says what followed from the class counts, which that of a preset does not."""
+    archives = sorted((BENCHMARKS / "runs").glob("seed-*.tar.xz"))
+    for archive in archives:
+        with tarfile.open(archive) as packed:
+            packed.extractall(tmp_path, filter="data")
+    folders = [tmp_path / archive.name.partition(".")[0] for archive in archives]
+    assert module("original").main(list(map(str, folders))) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    kept = sum(len(list(folder.glob("*/scores.json"))) for folder in folders)
+    assert sum(int(row[-2].partition(" ")[0]) for row in rows) == kept >= 9
 
 
 def test_rows_fill_as_runs_come(module, tmp_path, capsys):

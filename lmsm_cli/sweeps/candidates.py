@@ -110,11 +110,11 @@ def _made_by(one: Candidate, counts: Sequence[int]) -> tuple[Any, ...]:
     if is_post_hoc(one.head):
         head: Any = parse_post_hoc(one.head)
     else:
-        head = one.head if one.head in _METHODS else _in_full(one.head, counts)
+        head = one.head if one.head in _METHODS else in_full(one.head, counts)
     return head, dict(one.more), choices
 
 
-def _in_full(spec: str, counts: Sequence[int]) -> str:
+def in_full(spec: str, counts: Sequence[int]) -> str:
     """Return a loss with the defaults that follow from the class counts."""
     known = torch.tensor(counts).clamp(min=1)  # a class can have all its images held out
     return normal_spec(resolved_spec(spec, build_head(spec, 2, len(counts), known)))
