@@ -236,6 +236,22 @@ def test_an_empty_class_is_a_fault_that_names_the_flag_which_leaves_it_out(tmp_p
     assert f"skipped: the class folder {tmp_path / 'bee'} holds no images" in text
 
 
+def test_runs_are_no_class(tmp_path):
+    """By the files of a run, at any depth; one of them alone is no run, nor is an empty folder."""
+    fill(tmp_path, {"ant": 5, "bee": 5, "old": 0, "runs": 0})
+    for folder in ("runs/one", "runs/all/two"):
+        fill(tmp_path / folder, {"plots": 3})
+        for name in ("config.yaml", "status.json"):
+            (tmp_path / folder / name).write_text("{}")
+    (tmp_path / "ant" / "config.yaml").write_text("{}")
+    with pytest.raises(DataError) as error:
+        told(tmp_path, skip_unreadable=True)
+    fact = f"the class folder {tmp_path / 'runs'} holds runs of lmsm"
+    assert str(error.value) == f"{fact}; move it away"
+    (tmp_path / "runs").rename(tmp_path / ".runs")
+    assert told(tmp_path, skip_unreadable=True)[0].training.classes == ("ant", "bee")
+
+
 def test_no_flag_leaves_out_what_was_meant_to_be_a_class(tmp_path):
     """A class of broken files alone, a class with test images, and the one but last class stay."""
     fill(tmp_path / "train", {"ant": 5, "bee": 5, "cat": 0})

@@ -219,13 +219,25 @@ def missing_classes(what: str, listing: Listing) -> list[str]:
 
 
 def faults_of(train: Listing) -> list[str]:
-    """Return why the training images cannot be trained on: classes without any."""
+    """Return why the training images cannot be trained on: classes without any, and no classes."""
+    faults = _runs_as_classes(train)
     if not train.empty:
-        return []
+        return faults
     fact = train.classes_with("no images", train.empty) + train.left_out.hint()
     it = "it" if len(train.empty) == 1 else "them"
     text = f"{fact}; add some, or remove {it}"
-    return [f"{text}, or go on without {it}: --skip-unreadable" if _may_drop(train) else text]
+    more = f", or go on without {it}: --skip-unreadable" if _may_drop(train) else ""
+    return [*faults, text + more]
+
+
+def _runs_as_classes(train: Listing) -> list[str]:
+    """Return that class folders hold runs of lmsm, whose plots are no images of a class."""
+    files = set(train.left_out.foreign)
+    parents = {name.rpartition("/")[0] for name in files if name.endswith("/config.yaml")}
+    runs = {parent for parent in parents if f"{parent}/status.json" in files}
+    names = sorted({parent.partition("/")[0] for parent in runs} - set(train.empty))
+    it = "it" if len(names) == 1 else "them"
+    return [f"{folders_with('runs of lmsm', train.root, names)}; move {it} away"] if names else []
 
 
 def _may_drop(train: Listing) -> bool:
