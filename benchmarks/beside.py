@@ -228,7 +228,7 @@ def _reasons(pairs: Sequence[tuple[Figure, Arm]], known: Published) -> list[str]
     for figure, arm in pairs:
         if abs(statistics.fmean(arm.accuracies) - figure.accuracy) > TOLD_FROM:
             reason = known.reason(figure)
-            told = [_mean_of(one) for one in reason.runs] if reason else []
+            told = [_mean_of(one, _kind_of(arm)) for one in reason.runs] if reason else []
             text = reason.text.format(*told) if reason else "the reason was not found."
             far.setdefault(text, []).append(_figure(figure))
     return [
@@ -239,14 +239,15 @@ def _reasons(pairs: Sequence[tuple[Figure, Arm]], known: Published) -> list[str]
 
 
 @cache
-def _mean_of(kept: Kept) -> str:
-    """Return mean and sd of the accuracy of some kept runs."""
+def _mean_of(kept: Kept, kind: tuple[str, str]) -> str:
+    """Return mean and sd of the accuracy of some kept runs on a data set, with a net."""
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(_KEPT / f"{kept.archive}.tar.xz") as packed:
             packed.extractall(folder, filter="data")
         arms = arms_in([Path(folder) / kept.folder])
     wanted = {"loss": kept.loss} | ({"neck": kept.neck} if kept.neck else {})
-    found = [arm for arm in arms if wanted.items() <= arm.setting.items()]
+    alike = [arm for arm in arms if _kind_of(arm) == kind]
+    found = [arm for arm in alike if wanted.items() <= arm.setting.items()]
     assert len(found) == 1, f"{kept} are {len(found)} arms"
     if kept.score == "accuracy":
         return found[0].mean
