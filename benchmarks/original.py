@@ -4,7 +4,8 @@
 
 A row for each setting that the script plans, whether or not its runs are there yet: the folders may
 be missing. Settings that start from ImageNet weights, as the original's runs do, have rows where
-there are such runs. A mean stands there once all seeds of a row are finished.
+there are such runs. A mean stands there once all seeds of a row are finished. The
+second table holds L-Softmax against softmax with the same neck: the two differ in the loss alone.
 """
 
 import argparse
@@ -21,10 +22,13 @@ from pathlib import Path
 from beside import Arm, arms_in
 from published import Figure, data_of, published
 
+from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.comparison.intervals import in_points
 from lmsm_cli.comparison.samples import spelled_alike
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.losses.spec import parse_spec
+from lmsm_cli.reports.verdicts import in_words
 from lmsm_cli.sweeps.candidates import in_full
 from lmsm_cli.sweeps.plan import plan_run
 
@@ -41,6 +45,11 @@ class Row:
     seeds: int
     is_added: bool
     """Whether the original has no such run: its neck is another one."""
+
+    @property
+    def name(self) -> str:
+        """The name of the loss."""
+        return parse_spec(self.config.loss)[0]
 
     @property
     def title(self) -> str:
@@ -62,12 +71,12 @@ class Row:
 
     def figure(self) -> Figure | None:
         """Return what the original has: of its own data where it has none of this."""
-        name, data = parse_spec(self.config.loss)[0], data_of(dump(self.config))
+        data = data_of(dump(self.config))
         found = [
             one
             for one in published().figures
             if one.recipe.startswith("original-")
-            and (one.model, parse_spec(one.loss[0])[0]) == (self.config.model, name)
+            and (one.model, parse_spec(one.loss[0])[0]) == (self.config.model, self.name)
         ]
         same = [one for one in found if one.data == data]
         return None if self.is_added else next(iter(same or found), None)
@@ -90,7 +99,33 @@ def main(arguments: list[str] | None = None) -> int:
     print("| --- | ---: | ---: | ---: | ---: |")
     for row in rows:
         print(f"| {' | '.join(_cells(row, row.finished(arms)))} |")
+    print("\n**L-Softmax less softmax with the same neck, in points: difference [95% interval]**\n")
+    print("| net | accuracy | few | seeds | over | verdict |")
+    print("| --- | ---: | ---: | --- | --- | --- |")
+    for row in rows:
+        if row.name == "lsoftmax":
+            print(f"| {' | '.join(_pair(row, rows, arms))} |")
     return 0
+
+
+def _pair(row: Row, rows: Sequence[Row], arms: Sequence[Arm]) -> list[str]:
+    """Return the cells of a row that is held against the one that differs in the loss alone."""
+    (plain,) = (
+        one
+        for one in rows
+        if one is not row and dump(one.config) | {"loss": row.config.loss} == dump(row.config)
+    )
+    pair = [one.finished(arms) for one in (row, plain)]
+    net = row.title.split(", ", 1)[1]
+    if any(arm is None or len(arm.runs) < row.seeds for arm in pair):
+        return [net, *["not run yet"] * 2, *["-"] * 3]
+    groups = compare_runs([run for arm in pair if arm for run in arm.runs.values()]).groups
+    own = next(group for group in groups if group.differences)
+    told = [own.differences[key] for key in ("accuracy", "few")]
+    cells = [f"{in_points(one.mean)} {one.interval}".replace("[", r"\[") for one in told if one]
+    accuracy = told[0]
+    seeds = f"{accuracy.n} paired" if accuracy.paired else f"{accuracy.n}"
+    return [net, *cells, seeds, accuracy.over, in_words(own.verdict)]
 
 
 def _cells(row: Row, arm: Arm | None) -> list[str]:

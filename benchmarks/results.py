@@ -22,6 +22,7 @@ import shlex
 import sys
 import tarfile
 import tempfile
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import beside
@@ -113,15 +114,21 @@ def table(command: str, folder: Path) -> str:
 
 
 def with_columns_of(old: str, fresh: str) -> str:
-    """Return Markdown tables without the columns that no table of the old ones has."""
+    """Return Markdown tables without the columns that no old one has; a new table is whole."""
     known = {cell for line in old.splitlines() for cell in _cells(line)}
     lines, kept = [], None
     for line in fresh.splitlines():
         cells = _cells(line)
-        kept = kept or [not known or cell in known for cell in cells] if cells else None
+        kept = (kept or _kept(cells, known)) if cells else None
         chosen = [cell for cell, is_kept in zip(cells, kept or (), strict=True) if is_kept]
         lines.append(f"| {' | '.join(chosen)} |" if cells else line)
     return "".join(f"{line}\n" for line in lines)
+
+
+def _kept(titles: Sequence[str], known: Container[str]) -> list[bool]:
+    """Return which columns stay: all of them in a table that is new."""
+    kept = [title in known for title in titles]
+    return kept if any(kept) else [True] * len(titles)
 
 
 def _cells(line: str) -> list[str]:

@@ -27,7 +27,10 @@ def test_the_tables_are_those_of_the_kept_runs(module):
 
 
 def test_a_table_keeps_its_columns(module):
-    """A new metric is left out of a study from before it; a column that is gone is gone."""
+    """A new metric is left out of a study from before it; a column that is gone is gone.
+
+    A table of none of the old columns is a new one, and whole.
+    """
     old = "**Runs**\n\n| # | few | gone |\n| --- | --- | --- |\n| 1 | 2 | 3 |\n"
     new = "**Runs**\n\n| # | new | few |\n| --- | ---: | ---: |\n| 1 \\| 2 | 7 | 8 |\n"
     module = module("results")
@@ -35,6 +38,8 @@ def test_a_table_keeps_its_columns(module):
         "**Runs**\n\n| # | few |\n| --- | ---: |\n| 1 \\| 2 | 8 |\n"
     )
     assert module.with_columns_of("", new) == new
+    other = "| net | many |\n| --- | ---: |\n| a | 9 |\n"
+    assert module.with_columns_of(old, f"{old}\n{other}") == f"{old}\n{other}"
 
 
 def test_a_table_is_the_mean_and_sd_of_the_files(module, tmp_path):

@@ -185,7 +185,8 @@ def test_each_kept_run_is_of_a_row(module, tmp_path, capsys):
             packed.extractall(tmp_path, filter="data")
     folders = [tmp_path / archive.name.partition(".")[0] for archive in archives]
     assert module("original").main(list(map(str, folders))) == 0
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    table = capsys.readouterr().out.partition("\n\n")[0]
+    rows = [line.split(" | ") for line in table.splitlines()[2:]]
     kept = sum(len(list(folder.glob("*/scores.json"))) for folder in folders)
     assert sum(int(row[-2].partition(" ")[0]) for row in rows) == kept >= 9
 
@@ -201,7 +202,7 @@ def test_rows_fill_as_runs_come(module, tmp_path, capsys):
             scores = scores_json([0.6 + seed / 100] * 2) | {"checkpoint": "checkpoint.pt"}
             write_run(tmp_path / "runs", f"{row.is_added}-{seed}", scores=scores, **config)
     assert original.main([str(tmp_path / "runs"), str(tmp_path / "missing")]) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
+    lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()[2:]
     assert len(lines) == 8
     assert lines[0] == (
         "| softmax, resnet18, neck relu, cifar10 exp 0.1 | 67.7 | 61.0±1.0 | 3 of 3 | -6.7 |"
@@ -209,3 +210,25 @@ def test_rows_fill_as_runs_come(module, tmp_path, capsys):
     assert lines[1].endswith("| - | not run yet | 1 of 3 | - |")
     assert all("not run yet | 0 of 3" in line for line in lines[2:])
     assert replace(first, is_added=True).figure() is None
+
+
+def test_lsoftmax_is_held_against_the_same_neck(module, tmp_path, capsys):
+    """Of differences of 2, 3 and 4 points the half width is 4.303 / sqrt 3."""
+    original = module("original")
+    rows = original.planned()
+    full = "lsoftmax:margin=2,lambda_min=1,weight_norm=shared"
+    for number, more in enumerate(({}, {}, {"loss": full})):
+        for seed in range(3):
+            gain = 0.02 + seed / 100 if more else 0
+            counts = {"train": (5000, 50), "test": (100, 100)}
+            scores = scores_json([0.6 + seed / 50 + gain] * 2, **counts)
+            config = dump(rows[number].config) | {"seed": seed} | more
+            del config["out"]
+            scores |= {"checkpoint": "checkpoint.pt"}
+            write_run(tmp_path / "runs", f"{number}-{seed}", scores=scores, **config)
+    assert original.main([str(tmp_path / "runs")]) == 0
+    told = capsys.readouterr().out.partition("**L-Softmax less")[2].splitlines()[-2:]
+    found, missing = ([cell.strip() for cell in line.strip("|").split("|")] for line in told)
+    assert found[1] == r"+3.0 \[+0.5, +5.5]"
+    assert found[3:] == ["3 paired", "seeds", "better"]
+    assert missing[1:3] == ["not run yet"] * 2
