@@ -110,22 +110,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _pair(row: Row, rows: Sequence[Row], arms: Sequence[Arm]) -> list[str]:
     """Return the cells of a row that is held against the one that differs in the loss alone."""
-    (plain,) = (
+    wanted = dump(row.config)
+    plain = (
         one
         for one in rows
-        if one is not row and dump(one.config) | {"loss": row.config.loss} == dump(row.config)
+        if one is not row and dump(one.config) | {"loss": row.config.loss} == wanted
     )
-    pair = [one.finished(arms) for one in (row, plain)]
+    pair = [one.finished(arms) for one in (row, *plain)]
     net = row.title.split(", ", 1)[1]
-    if any(arm is None or len(arm.runs) < row.seeds for arm in pair):
+    if len(pair) < 2 or any(arm is None or len(arm.runs) < row.seeds for arm in pair):
         return [net, *["not run yet"] * 2, *["-"] * 3]
     groups = compare_runs([run for arm in pair if arm for run in arm.runs.values()]).groups
     own = next(group for group in groups if group.differences)
-    told = [own.differences[key] for key in ("accuracy", "few")]
-    cells = [f"{in_points(one.mean)} {one.interval}".replace("[", r"\[") for one in told if one]
-    accuracy = told[0]
-    seeds = f"{accuracy.n} paired" if accuracy.paired else f"{accuracy.n}"
-    return [net, *cells, seeds, accuracy.over, in_words(own.verdict)]
+    told = [one for key in ("accuracy", "few") if (one := own.differences[key])]
+    cells = [f"{in_points(one.mean)} {one.interval}".replace("[", r"\[") for one in told]
+    seeds = f"{told[0].n} paired" if told[0].paired else f"{told[0].n}"
+    return [net, *cells, seeds, told[0].over, in_words(own.verdict)]
 
 
 def _cells(row: Row, arm: Arm | None) -> list[str]:

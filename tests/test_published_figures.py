@@ -213,22 +213,26 @@ def test_rows_fill_as_runs_come(module, tmp_path, capsys):
 
 
 def test_lsoftmax_is_held_against_the_same_neck(module, tmp_path, capsys):
-    """Of differences of 2, 3 and 4 points the half width is 4.303 / sqrt 3."""
+    """Of differences of 2, 3 and 4 points the half width is 4.303 / sqrt 3.
+
+    Beside it a net without runs, and one of which only L-Softmax has some.
+    """
     original = module("original")
-    rows = original.planned()
-    full = "lsoftmax:margin=2,lambda_min=1,weight_norm=shared"
-    for number, more in enumerate(({}, {}, {"loss": full})):
+    rows = [*original.planned()[:3], original.planned("imagenet")[2]]
+    full = {"loss": "lsoftmax:margin=2,lambda_min=1,weight_norm=shared"}
+    counts = {"train": (5000, 50), "test": (100, 100)}
+    for number, (row, more) in enumerate(zip(rows, ({}, {}, full, full), strict=True)):
         for seed in range(3):
             gain = 0.02 + seed / 100 if more else 0
-            counts = {"train": (5000, 50), "test": (100, 100)}
             scores = scores_json([0.6 + seed / 50 + gain] * 2, **counts)
-            config = dump(rows[number].config) | {"seed": seed} | more
+            config = dump(row.config) | {"seed": seed} | more
             del config["out"]
             scores |= {"checkpoint": "checkpoint.pt"}
             write_run(tmp_path / "runs", f"{number}-{seed}", scores=scores, **config)
     assert original.main([str(tmp_path / "runs")]) == 0
-    told = capsys.readouterr().out.partition("**L-Softmax less")[2].splitlines()[-2:]
-    found, missing = ([cell.strip() for cell in line.strip("|").split("|")] for line in told)
+    told = capsys.readouterr().out.partition("**L-Softmax less")[2].splitlines()[-3:]
+    found, *missing = ([cell.strip() for cell in line.strip("|").split("|")] for line in told)
     assert found[1] == r"+3.0 \[+0.5, +5.5]"
     assert found[3:] == ["3 paired", "seeds", "better"]
-    assert missing[1:3] == ["not run yet"] * 2
+    assert all(one[1:3] == ["not run yet"] * 2 for one in missing)
+    assert missing[1][0].endswith("from ImageNet weights")
