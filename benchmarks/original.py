@@ -4,8 +4,8 @@
 
 A row for each setting that the script plans, whether or not its runs are there yet: the folders may
 be missing. Settings that start from ImageNet weights, as the original's runs do, have rows where
-there are such runs. A mean stands there once all seeds of a row are finished. The
-second table holds L-Softmax against softmax with the same neck: the two differ in the loss alone.
+there are such runs. A mean stands there once all seeds of a row are finished. The second table
+holds L-Softmax against softmax with the same neck: the two differ in the loss alone.
 """
 
 import argparse

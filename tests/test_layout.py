@@ -247,9 +247,21 @@ def test_runs_are_no_class(tmp_path):
     with pytest.raises(DataError) as error:
         told(tmp_path, skip_unreadable=True)
     fact = f"the class folder {tmp_path / 'runs'} holds runs of lmsm"
-    assert str(error.value) == f"{fact}; move it away"
+    assert str(error.value) == f"{fact}; move these elsewhere"
     (tmp_path / "runs").rename(tmp_path / ".runs")
     assert told(tmp_path, skip_unreadable=True)[0].training.classes == ("ant", "bee")
+
+
+def test_runs_are_no_test_images(tmp_path):
+    """Their plots below a class of test/ would be scored as images of it."""
+    for number, part in enumerate(("train", "test")):
+        fill(tmp_path / part, {"ant": 5, "bee": 5}, seed=number)
+    run = tmp_path / "test" / "ant" / "runs" / "one"
+    fill(run, {"plots": 3}, seed=2)
+    for name in ("config.yaml", "status.json"):
+        (run / name).write_text("{}")
+    with pytest.raises(DataError, match=r"ant holds runs of lmsm; move these elsewhere$"):
+        told(tmp_path)
 
 
 def test_no_flag_leaves_out_what_was_meant_to_be_a_class(tmp_path):

@@ -175,6 +175,7 @@ def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
     for role, listing in listings.items():
         if listing is train:
             continue
+        faults += _runs_as_classes(listing)
         listings[role], more, strange = relabelled(listing, train.classes)
         notes += listing.left_out.words(listing.root) + more
         if strange:
@@ -219,7 +220,7 @@ def missing_classes(what: str, listing: Listing) -> list[str]:
 
 
 def faults_of(train: Listing) -> list[str]:
-    """Return why the training images cannot be trained on: classes without any, and no classes."""
+    """Return why the training images cannot be trained on: classes without any, runs among them."""
     faults = _runs_as_classes(train)
     if not train.empty:
         return faults
@@ -230,14 +231,15 @@ def faults_of(train: Listing) -> list[str]:
     return [*faults, text + more]
 
 
-def _runs_as_classes(train: Listing) -> list[str]:
+def _runs_as_classes(listing: Listing) -> list[str]:
     """Return that class folders hold runs of lmsm, whose plots are no images of a class."""
-    files = set(train.left_out.foreign)
+    files = set(listing.left_out.foreign)
     parents = {name.rpartition("/")[0] for name in files if name.endswith("/config.yaml")}
     runs = {parent for parent in parents if f"{parent}/status.json" in files}
-    names = sorted({parent.partition("/")[0] for parent in runs} - set(train.empty))
-    it = "it" if len(names) == 1 else "them"
-    return [f"{folders_with('runs of lmsm', train.root, names)}; move {it} away"] if names else []
+    names = sorted({parent.partition("/")[0] for parent in runs} - set(listing.empty))
+    if not names:
+        return []
+    return [f"{folders_with('runs of lmsm', listing.root, names)}; move these elsewhere"]
 
 
 def _may_drop(train: Listing) -> bool:
