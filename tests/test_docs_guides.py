@@ -67,6 +67,11 @@ def messy_folders():
     yield ("three",)
     fill(here / "alone", {"ant": 3, "val": 3})
     yield ("alone",)
+    fill(here / "older" / "runs" / "one", {"plots": 3})
+    fill(here / "older", SMALL)
+    for name in ("config.yaml", "status.json"):
+        (here / "older" / "runs" / "one" / name).write_text("{}")
+    yield ("older",)
     fill(here / "large", {"ant": 20, "bee": 20}, seed=60, shape=(24, 32, 3))
     yield "large", "--batch-size", "500"
     yield "large", "--group-pattern", "of(none)"
