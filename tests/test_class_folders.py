@@ -8,7 +8,9 @@ import pytest
 
 from lmsm_cli.data.class_folders import FolderOptions, list_class_folders
 from lmsm_cli.data.decoding import read_images
+from lmsm_cli.data.sources import load_folder, load_parts
 from lmsm_cli.errors import DataError
+from lmsm_cli.inference.prior import shares_of
 from tests.conftest import noise, save
 
 
@@ -34,6 +36,25 @@ def test_labels_follow_sorted_folders_and_images_sorted_files(tmp_path):
     assert listing.classes == ("Bee", "ant", "zebra")
     assert listing.files == ("Bee/x.jpeg", "ant/10.png", "ant/9.PNG", "zebra/a.png", "zebra/b.png")
     assert listing.labels == (0, 1, 1, 2, 2)
+
+
+def test_runs_are_no_images_of_a_class(pets):
+    """Their plots would be scored or counted as images of it; a search for images may see them."""
+    run = pets / "dog" / "runs" / "one"
+    save(run / "plots" / "loss.png", noise(9))
+    for name in ("config.yaml", "status.json"):
+        (run / name).write_text("{}")
+    fact = f"the class folder {pets / 'dog'} holds runs of lmsm; move these elsewhere"
+    for refuses in (
+        lambda: list_class_folders(pets),
+        lambda: load_folder(pets, options=FolderOptions(8)),
+        lambda: shares_of(pets, ("cat", "dog")),
+    ):
+        with pytest.raises(DataError) as error:
+            refuses()
+        assert str(error.value) == fact
+    (part,) = load_parts("folder", pets, "test", options=FolderOptions(8))
+    assert len(part.labels) == 7
 
 
 def test_hidden_and_foreign_files_are_ignored(pets):

@@ -100,6 +100,7 @@ def list_class_folders(
     *,
     inside: Path | None = None,
     may_be_empty: bool = False,
+    may_hold_runs: bool = False,
 ) -> Listing:
     """Return the images below each class folder of `root`, and what is left out there.
 
@@ -108,9 +109,11 @@ def list_class_folders(
         options: say whether links out of the folder are followed.
         inside: the folder that links must stay inside, by default `root`.
         may_be_empty: allow class folders without images.
+        may_hold_runs: allow class folders in which runs lie (see `runs_among`).
 
     Raises:
-        DataError: there is no class folder, or some hold no images, which are all named.
+        DataError: there is no class folder, or some hold no images or hold runs, which are all
+            named.
         OSError: a folder cannot be listed (see `os_errors_as_data_errors`).
     """
     inside, follow_links, endings = inside or root, options.follow_links, len(SUFFIXES) - 2
@@ -134,7 +137,20 @@ def list_class_folders(
         raise DataError(
             f"{folders_with('no images', root, listing.empty)}; {wanted}{left_out.hint()}"
         )
+    if (runs := runs_among(listing)) and not may_hold_runs:
+        raise DataError(runs[0])
     return listing
+
+
+def runs_among(listing: Listing) -> list[str]:
+    """Return that class folders hold runs of lmsm, whose plots are no images of a class."""
+    files = set(listing.left_out.foreign)
+    parents = {name.rpartition("/")[0] for name in files if name.endswith("/config.yaml")}
+    runs = {parent for parent in parents if f"{parent}/status.json" in files}
+    names = sorted({parent.partition("/")[0] for parent in runs} - set(listing.empty))
+    if not names:
+        return []
+    return [f"{folders_with('runs of lmsm', listing.root, names)}; move these elsewhere"]
 
 
 def folders_with(what: str, root: Path, names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from lmsm_cli.data.class_folders import (
     list_class_folders,
     look_alikes,
     match_classes,
+    runs_among,
 )
 from lmsm_cli.errors import (
     DataError,
@@ -147,7 +148,9 @@ def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
         [_lacking_part(data_dir, roles)] if roles and not {"train", "test"} <= set(roles) else []
     )
     listings = {
-        role: list_class_folders(root, options, inside=data_dir, may_be_empty=True)
+        role: list_class_folders(
+            root, options, inside=data_dir, may_be_empty=True, may_hold_runs=True
+        )
         for role, root in (roles or {"train": data_dir}).items()
     }
     first = next(iter(listings))
@@ -175,7 +178,7 @@ def look_at_layout(data_dir: Path, options: FolderOptions) -> Layout:
     for role, listing in listings.items():
         if listing is train:
             continue
-        faults += _runs_as_classes(listing)
+        faults += runs_among(listing)
         listings[role], more, strange = relabelled(listing, train.classes)
         notes += listing.left_out.words(listing.root) + more
         if strange:
@@ -221,7 +224,7 @@ def missing_classes(what: str, listing: Listing) -> list[str]:
 
 def faults_of(train: Listing) -> list[str]:
     """Return why the training images cannot be trained on: classes without any, runs among them."""
-    faults = _runs_as_classes(train)
+    faults = runs_among(train)
     if not train.empty:
         return faults
     fact = train.classes_with("no images", train.empty) + train.left_out.hint()
@@ -229,17 +232,6 @@ def faults_of(train: Listing) -> list[str]:
     text = f"{fact}; add some, or remove {it}"
     more = f", or go on without {it}: --skip-unreadable" if _may_drop(train) else ""
     return [*faults, text + more]
-
-
-def _runs_as_classes(listing: Listing) -> list[str]:
-    """Return that class folders hold runs of lmsm, whose plots are no images of a class."""
-    files = set(listing.left_out.foreign)
-    parents = {name.rpartition("/")[0] for name in files if name.endswith("/config.yaml")}
-    runs = {parent for parent in parents if f"{parent}/status.json" in files}
-    names = sorted({parent.partition("/")[0] for parent in runs} - set(listing.empty))
-    if not names:
-        return []
-    return [f"{folders_with('runs of lmsm', listing.root, names)}; move these elsewhere"]
 
 
 def _may_drop(train: Listing) -> bool:

@@ -135,8 +135,8 @@ def load_parts(
 ) -> Iterator[Labelled]:
     """Yield all images of a data set, part after part, the one that has the `first` split before.
 
-    For a search of a run's images among them: a class may be empty or lack a folder here, and
-    files may be unreadable. Raises DataError where there is no such data at all.
+    For a search of a run's images among them: a class may be empty, lack a folder or hold runs
+    here, and files may be unreadable. Raises DataError where there is no such data at all.
     """
     source = source_of(dataset)
     if source.name == "digits":
@@ -320,7 +320,7 @@ class _Reader:
         roles = roles_in(self.data_dir)
         roots = [roles[role] for role in sorted(roles, key=lambda role: role != first)]
         for root in roots or [self.data_dir]:
-            listing = self.listed(root)
+            listing = self.listed(root, may_hold_runs=True)
             if listing.files:
                 yield self.labelled(self.read(listing))
 
@@ -344,10 +344,15 @@ class _Reader:
         self.warn(notes_on_levels(all_levels(part.levels for part in parts.values())))
         return parts, faults
 
-    def listed(self, root: Path) -> Listing:
+    def listed(self, root: Path, *, may_hold_runs: bool = False) -> Listing:
         """Return the images below class folders, of which some may be empty."""
-        inside = self.data_dir
-        listing = list_class_folders(root, self.options, inside=inside, may_be_empty=True)
+        listing = list_class_folders(
+            root,
+            self.options,
+            inside=self.data_dir,
+            may_be_empty=True,
+            may_hold_runs=may_hold_runs,
+        )
         self.warn(listing.left_out.words(root))
         return listing
 
