@@ -232,7 +232,9 @@ def as_array(values: Any, column: str, refuse: _Refuse) -> NDArray[Any]:
 def _plain(value: Any) -> Any:
     """Return Python's own text or number for one of NumPy or an enumeration, or a tensor of one."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()
+        is_single, value = value.dtype.itemsize < 8, value.item()
+        if is_single and isinstance(value, float):
+            value = float(str(np.float32(value)))  # 0.1 in it is 0.1, not 0.10000000149
     for kind, plain in ((str, str.__str__), (bool, bool), (int, int), (float, float)):
         if isinstance(value, kind):
             return plain(value)
