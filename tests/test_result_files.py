@@ -163,6 +163,27 @@ def test_a_long_file_holds_several_runs(tmp_path):
     assert records[0].path.name == "all.csv:a-s0"
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [("ce+mixup", "ce mixup", "ce/mixup", "ce%2fmixup"), ("фокал", "маржа"), ("a" * 300, "b\0")],
+)
+def test_runs_of_one_file_keep_their_own_answers(tmp_path, losses, capsys):
+    """Whatever letters tell the losses apart: each run is found by a path of its own."""
+    known = [(loss, seed) for loss in ("softmax", *losses) for seed in (0, 1, 2)]
+    rows = [
+        # in the n-th loss, n of seven images are right
+        (*known[run], image, image % 2, (image % 2) ^ (image % 7 >= run // 3 + 1))
+        for run in range(len(known))
+        for image in range(70)
+    ]
+    path = write(tmp_path / "all.csv", ["loss", "seed", "id", "label", "predicted"], rows)
+    assert len({one.path for one in read_results([path])[0]}) == len(known)
+    groups = printed_json(capsys, "compare", path, "--html", tmp_path / "page.html")["groups"]
+    found = {row["differs"]["loss"]: row["differences"].get("accuracy") for row in groups}
+    right = {loss: found[loss]["mean"] for loss in losses}
+    assert right == pytest.approx({loss: n / 7 for n, loss in enumerate(losses, 1)})
+
+
 def test_arrays_in_an_npz_file(tmp_path):
     """Plain or compressed, with single values for loss and seed, or these in its name."""
     logits = np.eye(3)[PREDICTED] * 4

@@ -104,16 +104,25 @@ def read_results(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
                 raise DataError(
                     f"{path}: {one.loss} with seed {one.seed} is in {other} too: give each once"
                 )
-        records += [_record(path, one, alone=len(runs) == 1) for one in runs]
+        records += map(_record, _names(path, runs), runs)
         if content.unused:
             notes.append(f"{path}: not used: {', '.join(content.unused)}")
     return records, notes
 
 
-def _record(path: Path, results: Results, *, alone: bool) -> RunRecord:
-    """Return results as a run that was read; one of several in a file has a name of its own."""
-    own = re.sub(r"[^A-Za-z0-9_.-]+", "-", results.loss)
-    name = path if alone else path.with_name(f"{path.name}:{own}-s{results.seed}")
+def _names(path: Path, runs: Sequence[Results]) -> list[Path]:
+    """Return a path for each run of a file: no two have the same, since answers are found by it."""
+    if len(runs) == 1:
+        return [path]
+    escaped = [re.sub(r"[%/\0]", lambda found: f"%{ord(found[0]):02x}", run.loss) for run in runs]
+    return [
+        path.with_name(f"{path.name}:{loss}-s{run.seed}")
+        for loss, run in zip(escaped, runs, strict=True)
+    ]
+
+
+def _record(name: Path, results: Results) -> RunRecord:
+    """Return results as a run that was read."""
     return RunRecord(
         name,
         results.config,

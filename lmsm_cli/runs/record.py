@@ -65,6 +65,11 @@ class RunRecord:
         return self.path.absolute().name
 
     @property
+    def has_folder(self) -> bool:
+        """Whether it is one run folder: not folds as one run, nor a file of results."""
+        return self.held_predictions is None
+
+    @property
     def state(self) -> str:
         """Where the run stands, `unknown` where status.json does not say."""
         return self.status.state if self.status else "unknown"

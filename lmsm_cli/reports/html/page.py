@@ -244,7 +244,7 @@ def _features(
     """Return the feature pictures of the runs that have one; a note for each that is damaged."""
     # pooled folds have no picture: each net has features of its own
     pairs = [
-        (row, run) for row, some in zip(rows, runs, strict=True) for run in some if not run.folds
+        (row, run) for row, some in zip(rows, runs, strict=True) for run in some if run.has_folder
     ]
     files = [run.path / "plots" / "features.png" for _, run in pairs]
     num_pictures = sum(file.is_file() for file in files)
