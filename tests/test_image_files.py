@@ -96,6 +96,74 @@ def test_random_damage_never_escapes_as_another_error(tmp_path):
                 assert read_image(path, size=16, channels=3).shape == (16, 16, 3)
 
 
+@pytest.mark.skipif(
+    ".avif" not in Image.registered_extensions(), reason="this Pillow reads no AVIF"
+)
+def test_damaged_avif_is_told_by_its_name(tmp_path):
+    """Bits flipped in its pictures and in its index: its decoder has an error of another class."""
+    path = save(tmp_path / "x.avif", noise(0, (16, 16, 3)))
+    whole, told = path.read_bytes(), set()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+        try:
+            read_image(path, size=8, channels=3)
+        except ImageFileError as error:
+            told.add(error.reason)
+    assert any(reason.startswith("cannot be read: Failed to decode") for reason in told)
+
+
+class BrokenDecoderError(Exception):
+    """What a plugin raises that has a class of its own."""
+
+
+def break_decoder(monkeypatch, error: Exception, when: str) -> None:
+    """Let Pillow's decoder of PNG raise the error, when it opens a file or decodes it."""
+    Image.init()
+    factory, accept = Image.OPEN["PNG"]
+
+    def raising(*args: object) -> None:
+        raise error
+
+    def broken(file, name):
+        if when == "opened":
+            raising()
+        image = factory(file, name)
+        image.load = raising
+        return image
+
+    monkeypatch.setitem(Image.OPEN, "PNG", (broken, accept))
+
+
+@pytest.mark.parametrize("when", ["opened", "decoded"])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no frame\nat line 7"), "no frame"),
+        (ZeroDivisionError("division by zero"), "division by zero"),
+        (AttributeError("no such field"), "no such field"),
+        (AssertionError(), "AssertionError"),
+        (BrokenDecoderError("broken"), "broken"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_told_by_the_name(tmp_path, monkeypatch, when, error, said):
+    """The error of a decoder is a reason that follows the file's name, whatever its class."""
+    path = save(tmp_path / "x.png", noise(0))
+    break_decoder(monkeypatch, error, when)
+    with pytest.raises(ImageFileError) as told:
+        read_image(path, size=8, channels=3)
+    assert str(told.value) == f"{path} cannot be read: {said}; replace or remove it"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
+def test_what_no_file_is_to_blame_for_is_no_reason(tmp_path, monkeypatch, error):
+    """Too little memory and a Ctrl-C while a file is decoded end the command."""
+    path = save(tmp_path / "x.png", noise(0))
+    break_decoder(monkeypatch, error, "decoded")
+    with pytest.raises(type(error)):
+        read_image(path, size=8, channels=3)
+
+
 def test_float_pixels_are_refused(tmp_path):
     """Floating-point pixels have no known range, so guessing one is refused."""
     path = tmp_path / "x.tiff"

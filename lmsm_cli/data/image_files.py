@@ -2,10 +2,8 @@
 
 import os
 import re
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lmsm_cli.data.walk import FORMATS, endings, walk
-from lmsm_cli.errors import DataError, LmsmError, counted, few, os_errors_as_data_errors, visible
+from lmsm_cli.errors import (
+    DataError,
+    LmsmError,
+    counted,
+    few,
+    first_line,
+    os_errors_as_data_errors,
+    visible,
+)
 from lmsm_cli.runtime.display import Display
 from lmsm_cli.runtime.files import open_regular
 
@@ -32,10 +38,6 @@ _DEEPEST = 65535
 # Levels up to here are of images of 15 bits or fewer, or of pictures in the dark: no file alone can
 # tell.
 _DARK = _DEEPEST >> 1
-
-# What Pillow raises for a damaged image.
-_BUILT_IN = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, OverflowError)
-_UNREADABLE_IMAGE = (*_BUILT_IN, struct.error, zlib.error)
 
 MEGAPIXELS = "LMSM_MAX_MEGAPIXELS"
 """Environment variable: the largest image that is read; Pillow's own limit is 179 megapixels."""
@@ -137,7 +139,10 @@ def read_image(
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn whatever an unreadable image makes Pillow raise into an ImageFileError."""
+    """Turn whatever an unreadable image makes Pillow raise into an ImageFileError.
+
+    Too little memory is no fault of a file, and stays a MemoryError.
+    """
     try:
         with _about(path):
             yield
@@ -145,8 +150,10 @@ def naming(path: Path) -> Iterator[None]:
         raise ImageFileError(path, "is not an image that can be read") from None
     except Image.DecompressionBombError as error:
         raise ImageFileError(path, _too_large(str(error))) from None
-    except _UNREADABLE_IMAGE as error:
-        why = getattr(error, "strerror", None) or error
+    except (LmsmError, MemoryError):
+        raise
+    except Exception as error:  # each decoder has errors of its own, and a plugin any class
+        why = getattr(error, "strerror", None) or first_line(error)
         raise ImageFileError(path, f"cannot be read: {why}") from None
 
 
