@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+from copy import deepcopy
 from pathlib import Path
 from shutil import copytree, rmtree
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from benchmarks.study_errors import share_told, simulated
 from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.sequential import looks_at
+from lmsm_cli.config import Config
 from lmsm_cli.errors import CheckpointError, LmsmError, RunError
 from lmsm_cli.inference import export
 from lmsm_cli.reports.study import study_sentence
@@ -255,6 +257,57 @@ def test_a_larger_budget_goes_on(tmp_path, monkeypatch, capsys):
     save(tmp_path / "photos" / "ant" / "more.png", noise(4711, (8, 8)))
     assert main(["study", "photos", *flags.split()]) == 3
     assert "has a study of other images" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("pairs", "rounds", "ended", "dropped", "goes_on"),
+    [
+        (0, 2, "the plan", {}, True),  # a larger one has rounds enough for a look
+        (0, 5, "the plan", {}, False),  # the level is spent
+        (0, 5, "the budget", {}, True),
+        (5, 2, "the plan", {}, True),  # three rounds choose what is asked of test images
+        (5, 3, "the plan", {}, False),
+        (5, 3, "the plan", {"crt": "it diverged"}, False),
+        (5, 3, "the plan", {"crt": study_plan.NO_TIME}, True),
+        (0, 5, "a look", {"crt": study_plan.NO_TIME}, False),
+    ],
+)
+def test_a_larger_budget_is_promised_where_it_does_something(
+    pairs, rounds, ended, dropped, goes_on
+):
+    """Other rounds, those that time was too short for, or losses that had no time to race."""
+    looks = () if pairs else looks_at(rounds)
+    plan = StudyPlan(2, rounds, looks, 2, 10.0, 60.0, pairs)
+    state = StudyState({}, [], plan, arms=["vs"], dropped=dropped, budget=60.0)
+    state.race = {"vs": 0.1, "softmax": 0.0}
+    state.result = {"rounds": rounds, "ended": ended, "verdict": {"decided_on": "held-out images"}}
+    told = deepcopy(state)
+    told.result["verdict"] = {"decided_on": "test images"}
+    assert (state.may_go_on, told.may_go_on) == (goes_on, False)
+    said = []
+    display = SimpleNamespace(info=said.append)
+    study_start._go_on_longer(state, study_start.Wanted(Config(), budget=1e6), 4, display)
+    assert (state.result is None) == goes_on == (not said)
+    assert ((state.plan, state.arms) != (plan, ["vs"])) == (goes_on and ended != "the budget")
+    why = "three rounds" if pairs else "its level of 5% is spent"
+    assert goes_on or why in said[0]
+
+
+def test_a_study_of_so_many_rounds_refuses_a_budget(done, monkeypatch, capsys):
+    """It would do nothing; without one the answer is shown again, and nothing is promised."""
+    root, _ = done
+    monkeypatch.chdir(root)
+    few_candidates(monkeypatch)
+    flags = FLAGS.replace("--rounds 2+3", "").split()
+    capsys.readouterr()
+    assert main(["study", "photos", *flags, "--budget", "9h"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has a study of 2 rounds, which was begun with --rounds and is finished" in said
+    assert "give another --out to begin a new one" in said
+    assert main(["study", "photos", *flags]) == 0
+    state = read_state(Path("runs", "study-photos"))
+    state.result["verdict"] |= {"decided_on": "held-out images", "is_told": False}
+    assert not state.may_go_on
 
 
 @pytest.mark.parametrize("given", ["--budget 1h", "--rounds 2+4"])

@@ -85,6 +85,15 @@ def test_a_plan_says_when_a_study_may_end(looks, said):
     assert any(line.startswith(said) for line in plan_lines(plan, COUNTS, COUNTS, {}, 13))
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(None, "--rounds 3"), (9.0, "a larger --budget")])
+def test_a_plan_of_few_rounds_says_what_gives_more(seconds, said):
+    """That which gave these: no budget makes those of --rounds more."""
+    plan = {"folds": 2, "rounds": 2, "pairs": 0, "arms": 2, "expected_seconds": None}
+    plan |= {"looks": (), "epochs": None, "usual_epochs": None, "run_seconds": seconds}
+    (line,) = [one for one in plan_lines(plan, COUNTS, COUNTS, {}, 13) if "too few rounds" in one]
+    assert f"give {said}" in line
+
+
 @pytest.mark.parametrize(
     ("counts", "said"),
     [

@@ -78,16 +78,17 @@ def _lines_of_looks(
     # as if one image in four were told differently by two nets of a round
     width = 100 * 2 * math.sqrt(0.25 / max(images, 1) / max(plan["rounds"], 1))
     return [
-        _line_of_looks(plan["looks"]),
+        _line_of_looks(plan),
         f"about {images:,} held-out images {place}: on these, differences below about "
         f"{width:.0f} points cannot be told from chance",
     ]
 
 
-def _line_of_looks(looks: Sequence[int]) -> str:
+def _line_of_looks(plan: Mapping[str, Any]) -> str:
     """Return after which rounds a study may end."""
-    if not looks:
-        return "too few rounds to stop before the end: give a larger --budget for three at least"
-    *before, last = map(str, looks)
+    if not plan["looks"]:
+        way_out = "a larger --budget for three" if plan["run_seconds"] else "--rounds 3"
+        return f"too few rounds to stop before the end: give {way_out} at least"
+    *before, last = map(str, plan["looks"])
     rounds = f"rounds {', '.join(before)} and {last}" if before else f"round {last}"
     return f"after {rounds} it asks whether a loss is clearly better than softmax; if so, it ends"

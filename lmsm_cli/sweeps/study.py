@@ -25,8 +25,8 @@ from lmsm_cli.sweeps.candidates import BASELINE, Candidate
 from lmsm_cli.sweeps.held_out import Answered, Question, answered
 from lmsm_cli.sweeps.plan import PlannedRun, RunIndex
 from lmsm_cli.sweeps.study_display import StudyDisplay, StudyIndex
-from lmsm_cli.sweeps.study_plan import MOST_PAIRS, OUT_OF_TIME, StudyState
-from lmsm_cli.sweeps.study_race import NO_TIME, is_over, short_of_time
+from lmsm_cli.sweeps.study_plan import MOST_PAIRS, NO_TIME, OUT_OF_TIME, StudyState
+from lmsm_cli.sweeps.study_race import is_over, short_of_time
 from lmsm_cli.sweeps.study_runs import ORIGIN, Trainings
 from lmsm_cli.sweeps.study_standings import Standings, leader_of, look_at, told_better
 from lmsm_cli.sweeps.study_verdict import (

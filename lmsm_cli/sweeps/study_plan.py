@@ -30,6 +30,8 @@ _FROM_THE_RUNS = (
 TEST_IMAGES = "test images"
 # What ended a study, in study.json.
 OUT_OF_TIME = "the budget"
+# Why the race is without a candidate, in study.json.
+NO_TIME = "the race had no time left"
 USUAL_BUDGET = 1800.0
 """In seconds."""
 # Held-out images of a rare class below which folds hold every image out in its turn.
@@ -80,6 +82,16 @@ class StudyPlan:
     def spelled(self) -> str:
         """The rounds, folds and pairs as --rounds takes them."""
         return str(Rounds(self.rounds, self.folds, self.pairs or None))
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget gave the rounds, and a larger one may give more; else --rounds did."""
+        return self.run_seconds is not None
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether there may be more rounds: not after a planned look, nor of those that choose."""
+        return self.has_budget and not self.looks and self.rounds < _most_rounds(self.pairs)
 
     @property
     def trainings(self) -> int:
@@ -279,9 +291,8 @@ class Cost:
         empty = StudyPlan(folds, 0, (), arms, self.run_seconds, None, pairs)
         around = self.of(empty)
         room = (1 - RESERVE) * self.budget - around
-        most = _CHOOSING if pairs else MOST_ROUNDS
         fitting = math.floor(room / (self.of(replace(empty, rounds=1)) - around))
-        rounds = max(0, min(most, fitting))
+        rounds = max(0, min(_most_rounds(pairs), fitting))
         plan = replace(empty, rounds=rounds, looks=() if pairs else looks_at(rounds))
         return replace(plan, expected_seconds=self.of(plan) + RESERVE * self.budget)
 
@@ -324,11 +335,17 @@ def plan_longer(plan: StudyPlan, budget: float, heads: int) -> StudyPlan:
 
     The level is spent over the rounds of the looks, which must not follow from what they found.
     """
-    if plan.looks or plan.run_seconds is None:
+    if not plan.may_grow:
         return plan
+    assert plan.run_seconds is not None
     longer = Cost(budget, plan.run_seconds, heads).plan(plan.folds, plan.arms, plan.pairs)
     longer = replace(longer, epochs=plan.epochs, usual_epochs=plan.usual_epochs)
     return longer if longer.rounds > plan.rounds else plan
+
+
+def _most_rounds(pairs: int) -> int:
+    """Return how many rounds a budget gives at most: where test images decide, these choose."""
+    return _CHOOSING if pairs else MOST_ROUNDS
 
 
 def _most_folds(counts: Sequence[int]) -> tuple[int, ...]:
@@ -377,12 +394,19 @@ class StudyState:
     def may_go_on(self) -> bool:
         """Whether a larger budget can still tell something.
 
-        Not where the test images were asked, or the looks have spent the level of the study.
+        Not where the test images were asked, where the looks have spent the level of the study,
+        where the rounds that choose a loss are done, or where --rounds gave their number.
         """
         if self.result is None:
             return True
         asked = self.result["verdict"]["decided_on"] == TEST_IMAGES
-        return not asked and (self.result.get("ended") == OUT_OF_TIME or not self.plan.looks)
+        ended = self.result.get("ended")
+        return not asked and (ended == OUT_OF_TIME or self._lacks_losses or self.plan.may_grow)
+
+    @property
+    def _lacks_losses(self) -> bool:
+        """Whether the race had no time for some, which may race yet: no look is planned."""
+        return NO_TIME in self.dropped.values() and not self.plan.looks
 
     def unlike(self, base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return what of a config differs from the baseline's, but for where and how it runs."""

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lmsm_cli.sweeps.study_plan import RESERVE, TEST_IMAGES, Cost, StudyState
+from lmsm_cli.sweeps.study_plan import NO_TIME, RESERVE, TEST_IMAGES, Cost, StudyState
 
-NO_TIME = "the race had no time left"
 RACE = 0.45
 """The share of a budget after which no more candidate joins the race."""
 # Seconds of one machine vary by so much from one hour to the next.

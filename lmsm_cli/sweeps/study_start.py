@@ -22,6 +22,7 @@ from lmsm_cli.shot_groups import shot_groups
 from lmsm_cli.sweeps.candidates import BASELINE, candidates_for
 from lmsm_cli.sweeps.study import Study
 from lmsm_cli.sweeps.study_plan import (
+    TEST_IMAGES,
     USUAL_BUDGET,
     Cost,
     Rounds,
@@ -86,6 +87,7 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
         state = StudyState(_base(config, plan), list(wanted.also), plan, images)
     else:
         _check_same(state, _base(config, state.plan), wanted)
+        _check_end(state, wanted)
         _check_images(state, images, out)
         _find_model(state, out)
         _go_on_longer(state, wanted, heads, display)
@@ -196,17 +198,30 @@ def trained_counts(state: StudyState, *, has_test: bool) -> list[int]:
 
 def _go_on_longer(state: StudyState, wanted: Wanted, heads: int, display: Display) -> None:
     """Let a study go on for a budget larger than before, where that can tell anything."""
-    if wanted.budget is None or state.budget is None or wanted.budget <= state.budget:
+    if wanted.budget is None or wanted.budget <= (state.budget or 0):
         return
     if not state.may_go_on:
         display.info(
-            "this study is finished: its level of 5% is spent on what it has seen, and more time "
-            "would tell nothing honestly; another --out begins a new one"
+            f"this study is finished: {_why_finished(state)}; another --out begins a new one"
         )
         return
     race_again(state)
     state.plan = plan_longer(state.plan, wanted.budget, heads)
     state.budget, state.result = wanted.budget, None
+
+
+def _why_finished(state: StudyState) -> str:
+    """Return why a larger budget tells no more."""
+    assert state.result is not None
+    if state.plan.looks or state.result["verdict"]["decided_on"] == TEST_IMAGES:
+        return (
+            "its level of 5% is spent on what it has seen, and more time would tell nothing "
+            "honestly"
+        )
+    return (
+        "three rounds choose the loss that the test images are asked of, and these are done: a "
+        "larger budget has no more of them"
+    )
 
 
 def _find_model(state: StudyState, out: Path) -> None:
@@ -243,8 +258,17 @@ def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> N
         )
     for key in RUNTIME_KEYS:
         state.base[key] = base[key]
-    if state.result is None and wanted.rounds is None and state.plan.run_seconds is None:
+
+
+def _check_end(state: StudyState, wanted: Wanted) -> None:
+    """Raise LmsmError where a study that was begun with --rounds is to end by a budget."""
+    if state.plan.has_budget or wanted.rounds:
+        return
+    rounds = f"{wanted.config.out} has a study of {counted(state.plan.rounds, 'round')}"
+    if state.result is None:
+        raise LmsmError(f"{rounds}: give --rounds {state.plan.spelled} to continue it")
+    if wanted.budget is not None:
         raise LmsmError(
-            f"{wanted.config.out} has a study of {counted(state.plan.rounds, 'round')}: give "
-            f"--rounds {state.plan.spelled} to continue it"
+            f"{rounds}, which was begun with --rounds and is finished: no --budget continues it; "
+            "give another --out to begin a new one, or leave --budget out to see its answer"
         )
