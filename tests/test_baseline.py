@@ -1,5 +1,7 @@
 """Heads on the nets of finished runs: which are one group, and what each is held against."""
 
+import pytest
+
 from lmsm_cli.comparison.grouping import compare_runs
 from tests.synthetic_runs import ENVIRONMENT, records_in, scores_of, write_run
 from tests.test_pooling import write_repeat
@@ -99,6 +101,50 @@ def test_heads_without_a_plain_one_are_held_against_the_whole_run(tmp_path):
     groups = held(tmp_path)
     assert [group.differs["freeze"] for group in groups if group.is_baseline] == [None]
     assert [group.differences["accuracy"].n for group in groups[1:]] == [2, 2]
+
+
+def test_a_correction_is_held_against_the_net_that_it_corrects(tmp_path):
+    """Not against a head with more weight decay, the only one of softmax that a study makes.
+
+    Such a head is another method, and so is a reweighted whole run: both are held against the net.
+    """
+    for seed in range(2):
+        write_run(tmp_path, f"whole-{seed}", seed=seed, scores=scores_of(NAMES))
+        write_run(
+            tmp_path, f"weighed-{seed}", seed=seed, scores=scores_of(NAMES), reweight="effective"
+        )
+        write_head(tmp_path, f"decayed-{seed}", seed=seed, weight_decay=0.5)
+        write_head(tmp_path, f"adjust-{seed}", seed=seed, post_hoc="adjust:1")
+        write_head(tmp_path, f"prior-{seed}", seed=seed, loss="balanced-softmax")
+    groups = held(tmp_path)
+    (baseline,) = (group for group in groups if group.is_baseline)
+    assert (baseline.differs["freeze"], baseline.differs["reweight"]) == (None, "none")
+    others = [group for group in groups if group is not baseline]
+    assert [group.differences["accuracy"].n for group in others] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("recipe", "is_held"), [({}, True), ({"weight_decay": 0.5}, False)])
+def test_a_correction_without_its_net_is_held_against_the_plain_head(tmp_path, recipe, is_held):
+    """Whatever its rate, which a correction does not have; with another weight decay it is none."""
+    for seed in range(2):
+        write_head(tmp_path, f"plain-{seed}", seed=seed, lr=0.7, epochs=3, **recipe)
+        write_head(tmp_path, f"adjust-{seed}", seed=seed, post_hoc="adjust:1")
+        write_head(tmp_path, f"other-{seed}", seed=seed, lr=0.7, epochs=3, weight_decay=0.1)
+    found = [group for group in held(tmp_path) if group.differs["post_hoc"]]
+    assert [bool(group.differences) for group in found] == [is_held]
+
+
+def test_another_method_is_no_baseline_unless_one_is_held_against_it(tmp_path):
+    """Softmax with weights is held against softmax, but a loss with weights is held against it."""
+    for loss, method in (("softmax", "none"), ("softmax", "effective"), ("ldam", "none")):
+        write_run(tmp_path, f"{loss}-{method}", scores=scores_of(NAMES), loss=loss, reweight=method)
+    known = {(one.differs["loss"], one.differs["reweight"]): one for one in held(tmp_path)}
+    assert known["softmax", "effective"].differences
+    assert known["ldam", "none"].differences
+    assert [one.label for one in known.values() if one.is_baseline] == ["softmax"]
+    write_run(tmp_path, "both", scores=scores_of(NAMES), loss="ldam", reweight="effective")
+    labels = sorted(one.label for one in held(tmp_path) if one.is_baseline)
+    assert labels == ["softmax", "softmax reweight=effective"]
 
 
 def test_a_head_of_another_recipe_is_held_against_none(tmp_path):

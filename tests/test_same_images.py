@@ -18,7 +18,7 @@ from lmsm_cli.errors import DataError
 from lmsm_cli.runs.record import find_runs, read_run
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, digits_config, printed_json
-from tests.synthetic_runs import write_predicting_run
+from tests.synthetic_runs import records_in, write_predicting_run
 
 NAMES = ("ant", "bee", "cat")
 COUNT = 30
@@ -88,6 +88,53 @@ WITHIN = np.arange(COUNT)
 for _number in range(3):
     _own = np.flatnonzero(_number == LABELS)
     WITHIN[_own] = np.roll(_own, 1)
+
+
+def test_other_training_images_are_no_baseline(tmp_path):
+    """What is rare to one is common to the other: a difference would be of other classes."""
+    own_runs(tmp_path, loss="softmax", class_counts=COUNTS)
+    own_runs(tmp_path, loss="mine", class_counts=COUNTS[::-1])
+    own_runs(tmp_path, loss="untold")
+    comparison = compared(tmp_path)
+    held = {one.label: bool(one.differences) for one in comparison.groups}
+    assert held == {"softmax": False, "mine": False, "untold": True}
+    alone = compare_runs([one for one in records_in(tmp_path) if one.config["loss"] != "untold"])
+    (conclusion,) = alone.conclusions
+    assert "nothing is held against softmax, which was trained on other images" in conclusion.text
+
+
+def test_seeds_on_other_training_images_are_told_apart(tmp_path):
+    """Their counts are in the name of the row, and a note says why they are no mean."""
+    many = [9] * 12
+    for out, counts in (("few", (COUNTS, [49, 21, 5])), ("many", ([*many, 8, 9], [*many, 9, 8]))):
+        labels = np.resize(np.arange(len(counts[0])), 28)
+        for seed, known in enumerate(counts):
+            record_run(
+                tmp_path / out,
+                loss="mine",
+                seed=seed,
+                labels=labels,
+                predictions=labels,
+                class_counts=known,
+            )
+        comparison = compared(tmp_path / out)
+        names = [group.label for group in comparison.groups]
+        assert len(set(names)) == 2
+        assert any(note.startswith("not averaged over runs") for note in comparison.notes)
+        if out == "few":
+            assert names == ["mine class_counts=50/20/5", "mine class_counts=49/21/5"]
+
+
+def test_a_setting_that_some_runs_lack_tells_them_apart(tmp_path):
+    """Rows never share a name, and the baseline to name is one that only one row has."""
+    own_runs(tmp_path, loss="softmax")
+    own_runs(tmp_path, loss="softmax", settings={"aug": "mixup"})
+    comparison = compared(tmp_path)
+    assert [one.label for one in comparison.groups] == ["softmax", "softmax aug=mixup"]
+    assert comparison.conclusions[0].text.endswith("such as --baseline 'softmax aug=mixup'.")
+    lmsm_runs(tmp_path)  # which have no such choice
+    labels = [one.label for one in compared(tmp_path).groups]
+    assert len(set(labels)) == len(labels) == 3
 
 
 @pytest.mark.parametrize("order", [WITHIN, SHUFFLED], ids=["within classes", "everywhere"])

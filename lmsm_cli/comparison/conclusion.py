@@ -270,12 +270,21 @@ def _nothing_held(groups: Sequence[Group], key: str, names: Mapping[str, str]) -
     if not found:
         return "There are no scores."
     texts = [f"{names[group.label]} has {_mean(one)}" for group, one in found]
-    way_out = (
-        "train another loss to compare it with"
-        if len(groups) == 1
-        else f"say which of them is the baseline, such as --baseline {shlex.quote(groups[0].label)}"
-    )
-    return f"{_place(key)} {_joined(texts)}: {way_out}."
+    return f"{_place(key)} {_joined(texts)}: {_way_out(groups, names)}."
+
+
+def _way_out(groups: Sequence[Group], names: Mapping[str, str]) -> str:
+    """Return what to do where there is nothing to hold a group against."""
+    if len(groups) == 1:
+        return "train another loss to compare it with"
+    baselines = [group for group in groups if group.is_baseline]
+    if len(baselines) == 1:
+        name = names[baselines[0].label]
+        return f"nothing is held against {name}, which was trained on other images"
+    losses = [group.differs.get("loss") for group in groups]
+    # a label that is a loss as well names all groups of that loss
+    one = next((group for group in groups if losses.count(group.label) < 2), groups[0])
+    return f"say which of them is the baseline, such as --baseline {shlex.quote(one.label)}"
 
 
 def _mean(one: Statistic) -> str:

@@ -217,7 +217,7 @@ def held_against(
     Raises:
         LmsmError: There is no such baseline.
     """
-    chosen, notes = baseline_of(groups, name, [samples[0].setting for samples in members])
+    chosen, notes = baseline_of(groups, name, [samples[0].recipe for samples in members])
     held = list(groups)
     for numbers in _by_test_set(groups):
         peers = _Peers.of(numbers, members, question)

@@ -5,6 +5,7 @@ standard deviation, and held against a baseline.
 """
 
 import statistics
+import zlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,10 @@ from lmsm_cli.comparison.samples import (
 from lmsm_cli.config import Config
 from lmsm_cli.errors import check_choice, counted, listed
 from lmsm_cli.metrics import METRICS, Scores
-from lmsm_cli.runs.record import RunRecord
+from lmsm_cli.runs.record import OUTSIDE, RunRecord
+
+# More of them are told by a checksum.
+_MOST_COUNTS = 10
 
 
 def compare_runs(
@@ -152,7 +156,8 @@ def _sampled(
 
 def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]:
     """Say which fields keep runs from being averaged."""
-    fields = [key for key in differing if key in (*SPLIT_KEYS, "images") or key.endswith("_images")]
+    kinds = (*SPLIT_KEYS, "images", "class_counts")
+    fields = [key for key in differing if key in kinds or key.endswith("_images")]
     if not fields:
         return []
     values = {key: dict.fromkeys(str(group.differs[key]) for group in groups) for key in fields}
@@ -264,21 +269,39 @@ def _settings(
             setting | num_images(one.scores) for setting, one in zip(settings, firsts, strict=True)
         ]
         differing = _differing(settings, by)
+    distinct = {key_of([setting.get(key) for key in differing]) for setting in settings}
+    if len(distinct) < len(settings):  # other programs draw anew for each seed, perhaps
+        settings = [
+            setting | {"class_counts": _counts_in_words(one.scores)}
+            for setting, one in zip(settings, firsts, strict=True)
+        ]
+        differing = _differing(settings, by)
     return differing, settings
+
+
+def _counts_in_words(scores: Scores) -> str | None:
+    """Return the training images of each class in a word; None where they are not known."""
+    known = [f"{one.train_count}" for one in scores.per_class if one.train_count is not None]
+    if len(known) > _MOST_COUNTS:  # equal only where all are, as the short form must be
+        return f"{zlib.crc32(' '.join(known).encode()):08x}"
+    return "/".join(known) or None
 
 
 def _differing(settings: Sequence[Mapping[str, Any]], by: Sequence[str]) -> tuple[str, ...]:
     """Return the keys of `by`, or else the loss, and all others in which the settings differ.
 
-    A setting without a key, as of another program's run, does not differ in it.
+    A setting of another program's run without a key that lmsm's runs have does not differ in it;
+    where a run of another program has it, those others that lack it do.
     """
     always = list(by) or ["loss"]
     keys = dict.fromkeys([*always, *(key for setting in settings for key in setting)])
-    return tuple(
-        key
-        for key in keys
-        if key in always or len({key_of(one[key]) for one in settings if key in one}) > 1
-    )
+    outside = [one for one in settings if one.get("source") == OUTSIDE]
+
+    def is_told_by(key: str) -> bool:
+        found = {key_of(one[key]) for one in settings if key in one}
+        return len(found) > 1 or 0 < sum(key in one for one in outside) < len(outside)
+
+    return tuple(key for key in keys if key in always or is_told_by(key))
 
 
 def _label(differs: Mapping[str, Any], by: Sequence[str]) -> str:

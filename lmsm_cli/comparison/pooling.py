@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lmsm_cli.comparison.data_sets import IMAGE_KEYS
 from lmsm_cli.comparison.records import Unscored
-from lmsm_cli.comparison.samples import key_of, setting_of, spelled_alike
+from lmsm_cli.comparison.samples import key_of, recipe_of, setting_of, spelled_alike
 from lmsm_cli.data.identity import ImagesRecord
 from lmsm_cli.metrics import Training
 from lmsm_cli.runs.documents import Images, ScoresDocument
@@ -99,7 +99,7 @@ def _num_folds(record: RunRecord) -> int:
 
 def _repeat_of(record: RunRecord) -> _Repeat:
     assert record.scores
-    setting = setting_of(record, record.scores)
+    setting = setting_of(recipe_of(record, record.scores))
     shared = {key: value for key, value in setting.items() if key not in _DRAWN}
     config = record.config or {}
     return _Repeat(key_of(spelled_alike(shared)), config.get("seed"), config.get("split_seed"))

@@ -35,8 +35,11 @@ class Sample:
 
     record: RunRecord
     scores: ScoresDocument
+    recipe: dict[str, Any]
+    """Its choices, but for the seed, with where it stands."""
     setting: dict[str, Any]
-    """What decides its result, but for the seed."""
+    """Those that decide its result: a correction without a training is as it is whatever the rate.
+    """
     key: str
     """Equal for the runs of one group."""
     rest: str
@@ -83,12 +86,13 @@ def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Samp
         scores = record.scores
         if scores is None or record.config is None:
             continue
-        setting = setting_of(record, scores)
+        recipe = recipe_of(record, scores)
+        setting = setting_of(recipe)
         shared = shared_setting(record, setting, by)
         rest = {key: value for key, value in setting.items() if key not in shared}
         classes = [[row.name, row.train_count, row.test_count] for row in scores.per_class]
         key = key_of([spelled_alike(shared), [images_of(record), classes]])
-        yield Sample(record, scores, setting, key, key_of(spelled_alike(rest)))
+        yield Sample(record, scores, recipe, setting, key, key_of(spelled_alike(rest)))
 
 
 def spelled_alike(setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,27 +124,31 @@ def _given(record: RunRecord) -> dict[str, Any]:
     return ({} if record.is_outside else usual_setting()) | (record.config or {})
 
 
-def setting_of(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
-    """Return what decides a run's result.
+def recipe_of(record: RunRecord, scores: ScoresDocument) -> dict[str, Any]:
+    """Return the choices of a run but for the seed, and where it stands.
 
     A run that did not complete, that was made longer, or whose scores are of another checkpoint, is
     no sample of the others. A choice that an older lmsm did not have is at its default.
     """
-    setting = {key: value for key, value in _given(record).items() if key not in FREE_KEYS}
-    if setting.get("post_hoc"):
-        setting = {key: setting[key] for key in _POST_HOC_KEYS if key in setting}
+    recipe = {key: value for key, value in _given(record).items() if key not in FREE_KEYS}
     if record.is_outside:
-        return setting
-    setting["checkpoint"] = scores.checkpoint and PurePath(scores.checkpoint).name
-    setting["state"] = record.state
+        return recipe
+    recipe["checkpoint"] = scores.checkpoint and PurePath(scores.checkpoint).name
+    recipe["state"] = record.state
     if first_stage := _first_stage(record):  # the nets of several seeds, as their own runs are
-        setting["pretrained"] = first_stage
-    elif setting.get("pretrained"):  # a file's name is no proof of what it held
-        setting["weights"] = record.environment and record.environment.pretrained
+        recipe["pretrained"] = first_stage
+    elif recipe.get("pretrained"):  # a file's name is no proof of what it held
+        recipe["weights"] = record.environment and record.environment.pretrained
     if code := record.environment and record.environment.own_code:
-        setting["own_code"] = {kind: one.sha256 for kind, one in code.items()}
-    setting["lengthened_from"] = list(scores.lengthened_from)
-    return setting
+        recipe["own_code"] = {kind: one.sha256 for kind, one in code.items()}
+    recipe["lengthened_from"] = list(scores.lengthened_from)
+    return recipe
+
+
+def setting_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a recipe decides the result."""
+    idle = Config.model_fields.keys() - _POST_HOC_KEYS if recipe.get("post_hoc") else ()
+    return {key: value for key, value in recipe.items() if key not in idle}
 
 
 def _first_stage(record: RunRecord) -> str | None:
