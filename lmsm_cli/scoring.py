@@ -1,4 +1,4 @@
-"""The scores of predictions, computed from labels, predictions and probabilities.
+"""The scores of predictions, computed from labels, predictions and logits.
 
 Every score is scikit-learn's; what is decided here is only which classes a mean runs over.
 """
@@ -12,12 +12,14 @@ from lmsm_cli.metrics import DENSE_CLASSES, ClassScore, ReliabilityBin, Scores, 
 from lmsm_cli.shot_groups import shot_groups
 
 if TYPE_CHECKING:
-    from numpy import floating, integer
+    from numpy import float64, floating, integer
     from numpy.typing import NDArray
 
 # Guo et al. 2017 (arXiv 1706.04599): 15 bins of equal width
 _RELIABILITY_BINS = 15
 _TOP_K = (2, 3, 5)
+# Logits in float64 at once, 32 MB: all of ImageNet's are 400.
+_BLOCK = 1 << 22
 
 
 def score(
@@ -25,7 +27,7 @@ def score(
     labels: "NDArray[integer[Any]]",
     predictions: "NDArray[integer[Any]]",
     train_counts: Sequence[int | None],
-    probabilities: "NDArray[floating[Any]] | None" = None,
+    logits: "NDArray[floating[Any]] | None" = None,
 ) -> Scores:
     """Return the scores of predictions.
 
@@ -38,7 +40,8 @@ def score(
         predictions: The predicted class numbers (N,).
         train_counts: The training images of each class (C,); where any is None, not known, there
             are no groups.
-        probabilities: (N, C), of which top-k accuracy and calibration follow.
+        logits: (N, C), finite, of which top-k accuracy and calibration follow. Classes whose
+            probability rounds to 0 are still told apart by them.
 
     Raises:
         DataError: There is no image, or a label beyond the classes.
@@ -81,7 +84,7 @@ def score(
         per_class=per_class,
         confusion=_confusion(labels, predictions, len(classes)),
         groups=group_accuracies(per_class),
-        **_of_probabilities(labels, predictions, probabilities),
+        **_of_logits(labels, predictions, logits),
     )
 
 
@@ -105,35 +108,68 @@ def _confusion(
     return tuple(map(tuple, matrix.tolist()))
 
 
-def _of_probabilities(
+def _of_logits(
     labels: "NDArray[integer[Any]]",
     predictions: "NDArray[integer[Any]]",
-    probabilities: "NDArray[floating[Any]] | None",
+    logits: "NDArray[floating[Any]] | None",
 ) -> dict[str, Any]:
-    if probabilities is None:
+    if logits is None:
         return {"top_k": {}, "calibration_error": None, "reliability": ()}
-    from numpy import arange
+    from numpy import errstate
     from sklearn.metrics import top_k_accuracy_score
 
-    numbers = range(probabilities.shape[1])
-    bins = _reliability(labels == predictions, probabilities[arange(len(labels)), predictions])
+    numbers = range(logits.shape[1])
+    bins = _reliability(labels == predictions, probabilities(logits, predictions))
     gaps = (one.count * abs(one.confidence - one.accuracy) for one in bins)
-    top_k = {
-        str(k): float(top_k_accuracy_score(labels, probabilities, k=k, labels=numbers))
-        for k in _TOP_K
-        if k < len(numbers)
-    }
+    with errstate(over="ignore", invalid="ignore"):  # it adds them all up, to see if one is NaN
+        top_k = {
+            str(k): float(top_k_accuracy_score(labels, logits, k=k, labels=numbers))
+            for k in _TOP_K
+            if k < len(numbers)
+        }
     return {"top_k": top_k, "calibration_error": sum(gaps) / len(labels), "reliability": bins}
 
 
+def log_odds(
+    logits: "NDArray[floating[Any]]", classes: "NDArray[integer[Any]]"
+) -> "NDArray[float64]":
+    """Return ln(p / (1 - p)) of the probability p (N,) that logits (N, C) give a class each.
+
+    They tell apart what p cannot: in float64 it is 1 where the logit is 37 above the others, and 0
+    where it is 746 below.
+    """
+    from numpy import arange, empty, errstate, inf
+    from scipy.special import logsumexp
+
+    found = empty(len(logits))
+    step = max(1, _BLOCK // logits.shape[1])
+    for part in (slice(start, start + step) for start in range(0, len(logits), step)):
+        others = logits[part].astype("float64")
+        own = (arange(len(others)), classes[part])
+        logit = others[own][:, None]
+        others[own] = -inf
+        with errstate(over="ignore"):  # what is further off than float64 reaches is infinitely far
+            found[part] = -logsumexp(others - logit, axis=1)
+    return found
+
+
+def probabilities(
+    logits: "NDArray[floating[Any]]", classes: "NDArray[integer[Any]]"
+) -> "NDArray[float64]":
+    """Return the probability (N,) that logits (N, C) give a class each."""
+    from scipy.special import expit
+
+    found: NDArray[float64] = expit(log_odds(logits, classes))
+    return found
+
+
 def _reliability(
-    right: "NDArray[Any]", confidence: "NDArray[floating[Any]]"
+    right: "NDArray[Any]", confidence: "NDArray[float64]"
 ) -> tuple[ReliabilityBin, ...]:
     """Return the bins that hold images; `right` and `confidence` are (N,)."""
     from numpy import bincount, linspace, searchsorted
     from sklearn.calibration import calibration_curve
 
-    confidence = confidence.astype("float64").clip(0, 1)
     accuracies, means = calibration_curve(
         right, confidence, pos_label=True, n_bins=_RELIABILITY_BINS
     )

@@ -77,9 +77,8 @@ def scores_of(names, *, seed=0, right=0.8, per_class=20, train_counts=None):
     logits = generator.normal(size=(len(labels), len(names)))
     is_right = generator.random(len(labels)) < right
     logits[np.arange(len(labels)), np.where(is_right, labels, (labels + 1) % len(names))] += 4
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     counts = train_counts or [int(500 * 0.8**number) + 5 for number in range(len(names))]
-    document = score(names, labels, logits.argmax(1), counts, probabilities).to_json()
+    document = score(names, labels, logits.argmax(1), counts, logits).to_json()
     training = {"seconds": 60.0 + seed, "images_per_second": 1000.0 + seed}
     return document | {
         "checkpoint": "checkpoint.pt",
@@ -175,7 +174,7 @@ def write_predicting_run(
     logits, labels = np.asarray(logits, np.float32), images.of("test").labels
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     predicted = logits.argmax(1)
-    scores = score(images.classes, labels, predicted, train_counts, shares).to_json()
+    scores = score(images.classes, labels, predicted, train_counts, logits).to_json()
     scores |= {"checkpoint": "checkpoint.pt", "effective_margin": None}
     run = write_run(out, name, scores=scores, images=images, **more)
     own = shares[np.arange(len(labels)), labels]

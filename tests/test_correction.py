@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.datasets import load_digits
 
 from lmsm_cli import load_checkpoint
@@ -22,7 +22,7 @@ from lmsm_cli.commands.corrections import read_correction
 from lmsm_cli.errors import CheckpointError, DataError, LmsmError
 from lmsm_cli.inference.corrected_file import write_corrected
 from lmsm_cli.inference.correction import RequestedCorrection, check, corrected, made
-from lmsm_cli.inference.coverage import answered_above, confidence_for
+from lmsm_cli.inference.coverage import answered_above, sureness_for
 from lmsm_cli.inference.predict import predict_files
 from lmsm_cli.inference.prior import shares_of
 from lmsm_cli.inference.temperature import fit_temperature
@@ -136,18 +136,18 @@ def test_a_folder_of_other_classes_is_bad_data(tmp_path):
 
 def test_what_is_sure_enough_by_hand():
     """Of confidences .9 .8 .7 .6 and .5 three fifths reach .7; of three answers two are right."""
-    shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6], [0.5, 0.5]])
-    assert confidence_for(shares, 0.6) == 0.7
-    assert confidence_for(shares, 0.61) == 0.6
-    assert [confidence_for(shares, share) for share in (0.01, 1.0)] == [0.9, 0.5]
-    assert confidence_for(np.repeat(shares, 20, axis=0), 0.57) == 0.7  # 57.00000000000001 of 100
-    found = answered_above(0.7, shares.argmax(1), shares, np.array([0, 1, 1, 1, 1]))
+    sure, guesses = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([0, 1, 0, 1, 0])
+    assert sureness_for(sure, 0.6) == 0.7
+    assert sureness_for(sure, 0.61) == 0.6
+    assert [sureness_for(sure, share) for share in (0.01, 1.0)] == [0.9, 0.5]
+    assert sureness_for(np.repeat(sure, 20), 0.57) == 0.7  # 57.00000000000001 of 100
+    found = answered_above(0.7, guesses, sure, np.array([0, 1, 1, 1, 1]))
     assert found == {
         "answered": 0.6,
         "accuracy": pytest.approx(2 / 3),
         "balanced_accuracy": pytest.approx((1 + 1 / 2) / 2),
     }
-    none = answered_above(0.95, shares.argmax(1), shares, np.zeros(5, int))
+    none = answered_above(0.95, guesses, sure, np.zeros(5, int))
     assert none == {"answered": 0.0, "accuracy": None, "balanced_accuracy": None}
 
 
@@ -225,7 +225,8 @@ def test_every_command_gives_the_answers_of_eval(run, tmp_path):
     loaded = load_checkpoint(file)
     with torch.no_grad():
         shares = loaded(images).softmax(1).numpy()
-    np.testing.assert_allclose(shares, found.probabilities[:200], atol=1e-5)
+    of_eval = softmax(found.logits, axis=1)
+    np.testing.assert_allclose(shares, of_eval[:200], atol=1e-5)
     assert np.array_equal(loaded.predict(images), found.predictions[:200])
     plain = load_checkpoint(run).predict(images)
     assert not np.array_equal(plain, found.predictions[:200])
@@ -237,7 +238,7 @@ def test_every_command_gives_the_answers_of_eval(run, tmp_path):
         Image.fromarray(pixels[0].numpy()).save(name)
     given = predict_files(read_trained(run), names, SilentDisplay(), correction=wanted)
     assert given.correction == document["correction"]
-    for one, row in zip(given.images, found.probabilities, strict=False):
+    for one, row in zip(given.images, of_eval, strict=False):
         assert one.likeliest[0] == (CLASSES[row.argmax()], pytest.approx(row.max(), abs=1e-5))
 
 
@@ -320,15 +321,30 @@ def test_coverage_is_chosen_on_validation_images(run):
     held_out = evaluation(run, SilentDisplay(), split="validation")
     test = evaluation(run, SilentDisplay(), coverage=0.7)
     told = test.scores.coverage
-    confidence = np.sort(held_out.probabilities.max(1))[-math.ceil(0.7 * len(held_out.labelled))]
+    shares = np.sort(softmax(held_out.logits, axis=1).max(1))
+    confidence = shares[-math.ceil(0.7 * len(held_out.labelled))]
     assert told.confidence == pytest.approx(confidence)
-    sure = test.probabilities.max(1) >= told.confidence
+    sure = softmax(test.logits, axis=1).max(1) >= told.confidence
     right = test.predictions == test.labelled.labels.numpy()
     assert (told.chosen_on, told.answered) == ("validation", pytest.approx(sure.mean()))
     assert told.accuracy == pytest.approx(right[sure].mean())
     assert told.accuracy > test.scores.accuracy
     same = evaluation(run, SilentDisplay(), split="validation", coverage=0.7).scores.coverage
     assert (same.chosen_on, same.confidence) == ("these images", pytest.approx(confidence))
+
+
+def test_a_share_of_images_is_chosen_where_all_are_sure(run):
+    """Of logits a thousand times as large, whose probabilities are 1, it takes the share asked for:
+    those whose highest logit is furthest above the second.
+    """
+    found = evaluation(run, SilentDisplay(), temperature=0.001, split="validation", coverage=0.7)
+    told, count = found.scores.coverage, len(found.labelled)
+    assert (np.float32(told.confidence), told.answered) == (1, math.ceil(0.7 * count) / count)
+    gaps = np.diff(np.sort(found.logits.astype(float))[:, -2:])[:, 0]
+    assert told.log_odds == pytest.approx(np.quantile(gaps, 0.3, method="higher"), rel=0.01)
+    right = found.predictions == found.labelled.labels.numpy()
+    surest = np.argsort(-gaps)[: math.ceil(0.7 * count)]
+    assert told.accuracy == pytest.approx(right[surest].mean())
 
 
 def test_a_run_does_not_go_on_from_a_corrected_file(run, tmp_path, capsys):

@@ -54,13 +54,13 @@ DEGENERATE = {
 }
 
 
-def scored(num_classes, labels, predictions, *, with_probabilities=True, dtype=np.int64):
+def scored(num_classes, labels, predictions, *, with_logits=True, dtype=np.int64):
     """Return the scores as a run writes them."""
     labels, predictions = np.array(labels, dtype), np.array(predictions, dtype)
-    probabilities = np.full((len(labels), num_classes), 0.1 / num_classes, dtype=np.float32)
-    probabilities[np.arange(len(labels)), predictions] += 0.9
+    logits = np.zeros((len(labels), num_classes), dtype=np.float32)
+    logits[np.arange(len(labels)), predictions] += 5
     names = [f"class {number}" for number in range(num_classes)]
-    given = probabilities if with_probabilities else None
+    given = logits if with_logits else None
     return score(names, labels, predictions, np.arange(num_classes) + 1, given).to_json()
 
 
@@ -156,12 +156,12 @@ def answers(draw):
 @settings(max_examples=40, deadline=timedelta(seconds=5))
 @given(
     answers=answers(),
-    with_probabilities=st.booleans(),
+    with_logits=st.booleans(),
     dtype=st.sampled_from([np.int64, np.int32, np.int16]),
 )
-def test_write_and_read_of_any_scores_is_the_identity(answers, with_probabilities, dtype):
+def test_write_and_read_of_any_scores_is_the_identity(answers, with_logits, dtype):
     """Whatever was right or wrong, and of whatever type labels are: read as written."""
-    document = scored(*answers, with_probabilities=with_probabilities, dtype=dtype)
+    document = scored(*answers, with_logits=with_logits, dtype=dtype)
     document |= {"images": {"training": DIGEST, "validation": None, "test": DIGEST}, "lambda": 0.5}
     text = pretty_text(build(ScoresDocument, document))
     assert read_document(ScoresDocument, text).to_json() == document

@@ -103,6 +103,19 @@ def test_the_worst_mistakes_are_the_surest(run, by_hand, number):
         assert np.array_equal(mistake.image, images[i].permute(1, 2, 0).numpy())
 
 
+def test_the_worst_mistakes_are_told_apart_where_all_are_sure(run):
+    """Of probabilities that all are 1, those come first whose logit is furthest above the next."""
+    found = evaluation(run, SilentDisplay(), temperature=0.001)
+    labels = found.labelled.labels.numpy()
+    gaps = np.diff(np.sort(found.logits.astype(float))[:, -2:])[:, 0]
+    wrong = np.flatnonzero(found.predictions != labels)
+    surest = wrong[np.argsort(-gaps[wrong])]
+    mistakes = worst_mistakes(found, 20)
+    assert np.float32(mistakes[9].probability) == 1
+    for mistake, place in zip(mistakes[:10], surest[:10], strict=True):
+        assert np.array_equal(mistake.image, found.labelled.images[int(place)].numpy())
+
+
 def test_worst_decides_the_size_of_the_sheet(run, tmp_path):
     """25 mistakes stand in five rows unless --worst says otherwise."""
     for flags, size in (([], (780, 990)), (["--worst", "4"], (318, 402))):
@@ -159,11 +172,11 @@ def test_features_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
 
 def test_what_an_adjustment_answers_is_what_is_drawn(run):
-    """With --adjust predictions and probabilities are the corrected ones, as the scores are."""
+    """With --adjust predictions and logits are the corrected ones, as the scores are."""
     found = evaluation(run, SilentDisplay(), adjust=1.0)
     labels = found.labelled.labels.numpy()
     assert found.scores.accuracy == pytest.approx((found.predictions == labels).mean())
-    assert np.array_equal(found.probabilities.argmax(1), found.predictions)
+    assert np.array_equal(found.logits.argmax(1), found.predictions)
     assert (found.predictions != evaluation(run, SilentDisplay()).predictions).any()
 
 

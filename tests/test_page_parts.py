@@ -139,13 +139,11 @@ def test_merged_bins_are_those_of_all_images_together():
     """The bins of two runs merge into those that scoring their images at once would give."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, 400)
-    probabilities = generator.dirichlet((1, 1, 1), 400)
-    predictions = probabilities.argmax(1)
+    logits = np.log(generator.dirichlet((1, 1, 1), 400))
+    predictions = logits.argmax(1)
 
     def bins(part):
-        return score(
-            "abc", labels[part], predictions[part], [1, 2, 3], probabilities[part]
-        ).reliability
+        return score("abc", labels[part], predictions[part], [1, 2, 3], logits[part]).reliability
 
     merged, whole = merged_bins([bins(slice(0, 150)), bins(slice(150, 400))]), bins(slice(None))
     assert len(merged) == len(whole)

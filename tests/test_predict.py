@@ -16,6 +16,7 @@ from lmsm_cli.data.image_files import find_images
 from lmsm_cli.inference import predict as prediction
 from lmsm_cli.inference.predict import predict_files
 from lmsm_cli.inference.trained import read_trained
+from lmsm_cli.models.affine import Affine
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import start_run
 from tests.conftest import SilentDisplay, noise, plain_state, save, words, write_class_folders
@@ -146,6 +147,17 @@ def test_answers_do_not_depend_on_the_batches(run, gallery, monkeypatch, num_byt
         assert [share for _, share in one.likeliest] == pytest.approx(
             [share for _, share in other.likeliest], abs=1e-5
         )
+
+
+def test_the_order_is_that_of_the_logits_however_large(run, gallery):
+    """Logits a hundred thousand times as large are in the same order, with probabilities of 0."""
+    files = find_images([gallery[0] / "plain"]).images
+    plain, larger = read_trained(run), read_trained(run)
+    larger.model.correct_by(Affine.scaled(torch.full((len(CLASSES),), 1e5)))
+    wanted, found = (predict_files(one, files, SilentDisplay(), top=6) for one in (plain, larger))
+    assert sum(share == 0 for one in found.images for _, share in one.likeliest) > 3 * len(files)
+    for one, other in zip(found.images, wanted.images, strict=True):
+        assert [name for name, _ in one.likeliest] == [name for name, _ in other.likeliest]
 
 
 def test_a_grey_classifier_takes_colour_images(digits_run, tmp_path):

@@ -56,6 +56,13 @@ def test_scores_are_those_of_scikit_learn(tmp_path):
     assert 0 < scores.calibration_error < 1
 
 
+def test_top_k_goes_by_the_order_of_logits_however_large(tmp_path):
+    """Logits a thousand times as large are in the same order, whatever their softmax rounds to."""
+    labels, logits = answers()
+    expected = {k: metrics.top_k_accuracy_score(labels, logits, k=int(k)) for k in ("2", "3")}
+    assert record(tmp_path, logits=1000 * logits).scores.top_k == pytest.approx(expected)
+
+
 def test_the_calibration_error_is_that_of_its_definition(tmp_path):
     """Two images with confidence 0.8 and one right are 0.3 off: of softmax, not of the logits."""
     logits = np.log([[0.8, 0.2], [0.8, 0.2]]) + 7

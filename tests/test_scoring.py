@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from lmsm_cli import scoring
 from lmsm_cli.errors import DataError
-from lmsm_cli.scoring import balanced_accuracy, reliability_bounds, score
+from lmsm_cli.scoring import (
+    balanced_accuracy,
+    log_odds,
+    probabilities,
+    reliability_bounds,
+    score,
+)
 
 # 4 cats: 3 right, 1 called dog; 2 dogs: 1 right, 1 called owl; 4 owls: all right
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
@@ -28,13 +35,18 @@ def test_scores_equal_a_hand_worked_confusion_matrix():
     assert scores.groups == {"many": 3 / 4, "medium": 1 / 2, "few": 1.0}
 
 
-def test_probabilities_give_top_k_and_calibration():
+def logs(shares):
+    """Return logits of probabilities; of 0 one that gives hardly any."""
+    return np.log(np.maximum(shares, 1e-30))
+
+
+def test_logits_give_top_k_and_calibration():
     """Worked by hand: 2 bins hold 1 and 3 images, and top-k counts the true class's place."""
-    probabilities = np.array(
+    shares = np.array(
         [[0.4, 0.3, 0.2, 0.1], [0.9, 0.05, 0.03, 0.02], [0.1, 0.9, 0, 0], [0.9, 0.04, 0.01, 0.05]]
     )
     labels = np.array([2, 0, 1, 3])
-    scores = score(list("abcd"), labels, probabilities.argmax(1), [4, 3, 2, 1], probabilities)
+    scores = score(list("abcd"), labels, shares.argmax(1), [4, 3, 2, 1], logs(shares))
     assert scores.accuracy == 2 / 4
     assert scores.top_k == {"2": 3 / 4, "3": 4 / 4}
     low, high = scores.reliability
@@ -47,10 +59,47 @@ def test_probabilities_give_top_k_and_calibration():
 def test_calibration_of_certain_and_right_answers_is_perfect():
     """Probability 1 for the right class each time: one bin, no error."""
     labels = np.array([0, 1, 1])
-    scores = score(["a", "b"], labels, labels, [1, 1], np.eye(2)[labels])
+    scores = score(["a", "b"], labels, labels, [1, 1], logs(np.eye(2)[labels]))
     assert scores.calibration_error == 0
     assert [one.count for one in scores.reliability] == [3]
     assert scores.top_k == {}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1, 100, 10_000])
+def test_top_k_goes_by_the_order_of_logits_however_large(dtype, scale):
+    """Larger logits are in the same order, also where all probabilities but one round to 0."""
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 10, 400)
+    logits = (draws.normal(size=(400, 10)) + 0.8 * np.eye(10)[labels]).astype(dtype)
+    places = (logits > logits[np.arange(400), labels, None]).sum(axis=1)
+    classes = list("abcdefghij")
+    found = score(classes, labels, logits.argmax(1), [1] * 10, logits * dtype(scale)).top_k
+    assert found == {str(k): pytest.approx((places < k).mean()) for k in (2, 3, 5)}
+
+
+def test_log_odds_tell_apart_what_probabilities_round():
+    """By hand: ln(p / (1 - p)) of two classes is their gap; the probability keeps its digits."""
+    logits = np.array([[40.0, 0], [50, 0], [-800, 0], [0, 800]])
+    classes = np.array([0, 0, 0, 0])
+    assert log_odds(logits, classes).tolist() == [40, 50, -800, -800]
+    assert probabilities(logits, classes).tolist() == [1, 1, 0, 0]
+    three = np.log([[0.2, 0.3, 0.5]])
+    assert log_odds(three, np.array([2])) == pytest.approx([0])
+    assert probabilities(three, np.array([1])) == pytest.approx([0.3])
+    far = np.array([[1.7e308, -1.7e308], [-1.7e308, 1.7e308]])
+    assert probabilities(far, np.array([0, 0])).tolist() == [1, 0]
+
+
+def test_log_odds_are_the_same_in_blocks(monkeypatch):
+    """Of blocks of three rows, the last of one, each row has what it has alone."""
+    logits = np.random.default_rng(0).normal(size=(10, 4))
+    classes = np.arange(10) % 4
+    whole = log_odds(logits, classes)
+    monkeypatch.setattr(scoring, "_BLOCK", 12)
+    assert log_odds(logits, classes) == pytest.approx(whole)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert probabilities(logits, classes) == pytest.approx(shares[np.arange(10), classes])
 
 
 def test_balanced_accuracy_is_the_mean_recall_of_classes_present():
@@ -119,7 +168,8 @@ def test_reliability_bounds_are_the_bin_of_the_confidence(confidence, number):
 def test_each_reliability_bin_has_bounds_of_its_own():
     """Of many images no two bins are given the same bounds, whatever their confidences."""
     draws = np.random.default_rng(0)
-    probabilities = draws.dirichlet([0.4] * 4, 5000).astype(np.float32)
+    shares = draws.dirichlet([0.4] * 4, 5000).astype(np.float32)
     labels = draws.integers(0, 4, 5000)
-    bins = score(list("abcd"), labels, probabilities.argmax(1), [1] * 4, probabilities).reliability
+    logits = logs(shares)
+    bins = score(list("abcd"), labels, logits.argmax(1), [1] * 4, logits).reliability
     assert len({reliability_bounds(one.confidence) for one in bins}) == len(bins) > 10

@@ -316,6 +316,9 @@ def test_what_is_right_of_sure_answers_is_one_sentence():
         "sure enough at a confidence of 65.4 %, chosen on validation images to answer 90.0 %: "
         "87.5 % of these images are answered, 95.0 % of the answers are right (balanced 91.0 %)"
     )
+    sure = values | {"confidence": 0.99999, "log_odds": 11.513}
+    told = coverage_line(build(Coverage, sure | {"accuracy": 0.95, "balanced_accuracy": 0.91}))
+    assert "enough at a confidence of 100.0 % (log odds 11.51), chosen on validation" in told
     values |= {"answered": 0.0, "chosen_on": "these images"}
     none = build(Coverage, values | {"accuracy": None, "balanced_accuracy": None})
     assert coverage_line(none).endswith(

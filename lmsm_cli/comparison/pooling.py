@@ -202,8 +202,8 @@ def _pooled(whole: _Whole, train_counts: Sequence[int]) -> RunRecord:
         places=images.places[order],
         divided=None,
     )
-    probabilities = _probabilities([found for _, found in whole.parts], order)
-    scores = score(images.classes, labels, predicted, train_counts, probabilities)
+    logits = _logits([found for _, found in whole.parts], order)
+    scores = score(images.classes, labels, predicted, train_counts, logits)
     config = {key: value for key, value in (first.config or {}).items() if key not in _DRAWN}
     return RunRecord(
         path=first.path,
@@ -219,19 +219,12 @@ def _pooled(whole: _Whole, train_counts: Sequence[int]) -> RunRecord:
     )
 
 
-def _probabilities(
-    found: Sequence[Predictions], order: NDArray[np.int64]
-) -> NDArray[np.float64] | None:
-    """Return the probabilities (N, C) of all folds; None where one kept no logits."""
+def _logits(found: Sequence[Predictions], order: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    """Return the logits (N, C) of all folds; None where one kept none."""
     logits = [one.logits for one in found if one.logits is not None]
     if len(logits) < len(found):
         return None
-    from scipy.special import softmax
-
-    probabilities: NDArray[np.float64] = softmax(
-        np.concatenate(logits)[order].astype(np.float64), axis=1
-    )
-    return probabilities
+    return np.concatenate(logits)[order]
 
 
 def _document(parts: Mapping[str, Any], whole: _Whole, images: ImagesRecord) -> ScoresDocument:

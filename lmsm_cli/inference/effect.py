@@ -103,8 +103,8 @@ def _effect(found: Corrected, held_out: HeldOut) -> Effect:
     after = answers(trained.correction.affine.of(held_out.logits))
     chooses = found.checked.wanted.chooses
     unadjusted, adjusted = (
-        main_scores(score(classes, labels, named, trained.state.train_counts, shares))
-        for named, shares in (before, after)
+        main_scores(score(classes, labels, named, trained.state.train_counts, logits))
+        for named, logits in (before, after)
     )
     difference = paired_difference(
         labels, before[0], after[0], classes, trained.correction.facts.prior

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from lmsm_cli.data import sources
@@ -18,7 +19,7 @@ from lmsm_cli.data.layout import check_apart
 from lmsm_cli.data.splits import folder_options
 from lmsm_cli.errors import LmsmError, counted, few
 from lmsm_cli.inference.correction import RequestedCorrection, check, made, needs_held_out
-from lmsm_cli.inference.coverage import answered_above, confidence_for
+from lmsm_cli.inference.coverage import answered_above, sureness_for
 from lmsm_cli.inference.effect import main_scores, paired_difference
 from lmsm_cli.inference.own_images import HeldOut, logits_of, own_images, with_labels_of
 from lmsm_cli.inference.trained import Correction, Trained, read_trained
@@ -34,10 +35,10 @@ from lmsm_cli.runs.documents import (
 from lmsm_cli.runs.images import IMAGES
 from lmsm_cli.runtime.device import Runtime, choose_runtime
 from lmsm_cli.runtime.display import Display, WarningLog
-from lmsm_cli.scoring import score
+from lmsm_cli.scoring import log_odds, score
 from lmsm_cli.training.evaluate import answers, features_of
 
-# The predicted classes (N,) and the probabilities (N, C) of images.
+# The predicted classes (N,) and the logits (N, C) of images.
 Answers = tuple[NDArray[np.int64], NDArray[np.floating[Any]]]
 
 
@@ -88,7 +89,6 @@ class Evaluation:
     scores: EvaluationDocument
     labelled: ImageSet
     predictions: NDArray[np.int64]  # (N,)
-    probabilities: NDArray[np.floating[Any]]  # (N, C)
     logits: NDArray[np.float32]  # (N, C), without a margin; corrected on request
     trained: Trained
     runtime: Runtime
@@ -194,10 +194,15 @@ class _Answered:
         logits = self._corrected(self.logits)
         is_same = held_out is None or (subject.images is None and subject.split == "validation")
         judged = logits if held_out is None else self._corrected(held_out.logits)
-        threshold = confidence_for(answers(judged)[1], share)
-        found = answered_above(threshold, *answers(logits), self.labelled.labels.numpy())
-        of = "these images" if is_same else "validation"
-        values = {"wanted": share, "confidence": threshold, "chosen_on": of}
+        least = sureness_for(_sureness(answers(judged)), share)
+        given = answers(logits)
+        found = answered_above(least, given[0], _sureness(given), self.labelled.labels.numpy())
+        values = {
+            "wanted": share,
+            "confidence": float(expit(least)),
+            "log_odds": least,
+            "chosen_on": "these images" if is_same else "validation",
+        }
         return build(Coverage, values | found)
 
     def evaluation(self, split: str, runtime: Runtime, more: dict[str, Any]) -> Evaluation:
@@ -217,8 +222,8 @@ class _Answered:
         }
         parts = _score(trained, labelled, given).parts()
         scores = build(EvaluationDocument, parts | values)
-        array = logits.float().cpu().numpy()
-        return Evaluation(scores, labelled, *given, array, trained, runtime)
+        array = given[1].astype(np.float32, copy=False)
+        return Evaluation(scores, labelled, given[0], array, trained, runtime)
 
     def _applied(self, predictions: NDArray[np.int64]) -> Adjustment | None:
         if self.correction is None:
@@ -236,9 +241,15 @@ class _Answered:
 
 
 def _score(trained: Trained, labelled: ImageSet, given: Answers) -> Scores:
-    labels, (predictions, probabilities) = labelled.labels.numpy(), given
+    labels, (predictions, logits) = labelled.labels.numpy(), given
     counts = trained.state.train_counts
-    return score(trained.model.classes, labels, predictions, counts, probabilities)
+    return score(trained.model.classes, labels, predictions, counts, logits)
+
+
+def _sureness(given: Answers) -> NDArray[np.float64]:
+    """Return the log odds (N,) of the predicted classes."""
+    predictions, logits = given
+    return log_odds(logits, predictions)
 
 
 def _labelled(trained: Trained, subject: Subject, display: Display) -> ImageSet:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from lmsm_cli.inference.evaluate import Evaluation
 from lmsm_cli.reports.plots import (
@@ -19,6 +20,7 @@ from lmsm_cli.reports.rarity import arm_of_run
 from lmsm_cli.reports.rarity_plot import plot_accuracy_by_training_images
 from lmsm_cli.reports.sheets import Mistake, draw_mistakes
 from lmsm_cli.runs.folder import write_whole
+from lmsm_cli.scoring import log_odds
 
 
 def write_plots(evaluation: Evaluation, folder: Path, *, worst: int) -> None:
@@ -61,15 +63,16 @@ def worst_mistakes(evaluation: Evaluation, number: int) -> list[Mistake]:
     """Return the wrongly classified images that the classifier was surest of, surest first."""
     labelled, predictions = evaluation.labelled, evaluation.predictions
     labels = labelled.labels.numpy()
-    confidence = evaluation.probabilities[np.arange(len(labels)), predictions]
+    # by log odds, since the probabilities of many may round to 1
+    sureness = log_odds(evaluation.logits, predictions)
     wrong = np.flatnonzero(predictions != labels)
-    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:number]
+    surest = wrong[np.argsort(-sureness[wrong], kind="stable")][:number]
     return [
         Mistake(
             labelled.images[int(place)].numpy(),
             labelled.classes[labels[place]],
             labelled.classes[predictions[place]],
-            float(confidence[place]),
+            float(expit(sureness[place])),
         )
         for place in surest
     ]

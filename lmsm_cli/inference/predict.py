@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from lmsm_cli.data.image_files import DECODING_THREADS, ImageFileError, pillow_warnings, read_image
 from lmsm_cli.inference.correction import RequestedCorrection, corrected
@@ -160,9 +161,10 @@ def _likeliest(
     trained: Trained, runtime: Runtime, pixels: NDArray[np.uint8], top: int
 ) -> list[tuple[tuple[str, float], ...]]:
     """Return the `top` likeliest classes of each image (N, H, W, C), with their probabilities."""
-    _, probabilities = answers(scores_of(trained.model, torch.from_numpy(pixels), runtime))
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    _, logits = answers(scores_of(trained.model, torch.from_numpy(pixels), runtime))
+    # by logits, since the probabilities of all but the likeliest may round to 0
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
     return [
         tuple((trained.model.classes[place], float(row[place])) for place in places)
-        for row, places in zip(probabilities, order, strict=True)
+        for row, places in zip(softmax(logits, axis=1), order, strict=True)
     ]

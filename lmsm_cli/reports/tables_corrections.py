@@ -170,8 +170,11 @@ def _points(found: PairedDifference) -> str:
 def coverage_line(coverage: Coverage) -> str:
     """Return a sentence on what is right where the classifier answers only if it is sure."""
     on = "validation images" if coverage.chosen_on == "validation" else coverage.chosen_on
+    confidence = f"{percent(coverage.confidence)} %"
+    if coverage.log_odds is not None and confidence == f"{percent(1.0)} %":
+        confidence += f" (log odds {coverage.log_odds:.2f})"
     rule = (
-        f"sure enough at a confidence of {percent(coverage.confidence)} %, chosen on {on} to "
+        f"sure enough at a confidence of {confidence}, chosen on {on} to "
         f"answer {percent(coverage.wanted)} %"
     )
     if coverage.accuracy is None:

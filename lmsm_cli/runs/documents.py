@@ -203,6 +203,9 @@ class Coverage(_Document):
     """Of the images, the share that it was to answer."""
     confidence: Share
     """The least probability of the likeliest class at which it answers."""
+    log_odds: _Finite | None = None
+    """ln(p / (1 - p)) of that probability p, which tells apart what p rounds to 1: how far the
+    highest logit is above the logarithm of the sum of exp of all others. None in older ones."""
     chosen_on: _Text
     """`validation`, or `these images` where it was chosen on those that the scores are of."""
     answered: Share

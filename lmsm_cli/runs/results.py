@@ -17,7 +17,7 @@ from lmsm_cli.errors import ArgumentError, LmsmError, listed, visible
 from lmsm_cli.runs.documents import Images, ScoresDocument
 from lmsm_cli.runs.images import MOST_LOGITS, Predictions
 from lmsm_cli.runs.record import OUTSIDE
-from lmsm_cli.scoring import score
+from lmsm_cli.scoring import probabilities, score
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _NUMERAL = re.compile(r"\s*-?\d+(\.\d*(e[-+]\d+)?)?\s*")
@@ -89,8 +89,7 @@ class Results:
 
     def scores(self) -> ScoresDocument:
         """Return all scores that can be computed: with logits top-k and calibration too."""
-        probabilities = None if self.logits is None else _softmax(self.logits)
-        scores = score(self.classes, self.labels, self.predicted, self.train_counts, probabilities)
+        scores = score(self.classes, self.labels, self.predicted, self.train_counts, self.logits)
         known_by = "labels" if self.ids is None else "ids"
         images = Images.model_validate(self.images().scored | {"known_by": known_by})
         return ScoresDocument(**scores.parts(), images=images)
@@ -99,7 +98,7 @@ class Results:
         """Return the answers as predictions.npz holds them."""
         if self.logits is None:
             return Predictions(self.labels, self.predicted, None, None)
-        shares = _softmax(self.logits)[np.arange(len(self.labels)), self.labels]
+        shares = probabilities(self.logits, self.labels)
         logits = _in_float32(self.logits) if self.logits.size <= MOST_LOGITS else None
         return Predictions(self.labels, self.predicted, shares.astype(np.float32), logits)
 
@@ -144,14 +143,6 @@ def whole_number(text: str) -> int | None:
     """
     value = float(text) if _NUMERAL.fullmatch(text) else np.nan
     return int(value) if value.is_integer() else None
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.special import softmax
-
-    with np.errstate(over="ignore"):  # a logit so far below the highest has no share anyway
-        probabilities: NDArray[np.float64] = softmax(logits, axis=1)
-    return probabilities
 
 
 def _in_float32(logits: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -113,14 +113,14 @@ def _batch_size(images: Images, model: Classifier, runtime: Runtime) -> int:
 
 
 def answers(logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
-    """Return the predicted classes (N,) and the probabilities (N, C) that logits (N, C) stand for.
+    """Return the predicted classes (N,) of logits (N, C), and these as an array.
 
     Raises DivergedError for logits that are infinite or not a number.
     """
-    probabilities = logits.softmax(dim=1).cpu().numpy()
-    if not np.isfinite(probabilities).all():
+    array = logits.cpu().numpy()
+    if not np.isfinite(array).all():
         raise DivergedError("the classifier's logits are infinite or not a number")
-    return logits.argmax(dim=1).cpu().numpy(), probabilities
+    return logits.argmax(dim=1).cpu().numpy(), array
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> float:

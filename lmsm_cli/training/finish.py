@@ -32,7 +32,7 @@ from lmsm_cli.runs.images import MOST_LOGITS, Predictions
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.runtime.signals import Terminated
-from lmsm_cli.scoring import score
+from lmsm_cli.scoring import probabilities, score
 from lmsm_cli.training.evaluate import answers, features_of, scores_of
 from lmsm_cli.training.features import as_features, stay_the_same
 from lmsm_cli.training.loop import Trainer
@@ -76,16 +76,16 @@ def score_images(
     if stay_the_same(trainer.config):
         images = as_features(images, trainer.tested, trainer.config, trainer.runtime)
     logits = scores_of(trainer.tested, images.images, trainer.runtime, trainer.ranks, shown=shown)
-    predicted, probabilities = answers(logits)
+    predicted, array = answers(logits)
     labels = images.labels.numpy()
     predictions = Predictions(
         labels,
         predicted,
-        probabilities[np.arange(len(labels)), labels].astype(np.float32),
-        logits.float().cpu().numpy() if logits.numel() <= MOST_LOGITS else None,
+        probabilities(array, labels).astype(np.float32),
+        array.astype(np.float32, copy=False) if array.size <= MOST_LOGITS else None,
     )
     counts = trainer.data.train_counts
-    return score(trainer.model.classes, labels, predicted, counts, probabilities), predictions
+    return score(trainer.model.classes, labels, predicted, counts, array), predictions
 
 
 def build_scores_json(
