@@ -11,6 +11,7 @@ import lmsm_cli
 from docs import transcript, words
 from lmsm_cli.commands import demo
 from lmsm_cli.commands.app import main
+from lmsm_cli.commands.help import FRONT
 from lmsm_cli.config.resolve import preset_names, preset_path
 from tests import tree
 from tests.blocks import commands, fenced, typed
@@ -26,7 +27,18 @@ SMALLER = {
     "--budget 2h": "--rounds 1 --dry-run",
     "--seeds 5": "--seeds 2 --epochs 1",
     "train --dataset photos/": "train --dataset photos/ --epochs 1",
+    "--preset digits": "--preset digits --epochs 1",
     "--loss lsoftmax": "--loss lsoftmax --epochs 1",
+}
+# What a task speaks of, and how it comes to be there.
+SWEEP = TASKS["compare three losses"]
+SOFTMAX = "lmsm train --dataset photos/ --loss softmax"
+BEFORE = {
+    "adjust": (SOFTMAX,),
+    "predict": (SOFTMAX, TASKS["correct a finished softmax model"]),
+    "export": (TASKS["train a classifier on them"],),
+    "resume": (TASKS["train a classifier on them"],),
+    "compare": (SWEEP,),
 }
 LONGEST, LARGEST = 110, 8 * 1024
 """Two screens: lines, and bytes."""
@@ -40,29 +52,71 @@ def blocks(language):
 COMMANDS = [line for block in blocks("console") for line in commands(block)]
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder with a small CIFAR-10 in data/ and photos of two animals; runs go there too."""
-    root = tmp_path_factory.mktemp("work")
-    write_class_folders(root / "data" / "cifar10" / "train", CIFAR10_CLASSES, 60)
-    write_class_folders(root / "data" / "cifar10" / "test", CIFAR10_CLASSES, 3, seed=1)
-    write_class_folders(root / "photos", ("cat",), 60, seed=2)
-    write_class_folders(root / "photos", ("dog",), 20, seed=3)
+@pytest.fixture
+def run_line(tmp_path, monkeypatch, capsys):
+    """Return what runs a line in an empty folder, on small images, and returns its exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(line):
+        for long, short in SMALLER.items():
+            line = line.replace(long, short)
+        code = main(typed(line, tmp_path))
+        assert capsys.readouterr().out
+        return code
+
+    return run
+
+
+def photos_and_new():
+    """Write what the README says to have: a folder of photos for each class, and new ones."""
+    write_class_folders(Path("photos"), ("cat",), 60, seed=2)
+    write_class_folders(Path("photos"), ("dog",), 20, seed=3)
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-    (root / "new").mkdir()
-    Image.fromarray(pixels).save(root / "new" / "one.png")
-    return root
+    Path("new").mkdir()
+    Image.fromarray(pixels).save(Path("new", "one.png"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [*TASKS.values(), *COMMANDS])
-def test_commands_run_as_written(workplace, monkeypatch, capsys, command):
-    """Every `lmsm` line of the README ends with exit code 0, on small images."""
-    monkeypatch.chdir(workplace)
-    for long, short in SMALLER.items():
-        command = command.replace(long, short)
-    assert main(typed(command, workplace)) == 0
-    assert capsys.readouterr().out
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_needs_what_is_said_and_no_more(run_line, task):
+    """Its command works in a folder with the photos, and the runs that its words speak of."""
+    photos_and_new()
+    command = TASKS[task]
+    for line in BEFORE.get(command.split()[1], ()):
+        assert run_line(line) == 0
+    assert run_line(command) == 0
+
+
+@pytest.mark.slow
+def test_the_commands_on_published_data_work_in_their_order(run_line):
+    """One after the other, with no other run there."""
+    write_class_folders(Path("data", "cifar10", "train"), CIFAR10_CLASSES, 60)
+    write_class_folders(Path("data", "cifar10", "test"), CIFAR10_CLASSES, 3, seed=1)
+    assert len(COMMANDS) == 3
+    for line in COMMANDS:
+        assert run_line(line) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("above", [line for _, line in FRONT if line.startswith("lmsm train")])
+def test_the_last_example_of_the_front_page_follows_each_training(run_line, above):
+    """`lmsm --help` compares what a training above it left, and calls that the runs of a folder."""
+    photos_and_new()
+    assert run_line(above) == 0
+    assert run_line(FRONT[-1][1]) == 0
+
+
+@pytest.mark.slow
+def test_the_pages_to_send_are_of_a_run_and_of_a_sweep(run_line):
+    """Of which docs/runs.md speaks, by two commands."""
+    page = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
+    (block,) = (text for _, text in fenced(page) if "lmsm report runs/NAME" in text)
+    photos_and_new()
+    assert run_line(TASKS["train a classifier on them"]) == 0
+    assert run_line(SWEEP) == 0
+    for line in commands(block):
+        assert run_line(line) == 0
+    assert Path("page.html").read_bytes() != Path("comparison.html").read_bytes()
 
 
 def test_the_table_has_a_task_a_line():

@@ -47,7 +47,7 @@ FRONT: tuple[tuple[str, str], ...] = (
     ("Try it: no data, no GPU", "lmsm demo"),
     ("Train on your photos", "lmsm train --dataset photos/"),
     ("Repeat over five seeds", "lmsm train --preset digits --seeds 5"),
-    ("Compare what there is", "lmsm compare runs/"),
+    ("Compare the runs of a folder", "lmsm compare runs/"),
 )
 
 # What each example does, and its command; a test reads each as the command would.
@@ -109,7 +109,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("Score it on other images", "lmsm eval runs/NAME --images photos --json"),
     ),
     "compare": (
-        ("Compare all runs of a folder", "lmsm compare runs/"),
+        ("Compare the runs of a folder", "lmsm compare runs/"),
         ("Compare two runs", "lmsm compare runs/NAME-s0 runs/NAME-s1"),
         ("Hand the numbers to another program", "lmsm compare runs/ --json > comparison.json"),
         ("Set results made elsewhere beside them", "lmsm compare runs/ mine-s0.csv mine-s1.csv"),
