@@ -34,6 +34,7 @@ from lmsm_cli.comparison.samples import (
     usual_setting,
     values,
 )
+from lmsm_cli.comparison.unfinished import notes_on_unfinished
 from lmsm_cli.config import Config
 from lmsm_cli.errors import check_choice, counted, listed
 from lmsm_cli.metrics import METRICS, Scores
@@ -89,6 +90,7 @@ def compare_runs(
         *_split_apart(groups, differing),
         *_averaged(sampled, by),
         *_on_a_part(known),
+        *notes_on_unfinished(known),
         *notes_on_images(known, usual_setting()),
         *taken,
         *_absent_classes(groups),

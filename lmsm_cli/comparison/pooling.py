@@ -235,7 +235,8 @@ def _document(parts: Mapping[str, Any], whole: _Whole, images: ImagesRecord) -> 
     margins = [one.effective_margin for one in scores if one.effective_margin is not None]
     values: dict[str, Any] = {
         "checkpoint": scores[0].checkpoint,
-        "epoch": scores[0].epoch,
+        "epoch": min((one.epoch for one in scores if one.epoch is not None), default=None),
+        "stopped_before": max(one.stopped_before or 0 for one in scores) or None,
         "lengthened_from": scores[0].lengthened_from,
         "lambda": scores[0].lam,
         "effective_margin": fmean(margins) if len(margins) == len(scores) else None,

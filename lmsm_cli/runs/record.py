@@ -79,6 +79,25 @@ class RunRecord:
         """Whether another program made the run."""
         return (self.config or {}).get("source") == OUTSIDE
 
+    @property
+    def epochs_of_scores(self) -> tuple[int, int] | None:
+        """After how many epochs its scores are, and how many it is to have in the end.
+
+        None where it has no scores, or nobody says. They are fewer than all where the run was made
+        longer since, and where it stopped early.
+        """
+        planned = (self.config or {}).get("epochs")
+        if self.scores is None or type(planned) is not int:
+            return None
+        done = self.scores.epoch
+        return (planned if done is None else done, planned)
+
+    @property
+    def is_stopped_early(self) -> bool:
+        """Whether it has its last epoch, for want of a better score, before all of them."""
+        before = self.scores and self.scores.stopped_before
+        return before is not None and before == (self.config or {}).get("epochs")
+
     def check_apart(self, flag: str, path: Path) -> None:
         """Raise LmsmError where what a flag has written would lie among the run's images."""
         from lmsm_cli.runs.own_images import check_apart_from_run  # what reads images takes a while

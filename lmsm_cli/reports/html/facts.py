@@ -51,7 +51,7 @@ def summary(comparison: Comparison, records: Sequence[RunRecord]) -> dict[str, s
         "Test images": test_images_text(records).removesuffix(" images"),
         "Model": _listed(map(_net, (r for r in records if r.config and "model" in r.config))),
         "Augmentation": _augmentation(records),
-        "Epochs": epochs_text(records),
+        "Epochs": _epochs(records),
         "Seeds": _seeds(configs),
         **_runs(comparison, records),
         "Baseline": _listed(baselines) if len(comparison.groups) > 1 else "",
@@ -120,10 +120,24 @@ def test_images_text(records: Sequence[RunRecord]) -> str:
     return _listed(texts)
 
 
+def _epochs(records: Sequence[RunRecord]) -> str:
+    """Return the epochs of the scores, and whether some stopped early; without scores all."""
+    if text := epochs_text(records):
+        is_early = any(record.is_stopped_early for record in records)
+        return text + (", stopped early (--patience)" if is_early else "")
+    planned = {one["epochs"] for one in _with("epochs", records)}
+    return _listed(str(one) for one in sorted(one for one in planned if isinstance(one, int)))
+
+
 def epochs_text(records: Sequence[RunRecord]) -> str:
-    """Return the epochs of the runs; empty where no config says them."""
-    found = {record.config.get("epochs") for record in records if record.config}
-    return _listed(str(one) for one in sorted(one for one in found if isinstance(one, int)))
+    """Return after how many epochs the runs were scored: `60`, or `54 of 60` where more were to be.
+
+    Empty where no run has scores, or no config says them.
+    """
+    found = {one for record in records if (one := record.epochs_of_scores)}
+    return _listed(
+        f"{done}" if done >= planned else f"{done} of {planned}" for done, planned in sorted(found)
+    )
 
 
 def _seeds(configs: Sequence[Mapping[str, Any]]) -> str:
