@@ -89,9 +89,11 @@ def test_copies_in_the_data_are_no_fault_of_the_start(tmp_path, monkeypatch, cap
     capsys.readouterr()
     given = ["--dataset", "photos", "--pretrained", str(run)]
     for name, more in (("second", []), ("third", ["--images-per-class", "5"])):
-        assert train(tmp_path / name, *given, *more)
+        later = train(tmp_path / name, *given, *more)
         told = " ".join(capsys.readouterr().err.split())
         assert not re.search(r"to judge this run: \d+ of \d+ test images", told)
+        if name == "second":  # what it was trained on before are its own images
+            given[-1] = str(later)
 
 
 def test_images_added_since_mix_training_images_into_the_test(first, tmp_path, capsys):
@@ -157,6 +159,26 @@ def test_the_start_of_a_start_is_known_too(first, tmp_path, capsys):
     seen = len(digests_on_disk(first, "training"))
     told = " ".join(capsys.readouterr().err.split())
     assert f"{seen} images of 50 are of those that the run was trained on" in told
+
+
+def test_an_image_that_judged_a_run_in_between_is_not_forgotten(tmp_path, monkeypatch, capsys):
+    """The first of three was trained on it, the second validated by it, the third tests on it."""
+    monkeypatch.chdir(tmp_path)
+    for root, train_start, val_start, test_start in (
+        ("one", 0, None, 100),
+        ("two", 200, 0, 300),
+        ("three", 400, 300, 0),
+    ):
+        fill(Path(root, "train"), 9, start=train_start)
+        if val_start is not None:
+            fill(Path(root, "val"), 6, start=val_start)
+        fill(Path(root, "test"), 6, start=test_start)
+    first = train(tmp_path / "first", "--dataset", "one", "--validation", "0")
+    second = train(tmp_path / "second", "--dataset", "two", "--pretrained", str(first))
+    assert "10 of 10 validation images" in " ".join(capsys.readouterr().err.split())
+    given = ["--dataset", "three", "--pretrained", str(second)]
+    assert train(tmp_path / "third", *given, code=3) is None
+    assert "to judge this run: 10 of 10 test images" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.fixture

@@ -52,9 +52,12 @@ def check_unseen(
         DataError: Test images were, or validation images by which a tau is chosen.
     """
     known = _set_of(start.seen_in_training)
-    known -= _set_of(record.of("training").digests)  # copies in the data are told of the data
+    # copies in the data, of the run or of its start, are told of that data; an image that the start
+    # was judged by, and that only its own start was trained on, is none
+    own = _set_of(start.of("training").digests)
+    known -= _set_of(record.of("training").digests)
     for part in _JUDGING:
-        known -= _set_of(start.of(part).digests)
+        known -= own & _set_of(start.of(part).digests)
     found = {part: _among(record.of(part), known) for part in _JUDGING}
     if not any(found.values()):
         return
