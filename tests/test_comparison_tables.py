@@ -301,6 +301,77 @@ def test_csv_has_what_a_difference_rests_on():
     assert {baseline[f"few {title}"] for title in titles} == {""}
 
 
+CLASSES_OF_ODD_NAMES = (
+    *("a sd", "a", "a training images", "a test images", "a sd (2)", "a\n", "a\\n"),
+    *("n", "difference", "b sd", "b test images sd"),
+)
+CHOICES_LIKE_COLUMNS = ("group", "n", "test_set", "few", "minutes", "verdict", "same_as", "lr")
+# Only a folder that was written by hand can hold them.
+ODD_CHOICES = (
+    *("setting n", "setting n (2)", "few sd", "few difference", "class a", "class a sd"),
+    *("=n", "'=n"),
+)
+
+
+def csv_of(classes, choices):
+    """Return the header and the second row of two groups, one with these classes and choices."""
+    change = Difference(0.1, 0.05, 0.15, 2, True, "better")
+    per_class = tuple(
+        ClassStatistic(name, 100 + number, 200 + number, Statistic(number / 100, number / 1000, 2))
+        for number, name in enumerate(classes)
+    )
+    plain = group("softmax", 0.6, is_baseline=True)
+    odd = replace(group("odd", 0.7, differences={"few": change}), per_class=per_class)
+    told = {name: f"choice {name!r}" for name in choices}
+    plain = replace(plain, differs=plain.differs | dict.fromkeys(choices))
+    odd = replace(odd, differs=odd.differs | told)
+    text = to_csv(Comparison(("loss", *choices), (plain, odd), ()))
+    header, _, row = csv.reader(io.StringIO(text))
+    return header, row
+
+
+@pytest.mark.parametrize("choices", [CHOICES_LIKE_COLUMNS, CHOICES_LIKE_COLUMNS + ODD_CHOICES])
+@pytest.mark.parametrize("classes", [("a",), CLASSES_OF_ODD_NAMES, CLASSES_OF_ODD_NAMES[::-1]])
+def test_no_column_of_the_csv_takes_the_place_of_another(choices, classes):
+    """Whatever choices and classes are called, each has columns of its own, and lmsm's stay."""
+    header, row = csv_of(classes, choices)
+    assert len(set(header)) == len(header)
+    for number in range(len(classes)):
+        for value in (100 + number, 200 + number, number / 100, number / 1000):
+            assert str(value) in row
+    for name in choices:
+        assert f"choice {name!r}" in row
+    # of runs without such names every column is where and what it was, also behind theirs
+    own, values = csv_of(["a"], [])
+    assert [name for name in header if name in own] == own
+    assert len(header) == len(own) + len(choices) + 4 * (len(classes) - 1)
+    found = dict(zip(header, row, strict=True))
+    for name, value in zip(own, values, strict=True):
+        assert found[name] == value or name.startswith("class ")
+
+
+def test_what_is_called_as_a_column_is_has_another_title():
+    """A choice is a setting, and of class a and class a sd the second is numbered."""
+    header, row = csv_of(["a sd", "a"], ["n", "few", "lr"])
+    found = dict(zip(header, row, strict=True))
+    assert (found["n"], found["few"], found["few difference"]) == ("2", "0.7", "0.1")
+    assert (found["setting n"], found["setting few"]) == ("choice 'n'", "choice 'few'")
+    assert (found["lr"], "setting lr" in found) == ("choice 'lr'", False)
+    assert (found["class a training images"], found["class a"]) == ("101", "0.01")
+    assert (found["class a sd"], found["class a sd (2)"]) == ("0.001", "0.0")
+    assert header[:8] == [
+        "group",
+        "n",
+        "seeds",
+        "test_set",
+        "loss",
+        *("setting n", "setting few", "lr"),
+    ]
+    header, row = csv_of(["a sd", "a", "a sd (2)"], [])
+    found = dict(zip(header, row, strict=True))
+    assert (found["class a sd (3)"], found["class a sd (2)"]) == ("0.0", "0.02")
+
+
 def test_markdown_escapes_what_it_would_take_for_markup():
     """A bar or star in a name stays one; numbers are right-aligned."""
     lines = to_markdown(comparison_tables(held())[0]).splitlines()

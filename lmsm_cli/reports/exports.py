@@ -2,7 +2,10 @@
 
 import csv
 import io
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -12,6 +15,20 @@ from lmsm_cli.errors import visible
 
 # What a formula begins with, also as East Asian keyboards write it.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+# What columns of a class end with, after its name.
+_OF_A_CLASS = (" training images", " test images", "", " sd")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the CSV; others give a column its name, as choices and classes do."""
+
+    name: str
+    of: Literal["lmsm", "choice", "class"] = "lmsm"
+    part: str = ""
+    """Of the columns of a class which, of _OF_A_CLASS."""
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -24,18 +41,59 @@ def to_csv(comparison: Comparison) -> str:
     from` and `to`, of either side, to tell a difference of the size asked for (the second is empty
     for more than 10,000, both are where test images forbid it); and `floor`, the smallest
     difference that these test images let any number of seeds tell.
+
+    No two columns have one name, whatever choices and classes are called: `setting n` is the choice
+    n of the runs beside their number, and `class a sd (2)` the class a sd beside the deviation of
+    class a.
     """
-    rows = [
-        {str(cell(key)): cell(value) for key, value in _row(group, comparison).items()}
-        for group in comparison.groups
-    ]
+    rows = [_row(group, comparison) for group in comparison.groups]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_titles(columns))
+    writer.writerows([cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue()
+
+
+def _titles(columns: Sequence[_Column]) -> list[str]:
+    """Return a title for each column, those of lmsm's own as they are, all unlike."""
+    taken = {column.name for column in columns if column.of == "lmsm"}
+    choices, classes = (
+        dict.fromkeys(column.name for column in columns if column.of == of)
+        for of in ("choice", "class")
+    )
+    # the shorter first, so that of class a and class a sd the first keeps its name
+    plain = {name: f"class {visible(name)}" for name in sorted(classes, key=len)}
+    of_class = _unlike(plain, plain, _OF_A_CLASS, taken)
+    plain = {name: str(cell(name)) for name in choices}
+    others = {name: f"setting {title}" for name, title in plain.items()}
+    of_choice = _unlike(plain, others, ("",), taken)
+    by_kind = {"class": of_class, "choice": of_choice}
+    return [by_kind.get(one.of, {}).get(one.name, one.name) + one.part for one in columns]
+
+
+def _unlike(
+    plain: Mapping[str, str], others: Mapping[str, str], parts: Sequence[str], taken: set[str]
+) -> dict[str, str]:
+    """Return a title for each name: the plain one, or where that is taken the other, or numbered.
+
+    Args:
+        plain: A title for each name.
+        others: Another for each.
+        parts: What is put behind a title for each of its columns.
+        taken: The titles of columns that there are already; those of these are added.
+    """
+    wanted = {title + part for title in plain.values() for part in parts}
+    found = {}
+    for name, title in plain.items():
+        numbered = (f"{others[name]} ({number})" for number in count(2))
+        for one in chain([title], [others[name]], numbered):
+            columns = {one + part for part in parts}
+            if columns.isdisjoint(taken if one == title else taken | wanted):
+                break
+        found[name] = one
+        taken |= columns
+    return found
 
 
 def cell(value: object) -> object:
@@ -58,29 +116,40 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _row(group: Group, comparison: Comparison) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _row(group: Group, comparison: Comparison) -> dict[_Column, Any]:
+    before: dict[str, Any] = {
         "group": group.label,
         "n": len(group.runs),
         "seeds": " ".join(map(str, group.seeds)),
         "test_set": group.test_set,
     }
-    row |= {key: group.differs[key] for key in comparison.differing}
+    choices = {_Column(key, "choice"): group.differs[key] for key in comparison.differing}
+    after: dict[str, Any] = {}
     for name, value in group.metrics.items():
-        row |= {name: value and value.mean, f"{name} sd": value and value.sd}
-    row |= {"is_baseline": group.is_baseline, "verdict": group.verdict, "same_as": group.same_as}
+        after |= {name: value and value.mean, f"{name} sd": value and value.sd}
+    after |= {"is_baseline": group.is_baseline, "verdict": group.verdict, "same_as": group.same_as}
     for name in next((one.differences for one in comparison.groups if one.differences), {}):
         change = group.differences.get(name)
-        row |= {f"{name} {title}": value for title, value in _of_difference(change).items()}
-    for one in group.per_class:
-        name = f"class {visible(one.name)}"
-        row |= {
-            f"{name} training images": one.train_count,
-            f"{name} test images": one.test_count,
-            name: one.accuracy and one.accuracy.mean,
-            f"{name} sd": one.accuracy and one.accuracy.sd,
-        }
-    return row
+        after |= {f"{name} {title}": value for title, value in _of_difference(change).items()}
+    known = [{_Column(name): value for name, value in part.items()} for part in (before, after)]
+    return known[0] | choices | known[1] | _of_classes(group)
+
+
+def _of_classes(group: Group) -> dict[_Column, Any]:
+    return {
+        _Column(one.name, "class", part): value
+        for one in group.per_class
+        for part, value in zip(
+            _OF_A_CLASS,
+            (
+                one.train_count,
+                one.test_count,
+                one.accuracy and one.accuracy.mean,
+                one.accuracy and one.accuracy.sd,
+            ),
+            strict=True,
+        )
+    }
 
 
 def _of_difference(one: Difference | None) -> dict[str, Any]:
