@@ -170,6 +170,8 @@ def _reliability(
     from numpy import bincount, linspace, searchsorted
     from sklearn.calibration import calibration_curve
 
+    # in float32, whose sums in float64 are the same in whatever order the images come
+    confidence = confidence.astype("float32").astype("float64")
     accuracies, means = calibration_curve(
         right, confidence, pos_label=True, n_bins=_RELIABILITY_BINS
     )

@@ -102,6 +102,21 @@ def test_log_odds_are_the_same_in_blocks(monkeypatch):
     assert probabilities(logits, classes) == pytest.approx(shares[np.arange(10), classes])
 
 
+def test_calibration_is_the_same_in_whatever_order_the_images_come():
+    """To the last digit, so that runs on the same images in another order are equal."""
+    draws = np.random.default_rng(0)
+    logits, labels, order = (
+        draws.normal(size=(300, 4)),
+        draws.integers(0, 4, 300),
+        range(299, -1, -1),
+    )
+    one, other = (
+        score(list("abcd"), labels[some], logits[some].argmax(1), [1] * 4, logits[some])
+        for some in (slice(None), list(order))
+    )
+    assert (one.calibration_error, one.reliability) == (other.calibration_error, other.reliability)
+
+
 def test_balanced_accuracy_is_the_mean_recall_of_classes_present():
     """Each class that has an image counts once; a class that is only guessed has no part."""
     assert balanced_accuracy(LABELS, PREDICTIONS) == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
