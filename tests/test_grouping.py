@@ -46,6 +46,29 @@ def write(record):
         folder.write_scores(record.scores)
 
 
+def test_a_count_of_images_takes_the_place_of_no_choice():
+    """A choice called train_images stays, with the count beside it, so that all three runs are told
+    apart.
+    """
+    records = [
+        run(name, scores=scores_json((1, 1), train=counts), train_images=choice)
+        for name, counts, choice in (
+            ("a", (30, 4), "all"),
+            ("b", (30, 5), "all"),
+            ("c", (30, 4), "half"),
+        )
+    ]
+    found = {one.label: one.differs for one in compare_runs(records).groups}
+    told = {
+        label: (one["train_images"], one["counted_train_images"]) for label, one in found.items()
+    }
+    assert told == {
+        "softmax train_images=all counted_train_images=34": ("all", 34),
+        "softmax train_images=all counted_train_images=35": ("all", 35),
+        "softmax train_images=half counted_train_images=34": ("half", 34),
+    }
+
+
 def test_runs_that_differ_in_the_seed_are_one_group_with_mean_and_sd():
     """Three seeds of one config give one row; sd is the sample's, worked by hand."""
     comparison = compare_runs(

@@ -158,8 +158,8 @@ def _sampled(
 
 def _split_apart(groups: Sequence[Group], differing: Sequence[str]) -> list[str]:
     """Say which fields keep runs from being averaged."""
-    kinds = (*SPLIT_KEYS, "images", "class_counts")
-    fields = [key for key in differing if key in kinds or key.endswith("_images")]
+    kinds, counted = (*SPLIT_KEYS, "images"), ("_images", "class_counts")
+    fields = [key for key in differing if key in kinds or key.endswith(counted)]
     if not fields:
         return []
     values = {key: dict.fromkeys(str(group.differs[key]) for group in groups) for key in fields}
@@ -267,18 +267,29 @@ def _settings(
     differing = _differing(settings, by)
     distinct = {key_of([setting.get(key) for key in differing]) for setting in settings}
     if len(distinct) < len(settings):
-        settings = [
-            setting | num_images(one.scores) for setting, one in zip(settings, firsts, strict=True)
-        ]
+        settings = _beside(settings, [num_images(one.scores) for one in firsts])
         differing = _differing(settings, by)
     distinct = {key_of([setting.get(key) for key in differing]) for setting in settings}
     if len(distinct) < len(settings):  # other programs draw anew for each seed, perhaps
-        settings = [
-            setting | {"class_counts": _counts_in_words(one.scores)}
-            for setting, one in zip(settings, firsts, strict=True)
-        ]
+        counts = [{"class_counts": _counts_in_words(one.scores)} for one in firsts]
+        settings = _beside(settings, counts)
         differing = _differing(settings, by)
     return differing, settings
+
+
+def _beside(
+    settings: Sequence[dict[str, Any]], facts: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return settings with facts of their runs, none in the place of a choice of the same name."""
+    taken = {key for setting in settings for key in setting}
+
+    def free(key: str) -> str:
+        return free(f"counted_{key}") if key in taken else key
+
+    return [
+        setting | {free(key): value for key, value in known.items()}
+        for setting, known in zip(settings, facts, strict=True)
+    ]
 
 
 def _counts_in_words(scores: Scores) -> str | None:
