@@ -17,6 +17,7 @@ from lmsm_cli.data.identity import PARTS
 from lmsm_cli.data.splits import load_data
 from lmsm_cli.runs.images import read_images_record
 from tests.conftest import SilentDisplay, noise, save
+from tests.test_deep_colours import png
 
 MODEL = "--model paper-mnist --epochs 1 --threads 1 --device cpu --precision fp32"
 
@@ -418,18 +419,19 @@ def test_a_list_that_lacks_a_part_has_no_fault_by_a_default(check, tmp_path, spl
     assert fault.startswith(f"l.csv names {split} images, and no ")
 
 
+@pytest.mark.parametrize("bands", [1, 3])
 @pytest.mark.parametrize("highest", [4095, 40_000])
-def test_deep_images_that_are_dark_in_all_parts_are_told_each_time(check, tmp_path, highest):
+def test_deep_images_that_are_dark_in_all_parts_are_told_each_time(check, tmp_path, highest, bands):
     """By the check and by a training, decoded or from the cache; one bright picture is enough."""
     draw = np.random.default_rng(0)
     for part in ("train", "test"):
         for place in range(8):
             folder = tmp_path / "d" / part / "ab"[place % 2]
             folder.mkdir(parents=True, exist_ok=True)
-            pixels = draw.integers(300, 4000, (8, 8)).astype(np.uint16)
+            pixels = draw.integers(300, 4000, (8, 8, bands))
             pixels[0, 0] = highest if (part, place) == ("test", 5) else 4000
-            Image.fromarray(pixels).save(folder / f"{place}.png")
-    fact = "the brightest of 16 16-bit images reaches 4,095 of 65,535, so they are read as dark; "
+            (folder / f"{place}.png").write_bytes(png(pixels))
+    fact = "no level of 16 16-bit images is above 4,095 of 65,535, so they are read as dark; "
     choices = {"image_size": 8, "batch_size": 2, "validation": 0.0}
     config = Config(dataset="folder", data_dir=tmp_path / "d", **choices)
     for _ in range(2):

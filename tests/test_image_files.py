@@ -334,7 +334,7 @@ def test_deep_pixels_that_fill_their_range_are_scaled(tmp_path, value):
 def test_sixteen_bits_that_fill_half_at_most_are_told_with_their_factor(highest, bits, factor):
     """The way out brings white to the highest level of 16 bits, but for what the rest leaves."""
     (text,) = notes_on_levels(DeepLevels(3, highest))
-    assert text.startswith(f"the brightest of 3 16-bit images reaches {highest:,} of 65,535, so")
+    assert text.startswith(f"no level of 3 16-bit images is above {highest:,} of 65,535, so")
     assert f"if they are of {bits} bits, multiply their levels by {factor} and" in text
     assert (2**bits - 1) * factor == 65_536 - factor
 

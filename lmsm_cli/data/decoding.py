@@ -54,7 +54,7 @@ CTIME_TELLS_CHANGES = os.name != "nt"
 # ctime shows no change within the same tick of the file system's clock, which is 2 s at most.
 _TICK_NS = 2_000_000_000
 _CTIME = 2  # its column among a file's states
-_FORMAT = 2  # of the entries: those of another format are kept apart
+_FORMAT = 3  # of the entries: those of another format are kept apart
 _CHUNK_BYTES = 1 << 23  # decoded at once by a thread, then handed over
 _BAND_BYTES = 1 << 20
 _SMALL_FILE = 1 << 14  # a JPEG of 224 x 224 has about as much

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from PIL import Image
 
+from lmsm_cli.data.deep_colours import has_deep_colours
 from lmsm_cli.data.image_files import (
     DECODING_THREADS,
     ImageFileError,
@@ -102,12 +104,17 @@ def _header(path: Path) -> Header | None:
             width, height = image.size
             if _is_on_its_side(image):
                 width, height = height, width
-            kind = image.format or ""
-            # An older Pillow calls a PNG of 16 bits by the mode that it decodes it to.
-            mode = "I;16" if (kind, image.mode) == ("PNG", "I") else image.mode
-            return Header(width, height, mode, kind)
+            return Header(width, height, _mode(image), image.format or "")
     except ImageFileError:
         return None
+
+
+def _mode(image: Image.Image) -> str:
+    """Return the colour mode as it lies in the file, with `;16` where a level has 16 bits."""
+    if has_deep_colours(image):
+        return f"{image.mode};16"
+    # An older Pillow calls a PNG of 16 bits by the mode that it decodes it to.
+    return "I;16" if (image.format, image.mode) == ("PNG", "I") else image.mode
 
 
 def _is_on_its_side(image: Any) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lmsm_cli.data.deep_colours import has_deep_colours, lower_halves, span
 from lmsm_cli.data.walk import FORMATS, endings, walk
 from lmsm_cli.errors import (
     DataError,
@@ -54,14 +55,20 @@ class ImageFileError(DataError):
 
 
 class DeepLevels(NamedTuple):
-    """The levels of some pictures of 16 bits: how many pictures, and the highest level of all."""
+    """The levels of some pictures of 16 bits: how many pictures, and the highest level of all.
+
+    Of colours it is the highest that it can be: their last 8 bits are unknown.
+    """
 
     number: int = 0
     highest: int = 0
 
 
 class Picture(NamedTuple):
-    """A decoded image at its full size, and of one of 16 bits the highest level that it had."""
+    """A decoded image at its full size, and of one of 16 bits the highest level that it had.
+
+    Of colours it is the highest that it can have been.
+    """
 
     image: Image.Image
     highest: int | None = None
@@ -80,7 +87,7 @@ def notes_on_levels(levels: DeepLevels) -> list[str]:
         return []
     bits = levels.highest.bit_length()
     return [
-        f"the brightest of {counted(levels.number, '16-bit image')} reaches {levels.highest:,} of "
+        f"no level of {counted(levels.number, '16-bit image')} is above {levels.highest:,} of "
         f"{_DEEPEST:,}, so they are read as dark; if they are of {bits} bits, multiply their "
         f"levels by {1 << (16 - bits)} and save them again"
     ]
@@ -213,7 +220,9 @@ def decode(content: bytes, channels: int) -> Picture:
     the first picture. Raises what `naming` turns, also for 8 bits in 16 and for more than 16.
     """
     with opened(content) as file:
-        image, highest = _in_8_bits(ImageOps.exif_transpose(file))
+        is_deep = has_deep_colours(file)
+        upright = ImageOps.exif_transpose(file)
+        image, highest = _deep_colours(upright, content) if is_deep else _in_8_bits(upright)
         return Picture(_convert(image, "L" if channels == 1 else "RGB"), highest)
 
 
@@ -273,17 +282,55 @@ def preparation(resize: Resize, size: int, crop_from: int | None = None) -> str:
     return f"{words}: {crop_from} x {crop_from}, and of that the middle {size} x {size}"
 
 
-def _in_8_bits(image: Image.Image) -> tuple[Image.Image, int | None]:
+def _in_8_bits(image: Image.Image) -> Picture:
     """Return an image of 16 bits scaled to 8, and its highest level; others as they are."""
     if not image.mode.startswith("I"):
-        return image, None
+        return Picture(image)
     deep = np.asarray(image).astype(np.int64)  # Pillow itself would clip 16 bits to 255
-    if deep.min() < 0 or deep.max() > _DEEPEST or 0 < deep.max() <= _DEEPEST >> 8:
+    return _scaled(deep, image.info.get("transparency"))
+
+
+def _scaled(deep: NDArray[np.int64], clear: int | tuple[int, ...] | None) -> Picture:
+    """Return levels of 16 bits, (H, W) or (H, W, 3), as 8 bits, and the highest that is seen.
+
+    Pixels of the level or colour `clear` are see-through: they become white. Raises ValueError for
+    levels of another range.
+    """
+    levels = deep.reshape(*deep.shape[:2], -1)
+    unseen = np.zeros(deep.shape[:2], bool) if clear is None else (levels == clear).all(2)
+    seen = levels[~unseen]
+    lowest, highest = (int(seen.min()), int(seen.max())) if seen.size else (0, 0)
+    _check_range(lowest, highest)
+    pixels = (deep >> 8).astype(np.uint8)
+    pixels[unseen] = 255
+    return Picture(Image.fromarray(pixels), highest)
+
+
+def _check_range(lowest: int, highest: int) -> None:
+    if lowest < 0 or highest > _DEEPEST or 0 < highest <= _DEEPEST >> 8:
         raise ValueError(
-            f"its pixels of more than 8 bits go from {deep.min()} to {deep.max()}, "
+            f"its pixels of more than 8 bits go from {lowest} to {highest}, "
             f"not to {_DEEPEST}: of unknown range"
         )
-    return Image.fromarray((deep >> 8).astype(np.uint8)), int(deep.max())
+
+
+def _deep_colours(image: Image.Image, content: bytes) -> Picture:
+    """Return a decoded image with deep colours, and the highest level that it can have had.
+
+    Raises ValueError for levels of 8 bits in 16.
+    """
+    (_, top), clear = span(image), image.info.get("transparency")
+    if top and clear is None:
+        return Picture(image, None if image.mode == "CMYK" else top << 8 | 255)
+    with opened(content) as file:
+        found = lower_halves(file)
+        lower = None if found is None else ImageOps.exif_transpose(found)
+    if lower is None:
+        return Picture(image, 255)
+    if clear is not None:
+        return _scaled(np.asarray(image).astype(np.int64) << 8 | np.asarray(lower), clear)
+    _check_range(*span(lower))
+    return Picture(image, 0)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
