@@ -1,5 +1,6 @@
 """What deep_colours.py promises of colours of 16 bits, in files written by hand."""
 
+import base64
 import struct
 import zlib
 from io import BytesIO
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lmsm_cli.data.deep_colours import check_decoder
 from lmsm_cli.data.headers import Header, read_headers
 from lmsm_cli.data.image_files import ImageFileError, decode, read_image
+from tests.conftest import noise
 
 WHITE = 65_535
 
@@ -177,6 +180,38 @@ def test_what_is_see_through_tells_no_range(bands):
     image, highest = decode(png(np.full((2, 2), WHITE), tRNS=struct.pack(">H", WHITE)), 3)
     assert (np.asarray(image) == 255).all()
     assert highest == 0
+
+
+# By imagecodecs (OpenJPEG), 2 x 2 pixels of 12 bits: a row of 4,095, which is white, and one of 0.
+JPEG_2000 = (
+    b"|4;u>051Rl000020000200000000000000200002000000000000RpF0Sf^E3jqQDQUDA90003200aa80smY81VCW_WB?"
+    b"@q0Yh?SVRU6=AYyqSPjF>!N>D{dAa-SPb7^mGATlmBE;Rp;015yA0000R00IA#-{2q&2g5oNfB*-8fdAP"
+)
+
+
+@pytest.mark.parametrize("around", [b"", b"boxes before the codestream"])
+def test_deep_colours_of_jpeg_2000_are_refused(tmp_path, around):
+    """Pillow would read their white as black. Those of 8 bits and grey of 16 it reads rightly."""
+    content = base64.b85decode(JPEG_2000)
+    image = Image.open(BytesIO(content))
+    assert np.asarray(image).max() == 0  # once this fails the refusal can go
+    with pytest.raises(ValueError, match=r"colours of 12 bits in JPEG 2000, .* white as black"):
+        check_decoder(Image.open(BytesIO(content)), around + content)
+    with pytest.raises(ValueError, match="save it as PNG or TIFF"):
+        decode(content, 3)
+    deep = np.full((8, 8), 0x8012, np.uint16)
+    for picture, expected in ((noise(0), noise(0)), (deep, np.full((8, 8, 3), 0x80))):
+        path = tmp_path / "x.j2k"
+        Image.fromarray(picture).save(path, irreversible=False)
+        assert np.array_equal(read_image(path, size=8, channels=3), expected)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_uncompressed_planes_of_sixteen_bits_are_refused(order):
+    """Pillow would take upper and lower halves for pixels of their own."""
+    content = tiff(pictures(WHITE), order, planes=True)
+    with pytest.raises(ValueError, match="uncompressed planes, which Pillow misreads: save it"):
+        decode(content, 3)
 
 
 def test_a_file_is_refused_by_its_name(tmp_path):

@@ -14,10 +14,39 @@ from PIL import Image
 _OTHER_ORDER = {";16B": ";16L", ";16L": ";16B"}
 _OTHER_ORDER[";16N"] = ";16B" if sys.byteorder == "little" else ";16L"  # N: as this machine has it
 
-_GREY_WITH_ALPHA = (
-    "LA;16B"  # Pillow has no other order of these: their four bytes become four bands
-)
-_PLANES = 284  # the tag of a TIFF: 2 where each colour is a plane by itself
+# Pillow has no other order of these: their four bytes become four bands.
+_GREY_WITH_ALPHA = "LA;16B"
+_BITS, _PLANES = 258, 284  # tags of a TIFF; _PLANES is 2 where each colour is a plane by itself
+_CODESTREAM = b"\xff\x4f\xff\x51"  # how that of JPEG 2000 begins
+_NUM_COMPONENTS, _DEPTHS = 40, 42  # where it has them, counted from there; a depth each 3 bytes
+
+
+def check_decoder(image: Any, content: bytes) -> None:
+    """Raise ValueError for an image, not decoded yet, whose deep colours Pillow reads wrongly.
+
+    It rounds those of JPEG 2000 without a limit, so that white becomes black, and takes the bytes
+    of planes of 16 bits in an uncompressed TIFF for levels. `content` is the file.
+    """
+    if image.mode.startswith(("I", "F")):
+        return
+    if image.format == "JPEG2000" and (bits := _depth(content)) > 8:
+        raise ValueError(
+            f"colours of {bits} bits in JPEG 2000, of which Pillow reads white as black: save it "
+            "as PNG or TIFF"
+        )
+    if image.format == "TIFF" and 16 in image.tag_v2.get(_BITS, ()) and not has_deep_colours(image):
+        raise ValueError(
+            "colours of 16 bits in uncompressed planes, which Pillow misreads: save it as PNG, or "
+            "with the colours of each pixel together"
+        )
+
+
+def _depth(content: bytes) -> int:
+    """Return the most bits of a level of a JPEG 2000 file, 0 where it does not tell."""
+    start = content.find(_CODESTREAM)
+    number = int.from_bytes(content[start + _NUM_COMPONENTS : start + _DEPTHS])
+    depths = content[start + _DEPTHS : start + _DEPTHS + 3 * number : 3]
+    return max(((depth & 0x7F) + 1 for depth in depths), default=0) if start >= 0 else 0
 
 
 def has_deep_colours(image: Any) -> bool:

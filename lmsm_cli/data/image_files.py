@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lmsm_cli.data.deep_colours import has_deep_colours, lower_halves, span
+from lmsm_cli.data.deep_colours import check_decoder, has_deep_colours, lower_halves, span
 from lmsm_cli.data.walk import FORMATS, endings, walk
 from lmsm_cli.errors import (
     DataError,
@@ -217,9 +217,11 @@ def decode(content: bytes, channels: int) -> Picture:
     """Return an image at its full size, in 1 (grey) or 3 (RGB) channels.
 
     Turned as its EXIF data says, see-through parts over white, 16 bits scaled to 8, of an animation
-    the first picture. Raises what `naming` turns, also for 8 bits in 16 and for more than 16.
+    the first picture. Raises what `naming` turns, also for 8 bits in 16, for more than 16, and for
+    what Pillow would read wrongly.
     """
     with opened(content) as file:
+        check_decoder(file, content)
         is_deep = has_deep_colours(file)
         upright = ImageOps.exif_transpose(file)
         image, highest = _deep_colours(upright, content) if is_deep else _in_8_bits(upright)
