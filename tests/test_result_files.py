@@ -147,6 +147,18 @@ def test_logits_as_large_as_numbers_can_be_are_scored(tmp_path, suffix):
     assert read_one(path).scores.calibration_error == pytest.approx(error)
 
 
+def test_an_npz_takes_the_counts_of_rows_as_a_csv_does(tmp_path):
+    """60 images of three classes are no 60 classes: both files give one run."""
+    labels = np.arange(60) % 3
+    guesses, counts = (labels + (labels > 1)) % 3, np.array([300, 90, 20])[labels]
+    np.savez(tmp_path / "a-s0.npz", label=labels, predicted=guesses, train_count=counts)
+    rows = zip(labels.tolist(), guesses.tolist(), counts.tolist(), strict=True)
+    write(tmp_path / "b-s0.csv", ["label", "predicted", "train_count"], rows)
+    of_npz, of_csv = (read_one(tmp_path / name).scores for name in ("a-s0.npz", "b-s0.csv"))
+    assert of_npz.per_class == of_csv.per_class
+    assert [row.train_count for row in of_npz.per_class] == [300, 90, 20]
+
+
 def test_a_long_file_holds_several_runs(tmp_path):
     """Rows of several losses and seeds, mixed where they have ids."""
     rows = [

@@ -89,6 +89,44 @@ def test_counts_give_the_groups_of_classes(tmp_path):
     assert [row.train_count for row in run.scores.per_class] == [50, 40, 30, 20, 10]
 
 
+@pytest.mark.parametrize("form", ["numbers", "names", "classes", "logits"])
+def test_counts_may_be_given_for_each_image(tmp_path, form):
+    """That of its class, as a CSV file has it: as many classes as there are, not as images."""
+    labels, logits = answers()
+    counts = np.array([50, 40, 30, 20, 10])[labels]
+    given = {"logits": None, "predictions": logits.argmax(1)}
+    if form == "names":
+        names = np.array(list("abcde"))
+        given = {"logits": None, "labels": names[labels], "predictions": names[logits.argmax(1)]}
+    elif form == "classes":
+        given |= {"classes": list("abcde")}
+    elif form == "logits":
+        given = {"logits": logits}
+    run = record(tmp_path, class_counts=counts, **given)
+    assert [row.train_count for row in run.scores.per_class] == [50, 40, 30, 20, 10]
+    assert run.scores.groups["few"] == run.scores.per_class[4].accuracy
+    counts[labels == 4] = [10] * 5 + [11] * ((labels == 4).sum() - 5)
+    row = np.flatnonzero(labels == 4)[5]
+    with pytest.raises(ArgumentError, match=rf"class_counts\[{row}\] is 11, where an earlier row"):
+        record(tmp_path, class_counts=counts, **given)
+
+
+def test_counts_of_classes_without_images_are_none_of_images(tmp_path):
+    """As many counts as images are those of classes where one class would have two of them, and
+    where so many classes are told; None is a count that is not known.
+    """
+    labels = np.array([0, 1, 1, 2, 3, 3])
+    given = {"labels": labels, "predictions": labels, "logits": None}
+    for counts in ([9, 8, 7, 6, 5, 4], [9, 8, None, 6, 5, 4], [9, 8, 7, 6, 5]):
+        run = record(tmp_path, class_counts=counts, **given)
+        assert [row.train_count for row in run.scores.per_class] == counts
+    told = given | {"predictions": np.array([0, 1, 1, 2, 3, 5])}
+    run = record(tmp_path, class_counts=[9, 8, 8, 6, 5, 5], **told)
+    assert [row.train_count for row in run.scores.per_class] == [9, 8, 8, 6, 5, 5]
+    run = record(tmp_path, class_counts=[9, 8, None, None, 5, 5], **given)
+    assert [row.train_count for row in run.scores.per_class] == [9, 8, None, 5]
+
+
 def test_the_folder_is_read_back_as_given(tmp_path):
     """Answers to the last digit of float32, ids as names, choices, classes, and a finished run."""
     labels, logits = answers()

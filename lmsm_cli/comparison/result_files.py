@@ -35,6 +35,7 @@ from lmsm_cli.runs.results import (
     Results,
     checked,
     classes_told,
+    counts_by_class,
     is_number,
     whole_number,
 )
@@ -420,20 +421,12 @@ class _CsvFile:
         column = self._column("class_counts", rows)
         if column is None:
             return results
-        counts: list[int | None] = [None] * len(results.classes)
-        for row, (cell, label) in enumerate(zip(column, results.labels.tolist(), strict=True)):
-            count = _whole(cell)
-            if count is None:
-                origin.refuse(f"is {cell!r:.80}: no whole number", "class_counts", row)
-            if counts[label] not in (None, count):
-                origin.refuse(
-                    f"is {cell}, where an earlier row of class {results.classes[label]} has "
-                    f"{counts[label]}",
-                    "class_counts",
-                    row,
-                )
-            counts[label] = count
-        return replace(results, train_counts=tuple(counts))
+        counts = list(map(_whole, column))
+        if None in counts:
+            row = counts.index(None)
+            origin.refuse(f"is {column[row]!r:.80}: no whole number", "class_counts", row)
+        known = counts_by_class(counts, results.labels, results.classes, origin.refuse)
+        return replace(results, train_counts=known)
 
 
 def _whole(text: str) -> int | None:

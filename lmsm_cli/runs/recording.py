@@ -49,7 +49,8 @@ def record_run(
         ids: What each image is (N,): texts or numbers, unique, the same for the same image in each
             run, in any order; or lmsm's own digests, from its images.npz. Without ids, runs are
             taken for the same images where all labels are equal in their order.
-        class_counts: The training images of each class (C,), for many, medium and few.
+        class_counts: The training images of each class (C,), for many, medium and few; or for each
+            image those of its class (N,).
         classes: The names of the classes, in the order of their numbers.
         settings: Further choices that tell runs apart, such as {"lr": 0.1}.
 

@@ -168,8 +168,13 @@ def checked(given: Given) -> Results:
         refuse("or logits must be given: there is nothing to score", "predictions")
     counts = None if given.class_counts is None else _counts(given.class_counts, refuse)
     answers = [column for column in (labels, predicted) if column is not None]
-    classes = _classes(given.classes, answers, logits, counts, given.origin)
+    names = None if given.classes is None else _given_classes(given.classes, refuse)
+    are_of_rows = counts is not None and _are_of_rows(counts, answers, names, logits)
+    of_classes = None if are_of_rows else counts
+    classes = _classes(names, answers, logits, of_classes, given.origin)
     own = _numbered(labels, "labels", classes, given.origin)
+    if counts is not None and are_of_rows:
+        of_classes = counts_by_class(counts, own, classes, refuse)
     if predicted is not None:
         guessed = _numbered(predicted, "predictions", classes, given.origin)
         if logits is not None:
@@ -185,7 +190,7 @@ def checked(given: Given) -> Results:
         logits,
         None if given.ids is None else _ids(given.ids, len(labels), refuse),
         classes,
-        counts or (None,) * len(classes),
+        of_classes or (None,) * len(classes),
         _settings(given.settings, refuse),
     )
 
@@ -348,8 +353,57 @@ def _counts(values: Any, refuse: _Refuse) -> tuple[int | None, ...]:
     return tuple(array.astype(np.int64).tolist())
 
 
+def _are_of_rows(
+    counts: Sequence[int | None],
+    answers: Sequence[NDArray[Any]],
+    classes: Sequence[str] | None,
+    logits: NDArray[np.float64] | None,
+) -> bool:
+    """Return whether there is a count for each image, that of its class, as a CSV file has them.
+
+    There may be more classes than the highest number tells, with counts and no images. As many as
+    the images they are where a class has two counts, unless half of them had no image.
+    """
+    labels = answers[0]
+    if len(counts) != len(labels):
+        return False
+    if logits is not None:
+        return bool(len(counts) != logits.shape[1])
+    if classes is not None:
+        return len(counts) != len(classes)
+    if not all(map(_are_numbers, answers)):
+        return len(counts) != len({one for column in answers for one in column.tolist()})
+    numbers = [_parsed(one) if one.dtype.kind == "U" else one for one in answers]
+    told = 1 + int(max(np.nan_to_num(one, nan=0, posinf=0, neginf=0).max() for one in numbers))
+    pairs = {pair for pair in zip(labels.tolist(), counts, strict=True) if pair[1] is not None}
+    has_two = len(pairs) > len({label for label, _ in pairs})
+    return len(counts) != told and (len(counts) >= 2 * told or not has_two)
+
+
+def counts_by_class(
+    counts: Sequence[int | None],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    refuse: _Refuse,
+) -> tuple[int | None, ...]:
+    """Return the training images of each class (C,) from those of each image's (N,).
+
+    None is what is not known. Refuses a class of which two images tell two counts.
+    """
+    found: list[int | None] = [None] * len(classes)
+    for row, (count, label) in enumerate(zip(counts, labels.tolist(), strict=True)):
+        if count is not None and found[label] not in (None, count):
+            refuse(
+                f"is {count}, where an earlier row of class {classes[label]} has {found[label]}",
+                "class_counts",
+                row,
+            )
+        found[label] = found[label] if count is None else count
+    return tuple(found)
+
+
 def _classes(
-    given: Any,
+    given: tuple[str, ...] | None,
     answers: Sequence[NDArray[Any]],
     logits: NDArray[np.float64] | None,
     counts: Sequence[int | None] | None,
@@ -363,7 +417,7 @@ def _classes(
     }
     known = {name: size for name, size in sizes.items() if size is not None}
     if given is not None:
-        names = _given_classes(given, refuse)
+        names = given
     elif not known:
         names = classes_told(answers, origin)
     elif all(map(_are_numbers, answers)):
