@@ -7,12 +7,19 @@ import pytest
 import typer
 from PIL import Image
 from rich.console import Console
+from torchvision.datasets import MNIST, FashionMNIST
 
 from lmsm_cli.commands.app import app, main
+from lmsm_cli.config import RUNTIME_KEYS, Config
+from lmsm_cli.config.keys import LIST_KEYS
+from lmsm_cli.data import sources
+from lmsm_cli.data.class_names import CLASS_NAMES
+from lmsm_cli.data.sources import SOURCES
 from lmsm_cli.losses.registry import HEADS, build_head
 from lmsm_cli.reports.tables import schedule_table
 from lmsm_cli.runs.record import read_run
-from tests.conftest import printed_json, words
+from lmsm_cli.training import run
+from tests.conftest import CIFAR10_CLASSES, printed_json, words
 
 LONG_TAIL = ["--preset", "lsoftmax-resnet18"]
 
@@ -78,6 +85,153 @@ def test_a_run_does_what_was_foretold(tmp_path, capsys):
     assert [row.train_count for row in record.scores.per_class] == document["class_counts"]
     for key in ("epoch", "lr", "lambda", "effective_margin"):
         assert [row[key] for row in record.metrics] == [row[key] for row in document["epochs"]]
+
+
+# Two runs on a few digits; a schedule follows from all choices together, so each is tried with a
+# loss whose margin arrives, on a long tail.
+SHORT = words(
+    "--dataset digits --imbalance exp --factor 0.1 --loss lsoftmax --model paper-mnist --lr 0.01 "
+    "--epochs 2 --batch-size 32 --device cpu"
+)
+# A value of each choice that is none of the defaults, with what must go with it.
+TRIED = {
+    "imbalance": "--imbalance step",
+    "factor": "--factor 0.6",  # no long tail
+    "images_per_class": "--images-per-class 60",
+    "test_images_per_class": "--test-images-per-class 5",
+    "test_from": "--test-from training",
+    "test_share": "--test-from training --test-share 0.4",
+    # 119 and 59 images are a long tail, of which each fold learns 80 and 40, which are none
+    "folds": "--test-from training --folds 4 --fold 0 --factor 0.5",
+    "fold": "--test-from training --folds 4 --fold 3 --factor 0.49",
+    "validation": "--validation 0",
+    "split_seed": "--split-seed 7",
+    "augment": "--augment crop-flip",
+    "mixup": "--mixup 0.2",
+    "cutmix": "--cutmix 1",
+    "neck": "--neck prelu",
+    "head_bias": "--loss vs --head-bias",
+    "head_init": "--head-init unit",
+    "pretrained": "--pretrained RUN",
+    "freeze": "--pretrained RUN --freeze features --loss marc",
+    "class_margins": "--class-margins 3=3",
+    "label_smoothing": "--label-smoothing 0.1",
+    "reweight": "--reweight inverse",
+    "reweight_beta": "--reweight effective --reweight-beta 0.9",
+    "class_weights": "--class-weights 3=3",
+    "sampling": "--sampling balanced",
+    "rebalance_from": "--reweight inverse --rebalance-from 2",
+    "epochs": "--epochs 1",
+    "batch_size": "--batch-size 16",
+    "optimizer": "--optimizer adamw",
+    "lr": "--lr 0.02",
+    "backbone_lr": "--backbone-lr 0.001",
+    "accumulate": "--accumulate 2",
+    "ema": "--ema 0.9",
+    "patience": "--patience 1 --loss lsoftmax:anneal_end=0.5",
+    "momentum": "--optimizer sgd --momentum 0.5",
+    "weight_decay": "--weight-decay 0.01",
+    "head_weight_decay": "--head-weight-decay 0.01",
+    "sam": "--sam 0.05",
+    "schedule": "--schedule constant",
+    "step_size": "--schedule step --step-size 1",
+    "milestones": "--schedule multistep --milestones 1",
+    "gamma": "--schedule step --step-size 1 --gamma 0.3",
+    "warmup": "--warmup 1",
+    "best_tolerance": "--best-tolerance 0.1",
+    "seed": "--seed 7",
+}
+# Of the user's own images, of which nothing is read; where and with which bits a run computes; what
+# trains nothing; and what every row above has.
+UNTRIED = {
+    *LIST_KEYS,
+    *("data_dir", "image_list", "validation_list", "test_list", "class_names", "group_pattern"),
+    *("image_size", "resize", "crop_from", "follow_links", "skip_unreadable"),
+    *RUNTIME_KEYS,
+    *("precision", "post_hoc", "dataset", "model", "loss"),
+}
+
+
+def test_each_choice_is_tried_or_has_a_reason_not_to_be():
+    """A new one gets its row."""
+    assert TRIED.keys() | UNTRIED == set(Config.model_fields)
+    assert not TRIED.keys() & UNTRIED
+
+
+def rows_of(epochs):
+    """Return what a schedule says, of rows of metrics.jsonl or of a plan."""
+    keys = ("epoch", "lr", "lambda", "effective_margin")
+    return [[row[key] for key in keys] for row in epochs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", TRIED)
+def test_each_choice_is_in_the_plan_as_in_the_run(tmp_path, monkeypatch, capsys, digits_run, key):
+    """Spec, counts and every epoch: of the flags, and of the run's own config.yaml."""
+    monkeypatch.setattr(run, "draw_plots", lambda *_: None)
+    flags = [*SHORT, *TRIED[key].replace("RUN", str(digits_run)).split()]
+    document = plan(capsys, *flags)
+    assert main(["train", *flags, "--out", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    record = read_run(folder)
+    capsys.readouterr()
+    assert rows_of(record.metrics) == rows_of(document["epochs"][: len(record.metrics)])
+    assert len(record.metrics) == len(document["epochs"]) or key == "patience"
+    assert record.config["loss"] == document["loss"]
+    counts = [row.train_count for row in record.scores.per_class]
+    # which folds get the images that cannot be shared evenly, the images themselves decide
+    off = 1 if key in ("folds", "fold") else 0
+    assert counts == pytest.approx(document["class_counts"], abs=off)
+    again = plan(capsys, "--config", folder / "config.yaml")
+    assert again == document
+
+
+def test_margins_of_single_classes_are_in_the_plan(capsys):
+    """By hand: 3 is the largest of all; on a long tail it may take the place of the largest."""
+
+    def last(*flags):
+        return plan(capsys, "--epochs", 2, *flags)["epochs"][-1]["effective_margin"]
+
+    plain = ("--dataset", "digits", "--loss", "lsoftmax:margin=2,anneal=none")
+    assert last(*plain) == pytest.approx(2)
+    assert last(*plain, "--class-margins", "7=3") == pytest.approx(3)
+    tail = (*plain[:2], "--imbalance", "exp", "--factor", "0.1")
+    tail += ("--loss", "lsoftmax:margin=auto,margin_max=4,anneal=none")
+    assert last(*tail) == pytest.approx(4)
+    assert last(*tail, "--class-margins", "9=1") < 3.9
+    own = ("--dataset", "folder", *plain[2:])
+    assert last(*own, "--class-margins", "frog=1,owl=1.5") == pytest.approx(2)
+    assert last(*own, "--class-margins", "frog=1,owl=3") == pytest.approx(3)
+    cifar = ("--dataset", "imbalanced", *plain[2:], "--class-margins")
+    assert last(*cifar, "frog=3") == pytest.approx(3)
+    assert main(["schedule", *cifar, "forg=3"]) == 2
+    assert "there is no class 'forg' (did you mean 'frog'?)" in capsys.readouterr().err
+    assert main(["schedule", *plain, "--class-margins", "7=3"]) == 0
+    assert "the largest margin of all is shown" in capsys.readouterr().out
+
+
+def test_what_trains_nothing_has_no_schedule(capsys, digits_run):
+    """It is said, in the place of epochs that are none."""
+    flags = ["--pretrained", str(digits_run), "--freeze", "features", "--post-hoc", "ncm"]
+    assert main(["schedule", "--dataset", "digits", *flags]) == 2
+    assert "post_hoc 'ncm' trains nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dataset", CLASS_NAMES)
+def test_the_classes_of_published_data_are_known(dataset):
+    """As many as there are counts of images; those of torchvision, of scikit-learn, by hand."""
+    names = CLASS_NAMES[dataset]
+    assert len(names) == len(set(names)) == len(SOURCES[dataset].train_counts)
+    known = {
+        "cifar10": CIFAR10_CLASSES,
+        "fashion-mnist": tuple(FashionMNIST.classes),
+        "mnist": tuple(text[0] for text in MNIST.classes),
+    }
+    assert names == known.get(dataset, names)
+    if dataset == "digits":
+        assert sources.load("digits", None, "train").classes == names
+    if dataset == "cifar100":
+        assert [*names] == sorted(names)  # so CIFAR-100 numbers them
 
 
 def test_class_counts_are_those_of_the_published_data(capsys):

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmsm_cli.data.class_names import CLASS_NAMES
 from lmsm_cli.errors import DataError, writing
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.runtime.files import check_own_folder, locked, open_regular, own_folders
 
 Split = Literal["train", "test"]
 
-_DIGITS = tuple(str(digit) for digit in range(10))
 _TIMEOUT = 30  # seconds without a byte
 _PAUSES = (0, 2)  # seconds before each round over the mirrors
 
@@ -183,11 +183,11 @@ class _Mnist(Published):
         labels_path = folder / f"{prefix}-labels-idx1-ubyte"
         images = _read_idx(mnist.read_image_file, folder / f"{prefix}-images-idx3-ubyte")
         labels = _read_idx(mnist.read_label_file, labels_path)
-        if len(images) != len(labels) or labels.max(initial=0) >= len(_DIGITS):
+        if len(images) != len(labels) or labels.max(initial=0) >= len(CLASS_NAMES["mnist"]):
             raise DataError(
                 f"{labels_path} does not fit the images beside it; delete both, and start again"
             )
-        names = _DIGITS if self.name == "MNIST" else tuple(self.torchvision.classes)
+        names = CLASS_NAMES["mnist" if self.name == "MNIST" else "fashion-mnist"]
         return Content(images[..., None], labels, names)
 
     def _archives(self, root: Path) -> list[tuple[Path, str]]:
@@ -216,7 +216,7 @@ class _Svhn(Published):
         _check_md5(root / name, md5)
         data = self.torchvision(str(root), split=split, download=False)
         images = np.ascontiguousarray(data.data.transpose(0, 2, 3, 1))
-        return Content(images, np.atleast_1d(data.labels).astype(np.int64), _DIGITS)
+        return Content(images, np.atleast_1d(data.labels).astype(np.int64), CLASS_NAMES["svhn"])
 
 
 PUBLISHED: dict[str, Published] = {

@@ -106,6 +106,16 @@ def planned_counts(config: Config) -> list[int] | None:
     return None if published is None else counts_left(config, published)
 
 
+def planned_usual_counts(config: Config) -> list[int] | None:
+    """Return the `Data.usual_counts` that a run will have, by the published counts.
+
+    None where it has none, and where only the data itself knows.
+    """
+    published = sources.source_of(config.dataset).train_counts
+    is_fold = config.test_from == "training" and config.folds is not None
+    return _kept(config, published) if published and is_fold else None
+
+
 def counts_left(config: Config, available: Sequence[int]) -> list[int]:
     """Return the images that profile and validation leave of each class; raise for too few."""
     kept = _kept(config, available)

@@ -22,6 +22,7 @@ from lmsm_cli.scoring import reliability_bounds
 
 NOTHING = "-"
 OF_THE_RAREST = "a margin by rarity is that of the rarest class; commoner classes have less"
+OF_THE_LARGEST = "where classes have margins of their own, the largest margin of all is shown"
 # A confusion matrix of more classes fits no screen: its largest entries are listed instead.
 MATRIX_CLASSES = 20
 _CONFUSIONS_SHOWN = 30
