@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lmsm_cli.commands.app import main
 from lmsm_cli.data.identity import PARTS
@@ -221,10 +222,84 @@ def test_a_damaged_record_of_the_start_is_told_with_the_way_out(first, tmp_path,
     assert train(tmp_path / "second", *given)
 
 
-def test_a_start_without_its_images_is_said(first, tmp_path, capsys):
-    """A checkpoint that lies alone does not tell what it was trained on."""
-    alone = tmp_path / "alone.pt"
-    shutil.copy(first / "checkpoint.pt", alone)
-    given = ["--dataset", "photos", "--pretrained", str(alone)]
-    assert main(["train", *NET[:-1], *given, "--out", str(tmp_path / "second")]) == 0
-    assert "is not known: images.npz is not beside" in " ".join(capsys.readouterr().err.split())
+UNKNOWN = "was trained on images that are tested here is not known"
+
+
+def alone(run, path):
+    """Return a copy of a run's checkpoint that lies alone."""
+    return shutil.copy(run / "checkpoint.pt", path)
+
+
+def log_of(run):
+    """Return the warnings in a run's train.log."""
+    lines = (run / "train.log").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith("WARNING") and "is not known" in line]
+
+
+def warnings_in(capsys):
+    """Return how often the screen says that something is not known, and all words on it."""
+    told = " ".join(capsys.readouterr().err.split())
+    return told.count("is not known"), told
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_start_without_its_images_is_a_warning(first, is_alone, tmp_path, capsys):
+    """A checkpoint that lies alone, or whose images.npz is gone, does not tell what it saw.
+
+    That is said with --quiet too, once, and stands in train.log.
+    """
+    start = alone(first, tmp_path / "alone.pt") if is_alone else first
+    (first / "images.npz").unlink()
+    given = ["--dataset", "photos", "--pretrained", str(start), "--epochs", "2"]
+    run = train(tmp_path / "second", *given)
+    number, told = warnings_in(capsys)
+    assert (number, len(log_of(run))) == (1, 1)
+    assert f"whether {start} {UNKNOWN}: images.npz is not beside" in told
+
+
+def test_what_a_start_itself_began_with_may_be_unknown_too(first, tmp_path, capsys):
+    """The second run's own images are known, and not those of the checkpoint that it began with."""
+    lone = alone(first, tmp_path / "alone.pt")
+    second = train(tmp_path / "second", "--dataset", "photos", "--pretrained", str(lone))
+    capsys.readouterr()
+    third = train(tmp_path / "third", "--dataset", "photos", "--pretrained", str(second))
+    number, told = warnings_in(capsys)
+    assert (number, len(log_of(third))) == (2, 1)
+    assert f"whether {second} {UNKNOWN}: it started from {lone}" in told
+
+
+def test_weights_of_no_run_tell_nothing_of_images(first, tmp_path, capsys):
+    """A file of weights alone, as others publish them, was no run: of it nothing is said."""
+    lone = alone(first, tmp_path / "alone.pt")
+    second = train(tmp_path / "second", "--dataset", "photos", "--pretrained", str(lone))
+    torch.save(torch.load(lone, weights_only=True)["model"], lone)
+    capsys.readouterr()
+    train(tmp_path / "third", "--dataset", "photos", "--pretrained", str(second))
+    assert warnings_in(capsys)[0] == 0
+
+
+def test_a_sweep_says_once_what_is_not_known_of_its_starts(first, tmp_path, capsys):
+    """Four runs on two starts are one sentence; each run has that of its start in its log."""
+    other = train(tmp_path / "other", "--dataset", "photos", "--seed", "1")
+    starts = [alone(first, tmp_path / "a.pt"), alone(other, tmp_path / "b.pt")]
+    grid = ["--grid", f"pretrained={starts[0]},{starts[1]}", "--seeds", "2"]
+    given = ["sweep", *NET, "--dataset", "photos", *grid, "--out", str(tmp_path / "sweep")]
+    for more in (["--dry-run"], []):
+        assert main([*given, *more]) == 0
+        number, told = warnings_in(capsys)
+        assert number == 1
+        assert f"whether {starts[0]}, {starts[1]} were trained on images" in told
+    logs = [log_of(run) for run in find_runs([tmp_path / "sweep"])]
+    assert [len(lines) for lines in logs] == [1] * 4
+    assert sum(f"whether {starts[0]} {UNKNOWN}" in lines[0] for lines in logs) == 2
+
+
+def test_other_last_layers_say_once_that_their_net_is_not_known(first, tmp_path, capsys):
+    """Of two heads, one of which takes no training."""
+    (first / "images.npz").unlink()
+    heads = ["--head", "softmax", "--head", "adjust:1", "--epochs", "1", "--quiet"]
+    assert main(["retrain", str(first), *heads, "--out", str(tmp_path / "heads")]) == 0
+    number, told = warnings_in(capsys)
+    assert number == 1
+    assert f"whether {first} {UNKNOWN}" in told
+    assert [len(log_of(run)) for run in find_runs([tmp_path / "heads"])] == [1, 1]

@@ -185,6 +185,7 @@ def _show_plan(
 ) -> None:
     from lmsm_cli.commands.progress import new_display
     from lmsm_cli.reports.tables_checks import disk_line, plan_table, time_left_line
+    from lmsm_cli.runtime.display import OncePerPlan
     from lmsm_cli.sweeps.plan import RunIndex, unbegun
 
     with new_display(quiet, verbose) as display:
@@ -192,7 +193,8 @@ def _show_plan(
         disk = disk_needed(plan, index, display) if keep != KEPT[0] else None
         found = index.status(plan)
         index.check_new(unbegun(found))
-        left = _time_left(found, display, with_plots=with_plots)
+        once = OncePerPlan(display, index.said)  # the run that is tried out says it again
+        left = _time_left(found, once, with_plots=with_plots)
     rows = [
         {
             "label": one.run.label,

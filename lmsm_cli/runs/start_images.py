@@ -1,9 +1,13 @@
 """Whether a run is scored on images that the weights it starts from were trained on."""
 
+from collections.abc import Sequence
+
 from lmsm_cli.config import Config
 from lmsm_cli.config.post_hoc import parse_post_hoc
 from lmsm_cli.data.identity import Digests, ImagesRecord, Part
-from lmsm_cli.errors import CheckpointError, DataError, counted, few
+from lmsm_cli.errors import CheckpointError, DataError, LmsmError, counted, few
+from lmsm_cli.models.pretrained import IMAGENET
+from lmsm_cli.runs.checkpoint import is_checkpoint
 from lmsm_cli.runs.images import IMAGES, recorded_images
 from lmsm_cli.runs.start import checkpoint_of, weights_file
 from lmsm_cli.runtime.display import Display
@@ -13,14 +17,22 @@ _SHOWN = 3
 
 
 def images_of_start(config: Config, display: Display) -> ImagesRecord | None:
-    """Return images.npz of the run that a config starts from.
+    """Return what `known_of_start` does; what is not known is a warning."""
+    record, unknown = known_of_start(config)
+    if unknown:
+        display.warning(unknown)
+    return record
 
-    None where it starts from no run, or that has none beside its checkpoint, which is said. Raises
+
+def known_of_start(config: Config) -> tuple[ImagesRecord | None, str]:
+    """Return images.npz of the run that a config starts from, and in words what is not known of it.
+
+    None where it starts from no run, or that has no such file beside its checkpoint. Raises
     CheckpointError where one of the two is damaged, or they are not of one run.
     """
     file, state = weights_file(config.pretrained), checkpoint_of(config.pretrained)
     if file is None or state is None:
-        return None
+        return None, ""
     try:
         record = recorded_images(file.parent, state.images, file)
     except CheckpointError as error:
@@ -29,11 +41,34 @@ def images_of_start(config: Config, display: Display) -> ImagesRecord | None:
             "on is not known"
         ) from None
     if record is None:
-        display.info(
-            f"whether {config.pretrained} was trained on images that are tested here is not known: "
-            f"{IMAGES} is not beside {file}"
-        )
-    return record
+        why = f"{IMAGES} is not beside {file}"
+    elif record.seen_before is None and _is_a_run(state.config.pretrained):
+        why = f"it started from {state.config.pretrained}, and that is not known of it either"
+    else:
+        return record, ""
+    return record, (
+        f"whether {config.pretrained} was trained on images that are tested here is not known: "
+        f"{why}; if it was, the scores flatter"
+    )
+
+
+def _is_a_run(source: str | None) -> bool:
+    """Return whether weights are those of a run, as far as they are still there to be looked at."""
+    if source in (None, IMAGENET):
+        return False
+    try:
+        file = weights_file(source)
+    except LmsmError:
+        return True
+    return file is None or not file.is_file() or is_checkpoint(file)
+
+
+def several_unknown(sources: Sequence[str]) -> str:
+    """Return what is not known of several starts of a plan, in a sentence."""
+    return (
+        f"whether {few(sources, _SHOWN)} were trained on images that are tested here is not known; "
+        "if they were, the scores flatter; train.log of each run says why"
+    )
 
 
 def check_unseen(

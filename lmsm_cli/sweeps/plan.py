@@ -19,7 +19,7 @@ from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
 from lmsm_cli.runs.start import facts_with_start
-from lmsm_cli.runs.start_images import check_unseen, images_of_start
+from lmsm_cli.runs.start_images import check_unseen, known_of_start, several_unknown
 from lmsm_cli.runtime.display import SILENT, Display, OncePerPlan
 from lmsm_cli.sweeps.grid import MOST_RUNS, TooManyRunsError, label
 from lmsm_cli.training.prepare import check_config
@@ -275,8 +275,11 @@ class RunIndex:
         keys = {*DATA_KEYS, "out", "pretrained", "freeze", "post_hoc"}
         distinct = {config.model_dump_json(include=keys): config for config in configs}
         display = OncePerPlan(self.display, self.said)
+        not_known: dict[str, str] = {}
         for config in distinct.values():
-            start = images_of_start(config, SILENT)  # each run says what is not known of it
+            start, unknown = known_of_start(config)
+            if unknown:
+                not_known[str(config.pretrained)] = unknown
             is_asked = start is not None or config.dataset == "list"
             record = self._images_now(config) if is_asked else None
             if record is None:
@@ -284,6 +287,11 @@ class RunIndex:
             check_apart_from_listed("--out", config.out, config, record)
             if start is not None:
                 check_unseen(record, start, config, display)
+        if len(not_known) > 1:  # one sentence, and each run writes its own into its log alone
+            display.warning(several_unknown(list(not_known)))
+            self.said.update(not_known.values())
+        for unknown in not_known.values():
+            display.warning(unknown)
 
     def _images_now(self, config: Config) -> ImagesRecord | None:
         """Return a config's images, None where they are not on this disk."""
