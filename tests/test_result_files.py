@@ -196,6 +196,30 @@ def test_runs_of_one_file_keep_their_own_answers(tmp_path, losses, capsys):
     assert right == pytest.approx({loss: n / 7 for n, loss in enumerate(losses, 1)})
 
 
+def test_what_is_only_predicted_may_be_a_class_without_images(tmp_path):
+    """Other names, numerals where a label is one, and numbers of columns that have names."""
+    for rows in (
+        [("cat", "emu"), ("dog", "fox")],
+        [("cat", "7"), ("8", "7")],
+        [("cat", "cat"), ("dog", "7")],
+    ):
+        found = read_one(write(tmp_path / "a-s0.csv", ["label", "predicted"], rows)).scores
+        assert {row.name for row in found.per_class} == {one for row in rows for one in row}
+    header = ["label", "predicted", "logit_cat", "logit_dog"]
+    path = write(tmp_path / "a-s0.csv", header, [("cat", 0, 2, 1), ("dog", 0, 4, 3)])
+    assert read_one(path).scores.accuracy == 1 / 2
+
+
+def test_numbers_for_names_are_refused_as_texts_in_an_npz_file_too(tmp_path):
+    """As in a CSV file, where classes do not tell which name a number stands for."""
+    arrays = {"label": np.array(["cat", "dog"]), "predicted": np.array(["0", "1"])}
+    np.savez(tmp_path / "a-s0.npz", **arrays)
+    with pytest.raises(DataError, match=r"predicted\[0\] is '0', where labels are names"):
+        read_one(tmp_path / "a-s0.npz")
+    np.savez(tmp_path / "a-s0.npz", **arrays, classes=["cat", "dog"])
+    assert read_one(tmp_path / "a-s0.npz").scores.accuracy == 1
+
+
 def test_arrays_in_an_npz_file(tmp_path):
     """Plain or compressed, with single values for loss and seed, or these in its name."""
     logits = np.eye(3)[PREDICTED] * 4
@@ -243,6 +267,15 @@ BAD_CSV = [
         "no column logit_0; where .* are names, write each",
     ),
     ("label,logit_0,logit_1\n2018,1,2\n", "line 2: label is '2018': .* write each with a letter"),
+    (
+        "label,predicted\ncat,0\ndog,1\n",
+        "line 2: predicted is '0', where labels are names, as 'cat' is: give both as names, or",
+    ),
+    ("label,predicted\ncat,0.93\ndog,0.41\n", "line 2: predicted is '0.93', where labels are"),
+    (  # of two runs the second alone is bad
+        "seed,label,predicted\n0,cat,dog\n0,dog,dog\n1,cat,0\n1,dog,1\n",
+        "line 4: predicted is '0', where labels are names",
+    ),
     (USUAL + "1,\n", "a-s0.csv, line 4: predicted is empty"),
     (USUAL + ",1\n", "a-s0.csv, line 4: label is empty"),
     ("label,predicted\ncat,dog\ndog,\n", "a-s0.csv, line 3: predicted is empty"),

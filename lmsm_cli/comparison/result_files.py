@@ -33,6 +33,7 @@ from lmsm_cli.runs.results import (
     Given,
     Origin,
     Results,
+    check_kinds,
     checked,
     classes_told,
     counts_by_class,
@@ -321,12 +322,15 @@ class _CsvFile:
             lines = [self.lines[place] for place in places]
             origin = _InLines(self.path, self.names, lines)
             rows = [self.rows[place] for place in places]
+            labels, predicted = (self._column(one, rows) for one in ("labels", "predictions"))
+            if labels and predicted and not self.logits:
+                check_kinds(labels, predicted, origin)
             given = Given(
                 loss=loss,
                 seed=seed,
-                labels=self._column("labels", rows),
+                labels=labels,
                 logits=self._logits(rows, origin),
-                predictions=self._column("predictions", rows),
+                predictions=predicted,
                 ids=self._column("ids", rows),
                 classes=classes,
                 origin=origin,

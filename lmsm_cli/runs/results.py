@@ -469,10 +469,26 @@ def classes_told(answers: Sequence[Any], origin: Origin) -> tuple[str, ...]:
         cells = labels.tolist()
         if any(whole_number(one) is not None for one in cells) and all(map(is_number, cells)):
             _check_whole(labels, "labels", origin)
+        for column in predicted:
+            check_kinds(cells, column.tolist(), origin)
         return tuple(sorted({one for column in columns for one in column.tolist()}))
     for column in predicted:
         _check_whole(column, "predictions", origin)
     return tuple(map(str, range(_highest(columns, origin) + 1)))
+
+
+def check_kinds(labels: Sequence[str], predictions: Sequence[str], origin: Origin) -> None:
+    """Refuse numbers as the predictions of names: none of them could be right.
+
+    Where one label is a number too, as a name among words, predictions may be such names.
+    """
+    if not any(map(is_number, set(labels))) and all(map(is_number, set(predictions))):
+        origin.refuse(
+            f"is {predictions[0]!r:.80}, where labels are names, as {labels[0]!r:.80} is: give "
+            f"both as names, or both as class numbers; where these are names, {origin.as_names}",
+            "predictions",
+            0,
+        )
 
 
 def _are_numbers(column: NDArray[Any]) -> bool:
