@@ -142,6 +142,20 @@ def test_a_difference_that_repeats_another_is_shown_once():
     assert headers == "# run few balanced seeds verdict"
 
 
+@pytest.mark.parametrize(("noise", "columns"), [(-2e-17, 1), (-2e-4, 2)])
+def test_a_score_that_repeats_another_but_for_rounding_is_no_column(noise, columns):
+    """0 and -2e-17 are one difference; -0.02 points are another, on the other side of 0."""
+    known = {
+        key: Difference(mean, None, None, 5, True, "can't tell")
+        for key, mean in (("balanced_accuracy", 0.0), ("accuracy", noise))
+    }
+    groups = (group("softmax", 0.6, is_baseline=True), group("b", 0.6, differences=known))
+    *_, against = comparison_tables(Comparison(("loss",), groups, ()))
+    names = {str(column.header) for column in against.columns}
+    assert len(names & {"balanced", "overall", "accuracy"}) == columns
+    assert "+0.0" in drawn(against)
+
+
 def test_only_changed_leaves_out_what_is_alike():
     """Scores and classes that all rows share are gone, others stay."""
     groups = (group("a", 0.6, per_class=(0.5, 0.5)), group("b", 0.6, per_class=(0.5, 0.9)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmsm_cli.comparison.intervals import difference, in_points
+from lmsm_cli.comparison.intervals import difference, in_points, points
 
 OWN = {0: 0.71, 1: 0.74, 2: 0.70, 3: 0.76, 4: 0.73}
 BASE = {0: 0.68, 1: 0.73, 2: 0.66, 3: 0.70, 4: 0.70}
@@ -73,9 +73,13 @@ def test_no_values_no_difference():
         (0.0006, "+0.1"),
         (0.076, "+7.6"),
         (-1e-9, "-1e-07"),
+        (4e-6, "+0.0004"),
+        (sum([0.1] * 10) / 10 - 0.1, "+0.0"),  # 0 but for rounding
+        (0.3 - 0.1 - 0.2, "+0.0"),
         (-0.012, "-1.2"),
     ],
 )
 def test_a_bound_near_0_shows_on_which_side_it_lies(value, text):
     """`[+0.0, +7.6]` beside "better" would say nothing: what is not 0 is not written as 0."""
     assert in_points(value) == text
+    assert points(value) == text.removeprefix("+")

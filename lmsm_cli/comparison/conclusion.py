@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from lmsm_cli.comparison.intervals import NOT_AFTER_HOLM, Difference
+from lmsm_cli.comparison.intervals import NOT_AFTER_HOLM, Difference, points
 from lmsm_cli.comparison.records import Conclusion, Finding, Group, Statistic
 from lmsm_cli.errors import counted
 from lmsm_cli.metrics import METRICS
@@ -181,12 +181,6 @@ def _size(one: Difference) -> str:
         bounds = [points(-bound) for bound in (low, high) if bound is not None]
         interval = f"[{', '.join(bounds)}]"
     return f"{points(abs(one.mean))} points {interval}{over.get(one.over, '')}"
-
-
-def points(value: float) -> str:
-    """Return a size in points: one decimal, near 0 one digit."""
-    text = f"{100 * value:.1f}"
-    return f"{100 * value:.1g}" if text in ("0.0", "-0.0") and value else text
 
 
 def _chance_among_several(held: Sequence[tuple[str, Difference]], against: str) -> list[str]:

@@ -236,11 +236,11 @@ def _distinct_differences(groups: Sequence[Group]) -> list[str]:
 
 
 def _rounded(change: Difference | None) -> object:
-    """Return a difference as it is seen, without the further digits near 0."""
+    """Return a difference as it is seen, with its side of 0 but without the further digits."""
     if change is None:
         return None
-    bounds = (change.mean, change.low, change.high)
-    return tuple(None if one is None else f"{100 * one:+.1f}" for one in bounds)
+    bounds = [one for one in (change.mean, change.low, change.high) if one is not None]
+    return tuple((in_points(one)[0], f"{abs(100 * one):.1f}") for one in bounds)
 
 
 def _classes_tables(comparison: Comparison, *, only_changed: bool) -> list[Table]:

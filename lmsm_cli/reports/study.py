@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lmsm_cli.comparison.intervals import in_points, points
 from lmsm_cli.errors import counted, listed
 from lmsm_cli.reports.tables import NOTHING, new_table, shown
 
@@ -85,11 +86,11 @@ def _why_untold(result: Mapping[str, Any]) -> str:
 
 
 def _distance(mean: float, low: float | None, high: float | None) -> str:
-    size = f"{100 * abs(mean):.1f} points"
+    size = f"{points(abs(mean))} points"
     if low is None or high is None:
         return size
     bounds = (low, high) if mean > 0 else (-high, -low)
-    return f"{size} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+    return f"{size} [{points(bounds[0])}, {points(bounds[1])}]"
 
 
 def study_table(result: Mapping[str, Any]) -> Table:
@@ -110,7 +111,7 @@ def study_table(result: Mapping[str, Any]) -> Table:
             shown(row["name"]),
             str(row["rounds"]),
             f"{100 * row['score']:.1f}",
-            NOTHING if difference is None else f"{100 * difference:+.1f}{around}",
+            NOTHING if difference is None else f"{in_points(difference)}{around}",
             result["settled"].get(row["name"], NOTHING),
         )
     return table

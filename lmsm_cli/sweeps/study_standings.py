@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmsm_cli.comparison.intervals import in_points
 from lmsm_cli.comparison.sequential import ALPHA, Standing, chance_to_tell, told_at
 from lmsm_cli.comparison.two_way import Over
 from lmsm_cli.sweeps.candidates import BASELINE
@@ -145,4 +146,4 @@ def leader_of(standings: Mapping[str, Standing]) -> str:
 def _points(one: Standing) -> str:
     half = one.half_width()
     around = "" if half is None else f" ± {100 * half:.1f}"
-    return f"{100 * one.mean:+.1f}{around} points"
+    return f"{in_points(one.mean)}{around} points"

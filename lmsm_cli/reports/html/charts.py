@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lmsm_cli.comparison.intervals import Difference
+from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.metrics import ReliabilityBin
 from lmsm_cli.reports.figures import spread
 from lmsm_cli.reports.html import svg
@@ -119,12 +119,12 @@ def _contrast(frame: svg.Frame, row: Contrast, place: float) -> list[Markup]:
     one, style = row.difference, svg.style_of(row.number)
     x, y = frame.at(100 * one.mean, place)
     marks = [svg.text(frame.left - 8, y + 4, str(row.number), f"tag end {style}")]
-    spoken = f"{row.number}: {row.label}: {100 * one.mean:+.3g}, {in_words(one.verdict)}"
+    spoken = f"{row.number}: {row.label}: {in_points(one.mean)}, {in_words(one.verdict)}"
     if one.low is not None and one.high is not None:
         low, high = (frame.at(100 * end, place)[0] for end in (one.low, one.high))
         marks.append(svg.path([(low, y), (high, y)], f"line whole {style}", spoken))
         marks += [svg.line(end, y - 4, end, y + 4, f"line whole {style}") for end in (low, high)]
-        spoken += f", 95% interval {100 * one.low:+.3g} to {100 * one.high:+.3g}"
+        spoken += f", 95% interval {in_points(one.low)} to {in_points(one.high)}"
     return [*marks, svg.marker(x, y, row.number, spoken)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lmsm_cli.comparison.conclusion import common_remarks, nothing_learned
-from lmsm_cli.comparison.intervals import Difference, in_points
+from lmsm_cli.comparison.intervals import Difference, in_points, points
 from lmsm_cli.comparison.records import ClassStatistic, Group, Statistic
 from lmsm_cli.errors import few
 from lmsm_cli.metrics import MAIN_DIFFERENCES, METRICS, ClassScore, Metric, Scores
@@ -248,7 +248,7 @@ def _need(group: Group, key: str) -> tuple[str, str]:
         return "", ""
     if one.at_chance:
         return need_text(group, key), ""
-    floor = f"at least {in_points(one.floor).removeprefix('+')} points" if one.floor else ""
+    floor = f"at least {points(one.floor)} points" if one.floor else ""
     return need_text(group, key), floor
 
 
