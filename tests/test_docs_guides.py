@@ -107,6 +107,9 @@ def lists(root):
     (root / "numbers.csv").write_text("\n".join(["path,label,split", *numbers]))
     (root / "names.txt").write_text("ant\n")
     yield root / "numbers.csv", "--class-names", root / "names.txt"
+    sparse = "\n".join(numbers).replace(",0,", ",2,").replace(",1,", ",10,")
+    (root / "sparse.csv").write_text(f"path,label,split\n{sparse}\n")
+    yield (root / "sparse.csv",)
 
 
 def test_the_messages_of_messy_folders_are_those_that_are_shown(tmp_path, monkeypatch, capsys):

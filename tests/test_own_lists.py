@@ -7,6 +7,9 @@ import pytest
 import yaml
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.data.class_folders import FolderOptions
+from lmsm_cli.data.lists import ImageLists
+from lmsm_cli.data.sources import load_own_folder
 from tests.conftest import noise, save
 
 FLAGS = (
@@ -71,6 +74,43 @@ def test_folder_and_list_make_the_same_run_and_config_yaml_repeats_it(lmsm, pets
     assert config["dataset"] == "list"
     assert config["image_list"] == "pets/list.csv"
     assert config["data_dir"] == "pets"
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "differs"),
+    [
+        (("2", "10"), None, True),
+        (("1", "2"), None, False),
+        (("02", "10"), None, False),
+        (("0", "1"), "bee\nant\n", True),
+        (("0", "1"), "ant\nbee\n", False),
+        (("b", "a"), None, False),
+    ],
+)
+def test_a_list_whose_classes_stand_otherwise_than_folders_is_told(
+    lmsm, tmp_path, labels, names, differs
+):
+    """`lmsm data` says it of lists alone, where folders of these names stand otherwise."""
+    lines = ["path,label"]
+    for place, label in enumerate(labels):
+        name = names.split()[int(label)] if names else label
+        for number in range(10):
+            save(tmp_path / "pets" / name / f"{number}.png", noise(100 * place + number))
+            lines.append(f"{name}/{number}.png,{label}")
+    (tmp_path / "pets" / "list.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "names.txt").write_text(names or "")
+    flags = ("--class-names", "names.txt") if names else ()
+    found = [lmsm("data", *given)[1] for given in (("pets/list.csv", *flags), ("pets",))]
+    fact = "the classes are in the order of their numbers, not in that of letters"
+    told = [fact in json.dumps(one["findings"]) for one in found]
+    assert told == [differs, False]
+    lists = ImageLists(tmp_path / "pets" / "list.csv", class_names=names and tmp_path / "names.txt")
+    listed, folders = (
+        load_own_folder(tmp_path / "pets", FolderOptions(8, lists=given)).training
+        for given in (lists, None)
+    )
+    assert (listed.classes != folders.classes) is differs
+    assert (listed.digests.tolist() != folders.digests.tolist()) is differs
 
 
 def test_eval_and_resume_find_the_images_when_all_was_moved(lmsm, pets, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmsm_cli.data.class_folders import look_alikes
+from lmsm_cli.data.class_folders import Listing, look_alikes
 from lmsm_cli.data.decoded import middle
 from lmsm_cli.data.fold_check import (
     FoldCounts,
@@ -222,7 +222,7 @@ def _folder_facts(
         ],
         look_alikes=look_alikes(train.classes),
         is_shared_out=layout.is_shared_out,
-        notes=[note.removeprefix(f"{place}: ") for note in layout.notes],
+        notes=[*(note.removeprefix(f"{place}: ") for note in layout.notes), *_other_order(train)],
         faults=[
             *layout.stops,
             *layout.faults,
@@ -230,6 +230,20 @@ def _folder_facts(
         ],
         levels=all_levels(part.levels for part in folder.read.values()),
     )
+
+
+def _other_order(listing: Listing) -> list[str]:
+    """Return that the classes of a list stand otherwise than class folders of their names would.
+
+    Numbers are in their order, since others have results by number too; folders are in that of
+    letters. The images are then divided by other draws.
+    """
+    if listing.source is None or sorted(listing.classes) == list(listing.classes):
+        return []
+    return [
+        "the classes are in the order of their numbers, not in that of letters: class folders of "
+        "these names make other runs"
+    ]
 
 
 def _left_out(folder: FolderContents) -> dict[str, list[str]]:
