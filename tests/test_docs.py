@@ -308,6 +308,35 @@ def test_the_first_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
                 assert shown.split() == printed.split()
 
 
+def choices_shown(text):
+    """Return what a text gives --grid and --arm: flag and value; paths and own code apart."""
+    shown = re.findall(r"""--(grid|arm) (?:"([^"]+)"|'([^']+)'|([^\s`"']+))""", text)
+    values = [(flag, "".join(texts)) for flag, *texts in shown]
+    # the arm of the command's own help stands in its words
+    values += [("arm", one) for one in re.findall(r"repeatable: '([^']+)'", text)]
+    return {
+        (flag, value)
+        for flag, value in values
+        if "KEY" not in value and "/" not in value and not re.search(r":[A-Z]", value)
+    }
+
+
+def test_every_choice_of_a_sweep_that_is_shown_is_accepted(capsys):
+    """By the preset of the first block, whose ten epochs are the fewest that are usual."""
+    help_text = " ".join(PAGES["commands.md"].split())
+    pages = {**PAGES, "commands.md": help_text, "README.md": (ROOT / "README.md").read_text()}
+    found = set().union(*map(choices_shown, pages.values()))
+    assert ("arm", "loss=ldam reweight=effective rebalance_from=9") in found
+    assert len(found) > 10
+    for flag, value in found:
+        if ".." in value:  # a range, which a search draws from
+            continue
+        needed = ["--schedule", "step"] if value.startswith(("step_size", "gamma")) else []
+        words_of = ["sweep", "--preset", "digits", *needed, f"--{flag}", value, "--seeds", "1"]
+        assert main([*words_of, "--dry-run", "--quiet"]) == 0, value
+        assert capsys.readouterr().out
+
+
 def texts_of_the_code():
     """Return the texts of the package but for docstrings; `{}` stands for a value in one."""
     found = set()
