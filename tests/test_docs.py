@@ -308,6 +308,21 @@ def test_the_first_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
                 assert shown.split() == printed.split()
 
 
+def test_what_is_quoted_was_printed():
+    """A quoted answer stands in a transcript of its page; that of the README, in the quickstart."""
+    quotes = 0
+    for page in PAGES.values():
+        printed = " ".join(" ".join(transcript.BLOCK.findall(page)).split())
+        for quote in re.findall(r"(?:^> .*\n)+", page, re.M):
+            assert " ".join(quote.replace("> ", "").split()) in printed
+            quotes += 1
+    assert quotes > 0
+    (shown,) = transcript.BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    answer = " ".join(shown.split("\n", 1)[1].split())
+    told = " ".join(" ".join(transcript.BLOCK.findall(PAGES["quickstart.md"])).split())
+    assert answer in told
+
+
 def choices_shown(text):
     """Return what a text gives --grid and --arm: flag and value; paths and own code apart."""
     shown = re.findall(r"""--(grid|arm) (?:"([^"]+)"|'([^']+)'|([^\s`"']+))""", text)
