@@ -234,6 +234,33 @@ def test_arrays_in_an_npz_file(tmp_path):
     assert unused == []
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".TSV", ".txt"])
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
+def test_text_parted_by_tabs_may_end_as_such_lists_do(tmp_path, suffix, delimiter, capsys):
+    """Whatever parts the columns, a table is known by its ending, as a list of images is."""
+    rows = [("label", "predicted"), ("0", "0"), ("1", "0"), ("2", "2")]
+    for seed in (0, 1):
+        text = "".join(delimiter.join(row) + "\n" for row in rows)
+        (tmp_path / f"softmax-s{seed}{suffix}").write_text(text)
+    files = [tmp_path / f"softmax-s{seed}{suffix}" for seed in (0, 1)]
+    (found,) = printed_json(capsys, "compare", *files)["groups"]
+    assert found["metrics"]["accuracy"] == {"mean": pytest.approx(2 / 3), "sd": 0, "n": 2}
+
+
+def test_a_file_of_another_ending_is_told_which_there_are(tmp_path, capsys):
+    """As a wrong call; a text in a folder without runs makes no files of results of it."""
+    (tmp_path / "softmax-s0.dat").write_text("label,predicted\n0,0\n1,1\n")
+    assert main(["compare", str(tmp_path / "softmax-s0.dat")]) == 2
+    assert "a file of results, which ends in .csv, .tsv, .txt or .npz" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("x")
+    assert main(["compare", str(tmp_path / "empty")]) == 2
+    assert "but files of results" not in capsys.readouterr().err
+    (tmp_path / "empty" / "softmax-s0.tsv").write_text("label\tpredicted\n0\t0\n1\t1\n")
+    assert main(["compare", str(tmp_path / "empty")]) == 2
+    assert "but files of results" in capsys.readouterr().err
+
+
 def test_a_file_given_twice_is_one_and_other_columns_are_told(tmp_path):
     """What is not used is said, as a misspelt name of a column would be."""
     path = write(tmp_path / "a-s0.csv", ["label", "predicted", "weight"], [(0, 0, 3), (1, 0, 3)])

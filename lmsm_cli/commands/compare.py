@@ -24,7 +24,7 @@ _MOST_FOLDERS = 4
 _Paths = Annotated[
     list[Path],
     typer.Argument(
-        help="Run folders, or folders of runs; also CSV and .npz files of other programs' results.",
+        help="Run folders, or folders of runs; also files of other programs' results.",
         metavar="RUN",
         autocompletion=completion.run_folders,
     ),
@@ -101,8 +101,9 @@ def compare(
 the difference, its 95% interval over other seeds and other test images, and a verdict after \
 Holm's correction for several rows. The answer stands last.
 
-    A CSV or .npz file of results has the columns label and predicted, or logit_0, logit_1, ... \
-(.npz: logits), and may have id, train_count, loss and seed; else it is named NAME-sSEED.csv.
+    A file of results (.csv, .tsv, .txt or .npz) has the columns label and predicted, or logit_0, \
+logit_1, ... (.npz: logits), and may have id, train_count, loss and seed; else it is named \
+NAME-sSEED.csv.
     """
     check_choice("--over", over, _OVER)
     prints_csv = csv == Path("-")

@@ -1,8 +1,8 @@
 """Results of other programs, read from CSV and .npz files, as runs in memory.
 
-A CSV file has a header and a row for each test image, and may hold several runs; an .npz file has
-an array a column, and holds one. `COLUMNS` names what both take. What a file does not say of its
-run, its name may: NAME-sSEED.csv.
+A CSV file, which may end in .tsv or .txt as lists of images may, has a header and a row for each
+test image, and may hold several runs; an .npz file has an array a column, and holds one. `COLUMNS`
+names what both take. What a file does not say of its run, its name may: NAME-sSEED.csv.
 """
 
 import csv
@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from lmsm_cli.config.data_path import LIST_SUFFIXES
 from lmsm_cli.errors import (
     MALFORMED,
     DataError,
@@ -42,7 +43,7 @@ from lmsm_cli.runs.results import (
 )
 from lmsm_cli.runtime.files import open_regular, read_bytes
 
-SUFFIXES = (".csv", ".npz")
+SUFFIXES = (*LIST_SUFFIXES, ".npz")
 # A column by each of its names; singular and plural are alike.
 COLUMNS = {
     "label": "labels",
@@ -75,12 +76,21 @@ def is_result_file(path: Path) -> bool:
 
 
 def check_no_files(folder: Path) -> None:
-    """Raise LmsmError for a folder with files of results and no run: files are given by name."""
+    """Raise LmsmError for a file of another kind, and for a folder with files of results and no
+    run: files are given by name.
+    """
+    if folder.is_file():
+        endings = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise LmsmError(
+            f"{folder} is neither the folder of a run or of runs nor a file of results, which ends "
+            f"in {endings}"
+        )
     try:
         held = list(folder.iterdir()) if folder.is_dir() and not is_run(folder) else []
     except OSError:  # find_runs says it
         return
-    files = sorted(path for path in held if is_result_file(path))
+    # a text beside other files may be of anything
+    files = sorted(path for path in held if is_result_file(path) and path.suffix.lower() != ".txt")
     if files and not any(map(is_run, held)):
         raise LmsmError(
             f"{folder} holds no run, but files of results: give these by name, such as "
@@ -99,7 +109,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
     notes: list[str] = []
     first: dict[tuple[str, int], Path] = {}
     for path in reversed(files.values()):
-        content = _CsvFile.read(path) if path.suffix.lower() == ".csv" else _NpzFile.read(path)
+        content = _NpzFile.read(path) if path.suffix.lower() == ".npz" else _CsvFile.read(path)
         runs = content.runs()
         for one in runs:
             if (other := first.setdefault((one.loss, one.seed), path)) is not path:
