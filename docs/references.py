@@ -33,6 +33,7 @@ from lmsm_cli.config.defaults import (
     USUAL_BATCH,
     Facts,
     defaults_by_data,
+    usual_batch,
 )
 from lmsm_cli.config.json_schema import config_schema
 from lmsm_cli.config.keys import DEPENDENT_OPTIONS, RUNTIME_KEYS
@@ -290,10 +291,13 @@ def _default(value: Any, how: str, *, by_data: bool) -> str:
 def _rules() -> list[str]:
     """Return how the defaults follow from the images, in sentences."""
     fewest, largest = EPOCHS
+    digits = _by_data("digits")["epochs"]
     rules = (
         f"`batch_size` is a power of two from {LEAST_BATCH} to {USUAL_BATCH}. It is the largest "
         f"that leaves {LEAST_STEPS} steps in an epoch.",
-        f"`epochs` are enough for {STEPS:,} steps, but at least {fewest} and at most {largest}.",
+        f"`epochs` are enough for {STEPS:,} steps, but at least {fewest} and at most {largest}: of "
+        f"fewer than {_few_images()} images that is less. `digits` have the {digits} epochs of a "
+        "preset of their own.",
         "`lr` follows the optimiser, and falls with the batch. On trained weights it is lower.",
         f"`image_size` is the largest of {_plain(SIDES)} that half of the images have on their "
         f"shorter side. From scratch it is at most {LARGEST_FROM_SCRATCH}.",
@@ -306,6 +310,17 @@ def _rules() -> list[str]:
         "it. A run that `--pretrained` names gives its own model, neck and loss."
     )
     return [_wrapped(intro), "\n".join(map(_item, rules))]
+
+
+def _few_images() -> int:
+    """Return the least images whose epochs are enough for all steps."""
+    steps = -(-STEPS // EPOCHS[1])
+    return next(count for count in range(LEAST_BATCH, STEPS) if _steps(count) >= steps)
+
+
+def _steps(count: int) -> int:
+    """Return the steps of an epoch of so many training images."""
+    return -(-count // usual_batch(count))
 
 
 def _defaults_table() -> tuple[str, set[str]]:

@@ -1,10 +1,15 @@
 """Defaults by the data: numbers worked out by hand, what wins over them, and what is said."""
 
+from pathlib import Path
+
 import pytest
 
+from docs import references
 from lmsm_cli.commands.app import main
+from lmsm_cli.config import Config, help_text
 from lmsm_cli.config.defaults import PHOTO_NET, Facts, defaults_by_data
 from lmsm_cli.config.resolve import Layer, resolve
+from lmsm_cli.data import facts
 from tests.conftest import write_class_folders
 
 
@@ -37,6 +42,20 @@ def test_batch_and_epochs_give_steps_enough(train_images, batch, epochs):
     """A power of two with 20 steps an epoch, and 1,500 steps in 10 to 200 epochs."""
     values = defaults_by_data(own(train_images), {}).values
     assert (values["batch_size"], values["epochs"]) == (batch, epochs)
+
+
+@pytest.mark.parametrize(("train_images", "enough"), [(56, False), (57, True)])
+def test_what_is_told_of_steps_is_so(train_images, enough):
+    """From 57 images on, 8 steps of 8 in 200 epochs at most; digits have 10 epochs."""
+    values = defaults_by_data(own(train_images), {}).values
+    steps = -(-train_images // values["batch_size"]) * values["epochs"]
+    assert (steps >= 1500) == enough
+    page = Path(references.__file__).with_name("configuration.md").read_text(encoding="utf-8")
+    assert "of fewer than 57 images that is less" in " ".join(page.split())
+    digits = resolve([Layer.of_flags({"dataset": "digits"})], facts_of=facts.facts_of).config
+    assert help_text(Config.model_fields["epochs"]).endswith(
+        f"enough for 1,500 steps, but 10 to 200; {digits.epochs} for digits)."
+    )
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,8 @@ class Choices(BaseModel):
     deferred, which papers call DRW and DRS."""
 
     epochs: Int = Field(10, ge=1, le=MOST_EPOCHS)
-    """Passes over the training images (default: at least 10, and enough for 1,500 steps)."""
+    """Passes over the training images (default: enough for 1,500 steps, but 10 to 200; 10 for
+    digits)."""
     batch_size: Int = Field(128, ge=2)
     """Images in a training step (default: at most 128, with 20 steps in an epoch)."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"

@@ -112,7 +112,7 @@ def _post_hoc_choices(head: str) -> dict[str, str]:
 
 
 def recipe_of(run: Path, state: CheckpointState) -> dict[str, Any]:
-    """Return what the trainings on a run's net share: 1,500 steps of SGD at least.
+    """Return what the trainings on a run's net share: 1,500 steps of SGD, in 10 to 200 epochs.
 
     The net goes on seeing of each image what it saw in the run's own tests.
     """
