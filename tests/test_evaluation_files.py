@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.main import get_command
 
 from lmsm_cli import load_checkpoint
-from lmsm_cli.commands.app import main
+from lmsm_cli.commands.app import app, main
 from lmsm_cli.data.sources import load
 from lmsm_cli.errors import DiskError
 from lmsm_cli.inference.evaluation_files import worst_mistakes, write_features
@@ -132,6 +133,8 @@ def test_features_are_the_inputs_of_the_head(run, by_hand, tmp_path):
     with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
     assert set(arrays) == {"features", "labels", "predictions", "logits", "classes"}
+    (flag,) = [one for one in get_command(app).commands["eval"].params if one.name == "features"]
+    assert all({"classes": "class names"}.get(name, name) in flag.help for name in arrays)
     assert arrays["features"].dtype == np.float32
     assert arrays["features"].shape == (len(images), 256)
     assert arrays["classes"].tolist() == [str(digit) for digit in range(10)]

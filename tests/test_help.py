@@ -20,6 +20,7 @@ from lmsm_cli.commands.options import with_config_flags
 from lmsm_cli.config import Config, flag_name
 from lmsm_cli.config.resolve import preset_names
 from lmsm_cli.config.value_types import Dataset
+from lmsm_cli.sweeps.second_stage import POST_HOC, USUAL
 from tests.conftest import children_seconds, seconds_to_import_torch, words
 
 ROOT = get_command(app)
@@ -162,6 +163,12 @@ def test_examples_work(tmp_path, monkeypatch, capsys, line):
     if name == "train":
         assert main([name, *words, "--show-config"]) == 0
         assert "dataset" in capsys.readouterr().out
+
+
+def test_the_example_of_retrain_counts_its_heads():
+    """Ten to train and four without a training, of a run that can have them all."""
+    assert (len(USUAL), len(POST_HOC)) == (10, 4)
+    assert EXAMPLES["retrain"][0][0] == "Try up to fourteen last layers on a run"
 
 
 @pytest.mark.parametrize("command", ROOT.commands)

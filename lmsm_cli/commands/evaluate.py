@@ -72,8 +72,8 @@ _Features = Annotated[
     Path | None,
     value(
         "FILE",
-        "Write the images' features, labels, predictions and the class names to an .npz file; "
-        "two features also as a picture, .png.",
+        "Write the images' features, logits, labels, predictions and the class names to an .npz "
+        "file; two features also as a picture, .png.",
     ),
 ]
 _Json = Annotated[bool, switch("--json", "Print the scores as JSON.")]

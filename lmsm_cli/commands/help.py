@@ -96,7 +96,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "retrain": (
-        ("Try ten last layers on a run", "lmsm retrain runs/NAME"),
+        ("Try up to fourteen last layers on a run", "lmsm retrain runs/NAME"),
         (
             "Try two on runs of several seeds",
             "lmsm retrain runs/NAME-s0 runs/NAME-s1 --head crt --head lws",

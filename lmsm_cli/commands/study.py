@@ -88,10 +88,10 @@ def study(
 ) -> None:
     """Find out which loss to take for your images, how sure that is, and train the model.
 
-    Losses race as last layers on softmax's nets; the best two and softmax are trained whole, \
-round after round, and judged on training images that are held out. Where there are test images, \
-the best one and softmax are then trained on all training images, and the test images decide, \
-once. The same command again continues it.
+    Losses race as last layers on softmax's nets; the best two (of a short budget one) and softmax \
+are trained whole, round after round, and judged on training images that are held out. Where there \
+are test images, the best one and softmax are then trained on all training images, and the test \
+images decide, once. The same command again continues it.
     """
     _check_flags(keep, export=export)
     seconds, wanted_rounds = _how_long(budget, rounds)
