@@ -89,6 +89,28 @@ def test_counts_give_the_groups_of_classes(tmp_path):
     assert [row.train_count for row in run.scores.per_class] == [50, 40, 30, 20, 10]
 
 
+def test_whole_numbers_of_half_precision_are_class_numbers(tmp_path):
+    """Labels, predictions, counts and logits are taken without a warning, which is an error in
+    tests; what is not whole is refused as in any precision.
+    """
+    labels, logits = answers()
+    half = {"labels": labels.astype(np.float16), "logits": None, "class_counts": None}
+    half |= {"predictions": logits.argmax(1).astype(np.float16)}
+    for counts in (None, np.array([50, 40, 30, 20, 10], np.float16)):
+        run = record(tmp_path, **half | {"class_counts": counts})
+        assert run.predictions.labels.tolist() == labels.tolist()
+        assert run.predictions.predicted.tolist() == logits.argmax(1).tolist()
+    assert [row.train_count for row in run.scores.per_class] == [50, 40, 30, 20, 10]
+    assert record(tmp_path, logits=logits.astype(np.float16)).scores.top_k
+    for value in (0.5, np.nan, np.inf):
+        wrong = half["labels"].copy()
+        wrong[7] = value
+        with pytest.raises(ArgumentError, match=rf"labels\[7\] is {value}: the 5 classes are"):
+            record(tmp_path, **half | {"labels": wrong})
+    with pytest.raises(ArgumentError, match=r"class_counts\[1\] is 0.5"):
+        record(tmp_path, **half | {"class_counts": np.array([5, 0.5, 3, 2, 1], np.float16)})
+
+
 @pytest.mark.parametrize("form", ["numbers", "names", "classes", "logits"])
 def test_counts_may_be_given_for_each_image(tmp_path, form):
     """That of its class, as a CSV file has it: as many classes as there are, not as images."""

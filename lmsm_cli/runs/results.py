@@ -222,7 +222,8 @@ def as_array(values: Any, column: str, refuse: _Refuse) -> NDArray[Any]:
         array = np.char.decode(array, "utf-8", "surrogateescape")
     if array.dtype.kind not in "iufU":
         refuse("holds neither numbers nor texts", column)
-    return array
+    # beyond half precision lie the bounds that numbers are held against, for which NumPy warns
+    return array.astype(np.float64) if array.dtype == np.float16 else array
 
 
 def _plain(value: Any) -> Any:
