@@ -167,6 +167,19 @@ def test_its_numbers_are_those_of_the_page_on_losses():
     assert not [number for number in numbers if number not in page]
 
 
+def test_its_words_on_losses_are_told_where_they_are_first_used():
+    """A newcomer reads what a prior, tau and a margin are; further terms are in the glossary."""
+    section = README.partition("## Which loss?")[2].partition("\n## ")[0]
+    text = " ".join(re.sub(r"!\[.*", "", section).split())
+    for word, told in (
+        ("prior", "the prior, the share of each class"),
+        ("tau", "a strength called tau"),
+        ("margin", "rarer classes must win by a small margin"),
+    ):
+        first = re.search(rf"\b{word}\b", text).start()
+        assert told in text[max(0, first - 60) : first + 60]
+
+
 def test_the_tree_is_the_tree():
     """CONTRIBUTING.md names every file of the package, with the first sentence of its docstring."""
     (shown,) = tree.BLOCK.findall(tree.CONTRIBUTING.read_text(encoding="utf-8"))
