@@ -167,6 +167,12 @@ def test_its_numbers_are_those_of_the_page_on_losses():
     assert not [number for number in numbers if number not in page]
 
 
+def test_where_published_data_lies_is_told_before_it_is_used():
+    """What is in no folder of the user's would be downloaded, CIFAR-10 at 170 MB."""
+    told = README.partition("lmsm train --dataset imbalanced")[0]
+    assert "`--data-dir` (`LMSM_DATA_DIR`)" in told.rpartition("\n\n")[0]
+
+
 def test_its_words_on_losses_are_told_where_they_are_first_used():
     """A newcomer reads what a prior, tau and a margin are; further terms are in the glossary."""
     section = README.partition("## Which loss?")[2].partition("\n## ")[0]
