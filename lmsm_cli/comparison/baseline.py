@@ -53,7 +53,8 @@ def baseline_of(
         for number, group in enumerate(groups)
     ]
     for number in named:
-        if chosen.count(number) == 1 and chosen[number] == number:
+        is_method = _is_head(recipes[number]) or not _is_plain(recipes[number])
+        if is_method and chosen.count(number) == 1 and chosen[number] == number:
             plain = _plain_run(number, groups, named, recipes)
             chosen[number] = number if plain is None else plain
     if named:
