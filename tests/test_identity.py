@@ -12,7 +12,9 @@ from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data import splits
 from lmsm_cli.data.identity import (
     Finder,
+    ImagesRecord,
     Pictures,
+    are_same_images,
     as_digests,
     digest,
     duplicate_pictures,
@@ -60,6 +62,29 @@ def test_images_are_found_once_each_wherever_they_are():
     assert finder.missing == []
     assert finder.pool_of.tolist() == [0, 0, 1, 1]
     assert finder.place_of.tolist() == [1, 2, 0, 2]
+
+
+def record_of(*rows):
+    """Return a record of rows of part, class, content and name."""
+    parts, labels, contents, names = zip(*rows, strict=True)
+    digests = as_digests([digest(content) for content in contents])
+    columns = (np.array(parts, np.uint8), np.array([("ant", "bee").index(one) for one in labels]))
+    return ImagesRecord(("ant", "bee"), *columns, digests, np.array(names), (0.5,), (0.5,))
+
+
+def test_images_divided_anew_are_the_same_and_others_are_not():
+    """Names, order and parts make no others; a class, a content or a copy more do."""
+    rows = [(0, "ant", b"1", b"1.png"), (2, "ant", b"2", b"2.png"), (2, "bee", b"3", b"3.png")]
+    before = record_of(*rows)
+    renamed = [(0, "bee", b"3", b"x.png"), (0, "ant", b"2", b"1.png"), (2, "ant", b"1", b"z.png")]
+    assert are_same_images(before, record_of(*renamed))
+    others = (
+        [*rows[:2], (2, "ant", b"3", b"3.png")],
+        [*rows[:2], (2, "bee", b"4", b"3.png")],
+        [*rows, (0, "ant", b"1", b"copy.png")],
+        rows[:2],
+    )
+    assert not any(are_same_images(before, record_of(*one)) for one in others)
 
 
 def pictures(*rows):

@@ -5,7 +5,7 @@ found again by content. Duplicates are found by it too.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,12 @@ from lmsm_cli.runtime.files import open_regular
 
 # blake2b of 128 bits: no two different images are ever found that share one.
 DIGEST_BYTES = 16
+
+DIVIDED_ANEW = (
+    "the files are the same as now, but some were renamed or moved, which divides them anew "
+    "between training and test"
+)
+"""What is to be said of images where `are_same_images` holds and a part of them is another."""
 
 Value = TypeVar("Value")
 
@@ -125,6 +131,14 @@ class ImagesRecord:
 def image_keys(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> list[bytes]:
     """Return 32 bytes for each image, equal for the same content in a class of the same name."""
     return [row.tobytes() for row in _rows(classes, labels, digests)]
+
+
+def are_same_images(one: ImagesRecord, other: ImagesRecord) -> bool:
+    """Return whether two records are of the same contents in the same classes.
+
+    Whatever parts and order these are in, and whatever the names of their files.
+    """
+    return Counter(one.identities()) == Counter(other.identities())
 
 
 def split_digest(classes: Sequence[str], labels: NDArray[np.int64], digests: Digests) -> str:

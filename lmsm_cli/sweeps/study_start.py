@@ -1,6 +1,7 @@
 """Begin a study, or find it again: what its data allows, and what its first training takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from lmsm_cli.comparison.pooling import mean_counts
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
 from lmsm_cli.data import sources
+from lmsm_cli.data.identity import DIVIDED_ANEW, ImagesRecord, are_same_images
 from lmsm_cli.data.layout import check_apart
 from lmsm_cli.data.splits import (
     check_apart_from_listed,
@@ -15,8 +17,9 @@ from lmsm_cli.data.splits import (
     load_data,
     load_training,
 )
-from lmsm_cli.errors import DataError, LmsmError, counted
+from lmsm_cli.errors import CheckpointError, DataError, LmsmError, counted
 from lmsm_cli.runs.folder import check_folder
+from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runtime.display import SILENT, Display
 from lmsm_cli.shot_groups import shot_groups
 from lmsm_cli.sweeps.candidates import BASELINE, candidates_for
@@ -88,7 +91,7 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     else:
         _check_same(state, _base(config, state.plan), wanted)
         _check_end(state, wanted)
-        _check_images(state, images, out)
+        _check_images(state, images, config)
         _find_model(state, out)
         _go_on_longer(state, wanted, heads, display)
     by_name = {one.name: one for one in candidates_for(counts, state.base, wanted.also)}
@@ -232,13 +235,30 @@ def _find_model(state: StudyState, out: Path) -> None:
         model |= {"run": str(run), "file": str(run / Path(model["file"]).name)}
 
 
-def _check_images(state: StudyState, images: list[str], out: Path) -> None:
+def _check_images(state: StudyState, images: list[str], config: Config) -> None:
     """Raise DataError where the images are no longer those that the study began with."""
-    if state.images not in ([], images):
+    if state.images in ([], images):
+        return
+    now = load_data(config.model_copy(update={"validation": 0.0}), SILENT).record()
+    if any(are_same_images(now, before) for before in _records_in(config.out)):
         raise DataError(
-            f"{out} has a study of other images than there are now: give another --out, or bring "
-            "those images back to continue it"
+            f"{config.out} has a study of other training and test images: {DIVIDED_ANEW}; give the "
+            "files their names back to continue it, or another --out"
         )
+    raise DataError(
+        f"{config.out} has a study of other images than there are now: give another --out, or "
+        "bring those images back to continue it"
+    )
+
+
+def _records_in(out: Path) -> Iterator[ImagesRecord]:
+    """Yield what the runs of a study recorded of their images."""
+    for run in sorted(path for path in out.iterdir() if path.is_dir()):
+        record = None
+        with suppress(CheckpointError):
+            record = read_images_record(run)
+        if record is not None:
+            yield record
 
 
 def _check_same(state: StudyState, base: Mapping[str, Any], wanted: Wanted) -> None:
