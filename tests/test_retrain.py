@@ -13,9 +13,10 @@ from lmsm_cli.config.yaml import dump_yaml
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.first_stage import first_stage_of, unlike
+from lmsm_cli.runs.images import read_images_record
 from lmsm_cli.runs.record import find_runs, read_run
 from lmsm_cli.sweeps.second_stage import _PLAIN, choices_of
-from tests.conftest import plain_state, words
+from tests.conftest import noise, plain_state, save, words
 
 DIGITS = ["--dataset", "digits", "--imbalance", "exp", "--factor", "0.1", "--threads", "1"]
 DIGITS += ["--device", "cpu", "--precision", "fp32", "--layout", "channels-last", "--quiet"]
@@ -208,3 +209,58 @@ def test_a_second_stage_is_no_first_stage(first, tmp_path, capsys):
     )
     assert main(["retrain", str(first), str(first)]) == 2
     assert "a run is given twice" in " ".join(words(capsys.readouterr().err))
+
+
+@pytest.fixture
+def later_broken(tmp_path):
+    """A run on class folders, its checkpoint alone, and a file there that cannot be read since."""
+    for label, name in enumerate(("ant", "bee")):
+        for place in range(20 if label else 10):
+            save(tmp_path / "photos" / name / f"{place}.png", noise(100 * label + place))
+    given = f"--dataset {tmp_path / 'photos'} --image-size 8 --model paper-mnist --epochs 1"
+    flags = f"{given} --batch-size 8 --threads 1 --device cpu --precision fp32 --quiet"
+    assert main(["train", *flags.split(), "--out", str(tmp_path / "runs")]) == 0
+    (run,) = find_runs([tmp_path / "runs"])
+    (tmp_path / "photos" / "ant" / "broken.png").write_bytes(b"no image")
+    shutil.copy(run / "checkpoint.pt", tmp_path / "lone.pt")
+    return run, tmp_path / "lone.pt"
+
+
+def test_a_file_that_broke_since_is_left_out_by_the_flag_that_is_named(
+    later_broken, tmp_path, capsys
+):
+    """The way out that the error names is one that retrain has, and gives the run's own images."""
+    run, _ = later_broken
+    assert retrain(run, tmp_path / "heads", "--head", "softmax") == 3
+    assert "or go on without it: --skip-unreadable" in " ".join(words(capsys.readouterr().err))
+    assert retrain(run, tmp_path / "heads", "--head", "softmax", "--skip-unreadable") == 0
+    (head,) = find_runs([tmp_path / "heads"])
+    assert read_images_record(head).all_digests == read_images_record(run).all_digests
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("command", ["adjust", "eval", "export", "predict"])
+def test_no_command_names_a_flag_that_it_lacks_for_a_file_that_broke_since(
+    later_broken, tmp_path, capsys, command, alone
+):
+    """The run's images are found without the file, by the checkpoint alone too; export has them."""
+    more = {
+        "adjust": ["--adjust", "auto", "--out", tmp_path / "adjusted.pt"],
+        "eval": ["--device", "cpu"],
+        "export": ["--out", tmp_path / "net.pt2", "--format", "torch"],
+        "predict": [tmp_path / "photos" / "ant" / "1.png", "--adjust", "auto", "--device", "cpu"],
+    }
+    given = [later_broken[alone], *more[command]]
+    assert main([command, *map(str, given)]) == 0
+    said = " ".join(words(capsys.readouterr().err))
+    assert "--skip-unreadable" not in said
+    assert "cannot be had" not in said
+    assert "broken.png is not an image that can be read" in said
+
+
+def test_a_run_without_its_record_goes_on_beside_a_file_that_broke_since(later_broken, capsys):
+    """The checkpoint has digests of its images, which are the same without the file."""
+    run, _ = later_broken
+    (run / "images.npz").unlink()
+    assert main(["resume", str(run), "--epochs", "2", "--quiet"]) == 0
+    assert "--skip-unreadable" not in capsys.readouterr().err

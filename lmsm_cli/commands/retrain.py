@@ -49,9 +49,14 @@ _Head = Annotated[
 
 
 @with_flags_of(
-    ("out", "data_dir", "epochs", "batch_size", "lr", "weight_decay", "device", "threads"),
+    (
+        *("out", "data_dir", "skip_unreadable"),
+        *("epochs", "batch_size", "lr", "weight_decay", "device", "threads"),
+    ),
     out="Folder that the run folders are made in. (default: runs/retrain)",
     data_dir="Where the runs' data is now. (default: where the runs had it)",
+    skip_unreadable="Leave out images that cannot be read, and report them. (default: as the runs "
+    "did)",
     epochs="Passes over the training images. (default: enough for 1,500 steps, but 10 to 200)",
     lr="Learning rate of SGD before it falls by a cosine. (default: 0.1 for batches of 128, less "
     "for smaller ones)",

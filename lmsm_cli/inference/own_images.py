@@ -110,9 +110,11 @@ def _split_now(trained: Trained, part: Part, display: Display) -> ImageSet:
     Raises DataError where the training images are not as many as the run's: its split would be
     another, and hold out images that the run was trained on.
     """
+    # files that cannot be read are none of the run's, as where its images are found by content
+    config = trained.config.model_copy(update={"skip_unreadable": True})
     if part == "test":
-        return load_test(trained.config, display)
-    training, held_out = load_training(trained.config, display)
+        return load_test(config, display)
+    training, held_out = load_training(config, display)
     assert held_out is not None
     if with_labels_of(trained.model, training).counts() != trained.state.train_counts:
         raise DataError(

@@ -134,8 +134,10 @@ def prepare(
     device = ranks.take_device(check_config(config, starts=starts))
     ranks.check_batch_size(config.batch_size)
     _check_ranks(config, ranks)
+    # of a run that goes on, whose checkpoint tells its images, a file that broke since is none
+    readable = config if starts else config.model_copy(update={"skip_unreadable": True})
     with ranks.main_process_first():  # what it downloads and decodes, the others find
-        data = load_again(config, images, display) if images else load_data(config, display)
+        data = load_again(config, images, display) if images else load_data(readable, display)
     images = images or data.record()
     if starts and (start := images_of_start(config, display)) is not None:
         check_unseen(images, start, config, display)
