@@ -13,6 +13,7 @@ from lmsm_cli import load_checkpoint
 from lmsm_cli.commands.app import main
 from lmsm_cli.config.post_hoc import PostHoc, parse_post_hoc
 from lmsm_cli.config.resolve import Layer
+from lmsm_cli.config.yaml import dump_yaml
 from lmsm_cli.data.splits import load_data
 from lmsm_cli.errors import DataError, LmsmError
 from lmsm_cli.inference.adjust import multiplicative_adjustment
@@ -277,9 +278,9 @@ def without_validation(first, folder):
     """Return a copy of a run that held nothing out."""
     copied = shutil.copytree(first, folder)
     state = plain_state(copied / "checkpoint.pt")
-    checkpoint.save(
-        state | {"config": state["config"] | {"validation": 0.0}}, copied / "checkpoint.pt"
-    )
+    config = state["config"] | {"validation": 0.0}
+    checkpoint.save(state | {"config": config}, copied / "checkpoint.pt")
+    (copied / "config.yaml").write_text(dump_yaml(config))
     return copied
 
 

@@ -10,6 +10,7 @@ from lmsm_cli.config.config import help_text as help_text
 from lmsm_cli.config.config import panels as panels
 from lmsm_cli.config.config import type_of as type_of
 from lmsm_cli.config.keys import ADDED_KEYS as ADDED_KEYS
+from lmsm_cli.config.keys import CHANGEABLE_KEYS as CHANGEABLE_KEYS
 from lmsm_cli.config.keys import DATA_KEYS as DATA_KEYS
 from lmsm_cli.config.keys import DEPENDENT_OPTIONS as DEPENDENT_OPTIONS
 from lmsm_cli.config.keys import LIST_KEYS as LIST_KEYS

@@ -38,6 +38,9 @@ RUNTIME_KEYS = (
     "tensorboard",
 )
 
+# What a resumed run may change, none of which changes what is computed. `epochs` may rise.
+CHANGEABLE_KEYS = ("data_dir", "follow_links", "device", "out", "tensorboard")
+
 # What decides which images a run has, and in what form.
 DATA_KEYS = (
     "dataset",

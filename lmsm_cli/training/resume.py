@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lmsm_cli.config import ADDED_KEYS, RUNTIME_KEYS, Config, dump
+from lmsm_cli.config import ADDED_KEYS, CHANGEABLE_KEYS, RUNTIME_KEYS, Config, dump
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.identity import ImagesRecord, file_digest
 from lmsm_cli.data.splits import Data
@@ -29,7 +29,7 @@ from lmsm_cli.runs import checkpoint, committed, own_code
 from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
-from lmsm_cli.runs.one_run import check_own
+from lmsm_cli.runs.one_run import TELLING, check_own
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runs.start import weights_file
 from lmsm_cli.runs.weights import check_kept
@@ -39,8 +39,6 @@ from lmsm_cli.runtime.memory import is_out_of_memory
 from lmsm_cli.training.loop import Trainer
 from lmsm_cli.training.step import optimizer_state, restore_optimizer
 
-# Keys that a resumed run may change, none of which changes what is computed. `epochs` may rise.
-CHANGEABLE = ("data_dir", "follow_links", "device", "out", "tensorboard")
 # Keys of a checkpoint that a run can go on from, and their names in CheckpointState.
 _TO_GO_ON = {key: key for key in ("position", "fingerprint", "versions", "optimizer")}
 _TO_GO_ON["journal"] = "history"
@@ -302,7 +300,7 @@ def read_resume_state(
         )
     # first, since rows of another run are no rows to put back
     images = recorded_images(folder.path, state.images, file)
-    check_own(state, file)
+    check_own(state, file, TELLING)
     config = _changed(state.config, _edited(folder, state) | changes)
     if state.metrics:  # an older lmsm kept no digest
         committed.check_rows(
@@ -415,7 +413,7 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
     changed = resolve(layers, check_known_loss, is_saved=True).config
     after = dump(changed)
     is_longer = changed.epochs > config.epochs
-    changeable = (*CHANGEABLE, "epochs") if is_longer else CHANGEABLE
+    changeable = (*CHANGEABLE_KEYS, "epochs") if is_longer else CHANGEABLE_KEYS
     refused = [
         f"{key} was {before[key]!r}, and {value!r} is asked for"
         for key, value in after.items()
@@ -424,6 +422,6 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
     if refused:
         raise LmsmError(
             f"{'; '.join(refused)}; a resumed run keeps its choices, but for "
-            f"{', '.join(CHANGEABLE)} and more epochs: start a new one with `lmsm train`"
+            f"{', '.join(CHANGEABLE_KEYS)} and more epochs: start a new one with `lmsm train`"
         )
     return changed
