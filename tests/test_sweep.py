@@ -242,6 +242,19 @@ def test_two_damaged_checkpoints_are_no_end(tmp_path):
     assert len(folders(tmp_path)) == 2
 
 
+def test_a_run_that_no_longer_tells_what_was_asked_for_is_named(tmp_path):
+    """It cannot be told from others, and counts as none: the user is told so, once."""
+    runs = plan(tmp_path, seeds=(0,))
+    assert run(runs) == []
+    (path,) = folders(tmp_path)
+    (path / "environment.json").write_text("{")
+    display = SilentDisplay()
+    index = RunIndex(tmp_path, display)
+    assert [index.status_of(runs[0]).state for _ in range(2)] == ["missing"] * 2
+    (told,) = display.warned
+    assert told.startswith(f"{path}: environment.json is damaged; so it is not known")
+
+
 def test_a_run_that_was_made_longer_or_lost_its_scores(tmp_path):
     """A longer run is not the one asked for; one without scores is scored again."""
     runs = plan(tmp_path, seeds=(0,))

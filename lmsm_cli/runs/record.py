@@ -108,7 +108,7 @@ class RunRecord:
     @cached_property
     def environment(self) -> Environment | None:
         """What environment.json says, read on first use; None where it is missing or damaged."""
-        return _environment(self.path)
+        return _environment(self.path, [])
 
     @property
     def predictions(self) -> "Predictions | None":
@@ -174,12 +174,19 @@ def ending_of(status: Status) -> str:
 
 def config_hash_of(path: Path) -> str | None:
     """Return the hash of the config that a run was started with; None where it is unknown."""
-    environment = _environment(path)
+    environment = _environment(path, [])
     return environment.asked if environment else None
 
 
-def _environment(path: Path) -> Environment | None:
-    return _attempt(_read(Environment), path / "environment.json", [])
+def damage_of_environment(path: Path) -> str | None:
+    """Return why what a run was started with cannot be read; None where it can, or never stood."""
+    problems: list[str] = []
+    _environment(path, problems)
+    return problems[0] if problems and (path / "environment.json").exists() else None
+
+
+def _environment(path: Path, problems: list[str]) -> Environment | None:
+    return _attempt(_read(Environment), path / "environment.json", problems)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:

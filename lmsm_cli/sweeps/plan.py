@@ -11,13 +11,13 @@ from lmsm_cli.config.defaults import Facts
 from lmsm_cli.config.resolve import Layer, as_typed, resolve
 from lmsm_cli.data import sources
 from lmsm_cli.data.facts import remembered
-from lmsm_cli.data.identity import ImagesRecord
+from lmsm_cli.data.identity import DIVIDED_ANEW, ImagesRecord, are_same_images
 from lmsm_cli.data.splits import check_apart_from_listed, folder_options, load_data
 from lmsm_cli.errors import CheckpointError, DiskError, LmsmError, counted, few
 from lmsm_cli.losses.registry import check_loss, has_usual_margin, margin_by_rarity
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record
-from lmsm_cli.runs.record import RunRecord, config_hash_of, read_run
+from lmsm_cli.runs.record import RunRecord, config_hash_of, damage_of_environment, read_run
 from lmsm_cli.runs.start import facts_with_start
 from lmsm_cli.runs.start_images import check_unseen, known_of_start, several_unknown
 from lmsm_cli.runtime.display import SILENT, Display, OncePerPlan
@@ -195,27 +195,35 @@ class RunIndex:
     """The images that a config gives now, by its DATA_KEYS as JSON."""
     _warned_of: set[Path] = field(default_factory=set)
     """The data folders that were looked into."""
-    _of_other_images: set[str] = field(default_factory=set)
-    """The names of the folders that were passed over for their images."""
+    _passed_over: dict[str, str] = field(default_factory=dict)
+    """Why folders, by their names, were passed over for their images."""
 
     def refresh(self) -> None:
-        """Read the folders that are new."""
-        for name in sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else ():
-            if name not in self._seen and (requested := config_hash_of(self.out / name)):
+        """Read the folders that are new; warn of one that does not tell what was asked for."""
+        names = {path.name for path in self.out.iterdir()} if self.out.is_dir() else set()
+        for name in sorted(names - self._seen):
+            if requested := config_hash_of(self.out / name):
                 self._seen.add(name)
                 self._names.setdefault(requested, []).append(name)
+            elif damage := damage_of_environment(self.out / name):
+                self._seen.add(name)
+                self.display.warning(
+                    f"{self.out / name}: {damage}; so it is not known whether it is one of these "
+                    "runs, and it is taken for none"
+                )
 
     def status(self, plan: Sequence[PlannedRun]) -> list[RunStatus]:
         """Return where all runs of a plan stand; warn of folders whose images are others."""
         self.refresh()
-        before = set(self._of_other_images)
+        before = set(self._passed_over)
         found = [self._status_of(run) for run in plan]
         taken = {one.record.path.name for one in found if one.record}  # by another data set
-        if others := sorted(self._of_other_images - before - taken):
+        others = sorted(self._passed_over.keys() - before - taken)
+        for why in dict.fromkeys(self._passed_over[name] for name in others):
+            names = [name for name in others if self._passed_over[name] == why]
             self.display.warning(
-                f"{self.out}: {counted(len(others), 'run')} with these choices left out, made on "
-                f"other images than those there are now: {few(others, 3)}; "
-                "`lmsm compare` shows them in rows apart"
+                f"{self.out}: {counted(len(names), 'run')} with these choices left out, {why}: "
+                f"{few(names, 3)}; `lmsm compare` shows them in rows apart"
             )
         return found
 
@@ -262,7 +270,11 @@ class RunIndex:
         now = self._images_now(config)
         if now is None or now.split_digests == recorded.split_digests:
             return True
-        self._of_other_images.add(record.path.name)
+        self._passed_over[record.path.name] = (
+            f"made before the images were divided as now ({DIVIDED_ANEW})"
+            if are_same_images(now, recorded)
+            else "made on other images than those there are now"
+        )
         return False
 
     def check_new(self, configs: Iterable[Config]) -> None:

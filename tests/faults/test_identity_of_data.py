@@ -377,6 +377,20 @@ def test_a_sweep_takes_up_only_runs_on_the_same_images(tmp_path):
     assert len(digests) == 1
 
 
+def test_runs_on_the_same_images_divided_otherwise_are_told_as_that(tmp_path):
+    """Renamed files change a division by names; nothing says that the images are others."""
+    data, out = fill(tmp_path / "data"), tmp_path / "out"
+    assert swept(planned(data, out))[0] == 1
+    files = sorted((data / "a").iterdir())
+    for file in files[: len(files) // 2]:
+        file.rename(file.with_name(f"z{file.name}"))
+    made, display = swept(planned(data, out))
+    assert made == 1
+    (told,) = (text for text in display.warned if "left out" in text)
+    assert "the files are the same as now, but some were renamed" in told
+    assert "other images" not in told
+
+
 def test_an_interrupted_run_on_other_images_is_not_gone_on_with(tmp_path):
     """Not a finished run alone: one that would be resumed is looked at as well."""
     data, out = fill(tmp_path / "data"), tmp_path / "out"
