@@ -295,7 +295,7 @@ class Study:
 
     @property
     def family(self) -> int:
-        """How many arms share the level of the looks: all that raced on the same images."""
+        """How many arms share the level of the looks: all that could have been ahead."""
         return len(self.candidates)
 
     def _look(self, done: int) -> bool:
