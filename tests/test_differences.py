@@ -1,6 +1,7 @@
 """Groups held against a baseline: intervals over seeds and test images, Holm, the answer."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,38 @@ def test_rare_classes_of_some_runs_have_the_interval_of_both_beside_runs_without
     beside = group_of(compare_runs(even + tailed), "vs").differences["few"]
     assert beside.over == "seeds and test images"
     assert (beside.low, beside.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_rows_of_another_long_tail_are_held_on_their_own_rare_classes():
+    """The classes that are rare in another row are not asked of these, in whatever order."""
+    tails = {"exp": (500, 60, 6), "step": (6, 60, 500)}
+    shares = {
+        "exp": {"softmax": (0.2, 0.7, 0.2), "vs": (0.2, 0.7, 0.2)},
+        "step": {"softmax": (0.2, 0.7, 0.2), "vs": (0.9, 0.7, 0.2)},
+    }
+    records = {
+        imbalance: [
+            replace(
+                run(loss, seed, right, counts=counts, imbalance=imbalance),
+                path=Path(imbalance, f"{loss}-{seed}"),
+            )
+            for loss, own in shares[imbalance].items()
+            for seed, right in arms(own, range(5), start=len(imbalance + loss)).items()
+        ]
+        for imbalance, counts in tails.items()
+    }
+    for first, second in (tails, reversed(tails)):
+        found = compare_runs([*records[first], *records[second]])
+        few = {
+            group.differs["imbalance"]: group.differences["few"].mean
+            for group in found.groups
+            if group.differs["loss"] == "vs"
+        }
+        for imbalance, own in records.items():
+            (alone,) = [one for one in compare_runs(own).groups if one.differences]
+            assert few[imbalance] == pytest.approx(alone.differences["few"].mean)
+        assert few["step"] - few["exp"] > 0.4
+        assert not any("few" in group.best for group in found.groups)
 
 
 def test_one_pair_of_runs_is_over_test_images_alone():
@@ -405,6 +438,48 @@ def test_where_nothing_is_learned_the_answer_is_to_train_longer():
     assert group.differences["few"].at_chance
     assert need_text(group, "few") == "longer training"
     assert not group.differences["many"].at_chance
+
+
+def test_a_class_with_one_test_image_says_nothing_of_chance():
+    """There is no interval, which is another thing than nets that have learned nothing."""
+    labels = np.repeat(np.arange(3), (100, 50, 1))
+    answers = {
+        "softmax": arms((0.95, 0.9, 0.9), labels=labels),
+        "vs": arms((0.95, 0.99, 0.9), labels=labels, start=50),
+    }
+    found = compare_runs(
+        [
+            run(loss, seed, row, labels=labels)
+            for loss, rows in answers.items()
+            for seed, row in rows.items()
+        ]
+    )
+    for key in ("few", "balanced_accuracy", "accuracy"):
+        one = group_of(found, "vs").differences[key]
+        assert not one.at_chance
+        assert one.reason == "one test image of frog, whose share of chance nobody knows"
+
+
+def test_two_seeds_say_of_their_own_nets_that_these_have_learned():
+    """An interval over two seeds is hopelessly wide, and no sign that nets are guessing."""
+    answers = {
+        "softmax": arms((0.9, 0.7, 0.3), (0,)) | arms((0.9, 0.7, 0.7), (1,)),
+        "vs": arms((0.9, 0.7, 0.4), (0,), start=50) | arms((0.9, 0.7, 0.7), (1,), start=50),
+    }
+    few = group_of(of_losses(answers), "vs").differences["few"]
+    assert not few.at_chance
+    assert few.reason == "two seeds: give a third"
+
+
+def test_where_nothing_is_learned_no_row_is_the_best():
+    """Nor by a score that is no mean of right answers."""
+    answers = {
+        "softmax": arms((0.1, 0.1, 0.1), range(5)),
+        "vs": arms((-0.3, -0.3, -0.3), range(5), start=9),
+    }
+    found = of_losses(answers)
+    assert group_of(found, "vs").differences["balanced_accuracy"].at_chance
+    assert {key for group in found.groups for key in group.best} <= {"calibration_error"}
 
 
 def test_one_group_has_its_score_and_what_to_do():

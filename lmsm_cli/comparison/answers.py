@@ -126,6 +126,17 @@ def weights_of(
     return weights
 
 
+def of_known_spread(
+    weights: NDArray[np.float64], test_counts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return shares (C,) without the classes of one test image, of whose chance nobody knows.
+
+    They are as they were where no class has more.
+    """
+    kept = weights * (test_counts > 1)
+    return kept / kept.sum() if kept.any() else weights
+
+
 def rare_to_ask(test_counts: Sequence[int], train_counts: Sequence[int | None]) -> list[int]:
     """Return the rare classes, where they have test images enough for a verdict; else []."""
     rare = shot_groups(train_counts).get("few", [])

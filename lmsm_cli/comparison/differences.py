@@ -11,11 +11,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.comparison.answers import Answers, answers_of, weights_of
+from lmsm_cli.comparison.answers import Answers, answers_of, of_known_spread, weights_of
 from lmsm_cli.comparison.baseline import baseline_of, verdict_in_words
 from lmsm_cli.comparison.crossed import Crossed
 from lmsm_cli.comparison.intervals import (
     ALPHA,
+    FEWEST_SEEDS,
     NOTHING_VARIES,
     Difference,
     difference,
@@ -71,11 +72,15 @@ class _Peers:
     numbers: tuple[int, ...]
     members: Mapping[int, Sequence[Sample]]
     answers: Answers | None
-    weights: Mapping[str, NDArray[np.float64]]
+    weights: Mapping[int, Mapping[str, NDArray[np.float64]]]
+    """Of each group, the share of the classes (C,) in its scores that are means of right answers.
+    """
     names: tuple[str, ...]
     """Of the classes."""
-    images: Mapping[str, int]
-    """The test images of each score that is a mean of right answers."""
+    images: Mapping[int, Mapping[str, int]]
+    """Of each group, the test images of these scores."""
+    classes: Mapping[int, Mapping[str, list[int]]]
+    """Of each group, the numbers of its common and rare classes."""
     same: SameAnswers
     question: Question
 
@@ -89,39 +94,49 @@ class _Peers:
         if len(numbers) > 1:
             found = answers_of(sample for samples in own.values() for sample in samples)
         answers = found if question.over is Over.BOTH else None
-        counts = _train_counts(members[number][0].scores for number in numbers)
-        weights = weights_of(answers.strata, counts) if answers else {}
+        counts = _train_counts({number: members[number][0].scores for number in numbers})
+        weights = {
+            number: weights_of(answers.strata, one) if answers else {}
+            for number, one in counts.items()
+        }
         names = tuple(one.name for one in first.per_class)
-        images = _images_of(first.per_class, counts)
+        images = {number: _images_of(first.per_class, one) for number, one in counts.items()}
+        classes = {number: shot_groups(one) for number, one in counts.items()}
         same = SameAnswers.of(own, found)
-        return cls(tuple(numbers), own, answers, weights, names, images, same, question)
+        return cls(tuple(numbers), own, answers, weights, names, images, classes, same, question)
 
     def differences(self, number: int, baseline: int) -> dict[str, Difference | None]:
-        """Return each score's difference of two groups, before Holm's step."""
+        """Return each score's difference of two groups, before Holm's step.
+
+        There is none on classes that are rare, or common, to one of them alone.
+        """
         own, other = self.members[number], self.members[baseline]
         both = self.answers.between(own, other) if self.answers else None
+        weights = self.weights[number]
         found: dict[str, Difference | None] = {}
         for key, metric in METRICS.items():
-            if metric.is_share and both is not None and key in self.weights:
-                found[key] = self._from_answers(both, key)
+            if self.classes[number].get(key) != self.classes[baseline].get(key):
+                found[key] = None
+            elif metric.is_share and both is not None and key in weights:
+                found[key] = self._from_answers(both, weights[key])
             elif metric.is_share:
-                found[key] = self._from_scores(own, other, key)
+                images = self.images[number].get(key, FEWEST_IMAGES)
+                found[key] = self._from_scores(own, other, key, images)
         return found
 
     def _from_scores(
-        self, own: Sequence[Sample], other: Sequence[Sample], key: str
+        self, own: Sequence[Sample], other: Sequence[Sample], key: str, images: int
     ) -> Difference | None:
         """Return the difference over seeds alone."""
         sides = by_seed(own, other, key)
         found = difference(*sides, higher_is_better=METRICS[key].higher_is_better)
-        images = self.images.get(key, FEWEST_IMAGES)
         if found is None or found.reason or images >= FEWEST_IMAGES:
             return found
         few = NoVerdict(Why.FEW_IMAGES, images=images)
         return replace(found, reason=self.in_words(few), verdict="can't tell")
 
-    def _from_answers(self, both: Crossed, key: str) -> Difference | None:
-        estimate = two_way(both, self.weights[key])
+    def _from_answers(self, both: Crossed, weights: NDArray[np.float64]) -> Difference | None:
+        estimate = two_way(both, weights)
         if estimate.mean is None:
             return None
         parts = estimate.components
@@ -162,10 +177,8 @@ class _Peers:
 
     def at_chance(self, key: str) -> NoVerdict | None:
         """Return the reason where no group has learned the classes of a score."""
-        if key not in self.images:
-            return None
-        arms = [self._alone(number, key) for number in self.numbers]
-        return chance_forbids(arms, len(self.names))
+        arms = [self._alone(number, key) for number in self.numbers if self.images[number].get(key)]
+        return chance_forbids(arms, len(self.names)) if arms else None
 
     @cached_property
     def _own(self) -> dict[int, Crossed | None]:
@@ -176,13 +189,18 @@ class _Peers:
         }
 
     def _alone(self, number: int, key: str) -> Estimate:
-        """Return a group's own score with its interval; without one where predictions lack."""
+        """Return a group's own score with its interval; without one where predictions lack.
+
+        It tells whether the nets have learned, so it leaves out classes of which nobody can tell,
+        and is of the nets at hand where two seeds do not tell of others.
+        """
         own = self._own[number]
-        if own is not None and key in self.weights:
-            return two_way(own, self.weights[key])
+        if own is not None and (weights := self.weights[number].get(key)) is not None:
+            over = Over.IMAGES if min(own.seeds) < FEWEST_SEEDS else Over.BOTH
+            return two_way(own, of_known_spread(weights, own.counts), over=over)
         known = values(self.members[number], key)
         found = difference(known, dict.fromkeys(known, 0.0), higher_is_better=True)
-        seeds, images = (len(known),), self.images[key]
+        seeds, images = (len(known),), self.images[number][key]
         if found is None or found.low is None:  # one run or two: their mean
             mean = found.mean if found else None
             constant = (NoVerdict(Why.NOTHING_VARIES),)
@@ -247,14 +265,18 @@ def held_against(
     ]
 
 
-def _train_counts(groups: Iterable[Scores]) -> list[int | None]:
-    """Return the training images of each class, by the first group that has rare classes.
+def _train_counts(groups: Mapping[int, Scores]) -> dict[int, list[int | None]]:
+    """Return the training images of each class, of each group.
 
-    Another group may not know its own, or have as many of each class: its answers are then held
-    against those of the others on the classes that are rare to these.
+    A group may not know its own, or have as many of each class: those of the first group that has
+    rare classes take their place. Its answers are held against the others' on the classes that are
+    rare to these.
     """
-    told = [[one.train_count for one in scores.per_class] for scores in groups]
-    return next((counts for counts in told if shot_groups(counts)), told[0])
+    told = {n: [one.train_count for one in scores.per_class] for n, scores in groups.items()}
+    some = next((counts for counts in told.values() if shot_groups(counts)), None)
+    return {
+        n: counts if some is None or shot_groups(counts) else some for n, counts in told.items()
+    }
 
 
 def _by_test_set(groups: Sequence[Group]) -> list[list[int]]:
@@ -315,7 +337,7 @@ def _told_best(
         means = {
             n: one.mean for n in dict.fromkeys(firsts.values()) if (one := groups[n].metrics[key])
         }
-        if not metric.is_share or len(means) < 2:
+        if not metric.is_share or len(means) < 2 or peers.at_chance(_learned_by(peers, key)):
             continue
         winner = (max if metric.higher_is_better else min)(means, key=lambda n: means[n])
         others = [number for number in means if number != winner]
@@ -330,6 +352,11 @@ def _told_best(
         if all(p is not None and p <= ALPHA for p in adjusted):
             best[key] = [number for number, first in firsts.items() if first == winner]
     return best
+
+
+def _learned_by(peers: _Peers, key: str) -> str:
+    """Return the score that tells whether the nets have learned what a score is of."""
+    return key if any(key in images for images in peers.images.values()) else "balanced_accuracy"
 
 
 def _remarks(samples: Sequence[Sample]) -> tuple[str, ...]:

@@ -64,12 +64,14 @@ def holm_once(
 def chance_forbids(arms: Iterable[Estimate], num_classes: int) -> NoVerdict | None:
     """Return the reason where no arm has learned the classes of a score, else None.
 
+    Of an arm without an interval nobody can tell that.
+
     Args:
         arms: Each arm's own score, as `two_way` of `crossed` gives it.
         num_classes: All classes of the data, of which a guess finds one in so many.
     """
     lows = [_lower_bound(arm) for arm in arms]
-    if any(low is not None and low > 1 / num_classes for low in lows):
+    if any(low is None or low > 1 / num_classes for low in lows):
         return None
     return NoVerdict(Why.CHANCE)
 

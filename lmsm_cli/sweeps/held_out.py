@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsm_cli.comparison.answers import rare_to_ask, weights_of
+from lmsm_cli.comparison.answers import of_known_spread, rare_to_ask, weights_of
 from lmsm_cli.comparison.crossed import Strata, paired
 from lmsm_cli.comparison.sequential import Standing
 from lmsm_cli.comparison.two_way import Over, components, two_way
@@ -73,8 +73,7 @@ class Question:
         if key is None:
             rare = rare_to_ask(strata.counts.tolist(), train_counts)
             key = "few" if rare else "balanced_accuracy"
-        shares = weights[key] * (strata.counts > 1)
-        return cls(key, strata, shares / shares.sum())
+        return cls(key, strata, of_known_spread(weights[key], strata.counts))
 
     def score(self, answers: Answered) -> float:
         """Return the score of one round."""
