@@ -340,6 +340,30 @@ def test_bad_csv_is_refused_by_line(tmp_path, text, message):
         read_results([path])
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_rows_of_several_settings_are_no_run(tmp_path, together):
+    """They would be more test images than there are, in blocks or in turns."""
+    header = ["loss", "seed", "lr", "label", "predicted"]
+    rows = [
+        ("softmax", 0, lr, label, label) for lr, label in itertools.product(("0.1", "0.01"), LABELS)
+    ]
+    if not together:
+        rows = [rows[place + half] for place in range(len(LABELS)) for half in (0, len(LABELS))]
+    path = write(tmp_path / "runs.csv", header, rows)
+    told = (
+        "the rows of softmax with seed 0 have lr 0.1, lr 0.01, each with the same labels: give "
+        "each a loss name of its own, such as 'softmax lr=0.1', or a column id"
+    )
+    with pytest.raises(DataError, match=told):
+        read_results([path])
+    ids = [(*row, number) for number, row in enumerate(rows)]
+    assert len(read_one(write(path, [*header, "id"], ids)).predictions.labels) == 12
+    other = [
+        (*row[:2], "0.1" if number < 5 else "0.01", *row[3:]) for number, row in enumerate(rows)
+    ]
+    assert len(read_one(write(path, header, other)).predictions.labels) == 12
+
+
 @pytest.mark.parametrize("decimals", [2, 3])
 def test_rounded_probabilities_in_a_file_are_refused(tmp_path, decimals):
     """As tables hold them; rows of three classes then add up to 0.99 or 1.01 now and then."""

@@ -23,6 +23,7 @@ from lmsm_cli.errors import (
     DataError,
     LmsmError,
     did_you_mean,
+    few,
     first_line,
     os_errors_as_data_errors,
 )
@@ -329,6 +330,7 @@ class _CsvFile:
         found = []
         classes = self._classes()
         for (loss, seed), places in self._places().items():
+            self._check_one_setting(loss, seed, places)
             lines = [self.lines[place] for place in places]
             origin = _InLines(self.path, self.names, lines)
             rows = [self.rows[place] for place in places]
@@ -381,6 +383,31 @@ class _CsvFile:
                 )
             rows.append(place)
         return found
+
+    def _check_one_setting(self, loss: str, seed: int, places: Sequence[int]) -> None:
+        """Raise DataError where the rows of a run are the same images again under other settings.
+
+        A column that is not used tells, if the rows of each of its values have the same labels in
+        the same order. They would be taken for as many images as there are rows.
+        """
+        if "ids" in self.names:
+            return
+        rows = [self.rows[place] for place in places]
+        label = self.header.index(self.names["labels"])
+        for name in self.unused:
+            labels: dict[str, list[str]] = {}
+            place = self.header.index(name)
+            for row in rows:
+                labels.setdefault(row[place].strip(), []).append(row[label].strip())
+            first, *others = labels.values()
+            if others and len(first) > 1 and all(one == first for one in others):
+                told = [f"{name} {value}" for value in labels]
+                raise DataError(
+                    f"{self.path}: the rows of {loss} with seed {seed} have {few(told, 3)}, each "
+                    "with the same labels: give each a loss name of its own, such as "
+                    f"{f'{loss} {name}={next(iter(labels))}'!r}, or a column id for each image "
+                    "where they are of other images"
+                )
 
     def _logits(
         self, rows: Sequence[Sequence[str]], origin: _InLines
