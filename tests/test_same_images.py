@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.datasets import load_digits
 from lmsm_cli import record_run
 from lmsm_cli.commands.app import main
 from lmsm_cli.comparison.grouping import compare_runs
+from lmsm_cli.comparison.result_files import read_results
 from lmsm_cli.comparison.same_images import matched
 from lmsm_cli.comparison.two_way import Over
 from lmsm_cli.data.identity import ImagesRecord, as_digests
@@ -69,6 +71,7 @@ def group_of(comparison, label):
     return group
 
 
+ANSWERS = logits_of(7).argmax(axis=1)
 SHUFFLED = np.random.default_rng(4).permutation(COUNT)
 HEX = np.array([bytes([number] * 16).hex() for number in range(COUNT)])
 FILES = np.array([f"pics/{number:03d}.png" for number in range(COUNT)])
@@ -255,12 +258,55 @@ def test_one_image_of_two_classes_is_refused(tmp_path):
         compared(tmp_path)
 
 
-def test_classes_in_another_order_are_refused(tmp_path):
-    """Their numbers would be taken for each other's."""
-    lmsm_runs(tmp_path, 1)
-    own_runs(tmp_path, 1, classes=("bee", "ant", "cat"))
-    with pytest.raises(DataError, match=r"bee, ant, cat.*ant, bee, cat: the same in another order"):
-        compared(tmp_path)
+def test_names_of_classes_decide_in_whatever_order(tmp_path):
+    """Nothing is taken for another class: the rows and the pairs are those of one order."""
+    names = ("bee", "cat", "ant")
+    numbers = np.array([names.index(name) for name in NAMES])
+    counts = [COUNTS[NAMES.index(name)] for name in names]
+    scores = logits_of(3, 1)
+    turned = np.empty_like(scores)
+    turned[:, numbers] = scores
+    for folder, given in (
+        (
+            tmp_path / "one",
+            {"labels": LABELS, "logits": scores, "classes": NAMES, "class_counts": COUNTS},
+        ),
+        (
+            tmp_path / "other",
+            {"labels": numbers[LABELS], "logits": turned, "classes": names, "class_counts": counts},
+        ),
+    ):
+        lmsm_runs(folder)
+        for seed in range(3):
+            record_run(folder, loss="mine", seed=seed, **given)
+    one, other = (group_of(compared(tmp_path / name), "mine") for name in ("one", "other"))
+    assert [row.name for row in other.per_class] == list(NAMES)
+    assert other.per_class == one.per_class
+    for key, known in one.metrics.items():
+        mean = other.metrics[key] and other.metrics[key].mean
+        assert mean == pytest.approx(known and known.mean), key
+    for key in ("few", "accuracy", "balanced_accuracy"):
+        assert other.differences[key] == one.differences[key]
+    assert one.differences["few"] is not None
+
+
+def test_a_file_of_names_is_held_against_classes_in_an_order_of_their_own(tmp_path):
+    """The names in a CSV are in order of letters, which lmsm's need not be."""
+    names = ("cat", "bee", "ant")
+    images = replace(lmsm_images(), classes=names)
+    write_predicting_run(tmp_path, "lmsm-0", images, logits_of(0), COUNTS, seed=0)
+    rows = [
+        f"{names[label]},{names[answer]}" for label, answer in zip(LABELS, ANSWERS, strict=True)
+    ]
+    path = tmp_path / "mine-s0.csv"
+    path.write_text("\n".join(["label,predicted", *rows]))
+    group = group_of(
+        compare_runs([read_run(tmp_path / "lmsm-0"), *read_results([path])[0]]), "mine"
+    )
+    assert [row.name for row in group.per_class] == list(names)
+    right = [float((ANSWERS == LABELS)[number == LABELS].mean()) for number in range(3)]
+    assert [row.accuracy.mean for row in group.per_class] == pytest.approx(right)
+    assert group.differences["accuracy"] is not None
 
 
 def test_another_number_of_classes_is_refused(tmp_path):

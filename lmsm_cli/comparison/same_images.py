@@ -291,19 +291,14 @@ def _sorted(digests: Digests) -> tuple[NDArray[np.uint64], _Order]:
 def _numbers_of_classes(own: _TestSet, other: _TestSet) -> NDArray[np.int64] | None:
     """Return which class of the other each own class is (C,); None where they are other classes.
 
-    Raises DataError for the same classes in another order.
+    Where both have names, these decide, in whatever order.
     """
     mine, theirs = own.classes, other.classes
     if mine == theirs:
         return np.arange(len(mine))
     if _are_numbers(mine) or _are_numbers(theirs):
         return np.arange(max(len(mine), len(theirs)))
-    if set(mine) == set(theirs):
-        raise DataError(
-            f"{own.record.path}: its classes are {listed(mine)}, those of {other.record.path} "
-            f"{listed(theirs)}: the same in another order; give them in one order"
-        )
-    if own.is_open and set(mine) < set(theirs):
+    if set(mine) == set(theirs) or (own.is_open and set(mine) < set(theirs)):
         return np.array([theirs.index(name) for name in mine])
     return None
 
@@ -343,7 +338,9 @@ def _moved(own: _TestSet, other: _TestSet, order: _Order | None) -> RunRecord:
     scores, found = own.scores, own.record.held_predictions
     if own.classes != other.classes:
         answers = own.record.predictions
-        if len(own.classes) == len(other.classes):
+        if set(own.classes) == set(other.classes):
+            scores, found = _in_one_order(own, other, answers)
+        elif len(own.classes) == len(other.classes):
             scores = _renamed(scores, other.classes)
         elif answers is not None:
             scores, found = _widened(own, other, answers)
@@ -361,14 +358,40 @@ def _renamed(scores: ScoresDocument, names: Sequence[str]) -> ScoresDocument:
     return scores.model_copy(update={"per_class": renamed})
 
 
+def _in_one_order(
+    own: _TestSet, other: _TestSet, answers: Predictions | None
+) -> tuple[ScoresDocument, Predictions]:
+    """Return scores and predictions with the classes in the other's order.
+
+    Raises DataError where there are no predictions to count anew.
+    """
+    if answers is None:
+        raise DataError(
+            f"{own.record.path}: its classes are {listed(own.classes)}, those of "
+            f"{other.record.path} {listed(other.classes)}: the same in another order, and its "
+            "predictions cannot be read; give the classes in one order"
+        )
+    counts = {row.name: row.train_count for row in own.scores.per_class}
+    found = _numbered_anew(own, other, answers)
+    anew = score(
+        other.classes, found.labels, found.predicted, [counts[name] for name in other.classes]
+    )
+    changed = {"per_class": anew.per_class, "confusion": anew.confusion}
+    return own.scores.model_copy(update=changed), found
+
+
 def _widened(
     own: _TestSet, other: _TestSet, answers: Predictions
 ) -> tuple[ScoresDocument, Predictions]:
     """Return scores and predictions over the other's classes, which are more."""
+    found = _numbered_anew(own, other, answers)
+    unknown = (None,) * len(other.classes)
+    scores = score(other.classes, found.labels, found.predicted, unknown)
+    return ScoresDocument(**scores.parts()), found
+
+
+def _numbered_anew(own: _TestSet, other: _TestSet, answers: Predictions) -> Predictions:
+    """Return predictions with the other's numbers of the classes."""
     numbers = _numbers_of_classes(own, other)
     assert numbers is not None
-    labels, predicted = numbers[answers.labels], numbers[answers.predicted]
-    unknown = (None,) * len(other.classes)
-    scores = score(other.classes, labels, predicted, unknown)
-    found = Predictions(labels, predicted, None, None)
-    return ScoresDocument(**scores.parts()), found
+    return Predictions(numbers[answers.labels], numbers[answers.predicted], None, None)
