@@ -46,7 +46,8 @@ def test_the_steps_of_a_head_are_those_of_its_net_and_its_own(tmp_path):
     for name, below, more, remarks in (
         ("long", 600, {"post_hoc": "adjust:1"}, ()),
         ("short", 400, {"post_hoc": "adjust:1"}, (few,)),
-        ("trained", 400, {"loss": "lws"}, ()),  # 200 images in batches of 2 are 100 steps more
+        ("trained", 400, {"loss": "lws"}, ()),  # 910 images in batches of 2 are 455 steps more
+        ("together", 200, {"loss": "lws", "accumulate": 2}, (few,)),  # 228 of two batches each
         ("unknown", None, {"post_hoc": "adjust:1"}, ()),
     ):
         out = tmp_path / name

@@ -10,6 +10,7 @@ from lmsm_cli.inference.corrected_file import write_corrected
 from lmsm_cli.inference.correction import RequestedCorrection, corrected
 from lmsm_cli.inference.effect import check_up, paired_difference
 from lmsm_cli.inference.trained import read_trained
+from lmsm_cli.reports.tables_corrections import effect_line
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.training.run import start_run
 from tests.conftest import (
@@ -148,6 +149,17 @@ def test_a_chosen_tau_is_not_called_better(run, monkeypatch):
     assert (found.effect.chooses, found.effect.difference.verdict) == ("tau", "can't tell")
     assert warned == []
     assert checked(run, adjust=1.0)[0].effect.difference.verdict == "better"
+
+
+def test_a_fitted_temperature_takes_no_verdict_back(run, monkeypatch):
+    """It changes no answer, so the images that it was fitted on tell of the tau as any would."""
+    better = difference([(0, 0, 1)] * 20 + [(1, 1, 1)] * 20)
+    monkeypatch.setattr(effect, "paired_difference", lambda *given: better)
+    request = RequestedCorrection(asked(adjust=1.0), temperature="auto")
+    found = corrected(read_trained(run), request, "cpu", SilentDisplay())
+    told = check_up(found, "cpu", SilentDisplay()).effect
+    assert (told.chooses, told.difference.verdict) == ("the temperature", "better")
+    assert "flatters" not in effect_line(told)
 
 
 def test_eval_warns_too(run):

@@ -12,6 +12,7 @@ from lmsm_cli.sweeps.grid import (
     parse_seeds,
     product,
     samples,
+    seeds_text,
 )
 
 GRIDS = {
@@ -153,8 +154,9 @@ def test_all_mistakes_are_told_together():
     ("text", "seeds"), [("1", (0,)), ("5", (0, 1, 2, 3, 4)), ("7,3", (7, 3)), (" 0, 1 ", (0, 1))]
 )
 def test_seeds_are_a_number_or_a_list(text, seeds):
-    """One number is how many, several are the seeds."""
+    """One number is how many, several are the seeds; a command that is shown has them back."""
     assert parse_seeds(text) == seeds
+    assert parse_seeds(seeds_text(seeds)) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1,1", "a", "1.5", "1,", "1e3", "99999999", "²"])

@@ -90,6 +90,9 @@ def test_nets_are_told_by_what_they_were_trained_with(first, tmp_path):
     assert own.name.startswith("softmax@")
     images, choices = sum(state["train_counts"]), state["config"]
     assert own.steps == choices["epochs"] * math.ceil(images / choices["batch_size"])
+    assert told(accumulate=2).steps == choices["epochs"] * math.ceil(
+        math.ceil(images / choices["batch_size"]) / 2
+    )
     assert told(seed=7, out="elsewhere", threads=2, loss="softmax:label_smoothing=0") == own
     assert len({own, told(weight_decay=0.25), told(label_smoothing=0.25)}) == 3
     assert told(freeze="backbone") is None

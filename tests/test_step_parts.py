@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lmsm_cli.commands.app import main
+from lmsm_cli.comparison.samples import samples_of
 from lmsm_cli.config import Config
 from lmsm_cli.config.resolve import Layer, resolve
 from lmsm_cli.data.splits import Data
@@ -293,6 +294,9 @@ def test_a_run_stops_for_want_of_patience_and_is_complete(tmp_path, capsys):
     assert record.state == "completed"
     assert record.scores.epoch == len(record.metrics) == 3  # the first is never beaten by 1.0
     assert record.scores.stopped_before == 40
+    (sample,) = samples_of([record], ())
+    images = sum(row.train_count for row in record.scores.per_class)
+    assert sample.steps == 3 * math.ceil(images / config.batch_size)
     before = (folder.path / "checkpoint.pt").read_bytes()
     assert main(["resume", str(folder.path), "--quiet"]) == 0
     assert (folder.path / "checkpoint.pt").read_bytes() == before

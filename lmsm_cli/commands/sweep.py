@@ -23,7 +23,7 @@ from lmsm_cli.commands.options import (
 from lmsm_cli.commands.running import KEPT, disk_needed, plan_of, run_and_compare, seed_numbers
 from lmsm_cli.config.resolve import Layer
 from lmsm_cli.errors import LmsmError, RunError, check_choice
-from lmsm_cli.sweeps.grid import always_varied, check_flags, label, parse_axes
+from lmsm_cli.sweeps.grid import always_varied, check_flags, label, parse_axes, seeds_text
 
 if TYPE_CHECKING:
     from lmsm_cli.runtime.display import Display
@@ -277,4 +277,4 @@ def _best_command(
     # where runs are made that belong to no sweep
     layers = [*search.layers, Layer({"out": "runs"}, {"out": "runs"})]
     command = train_command(plan_run(layers, choices, None).config, preset, config)
-    return command + (f" --seeds {','.join(map(str, search.seeds))}" if search.seeds else "")
+    return command + (f" --seeds {seeds_text(search.seeds)}" if search.seeds else "")

@@ -10,6 +10,7 @@ from typing import Any
 
 from lmsm_cli.comparison.data_sets import IMAGE_KEYS, images_of
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
+from lmsm_cli.config.defaults import updates_an_epoch
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.losses.registry import parts_of
 from lmsm_cli.metrics import METRICS, Scores
@@ -70,11 +71,14 @@ class Sample:
         return None if below is None or own is None else below + own
 
     def _own_steps(self, config: Mapping[str, Any]) -> int | None:
-        epochs, batch = config.get("epochs"), config.get("batch_size")
-        if not isinstance(epochs, int) or not isinstance(batch, int) or batch < 1:
-            return None
+        done, batch = self.record.epochs_of_scores, config.get("batch_size")
         images = num_images(self.scores)["train_images"]
-        return None if images is None else epochs * -(-images // batch)
+        if done is None or images is None or not isinstance(batch, int) or batch < 1:
+            return None
+        together = config.get("accumulate", 1)
+        if not isinstance(together, int) or together < 1:
+            return None
+        return done[0] * updates_an_epoch(images, batch, together)
 
 
 def samples_of(records: Sequence[RunRecord], by: Sequence[str]) -> Iterable[Sample]:

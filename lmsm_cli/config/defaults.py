@@ -97,6 +97,11 @@ def usual_batch(count: int) -> int:
     return min(1 << int(math.log2(most)), max(2, count))
 
 
+def updates_an_epoch(images: int, batch_size: int, accumulate: int = 1) -> int:
+    """Return how often an epoch changes the weights: once for `accumulate` batches or the rest."""
+    return math.ceil(math.ceil(images / batch_size) / accumulate)
+
+
 def usual_epochs(steps: int) -> int:
     """Return the epochs of so many steps each: STEPS in all at least, within EPOCHS."""
     fewest, largest = EPOCHS

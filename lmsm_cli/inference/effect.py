@@ -109,7 +109,7 @@ def _effect(found: Corrected, held_out: HeldOut) -> Effect:
     difference = paired_difference(
         labels, before[0], after[0], classes, trained.correction.facts.prior
     )
-    if chooses and difference.verdict == "better":  # the best of many on these very images
+    if chooses == "tau" and difference.verdict == "better":  # the best of many on these images
         difference = difference.model_copy(update={"verdict": "can't tell"})
     return Effect(
         split="validation",

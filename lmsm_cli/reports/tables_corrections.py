@@ -122,8 +122,8 @@ def effect_line(effect: Effect) -> str:
     verdict = in_words(found.verdict)
     if found.images < FEWEST_IMAGES or found.mean is None:
         verdict += " (too few images)"
-    if effect.chooses:
-        verdict += f"; {effect.chooses} was chosen on these images, which flatters it"
+    if effect.chooses == "tau":  # a temperature changes no answer
+        verdict += "; tau was chosen on these images, which flatters it"
     return f"{_SCORES[found.score]}: {_points(found)}: {verdict}"
 
 

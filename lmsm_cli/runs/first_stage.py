@@ -5,6 +5,7 @@ import json
 from typing import Any, NamedTuple
 
 from lmsm_cli.config import RUNTIME_KEYS, Config, dump
+from lmsm_cli.config.defaults import updates_an_epoch
 from lmsm_cli.config.keys import NONE
 from lmsm_cli.losses.registry import normal_spec
 from lmsm_cli.runs.contents import CheckpointState
@@ -31,7 +32,9 @@ def first_stage_of(config: Config) -> FirstStage | None:
         return None
     told = _told(state)
     digest = hashlib.sha256(json.dumps(list(told.values()), sort_keys=True).encode())
-    steps = state.epoch * -(-sum(state.train_counts) // state.config.batch_size)
+    choices = state.config
+    updates = updates_an_epoch(sum(state.train_counts), choices.batch_size, choices.accumulate)
+    steps = state.epoch * updates
     return FirstStage(f"{told['choices']['loss']}@{digest.hexdigest()[:12]}", steps)
 
 

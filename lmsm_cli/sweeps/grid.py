@@ -144,6 +144,16 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return what `parse_seeds` reads as these seeds.
+
+    >>> seeds_text((0,)), seeds_text((0, 1, 7))
+    ('1', '0,1,7')
+    """
+    is_first = tuple(seeds) == tuple(range(len(seeds)))
+    return str(len(seeds)) if is_first else ",".join(map(str, seeds))
+
+
 def product(axes: Sequence[Axis], num_seeds: int = 1) -> list[dict[str, str]]:
     """Return the choices of every combination, the first axis slowest.
 
