@@ -491,6 +491,19 @@ def test_a_group_of_a_list_stays_on_one_side(flat):
     assert found.test.groups.tolist() == [of_file[name] for name in names]
 
 
+def test_a_file_of_two_groups_is_a_fault(flat):
+    """Its second subject could be tested by other images; a line that stands twice is none."""
+    root, rows = flat
+    lines = [(file, label, f"P{number % 7}") for number, (file, label) in enumerate(rows)]
+    other = (*lines[0][:2], "Q")
+    write(root / "a.csv", [*lines, lines[1], other], header=("path", "label", "patient"))
+    found = layout(root / "a.csv", group_column="patient")
+    (fault,) = found.faults
+    told = f"a second group for a file, in 1 line: line {len(lines) + 3} ({lines[0][0]}: 'Q', and "
+    assert f"{told}'P0' in line 2)" in fault
+    assert any("is read once" in note for note in found.notes)
+
+
 def test_parts_of_lists_that_contradict_each_other(parted):
     """A part that is lacking, a list in two roles, and lists of which two are the training."""
     root, rows = parted

@@ -211,10 +211,11 @@ def _roles_by_folder(found: _Found) -> list[_Entry]:
 
 
 def _each_once(found: _Found, entries: Sequence[_Entry]) -> list[_Entry]:
-    """Return each image once; two labels or two parts for one file are faults."""
+    """Return each image once; two labels, two parts or two groups for one file are faults."""
     first: dict[str, _Entry] = {}
     labels: dict[Path, list[tuple[int, str]]] = defaultdict(list)
     splits: dict[Path, list[tuple[int, str]]] = defaultdict(list)
+    groups: dict[Path, list[tuple[int, str]]] = defaultdict(list)
     again: dict[Path, list[tuple[int, str]]] = defaultdict(list)
     for entry in entries:
         before = first.setdefault(entry.file, entry)
@@ -229,11 +230,15 @@ def _each_once(found: _Found, entries: Sequence[_Entry]) -> list[_Entry]:
         if before.role != entry.role:
             text = f"{entry.file}: {entry.role}, and {before.role} in {where}"
             splits[entry.list].append((entry.line, text))
-        if before[3:5] == entry[3:5]:
+        if before.group != entry.group:
+            text = f"{entry.file}: {entry.group!r}, and {before.group!r} in {where}"
+            groups[entry.list].append((entry.line, text))
+        if before[3:] == entry[3:]:
             again[entry.list].append((entry.line, entry.file))
     for what, lines, into in (
         ("a second label for a file", labels, found.faults),
         ("a second split for a file", splits, found.faults),
+        ("a second group for a file", groups, found.faults),
         ("a file that stands there before, and is read once", again, found.notes),
     ):
         into += [by_line(file, what, own) for file, own in lines.items()]
