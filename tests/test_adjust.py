@@ -319,6 +319,10 @@ def test_scores_of_the_images_that_tau_was_chosen_on_come_with_a_warning(run):
         ({"reweight": "effective"}, "rebalanced the classes already"),
         ({"sampling": "balanced"}, "rebalanced the classes already"),
         ({"sampling": "balanced", "rebalance_from": 4}, "rebalanced the classes already"),
+        (
+            {"sampling": "balanced", "loss": "logit-adjusted"},
+            "rebalanced the classes already; no further correction is expected (tau 0).",
+        ),
     ],
 )
 def test_correcting_twice_is_said(run, tmp_path, changes, told):
@@ -333,6 +337,7 @@ def test_correcting_twice_is_said(run, tmp_path, changes, told):
     [
         {"reweight": "inverse", "rebalance_from": 5, "epochs": 6},
         {"reweight": "effective", "reweight_beta": 0.0},
+        {"reweight": "effective", "reweight_beta": 0.5},
     ],
 )
 def test_correcting_for_the_first_time_is_not_called_twice(run, tmp_path, changes):

@@ -21,7 +21,13 @@ from lmsm_cli.commands.app import main
 from lmsm_cli.commands.corrections import read_correction
 from lmsm_cli.errors import CheckpointError, DataError, LmsmError
 from lmsm_cli.inference.corrected_file import write_corrected
-from lmsm_cli.inference.correction import RequestedCorrection, check, corrected, made
+from lmsm_cli.inference.correction import (
+    RequestedCorrection,
+    check,
+    corrected,
+    held_by_scores,
+    made,
+)
 from lmsm_cli.inference.coverage import answered_above, sureness_for
 from lmsm_cli.inference.predict import predict_files
 from lmsm_cli.inference.prior import shares_of
@@ -181,6 +187,39 @@ def test_shares_take_out_only_what_the_training_left_in(run, tmp_path, tau, left
     pi = np.array(state["train_counts"]) / sum(state["train_counts"])
     shift = made(checked, None).affine.shift.numpy()
     np.testing.assert_allclose(shift - shift[0], -left * np.log(pi / pi[0]))
+
+
+def weights_by_hand(counts, beta):
+    """Return the inverse effective numbers of images (Cui et al. 2019), up to a factor."""
+    return (1 - beta) / (1 - beta ** np.array(counts, float))
+
+
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [
+        ({"reweight": "effective", "reweight_beta": 0.9}, lambda n: n * weights_by_hand(n, 0.9)),
+        ({"reweight": "effective"}, lambda n: n * weights_by_hand(n, 0.9999)),
+        ({"reweight": "inverse"}, lambda n: np.ones(10)),
+        ({"class_weights": {"3": 10.0}}, lambda n: n * np.where(np.arange(10) == 3, 10, 1)),
+        ({"sampling": "balanced"}, lambda n: np.ones(10)),
+        ({"sampling": "balanced", "loss": "logit-adjusted"}, lambda n: 1 / n),
+        ({"reweight": "inverse", "rebalance_from": 5, "epochs": 6}, lambda n: n),
+    ],
+)
+def test_shares_take_out_what_weights_and_draws_left_in(run, tmp_path, changes, held):
+    """Weighted cross-entropy is fit at shares times weights, and balanced draws are even shares."""
+    state = plain_state(run / "checkpoint.pt")
+    state["config"] |= changes
+    checkpoint.save(state, tmp_path / "c.pt")
+    trained = read_trained(tmp_path / "c.pt")
+    wanted = np.log(held(np.array(state["train_counts"], float)))
+    found = held_by_scores(trained).numpy()
+    np.testing.assert_allclose(found - found[0], wanted - wanted[0], atol=1e-5)
+    prior = dict(zip(CLASSES, (0.55, *[0.05] * 9), strict=True))
+    shift = made(check(trained, RequestedCorrection(None, prior), SilentDisplay()), None)
+    moved = np.log(list(prior.values())) - wanted
+    by_hand = shift.affine.shift.numpy()
+    np.testing.assert_allclose(by_hand - by_hand[0], moved - moved[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"adjust": 1.0}, {"prior": dict.fromkeys(CLASSES, 0.1)}])

@@ -370,6 +370,17 @@ class Mine(nn.Module):
 """
 
 
+def test_features_of_an_own_net_are_never_kept(tmp_path, monkeypatch):
+    """With the same weights other code gives other features, and nobody knows all of it."""
+    monkeypatch.setenv("LMSM_CACHE_DIR", str(tmp_path / "cache"))
+    write("tiny_net", NET)
+    own = ["--loss", "softmax", "--model", "tiny_net:tiny"]
+    assert main(["train", *SMALL, *own]) == 0
+    start = ["--pretrained", str(only_run()), "--freeze", "features", "--out", "heads"]
+    assert main(["train", *SMALL, *own, *start]) == 0
+    assert not list((tmp_path / "cache").rglob("features/*.npz"))
+
+
 def test_a_plain_module_is_refused_by_its_own_name():
     """Not by that of the head which is put around it; its file and line are told too."""
     write("plain_loss", PLAIN)

@@ -17,7 +17,9 @@ from lmsm_cli.config.yaml import dump_yaml
 from lmsm_cli.data.splits import load_data
 from lmsm_cli.errors import DataError, LmsmError
 from lmsm_cli.inference.adjust import multiplicative_adjustment
+from lmsm_cli.inference.correction import RequestedCorrection, check
 from lmsm_cli.inference.post_hoc import begin, nearest_class_mean
+from lmsm_cli.inference.trained import read_trained
 from lmsm_cli.runs import checkpoint
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, read_predictions, write_images
@@ -30,7 +32,15 @@ from lmsm_cli.sweeps.second_stage import (
     what_is_not_held_out,
 )
 from lmsm_cli.training.run import start_run
-from tests.conftest import SilentDisplay, digits_config, evaluate, plain_state, printed_json, words
+from tests.conftest import (
+    SilentDisplay,
+    asked,
+    digits_config,
+    evaluate,
+    plain_state,
+    printed_json,
+    words,
+)
 
 TWO_HEADS = "--head adjust:1 --head ncm --device cpu --threads 1 --quiet --json"
 HEADS = ("adjust:1", "adjust", "tau-norm", "mla:0.5", "ncm")
@@ -135,6 +145,17 @@ def test_each_head_is_what_eval_says_of_the_run(first, heads):
         reached = scores.best_on_validation.val_balanced_accuracy
         assert reached == pytest.approx(held_out["balanced_accuracy"])
     assert evaluate(runs["ncm"], display)["accuracy"] == read_run(runs["ncm"]).scores.accuracy
+
+
+def test_a_nearest_class_mean_is_not_corrected_for_shares_that_it_never_had(heads):
+    """Its class weights are means, which know nothing of the numbers of images."""
+    display, run = SilentDisplay(), read_trained(runs_of(heads)["ncm"])
+    with pytest.raises(LmsmError, match="the model is for these shares already"):
+        check(run, RequestedCorrection(None, "uniform"), display)
+    assert check(run, RequestedCorrection(asked(adjust=1.0)), display).for_rare.theory == 0
+    (warning,) = display.warned
+    assert "nearest class mean knows nothing of how many images" in warning
+    assert "no further correction is expected" in warning
 
 
 def test_a_checkpoint_of_a_head_answers_by_the_formula(first, heads):

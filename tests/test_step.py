@@ -257,6 +257,38 @@ def test_on_cuda_a_graph_gives_the_eager_numbers(optimizer):
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
+class WithSpare(nn.Sequential):
+    """A net that holds a convolution without using it, as an auxiliary head."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3), nn.Flatten())
+        self.spare = nn.Conv2d(8, 2, 3)
+
+    def forward(self, images):
+        """Leave the last one out."""
+        for layer in list(self)[:3]:
+            images = layer(images)
+        return images
+
+
+def test_a_convolution_without_a_gradient_stays_as_it_is():
+    """No gradient is none in either order of the weights."""
+    net = WithSpare()
+    model = CPU.place(
+        Classifier(
+            net,
+            nn.Identity(),
+            build_head("softmax", 128, 3),
+            classes="abc",
+            mean=(0.5,),
+            std=(0.3,),
+        )
+    )
+    before = net.spare.weight.detach().clone()
+    fit(model, CONFIG.model_copy(update={"epochs": 1}))
+    assert torch.equal(net.spare.weight, before)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_convolutions_move_as_torchs_plain_optimiser_moves_them(optimizer):
     """Weights in channels-last order, another shape to the fused optimiser, take its steps."""

@@ -283,6 +283,19 @@ def test_patience_counts_from_the_full_margin(loss, scores, stops):
     assert not is_out_of_patience(patient, history_of(scores), head)
 
 
+@pytest.mark.parametrize(
+    ("changes", "settled"),
+    [({"warmup": 5}, 5), ({"reweight": "effective", "rebalance_from": 6}, 5)],
+)
+def test_patience_awaits_what_was_deferred(changes, settled):
+    """A training that stops before its weights or its rate are there is another training."""
+    config, head = config_of(patience=3, epochs=10, **changes), build_head("softmax", 4, 3)
+    assert not is_out_of_patience(config, history_of([0.5] + [0.4] * (settled + 1)), head)
+    assert is_out_of_patience(config, history_of([0.5] + [0.4] * (settled + 2)), head)
+    late = config_of(patience=5, epochs=10, **changes)
+    assert f"after epoch {settled} of 10; take less" in hopeless_patience(late, head)
+
+
 # --- whole runs ---
 
 
@@ -306,6 +319,10 @@ def test_a_run_stops_for_want_of_patience_and_is_complete(tmp_path, capsys):
     assert main(["resume", str(folder.path), "--quiet"]) == 0
     assert (folder.path / "checkpoint.pt").read_bytes() == before
     assert read_run(folder.path).scores.epoch == 3
+    assert main(["resume", str(folder.path), "--quiet", "--epochs", "60"]) == 0
+    longer = read_run(folder.path)
+    assert longer.scores.epoch == len(longer.metrics) == 5  # two more than it had
+    assert longer.scores.stopped_before == 60
 
 
 def test_patience_without_effect_is_told():

@@ -197,7 +197,7 @@ class Choices(BaseModel):
     of it is kept at each step, as in 0.999 (less in the first steps)."""
     patience: Annotated[int, Field(ge=1), NOT_BOOL] | None = None
     """Stop after this many epochs without a better validation score; they count from where the
-    margin is fully there."""
+    margin is fully there, the warm-up over, and the classes rebalanced."""
     momentum: Float = Field(0.9, ge=0, lt=1)
     """Momentum of `sgd`."""
     weight_decay: Float = Field(0.0005, ge=0)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lmsm_cli.config.post_hoc import NCM
 from lmsm_cli.data.find_again import check_at_hand
 from lmsm_cli.errors import LmsmError
 from lmsm_cli.inference.adjust import (
@@ -30,8 +31,15 @@ from lmsm_cli.inference.trained import Correction, Trained
 from lmsm_cli.models.affine import Affine
 from lmsm_cli.runs.documents import ChosenOn, CorrectionFacts, FittedOn, Method, build
 from lmsm_cli.runtime.display import Display
+from lmsm_cli.training.loop import class_weights
 
 AUTO: Literal["auto"] = "auto"
+# Differences of logits that rounding makes, of weights in float32.
+_NOTHING = 1e-5
+# A share of the logit adjustment that is not worth a word.
+_SLIGHT = 0.1
+# A class of weight 0 was not learned, and no correction brings it back.
+_LEAST_WEIGHT = 1e-12
 Number = float | Literal["auto"]
 
 
@@ -121,10 +129,9 @@ def check(trained: Trained, wanted: RequestedCorrection, display: Display) -> Ch
                 "only one"
             )
         if not for_rare:
-            done, _ = done_in_training(trained)
-            left = (1.0 - done) * log_shares(trained.state.train_counts)
+            left = held_by_scores(trained)
         moved = _log(shares) - left
-        if moved.max() - moved.min() < 1e-9:
+        if moved.max() - moved.min() < _NOTHING:
             raise LmsmError(
                 "--prior changes nothing here: the model is for these shares already; leave it out"
             )
@@ -145,18 +152,45 @@ def _family(trained: Trained, wanted: RequestedTau, display: Display) -> ByTau:
     return logit_adjustment(trained.state.train_counts, done)
 
 
+def held_by_scores(trained: Trained) -> Tensor:
+    """Return what of the log shares of the classes a trained net's scores hold, (C,) in float64.
+
+    Cross-entropy under which class c is drawn with share p_c and weighs w_c gives scores that hold
+    ln(p_c w_c), less the tau ln pi_c that the loss adds itself. The means of the classes, which are
+    the weights of `ncm`, hold nothing of how many images there are.
+    """
+    config, counts = trained.config, trained.state.train_counts
+    shares = log_shares(counts)
+    if config.post_hoc == NCM:
+        return torch.zeros_like(shares)
+    held = shares
+    if trained.state.epoch >= config.rebalance_from:
+        held = torch.zeros_like(shares) if config.sampling == "balanced" else shares
+        weights = class_weights(config, list(counts), trained.model.classes)
+        if weights is not None:
+            held = held + weights.double().clamp_min(_LEAST_WEIGHT).log()
+    return held - trained.model.head.prior_strength * shares
+
+
 def done_in_training(trained: Trained) -> tuple[float, str]:
     """Return how much of the logit adjustment the training did already, and in words what did it.
 
-    That is the tau of the loss, or 1 where the training rebalanced the classes, else 0 and "".
+    That is the tau whose adjustment comes nearest to what the training did, 0 and "" for none.
     """
     config, strength = trained.config, trained.model.head.prior_strength
-    if trained.state.epoch >= config.rebalance_from and config.is_rebalanced:
-        return 1.0, "The training rebalanced the classes already"
-    if strength:
+    centred = log_shares(trained.state.train_counts)
+    centred = centred - centred.mean()
+    if not centred.any():
+        return 0.0, ""
+    done = 1.0 - float(held_by_scores(trained) @ centred / (centred @ centred))
+    if config.post_hoc == NCM:
+        return 1.0, "The nearest class mean knows nothing of how many images a class has"
+    if strength and abs(done - strength) < _NOTHING:
         part = f" by tau {strength:g}" if strength < 1 else ""
         return strength, f"The loss {config.loss!r} is already adjusted{part}"
-    return 0.0, ""
+    if done > 1 - _SLIGHT:
+        return max(1.0, done), "The training rebalanced the classes already"
+    return (done, "The training rebalanced the classes in part") if done > _SLIGHT else (0.0, "")
 
 
 def needs_held_out(wanted: RequestedCorrection, *, scales_itself: bool) -> bool:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -21,6 +22,7 @@ from lmsm_cli.config import Config
 from lmsm_cli.data.cache import cache_folder, key_of, size_limit, still_there
 from lmsm_cli.data.image_set import ImageSet
 from lmsm_cli.models.classifier import Classifier
+from lmsm_cli.models.nets import library_of
 from lmsm_cli.runtime.device import Runtime
 from lmsm_cli.runtime.files import check_own_folder, replacing
 from lmsm_cli.training.evaluate import features_of
@@ -45,20 +47,31 @@ def as_features(images: ImageSet, model: Classifier, config: Config, runtime: Ru
         runtime: what computes.
     """
     path = _path(images, model, config, runtime)
-    found = _read(path, len(images))
+    found = _read(path, len(images)) if path else None
     if found is None:
         found = features_of(model, images.images, runtime).cpu()
-        _write(path, found)
+        if path:
+            _write(path, found)
     return replace(images, images=found[:, None, None].to(runtime.device))
 
 
-def _path(images: ImageSet, model: Classifier, config: Config, runtime: Runtime) -> Path:
-    """Return the file of the features, by all that they follow from."""
+def _path(images: ImageSet, model: Classifier, config: Config, runtime: Runtime) -> Path | None:
+    """Return the file of the features, by all that they follow from.
+
+    None for a net from outside lmsm, torchvision and timm: nobody knows all of its code, and with
+    the same weights other code gives other features.
+    """
+    library, name = library_of(config.model)
+    if library == "own":
+        return None
+    from lmsm_cli import __version__
+
+    code = (library, name, __version__ if library == "lmsm" else version(library))
     net = key_of(*(part for item in _frozen_tensors(model) for part in item))
     order = images.digests.tobytes()
     shape = tuple(images.images.shape)
-    how = (str(runtime), torch.__version__, config.resize, config.kept_size)
-    return cache_folder() / "features" / f"{key_of('features 1', net, order, shape, *how)}.npz"
+    how = (*code, str(runtime), torch.__version__, config.resize, config.kept_size)
+    return cache_folder() / "features" / f"{key_of('features 2', net, order, shape, *how)}.npz"
 
 
 def _frozen_tensors(model: Classifier) -> Iterator[tuple[str, bytes]]:

@@ -56,6 +56,8 @@ class History:
     """The signs of a collapse that the user was warned of."""
     lengthened_from: list[int] = field(default_factory=list)
     """Earlier values of `epochs` of an extended run; its schedules were computed for those."""
+    patient_from: int = 0
+    """The epochs that were done when the run was last extended: patience counts from there."""
 
     def add(self, epoch: Epoch, tolerance: float) -> None:
         """Add an epoch; it is the best where its validation is better by more than `tolerance`."""
@@ -309,6 +311,7 @@ def read_resume_state(
     own_code.check_allowed(config, state.own_code, folder.path)
     if config.epochs > state.config.epochs:
         history.lengthened_from.append(state.config.epochs)
+        history.patient_from = len(history.rows)
     if history.is_at_best and not position.step:
         _mend_best(folder, file, state.epoch)
     is_finished = _is_completed(folder, position.epoch, config.epochs)

@@ -146,8 +146,8 @@ class _Step:
                 self._backward(part, *inputs)
         if part.last:
             for parameter, view in self._views:
-                assert parameter.grad is not None
-                view.grad = parameter.grad.permute(0, 2, 3, 1)
+                grad = parameter.grad  # none of a layer that the net holds and does not use
+                view.grad = None if grad is None else grad.permute(0, 2, 3, 1)
             self.optimizer.step()
         with torch.no_grad():
             features = features.detach()
