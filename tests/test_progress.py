@@ -153,6 +153,31 @@ def test_the_rows_tell_the_time_left(narrow, monkeypatch):
         assert sum("bal. %" in row for row in rows) == run + 1
 
 
+def test_a_training_after_one_that_ended_early_has_its_own_time(narrow, monkeypatch):
+    """One epoch of four took 30 s, and the training before is none of them."""
+    clock = Clock(monkeypatch)
+    display = progress.BarDisplay()
+    for seconds in (500, 30):
+        display.step(Step(1, 1, 1000000, 1, None, None, 0.1, num_epochs=4))
+        clock.now += seconds
+        display.step(Step(1, 1000000, 1000000, 1, None, None, 0.1, num_epochs=4))
+        display.epoch(replace(EPOCH, epoch=1), 4)
+    assert narrow.getvalue().splitlines()[-1].split()[-1] == "1:30"
+
+
+def test_an_epoch_of_one_step_has_a_row(narrow, monkeypatch):
+    """Nothing is known of its time before the next one: no row is a reason to stop a training."""
+    clock = Clock(monkeypatch)
+    display = progress.BarDisplay()
+    for number in (1, 2, 3, 4):
+        clock.now += 10
+        display.step(Step(number, 1, 1, 8, None, None, 0.1, num_epochs=4))
+        display.epoch(replace(EPOCH, epoch=number), 4)
+    rows = [row for row in narrow.getvalue().splitlines() if row[:8].strip()[1:] == "/4"]
+    assert len(rows) == 4
+    assert [row.split()[-1] for row in rows[1:]] == ["0:20", "0:10", "0:00"]
+
+
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("total", [0, 12345])
 def test_a_long_path_wraps_in_no_bar(monkeypatch, total):

@@ -112,6 +112,8 @@ class BarDisplay(Display):
         self._looked = self._started = 0.0
         self._begun: tuple[float, float] | None = None
         """When the training began here, and how many epochs it had behind it."""
+        self._behind = 0.0
+        """The epochs behind the training when it last told of a step."""
         self._table: EpochTable | None = None
         self._last_epoch = 0
         self._runs: tuple[int, int] | None = None
@@ -154,6 +156,9 @@ class BarDisplay(Display):
         """Move the bars of the epoch's steps, the epochs and the runs, now and then."""
         now = time.monotonic()
         behind = step.epoch - 1 + step.step / step.num_steps
+        if behind < self._behind:  # of another training; the one before may have ended early
+            self._forget_training()
+        self._behind = behind
         if self._begun is None:
             self._begun = (now, behind)
         if step.step == 1:
@@ -202,14 +207,19 @@ class BarDisplay(Display):
         self._last_epoch = epoch.epoch
         self._move(_EPOCHS, epoch.epoch, num_epochs)
         if epoch.epoch == num_epochs:
-            self._drop(_EPOCHS)
-            self._begun = None
+            self._forget_training()
+
+    def _forget_training(self) -> None:
+        self._drop(_EPOCHS)
+        self._begun, self._behind = None, 0.0
 
     def _seconds_left(self, epoch: int, num_epochs: int) -> float | None:
         """Return what the rest of a training takes at its mean pace; None where that is unknown."""
         if self._begun is None:
             return None
         begun, behind = self._begun
+        if epoch <= behind:  # all that was seen of it is the end of its first step
+            return None
         return (time.monotonic() - begun) * (num_epochs - epoch) / (epoch - behind)
 
     def _move(self, name: str, done: float, total: int | None, note: str = "") -> None:
