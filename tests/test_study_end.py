@@ -5,7 +5,7 @@ import pytest
 from lmsm_cli.comparison.grouping import compare_runs
 from lmsm_cli.config import Config
 from lmsm_cli.reports.html.page import page
-from lmsm_cli.reports.study_end import ending_of, named_by_arm
+from lmsm_cli.reports.study_end import ending_of, named_by_arm, with_verdicts_of_study
 from lmsm_cli.reports.study_hints import hints_of, model_line
 from tests.test_differences import arms, run
 from tests.test_page import spaced
@@ -99,6 +99,38 @@ def test_the_page_opens_with_the_answer_and_the_lines(is_told):
     assert comparison.conclusions[0].text not in head
     assert ending.finding == ("better" if is_told else "open")
     assert comparison.conclusions[0].text in spaced(page(comparison, records))
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_the_page_gives_no_verdict_that_the_study_does_not(is_told):
+    """On held-out images, which chose the losses and were looked at; test images chose nothing."""
+    records, comparison = compared(NEVER_BRIEF | {"ldam": arms((0.9, 0.8, 0.9), start=90)})
+    assert {one.differences["few"].verdict for one in comparison.groups if one.differences} == {
+        "better"
+    }
+    known = document() if is_told else untold(document())
+    assert with_verdicts_of_study(comparison, document()) == comparison
+    held_out = known | {"verdict": known["verdict"] | {"decided_on": "held-out images"}}
+    found = with_verdicts_of_study(comparison, held_out)
+    verdicts = {
+        (one.label, key): change.verdict
+        for one in found.groups
+        for key, change in one.differences.items()
+        if change and change.verdict != "can't tell"
+    }
+    assert verdicts == ({("vs", "few"): "better"} if is_told else {})
+    assert not any(one.best for one in found.groups)
+    text = page(found, records, ending_of(held_out, PLAN, found))
+    assert ("better than softmax" in spaced(text)) == is_told
+
+
+@pytest.mark.parametrize(("rounds", "said"), [(1, "one round"), (2, "two rounds"), (3, None)])
+def test_too_few_rounds_are_the_reason_why_nothing_is_told(rounds, said):
+    """With two the interval may lie above 0, and no look was ever planned."""
+    known = untold(document(rounds=rounds))
+    answer = ending_of(known, PLAN, compared()[1]).answer
+    assert (f"{said} cannot tell that from chance" in answer) == (said is not None)
+    assert ("the level of 5% is for all looks" in answer) == (said is None)
 
 
 def hints(counts, *, validation=3, told=False, model="torchvision:resnet18", **choices):

@@ -38,12 +38,12 @@ def _write_page(
     """Write the page of the trainings that the answer rests on; return its opening and place."""
     from lmsm_cli.comparison.grouping import comparable, compare_runs
     from lmsm_cli.reports.html.page import write_page
-    from lmsm_cli.reports.study_end import ending_of, named_by_arm
+    from lmsm_cli.reports.study_end import ending_of, named_by_arm, with_verdicts_of_study
 
     by_arm = found.records()
     records = comparable([one for some in by_arm.values() for one in some])[0]
     places = {name: [str(one.path) for one in some] for name, some in by_arm.items()}
-    comparison = named_by_arm(compare_runs(records), places)
+    comparison = with_verdicts_of_study(named_by_arm(compare_runs(records), places), document)
     more = _more_lines(found, config, document)
     ending = ending_of(document, asdict(found.state.plan), comparison, more)
     page = config.out / "study.html"

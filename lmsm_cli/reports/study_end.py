@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lmsm_cli.comparison.baseline import verdict_in_words
 from lmsm_cli.comparison.conclusion import common_remarks
 from lmsm_cli.comparison.intervals import Difference, in_points
 from lmsm_cli.comparison.records import Comparison, Finding
@@ -21,6 +22,7 @@ _OVER = {"few": "rare classes", "balanced_accuracy": "all classes", "accuracy": 
 # Below half a tenth of a point a difference is shown as none.
 _SHOWN = 0.0005
 _MOST_NAMES = 3
+_OWN_LEVEL = "the study's level is for all its losses and looks"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,39 @@ def named_by_arm(comparison: Comparison, runs: Mapping[str, Collection[str]]) ->
         for name in [next((n for n, own in runs.items() if group.runs[0] in own), group.label)]
     )
     return replace(comparison, groups=groups)
+
+
+def with_verdicts_of_study(comparison: Comparison, document: Mapping[str, Any]) -> Comparison:
+    """Return a comparison with no verdict but those that a study gives on its own images.
+
+    Where held-out images decide, its losses were chosen by these, and looked at several times: what
+    Holm's correction over the losses that are left tells is told too often.
+
+    Args:
+        comparison: The trainings of the study, named as it names them.
+        document: The result.
+    """
+    verdict = document["verdict"]
+    if verdict["decided_on"] == "test images":
+        return comparison
+    told = dict(document["settled"])
+    told[verdict["arm"]] = "better" if verdict["is_told"] else told.get(verdict["arm"])
+    groups = []
+    for group in comparison.groups:
+        changes = {
+            key: _as_told(one, told.get(group.label) if key == document["question"] else None)
+            for key, one in group.differences.items()
+        }
+        words = verdict_in_words(changes)
+        groups.append(replace(group, differences=changes, verdict=words, best=()))
+    return replace(comparison, groups=tuple(groups))
+
+
+def _as_told(one: Difference | None, told: str | None) -> Difference | None:
+    """Return a difference with the verdict that it has, where a study tells the same."""
+    if one is None or one.verdict in ("can't tell", told):
+        return one
+    return replace(one, verdict="can't tell", reason=_OWN_LEVEL)
 
 
 def ending_of(

@@ -88,7 +88,7 @@ def _line_of_looks(plan: Mapping[str, Any]) -> str:
     """Return after which rounds a study may end."""
     if not plan["looks"]:
         way_out = "a larger --budget for three" if plan["run_seconds"] else "--rounds 3"
-        return f"too few rounds to stop before the end: give {way_out} at least"
+        return f"too few rounds to tell a loss from chance: give {way_out} at least"
     *before, last = map(str, plan["looks"])
     rounds = f"rounds {', '.join(before)} and {last}" if before else f"round {last}"
     return f"after {rounds} it asks whether a loss is clearly better than softmax; if so, it ends"
