@@ -195,6 +195,11 @@ def test_a_run_is_verified_on_its_own_test_images(tmp_path, capsys):
     assert "same class for 100.0%" in capsys.readouterr().out
     assert (run / "best.pt2").is_file()  # whose name is not that of the last epoch's
     assert not (run / "model.pt2").exists()
+    before = (run / "model.onnx").read_bytes()
+    assert main(["adjust", str(run), "--adjust", "1", "--out", str(run / "tau1.pt")]) == 0
+    assert main(["export", str(run / "tau1.pt")]) == 0
+    assert (run / "tau1.onnx").is_file()
+    assert (run / "model.onnx").read_bytes() == before
 
 
 def test_missing_data_is_said_and_nothing_is_downloaded(tmp_path):

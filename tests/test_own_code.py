@@ -22,7 +22,10 @@ from lmsm_cli.losses.angular import CosFaceLoss
 from lmsm_cli.losses.registry import check_loss
 from lmsm_cli.losses.spec import parse_spec
 from lmsm_cli.models.nets import build_backbone, check_model
+from lmsm_cli.reports.study_script import study_script
 from lmsm_cli.runs import own_code
+from lmsm_cli.runs.own_code import train_again
+from lmsm_cli.runs.record import read_run
 from lmsm_cli.training.prepare import resolved_spec
 from lmsm_cli.training.resume import config_hash
 from tests.conftest import digits_config, plain_state
@@ -276,6 +279,22 @@ def test_a_net_and_a_loss_of_a_run_are_gone_on_from_where_they_are_named(capsys)
     for command in (on_net, on_loss, ["train", *SMALL]):
         assert main([*command, "--import", "other:Net"]) == 2
         assert "--import" in capsys.readouterr().err
+
+
+def test_the_command_that_trains_a_run_again_names_its_code(capsys):
+    """A run folder can come from anybody: its file alone imports nothing."""
+    write("marked", marked(LOSS + NET))
+    words = ["--model", "marked:tiny", "--loss", "marked:PolyLoss:epsilon=2", "--out", "my runs"]
+    assert main(["train", *SMALL, *words]) == 0
+    run = next(Path("my runs").glob("2*"))
+    command = train_again(run)
+    assert "--loss marked:PolyLoss:epsilon=2" in command
+    assert command in study_script("lmsm study", "lmsm eval x", [read_run(run)])
+    forget()
+    assert main([*shlex.split(command)[1:], "--out", "again"]) == 0, capsys.readouterr().err
+    assert len(list(Path("again").glob("2*"))) == 1
+    write_run(Path(), "plain")
+    assert train_again(Path("plain")) == "lmsm train --config plain/config.yaml"
 
 
 def test_code_that_is_none_of_the_run_s_is_refused(digits_run, capsys):

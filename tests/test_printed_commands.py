@@ -91,6 +91,20 @@ def test_a_value_is_given_and_taken_back(key, has_it, place, capsys):
     assert typed_again(command, capsys) == config_of(wanted).model_dump(mode="json")
 
 
+@pytest.mark.parametrize("given", [(), ("--test-share", "0.3"), ("--config", "margins.yaml")])
+def test_the_training_after_a_check_is_accepted(given, place, capsys):
+    """What the check advises may not go with what it was given."""
+    for number in range(6, 30):
+        save(place / "photos" / "ant" / f"{number}.png", noise(number, (80, 80, 3)))
+    (place / "margins.yaml").write_text(
+        "batch_size: 8\nloss: lsoftmax\nclass_margins: {ant: 2.0}\n"
+    )
+    assert main(["data", "photos", *given, "--quiet"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next, to tr")]
+    (command,) = (line.partition(": ")[2] for line in told)
+    assert typed_again(command, capsys)["dataset"] == "folder"
+
+
 @pytest.mark.parametrize("key", SWITCHES)
 @pytest.mark.parametrize("value", [True, False])
 def test_a_switch_is_turned_on_and_off(key, value, place, capsys):

@@ -1,5 +1,7 @@
 """What the data of a study allows, before its first training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from lmsm_cli.runs.images import write_images
 from lmsm_cli.runtime.display import SILENT
 from lmsm_cli.shot_groups import shot_groups
 from lmsm_cli.sweeps.study_plan import Rounds, StudyPlan, StudyState, plan_by_rounds
-from lmsm_cli.sweeps.study_start import Wanted, begin, checked_images, trained_counts
+from lmsm_cli.sweeps.study_start import Wanted, _base, begin, checked_images, trained_counts
 from tests.conftest import noise, save
 
 
@@ -67,3 +69,10 @@ def test_images_divided_anew_by_their_names_are_told_from_others(tmp_path, is_re
     assert ("a study of other images than there are now" in str(told.value)) is not is_renamed
     moved.rename(photos / "ant" / "0.png")
     assert begin(wanted, SILENT)[1] == {}  # it goes on, and nothing is tried out
+
+
+@pytest.mark.parametrize(("may_shorten", "epochs"), [(True, 20), (False, 40)])
+def test_epochs_that_somebody_asks_for_stay(may_shorten, epochs):
+    """A plan with fewer is for whoever asked for none; with all of them it is another study."""
+    wanted = Wanted(Config(epochs=40), may_shorten=may_shorten)
+    assert _base(wanted, SimpleNamespace(epochs=20, usual_epochs=40))["epochs"] == epochs

@@ -1,6 +1,7 @@
 """The flags that correct a trained classifier, which eval, predict, export and adjust share."""
 
 import inspect
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def print_effect(facts: "CorrectionFacts", document: Mapping[str, Any], correcte
     if document["effect"] is None:
         print_line(
             f"what this does to the scores was not checked: {document['not_checked']}; "
-            f"`lmsm eval {corrected}` shows it on the test images"
+            f"`lmsm eval {shlex.quote(corrected)}` shows it on the test images"
         )
         return
     effect = build(Effect, document["effect"])

@@ -149,10 +149,19 @@ def _commands(
     recipe += ["--config", str(config)] if config else []
     words = [*recipe, *flag_words(given)]
     is_of_a_study = not recipe and not given.keys() & set(_NOT_OF_A_STUDY)
+
+    def takes(more: Mapping[str, Any]) -> bool:
+        try:
+            resolve_options(preset, config, None, {**flags, **dataset_named(what, flags), **more})
+        except LmsmError:
+            return False
+        return True
+
     return Commands(
         ["lmsm", "data", what, *words],
         ["lmsm", "train", "--dataset", what, *words],
         ["lmsm", "study", what, *words] if is_of_a_study else None,
+        takes,
     )
 
 

@@ -15,7 +15,8 @@ _Out = Annotated[
     value(
         "FILE",
         "Where to write it (default: model.onnx or model.pt2 beside the checkpoint; best.onnx "
-        "or best.pt2 with --best; adjusted.onnx or adjusted.pt2 where it is corrected).",
+        "or best.pt2 with --best; adjusted.onnx or adjusted.pt2 with a correction; else as the "
+        "file is named).",
     ),
 ]
 

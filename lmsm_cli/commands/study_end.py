@@ -108,15 +108,17 @@ def print_end(found: "Study", document: Mapping[str, Any], config: "Config") -> 
 
 def _whole_command(found: "Study", model: Mapping[str, Any]) -> str:
     """Return what trains the model on all images that a training may have."""
+    from lmsm_cli.runs.own_code import train_again
+
     candidate, run = found.candidates.get(model["name"]), Path(model["run"])
     then = ""
     if candidate is not None and candidate.whole is None:
         run = Path(_made(run).pretrained or "")
         run = run if run.is_dir() else run.parent
-        then = f", then lmsm retrain RUN --head {shlex.quote(candidate.head)}"
+        imports = "".join(f" {shlex.quote(word)}" for word in _imports(_made(run)))
+        then = f", then lmsm retrain RUN --head {shlex.quote(candidate.head)}{imports}"
     least = [] if found.has_test else ["--test-share", str(_LEAST_TEST)]
-    words = ["lmsm", "train", "--config", str(run / "config.yaml"), "--validation", "0", *least]
-    return shlex.join([*words, *_imports(_made(run)), "--out", "runs"]) + then
+    return f"{train_again(run)} {shlex.join(['--validation', '0', *least, '--out', 'runs'])}{then}"
 
 
 def _eval_command(model: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from lmsm_cli.inference.effect import check_up
 from lmsm_cli.inference.trained import Trained, read_trained
 from lmsm_cli.models.classifier import Classifier
 from lmsm_cli.runs import checkpoint
-from lmsm_cli.runs.folder import check_place, write_whole
+from lmsm_cli.runs.folder import RunFolder, check_place, write_whole
 from lmsm_cli.runtime.device import choose_runtime
 from lmsm_cli.runtime.display import Display
 from lmsm_cli.training.evaluate import answers, scores_of
@@ -86,8 +86,9 @@ def export_checkpoint(
     """
     check_extra(form)
     source = checkpoint.find(path)
-    name = "best" if source.name == checkpoint.BEST else "model"
-    if correction or source.name == checkpoint.ADJUSTED:
+    # a file of any other name may lie beside a run's, whose export it must not replace
+    name = "model" if source == RunFolder(source.parent).checkpoint else source.stem
+    if correction:
         name = "adjusted"
     given, out = out, out or source.with_name(f"{name}{SUFFIXES[form]}")
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[form]:

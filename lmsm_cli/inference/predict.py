@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def predict_files(
         if not correction.chooses:
             display.info(
                 "what the correction does to the scores is not checked here: give the same flags "
-                f"to `lmsm eval {trained.file}`"
+                f"to `lmsm eval {shlex.quote(str(trained.file))}`"
             )
     runtime = trained.runtime(device)
     top = min(top, len(trained.model.classes))

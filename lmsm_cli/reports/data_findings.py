@@ -226,13 +226,18 @@ def _too_little(check: DataCheck, config: Config) -> Iterator[Finding]:
 
 
 def _or_folds(check: DataCheck, config: Config) -> str:
-    folds = 0 if config.folds else usual_folds(check)
+    folds = usual_folds(check) if _may_have_folds(config) else 0
     return f", or test all of them by {_by_folds(folds)}" if folds else ""
 
 
 def _by_folds(folds: int) -> str:
     """Return what tests each image once; a study divides them by itself, and takes no folds."""
     return f"`lmsm train --folds {folds}` or a study"
+
+
+def _may_have_folds(config: Config) -> bool:
+    """Return whether a training takes folds beside these choices: a share for a test is none."""
+    return not config.folds and config.test_share == Config.model_fields["test_share"].default
 
 
 def usual_folds(check: DataCheck) -> int:
@@ -283,7 +288,7 @@ def _more_of(members: Sequence[ClassImages], count: int, check: DataCheck, confi
             f"add about {missing / share:.0f} images of {names}: {_share(share)} becomes the test"
         )
         # an image that is the only one of its class is never tested
-        has_folds = folds and not config.folds and all(one.total > 1 for one in members)
+        has_folds = folds and _may_have_folds(config) and all(one.total > 1 for one in members)
         return f"{text}; {_by_folds(folds)} tests all images" if has_folds else text
     return f"add {counted(missing, 'test image')} of {names}"
 

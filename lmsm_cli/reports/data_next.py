@@ -1,8 +1,9 @@
 """Which command comes next after a data check, by what it found."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lmsm_cli.data.check import ClassImages, DataCheck
 from lmsm_cli.data.too_few import FEWEST_TESTED, FEWEST_TRAINED
@@ -23,6 +24,8 @@ class Commands:
     train: Sequence[str]
     study: Sequence[str] | None
     """None where a flag of the check is none of a study's."""
+    takes: Callable[[Mapping[str, Any]], bool] = lambda more: True
+    """Whether the training takes more choices beside those of the check."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def next_steps(check: DataCheck, findings: Sequence[Finding], commands: Commands
     steps = []
     if check.folder and (poor := [one.name for one in check.classes if _is_poor(one)]):
         steps.append(Step(f"if you can: add images of {listed(poor, 3)}"))
-    train = Step("to train one net", shlex.join([*commands.train, *_advised(check)]))
+    advised = [word for key, one in _advised(check, commands).items() for word in (f"--{key}", one)]
+    train = Step("to train one net", shlex.join([*commands.train, *advised]))
     if commands.study is None:
         return [*steps, train]
     lone = [one.name for one in check.classes if _of_a_study(one, check) < _FEWEST_OF_A_STUDY]
@@ -61,15 +65,19 @@ def _mending(findings: Sequence[Finding], commands: Commands) -> Step:
     return Step("mend that, and look again", shlex.join(commands.check))
 
 
-def _advised(check: DataCheck) -> list[str]:
-    """Return the flags of a training that what was found asks for."""
+def _advised(check: DataCheck, commands: Commands) -> dict[str, str]:
+    """Return the choices of a training that what was found asks for, and that it takes."""
     counts = [one.parts["training"] for one in check.classes if one.parts["training"]]
-    flags = []
+    wanted = {}
     if max(counts, default=0) >= _UNEVEN * min(counts, default=1):
-        flags += ["--loss", "balanced-softmax"]
+        wanted["loss"] = "balanced-softmax"
     if check.folds is None and any(map(_is_poor, check.classes)) and (folds := usual_folds(check)):
-        flags += ["--folds", str(folds)]
-    return flags
+        wanted["folds"] = str(folds)
+    found: dict[str, str] = {}
+    for key, value in wanted.items():
+        if commands.takes(found | {key: value}):
+            found[key] = value
+    return found
 
 
 def _is_poor(one: ClassImages) -> bool:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmsm_cli.runs.own_code import train_again
 from lmsm_cli.runs.record import RunRecord
 
 SCRIPT = "repeat.sh"
@@ -43,8 +44,7 @@ def _of_run(run: RunRecord) -> tuple[str, str]:
     is_head = config.get("freeze") == "features"
     of = f", a last layer on {Path(config['pretrained']).name}" if is_head else ""
     fold = "" if config.get("fold") is None else f", fold {config['fold']}"
-    path = shlex.quote(str(run.path / "config.yaml"))
     return (
         f"# {head}{of}: seed {config.get('seed')}{fold}",
-        f'lmsm train --config {path} --out "$out"',
+        f'{train_again(run.path)} --out "$out"',
     )

@@ -6,6 +6,7 @@ offers it; and only while its source file is the one that the run was trained wi
 """
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ from lmsm_cli.errors import ArgumentError, CheckpointError, LmsmError, UnnamedCo
 from lmsm_cli.losses import own
 from lmsm_cli.losses.registry import own_place
 from lmsm_cli.losses.spec import parse_spec
+from lmsm_cli.runs.record import read_run
 
 _SHOWN = 12  # digits of a digest
 
@@ -78,9 +80,31 @@ def places_of(config: Config) -> dict[str, tuple[str, str]]:
 
     Raises LmsmError for a loss that nobody knows.
     """
-    loss, net = own_place(parse_spec(config.loss)[0]), own_net_place(config.model)
+    return _places(config.loss, config.model)
+
+
+def _places(loss_spec: str, model: str) -> dict[str, tuple[str, str]]:
+    loss, net = own_place(parse_spec(loss_spec)[0]), own_net_place(model)
     found = {"loss": (loss, own.LOSSES_GROUP), "model": (net, own.MODELS_GROUP)}
     return {kind: (place, group) for kind, (place, group) in found.items() if place}
+
+
+def naming_words(values: Mapping[str, Any]) -> list[str]:
+    """Return the flags that name the own code of a run, as `--config` of a run asks for."""
+    loss, model = str(values.get("loss", "softmax")), str(values.get("model", ""))
+    try:
+        places = _places(loss, model)
+    except LmsmError:  # a loss that nobody knows any more
+        return []
+    given = {"loss": loss, "model": model}
+    return [word for kind in places for word in (f"--{kind}", given[kind])]
+
+
+def train_again(run: Path) -> str:
+    """Return the command that trains a run anew, in a folder of its own."""
+    values = read_run(run, with_metrics=False).config or {}
+    words = ["lmsm", "train", "--config", str(run / "config.yaml"), *naming_words(values)]
+    return shlex.join(words)
 
 
 def records_of(config: Config) -> dict[str, dict[str, str | None]] | None:

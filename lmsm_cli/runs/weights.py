@@ -4,7 +4,6 @@ Nobody may miss them unsaid. Those stay that another run starts from, and those 
 another process is on; and a run notes which command has removed its own, before they go.
 """
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from lmsm_cli.errors import CheckpointError, LmsmError, writing
 from lmsm_cli.runs.documents import Status, pretty_text
 from lmsm_cli.runs.folder import RunFolder, write_whole
+from lmsm_cli.runs.own_code import train_again
 from lmsm_cli.runs.record import find_runs, read_run, runs_below
 
 # Where a training is made without --out; it may start from a run of any other place.
@@ -73,10 +73,9 @@ def check_kept(run: Path) -> None:
     """Raise CheckpointError where a command has removed the weights of a run, with a way back."""
     record = read_run(run, with_metrics=False)
     if record.status is not None and record.status.dropped_by:
-        again = shlex.join(["lmsm", "train", "--config", str(run / "config.yaml")])
         raise CheckpointError(
             f"{run} has no weights any more: `{record.status.dropped_by}` has dropped them; "
-            f"`{again}` trains them again"
+            f"`{train_again(run)}` trains them again"
         )
 
 

@@ -87,9 +87,9 @@ def begin(wanted: Wanted, display: Display) -> tuple[Study, Mapping[str, Any]]:
     if state is None:
         measured = _measured(config, has_test=has_test, display=display)
         plan = _plan(wanted, counts, heads, budget, measured["seconds"], has_test=has_test)
-        state = StudyState(_base(config, plan), list(wanted.also), plan, images)
+        state = StudyState(_base(wanted, plan), list(wanted.also), plan, images)
     else:
-        _check_same(state, _base(config, state.plan), wanted)
+        _check_same(state, _base(wanted, state.plan), wanted)
         _check_end(state, wanted)
         _check_images(state, images, config)
         _find_model(state, out)
@@ -119,10 +119,11 @@ def _plan(
     return plan_by_budget(counts, cost, arms, has_test=has_test, epochs=epochs)
 
 
-def _base(config: Config, plan: StudyPlan) -> dict[str, Any]:
-    """Return the choices of all trainings; a plan may have taken fewer epochs than the config."""
+def _base(wanted: Wanted, plan: StudyPlan) -> dict[str, Any]:
+    """Return the choices of all trainings; a plan may have taken epochs that nobody asked for."""
+    config = wanted.config
     is_short = plan.epochs is not None and config.epochs == plan.usual_epochs
-    return dump(config) | ({"epochs": plan.epochs} if is_short else {})
+    return dump(config) | ({"epochs": plan.epochs} if is_short and wanted.may_shorten else {})
 
 
 def _budget_of(wanted: Wanted, state: StudyState | None) -> float | None:

@@ -30,6 +30,7 @@ from lmsm_cli.runs.contents import CheckpointState, Position
 from lmsm_cli.runs.folder import RunFolder
 from lmsm_cli.runs.images import read_images_record, recorded_images
 from lmsm_cli.runs.one_run import TELLING, check_own
+from lmsm_cli.runs.own_code import train_again
 from lmsm_cli.runs.record import read_run
 from lmsm_cli.runs.start import weights_file
 from lmsm_cli.runs.weights import check_kept
@@ -385,8 +386,7 @@ def _newest(
         return state, file
     if damaged:
         raise CheckpointError(
-            "; ".join(damaged)
-            + f"; start again with `lmsm train --config {folder.path / 'config.yaml'}`"
+            "; ".join(damaged) + f"; start again with `{train_again(folder.path)}`"
         )
     return None, folder.checkpoint
 
