@@ -1,5 +1,7 @@
 """What a correction does on validation images: by hand, on a short training, without data."""
 
+import shlex
+
 import numpy as np
 import pytest
 import torch
@@ -196,11 +198,13 @@ def without_validation(run, tmp_path):
 
 def test_without_validation_images_that_is_said(run, tmp_path, capsys):
     """The file is written all the same, and the command is named that shows the test images."""
-    file = without_validation(run, tmp_path)
+    place = tmp_path / "my runs"
+    place.mkdir()
+    file = without_validation(run, place)
     assert main(["adjust", str(file), "--adjust", "1"]) == 0
     wanted = (
         "what this does to the scores was not checked: the run held out no validation images; "
-        f"`lmsm eval {tmp_path / 'adjusted.pt'}` shows it on the test images"
+        f"`lmsm eval {shlex.quote(str(place / 'adjusted.pt'))}` shows it on the test images"
     )
     assert capsys.readouterr().out.splitlines()[-1] == wanted
 
