@@ -7,7 +7,7 @@ To publish a name, add it and its module to `_PUBLIC`.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "AnnealedHead": "lmsm_cli.losses.annealed_head",
