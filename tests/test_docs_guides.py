@@ -107,6 +107,10 @@ def lists(root):
     (root / "numbers.csv").write_text("\n".join(["path,label,split", *numbers]))
     (root / "names.txt").write_text("ant\n")
     yield root / "numbers.csv", "--class-names", root / "names.txt"
+    subjects = [row.replace(",train", f",P{number}") for number, row in enumerate(rows[:12])]
+    subjects.append("ant/000.png,ant,P9")
+    (root / "subjects.csv").write_text("\n".join(["path,label,subject", *subjects]))
+    yield root / "subjects.csv", "--group-column", "subject"
     sparse = "\n".join(numbers).replace(",0,", ",2,").replace(",1,", ",10,")
     (root / "sparse.csv").write_text(f"path,label,split\n{sparse}\n")
     yield (root / "sparse.csv",)

@@ -5,11 +5,13 @@ from typing import Any
 
 from rich.table import Table
 
-from lmsm_cli.comparison.intervals import FEWEST_SEEDS, in_points, points
+from lmsm_cli.comparison.intervals import in_points, points
 from lmsm_cli.errors import counted, listed
 from lmsm_cli.reports.tables import NOTHING, new_table, shown
 
 _PLACE = {"few": "on the rare classes", "balanced_accuracy": "over all classes"}
+# Of which no study may look.
+_TOO_FEW = {1: "one round", 2: "two rounds"}
 
 
 def study_sentence(result: Mapping[str, Any]) -> str:
@@ -79,9 +81,8 @@ def _why_untold(result: Mapping[str, Any]) -> str:
         is_clear = result["settled"].get(verdict["arm"]) == "better"
         why = "the difference is clear on held-out images alone, and the test images decide"
         return why if is_clear else ""
-    if result["rounds"] < FEWEST_SEEDS:
-        rounds = ("one round", "two rounds")[result["rounds"] - 1]
-        return f"{rounds} cannot tell that from chance"
+    if result.get("rounds") in _TOO_FEW:
+        return f"{_TOO_FEW[result['rounds']]} cannot tell that from chance"
     is_apart = verdict["low"] is not None and verdict["low"] > 0
     return "the level of 5% is for all looks and losses together" if is_apart else ""
 

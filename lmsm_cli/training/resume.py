@@ -69,6 +69,11 @@ class History:
         if self.best is None or value > self.best["val_balanced_accuracy"] + tolerance:
             self.best = {"epoch": epoch.epoch, "val_balanced_accuracy": value}
 
+    def lengthen(self, epochs: int) -> None:
+        """Note that the run, which was to have so many epochs, is to have more."""
+        self.lengthened_from.append(epochs)
+        self.patient_from = len(self.rows)
+
     @property
     def is_at_best(self) -> bool:
         """Whether the last finished epoch is the best."""
@@ -311,8 +316,7 @@ def read_resume_state(
         )
     own_code.check_allowed(config, state.own_code, folder.path)
     if config.epochs > state.config.epochs:
-        history.lengthened_from.append(state.config.epochs)
-        history.patient_from = len(history.rows)
+        history.lengthen(state.config.epochs)
     if history.is_at_best and not position.step:
         _mend_best(folder, file, state.epoch)
     is_finished = _is_completed(folder, position.epoch, config.epochs)
