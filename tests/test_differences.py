@@ -110,6 +110,22 @@ def test_rare_classes_of_some_runs_have_the_interval_of_both_beside_runs_without
     assert (beside.low, beside.high) == pytest.approx((alone.low, alone.high))
 
 
+def test_runs_without_counts_are_asked_about_the_rare_classes_of_the_others():
+    """Another program may not say how many images of each class it had."""
+    rows = {"softmax": arms((0.9, 0.7, 0.2)), "vs": arms((0.9, 0.7, 0.6), start=50)}
+    known, unknown = (
+        [
+            run(loss, seed, one, counts=counts if loss == "vs" else COUNTS)
+            for loss, some in rows.items()
+            for seed, one in some.items()
+        ]
+        for counts in (COUNTS, (None, None, None))
+    )
+    few, same = (group_of(compare_runs(some), "vs").differences["few"] for some in (unknown, known))
+    assert few.over == "seeds and test images"
+    assert (few.mean, few.low, few.high) == (same.mean, same.low, same.high)
+
+
 def test_rows_of_another_long_tail_are_held_on_their_own_rare_classes():
     """The classes that are rare in another row are not asked of these, in whatever order."""
     tails = {"exp": (500, 60, 6), "step": (6, 60, 500)}
