@@ -42,6 +42,8 @@ BEFORE = {
 }
 LONGEST, LARGEST = 110, 8 * 1024
 """Two screens: lines, and bytes."""
+WORDS_BEFORE = 60
+"""The first command stands within so many words."""
 
 
 def blocks(language):
@@ -156,6 +158,7 @@ def test_it_is_two_screens_of_short_sentences():
     assert len(README.splitlines()) <= LONGEST
     assert len(README.encode()) <= LARGEST
     assert max(map(len, README.splitlines())) <= words.LONGEST_LINE
+    assert len(README.partition("```console")[0].split()) <= WORDS_BEFORE
     assert not words.problems("README.md", words.count(README))
 
 
