@@ -257,6 +257,12 @@ def test_on_cuda_a_graph_gives_the_eager_numbers(optimizer):
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
+def classifier_on(net):
+    """Return a classifier of three classes on a net of 128 features."""
+    head = build_head("softmax", 128, 3)
+    return CPU.place(Classifier(net, nn.Identity(), head, classes="abc", mean=(0.5,), std=(0.3,)))
+
+
 class WithSpare(nn.Sequential):
     """A net that holds a convolution without using it, as an auxiliary head."""
 
@@ -274,16 +280,7 @@ class WithSpare(nn.Sequential):
 def test_a_convolution_without_a_gradient_stays_as_it_is():
     """No gradient is none in either order of the weights."""
     net = WithSpare()
-    model = CPU.place(
-        Classifier(
-            net,
-            nn.Identity(),
-            build_head("softmax", 128, 3),
-            classes="abc",
-            mean=(0.5,),
-            std=(0.3,),
-        )
-    )
+    model = classifier_on(net)
     before = net.spare.weight.detach().clone()
     fit(model, CONFIG.model_copy(update={"epochs": 1}))
     assert torch.equal(net.spare.weight, before)
@@ -294,16 +291,7 @@ def test_convolutions_move_as_torchs_plain_optimiser_moves_them(optimizer):
     """Weights in channels-last order, another shape to the fused optimiser, take its steps."""
     torch.manual_seed(0)
     convolutions = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten())
-    model = CPU.place(
-        Classifier(
-            convolutions,
-            nn.Identity(),
-            build_head("softmax", 128, 3),
-            classes="abc",
-            mean=(0.5,),
-            std=(0.3,),
-        )
-    )
+    model = classifier_on(convolutions)
     twin = copy.deepcopy(model)
     config = CONFIG.model_copy(update={"optimizer": optimizer, "epochs": 2, "schedule": "constant"})
     fit(model, config)
