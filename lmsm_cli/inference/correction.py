@@ -178,13 +178,13 @@ def done_in_training(trained: Trained) -> tuple[float, str]:
     That is the tau whose adjustment comes nearest to what the training did, 0 and "" for none.
     """
     config, strength = trained.config, trained.model.head.prior_strength
+    if config.post_hoc == NCM:
+        return 1.0, "The nearest class mean knows nothing of how many images a class has"
     centred = log_shares(trained.state.train_counts)
     centred = centred - centred.mean()
     if not centred.any():
         return 0.0, ""
     done = 1.0 - float(held_by_scores(trained) @ centred / (centred @ centred))
-    if config.post_hoc == NCM:
-        return 1.0, "The nearest class mean knows nothing of how many images a class has"
     if strength and abs(done - strength) < _NOTHING:
         part = f" by tau {strength:g}" if strength < 1 else ""
         return strength, f"The loss {config.loss!r} is already adjusted{part}"

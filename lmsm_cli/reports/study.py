@@ -10,7 +10,7 @@ from lmsm_cli.errors import counted, listed
 from lmsm_cli.reports.tables import NOTHING, new_table, shown
 
 _PLACE = {"few": "on the rare classes", "balanced_accuracy": "over all classes"}
-# Of which no study may look.
+# After so few rounds a study never looks whether a loss is told.
 _TOO_FEW = {1: "one round", 2: "two rounds"}
 
 
